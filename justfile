@@ -1,0 +1,36 @@
+# `just` lists the recipes. Everything runs in the environment at .venv.
+export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
+
+# list what there is
+default:
+    @just --list
+
+# a tiny model through every stage, and seven checks of the machine's arithmetic
+dry-run:
+    nanochat-run recipes/dry_run.yaml --force all
+    nanochat-run verify
+
+# a small model that learns, offline, in minutes
+quickstart:
+    nanochat-run recipes/quickstart.yaml
+
+# the test suite (no network, under 3 minutes)
+test:
+    pytest
+
+# lint, types, room contract, schema freshness, tests
+check:
+    ruff format --check .
+    ruff check .
+    mypy
+    lint-imports
+    nanochat-run schema --check
+    pytest
+
+# browse results in the MLflow UI
+ui:
+    nanochat-run ui
+
+# regenerate schemas/recipe.schema.json
+schemas:
+    nanochat-run schema --write

@@ -1,0 +1,1 @@
+"""Decoding: key/value cache, sampling, tools and the chat engine."""

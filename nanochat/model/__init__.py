@@ -1,0 +1,1 @@
+"""The GPT: its configuration (free of MLX), layers and loss."""

@@ -1,0 +1,1 @@
+"""Muon, AdamW, which parameter gets which, and schedules over steps."""

@@ -1,0 +1,1 @@
+"""A recipe compiled into stages with every derived number. Pure: no MLX, no MLflow, no clock."""

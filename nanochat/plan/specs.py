@@ -1,0 +1,181 @@
+"""What each stage is told: every number derived, nothing left to decide. Serialised to JSON for the child process."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nanochat.data.sources import SourceSpec
+from nanochat.model.config import GPTConfig
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.optim.schedules import ScheduleConfig
+
+StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
+
+
+class Spec(BaseModel):
+    """Base of the stage specifications: frozen, JSON in and out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenizerSpec(Spec):
+    """Train a tokenizer."""
+
+    stage: Literal["tokenizer"] = "tokenizer"
+    source: SourceSpec
+    vocab_size: int
+    max_chars: int
+    max_document_chars: int
+    seed: int
+
+
+class WeightedSource(Spec):
+    """One source of a pretraining mixture."""
+
+    source: SourceSpec
+    weight: float
+
+
+class PretrainSpec(Spec):
+    """Pretrain a model from scratch or from `init_from`."""
+
+    stage: Literal["pretrain"] = "pretrain"
+    model: GPTConfig
+    data: tuple[WeightedSource, ...]
+    steps: int
+    tokens_per_step: int
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    weight_decay: float
+    buffer_documents: int
+    init_from: str | None
+    seed: int
+
+
+class BpbSuiteSpec(Spec):
+    """Bits per byte of held-out documents."""
+
+    task: Literal["bpb"] = "bpb"
+    source: SourceSpec
+    split: Literal["train", "validation"]
+    tokens: int
+
+
+class ChoiceSuiteSpec(Spec):
+    """Multiple choice by log-probability."""
+
+    task: Literal["hellaswag", "mmlu", "arc_easy", "arc_challenge"]
+    source: SourceSpec
+    split: str | None
+    max_problems: int | None
+    num_fewshot: int
+
+
+class CoreSuiteSpec(Spec):
+    """The DCLM bundle."""
+
+    task: Literal["core"] = "core"
+    source: SourceSpec
+    max_problems: int | None
+
+
+BaseSuiteSpec = Annotated[BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec, Field(discriminator="task")]
+
+
+class BaseEvalSpec(Spec):
+    """Evaluate a base model."""
+
+    stage: Literal["base_eval"] = "base_eval"
+    suites: dict[str, BaseSuiteSpec]
+    samples: tuple[str, ...]
+    sample_tokens: int
+    init_from: str | None
+    seed: int
+
+
+class SftItem(Spec):
+    """One task of the SFT mixture."""
+
+    name: str
+    task: str
+    source: SourceSpec
+    split: str
+    max_examples: int | None
+    repeat: int
+
+
+class SftSpec(Spec):
+    """Fine-tune on conversations. Exactly one of `steps`, `tokens`, `epochs` is set."""
+
+    stage: Literal["sft"] = "sft"
+    data: tuple[SftItem, ...]
+    steps: int | None
+    tokens: int | None
+    epochs: float | None
+    sequence_len: int | None
+    tokens_per_step: int
+    optimizer: OptimizerConfig
+    constant_frac: float
+    final_frac: float
+    buffer_conversations: int
+    init_from: str | None
+    seed: int
+
+
+class ChatSuiteSpec(Spec):
+    """One task of the chat evaluation."""
+
+    task: str
+    source: SourceSpec
+    split: str
+    max_problems: int | None
+    num_samples: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+
+
+class ChatEvalSpec(Spec):
+    """Evaluate a chat model."""
+
+    stage: Literal["chat_eval"] = "chat_eval"
+    suites: dict[str, ChatSuiteSpec]
+    init_from: str | None
+    seed: int
+
+
+StageSpec = Annotated[
+    TokenizerSpec | PretrainSpec | BaseEvalSpec | SftSpec | ChatEvalSpec, Field(discriminator="stage")
+]
+
+
+class ExecutionSpec(Spec):
+    """How to execute a stage; never part of a fingerprint."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    micro_batch_size: int | None = None
+    activation_checkpointing: bool = False
+    threads: int = 1
+    memory_limit_bytes: int | None = None
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = None
+    checkpoint_keep: int = 2
+    log_every_steps: int = 1
+    validate_every_steps: int | None = None
+    validate_tokens: int = 131_072
+    sample_every_steps: int | None = None
+    prompts: tuple[str, ...] = ()
+    offline: bool = False
+
+
+class Job(Spec):
+    """All that a child process needs to run one stage: read from `job.json` in the stage's folder."""
+
+    spec: StageSpec
+    execution: ExecutionSpec
+    stage_dir: str
+    upstream: dict[StageName, str]
+    """Folder `out/` of each finished stage that this one reads."""

