@@ -1,5 +1,5 @@
-# `just` lists the recipes. Everything runs in the environment at .venv.
-export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
+# Commands come from the environment that `just` itself is installed in.
+export PATH := parent_directory(just_executable()) + ":" + env("PATH")
 
 # list what there is
 default:

@@ -155,7 +155,7 @@ def _blas_candidates() -> Iterator[tuple[str, Path | str]]:
 
 
 def _renamed_openblas() -> Path | None:
-    """Return `scipy-openblas32`'s library with its symbols renamed to plain `cblas_*`, made once under the base folder."""
+    """Return `scipy-openblas32`'s library with plain `cblas_*` names, made once under the base folder."""
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
         return None
