@@ -1,0 +1,100 @@
+"""Shapes, counts, windows and FLOPs of the model against golden files, the reference's numbers and hand arithmetic."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanochat.model.config import GPTConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["seed_c1", "seed_c2", "current_d1"])
+def test_config_agrees_with_the_golden_files(name):
+    """Names and their order, number of parameters, windows, value embeddings, padding are the original's."""
+    expected = golden(name)
+    config = GPTConfig.for_architecture(expected["architecture"], **expected["config"])
+    assert list(config.parameter_shapes()) == list(expected["grad_norm"])
+    assert config.num_parameters() == expected["n_parameters"]
+    assert list(config.windows) == expected["window_per_layer"]
+    assert config.padded_vocab_size == expected["padded_vocab_size"]
+    assert config.head_dim == expected["head_dim"]
+    with_value = [i for i in range(config.n_layer) if config.has_value_embedding(i)]
+    assert with_value == expected["value_embedding_layers"]
+
+
+def test_speedrun_shape_has_its_published_size():
+    """The default shape is the 286M model, and its FLOPs are the formula's, by hand."""
+    config = GPTConfig()
+    assert config.num_parameters() == 286_262_424
+    blocks = 12 * 12 * 768 * 768 + 6 * 6 * 32
+    assert config.num_scaling_parameters() == blocks + 32768 * 768
+    attention = 12 * 768 * (9 * 1024 + 3 * 2048)
+    assert config.flops_per_token() == 6 * (blocks + 32768 * 768) + attention
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "heads", "millions"),
+    [(4, 256, 2, 36.7), (6, 384, 3, 73.5), (8, 512, 4, 126), (12, 768, 6, 286), (20, 1280, 10, 897)],
+)
+def test_depth_dial(depth, width, heads, millions):
+    """Widths, heads and sizes are those of the reference's table."""
+    shape = GPTConfig.shape_from_depth(depth)
+    assert (shape.n_layer, shape.n_embd, shape.n_head, shape.n_kv_head) == (depth, width, heads, heads)
+    config = GPTConfig(n_layer=depth, n_embd=width, n_head=heads, n_kv_head=heads)
+    assert config.num_parameters() == pytest.approx(millions * 1e6, rel=2e-3)
+
+
+def test_odd_depth_rounds_the_width_up():
+    """64 * 5 = 320 becomes 384, so that heads stay whole."""
+    shape = GPTConfig.shape_from_depth(5)
+    assert (shape.n_embd, shape.n_head) == (384, 3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sequence_len", "short"),
+    [("seed", 2048, 1024), ("seed", 33, 16), ("current", 2048, 512), ("current", 2050, 640), ("current", 64, 64)],
+)
+def test_short_window_follows_the_architecture(architecture, sequence_len, short):
+    """Half the context, or ceil(T/4/128)*128 where that is not more than the context."""
+    config = GPTConfig(architecture=architecture, sequence_len=sequence_len, n_layer=3, window_pattern="SL")
+    assert config.windows == (short, sequence_len, sequence_len)
+
+
+def test_last_layer_sees_everything():
+    """A pattern of S alone still ends in L."""
+    assert GPTConfig(n_layer=4, window_pattern="S", sequence_len=8).windows == (4, 4, 4, 8)
+
+
+def test_dict_round_trip():
+    """What `to_dict` writes is JSON and comes back equal."""
+    config = GPTConfig.for_architecture("current", n_layer=3, n_embd=96, n_head=6, n_kv_head=2, vocab_size=300)
+    assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"n_embd": 100, "n_head": 3, "n_kv_head": 3}, "`n_embd` 100 is not a multiple of `n_head` 3"),
+        ({"n_embd": 96, "n_head": 32, "n_kv_head": 32}, "heads of 3"),
+        ({"n_head": 6, "n_kv_head": 4}, "`n_head` 6 is not a multiple of `n_kv_head` 4"),
+        ({"n_embd": 16, "n_head": 2, "n_kv_head": 2}, "less than the 32 channels"),
+        ({"n_embd": 16, "n_head": 2, "n_kv_head": 2, "architecture": "current"}, "less than the 24 channels"),
+        ({"window_pattern": "SXL"}, "'SXL'"),
+        ({"window_pattern": ""}, "letters S and L"),
+        ({"n_layer": 0}, "`n_layer` is 0"),
+    ],
+)
+def test_impossible_shapes_are_named(shape, words):
+    """Each impossible shape gives exactly one finding that says the value."""
+    (problem,) = GPTConfig(**shape).problems()
+    assert words in problem
+
+
+def test_sound_shapes_have_no_problems():
+    assert GPTConfig().problems() == []
