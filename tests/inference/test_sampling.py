@@ -1,0 +1,100 @@
+"""Sampling follows the distribution it was given, and nothing but its key decides the draw."""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.errors import RecipeError
+from nanochat.inference.sampling import row_keys, sample, step_keys
+
+# softmax of these logits is 0.1, 0.2, 0.3, 0.4 in the order 3, 0, 4, 1; token 2 has the rest: nothing.
+PROBABILITIES = {3: 0.1, 0: 0.2, 4: 0.3, 1: 0.4}
+LOGITS = [math.log(PROBABILITIES.get(token, 1e-30)) for token in range(5)]
+DRAWS = 20_000
+# 99.9 % quantiles of chi-square with 1, 2, 3 degrees of freedom (any table).
+CHI_SQUARE_999 = {1: 10.83, 2: 13.82, 3: 16.27}
+
+
+def draw_counts(*, temperature: float, top_k: int | None, seed: int = 0) -> np.ndarray:
+    logits = mx.array([LOGITS] * DRAWS)
+    tokens = sample(logits, mx.random.key(seed), temperature=temperature, top_k=top_k)
+    return np.bincount(np.array(tokens), minlength=5)
+
+
+def chi_square(counts: np.ndarray, expected: dict[int, float]) -> float:
+    return sum((counts[token] - DRAWS * share) ** 2 / (DRAWS * share) for token, share in expected.items())
+
+
+def test_all_tokens_come_by_their_probability():
+    counts = draw_counts(temperature=1.0, top_k=None)
+    assert counts[2] == 0
+    assert chi_square(counts, PROBABILITIES) < CHI_SQUARE_999[3]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "expected"),
+    [(2, {4: 3 / 7, 1: 4 / 7}), (3, {0: 2 / 9, 4: 3 / 9, 1: 4 / 9}), (5, PROBABILITIES), (99, PROBABILITIES)],
+)
+def test_top_k_keeps_the_k_likeliest_in_proportion(top_k, expected):
+    """Not greedy among them, as happens when the largest value is taken for the threshold."""
+    counts = draw_counts(temperature=1.0, top_k=top_k)
+    assert counts.sum() == sum(counts[token] for token in expected)
+    assert chi_square(counts, expected) < CHI_SQUARE_999[len(expected) - 1]
+
+
+def test_temperature_raises_the_probabilities_to_its_inverse():
+    squares = {token: share**2 / 0.30 for token, share in PROBABILITIES.items()}
+    assert chi_square(draw_counts(temperature=0.5, top_k=None), squares) < CHI_SQUARE_999[3]
+    top = {4: 9 / 25, 1: 16 / 25}
+    assert chi_square(draw_counts(temperature=0.5, top_k=2), top) < CHI_SQUARE_999[1]
+
+
+def test_temperature_zero_takes_the_first_of_the_largest():
+    logits = mx.array([[0.0, 3.0, 3.0], [5.0, 1.0, 2.0]])
+    assert sample(logits, mx.random.key(0), temperature=0.0, top_k=50).tolist() == [1, 0]
+    assert sample(logits, mx.random.key(0), temperature=1.0, top_k=1).tolist() == [1, 0]
+
+
+def test_ties_at_the_edge_keep_exactly_k_tokens():
+    logits = mx.zeros((4000, 6))
+    assert len(set(sample(logits, mx.random.key(3), temperature=1.0, top_k=2).tolist())) == 2
+
+
+def test_the_key_decides_the_draw():
+    first, again, other = (draw_counts(temperature=1.0, top_k=None, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_a_row_draws_the_same_whatever_shares_its_batch(top_k):
+    logits = mx.array(np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32))
+    keys = row_keys(5, range(7))
+    together = sample(logits, keys, temperature=1.0, top_k=top_k).tolist()
+    alone = [sample(logits[i : i + 1], keys[i : i + 1], temperature=1.0, top_k=top_k).item() for i in range(7)]
+    assert together == alone
+
+
+def test_rows_and_steps_draw_independently():
+    """Rows and steps of one seed: pairs of draws from a fair coin are uniform over the four outcomes."""
+    keys = row_keys(7, range(500))
+    flips = np.array([sample(mx.zeros((500, 2)), step_keys(keys, t), temperature=1.0).tolist() for t in range(20)])
+    quarter = flips[:-1].size / 4
+    for pairs in (2 * flips[:-1] + flips[1:], 2 * flips[:, :-1] + flips[:, 1:]):
+        counts = np.bincount(pairs.ravel(), minlength=4)
+        assert (np.abs(counts - quarter) < 5 * math.sqrt(quarter)).all()
+
+
+def test_row_keys_do_not_depend_on_the_other_rows():
+    assert row_keys(1, [0, 1, 2])[2].tolist() == row_keys(1, [2])[0].tolist()
+    assert row_keys(1, [0]).tolist() != row_keys(2, [0]).tolist()
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(-0.1, None), (math.inf, None), (math.nan, 5), (1.0, 0)])
+def test_meaningless_settings_are_refused(temperature, top_k):
+    with pytest.raises(RecipeError):
+        sample(mx.zeros((1, 3)), mx.random.key(0), temperature=temperature, top_k=top_k)
