@@ -1,0 +1,160 @@
+"""Which parameter gets which rule, learning rate and decay; every parameter exactly once. No MLX.
+
+Learning rates here are peaks; schedules (`schedules`) multiply them. Muon's momentum and weight decay follow schedules
+too and so are no part of its group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, assert_never
+
+from nanochat.model.config import GPTConfig
+
+Role = Literal["wte", "value_embeds", "lm_head", "resid", "x0", "smear_backout", "matrices"]
+
+REFERENCE_WIDTH = 768
+"""Width at which AdamW's rates for embeddings and lm_head were tuned; they scale with its inverse square root."""
+REFERENCE_TOKENS_PER_STEP = 2**19
+"""Batch at which the rates of `current` were tuned; they scale with its square root."""
+ADAMW_EPS = 1e-10
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What the user chose; `None` means the variant's table. See `reference` values in `groups`."""
+
+    variant: Literal["plain", "current"] = "plain"
+    lr_scale: float = 1.0
+    matrix_lr: float | None = None
+    embedding_lr: float | None = None
+    value_embedding_lr: float | None = None
+    unembedding_lr: float | None = None
+    resid_lr: float | None = None
+    x0_lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWGroup:
+    """Parameters that AdamW updates, with their peak learning rate."""
+
+    role: Role
+    names: tuple[str, ...]
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    eps: float = ADAMW_EPS
+    kind: Literal["adamw"] = "adamw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonGroup:
+    """Matrices that Muon updates, with their peak learning rate."""
+
+    role: Role
+    names: tuple[str, ...]
+    lr: float
+    beta2: float
+    variant: Literal["plain", "current"]
+    kind: Literal["muon"] = "muon"
+
+
+Group = AdamWGroup | MuonGroup
+
+
+class _Row(NamedTuple):
+    """One line of a variant's table: AdamW at `lr`, scaled by width and, in `current`, by batch where marked."""
+
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float = 0.0
+    by_width: bool = False
+    by_batch: bool = True
+
+
+_PLAIN: dict[Role, _Row] = {
+    "wte": _Row(0.2, (0.8, 0.95), by_width=True),
+    "value_embeds": _Row(0.2, (0.8, 0.95), by_width=True),
+    "lm_head": _Row(0.004, (0.8, 0.95), by_width=True),
+    "resid": _Row(0.005, (0.8, 0.95)),
+    "x0": _Row(0.5, (0.96, 0.95)),
+    "smear_backout": _Row(0.2, (0.8, 0.95)),
+    "matrices": _Row(0.02, (0.0, 0.95)),
+}
+_CURRENT: dict[Role, _Row] = {
+    "wte": _Row(0.3, (0.8, 0.995), 0.001, by_width=True),
+    "value_embeds": _Row(0.15, (0.8, 0.995), 0.01, by_width=True),
+    "lm_head": _Row(0.008, (0.8, 0.96), 0.01, by_width=True),
+    "resid": _Row(0.005, (0.8, 0.95), 0.05),
+    "x0": _Row(0.5, (0.96, 0.95)),
+    "smear_backout": _Row(0.2, (0.8, 0.95), by_batch=False),
+    "matrices": _Row(0.02, (0.0, 0.9)),
+}
+
+
+def build_groups(config: GPTConfig, optimizer: OptimizerConfig, *, tokens_per_step: int) -> tuple[Group, ...]:
+    """Return the groups of a model's parameters, every parameter in exactly one.
+
+    The tables are those of nanochat: `plain` the older one, `current` that of 2026-07, whose rates also scale with
+    sqrt(tokens_per_step / 2^19).
+    """
+    names_by_role: dict[Role, list[str]] = {}
+    for name in config.parameter_shapes():
+        names_by_role.setdefault(_role(name), []).append(name)
+    return tuple(
+        _build_group(role, tuple(names), config, optimizer, tokens_per_step) for role, names in names_by_role.items()
+    )
+
+
+def _role(name: str) -> Role:
+    """Return the role of a parameter. A name that fits nowhere is a bug: a new parameter needs a rule of its own."""
+    if name.startswith("transformer.h."):
+        return "matrices"
+    if name.startswith("value_embeds."):
+        return "value_embeds"
+    roles: dict[str, Role] = {
+        "transformer.wte.weight": "wte",
+        "lm_head.weight": "lm_head",
+        "resid_lambdas": "resid",
+        "x0_lambdas": "x0",
+        "smear_gate.weight": "smear_backout",
+        "smear_lambda": "smear_backout",
+        "backout_lambda": "smear_backout",
+    }
+    return roles[name]
+
+
+def _build_group(
+    role: Role, names: tuple[str, ...], config: GPTConfig, optimizer: OptimizerConfig, tokens_per_step: int
+) -> Group:
+    row = (_CURRENT if optimizer.variant == "current" else _PLAIN)[role]
+    chosen = _chosen_lr(role, optimizer)
+    lr = optimizer.lr_scale * (row.lr if chosen is None else chosen)
+    if row.by_width:
+        lr *= (config.n_embd / REFERENCE_WIDTH) ** -0.5
+    if row.by_batch and optimizer.variant == "current":
+        lr *= (tokens_per_step / REFERENCE_TOKENS_PER_STEP) ** 0.5
+    if role == "matrices":
+        return MuonGroup(role=role, names=names, lr=lr, beta2=row.betas[1], variant=optimizer.variant)
+    return AdamWGroup(role=role, names=names, lr=lr, betas=row.betas, weight_decay=row.weight_decay)
+
+
+def _chosen_lr(role: Role, optimizer: OptimizerConfig) -> float | None:
+    match role:
+        case "wte":
+            return optimizer.embedding_lr
+        case "value_embeds":
+            return optimizer.value_embedding_lr
+        case "lm_head":
+            return optimizer.unembedding_lr
+        case "resid":
+            return optimizer.resid_lr
+        case "x0":
+            return optimizer.x0_lr
+        case "matrices":
+            return optimizer.matrix_lr
+        case "smear_backout":
+            return None
+        case _:
+            assert_never(role)
