@@ -1,0 +1,131 @@
+"""What a line typed into the chat means: a message, or a command; pure."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Say:
+    """A message for the model."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """An empty line."""
+
+
+@dataclass(frozen=True)
+class Quit:
+    """End the chat."""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Forget the conversation; system prompt and settings stay."""
+
+
+@dataclass(frozen=True)
+class SetSystem:
+    """Replace the system prompt; None removes it."""
+
+    text: str | None
+
+
+@dataclass(frozen=True)
+class SetTemperature:
+    """Sample with another temperature."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class SetMaxTokens:
+    """Allow answers of so many tokens."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Help:
+    """Show the commands."""
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Not a command; the message says why and what would be."""
+
+    message: str
+
+
+Line = Say | Nothing | Quit | Reset | SetSystem | SetTemperature | SetMaxTokens | Help | Invalid
+
+HELP = """\
+/system TEXT   replace the system prompt (without TEXT: remove it)
+/temp X        sampling temperature, 0 is greedy
+/tokens N      longest answer, in tokens
+/reset, /new   forget the conversation
+/help          this list
+/quit, /exit   leave (also Ctrl-D); Ctrl-C stops an answer
+A message that begins with a slash: type two of them."""
+
+_NAMES = ("/quit", "/exit", "/reset", "/new", "/system", "/temp", "/tokens", "/help")
+
+
+def parse_line(line: str) -> Line:
+    """Return what a line means; whatever is wrong with a command comes back as `Invalid`."""
+    line = line.strip()
+    if not line:
+        return Nothing()
+    if line.startswith("//"):
+        return Say(line[1:])
+    if not line.startswith("/"):
+        return Say(line)
+    name, _, argument = line.partition(" ")
+    return _parse_command(name.lower(), argument.strip())
+
+
+def _parse_command(name: str, argument: str) -> Line:
+    match name:
+        case "/system":
+            return SetSystem(argument or None)
+        case "/temp":
+            return _parse_temperature(argument)
+        case "/tokens":
+            return _parse_max_tokens(argument)
+        case "/quit" | "/exit" | "/reset" | "/new" | "/help" if argument:
+            return Invalid(f"{name} takes no argument (found {argument!r})")
+        case "/quit" | "/exit":
+            return Quit()
+        case "/reset" | "/new":
+            return Reset()
+        case "/help":
+            return Help()
+    return Invalid(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    begins_alike = [known for known in _NAMES if name.startswith(known)]
+    close = begins_alike or difflib.get_close_matches(name, _NAMES, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"unknown command {name}; {guess}(/help lists the commands)"
+
+
+def _parse_temperature(argument: str) -> Line:
+    try:
+        value = float(argument)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        return Invalid(f"/temp needs a number from 0 up, such as `/temp 0.8` (found {argument!r})")
+    return SetTemperature(value)
+
+
+def _parse_max_tokens(argument: str) -> Line:
+    if not (argument.isascii() and argument.isdigit() and int(argument) > 0):
+        return Invalid(f"/tokens needs a whole number from 1 up, such as `/tokens 256` (found {argument!r})")
+    return SetMaxTokens(int(argument))

@@ -1,0 +1,91 @@
+"""Every line typed into the chat has one meaning."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.inference.commands import (
+    HELP,
+    Help,
+    Invalid,
+    Nothing,
+    Quit,
+    Reset,
+    Say,
+    SetMaxTokens,
+    SetSystem,
+    SetTemperature,
+    parse_line,
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ("hello /quit", Say("hello /quit")),
+        ("  spaced  ", Say("spaced")),
+        ("//quit is a command", Say("/quit is a command")),
+        ("", Nothing()),
+        (" \t", Nothing()),
+        ("/quit", Quit()),
+        ("/exit ", Quit()),
+        ("/QUIT", Quit()),
+        ("/reset", Reset()),
+        ("/new", Reset()),
+        ("/help", Help()),
+        ("/system Be brief. /quit", SetSystem("Be brief. /quit")),
+        ("/system", SetSystem(None)),
+        ("/temp 0", SetTemperature(0.0)),
+        ("/temp 1.25", SetTemperature(1.25)),
+        ("/tokens 12", SetMaxTokens(12)),
+    ],
+)
+def test_lines_and_their_meaning(line, meaning):
+    assert parse_line(line) == meaning
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["/temp", "/temp warm", "/temp -1", "/temp nan", "/temp inf", "/tokens", "/tokens 0", "/tokens -3", "/tokens 1.5"],
+)
+def test_a_wrong_value_is_named(line):
+    meaning = parse_line(line)
+    assert isinstance(meaning, Invalid)
+    assert repr(line.partition(" ")[2]) in meaning.message
+
+
+@pytest.mark.parametrize("line", ["/tokens ²", "/quit now", "/reset all", "/help me"])
+def test_a_wrong_argument_is_named(line):
+    meaning = parse_line(line)
+    assert isinstance(meaning, Invalid)
+    assert repr(line.partition(" ")[2]) in meaning.message
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("/sytem x", "/system"), ("/qiut", "/quit"), ("/temperature 1", "/temp"), ("/token 5", "/tokens")],
+)
+def test_an_unknown_command_gets_a_suggestion(typed, meant):
+    meaning = parse_line(typed)
+    assert isinstance(meaning, Invalid)
+    assert f"did you mean {meant}?" in meaning.message
+
+
+def test_a_far_off_command_gets_no_suggestion():
+    meaning = parse_line("/zzzzzzzz")
+    assert isinstance(meaning, Invalid)
+    assert "did you mean" not in meaning.message
+
+
+@given(st.text())
+def test_any_text_is_understood_and_plain_text_is_said_unchanged(text):
+    meaning = parse_line(text)
+    if text.strip() and not text.strip().startswith("/"):
+        assert meaning == Say(text.strip())
+
+
+def test_help_names_every_command():
+    for name in ("/quit", "/exit", "/reset", "/new", "/system", "/temp", "/tokens", "/help"):
+        assert name in HELP
