@@ -25,7 +25,9 @@ _ARITHMETIC = re.compile(r"[-+*/%(). 0-9]*")
 _COUNT_CALL = re.compile(r"\.\s*count\s*\(")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
 _LEADING_ZEROS = re.compile(r"(?<![0-9.])0+(?=[0-9])")
-_PERCENT = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*%(?=\s*(?:[-+*/)]|$))")
+_PERCENT = re.compile(r"(?<![0-9.])([0-9]+(?:\.[0-9]*)?|\.[0-9]+) *%(?= *(?:[-+*/)]|$))")
+_NUMBER = re.compile(r"(-?)\$?(-?)([0-9][0-9,]*(?:\.[0-9]*)?|\.[0-9]+)")
+_MAX_NUMBER_CHARS = 64
 
 Number = int | float
 
@@ -66,7 +68,8 @@ def format_result(value: Number | str) -> str:
 
 def read_number(text: str) -> Decimal | None:
     """Return the number that `text` spells, thousands commas, a leading $ and a final full stop ignored, or None."""
-    match = re.fullmatch(r"\s*(-?)\$?(-?)([0-9][0-9,]*(?:\.[0-9]*)?|\.[0-9]+)\s*", text)
+    text = text.strip()
+    match = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER_CHARS else None
     if match is None or (match[1] and match[2]):
         return None
     number = Decimal(match[3].replace(",", ""))

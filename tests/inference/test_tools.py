@@ -173,14 +173,25 @@ def test_everything_else_is_refused(expression):
     assert calculate(expression) is None
 
 
-def test_the_longest_expressions_cost_little():
-    """The worst accepted inputs stay far from what decoding a token costs."""
+def test_the_heaviest_expressions_cost_little():
+    """Accepted or refused, inputs built to be slow stay far from what decoding a token costs."""
+    refused = [
+        "9" * 1000,
+        "1%" * 500,
+        " " * 1000 + "x",
+        "1" + " " * 1000 + "%x",
+        "1," * 500,
+        "0" * 900 + "x",
+        ".1" * 500,
+    ]
     heaviest = ["*".join(["9"] * 18), "(9**18)*(9**0)", "(" * 60 + "1" + ")" * 60, "'" + "a" * 900 + "'.count('a')"]
     start = time.process_time()
     for _ in range(20):
         for expression in heaviest:
             assert calculate(expression) is not None
-    assert time.process_time() - start < 2.0  # about 0.02 s: only a blow-up can reach this
+        for expression in refused:
+            assert calculate(expression) is None
+    assert time.process_time() - start < 2.0  # about 0.05 s: only a blow-up (a pattern that backtracks) can reach this
 
 
 @given(st.text(max_size=60))
