@@ -1,0 +1,121 @@
+"""The process of one stage: `python -m nanochat.stages JOB.json`.
+
+Exit codes are those of `errors`. A user's error leaves its message in `error.txt` in the stage's folder, a bug its
+traceback there and in `traceback.txt`. `out/result.json` is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import assert_never
+
+from nanochat import runtime
+from nanochat.errors import BUG, OK, NanochatError, StageError
+from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.stages.context import StageContext, StageResult, write_atomically
+from nanochat.stages.signals import StopFlag
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage that the job file describes and return the exit code."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m nanochat.stages JOB.json\n")
+        return 2
+    job = Job.model_validate_json(Path(arguments[0]).read_bytes())
+    folder = Path(job.stage_dir)
+    should_stop = StopFlag()
+    should_stop.install()
+    try:
+        _run(job, should_stop)
+    except NanochatError as error:
+        return _report(folder, str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 -- the outermost frame of a process: every death leaves a message
+        if is_out_of_memory(error):
+            return _report(folder, _out_of_memory(job, error), StageError.exit_code)
+        text = traceback.format_exc()
+        write_atomically(folder / "traceback.txt", text)
+        return _report(folder, text, BUG)
+    return OK
+
+
+def _run(job: Job, should_stop: StopFlag) -> None:
+    execution = job.execution
+    # Before anything imports MLX: a fast BLAS must be loaded first.
+    chosen = runtime.prepare(execution.device, execution.dtype, execution.threads)
+    context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop)
+    context.say(chosen.describe())
+    context.progress(0.0, "starting")
+    if job.spec.stage != "tokenizer":
+        _prepare_device(job, chosen)
+    write_result(context, run_stage(job, context))
+    context.progress(1.0, "done")
+
+
+def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
+    import mlx.core as mx
+
+    from nanochat.model.device import apply_memory_limits
+
+    mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
+    apply_memory_limits(job.execution.memory_limit_bytes)
+
+
+def run_stage(job: Job, context: StageContext) -> StageResult:
+    """Run the job's stage in this process. Each stage is imported only when it runs."""
+    match job.spec:
+        case TokenizerSpec():
+            from nanochat.stages import tokenizer
+
+            return tokenizer.run(job, context)
+        case PretrainSpec():
+            from nanochat.stages import pretrain
+
+            return pretrain.run(job, context)
+        case BaseEvalSpec():
+            from nanochat.stages import base_eval
+
+            return base_eval.run(job, context)
+        case SftSpec():
+            from nanochat.stages import sft
+
+            return sft.run(job, context)
+        case ChatEvalSpec():
+            from nanochat.stages import chat_eval
+
+            return chat_eval.run(job, context)
+        case _:
+            assert_never(job.spec)
+
+
+def write_result(context: StageContext, result: StageResult) -> None:
+    """Write `out/timings.json` and, last, `out/result.json`."""
+    write_atomically(context.out / "timings.json", json.dumps(result.timings, indent=1))
+    write_atomically(context.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception means that memory ran out; MLX says so by a RuntimeError's text only."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    signs = ("out of memory", "unable to allocate", "outofmemory", "insufficient memory", "memory allocation")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+def _out_of_memory(job: Job, error: BaseException) -> str:
+    now = job.execution.micro_batch_size
+    field = f"`run.micro_batch_size` (now {now or 'auto'})"
+    return f"{job.spec.stage} ran out of memory: {error}\n  lower {field}; what was saved is kept"
+
+
+def _report(folder: Path, message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    write_atomically(folder / "error.txt", message + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

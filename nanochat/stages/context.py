@@ -1,0 +1,134 @@
+"""What a stage gets from its process: folders, metric files, the heartbeat, and when to stop.
+
+A stage is a function `run(job, context) -> StageResult`. Nothing here knows what a stage computes, or MLflow: the
+parent process reads the files that are written here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nanochat.errors import StageError
+from nanochat.plan.specs import Job, StageName
+from nanochat.runtime import Runtime
+from nanochat.stages.series import Series
+
+HEARTBEAT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage measured. `metrics` are the same on every machine run of the same code; `timings` are not."""
+
+    metrics: dict[str, float]
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SeriesSizes:
+    """How much of the metric files belongs to a checkpoint, in bytes."""
+
+    metrics: int
+    timings: int
+
+
+class StageContext:
+    """A stage's folders and channels to the outside.
+
+    Args:
+        job: what the process was told.
+        base: the base folder of caches.
+        runtime: what `runtime.prepare` chose.
+        should_stop: true once a signal asked to save and stop.
+    """
+
+    def __init__(self, job: Job, *, base: Path, runtime: Runtime, should_stop: Callable[[], bool] = lambda: False):
+        self.job = job
+        self.base = base
+        self.runtime = runtime
+        self.should_stop = should_stop
+        self.folder = Path(job.stage_dir)
+        self._metrics = Series(self.folder / "metrics.jsonl")
+        self._timings = Series(self.folder / "timings.jsonl")
+        self._last_beat = 0.0
+
+    @property
+    def out(self) -> Path:
+        """The folder of what the stage hands on; created at first use."""
+        path = self.folder / "out"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    def upstream(self, *stages: StageName) -> Path | None:
+        """Return the output folder of the first of `stages` that this stage reads, or None."""
+        found = (self.job.upstream[stage] for stage in stages if stage in self.job.upstream)
+        return next((Path(folder) for folder in found), None)
+
+    def require(self, stage: StageName) -> Path:
+        """Return the output folder of an upstream stage.
+
+        Raises:
+            StageError: the job does not name it.
+        """
+        folder = self.upstream(stage)
+        if folder is None:
+            raise StageError(f"{self.job.spec.stage} needs the output of {stage}, and the job names none")
+        return folder
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append values that are the same in every run of this job: loss, rates, bpb."""
+        self._metrics.append(step, metrics)
+
+    def log_timing(self, step: int, values: Mapping[str, float]) -> None:
+        """Append values of the clock or the machine: seconds, tokens per second, memory."""
+        self._timings.append(step, values)
+
+    def series_sizes(self) -> SeriesSizes:
+        """Flush both metric files to disk and return their sizes, for a checkpoint to remember."""
+        return SeriesSizes(metrics=self._metrics.sync(), timings=self._timings.sync())
+
+    def rewind(self, sizes: SeriesSizes) -> None:
+        """Cut both metric files back to what belongs to a checkpoint; to nothing at a fresh start."""
+        self._metrics.truncate(sizes.metrics)
+        self._timings.truncate(sizes.timings)
+
+    def progress(self, fraction: float, text: str) -> None:
+        """Renew the heartbeat that the parent shows, at most twice a second."""
+        now = time.monotonic()
+        if now - self._last_beat < HEARTBEAT_SECONDS and fraction < 1:
+            return
+        self._last_beat = now
+        beat = {
+            "fraction": min(max(fraction, 0.0), 1.0),
+            "text": text,
+            "time": time.time(),
+            "pid": os.getpid(),
+        }
+        write_atomically(self.folder / "progress.json", json.dumps(beat), durable=False)
+
+    def say(self, text: str) -> None:
+        """Write a line to the stage's log (the process's output)."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a small file so that a reader sees the old or the new text whole; `durable` also survives a power cut."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    scratch.replace(path)

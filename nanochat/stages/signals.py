@@ -1,0 +1,67 @@
+"""When a stage's process must stop: the first signal asks to save and stop, the second ends the process at once.
+
+A Python signal handler waits until the main thread leaves C code, which can be seconds inside an MLX evaluation.
+So a thread reads the signals from a pipe instead; ending the process from there is safe, because every file that
+matters is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+from nanochat.errors import InterruptedRun
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_PRESS_SECONDS = 0.3
+"""Signals closer together count as one: a terminal's Ctrl-C may arrive both directly and through the parent."""
+_PARENT_POLL_SECONDS = 0.25
+
+
+class StopFlag:
+    """A flag that signals, or the death of the parent process, raise."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._last_signal = -SAME_PRESS_SECONDS
+
+    def __call__(self) -> bool:
+        """Return whether the stage should save and stop."""
+        return self._event.is_set()
+
+    def install(self) -> None:
+        """Take over SIGINT, SIGTERM and SIGHUP, and watch the parent (main thread, once per process)."""
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _leave_to_thread)
+        # The thread keeps `sender` alive: closing it would end the wake-ups.
+        threading.Thread(target=self._watch_signals, args=(receiver, sender), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+    def _watch_signals(self, receiver: socket.socket, _sender: socket.socket) -> None:
+        while received := receiver.recv(64):
+            if any(number in received for number in SIGNALS):
+                self._count(time.monotonic())
+
+    def _count(self, now: float) -> None:
+        repeated = now - self._last_signal < SAME_PRESS_SECONDS
+        self._last_signal = now
+        if self._event.is_set() and not repeated:
+            os._exit(InterruptedRun.exit_code)
+        self._event.set()
+
+
+def _leave_to_thread(_number: int, _frame: object) -> None:
+    """Keep Python from raising KeyboardInterrupt; the byte in the pipe says it all."""
+
+
+def _watch_parent(parent: int) -> None:
+    """End the process once its parent is gone: nobody would record the result, and a new run wants the folder."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_SECONDS)
+    os._exit(InterruptedRun.exit_code)
