@@ -1,1 +1,1 @@
-"""Local metrics to MLflow: the only importer of mlflow."""
+"""MLflow as a view of local files: the only room that imports MLflow, and only once something is to be sent."""

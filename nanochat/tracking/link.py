@@ -1,0 +1,42 @@
+"""The small file beside a run or stage that remembers which MLflow run shows it and what was sent already."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanochat.tracking.views import Status
+
+
+class Link(BaseModel):
+    """Which MLflow run shows a folder. `artifacts` maps what was sent to its size and time of change."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    experiment: str
+    experiment_id: str
+    run_id: str
+    status: Status = "RUNNING"
+    text_digest: str = ""
+    has_params: bool = False
+    has_datasets: bool = False
+    artifacts: dict[str, str] = {}
+    is_complete: bool = False
+
+
+def read_link(path: Path) -> Link | None:
+    """Return the link, or None where nothing was sent yet."""
+    try:
+        return Link.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_link(path: Path, link: Link) -> None:
+    """Write the link in one piece."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(link.model_dump_json(indent=1), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,70 @@
+"""Metric points from the JSON-lines files that a stage appends to while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric at one step."""
+
+    step: int
+    name: str
+    value: float
+
+
+class Tail:
+    """Reads what was added to a file since the last call.
+
+    A stage that resumes cuts its file back to the checkpoint and writes on. The reader notices (its last line is no
+    longer where it was) and begins anew; whoever uses the points skips steps it has seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._last = b""
+
+    def read(self) -> list[Point]:
+        """Return the points of the complete lines added since the last call, in file order."""
+        try:
+            with self._path.open("rb") as file:
+                start = self._offset - len(self._last)
+                file.seek(start)
+                block = file.read()
+                if not block.startswith(self._last):
+                    self._offset, self._last = 0, b""
+                    file.seek(0)
+                    block = file.read()
+        except FileNotFoundError:
+            return []
+        fresh = block[len(self._last) :]
+        end = fresh.rfind(b"\n") + 1
+        if end == 0:
+            return []
+        lines = fresh[:end].splitlines(keepends=True)
+        self._offset += end
+        self._last = lines[-1]
+        return [point for line in lines for point in _points(line)]
+
+
+def _points(line: bytes) -> Iterator[Point]:
+    """Yield a line's points; a line that is not whole (the machine lost power) holds none."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        return
+    for name, value in entry.get("metrics", {}).items():
+        if isinstance(value, (int, float)):
+            yield Point(entry["step"], name, float(value))
+
+
+def read_points(path: Path) -> list[Point]:
+    """Return all points of a file, in file order."""
+    return Tail(path).read()

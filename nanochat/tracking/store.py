@@ -1,0 +1,122 @@
+"""The connection to an MLflow tracking store. MLflow is imported here, when a store is opened and not before."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from nanochat import runtime
+from nanochat.errors import NanochatError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+# A server that is gone must not hold the sender for the minutes that MLflow's own retries take.
+_QUIET_AND_QUICK = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_SQLITE = "sqlite:///"
+
+
+class TrackingOutageError(NanochatError):
+    """The tracking store cannot be reached or refuses; what was not sent stays in local files."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store and the experiment that runs go to."""
+
+    client: MlflowClient
+    uri: str
+    experiment: str
+    experiment_id: str
+
+
+def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
+    """Return the tracking URI: the recipe's, else MLFLOW_TRACKING_URI, else a SQLite file in `folder`."""
+    given = recipe_uri or runtime.environment("MLFLOW_TRACKING_URI")
+    if not given:
+        return f"{_SQLITE}{folder.resolve() / 'mlflow.db'}"
+    if given.startswith(_SQLITE) and (path := given.removeprefix(_SQLITE)) != ":memory:":
+        return f"{_SQLITE}{(folder / path).resolve()}"
+    return given
+
+
+def show_uri(uri: str) -> str:
+    """Return the URI without a user name and password."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def database_path(uri: str) -> Path | None:
+    """Return the file of a SQLite store, None for a server."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+def open_store(uri: str, experiment: str) -> Store:
+    """Connect, creating the database and the experiment on first use. Raises TrackingOutageError."""
+    for name, value in _QUIET_AND_QUICK.items():
+        if runtime.environment(name) is None:
+            runtime.set_environment(name, value)
+    with outages_named(uri), _first_use_lock(uri):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            created = client.create_experiment(experiment, artifact_location=_artifact_location(uri, experiment))
+            return Store(client, uri, experiment, str(created))
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return Store(client, uri, experiment, str(found.experiment_id))
+
+
+@contextmanager
+def outages_named(uri: str) -> Iterator[None]:
+    """Turn whatever a dead, busy or full store raises into TrackingOutageError."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise TrackingOutageError(f"{show_uri(uri)}: {first_line[:300]}") from error
+
+
+@contextmanager
+def _first_use_lock(uri: str) -> Iterator[None]:
+    """Let one process at a time create a SQLite database: MLflow's migrations do not expect company."""
+    path = database_path(uri)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Return where artifacts of a SQLite store go: beside the database, whatever the working directory is."""
+    path = database_path(uri)
+    if path is None:
+        return None
+    return (path.parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()

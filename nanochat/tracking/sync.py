@@ -1,0 +1,223 @@
+"""Bring MLflow's view of a run up to date with the local files. Doing it twice, or after a crash, changes nothing.
+
+Nothing is kept that the files do not hold: the link beside each run says which MLflow run shows it, and the store
+itself is asked for the last step of each metric, so that a point is sent once however often the sender died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from pathlib import Path
+
+from nanochat.tracking.link import Link, read_link, write_link
+from nanochat.tracking.points import Point, Tail
+from nanochat.tracking.store import Store, outages_named
+from nanochat.tracking.views import Artifact, Dataset, RunView, StageView, Status
+
+_BATCH = 1000
+_PARAM_CHARS, _TAG_CHARS = 6000, 8000
+_BAD_NAME = re.compile(r"[^\w\-. :/]")
+
+
+class Sender:
+    """Sends run views to one store; remembers, while it lives, how far each metric is."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._client = store.client
+        self._tails: dict[Path, Tail] = {}
+        self._last_steps: dict[tuple[str, str], int] = {}
+        self._known_empty: set[str] = set()
+        self._checked: set[str] = set()
+
+    def send(self, view: RunView) -> Link:
+        """Send what is new in a run and its stages; return the run's link. Raises TrackingOutageError."""
+        try:
+            with outages_named(self._store.uri):
+                return self._send_run(view)
+        except BaseException:
+            # What arrived of the last call is not known: ask the store again.
+            self._tails.clear()
+            self._last_steps.clear()
+            self._known_empty.clear()
+            raise
+
+    def _send_run(self, view: RunView) -> Link:
+        link = self._open(view.name, view.link, view.tags)
+        if link.is_complete and link.status == view.status and all(_is_sent(s) for s in view.stages):
+            return link
+        link = self._describe(view.link, link, view.description, view.tags, view.params)
+        for stage in view.stages:
+            self._send_stage(stage, link.run_id)
+        self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
+        link = self._send_artifacts(view.link, link, view.artifacts)
+        return self._close(view.link, link, view.status)
+
+    def _send_stage(self, view: StageView, parent: str) -> None:
+        tags = {**view.tags, "mlflow.parentRunId": parent}
+        link = self._open(view.name, view.link, tags)
+        if link.is_complete and link.status == view.status:
+            return
+        link = self._describe(view.link, link, view.description, tags, view.params)
+        if view.datasets and not link.has_datasets:
+            self._send_datasets(link.run_id, view.datasets)
+            link = _update(view.link, link, has_datasets=True)
+        for stream in view.streams:
+            self._send_points(link.run_id, self._tails.setdefault(stream, Tail(stream)).read())
+        self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
+        link = self._send_artifacts(view.link, link, view.artifacts)
+        link = self._send_tables(view.link, link, view.tables)
+        self._close(view.link, link, view.status)
+
+    def _open(self, name: str, path: Path, tags: dict[str, str]) -> Link:
+        """Return the link of the run at `path`, creating a run in the store where there is none."""
+        link = read_link(path)
+        if link is not None and self._is_mine(link):
+            return link
+        run = self._client.create_run(
+            self._store.experiment_id,
+            run_name=name,
+            tags={_name(key): value[:_TAG_CHARS] for key, value in tags.items()},
+        )
+        self._checked.add(run.info.run_id)
+        self._known_empty.add(run.info.run_id)
+        link = Link(
+            uri=self._store.uri,
+            experiment=self._store.experiment,
+            experiment_id=self._store.experiment_id,
+            run_id=run.info.run_id,
+        )
+        write_link(path, link)
+        return link
+
+    def _is_mine(self, link: Link) -> bool:
+        """Return whether the link points to a run that this store still has (people delete runs in the UI)."""
+        from mlflow.exceptions import MlflowException
+
+        if (link.uri, link.experiment) != (self._store.uri, self._store.experiment):
+            return False
+        if link.run_id in self._checked:
+            return True
+        try:
+            run = self._client.get_run(link.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        self._checked.add(link.run_id)
+        return bool(run.info.lifecycle_stage == "active")
+
+    def _describe(self, path: Path, link: Link, description: str, tags: dict[str, str], params: dict[str, str]) -> Link:
+        from mlflow.entities import Param, RunTag
+
+        if link.status != "RUNNING":
+            self._client.update_run(link.run_id, status="RUNNING")
+            link = _update(path, link, status="RUNNING", is_complete=False)
+        if not link.has_params and params:
+            present = self._client.get_run(link.run_id).data.params
+            fresh = [Param(_name(k), v[:_PARAM_CHARS]) for k, v in params.items() if _name(k) not in present]
+            self._client.log_batch(link.run_id, params=fresh)
+            link = _update(path, link, has_params=True)
+        texts = {**tags, "mlflow.note.content": description}
+        digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+        if digest != link.text_digest:
+            self._client.log_batch(link.run_id, tags=[RunTag(_name(k), v[:_TAG_CHARS]) for k, v in texts.items()])
+            link = _update(path, link, text_digest=digest)
+        return link
+
+    def _send_datasets(self, run_id: str, datasets: tuple[Dataset, ...]) -> None:
+        from mlflow.entities import Dataset as MlflowDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        self._client.log_inputs(
+            run_id,
+            [
+                DatasetInput(
+                    MlflowDataset(d.name, d.digest[:32], "nanochat", json.dumps({"uri": d.source})),
+                    [InputTag("mlflow.data.context", d.context)],
+                )
+                for d in datasets
+            ],
+        )
+
+    def _send_points(self, run_id: str, points: list[Point]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        fresh: list[Metric] = []
+        for point in points:
+            key = (run_id, _name(point.name))
+            if point.step > self._last_step(*key):
+                self._last_steps[key] = point.step
+                fresh.append(Metric(key[1], point.value, now, point.step))
+        for start in range(0, len(fresh), _BATCH):
+            self._client.log_batch(run_id, metrics=fresh[start : start + _BATCH])
+
+    def _last_step(self, run_id: str, name: str) -> int:
+        known = self._last_steps.get((run_id, name))
+        if known is not None:
+            return known
+        history = [] if run_id in self._known_empty else self._client.get_metric_history(run_id, name)
+        return max((metric.step for metric in history), default=-1)
+
+    def _send_artifacts(self, path: Path, link: Link, artifacts: tuple[Artifact, ...]) -> Link:
+        for artifact in artifacts:
+            stamp = _stamp(artifact.path)
+            if stamp and link.artifacts.get(artifact.name) != stamp:
+                self._client.log_artifact(link.run_id, str(artifact.path), artifact.folder or None)
+                link = _update(path, link, artifacts={**link.artifacts, artifact.name: stamp})
+        return link
+
+    def _send_tables(self, path: Path, link: Link, tables: tuple[Path, ...]) -> Link:
+        """Send JSON-lines files in the form `log_table` gives them, but whole: `log_table` appends."""
+        for table in tables:
+            name, stamp = f"tables/{table.stem}.json", _stamp(table)
+            if not stamp or link.artifacts.get(name) == stamp:
+                continue
+            self._client.log_dict(link.run_id, _as_table(table), name)
+            link = _update(path, link, artifacts={**link.artifacts, name: stamp})
+            shown = [{"path": sent, "type": "table"} for sent in link.artifacts if sent.startswith("tables/")]
+            self._client.set_tag(link.run_id, "mlflow.loggedArtifacts", json.dumps(shown))
+        return link
+
+    def _close(self, path: Path, link: Link, status: Status) -> Link:
+        if status == "RUNNING":
+            return link
+        self._client.set_terminated(link.run_id, status)
+        return _update(path, link, status=status, is_complete=True)
+
+
+def _is_sent(stage: StageView) -> bool:
+    link = read_link(stage.link)
+    return link is not None and link.is_complete and link.status == stage.status
+
+
+def _update(path: Path, link: Link, **changes: object) -> Link:
+    updated = link.model_copy(update=changes)
+    write_link(path, updated)
+    return updated
+
+
+def _name(name: str) -> str:
+    return _BAD_NAME.sub("_", name)
+
+
+def _stamp(path: Path) -> str | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _as_table(path: Path) -> dict[str, list[object]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {"columns": list(columns), "data": [[_cell(row.get(c)) for c in columns] for row in rows]}
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, (str, int, float, bool)) or value is None else json.dumps(value)

@@ -1,0 +1,160 @@
+"""MLflow shows what the local files hold, each point once, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nanochat.tracking.link import read_link
+from nanochat.tracking.stale import close_stale
+from nanochat.tracking.store import TrackingOutageError, open_store
+from nanochat.tracking.sync import Sender
+from nanochat.tracking.uploader import Uploader
+from nanochat.tracking.views import Artifact, Dataset
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+
+def steps_of(store, fake_run, name="train/loss"):
+    link = read_link(fake_run.folder / "stage.json")
+    return [(m.step, m.value) for m in store.client.get_metric_history(link.run_id, name)]
+
+
+def test_a_resumed_stage_continues_its_run_without_a_duplicate_step(uri, fake_run):
+    """A second sender, after a cut-back file, adds only the steps that the store lacks, in order."""
+    store = open_store(uri, "nanochat")
+    fake_run.append(fake_run.metrics, range(5))
+    Sender(store).send(fake_run.view())
+    fake_run.metrics.write_text("")
+    fake_run.append(fake_run.metrics, range(8))
+    Sender(store).send(fake_run.view())
+    assert steps_of(store, fake_run) == [(s, float(s)) for s in range(8)]
+    assert len(store.client.search_runs([store.experiment_id])) == 2
+
+
+def test_the_stage_is_a_named_child_with_params_tags_and_status(uri, fake_run):
+    """What a reader of the UI looks for is there."""
+    store = open_store(uri, "nanochat")
+    Sender(store).send(fake_run.view("FINISHED", "FINISHED", metrics={"pretrain/bpb": 1.25}))
+    parent = store.client.get_run(read_link(fake_run.folder / "run.json").run_id)
+    child = store.client.get_run(read_link(fake_run.folder / "stage.json").run_id)
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (child.info.run_name, child.data.params) == ("1-pretrain", {"steps": "10"})
+    assert child.data.tags["mlflow.note.content"] == "loss"
+    assert child.data.metrics == {"pretrain/bpb": 1.25}
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+
+
+def test_a_closed_run_opens_again_when_the_stage_goes_on(uri, fake_run):
+    """KILLED becomes RUNNING and then FINISHED in the same run."""
+    store = open_store(uri, "nanochat")
+    seen = []
+    for status in ("KILLED", "RUNNING", "FINISHED"):
+        Sender(store).send(fake_run.view(status, status))
+        seen.append(store.client.get_run(read_link(fake_run.folder / "stage.json").run_id).info.status)
+    assert seen == ["KILLED", "RUNNING", "FINISHED"]
+
+
+def test_artifacts_tables_and_datasets_are_sent_once(uri, fake_run, tmp_path):
+    """Files appear in their folders, records as a table, data sets as inputs; sending again changes nothing."""
+    note, table = tmp_path / "samples.md", tmp_path / "spelling.jsonl"
+    note.write_text("hello")
+    table.write_text('{"prompt": "a", "correct": true}\n{"prompt": "b", "correct": false}\n')
+    view = fake_run.view(
+        artifacts=(Artifact(path=note, folder="samples"),),
+        tables=(table,),
+        datasets=(Dataset(name="stdlib", digest="d" * 64, source="builtin", context="training"),),
+    )
+    store = open_store(uri, "nanochat")
+    Sender(store).send(view)
+    Sender(store).send(view)
+    run = store.client.get_run(read_link(fake_run.folder / "stage.json").run_id)
+    assert [a.path for a in store.client.list_artifacts(run.info.run_id, "samples")] == ["samples/samples.md"]
+    sent = store.client.download_artifacts(run.info.run_id, "tables/spelling.json", str(tmp_path))
+    with open(sent) as file:  # noqa: PTH123
+        assert json.load(file) == {"columns": ["prompt", "correct"], "data": [["a", True], ["b", False]]}
+    assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["stdlib"]
+
+
+def test_a_run_deleted_in_the_ui_is_made_anew(uri, fake_run):
+    """A link to a run that is gone does not stop the sending."""
+    store = open_store(uri, "nanochat")
+    Sender(store).send(fake_run.view())
+    before = read_link(fake_run.folder / "stage.json").run_id
+    store.client.delete_run(before)
+    fake_run.append(fake_run.metrics, range(3))
+    Sender(store).send(fake_run.view())
+    assert read_link(fake_run.folder / "stage.json").run_id != before
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
+
+
+def test_what_failed_half_way_is_sent_later_in_order(uri, fake_run, monkeypatch):
+    """A store that fails between two batches loses nothing and shows nothing twice."""
+    monkeypatch.setattr("nanochat.tracking.sync._BATCH", 4)
+    store = open_store(uri, "nanochat")
+    fake_run.append(fake_run.metrics, range(10))
+    real, calls = store.client.log_batch, []
+
+    def flaky(run_id, metrics=(), **rest):
+        if metrics:
+            calls.append(len(metrics))
+            if len(calls) == 2:
+                raise ConnectionError("the server went away")
+        return real(run_id, metrics=metrics, **rest)
+
+    store.client.log_batch = flaky
+    sender = Sender(store)
+    with pytest.raises(TrackingOutageError, match="the server went away"):
+        sender.send(fake_run.view())
+    fake_run.append(fake_run.metrics, range(10, 12))
+    sender.send(fake_run.view())
+    assert [step for step, _ in steps_of(store, fake_run)] == list(range(12))
+
+
+def test_an_outage_is_named_and_never_raised_from_the_uploader(tmp_path, fake_run):
+    """A store that cannot be made leaves a problem to print, and local files as they were."""
+    (tmp_path / "file").write_text("")
+    uploader = Uploader(
+        f"sqlite:///{tmp_path}/file/mlflow.db",
+        "nanochat",
+        view=fake_run.view,
+        pending=list,
+        host="here",
+        is_alive=lambda pid, started: True,
+    )
+    uploader.start()
+    assert not uploader.close(20)
+    assert "mlflow.db" in uploader.problem
+    assert read_link(fake_run.folder / "run.json") is None
+
+
+def test_the_uploader_sends_what_earlier_runs_could_not(uri, fake_run, tmp_path):
+    """Views of earlier runs are sent, and open runs of dead processes closed."""
+    earlier = type(fake_run)(tmp_path / "earlier")
+    earlier.append(earlier.metrics, range(3))
+    stale = type(fake_run)(tmp_path / "stale")
+    store = open_store(uri, "nanochat")
+    Sender(store).send(stale.view())
+    uploader = Uploader(
+        uri,
+        "nanochat",
+        view=lambda: fake_run.view("FINISHED", "FINISHED"),
+        pending=lambda: [earlier.view("KILLED", "KILLED")],
+        host="here",
+        is_alive=lambda pid, started: False,
+    )
+    uploader.start()
+    assert uploader.close(30), uploader.problem
+    assert [step for step, _ in steps_of(store, earlier)] == [0, 1, 2]
+    statuses = sorted(r.info.status for r in store.client.search_runs([store.experiment_id]))
+    assert statuses == ["FINISHED", "FINISHED", "KILLED", "KILLED", "KILLED", "KILLED"]
+
+
+def test_runs_of_live_processes_and_other_hosts_stay_open(uri, fake_run):
+    """Only what is surely dead is closed."""
+    store = open_store(uri, "nanochat")
+    Sender(store).send(fake_run.view())
+    assert close_stale(store, host="elsewhere", is_alive=lambda pid, started: False) == []
+    assert close_stale(store, host="here", is_alive=lambda pid, started: True) == []
+    assert len(close_stale(store, host="here", is_alive=lambda pid, started: False)) == 2
