@@ -1,0 +1,126 @@
+"""Model folders: config.json, model.safetensors and tokenizer.model, all that is needed to use a model.
+
+Weight names are the original's (see `model.gpt`). Checkpoints are model folders too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from nanochat.checkpoint.durable import new_folder
+from nanochat.errors import PreflightError, StageError
+from nanochat.model import gpt
+from nanochat.model.config import GPTConfig
+from nanochat.tokenizer.bpe import Tokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+FORMAT = 1
+
+
+def save_model(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
+    """Write a model folder, whole or not at all; one that is there is replaced."""
+    with new_folder(folder) as scratch:
+        write_model_files(scratch, model, tokenizer)
+
+
+def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
+    """Write a model's files into an existing folder (as part of something larger that is written atomically)."""
+    described = {"format": FORMAT, "model": model.config.to_dict()}
+    (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    weights = tree_flatten(model.parameters(), destination={})
+    assert isinstance(weights, dict)
+    mx.save_safetensors(str(folder / WEIGHTS), weights)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def load_config(folder: Path) -> GPTConfig:
+    """Return a model folder's configuration.
+
+    Raises:
+        PreflightError: the folder holds no model.
+        StageError: its config.json cannot be understood.
+    """
+    path = folder / CONFIG
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PreflightError(f"{folder} holds no model: {CONFIG} is missing") from None
+    except ValueError as error:
+        raise StageError(f"{path} is not JSON: {error}") from None
+    try:
+        if described["format"] != FORMAT:
+            raise StageError(f"{path} has format {described['format']}; this version reads {FORMAT}")
+        return GPTConfig.from_dict(described["model"])
+    except (KeyError, TypeError) as error:
+        raise StageError(f"{path} does not describe a model of ours: {error}") from None
+
+
+def load_model(folder: Path, dtype: mx.Dtype | None = None) -> gpt.GPT:
+    """Return the model in a folder; `dtype` is what it computes in (default: the weights').
+
+    Raises:
+        PreflightError: the folder holds no model.
+        StageError: config and weights do not fit each other, or cannot be read.
+    """
+    model = gpt.GPT(load_config(folder))
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise PreflightError(f"{folder} holds no model: {WEIGHTS} is missing")
+    try:
+        gpt.load_weights(model, path)
+        mx.eval(model.parameters())
+    except StageError as error:
+        raise StageError(f"{path} and its {CONFIG} do not fit: {error}") from error
+    except RuntimeError as error:  # MLX has no class of its own for a file it cannot read
+        raise StageError(f"{path} cannot be read: {error}") from error
+    if dtype is not None:
+        model.set_compute_dtype(dtype)
+    return model
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer in a model folder, or in the tokenizer stage's output.
+
+    Raises:
+        PreflightError: there is none.
+    """
+    if not (folder / TOKENIZER).is_file():
+        raise PreflightError(f"{folder} holds no tokenizer: {TOKENIZER} is missing")
+    return Tokenizer.load(folder)
+
+
+def find_model_folder(given: str, *, base: Path, prefer: Sequence[str] = ("sft", "pretrain")) -> Path:
+    """Return the model folder that `given` means: a model or checkpoint folder, a stage's folder, or a run.
+
+    Args:
+        given: a path, or the name of a run under `base` (its newest; NAME/TIME for another).
+        base: the base folder of caches and runs.
+        prefer: of a run with several models, the stage whose model is meant, most wanted first.
+
+    Raises:
+        PreflightError: nothing there holds a model.
+    """
+    tried = list(_candidates(given, base, prefer))
+    for folder in tried:
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder.resolve()
+    raise PreflightError(
+        f"{given!r} names no model: it is neither a folder with {CONFIG} and {WEIGHTS}, "
+        f"nor a stage's folder, nor a run with a model under {base / 'runs'}"
+    )
+
+
+def _candidates(given: str, base: Path, prefer: Sequence[str]) -> Iterator[Path]:
+    path = Path(given).expanduser()
+    yield from (path, path / "model", path / "out" / "model")
+    named = base / "runs" / given
+    for run in (path, named, *sorted(named.glob("*/"), reverse=True)):
+        for stage in prefer:
+            for link in sorted((run / "stages").glob(f"*{stage}")):
+                yield link / "out" / "model"

@@ -1,0 +1,123 @@
+"""A model folder holds all that is needed to use a model, and says what is wrong when it does not."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer, save_model
+from nanochat.errors import PreflightError, StageError
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.tokenizer import bpe
+
+CONFIG = GPTConfig(
+    sequence_len=16,
+    vocab_size=300,
+    n_layer=2,
+    n_head=2,
+    n_kv_head=1,
+    n_embd=64,
+    window_pattern="SL",
+    architecture="current",
+)
+
+
+def random_model(seed=0):
+    """A model of the newer architecture whose every weight is random."""
+    model = GPT(CONFIG)
+    keys = mx.random.split(mx.random.key(seed), len(CONFIG.parameter_shapes()))
+    shapes = CONFIG.parameter_shapes().items()
+    model.set_parameters(
+        {name: mx.random.normal(shape, key=key) for (name, shape), key in zip(shapes, keys, strict=True)}
+    )
+    return model
+
+
+def small_tokenizer():
+    return bpe.train(["the cat sat on the mat. " * 20] * 5, vocab_size=300, max_chars=10_000, max_document_chars=1000)
+
+
+def test_model_and_tokenizer_come_back_exactly(tmp_path):
+    model, tokenizer = random_model(), small_tokenizer()
+    save_model(tmp_path / "model", model, tokenizer)
+    loaded = load_model(tmp_path / "model")
+    assert loaded.config == CONFIG
+    for name, value in model.named_parameters().items():
+        np.testing.assert_array_equal(np.array(value), np.array(loaded.named_parameters()[name]), err_msg=name)
+    text = "the mat, über"
+    assert load_tokenizer(tmp_path / "model").encode(text) == tokenizer.encode(text)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_dtype_is_what_the_model_computes_in(tmp_path):
+    save_model(tmp_path / "model", random_model(), None)
+    assert load_model(tmp_path / "model", mx.bfloat16).hidden(mx.array([[1, 2]])).dtype == mx.bfloat16
+    assert load_model(tmp_path / "model").hidden(mx.array([[1, 2]])).dtype == mx.float32
+
+
+def test_saving_again_replaces_the_folder(tmp_path):
+    save_model(tmp_path / "model", random_model(0), None)
+    save_model(tmp_path / "model", random_model(1), None)
+    got = load_model(tmp_path / "model").named_parameters()["lm_head.weight"]
+    np.testing.assert_array_equal(np.array(got), np.array(random_model(1).named_parameters()["lm_head.weight"]))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(PreflightError, match=r"config\.json is missing"):
+        load_model(tmp_path)
+    save_model(tmp_path / "model", random_model(), None)
+    with pytest.raises(PreflightError, match=r"tokenizer\.model is missing"):
+        load_tokenizer(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(PreflightError, match=r"model\.safetensors is missing"):
+        load_model(tmp_path / "model")
+
+
+def rewrite(**changes):
+    def change(folder):
+        described = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**described, **changes}))
+
+    return change
+
+
+WRONG = {
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+    "another format": (rewrite(format=7), "format 7"),
+    "an unknown field": (rewrite(model={"n_lair": 3}), "n_lair"),
+    "another shape": (rewrite(model={**CONFIG.to_dict(), "n_layer": 3}), "weights are not those"),
+    "broken weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_broken_model_folder_is_an_error_with_its_path(tmp_path, damage, message):
+    save_model(tmp_path / "model", random_model(), None)
+    damage(tmp_path / "model")
+    with pytest.raises(StageError, match=message) as caught:
+        load_model(tmp_path / "model")
+    assert str(tmp_path / "model") in str(caught.value)
+
+
+def test_a_model_is_found_by_folder_stage_checkpoint_and_run(tmp_path):
+    base = tmp_path / "base"
+    stage = base / "stages" / "pretrain" / "0123456789ab"
+    save_model(stage / "out" / "model", random_model(), None)
+    chat = base / "stages" / "sft" / "ba9876543210"
+    save_model(chat / "out" / "model", random_model(), None)
+    for time in ("20260101-000000", "20260102-000000"):
+        links = base / "runs" / "mine" / time / "stages"
+        links.mkdir(parents=True)
+        (links / "2-pretrain").symlink_to(stage)
+    (links / "4-sft").symlink_to(chat)
+    for given in (stage / "out" / "model", stage / "out", stage):
+        assert find_model_folder(str(given), base=base) == stage / "out" / "model"
+    assert find_model_folder("mine", base=base) == chat / "out" / "model"
+    assert find_model_folder("mine", base=base, prefer=("pretrain",)) == stage / "out" / "model"
+    assert find_model_folder("mine/20260101-000000", base=base) == stage / "out" / "model"
+    with pytest.raises(PreflightError, match="'yours' names no model"):
+        find_model_folder("yours", base=base)

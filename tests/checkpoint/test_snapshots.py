@@ -1,0 +1,162 @@
+"""Checkpoints come back bit for bit, and a damaged one is skipped for the one before it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.checkpoint.snapshots import latest_checkpoint, list_checkpoints, save_checkpoint
+
+
+def bits(array):
+    """Return an MLX array's raw bits, so that NaN, -0 and bfloat16 compare exactly."""
+    return np.array(mx.array(array).view({1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}[array.itemsize]))
+
+
+def some_arrays(seed):
+    key = mx.random.key(seed)
+    values = mx.random.normal((7, 5), key=key)
+    return {
+        "float32": values,
+        "bfloat16": values.astype(mx.bfloat16),
+        "odd": mx.array([float("nan"), -0.0, float("inf"), 1e-45]),
+        "scalar": mx.array(seed, dtype=mx.int32),
+        "transposed": values.T,
+    }
+
+
+def some_numpy(seed):
+    rng = np.random.default_rng(seed)
+    return {"tokens": rng.integers(0, 9, 11, dtype=np.int32), "empty": np.zeros(0, np.int64), "mask": np.array([True])}
+
+
+def save(root, step, keep=2, **options):
+    groups = {"optimizer": some_arrays(step), "loader": some_numpy(step)}
+    return save_checkpoint(
+        root, step, groups, {"step": step, "loss": 0.1 + step, "nested": [1, None]}, keep=keep, **options
+    )
+
+
+def test_every_array_and_the_state_come_back_bit_for_bit(tmp_path):
+    """bfloat16, NaN, -0, denormals, scalars, transposed views and empty arrays included."""
+    save(tmp_path, 3)
+    view = latest_checkpoint(tmp_path)
+    assert view is not None
+    assert (view.step, view.state) == (3, {"step": 3, "loss": 3.1, "nested": [1, None]})
+    loaded = view.arrays("optimizer")
+    for name, expected in some_arrays(3).items():
+        assert loaded[name].dtype == expected.dtype
+        assert loaded[name].shape == expected.shape
+        np.testing.assert_array_equal(bits(loaded[name]), bits(expected), err_msg=name)
+    for name, expected in some_numpy(3).items():
+        got = view.numpy_arrays("loader")[name]
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step, keep=2, best=2 if step >= 2 else None)
+    assert sorted(list_checkpoints(tmp_path)) == [2, 4, 5]
+
+
+def test_a_checkpoint_of_an_abandoned_future_is_removed(tmp_path):
+    """After falling back to step 10, step 20 (damaged) must neither count among the newest nor be found later."""
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    save(tmp_path, 15, keep=1)
+    assert sorted(list_checkpoints(tmp_path)) == [15]
+
+
+def truncate(path):
+    file = path / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(name):
+    def damage(path):
+        content = bytearray((path / name).read_bytes())
+        content[len(content) // 2] ^= 0x10
+        (path / name).write_bytes(bytes(content))
+
+    return damage
+
+
+def empty(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def other_format(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+
+
+DAMAGES = {
+    "truncated": truncate,
+    "flipped byte in arrays": flip("optimizer.safetensors"),
+    "flipped byte in numpy arrays": flip("loader.safetensors"),
+    "flipped byte in the state": flip("state.json"),
+    "flipped byte in the manifest": flip("manifest.json"),
+    "file missing": lambda path: (path / "loader.safetensors").unlink(),
+    "manifest missing": lambda path: (path / "manifest.json").unlink(),
+    "empty folder": empty,
+    "another format": other_format,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_checkpoint_is_reported_and_skipped(tmp_path, damage):
+    save(tmp_path, 1)
+    damaged = save(tmp_path, 2)
+    damage(damaged)
+    messages = []
+    view = latest_checkpoint(tmp_path, messages.append)
+    assert view is not None
+    assert view.step == 1
+    assert len(messages) == 1
+    assert str(damaged) in messages[0]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert latest_checkpoint(tmp_path / "never") is None
+    damaged = save(tmp_path, 2)
+    empty(damaged)
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_no_debris(tmp_path):
+    """A full disk in the middle of a save: the error comes out, and the folder is as it was."""
+    save(tmp_path, 1)
+
+    def full_disk(folder):
+        (folder / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2, fill=full_disk)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def test_a_half_written_folder_of_a_killed_process_is_ignored_and_swept(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / ".writing-step_00000002").mkdir()
+    (tmp_path / ".writing-step_00000002" / "optimizer.safetensors").write_bytes(b"half")
+    view = latest_checkpoint(tmp_path)
+    assert view is not None
+    assert view.step == 1
+    save(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000003"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save(tmp_path, 1)
+    empty(save(tmp_path, 2))
+    save(tmp_path, 2)
+    view = latest_checkpoint(tmp_path)
+    assert view is not None
+    assert view.step == 2
