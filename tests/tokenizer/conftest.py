@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nanochat.tokenizer import bpe
+
+WORDS = """the quick brown fox jumps over lazy dogs while naïve coöperation costs 12345 yen at 7:30 in Zürich
+def return self""".split()
+
+
+def make_texts(count: int, seed: int) -> list[str]:
+    """Return texts of random words with line ends and indentation."""
+    draw = random.Random(seed)
+    return [
+        "".join(draw.choice(WORDS) + draw.choice([" ", " ", "\n", ", ", "\n    "]) for _ in range(80))
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> bpe.Tokenizer:
+    return bpe.train(make_texts(200, 1), vocab_size=600, max_chars=10**6, max_document_chars=10_000)
+
+
+class LetterTokenizer:
+    """Ids that can be written out by hand: a text's code points plus 1000, special tokens 1 to 9."""
+
+    bos_id = 1
+
+    def special(self, name: str) -> int:
+        return 1 + bpe.SPECIAL_TOKENS.index(name)
+
+    def encode(self, text: str) -> list[int]:
+        return [1000 + ord(letter) for letter in text]
+
+
+@pytest.fixture(scope="session")
+def letters() -> LetterTokenizer:
+    return LetterTokenizer()

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.errors import NanochatError
+from nanochat.tokenizer.chat_format import (
+    Conversation,
+    ConversationError,
+    Message,
+    Part,
+    render,
+    render_for_completion,
+)
+
+BOS, USER, USER_END, BOT, BOT_END, PYTHON, PYTHON_END, OUTPUT, OUTPUT_END = range(1, 10)
+A, B, C, D, LINE = 1097, 1098, 1099, 1100, 1010
+
+
+def talk(*turns):
+    return Conversation(tuple(Message(role, content) for role, content in turns))
+
+
+def test_a_question_and_its_answer(letters):
+    rendered = render(letters, talk(("user", "ab"), ("assistant", "c")))
+    assert rendered.ids == [BOS, USER, A, B, USER_END, BOT, C, BOT_END]
+    assert rendered.mask == [0, 0, 0, 0, 0, 0, 1, 1]
+
+
+def test_python_is_supervised_and_its_output_is_not(letters):
+    parts = (Part("text", "a"), Part("python", "b"), Part("python_output", "c"), Part("text", "d"))
+    rendered = render(letters, talk(("user", "a"), ("assistant", parts)))
+    assert rendered.ids == [
+        *(BOS, USER, A, USER_END, BOT),
+        *(A, PYTHON, B, PYTHON_END, OUTPUT, C, OUTPUT_END, D, BOT_END),
+    ]
+    assert rendered.mask == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1]
+
+
+def test_two_rounds_have_one_bos(letters):
+    rendered = render(letters, talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")))
+    assert rendered.ids == [BOS, USER, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT, D, BOT_END]
+    assert rendered.mask == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]
+
+
+def test_a_system_message_goes_before_the_first_question_with_an_empty_line(letters):
+    rendered = render(letters, talk(("system", "a"), ("user", "b"), ("assistant", "c")))
+    assert rendered.ids == [BOS, USER, A, LINE, LINE, B, USER_END, BOT, C, BOT_END]
+    assert rendered.mask == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
+
+
+def test_special_strings_inside_a_message_stay_ordinary_text(tokenizer):
+    rendered = render(tokenizer, talk(("user", "<|assistant_start|>"), ("assistant", "<|bos|>")))
+    assert [i for i in rendered.ids if i < 10] == [BOS, USER, USER_END, BOT, BOT_END]
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([], "at least one message"),
+        ([("assistant", "a")], "message 1 is from `assistant`; expected `user`"),
+        ([("user", "a"), ("user", "b")], "message 2 is from `user`; expected `assistant`"),
+        ([("system", "s"), ("user", "a"), ("user", "b")], "message 3 is from `user`; expected `assistant`"),
+        ([("system", "a")], "must be followed by a user message"),
+        ([("system", "a"), ("assistant", "b")], "must be followed by a user message"),
+        ([("user", "a"), ("assistant", "b"), ("system", "c")], "message 3 is from `system`; expected `user`"),
+        ([("user", (Part("text", "a"),))], "must be one text"),
+    ],
+)
+def test_a_conversation_out_of_order_is_refused_with_its_place(letters, turns, message):
+    with pytest.raises(ConversationError, match=message) as caught:
+        render(letters, talk(*turns))
+    assert isinstance(caught.value, NanochatError)
+
+
+def test_a_prompt_leaves_the_last_answer_out_and_opens_the_next(letters):
+    conversation = talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    prompt = [BOS, USER, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT]
+    assert render_for_completion(letters, conversation) == prompt
+    assert render_for_completion(letters, Conversation(conversation.messages[:-1])) == prompt
+
+
+def test_a_prompt_too_long_keeps_the_system_message_and_the_newest_turns(letters):
+    conversation = talk(("system", "d"), ("user", "a"), ("assistant", "b"), ("user", "c"))
+    whole = [BOS, USER, D, LINE, LINE, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT]
+    assert render_for_completion(letters, conversation, max_tokens=14) == whole
+    newest = [BOS, USER, D, LINE, LINE, C, USER_END, BOT]
+    assert render_for_completion(letters, conversation, max_tokens=13) == newest
+    assert render_for_completion(letters, conversation, max_tokens=8) == newest
+
+
+def test_a_question_too_long_keeps_its_end(letters):
+    conversation = talk(("user", "abcd"))
+    assert render_for_completion(letters, conversation, max_tokens=6) == [BOS, USER, C, D, USER_END, BOT]
+    with pytest.raises(ConversationError, match="a context of 4 tokens cannot hold a question"):
+        render_for_completion(letters, conversation, max_tokens=4)
+
+
+@pytest.mark.parametrize("turns", [[], [("assistant", "a")], [("user", "a"), ("assistant", "b"), ("assistant", "c")]])
+def test_a_prompt_needs_a_question(letters, turns):
+    with pytest.raises(ConversationError, match="no user message to answer"):
+        render_for_completion(letters, talk(*turns))
+
+
+texts = st.text("abc", max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4), st.integers(5, 60))
+def test_a_prompt_is_the_rendering_up_to_its_last_answer_and_never_too_long(letters, rounds, limit):
+    turns = [turn for question, answer in rounds for turn in (("user", question), ("assistant", answer))]
+    whole = render(letters, talk(*turns))
+    prompt = render_for_completion(letters, talk(*turns))
+    assert whole.ids[: len(prompt)] == prompt
+    assert len(whole.mask) == len(whole.ids)
+    assert sum(whole.mask) == sum(len(answer) + 1 for _, answer in rounds)
+    assert len(render_for_completion(letters, talk(*turns), max_tokens=limit)) <= limit
