@@ -1,0 +1,191 @@
+"""The forward pass and its gradients against the golden files; dtypes; initial values; strict weights."""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.nn.utils import value_and_grad
+from mlx.utils import tree_flatten
+
+from nanochat.errors import StageError
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT, load_weights
+from nanochat.model.loss import summed_nats, token_nats
+
+RELATIVE = 1e-4  # the golden files' tolerance, of the reference's largest absolute value
+
+
+def assert_close(found, expected, relative=RELATIVE):
+    found = np.asarray(found, dtype=np.float64)
+    assert found.shape == expected.shape
+    difference = np.abs(found - expected).max()
+    assert difference <= relative * np.abs(expected).max(), difference
+
+
+def test_logits(golden):
+    logits = golden.model(mx.array(golden.tensors["in.idx"]))
+    assert logits.dtype == mx.float32
+    assert_close(logits, golden.tensors["out.logits"])
+
+
+def test_losses(golden):
+    """Per position, zero where ignored, and the mean over the counted targets."""
+    idx, targets = mx.array(golden.tensors["in.idx"]), mx.array(golden.tensors["in.targets"])
+    assert_close(token_nats(golden.model, idx, targets), golden.tensors["out.losses"])
+    mean = summed_nats(golden.model, idx, targets).item() / golden.facts["n_counted_targets"]
+    assert mean == pytest.approx(golden.tensors["out.loss"].item(), rel=1e-5)
+
+
+def test_residual_stream(golden):
+    """The stream after the embedding, after each block and after the final norm."""
+    stream = [np.array(x) for x in golden.model.residual_stream(mx.array(golden.tensors["in.idx"]))]
+    names = ["embed", *(f"block{i}" for i in range(golden.model.config.n_layer)), "final"]
+    positions = golden.tensors["trace.positions"]
+    for name, x in zip(names, stream, strict=True):
+        assert_close(x[:, positions], golden.tensors[f"trace.{name}"])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients(golden, checkpointing):
+    """Of the mean loss with respect to every parameter, also when blocks are recomputed."""
+    golden.model.set_activation_checkpointing(checkpointing)
+    idx, targets = mx.array(golden.tensors["in.idx"]), mx.array(golden.tensors["in.targets"])
+    count = golden.facts["n_counted_targets"]
+    _, tree = value_and_grad(golden.model, lambda *a: summed_nats(golden.model, *a) / count)(idx, targets)
+    gradients = dict(tree_flatten(tree))
+    assert set(gradients) == set(golden.model.config.parameter_shapes())
+    for name, gradient in gradients.items():
+        _assert_gradient(golden, name, np.array(gradient, dtype=np.float64))
+
+
+def _assert_gradient(golden, name, gradient):
+    stored = golden.tensors.get(f"grad.{name}")
+    if stored is not None:
+        assert_close(gradient, stored)
+    row = golden.tensors.get(f"gradfp_row.{name}")
+    if row is not None:
+        matrix = gradient if gradient.ndim == 2 else gradient[None]
+        assert_close(matrix @ np.sin(np.arange(matrix.shape[1]) + 1.0), row)
+        assert_close(np.cos(np.arange(matrix.shape[0]) + 1.0) @ matrix, golden.tensors[f"gradfp_col.{name}"])
+    assert stored is not None or row is not None
+    assert np.linalg.norm(gradient) == pytest.approx(golden.facts["grad_norm"][name], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("case", ["greedy", "greedy_long"])
+def test_greedy_continuation(golden, case):
+    """Each token is the argmax of the logits, and the logits are the golden ones, uncached."""
+    tokens = golden.tensors[f"{case}.prompt"].tolist()
+    rows = []
+    for expected in golden.tensors[f"{case}.tokens"].tolist():
+        last = np.array(golden.model(mx.array([tokens]))[0, -1])
+        rows.append(last)
+        assert int(last.argmax()) == expected
+        tokens.append(expected)
+    assert_close(np.stack(rows), golden.tensors[f"{case}.logits"])
+
+
+def test_bfloat16_is_not_promoted(random_model):
+    """Every point of the residual stream is bfloat16, weights stay float32, logits are float32 and near the exact."""
+    idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
+    exact = random_model(idx)
+    random_model.set_compute_dtype(mx.bfloat16)
+    assert {x.dtype for x in random_model.residual_stream(idx)} == {mx.bfloat16}
+    logits = random_model(idx)
+    assert logits.dtype == mx.float32
+    assert {p.dtype for p in random_model.named_parameters().values()} == {mx.float32}
+    # bfloat16 has 8 bits; a few layers of rounding add up to some per cent of the logits' spread.
+    assert mx.abs(logits - exact).mean().item() < 0.05 * mx.std(exact).item()
+
+
+def test_bfloat16_activations_reach_every_matmul(random_model, monkeypatch):
+    """No linear map and no attention is given anything wider than bfloat16."""
+    from nanochat.model import attention, layers
+
+    seen = []
+    linear, attend = layers.Linear.__call__, attention.attention
+    monkeypatch.setattr(layers.Linear, "__call__", lambda self, x: (seen.append(x.dtype), linear(self, x))[1])
+    spy = lambda q, k, v, **rest: (seen.extend([q.dtype, k.dtype, v.dtype]), attend(q, k, v, **rest))[1]  # noqa: E731
+    monkeypatch.setattr(layers, "attention", spy)
+    random_model.set_compute_dtype(mx.bfloat16)
+    mx.eval(random_model(mx.zeros((1, 8), dtype=mx.int32)))
+    assert set(seen) == {mx.bfloat16}
+
+
+def test_causality(random_model):
+    """A change of one token moves no logit before it, and moves its own and a later one."""
+    idx = mx.random.randint(0, 100, (1, 32), key=mx.random.key(2))
+    changed = mx.array(idx)
+    changed[0, 13] = (idx[0, 13] + 1) % 100
+    moved = mx.abs(random_model(idx) - random_model(changed)).max(axis=-1)[0]
+    assert moved[:13].max().item() == 0
+    assert moved[13].item() > 1e-3
+    assert moved[14:].max().item() > 1e-3
+
+
+def test_initial_values_of_the_seed():
+    """Spread of each kind as the reference gives it: sampling error below 3 % at these sizes."""
+    config = GPTConfig(n_layer=3, n_embd=192, n_head=3, n_kv_head=3, vocab_size=2048)
+    model = GPT(config)
+    model.initialise(mx.random.key(0))
+    spread = {name: np.array(p).std() for name, p in model.named_parameters().items()}
+    uniform = 192**-0.5
+    for name, expected in {
+        "transformer.wte.weight": 1.0,
+        "lm_head.weight": 0.001,
+        "value_embeds.0.weight": uniform,
+        "transformer.h.1.attn.c_q.weight": uniform,
+        "transformer.h.1.attn.c_k.weight": uniform,
+        "transformer.h.1.attn.c_v.weight": uniform,
+        "transformer.h.1.mlp.c_fc.weight": uniform,
+        "transformer.h.1.attn.c_proj.weight": 0.0,
+        "transformer.h.1.mlp.c_proj.weight": 0.0,
+        "transformer.h.2.attn.ve_gate.weight": 0.0,
+    }.items():
+        assert spread[name] == pytest.approx(expected, rel=0.03), name
+    largest = mx.abs(model.transformer.h[0].mlp.c_fc.weight).max().item()
+    assert 0.98 * math.sqrt(3 / 192) < largest <= math.sqrt(3 / 192)
+    assert model.resid_lambdas.tolist() == [1, 1, 1]
+    assert model.x0_lambdas.tolist() == pytest.approx([0.1] * 3)
+
+
+def test_initial_values_of_the_current_architecture():
+    config = GPTConfig(n_layer=3, n_embd=192, n_head=3, n_kv_head=3, vocab_size=2048, architecture="current")
+    model = GPT(config)
+    model.initialise(mx.random.key(0))
+    assert mx.std(model.transformer.wte.weight).item() == pytest.approx(0.8, rel=0.03)
+    assert mx.std(model.transformer.h[0].mlp.c_fc.weight).item() == pytest.approx(0.4 * 192**-0.5, rel=0.03)
+    assert mx.mean(model.transformer.h[0].attn.ve_gate.weight).item() == pytest.approx(0.01, rel=0.4)
+    gates = np.concatenate([np.ravel(model.smear_gate.weight), np.ravel(model.transformer.h[0].attn.ve_gate.weight)])
+    assert gates.min() >= 0 and 0.015 < gates.max() <= 0.02
+    assert model.resid_lambdas.tolist() == pytest.approx([1.15, 1.10, 1.05])
+    assert model.x0_lambdas.tolist() == pytest.approx([0.20, 0.125, 0.05])
+    assert (model.smear_lambda.item(), model.backout_lambda.item()) == (0, pytest.approx(0.2))
+
+
+def test_initial_values_follow_the_key():
+    """The same key gives the same weights, another key others; no two matrices are alike."""
+    models = [GPT(GPTConfig(n_layer=2, n_embd=64, n_head=2, n_kv_head=2, vocab_size=64)) for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        model.initialise(mx.random.key(seed))
+    same, again, other = (model.named_parameters() for model in models)
+    assert all(mx.array_equal(same[name], again[name]) for name in same)
+    assert not mx.array_equal(same["transformer.wte.weight"], other["transformer.wte.weight"])
+    assert not mx.array_equal(same["transformer.h.0.attn.c_q.weight"], same["transformer.h.0.attn.c_k.weight"])
+
+
+def test_weights_are_loaded_strictly(random_model, tmp_path):
+    """A missing name, an unknown one and another shape are refused and named; the right file is taken."""
+    weights = random_model.named_parameters()
+    mx.save_safetensors(str(tmp_path / "right.safetensors"), weights)
+    fresh = GPT(random_model.config)
+    load_weights(fresh, tmp_path / "right.safetensors")
+    assert all(mx.array_equal(p, weights[name]) for name, p in fresh.named_parameters().items())
+    missing = {name: p for name, p in weights.items() if name != "lm_head.weight"}
+    for broken, words in [
+        (missing, r"missing \['lm_head.weight'\]"),
+        (weights | {"extra": mx.zeros((1,))}, r"unknown \['extra'\]"),
+        (weights | {"lm_head.weight": mx.zeros((3, 64))}, r"`lm_head.weight` has shape \(3, 64\)"),
+    ]:
+        with pytest.raises(StageError, match=words):
+            fresh.set_parameters(broken)
