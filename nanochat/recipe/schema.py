@@ -1,0 +1,485 @@
+"""What a user may write in a recipe: the frozen Pydantic models behind validation and the JSON Schema.
+
+Identity sections decide what is computed; `run` and `tracking` never do. Derived numbers are not here: see `plan`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+_COUNT = re.compile(r"^(\d{1,18}(?:\.\d{1,9})?)\s*([KMGBT]?)$", re.ASCII)
+_COUNT_FACTOR = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_SIZE = re.compile(r"^(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]?)i?B?$", re.ASCII)
+_SIZE_FACTOR = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def _parse_scaled(value: object, pattern: re.Pattern[str], factors: dict[str, int], example: str) -> object:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    match = pattern.match(value.strip().replace("_", ""))
+    if match is None:
+        raise ValueError(f"write a whole number, or one like {example}")
+    scaled = Decimal(match[1]) * factors[match[2]]
+    if scaled != int(scaled):
+        raise ValueError(f"`{value}` does not come to a whole number")
+    return int(scaled)
+
+
+def parse_count(value: object) -> object:
+    """Return `20M`, `1.5K` or `2e9` as an int; other values pass on for Pydantic to judge."""
+    return _parse_scaled(value, _COUNT, _COUNT_FACTOR, "`20M` (K, M, B, T)")
+
+
+def parse_size(value: object) -> object:
+    """Return `16G` or `512MiB` as bytes (powers of 1024)."""
+    return _parse_scaled(value, _SIZE, _SIZE_FACTOR, "`16G` (K, M, G, T of 1024)")
+
+
+_COUNT_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": r"^[0-9_.]+ *[KMGBT]?$", "examples": ["20M"]},
+    ]
+}
+_SIZE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": r"^[0-9_.]+ *[KMGT]?i?B?$", "examples": ["16G"]},
+    ]
+}
+
+_MOST = 10**18
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=_MOST), WithJsonSchema(_COUNT_SCHEMA)]
+Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=1, le=_MOST), WithJsonSchema(_SIZE_SCHEMA)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64, examples=["my-name_1"])]
+
+
+@dataclass(frozen=True)
+class LocalPath:
+    """Marks a field whose relative paths start at the file that wrote them (for a flag: at the working directory).
+
+    With `only_explicit`, text is a path only where it begins with `./`, `../`, `/` or `~/`; else it is a name.
+    """
+
+    only_explicit: bool = False
+
+
+InitFrom = Annotated[str, LocalPath(only_explicit=True), Field(min_length=1, examples=["./checkpoints/base"])]
+
+TextTask = Literal["conversations", "gsm8k", "mmlu", "arc_easy", "arc_challenge", "spelling_bee", "simple_spelling"]
+ChoiceTask = Literal["hellaswag", "mmlu", "arc_easy", "arc_challenge"]
+ChatTask = Literal["gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval", "spelling_bee", "simple_spelling"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
+
+    exactly_one: ClassVar[tuple[str, ...]] = ()
+    """Fields of which exactly one must be given; in `extends` and `--set` a later one replaces an earlier one."""
+    goes_with: ClassVar[Mapping[str, str]] = {}
+    """Field to the one of `exactly_one` without which it means nothing."""
+
+    @model_validator(mode="after")
+    def _check_exactly_one(self) -> Self:
+        given = [name for name in self.exactly_one if getattr(self, name) is not None]
+        if self.exactly_one and len(given) != 1:
+            choices = ", ".join(f"`{name}`" for name in self.exactly_one)
+            found = " and ".join(f"`{name}`" for name in given) or "none"
+            message = "give exactly one of {choices}; found {found}"
+            raise PydanticCustomError("exactly_one", message, {"choices": choices, "found": found, "given": given})
+        for name, other in self.goes_with.items():
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                message = "`{name}` means nothing without `{other}`"
+                raise PydanticCustomError("goes_with", message, {"name": name, "other": other})
+        return self
+
+
+class Validation(Section):
+    """Which documents are held out. A named shard, or a hash of each document; never "the last file"."""
+
+    exactly_one = ("shard", "hash_frac")
+
+    shard: Annotated[str, Field(min_length=1)] | None = None
+    """File name of the shard that is held out whole, such as `shard_00004.parquet`."""
+    hash_frac: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of documents held out by a hash of their content."""
+
+
+class Source(Section):
+    """Something outside the recipe: exactly one of `uri`, `path`, `builtin`."""
+
+    exactly_one = ("uri", "path", "builtin")
+    goes_with: ClassVar[Mapping[str, str]] = {"revision": "uri"}
+
+    uri: (
+        Annotated[str, Field(pattern=r"^hf://datasets/[^/]+/[^/]+(/.*)?$", examples=["hf://datasets/OWNER/NAME"])]
+        | None
+    ) = None
+    """A data set on the hub: `hf://datasets/OWNER/NAME`, optionally with a folder or a glob of files."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub data set."""
+    path: Annotated[NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath()] = None
+    """Local files: a path, a glob, or a list of them, relative to the recipe (parquet, jsonl, txt)."""
+    builtin: Literal["python-stdlib", "spelling"] | None = None
+    """What ships with every installation: `python-stdlib` (documents), `spelling` (words to spell)."""
+    column: str = "text"
+    """Name of the column or key that holds a document's text."""
+    max_files: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many files, in sorted order."""
+    max_document_chars: Count | None = None
+    """Longer documents are cut into pieces of at most so many characters, at line ends."""
+    validation: Validation | None = None
+    """Which documents are held out for validation. Default: 1 % by hash (`python-stdlib`: 2 %)."""
+
+
+class Tokenizer(Section):
+    """The tokenizer stage: byte-pair encoding trained on a source."""
+
+    source: str
+    """Name of the source to train on (its training documents only)."""
+    vocab_size: Annotated[int, BeforeValidator(parse_count), Field(ge=300, le=1_000_000)] = 32768
+    """Pieces in all, the 9 special tokens and 256 bytes included."""
+    max_chars: Count = 2_000_000_000
+    """Train on at most so many characters."""
+    max_document_chars: Count = 10_000
+    """Only the first so many characters of each document count."""
+
+
+class Model(Section):
+    """The model. `depth` is a dial that derives width and heads where they are not given."""
+
+    architecture: Literal["seed", "current"] = "seed"
+    """`seed` is the NanoChat MLX architecture, `current` that of nanochat as of 2026-07."""
+    depth: Annotated[int, Field(ge=1, le=200)] | None = None
+    """Number of layers; derives n_embd = 64 x depth rounded up to 128, and heads of 128."""
+    n_layer: Annotated[int, Field(ge=1, le=200)] | None = None
+    """Number of blocks."""
+    n_embd: Annotated[int, Field(ge=8, le=16384)] | None = None
+    """Width of the residual stream."""
+    n_head: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Query heads; must divide n_embd."""
+    n_kv_head: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Key/value heads; must divide n_head. Default: n_head."""
+    sequence_len: Annotated[int, BeforeValidator(parse_count), Field(ge=8, le=1_048_576)] = 2048
+    """Context length T, in tokens."""
+    window_pattern: Annotated[str, Field(pattern="^[SL]+$", max_length=200, examples=["SSSL"])] = "SSSL"
+    """Attention window per layer, repeated: S short, L the whole context. The last layer is always L."""
+
+
+class Horizon(Section):
+    """How long to train: exactly one of the fields."""
+
+    exactly_one = ("steps", "tokens", "ratio", "flops", "epochs")
+
+    steps: Count | None = None
+    """Optimizer steps."""
+    tokens: Count | None = None
+    """Training tokens."""
+    ratio: Positive | None = None
+    """Training tokens per scaling parameter (block matrices and lm_head)."""
+    flops: Positive | None = None
+    """Total training FLOPs."""
+    epochs: Positive | None = None
+    """Passes over the training data."""
+
+
+class Optimizer(Section):
+    """Muon for matrices, AdamW for the rest. What is not given comes from the variant's table."""
+
+    variant: Literal["plain", "current"] = "plain"
+    """`plain` is the seed's optimizer and learning rates, `current` nanochat's as of 2026-07."""
+    lr_scale: Positive = 1.0
+    """Multiplies every learning rate."""
+    matrix_lr: NonNegative | None = None
+    """Muon, all matrices inside the blocks."""
+    embedding_lr: NonNegative | None = None
+    """AdamW, token embedding, before width scaling."""
+    value_embedding_lr: NonNegative | None = None
+    """AdamW, value embeddings, before width scaling."""
+    unembedding_lr: NonNegative | None = None
+    """AdamW, lm_head, before width scaling."""
+    resid_lr: NonNegative | None = None
+    """AdamW, residual multipliers."""
+    x0_lr: NonNegative | None = None
+    """AdamW, multipliers of the embedding fed to each block."""
+    weight_decay: NonNegative | None = None
+    """Muon's cautious weight decay at its largest."""
+
+
+class Schedule(Section):
+    """Learning rate over steps: linear warm-up, constant, then a warm-down. Defaults follow the optimizer variant."""
+
+    kind: Literal["trapezoid", "cosine", "constant"] | None = None
+    """Shape of the warm-down: `trapezoid` linear, `cosine` half a cosine, `constant` none."""
+    warmup_steps: Annotated[int, BeforeValidator(parse_count), Field(ge=0)] | None = None
+    """Steps of linear warm-up from 0."""
+    warmdown_frac: Fraction | None = None
+    """Share of the horizon spent on the warm-down."""
+    final_frac: Fraction | None = None
+    """Last learning rate as a share of the peak."""
+
+
+class SourceWeight(Section):
+    """One source of a pretraining mixture."""
+
+    weight: Positive = 1.0
+    """Share of documents drawn from this source, relative to the others."""
+
+
+class Pretrain(Section):
+    """The pretrain stage: next-token prediction on packed documents."""
+
+    data: Annotated[dict[str, SourceWeight], Field(min_length=1)]
+    """Mixture: source name to weight."""
+    horizon: Horizon = Horizon(ratio=12.0)
+    """How long to train. Default: 12 tokens per scaling parameter."""
+    tokens_per_step: Count | Literal["auto"] = "auto"
+    """Tokens per optimizer step over all devices; `auto` follows the batch-size power law."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    buffer_documents: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Documents the best-fit packer chooses from."""
+    init_from: InitFrom | None = None
+    """Start from these weights: a run, a stage folder or a checkpoint folder."""
+
+
+class SftData(Section):
+    """One task of the SFT mixture."""
+
+    task: TextTask
+    """What the rows are and how they are rendered; `conversations` reads chat data as it is."""
+    source: str
+    """Name of the source the task reads."""
+    split: str = "train"
+    """Split of the source, where it has several."""
+    max_examples: Count | None = None
+    """Use only the first so many examples (generated tasks: generate so many)."""
+    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many times the task's examples are in the mixture."""
+
+
+class SftSchedule(Section):
+    """Learning rate over progress (rows consumed / rows): constant, then linear to the final share."""
+
+    constant_frac: Fraction | None = None
+    """Share of progress at the full rate. Default: 0.8 (`current`: 0.5)."""
+    final_frac: Fraction = 0.0
+    """Last learning rate as a share of the peak."""
+
+
+class Sft(Section):
+    """The sft stage: supervised fine-tuning on rendered conversations, loss on the assistant's tokens only."""
+
+    data: Annotated[dict[str, SftData], Field(min_length=1)]
+    """Mixture: a name of your own to a task."""
+    horizon: Horizon = Horizon(epochs=1.0)
+    """How long to train. Default: one epoch."""
+    sequence_len: Annotated[int, BeforeValidator(parse_count), Field(ge=8)] | None = None
+    """Row length in tokens. Default: the model's."""
+    tokens_per_step: Count | None = None
+    """Tokens per optimizer step. Default: pretraining's."""
+    lr_scale: Positive | None = None
+    """Multiplies pretraining's learning rates. Default: 1 (`current`: 0.8)."""
+    schedule: SftSchedule = SftSchedule()
+    buffer_conversations: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Conversations the best-fit packer chooses from."""
+    init_from: InitFrom | None = None
+    """Start from these weights instead of this recipe's pretraining."""
+
+
+class BpbSuite(Section):
+    """Bits per byte on held-out documents."""
+
+    task: Literal["bpb"]
+    source: str | None = None
+    """Source whose held-out documents are used. Default: the pretraining mixture's first."""
+    split: Literal["train", "validation"] = "validation"
+    tokens: Count = 1_000_000
+    """Tokens to evaluate, at most."""
+
+
+class ChoiceSuite(Section):
+    """Multiple choice scored by the log-probability of each option."""
+
+    task: ChoiceTask
+    source: str
+    """Name of the source the task reads."""
+    split: str | None = None
+    """Split of the source. Default: the task's usual evaluation split."""
+    max_problems: Count | None = None
+    """Evaluate at most so many problems, chosen by a fixed shuffle."""
+    num_fewshot: Annotated[int, Field(ge=0, le=64)] = 0
+    """Solved examples shown before each question."""
+
+
+class CoreSuite(Section):
+    """CORE: the tasks of a DCLM evaluation bundle, averaged after centring."""
+
+    task: Literal["core"]
+    source: str
+    """Name of the source that holds the bundle folder."""
+    max_problems: Count | None = None
+    """Problems per task, at most."""
+
+
+BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite, Field(discriminator="task")]
+
+
+class BaseEval(Section):
+    """The base_eval stage: how well the pretrained model predicts."""
+
+    suites: Annotated[dict[Name, BaseSuite], Field(min_length=1)]
+    """A name of your own to a suite."""
+    samples: tuple[str, ...] = ()
+    """Prompts the model continues; the text is kept as an artifact."""
+    sample_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Tokens per sample."""
+    init_from: InitFrom | None = None
+    """Evaluate these weights instead of this recipe's pretraining."""
+
+
+class ChatSuite(Section):
+    """One task of the chat evaluation; multiple-choice tasks compare letters, the others generate."""
+
+    task: ChatTask
+    source: str
+    """Name of the source the task reads."""
+    split: str = "test"
+    """Split of the source; generated tasks hold out words of their own."""
+    max_problems: Count | None = None
+    """Evaluate at most so many problems, chosen by a fixed shuffle."""
+    num_samples: Annotated[int, Field(ge=1, le=256)] = 1
+    """Completions per problem (generative tasks)."""
+    max_tokens: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Tokens per completion, at most."""
+    temperature: NonNegative = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_k: Annotated[int, Field(ge=1)] | None = 50
+    """Sample among the k likeliest tokens; null for all."""
+
+
+class ChatEval(Section):
+    """The chat_eval stage: what the chat model can do."""
+
+    suites: Annotated[dict[Name, ChatSuite], Field(min_length=1)]
+    """A name of your own to a suite."""
+    init_from: InitFrom | None = None
+    """Evaluate these weights instead of this recipe's SFT (or pretraining)."""
+
+
+class Checkpoints(Section):
+    """When checkpoints are saved; never changes what is computed."""
+
+    every_steps: Count | None = None
+    """Save every so many steps."""
+    every_minutes: Positive | None = 10.0
+    """Save when so many minutes have passed since the last save."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Newest checkpoints kept while a stage runs."""
+
+
+class Monitor(Section):
+    """What is looked at while training; never changes what is computed."""
+
+    log_every_steps: Count = 1
+    """Record loss and rates every so many steps."""
+    validate_every_steps: Count | None = 250
+    """Measure validation bpb every so many steps; null for never."""
+    validate_tokens: Count = 131_072
+    """Tokens per validation, at most."""
+    sample_every_steps: Count | None = None
+    """Write samples every so many steps; null for never."""
+    prompts: tuple[str, ...] = ()
+    """Prompts of those samples."""
+
+
+class Limits(Section):
+    """Where a run must stop before it starts."""
+
+    memory: Bytes | None = None
+    """Refuse a plan that needs more memory. Default: the device's."""
+    minutes: Positive | None = None
+    """Refuse a plan whose estimated time is longer."""
+
+
+class Run(Section):
+    """How to execute; never changes what is computed and is never part of a fingerprint."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Rows per forward pass; `auto` is the largest that fits."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """BLAS threads of a CPU run."""
+    checkpoint: Checkpoints = Checkpoints()
+    monitor: Monitor = Monitor()
+    limits: Limits = Limits()
+    offline: bool = False
+    """Never touch the network."""
+
+
+class Tracking(Section):
+    """Where results are logged; local files are written in any case."""
+
+    kind: Literal["mlflow", "none"] = "mlflow"
+    uri: str | None = None
+    """MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    experiment: Annotated[str, Field(min_length=1)] = "nanochat"
+    tags: dict[str, str] = {}
+    """Tags set on the parent run."""
+
+
+_NUMBER = r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-?[0-9]{1,3})?"
+Condition = Annotated[str, Field(pattern=rf"^\s*(<=|>=|<|>|==)\s*{_NUMBER}\s*$", examples=["<= 1.6"])]
+
+
+class Recipe(Section):
+    """One run, from text to chat model. A missing stage section means that there is no such stage."""
+
+    extends: NonEmptyText | tuple[NonEmptyText, ...] | None = None
+    """Recipes this one is written over: a path or a list, relative to this file and inside the recipe folder.
+
+    Maps merge, lists are replaced, `null` drops."""
+    vars: dict[Name, str | int | float | bool] = {}
+    """Values used elsewhere as `${vars.NAME}`."""
+    nanochat: Literal[1]
+    """Version of this schema."""
+    name: Name
+    """Name of the run."""
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Seed of everything random; each stage derives its own keys from it."""
+    sources: dict[Name, Source] = {}
+    """The only place that names anything outside: a name of your own to a source."""
+    tokenizer: Tokenizer | None = None
+    model: Model | None = None
+    pretrain: Pretrain | None = None
+    base_eval: BaseEval | None = None
+    sft: Sft | None = None
+    chat_eval: ChatEval | None = None
+    expect: dict[str, Condition] = {}
+    """Conditions on results, such as `base_eval.bpb: "<= 1.6"`: the run exits 5 where one is not met."""
+    run: Run = Run()
+    tracking: Tracking = Tracking()
+
+
+STAGE_SECTIONS = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")

@@ -1,0 +1,155 @@
+"""Runs the schema over the merged tree and turns what Pydantic finds into findings in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from nanochat.recipe.phrases import choices, dotted, expected, found
+from nanochat.recipe.schema import Recipe
+from nanochat.recipe.schema_walk import ROOT, TAG, Slot, allowed_fields, child, tags
+from nanochat.recipe.suggestions import did_you_mean, unknown_field_help
+from nanochat.recipe.tree import KeyPath, plain, tag_of
+from nanochat.recipe.yaml_reader import Node
+
+_LIMITS = {
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "finite_number",
+    "too_long",
+    "too_short",
+    "string_too_long",
+    "string_too_short",
+}
+_NAME_RULE = "a name has letters, digits, `-` and `_`, begins with a letter or digit, and has at most 64 characters"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong at a path, before it has a place in a file."""
+
+    path: KeyPath
+    code: str
+    message: str
+    help: str = ""
+    at_key: bool = False
+    """Whether the key is to blame, not the value."""
+
+
+def validate(node: Node) -> tuple[Recipe | None, list[Finding]]:
+    """Return the recipe, or None and all that the schema finds wrong."""
+    try:
+        return Recipe.model_validate(plain(node)), []
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+    grouped: dict[tuple[KeyPath, str], list[Mapping[str, Any]]] = {}
+    for each in errors:
+        kind = each["type"] if each["type"] in ("missing", "extra_forbidden") else "value"
+        missing = str(each["loc"][-1]) if kind == "missing" else ""
+        path = _locate(node, each["loc"][:-1] if missing else each["loc"]).path
+        grouped.setdefault((path, kind + missing), []).append(each)
+    return None, [_finding(_locate(node, path), group) for (path, _), group in grouped.items()]
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: KeyPath
+    node: Node
+    slot: Slot | None
+    parent: _Place | None = None
+
+
+def _locate(root: Node, loc: tuple[str | int, ...]) -> _Place:
+    """Return the place that Pydantic means, leaving out what it puts between for unions and keys."""
+    place = _Place((), root, ROOT)
+    for key in loc:
+        value = place.node.value
+        if isinstance(value, dict) and isinstance(key, str) and key in value:
+            inner = value[key].node
+        elif isinstance(value, tuple) and isinstance(key, int) and key < len(value):
+            inner = value[key]
+        else:
+            continue
+        place = _Place((*place.path, key), inner, child(place.slot, key, tag_of(place.node)), place)
+    return place
+
+
+def _finding(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
+    first = group[0]
+    match first["type"]:
+        case "missing":
+            return _missing(place, str(first["loc"][-1]))
+        case "union_tag_not_found":
+            return _missing(place, TAG)
+        case "extra_forbidden":
+            return _unknown(place)
+        case "union_tag_invalid":
+            return _unknown_tag(place)
+        case "exactly_one" | "goes_with":
+            where = f"`{dotted(place.path)}`: " if place.path else ""
+            return Finding(place.path, "exactly-one", where + first["msg"], at_key=True)
+        case _ if "[key]" in first["loc"]:
+            message = f"`{place.path[-1]}` cannot be a name" if place.path else "an empty key cannot be a name"
+            return Finding(place.path, "bad-name", message, _NAME_RULE, at_key=True)
+        case _:
+            return _wrong_value(place, group)
+
+
+def _missing(place: _Place, name: str) -> Finding:
+    where = f"`{dotted(place.path)}`" if place.path else "the recipe"
+    inner = child(place.slot, name, tag_of(place.node))
+    if name == TAG:
+        help_ = "it takes one of " + ", ".join(f"`{each}`" for each in tags(place.slot))
+    else:
+        help_ = f"it takes {expected(inner)}" if inner is not None else ""
+    return Finding(place.path, "missing-field", f"{where} needs the field `{name}`", help_, at_key=True)
+
+
+def _unknown(place: _Place) -> Finding:
+    assert place.parent is not None, "a field is inside something"
+    name, section = str(place.path[-1]), place.parent.path
+    where = f"`{dotted(section)}`" if section else "a recipe"
+    allowed = allowed_fields(place.parent.slot, tag_of(place.parent.node))
+    help_ = unknown_field_help(name, tuple(str(key) for key in section), allowed)
+    return Finding(place.path, "unknown-field", f"`{name}` is not a field of {where}", help_, at_key=True)
+
+
+def _unknown_tag(place: _Place) -> Finding:
+    assert isinstance(place.node.value, dict), "a tag is read from a map"
+    written = place.node.value[TAG].node
+    name = dotted((*place.path, TAG))
+    help_ = did_you_mean(str(written.value), tags(place.slot))
+    message = f"`{name}` cannot be {found(written)}"
+    return Finding((*place.path, TAG), "bad-choice", message, help_)
+
+
+def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
+    kinds = {str(each["type"]) for each in group}
+    if place.slot is None:
+        return Finding(place.path, "wrong-type", f"`{dotted(place.path)}`: {group[0]['msg']}")
+    words = choices(place.slot)
+    help_ = ""
+    if kinds & _LIMITS:
+        code = "out-of-range"
+    elif "string_pattern_mismatch" in kinds or "value_error" in kinds:
+        code = "bad-format"
+        help_ = next(
+            (
+                str(each["msg"]).removeprefix("Value error, ")
+                for each in group
+                if "ctx" in each and "error" in each["ctx"]
+            ),
+            "",
+        )
+    elif "literal_error" in kinds and isinstance(place.node.value, str):
+        code, help_ = "bad-choice", did_you_mean(place.node.value, words)
+    else:
+        code = "wrong-type"
+    want = expected(place.slot, tag_of(place.node))
+    where = f"`{dotted(place.path)}`" if place.path else "a recipe"
+    return Finding(place.path, code, f"{where} must be {want}, found {found(place.node)}", help_)

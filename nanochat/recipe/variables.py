@@ -1,0 +1,106 @@
+"""`${vars.NAME}`: a whole value keeps the variable's type, inside text it is text. No expressions, no nesting."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from nanochat.recipe.diagnostics import Diagnostic, Origin
+from nanochat.recipe.schema_walk import Slot
+from nanochat.recipe.suggestions import did_you_mean
+from nanochat.recipe.tree import KeyPath, map_scalars
+from nanochat.recipe.yaml_reader import Node, Scalar
+
+_USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
+_MAX_EXPANDED_CHARS = 2**18
+
+
+@dataclass(frozen=True)
+class Substituted:
+    """A tree with its variables put in, what was wrong with their uses, and the paths left as they were."""
+
+    node: Node
+    diagnostics: tuple[Diagnostic, ...]
+    failed: frozenset[KeyPath]
+
+
+def substitute(root: Node) -> Substituted:
+    """Return the tree with its variables put in.
+
+    `$${` writes a literal `${`. Variables hold plain values and may not use one another.
+    """
+    substitution = _Substitution(_variables(root))
+    node = map_scalars(root, substitution.apply)
+    return Substituted(node, tuple(substitution.diagnostics), frozenset(substitution.failed))
+
+
+def escape(text: str) -> str:
+    """Return `text` such that `substitute` gives it back."""
+    return text.replace("${", "$${")
+
+
+def _variables(root: Node) -> dict[str, Scalar]:
+    entry = root.value.get("vars") if isinstance(root.value, dict) else None
+    if entry is None or not isinstance(entry.node.value, dict):
+        return {}
+    values = {name: each.node.value for name, each in entry.node.value.items()}
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+
+
+class _Substitution:
+    def __init__(self, variables: dict[str, Scalar]) -> None:
+        self.diagnostics: list[Diagnostic] = []
+        self.failed: set[KeyPath] = set()
+        self._path: KeyPath = ()
+        self._variables = variables
+        self._expanded_chars = 0
+
+    def apply(self, node: Node, slot: Slot | None, path: KeyPath) -> Node:
+        text = node.value
+        if not isinstance(text, str) or "${" not in text:
+            return node
+        self._path = path
+        if path[:1] == ("vars",):
+            self._note("bad-variable", "a variable cannot use another one", node, "${", "write the value out")
+            return node
+        whole = _USE.fullmatch(text)
+        if whole is not None and whole[2] is not None:
+            return replace(node, value=self._value(whole, node))
+        return replace(node, value=_USE.sub(lambda use: self._text(use, node), text))
+
+    def _text(self, use: re.Match[str], node: Node) -> str:
+        if use[1] is not None:
+            return use[1]
+        value = self._value(use, node)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        self._expanded_chars += len(text)
+        if self._expanded_chars > _MAX_EXPANDED_CHARS:
+            if self._expanded_chars - len(text) <= _MAX_EXPANDED_CHARS:
+                self._note("too-large", "variables grow the recipe too far", node, use[0])
+            return ""
+        return text
+
+    def _value(self, use: re.Match[str], node: Node) -> Scalar:
+        inner = use[2].strip()
+        if not use[3]:
+            self._note("bad-variable", "`${` is not closed", node, use[0][:2], "write `$${` for the two characters")
+        elif not inner.startswith("vars."):
+            help_ = "write `$${` for the two characters themselves"
+            self._note("bad-variable", f"`{use[0]}` is not of the form `${{vars.NAME}}`", node, use[0], help_)
+        elif inner.removeprefix("vars.") not in self._variables:
+            name = inner.removeprefix("vars.")
+            help_ = did_you_mean(name, self._variables) or "this recipe sets no `vars`"
+            self._note("unknown-variable", f"there is no variable `{name}`", node, use[0], help_)
+        else:
+            return self._variables[inner.removeprefix("vars.")]
+        return use[0]
+
+    def _note(self, code: str, message: str, node: Node, part: str, help_: str = "") -> None:
+        self.failed.add(self._path)
+        self.diagnostics.append(Diagnostic(code, message, _place_of(part, node.origin), help_))
+
+
+def _place_of(part: str, origin: Origin) -> Origin:
+    """Return where `part` stands in the text at `origin`; `origin` itself where it is not on that line."""
+    column = origin.text.line(origin.line).find(part, origin.column - 1) + 1
+    return replace(origin, column=column, length=len(part)) if column else origin
