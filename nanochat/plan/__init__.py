@@ -1,1 +1,1 @@
-"""A recipe compiled into stages with every derived number. Pure: no MLX, no MLflow, no clock."""
+"""From a validated recipe to a plan: derived numbers, stage specifications, fingerprints, estimates. Pure; no MLX."""

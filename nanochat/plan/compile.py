@@ -1,0 +1,222 @@
+"""From a loaded recipe to a plan: sources, specifications, order, identity and estimate of each stage.
+
+Pure: the only things asked of the world are source digests, through an argument. All that does not fit together is told
+at once, located in the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError
+from nanochat.model.config import GPTConfig
+from nanochat.plan.derive_evals import derive_base_eval, derive_chat_eval, derive_tokenizer
+from nanochat.plan.derive_pretrain import SourceTokens, derive_pretrain
+from nanochat.plan.derive_sft import derive_sft
+from nanochat.plan.estimate import RATES, DeviceClass, estimate_stage, total
+from nanochat.plan.findings import Notebook
+from nanochat.plan.fingerprint import identity
+from nanochat.plan.identity import identity_fields, stage_sources
+from nanochat.plan.notes import estimate_notes
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.shapes import derive_model
+from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
+from nanochat.recipe import schema
+from nanochat.recipe.execution import Run
+from nanochat.recipe.load import LoadedRecipe
+
+Digests = Callable[[SourceSpec], str]
+
+_DEFAULT_VALIDATION_FRAC = 0.01
+_STDLIB_VALIDATION_FRAC = 0.02
+"""The library has few files, so that one in a hundred would be too little text."""
+_UPSTREAM: dict[StageName, tuple[StageName, ...]] = {
+    "tokenizer": (),
+    "pretrain": ("tokenizer",),
+    "base_eval": ("pretrain",),
+    "sft": ("pretrain",),
+    "chat_eval": ("sft", "pretrain"),
+}
+"""What each stage reads: the first of these that the recipe has."""
+
+
+def compile_plan(
+    loaded: LoadedRecipe,
+    *,
+    digests: Digests | None = None,
+    source_tokens: SourceTokens | None = None,
+    device_class: DeviceClass | None = None,
+) -> Plan:
+    """Return the plan of a recipe.
+
+    Args:
+        loaded: the validated recipe.
+        digests: returns the sha256 of a source; without it stages have no source digests and no fingerprint.
+        source_tokens: returns a source's training tokens where known; only pretraining by epochs asks.
+        device_class: what times are estimated for where the recipe says `run.device: auto`; default a CPU.
+
+    Raises:
+        RecipeError: every impossibility, located.
+        PreflightError: every source that `digests` could not reach.
+    """
+    recipe, notebook = loaded.recipe, Notebook()
+    sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
+    config = _derive_config(recipe, notebook)
+    specs = _derive_specs(recipe, sources, config, notebook, source_tokens) if not notebook.findings else []
+    if notebook.findings:
+        raise loaded.error([loaded.diagnose(one.path, one.code, one.message, one.advice) for one in notebook.findings])
+    digest_by_source = _read_digests(specs, digests)
+    device = _device_class(recipe.run.device, device_class)
+    execution = execution_spec(recipe.run)
+    stages = tuple(_plan_stage(recipe, spec, specs, config, execution, digest_by_source, device) for spec in specs)
+    totals = total([stage.estimate for stage in stages])
+    return Plan(
+        recipe_name=recipe.name,
+        description=recipe.description,
+        seed=recipe.seed,
+        stages=stages,
+        totals=totals,
+        expectations=dict(recipe.expect),
+        notes=(*notebook.notes, *estimate_notes(stages, totals, execution, RATES[device])),
+    )
+
+
+def source_spec(name: str, section: schema.Source) -> SourceSpec:
+    """Return a source with its validation rule filled in; hub and local defaults are 1 % by hash."""
+    given = section.validation
+    frac = given.hash_frac if given else None
+    if given is None and section.builtin != "spelling":  # words are held out by a rule of their own
+        frac = _STDLIB_VALIDATION_FRAC if section.builtin == "python-stdlib" else _DEFAULT_VALIDATION_FRAC
+    path = (section.path,) if isinstance(section.path, str) else section.path
+    return SourceSpec(
+        name=name,
+        uri=section.uri,
+        revision=section.revision,
+        path=path,
+        builtin=section.builtin,
+        column=section.column,
+        max_files=section.max_files,
+        max_document_chars=section.max_document_chars,
+        validation_shard=given.shard if given else None,
+        validation_hash_frac=frac,
+    )
+
+
+def execution_spec(run: Run) -> ExecutionSpec:
+    """Return how stages are executed; `auto` for the micro-batch becomes None."""
+    monitor = run.monitor
+    return ExecutionSpec(
+        device=run.device,
+        dtype=run.dtype,
+        micro_batch_size=None if run.micro_batch_size == "auto" else run.micro_batch_size,
+        activation_checkpointing=run.activation_checkpointing,
+        threads=run.threads,
+        memory_limit_bytes=run.limits.memory,
+        checkpoint_every_steps=run.checkpoint.every_steps,
+        checkpoint_every_minutes=run.checkpoint.every_minutes,
+        checkpoint_keep=run.checkpoint.keep,
+        log_every_steps=monitor.log_every_steps,
+        validate_every_steps=monitor.validate_every_steps,
+        validate_tokens=monitor.validate_tokens,
+        sample_every_steps=monitor.sample_every_steps,
+        prompts=monitor.prompts,
+        offline=run.offline,
+    )
+
+
+def _derive_config(recipe: schema.Recipe, notebook: Notebook) -> GPTConfig | None:
+    if recipe.model is None:
+        if recipe.pretrain is not None:
+            notebook.refuse(
+                ("pretrain", "init_from"),
+                "missing-stage",
+                "`pretrain` needs the section `model`, also where it starts from given weights",
+                advice="add the `model` section that the weights were made with",
+            )
+        return None
+    if recipe.tokenizer is not None:
+        vocab_size = recipe.tokenizer.vocab_size
+    else:
+        vocab_size = GPTConfig.vocab_size
+        notebook.note(f"vocabulary: that of the starting weights; sizes are shown for {vocab_size:,} pieces")
+    config, findings = derive_model(recipe.model, vocab_size=vocab_size)
+    notebook.findings += findings
+    return config
+
+
+def _derive_specs(
+    recipe: schema.Recipe,
+    sources: Mapping[str, SourceSpec],
+    config: GPTConfig | None,
+    notebook: Notebook,
+    source_tokens: SourceTokens | None,
+) -> list[StageSpec]:
+    """Return the specs of the recipe's stages, in the order in which they run."""
+    specs: list[StageSpec] = []
+    pretrain, seed = None, recipe.seed
+    if recipe.tokenizer is not None:
+        specs.append(derive_tokenizer(recipe.tokenizer, sources, seed=seed))
+    if recipe.pretrain is not None:
+        assert config is not None, "refused before"
+        pretrain = derive_pretrain(recipe.pretrain, config, sources, notebook, seed=seed, source_tokens=source_tokens)
+        specs.append(pretrain)
+    if recipe.base_eval is not None:
+        specs.append(derive_base_eval(recipe.base_eval, recipe.pretrain, sources, notebook, seed=seed))
+    if recipe.sft is not None:
+        specs.append(derive_sft(recipe.sft, config, pretrain, sources, notebook, seed=seed))
+    if recipe.chat_eval is not None:
+        specs.append(derive_chat_eval(recipe.chat_eval, sources, seed=seed))
+    return specs
+
+
+def _read_digests(specs: list[StageSpec], digests: Digests | None) -> dict[str, str]:
+    if digests is None:
+        return {}
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for source in {source.name: source for spec in specs for source in stage_sources(spec)}.values():
+        try:
+            found[source.name] = digests(source)
+        except PreflightError as error:
+            problems.append(str(error))
+    if problems:
+        raise PreflightError("\n".join(problems))
+    return found
+
+
+def _plan_stage(
+    recipe: schema.Recipe,
+    spec: StageSpec,
+    specs: list[StageSpec],
+    config: GPTConfig | None,
+    execution: ExecutionSpec,
+    digests: Mapping[str, str],
+    device: DeviceClass,
+) -> StagePlan:
+    sources = stage_sources(spec)
+    return StagePlan(
+        name=spec.stage,
+        spec=spec,
+        execution=execution,
+        identity=identity(spec.stage, identity_fields(recipe, spec), seed=recipe.seed),
+        upstream=_upstream(spec, specs),
+        sources=sources,
+        source_digests={source.name: digests[source.name] for source in sources if source.name in digests},
+        estimate=estimate_stage(spec, execution, config, device),
+    )
+
+
+def _upstream(spec: StageSpec, specs: list[StageSpec]) -> tuple[StageName, ...]:
+    if not isinstance(spec, TokenizerSpec) and spec.init_from is not None:
+        return ()
+    present = {one.stage for one in specs}
+    return tuple(name for name in _UPSTREAM[spec.stage] if name in present)[:1]
+
+
+def _device_class(device: str, assumed: DeviceClass | None) -> DeviceClass:
+    if device == "cpu":
+        return "cpu"
+    if device == "gpu":
+        return "metal" if assumed == "metal" else "cuda"
+    return assumed or "cpu"

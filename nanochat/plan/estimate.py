@@ -1,0 +1,216 @@
+"""Tokens, FLOPs, memory, disk and time of each stage, before anything starts. Estimates, and labelled so.
+
+FLOPs of training are exact by the formula of `GPTConfig.flops_per_token`; evaluation counts a third of that (forward
+only). What depends on data that is not read yet (examples of a task, their lengths) comes from `examples`. Time is
+FLOPs over an assumed rate per class of device (`RATES`), decoding over an assumed bandwidth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan import examples, memory
+from nanochat.plan.memory import Dtype
+from nanochat.plan.scaling import steps_for_tokens
+from nanochat.plan.specs import (
+    BaseEvalSpec,
+    BpbSuiteSpec,
+    ChatEvalSpec,
+    ExecutionSpec,
+    PretrainSpec,
+    SftSpec,
+    StageSpec,
+    TokenizerSpec,
+)
+
+DeviceClass = Literal["cpu", "metal", "cuda"]
+
+AUTO_ROWS = 16
+"""Rows per forward pass that `micro_batch_size: auto` is shown with; a device with a known limit may take others."""
+EVAL_ROWS = 32
+"""Rows evaluated or decoded at a time."""
+TOKENIZER_CHARS_PER_SECOND = 6.4e6
+"""SentencePiece BPE training, 32 MB in 5 s on one core."""
+STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
+"""A child process until its first step: imports, weights, compiled kernels."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a device class is assumed to do."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    """Memory bandwidth, which bounds decoding."""
+    basis: str
+    """Where the numbers come from, for the plan's reader."""
+
+
+RATES: dict[DeviceClass, Rate] = {
+    "cpu": Rate(4.0e10, 8e9, "one x86-64 core: 40 GFLOP/s, measured at the quickstart's size"),
+    "metal": Rate(5.0e12, 2e11, "an Apple M-series Pro or Max: 5 TFLOP/s, assumed"),
+    "cuda": Rate(3.0e14, 2e12, "one H100: 300 TFLOP/s, the project's aim at the 286M size"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Size and cost of a stage or a run; None where the plan cannot know."""
+
+    parameters: int | None = None
+    tokens: int | None = None
+    """Tokens trained on (tokenizer: none; evaluations: tokens read or generated)."""
+    flops: float | None = None
+    peak_memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    """Left on disk at its largest: outputs and kept checkpoints."""
+    seconds: float | None = None
+
+
+def estimate_stage(
+    spec: StageSpec, execution: ExecutionSpec, config: GPTConfig | None, device: DeviceClass
+) -> Estimate:
+    """Return the estimate of one stage; `config` is its model where the recipe says it."""
+    if isinstance(spec, TokenizerSpec):
+        return _estimate_tokenizer(spec)
+    if config is None:
+        return Estimate()
+    dtype = _dtype(execution, device)
+    match spec:
+        case PretrainSpec():
+            tokens = spec.steps * spec.tokens_per_step
+            return _estimate_training(
+                config, config.sequence_len, spec.tokens_per_step, tokens, execution, dtype, device
+            )
+        case SftSpec():
+            length = spec.sequence_len or config.sequence_len
+            return _estimate_training(config, length, spec.tokens_per_step, _sft_tokens(spec), execution, dtype, device)
+        case BaseEvalSpec():
+            return _estimate_base_eval(spec, config, dtype, device)
+        case ChatEvalSpec():
+            return _estimate_chat_eval(spec, config, dtype, device)
+        case _:
+            assert_never(spec)
+
+
+def total(estimates: list[Estimate]) -> Estimate:
+    """Return the sum over stages (parameters and peak memory: the largest); None counts as nothing, unless all are."""
+
+    def known(name: str) -> list[float]:
+        return [value for one in estimates if (value := getattr(one, name)) is not None]
+
+    def whole(values: list[float]) -> int | None:
+        return int(sum(values)) if values else None
+
+    return Estimate(
+        parameters=whole(known("parameters")[:1]),
+        tokens=whole(known("tokens")),
+        flops=math.fsum(known("flops")) if known("flops") else None,
+        peak_memory_bytes=whole([max(known("peak_memory_bytes"), default=0)]) or None,
+        disk_bytes=whole(known("disk_bytes")),
+        seconds=math.fsum(known("seconds")) if known("seconds") else None,
+    )
+
+
+def shown_micro_batch(execution: ExecutionSpec, tokens_per_step: int, sequence_len: int) -> int:
+    """Return the rows per forward pass that estimates assume: the recipe's, or AUTO_ROWS, never more than a step's."""
+    rows = max(1, tokens_per_step // sequence_len)
+    return min(execution.micro_batch_size or AUTO_ROWS, rows)
+
+
+def _dtype(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
+    if execution.dtype == "auto":
+        return "float32" if device == "cpu" else "bfloat16"
+    return execution.dtype
+
+
+def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
+    chars = min(spec.max_chars, examples.source_chars(spec.source) or spec.max_chars)
+    # SentencePiece holds the text and about as much again in indexes; it is given at most max_chars.
+    return Estimate(
+        peak_memory_bytes=memory.PROCESS_BYTES + 6 * chars,
+        disk_bytes=24 * spec.vocab_size,
+        seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
+    )
+
+
+def _estimate_training(
+    config: GPTConfig,
+    sequence_len: int,
+    tokens_per_step: int,
+    tokens: int | None,
+    execution: ExecutionSpec,
+    dtype: Dtype,
+    device: DeviceClass,
+) -> Estimate:
+    step = memory.training_memory(
+        config,
+        sequence_len=sequence_len,
+        dtype=dtype,
+        activation_checkpointing=execution.activation_checkpointing,
+    )
+    flops = None if tokens is None else float(tokens * config.flops_per_token())
+    recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
+    seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / RATES[device].flops_per_second
+    kept = execution.checkpoint_keep + 1  # one more while it is written
+    return Estimate(
+        parameters=config.num_parameters(),
+        tokens=tokens,
+        flops=flops,
+        peak_memory_bytes=step.peak(shown_micro_batch(execution, tokens_per_step, sequence_len)),
+        disk_bytes=kept * memory.checkpoint_bytes(config) + 4 * config.num_parameters(),
+        seconds=seconds,
+    )
+
+
+def _sft_tokens(spec: SftSpec) -> int | None:
+    """Return the tokens of an SFT run in whole steps, or None where an epoch's size is not known."""
+    if spec.steps is not None:
+        return spec.steps * spec.tokens_per_step
+    tokens: float | None = spec.tokens
+    if spec.epochs is not None:
+        sizes = [examples.sft_item_tokens(item) for item in spec.data]
+        tokens = None if None in sizes else spec.epochs * sum(size for size in sizes if size is not None)
+    return None if tokens is None else steps_for_tokens(tokens, spec.tokens_per_step) * spec.tokens_per_step
+
+
+def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
+    tokens = 0
+    for suite in spec.suites.values():
+        tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
+    decoded = _decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
+    return _estimate_eval(config, tokens, decoded, dtype, device)
+
+
+def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
+    tokens, decoded = 0, 0.0
+    for suite in spec.suites.values():
+        prompt, completion = examples.chat_suite_tokens(suite)
+        tokens += prompt + completion
+        decoded += _decode_seconds(config, completion, EVAL_ROWS, dtype, device)
+    return _estimate_eval(config, tokens, decoded, dtype, device)
+
+
+def _estimate_eval(
+    config: GPTConfig, tokens: int, decode_seconds: float, dtype: Dtype, device: DeviceClass
+) -> Estimate:
+    flops = tokens * config.flops_per_token() / 3
+    rows = min(EVAL_ROWS, max(1, 16_384 // config.sequence_len))
+    return Estimate(
+        parameters=config.num_parameters(),
+        tokens=tokens,
+        flops=flops,
+        peak_memory_bytes=memory.decoding_bytes(config, rows=rows, tokens=config.sequence_len, dtype=dtype),
+        disk_bytes=8 * tokens,
+        seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decode_seconds,
+    )
+
+
+def _decode_seconds(config: GPTConfig, tokens: int, rows: int, dtype: Dtype, device: DeviceClass) -> float:
+    """Return the time to decode `tokens` tokens, `rows` at a time: the weights are read once per step."""
+    weights = config.num_scaling_parameters() * memory.VALUE_BYTES[dtype]
+    overhead = 2e-4 * config.n_layer
+    return tokens / rows * (overhead + weights / RATES[device].bytes_per_second)

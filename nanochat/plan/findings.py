@@ -1,0 +1,47 @@
+"""What is found while a plan is derived: mistakes of the recipe, not yet located, and notes for the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+RecipePath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake: where in the recipe (keys from the root), a stable code, what is wrong, and what to do."""
+
+    path: RecipePath
+    code: str
+    message: str
+    advice: str = ""
+
+
+@dataclass
+class Notebook:
+    """Collects mistakes, so that all are told at once, and sentences that the plan shows."""
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def refuse(self, path: RecipePath, code: str, message: str, *, advice: str = "") -> None:
+        """Write down a mistake."""
+        self.findings.append(Finding(path, code, message, advice))
+
+    def note(self, text: str | None) -> None:
+        """Write down a sentence for the plan, where there is one."""
+        if text:
+            self.notes.append(text)
+
+    def check_whole_rows(self, path: RecipePath, tokens_per_step: int, sequence_len: int) -> None:
+        """Refuse a batch that is not a whole number of rows, naming the nearest that are."""
+        if tokens_per_step % sequence_len == 0:
+            return
+        below = tokens_per_step // sequence_len * sequence_len
+        nearest = [str(value) for value in (below, below + sequence_len) if value]
+        self.refuse(
+            path,
+            "uneven-batch",
+            f"{tokens_per_step:,} tokens per step are not a whole number of rows of {sequence_len:,} tokens",
+            advice=f"nearest that fit: {' and '.join(nearest)}",
+        )

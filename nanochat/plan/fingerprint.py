@@ -1,0 +1,101 @@
+"""The fingerprint of a stage, and what changed between two of them.
+
+The hashed document is {stage, code, seed where the stage draws, fields, sources, upstream}: `fields` from `identity`,
+the other two maps hold sha256 digests of what is read. Nothing of how a stage is executed is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from nanochat.plan.plan import INIT_FROM, StagePlan
+from nanochat.plan.specs import StageName
+
+CODE_VERSIONS: dict[StageName, int] = {"tokenizer": 1, "pretrain": 1, "base_eval": 1, "sft": 1, "chat_eval": 1}
+"""Raised by whoever changes the numerics of a stage or one of its defaults: results from before are not reused."""
+
+DRAWING_STAGES: tuple[StageName, ...] = ("pretrain", "base_eval", "sft", "chat_eval")
+"""Stages whose result depends on the seed; tokenizer training is deterministic."""
+
+Document = dict[str, JsonValue]
+
+
+def identity(stage: StageName, fields: Mapping[str, JsonValue], *, seed: int) -> Document:
+    """Return the part of a stage's document that the recipe alone decides."""
+    drawn: Document = {"seed": seed} if stage in DRAWING_STAGES else {}
+    return {"stage": stage, "code": CODE_VERSIONS[stage], **drawn, "fields": dict(fields)}
+
+
+def document(
+    stage: StagePlan, upstream_digests: Mapping[str, str], source_digests: Mapping[str, str] | None = None
+) -> Document:
+    """Return what is hashed: the stage's identity and the digests of what it reads.
+
+    Digests of anything else are ignored. Where the stage starts from `init_from`, the digest of those weights stands
+    under the key `init_from` in `upstream_digests`. `source_digests` by source name; default: those of the plan.
+    """
+    known = stage.source_digests if source_digests is None else source_digests
+    read = [*stage.upstream, INIT_FROM] if stage.init_from is not None else [*stage.upstream]
+    missing = [f"upstream {name}" for name in read if name not in upstream_digests]
+    missing += [f"source {source.name}" for source in stage.sources if source.name not in known]
+    assert not missing, f"no digest for {', '.join(missing)} of stage {stage.name}"
+    return {
+        **stage.identity,
+        "sources": {source.name: known[source.name] for source in stage.sources},
+        "upstream": {name: upstream_digests[name] for name in read},
+    }
+
+
+def fingerprint(
+    stage: StagePlan, upstream_digests: Mapping[str, str], source_digests: Mapping[str, str] | None = None
+) -> str:
+    """Return the sha256 (64 hex digits) of the stage's document in canonical JSON."""
+    return fingerprint_document(document(stage, upstream_digests, source_digests))
+
+
+def fingerprint_document(content: Mapping[str, JsonValue]) -> str:
+    """Return the sha256 (64 hex digits) of canonical JSON: sorted keys, no blanks, ASCII, no NaN."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def explain(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:
+    """Return what changed between two documents (or identities), a line each; empty where nothing did."""
+    changes = []
+    if old.get("code") != new.get("code"):
+        changes.append(f"code version {_show(old.get('code'))} -> {_show(new.get('code'))}")
+    if old.get("seed") != new.get("seed"):
+        changes.append(f"seed: {_show(old.get('seed'))} -> {_show(new.get('seed'))}")
+    before, after = _map(old, "fields"), _map(new, "fields")
+    for path in sorted(before.keys() | after.keys()):
+        if path not in before or path not in after or before[path] != after[path]:
+            changes.append(f"{path}: {_field(before, path)} -> {_field(after, path)}")
+    changes += _digest_changes(old, new, "sources", "source `{}`")
+    return changes + _digest_changes(old, new, "upstream", "upstream {}")
+
+
+def _digest_changes(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue], key: str, label: str) -> list[str]:
+    before, after = _map(old, key), _map(new, key)
+    changes = []
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            what = "changed" if name in before and name in after else "added" if name in after else "dropped"
+            changes.append(f"{label.format(name)} {what}")
+    return changes
+
+
+def _map(content: Mapping[str, JsonValue], key: str) -> Mapping[str, JsonValue]:
+    value = content.get(key, {})
+    return value if isinstance(value, dict) else {}
+
+
+def _field(fields: Mapping[str, JsonValue], path: str) -> str:
+    return _show(fields[path]) if path in fields else "default"
+
+
+def _show(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,58 @@
+"""The plan of a run: its stages in order, each fully specified, with identity and estimate. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from nanochat.data.sources import SourceSpec
+from nanochat.plan.estimate import Estimate
+from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
+
+INIT_FROM = "init_from"
+"""Key of the starting weights' digest among a stage's upstream digests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage: what to compute (`spec`), how (`execution`), and what it reads."""
+
+    name: StageName
+    spec: StageSpec
+    execution: ExecutionSpec
+    identity: Mapping[str, JsonValue]
+    """{stage, code, seed, fields}: see `fingerprint`."""
+    upstream: tuple[StageName, ...]
+    """Stages of this plan whose output is read; empty where `init_from` takes their place."""
+    sources: tuple[SourceSpec, ...]
+    source_digests: Mapping[str, str]
+    """By source name; empty where the plan was made without digests."""
+    estimate: Estimate
+
+    @property
+    def init_from(self) -> str | None:
+        """The weights this stage starts from instead of an upstream stage's, as written in the recipe."""
+        return None if isinstance(self.spec, TokenizerSpec) else self.spec.init_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe, compiled."""
+
+    recipe_name: str
+    description: str
+    seed: int
+    stages: tuple[StagePlan, ...]
+    totals: Estimate
+    expectations: Mapping[str, str]
+    notes: tuple[str, ...]
+    """What the plan decided that the recipe does not say, and what its estimates assume."""
+
+    def stage(self, name: str) -> StagePlan:
+        """Return the stage of that name; KeyError where the plan has none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)

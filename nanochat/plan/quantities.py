@@ -1,0 +1,38 @@
+"""Numbers as a reader likes them: counts, FLOPs, bytes and durations, three digits each."""
+
+from __future__ import annotations
+
+_COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+_BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_DURATIONS = ((86_400 * 365, "years"), (86_400, "days"), (3_600, "h"), (60, "min"))
+
+
+def show_count(value: float | None) -> str:
+    """Return `600M`, `1.51M`, `286M`; `-` for None."""
+    if value is None:
+        return "-"
+    return _scaled(value, _COUNTS, "") if value >= 10_000 else f"{value:,.0f}"
+
+
+def show_flops(value: float | None) -> str:
+    """Return `4.81e17`; `-` for None."""
+    return "-" if value is None else f"{value:.2e}".replace("e+", "e")
+
+
+def show_bytes(value: float | None) -> str:
+    """Return `22.3 GiB`; `-` for None."""
+    return "-" if value is None else _scaled(value, _BYTES, " ") if value >= 2**10 else f"{value:.0f} B"
+
+
+def show_duration(seconds: float | None) -> str:
+    """Return `45 s`, `37 min`, `1.9 days`; `-` for None."""
+    if seconds is None:
+        return "-"
+    return _scaled(seconds, _DURATIONS, " ") if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _scaled(value: float, units: tuple[tuple[float, str], ...], blank: str) -> str:
+    size, unit = next((one for one in units if value >= one[0]), units[-1])
+    number = value / size
+    digits = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f}{blank}{unit}"

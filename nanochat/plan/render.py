@@ -1,0 +1,170 @@
+"""A plan as text of at most 100 columns, and as JSON. What will happen to each stage and why comes in as words."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import assert_never
+
+from pydantic import JsonValue
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
+from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, StageName, TokenizerSpec
+
+WIDTH = 100
+_HEAD = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
+_RIGHT = (False, False, True, True, True, True, True)
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """What will happen to a stage, in a word (`run`, `resume`, `cached`), and why."""
+
+    text: str
+    why: str = ""
+
+
+def render_plan(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
+    """Return the plan as shown by `nanochat-run plan`; stages without a status have none shown."""
+    shown = {stage.name: statuses.get(stage.name, StageStatus("")) for stage in plan.stages}
+    parts = [_title(plan), _table(plan, shown), *(_describe(stage, shown[stage.name]) for stage in plan.stages)]
+    if plan.expectations:
+        parts.append(_lines("expected", (f"{name} {condition}" for name, condition in plan.expectations.items())))
+    if plan.notes:
+        parts.append(_lines("notes", plan.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def plan_to_json(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> dict[str, JsonValue]:
+    """Return the plan as JSON values: specifications, identities, estimates, statuses."""
+    return {
+        "recipe": plan.recipe_name,
+        "seed": plan.seed,
+        "stages": [_stage_to_json(stage, statuses.get(stage.name, StageStatus(""))) for stage in plan.stages],
+        "totals": asdict(plan.totals),
+        "expect": dict(plan.expectations),
+        "notes": list(plan.notes),
+    }
+
+
+def _stage_to_json(stage: StagePlan, status: StageStatus) -> JsonValue:
+    return {
+        "stage": stage.name,
+        "status": status.text,
+        "why": status.why,
+        "upstream": list(stage.upstream),
+        "spec": stage.spec.model_dump(mode="json"),
+        "execution": stage.execution.model_dump(mode="json"),
+        "identity": dict(stage.identity),
+        "sources": dict(stage.source_digests),
+        "estimate": asdict(stage.estimate),
+    }
+
+
+def _title(plan: Plan) -> str:
+    lines = [f"{plan.recipe_name}: {len(plan.stages)} stage{'s' if len(plan.stages) != 1 else ''}, seed {plan.seed}"]
+    lines += textwrap.wrap(" ".join(plan.description.split()), WIDTH, max_lines=3)
+    config = _config(plan)
+    if config is not None:
+        lines.append(
+            f"model: {config.num_parameters():,} parameters, {config.flops_per_token():,} training FLOPs per token"
+        )
+        lines.append(
+            f"       {config.n_layer} layers, width {config.n_embd}, {config.n_head} heads of {config.head_dim}"
+            f"{'' if config.n_kv_head == config.n_head else f' ({config.n_kv_head} for keys)'}, "
+            f"context {config.sequence_len:,}, windows {config.window_pattern}, {config.architecture}"
+        )
+    return "\n".join(lines)
+
+
+def _config(plan: Plan) -> GPTConfig | None:
+    return next((stage.spec.model for stage in plan.stages if isinstance(stage.spec, PretrainSpec)), None)
+
+
+def _table(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
+    rows = [_HEAD]
+    for stage in plan.stages:
+        one = stage.estimate
+        rows.append((stage.name, statuses[stage.name].text, *_costs(stage), _approx(one.seconds)))
+    totals = plan.totals
+    costs = (show_count(totals.tokens), show_flops(totals.flops), show_bytes(totals.peak_memory_bytes))
+    rows.append(("total", "", *costs, show_bytes(totals.disk_bytes), _approx(totals.seconds)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    text = [_row(row, widths) for row in rows]
+    rule = "-" * len(text[0])
+    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def _costs(stage: StagePlan) -> tuple[str, str, str, str]:
+    one = stage.estimate
+    return show_count(one.tokens), show_flops(one.flops), show_bytes(one.peak_memory_bytes), show_bytes(one.disk_bytes)
+
+
+def _approx(seconds: float | None) -> str:
+    return "-" if seconds is None else f"~{show_duration(seconds)}"
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    shown = (
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, _RIGHT, strict=True)
+    )
+    return "  ".join(shown)
+
+
+def _describe(stage: StagePlan, status: StageStatus) -> str:
+    lines = [_what(stage)]
+    if stage.init_from is not None:
+        lines.append(f"starts from {stage.init_from}")
+    if status.why:
+        lines.append(f"{status.text}: {status.why}" if status.text else status.why)
+    return _lines(stage.name, lines, bullet="")
+
+
+def _lines(title: str, lines: Iterable[str], *, bullet: str = "- ") -> str:
+    wrapped = []
+    for line in lines:
+        wrapped += textwrap.wrap(line, WIDTH, initial_indent=f"  {bullet}", subsequent_indent=" " * (2 + len(bullet)))
+    return "\n".join([title, *wrapped])
+
+
+def _what(stage: StagePlan) -> str:
+    """Return in a sentence what a stage computes."""
+    spec = stage.spec
+    match spec:
+        case TokenizerSpec():
+            return (
+                f"{spec.vocab_size:,} pieces from at most {show_count(spec.max_chars)} characters of {spec.source.name}"
+            )
+        case PretrainSpec():
+            names = ", ".join(item.source.name for item in spec.data)
+            rows = spec.tokens_per_step // spec.model.sequence_len
+            return (
+                f"{spec.steps:,} steps of {spec.tokens_per_step:,} tokens ({rows} rows) = "
+                f"{spec.steps * spec.tokens_per_step:,} tokens of {names}; {spec.optimizer.variant} optimizer, weight decay "
+                f"{spec.weight_decay:.3g}, warm-up {spec.schedule.warmup_steps}, {spec.schedule.kind} warm-down "
+                f"{spec.schedule.warmdown_steps} steps"
+            )
+        case SftSpec():
+            return f"{_sft_horizon(spec)} in steps of {spec.tokens_per_step:,} tokens: {_names([i.name for i in spec.data])}"
+        case BaseEvalSpec():
+            return _names(list(spec.suites)) + (f"; {len(spec.samples)} samples" if spec.samples else "")
+        case ChatEvalSpec():
+            return _names(list(spec.suites))
+        case _:
+            assert_never(spec)
+
+
+def _sft_horizon(spec: SftSpec) -> str:
+    if spec.steps is not None:
+        return f"{spec.steps:,} steps"
+    if spec.tokens is not None:
+        return f"{spec.tokens:,} tokens"
+    return f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} "
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names)

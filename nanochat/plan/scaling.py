@@ -1,0 +1,110 @@
+"""Numbers the plan derives from a few dials: the model's shape, the batch, the horizon, weight decay and schedule.
+
+Pure functions of values. Not here: which learning rate a parameter gets (`optim.groups`), the rate over steps
+(`optim.schedules`), the sizes and FLOPs of a shape (`model.config`).
+
+Rounding rule: a horizon that is not given in steps becomes ceil(tokens / tokens_per_step) steps, so that a run never
+sees less than was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from nanochat.model.config import GPTConfig
+
+Variant = Literal["plain", "current"]
+
+DEFAULT_RATIO = 12.0
+"""Training tokens per scaling parameter where nothing else says how long the training is."""
+REFERENCE_DEPTH = 12
+"""Depth at which batch and weight decay were tuned: both laws are relative to it."""
+REFERENCE_TOKENS_PER_STEP = 2**19
+BATCH_EXPONENT = 0.383
+"""Best batch ~ tokens^0.383: Bergsma et al. 2025, "Power Lines" (2505.13738), as in nanochat 2026-07."""
+MIN_AUTO_STEPS = 256
+"""`auto` never takes a batch so large that fewer steps remain; the law was fitted at depth 12 and above."""
+CURRENT_WEIGHT_DECAY = 0.28
+"""Muon's weight decay at the reference depth, batch and ratio (nanochat 2026-07)."""
+MAX_WEIGHT_DECAY = 2.0
+"""About what the law gives at depth 4; below that depth it grows without bound, so it is held there."""
+PLAIN_WEIGHT_DECAY = 0.1
+"""Muon's weight decay of the seed optimizer, the value of the golden training run; it does not scale."""
+
+
+class Choice(NamedTuple):
+    """A number the plan chose, and a sentence for the plan's notes where the choice needs one."""
+
+    value: float
+    note: str | None = None
+
+
+def steps_for_tokens(tokens: float, tokens_per_step: int) -> int:
+    """Return the steps that see at least `tokens` tokens: ceil(tokens / tokens_per_step), at least 1."""
+    return max(1, math.ceil(tokens / tokens_per_step))
+
+
+def horizon_tokens(
+    config: GPTConfig,
+    *,
+    tokens: int | None = None,
+    ratio: float | None = None,
+    flops: float | None = None,
+) -> float:
+    """Return the training tokens of a horizon given as exactly one of `tokens`, `ratio`, `flops`.
+
+    ratio counts tokens per scaling parameter; flops are the whole training's, by `GPTConfig.flops_per_token`.
+    """
+    if tokens is not None:
+        return tokens
+    if ratio is not None:
+        return ratio * config.num_scaling_parameters()
+    assert flops is not None, "a horizon is given"
+    return flops / config.flops_per_token()
+
+
+def reference_tokens(config: GPTConfig) -> float:
+    """Return D_d12: the tokens of a depth-12 model of the same architecture at the default ratio."""
+    shape = GPTConfig.shape_from_depth(REFERENCE_DEPTH)
+    reference = GPTConfig(
+        n_layer=shape.n_layer,
+        n_embd=shape.n_embd,
+        n_head=shape.n_head,
+        n_kv_head=shape.n_kv_head,
+        architecture=config.architecture,
+    )
+    return DEFAULT_RATIO * reference.num_scaling_parameters()
+
+
+def auto_tokens_per_step(config: GPTConfig, tokens: float) -> Choice:
+    """Return the batch in tokens for a horizon of `tokens`: 2^round(log2(2^19 * (D / D_d12)^0.383)), in whole rows.
+
+    The law is held to at least MIN_AUTO_STEPS steps and at least one row; the note says so where it was.
+    """
+    share = tokens / reference_tokens(config)
+    law = 2 ** round(math.log2(REFERENCE_TOKENS_PER_STEP * share**BATCH_EXPONENT))
+    largest = 2 ** math.floor(math.log2(max(1.0, tokens / MIN_AUTO_STEPS)))
+    rows = max(1, round(min(law, largest) / config.sequence_len))
+    batch = rows * config.sequence_len
+    if law <= largest:
+        return Choice(batch)
+    return Choice(
+        batch,
+        f"tokens_per_step: the batch law gives {law:,}, which leaves under {MIN_AUTO_STEPS} steps at this size: "
+        f"taken {batch:,}",
+    )
+
+
+def muon_weight_decay(variant: Variant, config: GPTConfig, *, tokens: float, tokens_per_step: int) -> Choice:
+    """Return Muon's peak weight decay: constant (plain), or 0.28 * sqrt(B / 2^19) * (D_d12 / D) held at 2 (current)."""
+    if variant == "plain":
+        return Choice(PLAIN_WEIGHT_DECAY)
+    batch_factor = math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP)
+    law = CURRENT_WEIGHT_DECAY * batch_factor * reference_tokens(config) / tokens
+    if law <= MAX_WEIGHT_DECAY:
+        return Choice(law)
+    return Choice(
+        MAX_WEIGHT_DECAY,
+        f"weight decay: the scaling law gives {law:.3g} for so short a training: held at {MAX_WEIGHT_DECAY:g}",
+    )
