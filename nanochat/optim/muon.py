@@ -1,0 +1,107 @@
+"""Muon: momentum, orthogonalised by Polar Express, variance reduced by NorMuon, with cautious decay.
+
+Everything works on stacks of matrices (K, rows, cols), each independent of the others. Sources: Jordan et al. 2024
+(Muon); Amsel et al. 2025 (2505.16932, Polar Express); Li et al. 2025 (2510.05491, NorMuon); nanochat for `current`'s
+equal rows and renormalisation. Not here: which parameters, learning rates and schedules (`groups`, `schedules`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import mlx.core as mx
+
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""Coefficients (a, b, c) of the five quintics aX + (bA + cA^2)X, A = XX^T, with a safety factor of 2 %."""
+NORM_FACTOR = {"plain": 1.02, "current": 1.01}
+"""Safety factor on the norm before the iteration, so that no singular value exceeds 1."""
+_TINY_NORM = 1e-6
+_TINY_VARIANCE = 1e-10
+
+Variant = Literal["plain", "current"]
+
+
+def muon_update(
+    parameter: mx.array,
+    gradient: mx.array,
+    momentum_buffer: mx.array,
+    second_moment: mx.array,
+    *,
+    variant: Variant,
+    lr: float | mx.array,
+    momentum: float | mx.array,
+    beta2: float,
+    weight_decay: float | mx.array,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return (parameter, momentum buffer, second moment) after one step.
+
+    Arithmetic is float32; the parameter comes back in its own dtype.
+
+    Args:
+        parameter: (K, rows, cols).
+        gradient: the same shape.
+        momentum_buffer: the same shape, float32.
+        second_moment: `second_moment_shape`, float32.
+        variant: `current` equalises rows before and renormalises after the iteration.
+        lr: learning rate at this step, before the factor sqrt(max(1, rows / cols)).
+        momentum: of the moving average of gradients, and of the Nesterov mix.
+        beta2: of the moving average of squared updates.
+        weight_decay: decay where update and parameter have the same sign.
+    """
+    gradient = gradient.astype(mx.float32)
+    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * gradient
+    direction = (1 - momentum) * gradient + momentum * momentum_buffer
+    direction = polar(direction, variant=variant)
+    rows, cols = parameter.shape[-2:]
+    if variant == "current":
+        direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), _TINY_NORM))
+    direction, second_moment = reduce_variance(direction, second_moment, beta2=beta2)
+    rate = lr * max(1.0, rows / cols) ** 0.5
+    exact = parameter.astype(mx.float32)
+    decay = mx.where(direction * exact >= 0, exact, 0.0)
+    updated = exact - rate * direction - (rate * weight_decay) * decay
+    return updated.astype(parameter.dtype), momentum_buffer, second_moment
+
+
+def polar(matrices: mx.array, *, variant: Variant) -> mx.array:
+    """Return about the nearest (semi-)orthogonal matrix of each of (K, rows, cols), float32."""
+    x = matrices
+    rows, cols = x.shape[-2:]
+    if variant == "current":
+        row_norms = mx.maximum(_norm(x, axis=-1), _TINY_NORM)
+        x = x * (_norm(x) / rows**0.5 / row_norms)
+    x = x / (NORM_FACTOR[variant] * _norm(x) + _TINY_NORM)
+    is_tall = rows > cols
+    for a, b, c in POLAR_EXPRESS:
+        transposed = x.swapaxes(-1, -2)
+        gram = transposed @ x if is_tall else x @ transposed
+        polynomial = b * gram + c * (gram @ gram)
+        x = a * x + (x @ polynomial if is_tall else polynomial @ x)
+    return x
+
+
+def reduce_variance(direction: mx.array, second_moment: mx.array, *, beta2: float) -> tuple[mx.array, mx.array]:
+    """Return (direction with its rows or columns evened out and its norm unchanged, second moment)."""
+    rows, cols = direction.shape[-2:]
+    squares = mx.mean(mx.square(direction), axis=-1 if rows >= cols else -2, keepdims=True)
+    second_moment = beta2 * second_moment + (1 - beta2) * squares
+    evened = direction * mx.rsqrt(mx.maximum(second_moment, _TINY_VARIANCE))
+    restored = evened * (_norm(direction) / mx.maximum(_norm(evened), _TINY_VARIANCE))
+    return restored, second_moment
+
+
+def second_moment_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the second moment of (..., rows, cols): a value per row if rows >= cols, else per column."""
+    *stack, rows, cols = shape
+    return (*stack, rows, 1) if rows >= cols else (*stack, 1, cols)
+
+
+def _norm(x: mx.array, axis: int | tuple[int, int] = (-2, -1)) -> mx.array:
+    """Return the Frobenius norm, axes kept."""
+    return mx.sqrt(mx.sum(mx.square(x), axis=axis, keepdims=True))

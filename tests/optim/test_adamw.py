@@ -1,0 +1,63 @@
+"""AdamW against the golden file."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.optim.adamw import adamw_update
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = json.loads((GOLDEN / "adamw.json").read_text())["cases"]
+
+
+def run_steps(tensors, case, dtype=mx.float32):
+    options = CASES[case] | {"betas": tuple(CASES[case]["betas"])}
+    p = tensors["p0"].astype(dtype)
+    m = v = mx.zeros(p.shape)
+    for step in (1, 2, 3):
+        p, m, v = adamw_update(p, tensors[f"grad{step}"].astype(dtype), m, v, step=mx.array(float(step)), **options)
+        yield p, m, v
+
+
+def assert_close(found, expected):
+    found, expected = np.array(found, dtype=np.float64), np.array(expected, dtype=np.float64)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_three_steps(case):
+    """Parameters and both moments within 1e-5, after each step."""
+    tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
+    for step, (p, m, v) in enumerate(run_steps(tensors, case), start=1):
+        assert_close(p, tensors[f"{case}.p{step}"])
+        assert_close(m, tensors[f"{case}.exp_avg{step}"])
+        assert_close(v, tensors[f"{case}.exp_avg_sq{step}"])
+
+
+def test_no_gradient_no_update():
+    """Row 3 never gets a gradient and keeps its exact values."""
+    tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
+    *_, (p, _, _) = run_steps(tensors, "wd0")
+    assert mx.array_equal(p[3], tensors["p0"][3])
+
+
+def test_bfloat16_parameters_are_updated_in_float32():
+    """Starting from bfloat16 values, the result is the float32 one rounded once; moments stay float32."""
+    tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
+    rounded = {k: x.astype(mx.bfloat16).astype(mx.float32) for k, x in tensors.items()}
+    exact, _, _ = next(run_steps(rounded, "wd01"))
+    found, m, v = next(run_steps(rounded, "wd01", dtype=mx.bfloat16))
+    assert (found.dtype, m.dtype, v.dtype) == (mx.bfloat16, mx.float32, mx.float32)
+    assert mx.array_equal(found, exact.astype(mx.bfloat16))
+
+
+def test_bias_correction_at_a_large_beta():
+    """At step 1 the update is lr * sign(gradient) whatever the betas, to float32 rounding."""
+    gradient = mx.array([0.5, -2.0, 1e-3])
+    zeros = mx.zeros((3,))
+    step = {"step": mx.array(1.0), "lr": 0.1, "betas": (0.8, 0.995), "eps": 0.0, "weight_decay": 0.0}
+    updated, _, _ = adamw_update(zeros, gradient, zeros, zeros, **step)
+    assert updated.tolist() == pytest.approx([-0.1, 0.1, -0.1], rel=1e-6)
