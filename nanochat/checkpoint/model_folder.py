@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from nanochat.checkpoint.durable import new_folder
 from nanochat.errors import PreflightError, StageError
@@ -32,9 +31,7 @@ def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None)
     """Write a model's files into an existing folder (as part of something larger that is written atomically)."""
     described = {"format": FORMAT, "model": model.config.to_dict()}
     (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    weights = tree_flatten(model.parameters(), destination={})
-    assert isinstance(weights, dict)
-    mx.save_safetensors(str(folder / WEIGHTS), weights)
+    mx.save_safetensors(str(folder / WEIGHTS), model.named_parameters())
     if tokenizer is not None:
         tokenizer.save(folder)
 
@@ -74,7 +71,7 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None) -> gpt.GPT:
         raise PreflightError(f"{folder} holds no model: {WEIGHTS} is missing")
     try:
         gpt.load_weights(model, path)
-        mx.eval(model.parameters())
+        mx.eval(model.named_parameters())
     except StageError as error:
         raise StageError(f"{path} and its {CONFIG} do not fit: {error}") from error
     except RuntimeError as error:  # MLX has no class of its own for a file it cannot read

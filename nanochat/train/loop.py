@@ -1,0 +1,209 @@
+"""The training loop: steps from a position to the end, and what happens between them.
+
+Data, evaluation, saving and logging come in as callables, so that nothing here knows files or formats. A step counts
+as done after its update; whatever looks at the model at a step looks after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from nanochat.errors import InterruptedRun, StageError
+from nanochat.train.step import Rates, Rows, StepResult, TrainStep
+
+MAX_NONFINITE_STEPS = 3
+"""So many steps in a row without a finite loss and gradient end the stage; fewer are skipped and counted."""
+
+RowsType = TypeVar("RowsType", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training is: all that the loop itself must remember across a restart."""
+
+    step: int = 0
+    loss: float | None = None
+    """Of the last step that was applied, nats per token."""
+    valid_tokens: int = 0
+    skipped_steps: int = 0
+    nonfinite_streak: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cadence:
+    """How often things happen; None is never. Evaluating includes the end of training, saving always does."""
+
+    log_every_steps: int = 1
+    evaluate_every_steps: int | None = None
+    sample_every_steps: int | None = None
+    save_every_steps: int | None = None
+    save_every_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known after a step: `seconds` per step since the last report, saving and evaluating left out."""
+
+    position: Position
+    result: StepResult
+    rates: Rates
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks(Generic[RowsType]):
+    """What the loop is joined to.
+
+    Attributes:
+        next_batch: the next rows, or None where the data ends.
+        describe_batch: where in the data the rows last handed out are from, for an error's message.
+        rates: the schedules' values for the step after so many done.
+        log: called with a report every `log_every_steps` and at the last step.
+        save: makes the position, the model and everything else durable.
+        evaluate: measures the model and returns a value, lower is better.
+        sample: lets the model speak.
+        should_stop: whether to save and stop.
+        after_step: called after every step with the position, for progress.
+        clock: seconds, for periodic saves and reports.
+    """
+
+    next_batch: Callable[[], RowsType | None]
+    describe_batch: Callable[[], str]
+    rates: Callable[[int], Rates]
+    log: Callable[[Report], None]
+    save: Callable[[Position], None]
+    evaluate: Callable[[Position], float] | None = None
+    sample: Callable[[Position], None] | None = None
+    should_stop: Callable[[], bool] = lambda: False
+    after_step: Callable[[Position], None] = lambda _: None
+    clock: Callable[[], float] = time.monotonic
+
+
+def train(
+    step: TrainStep, hooks: Hooks[RowsType], cadence: Cadence, *, last_step: int | None, start: Position | None = None
+) -> Position:
+    """Train to `last_step`, or to the end of the data, and return the last position, saved and evaluated.
+
+    Args:
+        step: does the work on the model.
+        hooks: what the loop is joined to.
+        cadence: how often they are called.
+        last_step: steps in all, those before `start` included; None where only the data's end counts.
+        start: the position a checkpoint was saved at; None for a fresh start. What was due at that step is done
+            again, for the checkpoint was written before it.
+
+    Raises:
+        InterruptedRun: asked to stop; the position is saved.
+        StageError: three steps in a row were not finite; the last checkpoint stays.
+    """
+    return _Loop(step, hooks, cadence, last_step).run(start)
+
+
+class _Loop(Generic[RowsType]):
+    def __init__(self, step: TrainStep, hooks: Hooks[RowsType], cadence: Cadence, last_step: int | None):
+        self.step, self.hooks, self.cadence, self.last_step = step, hooks, cadence, last_step
+        self.position = Position()
+        self.saved_step = self.evaluated_step = self.sampled_step = -1
+        self.saved_at = hooks.clock()
+        self.busy_seconds, self.steps_since_report = 0.0, 0
+
+    def run(self, start: Position | None) -> Position:
+        if start is not None:
+            self.position, self.saved_step = start, start.step
+            self._look()
+        while (batch := self._next()) is not None:
+            self._advance(batch)
+            self._save_and_look()
+        self._save()
+        self._evaluate()
+        return self.position
+
+    def _next(self) -> RowsType | None:
+        if self.last_step is not None and self.position.step >= self.last_step:
+            return None
+        began = self.hooks.clock()
+        batch = self.hooks.next_batch()
+        self.busy_seconds += self.hooks.clock() - began
+        return batch
+
+    def _advance(self, batch: RowsType) -> None:
+        began = self.hooks.clock()
+        rates = self.hooks.rates(self.position.step)
+        result = self.step.run(batch, rates=rates)
+        self.busy_seconds += self.hooks.clock() - began
+        self.steps_since_report += 1
+        self.position = _after(self.position, result)
+        if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
+            raise StageError(self._divergence(result))
+        if self._is_due(self.cadence.log_every_steps) or self.position.step == self.last_step:
+            self._report(result, rates)
+        self.hooks.after_step(self.position)
+
+    def _report(self, result: StepResult, rates: Rates) -> None:
+        self.hooks.log(Report(self.position, result, rates, self.busy_seconds / self.steps_since_report))
+        self.busy_seconds, self.steps_since_report = 0.0, 0
+
+    def _save_and_look(self) -> None:
+        cadence = self.cadence
+        stops = self.hooks.should_stop()
+        since_save = self.hooks.clock() - self.saved_at
+        is_late = cadence.save_every_seconds is not None and since_save >= cadence.save_every_seconds
+        # Saved before it is looked at: an evaluation that dies must not cost the steps before it.
+        is_looked_at = self._is_due(cadence.evaluate_every_steps) or self._is_due(cadence.sample_every_steps)
+        if stops or is_late or is_looked_at or self._is_due(cadence.save_every_steps):
+            self._save()
+        if stops:
+            of = "" if self.last_step is None else f" of {self.last_step:,}"
+            raise InterruptedRun(f"stopped after step {self.position.step:,}{of}, saved; the same command continues")
+        self._look()
+
+    def _look(self) -> None:
+        if self._is_due(self.cadence.evaluate_every_steps):
+            self._evaluate()
+        if self._is_due(self.cadence.sample_every_steps) and self.hooks.sample is not None:
+            self.hooks.sample(self.position)
+
+    def _save(self) -> None:
+        if self.saved_step != self.position.step:
+            self.hooks.save(self.position)
+            self.saved_step, self.saved_at = self.position.step, self.hooks.clock()
+
+    def _evaluate(self) -> None:
+        never = self.hooks.evaluate is None or self.cadence.evaluate_every_steps is None
+        if never or self.evaluated_step == self.position.step:
+            return
+        assert self.hooks.evaluate is not None
+        self.evaluated_step = self.position.step
+        value = self.hooks.evaluate(self.position)
+        if self.position.best_value is None or value < self.position.best_value:
+            self.position = replace(self.position, best_step=self.position.step, best_value=value)
+
+    def _is_due(self, every: int | None) -> bool:
+        return every is not None and self.position.step > 0 and self.position.step % every == 0
+
+    def _divergence(self, result: StepResult) -> str:
+        at = self.position.step
+        saved = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step >= 0 else "nothing was saved"
+        return (
+            f"diverged: loss or gradients were not finite in steps {at - MAX_NONFINITE_STEPS + 1:,} to {at:,} "
+            f"(loss {result.loss.item()}, gradient norm {result.grad_norm.item()})\n"
+            f"  batch of step {at:,}: {self.hooks.describe_batch()}\n"
+            f"  {saved}; lower the learning rate (`optimizer.lr_scale`) or look at the data there"
+        )
+
+
+def _after(position: Position, result: StepResult) -> Position:
+    skipped = int(not result.is_applied)
+    return replace(
+        position,
+        step=position.step + 1,
+        loss=float(result.loss) if result.is_applied else position.loss,
+        valid_tokens=position.valid_tokens + result.valid_tokens,
+        skipped_steps=position.skipped_steps + skipped,
+        nonfinite_streak=position.nonfinite_streak + 1 if skipped else 0,
+    )

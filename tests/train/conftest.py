@@ -1,0 +1,61 @@
+"""Fakes of the training room: a tiny model with random weights, rows with unequal masks, an optimizer that records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class Batch:
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+class RecordingOptimizer:
+    """Keeps the gradients it is given and changes nothing."""
+
+    def __init__(self):
+        self.gradients = {}
+        self.state = {}
+
+    def update(self, parameters, gradients, *, lr_multiplier, momentum, weight_decay):
+        self.gradients = gradients
+        return parameters
+
+
+def random_model(config, seed=0):
+    model = GPT(config)
+    shapes = config.parameter_shapes().items()
+    keys = mx.random.split(mx.random.key(seed), len(shapes))
+    # 0.3 keeps activations of a narrow model in range and leaves no projection at zero.
+    weights = {name: 0.3 * mx.random.normal(shape, key=key) for (name, shape), key in zip(shapes, keys, strict=True)}
+    model.set_parameters(weights)
+    return model
+
+
+def random_batch(config, rows, seed=0):
+    """Rows whose share of ignored targets grows from none to nearly all."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, config.vocab_size, (rows, config.sequence_len + 1), dtype=np.int32)
+    targets = tokens[:, 1:].copy()
+    for row in range(rows):
+        targets[row, : row * (config.sequence_len - 1) // max(rows - 1, 1)] = -1
+    return Batch(tokens[:, :-1], targets)
+
+
+@pytest.fixture
+def config():
+    return GPTConfig(sequence_len=16, vocab_size=50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL")
+
+
+@pytest.fixture
+def fakes():
+    """The module's makers, without importing one test file from another."""
+    return {"batch": random_batch, "model": random_model, "optimizer": RecordingOptimizer, "rows": Batch}

@@ -1,0 +1,143 @@
+"""One step: accumulated gradients are the full batch's, whatever the masks, in the memory of one micro-batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.errors import StageError
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.optim.groups import OptimizerConfig, build_groups
+from nanochat.optim.optimizer import Optimizer
+from nanochat.train.step import Rates, TrainStep
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+RATES = Rates(lr_multiplier=1.0, momentum=0.9, weight_decay=0.0)
+
+
+def relative_error(got, expected):
+    got, expected = np.array(got, dtype=np.float64), np.array(expected, dtype=np.float64)
+    return np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-30)
+
+
+def golden_case(fakes):
+    golden = mx.load(str(GOLDEN / "seed_c1.safetensors"))
+    config = GPTConfig(
+        sequence_len=32, vocab_size=257, n_layer=4, n_head=4, n_kv_head=4, n_embd=64, window_pattern="SSSL"
+    )
+    model = GPT(config)
+    model.set_parameters({name: golden[name].astype(mx.float32) for name in config.parameter_shapes()})
+    batch = fakes["rows"](np.array(golden["in.idx"]), np.array(golden["in.targets"]))
+    return golden, model, batch
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_loss_and_gradients_are_the_reference_ones(fakes, micro_batch_size):
+    """Tolerances of the golden files: 1e-5 for the loss, 1e-4 of the largest entry for gradients."""
+    golden, model, batch = golden_case(fakes)
+    optimizer = fakes["optimizer"]()
+    result = TrainStep(model, optimizer, micro_batch_size=micro_batch_size).run(batch, rates=RATES)
+    valid = (batch.targets != -1).sum(axis=1)
+    assert valid[0] != valid[1], "the case must tell a mean of means from the mean"
+    assert result.valid_tokens == valid.sum() == 51
+    assert abs(result.loss.item() - golden["out.loss"].item()) <= 1e-5 * golden["out.loss"].item()
+    for name, gradient in optimizer.gradients.items():
+        assert relative_error(gradient, golden[f"grad.{name}"]) <= 1e-4, name
+    squares = sum(float((np.array(golden[f"grad.{n}"], np.float64) ** 2).sum()) for n in optimizer.gradients)
+    assert result.grad_norm.item() == pytest.approx(squares**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 4, 6])
+def test_accumulated_gradients_equal_the_full_batch(fakes, config, micro_batch_size):
+    """Unequal masks, also a last micro-batch with fewer rows (3 and 4 of 7); float32 rounding is about 1e-7."""
+    batch, whole, parts = fakes["batch"](config, 7), fakes["optimizer"](), fakes["optimizer"]()
+    full = TrainStep(fakes["model"](config), whole, micro_batch_size=7).run(batch, rates=RATES)
+    split = TrainStep(fakes["model"](config), parts, micro_batch_size=micro_batch_size).run(batch, rates=RATES)
+    assert split.loss.item() == pytest.approx(full.loss.item(), rel=1e-6)
+    for name, gradient in whole.gradients.items():
+        assert relative_error(parts.gradients[name], gradient) <= 1e-5, name
+
+
+def test_eight_micro_batches_need_the_memory_of_one(fakes):
+    """Within 10 %: sums that are not evaluated would keep every micro-batch's activations."""
+    config = GPTConfig(sequence_len=128, vocab_size=256, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)
+    peaks = {}
+    for micro_batches in (1, 8):
+        step = TrainStep(fakes["model"](config), fakes["optimizer"](), micro_batch_size=8)
+        batch = fakes["batch"](config, 8 * micro_batches)
+        step.run(batch, rates=RATES)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        step.run(batch, rates=RATES)
+        peaks[micro_batches] = mx.get_peak_memory()
+    assert peaks[8] <= 1.1 * peaks[1]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(fakes, config):
+    model, batch = fakes["model"](config), fakes["batch"](config, 2)
+    optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=32), model.named_parameters())
+    step = TrainStep(model, optimizer, micro_batch_size=1)
+    assert step.run(batch, rates=RATES).is_applied
+    weights = model.named_parameters()
+    weights["x0_lambdas"] = mx.array([float("inf"), 1.0])
+    model.set_parameters(weights)
+    state = {name: np.array(value) for name, value in optimizer.state.items()}
+    result = step.run(batch, rates=RATES)
+    assert not result.is_applied
+    for name, value in model.named_parameters().items():
+        np.testing.assert_array_equal(np.array(value), np.array(weights[name]), err_msg=name)
+    for name, value in optimizer.state.items():
+        np.testing.assert_array_equal(np.array(value), state[name], err_msg=name)
+
+
+def test_a_batch_without_any_target_is_an_error(fakes, config):
+    batch = fakes["batch"](config, 2)
+    masked = fakes["rows"](batch.inputs, np.full_like(batch.targets, -1))
+    with pytest.raises(StageError, match="no target"):
+        TrainStep(fakes["model"](config), fakes["optimizer"](), micro_batch_size=2).run(masked, rates=RATES)
+
+
+TWO_PROCESSES = """
+import sys, numpy as np
+from nanochat import runtime
+runtime.prepare(device="cpu")
+import mlx.core as mx
+sys.path.insert(0, {tests!r})
+from conftest import RecordingOptimizer, random_batch, random_model, Batch
+from nanochat.model.config import GPTConfig
+from nanochat.train.step import Rates, TrainStep
+world = mx.distributed.init(strict=True)
+config = GPTConfig(**{config!r})
+batch = random_batch(config, 6)
+mine = Batch(batch.inputs[world.rank()::2], batch.targets[world.rank()::2])
+optimizer = RecordingOptimizer()
+step = TrainStep(random_model(config), optimizer, micro_batch_size=2, world=world)
+result = step.run(mine, rates=Rates(1.0, 0.9, 0.0))
+np.savez({out!r} + str(world.rank()), loss=np.array(result.loss), tokens=result.valid_tokens,
+         **{{name: np.array(value) for name, value in optimizer.gradients.items()}})
+"""
+
+
+def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
+    """Rows dealt to two ranks with unequal numbers of valid tokens: loss, tokens and gradients are the whole step's."""
+    script = tmp_path / "rank.py"
+    names = {"tests": str(Path(__file__).parent), "config": config.to_dict(), "out": str(tmp_path / "rank")}
+    script.write_text(TWO_PROCESSES.format(**names))
+    launch = str(Path(sys.executable).parent / "mlx.launch")
+    command = [launch, "-n", "2", "--backend", "ring", "--python", sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = fakes["optimizer"]()
+    full = TrainStep(fakes["model"](config), whole, micro_batch_size=6).run(fakes["batch"](config, 6), rates=RATES)
+    for rank in (0, 1):
+        got = np.load(tmp_path / f"rank{rank}.npz")
+        assert int(got["tokens"]) == full.valid_tokens
+        assert float(got["loss"]) == pytest.approx(full.loss.item(), rel=1e-6)
+        for name, gradient in whole.gradients.items():
+            assert relative_error(got[name], gradient) <= 1e-5, name
