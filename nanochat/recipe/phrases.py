@@ -9,7 +9,7 @@ from nanochat.recipe.tree import KeyPath
 from nanochat.recipe.yaml_reader import Node
 
 _LONGEST_VALUE = 40
-_TYPES = {"string": "text", "boolean": "true or false", "null": "null", "object": "a map"}
+_TYPES = {"string": "text", "boolean": "true or false", "object": "a map"}
 
 
 def dotted(path: KeyPath) -> str:
@@ -45,9 +45,10 @@ def expected(slot: Slot, tag: object = None) -> str:
         return f"a map of fields ({', '.join(sorted(section.model_fields))})"
     if map_value(slot) is not None:
         return "a map" if is_free_map(slot) else "a map from names of your own to sections"
-    phrases = dict.fromkeys(_phrase(each) for each in _options(json_type(slot)))
-    phrases.pop("null", None)
-    return " or ".join(phrases)
+    options = [each for each in _options(json_type(slot)) if each.get("type") != "null"]
+    if any(each.get("type") == "integer" for each in options):
+        options = [each for each in options if "pattern" not in each]  # `20M` is a way to write the number
+    return " or ".join(dict.fromkeys(_phrase(each) for each in options))
 
 
 def choices(slot: Slot) -> list[str]:

@@ -5,109 +5,62 @@ Identity sections decide what is computed; `run` and `tracking` never do. Derive
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-_COUNT = re.compile(r"^(\d{1,18}(?:\.\d{1,9})?)\s*([KMGBT]?)$", re.ASCII)
-_COUNT_FACTOR = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_SIZE = re.compile(r"^(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]?)i?B?$", re.ASCII)
-_SIZE_FACTOR = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from nanochat.recipe.execution import Checkpoints, Limits, Monitor, Run, Tracking
+from nanochat.recipe.section import Section
+from nanochat.recipe.values import (
+    Condition,
+    Count,
+    Fraction,
+    InitFrom,
+    LocalPath,
+    Name,
+    NonEmptyText,
+    NonNegative,
+    Positive,
+    Scaled,
+)
 
-
-def _parse_scaled(value: object, pattern: re.Pattern[str], factors: dict[str, int], example: str) -> object:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str):
-        return value
-    match = pattern.match(value.strip().replace("_", ""))
-    if match is None:
-        raise ValueError(f"write a whole number, or one like {example}")
-    scaled = Decimal(match[1]) * factors[match[2]]
-    if scaled != int(scaled):
-        raise ValueError(f"`{value}` does not come to a whole number")
-    return int(scaled)
-
-
-def parse_count(value: object) -> object:
-    """Return `20M`, `1.5K` or `2e9` as an int; other values pass on for Pydantic to judge."""
-    return _parse_scaled(value, _COUNT, _COUNT_FACTOR, "`20M` (K, M, B, T)")
-
-
-def parse_size(value: object) -> object:
-    """Return `16G` or `512MiB` as bytes (powers of 1024)."""
-    return _parse_scaled(value, _SIZE, _SIZE_FACTOR, "`16G` (K, M, G, T of 1024)")
-
-
-_COUNT_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1},
-        {"type": "string", "pattern": r"^[0-9_.]+ *[KMGBT]?$", "examples": ["20M"]},
-    ]
-}
-_SIZE_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1},
-        {"type": "string", "pattern": r"^[0-9_.]+ *[KMGT]?i?B?$", "examples": ["16G"]},
-    ]
-}
-
-_MOST = 10**18
-
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=_MOST), WithJsonSchema(_COUNT_SCHEMA)]
-Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=1, le=_MOST), WithJsonSchema(_SIZE_SCHEMA)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-NonEmptyText = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64, examples=["my-name_1"])]
-
-
-@dataclass(frozen=True)
-class LocalPath:
-    """Marks a field whose relative paths start at the file that wrote them (for a flag: at the working directory).
-
-    With `only_explicit`, text is a path only where it begins with `./`, `../`, `/` or `~/`; else it is a name.
-    """
-
-    only_explicit: bool = False
-
-
-InitFrom = Annotated[str, LocalPath(only_explicit=True), Field(min_length=1, examples=["./checkpoints/base"])]
+__all__ = [
+    "STAGE_SECTIONS",
+    "BaseEval",
+    "BaseSuite",
+    "BpbSuite",
+    "ChatEval",
+    "ChatSuite",
+    "ChatTask",
+    "Checkpoints",
+    "ChoiceSuite",
+    "ChoiceTask",
+    "CoreSuite",
+    "Horizon",
+    "Limits",
+    "Model",
+    "Monitor",
+    "Optimizer",
+    "Pretrain",
+    "Recipe",
+    "Run",
+    "Schedule",
+    "Section",
+    "Sft",
+    "SftData",
+    "SftSchedule",
+    "Source",
+    "SourceWeight",
+    "TextTask",
+    "Tokenizer",
+    "Tracking",
+    "Validation",
+]
 
 TextTask = Literal["conversations", "gsm8k", "mmlu", "arc_easy", "arc_challenge", "spelling_bee", "simple_spelling"]
 ChoiceTask = Literal["hellaswag", "mmlu", "arc_easy", "arc_challenge"]
 ChatTask = Literal["gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval", "spelling_bee", "simple_spelling"]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
-
-    exactly_one: ClassVar[tuple[str, ...]] = ()
-    """Fields of which exactly one must be given; in `extends` and `--set` a later one replaces an earlier one."""
-    goes_with: ClassVar[Mapping[str, str]] = {}
-    """Field to the one of `exactly_one` without which it means nothing."""
-
-    @model_validator(mode="after")
-    def _check_exactly_one(self) -> Self:
-        given = [name for name in self.exactly_one if getattr(self, name) is not None]
-        if self.exactly_one and len(given) != 1:
-            choices = ", ".join(f"`{name}`" for name in self.exactly_one)
-            found = " and ".join(f"`{name}`" for name in given) or "none"
-            message = "give exactly one of {choices}; found {found}"
-            raise PydanticCustomError("exactly_one", message, {"choices": choices, "found": found, "given": given})
-        for name, other in self.goes_with.items():
-            if getattr(self, name) is not None and getattr(self, other) is None:
-                message = "`{name}` means nothing without `{other}`"
-                raise PydanticCustomError("goes_with", message, {"name": name, "other": other})
-        return self
 
 
 class Validation(Section):
@@ -153,7 +106,7 @@ class Tokenizer(Section):
 
     source: str
     """Name of the source to train on (its training documents only)."""
-    vocab_size: Annotated[int, BeforeValidator(parse_count), Field(ge=300, le=1_000_000)] = 32768
+    vocab_size: Annotated[int, Scaled(300, 1_000_000)] = 32768
     """Pieces in all, the 9 special tokens and 256 bytes included."""
     max_chars: Count = 2_000_000_000
     """Train on at most so many characters."""
@@ -176,7 +129,7 @@ class Model(Section):
     """Query heads; must divide n_embd."""
     n_kv_head: Annotated[int, Field(ge=1, le=256)] | None = None
     """Key/value heads; must divide n_head. Default: n_head."""
-    sequence_len: Annotated[int, BeforeValidator(parse_count), Field(ge=8, le=1_048_576)] = 2048
+    sequence_len: Annotated[int, Scaled(8, 1_048_576)] = 2048
     """Context length T, in tokens."""
     window_pattern: Annotated[str, Field(pattern="^[SL]+$", max_length=200, examples=["SSSL"])] = "SSSL"
     """Attention window per layer, repeated: S short, L the whole context. The last layer is always L."""
@@ -227,7 +180,7 @@ class Schedule(Section):
 
     kind: Literal["trapezoid", "cosine", "constant"] | None = None
     """Shape of the warm-down: `trapezoid` linear, `cosine` half a cosine, `constant` none."""
-    warmup_steps: Annotated[int, BeforeValidator(parse_count), Field(ge=0)] | None = None
+    warmup_steps: Annotated[int, Scaled(0)] | None = None
     """Steps of linear warm-up from 0."""
     warmdown_frac: Fraction | None = None
     """Share of the horizon spent on the warm-down."""
@@ -252,7 +205,9 @@ class Pretrain(Section):
     tokens_per_step: Count | Literal["auto"] = "auto"
     """Tokens per optimizer step over all devices; `auto` follows the batch-size power law."""
     optimizer: Optimizer = Optimizer()
+    """Learning rates and their rules."""
     schedule: Schedule = Schedule()
+    """Learning rate over steps."""
     buffer_documents: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Documents the best-fit packer chooses from."""
     init_from: InitFrom | None = None
@@ -290,13 +245,14 @@ class Sft(Section):
     """Mixture: a name of your own to a task."""
     horizon: Horizon = Horizon(epochs=1.0)
     """How long to train. Default: one epoch."""
-    sequence_len: Annotated[int, BeforeValidator(parse_count), Field(ge=8)] | None = None
+    sequence_len: Annotated[int, Scaled(8)] | None = None
     """Row length in tokens. Default: the model's."""
     tokens_per_step: Count | None = None
     """Tokens per optimizer step. Default: pretraining's."""
     lr_scale: Positive | None = None
     """Multiplies pretraining's learning rates. Default: 1 (`current`: 0.8)."""
     schedule: SftSchedule = SftSchedule()
+    """Learning rate over progress."""
     buffer_conversations: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Conversations the best-fit packer chooses from."""
     init_from: InitFrom | None = None
@@ -307,9 +263,11 @@ class BpbSuite(Section):
     """Bits per byte on held-out documents."""
 
     task: Literal["bpb"]
+    """`bpb`: bits per byte."""
     source: str | None = None
     """Source whose held-out documents are used. Default: the pretraining mixture's first."""
     split: Literal["train", "validation"] = "validation"
+    """Which of the source's documents."""
     tokens: Count = 1_000_000
     """Tokens to evaluate, at most."""
 
@@ -318,6 +276,7 @@ class ChoiceSuite(Section):
     """Multiple choice scored by the log-probability of each option."""
 
     task: ChoiceTask
+    """Which problems."""
     source: str
     """Name of the source the task reads."""
     split: str | None = None
@@ -332,6 +291,7 @@ class CoreSuite(Section):
     """CORE: the tasks of a DCLM evaluation bundle, averaged after centring."""
 
     task: Literal["core"]
+    """`core`: the CORE metric."""
     source: str
     """Name of the source that holds the bundle folder."""
     max_problems: Count | None = None
@@ -358,6 +318,7 @@ class ChatSuite(Section):
     """One task of the chat evaluation; multiple-choice tasks compare letters, the others generate."""
 
     task: ChatTask
+    """Which problems, and how answers are judged."""
     source: str
     """Name of the source the task reads."""
     split: str = "test"
@@ -383,75 +344,6 @@ class ChatEval(Section):
     """Evaluate these weights instead of this recipe's SFT (or pretraining)."""
 
 
-class Checkpoints(Section):
-    """When checkpoints are saved; never changes what is computed."""
-
-    every_steps: Count | None = None
-    """Save every so many steps."""
-    every_minutes: Positive | None = 10.0
-    """Save when so many minutes have passed since the last save."""
-    keep: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Newest checkpoints kept while a stage runs."""
-
-
-class Monitor(Section):
-    """What is looked at while training; never changes what is computed."""
-
-    log_every_steps: Count = 1
-    """Record loss and rates every so many steps."""
-    validate_every_steps: Count | None = 250
-    """Measure validation bpb every so many steps; null for never."""
-    validate_tokens: Count = 131_072
-    """Tokens per validation, at most."""
-    sample_every_steps: Count | None = None
-    """Write samples every so many steps; null for never."""
-    prompts: tuple[str, ...] = ()
-    """Prompts of those samples."""
-
-
-class Limits(Section):
-    """Where a run must stop before it starts."""
-
-    memory: Bytes | None = None
-    """Refuse a plan that needs more memory. Default: the device's."""
-    minutes: Positive | None = None
-    """Refuse a plan whose estimated time is longer."""
-
-
-class Run(Section):
-    """How to execute; never changes what is computed and is never part of a fingerprint."""
-
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type; `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Rows per forward pass; `auto` is the largest that fits."""
-    activation_checkpointing: bool = False
-    """Recompute each block in the backward pass: less memory, about a third more time."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """BLAS threads of a CPU run."""
-    checkpoint: Checkpoints = Checkpoints()
-    monitor: Monitor = Monitor()
-    limits: Limits = Limits()
-    offline: bool = False
-    """Never touch the network."""
-
-
-class Tracking(Section):
-    """Where results are logged; local files are written in any case."""
-
-    kind: Literal["mlflow", "none"] = "mlflow"
-    uri: str | None = None
-    """MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
-    experiment: Annotated[str, Field(min_length=1)] = "nanochat"
-    tags: dict[str, str] = {}
-    """Tags set on the parent run."""
-
-
-_NUMBER = r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-?[0-9]{1,3})?"
-Condition = Annotated[str, Field(pattern=rf"^\s*(<=|>=|<|>|==)\s*{_NUMBER}\s*$", examples=["<= 1.6"])]
-
-
 class Recipe(Section):
     """One run, from text to chat model. A missing stage section means that there is no such stage."""
 
@@ -459,27 +351,36 @@ class Recipe(Section):
     """Recipes this one is written over: a path or a list, relative to this file and inside the recipe folder.
 
     Maps merge, lists are replaced, `null` drops."""
-    vars: dict[Name, str | int | float | bool] = {}
+    vars: dict[Name, str | int | float | bool] = Field(default={})
     """Values used elsewhere as `${vars.NAME}`."""
     nanochat: Literal[1]
     """Version of this schema."""
     name: Name
     """Name of the run."""
     description: str = ""
+    """What the run is for, in a sentence or a paragraph of markdown."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Seed of everything random; each stage derives its own keys from it."""
-    sources: dict[Name, Source] = {}
+    sources: dict[Name, Source] = Field(default={})
     """The only place that names anything outside: a name of your own to a source."""
     tokenizer: Tokenizer | None = None
+    """Train a tokenizer."""
     model: Model | None = None
+    """Shape of the model."""
     pretrain: Pretrain | None = None
+    """Train the model on documents."""
     base_eval: BaseEval | None = None
+    """Evaluate the pretrained model."""
     sft: Sft | None = None
+    """Tune the model on conversations."""
     chat_eval: ChatEval | None = None
-    expect: dict[str, Condition] = {}
+    """Evaluate the tuned model."""
+    expect: dict[str, Condition] = Field(default={})
     """Conditions on results, such as `base_eval.bpb: "<= 1.6"`: the run exits 5 where one is not met."""
     run: Run = Run()
+    """How to execute."""
     tracking: Tracking = Tracking()
+    """Where results are logged."""
 
 
 STAGE_SECTIONS = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")

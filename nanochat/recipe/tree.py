@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nanochat.recipe.diagnostics import Origin
-from nanochat.recipe.schema import LocalPath
 from nanochat.recipe.schema_walk import ROOT, TAG, Slot, child, section_of
+from nanochat.recipe.values import LocalPath
 from nanochat.recipe.yaml_reader import Entry, Node, Scalar
 
 KeyPath: TypeAlias = tuple[str | int, ...]

@@ -31,6 +31,8 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
 _NAN = re.compile(r"\.nan|\.NaN|\.NAN")
+NUMBER = re.compile(f"^(?:{'|'.join(each.pattern for each in (_INT, _OCTAL, _HEX, _FLOAT, _INF, _NAN))})$")
+"""Plain scalars that are numbers in YAML 1.2."""
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _NEVER_IN_A_VALUE = re.compile("[\x00\ud800-\udfff]")
 

@@ -1,0 +1,81 @@
+"""The recipe sections `run` and `tracking`: how to execute and where to log, never what is computed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nanochat.recipe.section import Section
+from nanochat.recipe.values import Bytes, Count, Positive
+
+
+class Checkpoints(Section):
+    """When checkpoints are saved; never changes what is computed."""
+
+    every_steps: Count | None = None
+    """Save every so many steps."""
+    every_minutes: Positive | None = 10.0
+    """Save when so many minutes have passed since the last save."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Newest checkpoints kept while a stage runs."""
+
+
+class Monitor(Section):
+    """What is looked at while training; never changes what is computed."""
+
+    log_every_steps: Count = 1
+    """Record loss and rates every so many steps."""
+    validate_every_steps: Count | None = 250
+    """Measure validation bpb every so many steps; null for never."""
+    validate_tokens: Count = 131_072
+    """Tokens per validation, at most."""
+    sample_every_steps: Count | None = None
+    """Write samples every so many steps; null for never."""
+    prompts: tuple[str, ...] = ()
+    """Prompts of those samples."""
+
+
+class Limits(Section):
+    """Where a run must stop before it starts."""
+
+    memory: Bytes | None = None
+    """Refuse a plan that needs more memory. Default: the device's."""
+    minutes: Positive | None = None
+    """Refuse a plan whose estimated time is longer."""
+
+
+class Run(Section):
+    """How to execute; never changes what is computed and is never part of a fingerprint."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; `auto` is the GPU where MLX has one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Rows per forward pass; `auto` is the largest that fits."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """BLAS threads of a CPU run."""
+    checkpoint: Checkpoints = Checkpoints()
+    """When to save."""
+    monitor: Monitor = Monitor()
+    """What to record while training."""
+    limits: Limits = Limits()
+    """What a plan may need at most."""
+    offline: bool = False
+    """Never touch the network."""
+
+
+class Tracking(Section):
+    """Where results are logged; local files are written in any case."""
+
+    kind: Literal["mlflow", "none"] = "mlflow"
+    """`mlflow`, or `none` for local files alone."""
+    uri: str | None = None
+    """MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    experiment: Annotated[str, Field(min_length=1)] = "nanochat"
+    """MLflow experiment the run belongs to."""
+    tags: dict[str, str] = Field(default={})
+    """Tags set on the parent run."""
