@@ -168,6 +168,8 @@ def _missing(path: Path, shown: str, asked_at: Origin | None) -> Diagnostic:
     if path.exists():
         return Diagnostic(code, f"`{shown}` is not an ordinary file", asked_at)
     beside = [each.name for each in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    if asked_at is not None:
+        beside = [name for name in beside if name != Path(asked_at.text.name).name]
     likely = closest(path.name, beside)
     help_ = f"did you mean `{os.path.normpath(Path(shown).parent / likely)}`?" if likely else ""
     return Diagnostic(code, f"there is no file `{shown}`", asked_at, help_)

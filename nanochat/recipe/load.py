@@ -20,7 +20,7 @@ from nanochat.recipe.validation import Finding, validate
 from nanochat.recipe.variables import substitute
 from nanochat.recipe.yaml_reader import Node, Refused
 
-_NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result", "exactly-one"}
+_NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
 
 
 @dataclass(frozen=True)

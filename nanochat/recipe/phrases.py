@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat.recipe.schema_walk import Slot, is_free_map, json_type, map_value, section_of
+from nanochat.recipe.schema_walk import Slot, is_free_map, json_type, map_value, section_of, tags
 from nanochat.recipe.tree import KeyPath
 from nanochat.recipe.yaml_reader import Node
 
@@ -43,6 +43,8 @@ def expected(slot: Slot, tag: object = None) -> str:
     section = section_of(slot, tag)
     if section is not None:
         return f"a map of fields ({', '.join(sorted(section.model_fields))})"
+    if words := tags(slot):
+        return f"a map with a `task` ({', '.join(words)})"
     if map_value(slot) is not None:
         return "a map" if is_free_map(slot) else "a map from names of your own to sections"
     options = [each for each in _options(json_type(slot)) if each.get("type") != "null"]

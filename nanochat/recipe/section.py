@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
+
+CONFLICT = "conflict"
+"""Pydantic's error type where fields of a section exclude one another."""
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Fields of a section that exclude one another."""
+
+    code: str
+    message: str
+    field: str | None
+    """The field to point at; None where none is given."""
 
 
 class Section(BaseModel):
@@ -19,16 +33,23 @@ class Section(BaseModel):
     goes_with: ClassVar[Mapping[str, str]] = {}
     """Field to the one of `exactly_one` without which it means nothing."""
 
+    @classmethod
+    def conflict(cls, given: Collection[str]) -> Conflict | None:
+        """Return what is wrong with giving just the fields `given` together, or None."""
+        chosen = [name for name in cls.exactly_one if name in given]
+        if cls.exactly_one and len(chosen) != 1:
+            choices = ", ".join(f"`{name}`" for name in cls.exactly_one)
+            found = " and ".join(f"`{name}`" for name in chosen) or "none"
+            message = f"give exactly one of {choices}; found {found}"
+            return Conflict("exactly-one" if chosen else "missing-field", message, chosen[-1] if chosen else None)
+        for name, other in cls.goes_with.items():
+            if name in given and other not in given:
+                return Conflict("exactly-one", f"`{name}` means nothing without `{other}`", name)
+        return None
+
     @model_validator(mode="after")
-    def _check_exactly_one(self) -> Self:
-        given = [name for name in self.exactly_one if getattr(self, name) is not None]
-        if self.exactly_one and len(given) != 1:
-            choices = ", ".join(f"`{name}`" for name in self.exactly_one)
-            found = " and ".join(f"`{name}`" for name in given) or "none"
-            message = "give exactly one of {choices}; found {found}"
-            raise PydanticCustomError("exactly_one", message, {"choices": choices, "found": found, "given": given})
-        for name, other in self.goes_with.items():
-            if getattr(self, name) is not None and getattr(self, other) is None:
-                message = "`{name}` means nothing without `{other}`"
-                raise PydanticCustomError("goes_with", message, {"name": name, "other": other})
+    def _check_conflict(self) -> Self:
+        conflict = self.conflict([name for name in type(self).model_fields if getattr(self, name) is not None])
+        if conflict is not None:
+            raise PydanticCustomError(CONFLICT, "{message}", {"message": conflict.message})
         return self

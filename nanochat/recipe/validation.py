@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from nanochat.recipe.phrases import choices, dotted, expected, found
 from nanochat.recipe.schema import Recipe
-from nanochat.recipe.schema_walk import ROOT, TAG, Slot, allowed_fields, child, tags
+from nanochat.recipe.schema_walk import ROOT, TAG, Slot, allowed_fields, child, section_of, tags
+from nanochat.recipe.section import CONFLICT
 from nanochat.recipe.suggestions import did_you_mean, unknown_field_help
 from nanochat.recipe.tree import KeyPath, plain, tag_of
 from nanochat.recipe.yaml_reader import Node
@@ -47,13 +48,15 @@ def validate(node: Node) -> tuple[Recipe | None, list[Finding]]:
         return Recipe.model_validate(plain(node)), []
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
+    errors = [each for each in errors if each["type"] != CONFLICT]  # found below, also beside other errors
     grouped: dict[tuple[KeyPath, str], list[Mapping[str, Any]]] = {}
     for each in errors:
         kind = each["type"] if each["type"] in ("missing", "extra_forbidden") else "value"
         missing = str(each["loc"][-1]) if kind == "missing" else ""
         path = _locate(node, each["loc"][:-1] if missing else each["loc"]).path
         grouped.setdefault((path, kind + missing), []).append(each)
-    return None, [_finding(_locate(node, path), group) for (path, _), group in grouped.items()]
+    findings = [_finding(_locate(node, path), group) for (path, _), group in grouped.items()]
+    return None, [*findings, *_conflicts(_Place((), node, ROOT))]
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,24 @@ def _finding(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
             return _unknown(place)
         case "union_tag_invalid":
             return _unknown_tag(place)
-        case "exactly_one" | "goes_with":
-            where = f"`{dotted(place.path)}`: " if place.path else ""
-            return Finding(place.path, "exactly-one", where + first["msg"], at_key=True)
         case _ if "[key]" in first["loc"]:
             message = f"`{place.path[-1]}` cannot be a name" if place.path else "an empty key cannot be a name"
             return Finding(place.path, "bad-name", message, _NAME_RULE, at_key=True)
         case _:
             return _wrong_value(place, group)
+
+
+def _conflicts(place: _Place) -> Iterator[Finding]:
+    """Yield the fields that exclude one another in the section at `place` and in all sections below it."""
+    if not isinstance(place.node.value, dict):
+        return
+    section, tag = section_of(place.slot, tag_of(place.node)), tag_of(place.node)
+    given = [name for name, entry in place.node.value.items() if entry.node.value is not None]
+    if section is not None and (conflict := section.conflict(given)) is not None:
+        path = place.path if conflict.field is None else (*place.path, conflict.field)
+        yield Finding(path, conflict.code, f"`{dotted(place.path)}`: {conflict.message}", at_key=True)
+    for name, entry in place.node.value.items():
+        yield from _conflicts(_Place((*place.path, name), entry.node, child(place.slot, name, tag), place))
 
 
 def _missing(place: _Place, name: str) -> Finding:

@@ -255,6 +255,7 @@ class _Builder:
     def _refuse_tag(self, event: yaml.NodeEvent) -> None:
         tag = getattr(event, "tag", None)
         if tag is not None:
+            tag = tag.replace("tag:yaml.org,2002:", "!!")
             help_ = "drop the tag; put quotes around text that looks like a number"
             self._note("yaml-feature", f"tags (here `{tag}`) are not allowed in recipes", self._origin(event), help_)
 
