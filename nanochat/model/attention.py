@@ -20,7 +20,7 @@ def attention(
         keys: (B, G, S, D), G a divisor of H; query head j reads key head j // (H / G).
         values: (B, G, S, D).
         window: how many positions before its own a query sees.
-        starts: (B,) first key that row b may see (left padding); None where rows are whole.
+        starts: (B,) index of the first key that row b may see (left padding); None where rows are whole.
     """
     length, size = queries.shape[2], keys.shape[2]
     scale = queries.shape[-1] ** -0.5

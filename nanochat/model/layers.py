@@ -108,6 +108,8 @@ class Attention(Module):
         values = values.swapaxes(1, 2)
         if cache is not None:
             keys, values = cache.update(keys, values)
+        if starts is not None:
+            starts = starts - (offset + time - keys.shape[2])
         mixed = attention(queries, keys, values, window=self._window, starts=starts)
         return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1))
 

@@ -1,0 +1,196 @@
+"""Cached logits equal uncached ones, on models whose every weight is random."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.inference.kv_cache import KVCache, pad_left
+from nanochat.model.attention import visible
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+
+TOLERANCE = 1e-4  # float32, logits of size up to 15
+ARCHITECTURES = ["seed", "current"]
+SEQUENCE_LEN = {"seed": 24, "current": 384}  # short windows of 12 and of 128
+
+
+def randomised(architecture, *, n_kv_head=2):
+    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": n_kv_head, "n_embd": 64, "vocab_size": 90, "window_pattern": "SSL"}
+    model = GPT(GPTConfig.for_architecture(architecture, sequence_len=SEQUENCE_LEN[architecture], **shape))
+    shapes = model.config.parameter_shapes()
+    drawn = {}
+    for key, (name, size) in zip(mx.random.split(mx.random.key(5), len(shapes)), shapes.items(), strict=True):
+        drawn[name] = mx.random.normal(size, scale=size[-1] ** -0.5 if len(size) == 2 else 0.5, key=key)
+    drawn["transformer.wte.weight"] *= 8
+    drawn["lm_head.weight"] *= 4
+    if "smear_gate.weight" in drawn:
+        drawn["smear_lambda"] = mx.array([0.9])
+    model.set_parameters(drawn)
+    return model
+
+
+MODELS = {name: randomised(name) for name in ARCHITECTURES}
+
+
+def tokens(rows, length, seed=0):
+    return mx.random.randint(0, 90, (rows, length), key=mx.random.key(seed))
+
+
+def feed(model, idx, cache, sizes):
+    """Return the logits of idx fed in chunks of the given sizes."""
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(model(idx[:, start : start + size], cache))
+        start += size
+    assert start == idx.shape[1]
+    return mx.concatenate(pieces, axis=1)
+
+
+def assert_equal(found, expected):
+    assert found.shape == expected.shape
+    assert np.abs(np.array(found) - np.array(expected)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_prefill(architecture, rows):
+    """A whole prompt at once, within the context and past it."""
+    model = MODELS[architecture]
+    for length in (SEQUENCE_LEN[architecture], SEQUENCE_LEN[architecture] + 40):
+        idx = tokens(rows, length)
+        assert_equal(model(idx, KVCache(model.config, capacity=length)), model(idx))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("n_kv_head", [1, 4])
+def test_token_by_token_past_the_window(architecture, n_kv_head):
+    """One token at a time up to the context's end, past the short window, for one and for as many key heads."""
+    model = randomised(architecture, n_kv_head=n_kv_head)
+    length = 24 if architecture == "seed" else 150
+    idx = tokens(2, length)
+    assert_equal(feed(model, idx, KVCache(model.config, capacity=length), [1] * length), model(idx))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_chunks_of_any_size(architecture, data):
+    """However the sequence is cut, shorter and longer than the window and its slack."""
+    model, length = MODELS[architecture], 3 * SEQUENCE_LEN[architecture] // 2
+    sizes = []
+    while sum(sizes) < length:
+        sizes.append(min(data.draw(st.sampled_from([1, 5, 13, 40, 130, 300])), length - sum(sizes)))
+    idx = tokens(2, length, seed=len(sizes))
+    assert_equal(feed(model, idx, KVCache(model.config, capacity=length), sizes), model(idx))
+
+
+def test_window_moves_to_the_front_many_times():
+    """A windowed layer's buffer fills several times over, by small chunks, and the logits stay right."""
+    model = MODELS["seed"]
+    idx = tokens(1, 900)
+    sizes = [7] * 128 + [4]
+    cache = KVCache(model.config, capacity=900)
+    assert_equal(feed(model, idx, cache, sizes), model(idx))
+    assert cache.layers[0].keys.shape[2] == 12 + 256
+    assert cache.offset == 900
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_prompt_expanded_to_rows_that_part(architecture):
+    """Rows copied from one prompt go on with tokens of their own; some leave, and the others do not notice."""
+    model, length = MODELS[architecture], 20
+    prompt, own = tokens(1, length), tokens(4, 8, seed=3)
+    cache = KVCache(model.config, capacity=length + 8)
+    model(prompt, cache)
+    cache = cache.expand(4)
+    uncached = model(mx.concatenate([mx.repeat(prompt, 4, axis=0), own], axis=1))[:, length:]
+    assert_equal(model(own[:, :3], cache), uncached[:, :3])
+    cache = cache.take([3, 1])
+    rows = mx.array([3, 1])
+    assert_equal(model(own[rows, 3:], cache), uncached[rows, 3:])
+
+
+def test_expanding_leaves_the_original_as_it_was():
+    """A prompt's cache can be expanded twice."""
+    model = MODELS["current"]
+    prompt, own = tokens(1, 10), tokens(2, 4, seed=3)
+    cache = KVCache(model.config, capacity=14)
+    model(prompt, cache)
+    first = model(own, cache.expand(2))
+    assert_equal(model(own, cache.expand(2)), first)
+    assert cache.offset == 10
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prompts_of_different_lengths_in_one_batch(architecture):
+    """Padded on the left, each row's logits are those of its prompt alone, also once rows have left."""
+    model = MODELS[architecture]
+    lengths = [17, 5, 1, 11]
+    prompts = [tokens(1, n, seed=n)[0].tolist() for n in lengths]
+    own = tokens(4, 9, seed=99)
+    cache = KVCache(model.config, capacity=26, lengths=lengths)
+    prefill = model(pad_left(prompts, pad_id=0), cache)
+    decoded = [model(own[:, i : i + 1], cache) for i in range(6)]
+    cache = cache.take([2, 0])
+    rest = model(own[mx.array([2, 0]), 6:], cache)
+    for row, prompt in enumerate(prompts):
+        alone = model(mx.array([prompt + own[row].tolist()]))[0]
+        n = len(prompt)
+        assert_equal(prefill[row, 17 - n :], alone[:n])
+        assert_equal(mx.concatenate(decoded, axis=1)[row], alone[n : n + 6])
+    for position, row in enumerate([2, 0]):
+        alone = model(mx.array([prompts[row] + own[row].tolist()]))[0]
+        assert_equal(rest[position], alone[-3:])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cached_prefill_is_causal(architecture):
+    """A later token of a chunk moves no earlier logit."""
+    model = MODELS[architecture]
+    idx = tokens(1, 20)
+    changed = mx.array(idx)
+    changed[0, 15] = (idx[0, 15] + 1) % 90
+    logits = [feed(model, x, KVCache(model.config, capacity=20), [6, 14]) for x in (idx, changed)]
+    moved = mx.abs(logits[0] - logits[1]).max(axis=-1)[0]
+    assert moved[:15].max().item() == 0
+    assert moved[15:].min().item() > 1e-3
+
+
+@pytest.mark.parametrize("sizes", [[30], [1] * 30, [4, 9, 17], [20, 1, 1, 8]])
+def test_number_of_visible_keys(sizes):
+    """Position t sees min(t, window) + 1 keys in every layer, cached and in chunks."""
+    config = GPTConfig(sequence_len=24, n_layer=4, n_head=2, n_kv_head=2, n_embd=64, vocab_size=90)
+    assert config.windows == (12, 12, 12, 24)
+    cache = KVCache(config, capacity=30)
+    for window, layer in zip(config.windows, cache.layers, strict=True):
+        counts = []
+        for size in sizes:
+            position = mx.arange(len(counts), len(counts) + size).reshape(1, 1, size, 1)
+            keys, _ = layer.update(position, position)
+            mask = visible(size, keys.shape[2], window=window)
+            newest = [mx.where(row, keys[0, 0, :, 0], -1) for row in mask]
+            counts += [int((row >= 0).sum()) for row in newest]
+            assert [int(row.max()) for row in newest] == position.flatten().tolist()
+        assert counts == [min(t, window) + 1 for t in range(30)]
+
+
+def test_buffers_are_as_large_as_said():
+    """Windowed layers hold their window and a slack; the others the capacity; nothing grows while decoding."""
+    config = GPTConfig(sequence_len=2048, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, vocab_size=90)
+    model = GPT(config)
+    cache = KVCache(config, capacity=2000)
+    model(tokens(1, 40), cache)
+    held = cache.nbytes
+    assert held == (3 * (1024 + 256) + 2000) * 32 * 4 * 2
+    model(tokens(1, 1), cache)
+    assert cache.nbytes == held
+
+
+def test_more_than_the_capacity_is_refused():
+    """A layer whose window is larger than the capacity must not drop keys in silence."""
+    model = MODELS["current"]
+    cache = KVCache(model.config, capacity=8)
+    with pytest.raises(AssertionError, match="room for 8 positions"):
+        model(tokens(1, 9), cache)
