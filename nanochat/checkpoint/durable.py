@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import mlx.core as mx
 
 _SCRATCH_PREFIX = ".writing-"
 _BLOCK_BYTES = 1 << 20
@@ -39,6 +42,21 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     shutil.rmtree(target.with_name(f"{_SCRATCH_PREFIX}old-{target.name}"), ignore_errors=True)
+
+
+def write_arrays(path: Path, named: Mapping[str, mx.array]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written. MLX says so by a RuntimeError without a reason, which is nearly always a full
+            disk: the error is ENOSPC.
+    """
+    try:
+        mx.save_safetensors(str(path), dict(named))
+    except RuntimeError as error:
+        if "[write]" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {error}", str(path)) from error
 
 
 def sync(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint.durable import new_folder
+from nanochat.checkpoint.durable import new_folder, write_arrays
 from nanochat.errors import PreflightError, StageError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
@@ -31,7 +31,7 @@ def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None)
     """Write a model's files into an existing folder (as part of something larger that is written atomically)."""
     described = {"format": FORMAT, "model": model.config.to_dict()}
     (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    mx.save_safetensors(str(folder / WEIGHTS), model.named_parameters())
+    write_arrays(folder / WEIGHTS, model.named_parameters())
     if tokenizer is not None:
         tokenizer.save(folder)
 

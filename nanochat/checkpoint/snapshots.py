@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors.numpy import load_file, save_file
 
-from nanochat.checkpoint.durable import new_folder, sha256_of
+from nanochat.checkpoint.durable import new_folder, sha256_of, write_arrays
 
 FORMAT = 1
 _NAME = re.compile(r"^step_(\d{8,})$")
@@ -97,7 +97,7 @@ def _save_arrays(path: Path, named: Arrays) -> None:
     of_mlx = {name: value for name, value in named.items() if isinstance(value, mx.array)}
     if of_mlx:
         assert len(of_mlx) == len(named), f"{path.name}: a group is all MLX or all numpy"
-        mx.save_safetensors(str(path), of_mlx)
+        write_arrays(path, of_mlx)
     else:
         of_numpy = {name: np.ascontiguousarray(value) for name, value in named.items()}
         save_file(of_numpy, path)

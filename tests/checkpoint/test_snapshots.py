@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import mlx.core as mx
 import numpy as np
@@ -140,6 +143,28 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_no_debris(tmp_path
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, 2, fill=full_disk)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+import mlx.core as mx
+from nanochat.checkpoint.snapshots import save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(Path(sys.argv[1]), 2, {"optimizer": {"a": mx.zeros(50_000)}}, {}, keep=2)
+except OSError as error:
+    print(error.errno, [path.name for path in Path(sys.argv[1]).iterdir()])
+"""
+
+
+def test_arrays_that_do_not_fit_on_the_disk_are_an_os_error(tmp_path):
+    """Files are limited to 100 kB, so that the write fails in the middle of an array, as on a full disk."""
+    save(tmp_path, 1)
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{errno.ENOSPC} ['step_00000001']\n"
 
 
 def test_a_half_written_folder_of_a_killed_process_is_ignored_and_swept(tmp_path):
