@@ -32,9 +32,9 @@ def row_keys(seed: int, rows: Sequence[int]) -> mx.array:
     return mx.array(np.stack(keys))
 
 
-def step_keys(keys: mx.array, step: int) -> mx.array:
-    """Return the keys of one step, (B, 2) uint32: a count in the second word (threefry is built for it)."""
-    return keys + mx.array([0, step], dtype=mx.uint32)
+def step_keys(keys: mx.array, counts: Sequence[int]) -> mx.array:
+    """Return the keys (B, 2) of the rows' draws number `counts`: a count in the second word suits threefry."""
+    return keys + mx.array([[0, count] for count in counts], dtype=mx.uint32)
 
 
 def sample(logits: mx.array, key: mx.array, *, temperature: float = 1.0, top_k: int | None = None) -> mx.array:

@@ -82,7 +82,9 @@ def test_a_row_draws_the_same_whatever_shares_its_batch(top_k):
 def test_rows_and_steps_draw_independently():
     """Rows and steps of one seed: pairs of draws from a fair coin are uniform over the four outcomes."""
     keys = row_keys(7, range(500))
-    flips = np.array([sample(mx.zeros((500, 2)), step_keys(keys, t), temperature=1.0).tolist() for t in range(20)])
+    flips = np.array(
+        [sample(mx.zeros((500, 2)), step_keys(keys, [t] * 500), temperature=1.0).tolist() for t in range(20)]
+    )
     quarter = flips[:-1].size / 4
     for pairs in (2 * flips[:-1] + flips[1:], 2 * flips[:, :-1] + flips[:, 1:]):
         counts = np.bincount(pairs.ravel(), minlength=4)

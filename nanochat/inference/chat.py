@@ -1,0 +1,152 @@
+"""A conversation with a model: history, system prompt, settings, and answers as they are written.
+
+Not here: what a typed line means (`commands`), the terminal (`nanochat.cli.chat`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from nanochat.inference.engine import Engine
+from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
+from nanochat.tokenizer.chat_format import Conversation, Message, Part, render_for_completion
+
+PartKind = Literal["text", "python", "python_output"]
+
+_OPENS: dict[str, PartKind] = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
+_CLOSES = ("<|python_end|>", "<|output_end|>")
+_SHOWN = {"<|python_start|>": "[", "<|python_end|>": "]", "<|output_start|>": "[= ", "<|output_end|>": "]"}
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How answers are sampled."""
+
+    temperature: float = 0.8
+    top_k: int | None = 50
+    max_tokens: int = 256
+    seed: int = 42
+
+
+class ChatSession:
+    """Remembers the turns and answers the next one; what no longer fits the context is forgotten, oldest first."""
+
+    def __init__(self, engine: Engine, *, system: str | None = None, settings: ChatSettings | None = None) -> None:
+        self.engine = engine
+        self.system = system
+        """The system prompt; assign to replace it, also in the middle of a conversation."""
+        self.settings = settings if settings is not None else ChatSettings()
+        self.turns: tuple[Message, ...] = ()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The engine's tokenizer."""
+        return self.engine.tokenizer
+
+    def reset(self) -> None:
+        """Forget all turns; system prompt and settings stay."""
+        self.turns = ()
+
+    def change(self, *, temperature: float | None = None, max_tokens: int | None = None) -> None:
+        """Answer with other settings from now on; what is None stays."""
+        old = self.settings
+        self.settings = replace(
+            old,
+            temperature=old.temperature if temperature is None else temperature,
+            max_tokens=old.max_tokens if max_tokens is None else max_tokens,
+        )
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return what the model reads for the next question: the newest turns that leave room for an answer."""
+        system = (Message("system", self.system),) if self.system else ()
+        conversation = Conversation((*system, *self.turns, Message("user", text)))
+        context = self.engine.model.config.sequence_len
+        room = min(self.settings.max_tokens, context // 2)
+        return render_for_completion(self.tokenizer, conversation, max_tokens=context - room)
+
+    def reply(self, text: str) -> Generator[str, None, None]:
+        """Yield the answer in pieces of whole characters; calculator use is shown as `[6*7][= 42]`.
+
+        Question and answer become history when the answer ends, or with what there is of it when the caller closes
+        the iterator early. The same session (seed, settings, texts) gives the same answers.
+        """
+        settings = self.settings
+        turn = len(self.turns) // 2
+        seed = int(np.random.SeedSequence(settings.seed, spawn_key=(turn,)).generate_state(1, np.uint32)[0])
+        steps = self.engine.generate(
+            self.prompt_ids(text),
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            seed=seed,
+        )
+        answer: list[int] = []
+        is_complete = False
+        display = _Display(self.tokenizer)
+        try:
+            for step in steps:
+                token = step.tokens[0]
+                assert token is not None, "a step of one sample has its token"
+                answer.append(token)
+                piece = display.feed(token)
+                if piece:
+                    yield piece
+            rest = display.flush()
+            if rest:
+                yield rest
+            is_complete = True
+        finally:
+            if answer or is_complete:
+                content = parse_answer(self.tokenizer, answer)
+                self.turns = (*self.turns, Message("user", text), Message("assistant", content))
+
+
+class _Display:
+    """Tokens to what is shown of them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._text = StreamDecoder(tokenizer)
+        self._shown = {tokenizer.special(name): text for name, text in _SHOWN.items()}
+
+    def feed(self, token: int) -> str:
+        if token in self._shown:
+            return self._text.flush() + self._shown[token]
+        return self._text.feed(token)
+
+    def flush(self) -> str:
+        return self._text.flush()
+
+
+def parse_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str | tuple[Part, ...]:
+    """Return what the assistant wrote as a message's content: one text, or parts where the calculator was used.
+
+    A part that is not closed ends with the answer; rendering the message again then closes it.
+    """
+    opens = {tokenizer.special(name): kind for name, kind in _OPENS.items()}
+    closes = {tokenizer.special(name) for name in _CLOSES}
+    parts: list[Part] = []
+    kind: PartKind = "text"
+    pending: list[int] = []
+
+    def close() -> None:
+        if pending or kind != "text":
+            parts.append(Part(kind, tokenizer.decode(pending)))
+        pending.clear()
+
+    for token in ids:
+        if token in opens:
+            close()
+            kind = opens[token]
+        elif token in closes:
+            close()
+            kind = "text"
+        else:
+            pending.append(token)
+    close()
+    if all(part.kind == "text" for part in parts):
+        return "".join(part.text for part in parts)
+    return tuple(parts)

@@ -1,0 +1,244 @@
+"""Generation: one causal prefill, then one token a row and step, with a calculator on the side.
+
+Here: many samples of one prompt (`Engine.generate`, streaming) and one completion each of many prompts
+(`Engine.complete`). Rows leave the batch as they end. Not here: how prompts of different lengths share a batch
+(`forward`), turns and text (`chat`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from nanochat.errors import RecipeError
+from nanochat.inference.forward import CausalModel, read
+from nanochat.inference.kv_cache import KVCache
+from nanochat.inference.sampling import check_settings, row_keys, sample, step_keys
+from nanochat.inference.tools import calculate
+from nanochat.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all samples: the token each wrote, None from its end on, and whether it was forced on it."""
+
+    tokens: list[int | None]
+    forced: list[bool]
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    temperature: float
+    top_k: int | None
+    keys: mx.array  # (rows, 2), by row number
+
+
+class _Markers:
+    """The special tokens that the engine acts on."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.ends = frozenset({tokenizer.special("<|assistant_end|>"), tokenizer.bos_id})
+        self.python_start = tokenizer.special("<|python_start|>")
+        self.python_end = tokenizer.special("<|python_end|>")
+        self.output_start = tokenizer.special("<|output_start|>")
+        self.output_end = tokenizer.special("<|output_end|>")
+
+
+class _Row:
+    """One completion in the making: what it is forced to write next, what it has written."""
+
+    def __init__(self, number: int, limit: int) -> None:
+        self.number = number
+        self.forced: deque[int] = deque()
+        self.written: list[int] = []
+        self.code: list[int] | None = None
+        self.limit = limit
+        self.is_done = False
+        self.last_was_forced = False
+
+    def write(self, sampled: int, ends: frozenset[int]) -> int | None:
+        """Return the token that the row writes now, or None where it ends instead."""
+        self.last_was_forced = bool(self.forced)
+        token = self.forced.popleft() if self.forced else sampled
+        if token in ends and not self.last_was_forced:
+            self.is_done = True
+            return None
+        self.written.append(token)
+        self.is_done = len(self.written) >= self.limit
+        return token
+
+
+class Engine:
+    """Generates with one model and its tokenizer; holds no state between calls."""
+
+    def __init__(self, model: CausalModel, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._markers = _Markers(tokenizer)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        num_samples: int = 1,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        use_calculator: bool = True,
+    ) -> Iterator[Step]:
+        """Yield the steps of `num_samples` continuations of one prompt, each with a first token of its own.
+
+        A sample ends before `<|assistant_end|>` or BOS (neither is given out), after `max_tokens` tokens (forced ones
+        count), or where prompt and answer fill the model's context. The same seed gives the same tokens.
+
+        Raises:
+            RecipeError: the prompt is empty or leaves no room in the context, or a setting means nothing.
+        """
+        self._check_request([prompt_ids], max_tokens)
+        check_settings(temperature=temperature, top_k=top_k)
+        limit = min(max_tokens, self.model.config.sequence_len - len(prompt_ids))
+        rows = [_Row(number, limit) for number in range(num_samples)]
+        hidden, cache = read(self.model, [prompt_ids], room=limit)
+        if num_samples > 1:
+            hidden, cache = mx.repeat(hidden, num_samples, axis=0), cache.expand(num_samples)
+        sampling = _Sampling(temperature, top_k, row_keys(seed, range(num_samples)))
+        for written in self._decode(rows, hidden, cache, sampling, use_calculator=use_calculator):
+            tokens = [written.get(number) for number in range(num_samples)]
+            if any(token is not None for token in tokens):
+                forced = [n in written and rows[n].last_was_forced for n in range(num_samples)]
+                yield Step(tokens, forced)
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        use_calculator: bool = True,
+        max_rows: int = 32,
+        on_finished: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """Return one completion for each prompt, as `generate` ends them.
+
+        Prompts of similar length go together, at most `max_rows` at once, the longest first (what does not fit in
+        memory fails at once). Prompt i samples from the key of row i: batching changes no draw.
+
+        Args:
+            on_finished: called with the number of completions finished so far, each time that some end.
+
+        Raises:
+            RecipeError: as `generate`.
+        """
+        self._check_request(prompts, max_tokens)
+        check_settings(temperature=temperature, top_k=top_k)
+        keys = row_keys(seed, range(len(prompts))) if prompts else mx.zeros((0, 2), dtype=mx.uint32)
+        sampling = _Sampling(temperature, top_k, keys)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+        completions: dict[int, list[int]] = {}
+        for start in range(0, len(order), max_rows):
+            batch = order[start : start + max_rows]
+            for row in self._complete_batch(batch, prompts, max_tokens, sampling, use_calculator):
+                completions[row.number] = row.written
+                if on_finished is not None:
+                    on_finished(len(completions))
+        return [completions[i] for i in range(len(prompts))]
+
+    def _complete_batch(
+        self,
+        numbers: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        sampling: _Sampling,
+        use_calculator: bool,
+    ) -> Iterator[_Row]:
+        """Yield the rows of one batch as they end."""
+        context = self.model.config.sequence_len
+        rows = [_Row(n, min(max_tokens, context - len(prompts[n]))) for n in numbers]
+        hidden, cache = read(self.model, [prompts[n] for n in numbers], room=max(row.limit for row in rows))
+        waiting = rows
+        for _ in self._decode(rows, hidden, cache, sampling, use_calculator=use_calculator):
+            yield from (row for row in waiting if row.is_done)
+            waiting = [row for row in waiting if not row.is_done]
+
+    def _decode(
+        self,
+        rows: Sequence[_Row],
+        hidden: mx.array,
+        cache: KVCache,
+        sampling: _Sampling,
+        *,
+        use_calculator: bool,
+    ) -> Iterator[dict[int, int]]:
+        """Yield for each step the token that each row wrote, by row number, until every row is done.
+
+        Args:
+            rows: (B) rows, in the order of the cache's.
+            hidden: (B, C) at the last position read.
+        """
+        live = list(rows)
+        while live:
+            sampled = self._sample(live, hidden, sampling)
+            written: dict[int, int] = {}
+            fed: list[int] = []
+            for row, choice in zip(live, sampled, strict=True):
+                fed.append(self._write(row, choice, use_calculator, written))
+            yield written
+            kept = [i for i, row in enumerate(live) if not row.is_done]
+            if len(kept) < len(live):
+                live = [live[i] for i in kept]
+                fed = [fed[i] for i in kept]
+                if not live:
+                    return
+                cache = cache.take(kept)
+            hidden = self.model.hidden(mx.array(fed)[:, None], cache)[:, -1]
+
+    def _sample(self, live: Sequence[_Row], hidden: mx.array, sampling: _Sampling) -> list[int]:
+        if all(row.forced for row in live):
+            return [0] * len(live)
+        logits = self.model.logits(hidden)
+        keys = step_keys(sampling.keys[mx.array([row.number for row in live])], [len(row.written) for row in live])
+        tokens = sample(logits, keys, temperature=sampling.temperature, top_k=sampling.top_k)
+        return [int(token) for token in np.array(tokens)]
+
+    def _write(self, row: _Row, choice: int, use_calculator: bool, written: dict[int, int]) -> int:
+        """Let the row write and note it in `written`; return the token to feed (any, where the row ended)."""
+        token = row.write(choice, self._markers.ends)
+        if token is None:
+            return choice
+        written[row.number] = token
+        if use_calculator:
+            self._watch_code(row, token)
+        return token
+
+    def _watch_code(self, row: _Row, token: int) -> None:
+        """Collect what stands between the Python markers; at the end of it force the result, if there is one."""
+        marks = self._markers
+        if token == marks.python_start:
+            row.code = []
+        elif token == marks.python_end and row.code is not None:
+            result = calculate(self.tokenizer.decode(row.code))
+            row.code = None
+            if result is not None:
+                row.forced.extend([marks.output_start, *self.tokenizer.encode(result), marks.output_end])
+        elif row.code is not None:
+            row.code.append(token)
+
+    def _check_request(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+        if max_tokens < 1:
+            raise RecipeError(f"max_tokens is {max_tokens}: give at least 1")
+        context = self.model.config.sequence_len
+        for prompt in prompts:
+            if not prompt:
+                raise RecipeError("an empty prompt cannot be continued: begin with BOS")
+            if len(prompt) >= context:
+                raise RecipeError(
+                    f"the prompt has {len(prompt)} tokens and the model's context {context}: shorten it, nothing can "
+                    "be added"
+                )

@@ -1,0 +1,49 @@
+"""The model as inference and evaluation see it: hidden states of new positions, then logits of the wanted ones.
+
+Shape letters: B batch, T time, C width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+from nanochat.inference.kv_cache import KVCache, pad_left
+from nanochat.model.config import GPTConfig
+
+CHUNK_TOKENS = 512
+"""Positions per forward while reading a prompt: bounds the attention scores alive at once."""
+
+
+class CausalModel(Protocol):
+    """What `nanochat.model.gpt.GPT` offers, and what a stand-in in a test must."""
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's shape."""
+
+    @property
+    def hidden(self) -> Callable[..., mx.array]:
+        """`hidden(idx (B, T), cache=None)` -> (B, T, C), the final normed hidden states of the new positions."""
+
+    @property
+    def logits(self) -> Callable[[mx.array], mx.array]:
+        """`logits(hidden (..., C))` -> (..., V) float32, after the softcap."""
+
+
+def read(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
+    """Read prompts that may differ in length; return their last hidden states (B, C) and a cache with `room` positions.
+
+    Shorter prompts are padded on the left, and the cache hides the padding: what follows stands at the same position of
+    every row. Prompts are fed in causal chunks.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    idx = pad_left(prompts, pad_id=prompts[0][0])
+    cache = KVCache(model.config, capacity=idx.shape[1] + room, lengths=lengths)
+    hidden = model.hidden(idx[:, :CHUNK_TOKENS], cache)
+    for start in range(CHUNK_TOKENS, idx.shape[1], CHUNK_TOKENS):
+        mx.eval(hidden)  # of the chunk before: frees its activations
+        hidden = model.hidden(idx[:, start : start + CHUNK_TOKENS], cache)
+    return hidden[:, -1], cache

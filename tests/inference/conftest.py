@@ -1,0 +1,74 @@
+"""Stand-ins that tests of generation share: a small tokenizer, a scripted model, a model with random weights."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.tokenizer import bpe
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> bpe.Tokenizer:
+    """Special tokens, the 256 bytes, and a few pieces."""
+    return bpe.train(["abc abd 0123456789 +-*/"], vocab_size=300, max_chars=1000, max_document_chars=1000)
+
+
+@dataclass
+class ScriptedModel:
+    """A model whose next token depends on the last one alone, and that notes what it was fed.
+
+    A hidden state is the number of the next token.
+    """
+
+    vocab_size: int
+    successors: dict[int, int]
+    sequence_len: int = 64
+    fed: list[list[list[int]]] = field(default_factory=list)
+
+    @property
+    def config(self) -> GPTConfig:
+        return GPTConfig(
+            sequence_len=self.sequence_len, vocab_size=self.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
+        )
+
+    def hidden(self, idx: mx.array, cache=None) -> mx.array:
+        self.fed.append(idx.tolist())
+        following = [[self.successors.get(token, 0) for token in row] for row in idx.tolist()]
+        return mx.array(following, dtype=mx.float32)[..., None]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        return 20.0 * (mx.arange(self.vocab_size) == hidden).astype(mx.float32)
+
+
+@pytest.fixture
+def chain(tokenizer):
+    """Build a model in which each token of a list is followed by the next one."""
+
+    def build(*chains: list[int], sequence_len: int = 64) -> ScriptedModel:
+        successors = {a: b for tokens in chains for a, b in itertools.pairwise(tokens)}
+        return ScriptedModel(tokenizer.vocab_size, successors, sequence_len)
+
+    return build
+
+
+@pytest.fixture(scope="session", params=["seed", "current"])
+def random_model(request) -> GPT:
+    """Both architectures, windows shorter than the context, grouped heads, and every weight random."""
+    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
+    length = 64 if request.param == "seed" else 256
+    model = GPT(GPTConfig.for_architecture(request.param, sequence_len=length, vocab_size=300, **shape))
+    generator = np.random.default_rng(0)
+    weights = {
+        name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))
+        for name, value in model.named_parameters().items()
+    }
+    model.set_parameters(weights)
+    mx.eval(model.parameters())
+    return model

@@ -1,0 +1,163 @@
+"""A chat remembers what fits, forgets the oldest first, and shows whole characters."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from nanochat.inference.chat import ChatSession, ChatSettings, parse_answer
+from nanochat.inference.engine import Engine, Step
+from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
+
+
+class FakeEngine:
+    """Answers with prepared tokens and remembers what it was asked."""
+
+    def __init__(self, tokenizer, *answers: list[int], sequence_len: int = 200) -> None:
+        self.tokenizer = tokenizer
+        self.answers = list(answers)
+        self.prompts: list[str] = []
+        self.requests: list[dict[str, object]] = []
+        self.model = type("Model", (), {"config": type("Config", (), {"sequence_len": sequence_len})})
+
+    def generate(self, prompt_ids, **settings) -> Iterator[Step]:
+        self.prompts.append(self.tokenizer.decode(prompt_ids))
+        self.requests.append(settings)
+        for token in self.answers.pop(0):
+            yield Step([token], [False])
+
+
+@pytest.fixture
+def fake(tokenizer):
+    def build(*answers: str, sequence_len: int = 200) -> FakeEngine:
+        return FakeEngine(tokenizer, *[tokenizer.encode(text) for text in answers], sequence_len=sequence_len)
+
+    return build
+
+
+def test_every_turn_is_read_again(fake):
+    engine = fake("two", "four")
+    session = ChatSession(engine)
+    assert "".join(session.reply("one?")) == "two"
+    assert "".join(session.reply("three?")) == "four"
+    assert engine.prompts[1] == (
+        "<|bos|><|user_start|>one?<|user_end|><|assistant_start|>two<|assistant_end|>"
+        "<|user_start|>three?<|user_end|><|assistant_start|>"
+    )
+
+
+def test_a_second_system_prompt_replaces_the_first(fake):
+    engine = fake("a", "b", "c")
+    session = ChatSession(engine, system="Be brief.")
+    list(session.reply("1"))
+    session.system = "Be kind."
+    list(session.reply("2"))
+    session.system = None
+    list(session.reply("3"))
+    assert "<|user_start|>Be brief.\n\n1<|user_end|>" in engine.prompts[0]
+    assert "Be brief." not in engine.prompts[1]
+    assert "<|user_start|>Be kind.\n\n1<|user_end|>" in engine.prompts[1]
+    assert "Be" not in engine.prompts[2]
+
+
+def test_the_oldest_turns_go_when_the_context_is_full(fake, tokenizer):
+    """Room for the answer stays free, and the system prompt stays in front."""
+    engine = fake("x" * 10, "y" * 10, "z" * 10, sequence_len=80)
+    session = ChatSession(engine, system="S", settings=ChatSettings(max_tokens=16))
+    for question in ("first question", "second question", "third question"):
+        list(session.reply(question))
+    assert "first" in engine.prompts[1]
+    assert "first" not in engine.prompts[2]
+    assert "<|user_start|>S\n\nsecond question<|user_end|>" in engine.prompts[2]
+    assert len(session.prompt_ids("fourth")) <= 80 - 16
+
+
+def test_reset_forgets_the_turns_and_keeps_the_rest(fake):
+    engine = fake("a", "b")
+    session = ChatSession(engine, system="S")
+    session.change(temperature=0.0, max_tokens=7)
+    list(session.reply("1"))
+    session.reset()
+    list(session.reply("2"))
+    assert engine.prompts[1] == "<|bos|><|user_start|>S\n\n2<|user_end|><|assistant_start|>"
+    assert (engine.requests[1]["temperature"], engine.requests[1]["max_tokens"]) == (0.0, 7)
+
+
+def test_turns_draw_from_seeds_of_their_own(fake):
+    engine, again, other = fake("a", "b"), fake("a", "b"), fake("a", "b")
+    for target, seed in ((engine, 1), (again, 1), (other, 2)):
+        session = ChatSession(target, settings=ChatSettings(seed=seed))
+        list(session.reply("x"))
+        list(session.reply("x"))
+    seeds = [request["seed"] for request in engine.requests]
+    assert seeds == [request["seed"] for request in again.requests]
+    assert len({*seeds, *(request["seed"] for request in other.requests)}) == 4
+
+
+def test_a_stopped_answer_is_remembered_as_far_as_it_came(fake):
+    engine = fake("xyz", "d")
+    session = ChatSession(engine)
+    pieces = session.reply("1")
+    assert next(pieces) + next(pieces) == "xy"
+    pieces.close()
+    assert session.turns == (Message("user", "1"), Message("assistant", "xy"))
+    list(session.reply("2"))
+    assert "<|assistant_start|>xy<|assistant_end|>" in engine.prompts[1]
+
+
+def test_characters_arrive_whole(tokenizer, fake):
+    """Bytes of the tokenizer: an emoji is four tokens and one piece."""
+    session = ChatSession(fake("aé\U0001f600z"))
+    assert list(session.reply("1")) == ["a", "é", "\U0001f600", "z"]
+
+
+def test_random_bytes_stream_as_python_decodes_them(tokenizer):
+    """20,000 byte sequences, valid and not: joined pieces are the decoded whole, and no piece is half a character."""
+    generator = np.random.default_rng(0)
+    byte_ids = {tokenizer.id_to_bytes(i): i for i in range(10, 266)}
+    engine = FakeEngine(tokenizer)
+    session = ChatSession(engine)
+    valid = "aß水\U0001f600".encode()
+    for number in range(20_000):
+        size = int(generator.integers(1, 8))
+        raw = generator.bytes(size) if number % 2 else bytes(generator.choice(list(valid), size=size).astype(np.uint8))
+        engine.answers = [[byte_ids[bytes([byte])] for byte in raw]]
+        session.turns = ()
+        pieces = list(session.reply("x"))
+        assert "".join(pieces) == codecs.decode(raw, "utf-8", "replace")
+        assert all(pieces)
+
+
+def test_calculator_use_is_shown_and_remembered_as_parts(tokenizer):
+    """What is remembered renders to the tokens that were written."""
+    ids = [tokenizer.special(f"<|{name}|>") for name in ("python_start", "python_end", "output_start", "output_end")]
+    python_start, python_end, output_start, output_end = ids
+    encode = tokenizer.encode
+    answer = [*encode("is "), python_start, *encode("6*7"), python_end, output_start, *encode("42"), output_end]
+    answer += encode("ok")
+    session = ChatSession(FakeEngine(tokenizer, answer))
+    assert "".join(session.reply("6*7?")) == "is [6*7][= 42]ok"
+    parts = (Part("text", "is "), Part("python", "6*7"), Part("python_output", "42"), Part("text", "ok"))
+    assert session.turns[-1] == Message("assistant", parts)
+    rendered = render(tokenizer, Conversation(session.turns)).ids
+    assert rendered[-len(answer) - 1 : -1] == answer
+
+
+def test_an_unclosed_part_ends_with_the_answer(tokenizer):
+    start = tokenizer.special("<|python_start|>")
+    assert parse_answer(tokenizer, [start, *tokenizer.encode("1+")]) == (Part("python", "1+"),)
+    assert parse_answer(tokenizer, tokenizer.encode("plain")) == "plain"
+    assert parse_answer(tokenizer, []) == ""
+
+
+def test_a_real_model_answers_within_its_context(random_model, tokenizer):
+    """Ten turns with a model of 64 (or 256) tokens: nothing overflows, and the same seed says the same."""
+
+    def talk() -> list[str]:
+        session = ChatSession(Engine(random_model, tokenizer), settings=ChatSettings(max_tokens=20))
+        return ["".join(session.reply(f"question number {turn}")) for turn in range(10)]
+
+    assert talk() == talk()

@@ -1,0 +1,184 @@
+"""The engine writes what the model would write without a cache, one row at a time, and keeps its own rules."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.errors import RecipeError
+from nanochat.inference.engine import Engine, Step
+
+
+def greedy_reference(model, prompt: list[int], max_tokens: int, ends: set[int]) -> list[int]:
+    """Without a cache: the whole sequence is read again for every token."""
+    tokens = list(prompt)
+    for _ in range(max_tokens):
+        if len(tokens) >= model.config.sequence_len:
+            break
+        token = int(mx.argmax(model(mx.array([tokens]))[0, -1]).item())
+        if token in ends:
+            break
+        tokens.append(token)
+    return tokens[len(prompt) :]
+
+
+def written(steps: list[Step], row: int = 0) -> list[int]:
+    return [step.tokens[row] for step in steps if step.tokens[row] is not None]
+
+
+def some_prompts(count: int, longest: int) -> list[list[int]]:
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(1, longest, size=count)
+    return [[1, *generator.integers(10, 300, size=length).tolist()] for length in lengths]
+
+
+@pytest.fixture
+def ends(tokenizer) -> set[int]:
+    return {tokenizer.bos_id, tokenizer.special("<|assistant_end|>")}
+
+
+def test_greedy_generation_equals_rereading_everything(random_model, tokenizer, ends):
+    """Past the short window, and for chunked prefill by the caller's prompt of several lengths."""
+    engine = Engine(random_model, tokenizer)
+    for prompt in some_prompts(3, 40):
+        steps = list(engine.generate(prompt, max_tokens=30, temperature=0.0, use_calculator=False))
+        assert written(steps) == greedy_reference(random_model, prompt, 30, ends)
+
+
+def test_a_batch_of_different_prompts_equals_one_by_one(random_model, tokenizer, ends):
+    """Prompts of 2 to 40 tokens in batches of 4: rows still read while others write, and leave as they end."""
+    engine = Engine(random_model, tokenizer)
+    prompts = some_prompts(9, 40)
+    finished: list[int] = []
+    together = engine.complete(prompts, max_tokens=12, use_calculator=False, max_rows=4, on_finished=finished.append)
+    assert together == [greedy_reference(random_model, prompt, 12, ends) for prompt in prompts]
+    assert finished == list(range(1, 10))
+
+
+def test_sampled_batches_equal_sampling_alone(random_model, tokenizer):
+    """A prompt's draws depend on its number and the seed, not on which rows share its batch."""
+    engine = Engine(random_model, tokenizer)
+    prompts = some_prompts(5, 20)
+    settings = {"max_tokens": 8, "temperature": 1.0, "top_k": 20, "seed": 3}
+    assert engine.complete(prompts, max_rows=5, **settings) == engine.complete(prompts, max_rows=1, **settings)
+    alone = list(engine.generate(prompts[0], **settings))
+    assert engine.complete(prompts, **settings)[0] == written(alone)
+
+
+def test_samples_of_one_prompt_differ_from_their_first_token_on(random_model, tokenizer):
+    engine = Engine(random_model, tokenizer)
+    first = next(engine.generate([1, 20, 30], num_samples=40, max_tokens=4, temperature=5.0))
+    assert len(set(first.tokens)) > 10
+
+
+def test_the_seed_reproduces_and_matters(random_model, tokenizer):
+    engine = Engine(random_model, tokenizer)
+
+    def text(seed: int) -> list[Step]:
+        return list(engine.generate([1, 20, 30], num_samples=3, max_tokens=10, temperature=1.0, seed=seed))
+
+    assert text(0) == text(0)
+    assert text(0) != text(1)
+    assert written(text(0), 0) != written(text(0), 1)
+
+
+@pytest.mark.parametrize("end", ["<|assistant_end|>", "<|bos|>"])
+def test_a_row_ends_before_its_end_token(chain, tokenizer, end):
+    model = chain([50, 51, 52, tokenizer.special(end), 53])
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=10, temperature=0.0))
+    assert steps == [Step([51], [False]), Step([52], [False])]
+
+
+def test_max_tokens_counts_and_the_last_token_is_not_read(chain, tokenizer):
+    model = chain([50, 51, 52, 53, 54, 55])
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=3, temperature=0.0))
+    assert written(steps) == [51, 52, 53]
+    assert model.fed == [[[1, 50]], [[51]], [[52]]]
+
+
+def test_the_context_ends_the_answer(chain, tokenizer):
+    model = chain([50, 51, 50], sequence_len=8)
+    engine = Engine(model, tokenizer)
+    assert written(list(engine.generate([1, 1, 50], max_tokens=99, temperature=0.0))) == [51, 50, 51, 50, 51]
+    assert engine.complete([[1, 1, 50], [50]], max_tokens=99) == [[51, 50, 51, 50, 51], [51, 50, 51, 50, 51, 50, 51]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "message"),
+    [([], 5, "empty prompt"), ([1] * 8, 5, "context 8"), ([1], 0, "max_tokens is 0")],
+)
+def test_requests_without_room_are_refused(chain, tokenizer, prompt, max_tokens, message):
+    engine = Engine(chain([1, 50], sequence_len=8), tokenizer)
+    with pytest.raises(RecipeError, match=message):
+        list(engine.generate(prompt, max_tokens=max_tokens))
+    with pytest.raises(RecipeError, match=message):
+        engine.complete([prompt], max_tokens=max_tokens)
+
+
+def calculation(tokenizer, expression: str) -> tuple[list[int], int, int]:
+    """Return a model's call of the calculator as tokens, with its markers; no token may occur twice in it."""
+    start, end = tokenizer.special("<|python_start|>"), tokenizer.special("<|python_end|>")
+    tokens = [start, *tokenizer.encode(expression), end]
+    assert len(set(tokens)) == len(tokens), "a chain needs different tokens"
+    return tokens, start, end
+
+
+def test_the_calculators_result_is_forced_on_the_row(chain, tokenizer):
+    """6*7 in Python markers: output_start 4 2 output_end follow, marked as forced and fed to the model in order."""
+    call, _, python_end = calculation(tokenizer, "6*7")
+    output_start, output_end = tokenizer.special("<|output_start|>"), tokenizer.special("<|output_end|>")
+    forced = [output_start, *tokenizer.encode("42"), output_end]
+    model = chain([50, *call, 99], [output_end, 60, tokenizer.bos_id])
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=30, temperature=0.0))
+    assert written(steps) == [*call, *forced, 60]
+    assert [step.forced[0] for step in steps] == [False] * len(call) + [True] * len(forced) + [False]
+    assert model.fed[1:] == [[[token]] for token in [*call, *forced, 60]]
+    assert python_end in written(steps)
+
+
+def test_forced_tokens_count_towards_max_tokens(chain, tokenizer):
+    call, _, _ = calculation(tokenizer, "6*7")
+    model = chain([50, *call, 99])
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=len(call) + 2, temperature=0.0))
+    assert len(written(steps)) == len(call) + 2
+    assert [step.forced[0] for step in steps][-2:] == [True, True]
+
+
+@pytest.mark.parametrize("expression", ["6/0", "abc", ""])
+def test_a_failing_expression_forces_nothing(chain, tokenizer, expression):
+    call, _, _ = calculation(tokenizer, expression)
+    model = chain([50, *call, 60, tokenizer.bos_id])
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=30, temperature=0.0))
+    assert written(steps) == [*call, 60]
+    assert not any(step.forced[0] for step in steps)
+
+
+def test_the_calculator_can_be_left_out(chain, tokenizer):
+    call, _, _ = calculation(tokenizer, "6*7")
+    model = chain([50, *call, 60, tokenizer.bos_id])
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=30, temperature=0.0, use_calculator=False))
+    assert written(steps) == [*call, 60]
+
+
+def test_an_end_marker_without_a_start_calculates_nothing(chain, tokenizer):
+    """Nor do markers in the prompt open a calculation."""
+    call, start, end = calculation(tokenizer, "6*7")
+    model = chain([call[-2], end, 60, tokenizer.bos_id])
+    steps = list(Engine(model, tokenizer).generate([1, *call[:-1]], max_tokens=9, temperature=0.0))
+    assert written(steps) == [end, 60]
+    assert start not in written(steps)
+
+
+def test_rows_calculate_for_themselves(chain, tokenizer):
+    """Two prompts in one batch, one of which calculates: the other is not touched, and ends first."""
+    call, _, _ = calculation(tokenizer, "6*7")
+    output_end = tokenizer.special("<|output_end|>")
+    model = chain([50, *call, 99], [output_end, 60, tokenizer.bos_id], [70, 71, 72, tokenizer.bos_id])
+    engine = Engine(model, tokenizer)
+    forced = [tokenizer.special("<|output_start|>"), *tokenizer.encode("42"), output_end]
+    assert engine.complete([[1, 50], [1, 70]], max_tokens=30) == [[*call, *forced, 60], [71, 72]]
+
+
+def test_no_prompt_gives_no_completion(chain, tokenizer):
+    assert Engine(chain([1, 50]), tokenizer).complete([], max_tokens=3) == []
