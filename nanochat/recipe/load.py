@@ -70,9 +70,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     diagnostics += substituted.diagnostics
     origins, key_origins = origins_of(node)
     recipe, findings = validate(node)
+    blamed = {found.origin for found in diagnostics}
     for finding in [*findings, *_references(node)]:
-        if finding.path not in substituted.failed and (layered.is_complete or finding.code not in _NEEDS_ALL_FILES):
-            diagnostics.append(_located(finding, origins, key_origins))
+        located = _located(finding, origins, key_origins)
+        is_known = finding.path in substituted.failed or (located.origin in blamed and not finding.at_key)
+        if not is_known and (layered.is_complete or finding.code not in _NEEDS_ALL_FILES):
+            diagnostics.append(located)
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "no findings, so the recipe is valid"

@@ -24,9 +24,9 @@ def found(node: Node) -> str:
     """Return words for a value that does not fit: `the text "four"`, `a list`."""
     match node.value:
         case dict():
-            return "a map"
+            return "a map" if node.value else "an empty map"
         case tuple():
-            return "a list"
+            return "a list" if node.value else "an empty list"
         case None:
             return "null"
         case bool():
@@ -50,7 +50,8 @@ def expected(slot: Slot, tag: object = None) -> str:
     options = [each for each in _options(json_type(slot)) if each.get("type") != "null"]
     if any(each.get("type") == "integer" for each in options):
         options = [each for each in options if "pattern" not in each]  # `20M` is a way to write the number
-    return " or ".join(dict.fromkeys(_phrase(each) for each in options))
+    phrases = list(dict.fromkeys(_phrase(each) for each in options))
+    return " or ".join(part for part in (", ".join(phrases[:-1]), phrases[-1]) if part)
 
 
 def choices(slot: Slot) -> list[str]:

@@ -359,7 +359,7 @@ class Recipe(Section):
     """Name of the run."""
     description: str = ""
     """What the run is for, in a sentence or a paragraph of markdown."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
     """Seed of everything random; each stage derives its own keys from it."""
     sources: dict[Name, Source] = Field(default={})
     """The only place that names anything outside: a name of your own to a source."""

@@ -64,6 +64,14 @@ def tags(slot: Slot | None) -> tuple[str, ...]:
     return tuple(sorted({str(tag) for each in _sections(slot) for tag in _tags_of(each)}))
 
 
+def tags_with(slot: Slot | None, name: str) -> tuple[str, ...]:
+    """Return the values of `task` that make `name` a field in `slot`; empty where there is only one kind."""
+    sections = _sections(slot)
+    if len(sections) < 2:
+        return ()
+    return tuple(sorted({str(tag) for each in sections if name in each.model_fields for tag in _tags_of(each)}))
+
+
 def allowed_fields(slot: Slot | None, tag: object = None) -> tuple[str, ...]:
     """Return the names that may be written in `slot`, sorted; empty for maps with names of the user's own."""
     section = section_of(slot, tag)

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import yaml
 
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.scalars import NUMBER
 from nanochat.recipe.schema import Recipe, Section
 from nanochat.recipe.tree import KeyPath
 from nanochat.recipe.variables import escape
-from nanochat.recipe.yaml_reader import NUMBER
 
 Value: TypeAlias = "str | int | float | bool | dict[str, Value] | list[Value] | None"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nanochat.recipe.diagnostics import Origin
+from nanochat.recipe.scalars import Scalar
 from nanochat.recipe.schema_walk import ROOT, TAG, Slot, child, section_of
 from nanochat.recipe.values import LocalPath
-from nanochat.recipe.yaml_reader import Entry, Node, Scalar
+from nanochat.recipe.yaml_reader import Entry, Node
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 Plain: TypeAlias = "Scalar | dict[str, Plain] | tuple[Plain, ...]"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nanochat.recipe.phrases import choices, dotted, expected, found
 from nanochat.recipe.schema import Recipe
-from nanochat.recipe.schema_walk import ROOT, TAG, Slot, allowed_fields, child, section_of, tags
+from nanochat.recipe.schema_walk import ROOT, TAG, Slot, allowed_fields, child, section_of, tags, tags_with
 from nanochat.recipe.section import CONFLICT
 from nanochat.recipe.suggestions import did_you_mean, unknown_field_help
 from nanochat.recipe.tree import KeyPath, plain, tag_of
@@ -27,6 +27,7 @@ _LIMITS = {
     "string_too_long",
     "string_too_short",
 }
+_BOOLEAN_WORDS = ("yes", "no", "on", "off", "y", "n")
 _NAME_RULE = "a name has letters, digits, `-` and `_`, begins with a letter or digit, and has at most 64 characters"
 
 
@@ -128,7 +129,10 @@ def _unknown(place: _Place) -> Finding:
     name, section = str(place.path[-1]), place.parent.path
     where = f"`{dotted(section)}`" if section else "a recipe"
     allowed = allowed_fields(place.parent.slot, tag_of(place.parent.node))
-    help_ = unknown_field_help(name, tuple(str(key) for key in section), allowed)
+    if others := tags_with(place.parent.slot, name):
+        help_ = f"`{name}` goes with `task: {' | '.join(others)}`; allowed here: {', '.join(allowed)}"
+    else:
+        help_ = unknown_field_help(name, tuple(str(key) for key in section), allowed)
     return Finding(place.path, "unknown-field", f"`{name}` is not a field of {where}", help_, at_key=True)
 
 
@@ -136,9 +140,9 @@ def _unknown_tag(place: _Place) -> Finding:
     assert isinstance(place.node.value, dict), "a tag is read from a map"
     written = place.node.value[TAG].node
     name = dotted((*place.path, TAG))
-    help_ = did_you_mean(str(written.value), tags(place.slot))
-    message = f"`{name}` cannot be {found(written)}"
-    return Finding((*place.path, TAG), "bad-choice", message, help_)
+    words = tags(place.slot)
+    message = f"`{name}` must be one of {', '.join(f'`{each}`' for each in words)}, found {found(written)}"
+    return Finding((*place.path, TAG), "bad-choice", message, did_you_mean(str(written.value), words))
 
 
 def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
@@ -159,10 +163,12 @@ def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
             ),
             "",
         )
-    elif "literal_error" in kinds and isinstance(place.node.value, str):
-        code, help_ = "bad-choice", did_you_mean(place.node.value, words)
+    elif "literal_error" in kinds and (isinstance(place.node.value, str) or kinds == {"literal_error"}):
+        code, help_ = "bad-choice", did_you_mean(str(place.node.value), words) if len(words) > 1 else ""
     else:
         code = "wrong-type"
+        if "bool_type" in kinds and str(place.node.value).lower() in _BOOLEAN_WORDS:
+            help_ = "in YAML 1.2 this is a word; write `true` or `false`"
     want = expected(place.slot, tag_of(place.node))
     where = f"`{dotted(place.path)}`" if place.path else "a recipe"
     return Finding(place.path, code, f"{where} must be {want}, found {found(place.node)}", help_)

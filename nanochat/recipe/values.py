@@ -30,7 +30,7 @@ class Unit:
     @property
     def pattern(self) -> str:
         """Regular expression of the text, digits in group 1 and the letter in group 2."""
-        return rf"^([0-9]{{1,18}}(?:\.[0-9]{{1,9}})?) *([{self.letters}]?){self.ending}$"
+        return rf"^((?:[0-9]_?){{0,23}}[0-9](?:\.[0-9]{{1,9}})?) *([{self.letters}]?){self.ending}$"
 
 
 _COUNT = Unit((("K", 10**3), ("M", 10**6), ("B", 10**9), ("G", 10**9), ("T", 10**12)), "", "20M")
@@ -46,10 +46,10 @@ def parse_scaled(value: object, unit: Unit) -> object:
         return int(value)
     if not isinstance(value, str):
         return value
-    match = re.match(unit.pattern, value.strip().replace("_", ""))
+    match = re.match(unit.pattern, value.strip())
     if match is None:
         raise ValueError(f"write a whole number, or one like `{unit.example}` ({', '.join(unit.letters)})")
-    scaled = Decimal(match[1]) * dict(unit.factors).get(match[2], 1)
+    scaled = Decimal(match[1].replace("_", "")) * dict(unit.factors).get(match[2], 1)
     if scaled != int(scaled):
         raise ValueError(f"`{value}` does not come to a whole number")
     return int(scaled)
@@ -71,8 +71,7 @@ class Scaled:
         number: dict[str, Any] = {"type": "integer", "minimum": self.low}
         if self.high < _MOST:
             number["maximum"] = self.high
-        pattern = rf"^[0-9_]+(\.[0-9]+)? *[{self.unit.letters}]?{self.unit.ending}$"
-        return {"anyOf": [number, {"type": "string", "pattern": pattern, "examples": [self.unit.example]}]}
+        return {"anyOf": [number, {"type": "string", "pattern": self.unit.pattern, "examples": [self.unit.example]}]}
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass, replace
 
 from nanochat.recipe.diagnostics import Diagnostic, Origin
+from nanochat.recipe.scalars import Scalar
 from nanochat.recipe.schema_walk import Slot
 from nanochat.recipe.suggestions import did_you_mean
 from nanochat.recipe.tree import KeyPath, map_scalars
-from nanochat.recipe.yaml_reader import Node, Scalar
+from nanochat.recipe.yaml_reader import Node
 
 _USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
+_NAME = re.compile(r"vars\.[A-Za-z0-9_-]+")
+_LITERAL = "write `$${` for the two characters themselves"
 _MAX_EXPANDED_CHARS = 2**18
 
 
@@ -83,9 +86,9 @@ class _Substitution:
     def _value(self, use: re.Match[str], node: Node) -> Scalar:
         inner = use[2].strip()
         if not use[3]:
-            self._note("bad-variable", "`${` is not closed", node, use[0][:2], "write `$${` for the two characters")
-        elif not inner.startswith("vars."):
-            help_ = "write `$${` for the two characters themselves"
+            self._note("bad-variable", "this `${` is not closed", node, use[0], _LITERAL)
+        elif not _NAME.fullmatch(inner):
+            help_ = f"there are no expressions; {_LITERAL}"
             self._note("bad-variable", f"`{use[0]}` is not of the form `${{vars.NAME}}`", node, use[0], help_)
         elif inner.removeprefix("vars.") not in self._variables:
             name = inner.removeprefix("vars.")

@@ -9,30 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import yaml
 
 from nanochat.recipe.diagnostics import Diagnostic, Origin, Text
+from nanochat.recipe.scalars import Scalar, resolve_scalar
+from nanochat.recipe.syntax_errors import explain_syntax_error
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 64
 MAX_NODES = 20_000
 _MAX_DIGITS = 40
 
-Scalar: TypeAlias = str | int | float | bool | None
-
-_NULL = re.compile(r"null|Null|NULL|~|")
-_TRUE = re.compile(r"true|True|TRUE")
-_FALSE = re.compile(r"false|False|FALSE")
-_INT = re.compile(r"[-+]?[0-9]+")
-_OCTAL = re.compile(r"0o[0-7]+")
-_HEX = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INF = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
-_NAN = re.compile(r"\.nan|\.NaN|\.NAN")
-NUMBER = re.compile(f"^(?:{'|'.join(each.pattern for each in (_INT, _OCTAL, _HEX, _FLOAT, _INF, _NAN))})$")
-"""Plain scalars that are numbers in YAML 1.2."""
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _NEVER_IN_A_VALUE = re.compile("[\x00\ud800-\udfff]")
 
@@ -82,27 +70,6 @@ def read_yaml(text: Text, *, skip: int = 0) -> Reading:
     return Reading(node, tuple(builder.diagnostics))
 
 
-def resolve_scalar(written: str) -> Scalar:
-    """Return the value of a plain scalar by the YAML 1.2 core schema: `1e-4` a number, `no` and `12:30` words."""
-    if _NULL.fullmatch(written):
-        return None
-    if _TRUE.fullmatch(written):
-        return True
-    if _FALSE.fullmatch(written):
-        return False
-    if _INT.fullmatch(written):
-        return int(written)
-    if _OCTAL.fullmatch(written):
-        return int(written[2:], 8)
-    if _HEX.fullmatch(written):
-        return int(written[2:], 16)
-    if _FLOAT.fullmatch(written):
-        return float(written)
-    if _INF.fullmatch(written):
-        return float(written.replace(".", "").lower())
-    return float("nan") if _NAN.fullmatch(written) else written
-
-
 @dataclass(frozen=True)
 class _Anchor:
     """A node that may be repeated: None while it is still being read. Sizes count what an alias would expand to."""
@@ -145,11 +112,8 @@ class _Builder:
         try:
             yield from yaml.parse(self._text.content[self._skip :], Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            assert mark is not None, "the parser always says where"
-            origin = self._at(mark.line, mark.column)
-            message, help_ = _explain(error, self._text.line(origin.line)[origin.column - 1 :])
-            raise self._refuse("yaml-syntax", message, origin, help_) from None
+            mark, message, help_ = explain_syntax_error(error, self._line_at)
+            raise self._refuse("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
 
     def _next(self) -> yaml.Event:
         return next(self._events)
@@ -282,6 +246,12 @@ class _Builder:
     def _at(self, line: int, column: int) -> Origin:
         return Origin(self._text, line + 1, column + 1 + (self._skip if line == 0 else 0))
 
+    def _line_at(self, mark: yaml.Mark) -> tuple[str, str]:
+        """Return the line before and from `mark` on."""
+        origin = self._at(mark.line, mark.column)
+        line = self._text.line(origin.line)
+        return line[: origin.column - 1], line[origin.column - 1 :]
+
     def _note(self, code: str, message: str, origin: Origin, help_: str = "") -> None:
         self.diagnostics.append(Diagnostic(code, message, origin, help_))
 
@@ -293,19 +263,3 @@ def _marks(event: yaml.Event) -> tuple[yaml.Mark, yaml.Mark]:
     start, end = event.start_mark, event.end_mark
     assert isinstance(start, yaml.Mark) and isinstance(end, yaml.Mark), "the parser marks every event"
     return start, end
-
-
-def _explain(error: yaml.MarkedYAMLError, rest: str) -> tuple[str, str]:
-    """Return message and help for a syntax error; `rest` is the line from the place of the error on."""
-    problem, context = error.problem or "", error.context or ""
-    if rest.startswith("\t"):
-        return "a tab cannot indent YAML", "use blanks"
-    if "mapping values are not allowed" in problem:
-        return "a `:` is not expected here", "indent the line like its siblings, or quote text that holds `: `"
-    if "could not find expected ':'" in problem:
-        return "a `:` is expected after the key", ""
-    if rest[:1] in ("@", "`", "%"):
-        return f"a value cannot start with `{rest[0]}`", "put it in quotes"
-    start = error.context_mark
-    where = f" ({context}, begun at line {start.line + 1})" if context and start is not None else ""
-    return f"{problem}{where}", ""
