@@ -1,0 +1,76 @@
+"""Bits per byte: cross-entropy that does not depend on the tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from nanochat.model.gpt import GPT
+from nanochat.model.loss import token_nats
+
+Ints = npt.NDArray[np.int32]
+Losses = Callable[[mx.array, mx.array], mx.array]
+
+
+class TokenBatch(Protocol):
+    """Rows of tokens and what follows each."""
+
+    @property
+    def inputs(self) -> Ints:
+        """(B, T) int32."""
+
+    @property
+    def targets(self) -> Ints:
+        """(B, T) int32, -1 where ignored."""
+
+
+@dataclass(frozen=True)
+class BpbResult:
+    """Bits per byte and the sums that it is the ratio of."""
+
+    bpb: float
+    """Infinite where there was no byte to predict."""
+    nats: float
+    bytes: int
+    tokens: int
+
+
+def evaluate_bpb(
+    model: GPT, batches: Iterable[TokenBatch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None
+) -> BpbResult:
+    """Return the bits per byte of `model` over all `batches`.
+
+    Args:
+        token_bytes: (vocab_size,) raw bytes of each token, 0 for specials.
+        on_batch: called after each batch with the number of tokens counted so far.
+    """
+    return measure_bpb(lambda idx, targets: token_nats(model, idx, targets), batches, token_bytes, on_batch=on_batch)
+
+
+def measure_bpb(
+    losses: Losses, batches: Iterable[TokenBatch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None
+) -> BpbResult:
+    """Return sum of nats / (ln 2 * sum of bytes) over the same targets: those that are not -1 and have bytes.
+
+    Args:
+        losses: (B, T) inputs and (B, T) targets -> (B, T) cross-entropy in nats. Summed in float64.
+    """
+    nats, counted_bytes, counted_tokens = 0.0, 0, 0
+    for batch in batches:
+        targets = np.asarray(batch.targets)
+        target_bytes = np.where(targets >= 0, token_bytes[np.maximum(targets, 0)], 0)
+        values = np.array(losses(mx.array(batch.inputs), mx.array(targets)), dtype=np.float64)
+        counts = target_bytes > 0
+        nats += float(values[counts].sum())
+        counted_bytes += int(target_bytes.sum())
+        counted_tokens += int(counts.sum())
+        if on_batch is not None:
+            on_batch(counted_tokens)
+    bpb = nats / (math.log(2) * counted_bytes) if counted_bytes else math.inf
+    return BpbResult(bpb, nats, counted_bytes, counted_tokens)

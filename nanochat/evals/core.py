@@ -1,0 +1,111 @@
+"""CORE: the three task types of the DCLM bundle, scored on tokens (Li et al. 2024, "DataComp-LM").
+
+`multiple_choice` compares what follows the prompts' common beginning, `schema` their common end, `language_modeling`
+asks that every token of the continuation be the likeliest. Not here: how prompts are written (`nanochat.tasks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from nanochat.evals.metrics import score
+from nanochat.evals.records import Record, TaskResult
+from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, SpanScore, common_prefix, likeliest, make_span, score_spans
+from nanochat.inference.forward import CausalModel
+from nanochat.tokenizer.bpe import Tokenizer
+
+CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
+
+
+@dataclass(frozen=True)
+class CoreProblem:
+    """One item of a CORE task with its few-shot examples written out."""
+
+    kind: CoreKind
+    prompts: tuple[str, ...]
+    """One for each option; for `language_modeling` the prompt without and with the continuation."""
+    gold: int
+    """Index of the right prompt; 0 for `language_modeling`."""
+
+
+def find_spans(kind: CoreKind, rows: Sequence[Sequence[int]], *, max_tokens: int | None) -> list[Span]:
+    """Return the rows to score, with the span of each, from the tokens (BOS first) of a problem's prompts.
+
+    Rows longer than `max_tokens` lose tokens on the left. For `language_modeling` the one row is the full prompt,
+    scored from where it departs from the prompt without continuation.
+    """
+    match kind:
+        case "multiple_choice":
+            start = min(common_prefix(rows[0], row) for row in rows)
+            return [make_span(row, start, len(row), max_tokens=max_tokens) for row in rows]
+        case "schema":
+            length = min(common_prefix(rows[0][::-1], row[::-1]) for row in rows)
+            return [make_span(row, len(row) - length, len(row), max_tokens=max_tokens) for row in rows]
+        case "language_modeling":
+            context, full = rows
+            return [make_span(full, common_prefix(context, full), len(full), max_tokens=max_tokens)]
+        case _:
+            assert_never(kind)
+
+
+def choose(kind: CoreKind, scores: Sequence[SpanScore]) -> int | None:
+    """Return the index of the prompt that the model chose, None for a continuation that it did not predict."""
+    if kind == "language_modeling":
+        return 0 if scores[0].is_greedy else None
+    return likeliest(scores)
+
+
+def evaluate_core_task(
+    model: CausalModel,
+    tokenizer: Tokenizer,
+    problems: Sequence[CoreProblem],
+    *,
+    task: str,
+    chance: float,
+    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    on_scored: Callable[[int], None] | None = None,
+) -> TaskResult:
+    """Return accuracy and records of one CORE task.
+
+    Args:
+        chance: accuracy of a guess as a share of 1 (the bundle's baseline is in percent).
+        on_scored: called with the number of problems scored so far.
+    """
+    groups = []
+    for problem in problems:
+        rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
+        groups.append(find_spans(problem.kind, rows, max_tokens=model.config.sequence_len))
+    found = score_spans(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
+    records = tuple(
+        _record(number, task, tokenizer, problem, spans, scores)
+        for number, (problem, spans, scores) in enumerate(zip(problems, groups, found, strict=True))
+    )
+    return TaskResult(score([float(record.correct) for record in records], chance=chance), records)
+
+
+def _record(
+    number: int,
+    task: str,
+    tokenizer: Tokenizer,
+    problem: CoreProblem,
+    spans: Sequence[Span],
+    scores: Sequence[SpanScore],
+) -> Record:
+    chosen = choose(problem.kind, scores)
+    scored = tuple(tokenizer.decode(span.tokens[span.start : span.end]) for span in spans)
+    gold = spans[0 if problem.kind == "language_modeling" else problem.gold]
+    if problem.kind == "schema":  # the scored ends are alike: what differs is in front
+        scored = tuple(problem.prompts)
+    return Record(
+        index=number,
+        task=task,
+        prompt=tokenizer.decode(gold.tokens[: gold.start]),
+        output="" if chosen is None else scored[chosen],
+        expected=scored[0 if problem.kind == "language_modeling" else problem.gold],
+        correct=chosen is not None and (problem.kind == "language_modeling" or chosen == problem.gold),
+        options=scored if problem.kind != "language_modeling" else (),
+        logprobs=tuple(found.logprob for found in scores),
+        is_truncated=any(span.is_truncated for span in spans),
+    )

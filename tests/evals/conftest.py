@@ -1,0 +1,57 @@
+"""Stand-ins that tests of evaluations share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.tokenizer import bpe
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> bpe.Tokenizer:
+    """Special tokens, the 256 bytes, and a few pieces; a digit or an ASCII letter by itself is one token."""
+    return bpe.train(["the cat sat on the mat ABCD 0123456789"], vocab_size=320, max_chars=999, max_document_chars=999)
+
+
+class TableModel:
+    """Logits depend on the last token alone: `rows(tokens (N,)) -> (N, V)`. A hidden state is the token's number."""
+
+    def __init__(self, rows: Callable[[np.ndarray], np.ndarray], *, vocab_size: int, sequence_len: int = 512) -> None:
+        self.rows = rows
+        self.config = GPTConfig(
+            sequence_len=sequence_len, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
+        )
+
+    def hidden(self, idx: mx.array, cache=None) -> mx.array:
+        return idx.astype(mx.float32)[..., None]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        tokens = np.array(hidden[..., 0]).astype(int)
+        return mx.array(self.rows(tokens.reshape(-1)).reshape(*tokens.shape, -1).astype(np.float32))
+
+
+@pytest.fixture
+def table_model():
+    return TableModel
+
+
+@pytest.fixture(scope="session", params=["seed", "current"])
+def random_model(request) -> GPT:
+    """Both architectures, windows shorter than the context, grouped heads, and every weight random."""
+    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
+    length = 96 if request.param == "seed" else 256
+    model = GPT(GPTConfig.for_architecture(request.param, sequence_len=length, vocab_size=320, **shape))
+    generator = np.random.default_rng(0)
+    weights = {
+        name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))
+        for name, value in model.named_parameters().items()
+    }
+    model.set_parameters(weights)
+    mx.eval(model.parameters())
+    return model
