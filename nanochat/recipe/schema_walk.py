@@ -53,7 +53,7 @@ def child(slot: Slot | None, key: str | int, tag: object = None) -> Slot | None:
 
 def section_of(slot: Slot | None, tag: object = None) -> type[Section] | None:
     """Return the section that belongs into `slot`; of several kinds, the one whose `task` may be `tag`."""
-    sections = _sections(slot)
+    sections = sections_of(slot)
     if len(sections) <= 1:
         return sections[0] if sections else None
     return next((each for each in sections if tag in _tags_of(each)), None)
@@ -61,12 +61,12 @@ def section_of(slot: Slot | None, tag: object = None) -> type[Section] | None:
 
 def tags(slot: Slot | None) -> tuple[str, ...]:
     """Return the values of `task` that the sections of `slot` know, sorted."""
-    return tuple(sorted({str(tag) for each in _sections(slot) for tag in _tags_of(each)}))
+    return tuple(sorted({str(tag) for each in sections_of(slot) for tag in _tags_of(each)}))
 
 
 def tags_with(slot: Slot | None, name: str) -> tuple[str, ...]:
     """Return the values of `task` that make `name` a field in `slot`; empty where there is only one kind."""
-    sections = _sections(slot)
+    sections = sections_of(slot)
     if len(sections) < 2:
         return ()
     return tuple(sorted({str(tag) for each in sections if name in each.model_fields for tag in _tags_of(each)}))
@@ -75,7 +75,7 @@ def tags_with(slot: Slot | None, name: str) -> tuple[str, ...]:
 def allowed_fields(slot: Slot | None, tag: object = None) -> tuple[str, ...]:
     """Return the names that may be written in `slot`, sorted; empty for maps with names of the user's own."""
     section = section_of(slot, tag)
-    sections = [section] if section is not None else _sections(slot)
+    sections = [section] if section is not None else sections_of(slot)
     return tuple(sorted({name for each in sections for name in each.model_fields}))
 
 
@@ -91,7 +91,7 @@ def map_value(slot: Slot) -> object | None:
 def is_free_map(slot: Slot | None) -> bool:
     """Return whether `slot` holds a map from any text to a plain value, so that its keys may hold dots."""
     value = None if slot is None else map_value(slot)
-    return value is not None and not _sections(Slot(value))
+    return value is not None and not sections_of(Slot(value))
 
 
 def places(name: str) -> Iterator[tuple[str, ...]]:
@@ -112,7 +112,7 @@ def _places(slot: Slot, path: tuple[str, ...], name: str) -> Iterator[tuple[str,
     value = map_value(slot)
     if value is not None:
         yield from _places(Slot(value), (*path, "NAME"), name)
-    for section in _sections(slot):
+    for section in sections_of(slot):
         if name in section.model_fields:
             yield path
         for key, field in section.model_fields.items():
@@ -125,7 +125,8 @@ def _field_slot(field: FieldInfo) -> Slot:
     return Slot(field.annotation, tuple(field.metadata), tuple(field.examples or ()), drops_null)
 
 
-def _sections(slot: Slot | None) -> list[type[Section]]:
+def sections_of(slot: Slot | None) -> list[type[Section]]:
+    """Return the sections that may stand in `slot`: none, one, or one for each kind of suite."""
     options = () if slot is None else _options(slot.annotation)
     return [each for each in options if isinstance(each, type) and issubclass(each, Section)]
 
