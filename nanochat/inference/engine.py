@@ -202,7 +202,8 @@ class Engine:
     def _sample(self, live: Sequence[_Row], hidden: mx.array, sampling: _Sampling) -> list[int]:
         if all(row.forced for row in live):
             return [0] * len(live)
-        logits = self.model.logits(hidden)
+        # A small text gives fewer pieces than the model has rows for: those beyond mean nothing.
+        logits = self.model.logits(hidden)[:, : self.tokenizer.vocab_size]
         keys = step_keys(sampling.keys[mx.array([row.number for row in live])], [len(row.written) for row in live])
         tokens = sample(logits, keys, temperature=sampling.temperature, top_k=sampling.top_k)
         return [int(token) for token in np.array(tokens)]

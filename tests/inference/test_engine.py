@@ -180,5 +180,13 @@ def test_rows_calculate_for_themselves(chain, tokenizer):
     assert engine.complete([[1, 50], [1, 70]], max_tokens=30) == [[*call, *forced, 60], [71, 72]]
 
 
+def test_ids_that_the_tokenizer_does_not_have_are_never_written(chain, tokenizer):
+    """A model may have more rows than a small text gave pieces, and even prefer one of those."""
+    model = chain([50, tokenizer.vocab_size + 3])
+    model.vocab_size = tokenizer.vocab_size + 8
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=1, temperature=0.0))
+    assert written(steps)[0] < tokenizer.vocab_size
+
+
 def test_no_prompt_gives_no_completion(chain, tokenizer):
     assert Engine(chain([1, 50]), tokenizer).complete([], max_tokens=3) == []
