@@ -1,14 +1,17 @@
 """The process of one stage: `python -m nanochat.stages JOB.json`.
 
-Exit codes are those of `errors`. A user's error leaves its message in `error.txt` in the stage's folder, a bug its
-traceback there and in `traceback.txt`. `out/result.json` is written last.
+Exit codes are those of `errors`. Whatever ends the process leaves its last words in `error.txt` in the stage's
+folder: a message for the user, or a bug's traceback. `out/result.json` is written last.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
@@ -18,6 +21,8 @@ from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, S
 from nanochat.stages.context import StageContext, StageResult, write_atomically
 from nanochat.stages.signals import StopFlag
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def main(arguments: list[str]) -> int:
     """Run the stage that the job file describes and return the exit code."""
@@ -25,19 +30,25 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m nanochat.stages JOB.json\n")
         return 2
     job = Job.model_validate_json(Path(arguments[0]).read_bytes())
-    folder = Path(job.stage_dir)
-    should_stop = StopFlag()
+    # The tokenizer stage trains inside C++ and has nothing to save: its first signal ends it.
+    should_stop = StopFlag(is_final=job.spec.stage == "tokenizer")
     should_stop.install()
+    return guarded(job, lambda: _run(job, should_stop))
+
+
+def guarded(job: Job, run: Callable[[], None]) -> int:
+    """Call `run` and return the exit code of how it ended, leaving its last words in the stage's folder."""
+    folder = Path(job.stage_dir)
     try:
-        _run(job, should_stop)
+        run()
     except NanochatError as error:
         return _report(folder, str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 -- the outermost frame of a process: every death leaves a message
         if is_out_of_memory(error):
             return _report(folder, _out_of_memory(job, error), StageError.exit_code)
-        text = traceback.format_exc()
-        write_atomically(folder / "traceback.txt", text)
-        return _report(folder, text, BUG)
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return _report(folder, _disk_full(job, error), StageError.exit_code)
+        return _report(folder, traceback.format_exc(), BUG)
     return OK
 
 
@@ -111,9 +122,17 @@ def _out_of_memory(job: Job, error: BaseException) -> str:
     return f"{job.spec.stage} ran out of memory: {error}\n  lower {field}; what was saved is kept"
 
 
+def _disk_full(job: Job, error: OSError) -> str:
+    return (
+        f"{job.spec.stage}: no space left ({error})\n"
+        "  what was saved before is intact; make room (`nanochat-run gc`), then the same command continues"
+    )
+
+
 def _report(folder: Path, message: str, code: int) -> int:
     sys.stderr.write(message + "\n")
-    write_atomically(folder / "error.txt", message + "\n")
+    with contextlib.suppress(OSError):  # on a full disk the log has the message
+        write_atomically(folder / "error.txt", message + "\n")
     return code
 
 

@@ -22,9 +22,14 @@ _PARENT_POLL_SECONDS = 0.25
 
 
 class StopFlag:
-    """A flag that signals, or the death of the parent process, raise."""
+    """A flag that the first signal raises.
 
-    def __init__(self) -> None:
+    Args:
+        is_final: whether that signal ends the process instead, for work that has nothing to save.
+    """
+
+    def __init__(self, *, is_final: bool = False) -> None:
+        self._is_final = is_final
         self._event = threading.Event()
         self._last_signal = -SAME_PRESS_SECONDS
 
@@ -51,7 +56,7 @@ class StopFlag:
     def _count(self, now: float) -> None:
         repeated = now - self._last_signal < SAME_PRESS_SECONDS
         self._last_signal = now
-        if self._event.is_set() and not repeated:
+        if self._is_final or (self._event.is_set() and not repeated):
             os._exit(InterruptedRun.exit_code)
         self._event.set()
 

@@ -1,0 +1,86 @@
+"""Rows of held-out text to measure bits per byte on: every token once, in the order of the documents.
+
+Unlike training rows these are not packed by best fit: that would throw away what does not fit, and what is thrown away
+is not chance (the ends of long documents).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nanochat.data.documents import Split, single_pass
+from nanochat.data.sources import SourceSpec
+from nanochat.model.loss import IGNORED
+from nanochat.tokenizer.bpe import Tokenizer
+
+_CHUNK_DOCUMENTS = 64
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class HeldOutBatch:
+    """Rows of tokens and what follows each: inputs and targets (B, T) int32; -1 behind the end of the text."""
+
+    inputs: Ints
+    targets: Ints
+
+
+def held_out_batches(
+    source: SourceSpec,
+    split: Split,
+    tokenizer: Tokenizer,
+    *,
+    sequence_len: int,
+    max_tokens: int,
+    rows_per_batch: int,
+    base: Path,
+) -> list[HeldOutBatch]:
+    """Return the first `max_tokens` tokens (rounded up to whole rows) of one side of a source, or all that there are.
+
+    Documents stand one after the other, each behind a BOS, and are cut into rows of `sequence_len` targets. The rows
+    do not depend on `rows_per_batch`.
+
+    Raises:
+        PreflightError: the source is missing.
+        StageError: it has no document on that side.
+    """
+    rows = -(-max_tokens // sequence_len)
+    tokens = _first_tokens(single_pass(source, split, base=base), tokenizer, rows * sequence_len + 1)
+    inputs, targets = _cut(tokens, sequence_len, padding=tokenizer.bos_id)
+    starts = range(0, len(inputs), rows_per_batch)
+    return [HeldOutBatch(inputs[i : i + rows_per_batch], targets[i : i + rows_per_batch]) for i in starts]
+
+
+def _first_tokens(texts: Iterable[str], tokenizer: Tokenizer, count: int) -> Ints:
+    bos = np.array([tokenizer.bos_id], dtype=np.int32)
+    pieces: list[Ints] = []
+    found = 0
+    for chunk in _chunks(iter(texts)):
+        for ids in tokenizer.encode_batch(chunk):
+            pieces += [bos, ids]
+            found += 1 + len(ids)
+        if found >= count:
+            break
+    return np.concatenate(pieces)[:count] if pieces else np.zeros(0, np.int32)
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[Sequence[str]]:
+    while chunk := list(itertools.islice(texts, _CHUNK_DOCUMENTS)):
+        yield chunk
+
+
+def _cut(tokens: Ints, sequence_len: int, *, padding: int) -> tuple[Ints, Ints]:
+    """Return inputs and targets (rows, T); the last row is filled up with `padding`, its targets with -1."""
+    rows = -(-(len(tokens) - 1) // sequence_len)
+    inputs = np.full(rows * sequence_len, padding, dtype=np.int32)
+    targets = np.full(rows * sequence_len, IGNORED, dtype=np.int32)
+    inputs[: len(tokens) - 1] = tokens[:-1]
+    targets[: len(tokens) - 1] = tokens[1:]
+    return inputs.reshape(rows, sequence_len), targets.reshape(rows, sequence_len)

@@ -1,0 +1,65 @@
+"""Stage tokenizer: train on a source's training documents, measure on its held-out ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from nanochat.data.documents import single_pass
+from nanochat.plan.specs import Job, TokenizerSpec
+from nanochat.stages.context import StageContext, StageResult
+from nanochat.tokenizer import bpe
+
+HELD_OUT_CHARS = 1_000_000
+"""Compression is measured on about so many characters."""
+PROGRESS_DOCUMENTS = 200
+
+
+def run(job: Job, context: StageContext) -> StageResult:
+    """Train a tokenizer; write `out/tokenizer.model`; return the metrics.
+
+    Metrics: `vocab_size` (pieces, specials included), `bytes_per_token` on held-out documents.
+
+    Raises:
+        PreflightError: the source is missing.
+        StageError: it has no training documents, or none held out.
+    """
+    spec = job.spec
+    assert isinstance(spec, TokenizerSpec), f"tokenizer got the job of {spec.stage}"
+    began = time.monotonic()
+    tokenizer = bpe.train(
+        _training_texts(spec, context),
+        vocab_size=spec.vocab_size,
+        max_chars=spec.max_chars,
+        max_document_chars=spec.max_document_chars,
+    )
+    seconds = time.monotonic() - began
+    tokenizer.save(context.out)
+    context.progress(0.95, "measuring compression on held-out documents")
+    metrics = {
+        "vocab_size": float(tokenizer.vocab_size),
+        "bytes_per_token": _bytes_per_token(spec, context, tokenizer),
+    }
+    context.log(0, {f"tokenizer/{name}": value for name, value in metrics.items()})
+    return StageResult(metrics, {"train_seconds": seconds})
+
+
+def _training_texts(spec: TokenizerSpec, context: StageContext) -> Iterator[str]:
+    """Yield the training documents once, as far as training reads them, and say how far it is."""
+    chars, count = 0, 0
+    for count, text in enumerate(single_pass(spec.source, "train", base=context.base), start=1):
+        chars += min(len(text), spec.max_document_chars)
+        if count % PROGRESS_DOCUMENTS == 0:
+            context.progress(0.3 * min(1.0, chars / spec.max_chars), f"reading: {count:,} documents, {chars:,} chars")
+        yield text
+    context.progress(0.3, f"training on {count:,} documents, {chars:,} chars")
+
+
+def _bytes_per_token(spec: TokenizerSpec, context: StageContext, tokenizer: bpe.Tokenizer) -> float:
+    byte_count, token_count = 0, 0
+    for text in single_pass(spec.source, "validation", base=context.base):
+        byte_count += len(text.encode())
+        token_count += len(tokenizer.encode(text))
+        if byte_count >= HELD_OUT_CHARS:
+            break
+    return byte_count / token_count

@@ -1,0 +1,41 @@
+"""Jobs and contexts in a temporary folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.plan.specs import ExecutionSpec, Job, TokenizerSpec
+from nanochat.runtime import Runtime
+from nanochat.stages.context import StageContext
+
+CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
+
+
+@pytest.fixture
+def make_context(tmp_path):
+    """Returns a context for a spec, its stage folder made under the test's own folder."""
+
+    def make(spec, *, name="stage", upstream=None, should_stop=lambda: False, **execution):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        job = Job(spec=spec, execution=ExecutionSpec(**execution), stage_dir=str(folder), upstream=upstream or {})
+        return StageContext(job, base=tmp_path / "base", runtime=CPU, should_stop=should_stop)
+
+    return make
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Forty documents of a few lines, a quarter of them held out, as a source."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for i in range(40):
+        lines = [f"line {j} of document {i}: the value is {(i * 37 + j * 11) % 100}" for j in range(3 + i % 5)]
+        (folder / f"{i:02d}.txt").write_text("\n".join(lines))
+    return SourceSpec(name="documents", path=(str(folder / "*.txt"),), validation_hash_frac=0.25)
+
+
+@pytest.fixture
+def tokenizer_spec(documents):
+    return TokenizerSpec(source=documents, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)

@@ -1,0 +1,53 @@
+"""The tokenizer stage trains on training documents alone and measures on held-out ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from nanochat.data.documents import single_pass
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, StageError
+from nanochat.stages import tokenizer as stage
+from nanochat.tokenizer.bpe import Tokenizer
+
+
+def test_it_saves_a_tokenizer_and_measures_held_out_compression(make_context, tokenizer_spec, documents, tmp_path):
+    context = make_context(tokenizer_spec)
+    result = stage.run(context.job, context)
+    tokenizer = Tokenizer.load(context.out)
+    assert result.metrics["vocab_size"] == tokenizer.vocab_size <= 300
+    held_out = list(single_pass(documents, "validation", base=tmp_path))
+    token_count = sum(len(tokenizer.encode(text)) for text in held_out)
+    assert result.metrics["bytes_per_token"] == sum(len(text.encode()) for text in held_out) / token_count
+    assert result.metrics["bytes_per_token"] > 1
+
+
+def test_held_out_documents_are_not_learned(make_context, tokenizer_spec, documents, tmp_path):
+    """A letter that stands in held-out documents alone becomes no piece of its own."""
+    folder = tmp_path / "documents"
+    held_out = set(single_pass(documents, "validation", base=tmp_path))
+    for path in folder.glob("*.txt"):
+        if path.read_text() in held_out:
+            path.unlink()
+    spec = dataclasses.replace(documents, validation_hash_frac=None, validation_shard="held.txt")
+    (folder / "held.txt").write_text("ΩΩΩΩ " * 500)
+    context = make_context(tokenizer_spec.model_copy(update={"source": spec}))
+    stage.run(context.job, context)
+    tokenizer = Tokenizer.load(context.out)
+    assert len(tokenizer.encode("Ω")) == len("Ω".encode())
+
+
+def test_a_missing_source_is_named(make_context, tokenizer_spec):
+    missing = SourceSpec(name="documents", path=("/nowhere/*.txt",))
+    context = make_context(tokenizer_spec.model_copy(update={"source": missing}))
+    with pytest.raises(PreflightError, match="nowhere"):
+        stage.run(context.job, context)
+
+
+def test_a_source_without_held_out_documents_is_an_error(make_context, tokenizer_spec, documents):
+    spec = dataclasses.replace(documents, validation_hash_frac=1e-12)
+    context = make_context(tokenizer_spec.model_copy(update={"source": spec}))
+    with pytest.raises(StageError, match="validation"):
+        stage.run(context.job, context)
