@@ -1,0 +1,147 @@
+"""`nanochat-chat` answers on the standard output, and says what is wrong on the standard error."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.checkpoint.model_folder import save_model
+from nanochat.cli import chat
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.runtime import base_dir
+from nanochat.tokenizer import bpe
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A model with random weights: it talks nonsense, reproducibly."""
+    tokenizer = bpe.train(["the cat sat on the mat"], vocab_size=290, max_chars=999, max_document_chars=999)
+    shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 2, "n_embd": 32}
+    model = GPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
+    generator = np.random.default_rng(0)
+    weights = {
+        name: mx.array(generator.normal(scale=0.2, size=value.shape).astype(np.float32))
+        for name, value in model.named_parameters().items()
+    }
+    model.set_parameters(weights)
+    folder = tmp_path_factory.mktemp("models") / "model"
+    save_model(folder, model, tokenizer)
+    return folder
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    def type_lines(*lines: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
+
+    return type_lines
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = chat.main([str(argument) for argument in arguments])
+    return (code, *capsys.readouterr())
+
+
+def test_a_prompt_prints_only_the_answer_and_the_seed_decides_it(model_folder, capsys):
+    def ask(*options: object) -> str:
+        code, out, err = run(capsys, model_folder, "--prompt", "hi", "--max-tokens", "12", *options)
+        assert (code, err) == (0, "")
+        assert out.endswith("\n")
+        return out
+
+    assert ask("--seed", "0") == ask("--seed", "0")
+    assert ask("--seed", "0") != ask("--seed", "1")
+    assert ask("--temperature", "0", "--seed", "0") == ask("--temperature", "0", "--seed", "1")
+    assert ask("--temperature", "0") != ask("--temperature", "0", "--system", "Be someone else.")
+    assert ask("--top-k", "1") == ask("--temperature", "0")
+
+
+def test_max_tokens_bounds_the_answer(model_folder, capsys):
+    long = run(capsys, model_folder, "--prompt", "hi", "--temperature", "0", "--max-tokens", "30")[1]
+    short = run(capsys, model_folder, "--prompt", "hi", "--temperature", "0", "--max-tokens", "2")[1]
+    assert 0 < len(short) < len(long)
+
+
+def test_lines_of_the_standard_input_are_a_conversation(model_folder, capsys, typed):
+    """Answers go to the output alone; the second depends on the first turn, until /reset."""
+    typed("hi", "hi", "/reset", "hi", "/quit", "never read")
+    code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5")
+    assert code == 0
+    assert err == "a new conversation\n"
+    prompt = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5", "--prompt", "hi")[1]
+    assert out.startswith(prompt)
+    assert out.endswith(prompt)
+    assert out != prompt * 3
+
+
+def test_commands_change_the_session(model_folder, capsys, typed):
+    typed("/temp 0", "/tokens 4", "/system Be kind.", "/sytem x", "/temp hot", "", "hi")
+    code, out, err = run(capsys, model_folder)
+    assert code == 0
+    options = ("--temperature", "0", "--max-tokens", "4", "--system", "Be kind.")
+    assert out == run(capsys, model_folder, *options, "--prompt", "hi")[1]
+    assert "did you mean /system?" in err
+    assert "'hot'" in err
+
+
+def test_a_line_that_is_not_text_is_an_error_and_the_chat_goes_on(model_folder, capsys, typed):
+    typed("\udce4", "hi")
+    code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "4")
+    assert code == 0
+    assert "surrogate" in err
+    assert out.endswith(run(capsys, model_folder, "--temperature", "0", "--max-tokens", "4", "--prompt", "hi")[1])
+
+
+def test_an_unknown_model_names_the_runs_there_are(capsys):
+    (base_dir() / "runs" / "tiny" / "20260101-000000").mkdir(parents=True)
+    code, out, err = run(capsys, "tinny", "--prompt", "hi")
+    assert (code, out) == (2, "")
+    assert "'tinny'" in err
+    assert "tiny" in err.splitlines()[-1]
+
+
+def test_without_runs_the_error_says_how_to_make_one(capsys, tmp_path):
+    code, _, err = run(capsys, tmp_path, "--prompt", "hi")
+    assert code == 2
+    assert "nanochat-run" in err
+
+
+@pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-k", "0"), ("--max-tokens", "x")])
+def test_wrong_options_end_with_2(capsys, option):
+    with pytest.raises(SystemExit) as ended:
+        chat.main(["model", *option])
+    assert ended.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(model_folder, capsys, monkeypatch):
+    """On a terminal: the second piece is interrupted, the next line is answered, Ctrl-D leaves."""
+    from nanochat.inference.chat import ChatSession
+
+    lines = iter(["one", "two"])
+
+    def type_line(prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    def reply(self, text: str):
+        yield f"[{text}"
+        if text == "one":
+            raise KeyboardInterrupt
+        yield "]"
+
+    monkeypatch.setattr("builtins.input", type_line)
+    monkeypatch.setattr(ChatSession, "reply", reply)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, _ = run(capsys, model_folder)
+    assert code == 0
+    assert "[one (stopped)\n" in out
+    assert out.endswith("[two]\n")
