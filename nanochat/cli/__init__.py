@@ -1,1 +1,1 @@
-"""Arguments to calls to exit codes."""
+"""Command lines: arguments become calls, errors become exit codes."""

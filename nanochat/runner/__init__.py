@@ -1,1 +1,1 @@
-"""Order, cache, resume, child processes and reports of a run."""
+"""Order, cache, resume, child processes and reports of a run. Never imports MLX; MLflow only through `tracking`."""

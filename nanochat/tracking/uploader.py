@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from nanochat.tracking.stale import close_stale
-from nanochat.tracking.store import Store, TrackingOutageError, open_store
+from nanochat.tracking.store import Store, TrackingOutageError, open_store, show_uri
 from nanochat.tracking.sync import Sender
 from nanochat.tracking.views import RunView
 
@@ -41,42 +41,52 @@ class Uploader:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-uploader", daemon=True)
-        self.problem: str | None = None
-        """Why the last attempt failed; None once one succeeded."""
-        self.experiment_id: str | None = None
+        self._problem: str | None = None
 
     def start(self) -> None:
         """Begin sending."""
         self._thread.start()
 
-    def close(self, timeout_seconds: float) -> bool:
-        """Send the rest and stop; return whether everything arrived within the time."""
+    def stop(self) -> None:
+        """Ask for a last sending; `join` waits for it."""
         self._stop.set()
         self._wake.set()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the end of the last sending; return whether it came."""
         self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            self.problem = self.problem or f"{self._uri} did not answer in {timeout_seconds:.0f} s"
-        return self.problem is None
+        return not self._thread.is_alive()
+
+    def close(self, timeout_seconds: float) -> bool:
+        """Send the rest and stop; return whether everything arrived within the time."""
+        self.stop()
+        return self.join(timeout_seconds) and self.problem is None
+
+    @property
+    def problem(self) -> str | None:
+        """Why not everything is sent; None where everything is."""
+        if self._thread.is_alive() and self._stop.is_set():
+            return self._problem or f"{show_uri(self._uri)} did not answer in time"
+        return self._problem
 
     def _work(self) -> None:
         while not self._stop.is_set():
             self._attempt()
-            self._wake.wait(self._every if self.problem is None else _RETRY_SECONDS)
+            self._wake.wait(self._every if self._problem is None else _RETRY_SECONDS)
         self._attempt()
 
     def _attempt(self) -> None:
         try:
             self._send()
         except TrackingOutageError as error:
-            self.problem = str(error)
+            self._problem = str(error)
         else:
-            self.problem = None
+            self._problem = None
 
     def _send(self) -> None:
         if self._sender is None or self._store is None:
             self._store = open_store(self._uri, self._experiment)
             self._sender = Sender(self._store)
-            self.experiment_id = self._store.experiment_id
         self._sender.send(self._view())
         if not self._has_caught_up:
             for view in self._pending():

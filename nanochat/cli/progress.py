@@ -1,0 +1,74 @@
+"""How a run shows its progress: one live line on a terminal, plain lines every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class TerminalDisplay:
+    """A bar that is redrawn in place, below the lines that stay."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, markup=False)
+
+    def progress(self, title: str, fraction: float, text: str) -> None:
+        """Redraw the bar."""
+        if self._progress is None or self._task is None:
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=self._console,
+                transient=True,
+                refresh_per_second=4,
+            )
+            self._task = self._progress.add_task(title, total=1.0, text=text)
+            self._progress.start()
+        self._progress.update(self._task, completed=fraction, description=title, text=text)
+
+    def stage_over(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress, self._task = None, None
+
+
+class PlainDisplay:
+    """Lines only, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._last_shown = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+    def progress(self, title: str, fraction: float, text: str) -> None:
+        """Print where the stage is, at most every few seconds."""
+        now = time.monotonic()
+        if now - self._last_shown < _PLAIN_EVERY_SECONDS:
+            return
+        self._last_shown = now
+        print(f"{title}: {fraction:4.0%} {text}", flush=True)
+
+    def stage_over(self) -> None:
+        """Nothing to take away."""
+
+
+def make_display() -> TerminalDisplay | PlainDisplay:
+    """Return the display that suits where output goes."""
+    return TerminalDisplay() if sys.stdout.isatty() else PlainDisplay()

@@ -1,0 +1,119 @@
+"""The verbs about recipes: run, plan, check, show, diff, schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanochat import runtime
+from nanochat.errors import RecipeError
+from nanochat.recipe.load import load_recipe
+
+
+def run(options: argparse.Namespace, given: Sequence[str]) -> None:
+    """Run a recipe."""
+    from nanochat.cli.progress import make_display
+    from nanochat.runner.loop import Request
+    from nanochat.runner.pipeline import run_recipe
+
+    display = make_display()
+    request = Request(
+        recipe=options.recipe,
+        base=runtime.base_dir(),
+        folder=Path.cwd(),
+        command=_command(given),
+        overrides=_overrides(options),
+        only=options.only,
+        first=options.first,
+        last=options.last,
+        force=tuple(options.force),
+    )
+    try:
+        run_recipe(request, display)
+    finally:
+        display.stage_over()
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print what would run and why."""
+    from nanochat.runner.overview import explain_stage, overview_json, overview_text
+    from nanochat.runner.prepare import prepare, select_stages
+
+    prepared = prepare(options.recipe, _overrides(options), runtime.base_dir(), must_have_inputs=False)
+    judged, selected = prepared.judge(), select_stages(prepared.plan)
+    if options.json:
+        print(json.dumps(overview_json(prepared, judged, selected), indent=2))
+    elif options.why is not None:
+        select_stages(prepared.plan, only=options.why)
+        print(explain_stage(prepared, judged, options.why))
+    else:
+        print(overview_text(prepared, judged, selected), end="")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Validate recipes, planning included; every recipe is looked at."""
+    from nanochat.plan.compile import compile_plan
+
+    problems = []
+    for path in options.recipes:
+        try:
+            compile_plan(load_recipe(path, _overrides(options)))
+        except RecipeError as error:
+            problems.append(str(error))
+        else:
+            print(f"{path}: ok")
+    if problems:
+        raise RecipeError("\n\n".join(problems))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print the resolved recipe."""
+    from nanochat.recipe.show import resolved_yaml, yaml_with_origins
+
+    loaded = load_recipe(options.recipe, _overrides(options))
+    print(yaml_with_origins(loaded) if options.origin else resolved_yaml(loaded), end="")
+
+
+def diff(options: argparse.Namespace) -> None:
+    """Print the values in which two resolved recipes differ."""
+    from nanochat.recipe.show import diff_recipes
+
+    first, second = (load_recipe(path).recipe for path in options.recipes)
+    for name, before, after in diff_recipes(first, second):
+        print(f"{name}: {json.dumps(before)} -> {json.dumps(after)}")
+
+
+def schema(options: argparse.Namespace) -> None:
+    """Print, write or check the JSON Schema."""
+    from nanochat.recipe.json_schema import schema_is_fresh, schema_text, write_schema
+
+    if options.write:
+        options.file.parent.mkdir(parents=True, exist_ok=True)
+        write_schema(options.file)
+    elif options.check:
+        if not schema_is_fresh(options.file):
+            raise RecipeError(f"{options.file} is not what the schema says; write it with `just schemas`")
+    else:
+        print(schema_text(), end="")
+
+
+def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
+    return (*options.overrides, *(["run.offline=true"] if options.offline else []))
+
+
+def _command(given: Sequence[str]) -> str:
+    """Return the command as typed, without `--force`: to continue is not to begin anew."""
+    words = []
+    skip = False
+    for word in given:
+        if skip or word.startswith("--force="):
+            skip = False
+            continue
+        if word == "--force":
+            skip = True
+            continue
+        words.append(word)
+    return shlex.join(["nanochat-run", *words])

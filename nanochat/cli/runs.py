@@ -1,0 +1,76 @@
+"""The verbs about runs on this machine: ls, report, compare, gc."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from nanochat import runtime
+from nanochat.plan.quantities import show_bytes
+from nanochat.runner.catalog import Run, find_run, list_runs
+from nanochat.runner.gc import collect, find_unreferenced
+from nanochat.runner.report import list_results, render_comparison, write_report
+from nanochat.runner.session import is_in_progress
+
+_HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")
+
+
+def list_all(_options: argparse.Namespace) -> None:
+    """Print the runs of this machine, the newest last."""
+    base = runtime.base_dir()
+    runs = list_runs(base)
+    if not runs:
+        print(f"no runs under {base / 'runs'} yet; start one with `nanochat-run RECIPE`")
+        return
+    rows = [("run", "status", "stages", "results")]
+    rows += [(run.reference, _status(run), _stages(run), _headline(run, base)) for run in runs]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print a run's report, rendered from its records as they are now."""
+    base = runtime.base_dir()
+    run = find_run(options.run, base)
+    path = write_report(run, base)
+    print(path.read_text(encoding="utf-8"), end="")
+    print(f"\n({path})")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print several runs' results and recipe differences side by side."""
+    base = runtime.base_dir()
+    print(render_comparison([find_run(reference, base) for reference in options.runs], base), end="")
+
+
+def gc(options: argparse.Namespace) -> None:
+    """Drop stage outputs that no run refers to."""
+    base = runtime.base_dir()
+    found = find_unreferenced(base) if options.dry_run else collect(base)
+    for one in found:
+        print(f"{one.folder.path} ({show_bytes(one.size_bytes)})")
+    freed = show_bytes(sum(one.size_bytes for one in found))
+    verb = "would free" if options.dry_run else "freed"
+    print(f"{len(found)} stage output{'s' if len(found) != 1 else ''}, {verb} {freed}")
+
+
+def _status(run: Run) -> str:
+    if run.state.status == "running" and not is_in_progress(run.state):
+        return "died"
+    return run.state.status
+
+
+def _stages(run: Run) -> str:
+    done = sum(entry.status in ("finished", "cached") for entry in run.state.stages)
+    return f"{done}/{len(run.state.stages)}"
+
+
+def _headline(run: Run, base: Path) -> str:
+    records = run.records(base)
+    for stage in _HEADLINE_STAGES:
+        if stage in records:
+            results = list_results({stage: records[stage]})[:3]
+            return ", ".join(f"{stage}.{one.metric} {one.value:.4g}" for one in results)
+    return datetime.fromtimestamp(run.state.created).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,202 @@
+"""A stage in a process of its own: start it, pass signals on, follow its progress, and say why it died.
+
+An out-of-memory abort inside MLX kills the process it happens in, so a stage never runs in the parent. The child has
+its own session: a Ctrl-C at the terminal reaches the parent alone, which asks the child once to save and stop, and
+kills it when asked a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanochat.errors import (
+    BUG,
+    OK,
+    InterruptedRun,
+    NanochatError,
+    PreflightError,
+    RecipeError,
+    StageError,
+)
+from nanochat.plan.quantities import show_bytes
+from nanochat.runner.folders import StageFolder
+from nanochat.runner.interrupts import Interrupts
+
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")
+_POLL_SECONDS = 0.05
+_TICK_SECONDS = 0.25
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+_OUT_OF_MEMORY_SIGNALS = {signal.SIGKILL, signal.SIGABRT, signal.SIGBUS}
+
+
+class Progress(BaseModel):
+    """The child's heartbeat, `progress.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    fraction: float = 0.0
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended. `exit_code` is negative for a signal; `interrupted` means that it was asked to stop."""
+
+    exit_code: int
+    seconds: float
+    peak_memory_bytes: int | None
+    interrupted: bool
+
+
+def run_child(
+    folder: StageFolder,
+    *,
+    interrupts: Interrupts,
+    on_start: Callable[[int], None],
+    on_tick: Callable[[Progress], None],
+    lock_descriptor: int,
+    command: Sequence[str] = COMMAND,
+) -> Ended:
+    """Run the job of a stage folder to its end, calling `on_tick` a few times a second with its progress."""
+    folder.progress.unlink(missing_ok=True)
+    folder.error.unlink(missing_ok=True)
+    began = time.monotonic()
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(
+            [*command, str(folder.job)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock_descriptor,),
+        )
+    on_start(process.pid)
+    peak = _follow(process, folder, interrupts, on_tick)
+    assert process.returncode is not None, "the child was not waited for"
+    return Ended(process.returncode, time.monotonic() - began, peak or None, interrupts.count > 0)
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    folder: StageFolder,
+    interrupts: Interrupts,
+    on_tick: Callable[[Progress], None],
+) -> int:
+    """Wait for the child while forwarding signals; return its peak resident memory in bytes (0 if unknown)."""
+    peak, forwarded, next_tick = 0, 0, 0.0
+    try:
+        while (usage := _poll(process)) is None:
+            if interrupts.count > forwarded:
+                forwarded = interrupts.count
+                _forward(process, forwarded)
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + _TICK_SECONDS
+                peak = max(peak, _peak_memory(process.pid))
+                on_tick(read_progress(folder.progress))
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        _kill(process)
+        raise
+    # On Linux ru_maxrss starts at the parent's size; it serves where /proc does not exist or was too slow to be read.
+    return peak or usage
+
+
+def _poll(process: subprocess.Popen[bytes]) -> int | None:
+    """Return None while the child runs, afterwards its largest resident size in bytes."""
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if pid == 0:
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * _MAXRSS_BYTES
+
+
+def _forward(process: subprocess.Popen[bytes], count: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if count == 1:
+            os.kill(process.pid, signal.SIGTERM)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _peak_memory(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def read_progress(path: Path) -> Progress:
+    """Return the child's heartbeat, an empty one where there is none yet."""
+    try:
+        return Progress.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return Progress()
+
+
+class StageBugError(NanochatError):
+    """A stage ended with a traceback: our fault."""
+
+    exit_code = BUG
+
+
+def raise_for(ended: Ended, folder: StageFolder, *, planned_bytes: int | None, remedy: str) -> None:
+    """Raise the error a child's end stands for; return where it ended well.
+
+    `remedy` names the recipe field to change when memory ran out. A child that was asked to stop counts as
+    interrupted however it ended, unless it was done.
+    """
+    if ended.exit_code == OK:
+        return
+    said = _last_words(folder)
+    if ended.interrupted or ended.exit_code == InterruptedRun.exit_code:
+        raise InterruptedRun(said or f"{folder.stage} was stopped")
+    for error in (RecipeError, PreflightError, StageError):
+        if ended.exit_code == error.exit_code:
+            raise error(said or f"{folder.stage} failed; its log is {folder.log}")
+    if ended.exit_code < 0:
+        raise StageError(_death(ended, folder, planned_bytes, remedy))
+    reason = f": {said.strip().splitlines()[-1]}" if said.strip() else ""
+    where = folder.error if said.strip() else folder.log
+    raise StageBugError(f"{folder.stage} ended with status {ended.exit_code}{reason}\nthe traceback is in {where}")
+
+
+def _last_words(folder: StageFolder) -> str:
+    try:
+        return folder.error.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _death(ended: Ended, folder: StageFolder, planned_bytes: int | None, remedy: str) -> str:
+    number = -ended.exit_code
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number not in _OUT_OF_MEMORY_SIGNALS:
+        return f"{folder.stage}'s process died of {name}; its log is {folder.log}"
+    return (
+        f"{folder.stage}'s process died of {name}: out of memory, or killed from outside\n"
+        f"  memory planned {show_bytes(planned_bytes)}, measured peak {show_bytes(ended.peak_memory_bytes)}\n"
+        f"  {remedy}\n"
+        f"  what was saved is kept: the same command continues; the log is {folder.log}"
+    )

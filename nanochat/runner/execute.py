@@ -1,0 +1,156 @@
+"""One stage from judgement to record: lock, job, child process, result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nanochat.errors import StageError
+from nanochat.plan.plan import StagePlan
+from nanochat.plan.quantities import show_duration
+from nanochat.plan.specs import Job, TokenizerSpec
+from nanochat.runner.cache import Judgement
+from nanochat.runner.child import COMMAND, Ended, Progress, raise_for, run_child
+from nanochat.runner.display import Display
+from nanochat.runner.folders import StageFolder, write_atomically
+from nanochat.runner.interrupts import Interrupts
+from nanochat.runner.locks import StageLock
+from nanochat.runner.params import cost_of
+from nanochat.runner.record import (
+    Cost,
+    Provenance,
+    StageRecord,
+    folder_bytes,
+    output_digest,
+    output_files,
+    write_identity,
+    write_record,
+)
+from nanochat.tracking.link import read_link
+
+_PEAK_TIMING = "peak_memory_bytes"
+
+
+def execute_stage(
+    judgement: Judgement,
+    lock: StageLock,
+    *,
+    title: str,
+    upstream: Mapping[str, Path],
+    init_model: Path | None,
+    is_forced: bool,
+    spent_seconds: float,
+    provenance: Provenance,
+    interrupts: Interrupts,
+    display: Display,
+    command: Sequence[str] = COMMAND,
+) -> StageRecord:
+    """Run a stage in a child process and return its record, which is written last.
+
+    Args:
+        upstream: output folder of each finished stage.
+        init_model: folder of the starting weights.
+        spent_seconds: what earlier attempts took.
+
+    Raises:
+        NanochatError: as the child's end says (see `child.raise_for`).
+    """
+    stage, folder, identity = judgement.stage, judgement.folder, judgement.identity
+    assert folder is not None and identity is not None, f"{stage.name} was not judged"
+    if is_forced:
+        folder.clear()
+    else:
+        folder.record.unlink(missing_ok=True)
+    write_identity(folder, identity)
+    write_atomically(folder.job, _job(stage, folder, upstream, init_model).model_dump_json(indent=1))
+    started = time.time()
+    ended = run_child(
+        folder,
+        interrupts=interrupts,
+        on_start=lock.name_child,
+        on_tick=lambda progress: _show(display, title, progress, time.time() - started),
+        lock_descriptor=lock.descriptor,
+        command=command,
+    )
+    display.stage_over()
+    raise_for(ended, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_remedy(stage))
+    timings = _read_numbers(folder.out / "timings.json", "")
+    files = output_files(folder.out)
+    link = read_link(folder.link)
+    record = StageRecord(
+        **identity.model_dump(),
+        output_digest=output_digest(files),
+        output_files=files,
+        metrics=_read_metrics(folder),
+        provenance=provenance,
+        device=_device(folder),
+        started=started,
+        finished=time.time(),
+        planned=cost_of(stage.estimate),
+        measured=Cost(
+            seconds=spent_seconds + ended.seconds,
+            peak_memory_bytes=_peak(ended, timings),
+            disk_bytes=folder_bytes(folder.path),
+        ),
+        tracking_uri=link.uri if link else None,
+        mlflow_run_id=link.run_id if link else None,
+    )
+    write_record(folder, record)
+    return record
+
+
+def _job(stage: StagePlan, folder: StageFolder, upstream: Mapping[str, Path], init_model: Path | None) -> Job:
+    spec = stage.spec
+    if init_model is not None and not isinstance(spec, TokenizerSpec):
+        spec = spec.model_copy(update={"init_from": str(init_model)})
+    return Job(
+        spec=spec,
+        execution=stage.execution,
+        stage_dir=str(folder.path),
+        upstream={name: str(upstream[name]) for name in stage.upstream},
+    )
+
+
+def _show(display: Display, title: str, progress: Progress, seconds: float) -> None:
+    left = ""
+    if 0.02 < progress.fraction < 1:
+        left = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
+    display.progress(title, progress.fraction, f"{progress.text or 'starting'}{left}")
+
+
+def _remedy(stage: StagePlan) -> str:
+    now = stage.execution.micro_batch_size
+    if now is not None and now > 1:
+        return f"set `run.micro_batch_size: {now // 2}` (now {now}), or `run.activation_checkpointing: true`"
+    if now is None:
+        return "set `run.micro_batch_size` (now auto) to a small number, or `run.activation_checkpointing: true`"
+    return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter `model.sequence_len`"
+
+
+def _read_metrics(folder: StageFolder) -> dict[str, float]:
+    if not folder.result.is_file():
+        raise StageError(f"{folder.stage} ended well but wrote no {folder.result}; its log is {folder.log}")
+    return _read_numbers(folder.result, "metrics")
+
+
+def _read_numbers(path: Path, key: str) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    values = content.get(key, {}) if key else content
+    return {str(name): float(value) for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def _peak(ended: Ended, timings: Mapping[str, float]) -> int | None:
+    """Return the larger of the process's memory and the device's as the stage measured it."""
+    known = [value for value in (ended.peak_memory_bytes, timings.get(_PEAK_TIMING)) if value is not None]
+    return int(max(known)) if known else None
+
+
+def _device(folder: StageFolder) -> str:
+    """Return what the child said it ran on (`runtime.Runtime.describe`), from its log."""
+    lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines() if folder.log.is_file() else []
+    said = [line.removeprefix("device: ") for line in lines if line.startswith("device: ")]
+    return said[-1] if said else "unknown"

@@ -1,0 +1,150 @@
+"""A run from beginning to end: what is cached is skipped, what was stopped goes on, what fails is told.
+
+The run folder is brought up to date after every step, so that whatever happens to this process, the next one, `ls` and
+MLflow see how far it came.
+"""
+
+from __future__ import annotations
+
+import json
+
+from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, RecipeError
+from nanochat.recipe.show import resolved_yaml
+from nanochat.runner.cache import forced_stages
+from nanochat.runner.catalog import Run, list_runs
+from nanochat.runner.display import Display
+from nanochat.runner.expectations import judge_expectations
+from nanochat.runner.folders import write_atomically
+from nanochat.runner.interrupts import Interrupts
+from nanochat.runner.locks import is_locked, stage_lock
+from nanochat.runner.loop import Request, Work, run_stages
+from nanochat.runner.overview import overview_json, overview_text
+from nanochat.runner.preflight import check_all
+from nanochat.runner.prepare import prepare, select_stages
+from nanochat.runner.record import RunTracking, StageRecord
+from nanochat.runner.report import named_results, stage_line, write_report
+from nanochat.runner.sending import begin_sending, end_sending, tracking_of
+from nanochat.runner.session import Session, close_dead_runs, find_continuable, open_session, plan_digest
+from nanochat.runner.views import is_unsent
+
+
+def run_recipe(request: Request, display: Display) -> Run:
+    """Run what is not done yet of a recipe and return the run; everything worth knowing is told to `display`.
+
+    Raises:
+        NanochatError: whose class says how it ended, see `errors`. InterruptedRun's message is one line.
+    """
+    prepared = prepare(request.recipe, request.overrides, request.base)
+    selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
+    forced = forced_stages(request.force, prepared.plan) & selected
+    work = Work(request, prepared, selected, forced, prepared.judge(forced), display)
+    _refuse_gaps(work)
+    to_run = [j for j in work.judged if j.stage.name in selected and j.action != "cached"]
+    tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
+    if not to_run:
+        return _nothing_to_do(work, tracking)
+    check_all(prepared, to_run, tracking_uri=tracking.uri)
+    for judgement in to_run:
+        if judgement.folder is not None and is_locked(judgement.folder):
+            with stage_lock(judgement.folder):
+                pass
+    display.line(overview_text(prepared, work.judged, selected))
+    return _run(work, tracking)
+
+
+def _refuse_gaps(work: Work) -> None:
+    """Refuse a selection that leaves out a stage which has to run first."""
+    actions = {judgement.stage.name: judgement.action for judgement in work.judged}
+    for stage in work.prepared.plan.stages:
+        if stage.name not in work.selected or actions[stage.name] == "cached":
+            continue
+        for name in stage.upstream:
+            if name not in work.selected and actions[name] != "cached":
+                raise RecipeError(f"{stage.name} needs {name}, which is not done; select it too, as with --from {name}")
+
+
+def _run(work: Work, tracking: RunTracking) -> Run:
+    base, display = work.request.base, work.display
+    close_dead_runs(list_runs(base))
+    session = _open(work, tracking)
+    with Interrupts() as interrupts:
+        uploader = begin_sending(session.folder, tracking, base)
+        try:
+            records = run_stages(work, session, interrupts)
+            unmet = _finish(work, session, records)
+        except InterruptedRun as stop:
+            session.end("interrupted", str(stop))
+            raise
+        except NanochatError as error:
+            session.end("failed", str(error))
+            raise
+        except BaseException as error:
+            session.end("failed", f"a bug: {error!r}")
+            raise
+        finally:
+            run = Run(session.folder, session.state)
+            report = write_report(run, base)
+            end_sending(uploader, session.folder, display, interrupts)
+    display.line(f"report: {report}")
+    if unmet:
+        raise ExpectationError("\n".join(unmet))
+    return run
+
+
+def _open(work: Work, tracking: RunTracking) -> Session:
+    prepared, request = work.prepared, work.request
+    session = open_session(
+        prepared.plan,
+        base=request.base,
+        recipe=request.recipe,
+        overrides=request.overrides,
+        tracking=tracking,
+        command=request.command,
+        init_digests=prepared.init_digests,
+        anew=bool(work.forced),
+    )
+    folder = session.folder
+    write_atomically(folder.resolved, resolved_yaml(prepared.loaded))
+    write_atomically(folder.plan_text, overview_text(prepared, work.judged, work.selected))
+    write_atomically(folder.plan_json, json.dumps(overview_json(prepared, work.judged, work.selected), indent=1))
+    return session
+
+
+def _finish(work: Work, session: Session, records: dict[str, StageRecord]) -> list[str]:
+    """Note that the run is done; show the results and return the expectations that are not met."""
+    verdicts = judge_expectations(work.prepared.plan.expectations, named_results(records))
+    asked = [v for v in verdicts if v.metric.partition(".")[0] in records]
+    for verdict in asked:
+        work.display.line(f"expected {verdict}")
+    unmet = [f"expectation not met: {verdict}" for verdict in asked if not verdict.is_met]
+    session.end("finished", "; ".join(unmet))
+    return unmet
+
+
+def _nothing_to_do(work: Work, tracking: RunTracking) -> Run:
+    """Show what is there; write a run folder only where this name has none with these stages."""
+    display, prepared = work.display, work.prepared
+    records: dict[str, StageRecord] = {j.stage.name: j.record for j in work.judged if j.record is not None}
+    display.line("nothing to do: every stage is done already")
+    for judgement in work.judged:
+        if judgement.record is not None and judgement.folder is not None:
+            display.line(
+                f"{judgement.stage.name}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}"
+            )
+    digest = plan_digest(prepared.plan, prepared.init_digests)
+    previous = find_continuable(prepared.plan.recipe_name, digest, work.request.base)
+    computed_here = previous is not None and any(e.status != "cached" and e.folder for e in previous.state.stages)
+    session = _open(work, tracking if computed_here else RunTracking(kind="none"))
+    for judgement in work.judged:
+        if judgement.folder is not None and judgement.record is not None:
+            session.use_cached(judgement.stage.name, judgement.folder)
+    unmet = _finish(work, session, records)
+    run = Run(session.folder, session.state)
+    report = session.folder.report if session.folder.report.is_file() else write_report(run, work.request.base)
+    if is_unsent(run):
+        with Interrupts() as interrupts:
+            end_sending(begin_sending(session.folder, tracking, work.request.base), session.folder, display, interrupts)
+    display.line(f"report: {report}")
+    if unmet:
+        raise ExpectationError("\n".join(unmet))
+    return run

@@ -1,0 +1,80 @@
+"""Pictures of a run: loss, validation and learning rate by step, drawn without a display."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from nanochat.tracking.points import Point, read_points
+
+Curve = tuple[list[int], list[float]]
+_SMOOTHING_SHARE = 50
+
+
+def draw_plots(streams: Mapping[str, Path], folder: Path) -> list[Path]:
+    """Draw what the metric files of the stages hold into `folder`; return the pictures, the loss curve first.
+
+    Args:
+        streams: stage name to its `metrics.jsonl`.
+        folder: where `loss.png` and `learning_rate.png` go.
+    """
+    by_stage = {stage: _curves(read_points(path)) for stage, path in streams.items()}
+    pictures: list[tuple[str, str, Callable[[str], bool]]] = [
+        ("loss.png", "loss (nats per token) and bits per byte", lambda n: n.endswith(("loss", "bpb"))),
+        ("learning_rate.png", "learning rate", lambda n: "lr" in n.rpartition("/")[2].split("_")),
+    ]
+    drawn = []
+    for file, title, wanted in pictures:
+        panels = {
+            stage: chosen
+            for stage, curves in by_stage.items()
+            if (chosen := {name: curve for name, curve in curves.items() if wanted(name)})
+        }
+        if panels:
+            folder.mkdir(parents=True, exist_ok=True)
+            _draw(folder / file, title, panels)
+            drawn.append(folder / file)
+    return drawn
+
+
+def _curves(points: Sequence[Point]) -> dict[str, Curve]:
+    curves: dict[str, Curve] = defaultdict(lambda: ([], []))
+    for point in points:
+        curves[point.name][0].append(point.step)
+        curves[point.name][1].append(point.value)
+    return dict(curves)
+
+
+def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> None:
+    # The object interface needs no global backend, so nothing depends on a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * len(panels), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for number, (stage, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        axes.set_title(stage)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        for name, (steps, values) in curves.items():
+            if len(steps) > 2 * _SMOOTHING_SHARE:
+                line = axes.plot(steps, values, alpha=0.25)[0]
+                axes.plot(steps, _smooth(values), label=name, color=line.get_color())
+            else:
+                axes.plot(steps, values, marker="o", markersize=3, label=name)
+        axes.legend()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Return an exponential moving average over about a fiftieth of the curve, corrected for its start."""
+    decay = 1 - _SMOOTHING_SHARE / len(values)
+    average, weight, smooth = 0.0, 0.0, []
+    for value in values:
+        average = decay * average + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        smooth.append(average / weight)
+    return smooth

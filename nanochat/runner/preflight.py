@@ -1,0 +1,125 @@
+"""What must hold before stage one: sources, disk, memory, time and the tracking store; all findings at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from nanochat.data.sources import SourceSpec, check_source
+from nanochat.errors import PreflightError
+from nanochat.plan.estimate import total
+from nanochat.plan.memory import largest_micro_batch
+from nanochat.plan.plan import StagePlan
+from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.specs import PretrainSpec
+from nanochat.runner.cache import Judgement
+from nanochat.runner.prepare import Prepared
+from nanochat.tracking.store import database_path, show_uri
+
+_DISK_MARGIN = 1.1
+
+
+def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: str | None) -> None:
+    """Check everything that the stages to run need.
+
+    Raises:
+        PreflightError: the message holds every finding.
+    """
+    stages = [judgement.stage for judgement in to_run]
+    findings = [
+        *_check_sources(prepared, stages),
+        *_check_disk(prepared, stages),
+        *_check_memory(prepared, stages),
+        *_check_time(prepared, stages),
+        *(_check_tracking(tracking_uri) if tracking_uri is not None else ()),
+    ]
+    if findings:
+        heading = f"{len(findings)} thing{'s' if len(findings) > 1 else ''} to settle before the run can start"
+        raise PreflightError("\n".join([f"{heading}:", *(f"  - {finding}" for finding in findings)]))
+
+
+def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    sources: dict[str, SourceSpec] = {source.name: source for stage in stages for source in stage.sources}
+    for source in sources.values():
+        try:
+            check_source(source, prepared.base, prepared.loaded.recipe.run.offline)
+        except PreflightError as error:
+            yield str(error)
+
+
+def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    needed = (total([stage.estimate for stage in stages]).disk_bytes or 0) * _DISK_MARGIN
+    folder = prepared.base
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        yield (
+            f"disk: the plan needs {show_bytes(needed)} under {folder}, and {show_bytes(free)} are free; "
+            f"`nanochat-run gc` drops what no run refers to, or set NANOCHAT_BASE_DIR to another disk"
+        )
+
+
+def memory_limit(prepared: Prepared) -> int | None:
+    """Return the bytes that a stage may take: the recipe's limit, else what the machine has; None where unknown."""
+    given = prepared.loaded.recipe.run.limits.memory
+    if given is not None:
+        return given
+    on_gpu = prepared.device_class == "cuda" and prepared.loaded.recipe.run.device != "cpu"
+    return None if on_gpu else int(psutil.virtual_memory().total)
+
+
+def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    limit = memory_limit(prepared)
+    for stage in stages:
+        planned = stage.estimate.peak_memory_bytes
+        if limit is None or planned is None or planned <= limit:
+            continue
+        fits = _rows_that_fit(stage, limit)
+        if stage.execution.micro_batch_size is None and fits:
+            continue  # `auto` takes fewer rows than the plan shows
+        advice = f"set `run.micro_batch_size: {fits}`" if fits else "use a smaller model or a shorter sequence_len"
+        yield f"memory: {stage.name} needs about {show_bytes(planned)}, the limit is {show_bytes(limit)}; {advice}"
+
+
+def _rows_that_fit(stage: StagePlan, limit: int) -> int:
+    if not isinstance(stage.spec, PretrainSpec):
+        return 0
+    execution = stage.execution
+    return largest_micro_batch(
+        stage.spec.model,
+        limit,
+        tokens_per_step=stage.spec.tokens_per_step,
+        sequence_len=stage.spec.model.sequence_len,
+        dtype="float32" if execution.dtype != "bfloat16" else "bfloat16",
+        activation_checkpointing=execution.activation_checkpointing,
+    )
+
+
+def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    minutes = prepared.loaded.recipe.run.limits.minutes
+    seconds = total([stage.estimate for stage in stages]).seconds
+    if minutes is not None and seconds is not None and seconds > 60 * minutes:
+        yield (
+            f"time: the plan is estimated at {show_duration(seconds)}, `run.limits.minutes` allows "
+            f"{show_duration(60 * minutes)}; shorten the horizon or raise the limit"
+        )
+
+
+def _check_tracking(uri: str) -> Iterator[str]:
+    path = database_path(uri)
+    if path is None:
+        return  # a server that is down costs nothing: what it misses is sent later
+    target = path if path.exists() else _existing_parent(path)
+    if not os.access(target, os.W_OK):
+        yield (
+            f"tracking: {show_uri(uri)} cannot be written ({target}); "
+            f"set `tracking.uri`, or `tracking.kind: none` to do without"
+        )
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.parents if parent.exists())

@@ -1,0 +1,118 @@
+"""From a recipe file to a plan with known inputs: source digests, starting weights, and what the cache holds of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from nanochat.data.sources import digest
+from nanochat.errors import NanochatError, PreflightError, RecipeError
+from nanochat.plan.compile import compile_plan
+from nanochat.plan.estimate import DeviceClass
+from nanochat.plan.plan import Plan
+from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.runner.cache import Judgement, judge_plan
+from nanochat.runner.catalog import model_digest, resolve_model
+
+_NVIDIA = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A recipe, ready to be shown or run."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    base: Path
+    loaded: LoadedRecipe
+    plan: Plan
+    device_class: DeviceClass
+    init_models: dict[str, Path] = field(default_factory=dict)
+    """Folder of the starting weights of each stage that has `init_from`."""
+    init_digests: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    """Inputs that are not here, where the caller only looks; then nothing is known about the cache."""
+
+    def judge(self, forced: Collection[str] = ()) -> list[Judgement]:
+        """Return what will happen to each stage."""
+        if self.problems:
+            return [Judgement(stage=s, action="run", reason="its inputs are not all here") for s in self.plan.stages]
+        return judge_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
+
+
+def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_inputs: bool = True) -> Prepared:
+    """Load and compile a recipe, and look up what its stages read.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        PreflightError: inputs are missing and `must_have_inputs`; all of them are named.
+    """
+    loaded = load_recipe(path, overrides)
+    _refuse_credentials(loaded)
+    device = guess_device_class()
+    problems: list[str] = []
+    try:
+        plan = compile_plan(loaded, digests=lambda spec: digest(spec, base=base), device_class=device)
+    except PreflightError as error:
+        problems += str(error).splitlines()
+        plan = compile_plan(loaded, device_class=device)
+    models: dict[str, Path] = {}
+    for stage in plan.stages:
+        if stage.init_from is None:
+            continue
+        try:
+            models[stage.name] = resolve_model(stage.init_from, base)
+        except NanochatError as error:
+            problems.append(f"{stage.name}.init_from: {error}")
+    if problems and must_have_inputs:
+        raise PreflightError("\n".join(problems))
+    return Prepared(
+        path=path,
+        overrides=tuple(overrides),
+        base=base,
+        loaded=loaded,
+        plan=plan,
+        device_class=device,
+        init_models=models,
+        init_digests={} if problems else {stage: model_digest(folder) for stage, folder in models.items()},
+        problems=tuple(problems),
+    )
+
+
+def guess_device_class() -> DeviceClass:
+    """Return what `device: auto` will probably mean here, without asking MLX."""
+    if sys.platform == "darwin":
+        return "metal"
+    return "cuda" if _NVIDIA.exists() else "cpu"
+
+
+def select_stages(
+    plan: Plan, *, only: str | None = None, first: str | None = None, last: str | None = None
+) -> frozenset[str]:
+    """Return the stages to run: one, or those from `first` until `last`.
+
+    Raises:
+        RecipeError: the recipe has no such stage, or `first` comes after `last`.
+    """
+    names: list[str] = [stage.name for stage in plan.stages]
+    for given in (only, first, last):
+        if given is not None and given not in names:
+            raise RecipeError(f"the recipe {plan.recipe_name} has no stage `{given}`; it has: {', '.join(names)}")
+    if only is not None:
+        return frozenset([only])
+    start = names.index(first) if first is not None else 0
+    stop = names.index(last) + 1 if last is not None else len(names)
+    if start >= stop:
+        raise RecipeError(f"--from {first} comes after --until {last}: nothing would run")
+    return frozenset(names[start:stop])
+
+
+def _refuse_credentials(loaded: LoadedRecipe) -> None:
+    uri = loaded.recipe.tracking.uri
+    if uri is not None and "@" in urlsplit(uri).netloc:
+        advice = "put them in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and only the address here"
+        message = "a recipe holds no user name or password"
+        raise loaded.error([loaded.diagnose(("tracking", "uri"), "secret-in-recipe", message, advice)])

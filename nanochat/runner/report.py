@@ -1,0 +1,223 @@
+"""`report.md` of a run: what was run, what came out, what the model says, and what it cost against the plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.runner.catalog import Run
+from nanochat.runner.expectations import judge_expectations
+from nanochat.runner.folders import StageFolder, write_atomically
+from nanochat.runner.plots import draw_plots
+from nanochat.runner.record import StageRecord
+
+_SAMPLE_CHARS = 4000
+_LINE_METRICS = 6
+_COMPARED_CHARS = 12
+_COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
+
+
+def write_report(run: Run, base: Path) -> Path:
+    """Write the report of a run and its pictures into the run's folder; return the report's path."""
+    records = run.records(base)
+    streams = {
+        entry.stage: StageFolder(base / entry.folder).metrics for entry in run.state.stages if entry.folder is not None
+    }
+    pictures = draw_plots({stage: path for stage, path in streams.items() if path.is_file()}, run.folder.plots)
+    text = render_report(run, records, samples=_samples(run, base), pictures=[path.name for path in pictures])
+    write_atomically(run.folder.report, text)
+    return run.folder.report
+
+
+def render_report(
+    run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], pictures: list[str]
+) -> str:
+    """Return the report as markdown. `samples` by stage; `pictures` are names in the folder `plots/`."""
+    parts = [
+        f"# {run.state.name}",
+        run.state.description,
+        _outcome(run),
+        "## Results",
+        _results_table(records) if records else "No stage is done yet.",
+        _expectations(run, records),
+        "\n\n".join(f"![{name.removesuffix('.png')}](plots/{name})" for name in pictures),
+        *(f"## Samples: {stage}\n\n{text}" for stage, text in samples.items()),
+        "## Time and memory",
+        _cost_table(run, records),
+        "## What was run",
+        _facts(run),
+        _digests(records),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result of a stage, with what its stage says of its certainty."""
+
+    stage: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    count: int | None = None
+    chance: float | None = None
+
+
+def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
+    """Return every result, each with its standard error, number of problems and chance level where there are such."""
+    results = []
+    for stage, record in records.items():
+        for name, value in record.metrics.items():
+            match = _COMPANION.match(name)
+            if match is None or match["metric"] not in record.metrics:
+                results.append(_result(stage, name, value, record.metrics))
+    return results
+
+
+def _result(stage: str, name: str, value: float, metrics: Mapping[str, float]) -> Result:
+    count, centred = metrics.get(f"{name}.n"), metrics.get(f"{name}.centred")
+    chance = None
+    if centred is not None and centred < 1:
+        # centred = (value - chance) / (1 - chance), solved for chance
+        chance = round((value - centred) / (1 - centred), 4)
+    return Result(stage, name, value, metrics.get(f"{name}.stderr"), None if count is None else int(count), chance)
+
+
+def stage_line(record: StageRecord) -> str:
+    """Return a stage's first results for a line on the terminal, after a colon; empty where it has none."""
+    shown = [_in_words(result) for result in list_results({record.stage: record})[:_LINE_METRICS]]
+    return f": {', '.join(shown)}" if shown else ""
+
+
+def _in_words(result: Result) -> str:
+    error = f" ± {result.stderr:.2g}" if result.stderr is not None else ""
+    return f"{result.metric} {result.value:.4g}{error}{f' (n {result.count:,})' if result.count else ''}"
+
+
+def _outcome(run: Run) -> str:
+    state = run.state
+    message = f": {state.message}" if state.message else ""
+    return f"**{state.status}**{message}"
+
+
+def _results_table(records: Mapping[str, StageRecord]) -> str:
+    lines = ["| stage | metric | value | ± stderr | n | chance |", "|---|---|---:|---:|---:|---:|"]
+    for one in list_results(records):
+        cells = (_number(one.stderr), "" if one.count is None else f"{one.count:,}", _number(one.chance))
+        lines.append(f"| {one.stage} | {one.metric} | {one.value:.6g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _expectations(run: Run, records: Mapping[str, StageRecord]) -> str:
+    results = named_results(records)
+    verdicts = judge_expectations(run.state.expectations, results)
+    return "\n".join(["Expected:", "", *(f"- {verdict}" for verdict in verdicts)]) if verdicts else ""
+
+
+def named_results(records: Mapping[str, StageRecord]) -> dict[str, float]:
+    """Return every result by `stage.metric`, the way `expect` names them."""
+    return {f"{stage}.{name}": value for stage, record in records.items() for name, value in record.metrics.items()}
+
+
+def _samples(run: Run, base: Path) -> dict[str, str]:
+    found = {}
+    for entry in run.state.stages:
+        path = StageFolder(base / entry.folder).out / "samples.md" if entry.folder else None
+        if path is not None and path.is_file():
+            text = path.read_text(encoding="utf-8").strip()
+            found[entry.stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
+    return found
+
+
+def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
+    lines = [
+        "| stage | status | time | planned | peak memory | planned | disk | device |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for entry in run.state.stages:
+        record = records.get(entry.stage)
+        planned = record.planned if record else entry.planned
+        measured = record.measured if record else None
+        cells = (
+            entry.title,
+            entry.status,
+            show_duration(measured.seconds if measured else None),
+            show_duration(planned.seconds),
+            show_bytes(measured.peak_memory_bytes if measured else None),
+            show_bytes(planned.peak_memory_bytes),
+            show_bytes(measured.disk_bytes if measured else None),
+            record.device if record else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _facts(run: Run) -> str:
+    state, made = run.state, run.state.provenance
+    started = datetime.fromtimestamp(state.created).strftime("%Y-%m-%d %H:%M:%S")
+    packages = ", ".join(f"{name} {version}" for name, version in made.packages.items())
+    return "\n".join(
+        [
+            f"- command: `{state.command}`",
+            f"- recipe: `{state.recipe}` (kept as [recipe.yaml](recipe.yaml), resolved as [config.yaml](config.yaml))",
+            f"- started: {started} on {made.host}, {made.platform}, Python {made.python}",
+            f"- commit: {made.git_commit or 'unknown'}{' with local changes' if made.git_dirty else ''}",
+            f"- packages: {packages}",
+            f"- seed: {state.seed}",
+        ]
+    )
+
+
+def _digests(records: Mapping[str, StageRecord]) -> str:
+    lines = ["| stage | fingerprint | output | data |", "|---|---|---|---|"]
+    for stage, record in records.items():
+        sources = record.document.get("sources")
+        data = sources.items() if isinstance(sources, dict) else ()
+        shown = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in data)
+        lines.append(f"| {stage} | {record.fingerprint[:12]} | {record.output_digest[:12]} | {shown} |")
+    return "\n".join(lines) if records else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def render_comparison(runs: Sequence[Run], base: Path) -> str:
+    """Return a markdown table of the results of several runs and of the recipe values in which they differ."""
+    heads = [run.reference for run in runs]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    tables = [{f"{r.stage}.{r.metric}": r for r in list_results(run.records(base))} for run in runs]
+    for name in dict.fromkeys(name for table in tables for name in table):
+        lines.append(f"| {name} | {' | '.join(_compared(table.get(name)) for table in tables)} |")
+    values = [_identity_values(run, base) for run in runs]
+    for name in dict.fromkeys(name for table in values for name in table):
+        row = [table.get(name, "default") for table in values]
+        if len(set(row)) > 1:
+            lines.append(f"| {name} | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _compared(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    return f"{result.value:.6g}" + (f" ± {result.stderr:.2g}" if result.stderr is not None else "")
+
+
+def _identity_values(run: Run, base: Path) -> dict[str, str]:
+    """Return the recipe fields, seed and data that decided a run's results, as text."""
+    values = {"seed": str(run.state.seed)}
+    for record in run.records(base).values():
+        for part in ("fields", "sources"):
+            content = record.document.get(part)
+            if isinstance(content, dict):
+                values |= {(f"data of {k}" if part == "sources" else k): _short(v) for k, v in content.items()}
+    return values
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _COMPARED_CHARS else text[:_COMPARED_CHARS]
