@@ -6,8 +6,9 @@ import pytest
 
 from nanochat.tokenizer import bpe
 
-WORDS = """the quick brown fox jumps over lazy dogs while naïve coöperation costs 12345 yen at 7:30 in Zürich
-def return self""".split()
+TEXT = """the quick brown fox jumps over lazy dogs while naïve coöperation costs 12345 yen at 7:30 in Zürich
+def return self"""
+WORDS = TEXT.split()
 
 
 def make_texts(count: int, seed: int) -> list[str]:
