@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.data.cutting import cut_at_line_ends
+from nanochat.data.documents import DocumentStream, Mixture, iter_documents, single_pass
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, StageError
+
+TEXTS = [f"document {i} " + "x" * (i % 7) for i in range(60)]
+
+
+def take(stream, count):
+    return list(itertools.islice(stream, count))
+
+
+def whole(files, kind):
+    """A source of all TEXTS but those held out, in one of the forms that sources have."""
+    match kind:
+        case "parquet":
+            files.parquet("a.parquet", TEXTS[:25], row_group_size=4)
+            files.parquet("b.parquet", TEXTS[25:], row_group_size=1000)
+            return files.source("*.parquet")
+        case "jsonl":
+            files.jsonl("a.jsonl", [{"text": text} for text in TEXTS[:10]])
+            files.jsonl("b.jsonl", [{"text": text, "other": 1} for text in TEXTS[10:]])
+            return files.source("a.jsonl", "b.jsonl")
+        case "txt":
+            files.text("a.txt", "".join(f"{text}\n" for text in TEXTS))
+            return files.source("a.txt", max_document_chars=20)
+        case "pieces":
+            files.parquet(
+                "a.parquet", ["\n".join(TEXTS[i : i + 12]) + "\n" for i in range(0, 60, 12)], row_group_size=2
+            )
+            return files.source("a.parquet", max_document_chars=30, validation_hash_frac=0.01)
+        case "stdlib":
+            return SourceSpec(name="stdlib", builtin="python-stdlib", max_document_chars=200_000)
+
+
+KINDS = ["parquet", "jsonl", "txt", "pieces"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "stdlib"])
+def test_a_stream_goes_on_from_any_position_through_json(files, base, kind):
+    """Resumed after n documents, it gives what the undisturbed one gives, also into the next epoch."""
+    source = whole(files, kind)
+    undisturbed = iter_documents(source, "train", base=base)
+    count = len(list(single_pass(source, "train", base=base))) + 10
+    expected = take(undisturbed, count)
+    assert undisturbed.epoch == 1
+    for n in {*range(0, min(count, 70), 1 if count < 100 else 35), count - 11, count - 10, count - 9}:
+        stream = iter_documents(source, "train", base=base)
+        assert take(stream, n) == expected[:n]
+        resumed = iter_documents(source, "train", base=base, start=json.loads(json.dumps(stream.position())))
+        assert take(resumed, count - n) == expected[n:]
+        assert resumed.position() == undisturbed.position()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_each_document_is_on_exactly_one_side(files, base, kind):
+    source = whole(files, kind)
+    train = list(single_pass(source, "train", base=base))
+    try:
+        held_out = list(single_pass(source, "validation", base=base))
+    except StageError:
+        held_out = []
+    assert sorted(train + held_out) == sorted(TEXTS)
+
+
+def test_a_hash_holds_out_about_its_share(files, base):
+    """Of 4,000 documents a quarter is 1,000 with standard deviation 27."""
+    files.parquet("a.parquet", [f"text {i}" for i in range(4000)])
+    source = files.source("a.parquet", validation_hash_frac=0.25)
+    assert 890 < len(list(single_pass(source, "validation", base=base))) < 1110
+
+
+def test_a_named_shard_is_held_out_whole(files, base):
+    for name in "abc":
+        files.parquet(f"{name}.parquet", [f"{name}{i}" for i in range(30)])
+    source = files.source("*.parquet", validation_shard="b.parquet", max_files=1)
+    assert list(single_pass(source, "validation", base=base)) == [f"b{i}" for i in range(30)]
+    assert list(single_pass(source, "train", base=base)) == [f"a{i}" for i in range(30)]
+
+
+def test_a_shard_that_is_not_there_is_named(files, base):
+    files.parquet("a.parquet", ["text"])
+    with pytest.raises(PreflightError, match=r"no validation shard z\.parquet; its files are: a\.parquet"):
+        iter_documents(files.source("a.parquet", validation_shard="z.parquet"), "train", base=base)
+
+
+def test_pieces_of_a_cut_document_stay_on_one_side(files, base):
+    files.parquet("a.parquet", [f"{i} first\n{i} second\n" for i in range(200)])
+    source = files.source("a.parquet", max_document_chars=12, validation_hash_frac=0.5)
+    held_out = list(single_pass(source, "validation", base=base))
+    assert 0 < len(held_out) < 400
+    assert [text.split()[0] for text in held_out[::2]] == [text.split()[0] for text in held_out[1::2]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab\n", max_size=60), st.integers(1, 20))
+def test_cutting_loses_nothing_and_cuts_at_line_ends_where_it_can(text, limit):
+    pieces = cut_at_line_ends(text, limit)
+    assert "".join(pieces) == text
+    assert all(0 < len(piece) <= limit for piece in pieces)
+    assert all(piece.endswith("\n") or "\n" not in piece for piece in pieces[:-1])
+
+
+def test_a_side_without_documents_is_an_error_that_tells_the_rule(files, base):
+    files.parquet("a.parquet", ["only one"])
+    stream = iter_documents(files.source("a.parquet"), "validation", base=base)
+    with pytest.raises(StageError, match=r"source `mine` .*no validation document; validation is a hash .* 0\.01"):
+        next(stream)
+
+
+def test_empty_texts_and_nulls_are_left_out(files, base):
+    files.parquet("a.parquet", ["one", "", None, "two"])
+    assert take(iter_documents(files.source("a.parquet"), "train", base=base), 3) == ["one", "two", "one"]
+
+
+def test_a_mixture_gives_each_stream_its_share_and_resumes(files, base):
+    """Weights 3 and 1: every four documents hold three of the first."""
+    streams = []
+    for name in "ab":
+        files.parquet(f"{name}.parquet", [f"{name}{i}" for i in range(20)])
+        streams.append(DocumentStream(files.source(f"{name}.parquet"), "train", base=base))
+    mixture = Mixture(streams, [3.0, 1.0])
+    start = json.loads(json.dumps(mixture.position()))
+    texts = take(mixture, 40)
+    assert ["".join(sorted(text[0] for text in texts[i : i + 4])) for i in range(0, 40, 4)] == ["aaab"] * 10
+    for n in range(0, 40, 7):
+        mixture.seek(start)
+        assert take(mixture, n) == texts[:n]
+        middle = json.loads(json.dumps(mixture.position()))
+        take(mixture, 5)
+        mixture.seek(middle)
+        assert take(mixture, 40 - n) == texts[n:]
+
+
+def fail(files, base, **settings):
+    with pytest.raises((PreflightError, StageError)) as caught:
+        take(iter_documents(files.source("a*", **settings), "train", base=base), 50)
+    return str(caught.value)
+
+
+def test_a_missing_column_is_named_with_those_there_are(files, base):
+    path = files.parquet("a.parquet", TEXTS, column="content")
+    assert fail(files, base) == f"{path}: no column `text`; its columns are: content"
+
+
+def test_a_column_of_numbers_is_refused(files, base):
+    files.parquet("a.parquet", [1, 2])
+    assert "column `text` holds int64, not text" in fail(files, base)
+
+
+def test_a_truncated_parquet_file_is_named(files, base):
+    path = files.parquet("a.parquet", TEXTS)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert fail(files, base).startswith(f"{path}: damaged or cut off")
+
+
+def test_a_parquet_file_damaged_inside_is_named(files, base):
+    path = files.parquet("a.parquet", [f"{i}" * 50 for i in range(2000)])
+    content = bytearray(path.read_bytes())
+    content[4:600] = bytes(596)
+    path.write_bytes(bytes(content))
+    assert fail(files, base).startswith(f"{path}: damaged or cut off")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "x"', r"not JSON: Expecting ',' delimiter at column"),
+        (b'{"body": "x"}', "no key `text`; its keys are: body"),
+        (b"[1]", "expected an object with the key `text`"),
+        (b'{"text": 5}', "`text` is int, not text"),
+        (b'{"text": "\xff"}', "not UTF-8 at byte 11 of the line"),
+        (b'{"text": "\\ud83d"}', "half of a surrogate pair"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_line(files, base, line, message):
+    path = files.text("a.jsonl", b'{"text": "fine"}\n\n' + line + b"\n")
+    found = fail(files, base)
+    assert found.startswith(f"{path}:3: ")
+    assert message in found
+
+
+def test_a_txt_file_that_is_not_utf8_is_named_by_line(files, base):
+    path = files.text("a.txt", b"fine\n\xe9t\xe9\n")
+    assert fail(files, base) == f"{path}:2: not UTF-8 at byte 1 of the line"
+
+
+def test_words_are_not_documents(base):
+    with pytest.raises(PreflightError, match="holds words, not documents"):
+        iter_documents(SourceSpec(name="w", builtin="spelling"), "train", base=base)
