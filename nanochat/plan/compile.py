@@ -28,9 +28,6 @@ from nanochat.recipe.load import LoadedRecipe
 
 Digests = Callable[[SourceSpec], str]
 
-_DEFAULT_VALIDATION_FRAC = 0.01
-_STDLIB_VALIDATION_FRAC = 0.02
-"""The library has few files, so that one in a hundred would be too little text."""
 _UPSTREAM: dict[StageName, tuple[StageName, ...]] = {
     "tokenizer": (),
     "pretrain": ("tokenizer",),
@@ -70,24 +67,25 @@ def compile_plan(
     device = _device_class(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
     stages = tuple(_plan_stage(recipe, spec, specs, config, execution, digest_by_source, device) for spec in specs)
-    totals = total([stage.estimate for stage in stages])
+    by_class = {
+        name: total([estimate_stage(spec, execution, config, name) for spec in specs])
+        for name in RATES
+        if name == device or recipe.run.device != "cpu"
+    }
     return Plan(
         recipe_name=recipe.name,
         description=recipe.description,
         seed=recipe.seed,
         stages=stages,
-        totals=totals,
+        totals=by_class[device],
         expectations=dict(recipe.expect),
-        notes=(*notebook.notes, *estimate_notes(stages, totals, execution, RATES[device])),
+        notes=(*notebook.notes, *estimate_notes(stages, by_class, execution, device)),
     )
 
 
 def source_spec(name: str, section: schema.Source) -> SourceSpec:
-    """Return a source with its validation rule filled in; hub and local defaults are 1 % by hash."""
+    """Return a source as the data room takes it, which also knows what is held out where the recipe does not say."""
     given = section.validation
-    frac = given.hash_frac if given else None
-    if given is None and section.builtin != "spelling":  # words are held out by a rule of their own
-        frac = _STDLIB_VALIDATION_FRAC if section.builtin == "python-stdlib" else _DEFAULT_VALIDATION_FRAC
     path = (section.path,) if isinstance(section.path, str) else section.path
     return SourceSpec(
         name=name,
@@ -99,7 +97,7 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
         max_files=section.max_files,
         max_document_chars=section.max_document_chars,
         validation_shard=given.shard if given else None,
-        validation_hash_frac=frac,
+        validation_hash_frac=given.hash_frac if given else None,
     )
 
 

@@ -109,11 +109,11 @@ def _derive_schedule(section: schema.Pretrain, steps: int, notebook: Notebook) -
         warmdown_steps=0 if kind == "constant" else round(warmdown_frac * steps),
         final_frac=table.final_frac if given.final_frac is None else given.final_frac,
     )
-    for problem in schedule.problems():
+    for problem in schedule.problems() or _overlap(schedule):
         fields = [name for name in ("warmup_steps", "warmdown_frac") if getattr(given, name) is not None]
         path: RecipePath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
-        left = steps - schedule.warmdown_steps
         default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
+        left = steps - schedule.warmdown_steps
         notebook.refuse(
             path,
             "schedule-too-long",
@@ -121,3 +121,13 @@ def _derive_schedule(section: schema.Pretrain, steps: int, notebook: Notebook) -
             advice=f"a warm-up of at most {left} steps fits{default} (`schedule.warmup_steps`), or train longer",
         )
     return schedule
+
+
+def _overlap(schedule: ScheduleConfig) -> list[str]:
+    """Return what is wrong where the learning rate would begin to fall before it has risen."""
+    warmup, warmdown = schedule.warmup_steps, schedule.warmdown_steps
+    if warmup + warmdown <= schedule.steps:
+        return []
+    return [
+        f"warm-up ({warmup}) and warm-down ({warmdown}) together are longer than the horizon of {schedule.steps} steps"
+    ]

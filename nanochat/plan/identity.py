@@ -8,7 +8,7 @@ paths and `init_from` (contents enter as digests).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import assert_never
 
@@ -17,13 +17,21 @@ from pydantic import BaseModel, JsonValue
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive_evals import bpb_source
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, StageSpec, TokenizerSpec
+from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, StageName, StageSpec, TokenizerSpec
 from nanochat.recipe import schema
 
 Fields = dict[str, JsonValue]
 
-_ORIGIN_FIELDS = {"uri", "revision", "path", "builtin"}
+ORIGIN_FIELDS = frozenset({"uri", "revision", "path", "builtin"})
 """Say where a source is, which its digest replaces."""
+DERIVED_FIELDS: Mapping[StageName, frozenset[str]] = {
+    "tokenizer": frozenset(),
+    "pretrain": frozenset({"init_from", "horizon", "tokens_per_step", "schedule"}),
+    "base_eval": frozenset({"init_from"}),
+    "sft": frozenset({"init_from", "horizon", "tokens_per_step", "sequence_len", "lr_scale", "schedule"}),
+    "chat_eval": frozenset({"init_from"}),
+}
+"""Fields of a stage's section in whose place a derived value or a digest stands."""
 
 
 def identity_fields(recipe: schema.Recipe, spec: StageSpec) -> Fields:
@@ -31,7 +39,7 @@ def identity_fields(recipe: schema.Recipe, spec: StageSpec) -> Fields:
     own = _own_fields(recipe, spec)
     for source in stage_sources(spec):
         section = recipe.sources[source.name]
-        own |= _nondefault(section, f"sources.{source.name}", without=_ORIGIN_FIELDS)
+        own |= _nondefault(section, f"sources.{source.name}", without=ORIGIN_FIELDS)
     return own
 
 
@@ -73,7 +81,7 @@ def _own_fields(recipe: schema.Recipe, spec: StageSpec) -> Fields:
             return _sft_fields(recipe.sft, recipe.pretrain, spec)
         case ChatEvalSpec():
             assert recipe.chat_eval is not None
-            return _nondefault(recipe.chat_eval, "chat_eval", without={"init_from"})
+            return _nondefault(recipe.chat_eval, "chat_eval", without=DERIVED_FIELDS["chat_eval"])
         case _:
             assert_never(spec)
 
@@ -84,8 +92,7 @@ def _model_fields(config: GPTConfig) -> Fields:
 
 
 def _pretrain_fields(section: schema.Pretrain, spec: PretrainSpec) -> Fields:
-    derived = {"init_from", "horizon", "tokens_per_step", "schedule"}
-    return _nondefault(section, "pretrain", without=derived) | {
+    return _nondefault(section, "pretrain", without=DERIVED_FIELDS["pretrain"]) | {
         "pretrain.horizon.steps": spec.steps,
         "pretrain.tokens_per_step": spec.tokens_per_step,
         "pretrain.optimizer.weight_decay": spec.weight_decay,
@@ -97,12 +104,11 @@ def _pretrain_fields(section: schema.Pretrain, spec: PretrainSpec) -> Fields:
 
 
 def _sft_fields(section: schema.Sft, pretrain: schema.Pretrain | None, spec: SftSpec) -> Fields:
-    derived = {"init_from", "horizon", "tokens_per_step", "sequence_len", "lr_scale", "schedule"}
     inherited = _nondefault(pretrain.optimizer, "pretrain.optimizer") if pretrain else {}
     horizon = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs}
     return (
         inherited
-        | _nondefault(section, "sft", without=derived)
+        | _nondefault(section, "sft", without=DERIVED_FIELDS["sft"])
         | {f"sft.horizon.{name}": value for name, value in horizon.items() if value is not None}
         | {
             "sft.tokens_per_step": spec.tokens_per_step,
@@ -115,15 +121,15 @@ def _sft_fields(section: schema.Sft, pretrain: schema.Pretrain | None, spec: Sft
 
 
 def _base_eval_fields(section: schema.BaseEval, pretrain: schema.Pretrain | None) -> Fields:
-    own = _nondefault(section, "base_eval", without={"init_from"})
+    own = _nondefault(section, "base_eval", without=DERIVED_FIELDS["base_eval"])
     for name, suite in section.suites.items():
         if isinstance(suite, schema.BpbSuite):
             own[f"base_eval.suites.{name}.source"] = suite.source or bpb_source(pretrain)
     return own
 
 
-def _nondefault(section: BaseModel, prefix: str, *, without: set[str] | None = None) -> Fields:
-    given = section.model_dump(mode="json", exclude_defaults=True, exclude=without)
+def _nondefault(section: BaseModel, prefix: str, *, without: frozenset[str] = frozenset()) -> Fields:
+    given = section.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
     return _flatten(given, prefix) if given else {}
 
 

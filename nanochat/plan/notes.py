@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from nanochat.plan.estimate import AUTO_ROWS, RATES, Estimate, Rate
+from nanochat.plan.estimate import AUTO_ROWS, RATES, DeviceClass, Estimate
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.quantities import show_duration
+from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
 
+_WORTH_COMPARING_SECONDS = 600
+"""Shorter runs are not told how long they would take on another device."""
 
-def estimate_notes(stages: Sequence[StagePlan], totals: Estimate, execution: ExecutionSpec, rate: Rate) -> list[str]:
-    """Return what the reader should know about the plan's estimates."""
-    notes = [f"time is an estimate for {rate.basis}"]
-    if totals.flops is not None:
-        others = [
-            f"{show_duration(totals.flops / one.flops_per_second)} on {one.basis}"
-            for one in RATES.values()
-            if one != rate
-        ]
-        notes.append(f"training and evaluation alone would take {', '.join(others)}")
+
+def estimate_notes(
+    stages: Sequence[StagePlan],
+    totals: Mapping[DeviceClass, Estimate],
+    execution: ExecutionSpec,
+    device: DeviceClass,
+) -> list[str]:
+    """Return what the reader should know about estimates; `totals` are by possible device class."""
+    notes = [f"time and memory are estimates for {RATES[device].basis}"]
+    if (totals[device].seconds or 0) > _WORTH_COMPARING_SECONDS:
+        for name, one in totals.items():
+            if name != device:
+                cost = f"~{show_duration(one.seconds)}, {show_bytes(one.peak_memory_bytes)} of memory"
+                notes.append(f"{cost} on {RATES[name].basis}")
     trains = any(isinstance(stage.spec, PretrainSpec | SftSpec) for stage in stages)
     if trains and execution.micro_batch_size is None:
-        notes.append(f"micro_batch_size auto: memory is shown for {AUTO_ROWS} rows, less where a device has less")
+        notes.append(f"micro_batch_size auto: memory is shown for {AUTO_ROWS} rows, or a step's where it has fewer")
     unknown = [stage.name for stage in stages if stage.estimate.flops is None and stage.name != "tokenizer"]
     if unknown:
-        notes.append(f"unknown before the data or weights are read, and in no total: {', '.join(unknown)}")
-    if any(stage.init_from for stage in stages) or any(source.uri for stage in stages for source in stage.sources):
+        notes.append(f"not known before data or weights are read, and in no total: {', '.join(unknown)}")
+    if any(source.uri for stage in stages for source in stage.sources):
         notes.append("disk does not count downloads")
     return notes

@@ -65,7 +65,7 @@ def _stage_to_json(stage: StagePlan, status: StageStatus) -> JsonValue:
 
 
 def _title(plan: Plan) -> str:
-    lines = [f"{plan.recipe_name}: {len(plan.stages)} stage{'s' if len(plan.stages) != 1 else ''}, seed {plan.seed}"]
+    lines = [f"{plan.recipe_name}: {_several(len(plan.stages), 'stage')}, seed {plan.seed}"]
     lines += textwrap.wrap(" ".join(plan.description.split()), WIDTH, max_lines=3)
     config = _config(plan)
     if config is not None:
@@ -140,30 +140,38 @@ def _what(stage: StagePlan) -> str:
                 f"{spec.vocab_size:,} pieces from at most {show_count(spec.max_chars)} characters of {spec.source.name}"
             )
         case PretrainSpec():
-            names = ", ".join(item.source.name for item in spec.data)
-            rows = spec.tokens_per_step // spec.model.sequence_len
-            return (
-                f"{spec.steps:,} steps of {spec.tokens_per_step:,} tokens ({rows} rows) = "
-                f"{spec.steps * spec.tokens_per_step:,} tokens of {names}; {spec.optimizer.variant} optimizer, weight decay "
-                f"{spec.weight_decay:.3g}, warm-up {spec.schedule.warmup_steps}, {spec.schedule.kind} warm-down "
-                f"{spec.schedule.warmdown_steps} steps"
-            )
+            return _what_pretrain(spec)
         case SftSpec():
-            return f"{_sft_horizon(spec)} in steps of {spec.tokens_per_step:,} tokens: {_names([i.name for i in spec.data])}"
+            names = _names([item.name for item in spec.data])
+            return f"{_sft_horizon(spec)} of {spec.tokens_per_step:,} tokens: {names}"
         case BaseEvalSpec():
-            return _names(list(spec.suites)) + (f"; {len(spec.samples)} samples" if spec.samples else "")
+            return _names(list(spec.suites)) + (f"; {_several(len(spec.samples), 'sample')}" if spec.samples else "")
         case ChatEvalSpec():
             return _names(list(spec.suites))
         case _:
             assert_never(spec)
 
 
+def _what_pretrain(spec: PretrainSpec) -> str:
+    schedule, rows = spec.schedule, spec.tokens_per_step // spec.model.sequence_len
+    return (
+        f"{_several(spec.steps, 'step')} of {spec.tokens_per_step:,} tokens ({_several(rows, 'row')}) = "
+        f"{spec.steps * spec.tokens_per_step:,} tokens of {_names([item.source.name for item in spec.data])}; "
+        f"{spec.optimizer.variant} optimizer, weight decay {spec.weight_decay:.3g}, {schedule.kind} schedule: warm-up "
+        f"{schedule.warmup_steps}, warm-down {schedule.warmdown_steps} steps"
+    )
+
+
 def _sft_horizon(spec: SftSpec) -> str:
     if spec.steps is not None:
-        return f"{spec.steps:,} steps"
+        return _several(spec.steps, "step")
     if spec.tokens is not None:
-        return f"{spec.tokens:,} tokens"
-    return f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} "
+        return f"{spec.tokens:,} tokens in steps"
+    return f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _names(names: list[str]) -> str:

@@ -1,0 +1,134 @@
+"""Specifications, order and execution of the stages of a plan."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan.plan import Plan
+from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
+
+Compile = Callable[..., Plan]
+
+WITHOUT_PRETRAINING = tuple(f"{name}=null" for name in ("tokenizer", "model", "pretrain", "base_eval"))
+
+
+def pretrain_of(plan: Plan) -> PretrainSpec:
+    spec = plan.stage("pretrain").spec
+    assert isinstance(spec, PretrainSpec)
+    return spec
+
+
+def sft_of(plan: Plan) -> SftSpec:
+    spec = plan.stage("sft").spec
+    assert isinstance(spec, SftSpec)
+    return spec
+
+
+def test_stages_run_in_order_and_read_the_one_before(compiled: Compile) -> None:
+    plan = compiled()
+    assert [(stage.name, stage.upstream) for stage in plan.stages] == [
+        ("tokenizer", ()),
+        ("pretrain", ("tokenizer",)),
+        ("base_eval", ("pretrain",)),
+        ("sft", ("pretrain",)),
+        ("chat_eval", ("sft",)),
+    ]
+
+
+def test_chat_eval_reads_pretraining_where_there_is_no_sft(compiled: Compile) -> None:
+    assert compiled("sft=null").stage("chat_eval").upstream == ("pretrain",)
+
+
+def test_starting_weights_replace_the_upstream_stage(compiled: Compile) -> None:
+    plan = compiled("sft.init_from=other")
+    assert plan.stage("sft").upstream == ()
+    assert plan.stage("sft").init_from == "other"
+    assert plan.stage("chat_eval").upstream == ("sft",)
+
+
+def test_fine_tuning_alone_takes_its_numbers_from_its_own_section(compiled: Compile) -> None:
+    """Without a model section the row length is the checkpoint's, which the plan cannot know."""
+    plan = compiled(*WITHOUT_PRETRAINING, "expect=null", "sft.init_from=other", "sft.tokens_per_step=1024")
+    spec = sft_of(plan)
+    assert (spec.tokens_per_step, spec.sequence_len, spec.tokens) == (1024, None, 400_000)
+    assert plan.stage("sft").estimate.flops is None
+
+
+def test_pretraining_numbers_are_derived(compiled: Compile) -> None:
+    """ceil(1,500,000 / 4096) = 367 steps; the seed's warm-down is 0.4 of them, round(146.8) = 147."""
+    spec = pretrain_of(compiled())
+    assert (spec.steps, spec.tokens_per_step) == (367, 4096)
+    assert spec.schedule.warmdown_steps == 147
+    assert spec.model == GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
+    assert spec.weight_decay == 0.1
+    assert spec.seed == 7
+
+
+def test_a_given_weight_decay_is_taken_as_it_is(compiled: Compile) -> None:
+    assert pretrain_of(compiled("pretrain.optimizer={variant: current, weight_decay: 0.03}")).weight_decay == 0.03
+
+
+def test_epochs_of_pretraining_use_the_known_size_of_the_sources(compiled: Compile) -> None:
+    """2.5 passes over 10,000 tokens are ceil(25,000 / 4096) = 7 steps."""
+    plan = compiled("pretrain.horizon={epochs: 2.5}", source_tokens=lambda source: 10_000)
+    assert pretrain_of(plan).steps == 7
+
+
+def test_fine_tuning_inherits_batch_and_optimizer(compiled: Compile) -> None:
+    """The learning rates of `current` are scaled by 0.8 on top of pretraining's own scale; constant to half."""
+    spec = sft_of(compiled("pretrain.optimizer={variant: current, lr_scale: 0.5, matrix_lr: 0.03}"))
+    assert spec.tokens_per_step == 4096
+    assert spec.sequence_len == 256
+    assert (spec.optimizer.variant, spec.optimizer.matrix_lr) == ("current", 0.03)
+    assert spec.optimizer.lr_scale == pytest.approx(0.4)
+    assert (spec.constant_frac, spec.final_frac) == (0.5, 0.0)
+
+
+def test_a_fine_tuning_horizon_by_ratio_becomes_tokens(compiled: Compile) -> None:
+    """Scaling parameters: 4 blocks of 12 * 128^2, lm_head 2048 * 128, 2 gates of 2 x 32 = 1,048,704; half of them."""
+    spec = sft_of(compiled("sft.horizon={ratio: 0.5}"))
+    assert (spec.steps, spec.tokens, spec.epochs) == (None, 524_352, None)
+
+
+def test_mixtures_are_in_the_order_of_their_names(compiled: Compile) -> None:
+    """YAML maps have no order, so the order of writing must not decide anything."""
+    sources = (
+        "sources={b: {path: b.txt}, a: {path: a.txt}, stdlib: {builtin: python-stdlib}, words: {builtin: spelling}}"
+    )
+    plan = compiled(sources, "pretrain.data={b: {weight: 3}, a: {}}")
+    assert [(item.source.name, item.weight) for item in pretrain_of(plan).data] == [
+        ("a", 1.0),
+        ("b", 3.0),
+        ("stdlib", 1.0),
+    ]
+
+
+def test_local_paths_are_absolute_so_that_a_child_process_finds_them(compiled: Compile, tmp_path: Path) -> None:
+    spec = compiled("sources.stdlib={path: ../texts/*.txt}").stage("tokenizer").spec
+    assert isinstance(spec, TokenizerSpec)
+    assert spec.source.path is not None
+    assert all(Path(path).is_absolute() for path in spec.source.path)
+
+
+def test_bits_per_byte_reads_the_pretraining_mixture_by_default(compiled: Compile) -> None:
+    spec = compiled().stage("base_eval").spec
+    assert isinstance(spec, BaseEvalSpec)
+    suite = spec.suites["bpb"]
+    assert isinstance(suite, BpbSuiteSpec)
+    assert (suite.source.name, suite.split, suite.tokens) == ("stdlib", "validation", 131_072)
+
+
+def test_execution_comes_from_the_run_section(compiled: Compile) -> None:
+    plan = compiled("run={device: cpu, micro_batch_size: 3, limits: {memory: 2G}, checkpoint: {keep: 5}}")
+    execution = plan.stage("pretrain").execution
+    assert (execution.device, execution.micro_batch_size, execution.checkpoint_keep) == ("cpu", 3, 5)
+    assert execution.memory_limit_bytes == 2 * 2**30
+    assert compiled().stage("pretrain").execution.micro_batch_size is None
+
+
+def test_every_stage_travels_to_its_process_as_json(compiled: Compile) -> None:
+    for stage in compiled().stages:
+        job = Job(spec=stage.spec, execution=stage.execution, stage_dir="/stage", upstream={"tokenizer": "/out"})
+        assert Job.model_validate_json(job.model_dump_json()) == job

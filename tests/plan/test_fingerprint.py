@@ -1,0 +1,188 @@
+"""What changes which stage's fingerprint, and what is said about a change."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from nanochat.plan.fingerprint import CODE_VERSIONS, document, explain, fingerprint, fingerprint_document
+from nanochat.plan.plan import Plan
+
+Compile = Callable[..., Plan]
+
+ALL = {"tokenizer", "pretrain", "base_eval", "sft", "chat_eval"}
+FROM_PRETRAIN = ALL - {"tokenizer"}
+CHAT = {"sft", "chat_eval"}
+
+
+def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return each stage's fingerprint where an output depends on nothing but its stage's fingerprint."""
+    outputs: dict[str, str] = {"init_from": "digest of the starting weights"}
+    for stage in plan.stages:
+        outputs[stage.name] = fingerprint(stage, outputs, digests)
+    del outputs["init_from"]
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("name=other", set()),
+        ("description=other", set()),
+        ("expect=null", set()),
+        ("run.device=cpu", set()),
+        ("run.dtype=float32", set()),
+        ("run.micro_batch_size=2", set()),
+        ("run.activation_checkpointing=true", set()),
+        ("run.checkpoint.every_steps=3", set()),
+        ("run.monitor={validate_every_steps: 1, prompts: [hello]}", set()),
+        ("run.limits={memory: 1G, minutes: 5}", set()),
+        ("run.offline=true", set()),
+        ("tracking={kind: none, experiment: other, tags: {a: b}}", set()),
+        ("vars={x: 1}", set()),
+        ("sources.unused={path: nowhere.txt}", set()),
+        ("seed=8", FROM_PRETRAIN),
+        ("tokenizer.vocab_size=1024", ALL),
+        ("tokenizer.max_chars=1M", ALL),
+        ("sources.stdlib.max_files=10", ALL),
+        ("sources.stdlib.max_document_chars=5000", ALL),
+        ("sources.stdlib.validation={hash_frac: 0.1}", ALL),
+        ("model.n_layer=5", FROM_PRETRAIN),
+        ("model.sequence_len=128", FROM_PRETRAIN),
+        ("model.window_pattern=L", FROM_PRETRAIN),
+        ("model.architecture=current", FROM_PRETRAIN),
+        ("pretrain.horizon={tokens: 1.6M}", FROM_PRETRAIN),
+        ("pretrain.tokens_per_step=2048", FROM_PRETRAIN),
+        ("pretrain.optimizer.matrix_lr=0.01", FROM_PRETRAIN),
+        ("pretrain.optimizer.weight_decay=0.2", FROM_PRETRAIN),
+        ("pretrain.schedule.warmup_steps=5", FROM_PRETRAIN),
+        ("pretrain.buffer_documents=10", FROM_PRETRAIN),
+        ("pretrain.data={words2: {}}", FROM_PRETRAIN),
+        ("base_eval.suites.bpb.tokens=1000", {"base_eval"}),
+        ("base_eval.samples=[other]", {"base_eval"}),
+        ("base_eval.sample_tokens=5", {"base_eval"}),
+        ("sft.horizon.tokens=300_000", CHAT),
+        ("sft.lr_scale=0.5", CHAT),
+        ("sft.sequence_len=128", CHAT),
+        ("sft.tokens_per_step=2048", CHAT),
+        ("sft.schedule.constant_frac=0.1", CHAT),
+        ("sft.buffer_conversations=10", CHAT),
+        ("sft.data.spelling.repeat=2", CHAT),
+        ("sft.init_from=other", CHAT),
+        ("chat_eval.suites.spelling.max_tokens=16", {"chat_eval"}),
+        ("chat_eval.suites.spelling.top_k=null", {"chat_eval"}),
+        ("chat_eval.init_from=other", {"chat_eval"}),
+    ],
+)
+def test_a_change_reruns_just_the_stages_it_concerns(compiled: Compile, override: str, changed: set[str]) -> None:
+    before = fingerprints(compiled())
+    extra = ("sources.words2={path: more.txt}",) if "words2" in override else ()
+    after = fingerprints(compiled(*extra, override))
+    assert {name for name in ALL if before[name] != after[name]} == changed
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "pretrain.horizon={steps: 367}",
+        "model.window_pattern=SSSL",
+        "model.n_kv_head=2",
+        "pretrain.schedule={kind: cosine, warmup_steps: 0}",
+        "pretrain.optimizer.lr_scale=1",
+        "sft.sequence_len=256",
+        "sft.tokens_per_step=4096",
+        "sft.lr_scale=1",
+        "tokenizer.max_document_chars=10K",
+        "base_eval.suites.bpb.source=stdlib",
+    ],
+)
+def test_two_ways_of_writing_the_same_computation_have_one_fingerprint(compiled: Compile, same: str) -> None:
+    """Derived values and written-out defaults are what the base recipe comes to: 367 steps, SSSL, cosine."""
+    assert fingerprints(compiled(same)) == fingerprints(compiled())
+
+
+def test_the_order_of_writing_does_not_matter(compiled: Compile) -> None:
+    both = "sources={a: {path: a.txt}, b: {path: b.txt}}"
+    one = compiled(both, "pretrain.data={stdlib: null, a: {weight: 2}, b: {}}")
+    other = compiled(both, "pretrain.data={b: {}, stdlib: null, a: {weight: 2}}", "base_eval.suites.bpb.source=a")
+    assert fingerprints(one)["pretrain"] == fingerprints(other)["pretrain"]
+
+
+def test_where_a_source_lies_does_not_matter_but_what_it_holds_does(compiled: Compile) -> None:
+    here, there = (compiled(f"sources.stdlib={{path: {place}}}") for place in ("a.txt", "b.txt"))
+    assert fingerprints(here) == fingerprints(there)
+    changed = {"stdlib": "digest of stdlib", "words": "another digest"}
+    before, after = fingerprints(here), fingerprints(here, changed)
+    assert {name for name in ALL if before[name] != after[name]} == CHAT
+
+
+def test_starting_weights_count_by_their_digest(compiled: Compile) -> None:
+    one, other = compiled("sft.init_from=one").stage("sft"), compiled("sft.init_from=other").stage("sft")
+    assert fingerprint(one, {"init_from": "abc"}) == fingerprint(other, {"init_from": "abc"})
+    assert fingerprint(one, {"init_from": "abc"}) != fingerprint(one, {"init_from": "def"})
+
+
+def test_a_fingerprint_is_the_sha256_of_canonical_json(compiled: Compile) -> None:
+    """Written out by hand for the tokenizer: vocabulary and source differ from the default, the seed is not drawn."""
+    text = (
+        '{"code":1,"fields":{"tokenizer.source":"stdlib","tokenizer.vocab_size":2048},'
+        '"sources":{"stdlib":"digest of stdlib"},"stage":"tokenizer","upstream":{}}'
+    )
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert fingerprint(compiled().stage("tokenizer"), {}) == expected
+
+
+def test_canonical_json_is_plain_ascii_and_refuses_nan() -> None:
+    assert fingerprint_document({"b": 1, "a": "é"}) == hashlib.sha256(b'{"a":"\\u00e9","b":1}').hexdigest()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        fingerprint_document({"a": float("nan")})
+
+
+def test_a_missing_digest_is_a_bug_not_a_fingerprint(compiled: Compile) -> None:
+    with pytest.raises(AssertionError, match="upstream tokenizer"):
+        fingerprint(compiled().stage("pretrain"), {})
+
+
+def test_a_raised_code_version_changes_the_fingerprint(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprints(compiled())
+    monkeypatch.setitem(CODE_VERSIONS, "sft", 2)
+    after = fingerprints(compiled())
+    assert {name for name in ALL if before[name] != after[name]} == CHAT
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "said"),
+    [
+        ("sft.horizon.tokens=300_000", "sft", ["sft.horizon.tokens: 400000 -> 300000"]),
+        ("sft.data.spelling.repeat=2", "sft", ["sft.data.spelling.repeat: default -> 2"]),
+        ("seed=8", "sft", ["seed: 7 -> 8"]),
+        ("pretrain.optimizer.matrix_lr=0.01", "sft", ["pretrain.optimizer.matrix_lr: default -> 0.01"]),
+        (
+            "pretrain.horizon={tokens: 819_200}",
+            "pretrain",
+            ["pretrain.horizon.steps: 367 -> 200", "pretrain.schedule.warmdown_steps: 147 -> 80"],
+        ),
+        ("model.architecture=current", "pretrain", ["model.architecture: default -> current"]),
+        ("base_eval.samples=[a, b]", "base_eval", ['base_eval.samples: ["import "] -> ["a", "b"]']),
+        ("name=other", "sft", []),
+    ],
+)
+def test_a_change_is_explained_by_the_fields_of_the_recipe(
+    compiled: Compile, override: str, stage: str, said: list[str]
+) -> None:
+    upstream = dict.fromkeys(ALL, "same")
+    old = document(compiled().stage(stage), upstream)
+    assert explain(old, document(compiled(override).stage(stage), upstream)) == said
+
+
+def test_changed_inputs_and_code_are_explained(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = compiled().stage("pretrain")
+    old = document(stage, {"tokenizer": "a"})
+    monkeypatch.setitem(CODE_VERSIONS, "pretrain", 2)
+    new = document(compiled().stage("pretrain"), {"tokenizer": "b"}, {"stdlib": "other"})
+    assert explain(old, new) == ["code version 1 -> 2", "source `stdlib` changed", "upstream tokenizer changed"]
+    replaced = document(compiled("sft.init_from=x").stage("sft"), {"init_from": "w"})
+    assert explain(document(compiled().stage("sft"), {"pretrain": "p"}), replaced) == [
+        "upstream init_from added",
+        "upstream pretrain dropped",
+    ]

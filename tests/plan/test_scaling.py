@@ -1,0 +1,107 @@
+"""Derived numbers against arithmetic by hand, from the formulas and the table of the reference."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan import scaling
+from nanochat.plan.shapes import derive_model
+from nanochat.recipe import schema
+
+
+def at_depth(depth: int, **more: object) -> GPTConfig:
+    config, findings = derive_model(schema.Model(depth=depth, **more), vocab_size=32768)  # type: ignore[arg-type]
+    assert not findings
+    return config
+
+
+@pytest.mark.parametrize(
+    ("depth", "n_embd", "n_head", "millions"),
+    [(4, 256, 2, 36.7), (6, 384, 3, 73.5), (8, 512, 4, 126), (12, 768, 6, 286), (20, 1280, 10, 897)],
+)
+def test_the_depth_dial_gives_the_shapes_of_the_reference(
+    depth: int, n_embd: int, n_head: int, millions: float
+) -> None:
+    config = at_depth(depth)
+    assert (config.n_layer, config.n_embd, config.n_head, config.n_kv_head) == (depth, n_embd, n_head, n_head)
+    assert config.num_parameters() / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+def test_odd_depths_are_rounded_up_to_whole_heads() -> None:
+    """64 * 3 = 192 is rounded up to 256, and 64 to 128."""
+    assert [at_depth(depth).n_embd for depth in (1, 3, 5)] == [128, 256, 384]
+
+
+@given(st.integers(1, 10**13), st.integers(1, 2**21))
+def test_a_horizon_in_tokens_is_never_cut_short(tokens: int, tokens_per_step: int) -> None:
+    """ceil: the last step may overshoot, one step less would fall short."""
+    steps = scaling.steps_for_tokens(tokens, tokens_per_step)
+    assert steps * tokens_per_step >= tokens
+    assert steps == 1 or (steps - 1) * tokens_per_step < tokens
+
+
+def test_a_horizon_by_ratio_or_flops_is_the_hand_computed_number_of_tokens() -> None:
+    """12 blocks of 12 * 768^2, lm_head 32768 * 768, 6 gates of 6 x 32: 110,101,632; FLOPs per token 802,167,552."""
+    config = at_depth(12)
+    scaling_parameters = 12 * 12 * 768**2 + 32768 * 768 + 6 * 6 * 32
+    assert scaling.horizon_tokens(config, ratio=12) == 12 * scaling_parameters == 1_321_219_584
+    assert scaling.horizon_tokens(config, flops=802_167_552e6) == pytest.approx(1e6, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("depth", "power"),
+    [
+        (12, 19),  # the reference itself
+        (4, 18),  # N = 11,534,464: 19 + 0.383 * log2(11.534 / 110.10) = 17.75
+        (8, 18),  # N = 41,943,552: 19 + 0.383 * log2(41.944 / 110.10) = 18.47
+        (20, 20),  # N = 435,161,600: 19 + 0.383 * log2(435.16 / 110.10) = 19.76
+    ],
+)
+def test_the_batch_follows_the_power_law(depth: int, power: int) -> None:
+    config = at_depth(depth)
+    choice = scaling.auto_tokens_per_step(config, 12 * config.num_scaling_parameters())
+    assert choice == scaling.Choice(2**power, None)
+
+
+def test_a_tiny_training_gets_a_batch_that_leaves_256_steps_and_says_so() -> None:
+    """1.5M tokens / 256 = 5859, so 2^12; the law alone would give 2^round(19 + 0.383 * log2(1.5 / 1321)) = 2^15."""
+    config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
+    choice = scaling.auto_tokens_per_step(config, 1_500_000)
+    assert choice.value == 4096
+    assert choice.note is not None and "the batch law gives 32,768" in choice.note and "taken 4,096" in choice.note
+
+
+@given(st.integers(1, 10**13), st.sampled_from([8, 96, 256, 1000, 2048, 65_536]))
+def test_the_automatic_batch_is_a_positive_number_of_whole_rows(tokens: int, sequence_len: int) -> None:
+    value = scaling.auto_tokens_per_step(GPTConfig(sequence_len=sequence_len), tokens).value
+    assert value >= sequence_len and value % sequence_len == 0
+
+
+def test_weight_decay_of_the_current_optimizer_scales_with_batch_and_horizon() -> None:
+    """0.28 * sqrt(B / 2^19) * (D_d12 / D): half of it for a quarter of the batch or twice the data."""
+    config = at_depth(12, architecture="current")
+    reference = 12 * config.num_scaling_parameters()
+
+    def decay(tokens: float, batch: int) -> float:
+        return scaling.muon_weight_decay("current", config, tokens=tokens, tokens_per_step=batch).value
+
+    assert decay(reference, 2**19) == pytest.approx(0.28)
+    assert decay(reference, 2**17) == pytest.approx(0.14)
+    assert decay(2 * reference, 2**19) == pytest.approx(0.14)
+
+
+def test_weight_decay_of_a_tiny_training_is_held_and_noted() -> None:
+    """0.28 * sqrt(4096 / 2^19) * 1.3212e9 / 1.5e6 = 21.8 would shrink weights by a third in a step."""
+    config = at_depth(4, architecture="current")
+    choice = scaling.muon_weight_decay("current", config, tokens=1.5e6, tokens_per_step=4096)
+    law = 0.28 * math.sqrt(4096 / 2**19) * 12 * at_depth(12, architecture="current").num_scaling_parameters() / 1.5e6
+    assert choice.value == 2.0
+    assert choice.note is not None and f"{law:.3g}" in choice.note
+
+
+def test_weight_decay_of_the_seed_optimizer_does_not_scale() -> None:
+    """0.1 is that of the golden training run."""
+    assert scaling.muon_weight_decay("plain", at_depth(4), tokens=1, tokens_per_step=1) == scaling.Choice(0.1)
