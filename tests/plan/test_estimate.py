@@ -1,0 +1,146 @@
+"""Estimates against arithmetic by hand and against the project's measurements."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan import memory
+from nanochat.plan.estimate import Estimate, total
+from nanochat.plan.plan import Plan
+
+Compile = Callable[..., Plan]
+
+TINY = GPTConfig(n_layer=1, n_embd=64, n_head=2, n_kv_head=2, sequence_len=32, vocab_size=320, window_pattern="L")
+"""Block: 12 * 64^2 = 49,152 and a gate of 2 x 32; three tables of 320 x 64 = 20,480; two multipliers."""
+TINY_MATRICES = 49_152 + 64
+TINY_REST = 3 * 20_480 + 2
+
+
+def test_optimizer_state_is_one_value_per_matrix_weight_and_two_for_the_rest() -> None:
+    """Muon's second moment adds one per row or column: 4 of 64 and 2 of 256 in the block, 32 for the gate."""
+    expected = 4 * (TINY_MATRICES + 4 * 64 + 2 * 256 + 32 + 2 * TINY_REST)
+    assert memory.optimizer_state_bytes(TINY) == expected
+    assert memory.checkpoint_bytes(TINY) == expected + 4 * (TINY_MATRICES + TINY_REST)
+
+
+def test_training_memory_counts_weights_gradients_and_activations() -> None:
+    """fp32, per token: 27 widths and two score rows of two heads in the block, four widths outside it."""
+    step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
+    parameters = TINY_MATRICES + TINY_REST
+    assert (step.weights, step.gradients) == (4 * parameters, 8 * parameters)
+    assert step.per_row == 32 * 4 * (27 * 64 + 2 * 2 * 32 + 4 * 64)
+    assert step.peak(3) - step.peak(0) == 3 * step.per_row
+
+
+def test_bf16_keeps_a_second_copy_of_the_weights_and_half_the_activations() -> None:
+    step = memory.training_memory(TINY, sequence_len=32, dtype="bfloat16")
+    assert step.weights == 6 * (TINY_MATRICES + TINY_REST)
+    assert step.per_row == 32 * (2 * 27 * 64 + 4 * 4 * 64)
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "dtype", "measured"),
+    [
+        # Facts: 4 layers, width 128, vocabulary 2,048, T=256, B=16 on a CPU: 392 MiB.
+        (
+            GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048),
+            16,
+            "float32",
+            392 * 2**20,
+        ),
+        # The aim at the 286M size, B=16, T=2048 on an H100: 25 GiB.
+        (GPTConfig(), 16, "bfloat16", 25 * 2**30),
+    ],
+)
+def test_the_formula_is_within_a_third_of_what_was_measured(
+    config: GPTConfig, rows: int, dtype: memory.Dtype, measured: int
+) -> None:
+    """A third: allocators keep freed buffers, and the formula counts no transient of the backward pass."""
+    peak = memory.training_memory(config, sequence_len=config.sequence_len, dtype=dtype).peak(rows)
+    assert measured * 2 / 3 < peak < measured * 4 / 3
+
+
+def test_checkpointing_keeps_one_block_and_the_inputs_of_all() -> None:
+    plain, checkpointed = (
+        memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16", activation_checkpointing=flag).per_row
+        for flag in (False, True)
+    )
+    assert checkpointed == 2048 * (12 * 768 * 2 + 27 * 768 * 2 + 4 * 4 * 768)
+    assert plain == 2048 * (12 * 27 * 768 * 2 + 4 * 4 * 768)
+
+
+@given(limit_mib=st.integers(1, 4000), rows=st.integers(1, 96))
+def test_the_automatic_micro_batch_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
+    """The largest that does; 0 where not even one row fits."""
+    step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
+    limit = limit_mib * 2**20
+    chosen = memory.largest_micro_batch(TINY, limit, tokens_per_step=rows * 32, sequence_len=32, dtype="float32")
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n) <= limit]
+    assert chosen == max(fitting, default=0)
+
+
+def test_the_automatic_micro_batch_can_be_capped() -> None:
+    assert (
+        memory.largest_micro_batch(TINY, 2**33, tokens_per_step=48 * 32, sequence_len=32, dtype="float32", at_most=20)
+        == 16
+    )
+
+
+def test_training_flops_and_tokens_are_those_of_whole_steps(compiled: Compile) -> None:
+    """367 steps of 4096 tokens; per token 6 * (4 * 12 * 128^2 + 2048 * 128 + 2 * 64) + 12 * 128 * (3 * 128 + 256)."""
+    one = compiled().stage("pretrain").estimate
+    per_token = 6 * (4 * 12 * 128**2 + 2048 * 128 + 2 * 64) + 12 * 128 * (3 * 128 + 256)
+    assert one.tokens == 367 * 4096 == 1_503_232
+    assert one.flops == 1_503_232 * per_token
+
+
+def test_an_evaluation_counts_the_forward_pass(compiled: Compile) -> None:
+    one = compiled().stage("base_eval").estimate
+    pretrain = compiled().stage("pretrain").estimate
+    assert one.tokens == 131_072
+    assert one.flops is not None and pretrain.flops is not None and pretrain.tokens is not None
+    assert one.flops / one.tokens == pytest.approx(pretrain.flops / pretrain.tokens / 3)
+
+
+def test_the_epochs_of_generated_examples_are_known(compiled: Compile) -> None:
+    """1,000 words of about 40 tokens are ceil(40,000 / 4096) = 10 steps."""
+    assert compiled("sft.horizon={epochs: 1}").stage("sft").estimate.tokens == 10 * 4096
+
+
+def test_the_epochs_of_unread_conversations_are_not(compiled: Compile) -> None:
+    plan = compiled(
+        "sources.chat={path: c.jsonl}",
+        "sft.data={chat: {task: conversations, source: chat}}",
+        "sft.horizon={epochs: 1}",
+    )
+    assert plan.stage("sft").estimate.tokens is None
+    assert plan.stage("sft").estimate.peak_memory_bytes is not None
+    assert any("in no total: sft" in note for note in plan.notes)
+
+
+def test_disk_holds_the_kept_checkpoints_one_being_written_and_the_model(compiled: Compile) -> None:
+    plan = compiled("run.checkpoint.keep=3")
+    config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
+    expected = 4 * memory.checkpoint_bytes(config) + 4 * config.num_parameters()
+    assert plan.stage("pretrain").estimate.disk_bytes == expected
+
+
+def test_totals_add_costs_and_take_the_largest_memory() -> None:
+    one = Estimate(parameters=5, tokens=10, flops=1.0, peak_memory_bytes=7, disk_bytes=1, seconds=2.0)
+    other = Estimate(parameters=5, tokens=None, flops=2.0, peak_memory_bytes=3, disk_bytes=2, seconds=None)
+    assert total([Estimate(), one, other]) == Estimate(
+        parameters=5, tokens=10, flops=3.0, peak_memory_bytes=7, disk_bytes=3, seconds=2.0
+    )
+    assert total([Estimate()]) == Estimate()
+
+
+def test_time_is_said_to_be_an_estimate_for_a_named_device(compiled: Compile) -> None:
+    assert compiled().notes[0].startswith("time and memory are estimates for one x86-64 core")
+    on_gpu = compiled("run.device=gpu")
+    assert "H100" in on_gpu.notes[0]
+    faster, slower = on_gpu.totals.seconds, compiled().totals.seconds
+    assert faster is not None and slower is not None and faster < slower
+    assert "Apple" in compiled("run.device=gpu", device_class="metal").notes[0]

@@ -1,0 +1,108 @@
+"""The shipped recipes compile, and the speedrun's plan is the hand-computed one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanochat.plan.compile import compile_plan
+from nanochat.plan.plan import Plan
+from nanochat.plan.render import render_plan
+from nanochat.plan.specs import ChatEvalSpec, PretrainSpec
+from nanochat.recipe.load import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def plan_of(name: str, *overrides: str) -> Plan:
+    return compile_plan(load_recipe(RECIPES / f"{name}.yaml", overrides))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_compiles_and_has_a_header(path: Path) -> None:
+    """The header says purpose, cost and expected result, and points editors at the schema."""
+    plan = plan_of(path.stem)
+    assert plan.recipe_name == path.stem
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=../schemas/recipe.schema.json"
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert all(word in header for word in ("Purpose:", "Cost:", "Expect:"))
+
+
+def test_the_speedrun_is_the_hand_computed_size() -> None:
+    """Every number from the shape: 12 layers of width 768, 6 heads, 32,768 pieces, T = 2048, windows SSSL."""
+    blocks = 12 * (4 * 768**2 + 8 * 768**2)  # attention: four squares; MLP: two of 768 x 3072
+    gates = 6 * (6 * 32)  # every second layer: 6 heads read 32 channels
+    table = 32_768 * 768
+    multipliers = 12 + 12
+    parameters = blocks + gates + 2 * table + 6 * table + multipliers  # wte, lm_head, 6 value embeddings
+    assert parameters == 286_262_424
+
+    matmuls = blocks + gates + table  # lm_head multiplies, lookups do not
+    windows = 9 * 1024 + 3 * 2048  # S S S L three times
+    flops_per_token = 6 * matmuls + 12 * 768 * windows
+    assert flops_per_token == 6 * 110_101_632 + 9_216 * 15_360 == 802_167_552
+
+    tokens = 4_578 * 131_072
+    assert tokens == 600_047_616
+
+    stage = plan_of("speedrun").stage("pretrain")
+    assert isinstance(stage.spec, PretrainSpec)
+    assert (stage.spec.steps, stage.spec.tokens_per_step) == (4_578, 131_072)
+    assert stage.estimate.parameters == parameters
+    assert stage.estimate.tokens == tokens
+    assert stage.estimate.flops == tokens * flops_per_token == pytest.approx(4.8134e17, rel=1e-4)
+
+
+def test_the_speedrun_prints_its_size() -> None:
+    text = render_plan(plan_of("speedrun"), {})
+    assert "286,262,424 parameters" in text
+    assert "600,047,616 tokens" in text
+    assert "802,167,552 training FLOPs per token" in text
+    assert "600M" in text and "4.81e17" in text
+
+
+def test_the_speedrun_has_the_mixture_and_every_evaluation() -> None:
+    plan = plan_of("speedrun")
+    chat = plan.stage("chat_eval").spec
+    assert isinstance(chat, ChatEvalSpec)
+    tasks = {"gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval", "spelling_bee", "simple_spelling"}
+    assert {suite.task for suite in chat.suites.values()} == tasks
+
+
+def test_current_variants_use_both_halves_of_the_variant() -> None:
+    for name in ("current", "quickstart_current"):
+        spec = plan_of(name).stage("pretrain").spec
+        assert isinstance(spec, PretrainSpec)
+        assert (spec.model.architecture, spec.optimizer.variant) == ("current", "current")
+
+
+def test_a_depth_series_follows_the_dial() -> None:
+    for depth in (4, 6, 8, 12):
+        spec = plan_of(f"d{depth}").stage("pretrain").spec
+        assert isinstance(spec, PretrainSpec)
+        assert spec.model.n_layer == depth
+        assert 12 <= spec.steps * spec.tokens_per_step / spec.model.num_scaling_parameters() < 12.1
+
+
+def test_the_dry_run_is_small_enough_for_a_slow_core() -> None:
+    """Under 20 GFLOP and 400 MiB in all, so that start-up is most of its time."""
+    totals = plan_of("dry_run").totals
+    assert totals.flops is not None and totals.flops < 2e10
+    assert totals.peak_memory_bytes is not None and totals.peak_memory_bytes < 400 * 2**20
+
+
+def test_planning_imports_neither_mlx_nor_mlflow() -> None:
+    """In a process of its own, since other tests have imported MLX by now."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from nanochat.recipe.load import load_recipe\n"
+        "from nanochat.plan.compile import compile_plan\n"
+        "from nanochat.plan.render import render_plan\n"
+        f"render_plan(compile_plan(load_recipe(Path({str(RECIPES / 'speedrun.yaml')!r}))), {{}})\n"
+        "heavy = {'mlx', 'mlflow', 'datasets', 'pyarrow', 'sentencepiece', 'numpy', 'huggingface_hub'}\n"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,57 @@
+"""The plan as text and JSON."""
+
+import json
+from collections.abc import Callable
+
+from nanochat.plan.plan import Plan
+from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
+from nanochat.plan.render import StageStatus, plan_to_json, render_plan
+
+Compile = Callable[..., Plan]
+
+
+def test_the_text_fits_in_100_columns_and_says_what_happens_and_why(compiled: Compile) -> None:
+    plan = compiled("description=" + "a long story " * 30)
+    statuses = {
+        "tokenizer": StageStatus("cached", "done in stages/tokenizer/0123456789ab"),
+        "sft": StageStatus("run", "changed: " + "sft.horizon.tokens: 400000 -> 300000; " * 5),
+    }
+    text = render_plan(plan, statuses)  # type: ignore[arg-type]
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "cached: done in stages/tokenizer/0123456789ab" in text
+    assert "sft.horizon.tokens: 400000 -> 300000" in text
+    assert text.endswith("\n") and not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_the_text_names_sizes_steps_and_conditions(compiled: Compile) -> None:
+    """4 blocks of 12 * 128^2, gates, two tables and two value tables of 2048 x 128, 8 multipliers: 1,835,144."""
+    text = render_plan(compiled(), {})
+    assert "model: 1,835,144 parameters, 7,275,264 training FLOPs per token" in text
+    assert "367 steps of 4,096 tokens (16 rows) = 1,503,232 tokens of stdlib" in text
+    assert "base_eval.bpb < 2" in text
+    assert "400,000 tokens in steps of 4,096 tokens: spelling" in text
+
+
+def test_a_recipe_that_starts_from_weights_says_so(compiled: Compile) -> None:
+    assert "starts from other-run" in render_plan(compiled("chat_eval.init_from=other-run"), {})
+
+
+def test_the_json_form_is_json_with_specs_identities_and_estimates(compiled: Compile) -> None:
+    values = json.loads(json.dumps(plan_to_json(compiled(), {"sft": StageStatus("run", "why")}), allow_nan=False))
+    by_name = {stage["stage"]: stage for stage in values["stages"]}
+    assert by_name["sft"]["status"] == "run" and by_name["sft"]["why"] == "why"
+    assert by_name["pretrain"]["spec"]["steps"] == 367
+    assert by_name["pretrain"]["identity"]["fields"]["pretrain.horizon.steps"] == 367
+    assert by_name["pretrain"]["estimate"]["parameters"] == 1_835_144
+    assert values["expect"] == {"base_eval.bpb": "< 2"}
+
+
+def test_quantities_have_three_digits_and_a_unit() -> None:
+    assert [show_count(n) for n in (None, 0, 9_999, 15_000, 1_503_232, 600_047_616)] == [
+        "-", "0", "9,999", "15.0K", "1.50M", "600M",
+    ]  # fmt: skip
+    assert [show_bytes(n) for n in (None, 12, 2**20, 25 * 2**30)] == ["-", "12 B", "1.00 MiB", "25.0 GiB"]
+    assert [show_duration(n) for n in (None, 0.4, 89, 150, 7_200, 10 * 86_400)] == [
+        "-", "0 s", "89 s", "2.50 min", "2.00 h", "10.0 days",
+    ]  # fmt: skip
+    assert show_flops(4.8134e17) == "4.81e17"
