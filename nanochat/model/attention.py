@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from nanochat.model.cpu_attention import cpu_attention
+from nanochat.model.device import runs_on_cpu
+
+_MIN_CPU_QUERIES = 16
+"""Below it, the CPU's own form costs more in operations than it saves in exponentials."""
+
 
 def attention(
     queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
@@ -16,27 +22,59 @@ def attention(
     """Return softmax(q k / sqrt(D)) v over the keys that each query may see, (B, H, T, D) in the queries' dtype.
 
     Args:
-        queries: (B, H, T, D).
-        keys: (B, G, S, D), G a divisor of H; query head j reads key head j // (H / G).
+        queries: (B, H, T, D), normed.
+        keys: (B, G, S, D), normed, G a divisor of H; query head j reads key head j // (H / G).
         values: (B, G, S, D).
         window: how many positions before its own a query sees.
         starts: (B,) index of the first key that row b may see (left padding); None where rows are whole.
     """
     length, size = queries.shape[2], keys.shape[2]
     scale = queries.shape[-1] ** -0.5
-    if starts is None and window >= size - 1:
-        causal = "causal" if length > 1 else None
-        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=causal)
-    mask = visible(length, size, window=window, starts=starts)
+    if starts is not None:
+        mask = visible(length, size, window=window, starts=starts)
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+    if length == 1 and size <= window + 1:
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    if runs_on_cpu() and queries.dtype == mx.float32 and length >= _MIN_CPU_QUERIES:
+        keys, values = _repeat_heads(keys, queries), _repeat_heads(values, queries)
+        return cpu_attention(queries, keys, values, window=window)
+    if size <= window + 1:
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
+    if length == size:
+        return blocked_attention(queries, keys, values, window=window)
+    mask = visible(length, size, window=window)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+def blocked_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
+    """Return the same as `attention` where T = S > window, by blocks of the window's length.
+
+    The first block is causal; each later one sees its own block and the one before, through one mask for all of them.
+    """
+    batch, _, length, head_dim = queries.shape
+    scale = head_dim**-0.5
+    first = mx.fast.scaled_dot_product_attention(
+        queries[:, :, :window], keys[:, :, :window], values[:, :, :window], scale=scale, mask="causal"
+    )
+    padding = -length % window
+    if padding:  # later keys, which no real query sees
+        queries, keys, values = (mx.pad(x, [(0, 0), (0, 0), (0, padding), (0, 0)]) for x in (queries, keys, values))
+    own = _split(queries[:, :, window:], window)
+    seen_keys, seen_values = (
+        mx.concatenate([_split(x[:, :, :-window], window), _split(x[:, :, window:], window)], axis=2)
+        for x in (keys, values)
+    )
+    mask = visible(window, 2 * window, window=window)
+    rest = mx.fast.scaled_dot_product_attention(own, seen_keys, seen_values, scale=scale, mask=mask)
+    rest = rest.reshape(batch, -1, *rest.shape[1:]).swapaxes(1, 2).reshape(batch, rest.shape[1], -1, head_dim)
+    return mx.concatenate([first, rest], axis=2)[:, :, :length]
 
 
 def plain_attention(
     queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
 ) -> mx.array:
     """Return the same as `attention`, written out: the reference for every other form."""
-    groups = queries.shape[1] // keys.shape[1]
-    keys, values = mx.repeat(keys, groups, axis=1), mx.repeat(values, groups, axis=1)
+    keys, values = _repeat_heads(keys, queries), _repeat_heads(values, queries)
     scores = (queries @ keys.swapaxes(-1, -2)).astype(mx.float32) * queries.shape[-1] ** -0.5
     mask = visible(queries.shape[2], keys.shape[2], window=window, starts=starts)
     weights = mx.softmax(mx.where(mask, scores, -mx.inf), axis=-1)
@@ -57,3 +95,15 @@ def visible(length: int, size: int, *, window: int, starts: mx.array | None = No
         return mask
     from_start = key >= starts[:, None, None, None]
     return (mask & from_start) | (distance == 0)
+
+
+def _repeat_heads(x: mx.array, queries: mx.array) -> mx.array:
+    """Return (B, H, S, D) from (B, G, S, D)."""
+    groups = queries.shape[1] // x.shape[1]
+    return x if groups == 1 else mx.repeat(x, groups, axis=1)
+
+
+def _split(x: mx.array, window: int) -> mx.array:
+    """Return (B * blocks, H, window, D) from (B, H, blocks * window, D)."""
+    batch, heads, _, head_dim = x.shape
+    return x.reshape(batch, heads, -1, window, head_dim).swapaxes(1, 2).reshape(-1, heads, window, head_dim)

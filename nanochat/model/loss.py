@@ -1,30 +1,153 @@
-"""Cross-entropy of next tokens in nats, from tokens to a number.
+"""Cross-entropy of next tokens in nats, from tokens to a number, without ever holding all logits.
 
-Targets of -1 are ignored. Shapes: B batch, T time, C width, V vocabulary, N = B * T.
+Rows of hidden states are taken in chunks: logits, softcap, softmax, loss and, in training, the gradients of that chunk,
+before the next one begins. The softcap bounds the logits, so the softmax needs no pass for their maximum: e^15 times
+any vocabulary stays far below the largest float32. Targets of -1 are ignored. Shapes: B batch, T time, C width,
+V vocabulary, N = B * T, R rows of a chunk.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 import mlx.core as mx
 
+from nanochat.model import fast_math
+from nanochat.model.config import SOFTCAP
+from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
 
 IGNORED = -1
 """Target of a position that has no loss."""
+_GPU_CHUNK_ELEMENTS = 2**27
+"""Logits of a chunk on a GPU: 4,096 rows of 32,768, half a gigabyte in float32."""
 
 
 def token_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Return float32 (B, T): -ln p(target) in nats, 0 where the target is -1; tokens and targets are (B, T)."""
-    return plain_nats(model.logits(model.hidden(idx)), targets)
+    """Return float32 (B, T): -ln p(target) in nats, 0 where the target is -1; tokens and targets are (B, T).
+
+    For evaluation: it refuses to be differentiated.
+    """
+    nats = _row_nats(_hidden_rows(model, idx), _vocabulary_rows(model), targets.reshape(-1))
+    return cast("mx.array", nats).reshape(targets.shape)
 
 
 def summed_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Return the float32 sum of -ln p(target) over all targets that are not -1."""
-    return token_nats(model, idx, targets).sum()
+    """Return the float32 sum of -ln p(target) over all targets that are not -1; for training.
+
+    Gradients are computed along with the loss, chunk by chunk; for the loss alone `token_nats` is cheaper.
+    """
+    results = _sum_and_gradients(_hidden_rows(model, idx), _vocabulary_rows(model), targets.reshape(-1))
+    return cast("tuple[mx.array, ...]", results)[0]
 
 
 def plain_nats(logits: mx.array, targets: mx.array) -> mx.array:
-    """Return the same as `token_nats` from float32 logits (..., V), written out: the reference for every other form."""
+    """Return the same as `token_nats` from float32 logits (..., V), written out: the chunked forms' reference."""
     is_counted = targets != IGNORED
     chosen = mx.take_along_axis(logits, mx.where(is_counted, targets, 0)[..., None], axis=-1)[..., 0]
     return mx.where(is_counted, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
+
+
+def _hidden_rows(model: GPT, idx: mx.array) -> mx.array:
+    """Return the final hidden states as (N, C)."""
+    hidden = model.hidden(idx)
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _vocabulary_rows(model: GPT) -> mx.array:
+    """Return lm_head's rows without the padding, (V, C)."""
+    return model.lm_head.weight[: model.config.vocab_size]
+
+
+class _Softmax(NamedTuple):
+    """A chunk's softcapped softmax; all float32, (R, 1) but for the first two."""
+
+    tanh: mx.array  # (R, V), logits / SOFTCAP
+    exponentials: mx.array  # (R, V)
+    total: mx.array
+    counted: mx.array  # 1, or 0 where the target is ignored
+    target: mx.array  # 0 where ignored
+    target_tanh: mx.array
+
+    def nats(self) -> mx.array:
+        return self.counted * (mx.log(self.total) - SOFTCAP * self.target_tanh)
+
+    def raw_logit_gradient(self) -> mx.array:
+        """Return the gradient of the chunk's summed nats with respect to the logits before the softcap, (R, V)."""
+        inverse = self.counted / self.total
+        dense = (self.exponentials * inverse) * (1 - mx.square(self.tanh))
+        target_share = mx.exp(SOFTCAP * self.target_tanh) * inverse
+        at_target = (target_share - self.counted) * (1 - mx.square(self.target_tanh))
+        return mx.put_along_axis(dense, self.target, at_target, axis=-1)
+
+
+def _softmax(rows: mx.array, weight: mx.array, targets: mx.array) -> _Softmax:
+    raw = (rows @ weight.astype(rows.dtype).T).astype(mx.float32) * (1 / SOFTCAP)
+    if runs_on_cpu():
+        tanh = fast_math.tanh(raw)
+        exponentials = fast_math.exp(tanh, SOFTCAP)
+    else:
+        tanh = mx.tanh(raw)
+        exponentials = mx.exp(SOFTCAP * tanh)
+    target = mx.maximum(targets, 0)[:, None]
+    return _Softmax(
+        tanh=tanh,
+        exponentials=exponentials,
+        total=exponentials.sum(axis=-1, keepdims=True),
+        counted=(targets != IGNORED).astype(mx.float32)[:, None],
+        target=target,
+        target_tanh=mx.take_along_axis(tanh, target, axis=-1),
+    )
+
+
+def _chunk_rows(vocab_size: int) -> int:
+    elements = fast_math.BLOCK_ELEMENTS if runs_on_cpu() else _GPU_CHUNK_ELEMENTS
+    return max(1, elements // vocab_size)
+
+
+@mx.custom_function
+def _row_nats(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
+    """Return nats (N,) of hidden states (N, C), lm_head's rows (V, C) and targets (N,)."""
+    size = _chunk_rows(weight.shape[0])
+    nats: list[mx.array] = []
+    for start in range(0, rows.shape[0], size):
+        chunk = rows[start : start + size]
+        if nats:
+            (chunk,) = mx.depends([chunk], nats[-1:])  # one chunk's logits at a time
+        nats.append(_softmax(chunk, weight, targets[start : start + size]).nats()[:, 0])
+    return mx.concatenate(nats)
+
+
+@_row_nats.vjp
+def _refuse_gradient(*_: object) -> None:
+    raise AssertionError("token_nats has no gradient: train on summed_nats")
+
+
+@mx.custom_function
+def _sum_and_gradients(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Return (summed nats, its gradient for rows (N, C), its gradient for weight (V, C))."""
+    size = _chunk_rows(weight.shape[0])
+    total = mx.array(0.0)
+    weight_gradient = mx.zeros(weight.shape)
+    row_gradients: list[mx.array] = []
+    for start in range(0, rows.shape[0], size):
+        chunk = rows[start : start + size]
+        (chunk,) = mx.depends([chunk], [total, weight_gradient, *row_gradients[-1:]])  # one chunk's logits at a time
+        softmax = _softmax(chunk, weight, targets[start : start + size])
+        total = total + softmax.nats().sum()
+        gradient = softmax.raw_logit_gradient().astype(rows.dtype)
+        row_gradients.append(gradient @ weight.astype(rows.dtype))
+        weight_gradient = weight_gradient + (gradient.T @ chunk).astype(mx.float32)
+    return total, mx.concatenate(row_gradients), weight_gradient.astype(weight.dtype)
+
+
+@_sum_and_gradients.vjp
+def _scale_gradients(
+    primals: tuple[mx.array, mx.array, mx.array],
+    cotangents: tuple[mx.array, ...],
+    outputs: tuple[mx.array, mx.array, mx.array],
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the gradients found on the way forward, times the one factor that a sum can have."""
+    factor = cotangents[0]
+    rows, weight = (factor.astype(gradient.dtype) * gradient for gradient in outputs[1:])
+    return rows, weight, mx.zeros_like(primals[2])

@@ -1,0 +1,121 @@
+"""Every form of attention equals the written-out one, in values and in gradients."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.model import attention as module
+from nanochat.model.attention import attention, blocked_attention, plain_attention, visible
+from nanochat.model.cpu_attention import cpu_attention
+
+TOLERANCE = 1e-5  # float32: sums of a few hundred products, of the largest value
+
+
+def normed(shape, seed, scale=1.0):
+    x = mx.random.normal(shape, key=mx.random.key(seed))
+    return scale * mx.fast.rms_norm(x, None, 1e-6)
+
+
+def inputs(length, size, *, heads=4, groups=4, head_dim=16, scale=1.0):
+    """Queries and keys at the size that the norm and the factor 1.2 give them; any values."""
+    queries = normed((2, heads, length, head_dim), 0, scale)
+    keys = normed((2, groups, size, head_dim), 1, scale)
+    return queries, keys, 3 * mx.random.normal((2, groups, size, head_dim), key=mx.random.key(2))
+
+
+def assert_close(found, expected):
+    assert found.shape == expected.shape
+    difference = np.abs(np.array(found) - np.array(expected)).max()
+    assert difference <= TOLERANCE * np.abs(np.array(expected)).max()
+
+
+def numpy_attention(queries, keys, values, window):
+    """A loop over queries in float64."""
+    q, k, v = (np.array(x, dtype=np.float64) for x in (queries, keys, values))
+    groups, before = q.shape[1] // k.shape[1], k.shape[2] - q.shape[2]
+    out = np.zeros(q.shape)
+    for b, h, i in np.ndindex(*q.shape[:3]):
+        seen = slice(max(0, before + i - window), before + i + 1)
+        scores = k[b, h // groups, seen] @ q[b, h, i] / np.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[b, h, i] = weights / weights.sum() @ v[b, h // groups, seen]
+    return out
+
+
+@pytest.mark.parametrize("window", [0, 5, 63, 64, 200])
+@pytest.mark.parametrize("shape", [(1, 1), (70, 70), (1, 33), (7, 90), (130, 150)])
+def test_plain_form_against_a_loop(shape, window):
+    """Queries that are the newest of the keys, in grouped heads."""
+    q, k, v = inputs(*shape, groups=2)
+    assert_close(plain_attention(q, k, v, window=window), numpy_attention(q, k, v, window))
+
+
+@pytest.mark.parametrize("window", [0, 5, 64, 100, 200])
+@pytest.mark.parametrize("shape", [(1, 40), (7, 90), (64, 64), (130, 150), (200, 200)])
+def test_chosen_form(shape, window):
+    """What the model calls, on this backend, in grouped heads and at the largest scale of q and k."""
+    q, k, v = inputs(*shape, groups=2, scale=1.2)
+    assert_close(attention(q, k, v, window=window), plain_attention(q, k, v, window=window))
+
+
+def gradients(function, q, k, v):
+    weights = mx.random.normal(q.shape, key=mx.random.key(9))
+    return mx.grad(lambda *x: (function(*x) * weights).sum(), argnums=(0, 1, 2))(q, k, v)
+
+
+@pytest.mark.parametrize("window", [1, 5, 64, 100, 200])
+@pytest.mark.parametrize("shape", [(7, 90), (64, 64), (130, 150), (200, 200)])
+def test_cpu_form_has_the_plain_forms_gradients(shape, window):
+    q, k, v = inputs(*shape, scale=1.2, head_dim=32)
+    found = gradients(lambda *x: cpu_attention(*x, window=window), q, k, v)
+    expected = gradients(lambda *x: plain_attention(*x, window=window), q, k, v)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+def test_cpu_form_stays_finite_at_the_bound():
+    """Equal normed queries and keys in heads of 256 reach the largest score, sqrt(256) * 1.44."""
+    x = normed((1, 1, 1, 256), 0, scale=1.2)
+    q = mx.broadcast_to(x, (1, 1, 65, 256)) * 1.0
+    v = mx.random.normal((1, 1, 65, 256), key=mx.random.key(1))
+    assert_close(cpu_attention(q, q, v, window=64), plain_attention(q, q, v, window=64))
+
+
+@pytest.mark.parametrize("window", [1, 8, 32, 50])
+@pytest.mark.parametrize("length", [64, 100])
+def test_blocked_form(length, window):
+    """Windows that divide the length and windows that do not, in grouped heads; values and gradients."""
+    q, k, v = inputs(length, length, groups=2)
+    assert_close(blocked_attention(q, k, v, window=window), plain_attention(q, k, v, window=window))
+    found = gradients(lambda *x: blocked_attention(*x, window=window), q, k, v)
+    expected = gradients(lambda *x: plain_attention(*x, window=window), q, k, v)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (7, 40), (40, 40)])
+@pytest.mark.parametrize("window", [10, 39, 60])
+def test_every_choice_for_a_gpu(shape, window, monkeypatch):
+    """The branches that a GPU takes, computed here."""
+    monkeypatch.setattr(module, "runs_on_cpu", lambda: False)
+    q, k, v = inputs(*shape, groups=2)
+    assert_close(attention(q, k, v, window=window), plain_attention(q, k, v, window=window))
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (7, 40), (40, 40)])
+def test_left_padding(shape):
+    """A row that starts later gives what the row alone gives."""
+    q, k, v = inputs(*shape, groups=2)
+    found = attention(q, k, v, window=12, starts=mx.array([0, 35]))
+    assert_close(found[:1], plain_attention(q[:1], k[:1], v[:1], window=12))
+    own = min(shape[0], 5)
+    alone = plain_attention(q[1:, :, -own:], k[1:, :, 35:], v[1:, :, 35:], window=12)
+    assert_close(found[1:, :, -own:], alone)
+    assert mx.isfinite(found).all().item()
+
+
+@pytest.mark.parametrize("window", [0, 3, 20])
+def test_number_of_visible_keys(window):
+    """Position t sees min(t, window) + 1 keys."""
+    counts = visible(12, 12, window=window).sum(axis=1).tolist()
+    assert counts == [min(t, window) + 1 for t in range(12)]
