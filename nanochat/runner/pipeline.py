@@ -83,7 +83,8 @@ def _run(work: Work, tracking: RunTracking) -> Run:
             raise
         finally:
             run = Run(session.folder, session.state)
-            report = write_report(run, base)
+            # Whoever stopped the run waits for the end: no pictures then.
+            report = write_report(run, base, with_plots=interrupts.count == 0)
             end_sending(uploader, session.folder, display, interrupts)
     display.line(f"report: {report}")
     if unmet:

@@ -51,9 +51,11 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 * len(panels), 4), layout="constrained")
+    width = 6.4 * len(panels)
+    figure = Figure(figsize=(width, 4))
     FigureCanvasAgg(figure)
     figure.suptitle(title)
+    figure.subplots_adjust(left=0.6 / width, right=1 - 0.2 / width, bottom=0.14, top=0.85, wspace=0.15)
     for number, (stage, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), number)
         axes.set_title(stage)

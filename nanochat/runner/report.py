@@ -21,13 +21,14 @@ _COMPARED_CHARS = 12
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
 
 
-def write_report(run: Run, base: Path) -> Path:
+def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write the report of a run and its pictures into the run's folder; return the report's path."""
     records = run.records(base)
     streams = {
         entry.stage: StageFolder(base / entry.folder).metrics for entry in run.state.stages if entry.folder is not None
     }
-    pictures = draw_plots({stage: path for stage, path in streams.items() if path.is_file()}, run.folder.plots)
+    written = {stage: path for stage, path in streams.items() if path.is_file()}
+    pictures = draw_plots(written, run.folder.plots) if with_plots else []
     text = render_report(run, records, samples=_samples(run, base), pictures=[path.name for path in pictures])
     write_atomically(run.folder.report, text)
     return run.folder.report

@@ -1,0 +1,157 @@
+"""A recipe on a small text file, a child that only pretends to train, and a display that remembers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanochat.runner.loop import Request
+from nanochat.runner.pipeline import run_recipe
+
+RECIPE = """\
+nanochat: 1
+name: tiny
+sources:
+  text: {path: text.txt}
+tokenizer: {source: text, vocab_size: 300}
+model: {n_layer: 1, n_embd: 32, n_head: 1, sequence_len: 32, window_pattern: L}
+pretrain:
+  data: {text: {}}
+  horizon: {steps: 4}
+  tokens_per_step: 64
+base_eval:
+  suites:
+    bpb: {task: bpb, tokens: 64}
+sft:
+  data:
+    chat: {task: conversations, source: text}
+  horizon: {steps: 4}
+chat_eval:
+  suites:
+    spelling: {task: simple_spelling, source: text, max_problems: 4}
+tracking: {kind: none}
+"""
+
+FAKE_CHILD = '''\
+"""Pretends to be a stage. What it does is in `control.json` two folders above the stages, by stage name."""
+import hashlib, json, os, pathlib, signal, sys, time
+
+job = json.loads(pathlib.Path(sys.argv[1]).read_text())
+folder, stage = pathlib.Path(job["stage_dir"]), job["spec"]["stage"]
+control = folder.parents[2] / "control.json"
+how = json.loads(control.read_text()).get(stage, "well") if control.exists() else "well"
+with open(folder.parents[2] / "calls.txt", "a") as calls:
+    calls.write(stage + "\\n")
+print("device: pretend")
+
+def last_words(text, code):
+    (folder / "error.txt").write_text(text + "\\n")
+    os._exit(code)
+
+if how == "fail":
+    last_words("the loss was not finite three times in a row", 4)
+if how == "bug":
+    last_words("Traceback\\nZeroDivisionError: division by zero", 1)
+if how == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "wait":
+    def stop(number, frame):
+        (folder / "checkpoints" / "step-00000002").mkdir(parents=True, exist_ok=True)
+        last_words("saved at step 2 of 4", 75)
+    signal.signal(signal.SIGTERM, stop)
+    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
+    time.sleep(60)
+if how == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
+    time.sleep(60)
+with open(folder / "metrics.jsonl", "a") as metrics:
+    for step in range(1, 5):
+        metrics.write(json.dumps({"step": step, "metrics": {"train/loss": 8.0 / step, "train/lr": 0.1}}) + "\\n")
+out = folder / "out"
+out.mkdir(exist_ok=True)
+told = json.dumps([job["spec"], sorted(job["upstream"])], sort_keys=True)
+(out / "weights.bin").write_bytes(hashlib.sha256(told.encode()).digest())
+if stage in ("pretrain", "sft"):
+    (out / "model").mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        (out / "model" / name).write_text(told)
+(out / "timings.json").write_text(json.dumps({"seconds": time.time()}))
+metrics = {"tokenizer": {}, "base_eval": {"bpb": 1.5}, "pretrain": {"val/bpb": 1.5}, "sft": {"train/loss": 2.0},
+           "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0}}
+(out / "result.json").write_text(json.dumps({"metrics": metrics[stage]}))
+'''
+
+
+class Lines:
+    """A display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.beats: list[tuple[str, float, str]] = []
+        self.on_beat = lambda: None
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def progress(self, title: str, fraction: float, text: str) -> None:
+        self.beats.append((title, fraction, text))
+        if fraction:
+            self.on_beat()
+
+    def stage_over(self) -> None:
+        pass
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+class Bench:
+    """A folder with a recipe, a base folder and the fake child."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base = folder / "base"
+        self.recipe = folder / "tiny.yaml"
+        self.recipe.write_text(RECIPE)
+        (folder / "text.txt").write_text("hello world\n" * 50)
+        self.child = folder / "fake_child.py"
+        self.child.write_text(FAKE_CHILD)
+        self.display = Lines()
+
+    def control(self, **how: str) -> None:
+        self.base.mkdir(exist_ok=True)
+        (self.base / "control.json").write_text(json.dumps(how))
+
+    def request(self, *overrides: str, **changes) -> Request:
+        return Request(
+            recipe=self.recipe,
+            base=self.base,
+            folder=self.folder,
+            command="nanochat-run tiny.yaml",
+            overrides=overrides,
+            child_command=(sys.executable, "-S", str(self.child)),
+            **changes,
+        )
+
+    def run(self, *overrides: str, **changes):
+        self.display = Lines()
+        return run_recipe(self.request(*overrides, **changes), self.display)
+
+    def calls(self) -> list[str]:
+        """Return the stages that ran since the last time this was asked."""
+        path = self.base / "calls.txt"
+        calls = path.read_text().split() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return calls
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch) -> Bench:
+    """The bench draws no pictures: matplotlib would take most of the time."""
+    monkeypatch.setattr("nanochat.runner.report.draw_plots", lambda streams, folder: [])
+    return Bench(tmp_path)

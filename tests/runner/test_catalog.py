@@ -1,0 +1,78 @@
+"""Runs and models are found by the names people use."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.errors import RecipeError
+from nanochat.runner.catalog import find_run, model_digest, resolve_model
+from nanochat.runner.overview import explain_stage, overview_json
+from nanochat.runner.prepare import prepare, select_stages
+from nanochat.runner.report import render_comparison
+
+
+def test_a_run_is_found_by_name_time_and_folder(bench):
+    """NAME means its latest run."""
+    run = bench.run()
+    for reference in ("tiny", run.reference, str(run.folder.path)):
+        assert find_run(reference, bench.base).folder == run.folder
+    with pytest.raises(RecipeError, match="did you mean `tiny`"):
+        find_run("tny", bench.base)
+
+
+def test_a_model_is_the_sft_model_of_a_run_else_the_pretrained_one(bench):
+    """And folders mean themselves."""
+    run = bench.run(last="pretrain")
+    pretrained = resolve_model("tiny", bench.base)
+    assert pretrained.parts[-4] == "pretrain"
+    bench.run()
+    assert resolve_model("tiny", bench.base).parts[-4] == "sft"
+    assert resolve_model(str(run.folder.path), bench.base).parts[-4] == "sft"
+    assert resolve_model(str(pretrained), bench.base) == pretrained
+    assert resolve_model(str(pretrained.parents[1]), bench.base) == pretrained
+
+
+def test_starting_weights_count_by_content(bench, tmp_path):
+    """`init_from` elsewhere with the same files is the same computation."""
+    bench.run()
+    model = resolve_model("tiny", bench.base)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert model_digest(copy) == model_digest(model)
+    bench.run(f"sft.init_from={model}", "name=a")
+    bench.calls()
+    bench.run(f"sft.init_from={copy}", "name=b")
+    assert bench.calls() == []
+
+
+def test_plan_why_names_the_changed_field_beforehand(bench):
+    """Also for a stage after it, whose inputs are not known yet."""
+    bench.run()
+    prepared = prepare(bench.recipe, ["sft.horizon.steps=5"], bench.base)
+    judged = prepared.judge()
+    assert "sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "sft")
+    assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "chat_eval")
+    statuses = {
+        s["stage"]: s["status"] for s in overview_json(prepared, judged, select_stages(prepared.plan))["stages"]
+    }
+    expected = {"tokenizer": "cached", "pretrain": "cached", "base_eval": "cached", "sft": "run", "chat_eval": "run"}
+    assert statuses == expected
+
+
+def test_a_plan_without_its_data_says_so(bench):
+    """Looking is not running: the plan is shown and the missing input named."""
+    (bench.folder / "text.txt").unlink()
+    prepared = prepare(bench.recipe, [], bench.base, must_have_inputs=False)
+    assert ["text.txt" in problem for problem in prepared.problems] == [True]
+    assert all(j.action == "run" for j in prepared.judge())
+
+
+def test_a_comparison_shows_scores_and_what_differs(bench):
+    """Side by side, fields that are equal left out."""
+    runs = [bench.run(), bench.run("sft.horizon.steps=5", "name=longer")]
+    table = render_comparison(runs, bench.base)
+    assert "| chat_eval.spelling | 0.75 ± 0.12 | 0.75 ± 0.12 |" in table
+    assert "| sft.horizon.steps | 4 | 5 |" in table
+    assert "pretrain.horizon" not in table

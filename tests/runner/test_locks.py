@@ -1,0 +1,74 @@
+"""One runner per stage folder, and a lock that dies with its holder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from nanochat.errors import LockError
+from nanochat.runner.folders import StageFolder
+from nanochat.runner.locks import is_locked, stage_lock
+from nanochat.runner.provenance import host_name
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from nanochat.runner.folders import StageFolder
+from nanochat.runner.locks import stage_lock
+with stage_lock(StageFolder(Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> StageFolder:
+    return StageFolder(tmp_path / "pretrain" / "abc")
+
+
+def holder(folder: StageFolder) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_runner_is_told_host_and_pid(folder):
+    """While the first lives."""
+    with holder(folder) as other:
+        try:
+            with pytest.raises(LockError, match=f"host {host_name()}, pid {other.pid};"), stage_lock(folder):
+                pass
+            assert is_locked(folder)
+        finally:
+            other.kill()
+
+
+def test_a_dead_owners_lock_is_taken_over(folder):
+    """And the new holder learns whose it was."""
+    with holder(folder) as other:
+        other.kill()
+        other.wait()
+        with stage_lock(folder) as lock:
+            assert lock.taken_over_from.pid == other.pid
+    with stage_lock(folder) as lock:
+        assert lock.taken_over_from is None
+
+
+def test_a_child_that_outlives_its_parent_keeps_the_lock_until_it_ends(folder):
+    """The lock's open file is inherited, so a stage folder never has two writers."""
+    code = (
+        "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.runner.folders import StageFolder\n"
+        "from nanochat.runner.locks import stage_lock\n"
+        "with stage_lock(StageFolder(Path(sys.argv[1]))) as lock:\n"
+        "    child = subprocess.Popen(['sleep', '1.5'], pass_fds=(lock.descriptor,), stdout=subprocess.DEVNULL)\n"
+        "    lock.name_child(child.pid)\n    print(child.pid, flush=True)\n    import os; os._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True)
+    child = int(done.stdout)
+    with pytest.raises(LockError, match=f"pid {child};"), stage_lock(folder, orphan_wait_seconds=0):
+        pass
+    with stage_lock(folder, orphan_wait_seconds=20):
+        assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
