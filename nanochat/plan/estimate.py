@@ -8,6 +8,7 @@ FLOPs over an assumed rate per class of device (`RATES`), decoding over an assum
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -28,8 +29,8 @@ from nanochat.plan.specs import (
 
 DeviceClass = Literal["cpu", "metal", "cuda"]
 
-AUTO_ROWS = 16
-"""Rows per forward pass that `micro_batch_size: auto` is shown with; a device with a known limit may take others."""
+GPU_AUTO_ROWS = 16
+"""Rows per forward pass that `micro_batch_size: auto` is shown with on a GPU; how many fit is known only there."""
 EVAL_ROWS = 32
 """Rows evaluated or decoded at a time."""
 TOKENIZER_CHARS_PER_SECOND = 6.4e6
@@ -115,10 +116,28 @@ def total(estimates: list[Estimate]) -> Estimate:
     )
 
 
-def shown_micro_batch(execution: ExecutionSpec, tokens_per_step: int, sequence_len: int) -> int:
-    """Return the rows per forward pass that estimates assume: the recipe's, or AUTO_ROWS, never more than a step's."""
+def shown_micro_batch(
+    config: GPTConfig,
+    execution: ExecutionSpec,
+    *,
+    tokens_per_step: int,
+    sequence_len: int,
+    device: DeviceClass,
+) -> int:
+    """Return the rows per forward pass that estimates assume: the recipe's, or what `auto` would take if it fits."""
     rows = max(1, tokens_per_step // sequence_len)
-    return min(execution.micro_batch_size or AUTO_ROWS, rows)
+    if execution.micro_batch_size is not None:
+        return min(execution.micro_batch_size, rows)
+    fits = memory.largest_micro_batch(
+        config,
+        execution.memory_limit_bytes or sys.maxsize,
+        tokens_per_step=tokens_per_step,
+        sequence_len=sequence_len,
+        dtype=_dtype(execution, device),
+        activation_checkpointing=execution.activation_checkpointing,
+        at_most=max(1, memory.CPU_MICRO_BATCH_TOKENS // sequence_len) if device == "cpu" else GPU_AUTO_ROWS,
+    )
+    return max(1, fits)
 
 
 def _dtype(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
@@ -152,16 +171,19 @@ def _estimate_training(
         dtype=dtype,
         activation_checkpointing=execution.activation_checkpointing,
     )
+    rows = shown_micro_batch(
+        config, execution, tokens_per_step=tokens_per_step, sequence_len=sequence_len, device=device
+    )
     flops = None if tokens is None else float(tokens * config.flops_per_token())
     recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
     seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / RATES[device].flops_per_second
-    kept = execution.checkpoint_keep + 1  # one more while it is written
+    saved = execution.checkpoint_keep + 2  # one more while it is written, and as much again in the output
     return Estimate(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
-        peak_memory_bytes=step.peak(shown_micro_batch(execution, tokens_per_step, sequence_len)),
-        disk_bytes=kept * memory.checkpoint_bytes(config) + 4 * config.num_parameters(),
+        peak_memory_bytes=step.peak(rows),
+        disk_bytes=saved * memory.checkpoint_bytes(config),
         seconds=seconds,
     )
 

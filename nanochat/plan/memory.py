@@ -7,7 +7,6 @@ stage's record; `tests/plan` holds it to the peaks in the project's measurements
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +18,12 @@ Dtype = Literal["float32", "bfloat16"]
 VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 PROCESS_BYTES = 160 * 2**20
 """Python with numpy, MLX and SentencePiece loaded, and the buffers of the data loader."""
-LOSS_CHUNK_TOKENS: dict[Dtype, int] = {"float32": 256, "bfloat16": 4096}
-"""Tokens whose logits exist at a time, on a CPU (fp32) and a GPU (bf16)."""
+LOGIT_VALUES: dict[Dtype, int] = {"float32": 2**18, "bfloat16": 2**27}
+"""Logits that exist at a time, on a CPU (fp32) and a GPU (bf16); their gradient as many again."""
+CPU_MICRO_BATCH_TOKENS = 16_384
+"""More tokens per forward pass are no faster on a CPU and leave its caches."""
+_CPU_ATTENTION_VALUES = 64 * 6
+"""On a CPU: queries of an attention block, times the copies of its weights that exist in the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +33,14 @@ class TrainingMemory:
     weights: int
     gradients: int
     optimizer_state: int
-    logits: int
     per_row: int
+    logits_at_most: int
+    logits_per_row: int
 
     def peak(self, rows: int) -> int:
         """Return the peak with micro-batches of `rows` rows."""
-        fixed = self.weights + self.gradients + self.optimizer_state + self.logits + PROCESS_BYTES
-        return fixed + rows * self.per_row
-
-    def largest_rows(self, limit_bytes: int) -> int:
-        """Return how many rows fit under `limit_bytes`; 0 where not even one does."""
-        return max(0, (limit_bytes - self.peak(0)) // self.per_row)
+        fixed = PROCESS_BYTES + self.weights + self.gradients + self.optimizer_state
+        return fixed + rows * self.per_row + min(self.logits_at_most, rows * self.logits_per_row)
 
 
 def training_memory(
@@ -53,33 +53,32 @@ def training_memory(
     """
     parameters = config.num_parameters()
     copy = VALUE_BYTES[dtype] if dtype == "bfloat16" else 0
-    per_token = config.n_layer * config.n_embd * VALUE_BYTES[dtype]  # each block's input
+    block = _block_bytes_per_token(config, dtype)
     if activation_checkpointing:
-        per_token += _block_bytes_per_token(config, 0, sequence_len, dtype)
+        per_token = block + config.n_layer * config.n_embd * VALUE_BYTES[dtype]  # and each block's input
     else:
-        per_token = sum(_block_bytes_per_token(config, i, sequence_len, dtype) for i in range(config.n_layer))
+        per_token = config.n_layer * block
+    if dtype == "float32":
+        per_token += _CPU_ATTENTION_VALUES * config.n_head * 4
     return TrainingMemory(
         weights=parameters * (4 + copy),
         gradients=parameters * 4 * 2,
         optimizer_state=optimizer_state_bytes(config),
-        logits=2 * LOSS_CHUNK_TOKENS[dtype] * config.padded_vocab_size * 4,
         per_row=sequence_len * (per_token + 4 * config.n_embd * 4),  # embedding, x0, final norm and its gradient
+        logits_at_most=2 * 4 * LOGIT_VALUES[dtype],
+        logits_per_row=2 * 4 * sequence_len * config.padded_vocab_size,
     )
 
 
-def _block_bytes_per_token(config: GPTConfig, layer: int, sequence_len: int, dtype: Dtype) -> int:
+def _block_bytes_per_token(config: GPTConfig, dtype: Dtype) -> int:
     """Return what a block keeps for its backward pass, per token.
 
     In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v likewise 5 (times the
     share of key/value heads), attention's output 1, its projection 1, norm 1, the MLP's hidden before and after relu
-    and square 12, its projection 1. On a CPU (fp32) the scores and probabilities of attention are kept besides; a GPU's
-    fused attention keeps none.
+    and square 12, its projection 1. Attention's weights are computed again, or never written (a GPU's fused form).
     """
     kv_share = config.n_kv_head / config.n_head
-    values = config.n_embd * (22 + 5 * kv_share)
-    if dtype == "float32":
-        values += 2 * config.n_head * sequence_len
-    return round(values * VALUE_BYTES[dtype])
+    return round(config.n_embd * (22 + 5 * kv_share) * VALUE_BYTES[dtype])
 
 
 def optimizer_state_bytes(config: GPTConfig) -> int:
@@ -126,12 +125,10 @@ def largest_micro_batch(
         config, sequence_len=sequence_len, dtype=dtype, activation_checkpointing=activation_checkpointing
     )
     rows_per_step = max(1, tokens_per_step // sequence_len)
-    fits = min(memory.largest_rows(limit_bytes), rows_per_step, at_most or rows_per_step)
-    return max(_divisors_up_to(rows_per_step, fits), default=0)
-
-
-def _divisors_up_to(number: int, largest: int) -> Iterable[int]:
-    return (n for n in range(1, largest + 1) if number % n == 0)
+    divisors = (
+        rows for rows in range(min(rows_per_step, at_most or rows_per_step), 0, -1) if rows_per_step % rows == 0
+    )
+    return next((rows for rows in divisors if memory.peak(rows) <= limit_bytes), 0)
 
 
 def _size(shape: tuple[int, ...]) -> int:

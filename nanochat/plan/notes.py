@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nanochat.plan.estimate import AUTO_ROWS, RATES, DeviceClass, Estimate
+from nanochat.plan.estimate import GPU_AUTO_ROWS, RATES, DeviceClass, Estimate
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
@@ -28,7 +28,8 @@ def estimate_notes(
                 notes.append(f"{cost} on {RATES[name].basis}")
     trains = any(isinstance(stage.spec, PretrainSpec | SftSpec) for stage in stages)
     if trains and execution.micro_batch_size is None:
-        notes.append(f"micro_batch_size auto: memory is shown for {AUTO_ROWS} rows, or a step's where it has fewer")
+        gpu = f"on a GPU memory is shown for at most {GPU_AUTO_ROWS} rows"
+        notes.append(f"micro_batch_size auto takes as many rows as fit and help; {gpu}")
     unknown = [stage.name for stage in stages if stage.estimate.flops is None and stage.name != "tokenizer"]
     if unknown:
         notes.append(f"not known before data or weights are read, and in no total: {', '.join(unknown)}")

@@ -13,6 +13,18 @@ from nanochat.plan.plan import Plan
 
 Compile = Callable[..., Plan]
 
+
+def shape(n_layer: int, n_embd: int, n_head: int, sequence_len: int, vocab_size: int, n_kv_head: int = 0) -> GPTConfig:
+    return GPTConfig(
+        n_layer=n_layer,
+        n_embd=n_embd,
+        n_head=n_head,
+        n_kv_head=n_kv_head or n_head,
+        sequence_len=sequence_len,
+        vocab_size=vocab_size,
+    )
+
+
 TINY = GPTConfig(n_layer=1, n_embd=64, n_head=2, n_kv_head=2, sequence_len=32, vocab_size=320, window_pattern="L")
 """Block: 12 * 64^2 = 49,152 and a gate of 2 x 32; three tables of 320 x 64 = 20,480; two multipliers."""
 TINY_MATRICES = 49_152 + 64
@@ -27,12 +39,12 @@ def test_optimizer_state_is_one_value_per_matrix_weight_and_two_for_the_rest() -
 
 
 def test_training_memory_counts_weights_gradients_and_activations() -> None:
-    """fp32, per token: 27 widths and two score rows of two heads in the block, four widths outside it."""
+    """fp32, per token: 27 widths in the block, four outside it, 6 copies of 64 scores in two heads."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     parameters = TINY_MATRICES + TINY_REST
     assert (step.weights, step.gradients) == (4 * parameters, 8 * parameters)
-    assert step.per_row == 32 * 4 * (27 * 64 + 2 * 2 * 32 + 4 * 64)
-    assert step.peak(3) - step.peak(0) == 3 * step.per_row
+    assert step.per_row == 32 * 4 * (27 * 64 + 4 * 64 + 6 * 64 * 2)
+    assert step.peak(3) - step.peak(0) == 3 * step.per_row + 3 * 2 * 4 * 32 * 320
 
 
 def test_bf16_keeps_a_second_copy_of_the_weights_and_half_the_activations() -> None:
@@ -44,23 +56,26 @@ def test_bf16_keeps_a_second_copy_of_the_weights_and_half_the_activations() -> N
 @pytest.mark.parametrize(
     ("config", "rows", "dtype", "measured"),
     [
-        # Facts: 4 layers, width 128, vocabulary 2,048, T=256, B=16 on a CPU: 392 MiB.
-        (
-            GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048),
-            16,
-            "float32",
-            392 * 2**20,
-        ),
-        # The aim at the 286M size, B=16, T=2048 on an H100: 25 GiB.
-        (GPTConfig(), 16, "bfloat16", 25 * 2**30),
+        # Measured with `mx.get_peak_memory` over three steps on a CPU, MLX 0.32.
+        (shape(4, 128, 2, 256, 2048), 16, "float32", 261 * 2**20),
+        (shape(4, 128, 2, 256, 2048), 4, "float32", 90 * 2**20),
+        (shape(4, 256, 2, 512, 8192), 8, "float32", 608 * 2**20),
+        (shape(6, 384, 6, 256, 4096, n_kv_head=3), 16, "float32", 1116 * 2**20),
+        (shape(2, 128, 4, 1024, 2048), 4, "float32", 159 * 2**20),
     ],
 )
-def test_the_formula_is_within_a_third_of_what_was_measured(
+def test_the_formula_is_within_15_percent_of_what_was_measured(
     config: GPTConfig, rows: int, dtype: memory.Dtype, measured: int
 ) -> None:
-    """A third: allocators keep freed buffers, and the formula counts no transient of the backward pass."""
+    """15 %: the formula counts no transient of the backward pass, and what frees early is not modelled."""
     peak = memory.training_memory(config, sequence_len=config.sequence_len, dtype=dtype).peak(rows)
-    assert measured * 2 / 3 < peak < measured * 4 / 3
+    assert peak - memory.PROCESS_BYTES == pytest.approx(measured, rel=0.15)
+
+
+def test_the_aim_at_the_real_size_is_planned_for() -> None:
+    """The project's aim for B=16, T=2048 at 286M parameters on a GPU is 25 GiB: a plan must not refuse it there."""
+    peak = memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16").peak(16)
+    assert 15 * 2**30 < peak < 25 * 2**30
 
 
 def test_checkpointing_keeps_one_block_and_the_inputs_of_all() -> None:
@@ -121,11 +136,10 @@ def test_the_epochs_of_unread_conversations_are_not(compiled: Compile) -> None:
     assert any("in no total: sft" in note for note in plan.notes)
 
 
-def test_disk_holds_the_kept_checkpoints_one_being_written_and_the_model(compiled: Compile) -> None:
+def test_disk_holds_the_kept_checkpoints_one_being_written_and_the_output(compiled: Compile) -> None:
     plan = compiled("run.checkpoint.keep=3")
     config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
-    expected = 4 * memory.checkpoint_bytes(config) + 4 * config.num_parameters()
-    assert plan.stage("pretrain").estimate.disk_bytes == expected
+    assert plan.stage("pretrain").estimate.disk_bytes == 5 * memory.checkpoint_bytes(config)
 
 
 def test_totals_add_costs_and_take_the_largest_memory() -> None:
