@@ -1,0 +1,82 @@
+"""Weights to and from PyTorch nanochat: the names are the same, dtypes, prefixes and padding are not.
+
+PyTorch nanochat saves `model_STEP.pt` (a state dictionary, read here where torch is installed); its weights may also
+come as safetensors. `torch.compile` puts `_orig_mod.` before each name; matrices may be bfloat16; the vocabulary may be
+padded to another multiple; buffers (`cos`, `sin`) are no weights. Not here: its tokenizer and optimizer state.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import mlx.core as mx
+
+from nanochat.errors import PreflightError, StageError
+from nanochat.model.config import GPTConfig
+
+_COMPILED_PREFIX = "_orig_mod."
+_BUFFERS = ("cos", "sin")
+_PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
+
+
+def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
+    """Return name -> float32 array of every parameter of `config` from a `.safetensors` or `.pt` file.
+
+    Raises:
+        PreflightError: the file is missing or of another kind, or it is `.pt` and torch is not installed.
+        StageError: names or shapes are not those of `config`.
+    """
+    if not path.exists():
+        raise PreflightError(f"{path}: no such file of weights")
+    match path.suffix:
+        case ".safetensors":
+            tensors = mx.load(str(path))
+            assert isinstance(tensors, dict), "a safetensors file is a dictionary"
+        case ".pt" | ".pth":
+            tensors = _read_pt(path)
+        case other:
+            raise PreflightError(f"{path}: weights must be .safetensors or .pt, not `{other}`")
+    return import_weights(tensors, config)
+
+
+def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str, mx.array]:
+    """Return name -> float32 array as our model names, pads and stores them.
+
+    Raises:
+        StageError: names or shapes are not those of `config`.
+    """
+    named = {name.removeprefix(_COMPILED_PREFIX): tensor for name, tensor in tensors.items()}
+    named = {name: tensor for name, tensor in named.items() if name not in _BUFFERS}
+    expected = config.parameter_shapes()
+    missing, unknown = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
+    if missing or unknown:
+        raise StageError(f"these are not the weights of {config}: missing {missing}, unknown {unknown}")
+    return {name: _import_one(name, named[name].astype(mx.float32), shape, config) for name, shape in expected.items()}
+
+
+def export_weights(parameters: dict[str, mx.array], path: Path) -> None:
+    """Write parameters as a safetensors file that PyTorch nanochat's `load_state_dict` takes as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(path), {name: mx.contiguous(x) for name, x in parameters.items()}, {"format": "pt"})
+
+
+def _import_one(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:
+    found = tuple(tensor.shape)
+    if name.startswith(_PER_TOKEN) and found[1:] == shape[1:] and found[0] >= config.vocab_size:
+        padding = max(0, shape[0] - found[0])
+        tensor = mx.pad(tensor[: shape[0]], [(0, padding), (0, 0)])
+    if tuple(tensor.shape) != shape:
+        raise StageError(f"weight `{name}` has shape {found}, but the model needs {shape}")
+    return tensor
+
+
+def _read_pt(path: Path) -> dict[str, mx.array]:
+    if importlib.util.find_spec("torch") is None:
+        raise PreflightError(
+            f"{path}: reading .pt needs PyTorch (`pip install torch`); or save it as safetensors there"
+        )
+    torch = importlib.import_module("torch")
+    state = torch.load(str(path), map_location="cpu", weights_only=True)
+    return {name: mx.array(tensor.float().numpy()) for name, tensor in state.items()}

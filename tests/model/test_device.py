@@ -1,0 +1,53 @@
+"""The table of peak rates is found by the names that drivers give; limits reach MLX."""
+
+import mlx.core as mx
+import pytest
+
+from nanochat.model.device import (
+    apply_memory_limits,
+    device_name,
+    memory_bytes,
+    peak_flops,
+    recommended_bytes,
+    runs_on_cpu,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "bfloat16", "float32"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12, 67e12),
+        ("NVIDIA H100 PCIe", 756e12, 51e12),
+        ("NVIDIA H200", 989e12, 67e12),
+        ("NVIDIA L4", 121e12, 30.3e12),
+        ("NVIDIA L40S", 362e12, 91.6e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12, 82.6e12),
+        ("Apple M1", 2.6e12, 2.6e12),
+        ("Apple M3 Max", 14.3e12, 14.3e12),
+        ("Apple M2 Ultra", 27.2e12, 27.2e12),
+    ],
+)
+def test_peak_rates(name, bfloat16, float32):
+    assert (peak_flops(name, "bfloat16"), peak_flops(name, "float32")) == (bfloat16, float32)
+
+
+@pytest.mark.parametrize("name", ["AMD EPYC", "NVIDIA A10", "NVIDIA A100X", "Apple M30", ""])
+def test_unknown_devices_have_no_rate(name):
+    assert peak_flops(name, "bfloat16") is None
+
+
+def test_the_tests_run_on_the_cpu():
+    assert runs_on_cpu()
+    assert device_name()
+    assert 2**30 < recommended_bytes() <= memory_bytes() < 2**50
+
+
+def test_a_given_limit_reaches_mlx_and_none_changes_nothing_on_a_cpu():
+    before = mx.get_memory_limit()
+    try:
+        apply_memory_limits(None)
+        assert mx.get_memory_limit() == before
+        apply_memory_limits(3 * 2**30)
+        assert mx.get_memory_limit() == 3 * 2**30
+    finally:
+        mx.set_memory_limit(before)

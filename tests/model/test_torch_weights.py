@@ -1,0 +1,111 @@
+"""Weights as PyTorch nanochat writes them are read exactly, and ours are written so that it can read them."""
+
+import json
+import struct
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nanochat.errors import PreflightError, StageError
+from nanochat.model.gpt import GPT
+from nanochat.model.torch_weights import export_weights, read_torch_weights
+
+
+def state(model):
+    return {name: np.array(p) for name, p in model.named_parameters().items()}
+
+
+def write_by_hand(path, tensors):
+    """Write a safetensors file with bfloat16 tensors: length of the header, header, bytes."""
+    header, body = {}, b""
+    for name, x in tensors.items():
+        raw = (np.ascontiguousarray(x, dtype=np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+        header[name] = {"dtype": "BF16", "shape": list(x.shape), "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + body)
+
+
+def test_safetensors_with_compiled_names_and_buffers(random_model, tmp_path):
+    """The prefix of torch.compile and the rotation tables are dropped; the model then computes the same."""
+    tensors = {f"_orig_mod.{name}": x for name, x in state(random_model).items()}
+    tensors |= {"_orig_mod.cos": np.ones((1, 4), np.float32), "_orig_mod.sin": np.ones((1, 4), np.float32)}
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    loaded = GPT(random_model.config)
+    loaded.set_parameters(read_torch_weights(tmp_path / "model.safetensors", random_model.config))
+    idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
+    assert mx.array_equal(loaded(idx), random_model(idx))
+
+
+def test_bfloat16_tensors_become_float32(random_model, tmp_path):
+    """Each value is the float32 one cut to its upper 16 bits."""
+    tensors = state(random_model)
+    write_by_hand(tmp_path / "model.safetensors", tensors)
+    loaded = read_torch_weights(tmp_path / "model.safetensors", random_model.config)
+    for name, x in tensors.items():
+        expected = (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        assert loaded[name].dtype == mx.float32
+        assert np.array_equal(np.array(loaded[name]), expected)
+
+
+@pytest.mark.parametrize("rows", [100, 160])
+def test_vocabulary_padded_otherwise(random_model, tmp_path, rows):
+    """Unpadded or padded further than ours (128), the rows of real tokens are kept and the logits the same."""
+    tensors = state(random_model)
+    for name, x in tensors.items():
+        if x.shape[0] == 128 and x.ndim == 2 and "transformer.h" not in name:
+            tensors[name] = np.concatenate([x, np.full((32, x.shape[1]), 7, np.float32)])[:rows].copy()
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    loaded = GPT(random_model.config)
+    loaded.set_parameters(read_torch_weights(tmp_path / "model.safetensors", random_model.config))
+    idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
+    assert mx.array_equal(loaded(idx), random_model(idx))
+
+
+def test_export_is_read_by_others(random_model, tmp_path):
+    """Another safetensors reader finds every name, shape and value, and we read it back."""
+    export_weights(random_model.named_parameters(), tmp_path / "out" / "model.safetensors")
+    read = load_file(str(tmp_path / "out" / "model.safetensors"))
+    assert read.keys() == random_model.config.parameter_shapes().keys()
+    assert all(np.array_equal(read[name], x) for name, x in state(random_model).items())
+    back = read_torch_weights(tmp_path / "out" / "model.safetensors", random_model.config)
+    assert all(np.array_equal(np.array(back[name]), x) for name, x in read.items())
+
+
+def test_foreign_weights_are_refused_and_named(random_model, tmp_path):
+    tensors = state(random_model)
+    save_file({n: x for n, x in tensors.items() if n != "lm_head.weight"}, str(tmp_path / "few.safetensors"))
+    with pytest.raises(StageError, match=r"missing \['lm_head.weight'\]"):
+        read_torch_weights(tmp_path / "few.safetensors", random_model.config)
+    save_file(tensors | {"lm_head.weight": np.zeros((99, 64), np.float32)}, str(tmp_path / "shape.safetensors"))
+    with pytest.raises(StageError, match=r"`lm_head.weight` has shape \(99, 64\)"):
+        read_torch_weights(tmp_path / "shape.safetensors", random_model.config)
+
+
+def test_missing_file_and_other_kinds_are_refused(random_model, tmp_path):
+    with pytest.raises(PreflightError, match="no such file"):
+        read_torch_weights(tmp_path / "none.safetensors", random_model.config)
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(PreflightError, match=r"`\.bin`"):
+        read_torch_weights(tmp_path / "model.bin", random_model.config)
+
+
+def test_pt_without_torch_says_what_to_do(random_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(PreflightError, match="pip install torch"):
+        read_torch_weights(tmp_path / "model.pt", random_model.config)
+
+
+def test_pt_with_torch(random_model, tmp_path):
+    """A state dictionary saved by torch, in bfloat16 for one matrix."""
+    torch = pytest.importorskip("torch")
+    tensors = {f"_orig_mod.{name}": torch.tensor(x) for name, x in state(random_model).items()}
+    tensors["_orig_mod.lm_head.weight"] = tensors["_orig_mod.lm_head.weight"].bfloat16()
+    torch.save(tensors, str(tmp_path / "model.pt"))
+    loaded = read_torch_weights(tmp_path / "model.pt", random_model.config)
+    assert np.array_equal(np.array(loaded["transformer.wte.weight"]), state(random_model)["transformer.wte.weight"])
+    expected = tensors["_orig_mod.lm_head.weight"].float().numpy()
+    assert np.array_equal(np.array(loaded["lm_head.weight"]), expected)
