@@ -13,7 +13,8 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 
-_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What ends a line for PyYAML, so that line numbers agree."""
 _SHOWN_WIDTH = 110
 _SHOWN_DIAGNOSTICS = 50
 
@@ -32,7 +33,7 @@ class Text:
     lines: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", tuple(_LINE_BREAK.split(self.content)))
+        object.__setattr__(self, "lines", tuple(LINE_BREAK.split(self.content)))
 
     @property
     def is_flag(self) -> bool:

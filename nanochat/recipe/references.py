@@ -14,7 +14,8 @@ from nanochat.recipe.validation import Finding
 
 _WORD_TASKS = ("simple_spelling", "spelling_bee")
 _EVALS = ("base_eval", "chat_eval")
-_TRAINING_METRICS = ("loss", "bpb")
+_TRAINING_METRICS = ("bpb", "cropped_frac", "loss")
+_COMPOSITES = {"base_eval": ("base_core", "base_core_centred"), "chat_eval": ("chat_core", "chat_core_centred")}
 
 
 def check_references(data: Mapping[str, Plain]) -> list[Finding]:
@@ -93,6 +94,8 @@ def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
                 yield _unknown_result(path, f"`{rest}` is not a metric of `pretrain`", key, data)
         elif stage in _EVALS and rest:
             suite = rest.partition(".")[0]
+            if rest in _composites(data, stage):
+                continue
             if not isinstance(data.get(stage), dict):
                 yield _unknown_result(path, f"the recipe has no `{stage}`", key, data)
             elif suite not in _map(_at(data, (stage, "suites"))):
@@ -101,8 +104,17 @@ def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
             yield _unknown_result(path, f"`{key}` is not a result", key, data)
 
 
+def _composites(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
+    """Return the metrics over several tasks that the stage gives; bits per byte is no part of them."""
+    suites = _map(_at(data, (stage, "suites"))).values()
+    return _COMPOSITES[stage] if any(_map(suite).get("task") != "bpb" for suite in suites) else ()
+
+
 def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Plain]) -> Finding:
-    results = [f"{stage}.{suite}" for stage in _EVALS for suite in _map(_at(data, (stage, "suites")))]
+    results = []
+    for stage in _EVALS:
+        suites = _map(_at(data, (stage, "suites")))
+        results += [f"{stage}.{name}" for name in (*suites, *_composites(data, stage))]
     if isinstance(data.get("pretrain"), dict):
         results += [f"pretrain.{metric}" for metric in _TRAINING_METRICS]
     help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"

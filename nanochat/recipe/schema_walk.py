@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from nanochat.recipe.schema import Recipe, Section
+from nanochat.recipe.values import LocalPath
 
 TAG = "task"
 
@@ -94,6 +95,13 @@ def is_free_map(slot: Slot | None) -> bool:
     return value is not None and not sections_of(Slot(value))
 
 
+def local_path(slot: Slot | None) -> LocalPath | None:
+    """Return how relative paths are read in `slot`; None where it holds no path."""
+    if slot is None:
+        return None
+    return next((each for each in (*slot.metadata, *_markers(slot.annotation)) if isinstance(each, LocalPath)), None)
+
+
 def places(name: str) -> Iterator[tuple[str, ...]]:
     """Yield the paths of all sections that have a field `name`; names of the user's own show as `NAME`."""
     yield from _places(ROOT, (), name)
@@ -129,6 +137,16 @@ def sections_of(slot: Slot | None) -> list[type[Section]]:
     """Return the sections that may stand in `slot`: none, one, or one for each kind of suite."""
     options = () if slot is None else _options(slot.annotation)
     return [each for each in options if isinstance(each, type) and issubclass(each, Section)]
+
+
+def _markers(annotation: object) -> tuple[object, ...]:
+    """Return the markers of a type and of the members of a union."""
+    origin = get_origin(annotation)
+    own = get_args(annotation)[1:] if origin is Annotated else ()
+    inner = get_args(annotation)[:1] if origin is Annotated else ()
+    if origin in (Union, types.UnionType):
+        inner = get_args(annotation)
+    return (*own, *(marker for each in inner for marker in _markers(each)))
 
 
 def _tags_of(section: type[Section]) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import yaml
 
+from nanochat.recipe.diagnostics import LINE_BREAK
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.scalars import NUMBER
 from nanochat.recipe.schema import Recipe, Section
@@ -99,6 +100,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.1 or 1.2 would take for something else."""
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Keep text with line breaks on one line and unfolded: in double quotes."""
+    style = '"' if LINE_BREAK.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 # What is a number in 1.2 and text in 1.1; SafeDumper knows the numbers of 1.1.
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 

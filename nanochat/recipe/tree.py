@@ -10,8 +10,7 @@ from typing import TypeAlias
 
 from nanochat.recipe.diagnostics import Origin
 from nanochat.recipe.scalars import Scalar
-from nanochat.recipe.schema_walk import ROOT, TAG, Slot, child, section_of
-from nanochat.recipe.values import LocalPath
+from nanochat.recipe.schema_walk import ROOT, TAG, Slot, child, local_path, section_of
 from nanochat.recipe.yaml_reader import Entry, Node
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -111,7 +110,7 @@ def _map_scalars(
 
 
 def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
-    marker = next((each for each in slot.metadata if isinstance(each, LocalPath)), None) if slot else None
+    marker = local_path(slot)
     if marker is None or not isinstance(node.value, str) or not node.value:
         return node
     if marker.only_explicit and not node.value.startswith(("./", "../", "/", "~/")):

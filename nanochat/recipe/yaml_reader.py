@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -70,6 +71,20 @@ def read_yaml(text: Text, *, skip: int = 0) -> Reading:
     return Reading(node, tuple(builder.diagnostics))
 
 
+class _TooDeepError(yaml.YAMLError):
+    def __init__(self, mark: yaml.Mark) -> None:
+        self.mark = mark
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at too many brackets: the scanner looks 1024 characters ahead, in time quadratic in their depth."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 -- the name in the base class
+        if self.flow_level >= MAX_DEPTH:
+            raise _TooDeepError(self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
+
 @dataclass(frozen=True)
 class _Anchor:
     """A node that may be repeated: None while it is still being read. Sizes count what an alias would expand to."""
@@ -110,7 +125,9 @@ class _Builder:
 
     def _parse(self) -> Iterator[yaml.Event]:
         try:
-            yield from yaml.parse(self._text.content[self._skip :], Loader=yaml.SafeLoader)
+            yield from yaml.parse(self._text.content[self._skip :], Loader=_Loader)
+        except _TooDeepError as error:
+            raise self._too_deep(self._at(error.mark.line, error.mark.column)) from None
         except yaml.MarkedYAMLError as error:
             mark, message, help_ = explain_syntax_error(error, self._line_at)
             raise self._refuse("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
@@ -122,11 +139,12 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, depth)
         assert isinstance(event, yaml.NodeEvent)
-        self._count(1, depth, event)
+        is_leaf = isinstance(event, yaml.ScalarEvent)
+        self._count(1, depth if is_leaf else depth + 1, event)
         anchor, before, outer = event.anchor, self._nodes, self._height
         if anchor is not None:
             self._anchors[anchor] = _Anchor(None)
-        self._height = depth
+        self._height = depth if is_leaf else depth + 1
         self._refuse_tag(event)
         node = self._content(event, depth)
         if anchor is not None:
@@ -178,7 +196,7 @@ class _Builder:
             help_ = "use `extends` for another file, or write the fields out"
             self._note("yaml-feature", "merge keys (`<<`) are not part of YAML 1.2", origin, help_)
             return None
-        if event.value == "":
+        if event.implicit[0] and event.value == "":
             self._note("yaml-syntax", "there is no key before this `:`", origin)
             return None
         return self._text_value(event.value, origin)
@@ -187,7 +205,7 @@ class _Builder:
         origin = self._origin(event)
         if not event.implicit[0]:
             return self._text_value(event.value, origin)
-        if len(event.value) > _MAX_DIGITS and re.fullmatch(r"[-+0-9.eExoa-fA-F]+", event.value):
+        if len(event.value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\.?[0-9][-+.0-9a-fA-FxoX]*", event.value):
             self._note("out-of-range", f"a number of {len(event.value)} digits is too long", origin)
             return 0
         return resolve_scalar(event.value)
@@ -214,7 +232,7 @@ class _Builder:
         if self._nodes > MAX_NODES:
             raise self._refuse("too-large", f"more than {MAX_NODES} values, aliases counted", self._origin(event))
         if depth > MAX_DEPTH:
-            raise self._refuse("too-deep", f"nested more than {MAX_DEPTH} levels deep", self._origin(event))
+            raise self._too_deep(self._origin(event))
 
     def _refuse_tag(self, event: yaml.NodeEvent) -> None:
         tag = getattr(event, "tag", None)
@@ -251,6 +269,9 @@ class _Builder:
         origin = self._at(mark.line, mark.column)
         line = self._text.line(origin.line)
         return line[: origin.column - 1], line[origin.column - 1 :]
+
+    def _too_deep(self, origin: Origin) -> Refused:
+        return self._refuse("too-deep", f"nested more than {MAX_DEPTH} levels deep", origin)
 
     def _note(self, code: str, message: str, origin: Origin, help_: str = "") -> None:
         self.diagnostics.append(Diagnostic(code, message, origin, help_))

@@ -1,0 +1,129 @@
+"""The JSON Schema for editors: fresh, described, and of one mind with the loader."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from nanochat.recipe.diagnostics import Text
+from nanochat.recipe.json_schema import json_schema, schema_is_fresh, write_schema
+from nanochat.recipe.tree import plain
+from nanochat.recipe.yaml_reader import read_yaml
+
+ROOT = Path(__file__).parents[2]
+VALID = Path(__file__).parent / "valid"
+
+
+def test_the_schema_in_the_tree_is_the_one_the_code_writes(tmp_path):
+    """`just schemas` renews it."""
+    assert schema_is_fresh(ROOT / "schemas/recipe.schema.json")
+    stale = tmp_path / "schema.json"
+    assert not schema_is_fresh(stale)
+    write_schema(stale)
+    assert schema_is_fresh(stale)
+    stale.write_text(stale.read_text(encoding="utf-8").replace("tokens", "token"), encoding="utf-8")
+    assert not schema_is_fresh(stale)
+
+
+def test_every_field_has_a_description():
+    """An editor shows it on hover."""
+    schema = json_schema()
+    sections = {"": schema, **schema["$defs"]}
+    bare = [
+        (name, field)
+        for name, section in sections.items()
+        for field, about in section.get("properties", {}).items()
+        if not about.get("description")
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    "path", [*VALID.glob("*.yaml"), *(ROOT / "recipes").glob("**/*.yaml")], ids=lambda path: path.stem
+)
+def test_valid_recipes_fit_the_schema(path):
+    """No red lines under what the loader accepts: variables, nulls and variants included."""
+    assert _fits(_data(path.read_text(encoding="utf-8")), json_schema())
+
+
+def test_the_example_in_the_schema_fits_it():
+    """Examples are read as instructions."""
+    schema = json_schema()
+    assert all(_fits(example, schema) for example in schema["examples"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "nanochat: 1",
+        "name: x",
+        "{nanochat: 2, name: x}",
+        "{nanochat: 1, name: x, sed: 3}",
+        "{nanochat: 1, name: a b}",
+        "{nanochat: 1, name: x, model: {depth: four}}",
+        "{nanochat: 1, name: x, model: {depth: 0}}",
+        "{nanochat: 1, name: x, pretrain: {data: {a: {}}, schedule: {kind: cosin}}}",
+        "{nanochat: 1, name: x, pretrain: {horizon: {tokens: 20m}}}",
+        "{nanochat: 1, name: x, sources: {'a b': {builtin: spelling}}}",
+        "{nanochat: 1, name: x, base_eval: {suites: {a: {task: bpb, num_fewshot: 1}}}}",
+        "{nanochat: 1, name: x, chat_eval: {suites: {a: {task: bpb}}}}",
+        "{nanochat: 1, name: x, run: {offline: 'no'}}",
+    ],
+)
+def test_mistakes_do_not_fit(wrong):
+    """So the red line appears while one types."""
+    assert not _fits(_data(wrong), json_schema())
+
+
+def _data(text):
+    return json.loads(json.dumps(plain(read_yaml(Text("x", text, Path())).node)))
+
+
+TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+
+
+def _fits(value, schema, root=None):
+    """A small independent judge of the part of JSON Schema that is used."""
+    root = root or schema
+    if "$ref" in schema and not _fits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root):
+        return False
+    if "anyOf" in schema and not any(_fits(value, each, root) for each in schema["anyOf"]):
+        return False
+    if "oneOf" in schema and sum(_fits(value, each, root) for each in schema["oneOf"]) != 1:
+        return False
+    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
+        return False
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (kind == "integer" and value != int(value)):
+            return False
+        if value < schema.get("minimum", value) or value > schema.get("maximum", value):
+            return False
+        return value > schema.get("exclusiveMinimum", value - 1) and value < schema.get("exclusiveMaximum", value + 1)
+    if kind is not None and not isinstance(value, TYPES[kind]):
+        return False
+    if isinstance(value, str):
+        return len(value) >= schema.get("minLength", 0) and re.search(schema.get("pattern", ""), value) is not None
+    if isinstance(value, list):
+        return all(_fits(each, schema.get("items", {}), root) for each in value)
+    return _fits_map(value, schema, root) if isinstance(value, dict) else True
+
+
+def _fits_map(value, schema, root):
+    if any(name not in value for name in schema.get("required", [])):
+        return False
+    for name, inner in value.items():
+        patterns = [each for pattern, each in schema.get("patternProperties", {}).items() if re.search(pattern, name)]
+        if name in schema.get("properties", {}):
+            rule = schema["properties"][name]
+        elif patterns:
+            rule = patterns[0]
+        else:
+            rule = schema.get("additionalProperties", {})
+        if rule is False or (isinstance(rule, dict) and not _fits(inner, rule, root)):
+            return False
+    return True

@@ -1,0 +1,149 @@
+"""`extends`: what wins, what is dropped, and which files may be named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanochat.errors import RecipeError
+from nanochat.recipe.load import load_recipe
+
+VALID = Path(__file__).parent / "valid"
+
+
+def test_a_child_merges_maps_replaces_lists_and_drops_with_null():
+    """Field by field, read off the two files."""
+    base, child = load_recipe(VALID / "all_stages.yaml").recipe, load_recipe(VALID / "child.yaml").recipe
+    assert child.name == "child"
+    assert child.model.depth == 1 and base.model.depth == 2  # by the variable
+    assert child.model.n_head == base.model.n_head == 4
+    assert child.base_eval.samples == ("Only this",)
+    assert set(child.base_eval.suites) == {"bits", "easy"}
+    assert list(child.pretrain.data) == ["local"]
+    assert child.pretrain.schedule.kind is None
+    assert child.sft is None
+
+
+def test_a_later_choice_of_exactly_one_replaces_the_earlier():
+    """`horizon`, `sources.NAME` with what goes with it, and `validation`."""
+    child = load_recipe(VALID / "child.yaml").recipe
+    assert (child.pretrain.horizon.tokens, child.pretrain.horizon.flops) == (1_000_000, None)
+    web = child.sources["web"]
+    assert (web.uri, web.revision) == (None, None)
+    assert web.path == str(VALID / "other/*.txt")
+    assert child.sources["stdlib"].validation.hash_frac is None
+
+
+def test_null_stays_a_value_where_the_default_is_another():
+    """`top_k: null` means all tokens, and does not fall back to 50."""
+    recipe = load_recipe(VALID / "all_stages.yaml").recipe
+    assert recipe.chat_eval.suites["spelling"].top_k is None
+    assert recipe.run.checkpoint.every_minutes is None
+    assert recipe.run.monitor.validate_every_steps is None
+
+
+def test_later_bases_win_over_earlier_and_the_file_over_all(write, body):
+    """`extends: [a, b]`: a, then b, then the file."""
+    path = write(
+        a=body + "seed: 1\nrun: {threads: 1, offline: true}\n",
+        b="seed: 2\nrun: {threads: 2}\n",
+        c="extends: [a.yaml, b.yaml]\nseed: 3\n",
+    )
+    loaded = load_recipe(path)
+    assert (loaded.recipe.seed, loaded.recipe.run.threads, loaded.recipe.run.offline) == (3, 2, True)
+    assert [file.name for file in loaded.files] == ["a.yaml", "b.yaml", "c.yaml"]
+
+
+def test_a_base_reached_twice_is_read_once(write, body):
+    """A ladder of 2^20 paths ends at once."""
+    files = {"f0": body}
+    for i in range(1, 10):
+        files[f"f{i}"] = f"extends: [f{i - 1}.yaml, f{i - 1}.yaml, f{i - 1}.yaml]\n"
+    assert len(load_recipe(write(**files)).files) == 10
+
+
+def test_extends_may_not_go_deeper_than_its_limit(write, body, codes):
+    """Twenty files in a row are refused, not recursed into."""
+    files = {"f0": body} | {f"f{i}": f"extends: f{i - 1}.yaml\n" for i in range(1, 20)}
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(**files))
+    assert codes(caught) == ["too-deep"]
+
+
+def test_paths_are_relative_to_the_file_that_writes_them(write, body, tmp_path):
+    """Sources and `init_from`, also through `extends`; names of runs stay names."""
+    path = write(
+        recipes__parts__base=body
+        + "  init_from: ./weights\nbase_eval:\n  init_from: quickstart/latest\n  suites: {b: {task: bpb}}\n",
+        recipes__mine="extends: parts/base.yaml\nsources: {more: {path: ['../data/*.txt', /abs/x.txt]}}\n",
+    )
+    recipe = load_recipe(path).recipe
+    assert recipe.sources["text"].path == str(tmp_path / "recipes/parts/a.txt")
+    assert recipe.sources["more"].path == (str(tmp_path / "data/*.txt"), "/abs/x.txt")
+    assert recipe.pretrain.init_from == str(tmp_path / "recipes/parts/weights")
+    assert recipe.base_eval.init_from == "quickstart/latest"
+
+
+def test_paths_of_flags_are_relative_to_the_working_directory(write, body, tmp_path, monkeypatch):
+    """What is typed is typed where one stands."""
+    path = write(recipes__mine=body)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = load_recipe(path, ["sources.text.path=b.txt", "pretrain.init_from=../weights"]).recipe
+    assert recipe.sources["text"].path == str(tmp_path / "here/b.txt")
+    assert recipe.pretrain.init_from == str(tmp_path / "weights")
+
+
+def test_a_recipe_may_extend_anything_inside_the_folder_recipes(write, body):
+    """Up from a sub-folder, but not out of `recipes`."""
+    path = write(recipes__base=body, recipes__mine__deep__child="extends: ../../base.yaml\nname: child\n")
+    assert load_recipe(path).recipe.name == "child"
+
+
+def test_a_recipe_elsewhere_may_extend_only_beside_itself(write, body, codes):
+    """The folder above is out of bounds."""
+    path = write(base=body, mine__child="extends: ../base.yaml\nname: child\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert codes(caught) == ["extends-outside"]
+
+
+def test_a_link_does_not_lead_out(write, body, tmp_path, codes):
+    """Where a link points decides, not where it stands."""
+    write(secret=body)
+    path = write(recipes__child="extends: link.yaml\nname: child\n")
+    (tmp_path / "recipes/link.yaml").symlink_to(tmp_path / "secret.yaml")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert codes(caught) == ["extends-outside"]
+
+
+def test_a_base_cannot_use_its_place_to_reach_further_than_the_recipe(write, body, codes):
+    """The bounds are those of the recipe that was named, for its bases too."""
+    path = write(outside=body, recipes__base="extends: ../outside.yaml\n", recipes__child="extends: base.yaml\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert codes(caught) == ["extends-outside"]
+
+
+@pytest.mark.parametrize("name", ["nothing.yaml", "", "a\0b.yaml", "x" * 5000 + ".yaml"])
+def test_a_recipe_that_is_not_there_is_an_error_without_a_place(tmp_path, name, codes):
+    """Odd names too; the empty name is the folder itself."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / name)
+    assert codes(caught)[0] in ("file-missing", "file-unreadable")
+
+
+def test_a_mistyped_file_name_gets_a_suggestion(write, body, tmp_path):
+    """From the files beside it."""
+    write(quickstart=body)
+    with pytest.raises(RecipeError, match=r"did you mean `.*quickstart\.yaml`"):
+        load_recipe(tmp_path / "quikstart.yaml")
+
+
+def test_a_file_over_the_limit_is_refused_unread(write, body, codes):
+    """256 KiB is far more than any recipe."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(big=body + "#" * 2**18))
+    assert codes(caught) == ["too-large"]

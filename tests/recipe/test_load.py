@@ -1,0 +1,183 @@
+"""`load_recipe`: origins, findings added by others, strangers' input, and what importing it costs."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nanochat.errors import RecipeError
+from nanochat.recipe.load import load_recipe
+
+VALID = Path(__file__).parent / "valid"
+SHIPPED = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("**/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path):
+    """And names its schema for editors."""
+    load_recipe(path)
+    assert "yaml-language-server: $schema=" in path.read_text(encoding="utf-8")
+
+
+def test_origins_name_the_file_or_flag_of_each_value():
+    """Base, child and flag, by line and column."""
+    loaded = load_recipe(VALID / "child.yaml", ["seed=3"])
+    places = {
+        path: (Path(origin.file).name, origin.line, origin.column)
+        for path, origin in loaded.origins.items()
+        if origin.file is not None
+    }
+    assert places["name",] == ("child.yaml", 2, 7)
+    assert places["pretrain", "horizon", "tokens"] == ("child.yaml", 8, 21)
+    assert places["model", "n_head"] == ("all_stages.yaml", 24, 11)
+    assert loaded.origins["seed",].flag == "--set seed=3"
+    assert ("pretrain", "buffer_documents") in loaded.origins
+    assert ("run", "threads") not in loaded.origins  # a default
+
+
+def test_others_can_add_located_findings_and_raise_them_together(monkeypatch):
+    """As the plan does for shapes that do not divide."""
+    monkeypatch.chdir(VALID)
+    loaded = load_recipe(Path("child.yaml"), ["run.threads=2"])
+    error = loaded.error(
+        [
+            loaded.diagnose(("run", "threads"), "too-many", "two threads are one too many"),
+            loaded.diagnose(("model", "n_head"), "bad-shape", "4 does not divide 130", "try 2"),
+            loaded.diagnose(("pretrain", "horizon", "steps"), "why-not", "not given", at_key=True),
+        ]
+    )
+    assert isinstance(error, RecipeError)
+    assert str(error) == (
+        "error[bad-shape]: 4 does not divide 130\n"
+        "  --> all_stages.yaml:24:11\n"
+        "    |\n"
+        " 24 |   n_head: 4\n"
+        "    |           ^\n"
+        "  = try 2\n"
+        "\n"
+        "error[why-not]: not given\n"
+        "  --> child.yaml:8:3\n"
+        "    |\n"
+        "  8 |   horizon: {tokens: 1M}\n"
+        "    |   ^^^^^^^\n"
+        "\n"
+        "error[too-many]: two threads are one too many\n"
+        "  --> --set\n"
+        "    |\n"
+        "    | --set run.threads=2\n"
+        "    |                   ^\n"
+        "\n"
+        "3 errors in the recipe"
+    )
+
+
+def test_only_the_first_fifty_findings_are_shown(write, body):
+    """The count tells of the rest."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(a=body + "run:\n" + "".join(f"  wrong{i}: 1\n" for i in range(70))))
+    assert str(caught.value).count("error[") == 50
+    assert str(caught.value).endswith("70 errors (the first 50 are shown) in the recipe")
+
+
+def test_checking_a_recipe_needs_neither_mlx_nor_mlflow_nor_numpy():
+    """So that `check` answers at once: also after loading, showing and writing the schema."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from nanochat.recipe.load import load_recipe\n"
+        "from nanochat.recipe import show, json_schema\n"
+        f"show.resolved_yaml(load_recipe(Path({str(VALID / 'child.yaml')!r}))); json_schema.json_schema()\n"
+        "print(sorted({'mlx', 'mlflow', 'numpy', 'torch', 'pyarrow', 'sentencepiece'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+SPICE = [
+    "\t",
+    "\u2028",
+    "é",
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    "- ",
+    "&a ",
+    "*a",
+    "!!str ",
+    "<<: *a",
+    "${vars.x}",
+    "${",
+    "\x00",
+    "#",
+    "|",
+    ">",
+    "'",
+    '"',
+]
+WORDS = [
+    "null",
+    "-1",
+    "1e400",
+    ".nan",
+    "0x" + "f" * 30,
+    "9" * 50,
+    "[]",
+    "{}",
+    "~",
+    "no",
+    "[1, [2]]",
+    "{a: {b: 1}}",
+    "x" * 500,
+    "\ud7ff",
+]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_mutated_recipe_is_valid_or_a_located_error_within_a_second(seed, tmp_path):
+    """Types, keys, nesting, characters, lines: nothing but RecipeError ever leaves."""
+    path = tmp_path / "mutated.yaml"
+    path.write_bytes(_mutate(random.Random(seed)))
+    started = time.process_time()
+    try:
+        load_recipe(path)
+    except RecipeError as error:
+        assert all(found.origin is not None for found in error.diagnostics)
+        str(error).encode()
+    assert time.process_time() - started < 1
+
+
+def _mutate(rng):
+    lines = (VALID / "all_stages.yaml").read_text(encoding="utf-8").splitlines()
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(lines))
+        line = lines[at]
+        match rng.randrange(9):
+            case 0:
+                del lines[at]
+            case 1:
+                lines.insert(at, lines[rng.randrange(len(lines))])
+            case 2:
+                lines[at] = " " * rng.randint(1, 4) + line
+            case 3:
+                lines[at] = line.partition(":")[0] + ": " + rng.choice(WORDS)
+            case 4:
+                cut = rng.randrange(len(line) + 1)
+                lines[at] = line[:cut] + rng.choice(SPICE) + line[cut:]
+            case 5:
+                lines[at] = line[: rng.randrange(len(line) + 1)]
+            case 6:
+                lines[at] = line.partition(":")[0] + ": " + "[" * (depth := rng.choice([3, 63, 70, 5000])) + "]" * depth
+            case 7:
+                lines[at] = line.replace(rng.choice("aeiou"), rng.choice("aeiouxyz"))
+            case _:
+                lines[at] = line + rng.choice([" ", "a", ":"]) * rng.choice([10, 1000, 100_000])
+    content = bytearray("\n".join(lines).encode())
+    if rng.random() < 0.1:
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    return bytes(content)

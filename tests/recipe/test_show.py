@@ -1,0 +1,114 @@
+"""The resolved recipe as text, and the difference of two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.recipe.schema import Recipe
+from nanochat.recipe.show import diff_recipes, resolved_yaml, yaml_with_origins
+
+VALID = Path(__file__).parent / "valid"
+
+# All that YAML can hold; the reader refuses NUL and half surrogate pairs.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30) | st.sampled_from(
+    [
+        "no",
+        "1e5",
+        "1e-4",
+        "010",
+        "0o7",
+        "12:30",
+        "null",
+        "~",
+        "",
+        " a ",
+        "a: b",
+        "a #b",
+        "- a",
+        "${vars.x}",
+        "$${",
+        "<<",
+        "1_0",
+        "=",
+        "2024-01-01",
+        "\u0085",
+        "\ufeff",
+    ]
+)
+FLOATS = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+RECIPES = st.builds(
+    lambda description, seed, scale, prompts, tags, top_k, minutes: Recipe(
+        nanochat=1,
+        name="generated",
+        description=description,
+        seed=seed,
+        sources={"a": {"path": "/data/x.txt"}, "2024": {"builtin": "spelling", "column": description}},
+        pretrain={"data": {"a": {"weight": scale}}, "init_from": "some-run"},
+        base_eval={"suites": {"no": {"task": "bpb"}}, "samples": tuple(prompts)},
+        chat_eval={"suites": {"s": {"task": "simple_spelling", "source": "2024", "top_k": top_k}}},
+        run={"checkpoint": {"every_minutes": minutes}},
+        tracking={"tags": tags},
+    ),
+    TEXT,
+    st.integers(0, 2**63 - 1),
+    FLOATS,
+    st.lists(TEXT, max_size=3),
+    st.dictionaries(TEXT, TEXT, max_size=3),
+    st.none() | st.integers(1, 100),
+    st.none() | FLOATS,
+)
+
+
+@given(recipe=RECIPES)
+def test_loading_what_was_dumped_is_the_identity(recipe, tmp_path_factory):
+    """Whatever the texts and numbers are."""
+    path = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    path.write_text(resolved_yaml(_as_loaded(recipe)), encoding="utf-8", newline="")
+    assert load_recipe(path).recipe == recipe
+
+
+@pytest.mark.parametrize("name", ["all_stages", "child"])
+def test_a_resolved_file_resolves_to_itself(name, tmp_path):
+    """Layers, variables and flags are gone, the recipe is the same."""
+    loaded = load_recipe(VALID / f"{name}.yaml", ["seed=9"])
+    path = tmp_path / "resolved.yaml"
+    path.write_text(resolved_yaml(loaded), encoding="utf-8")
+    again = load_recipe(path)
+    assert again.recipe == loaded.recipe
+    assert resolved_yaml(again) == resolved_yaml(loaded)
+
+
+def test_each_value_is_shown_with_its_origin(monkeypatch):
+    """A line of a file, a flag, or the default."""
+    monkeypatch.chdir(VALID)
+    lines = yaml_with_origins(load_recipe(Path("child.yaml"), ["seed=9"])).splitlines()
+    shown = {line.split("#")[0].strip(): line.partition("#")[2].strip() for line in lines}
+    assert shown["seed: 9"] == "--set seed=9"
+    assert shown["name: child"] == "child.yaml:2"
+    assert shown["n_head: 4"] == "all_stages.yaml:24"
+    assert shown["threads: 1"] == "default"
+    assert shown["model:"] == ""
+
+
+def test_the_difference_of_two_recipes_is_over_resolved_values():
+    """Defaults count as values; None is what is absent."""
+    one = load_recipe(VALID / "child.yaml").recipe
+    two = load_recipe(
+        VALID / "child.yaml", ["run.threads=2", "pretrain.horizon.steps=5", "base_eval.samples=[]"]
+    ).recipe
+    assert diff_recipes(one, two) == [
+        ("pretrain.horizon.tokens", 1_000_000, None),
+        ("base_eval.samples", ["Only this"], []),
+        ("run.threads", 1, 2),
+        ("pretrain.horizon.steps", None, 5),
+    ]
+    assert diff_recipes(one, one) == []
+
+
+def _as_loaded(recipe):
+    return LoadedRecipe(recipe, {}, {}, ())

@@ -1,0 +1,164 @@
+"""The YAML reader: YAML 1.2 values, places, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from nanochat.recipe.diagnostics import Text
+from nanochat.recipe.scalars import resolve_scalar
+from nanochat.recipe.tree import origins_of, plain
+from nanochat.recipe.yaml_reader import read_yaml
+
+# From the tables of YAML 1.2.2, section 10.3.2 (core schema); the right column is what YAML 1.1 would make of it.
+SCALARS = [
+    ("", None),
+    ("~", None),
+    ("null", None),
+    ("NULL", None),
+    ("nULL", "nULL"),
+    ("true", True),
+    ("FALSE", False),
+    ("tRUE", "tRUE"),
+    ("yes", "yes"),  # 1.1: True
+    ("no", "no"),  # 1.1: False
+    ("on", "on"),  # 1.1: True
+    ("y", "y"),
+    ("0", 0),
+    ("-19", -19),
+    ("+12", 12),
+    ("010", 10),  # 1.1: 8
+    ("0o14", 12),  # 1.1: text
+    ("0x3A", 58),
+    ("-0x3A", "-0x3A"),
+    ("0b11", "0b11"),  # 1.1: 3
+    ("1_000", "1_000"),  # 1.1: 1000
+    ("12:30", "12:30"),  # 1.1: 750
+    ("12:30:45", "12:30:45"),
+    ("2024-01-01", "2024-01-01"),  # 1.1: a date
+    ("1e-4", 1e-4),  # PyYAML: text
+    ("1e5", 1e5),  # PyYAML: text
+    ("1E+3", 1000.0),
+    ("0.", 0.0),
+    (".5", 0.5),
+    ("-0.0", -0.0),
+    ("12e03", 12000.0),
+    ("+.inf", math.inf),
+    ("-.INF", -math.inf),
+    (".", "."),
+    ("1e", "1e"),
+    ("e5", "e5"),
+    ("1.2.3", "1.2.3"),
+    ("20M", "20M"),
+    ("<<", "<<"),
+    ("=", "="),  # 1.1: a special value
+    ("٣", "٣"),  # a digit, but not ASCII
+]
+
+
+@pytest.mark.parametrize(("written", "value"), SCALARS)
+def test_a_plain_scalar_means_what_yaml_1_2_says(written, value):
+    """Type and value agree with the core schema."""
+    found = resolve_scalar(written)
+    assert (type(found), found) == (type(value), value)
+
+
+def test_nan_is_a_number():
+    """NaN does not equal itself, so the table cannot hold it."""
+    assert math.isnan(resolve_scalar(".nan"))
+
+
+def test_quoted_scalars_stay_text():
+    """Quotes turn any scalar into text."""
+    assert _plain('["1", \'null\', "true", 1, null]') == ("1", "null", "true", 1, None)
+
+
+def test_keys_are_text_as_written():
+    """`no`, `1` and `1e3` as keys are words."""
+    assert _plain("{no: 1, 1: 2, 1e3: 3, null: 4}") == {"no": 1, "1": 2, "1e3": 3, "null": 4}
+
+
+def test_each_value_and_key_has_its_line_and_column():
+    """Counted by hand, from 1."""
+    node = _read("a: 1\nb:\n  - x\n  - {c: 'y'}\n").node
+    values, keys = origins_of(node)
+    places = {path: (origin.line, origin.column, origin.length) for path, origin in values.items()}
+    assert places == {
+        (): (1, 1, 1),
+        ("a",): (1, 4, 1),
+        ("b",): (2, 1, 1),
+        ("b", 0): (3, 5, 1),
+        ("b", 1): (4, 5, 8),
+        ("b", 1, "c"): (4, 9, 3),
+    }
+    assert (keys["b", 1, "c"].line, keys["b", 1, "c"].column) == (4, 6)
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+def test_lines_are_counted_whatever_ends_them(line_break):
+    """Windows and old Mac files too."""
+    node = _read(f"a: 1{line_break}{line_break}b: 2").node
+    assert origins_of(node)[1]["b",].line == 3
+
+
+def test_an_alias_repeats_its_anchor():
+    """Aliases are plain YAML and stay allowed."""
+    assert _plain("a: &x {b: 1}\nc: *x") == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+def test_aliases_count_what_they_expand_to():
+    """Nine levels of nine would be 387 million values; it must stop long before."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    assert _codes("\n".join(lines)) == ["too-large"]
+
+
+def test_aliases_count_how_deep_they_nest():
+    """A chain of anchors nests as deep as if it were written out."""
+    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 80)]
+    assert _codes("\n".join(lines)) == ["too-deep"]
+    assert _codes("\n".join(lines[:60])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("a: &x [*x]", "yaml-feature"),
+        ("&x a: *x", "yaml-feature"),
+        ("a: !!python/name:os.system x", "yaml-feature"),
+        ("a: ! x", "yaml-feature"),
+        ("%TAG ! tag:x,2000:\n---\na: !y x", "yaml-feature"),
+        ("a: 1\n---\nb: 2", "several-documents"),
+        ("a: 1\n...\nb: 2", "yaml-syntax"),
+        ("", "empty"),
+        ("[" * 65 + "]" * 65, "too-deep"),
+        ("a: 1\na: 2", "duplicate-key"),
+        ("{a: 1, 'a': 2}", "duplicate-key"),
+        ('a: "\\0"', "yaml-syntax"),
+        ("a: \x1b[31m", "yaml-syntax"),
+    ],
+)
+def test_what_a_recipe_does_not_need_is_refused(text, code):
+    """Each with a code of its own."""
+    assert _codes(text)[0] == code
+
+
+def test_sixty_four_levels_are_enough_for_anyone():
+    """The limit is exact."""
+    assert _codes("[" * 64 + "]" * 64) == []
+
+
+def _read(text):
+    return read_yaml(Text("test.yaml", text, Path()))
+
+
+def _plain(text):
+    reading = _read(text)
+    assert reading.diagnostics == (), reading.diagnostics
+    return plain(reading.node)
+
+
+def _codes(text):
+    return [found.code for found in _read(text).diagnostics]
