@@ -17,7 +17,7 @@ from nanochat.errors import PreflightError
 _WORKERS = 6
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16  # what a cut connection costs at most
 _TIMEOUT_SECONDS = 30.0
 
 

@@ -74,6 +74,20 @@ def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | N
         hub.fetch(source, _selection(spec), base=base, offline=offline, progress=progress)
 
 
+def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | None:
+    """Return the commit that a hub data set is pinned to, or would be if it were downloaded now; None for others.
+
+    Raises:
+        PreflightError: the hub cannot be asked, or `offline` and it is not downloaded.
+    """
+    if spec.uri is None:
+        return None
+    source = hub.HubSource.parse(spec.uri, spec.revision)
+    if offline or hub.is_cached(source, _selection(spec), base=base):
+        return hub.cached(source, _selection(spec), base=base).commit
+    return hub.check(source)
+
+
 def digest(spec: SourceSpec, *, base: Path) -> str:
     """Return the sha256 (hex) of what a source holds: names and contents of local files, uri and revision of the hub.
 

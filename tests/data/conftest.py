@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -69,3 +74,104 @@ def files(tmp_path):
 @pytest.fixture
 def base(tmp_path):
     return tmp_path / "base"
+
+
+class FakeHub:
+    """Speaks the hub's layout on a local port: a listing per revision, files with ranges behind a redirect.
+
+    Faults happen once a file: `cut` ends the connection after so many bytes, `corrupt` changes a byte, `broken` always.
+    """
+
+    def __init__(self) -> None:
+        self.commit = "c0ffee" + "0" * 34
+        self.files: dict[str, bytes] = {}
+        self.cut: dict[str, int] = {}
+        self.corrupt: set[str] = set()
+        self.broken: set[str] = set()
+        self.requests: list[tuple[str, str | None]] = []
+        self.authorizations: list[str | None] = []
+        self.at_once = threading.Barrier(1)
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                hub.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, request) -> None:
+        path = unquote(urlsplit(request.path).path)
+        wanted = request.headers.get("Range")
+        self.requests.append((path, wanted))
+        self.authorizations.append(request.headers.get("Authorization"))
+        listing = re.fullmatch(r"/api/datasets/(\w+/\w+)/revision/(.+)", path)
+        if listing is not None:
+            self._list(request, *listing.groups())
+        elif (name := path.removeprefix(f"/datasets/some/texts/resolve/{self.commit}/")) in self.files:
+            request.send_response(302)
+            request.send_header("Location", f"/cdn/{name}")
+            request.end_headers()
+        elif (name := path.removeprefix("/cdn/")) in self.files:
+            self._send_file(request, name, wanted)
+        else:
+            self._refuse(request, "EntryNotFound")
+
+    def _list(self, request, repository: str, revision: str) -> None:
+        if repository != "some/texts":
+            self._refuse(request, "RepoNotFound")
+            return
+        if revision not in ("main", "v1/a", self.commit):
+            self._refuse(request, "RevisionNotFound")
+            return
+        body = json.dumps({"sha": self.commit, "siblings": [self._entry(name) for name in sorted(self.files)]}).encode()
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    def _entry(self, name: str) -> dict[str, object]:
+        content = self.files[name]
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        entry = {"rfilename": name, "size": len(content), "blobId": blob}
+        if name.endswith(".parquet"):
+            entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        return entry
+
+    def _send_file(self, request, name: str, wanted: str | None) -> None:
+        content = self.files[name]
+        if name in self.corrupt or name in self.broken:
+            self.corrupt.discard(name)
+            content = bytes([content[0] ^ 1]) + content[1:]
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        request.send_response(206 if wanted else 200)
+        request.send_header("Content-Length", str(len(content) - start))
+        request.end_headers()
+        self.at_once.wait(timeout=10)
+        request.wfile.write(content[start : self.cut.pop(name, len(content))])
+
+    def _refuse(self, request, code: str) -> None:
+        request.send_response(404)
+        request.send_header("X-Error-Code", code)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    hub = FakeHub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield hub
+    hub.close()
