@@ -45,14 +45,14 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_arrays(path: Path, named: Mapping[str, mx.array]) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file; the same arrays give the same bytes.
 
     Raises:
         OSError: it cannot be written. MLX says so by a RuntimeError without a reason, which is nearly always a full
             disk: the error is ENOSPC.
     """
     try:
-        mx.save_safetensors(str(path), dict(named))
+        mx.save_safetensors(str(path), {name: named[name] for name in sorted(named)})
     except RuntimeError as error:
         if "[write]" not in str(error):
             raise

@@ -62,7 +62,7 @@ class Hooks(Generic[RowsType]):
     Attributes:
         next_batch: the next rows, or None where the data ends.
         describe_batch: where in the data the rows last handed out are from, for an error's message.
-        rates: the schedules' values for the step after so many done.
+        rates: the schedules' values for the step after so many done; called before its rows are drawn.
         log: called with a report every `log_every_steps` and at the last step.
         save: makes the position, the model and everything else durable.
         evaluate: measures the model and returns a value, lower is better.
@@ -116,31 +116,36 @@ class _Loop(Generic[RowsType]):
         if start is not None:
             self.position, self.saved_step = start, start.step
             self._look()
-        while (batch := self._next()) is not None:
-            self._advance(batch)
+        while not self._is_at_end():
+            # Rates may depend on how much of the data is consumed: asked for before the step's rows are drawn.
+            rates = self.hooks.rates(self.position.step)
+            batch = self._next()
+            if batch is None:
+                break
+            self._advance(batch, rates)
             self._save_and_look()
         self._save()
         self._evaluate()
         return self.position
 
+    def _is_at_end(self) -> bool:
+        return self.last_step is not None and self.position.step >= self.last_step
+
     def _next(self) -> RowsType | None:
-        if self.last_step is not None and self.position.step >= self.last_step:
-            return None
         began = self.hooks.clock()
         batch = self.hooks.next_batch()
         self.busy_seconds += self.hooks.clock() - began
         return batch
 
-    def _advance(self, batch: RowsType) -> None:
+    def _advance(self, batch: RowsType, rates: Rates) -> None:
         began = self.hooks.clock()
-        rates = self.hooks.rates(self.position.step)
         result = self.step.run(batch, rates=rates)
         self.busy_seconds += self.hooks.clock() - began
         self.steps_since_report += 1
         self.position = _after(self.position, result)
         if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
             raise StageError(self._divergence(result))
-        if self._is_due(self.cadence.log_every_steps) or self.position.step == self.last_step:
+        if self._is_due(self.cadence.log_every_steps) or self._is_at_end():
             self._report(result, rates)
         self.hooks.after_step(self.position)
 

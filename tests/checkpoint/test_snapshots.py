@@ -61,6 +61,14 @@ def test_every_array_and_the_state_come_back_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_the_same_arrays_give_the_same_bytes_in_whatever_order_they_come(tmp_path):
+    arrays = some_arrays(1)
+    for name, named in (("a", arrays), ("b", dict(reversed(arrays.items())))):
+        save_checkpoint(tmp_path / name, 1, {"group": named}, {}, keep=1)
+    first, second = (tmp_path / name / "step_00000001" / "group.safetensors" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step, keep=2, best=2 if step >= 2 else None)

@@ -1,0 +1,201 @@
+"""Stage pretrain: next-token prediction on packed documents, from random weights or from `init_from`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import mlx.core as mx
+
+from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer
+from nanochat.data.documents import iter_documents
+from nanochat.data.loader import PretrainLoader
+from nanochat.errors import InterruptedRun, StageError
+from nanochat.evals.bpb import evaluate_bpb
+from nanochat.inference.engine import Engine
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.optim.groups import build_groups
+from nanochat.optim.optimizer import Optimizer
+from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
+from nanochat.plan.specs import Job, PretrainSpec
+from nanochat.stages.context import StageContext, StageResult
+from nanochat.stages.heldout import HeldOutBatch, held_out_batches
+from nanochat.stages.randomness import derive_seed
+from nanochat.stages.rows import choose_micro_batch, rows_of_step
+from nanochat.stages.samples import write_samples
+from nanochat.stages.training import Course, Training
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.train.loop import Position
+from nanochat.train.step import Rates
+
+SAMPLE_TOKENS = 48
+
+
+def run(job: Job, context: StageContext) -> StageResult:
+    """Pretrain; write `out/model/` and `out/optimizer.safetensors`; return the metrics.
+
+    Metrics: `loss` (nats per token, last step), `bpb` (held out, where validation is on), `tokens`, `steps`,
+    `skipped_steps`, `cropped_frac` (share of tokens that packing threw away), `parameters`.
+
+    Raises:
+        InterruptedRun: asked to stop; a checkpoint is saved.
+        PreflightError: a source, the tokenizer or `init_from` is missing.
+        StageError: training diverged, or what it starts from does not fit the recipe.
+    """
+    spec = job.spec
+    assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"
+    model, tokenizer = _starting_point(spec, context)
+    sequence_len = model.config.sequence_len
+    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=mx.distributed.init().size())
+    loader = _loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
+    groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
+    micro_batch_size = choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows)
+    training = Training(
+        context,
+        model=model,
+        tokenizer=tokenizer,
+        optimizer=Optimizer(groups, model.named_parameters()),
+        loader=loader,
+        course=_course(spec),
+        micro_batch_size=micro_batch_size,
+    )
+    watcher = _Watcher(spec, context, model, tokenizer, rows=micro_batch_size)
+    position = training.run(evaluate=watcher.evaluate, sample=watcher.sample)
+    training.write_output()
+    return _result(position, training, watcher, cropped_frac=loader.stats.cropped_share)
+
+
+def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
+    """Return the model to train and its tokenizer: freshly drawn weights, or those of `init_from`."""
+    if spec.init_from is not None:
+        return _given_model(spec, spec.init_from, context)
+    tokenizer = load_tokenizer(context.require("tokenizer"))
+    model = GPT(_fit_vocabulary(spec.model, tokenizer))
+    model.initialise(mx.random.key(derive_seed(spec.seed, "pretrain", "init")))
+    mx.eval(model.named_parameters())
+    return model, tokenizer
+
+
+def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """Return the planned model with the tokenizer's actual number of pieces: a small text yields fewer than asked for.
+
+    Logits then have no column for an id that nothing can decode.
+    """
+    if tokenizer.vocab_size > planned.vocab_size:
+        raise StageError(
+            f"the tokenizer has {tokenizer.vocab_size:,} pieces and the model is planned for {planned.vocab_size:,}"
+        )
+    return dataclasses.replace(planned, vocab_size=tokenizer.vocab_size)
+
+
+def _given_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[GPT, Tokenizer]:
+    folder = find_model_folder(init_from, base=context.base, prefer=("pretrain", "sft"))
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    of_recipe = context.upstream("tokenizer")
+    if of_recipe is not None and load_tokenizer(of_recipe).model != tokenizer.model:
+        raise StageError(f"`init_from` {folder} was trained with another tokenizer than this recipe's")
+    found, wanted = model.config.to_dict(), _fit_vocabulary(spec.model, tokenizer).to_dict()
+    other = [f"{name} {found[name]} there, {wanted[name]} here" for name in found if found[name] != wanted[name]]
+    if other:
+        raise StageError(f"`init_from` {folder} is another model than the recipe's: {'; '.join(other)}")
+    return model, tokenizer
+
+
+def _loader(
+    spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
+) -> PretrainLoader:
+    world = mx.distributed.init()
+    streams = [(iter_documents(part.source, "train", base=context.base), part.weight) for part in spec.data]
+    return PretrainLoader(
+        streams,
+        tokenizer,
+        sequence_len=sequence_len,
+        rows_per_batch=rows,
+        buffer_documents=spec.buffer_documents,
+        rank=world.rank(),
+        world_size=world.size(),
+    )
+
+
+def _course(spec: PretrainSpec) -> Course:
+    def rates(step: int) -> Rates:
+        return Rates(
+            lr_multiplier=lr_multiplier(spec.schedule, step),
+            momentum=muon_momentum(spec.optimizer.variant, step, spec.schedule),
+            weight_decay=weight_decay_at(spec.optimizer.variant, spec.weight_decay, spec.schedule, step),
+        )
+
+    return Course(
+        tokens_per_step=spec.tokens_per_step,
+        last_step=spec.steps,
+        rates=rates,
+        fraction=lambda step: step / spec.steps,
+    )
+
+
+class _Watcher:
+    """Measures and samples the model while it trains, and remembers the last bits per byte."""
+
+    def __init__(self, spec: PretrainSpec, context: StageContext, model: GPT, tokenizer: Tokenizer, *, rows: int):
+        self.spec, self.context, self.model, self.tokenizer = spec, context, model, tokenizer
+        self.rows = rows
+        self.bpb: float | None = None
+
+    @functools.cached_property
+    def held_out(self) -> list[HeldOutBatch]:
+        """Held-out rows, read once: of each source its share of `run.monitor.validate_tokens`."""
+        execution, whole = self.context.job.execution, sum(part.weight for part in self.spec.data)
+        return [
+            batch
+            for part in self.spec.data
+            for batch in held_out_batches(
+                part.source,
+                "validation",
+                self.tokenizer,
+                sequence_len=self.model.config.sequence_len,
+                max_tokens=math.ceil(execution.validate_tokens * part.weight / whole),
+                rows_per_batch=self.rows,
+                base=self.context.base,
+            )
+        ]
+
+    def evaluate(self, position: Position) -> float:
+        """Measure bits per byte on held-out documents and log it."""
+        of = f"step {position.step:,}/{self.spec.steps:,} · validating"
+        fraction = position.step / self.spec.steps
+
+        def on_batch(tokens: int) -> None:
+            if self.context.should_stop():
+                raise InterruptedRun(f"stopped while validating at step {position.step:,}, saved")
+            self.context.progress(fraction, f"{of} · {tokens:,} tokens")
+
+        result = evaluate_bpb(self.model, self.held_out, self.tokenizer.token_bytes, on_batch=on_batch)
+        self.context.log(position.step, {"val/bpb": result.bpb, "val/loss": result.nats / result.tokens})
+        self.context.say(f"step {position.step:,}: {result.bpb:.4f} bits per byte on {result.tokens:,} held-out tokens")
+        self.bpb = result.bpb
+        return result.bpb
+
+    def sample(self, position: Position) -> None:
+        """Let the model continue the recipe's prompts and keep the text in `out/samples.md`."""
+        engine, prompts = Engine(self.model, self.tokenizer), self.context.job.execution.prompts
+        ids = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        completions = engine.complete(ids, max_tokens=SAMPLE_TOKENS, use_calculator=False)
+        texts = [prompt + self.tokenizer.decode(ids) for prompt, ids in zip(prompts, completions, strict=True)]
+        write_samples(self.context.out / "samples.md", position.step, texts)
+
+
+def _result(position: Position, training: Training, watcher: _Watcher, *, cropped_frac: float) -> StageResult:
+    metrics = {
+        "steps": float(position.step),
+        "skipped_steps": float(position.skipped_steps),
+        "tokens": float(position.valid_tokens),
+        "cropped_frac": cropped_frac,
+        "parameters": float(training.model.config.num_parameters()),
+    }
+    if position.loss is not None:
+        metrics["loss"] = position.loss
+    if watcher.bpb is not None:
+        metrics["bpb"] = watcher.bpb
+    return StageResult(metrics, training.timings())

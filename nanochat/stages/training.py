@@ -1,0 +1,228 @@
+"""What the two training stages share: a model in training with its files, its log, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol, cast
+
+import mlx.core as mx
+import numpy as np
+from pydantic import JsonValue
+
+from nanochat.checkpoint import CheckpointView, latest_checkpoint, save_checkpoint, save_model, write_model_files
+from nanochat.checkpoint.durable import write_arrays
+from nanochat.model.device import device_name, peak_flops
+from nanochat.model.gpt import GPT, load_weights
+from nanochat.optim.groups import MuonGroup
+from nanochat.optim.optimizer import Optimizer
+from nanochat.plan.specs import ExecutionSpec
+from nanochat.stages.context import SeriesSizes, StageContext
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.train.loop import Cadence, Hooks, Position, Report, train
+from nanochat.train.step import Rates, Rows, TrainStep
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+class Loader(Protocol):
+    """A source of batches whose state is that after the batch last handed out."""
+
+    def next(self) -> Rows:
+        """Return the next rows; StopIteration where the data ends."""
+        ...
+
+    def state_dict(self) -> dict[str, object]:
+        """Return everything needed to go on exactly: numpy arrays and JSON-able values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from a state."""
+        ...
+
+    def close(self) -> None:
+        """End the thread that works ahead."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a training goes: the size of a step, the end, the schedules. `last_step` None: the data's end."""
+
+    tokens_per_step: int
+    last_step: int | None
+    rates: Callable[[int], Rates]
+    fraction: Callable[[int], float]
+    """Of the training done after so many steps, for progress."""
+
+
+class Training:
+    """A model in training, joined to the stage's folder.
+
+    Args:
+        context: the stage's.
+        model: trained in place.
+        tokenizer: saved beside the weights.
+        optimizer: holds the moments.
+        loader: the batches of this process.
+        course: how the training goes.
+    """
+
+    def __init__(
+        self,
+        context: StageContext,
+        *,
+        model: GPT,
+        tokenizer: Tokenizer,
+        optimizer: Optimizer,
+        loader: Loader,
+        course: Course,
+        micro_batch_size: int,
+    ):
+        self.context, self.model, self.tokenizer = context, model, tokenizer
+        self.optimizer, self.loader, self.course = optimizer, loader, course
+        execution, on_gpu = context.job.execution, context.runtime.backend != "cpu"
+        model.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
+        model.set_activation_checkpointing(execution.activation_checkpointing)
+        self.step = TrainStep(
+            model, optimizer, micro_batch_size=micro_batch_size, is_compiled=on_gpu, world=mx.distributed.init()
+        )
+        self.peak_flops = peak_flops(device_name(), context.runtime.dtype) if on_gpu else None
+        self.peak_lr = next(group.lr for group in optimizer.groups if isinstance(group, MuonGroup))
+        self.tokens_per_second: float | None = None
+
+    def run(
+        self,
+        *,
+        evaluate: Callable[[Position], float] | None = None,
+        sample: Callable[[Position], None] | None = None,
+    ) -> Position:
+        """Train from the newest sound checkpoint, or from the start, to the end.
+
+        Raises:
+            InterruptedRun, StageError: see `train.loop.train`.
+        """
+        start = self._resume()
+        hooks = Hooks[Rows](
+            next_batch=self._next_batch,
+            describe_batch=self._describe_batch,
+            rates=self.course.rates,
+            log=self._log,
+            save=self._save,
+            evaluate=evaluate,
+            sample=sample,
+            should_stop=self.context.should_stop,
+            after_step=self._show,
+        )
+        cadence = cadence_of(self.context.job.execution)
+        try:
+            return train(self.step, hooks, cadence, last_step=self.course.last_step, start=start)
+        finally:
+            self.loader.close()
+
+    def timings(self) -> dict[str, float]:
+        """Return what the clock and the machine say, for the stage's result."""
+        found = {"peak_memory_bytes": float(mx.get_peak_memory())}
+        if self.tokens_per_second is not None:
+            found["tokens_per_second"] = self.tokens_per_second
+        return found
+
+    def write_output(self) -> None:
+        """Write `out/model/` and the optimizer's moments, for the stage that goes on from here."""
+        scratch = self.context.out / f".writing-{OPTIMIZER_FILE}"
+        write_arrays(scratch, self.optimizer.state)
+        scratch.replace(self.context.out / OPTIMIZER_FILE)
+        save_model(self.context.out / "model", self.model, self.tokenizer)
+
+    def _next_batch(self) -> Rows | None:
+        try:
+            return self.loader.next()
+        except StopIteration:
+            return None
+
+    def _describe_batch(self) -> str:
+        _, state = _split(self.loader.state_dict())
+        return f"behind it the data stand at {json.dumps(state)}"
+
+    def _resume(self) -> Position | None:
+        view = latest_checkpoint(self.context.checkpoints, self.context.say)
+        if view is None:
+            self.context.rewind(SeriesSizes(metrics=0, timings=0))
+            return None
+        position = self._restore(view)
+        self.context.say(f"resuming after step {position.step:,}")
+        return position
+
+    def _restore(self, view: CheckpointView) -> Position:
+        load_weights(self.model, view.path / "model.safetensors")
+        mx.eval(self.model.named_parameters())
+        self.optimizer.load_state(view.arrays("optimizer"))
+        of_json = view.state["loader"]
+        assert isinstance(of_json, dict), "the state's `loader` is an object"
+        self.loader.load_state_dict({**of_json, **view.numpy_arrays("loader")})
+        self.context.rewind(SeriesSizes(**_fields(view.state["series"])))
+        return Position(**_fields(view.state["position"]))
+
+    def _save(self, position: Position) -> None:
+        arrays, of_json = _split(self.loader.state_dict())
+        series = asdict(self.context.series_sizes())
+        save_checkpoint(
+            self.context.checkpoints,
+            position.step,
+            {"optimizer": self.optimizer.state, "loader": arrays},
+            {"position": asdict(position), "series": series, "loader": of_json},
+            keep=self.context.job.execution.checkpoint_keep,
+            best=position.best_step,
+            fill=lambda folder: write_model_files(folder, self.model, self.tokenizer),
+        )
+
+    def _log(self, report: Report) -> None:
+        step, result = report.position.step, report.result
+        if result.is_applied:
+            metrics = {"train/loss": float(result.loss), "train/grad_norm": float(result.grad_norm)}
+        else:
+            metrics = {"train/skipped_steps": float(report.position.skipped_steps)}
+        self.context.log(step, {**metrics, "train/lr": report.rates.lr_multiplier * self.peak_lr})
+        self.tokens_per_second = self.course.tokens_per_step / report.seconds
+        timings = {
+            "train/tokens_per_second": self.tokens_per_second,
+            "train/step_seconds": report.seconds,
+            "memory/peak_bytes": float(mx.get_peak_memory()),
+        }
+        if self.peak_flops is not None:
+            timings["train/mfu"] = self.tokens_per_second * self.model.config.flops_per_token() / self.peak_flops
+        self.context.log_timing(step, timings)
+
+    def _show(self, position: Position) -> None:
+        of = "" if self.course.last_step is None else f"/{self.course.last_step:,}"
+        parts = [f"step {position.step:,}{of}"]
+        if position.loss is not None:
+            parts.append(f"loss {position.loss:.3f}")
+        if self.tokens_per_second is not None:
+            parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
+        self.context.progress(self.course.fraction(position.step), " · ".join(parts))
+
+
+def _split(state: Mapping[str, object]) -> tuple[dict[str, np.ndarray], dict[str, JsonValue]]:
+    """Return the arrays of a loader's state, and the rest."""
+    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    of_json = {name: cast(JsonValue, value) for name, value in state.items() if name not in arrays}
+    return arrays, of_json
+
+
+def _fields(value: JsonValue) -> dict[str, int]:
+    assert isinstance(value, dict), f"expected an object, found {value!r}"
+    return dict(value)  # type: ignore[arg-type]  # checked by the sha256 of the file that it was written to
+
+
+def cadence_of(execution: ExecutionSpec) -> Cadence:
+    """Return how often a stage logs, validates, samples and saves."""
+    minutes = execution.checkpoint_every_minutes
+    return Cadence(
+        log_every_steps=execution.log_every_steps,
+        evaluate_every_steps=execution.validate_every_steps,
+        sample_every_steps=execution.sample_every_steps if execution.prompts else None,
+        save_every_steps=execution.checkpoint_every_steps,
+        save_every_seconds=None if minutes is None else 60 * minutes,
+    )

@@ -1,0 +1,255 @@
+"""Pretraining writes a usable model, and a run that was stopped anywhere ends as one that never was."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.checkpoint import list_checkpoints, load_model, load_tokenizer
+from nanochat.data.documents import single_pass
+from nanochat.errors import InterruptedRun, StageError
+from nanochat.model.config import GPTConfig
+from nanochat.model.loss import token_nats
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.optim.schedules import ScheduleConfig
+from nanochat.plan.specs import PretrainSpec, WeightedSource
+from nanochat.stages import pretrain as stage
+from nanochat.stages import tokenizer as tokenizer_stage
+from nanochat.stages.__main__ import write_result
+
+STEPS = 10
+MONITOR = {
+    "micro_batch_size": 3,
+    "validate_every_steps": 4,
+    "validate_tokens": 64,
+    "sample_every_steps": 5,
+    "prompts": ("line",),
+    "checkpoint_every_steps": 3,
+}
+OUTPUTS = (
+    "out/model/model.safetensors",
+    "out/optimizer.safetensors",
+    "out/samples.md",
+    "out/result.json",
+    "metrics.jsonl",
+)
+
+
+@pytest.fixture
+def upstream(make_context, tokenizer_spec):
+    context = make_context(tokenizer_spec, name="tokenizer")
+    tokenizer_stage.run(context.job, context)
+    return {"tokenizer": str(context.out)}
+
+
+@pytest.fixture
+def spec(documents):
+    return make_spec(documents, steps=STEPS)
+
+
+def make_spec(documents, *, steps, **changes):
+    fields = {
+        "model": GPTConfig(
+            sequence_len=16, vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL"
+        ),
+        "data": (WeightedSource(source=documents, weight=1.0),),
+        "steps": steps,
+        "tokens_per_step": 4 * 16,
+        "optimizer": OptimizerConfig(),
+        "schedule": ScheduleConfig(steps=steps, warmup_steps=2, warmdown_steps=4),
+        "weight_decay": 0.1,
+        "buffer_documents": 8,
+        "init_from": None,
+        "seed": 3,
+    }
+    return PretrainSpec(**{**fields, **changes})
+
+
+def run(context):
+    write_result(context, stage.run(context.job, context))
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+def series(folder, name="metrics.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+class StopAtCall:
+    """Says stop when it is asked for the n-th time: after a step, or inside a validation."""
+
+    def __init__(self, call):
+        self.left = call
+
+    def __call__(self):
+        self.left -= 1
+        return self.left == 0
+
+
+def test_it_learns_and_reports_what_the_saved_model_computes(make_context, upstream, spec, documents, tmp_path):
+    """bpb and loss are recomputed here from the saved model, token by token in float64."""
+    context = make_context(spec, upstream=upstream, **MONITOR)
+    run(context)
+    metrics = json.loads((context.out / "result.json").read_text())["metrics"]
+    model, tokenizer = load_model(context.out / "model"), load_tokenizer(context.out / "model")
+    assert model.config.vocab_size == tokenizer.vocab_size
+    assert metrics["parameters"] == sum(value.size for value in model.named_parameters().values())
+    assert (metrics["steps"], metrics["tokens"], metrics["skipped_steps"]) == (STEPS, STEPS * 64, 0)
+
+    texts = single_pass(documents, "validation", base=tmp_path)
+    ids = [i for text in texts for i in (tokenizer.bos_id, *tokenizer.encode(text))][: 64 + 1]
+    nats = byte_count = 0.0
+    for row in range(4):
+        inputs, targets = ids[16 * row : 16 * row + 16], ids[16 * row + 1 : 16 * row + 17]
+        losses = np.array(token_nats(model, mx.array([inputs]), mx.array([targets])), np.float64)[0]
+        sizes = [len(tokenizer.id_to_bytes(i)) for i in targets]
+        nats += sum(loss for loss, size in zip(losses, sizes, strict=True) if size)
+        byte_count += sum(sizes)
+    assert metrics["bpb"] == pytest.approx(nats / math.log(2) / byte_count, rel=1e-5)
+
+    logged = series(context.folder)
+    losses = [line["metrics"]["train/loss"] for line in logged if "train/loss" in line["metrics"]]
+    assert len(losses) == STEPS
+    assert losses[0] == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02), "the first loss is that of chance"
+    assert losses[-1] < losses[0] - 0.5
+    assert metrics["loss"] == losses[-1]
+    assert [line["step"] for line in logged if "val/bpb" in line["metrics"]] == [4, 8, 10]
+
+
+def test_logged_rates_follow_the_schedule(make_context, upstream, spec):
+    """Warm-up over 2 steps to Muon's 0.02, then half a cosine over the last 4 (by hand: 1, .854, .5, .146)."""
+    context = make_context(spec, upstream=upstream, **MONITOR)
+    run(context)
+    rates = [line["metrics"]["train/lr"] for line in series(context.folder) if "train/lr" in line["metrics"]]
+    expected = [0.5, 1, 1, 1, 1, 1, 1, 0.853553, 0.5, 0.146447]
+    assert rates == pytest.approx([0.02 * value for value in expected], rel=1e-5)
+
+
+def test_timings_are_apart_from_what_every_run_repeats(make_context, upstream, spec):
+    context = make_context(spec, upstream=upstream, **MONITOR)
+    run(context)
+    timings = series(context.folder, "timings.jsonl")
+    assert [line["step"] for line in timings] == list(range(1, STEPS + 1))
+    assert set(timings[0]["metrics"]) == {"train/tokens_per_second", "train/step_seconds", "memory/peak_bytes"}
+    values = timings[0]["metrics"]
+    assert values["train/tokens_per_second"] == pytest.approx(64 / values["train/step_seconds"])
+
+
+def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstream, spec):
+    """Bit for bit: weights, moments, metrics, samples. Calls 5 and 14 fall into the validations at steps 4 and 10."""
+    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
+    run(undisturbed)
+    for call in (1, 5, 9, 14):
+        name = f"stopped{call}"
+        stopped = make_context(spec, upstream=upstream, name=name, should_stop=StopAtCall(call), **MONITOR)
+        with pytest.raises(InterruptedRun, match="saved"):
+            run(stopped)
+        assert not (stopped.out / "result.json").exists()
+        run(make_context(spec, upstream=upstream, name=name, **MONITOR))
+        assert contents(stopped.folder) == contents(undisturbed.folder), f"stopped at call {call}"
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(make_context, upstream, spec, capsys):
+    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
+    run(undisturbed)
+    stopped = make_context(spec, upstream=upstream, name="stopped", should_stop=StopAtCall(9), **MONITOR)
+    with pytest.raises(InterruptedRun):
+        run(stopped)
+    newest = max(list_checkpoints(stopped.checkpoints).items())[1]
+    os.truncate(newest / "optimizer.safetensors", 100)
+    capsys.readouterr()
+    run(make_context(spec, upstream=upstream, name="stopped", **MONITOR))
+    assert f"checkpoint {newest} is damaged (optimizer.safetensors has 100 bytes" in capsys.readouterr().out
+    assert contents(stopped.folder) == contents(undisturbed.folder)
+
+
+def test_how_it_is_executed_changes_no_result(make_context, upstream, spec):
+    """Saving, sampling and validating more or less often leaves weights and losses as they are, bit for bit."""
+    runs = [{"micro_batch_size": 3}, {**MONITOR, "checkpoint_every_steps": 1, "validate_every_steps": 1}]
+    folders = []
+    for i, execution in enumerate(runs):
+        context = make_context(spec, upstream=upstream, name=f"run{i}", **execution)
+        run(context)
+        folders.append(context.folder)
+    weights = [(folder / "out/model/model.safetensors").read_bytes() for folder in folders]
+    losses = [[line for line in series(folder) if "train/loss" in line["metrics"]] for folder in folders]
+    assert weights[0] == weights[1]
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_gives_another_model(make_context, upstream, documents):
+    losses = []
+    for seed in (0, 1):
+        spec = make_spec(documents, steps=2, seed=seed, schedule=ScheduleConfig(steps=2))
+        context = make_context(spec, upstream=upstream, name=f"seed{seed}", micro_batch_size=4)
+        losses.append(stage.run(context.job, context).metrics["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_it_can_start_from_a_model(make_context, upstream, documents, spec):
+    first = make_context(spec, upstream=upstream, name="first", **MONITOR)
+    run(first)
+    frozen = OptimizerConfig(lr_scale=1e-30)
+    onward = make_spec(
+        documents, steps=1, optimizer=frozen, schedule=ScheduleConfig(steps=1), init_from=str(first.folder)
+    )
+    second = make_context(onward, name="second", micro_batch_size=4)
+    run(second)
+    before, after = load_model(first.out / "model"), load_model(second.out / "model")
+    for name, value in before.named_parameters().items():
+        np.testing.assert_allclose(np.array(after.named_parameters()[name]), np.array(value), atol=1e-20, err_msg=name)
+
+
+def test_a_model_of_another_shape_is_refused_with_the_difference(make_context, upstream, documents, spec):
+    first = make_context(spec, upstream=upstream, name="first", **MONITOR)
+    run(first)
+    other = GPTConfig(sequence_len=16, vocab_size=300, n_layer=3, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL")
+    second = make_context(make_spec(documents, steps=1, model=other, init_from=str(first.folder)), name="second")
+    with pytest.raises(StageError, match="n_layer 2 there, 3 here"):
+        run(second)
+
+
+def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_context, upstream, documents):
+    """A real process under SIGKILL, at moments from a seeded list; the same command each time."""
+    spec = make_spec(documents, steps=40, schedule=ScheduleConfig(steps=40, warmdown_steps=10))
+    execution = {**MONITOR, "checkpoint_every_steps": 2}
+    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **execution)
+    run(undisturbed)
+    killed = make_context(spec, upstream=upstream, name="killed", **execution)
+    job = killed.folder / "job.json"
+    job.write_text(killed.job.model_dump_json())
+    moments = sorted(random.Random(7).sample(range(1, 45), 3))
+    for lines in moments:
+        process = subprocess.Popen([sys.executable, "-m", "nanochat.stages", str(job)], stdout=subprocess.DEVNULL)
+        kill_when(process, lambda lines=lines: len(series_lines(killed.folder)) >= lines)
+        assert process.returncode == -signal.SIGKILL
+    subprocess.run([sys.executable, "-m", "nanochat.stages", str(job)], check=True, stdout=subprocess.DEVNULL)
+    assert contents(killed.folder) == contents(undisturbed.folder)
+    shutil.rmtree(killed.folder)
+
+
+def series_lines(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def kill_when(process, condition):
+    deadline = time.monotonic() + 60
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
