@@ -241,7 +241,7 @@ class SftSchedule(Section):
 class Sft(Section):
     """The sft stage: supervised fine-tuning on rendered conversations, loss on the assistant's tokens only."""
 
-    data: Annotated[dict[str, SftData], Field(min_length=1)]
+    data: Annotated[dict[Name, SftData], Field(min_length=1)]
     """Mixture: a name of your own to a task."""
     horizon: Horizon = Horizon(epochs=1.0)
     """How long to train. Default: one epoch."""
