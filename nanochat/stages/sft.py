@@ -1,0 +1,196 @@
+"""Stage sft: supervised fine-tuning on rendered conversations; only what the assistant says is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer
+from nanochat.data.sft_loader import SftLoader
+from nanochat.errors import StageError
+from nanochat.inference.engine import Engine
+from nanochat.model.gpt import GPT
+from nanochat.optim.groups import build_groups
+from nanochat.optim.optimizer import Optimizer
+from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
+from nanochat.plan.specs import Job, SftSpec
+from nanochat.stages.context import StageContext, StageResult
+from nanochat.stages.randomness import derive_seed
+from nanochat.stages.rows import choose_micro_batch, rows_of_step
+from nanochat.stages.samples import write_samples
+from nanochat.stages.training import OPTIMIZER_FILE, Course, Training
+from nanochat.tasks.base import Task
+from nanochat.tasks.build import build_task
+from nanochat.tasks.conversations import Conversations
+from nanochat.tasks.mixture import TaskSequence
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
+from nanochat.train.loop import Position
+from nanochat.train.step import Rates
+
+SAMPLE_TOKENS = 128
+
+
+def run(job: Job, context: StageContext) -> StageResult:
+    """Fine-tune; write `out/model/` and `out/optimizer.safetensors`; return the metrics.
+
+    Metrics: `loss` (nats per supervised token, last step), `steps`, `skipped_steps`, `tokens` (supervised), `epochs`,
+    `conversations`, `cut_conversations`, `dropped_conversations` (too long), `padding_frac`, `has_moments` (1 where the
+    optimizer went on with pretraining's moments).
+
+    Raises:
+        InterruptedRun: asked to stop; a checkpoint is saved.
+        PreflightError: the model or the data of a task is missing.
+        StageError: training diverged, or the data do not fit the model.
+    """
+    spec = job.spec
+    assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
+    folder = _starting_folder(spec, context)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    optimizer, has_moments = _optimizer(spec, model, folder)
+    sequence_len = _sequence_len(spec, model)
+    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=mx.distributed.init().size())
+    loader = _loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
+    training = Training(
+        context,
+        model=model,
+        tokenizer=tokenizer,
+        optimizer=optimizer,
+        loader=loader,
+        course=_course(spec, loader),
+        micro_batch_size=choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows),
+    )
+    position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
+    training.write_output()
+    return StageResult(_metrics(position, loader, has_moments=has_moments), training.timings())
+
+
+def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
+    if spec.init_from is not None:
+        return find_model_folder(spec.init_from, base=context.base, prefer=("pretrain", "sft"))
+    return context.require("pretrain") / "model"
+
+
+def _optimizer(spec: SftSpec, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
+    """Return the optimizer, and whether it has the moments that training left beside the weights; rates start anew."""
+    groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
+    optimizer = Optimizer(groups, model.named_parameters())
+    # Beside a stage's model folder; inside a checkpoint.
+    path = next((at for at in (folder.parent / OPTIMIZER_FILE, folder / OPTIMIZER_FILE) if at.is_file()), None)
+    if path is None:
+        return optimizer, False
+    state = mx.load(str(path))
+    assert isinstance(state, dict), "a safetensors file holds named arrays"
+    mx.eval(state)
+    optimizer.load_state(state)
+    return optimizer, True
+
+
+def _sequence_len(spec: SftSpec, model: GPT) -> int:
+    """Return the length of rows: the recipe's, else the model's.
+
+    Raises:
+        StageError: longer than the model's context.
+    """
+    context_len = model.config.sequence_len
+    if spec.sequence_len is not None and spec.sequence_len > context_len:
+        raise StageError(f"`sft.sequence_len` {spec.sequence_len:,} is longer than the model's context {context_len:,}")
+    return spec.sequence_len or context_len
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """The mixture's conversations by number, rendered when asked for: ids and loss mask."""
+
+    examples: TaskSequence
+    tokenizer: Tokenizer
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int, /) -> tuple[list[int], list[int]]:
+        rendered = render(self.tokenizer, self.examples[index].conversation)
+        return rendered.ids, rendered.mask
+
+
+def _loader(spec: SftSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:
+    tasks: list[Task] = []
+    for item in spec.data:
+        context.progress(0.0, f"reading {item.name}")
+        task = build_task(
+            item.task,
+            item.source,
+            item.split,
+            max_examples=item.max_examples,
+            seed=derive_seed(spec.seed, "sft", item.name),
+            base=context.base,
+        )
+        if isinstance(task, Conversations) and task.refused:
+            context.say(f"{item.name}: {len(task.refused):,} rows refused, the first: {task.refused[0]}")
+        tasks += [task] * item.repeat
+    world = mx.distributed.init()
+    return SftLoader(
+        _Rendered(TaskSequence(tasks), tokenizer),
+        sequence_len=sequence_len,
+        rows_per_batch=rows,
+        buffer_conversations=spec.buffer_conversations,
+        pad_id=tokenizer.bos_id,
+        seed=derive_seed(spec.seed, "sft", "order"),
+        epochs=spec.epochs,
+        turn_end_id=tokenizer.special("<|assistant_end|>"),
+        rank=world.rank(),
+        world_size=world.size(),
+    )
+
+
+def _course(spec: SftSpec, loader: SftLoader) -> Course:
+    last_step = _last_step(spec)
+
+    def progress(step: int) -> float:
+        return loader.progress if last_step is None else step / last_step
+
+    # Momentum as where pretraining begins, for its warm-down is over; no weight decay, as in nanochat's chat_sft.
+    schedule = ScheduleConfig(steps=last_step or 1, kind="constant")
+
+    def rates(step: int) -> Rates:
+        return Rates(
+            lr_multiplier=sft_lr_multiplier(progress(step), spec.constant_frac, spec.final_frac),
+            momentum=muon_momentum(spec.optimizer.variant, step, schedule),
+            weight_decay=0.0,
+        )
+
+    return Course(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
+
+
+def _last_step(spec: SftSpec) -> int | None:
+    """Return the steps in all, or None where the data's end decides."""
+    if spec.steps is not None:
+        return spec.steps
+    return None if spec.tokens is None else max(1, round(spec.tokens / spec.tokens_per_step))
+
+
+def _sample(position: Position, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
+    """Let the model answer the recipe's prompts and keep the text in `out/samples.md`."""
+    prompts = context.job.execution.prompts
+    asked = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
+    answers = Engine(model, tokenizer).complete(asked, max_tokens=SAMPLE_TOKENS)
+    texts = [f"{prompt}\n> {tokenizer.decode(answer)}" for prompt, answer in zip(prompts, answers, strict=True)]
+    write_samples(context.out / "samples.md", position.step, texts)
+
+
+def _metrics(position: Position, loader: SftLoader, *, has_moments: bool) -> dict[str, float]:
+    stats = loader.stats
+    metrics = {
+        "steps": float(position.step),
+        "skipped_steps": float(position.skipped_steps),
+        "tokens": float(position.valid_tokens),
+        "epochs": loader.epochs_done,
+        "conversations": float(stats.placed_conversations),
+        "cut_conversations": float(stats.cut_conversations),
+        "dropped_conversations": float(stats.dropped_conversations),
+        "padding_frac": stats.padding_share,
+        "has_moments": float(has_moments),
+    }
+    return metrics if position.loss is None else {**metrics, "loss": position.loss}

@@ -1,0 +1,223 @@
+"""Fine-tuning goes on from pretraining's weights and moments, learns the answers, and resumes exactly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.checkpoint import load_model, load_tokenizer, save_model
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import InterruptedRun, StageError
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.optim.groups import OptimizerConfig, build_groups
+from nanochat.optim.optimizer import Optimizer
+from nanochat.plan.specs import SftItem, SftSpec
+from nanochat.stages import sft as stage
+from nanochat.stages.__main__ import write_result
+from nanochat.tokenizer import bpe
+from nanochat.tokenizer.chat_format import Conversation, Message, render
+
+CONFIG = GPTConfig(sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, window_pattern="SL")
+MONITOR = {
+    "micro_batch_size": 3,
+    "sample_every_steps": 4,
+    "prompts": ("Spell the word: cat",),
+    "checkpoint_every_steps": 3,
+}
+OUTPUTS = (
+    "out/model/model.safetensors",
+    "out/optimizer.safetensors",
+    "out/samples.md",
+    "out/result.json",
+    "metrics.jsonl",
+)
+PAIRS = [(f"what follows {i}?", f"{i + 1} follows {i}") for i in range(23)]
+
+
+@pytest.fixture
+def upstream(tmp_path):
+    """A model folder as pretraining leaves it: random weights, a tokenizer, and moments that are not zero."""
+    out = tmp_path / "pretrain" / "out"
+    tokenizer = bpe.train(
+        ["what follows the word: 1 2 3? spell it"] * 20, vocab_size=300, max_chars=9999, max_document_chars=999
+    )
+    config = GPTConfig.from_dict({**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
+    model = GPT(config)
+    model.initialise(mx.random.key(5))
+    save_model(out / "model", model, tokenizer)
+    optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=256), model.named_parameters())
+    keys = mx.random.split(mx.random.key(6), len(optimizer.state))
+    moments = {
+        name: mx.array(100, mx.int32) if name == "step" else 0.01 * mx.abs(mx.random.normal(value.shape, key=key))
+        for (name, value), key in zip(optimizer.state.items(), keys, strict=True)
+    }
+    mx.save_safetensors(str(out / "optimizer.safetensors"), moments)
+    return {"pretrain": str(out)}
+
+
+@pytest.fixture
+def chats(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in PAIRS))
+    return SourceSpec(name="chats", path=(str(path),))
+
+
+@pytest.fixture
+def spec(chats):
+    return make_spec(chats)
+
+
+def make_spec(chats, **changes):
+    item = SftItem(name="chats", task="conversations", source=chats, split="train", max_examples=None, repeat=1)
+    fields = {
+        "data": (item,),
+        "steps": None,
+        "tokens": None,
+        "epochs": 5.0,
+        "sequence_len": None,
+        "tokens_per_step": 4 * 64,
+        "optimizer": OptimizerConfig(),
+        "constant_frac": 0.5,
+        "final_frac": 0.0,
+        "buffer_conversations": 6,
+        "init_from": None,
+        "seed": 3,
+    }
+    return SftSpec(**{**fields, **changes})
+
+
+def run(context):
+    write_result(context, stage.run(context.job, context))
+    return json.loads((context.out / "result.json").read_text())["metrics"]
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+def series(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def count_lines(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+class StopAtCall:
+    def __init__(self, call):
+        self.left = call
+
+    def __call__(self):
+        self.left -= 1
+        return self.left == 0
+
+
+def test_five_epochs_learn_every_answer_token_five_times(make_context, upstream, spec):
+    """Counted here by rendering each conversation: the mask's tokens, without a row's first position."""
+    context = make_context(spec, upstream=upstream, **MONITOR)
+    metrics = run(context)
+    tokenizer = load_tokenizer(context.out / "model")
+    masks = [render(tokenizer, Conversation((Message("user", q), Message("assistant", a)))).mask for q, a in PAIRS]
+    assert metrics["tokens"] == 5 * sum(sum(mask[1:]) for mask in masks)
+    assert (metrics["conversations"], metrics["dropped_conversations"], metrics["epochs"]) == (5 * 23, 0, 5)
+    losses = [line["metrics"]["train/loss"] for line in series(context.folder)]
+    assert len(losses) == metrics["steps"]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_the_rate_is_constant_and_then_falls_over_the_rows_consumed(make_context, upstream, spec):
+    """Half of the progress at Muon's 0.02, then in a straight line towards 0, never reached by a step."""
+    context = make_context(spec, upstream=upstream, **MONITOR)
+    run(context)
+    rates = [line["metrics"]["train/lr"] / 0.02 for line in series(context.folder)]
+    half = [rate for rate in rates if rate > 0.999]
+    assert len(rates) * 0.4 <= len(half) <= len(rates) * 0.7
+    falling = rates[len(half) :]
+    assert all(later < earlier for earlier, later in itertools.pairwise(falling))
+    assert 0 < falling[-1] < 0.6
+
+
+def test_moments_come_along_and_change_the_first_step(make_context, upstream, spec, tmp_path):
+    with_moments = make_context(spec, upstream=upstream, name="with", **MONITOR)
+    assert run(with_moments)["has_moments"] == 1
+    (tmp_path / "pretrain" / "out" / "optimizer.safetensors").unlink()
+    without = make_context(spec, upstream=upstream, name="without", **MONITOR)
+    assert run(without)["has_moments"] == 0
+    first, second = series(with_moments.folder), series(without.folder)
+    assert first[0]["metrics"]["train/loss"] == second[0]["metrics"]["train/loss"]
+    assert first[1]["metrics"]["train/loss"] != second[1]["metrics"]["train/loss"]
+
+
+def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstream, spec):
+    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
+    steps = int(run(undisturbed)["steps"])
+    assert steps >= 8
+    for call in (1, steps - 3, steps):
+        name = f"stopped{call}"
+        stopped = make_context(spec, upstream=upstream, name=name, should_stop=StopAtCall(call), **MONITOR)
+        with pytest.raises(InterruptedRun, match="saved"):
+            run(stopped)
+        run(make_context(spec, upstream=upstream, name=name, **MONITOR))
+        assert contents(stopped.folder) == contents(undisturbed.folder), f"stopped at call {call}"
+
+
+def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_context, upstream, chats):
+    """Two mixed tasks, several passes, a real process under SIGKILL at a seeded moment."""
+    words = SftItem(
+        name="words",
+        task="simple_spelling",
+        source=SourceSpec(name="words", builtin="spelling"),
+        split="train",
+        max_examples=40,
+        repeat=1,
+    )
+    spec = make_spec(chats, epochs=None, steps=24)
+    spec = spec.model_copy(update={"data": (*spec.data, words)})
+    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
+    run(undisturbed)
+    killed = make_context(spec, upstream=upstream, name="killed", **MONITOR)
+    job = killed.folder / "job.json"
+    job.write_text(killed.job.model_dump_json())
+    command = [sys.executable, "-m", "nanochat.stages", str(job)]
+    for step in random.Random(11).sample(range(1, 24), 1):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and count_lines(killed.folder) < step:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert contents(killed.folder) == contents(undisturbed.folder)
+
+
+def test_steps_and_tokens_as_horizons_go_round_the_data(make_context, upstream, chats):
+    by_tokens = make_spec(chats, epochs=None, tokens=20 * 256)
+    assert run(make_context(by_tokens, upstream=upstream, micro_batch_size=4))["steps"] == 20
+
+
+def test_rows_longer_than_the_context_are_refused(make_context, upstream, chats):
+    spec = make_spec(chats, sequence_len=128)
+    context = make_context(spec, upstream=upstream)
+    with pytest.raises(StageError, match="128 is longer than the model's context 64"):
+        run(context)
+
+
+def test_it_can_start_from_a_given_model(make_context, upstream, chats):
+    spec = make_spec(chats, init_from=upstream["pretrain"], optimizer=OptimizerConfig(lr_scale=1e-30))
+    context = make_context(spec, micro_batch_size=4)
+    run(context)
+    before = load_model(context.folder.parent / "pretrain" / "out" / "model").named_parameters()
+    for name, value in load_model(context.out / "model").named_parameters().items():
+        np.testing.assert_allclose(np.array(value), np.array(before[name]), atol=1e-20, err_msg=name)
