@@ -1,0 +1,29 @@
+"""Reading an answer out of a completion: special tokens taken off, the number after `####`."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from nanochat.inference.tools import read_number
+from nanochat.tokenizer.pieces import SPECIAL_TOKENS
+
+_END = re.compile(r"<\|assistant_end\|>|<\|bos\|>")
+_SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
+_FINAL = re.compile(r"####[ \t]*(-?\$?-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))(?![.,]?[\w/*^])")
+
+
+def strip_specials(completion: str) -> str:
+    """Return the text up to the end of the turn, without special tokens and surrounding white space."""
+    return _SPECIAL.sub("", _END.split(completion, maxsplit=1)[0]).strip()
+
+
+def final_number(text: str) -> Decimal | None:
+    """Return the number after the first `####`, or None where there is none.
+
+    Thousands commas, a leading $ and a full stop behind it are ignored (`$1,000.` is 1000). No other number of the
+    text counts, and neither does one that goes on as something else (`10/3`, `10x`).
+    """
+    start = text.find("####")
+    match = _FINAL.match(text, start) if start >= 0 else None
+    return None if match is None else read_number(match[1])

@@ -1,0 +1,70 @@
+"""What a task is: examples to train on, and a verdict on a model's completion. No model calls, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from nanochat.tokenizer.chat_format import Conversation, Message, Part
+
+Kind = Literal["generative", "categorical"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem with its right answer."""
+
+    conversation: Conversation
+    """Ends with the assistant's gold answer."""
+    letters: tuple[str, ...] | None = None
+    """Labels to choose among, of a categorical task."""
+    meta: Mapping[str, str] = field(default_factory=dict)
+    """What grading and records need beyond the conversation."""
+
+
+class Task(Protocol):
+    """A sequence of examples, the same for the same arguments, and how their completions are graded.
+
+    `kind` says how a model answers: `generative` writes text for `grade`, `categorical` is compared over
+    `Example.letters` at the last prompt token.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the task, as recipes spell it."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """How a model answers."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def grade(self, example: Example, completion: str) -> bool:
+        """Return whether the completion (decoded, special tokens or not) answers the example."""
+        ...
+
+
+def exchange(user: str, assistant: str | tuple[Part, ...]) -> Conversation:
+    """Return the conversation of one question and one answer."""
+    return Conversation((Message("user", user), Message("assistant", assistant)))
+
+
+def gold_text(example: Example) -> str:
+    """Return the text of the gold answer, its parts joined (calls and their output included)."""
+    return example.conversation.messages[-1].text()
+
+
+def check_index(index: int, length: int) -> int:
+    """Return `index` where it is within [0, length).
+
+    Raises:
+        IndexError: outside; this is also what ends a plain `for` over a task.
+    """
+    if not 0 <= index < length:
+        raise IndexError(f"example {index} of {length}")
+    return index

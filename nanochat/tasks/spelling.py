@@ -1,0 +1,164 @@
+"""Generated tasks about letters: spelling a word, and counting a letter in it by hand and with the calculator.
+
+Examples are made when they are asked for, each from its own random stream. Training and evaluation use different
+words (`data.words` splits them by hash) and different streams.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+
+from nanochat.data.sources import SourceSpec, describe, resolve_files
+from nanochat.data.words import split_words, word_list
+from nanochat.errors import PreflightError
+from nanochat.inference.tools import calculate
+from nanochat.tasks.answers import final_number, strip_specials
+from nanochat.tasks.base import Example, Kind, check_index, exchange
+from nanochat.tasks.spelling_questions import QUESTIONS
+from nanochat.tokenizer.chat_format import Part
+
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+MIN_LETTERS, MAX_LETTERS = 2, 32
+LETTER_FROM_WORD_FRAC = 0.9
+LOWER_CASE_FRAC = 0.3
+QUESTION_MARK_FRAC = 0.5
+_QUOTES = ("", "", "'", '"')
+
+
+def spelled(word: str) -> str:
+    """Return `word:w,o,r,d`."""
+    return f"{word}:{','.join(word)}"
+
+
+def source_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]:
+    """Return the words of a split, sorted: `train`, or for any other split those held out. The two share none.
+
+    The source is the built-in word list, or files with one word a line.
+
+    Raises:
+        PreflightError: the source is no word list, or has too few words for both splits.
+    """
+    if source.builtin not in (None, "spelling"):
+        raise PreflightError(f"{describe(source)} holds no words to spell; use `builtin: spelling` or a words file")
+    train, held_out = split_words(word_list(resolve_files(source, base=base)))
+    words = train if split == "train" else held_out
+    words = tuple(word for word in words if MIN_LETTERS <= len(word) <= MAX_LETTERS)
+    if not words:
+        raise PreflightError(f"{describe(source)} has no word of {MIN_LETTERS} to {MAX_LETTERS} letters for `{split}`")
+    return words
+
+
+@dataclass(frozen=True)
+class SimpleSpelling:
+    """`Spell the word: apple` answered by `apple:a,p,p,l,e`. The question has one form, for the smallest models."""
+
+    words: tuple[str, ...]
+    size: int
+    split: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name in recipes."""
+        return "simple_spelling"
+
+    @property
+    def kind(self) -> Kind:
+        """Answered in text."""
+        return "generative"
+
+    def __len__(self) -> int:
+        return self.size
+
+    @cached_property
+    def _ordered(self) -> _ShuffledWords:
+        return _ShuffledWords(self.words, stream=f"{self.name}/{self.split}/{self.seed}")
+
+    def __getitem__(self, index: int) -> Example:
+        word = self._ordered[check_index(index, self.size)]
+        return Example(exchange(f"Spell the word: {word}", spelled(word)), meta={"word": word})
+
+    def grade(self, example: Example, completion: str) -> bool:
+        """Return whether the completion is the spelling, exactly."""
+        return strip_specials(completion) == spelled(example.meta["word"])
+
+
+@dataclass(frozen=True)
+class SpellingBee:
+    """How often a letter is in a word: spelled out, counted by hand, then checked with the calculator."""
+
+    words: tuple[str, ...]
+    size: int
+    split: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name in recipes."""
+        return "spelling_bee"
+
+    @property
+    def kind(self) -> Kind:
+        """Answered in text."""
+        return "generative"
+
+    def __len__(self) -> int:
+        return self.size
+
+    @cached_property
+    def _ordered(self) -> _ShuffledWords:
+        return _ShuffledWords(self.words, stream=f"{self.name}/{self.split}/{self.seed}")
+
+    def __getitem__(self, index: int) -> Example:
+        word = self._ordered[check_index(index, self.size)]
+        draw = random.Random(f"{self.name}/{self.split}/{self.seed}/{index}")
+        letter = draw.choice(word if draw.random() < LETTER_FROM_WORD_FRAC else _ALPHABET)
+        meta = {"word": word, "letter": letter, "answer": str(word.count(letter))}
+        return Example(exchange(_question(draw, word, letter), counting_answer(word, letter)), meta=meta)
+
+    def grade(self, example: Example, completion: str) -> bool:
+        """Return whether the number after `####` is the count."""
+        return final_number(strip_specials(completion)) == Decimal(example.meta["answer"])
+
+
+class _ShuffledWords:
+    """Words in an order drawn from the named random stream, over and over."""
+
+    def __init__(self, words: tuple[str, ...], *, stream: str) -> None:
+        self._words = words
+        self._order = random.Random(stream).sample(range(len(words)), len(words))
+
+    def __getitem__(self, index: int) -> str:
+        return self._words[self._order[index % len(self._order)]]
+
+
+def _question(draw: random.Random, word: str, letter: str) -> str:
+    template = draw.choice(QUESTIONS)
+    if draw.random() < LOWER_CASE_FRAC:
+        template = template.lower()
+    quote = draw.choice(_QUOTES)
+    mark = "?" if draw.random() < QUESTION_MARK_FRAC else ""
+    return template.format(word=f"{quote}{word}{quote}", letter=f"{quote}{letter}{quote}") + mark
+
+
+def counting_answer(word: str, letter: str) -> tuple[Part, ...]:
+    """Return the parts of the answer: by hand, then `'word'.count('letter')` and its output, then `#### n`."""
+    lines = []
+    hits = 0
+    for position, found in enumerate(word, start=1):
+        hits += found == letter
+        lines.append(f"{position}:{found}" + (f" * {hits}" if found == letter else ""))
+    by_hand = f"I spell the word out and mark every {letter}.\n\n{spelled(word)}\n\n" + "\n".join(lines)
+    call = f"'{word}'.count('{letter}')"
+    output = calculate(call)
+    assert output == str(hits), f"calculator and count by hand disagree over {call}"
+    return (
+        Part("text", f"{by_hand}\n\nThat makes {hits}. I check it with Python: "),
+        Part("python", call),
+        Part("python_output", output),
+        Part("text", f"\n\n#### {hits}"),
+    )

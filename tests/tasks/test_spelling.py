@@ -1,0 +1,171 @@
+"""Spelling tasks: renderings by hand, grading, the same examples every time, no word on both sides."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError
+from nanochat.tasks.base import gold_text
+from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, counting_answer, source_words, spelled
+from nanochat.tasks.spelling_questions import QUESTIONS
+from nanochat.tokenizer.chat_format import Part, render
+
+WORDS = ("apple", "banana", "cherry", "date", "elderberry", "fig", "grape")
+BUILTIN = SourceSpec(name="words", builtin="spelling")
+
+
+def test_a_spelling_is_rendered_as_written_by_hand(tokenizer):
+    """Ids and mask of `Spell the word: fig`, byte by byte."""
+    task = SimpleSpelling(words=("fig",), size=1, split="train", seed=0)
+    rendered = render(tokenizer, task[0].conversation)
+    # <|bos|> 256, <|user_start|> 257, <|user_end|> 258, <|assistant_start|> 259, <|assistant_end|> 260
+    user = [83, 112, 101, 108, 108, 32, 116, 104, 101, 32, 119, 111, 114, 100, 58, 32, 102, 105, 103]
+    answer = [102, 105, 103, 58, 102, 44, 105, 44, 103]
+    assert rendered.ids == [256, 257, *user, 258, 259, *answer, 260]
+    assert rendered.mask == [0] * 23 + [1] * 10
+
+
+def test_counting_is_written_out_as_by_hand():
+    """Spelled out, one line a letter with marks and running count, the call with its output, the number."""
+    assert counting_answer("noon", "o") == (
+        Part(
+            "text",
+            "I spell the word out and mark every o.\n\nnoon:n,o,o,n\n\n1:n\n2:o * 1\n3:o * 2\n4:n\n\n"
+            "That makes 2. I check it with Python: ",
+        ),
+        Part("python", "'noon'.count('o')"),
+        Part("python_output", "2"),
+        Part("text", "\n\n#### 2"),
+    )
+
+
+def test_only_the_output_of_the_call_is_not_trained_on(tokenizer):
+    """Of the answer, the calculator's output and its marks have mask 0, all else 1."""
+    task = SpellingBee(words=("noon",), size=1, split="train", seed=0)
+    rendered = render(tokenizer, task[0].conversation)
+    start = rendered.ids.index(259) + 1
+    silent = [i for i, mask in zip(rendered.ids[start:], rendered.mask[start:], strict=True) if not mask]
+    assert rendered.mask[:start] == [0] * start
+    assert tokenizer.decode(silent) == f"<|output_start|>{task[0].meta['answer']}<|output_end|>"
+
+
+@pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
+def test_examples_hang_on_seed_split_and_index_alone(kind):
+    """Asked twice, in any order, at any size, the same example comes back; another seed or split gives others."""
+    task = kind(words=WORDS, size=70, split="train", seed=0)
+    again = kind(words=WORDS, size=700, split="train", seed=0)
+    assert [task[i] for i in range(70)] == [again[i] for i in reversed(range(70))][::-1]
+    for other in (kind(words=WORDS, size=70, split="train", seed=1), kind(words=WORDS, size=70, split="test", seed=0)):
+        assert [task[i] for i in range(70)] != [other[i] for i in range(70)]
+
+
+def test_every_word_comes_once_before_any_comes_twice():
+    """The first pass over the words is a permutation of them."""
+    task = SimpleSpelling(words=WORDS, size=14, split="train", seed=3)
+    found = [task[i].meta["word"] for i in range(14)]
+    assert sorted(found[:7]) == sorted(found[7:]) == sorted(WORDS)
+
+
+def test_an_index_outside_is_an_error():
+    """Iterating ends where the task ends."""
+    task = SpellingBee(words=WORDS, size=3, split="train", seed=0)
+    assert len(list(task)) == len(task) == 3
+    with pytest.raises(IndexError):
+        task[3]
+    with pytest.raises(IndexError):
+        task[-1]
+
+
+def test_train_and_test_share_no_word():
+    """The built-in words are split into two sets without overlap, both large."""
+    train, test = (set(source_words(BUILTIN, split, base=None)) for split in ("train", "test"))
+    assert not train & test
+    assert len(train) > 2000
+    assert len(test) > 200
+    assert all(re.fullmatch("[a-z]{2,32}", word) for word in train | test)
+
+
+def test_words_may_come_from_a_file(tmp_path):
+    """One word a line, any line ends; other lines are not words."""
+    path = tmp_path / "words.txt"
+    path.write_bytes(
+        "\r\n".join([*(f"word{c}" for c in "0"), "x", *(a + b + "ly" for a in "abc" for b in "defg")]).encode()
+    )
+    source = SourceSpec(name="mine", path=(str(path),))
+    train, test = (source_words(source, split, base=tmp_path) for split in ("train", "test"))
+    assert sorted(train + test) == sorted(a + b + "ly" for a in "abc" for b in "defg")
+
+
+def test_a_source_without_words_is_refused(tmp_path):
+    """The message names the source."""
+    with pytest.raises(PreflightError, match=r"`docs`.*holds no words"):
+        source_words(SourceSpec(name="docs", builtin="python-stdlib"), "train", base=tmp_path)
+
+
+def test_letters_come_from_the_word_nine_times_in_ten_or_more():
+    """p 0.9 by choice, the rest any letter: P(letter not in word) is about 0.1 * 0.8."""
+    task = SpellingBee(words=WORDS, size=4000, split="train", seed=0)
+    misses = sum(example.meta["letter"] not in example.meta["word"] for example in task)
+    assert 0.05 < misses / 4000 < 0.11  # standard error 0.004
+
+
+def test_questions_vary():
+    """About fifty templates, several languages, some lower-cased, quoted, with a question mark."""
+    task = SpellingBee(words=WORDS, size=3000, split="train", seed=0)
+    texts = [example.conversation.messages[0].text() for example in task]
+    shares = {
+        "quoted": sum("'" in text or '"' in text for text in texts) / 3000,
+        "marked": sum(text.endswith("?") for text in texts) / 3000,
+        "lower": sum(text == text.lower() for text in texts) / 3000,
+    }
+    assert 0.4 < shares["quoted"] < 0.6
+    assert 0.4 < shares["marked"] < 0.6
+    assert 0.25 < shares["lower"] < 0.6  # some templates have no capital at all
+    assert sum(not text.isascii() for text in texts) > 300
+    assert len(QUESTIONS) == len(set(QUESTIONS)) >= 50
+    for template in QUESTIONS:
+        assert template.count("{word}") == template.count("{letter}") == 1
+        assert "?" not in template
+
+
+@pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
+def test_gold_answers_are_right_and_wrong_ones_are_not(kind):
+    """Gold grades 1 with or without special tokens; an empty or another word's answer grades 0."""
+    task = kind(words=WORDS, size=40, split="test", seed=0)
+    for example in task:
+        gold = gold_text(example)
+        assert task.grade(example, gold)
+        assert task.grade(example, f" {gold}<|assistant_end|><|bos|>more")
+        assert not task.grade(example, "")
+
+
+def test_a_spelling_is_graded_exactly():
+    """A letter too many, another word or other separators are wrong."""
+    task = SimpleSpelling(words=("fig",), size=1, split="test", seed=0)
+    assert task.grade(task[0], "fig:f,i,g\n")
+    for wrong in ("f,i,g", "fig:f,i,g,g", "fig: f, i, g", "Fig:f,i,g", "fig:f,i", "fig:f,i,g fig:f,i,g"):
+        assert not task.grade(task[0], wrong), wrong
+
+
+def test_a_count_is_graded_by_the_number_after_the_hashes():
+    """The call's output alone, or a number elsewhere, does not count."""
+    task = SpellingBee(words=("noon",), size=30, split="test", seed=0)
+    example = next(example for example in task if example.meta["letter"] == "o")
+    for right in (
+        "#### 2",
+        "####2",
+        "x\n#### 2.",
+        "#### 2.0<|assistant_end|>",
+        "<|python_start|>1<|python_end|>#### 2",
+    ):
+        assert task.grade(example, right), right
+    for wrong in ("2", "That makes 2.", "#### 3", "#### 2 2"[:4], "#### two", "<|assistant_end|>#### 2", "#### 22"):
+        assert not task.grade(example, wrong), wrong
+
+
+def test_spelling():
+    """word:w,o,r,d"""
+    assert spelled("word") == "word:w,o,r,d"
