@@ -1,0 +1,93 @@
+"""From a task's name and its source to the task: the only place that knows which rows each task reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar, assert_never, get_args
+
+from nanochat.data.records import iter_rows
+from nanochat.data.sources import SourceSpec, describe
+from nanochat.errors import RecipeError, StageError
+from nanochat.tasks.base import Task
+from nanochat.tasks.conversations import read_conversations
+from nanochat.tasks.gsm8k import GSM8K, word_problem
+from nanochat.tasks.humaneval import HumanEval, function_to_write
+from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled
+from nanochat.tasks.multiple_choice import MultipleChoice, arc_question, mmlu_question
+from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, source_words
+
+FileTaskName = Literal["conversations", "gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval"]
+GeneratedTaskName = Literal["spelling_bee", "simple_spelling"]
+TaskName = FileTaskName | GeneratedTaskName
+TASK_NAMES: tuple[TaskName, ...] = (*get_args(FileTaskName), *get_args(GeneratedTaskName))
+Choice = Literal["first", "shuffled"]
+
+_Row = TypeVar("_Row")
+
+
+def build_task(
+    task: str,
+    source: SourceSpec,
+    split: str,
+    *,
+    max_examples: int | None,
+    seed: int,
+    base: Path,
+    choose: Choice | None = None,
+) -> Task:
+    """Return a task's examples of one split.
+
+    Args:
+        max_examples: at most so many; generated tasks make exactly so many, by default one for each word.
+        seed: of generated tasks; rows of files do not hang on it.
+        choose: which rows `max_examples` keeps: the `first`, or those of a fixed shuffle. By default the first of a
+            split to train on, and a shuffle of one to evaluate on (MMLU is sorted by subject).
+
+    Raises:
+        RecipeError: there is no such task.
+        PreflightError: the source, the split or a column is missing.
+        StageError: a row is not of the task's form.
+    """
+    name = _known(task)
+    match name:
+        case "simple_spelling" | "spelling_bee":
+            words = source_words(source, split, base=base)
+            kind = SimpleSpelling if name == "simple_spelling" else SpellingBee
+            return kind(words=words, size=max_examples or len(words), split=split, seed=seed)
+        case _:
+            if (choose or ("first" if split.endswith("train") else "shuffled")) == "first":
+                return _read(name, source, split, base=base, max_examples=max_examples)
+            whole = _read(name, source, split, base=base, max_examples=None)
+            return whole if max_examples is None else take_shuffled(whole, max_examples, seed=PROBLEM_SHUFFLE_SEED)
+
+
+def _known(task: str) -> TaskName:
+    for name in TASK_NAMES:
+        if name == task:
+            return name
+    raise RecipeError(f"there is no task `{task}`; tasks are {', '.join(TASK_NAMES)}")
+
+
+def _read(name: FileTaskName, source: SourceSpec, split: str, *, base: Path, max_examples: int | None) -> Task:
+    def rows(parse: Callable[[dict[str, object], int], _Row]) -> Sequence[_Row]:
+        found = islice(iter_rows(source, split, base=base), max_examples)
+        try:
+            return [parse(row, number) for number, row in enumerate(found)]
+        except StageError as error:
+            raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
+
+    match name:
+        case "conversations":
+            return read_conversations(source, split, base=base, max_examples=max_examples)
+        case "gsm8k":
+            return GSM8K(rows(word_problem))
+        case "mmlu":
+            return MultipleChoice(name, rows(mmlu_question))
+        case "arc_easy" | "arc_challenge":
+            return MultipleChoice(name, rows(arc_question))
+        case "humaneval":
+            return HumanEval(rows(function_to_write))
+        case _:
+            assert_never(name)

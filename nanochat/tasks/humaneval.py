@@ -1,0 +1,89 @@
+"""HumanEval (Chen et al. 2021): functions to write, graded by running their tests in the sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from nanochat.errors import StageError
+from nanochat.inference.sandbox import Limits, run_program
+from nanochat.tasks.answers import strip_specials
+from nanochat.tasks.base import Example, Kind, exchange
+
+_FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_IMPORT = re.compile(r"(?:import|from)\s")
+
+
+@dataclass(frozen=True)
+class Function:
+    """One row of the data: signature and docstring, a body that solves it, tests that define `check`."""
+
+    task_id: str
+    prompt: str
+    canonical_solution: str
+    test: str
+    entry_point: str
+
+
+@dataclass(frozen=True)
+class HumanEval:
+    """Functions to write; a completion is right where its tests pass."""
+
+    rows: Sequence[Function]
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def name(self) -> str:
+        """Name in recipes."""
+        return "humaneval"
+
+    @property
+    def kind(self) -> Kind:
+        """Answered in text."""
+        return "generative"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        gold = f"```python\n{row.prompt}{row.canonical_solution}\n```"
+        meta = {"task_id": row.task_id, "imports": _imports(row.prompt), "test": row.test, "entry": row.entry_point}
+        return Example(exchange(row.prompt, gold), meta=meta)
+
+    def grade(self, example: Example, completion: str) -> bool:
+        """Return whether the tests pass on the completion, in the sandbox."""
+        return run_program(assemble_program(example, completion), limits=self.limits).passed
+
+
+def function_to_write(row: dict[str, object], index: int) -> Function:
+    """Return a row of the data (`task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`).
+
+    Raises:
+        StageError: the row is not of that form.
+    """
+    names = [part.name for part in fields(Function)]
+    texts = {name: value for name in names if isinstance(value := row.get(name), str)}
+    if len(texts) < len(names):
+        raise StageError(f"humaneval: row {index} must have the texts {', '.join(names)}; it is {str(row)[:200]}")
+    return Function(**texts)
+
+
+def assemble_program(example: Example, completion: str) -> str:
+    """Return the prompt's imports, the completion's code, the tests, and the call that runs them."""
+    meta = example.meta
+    return "\n\n".join([meta["imports"], extract_code(completion), meta["test"], f"check({meta['entry']})\n"])
+
+
+def extract_code(completion: str) -> str:
+    """Return the first fenced block, or all text where there is none; a fence that never closes goes to the end."""
+    text = strip_specials(completion)
+    block = _FENCED.search(text)
+    return block[1] if block else text
+
+
+def _imports(prompt: str) -> str:
+    """Return the import lines before the first definition."""
+    head = re.split(r"^(?:def|class|async def) ", prompt, maxsplit=1, flags=re.MULTILINE)[0]
+    return "\n".join(line for line in head.splitlines() if _IMPORT.match(line))

@@ -1,0 +1,106 @@
+"""Tasks put together and cut: mixtures in a shuffled order, sequences, and chosen examples of one task."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from nanochat.tasks.base import Example, Kind, Task, check_index
+
+PROBLEM_SHUFFLE_SEED = 1337
+"""Of the shuffle that chooses problems to evaluate on: the same for every recipe and model."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some examples of a task, in the order given."""
+
+    task: Task
+    indices: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
+
+    @property
+    def kind(self) -> Kind:
+        """How a model answers."""
+        return self.task.kind
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.task[self.indices[check_index(index, len(self))]]
+
+    def grade(self, example: Example, completion: str) -> bool:
+        """Return the task's verdict."""
+        return self.task.grade(example, completion)
+
+
+def take_slice(task: Task, start: int = 0, stop: int | None = None, step: int = 1) -> Chosen:
+    """Return examples start, start + step, ... before `stop`; bounds as in Python's slices."""
+    return Chosen(task, range(len(task))[start:stop:step])
+
+
+def take_shuffled(task: Task, count: int, *, seed: int) -> Chosen:
+    """Return `count` examples, or all, drawn from `seed` without repetition; a larger count adds to a smaller one's."""
+    order = list(range(len(task)))
+    random.Random(seed).shuffle(order)
+    return Chosen(task, order[:count])
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """Examples of several tasks, one task after the other."""
+
+    tasks: Sequence[Task]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tasks))
+
+    def __getitem__(self, index: int) -> Example:
+        task, own_index = self.locate(index)
+        return task[own_index]
+
+    def locate(self, index: int) -> tuple[Task, int]:
+        """Return the task that example `index` comes from, and its index there."""
+        check_index(index, len(self))
+        for task in self.tasks:
+            if index < len(task):
+                return task, index
+            index -= len(task)
+        raise AssertionError("check_index lets no other index through")
+
+
+@dataclass(frozen=True)
+class TaskMixture:
+    """Examples of several tasks, each repeated so many times, in an order drawn from `seed`."""
+
+    tasks: Sequence[tuple[Task, int]]
+    """Tasks, and how many times each one's examples are in the mixture."""
+    seed: int
+
+    @cached_property
+    def _sequence(self) -> TaskSequence:
+        return TaskSequence([task for task, repeat in self.tasks for _ in range(repeat)])
+
+    @cached_property
+    def _order(self) -> Sequence[int]:
+        order = list(range(len(self._sequence)))
+        random.Random(self.seed).shuffle(order)
+        return order
+
+    def __len__(self) -> int:
+        return len(self._sequence)
+
+    def __getitem__(self, index: int) -> Example:
+        task, own_index = self.locate(index)
+        return task[own_index]
+
+    def locate(self, index: int) -> tuple[Task, int]:
+        """Return the task that example `index` comes from, and its index there."""
+        return self._sequence.locate(self._order[check_index(index, len(self))])

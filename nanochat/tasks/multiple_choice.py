@@ -1,0 +1,98 @@
+"""Multiple choice in chat form (MMLU, Hendrycks et al. 2021; ARC, Clark et al. 2018): answered with one letter.
+
+Options carry their letter behind them and without a space in front (`- Paris=B`), so that the letter is tokenized as
+it is in the answer.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nanochat.errors import StageError
+from nanochat.tasks.answers import strip_specials
+from nanochat.tasks.base import Example, Kind, exchange
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row of the data; `labels` are the data's own where it has some, else A, B, C, ..."""
+
+    text: str
+    options: tuple[str, ...]
+    labels: tuple[str, ...]
+    gold: int
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """Questions answered with the letter of an option."""
+
+    name: Literal["mmlu", "arc_easy", "arc_challenge"]
+    rows: Sequence[Question]
+
+    @property
+    def kind(self) -> Kind:
+        """Compared over the letters of the question."""
+        return "categorical"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        meta = {"subject": row.subject} if row.subject else {}
+        return Example(exchange(question_text(row), row.labels[row.gold]), letters=row.labels, meta=meta)
+
+    def grade(self, example: Example, completion: str) -> bool:
+        """Return whether the completion is the right letter alone."""
+        return strip_specials(completion) == example.conversation.messages[-1].text()
+
+
+def question_text(question: Question) -> str:
+    """Return the user's message: the question, a line for each option, a request for the letter."""
+    pairs = zip(question.options, question.labels, strict=True)
+    options = "".join(f"- {option}={label}\n" for option, label in pairs)
+    return f"Multiple choice question: {question.text}\n{options}\nAnswer with the letter only."
+
+
+def mmlu_question(row: dict[str, object], index: int) -> Question:
+    """Return an MMLU row (`question`, `subject`, `choices`, `answer` as an index); auxiliary_train wraps it in `train`.
+
+    Raises:
+        StageError: the row is not of that form.
+    """
+    match row:
+        case {"question": str(text), "choices": [*choices], "answer": int(gold)} if 0 <= gold < len(choices):
+            options = tuple(str(choice) for choice in choices)
+            subject = row.get("subject")
+            labels = tuple(string.ascii_uppercase[: len(options)])
+            return Question(text, options, labels, gold, subject if isinstance(subject, str) else "")
+        case {"train": dict(wrapped)}:
+            return mmlu_question(wrapped, index)
+        case _:
+            raise _broken("mmlu", row, index, "`question`, `choices` (a list), `answer` (an index into it)")
+
+
+def arc_question(row: dict[str, object], index: int) -> Question:
+    """Return an ARC row (`question`, `choices` with `text` and `label`, `answerKey`), with the labels it has.
+
+    Raises:
+        StageError: the row is not of that form, or the answer key is none of its labels.
+    """
+    match row:
+        case {
+            "question": str(text),
+            "choices": {"text": [*texts], "label": [*labels]},
+            "answerKey": str(key),
+        } if key in labels and len(texts) == len(labels):
+            return Question(text, tuple(map(str, texts)), tuple(map(str, labels)), labels.index(key))
+        case _:
+            raise _broken("arc", row, index, "`question`, `choices` {text, label}, `answerKey` (one of the labels)")
+
+
+def _broken(task: str, row: dict[str, object], index: int, expected: str) -> StageError:
+    return StageError(f"{task}: row {index} must have {expected}; it is {str(row)[:200]}")

@@ -1,0 +1,173 @@
+"""Every task from its source: the answer of each training example is trained on, mixtures hold what they should."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, RecipeError, StageError
+from nanochat.tasks.base import gold_text
+from nanochat.tasks.build import TASK_NAMES, build_task
+from nanochat.tasks.mixture import TaskMixture, TaskSequence, take_shuffled, take_slice
+from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
+from nanochat.tokenizer.chat_format import render
+
+SAMPLES = Path(__file__).parent / "samples"
+MMLU = [{"question": f"q{n}", "subject": "s", "choices": ["w", "x", "y", "z"], "answer": n % 4} for n in range(12)]
+ARC = [{"question": f"q{n}", "choices": {"text": ["w", "x"], "label": ["1", "2"]}, "answerKey": "2"} for n in range(12)]
+CHAT = [
+    {"messages": [{"role": "user", "content": f"hi {n}"}, {"role": "assistant", "content": f"yo {n}"}]}
+    for n in range(12)
+]
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A source for each task."""
+    found = {name: SourceSpec(name=name, builtin="spelling") for name in ("spelling_bee", "simple_spelling")}
+    found |= {name: SourceSpec(name=name, path=(str(SAMPLES / name),)) for name in ("gsm8k", "humaneval")}
+    for name, rows in {"mmlu": MMLU, "arc_easy": ARC, "arc_challenge": ARC, "conversations": CHAT}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found[name] = SourceSpec(name=name, path=(str(path),))
+    return found
+
+
+def _build(name, sources, split=None, **options):
+    split = split or ("test" if name == "humaneval" else "train")
+    options = {"max_examples": None, "seed": 7, "base": Path()} | options
+    return build_task(name, sources[name], split, **options)
+
+
+def _spoken(message):
+    """What the model must produce for an assistant's message, special tokens written out."""
+    content = message.content
+    if isinstance(content, str):
+        return content
+    kinds = {"text": "{}", "python": "<|python_start|>{}<|python_end|>", "python_output": ""}
+    return "".join(kinds[part.kind].format(part.text) for part in content)
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_every_examples_answer_is_trained_on(name, sources, tokenizer):
+    """The tokens under the mask decode to the assistant's words, nothing more and nothing less; none is empty."""
+    task = _build(name, sources)
+    assert task.name == name
+    assert len(task) >= 8
+    for index in range(min(len(task), 100)):
+        messages = task[index].conversation.messages
+        rendered = render(tokenizer, task[index].conversation)
+        trained = tokenizer.decode(i for i, mask in zip(rendered.ids, rendered.mask, strict=True) if mask)
+        expected = "".join(
+            _spoken(message) + "<|assistant_end|>" for message in messages if message.role == "assistant"
+        )
+        assert trained == expected
+        assert gold_text(task[index]).strip()
+        assert task.grade(task[index], gold_text(task[index])) or name == "humaneval"
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_the_same_arguments_give_the_same_examples(name, sources):
+    """Built twice, example for example."""
+    first, second = (_build(name, sources, max_examples=6) for _ in range(2))
+    assert len(first) == 6
+    assert [first[i] for i in range(6)] == [second[i] for i in range(6)]
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_the_kind_goes_with_letters(name, sources):
+    """Categorical tasks have letters with the gold one among them, generative ones none."""
+    task = _build(name, sources)
+    letters = task[0].letters
+    assert (task.kind == "categorical") == (letters is not None) == (name in ("mmlu", "arc_easy", "arc_challenge"))
+    assert letters is None or gold_text(task[0]) in letters
+
+
+def test_training_takes_the_first_rows_and_evaluation_a_fixed_shuffle(sources):
+    """The same problems whatever the seed, and more of them add to fewer."""
+    questions = lambda task: [example.conversation.messages[0].text().split("\n")[0][-2:] for example in task]  # noqa: E731
+    whole = questions(_build("mmlu", sources))
+    assert questions(_build("mmlu", sources, max_examples=5)) == whole[:5]
+    five, again, eight = (
+        questions(_build("mmlu", sources, "test", max_examples=n, seed=s)) for n, s in ((5, 0), (5, 1), (8, 0))
+    )
+    assert five == again == eight[:5]
+    assert five != whole[:5]
+    assert set(five) <= set(whole)
+    assert questions(_build("mmlu", sources, "test", max_examples=5, choose="first")) == whole[:5]
+    assert len(_build("mmlu", sources, "test", max_examples=99)) == 12
+
+
+def test_generated_tasks_make_as_many_as_asked(sources):
+    """By default one example for each word."""
+    assert len(_build("simple_spelling", sources, max_examples=50_000)) == 50_000
+    assert len(_build("simple_spelling", sources, "test")) == len(
+        {e.meta["word"] for e in _build("simple_spelling", sources, "test")}
+    )
+
+
+def test_train_and_test_words_of_both_spelling_tasks_are_disjoint(sources):
+    """Of either task, no word of either training set is evaluated on."""
+    words = {
+        split: {e.meta["word"] for name in ("spelling_bee", "simple_spelling") for e in _build(name, sources, split)}
+        for split in ("train", "test")
+    }
+    assert not words["train"] & words["test"]
+
+
+def test_what_is_wrong_is_named(sources, tmp_path):
+    """An unknown task, a source without rows, a broken row."""
+    with pytest.raises(RecipeError, match=r"no task `chess`; tasks are .*gsm8k"):
+        build_task("chess", sources["mmlu"], "train", max_examples=None, seed=0, base=tmp_path)
+    with pytest.raises(PreflightError, match="`spelling_bee`"):
+        build_task("mmlu", sources["spelling_bee"], "train", max_examples=None, seed=0, base=tmp_path)
+    with pytest.raises(StageError, match=r"`conversations`.*split `train`.*row 0 must have"):
+        build_task("gsm8k", sources["conversations"], "train", max_examples=None, seed=0, base=tmp_path)
+
+
+A = SimpleSpelling(words=("ab", "cd", "ef"), size=3, split="train", seed=0)
+B = SpellingBee(words=("gh", "ij"), size=2, split="train", seed=0)
+
+
+def _words(tasks):
+    return [example.meta["word"] for example in tasks]
+
+
+def test_a_sequence_is_one_task_after_the_other():
+    """With the task that each example comes from."""
+    sequence = TaskSequence([A, B, A])
+    assert _words(sequence) == _words(A) + _words(B) + _words(A)
+    assert [sequence.locate(i) for i in (0, 2, 3, 5)] == [(A, 0), (A, 2), (B, 0), (A, 0)]
+    with pytest.raises(IndexError):
+        sequence[8]
+
+
+def test_a_mixture_holds_each_example_as_often_as_its_task_is_repeated():
+    """In an order drawn from the seed alone."""
+    mixture = TaskMixture([(A, 2), (B, 3)], seed=1)
+    assert len(mixture) == 12
+    assert Counter(_words(mixture)) == Counter(_words(A) * 2 + _words(B) * 3)
+    assert _words(mixture) == _words(TaskMixture([(A, 2), (B, 3)], seed=1))
+    assert _words(mixture) != _words(TaskMixture([(A, 2), (B, 3)], seed=2))
+    assert _words(mixture) != _words(A) * 2 + _words(B) * 3
+    with pytest.raises(IndexError):
+        mixture[12]
+
+
+def test_slices_and_draws_keep_the_tasks_verdict():
+    """Bounds as in Python; a draw has no example twice."""
+    assert _words(take_slice(A, 1)) == _words(A)[1:]
+    assert _words(take_slice(A, 0, None, 2)) == _words(A)[::2]
+    assert _words(take_slice(A, 0, 99)) == _words(A)
+    drawn = take_shuffled(A, 2, seed=0)
+    assert len(set(_words(drawn))) == 2
+    assert _words(take_shuffled(A, 3, seed=0))[:2] == _words(drawn)
+    assert (drawn.name, drawn.kind) == ("simple_spelling", "generative")
+    assert drawn.grade(drawn[0], gold_text(drawn[0]))
+    assert not drawn.grade(drawn[0], gold_text(drawn[1]))
+    with pytest.raises(IndexError):
+        drawn[2]

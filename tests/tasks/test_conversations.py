@@ -1,0 +1,129 @@
+"""Chat data in its forms; bad rows are named with their line, counted, and refused above a limit."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, StageError
+from nanochat.tasks.base import gold_text
+from nanochat.tasks.conversations import BadConversation, parse_conversation, read_conversations
+from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
+
+USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}
+EXPECTED = Conversation((Message("user", "hi"), Message("assistant", "yo")))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"messages": [USER, ASSISTANT]},
+        {"messages": [USER, ASSISTANT], "ideal": "another"},
+        {"messages": [USER], "ideal": "yo"},
+        {"messages": [USER], "ideal": ["yo", "hey"]},
+        {"question": "hi", "answer": "yo"},
+        {"prompt": "hi", "completion": "yo", "source": "x"},
+        [USER, ASSISTANT],
+    ],
+)
+def test_each_form_holds_the_same_conversation(value):
+    """The forms of the module's docstring."""
+    assert parse_conversation(value) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("text", "found str"),
+        (None, "found NoneType"),
+        ({}, "keys: none"),
+        ({"text": "x"}, "keys: text"),
+        ([], "at least a question and an answer"),
+        ([USER], "at least a question and an answer"),
+        ([USER, USER], "message 2 is from `user`; expected `assistant`"),
+        ([ASSISTANT, USER], "message 1 is from `assistant`; expected `user`"),
+        ([USER, ASSISTANT, USER], "last message must be the assistant's"),
+        ([USER, {"role": "assistant", "content": ""}], "empty answer"),
+        ([USER, {"role": "tool", "content": "x"}], "role 'tool'"),
+        ([USER, {"content": "x"}], "must have `role` and `content`"),
+        ([{"role": "user", "content": 3}, ASSISTANT], "expected text, found int"),
+        ([USER, {"role": "assistant", "content": [{"type": "image", "text": ""}]}], "a part must have"),
+        ({"question": "hi", "answer": None}, "expected text, found NoneType"),
+    ],
+)
+def test_what_is_wrong_is_said(value, problem):
+    """Each problem in words."""
+    with pytest.raises(BadConversation, match=problem):
+        parse_conversation(value)
+
+
+def _write(path, lines):
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return SourceSpec(name="mine", path=(str(path),))
+
+
+def test_bad_lines_are_left_out_and_named(tmp_path):
+    """Line numbers count from 1, blank lines too."""
+    path = tmp_path / "chat.jsonl"
+    source = _write(path, [[USER, ASSISTANT], "", "{broken", [USER, USER], {"prompt": "hi", "completion": "yo"}])
+    task = read_conversations(source, "train", base=tmp_path)
+    assert [example.conversation for example in task] == [EXPECTED, EXPECTED]
+    assert [refused.split(": ")[0] for refused in task.refused] == [f"{path}:3", f"{path}:4"]
+
+
+def test_too_many_bad_lines_refuse_the_source(tmp_path):
+    """Ten of any number may be bad, or one in a hundred; the message shows the first ones."""
+    good, bad = [[USER, ASSISTANT]] * 100, [[USER]] * 11
+    read_conversations(_write(tmp_path / "ten.jsonl", good + bad[:10]), "train", base=tmp_path)
+    with pytest.raises(StageError, match=r"11 of 111 conversations cannot be used[^$]*eleven\.jsonl:101: "):
+        read_conversations(_write(tmp_path / "eleven.jsonl", good + bad), "train", base=tmp_path)
+    read_conversations(_write(tmp_path / "many.jsonl", good * 11 + bad), "train", base=tmp_path)
+
+
+def test_a_source_without_a_good_line_is_refused(tmp_path):
+    """Nothing would be trained."""
+    with pytest.raises(StageError, match="1 of 1 conversations cannot be used"):
+        read_conversations(_write(tmp_path / "a.jsonl", [[USER]]), "train", base=tmp_path)
+    with pytest.raises(PreflightError, match="`mine`"):
+        read_conversations(SourceSpec(name="mine", path=(str(tmp_path / "none.jsonl"),)), "train", base=tmp_path)
+
+
+def test_parts_and_system_messages_survive_storage(tmp_path):
+    """Tool calls, white space and any letters come back as they were."""
+    parts = [{"type": "text", "text": "so "}, {"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
+    messages = [{"role": "system", "content": " é\n"}, USER, {"role": "assistant", "content": parts}]
+    one = [USER, {"role": "assistant", "content": [{"type": "text", "text": "yo"}]}]
+    task = read_conversations(_write(tmp_path / "a.jsonl", [messages, one]), "train", base=tmp_path)
+    answer = (Part("text", "so "), Part("python", "1+1"), Part("python_output", "2"))
+    expected = (Message("system", " é\n"), Message("user", "hi"), Message("assistant", answer))
+    assert task[0].conversation == Conversation(expected)
+    assert gold_text(task[1]) == "yo"
+
+
+def test_parquet_rows_are_read_alike(tmp_path):
+    """A column `messages`, others ignored; the first so many."""
+    table = pa.table({"messages": [[USER, ASSISTANT]] * 3, "source": ["x"] * 3})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    source = SourceSpec(name="smol", path=(str(tmp_path),))
+    assert [len(read_conversations(source, "train", base=tmp_path, max_examples=n)) for n in (None, 2)] == [3, 2]
+    assert read_conversations(source, "train", base=tmp_path)[2].conversation == EXPECTED
+
+
+def test_a_conversation_is_rendered_as_written_by_hand(tokenizer):
+    """Only what the assistant says is trained on."""
+    rendered = render(tokenizer, parse_conversation([USER, ASSISTANT, USER, ASSISTANT]))
+    turn = [257, 104, 105, 258, 259, 121, 111, 260]
+    assert rendered.ids == [256, *turn, *turn]
+    assert rendered.mask == [0, *[0, 0, 0, 0, 0, 1, 1, 1] * 2]
+
+
+def test_an_answer_is_graded_word_for_word(tmp_path):
+    """White space around it aside."""
+    task = read_conversations(_write(tmp_path / "a.jsonl", [[USER, ASSISTANT]]), "train", base=tmp_path)
+    assert task.grade(task[0], "yo <|assistant_end|>")
+    assert not task.grade(task[0], "yo!")
+    assert not task.grade(task[0], "")

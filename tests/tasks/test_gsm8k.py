@@ -1,0 +1,139 @@
+"""GSM8K: calls rendered as the engine would make them, numbers graded as numbers."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import StageError
+from nanochat.inference.tools import calculate, format_result
+from nanochat.tasks.answers import final_number
+from nanochat.tasks.base import gold_text
+from nanochat.tasks.build import build_task
+from nanochat.tasks.gsm8k import GSM8K, WordProblem, answer_parts, word_problem
+from nanochat.tokenizer.chat_format import Part, render
+
+SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" / "gsm8k"),))
+SMALL = WordProblem("2+2?", "It is <<2+2=4.0>>4.\n#### 4")
+
+
+def test_a_worked_answer_is_rendered_as_written_by_hand(tokenizer):
+    """Ids and mask byte by byte; the output is not trained on, and is spelled as the engine spells it."""
+    rendered = render(tokenizer, GSM8K([SMALL])[0].conversation)
+    # bos 256, user 257-258, assistant 259-260, python 261-262, output 263-264
+    before = [256, 257, 50, 43, 50, 63, 258, 259]
+    said = [73, 116, 32, 105, 115, 32]
+    call, output = [261, 50, 43, 50, 262], [263, 52, 264]
+    after = [52, 46, 10, 35, 35, 35, 35, 32, 52, 260]
+    assert rendered.ids == [*before, *said, *call, *output, *after]
+    assert rendered.mask == [0] * 8 + [1] * 6 + [1] * 5 + [0] * 3 + [1] * 10
+
+
+def test_every_call_becomes_python_output_and_the_text_goes_on():
+    """Two calls, one at the very beginning."""
+    assert answer_parts("<<10/4=2.5>>2.5 each, 2*2.5=<<2*2.5=5.00>>$5\n#### 5") == (
+        Part("python", "10/4"),
+        Part("python_output", "2.5"),
+        Part("text", "2.5 each, 2*2.5="),
+        Part("python", "2*2.5"),
+        Part("python_output", "5"),
+        Part("text", "$5\n#### 5"),
+    )
+
+
+def test_a_call_that_the_engine_would_not_answer_is_left_out():
+    """The engine injects nothing for it, so there is nothing to learn from."""
+    assert answer_parts("so <<x+1=3>>3 and << =4>>4 <<no>> #### 4") == (Part("text", "so 3 and 4 <<no>> #### 4"),)
+
+
+def test_data_and_calculator_spell_every_result_of_the_sample_alike():
+    """In each annotated call, what the data says is what the engine would inject."""
+    task = build_task("gsm8k", SAMPLE, "train", max_examples=None, seed=0, base=Path())
+    assert len(task) == 60
+    calls = 0
+    for example in task:
+        parts = example.conversation.messages[1].content
+        annotated = re.findall(r"<<([^<>]*)=([^<>=]*)>>", example.meta["answer"])
+        outputs = [part.text for part in parts if part.kind == "python_output"]
+        assert outputs == [format_result(result) for _, result in annotated]
+        assert outputs == [calculate(expression) for expression, _ in annotated]
+        calls += len(outputs)
+    assert calls > 120
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "#### 10",
+        "so\n\n#### 10.",
+        "####10",
+        "#### $10",
+        "#### 10.0",
+        "#### 10.00 dollars",
+        "#### 10<|assistant_end|>",
+        "#### 10\n#### 11",
+        "#### 10%",
+    ],
+)
+def test_the_number_may_be_written_in_several_ways(completion):
+    """Compared as numbers."""
+    task = GSM8K([WordProblem("q", "a\n#### 10")])
+    assert task.grade(task[0], completion)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "",
+        "10",
+        "the answer is 10",
+        "####",
+        "#### ten",
+        "#### 100",
+        "#### 1",
+        "#### 10/3",
+        "#### -10",
+        "#### 10x",
+        "#### 10.5",
+        "#### 1,0.5",
+        "### 10",
+        "#### \n10",
+        "#### 11\n#### 10",
+        "<|assistant_end|>#### 10",
+        "#### 10.5.3",
+    ],
+)
+def test_near_misses_are_wrong(completion):
+    """Neither another number nor the right one elsewhere counts."""
+    task = GSM8K([WordProblem("q", "a\n#### 10")])
+    assert not task.grade(task[0], completion)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("#### 1,234,567", "1234567"), ("#### -$5.50", "-5.5"), ("#### $-5.5", "-5.5"), ("#### .5", "0.5")],
+)
+def test_numbers_are_read(text, number):
+    """Commas and dollars go."""
+    assert final_number(text) == Decimal(number)
+
+
+def test_gold_answers_of_the_sample_are_right():
+    """With and without the calls in it."""
+    task = build_task("gsm8k", SAMPLE, "train", max_examples=None, seed=0, base=Path())
+    for example in task:
+        assert task.grade(example, gold_text(example))
+        assert not task.grade(example, gold_text(example).replace("####", ""))
+
+
+@pytest.mark.parametrize(
+    "row", [{"question": "q"}, {"question": "q", "answer": "no number"}, {"question": 1, "answer": "#### 1"}]
+)
+def test_a_broken_row_is_named(row):
+    """The message says which row and what it must have."""
+    with pytest.raises(StageError, match="row 7 must have `question` and `answer` with a number after `####`"):
+        word_problem(row, 7)
