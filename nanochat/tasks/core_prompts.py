@@ -1,0 +1,86 @@
+"""Prompts of CORE's three task types, with solved examples in front (Li et al. 2024, "DataComp-LM").
+
+Texts only: which of their tokens are scored, and how, is `nanochat.evals.core`'s business.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
+
+_FEWSHOT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class MultipleChoiceItem:
+    """A query and the choices that may follow it."""
+
+    query: str
+    choices: tuple[str, ...]
+    gold: int
+
+
+@dataclass(frozen=True)
+class SchemaItem:
+    """Contexts that may stand before one continuation."""
+
+    context_options: tuple[str, ...]
+    continuation: str
+    gold: int
+
+
+@dataclass(frozen=True)
+class LanguageModelingItem:
+    """A context and what must follow it."""
+
+    context: str
+    continuation: str
+
+    @property
+    def gold(self) -> int:
+        """There is one continuation."""
+        return 0
+
+
+CoreItem = MultipleChoiceItem | SchemaItem | LanguageModelingItem
+
+
+def fewshot_indices(index: int, total: int, count: int) -> list[int]:
+    """Return which `count` of the other items stand in front of item `index`, in that order."""
+    others = [other for other in range(total) if other != index]
+    return random.Random(_FEWSHOT_SEED + index).sample(others, count)
+
+
+def render_prompts(item: CoreItem, fewshot: Sequence[CoreItem], *, delimiter: str) -> tuple[str, ...]:
+    """Return the prompts of an item: one for each option, or the one without and the one with the continuation.
+
+    Contexts of `language_modeling` are stripped on both sides, and so is its prompt without continuation as a whole;
+    nothing else is trimmed or escaped.
+    """
+    before = "".join(f"{_solved(shot, delimiter)}\n\n" for shot in fewshot)
+    match item:
+        case MultipleChoiceItem():
+            return tuple(f"{before}{item.query}{delimiter}{choice}" for choice in item.choices)
+        case SchemaItem():
+            return tuple(f"{before}{context}{delimiter}{item.continuation}" for context in item.context_options)
+        case LanguageModelingItem():
+            context = f"{before}{item.context.strip()}{delimiter}"
+            return context.strip(), context + item.continuation
+        case _:
+            assert_never(item)
+
+
+def _solved(item: CoreItem, delimiter: str) -> str:
+    match item:
+        case MultipleChoiceItem():
+            return f"{item.query}{delimiter}{item.choices[item.gold]}"
+        case SchemaItem():
+            return f"{item.context_options[item.gold]}{delimiter}{item.continuation}"
+        case LanguageModelingItem():
+            return f"{item.context.strip()}{delimiter}{item.continuation}"
+        case _:
+            assert_never(item)

@@ -1,0 +1,130 @@
+"""CORE: prompts and draws against the golden file, and the bundle's files."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, StageError
+from nanochat.tasks.core_bundle import build_core_prompts, bundle_folder, parse_item, read_bundle, read_items
+from nanochat.tasks.core_prompts import fewshot_indices, render_prompts
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
+YAML = """
+icl_tasks:
+- label: easy
+  dataset_uri: reading/easy.jsonl
+  num_fewshot: [2]
+  icl_task_type: multiple_choice
+  continuation_delimiter: "\\nAnswer: "
+- label: last_word
+  dataset_uri: last_word.jsonl
+  num_fewshot: [0, 1]
+  icl_task_type: language_modeling
+"""
+CSV = 'Eval Task,Task Category,Random baseline,Description\neasy,reading,25,"a, b"\nlast_word,lm,0.0,x\n'
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['task_type']}-{case['max_seq_len']}")
+def test_prompts_and_draws_are_the_golden_ones(case):
+    """Strings exactly, with and without solved examples."""
+    items = [parse_item(case["task_type"], item) for item in GOLDEN["datasets"][case["task_type"]]]
+    delimiter = case["continuation_delimiter"]
+    for example in case["examples"]:
+        drawn = fewshot_indices(example["index"], len(items), case["num_fewshot"])
+        item = items[example["index"]]
+        assert drawn == example["fewshot_indices"]
+        assert list(render_prompts(item, [items[i] for i in drawn], delimiter=delimiter)) == example["prompts"]
+        assert list(render_prompts(item, [], delimiter=delimiter)) == example["prompts_without_fewshot"]
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """An unpacked bundle of two tasks."""
+    folder = tmp_path / "eval_bundle"
+    (folder / "eval_data" / "reading").mkdir(parents=True)
+    (folder / "core.yaml").write_text(YAML)
+    (folder / "eval_meta_data.csv").write_text(CSV)
+    easy = [{"query": f"q{n}", "choices": ["a", "b", "c", "d"], "gold": n % 4} for n in range(9)]
+    words = [{"context": f" c{n} ", "continuation": "word"} for n in range(3)]
+    for name, rows in (("reading/easy", easy), ("last_word", words)):
+        (folder / "eval_data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_bundle_is_read(bundle, tmp_path):
+    """Tasks in order, delimiter a space by default, chance as a share of 1."""
+    found = bundle_folder(SourceSpec(name="core", path=(str(tmp_path),)))
+    assert found == bundle == bundle_folder(SourceSpec(name="core", path=(str(bundle),)))
+    easy, words = read_bundle(found)
+    assert (easy.label, easy.kind, easy.num_fewshot, easy.delimiter, easy.chance) == (
+        "easy", "multiple_choice", 2, "\nAnswer: ", 0.25,
+    )  # fmt: skip
+    assert (words.kind, words.num_fewshot, words.delimiter, words.chance) == ("language_modeling", 0, " ", 0.0)
+
+
+def test_problems_are_shuffled_cut_and_given_examples(bundle):
+    """Random(1337) shuffles the items; examples are drawn among those kept."""
+    easy, words = read_bundle(bundle)
+    order = list(range(9))
+    random.Random(1337).shuffle(order)
+    problems = build_core_prompts(easy, max_problems=5)
+    assert len(problems) == 5
+    for index, (problem, number) in enumerate(zip(problems, order, strict=False)):
+        shots = [order[other] for other in fewshot_indices(index, 5, 2)]
+        before = "".join(f"q{shot}\nAnswer: {'abcd'[shot % 4]}\n\n" for shot in shots)
+        assert problem.prompts == tuple(f"{before}q{number}\nAnswer: {choice}" for choice in "abcd")
+        assert problem.gold == number % 4
+    assert sorted(problem.prompts for problem in build_core_prompts(words)) == [
+        (f"c{n}", f"c{n} word") for n in range(3)
+    ]
+
+
+def test_what_is_broken_is_named(bundle):
+    """A missing file, a line, a baseline, a task type, too few items."""
+    easy, words = read_bundle(bundle)
+    with pytest.raises(StageError, match="2 items are too few for 2"):
+        build_core_prompts(easy, max_problems=2)
+    words.path.write_text('{"context": "a"}\n')
+    with pytest.raises(StageError, match=r"last_word\.jsonl:1: not an item of a language_modeling task"):
+        read_items(words)
+    words.path.write_text('{"context": "a"\n')
+    with pytest.raises(StageError, match=r"last_word\.jsonl:1: not JSON"):
+        read_items(words)
+    words.path.unlink()
+    with pytest.raises(PreflightError, match=r"last_word\.jsonl"):
+        read_items(words)
+    (bundle / "eval_meta_data.csv").write_text("Eval Task,Random baseline\neasy,25\n")
+    with pytest.raises(PreflightError, match="last_word"):
+        read_bundle(bundle)
+    (bundle / "eval_meta_data.csv").write_text("Eval Task\neasy\n")
+    with pytest.raises(PreflightError, match="`Random baseline`"):
+        read_bundle(bundle)
+    (bundle / "eval_meta_data.csv").write_text(CSV)
+    (bundle / "core.yaml").write_text(YAML.replace("language_modeling", "generation"))
+    with pytest.raises(PreflightError, match="generation"):
+        read_bundle(bundle)
+    (bundle / "core.yaml").write_text("icl_tasks: [")
+    with pytest.raises(PreflightError, match=r"core\.yaml"):
+        read_bundle(bundle)
+    (bundle / "core.yaml").unlink()
+    with pytest.raises(PreflightError, match=r"`core`.*unpacked bundle"):
+        bundle_folder(SourceSpec(name="core", path=(str(bundle),)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("multiple_choice", {"query": "q", "choices": ["a"], "gold": 1}),
+        ("schema", {"context_options": ["a"], "continuation": "c", "gold": -1}),
+        ("schema", {"query": "q", "choices": ["a"], "gold": 0}),
+        ("language_modeling", ["context"]),
+    ],
+)
+def test_an_item_of_another_kind_is_none(kind, value):
+    """Nothing is guessed."""
+    assert parse_item(kind, value) is None
