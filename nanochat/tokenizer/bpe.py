@@ -8,6 +8,7 @@ laid out (`chat_format`).
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FILE_NAME = "tokenizer.model"
 
 IntArray = npt.NDArray[np.int32]
 _SPACE_MARK_BYTES = SPACE_MARK.encode()
+_MOST_THREADS = 4
 
 
 class Tokenizer:
@@ -108,6 +110,8 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[IntArray]:
         """Return the ids of each text as an int32 array, faster than one by one; other threads run meanwhile.
 
+        On a machine with many cores several threads share the texts; the ids are the same.
+
         Raises:
             TextError: a text holds a lone surrogate.
         """
@@ -116,7 +120,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise TextError(error) from error
         plain = [i for i, text in enumerate(raw) if _SPACE_MARK_BYTES not in text]
-        encoded = self._processor.encode([raw[i] for i in plain], return_type="numpy", num_threads=1)
+        encoded = self._processor.encode([raw[i] for i in plain], return_type="numpy", num_threads=_threads())
         by_index = dict(zip(plain, encoded, strict=True))
         return [
             np.asarray(by_index[i] if i in by_index else self.encode(text), dtype=np.int32)
@@ -142,6 +146,11 @@ class Tokenizer:
         if self._processor.is_byte(i):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(SPACE_MARK, " ").encode()
+
+
+def _threads() -> int:
+    """Return how many threads encode: a quarter of the cores, for the rest of the program wants to run as well."""
+    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 4))
 
 
 class StreamDecoder:

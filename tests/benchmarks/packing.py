@@ -1,0 +1,136 @@
+"""Best-fit packing, and tokenizing with packing, against a straightforward loader that walks its buffer; waiting.
+
+Run `python tests/benchmarks/packing.py`. Both loaders see the same documents in the same run and must give the same
+rows. Text is the standard library's source, document lengths like those of web text (log-normal, median 600 tokens).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.data import stdlib_corpus
+from nanochat.data.documents import DocumentStream
+from nanochat.data.loader import PretrainLoader
+from nanochat.data.packing import BestFitPacker
+from nanochat.data.sources import SourceSpec
+from nanochat.tokenizer import bpe
+
+ROW_TOKENS = 2049
+BUFFER = 1000
+ROWS = 200
+REPEATS = 5
+STEPS = 60
+STEP_SECONDS = 0.1
+
+
+def straightforward_rows(documents: Iterator[list[int]], count: int) -> list[list[int]]:
+    """Pack as the seed does: a list of token lists, searched from end to end for every placement."""
+    buffer: list[list[int]] = []
+    rows = []
+    for _ in range(count):
+        row: list[int] = []
+        while len(row) < ROW_TOKENS:
+            while len(buffer) < BUFFER:
+                buffer.append(next(documents))
+            left = ROW_TOKENS - len(row)
+            best, best_length = -1, 0
+            for i, document in enumerate(buffer):
+                if best_length < len(document) <= left:
+                    best, best_length = i, len(document)
+            if best < 0:
+                best = min(range(len(buffer)), key=lambda i: len(buffer[i]))
+            row.extend(buffer.pop(best)[:left])
+        rows.append(row)
+    return rows
+
+
+def our_rows(documents: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
+    """Pack with `BestFitPacker`."""
+    packer = BestFitPacker(ROW_TOKENS, BUFFER)
+    return [packer.next_row(lambda: packer.add(next(documents))) for _ in range(count)]
+
+
+def make_texts(tokenizer: bpe.Tokenizer) -> list[str]:
+    """Return texts whose lengths in tokens are spread like those of web pages."""
+    source = "".join(stdlib_corpus.documents("train"))
+    draw = np.random.RandomState(0)
+    per_token = len(source[:1_000_000]) / len(tokenizer.encode(source[:1_000_000]))
+    texts, start = [], 0
+    for length in draw.lognormal(np.log(600), 1.0, ROWS * 12):
+        chars = max(1, int(length * per_token))
+        texts.append(source[start : start + chars])
+        start = (start + chars) % (len(source) - 100_000)
+    return texts
+
+
+def seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def report(title: str, ours: list[float], theirs: list[float]) -> None:
+    tokens = ROWS * ROW_TOKENS
+    ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+    print(
+        f"{title}: {tokens / statistics.median(ours) / 1e6:.2f} M tokens/s against "
+        f"{tokens / statistics.median(theirs) / 1e6:.2f}; ratio {statistics.median(ratios):.1f} "
+        f"(from {min(ratios):.1f} to {max(ratios):.1f} in {len(ratios)} repeats)"
+    )
+
+
+def main() -> None:
+    tokenizer = bpe.train(stdlib_corpus.documents("train"), vocab_size=8192, max_chars=10**7, max_document_chars=10**4)
+    texts = make_texts(tokenizer)
+    arrays = [np.concatenate([[1], ids]).astype(np.int32) for ids in tokenizer.encode_batch(texts)]
+    lists = [array.tolist() for array in arrays]
+    if [row.tolist() for row in our_rows(iter(arrays), ROWS)] != straightforward_rows(iter(lists), ROWS):
+        sys.exit("the two loaders disagree")
+
+    def ours_whole() -> None:
+        def documents() -> Iterator[np.ndarray]:
+            for i in range(0, len(texts), 64):
+                for ids in tokenizer.encode_batch(texts[i : i + 64]):
+                    yield np.concatenate([np.array([1], dtype=np.int32), ids])
+
+        our_rows(documents(), ROWS)
+
+    def theirs_whole() -> None:
+        straightforward_rows(([1, *tokenizer.encode(text)] for text in texts), ROWS)
+
+    packing = [
+        (seconds(lambda: our_rows(iter(arrays), ROWS)), seconds(lambda: straightforward_rows(iter(lists), ROWS)))
+        for _ in range(REPEATS)
+    ]
+    report(f"packing, buffer {BUFFER}", *map(list, zip(*packing, strict=True)))
+    whole = [(seconds(ours_whole), seconds(theirs_whole)) for _ in range(REPEATS)]
+    report("tokenizing and packing", *map(list, zip(*whole, strict=True)))
+    report_waiting(tokenizer)
+
+
+def report_waiting(tokenizer: bpe.Tokenizer) -> None:
+    """Print how long a training step waits for its batch at the quickstart's size, the first batch included."""
+    source = SourceSpec(name="stdlib", builtin="python-stdlib", max_document_chars=1000)
+    stream = DocumentStream(source, "train", base=Path("unused"))
+    loader = PretrainLoader([(stream, 1.0)], tokenizer, sequence_len=256, rows_per_batch=16, buffer_documents=1000)
+    waits = []
+    for _ in range(STEPS):
+        waits.append(seconds(loader.next))
+        time.sleep(STEP_SECONDS)
+    loader.close()
+    later = sum(waits[1:]) / (STEPS - 1)
+    print(
+        f"waiting, steps of {STEP_SECONDS} s: the first batch {waits[0]:.2f} s, later ones {later * 1e6:.0f} µs "
+        f"each ({later / STEP_SECONDS:.3%}); a quickstart's 368 steps of 0.7 s: "
+        f"{(waits[0] + 367 * later) / (368 * 0.7):.2%} of the time"
+    )
+
+
+if __name__ == "__main__":
+    main()
