@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import socket
+import sqlite3
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +30,8 @@ _QUIET_AND_QUICK = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _SQLITE = "sqlite:///"
+_PORTS = {"http": 80, "https": 443}
+_PROBE_SECONDS = 3.0
 
 
 class TrackingOutageError(NanochatError):
@@ -71,6 +76,7 @@ def open_store(uri: str, experiment: str) -> Store:
     for name, value in _QUIET_AND_QUICK.items():
         if runtime.environment(name) is None:
             runtime.set_environment(name, value)
+    probe(uri)
     with outages_named(uri), _first_use_lock(uri):
         from mlflow.tracking import MlflowClient
 
@@ -82,6 +88,25 @@ def open_store(uri: str, experiment: str) -> Store:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return Store(client, uri, experiment, str(found.experiment_id))
+
+
+def probe(uri: str) -> None:
+    """Raise TrackingOutageError where a store is surely not there, before MLflow tries for a minute."""
+    path, parts = database_path(uri), urlsplit(uri)
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path, timeout=_PROBE_SECONDS)) as database:
+                database.execute("pragma schema_version")
+        elif parts.hostname is not None and parts.scheme in _PORTS and not _is_proxied(parts.scheme, parts.hostname):
+            port = parts.port or _PORTS[parts.scheme]
+            socket.create_connection((parts.hostname, port), timeout=_PROBE_SECONDS).close()
+    except (sqlite3.Error, OSError) as error:
+        raise TrackingOutageError(f"{show_uri(uri)}: {error}") from error
+
+
+def _is_proxied(scheme: str, host: str) -> bool:
+    return scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanochat.tracking.link import Link, read_link, write_link
 from nanochat.tracking.points import Point, Tail
-from nanochat.tracking.store import Store, outages_named
+from nanochat.tracking.store import Store, outages_named, probe
 from nanochat.tracking.views import Artifact, Dataset, RunView, StageView, Status
 
 _BATCH = 1000
@@ -36,6 +36,7 @@ class Sender:
     def send(self, view: RunView) -> Link:
         """Send what is new in a run and its stages; return the run's link. Raises TrackingOutageError."""
         try:
+            probe(self._store.uri)
             with outages_named(self._store.uri):
                 return self._send_run(view)
         except BaseException:

@@ -1,0 +1,45 @@
+"""What the parent process must never load."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanochat.runner.catalog import list_runs
+
+CODE = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("bench", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+bench = module.Bench(Path(sys.argv[2]))
+for _ in range(2):
+    bench.run(*sys.argv[3:])
+print(sorted({"mlx", "mlflow"} & {name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def loaded_after_runs(tmp_path, *overrides) -> str:
+    bench = Path(__file__).with_name("conftest.py")
+    arguments = [sys.executable, "-c", CODE, str(bench), str(tmp_path), *overrides]
+    return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_without_tracking_loads_neither_mlx_nor_mlflow(tmp_path):
+    """Stages run in children, and nothing is sent."""
+    assert loaded_after_runs(tmp_path) == "[]"
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_a_run_with_nothing_to_do_does_not_load_mlflow(bench, tmp_path, fresh_database):
+    """Though the run before was tracked: what is all sent needs no MLflow."""
+    shutil.copy(fresh_database, tmp_path / "mlflow.db")
+    run = bench.run("tracking.kind=mlflow")
+    assert "MLflow:" in bench.display.text
+    assert loaded_after_runs(tmp_path, "tracking.kind=mlflow") == "[]"
+    assert [r.folder for r in list_runs(bench.base)] == [run.folder]

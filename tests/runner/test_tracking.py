@@ -1,0 +1,119 @@
+"""What a run leaves in MLflow, in a real SQLite store: done, failed, stopped, continued, served from cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from nanochat.errors import InterruptedRun, StageError
+from nanochat.runner.catalog import list_runs
+from nanochat.runner.folders import StageFolder
+from nanochat.runner.pipeline import run_recipe
+from nanochat.runner.record import write_run
+from nanochat.tracking.link import read_link
+from nanochat.tracking.store import open_store
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+
+@pytest.fixture
+def tracked(bench, tmp_path, fresh_database):
+    shutil.copy(fresh_database, tmp_path / "mlflow.db")
+    bench.recipe.write_text(bench.recipe.read_text().replace("kind: none", "kind: mlflow"))
+    bench.uri = f"sqlite:///{tmp_path}/mlflow.db"
+    return bench
+
+
+def shown(bench):
+    """Return the store's runs by name, and the client."""
+    store = open_store(bench.uri, "nanochat")
+    runs = store.client.search_runs([store.experiment_id])
+    return {run.info.run_name: run for run in runs}, store.client
+
+
+def test_a_run_goes_from_failure_over_a_stop_to_its_end_in_one_mlflow_run(tracked):
+    """Statuses follow; every step is there once; artifacts, tags and inputs where people look for them."""
+    tracked.control(pretrain="fail")
+    with pytest.raises(StageError):
+        run_recipe(tracked.request(), tracked.display)
+    runs, _ = shown(tracked)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "tiny": "FAILED",
+        "1-tokenizer": "FINISHED",
+        "2-pretrain": "FAILED",
+    }
+    tracked.control(pretrain="wait")
+    stopped = []
+
+    def once():
+        if not stopped:
+            stopped.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    tracked.display.on_beat = once
+    with pytest.raises(InterruptedRun):
+        run_recipe(tracked.request(), tracked.display)
+    runs, _ = shown(tracked)
+    assert (runs["tiny"].info.status, runs["2-pretrain"].info.status) == ("KILLED", "KILLED")
+    before = {name: run.info.run_id for name, run in runs.items()}
+    tracked.control()
+    run = tracked.run()
+    runs, client = shown(tracked)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert set(runs) == {"tiny", "1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval"}
+    assert before.items() <= {name: run.info.run_id for name, run in runs.items()}.items()
+    pretrain = runs["2-pretrain"]
+    history = client.get_metric_history(pretrain.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 8.0), (2, 4.0), (3, 8 / 3), (4, 2.0)]
+    assert pretrain.data.tags["mlflow.parentRunId"] == runs["tiny"].info.run_id
+    assert pretrain.data.tags["device"] == "pretend"
+    assert pretrain.data.params["steps"] == "4"
+    assert [d.dataset.name for d in pretrain.inputs.dataset_inputs] == ["text"]
+    assert runs["tiny"].data.metrics["chat_eval/spelling"] == 0.75
+    names = {artifact.path for artifact in client.list_artifacts(runs["tiny"].info.run_id)}
+    assert {"report.md", "recipe.yaml", "config.yaml", "plan.txt", "plan.json"} <= names
+    assert run.records(tracked.base)["pretrain"].mlflow_run_id == pretrain.info.run_id
+
+    tracked.run("sft.horizon.steps=5", "name=longer")
+    runs, _ = shown(tracked)
+    assert runs["longer"].data.tags["cached.2-pretrain"] == pretrain.info.run_id
+
+
+def test_an_outage_changes_nothing_and_the_next_run_sends_what_is_missing(tracked, tmp_path):
+    """The store cannot be opened during the first run; after the second it shows both."""
+    database = tmp_path / "mlflow.db"
+    database.rename(tmp_path / "aside")
+    database.mkdir()
+    tracked.run()
+    assert "the next run sends it" in tracked.display.text
+    database.rmdir()
+    (tmp_path / "aside").rename(database)
+    tracked.run("name=second", "sft.horizon.steps=5")
+    runs, client = shown(tracked)
+    assert runs["tiny"].info.status == "FINISHED"
+    children = client.search_runs(
+        [runs["tiny"].info.experiment_id], f"tags.mlflow.parentRunId = '{runs['tiny'].info.run_id}'"
+    )
+    assert len(children) == 5
+    pretrain = next(run for run in children if run.info.run_name == "2-pretrain")
+    assert [m.step for m in client.get_metric_history(pretrain.info.run_id, "train/loss")] == [1, 2, 3, 4]
+
+
+def test_a_run_whose_process_died_is_closed_by_the_next(tracked):
+    """It was left RUNNING, on disk and in the store."""
+    first = tracked.run(last="tokenizer")
+    state = first.state.model_copy(update={"status": "running", "pid": 2**22 - 3, "process_started": 1.0})
+    write_run(first.folder, state)
+    store = open_store(tracked.uri, "nanochat")
+    store.client.update_run(read_link(first.folder.link).run_id, status="RUNNING")
+    first.folder.link.write_text(
+        read_link(first.folder.link).model_copy(update={"status": "RUNNING", "is_complete": False}).model_dump_json()
+    )
+    tracked.run("name=second", "tokenizer.vocab_size=301", last="tokenizer")
+    runs, _ = shown(tracked)
+    assert runs["tiny"].info.status == "KILLED"
+    assert next(r for r in list_runs(tracked.base) if r.state.name == "tiny").state.status == "interrupted"
+    assert (StageFolder(tracked.base / first.state.stages[0].folder)).record.exists()
