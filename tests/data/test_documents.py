@@ -61,6 +61,16 @@ def test_a_stream_goes_on_from_any_position_through_json(files, base, kind):
         assert resumed.position() == undisturbed.position()
 
 
+@pytest.mark.parametrize("n", [255, 256, 257, 511, 513, 699, 700, 701, 1199])
+def test_a_stream_goes_on_inside_a_row_group_larger_than_what_is_read_at_once(files, base, n):
+    files.parquet("a.parquet", [f"text {i}" for i in range(1200)], row_group_size=700)
+    source = files.source("a.parquet", validation_hash_frac=1e-9)
+    stream = iter_documents(source, "train", base=base)
+    take(stream, n)
+    resumed = iter_documents(source, "train", base=base, start=stream.position())
+    assert take(resumed, 1300 - n) == [f"text {i % 1200}" for i in range(n, 1300)]
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_each_document_is_on_exactly_one_side(files, base, kind):
     source = whole(files, kind)
