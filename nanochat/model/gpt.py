@@ -12,13 +12,13 @@ from typing import Protocol
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx.nn.utils import checkpoint
 from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.init import initial_parameters
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
+from nanochat.model.recompute import recomputed
 
 
 class Cache(Protocol):
@@ -127,8 +127,10 @@ class GPT(Module):
             )
             if cache is not None:
                 x = block(x, value_rows, offset=offset, cache=cache.layers[layer], starts=cache.starts)
+            elif self.checkpoints_blocks:
+                x = recomputed(block, *(array for array in (x, value_rows) if array is not None))
             else:
-                x = (checkpoint(block) if self.checkpoints_blocks else block)(x, value_rows)
+                x = block(x, value_rows)
             yield x
             if variant.has_backout and layer == self.config.backout_layer:
                 kept = x

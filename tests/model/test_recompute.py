@@ -1,0 +1,37 @@
+"""Recomputing blocks saves memory and leaves the model as it was; that gradients are equal, test_gpt shows."""
+
+import mlx.core as mx
+from mlx.nn.utils import value_and_grad
+
+from nanochat.model.loss import summed_nats
+
+
+def peak_bytes(model, idx):
+    function = value_and_grad(model, lambda x: summed_nats(model, x, x))
+    mx.eval(function(idx))
+    model.set_parameters({name: p * 1 for name, p in model.named_parameters().items()})
+    mx.eval(model.parameters())
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(function(idx))
+    return mx.get_peak_memory() - before
+
+
+def test_only_one_blocks_activations_are_alive(make_random_model):
+    """Eight blocks take little more than one: the streams between them, instead of everything inside."""
+    model = make_random_model("seed", n_layer=8, sequence_len=128)
+    idx = mx.random.randint(0, 100, (16, 128), key=mx.random.key(0))
+    kept = peak_bytes(model, idx)
+    model.set_activation_checkpointing(True)
+    assert peak_bytes(model, idx) < 0.4 * kept
+
+
+def test_the_model_keeps_its_weights(random_model):
+    """No array of the differentiation stays behind in the blocks."""
+    idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(0))
+    before, logits = random_model.named_parameters(), random_model(idx)
+    random_model.set_activation_checkpointing(True)
+    random_model(idx)
+    after = random_model.named_parameters()
+    assert all(after[name] is before[name] for name in before)
+    assert mx.array_equal(random_model(idx), logits)
