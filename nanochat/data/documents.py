@@ -183,7 +183,10 @@ def _open(spec: SourceSpec, split: Split, base: Path) -> list[_Part]:
         if spec.validation_shard is not None:
             raise PreflightError(f"{describe(spec)}: has no shards; give `validation.hash_frac`")
         texts = stdlib_corpus.documents(
-            split, max_document_chars=spec.max_document_chars, held_out_frac=spec.validation_hash_frac
+            split,
+            max_document_chars=spec.max_document_chars,
+            held_out_frac=spec.validation_hash_frac,
+            max_modules=spec.max_files,
         )
         return [_Part(lambda cursor: _enumerate(texts, cursor), None)]
     files = resolve_files(spec, base=base)

@@ -66,8 +66,11 @@ def documents(
     *,
     max_document_chars: int | None = None,
     held_out_frac: float | None = None,
+    max_modules: int | None = None,
 ) -> list[str]:
     """Return the documents of one side in a fixed order that mixes the modules.
+
+    `max_modules` limits the modules to train on, to the first by name; those held out stay the same.
 
     Raises:
         PreflightError: this interpreter comes without its library's source.
@@ -75,9 +78,9 @@ def documents(
     limit = max_document_chars or MAX_DOCUMENT_CHARS
     frac = VALIDATION_FRAC if held_out_frac is None else held_out_frac
     found: list[tuple[bytes, str]] = []
-    for module in _modules():
-        if _is_validation(module.name, frac) != (split == "validation"):
-            continue
+    is_validation = split == "validation"
+    modules = [module for module in _modules() if _is_validation(module.name, frac) == is_validation]
+    for module in modules if is_validation else modules[:max_modules]:
         for i, piece in enumerate(cut_at_line_ends(module.content.decode(), limit)):
             found.append((hashlib.sha256(f"{module.name}:{i}".encode()).digest(), piece))
     return [piece for _, piece in sorted(found)]

@@ -44,6 +44,14 @@ def test_the_default_share_is_what_a_hash_of_the_name_says():
             assert (path.read_text() in held_out) == (int.from_bytes(digest[:7], "big") / 2**56 < 0.02)
 
 
+def test_a_limit_of_modules_keeps_the_first_to_train_on_and_all_that_are_held_out():
+    """By name the first are __future__ and __hello__; abc is far behind."""
+    few = "".join(stdlib_corpus.documents("train", max_modules=3, max_document_chars=10**7))
+    assert (ROOT / "__future__.py").read_text() in few
+    assert (ROOT / "abc.py").read_text() not in few
+    assert stdlib_corpus.documents("validation", max_modules=3) == stdlib_corpus.documents("validation")
+
+
 def test_the_order_mixes_modules_and_is_always_the_same():
     documents = stdlib_corpus.documents("train", max_document_chars=2000)
     assert documents == stdlib_corpus.documents("train", max_document_chars=2000)
