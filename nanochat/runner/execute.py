@@ -14,6 +14,7 @@ from nanochat.plan.specs import Job, TokenizerSpec
 from nanochat.runner.cache import Judgement
 from nanochat.runner.child import COMMAND, Ended, Progress, raise_for, run_child
 from nanochat.runner.display import Display
+from nanochat.runner.downloads import fetch_sources
 from nanochat.runner.folders import StageFolder, write_atomically
 from nanochat.runner.interrupts import Interrupts
 from nanochat.runner.locks import StageLock
@@ -37,6 +38,7 @@ def execute_stage(
     judgement: Judgement,
     lock: StageLock,
     *,
+    base: Path,
     title: str,
     upstream: Mapping[str, Path],
     init_model: Path | None,
@@ -59,6 +61,7 @@ def execute_stage(
     """
     stage, folder, identity = judgement.stage, judgement.folder, judgement.identity
     assert folder is not None and identity is not None, f"{stage.name} was not judged"
+    commits = fetch_sources(stage, base, display=display, interrupts=interrupts)
     if is_forced:
         folder.clear()
     else:
@@ -86,6 +89,7 @@ def execute_stage(
         metrics=_read_metrics(folder),
         provenance=provenance,
         device=_device(folder),
+        source_commits=commits,
         started=started,
         finished=time.time(),
         planned=cost_of(stage.estimate),
@@ -121,6 +125,8 @@ def _show(display: Display, title: str, progress: Progress, seconds: float) -> N
 
 
 def _remedy(stage: StagePlan) -> str:
+    if stage.name == "tokenizer":
+        return "set `tokenizer.max_chars` lower: so much text is held in memory"
     now = stage.execution.micro_batch_size
     if now is not None and now > 1:
         return f"set `run.micro_batch_size: {now // 2}` (now {now}), or `run.activation_checkpointing: true`"

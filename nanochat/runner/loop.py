@@ -123,6 +123,7 @@ def _execute(
         return execute_stage(
             judgement,
             lock,
+            base=work.request.base,
             title=title,
             upstream=upstream,
             init_model=work.prepared.init_models.get(name),
@@ -135,7 +136,7 @@ def _execute(
         )
     except InterruptedRun as stop:
         session.end_stage(name, folder, "interrupted", seconds=time.time() - began)
-        raise InterruptedRun(stop_line(work, f"{title}: {str(stop).splitlines()[0]}")) from None
+        raise InterruptedRun(stop_line(work, f"{title}: {_first_words(stop)}")) from None
     except BaseException:
         session.end_stage(name, folder, "failed", seconds=time.time() - began)
         raise
@@ -144,3 +145,8 @@ def _execute(
 def stop_line(work: Work, what: str) -> str:
     """Return the one line that a stopped run ends with."""
     return f"{what}; continue with: {work.request.command}"
+
+
+def _first_words(stop: InterruptedRun) -> str:
+    """Return what a stage said when it stopped, without what the line adds anyway."""
+    return str(stop).splitlines()[0].removesuffix("; the same command continues")

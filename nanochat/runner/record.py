@@ -60,6 +60,8 @@ class StageRecord(StageIdentity):
     metrics: dict[str, float]
     provenance: Provenance
     device: str
+    source_commits: dict[str, str] = {}
+    """The commit of each hub source."""
     started: float
     finished: float
     planned: Cost

@@ -1,0 +1,54 @@
+"""Runs of a shipped recipe through real stages, in this process as the parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanochat.runner.loop import Request
+from nanochat.runner.pipeline import run_recipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+class Watcher:
+    """A display that keeps lines and calls `on_beat` at each heartbeat of a stage."""
+
+    def __init__(self, on_beat=lambda title: None) -> None:
+        self.lines: list[str] = []
+        self._on_beat = on_beat
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def progress(self, title: str, fraction: float, text: str) -> None:
+        self._on_beat(title)
+
+    def stage_over(self) -> None:
+        pass
+
+    def ran(self) -> list[str]:
+        """Return the titles of the stages that were computed."""
+        return [line.partition(":")[0] for line in self.lines if ": done" in line]
+
+
+@pytest.fixture(scope="session")
+def runner():
+    """Return a function that runs dry_run.yaml under a base folder and returns the run and what was shown."""
+
+    def run(base: Path, *overrides: str, on_beat=lambda title: None, **changes):
+        watcher = Watcher(on_beat)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NANOCHAT_BASE_DIR", str(base))
+            request = Request(
+                recipe=RECIPES / "dry_run.yaml",
+                base=base,
+                folder=base,
+                command="nanochat-run recipes/dry_run.yaml",
+                overrides=("tracking.kind=none", *overrides),
+                **changes,
+            )
+            return run_recipe(request, watcher), watcher
+
+    return run
