@@ -10,7 +10,7 @@ from nanochat import runtime
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.catalog import Run, find_run, list_runs
 from nanochat.runner.gc import collect, find_unreferenced
-from nanochat.runner.report import list_results, render_comparison, write_report
+from nanochat.runner.report import list_results, render_comparison, show_value, write_report
 from nanochat.runner.session import is_in_progress
 
 _HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")
@@ -72,5 +72,5 @@ def _headline(run: Run, base: Path) -> str:
     for stage in _HEADLINE_STAGES:
         if stage in records:
             results = list_results({stage: records[stage]})[:3]
-            return ", ".join(f"{stage}.{one.metric} {one.value:.4g}" for one in results)
+            return ", ".join(f"{stage}.{one.metric} {show_value(one.value)}" for one in results)
     return datetime.fromtimestamp(run.state.created).strftime("%Y-%m-%d %H:%M")

@@ -17,6 +17,8 @@ from nanochat.runner.record import StageRecord
 
 _SAMPLE_CHARS = 4000
 _LINE_METRICS = 6
+_BOOKKEEPING = ("steps", "skipped_steps", "tokens", "parameters", "vocab_size", "cropped_frac", "epochs", "rows")
+"""Metrics that say what was done rather than how good it came out: shown last."""
 _COMPARED_CHARS = 12
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
 
@@ -72,15 +74,15 @@ def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
     """Return every result, each with its standard error, number of problems and chance level where there are such."""
     results = []
     for stage, record in records.items():
-        for name, value in record.metrics.items():
+        for name in sorted(record.metrics, key=lambda metric: metric in _BOOKKEEPING):
             match = _COMPANION.match(name)
             if match is None or match["metric"] not in record.metrics:
-                results.append(_result(stage, name, value, record.metrics))
+                results.append(_result(stage, name, record.metrics))
     return results
 
 
-def _result(stage: str, name: str, value: float, metrics: Mapping[str, float]) -> Result:
-    count, centred = metrics.get(f"{name}.n"), metrics.get(f"{name}.centred")
+def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
+    value, count, centred = metrics[name], metrics.get(f"{name}.n"), metrics.get(f"{name}.centred")
     chance = None
     if centred is not None and centred < 1:
         # centred = (value - chance) / (1 - chance), solved for chance
@@ -96,7 +98,13 @@ def stage_line(record: StageRecord) -> str:
 
 def _in_words(result: Result) -> str:
     error = f" ± {result.stderr:.2g}" if result.stderr is not None else ""
-    return f"{result.metric} {result.value:.4g}{error}{f' (n {result.count:,})' if result.count else ''}"
+    count = f" (n {result.count:,})" if result.count else ""
+    return f"{result.metric} {show_value(result.value)}{error}{count}"
+
+
+def show_value(value: float) -> str:
+    """Return a metric's value: whole numbers in full, others with four digits."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.4g}"
 
 
 def _outcome(run: Run) -> str:
@@ -109,7 +117,7 @@ def _results_table(records: Mapping[str, StageRecord]) -> str:
     lines = ["| stage | metric | value | ± stderr | n | chance |", "|---|---|---:|---:|---:|---:|"]
     for one in list_results(records):
         cells = (_number(one.stderr), "" if one.count is None else f"{one.count:,}", _number(one.chance))
-        lines.append(f"| {one.stage} | {one.metric} | {one.value:.6g} | {' | '.join(cells)} |")
+        lines.append(f"| {one.stage} | {one.metric} | {show_value(one.value)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.catalog import Run, list_runs
 from nanochat.runner.folders import RunFolder, StageFolder
 from nanochat.runner.record import RunState, StageEntry, StageRecord, read_record, read_run
+from nanochat.runner.report import stage_line
 from nanochat.runner.session import is_in_progress
 from nanochat.tracking.link import read_link
 from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
@@ -181,10 +182,10 @@ def _is_headline(name: str) -> bool:
 def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | None) -> str:
     if record is None:
         return f"{entry.status}: {entry.reason or state.message}"
-    results = ", ".join(f"**{name} {value:.4g}**" for name, value in list(record.metrics.items())[:6])
+    results = stage_line(record).removeprefix(": ")
     measured = (
         f"{show_duration(record.measured.seconds)} (planned {show_duration(record.planned.seconds)}), "
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), {record.device}"
     )
-    return "\n\n".join(line for line in (results, measured, entry.reason) if line)
+    return "\n\n".join(line for line in (f"**{results}**" if results else "", measured, entry.reason) if line)

@@ -16,7 +16,7 @@ from nanochat.runner.catalog import resolve_model
 from nanochat.runner.folders import StageFolder
 
 ALL = ["1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval"]
-LONGER = ("pretrain.horizon.steps=60", "run.checkpoint.every_steps=4", "run.monitor.validate_every_steps=20")
+LONGER = ("pretrain.horizon.steps=40", "run.checkpoint.every_steps=4", "run.monitor.validate_every_steps=20")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_killed_pretraining_resumes_to_the_same_bits(tmp_path, tokenized, runn
     """SIGKILL twice at different steps; weights, metrics and every output digest equal the undisturbed run's."""
     smooth_base, bumpy = (shutil.copytree(tokenized, tmp_path / name) for name in ("smooth", "bumpy"))
     smooth, _ = runner(smooth_base, *LONGER, last="pretrain")
-    for step in (4, 24):
+    for step in (4, 20):
         with pytest.raises(StageError, match="SIGKILL"):
             runner(bumpy, *LONGER, on_beat=kill_child_at(bumpy, step, signal.SIGKILL), last="pretrain")
     run, shown = runner(bumpy, *LONGER, last="pretrain")
