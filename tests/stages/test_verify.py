@@ -39,6 +39,12 @@ def _without_zeros(model, key):
     model.set_parameters({name: array + 1e-3 for name, array in model.named_parameters().items()})
 
 
+def _sure_of_itself(model, key):
+    _initialise(model, key)
+    parameters = model.named_parameters()
+    model.set_parameters({**parameters, "lm_head.weight": parameters["lm_head.weight"] * 1000})
+
+
 def _steps_back(optimizer, parameters, gradients, **settings):
     negated = {name: -gradient for name, gradient in gradients.items()}
     return _update(optimizer, parameters, negated, **settings)
@@ -54,7 +60,7 @@ def _loads_rounded(folder, dtype=None, *, load=model_folder.load_model):
 FAULTS = {
     verify.check_creation: _patched(gpt.GPT, "initialise", _without_zeros),
     verify.check_forward: _patched(gpt.GPT, "logits", lambda self, hidden: 4 * _logits(self, hidden)),
-    verify.check_loss: _patched(gpt.GPT, "logits", lambda self, h: _logits(self, h) + mx.arange(270) / 100),
+    verify.check_loss: _patched(gpt.GPT, "initialise", _sure_of_itself),
     verify.check_gradients: _patched(gpt.GPT, "_embed", lambda self, i, c: mx.stop_gradient(_embed(self, i, c))),
     verify.check_step: _patched(Optimizer, "update", _steps_back),
     verify.check_round_trip: _patched(model_folder, "load_model", _loads_rounded),
