@@ -32,6 +32,7 @@ _QUIET_AND_QUICK = {
 _SQLITE = "sqlite:///"
 _PORTS = {"http": 80, "https": 443}
 _PROBE_SECONDS = 3.0
+_REASON_CHARS = 200
 
 
 class TrackingOutageError(NanochatError):
@@ -119,8 +120,13 @@ def outages_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise TrackingOutageError(f"{show_uri(uri)}: {first_line[:300]}") from error
+        raise TrackingOutageError(f"{show_uri(uri)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the heart of an error's first line: requests wraps it in address, retries and class names."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line.rpartition("Caused by ")[2][:_REASON_CHARS]
 
 
 @contextmanager
