@@ -65,7 +65,10 @@ def test_accumulated_gradients_equal_the_full_batch(fakes, config, micro_batch_s
 
 
 def test_eight_micro_batches_need_the_memory_of_one(fakes):
-    """Within 10 %: sums that are not evaluated would keep every micro-batch's activations."""
+    """Within 10 %: sums that are not evaluated would keep every micro-batch's activations.
+
+    The largest of a few steps, for buffers are freed by another thread and a single peak varies by 8 %.
+    """
     config = GPTConfig(sequence_len=128, vocab_size=256, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)
     peaks = {}
     for micro_batches in (1, 8):
@@ -74,7 +77,8 @@ def test_eight_micro_batches_need_the_memory_of_one(fakes):
         step.run(batch, rates=RATES)
         mx.clear_cache()
         mx.reset_peak_memory()
-        step.run(batch, rates=RATES)
+        for _ in range(5):
+            step.run(batch, rates=RATES)
         peaks[micro_batches] = mx.get_peak_memory()
     assert peaks[8] <= 1.1 * peaks[1]
 
