@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import tempfile
 import traceback
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.cli.arguments import parse
-from nanochat.errors import BUG, OK, InterruptedRun, NanochatError
+from nanochat.errors import BUG, OK, InterruptedRun, NanochatError, StageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return InterruptedRun.exit_code
-    except BrokenPipeError:  # the reader of our output left, as `head` does
-        sys.stderr.close()
-        return OK
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output left, as `head` does
+            sys.stderr.close()
+            return OK
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: the disk is full ({error}); what was saved before is whole: make room", file=sys.stderr)
+            print("(`nanochat-run gc` helps), then run the same command", file=sys.stderr)
+            return StageError.exit_code
+        return _report_bug(error)
     except Exception as error:  # noqa: BLE001 -- the command line's outermost frame: a bug of ours becomes a report
         return _report_bug(error)
     return OK

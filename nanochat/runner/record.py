@@ -19,7 +19,8 @@ _BLOCK_BYTES = 1 << 20
 class _Kept(BaseModel):
     """Base of what is written to disk. Unknown keys of a later version are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # JSON knows no NaN, but a metric may be one: it must come back as it was.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class Provenance(_Kept):

@@ -29,6 +29,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
         (errors.LockError("x"), 6),
         (errors.InterruptedRun("x"), 75),
         (KeyboardInterrupt(), 75),
+        (OSError(28, "No space left on device"), 4),
+        (OSError(5, "Input/output error"), 1),
     ],
 )
 def test_each_end_has_its_exit_code(monkeypatch, error, code, tmp_path):

@@ -1,0 +1,48 @@
+"""Records are read back as they were written, and digests are what anybody can compute."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+from nanochat.runner.folders import StageFolder, write_atomically
+from nanochat.runner.record import output_digest, output_files, read_record, write_record
+
+
+def test_the_output_digest_is_a_hash_over_sorted_paths_and_hashes(tmp_path):
+    """By hand; files of wall-clock values are not in it."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.bin").write_bytes(b"\0\1")
+    (tmp_path / "a.json").write_bytes(b"{}")
+    (tmp_path / "timings.json").write_bytes(b"1.5")
+    files = output_files(tmp_path)
+    a, x = hashlib.sha256(b"{}").hexdigest(), hashlib.sha256(b"\0\1").hexdigest()
+    assert files == {"a.json": a, "b/x.bin": x}
+    assert output_digest(files) == hashlib.sha256(f"a.json\0{a}\nb/x.bin\0{x}\n".encode()).hexdigest()
+
+
+def test_a_record_with_a_metric_that_is_no_number_comes_back(bench):
+    """NaN is a result too, and must not make the stage look unfinished."""
+    record = bench.run(last="tokenizer").records(bench.base)["tokenizer"]
+    folder = StageFolder(bench.base / "stages" / "tokenizer" / "other")
+    folder.path.mkdir()
+    write_record(folder, record.model_copy(update={"metrics": {"loss": math.nan, "top": math.inf}}))
+    metrics = read_record(folder).metrics
+    assert math.isnan(metrics["loss"]) and metrics["top"] == math.inf
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    """A full disk costs the new text, not the old one, and leaves no rubbish."""
+    path = tmp_path / "run.json"
+    write_atomically(path, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat.runner.folders.os.fsync", full)
+    try:
+        write_atomically(path, "new")
+    except OSError as error:
+        assert error.errno == 28
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
