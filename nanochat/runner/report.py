@@ -17,10 +17,9 @@ from nanochat.runner.record import StageRecord
 
 _SAMPLE_CHARS = 4000
 _LINE_METRICS = 6
-_BOOKKEEPING = ("steps", "skipped_steps", "tokens", "parameters", "vocab_size", "cropped_frac", "epochs", "rows")
-"""Metrics that say what was done rather than how good it came out: shown last."""
-_COMPARED_CHARS = 12
-_COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
+_EVALUATIONS = ("base_eval", "chat_eval")
+_QUALITY = re.compile(r"loss|bpb|bytes_per_token")
+"""Metrics of the other stages that say how good something is rather than how much was done: shown first."""
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
@@ -74,11 +73,15 @@ def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
     """Return every result, each with its standard error, number of problems and chance level where there are such."""
     results = []
     for stage, record in records.items():
-        for name in sorted(record.metrics, key=lambda metric: metric in _BOOKKEEPING):
+        for name in sorted(record.metrics, key=lambda metric: not _is_quality(stage, metric)):
             match = _COMPANION.match(name)
             if match is None or match["metric"] not in record.metrics:
                 results.append(_result(stage, name, record.metrics))
     return results
+
+
+def _is_quality(stage: str, metric: str) -> bool:
+    return stage in _EVALUATIONS or _QUALITY.search(metric) is not None
 
 
 def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
