@@ -1,33 +1,22 @@
 """CORE: the three task types of the DCLM bundle, scored on tokens (Li et al. 2024, "DataComp-LM").
 
 `multiple_choice` compares what follows the prompts' common beginning, `schema` their common end, `language_modeling`
-asks that every token of the continuation be the likeliest. Not here: how prompts are written (`nanochat.tasks`).
+asks that every token of the continuation be the likeliest. Not here: how prompts are written
+(`nanochat.tasks.core_prompts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 from nanochat.evals.metrics import score
 from nanochat.evals.records import Record, TaskResult
 from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, SpanScore, common_prefix, likeliest, make_span, score_spans
 from nanochat.inference.forward import CausalModel
+from nanochat.tasks.core_bundle import CorePrompts
+from nanochat.tasks.core_prompts import CoreKind
 from nanochat.tokenizer.bpe import Tokenizer
-
-CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
-
-
-@dataclass(frozen=True)
-class CoreProblem:
-    """One item of a CORE task with its few-shot examples written out."""
-
-    kind: CoreKind
-    prompts: tuple[str, ...]
-    """One for each option; for `language_modeling` the prompt without and with the continuation."""
-    gold: int
-    """Index of the right prompt; 0 for `language_modeling`."""
 
 
 def find_spans(kind: CoreKind, rows: Sequence[Sequence[int]], *, max_tokens: int | None) -> list[Span]:
@@ -60,7 +49,7 @@ def choose(kind: CoreKind, scores: Sequence[SpanScore]) -> int | None:
 def evaluate_core_task(
     model: CausalModel,
     tokenizer: Tokenizer,
-    problems: Sequence[CoreProblem],
+    problems: Sequence[CorePrompts],
     *,
     task: str,
     chance: float,
@@ -89,7 +78,7 @@ def _record(
     number: int,
     task: str,
     tokenizer: Tokenizer,
-    problem: CoreProblem,
+    problem: CorePrompts,
     spans: Sequence[Span],
     scores: Sequence[SpanScore],
 ) -> Record:

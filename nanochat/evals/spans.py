@@ -18,14 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.inference.forward import CausalModel, read
+from nanochat.model import fast_math
+from nanochat.model.device import runs_on_cpu
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 MAX_TOKENS_PER_BATCH = 8192
-_ENOUGH_TOKENS = 2048
-"""A batch of so many tokens is efficient already: it is closed early where more groups would mostly add padding."""
-_WASTE = 1.25
+_ENOUGH_TOKENS = 1024
+"""A batch of so many tokens is efficient already: it ends early where more rows would add this share of waste."""
+_WASTE = 0.1
+_MOST_WASTE = 0.3
+"""Share of waste at which a batch ends however small it is."""
 _SHORTEST_SHARE = 8
 """Shorter common beginnings are not worth a cache."""
 _LOGIT_ROWS = 1024
@@ -84,9 +88,8 @@ def score_spans(
         on_scored: called with the number of groups scored so far.
     """
     scores: dict[int, list[SpanScore]] = {}
-    shares = [shared_tokens(group) for group in groups]
-    for numbers in _batches(groups, shares, max_tokens_per_batch):
-        found = iter(_score_batch(model, [groups[n] for n in numbers], [shares[n] for n in numbers]))
+    for numbers, shared in _batches(groups, max_tokens_per_batch):
+        found = iter(_score_batch(model, [groups[number] for number in numbers], shared))
         for number in numbers:
             scores[number] = list(itertools.islice(found, len(groups[number])))
         if on_scored is not None:
@@ -116,56 +119,76 @@ def likeliest(scores: Sequence[SpanScore]) -> int:
     return min(range(len(scores)), key=lambda i: (scores[i].tokens == 0, scores[i].mean_nats))
 
 
-def _batches(groups: Sequence[Sequence[Span]], shares: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Yield the numbers of groups that go together, longest first; groups that share nothing stay by themselves."""
-    tails = [
-        max((len(span.tokens) for span in group), default=0) - share
-        for group, share in zip(groups, shares, strict=True)
-    ]
-    order = sorted(range(len(groups)), key=lambda n: (shares[n], tails[n]), reverse=True)
+def _batches(groups: Sequence[Sequence[Span]], max_tokens: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the numbers of groups that go together, and how many first tokens of each are computed once.
+
+    That is the smallest share of the batch: equal shares need no padding and no mask. What a group shares beyond it is
+    computed for each of its rows, so groups go by their share, largest first; those without one stay by themselves.
+    """
+    shares = [shared_tokens(group) for group in groups]
+    tails = [sum(len(s.tokens) - share for s in group) for group, share in zip(groups, shares, strict=True)]
     batch: list[int] = []
-    rows = tail = ideal = 0
-    for number in order:
-        share, size = shares[number], len(groups[number])
-        own = share + size * tails[number]
-        longest_share = shares[batch[0]] if batch else share
-        cost = (len(batch) + 1) * longest_share + (rows + size) * max(tail, tails[number])
-        is_wasteful = cost > _WASTE * (ideal + own) and ideal >= _ENOUGH_TOKENS
-        if batch and (cost > max_tokens or is_wasteful or (share == 0) != (longest_share == 0)):
-            yield batch
-            batch, rows, tail, ideal = [], 0, 0, 0
+    useful = again = rows = 0
+    for number in sorted(range(len(groups)), key=lambda n: (shares[n], tails[n]), reverse=True):
+        share = shares[number]
+        more_again = again + rows * (shares[batch[-1]] - share) if batch else 0
+        more_useful = useful + share + tails[number]
+        is_full = more_useful + more_again > max_tokens
+        if batch and (is_full or _is_wasteful(more_again, useful) or (share == 0) != (shares[batch[-1]] == 0)):
+            yield batch, shares[batch[-1]]
+            batch, more_useful, more_again, rows = [], share + tails[number], 0, 0
         batch.append(number)
-        rows, tail, ideal = rows + size, max(tail, tails[number]), ideal + own
+        useful, again, rows = more_useful, more_again, rows + len(groups[number])
     if batch:
-        yield batch
+        yield batch, shares[batch[-1]]
 
 
-def _score_batch(model: CausalModel, batch: Sequence[Sequence[Span]], shares: Sequence[int]) -> list[SpanScore]:
+def _rows_alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the numbers of rows that are fed together: all of similar length, the longest first, no empty ones."""
+    part: list[int] = []
+    tokens = 0
+    for number in sorted((n for n in range(len(lengths)) if lengths[n]), key=lambda n: lengths[n], reverse=True):
+        padding = (len(part) + 1) * lengths[part[0]] - tokens - lengths[number] if part else 0
+        if _is_wasteful(padding, tokens):
+            yield part
+            part, tokens = [], 0
+        part.append(number)
+        tokens += lengths[number]
+    if part:
+        yield part
+
+
+def _is_wasteful(waste: int, useful: int) -> bool:
+    """Return whether a batch of `useful` tokens ends before what would make it compute `waste` tokens for nothing."""
+    return waste > (_WASTE if useful >= _ENOUGH_TOKENS else _MOST_WASTE) * useful
+
+
+def _score_batch(model: CausalModel, batch: Sequence[Sequence[Span]], shared: int) -> list[SpanScore]:
     spans = [span for group in batch for span in group]
-    offsets = [share for group, share in zip(batch, shares, strict=True) for _ in group]
-    width = max((len(span.tokens) - 1 - offset for span, offset in zip(spans, offsets, strict=True)), default=0)
-    if width == 0:
-        return [SpanScore(0.0, 0, is_greedy=True) for _ in spans]
-    padded = np.zeros((len(spans), width), dtype=np.int32)
-    for row, span, offset in zip(padded, spans, offsets, strict=True):
-        inputs = span.tokens[offset:-1]
-        row[: len(inputs)] = inputs
+    sources = [number for number, group in enumerate(batch) for _ in group]
+    tails = [span.tokens[shared:-1] for span in spans]
+    scores = {n: SpanScore(0.0, 0, is_greedy=True) for n, tail in enumerate(tails) if not tail}
     cache = None
-    if shares[0]:
-        beginnings = [group[0].tokens[:share] for group, share in zip(batch, shares, strict=True)]
-        cache = read(model, beginnings, room=width)[1].take([n for n, group in enumerate(batch) for _ in group])
-    return _score_hidden(model, model.hidden(mx.array(padded), cache), spans, offsets)
+    if shared:
+        beginnings = [group[0].tokens[:shared] for group in batch]
+        cache = read(model, beginnings, room=max(len(tail) for tail in tails))[1]
+    for rows in _rows_alike([len(tail) for tail in tails]):
+        padded = np.zeros((len(rows), len(tails[rows[0]])), dtype=np.int32)
+        for line, row in zip(padded, rows, strict=True):
+            line[: len(tails[row])] = tails[row]
+        branch = cache.take([sources[row] for row in rows]) if cache is not None else None
+        hidden = model.hidden(mx.array(padded), branch)
+        scores.update(zip(rows, _score_hidden(model, hidden, [spans[row] for row in rows], shared), strict=True))
+    return [scores[n] for n in range(len(spans))]
 
 
-def _score_hidden(
-    model: CausalModel, hidden: mx.array, spans: Sequence[Span], offsets: Sequence[int]
-) -> list[SpanScore]:
-    """Score `spans` from hidden (R, T, C), whose row r begins with the span's token number offsets[r]."""
+def _score_hidden(model: CausalModel, hidden: mx.array, spans: Sequence[Span], shared: int) -> list[SpanScore]:
+    """Score `spans` from hidden (R, T, C), whose first position is token number `shared` of each."""
     width = hidden.shape[1]
     positions: list[int] = []
     targets: list[int] = []
-    for row, (span, offset) in enumerate(zip(spans, offsets, strict=True)):
-        first = row * width - 1 - offset
+    for row, span in enumerate(spans):
+        first = row * width - 1 - shared
         positions.extend(range(first + span.start, first + span.end))
         targets.extend(span.tokens[span.start : span.end])
     logprobs, greedy = _judge(model, hidden.reshape(-1, hidden.shape[-1]), positions, targets)
@@ -180,13 +203,19 @@ def _score_hidden(
 def _judge(model: CausalModel, hidden: mx.array, positions: list[int], targets: list[int]) -> tuple[Doubles, Bools]:
     """Return each target's log-probability and whether it is the likeliest token, (N,), from hidden (R * T, C)."""
     logprobs, greedy = [np.zeros(0)], [np.zeros(0, dtype=bool)]
-    for start in range(0, len(positions), _LOGIT_ROWS):
-        rows = mx.array(positions[start : start + _LOGIT_ROWS])
-        target = mx.array(targets[start : start + _LOGIT_ROWS])
-        logits = model.logits(hidden[rows])
-        chosen = mx.take_along_axis(logits, target[:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
+    size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else _LOGIT_ROWS
+    for start in range(0, len(positions), size):
+        target = mx.array(targets[start : start + size])
+        logits = model.logits(hidden[mx.array(positions[start : start + size])])
+        chosen = mx.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
         is_likeliest = mx.argmax(logits, axis=-1) == target
-        mx.eval(chosen, is_likeliest)
-        logprobs.append(np.array(chosen, dtype=np.float64))
+        found = chosen - _log_total(logits)
+        mx.eval(found, is_likeliest)
+        logprobs.append(np.array(found, dtype=np.float64))
         greedy.append(np.array(is_likeliest))
     return np.concatenate(logprobs), np.concatenate(greedy)
+
+
+def _log_total(logits: mx.array) -> mx.array:
+    """Return ln of the sum of e^logits over the vocabulary, (N,); the softcap keeps them far from overflow."""
+    return mx.log(fast_math.exp(logits).sum(axis=-1)) if runs_on_cpu() else mx.logsumexp(logits, axis=-1)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat.evals.core import CoreProblem, choose, evaluate_core_task, find_spans
+from nanochat.evals.core import choose, evaluate_core_task, find_spans
 from nanochat.evals.spans import score_spans
+from nanochat.tasks.core_bundle import CorePrompts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
 CASES = GOLDEN["cases"]
@@ -105,7 +106,7 @@ def test_the_whole_evaluation_agrees(case, table_model):
 
     kind, items = case["task_type"], GOLDEN["datasets"][case["task_type"]]
     problems = [
-        CoreProblem(kind, tuple(example["prompts"]), item.get("gold", 0))
+        CorePrompts(kind, tuple(example["prompts"]), item.get("gold", 0))
         for example, item in zip(case["examples"], items, strict=True)
     ]
     model = table_model(toy_rows, vocab_size=257, sequence_len=case["max_seq_len"] or 4096)

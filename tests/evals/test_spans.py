@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.evals.spans import Span, _batches, make_span, score_spans, shared_tokens
+from nanochat.evals.spans import Span, _batches, _rows_alike, make_span, score_spans, shared_tokens
 
 
 def reference(model, span: Span) -> tuple[float, bool]:
@@ -80,15 +80,22 @@ def test_batches_hold_every_group_once_and_keep_their_size(shapes, max_tokens):
     for length, options, tail in shapes:
         row = tuple(range(length + tail))
         groups.append([Span((*row, 1000 + option), length, length + tail + 1) for option in range(options)])
-    shares = [shared_tokens(group) for group in groups]
-    batches = list(_batches(groups, shares, max_tokens))
-    assert sorted(n for batch in batches for n in batch) == list(range(len(groups)))
-    for batch in batches:
-        share = max(shares[n] for n in batch)
-        tail = max(len(span.tokens) - shares[n] for n in batch for span in groups[n])
-        cost = len(batch) * share + sum(len(groups[n]) for n in batch) * tail
+    batches = list(_batches(groups, max_tokens))
+    assert sorted(n for batch, _ in batches for n in batch) == list(range(len(groups)))
+    for batch, share in batches:
+        assert share == min(shared_tokens(groups[n]) for n in batch)
+        assert len({shared_tokens(groups[n]) == 0 for n in batch}) == 1
+        cost = len(batch) * share + sum(len(span.tokens) - share for n in batch for span in groups[n])
         assert len(batch) == 1 or cost <= max_tokens
-        assert len({shares[n] == 0 for n in batch}) == 1
+
+
+@given(st.lists(st.integers(0, 60), max_size=80))
+def test_rows_fed_together_are_alike_in_length(lengths):
+    parts = list(_rows_alike(lengths))
+    assert sorted(n for part in parts for n in part) == [n for n, length in enumerate(lengths) if length]
+    for part in parts:
+        padded = len(part) * max(lengths[n] for n in part)
+        assert padded <= 1.3 * sum(lengths[n] for n in part)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Multiple choice by log-probability: the option that the model finds likeliest, per token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nanochat.evals.metrics import score
+from nanochat.evals.records import Record, TaskResult
+from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, SpanScore, common_prefix, likeliest, make_span, score_spans
+from nanochat.inference.forward import CausalModel
+from nanochat.tasks.choices import ChoiceItem
+from nanochat.tokenizer.bpe import Tokenizer
+
+
+def evaluate_choices(
+    model: CausalModel,
+    tokenizer: Tokenizer,
+    items: Sequence[ChoiceItem],
+    *,
+    task: str = "",
+    chance: float = 0.25,
+    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    on_scored: Callable[[int], None] | None = None,
+) -> TaskResult:
+    """Return accuracy and records of `items`.
+
+    Chosen is the option with the largest mean log-probability of a token, as CORE has it; of equal ones the first. A
+    row longer than the model's context loses tokens on the left.
+
+    Args:
+        on_scored: called with the number of items scored so far.
+    """
+    longest = model.config.sequence_len
+    groups = [option_spans(tokenizer, item, max_tokens=longest) for item in items]
+    scores = score_spans(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
+    records = tuple(
+        _record(number, task, item, group, found)
+        for number, (item, group, found) in enumerate(zip(items, groups, scores, strict=True))
+    )
+    return TaskResult(score([float(record.correct) for record in records], chance=chance), records)
+
+
+def option_spans(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | None) -> list[Span]:
+    """Return one row for each option: BOS, context and option tokenized as one text, scored where the option begins.
+
+    The option begins after the tokens that context alone and context with option have in common: where a token
+    reaches over the edge, it is scored whole.
+    """
+    context = [tokenizer.bos_id, *tokenizer.encode(item.context)]
+    rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]
+    starts = [common_prefix(context, row) for row in rows]
+    return [make_span(row, start, len(row), max_tokens=max_tokens) for row, start in zip(rows, starts, strict=True)]
+
+
+def _record(number: int, task: str, item: ChoiceItem, spans: Sequence[Span], scores: Sequence[SpanScore]) -> Record:
+    chosen = likeliest(scores)
+    return Record(
+        index=number,
+        task=task,
+        prompt=item.context,
+        output=item.options[chosen],
+        expected=item.options[item.gold],
+        correct=chosen == item.gold,
+        options=item.options,
+        logprobs=tuple(found.logprob for found in scores),
+        is_truncated=any(span.is_truncated for span in spans),
+    )

@@ -1,0 +1,91 @@
+"""Stage chat_eval: what the chat model can do, suite by suite, and the mean of them (ChatCORE)."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import assert_never
+
+from nanochat.errors import StageError
+from nanochat.evals.chat import evaluate_categorical, evaluate_generative
+from nanochat.evals.metrics import composite
+from nanochat.evals.records import TaskResult
+from nanochat.inference.engine import Engine
+from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
+from nanochat.stages.context import StageContext, StageResult, write_atomically
+from nanochat.stages.randomness import derive_seed
+from nanochat.stages.suites import (
+    Suite,
+    SuiteResult,
+    SuiteRunner,
+    Tick,
+    load_evaluated,
+    sample_section,
+    task_metrics,
+)
+from nanochat.tasks.base import Task
+from nanochat.tasks.build import build_task
+
+
+def run(job: Job, context: StageContext) -> StageResult:
+    """Evaluate every suite; write `out/tables/SUITE.jsonl` and `out/samples.md`; return the metrics.
+
+    Metrics: `SUITE` (accuracy), `SUITE.stderr`, `SUITE.centred`, `SUITE.n`, `chat_core`, `chat_core_centred`.
+
+    Raises:
+        InterruptedRun: asked to stop; finished suites are kept.
+        PreflightError, StageError: the model or a suite's data is missing or broken.
+    """
+    spec = job.spec
+    assert isinstance(spec, ChatEvalSpec), f"chat_eval got the job of {spec.stage}"
+    model, tokenizer = load_evaluated(context, init_from=spec.init_from, stages=("sft", "pretrain"))
+    engine = Engine(model, tokenizer)
+    runner = SuiteRunner(context, len(spec.suites))
+    for name, suite in spec.suites.items():
+        runner.run(name, functools.partial(_plan_suite, engine, name, suite, seed=spec.seed, base=context.base))
+    metrics = {key: value for result in runner.done.values() for key, value in result.metrics.items()}
+    scores = [result.score for result in runner.done.values() if result.score is not None]
+    metrics["chat_core"], metrics["chat_core_centred"] = composite(scores)
+    sections = [sample_section(context, name) for name in spec.suites]
+    write_atomically(context.out / "samples.md", "# What the model answered\n\n" + "\n".join(sections))
+    timings = {f"{name}.seconds": result.seconds for name, result in runner.done.items()}
+    return StageResult(metrics, timings)
+
+
+def _plan_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, base: Path) -> Suite:
+    """Return the suite, ready to run.
+
+    Raises:
+        PreflightError, StageError: its data is missing, broken or empty.
+    """
+    task = build_task(
+        suite.task, suite.source, suite.split, max_examples=suite.max_problems, seed=seed, base=base, choose="shuffled"
+    )
+    if len(task) == 0:
+        raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem in split `{suite.split}`")
+
+    def compute(tick: Tick) -> SuiteResult:
+        return task_metrics(name, _evaluate(engine, task, suite, seed=derive_seed(seed, "chat_eval", name), tick=tick))
+
+    samples = suite.num_samples if task.kind == "generative" else 1
+    return Suite(name, compute, len(task) * samples, "problems" if samples == 1 else "completions")
+
+
+def _evaluate(engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, tick: Tick) -> TaskResult:
+    match task.kind:
+        case "categorical":
+            return evaluate_categorical(engine.model, engine.tokenizer, task, on_scored=tick)
+        case "generative":
+            return evaluate_generative(
+                engine,
+                engine.tokenizer,
+                task,
+                num_samples=suite.num_samples,
+                max_tokens=suite.max_tokens,
+                temperature=suite.temperature,
+                top_k=suite.top_k,
+                seed=seed,
+                on_finished=tick,
+            )
+        case _:
+            assert_never(task.kind)

@@ -1,0 +1,116 @@
+"""Multiple-choice scoring, batched against one option at a time, side by side in one run.
+
+    python tests/benchmarks/batched_eval.py [--questions 64] [--rounds 5] [--text FOLDER]
+
+The model has quickstart's size and random weights. Without `--text` the questions are random tokens with HellaSwag's
+lengths at a vocabulary of 2,048 (context 30 to 150, four endings of 10 to 50); `--text` names a folder with HellaSwag's
+parquet file and trains a tokenizer on it. "One at a time" reads each option's whole row and computes all its logits,
+as a straightforward loop does. Times are CPU seconds of the process; the ratio is the median over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nanochat import runtime
+
+Rows = list[list[tuple[list[int], int]]]
+
+
+def random_questions(count: int) -> Rows:
+    generator = np.random.default_rng(0)
+
+    def tokens(low: int, high: int) -> list[int]:
+        return generator.integers(10, 2048, size=generator.integers(low, high)).tolist()
+
+    questions = []
+    for _ in range(count):
+        context = [1, *tokens(30, 150)]
+        questions.append([(context + tokens(10, 50), len(context)) for _ in range(4)])
+    return questions
+
+
+def hellaswag_questions(folder: Path, count: int) -> Rows:
+    import pyarrow.parquet
+
+    from nanochat.tokenizer import bpe
+
+    rows = pyarrow.parquet.read_table(next(folder.glob("*.parquet"))).to_pylist()
+    texts = [row["ctx"] + " " + ending for row in rows[:2000] for ending in row["endings"]]
+    tokenizer = bpe.train(texts, vocab_size=2048, max_chars=2_000_000, max_document_chars=10_000)
+    questions = []
+    for row in rows[-count:]:
+        context = [tokenizer.bos_id, *tokenizer.encode(row["ctx"])]
+        options = [[tokenizer.bos_id, *tokenizer.encode(row["ctx"] + " " + end)] for end in row["endings"]]
+        questions.append([(option, len(context)) for option in options])
+    return questions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--text", type=Path)
+    options = parser.parse_args()
+    print(runtime.prepare(device="cpu").describe())
+    import mlx.core as mx
+
+    from nanochat.evals.spans import make_span, score_spans
+    from nanochat.model.config import GPTConfig
+    from nanochat.model.gpt import GPT
+
+    model = GPT(GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128))
+    generator = np.random.default_rng(1)
+    weights = model.named_parameters().items()
+    model.set_parameters(
+        {name: mx.array(generator.normal(scale=0.1, size=value.shape).astype(np.float32)) for name, value in weights}
+    )
+    mx.eval(model.parameters())
+    questions = (
+        hellaswag_questions(options.text, options.questions) if options.text else random_questions(options.questions)
+    )
+    groups = [[make_span(row, start, len(row), max_tokens=256) for row, start in rows] for rows in questions]
+    tokens = sum(len(span.tokens) for group in groups for span in group)
+    print(f"{len(groups)} questions, {tokens / len(groups) / 4:.0f} tokens an option")
+
+    def one_at_a_time() -> list[list[float]]:
+        found = []
+        for group in groups:
+            sums = []
+            for span in group:
+                logits = model(mx.array([span.tokens[:-1]]))[0, span.start - 1 :]
+                targets = mx.array(span.tokens[span.start :])[:, None]
+                chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
+                sums.append(float(chosen.sum().item()))
+            found.append(sums)
+        return found
+
+    def batched() -> list[list[float]]:
+        return [[score.logprob for score in scores] for scores in score_spans(model, groups)]
+
+    def timed(work: Callable[[], list[list[float]]]) -> tuple[float, np.ndarray]:
+        start = time.process_time()
+        found = work()
+        return time.process_time() - start, np.array(found)
+
+    pairs = []
+    for _ in range(options.rounds):
+        slow, expected = timed(one_at_a_time)
+        fast, found = timed(batched)
+        assert np.abs(found - expected).max() < 1e-3, "the two disagree"
+        pairs.append((slow, fast))
+    ratios = [slow / fast for slow, fast in pairs]
+    per_option = [1000 * statistics.median(side) / len(groups) / 4 for side in zip(*pairs, strict=True)]
+    print(f"one at a time {per_option[0]:.2f} ms an option, batched {per_option[1]:.2f} ms (CPU, median)")
+    print(f"ratio {statistics.median(ratios):.1f} (rounds {min(ratios):.1f} to {max(ratios):.1f})")
+    print(f"largest difference of a log-probability {np.abs(found - expected).max():.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Decoding speed by context length, in one run.
+
+    python tests/benchmarks/decode.py [--rows 1] [--rounds 5] [--sequence-len 4096] [--device cpu]
+
+A model of quickstart's width with a long context and random weights; the cache holds 64, 512 or 2,048 tokens when the
+clock starts. The contexts take turns within a round; a line gives the median over rounds and their spread. Also shown
+is the cache of windowed layers against one that keeps everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from nanochat import runtime
+
+CONTEXTS = (64, 512, 2048)
+STEPS = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sequence-len", type=int, default=4096)
+    parser.add_argument("--n-layer", type=int, default=4)
+    parser.add_argument("--n-embd", type=int, default=128)
+    parser.add_argument("--window-pattern", default="SSSL")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    options = parser.parse_args()
+    chosen = runtime.prepare(device=options.device)
+    print(chosen.describe())
+    import mlx.core as mx
+
+    from nanochat.inference.forward import read
+    from nanochat.model.config import GPTConfig
+    from nanochat.model.gpt import GPT
+
+    mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
+    heads = options.n_embd // 64
+    config = GPTConfig(
+        sequence_len=options.sequence_len,
+        vocab_size=2048,
+        n_layer=options.n_layer,
+        n_head=heads,
+        n_kv_head=heads,
+        n_embd=options.n_embd,
+        window_pattern=options.window_pattern,
+    )
+    model = GPT(config)
+    model.initialise(mx.random.key(0))
+    if chosen.dtype == "bfloat16":
+        model.set_compute_dtype(mx.bfloat16)
+    mx.eval(model.parameters())
+    tokens = np.random.default_rng(0).integers(10, 2048, size=max(CONTEXTS)).tolist()
+    print(f"{config.n_layer} layers, width {config.n_embd}, windows {config.windows}, {options.rows} rows")
+
+    def rate(context: int) -> tuple[float, int]:
+        hidden, cache = read(model, [tokens[:context]], room=STEPS)
+        cache = cache.expand(options.rows)
+        token = mx.repeat(mx.argmax(model.logits(hidden), axis=-1), options.rows)
+        mx.eval(token)
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
+            mx.eval(token)
+        seconds = time.perf_counter() - start
+        return options.rows * STEPS / seconds, cache.nbytes
+
+    rates: dict[int, list[float]] = {context: [] for context in CONTEXTS}
+    sizes = {}
+    for number in range(options.rounds + 1):
+        for context in CONTEXTS:
+            value, sizes[context] = rate(context)
+            if number:  # the first round warms up
+                rates[context].append(value)
+    base = statistics.median(rates[CONTEXTS[0]])
+    whole = 2 * config.n_layer * config.n_kv_head * config.head_dim * (2 if chosen.dtype == "bfloat16" else 4)
+    for context in CONTEXTS:
+        median = statistics.median(rates[context])
+        spread = f"{min(rates[context]):,.0f} to {max(rates[context]):,.0f}"
+        share = sizes[context] / (whole * options.rows * (context + STEPS))
+        print(
+            f"context {context:>5}: {median:8,.0f} tokens/s ({spread}), {median / base:.2f} of the shortest; "
+            f"cache {sizes[context] / 2**20:.1f} MiB, {share:.2f} of all positions"
+        )
+
+
+if __name__ == "__main__":
+    main()

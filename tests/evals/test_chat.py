@@ -1,0 +1,200 @@
+"""Chat tasks are scored the same in any batching; an oracle scores 1, its opposite 0, a coin chance."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.errors import StageError
+from nanochat.evals.chat import evaluate_categorical, evaluate_generative
+from nanochat.inference.engine import Engine
+from nanochat.tasks.base import Example, exchange
+from nanochat.tokenizer.chat_format import render_for_completion
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """Questions `0?`, `1?`, ... with letters, whose answers go round."""
+
+    kind: str
+    size: int
+    letters: tuple[str, ...] = ("A", "B", "C", "D")
+    padding: int = 0
+    name: str = "mmlu"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Example:
+        question = "so " * (self.padding * (index % 5)) + f"{index}?"
+        letters = self.letters if self.kind == "categorical" else None
+        return Example(exchange(question, self.letters[index * 7 % len(self.letters)]), letters=letters)
+
+    def grade(self, example: Example, completion: str) -> bool:
+        return completion.strip() == example.conversation.messages[-1].text()
+
+
+class Oracle:
+    """A model that knows what to say after each prompt: `answers[prompt]` is the next token's number."""
+
+    def __init__(self, tokenizer, answers: dict[tuple[int, ...], int]) -> None:
+        from nanochat.model.config import GPTConfig
+
+        self.answers = answers
+        self.vocab_size = tokenizer.vocab_size
+        self.config = GPTConfig(
+            sequence_len=512, vocab_size=self.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
+        )
+
+    def hidden(self, idx: mx.array, cache=None) -> mx.array:
+        rows = [[self.answers.get(tuple(row[: i + 1]), 0) for i in range(len(row))] for row in idx.tolist()]
+        return mx.array(rows, dtype=mx.float32)[..., None]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        return (mx.arange(self.vocab_size) == hidden).astype(mx.float32)
+
+
+def answers_for(task: Quiz, tokenizer, shift: int) -> dict[tuple[int, ...], int]:
+    answers = {}
+    for i in range(len(task)):
+        prompt = render_for_completion(tokenizer, task[i].conversation)
+        letter = task.letters[(i * 7 + shift) % len(task.letters)]
+        answers[tuple(prompt)] = tokenizer.encode(letter)[0]
+    return answers
+
+
+@pytest.mark.parametrize(("shift", "accuracy", "centred"), [(0, 1.0, 1.0), (1, 0.0, -1 / 3)])
+def test_a_categorical_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accuracy, centred):
+    """Letters of the data, digits here; prompts of several lengths in one batch."""
+    task = Quiz("categorical", 20, letters=("1", "2", "3"), padding=3)
+    result = evaluate_categorical(Oracle(tokenizer, answers_for(task, tokenizer, shift)), tokenizer, task)
+    assert (result.score.accuracy, result.score.n) == (accuracy, 20)
+    assert result.score.centred == pytest.approx(centred)
+    assert result.records[3].prompt.endswith("3?<|user_end|><|assistant_start|>")
+    assert result.records[3].output == task.letters[(21 + shift) % 3]
+    assert result.records[3].expected == task.letters[21 % 3]
+
+
+def test_only_the_problems_letters_compete(tokenizer):
+    """The likeliest token of all is another: the best of the letters wins, and equal ones fall to the first."""
+
+    class Fixed(Oracle):
+        def logits(self, hidden: mx.array) -> mx.array:
+            values = np.zeros(self.vocab_size, dtype=np.float32)
+            for token, value in (("Z", 9.0), ("A", 1.0), ("B", 2.0), ("C", 2.0)):
+                values[tokenizer.encode(token)[0]] = value
+            return mx.array(np.broadcast_to(values, (*hidden.shape[:-1], self.vocab_size)))
+
+    result = evaluate_categorical(Fixed(tokenizer, {}), tokenizer, Quiz("categorical", 4))
+    assert {record.output for record in result.records} == {"B"}
+    assert result.score.accuracy == 0.25
+
+
+def test_batched_letters_equal_one_by_one(random_model, tokenizer):
+    """Log-probabilities within 1e-4, from the whole row's logits in float64."""
+    task = Quiz("categorical", 30, padding=3)
+    together = evaluate_categorical(random_model, tokenizer, task)
+    alone = evaluate_categorical(random_model, tokenizer, task, max_tokens_per_batch=1)
+    assert [record.output for record in together.records] == [record.output for record in alone.records]
+    ids = [tokenizer.encode(letter)[0] for letter in task.letters]
+    for i, record in enumerate(together.records):
+        prompt = render_for_completion(tokenizer, task[i].conversation)
+        logits = np.array(random_model(mx.array([prompt]))[0, -1], dtype=np.float64)
+        expected = logits[ids] - np.log(np.exp(logits).sum())
+        assert record.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert record.output == task.letters[int(logits[ids].argmax())]
+
+
+def test_a_random_model_guesses(random_model, tokenizer):
+    """400 problems whose answers go round: within two standard errors of chance."""
+    score = evaluate_categorical(random_model, tokenizer, Quiz("categorical", 400)).score
+    assert abs(score.accuracy - 0.25) <= 2 * score.stderr + 1e-9
+
+
+def test_prompts_beyond_the_context_lose_their_oldest_tokens_and_say_so(random_model, tokenizer):
+    task = Quiz("categorical", 5, padding=400)
+    result = evaluate_categorical(random_model, tokenizer, task)
+    assert [record.is_truncated for record in result.records] == [False, True, True, True, True]
+    assert all(record.prompt.endswith("?<|user_end|><|assistant_start|>") for record in result.records)
+    generated = evaluate_generative(Engine(random_model, tokenizer), tokenizer, task, max_tokens=8)
+    assert [record.is_truncated for record in generated.records] == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("letters", [("A", "the Bee"), ()])
+def test_letters_that_cannot_be_compared_are_refused(random_model, tokenizer, letters):
+    class Odd(Quiz):
+        def __getitem__(self, index: int) -> Example:
+            return Example(exchange("x?", "A"), letters=letters)
+
+    with pytest.raises(StageError, match=r"letter|token"):
+        evaluate_categorical(random_model, tokenizer, Odd("categorical", 2))
+
+
+@pytest.mark.parametrize(("shift", "accuracy"), [(0, 1.0), (1, 0.0)])
+def test_a_generative_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accuracy):
+    """The oracle writes one token and, after it, token 0 until the limit: the grade looks at the text."""
+    task = Quiz("generative", 12, padding=3, name="gsm8k")
+    answers = answers_for(task, tokenizer, shift)
+    ended = {(*prompt, token): tokenizer.bos_id for prompt, token in answers.items()}
+
+    class Writer(Oracle):
+        """Remembers what each row was fed, as a cache would."""
+
+        def hidden(self, idx: mx.array, cache=None) -> mx.array:
+            if idx.shape[1] > 1:
+                rows = idx.tolist()
+                starts = [0] * len(rows) if cache.starts is None else cache.starts.tolist()
+                self.rows = [tuple(row[start:]) for row, start in zip(rows, starts, strict=True)]
+            else:
+                self.rows = [(*row, token) for row, (token,) in zip(self.rows, idx.tolist(), strict=True)]
+            cache.advance(idx.shape[1])
+            following = [self.answers.get(row, 0) for row in self.rows]
+            return mx.broadcast_to(mx.array(following, dtype=mx.float32)[:, None, None], (*idx.shape, 1))
+
+    engine = Engine(Writer(tokenizer, answers | ended), tokenizer)
+    result = evaluate_generative(engine, tokenizer, task, max_tokens=5)
+    assert result.score.accuracy == accuracy
+    assert result.score.centred == accuracy
+    assert [record.output for record in result.records] == [task.letters[(i * 7 + shift) % 4] for i in range(12)]
+
+
+class Recited:
+    """An engine that returns prepared texts, the same number for every problem."""
+
+    def __init__(self, tokenizer, *texts: str) -> None:
+        self.tokenizer = tokenizer
+        self.texts = itertools.cycle(texts)
+        self.model = type("Model", (), {"config": type("Config", (), {"sequence_len": 256})})
+
+    def complete(self, prompts, **settings) -> list[list[int]]:
+        self.settings = settings
+        return [self.tokenizer.encode(next(self.texts)) for _ in prompts]
+
+
+def test_samples_of_a_problem_give_pass_at_k(tokenizer):
+    """Answers go A, D, C, B, A, ...: of four samples A A x x, problem 0 passes two and the others none, by hand."""
+    engine = Recited(tokenizer, "A", " A\n", "x", "y")
+    result = evaluate_generative(
+        engine, tokenizer, Quiz("generative", 3), num_samples=4, temperature=0.7, top_k=9, seed=5
+    )
+    assert result.score.accuracy == pytest.approx((2 / 4 + 0 + 0) / 3)
+    assert result.score.n == 3
+    # pass@2 of 2 in 4: 1 - C(2,2)/C(4,2) = 5/6.
+    assert dict(result.pass_at) == pytest.approx({1: 0.5 / 3, 2: 5 / 6 / 3, 4: 1 / 3})
+    assert [(record.index, record.sample) for record in result.records[:5]] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+    assert (engine.settings["temperature"], engine.settings["top_k"], engine.settings["seed"]) == (0.7, 9, 5)
+
+
+def test_generated_scores_do_not_depend_on_the_batch(random_model, tokenizer):
+    task = Quiz("generative", 8, padding=2)
+    engine = Engine(random_model, tokenizer)
+    runs = [
+        evaluate_generative(engine, tokenizer, task, num_samples=2, max_tokens=8, temperature=1.0, max_rows=rows)
+        for rows in (1, 16)
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0].records[0].output != runs[0].records[1].output
