@@ -123,6 +123,26 @@ def test_causality(random_model):
     assert moved[14:].max().item() > 1e-3
 
 
+@pytest.mark.parametrize("architecture", ["seed", "current"])
+def test_every_position_of_every_layer_sees_its_window_and_no_more(architecture, make_random_model):
+    """Position t of a layer changes with the inputs at t - window to t, one by one, and with no other."""
+    length = {"seed": 32, "current": 140}[architecture]  # short windows of 16 and of 128
+    model = make_random_model(architecture, sequence_len=length)
+    assert model.config.windows == ({"seed": 16, "current": 128}[architecture],) * 3 + (length,)
+    x = mx.random.normal((1, length, 64), key=mx.random.key(1))
+    one_changed = mx.repeat(x, length, axis=0) + mx.eye(length)[..., None]  # row j differs at position j
+    query, key = np.arange(length)[None, :], np.arange(length)[:, None]
+    for window, block in zip(model.config.windows, model.transformer.h, strict=True):
+        block.attn.c_q.weight *= 0  # every key that is visible weighs the same
+        rows = None if not hasattr(block.attn, "ve_gate") else mx.zeros((1, length, 32))
+        attend = lambda x, attn=block.attn, rows=rows: attn(x, rows)  # noqa: E731
+        moved = np.array(mx.abs(attend(one_changed) - attend(x)).max(axis=-1))
+        assert not ((moved > 1e-5) & (moved < 1e-3)).any(), "rounding and effect are far apart"
+        depends = moved > 1e-4
+        assert (depends == ((query >= key) & (query - key <= window))).all()
+        assert depends.sum(axis=0).tolist() == [min(t, window) + 1 for t in range(length)]
+
+
 def test_initial_values_of_the_seed():
     """Spread of each kind as the reference gives it: sampling error below 3 % at these sizes."""
     config = GPTConfig(n_layer=3, n_embd=192, n_head=3, n_kv_head=3, vocab_size=2048)
