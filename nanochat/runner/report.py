@@ -17,6 +17,7 @@ from nanochat.runner.record import StageRecord
 
 _SAMPLE_CHARS = 4000
 _LINE_METRICS = 6
+_COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
 _EVALUATIONS = ("base_eval", "chat_eval")
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token")
 """Metrics of the other stages that say how good something is rather than how much was done: shown first."""
