@@ -1,0 +1,197 @@
+"""The evaluation stages write scores, records and samples, keep finished suites, and go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.checkpoint import save_model
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import InterruptedRun
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec
+from nanochat.stages import base_eval, chat_eval
+from nanochat.tokenizer import bpe
+
+LETTERS = "ABCD"
+
+
+@pytest.fixture(scope="module")
+def model_out(tmp_path_factory):
+    """The output folder of a stage that trained a model: random weights."""
+    tokenizer = bpe.train(
+        ["the cat sat on the mat ABCD 0123456789"], vocab_size=320, max_chars=999, max_document_chars=999
+    )
+    shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32}
+    model = GPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
+    generator = np.random.default_rng(0)
+    weights = {
+        name: mx.array(generator.normal(scale=0.2, size=value.shape).astype(np.float32))
+        for name, value in model.named_parameters().items()
+    }
+    model.set_parameters(weights)
+    out = tmp_path_factory.mktemp("pretrain")
+    save_model(out / "model", model, tokenizer)
+    return out
+
+
+def write_lines(path, rows) -> SourceSpec:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SourceSpec(name=path.stem, path=(str(path),))
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [
+        {"question": f"is it {i}?", "choices": [f"{i + j}" for j in range(4)], "answer": i * 3 % 4, "subject": "sums"}
+        for i in range(12)
+    ]
+    return write_lines(tmp_path / "mmlu" / "test.jsonl", rows)
+
+
+@pytest.fixture
+def endings(tmp_path):
+    rows = [
+        {"ctx": f"the cat {i} sat", "endings": [f"on mat {i + j}." for j in range(4)], "label": str(i % 4)}
+        for i in range(10)
+    ]
+    return write_lines(tmp_path / "hellaswag" / "validation.jsonl", rows)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A CORE bundle of two tasks."""
+    folder = tmp_path / "bundle"
+    (folder / "eval_data").mkdir(parents=True)
+    (folder / "core.yaml").write_text(
+        "icl_tasks:\n"
+        "- {label: pick, dataset_uri: pick.jsonl, num_fewshot: [1], icl_task_type: multiple_choice}\n"
+        "- {label: go_on, dataset_uri: go_on.jsonl, num_fewshot: [0], icl_task_type: language_modeling}\n"
+    )
+    (folder / "eval_meta_data.csv").write_text("Eval Task,Random baseline\npick,25\ngo_on,0\n")
+    picks = [{"query": f"{i} is", "choices": ["1", "2", "3", "4"], "gold": i % 4} for i in range(6)]
+    write_lines(folder / "eval_data" / "pick.jsonl", picks)
+    write_lines(
+        folder / "eval_data" / "go_on.jsonl", [{"context": f"the cat {i}", "continuation": "sat"} for i in range(4)]
+    )
+    return SourceSpec(name="bundle", path=(str(folder),))
+
+
+def base_spec(documents, endings, questions, bundle) -> BaseEvalSpec:
+    return BaseEvalSpec(
+        suites={
+            "bpb": BpbSuiteSpec(source=documents, split="validation", tokens=500),
+            "core": CoreSuiteSpec(source=bundle, max_problems=None),
+            "swag": ChoiceSuiteSpec(task="hellaswag", source=endings, split=None, max_problems=8, num_fewshot=0),
+            "mmlu": ChoiceSuiteSpec(task="mmlu", source=questions, split=None, max_problems=None, num_fewshot=2),
+        },
+        samples=("the cat", ""),
+        sample_tokens=5,
+        init_from=None,
+        seed=1,
+    )
+
+
+@pytest.fixture
+def base_context(make_context, model_out, documents, endings, questions, bundle):
+    spec = base_spec(documents, endings, questions, bundle)
+
+    def build(name="base_eval", **options):
+        return make_context(spec, name=name, upstream={"pretrain": str(model_out)}, **options)
+
+    return build
+
+
+def test_base_eval_scores_every_suite(base_context):
+    """Names and arithmetic of the metrics; a record for each problem; samples that begin with their prompts."""
+    context = base_context()
+    metrics = base_eval.run(context.job, context).metrics
+    assert 4 < metrics["bpb"] < 40
+    assert (metrics["swag.n"], metrics["mmlu.n"]) == (8, 12)
+    p = metrics["swag"]
+    assert metrics["swag.stderr"] == pytest.approx((p * (1 - p) / 8) ** 0.5)
+    assert metrics["swag.centred"] == pytest.approx((p - 0.25) / 0.75)
+    assert metrics["base_core"] == pytest.approx((p + metrics["mmlu"]) / 2)
+    assert metrics["base_core_centred"] == pytest.approx((metrics["base_core"] - 0.25) / 0.75)
+    assert metrics["core"] == pytest.approx((metrics["core.pick.centred"] + metrics["core.go_on"]) / 2)
+    assert metrics["core.pick.centred"] == pytest.approx((metrics["core.pick"] - 0.25) / 0.75)
+    tables = {path.stem: path.read_text().splitlines() for path in (context.out / "tables").iterdir()}
+    assert {name: len(lines) for name, lines in tables.items()} == {"swag": 8, "mmlu": 12, "core": 10}
+    records = [json.loads(line) for line in tables["swag"]]
+    assert np.mean([record["correct"] for record in records]) == p
+    assert all(record["output"] in record["options"] for record in records)
+    assert "\n    the cat" in (context.out / "samples.md").read_text()
+
+
+def test_an_interrupted_base_eval_goes_on_with_the_same_results(base_context, endings):
+    """Stopped in the third suite; what is finished is not computed again, and all numbers are bit-identical."""
+    whole = base_context("undisturbed")
+    expected = base_eval.run(whole.job, whole)
+    folder = base_context("stopped").folder
+    stopped = base_context("stopped", should_stop=lambda: (folder / "suites" / "core.json").exists())
+    with pytest.raises(InterruptedRun, match="swag"):
+        base_eval.run(stopped.job, stopped)
+    assert sorted(path.name for path in (folder / "suites").iterdir()) == ["bpb.json", "core.json"]
+    kept = (folder / "suites" / "core.json").read_bytes()
+    resumed = base_context("stopped")
+    assert base_eval.run(resumed.job, resumed).metrics == expected.metrics
+    assert (folder / "suites" / "core.json").read_bytes() == kept
+    for name in ("swag", "mmlu", "core"):
+        table = f"out/tables/{name}.jsonl"
+        assert (folder / table).read_bytes() == (whole.folder / table).read_bytes()
+
+
+def chat_spec(questions, **bee) -> ChatEvalSpec:
+    options = {"max_tokens": 6, "temperature": 0.0, "top_k": None, "num_samples": 1}
+    words = SourceSpec(name="words", builtin="spelling")
+    return ChatEvalSpec(
+        suites={
+            "letters": ChatSuiteSpec(task="mmlu", source=questions, split="test", max_problems=10, **options),
+            "spell": ChatSuiteSpec(
+                task="simple_spelling", source=words, split="test", max_problems=5, **{**options, **bee}
+            ),
+        },
+        init_from=None,
+        seed=1,
+    )
+
+
+def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, questions):
+    """ChatCORE is the mean over suites, centred on a quarter for letters and on nothing for what is written."""
+    spec = chat_spec(questions, num_samples=3, temperature=1.0)
+    context = make_context(spec, upstream={"sft": str(model_out)})
+    metrics = chat_eval.run(context.job, context).metrics
+    assert (metrics["letters.n"], metrics["spell.n"]) == (10, 5)
+    assert metrics["chat_core"] == pytest.approx((metrics["letters"] + metrics["spell"]) / 2)
+    assert metrics["chat_core_centred"] == pytest.approx((metrics["letters.centred"] + metrics["spell"]) / 2)
+    assert {"spell.pass_at_1", "spell.pass_at_2", "spell.pass_at_3"} <= set(metrics)
+    lines = (context.out / "tables" / "spell.jsonl").read_text().splitlines()
+    assert len(lines) == 15
+    assert len({json.loads(line)["output"] for line in lines}) > 5
+    letters = [json.loads(line) for line in (context.out / "tables" / "letters.jsonl").read_text().splitlines()]
+    assert {record["output"] for record in letters} <= set(LETTERS)
+    samples = (context.out / "samples.md").read_text()
+    assert "## letters" in samples
+    assert "## spell" in samples
+
+
+def test_chat_eval_runs_twice_alike_and_by_its_seed(make_context, model_out, questions):
+    def outputs(name: str, seed: int) -> str:
+        spec = chat_spec(questions, temperature=1.0).model_copy(update={"seed": seed})
+        context = make_context(spec, name=name, upstream={"pretrain": str(model_out)})
+        chat_eval.run(context.job, context)
+        return (context.out / "tables" / "spell.jsonl").read_text()
+
+    assert outputs("a", 1) == outputs("b", 1)
+    assert outputs("a", 1) != outputs("c", 2)
+
+
+def test_a_given_model_is_evaluated_instead_of_upstreams(make_context, model_out, questions):
+    spec = chat_spec(questions).model_copy(update={"init_from": str(model_out / "model")})
+    context = make_context(spec)
+    assert "chat_core" in chat_eval.run(context.job, context).metrics
