@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -81,6 +82,28 @@ def test_eight_micro_batches_need_the_memory_of_one(fakes):
             step.run(batch, rates=RATES)
         peaks[micro_batches] = mx.get_peak_memory()
     assert peaks[8] <= 1.1 * peaks[1]
+
+
+def test_rates_reach_the_update(fakes, config):
+    """Weights and moments are those of the optimizer called by hand with the same rates, each of which matters."""
+    name, batch, recorded = "transformer.h.0.mlp.c_fc.weight", fakes["batch"](config, 4), fakes["optimizer"]()
+    TrainStep(fakes["model"](config), recorded, micro_batch_size=4).run(batch, rates=RATES)
+    groups = build_groups(config, OptimizerConfig(), tokens_per_step=64)
+
+    def by_hand(rates):
+        weights = fakes["model"](config).named_parameters()
+        optimizer = Optimizer(groups, weights)
+        updated = optimizer.update(weights, recorded.gradients, **asdict(rates))
+        return updated[name], optimizer.state[f"{name}.first_moment"]
+
+    model = fakes["model"](config)
+    optimizer = Optimizer(groups, model.named_parameters())
+    rates = Rates(lr_multiplier=0.3, momentum=0.7, weight_decay=0.5)
+    TrainStep(model, optimizer, micro_batch_size=4).run(batch, rates=rates)
+    found = (model.named_parameters()[name], optimizer.state[f"{name}.first_moment"])
+    assert max(map(relative_error, found, by_hand(rates))) < 1e-5
+    for other in ({"lr_multiplier": 1.0}, {"momentum": 0.95}, {"weight_decay": 0.0}):
+        assert max(map(relative_error, found, by_hand(replace(rates, **other)))) > 1e-3, other
 
 
 def test_a_step_that_is_not_finite_changes_nothing(fakes, config):
