@@ -9,8 +9,9 @@ from pathlib import Path
 from nanochat import runtime
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.catalog import Run, find_run, list_runs
+from nanochat.runner.comparison import render_comparison
 from nanochat.runner.gc import collect, find_unreferenced
-from nanochat.runner.report import list_results, render_comparison, show_value, write_report
+from nanochat.runner.report import list_results, show_value, write_report
 from nanochat.runner.session import is_in_progress
 
 _HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")

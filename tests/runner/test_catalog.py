@@ -6,9 +6,9 @@ import pytest
 
 from nanochat.errors import RecipeError
 from nanochat.runner.catalog import find_run, model_digest, resolve_model
+from nanochat.runner.comparison import render_comparison
 from nanochat.runner.overview import explain_stage, overview_json
 from nanochat.runner.prepare import prepare, select_stages
-from nanochat.runner.report import render_comparison
 
 
 def test_a_run_is_found_by_name_time_and_folder(bench):
