@@ -75,8 +75,9 @@ def _open(options: argparse.Namespace) -> ChatSession:
     from nanochat.checkpoint.model_folder import find_model_folder, load_model, load_tokenizer
     from nanochat.inference.chat import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
+    from nanochat.model.device import select_device
 
-    mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
+    select_device(chosen.backend)
     base = runtime.base_dir()
     try:
         folder = find_model_folder(options.model, base=base)

@@ -45,6 +45,11 @@ _PEAK_FLOPS: dict[str, tuple[float, float]] = {
 }
 
 
+def select_device(backend: Literal["metal", "cuda", "cpu"]) -> None:
+    """Compute on the backend that `runtime.prepare` chose."""
+    mx.set_default_device(mx.Device(mx.cpu if backend == "cpu" else mx.gpu))
+
+
 def runs_on_cpu() -> bool:
     """Return whether arrays are computed on the CPU; what is fastest there differs from a GPU."""
     return bool(mx.default_device().type == mx.DeviceType.cpu)

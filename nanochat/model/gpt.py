@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from nanochat.errors import StageError
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.init import initial_parameters
+from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
 from nanochat.model.recompute import recomputed
 
@@ -24,13 +25,17 @@ from nanochat.model.recompute import recomputed
 class Cache(Protocol):
     """What the model reads and writes of earlier positions."""
 
-    layers: Sequence[LayerCache]
     offset: int
     """Positions that are in already."""
     starts: mx.array | None
     """(B,) first visible position of each row, where rows are padded on the left."""
     previous_embedding: mx.array | None
     """(B, 1, C) normed embedding of the newest position, for the smear."""
+
+    @property
+    def layers(self) -> Sequence[LayerCache]:
+        """One cache a layer."""
+        ...
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` new positions, after every layer has seen them."""
@@ -103,6 +108,8 @@ class GPT(Module):
 
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
+        if cache is None and not self.checkpoints_blocks and forward.applies(self.config):
+            return forward.hidden(self, idx)
         x = None
         for x in self.residual_stream(idx, cache):  # noqa: B007 -- only the last is wanted
             pass
@@ -142,10 +149,10 @@ class GPT(Module):
 
     def _embed(self, idx: mx.array, cache: Cache | None) -> mx.array:
         embedded = norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
-        return self._smear(embedded, cache) if self.config.variant.has_smear else embedded
+        return self.smeared(embedded, cache) if self.config.variant.has_smear else embedded
 
-    def _smear(self, embedded: mx.array, cache: Cache | None) -> mx.array:
-        """Add to each position a gated share of the embedding before it; a row's first position has none."""
+    def smeared(self, embedded: mx.array, cache: Cache | None = None) -> mx.array:
+        """Return normed embeddings (B, T, C), each with a gated share of the one before it; a row's first has none."""
         before = None if cache is None else cache.previous_embedding
         first = mx.zeros_like(embedded[:, :1]) if before is None else before
         previous = mx.concatenate([first, embedded[:, :-1]], axis=1)

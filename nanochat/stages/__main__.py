@@ -66,11 +66,10 @@ def _run(job: Job, should_stop: StopFlag) -> None:
 
 
 def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
-    import mlx.core as mx
 
-    from nanochat.model.device import apply_memory_limits
+    from nanochat.model.device import apply_memory_limits, select_device
 
-    mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
+    select_device(chosen.backend)
     apply_memory_limits(job.execution.memory_limit_bytes)
 
 
