@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ class Watcher:
 
     def ran(self) -> list[str]:
         """Return the titles of the stages that were computed."""
-        return [line.partition(":")[0] for line in self.lines if ": done" in line]
+        done = (re.match(r"(\d-\w+): done", line) for line in self.lines)
+        return [match[1] for match in done if match is not None]
 
 
 @pytest.fixture(scope="session")
