@@ -87,7 +87,7 @@ def main() -> None:
                 logits = model(mx.array([span.tokens[:-1]]))[0, span.start - 1 :]
                 targets = mx.array(span.tokens[span.start :])[:, None]
                 chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
-                sums.append(float(chosen.sum().item()))
+                sums.append(float(np.array(chosen, dtype=np.float64).sum()))
             found.append(sums)
         return found
 
