@@ -95,6 +95,7 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
             mode.add_argument("--check", action="store_true", help="fail where the schema file is not fresh")
             mode.add_argument("--write", action="store_true", help="write the schema file")
             parser.add_argument("--file", type=Path, default=Path("schemas/recipe.schema.json"), help="the schema file")
+            parser.add_argument("--readme", type=Path, help="a file whose recipe reference is written or checked too")
         case "report":
             parser.add_argument("run", metavar="RUN", help="a run's name, NAME/TIME, or its folder")
         case "compare":

@@ -87,15 +87,22 @@ def diff(options: argparse.Namespace) -> None:
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Print, write or check the JSON Schema."""
+    """Print, write or check the JSON Schema, and the README's reference along with it."""
     from nanochat.recipe.json_schema import schema_is_fresh, schema_text, write_schema
+    from nanochat.recipe.reference import reference_is_fresh, update_reference
 
     if options.write:
         options.file.parent.mkdir(parents=True, exist_ok=True)
         write_schema(options.file)
+        if options.readme is not None:
+            update_reference(options.readme)
     elif options.check:
-        if not schema_is_fresh(options.file):
-            raise RecipeError(f"{options.file} is not what the schema says; write it with `just schemas`")
+        stale = [options.file] * (not schema_is_fresh(options.file))
+        if options.readme is not None and not reference_is_fresh(options.readme):
+            stale.append(options.readme)
+        if stale:
+            names = " and ".join(str(path) for path in stale)
+            raise RecipeError(f"{names}: not what the schema says; write it with `just schemas`")
     else:
         print(schema_text(), end="")
 

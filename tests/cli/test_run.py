@@ -13,6 +13,7 @@ from nanochat import errors
 from nanochat.cli.arguments import VERBS, parse
 from nanochat.cli.recipes import _command
 from nanochat.cli.run import main
+from nanochat.recipe.reference import BEGIN, END
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -158,6 +159,12 @@ def test_a_stale_schema_file_is_found_and_written(tmp_path, capsys):
     assert main(["schema", "--check", "--file", file]) == 2
     assert main(["schema", "--write", "--file", file]) == 0
     assert main(["schema", "--check", "--file", file]) == 0
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    both = ["--file", file, "--readme", str(readme)]
+    assert main(["schema", "--check", *both]) == 2
+    assert main(["schema", "--write", *both]) == 0
+    assert main(["schema", "--check", *both]) == 0
 
 
 def test_ls_report_and_gc_without_runs_say_so(capsys):
