@@ -1,13 +1,19 @@
-"""`${vars.NAME}`: a whole value keeps the variable's type, inside text it is text. No expressions, no nesting."""
+"""`${vars.NAME}`: a whole value keeps the variable's type, inside text it is text. No expressions, no nesting.
+
+Where a path of local files begins with a variable, it is relative to whatever wrote the variable: its file, or for
+`--set vars.NAME=...` the working directory.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nanochat.recipe.diagnostics import Diagnostic, Origin
 from nanochat.recipe.scalars import Scalar
-from nanochat.recipe.schema_walk import Slot
+from nanochat.recipe.schema_walk import Slot, local_path
 from nanochat.recipe.suggestions import did_you_mean
 from nanochat.recipe.tree import KeyPath, map_scalars
 from nanochat.recipe.yaml_reader import Node
@@ -42,16 +48,27 @@ def escape(text: str) -> str:
     return text.replace("${", "$${")
 
 
-def _variables(root: Node) -> dict[str, Scalar]:
+@dataclass(frozen=True)
+class _Variable:
+    value: Scalar
+    folder: Path
+    """Of the text that wrote it."""
+
+
+def _variables(root: Node) -> dict[str, _Variable]:
     entry = root.value.get("vars") if isinstance(root.value, dict) else None
     if entry is None or not isinstance(entry.node.value, dict):
         return {}
-    values = {name: each.node.value for name, each in entry.node.value.items()}
-    return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+    nodes = {name: each.node for name, each in entry.node.value.items()}
+    return {
+        name: _Variable(node.value, node.origin.text.folder)
+        for name, node in nodes.items()
+        if isinstance(node.value, str | int | float)
+    }
 
 
 class _Substitution:
-    def __init__(self, variables: dict[str, Scalar]) -> None:
+    def __init__(self, variables: dict[str, _Variable]) -> None:
         self.diagnostics: list[Diagnostic] = []
         self.failed: set[KeyPath] = set()
         self._path: KeyPath = ()
@@ -68,8 +85,21 @@ class _Substitution:
             return node
         whole = _USE.fullmatch(text)
         if whole is not None and whole[2] is not None:
-            return replace(node, value=self._value(whole, node))
-        return replace(node, value=_USE.sub(lambda use: self._text(use, node), text))
+            return replace(node, value=self._from_its_folder(self._value(whole, node), text, slot))
+        value = _USE.sub(lambda use: self._text(use, node), text)
+        return replace(node, value=self._from_its_folder(value, text, slot))
+
+    def _from_its_folder(self, value: Scalar, written: str, slot: Slot | None) -> Scalar:
+        """Return a relative path that begins with a variable as it stands from the variable's folder; others as is."""
+        marker, use = local_path(slot), _USE.match(written)
+        if marker is None or use is None or use[2] is None or not isinstance(value, str):
+            return value
+        variable = self._variables.get(use[2].strip().removeprefix("vars."))
+        if variable is None or value.startswith(("/", "~")):
+            return value
+        if marker.only_explicit and not value.startswith(("./", "../")):
+            return value
+        return os.path.normpath(Path.cwd() / variable.folder / value)
 
     def _text(self, use: re.Match[str], node: Node) -> str:
         if use[1] is not None:
@@ -95,7 +125,7 @@ class _Substitution:
             help_ = did_you_mean(name, self._variables) or "this recipe sets no `vars`"
             self._note("unknown-variable", f"there is no variable `{name}`", node, use[0], help_)
         else:
-            return self._variables[inner.removeprefix("vars.")]
+            return self._variables[inner.removeprefix("vars.")].value
         return use[0]
 
     def _note(self, code: str, message: str, node: Node, part: str, help_: str = "") -> None:

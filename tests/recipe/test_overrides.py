@@ -85,3 +85,39 @@ def test_a_doubled_dollar_writes_the_characters_themselves(write, body):
     """For prompts about shells."""
     recipe = load_recipe(write(a=body + "description: echo $${HOME} $HOME $5 $$\n")).recipe
     assert recipe.description == "echo ${HOME} $HOME $5 $$"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "recipes/data/text/*.parquet"),
+        (["vars.data=data"], "elsewhere/data/text/*.parquet"),
+        (["vars.data=../x"], "x/text/*.parquet"),
+        (["vars.data=/abs"], "/abs/text/*.parquet"),
+    ],
+)
+def test_a_path_that_begins_with_a_variable_starts_where_the_variable_was_written(
+    write, body, tmp_path, monkeypatch, flags, expected
+):
+    """A flag's value is relative to the working directory, like that of a path itself."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "recipes" / "a.yaml"
+    path.write_text(write(a=body).read_text() + "vars: {data: data}\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source = "sources.x={path: '${vars.data}/text/*.parquet'}"
+    flags = [source, *flags]
+    found = load_recipe(path, flags).recipe.sources["x"].path
+    assert found == str(tmp_path / expected)
+
+
+def test_only_the_beginning_of_a_path_decides_and_names_stay_names(write, body, tmp_path, monkeypatch):
+    """A variable inside a path, and one that holds the name of a run."""
+    monkeypatch.chdir(tmp_path)
+    text = body + "vars: {part: a, run: quickstart, at: ./runs}\n"
+    flags = ["sources.x={path: 'in/${vars.part}.txt'}", "pretrain.init_from='${vars.run}'"]
+    recipe = load_recipe(write(a=text), flags).recipe
+    assert recipe.sources["x"].path == str(tmp_path / "in/a.txt")
+    assert recipe.pretrain.init_from == "quickstart"
+    there = load_recipe(write(a=text), ["pretrain.init_from='${vars.at}/one'"]).recipe.pretrain.init_from
+    assert there == str(write(a=text).parent / "runs/one")
