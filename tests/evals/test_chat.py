@@ -96,7 +96,7 @@ def test_only_the_problems_letters_compete(tokenizer):
 
 def test_batched_letters_equal_one_by_one(random_model, tokenizer):
     """Log-probabilities within 1e-4, from the whole row's logits in float64."""
-    task = Quiz("categorical", 30, padding=3)
+    task = Quiz("categorical", 30, letters=("D", "A", "C", "B"), padding=3)
     together = evaluate_categorical(random_model, tokenizer, task)
     alone = evaluate_categorical(random_model, tokenizer, task, max_tokens_per_batch=1)
     assert [record.output for record in together.records] == [record.output for record in alone.records]

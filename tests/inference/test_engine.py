@@ -72,6 +72,14 @@ def test_samples_of_one_prompt_differ_from_their_first_token_on(random_model, to
     assert len(set(first.tokens)) > 10
 
 
+def test_every_step_draws_anew(chain, tokenizer, monkeypatch):
+    """A model that finds every token equally likely does not repeat one."""
+    model = chain([])
+    monkeypatch.setattr(type(model), "logits", lambda self, hidden: mx.zeros((*hidden.shape[:-1], self.vocab_size)))
+    steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=20, use_calculator=False))
+    assert len(set(written(steps))) > len(steps) / 2
+
+
 def test_the_seed_reproduces_and_matters(random_model, tokenizer):
     engine = Engine(random_model, tokenizer)
 
