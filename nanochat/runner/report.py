@@ -18,7 +18,7 @@ from nanochat.runner.record import StageRecord
 _SAMPLE_CHARS = 4000
 _LINE_METRICS = 6
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
-_EVALUATIONS = ("base_eval", "chat_eval")
+EVALUATIONS = ("base_eval", "chat_eval")
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token")
 """Metrics of the other stages that say how good something is rather than how much was done: shown first."""
 
@@ -82,7 +82,7 @@ def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
 
 
 def _is_quality(stage: str, metric: str) -> bool:
-    return stage in _EVALUATIONS or _QUALITY.search(metric) is not None
+    return stage in EVALUATIONS or _QUALITY.search(metric) is not None
 
 
 def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:

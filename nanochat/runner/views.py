@@ -11,7 +11,7 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.catalog import Run, list_runs
 from nanochat.runner.folders import RunFolder, StageFolder
 from nanochat.runner.record import RunState, StageEntry, StageRecord, read_record, read_run
-from nanochat.runner.report import stage_line
+from nanochat.runner.report import EVALUATIONS, stage_line
 from nanochat.runner.session import is_in_progress
 from nanochat.tracking.link import read_link
 from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
@@ -23,6 +23,8 @@ _RUN_STATUS: dict[str, Status] = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
+_SERIES = ("pretrain", "sft")
+"""Stages with metrics per step: those are the charts of their page, and the run's page shows what came out."""
 _CONTEXTS = {"tokenizer": "training", "pretrain": "training", "sft": "training"}
 
 
@@ -92,7 +94,7 @@ def _stage_view(state: RunState, entry: StageEntry, base: Path) -> StageView:
         tags=_common_tags(state) | _stage_tags(entry, folder, record),
         params=entry.params,
         streams=(folder.metrics, folder.timings),
-        metrics=run_metrics([record]) if record else {},
+        metrics=run_metrics([record]) if record and entry.stage not in _SERIES else {},
         artifacts=_stage_artifacts(folder) if status != "RUNNING" else (),
         tables=tables,
         datasets=_datasets(entry, record),
@@ -164,7 +166,8 @@ def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, .
 
 
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
-    results = ", ".join(f"**{n} {v:.4g}**" for n, v in run_metrics(records.values()).items() if _is_headline(n))
+    scores = (stage_line(record).removeprefix(": ") for stage, record in records.items() if stage in EVALUATIONS)
+    results = f"**{', '.join(scores)}**" if records.keys() & set(EVALUATIONS) else ""
     first = results or state.message or state.status
     lines = [first, state.description, f"`{state.command}`"]
     cached = [entry.title for entry in state.stages if entry.status == "cached"]
@@ -173,10 +176,6 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
     if state.message and state.message != first:
         lines.append(state.message)
     return "\n\n".join(line for line in lines if line)
-
-
-def _is_headline(name: str) -> bool:
-    return name.partition("/")[0] in ("base_eval", "chat_eval") and "stderr" not in name and not name.endswith("/n")
 
 
 def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | None) -> str:
@@ -188,4 +187,5 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), {record.device}"
     )
-    return "\n\n".join(line for line in (f"**{results}**" if results else "", measured, entry.reason) if line)
+    why = f"Why it ran: {entry.reason}." if entry.reason else ""
+    return "\n\n".join(line for line in (f"**{results}**" if results else "", measured, why) if line)

@@ -188,7 +188,7 @@ class Training:
         timings = {
             "train/tokens_per_second": self.tokens_per_second,
             "train/step_seconds": report.seconds,
-            "memory/peak_bytes": float(mx.get_peak_memory()),
+            "train/peak_memory_bytes": float(mx.get_peak_memory()),
         }
         if self.peak_flops is not None:
             timings["train/mfu"] = self.tokens_per_second * self.model.config.flops_per_token() / self.peak_flops

@@ -48,7 +48,7 @@ class Sender:
 
     def _send_run(self, view: RunView) -> Link:
         link = self._open(view.name, view.link, view.tags)
-        if link.is_complete and link.status == view.status and all(_is_sent(s) for s in view.stages):
+        if _is_sent(view) and all(_is_sent(stage) for stage in view.stages):
             return link
         link = self._describe(view.link, link, view.description, view.tags, view.params)
         for stage in view.stages:
@@ -60,7 +60,7 @@ class Sender:
     def _send_stage(self, view: StageView, parent: str) -> None:
         tags = {**view.tags, "mlflow.parentRunId": parent}
         link = self._open(view.name, view.link, tags)
-        if link.is_complete and link.status == view.status:
+        if _is_sent(view):
             return
         link = self._describe(view.link, link, view.description, tags, view.params)
         if view.datasets and not link.has_datasets:
@@ -191,9 +191,13 @@ class Sender:
         return _update(path, link, status=status, is_complete=True)
 
 
-def _is_sent(stage: StageView) -> bool:
-    link = read_link(stage.link)
-    return link is not None and link.is_complete and link.status == stage.status
+def _is_sent(view: RunView | StageView) -> bool:
+    """Return whether all of an ended run is sent; an artifact may be written after the end was."""
+    link = read_link(view.link)
+    if link is None or not link.is_complete or link.status != view.status:
+        return False
+    stamps = {artifact.name: _stamp(artifact.path) for artifact in view.artifacts}
+    return all(not stamp or link.artifacts.get(name) == stamp for name, stamp in stamps.items())
 
 
 def _update(path: Path, link: Link, **changes: object) -> Link:

@@ -143,7 +143,7 @@ def test_timings_are_apart_from_what_every_run_repeats(make_context, upstream, s
     run(context)
     timings = series(context.folder, "timings.jsonl")
     assert [line["step"] for line in timings] == list(range(1, STEPS + 1))
-    assert set(timings[0]["metrics"]) == {"train/tokens_per_second", "train/step_seconds", "memory/peak_bytes"}
+    assert set(timings[0]["metrics"]) == {"train/tokens_per_second", "train/step_seconds", "train/peak_memory_bytes"}
     values = timings[0]["metrics"]
     assert values["train/tokens_per_second"] == pytest.approx(64 / values["train/step_seconds"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,20 @@ def test_artifacts_tables_and_datasets_are_sent_once(uri, fake_run, tmp_path):
     with open(sent) as file:  # noqa: PTH123
         assert json.load(file) == {"columns": ["prompt", "correct"], "data": [["a", True], ["b", False]]}
     assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["stdlib"]
+
+
+def test_a_report_written_after_the_end_still_arrives(uri, fake_run):
+    """The sender may see the last status before the last file; what an earlier sending had stays, unrepeated."""
+    report = fake_run.folder / "report.md"
+    view = replace(fake_run.view("FINISHED", "FINISHED"), artifacts=(Artifact(path=report),))
+    store = open_store(uri, "nanochat")
+    sender = Sender(store)
+    sender.send(view)
+    report.write_text("all is well")
+    sender.send(view)
+    run_id = read_link(fake_run.folder / "run.json").run_id
+    assert [artifact.path for artifact in store.client.list_artifacts(run_id)] == ["report.md"]
+    assert store.client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_run_deleted_in_the_ui_is_made_anew(uri, fake_run):
