@@ -154,10 +154,10 @@ def test_an_unclosed_part_ends_with_the_answer(tokenizer):
 
 
 def test_a_real_model_answers_within_its_context(random_model, tokenizer):
-    """Ten turns with a model of 64 (or 256) tokens: nothing overflows, and the same seed says the same."""
+    """Six turns with a model of 64 (or 256) tokens: nothing overflows, and the same seed says the same."""
 
     def talk() -> list[str]:
-        session = ChatSession(Engine(random_model, tokenizer), settings=ChatSettings(max_tokens=20))
-        return ["".join(session.reply(f"question number {turn}")) for turn in range(10)]
+        session = ChatSession(Engine(random_model, tokenizer), settings=ChatSettings(max_tokens=12))
+        return ["".join(session.reply(f"question number {turn}")) for turn in range(6)]
 
     assert talk() == talk()
