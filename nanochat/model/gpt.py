@@ -17,7 +17,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 from nanochat.errors import StageError
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.init import initial_parameters
-from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
 from nanochat.model.recompute import recomputed
 
@@ -108,8 +107,6 @@ class GPT(Module):
 
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
-        if cache is None and not self.checkpoints_blocks and forward.applies(self.config):
-            return forward.hidden(self, idx)
         x = None
         for x in self.residual_stream(idx, cache):  # noqa: B007 -- only the last is wanted
             pass
@@ -149,10 +146,10 @@ class GPT(Module):
 
     def _embed(self, idx: mx.array, cache: Cache | None) -> mx.array:
         embedded = norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
-        return self.smeared(embedded, cache) if self.config.variant.has_smear else embedded
+        return self._smear(embedded, cache) if self.config.variant.has_smear else embedded
 
-    def smeared(self, embedded: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return normed embeddings (B, T, C), each with a gated share of the one before it; a row's first has none."""
+    def _smear(self, embedded: mx.array, cache: Cache | None) -> mx.array:
+        """Add to each position a gated share of the embedding before it; a row's first position has none."""
         before = None if cache is None else cache.previous_embedding
         first = mx.zeros_like(embedded[:, :1]) if before is None else before
         previous = mx.concatenate([first, embedded[:, :-1]], axis=1)
