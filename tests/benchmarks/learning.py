@@ -51,11 +51,9 @@ def main() -> int:
     options = parser.parse_args()
     options.steps.sort()
     chosen = runtime.prepare(device=options.device, dtype="float32")
-    import mlx.core as mx
+    from nanochat.model.device import device_name, select_device
 
-    from nanochat.model.device import device_name
-
-    mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
+    select_device(chosen.backend)
     began = time.monotonic()
     data = _read_data(options)
     print(f"{device_name()}, {chosen.describe()}; tokenizer and data in {time.monotonic() - began:.0f} s", flush=True)

@@ -80,7 +80,8 @@ def test_lines_of_the_standard_input_are_a_conversation(model_folder, capsys, ty
 
 
 def test_commands_change_the_session(model_folder, capsys, typed):
-    typed("/temp 0", "/tokens 4", "/system Be kind.", "/sytem x", "/temp hot", "", "hi")
+    """A second system prompt replaces the first; what is misspelt changes nothing."""
+    typed("/temp 0", "/tokens 4", "/system Be mean.", "/system Be kind.", "/sytem x", "/temp hot", "", "hi")
     code, out, err = run(capsys, model_folder)
     assert code == 0
     options = ("--temperature", "0", "--max-tokens", "4", "--system", "Be kind.")

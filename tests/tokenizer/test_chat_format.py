@@ -90,6 +90,15 @@ def test_a_prompt_too_long_keeps_the_system_message_and_the_newest_turns(letters
     assert render_for_completion(letters, conversation, max_tokens=8) == newest
 
 
+def test_the_oldest_round_goes_first(letters):
+    """Of two rounds and a question, 17 tokens in all, 11 hold the second round and the question."""
+    conversation = talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "a"))
+    newest = [BOS, USER, C, USER_END, BOT, D, BOT_END, USER, A, USER_END, BOT]
+    assert len(render_for_completion(letters, conversation, max_tokens=17)) == 17
+    assert render_for_completion(letters, conversation, max_tokens=16) == newest
+    assert render_for_completion(letters, conversation, max_tokens=11) == newest
+
+
 def test_a_question_too_long_keeps_its_end(letters):
     conversation = talk(("user", "abcd"))
     assert render_for_completion(letters, conversation, max_tokens=6) == [BOS, USER, C, D, USER_END, BOT]
