@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nanochat.data.files import START, JsonLine, json_lines, parquet_batches
+from nanochat.data.files import START, JsonLine, check_file, json_lines, parquet_batches
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import splits_of_files
 from nanochat.errors import PreflightError, StageError
@@ -54,6 +54,22 @@ def iter_rows(
             yield row
     if count == 0:
         raise PreflightError(f"{describe(spec)}: split `{split}` has no rows")
+
+
+def first_rows(spec: SourceSpec, split: str, *, base: Path) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Yield each file of a split with its first row.
+
+    Raises:
+        PreflightError: the split is missing, or a file is missing, empty or cut off.
+        StageError: a file is damaged, or its first line is not an object.
+    """
+    for path in split_files(spec, split, base=base):
+        check_file(path, ())
+        rows = _parquet_rows(path, None) if path.suffix == ".parquet" else _jsonl_rows(path, None)
+        row = next(rows, None)
+        if row is None:
+            raise PreflightError(f"{path}: the file has no rows")
+        yield path, row
 
 
 def iter_json_lines(spec: SourceSpec, split: str, *, base: Path) -> Iterator[JsonLine]:

@@ -126,6 +126,11 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
         digest(spec, base=base)
 
 
+def is_here(spec: SourceSpec, *, base: Path) -> bool:
+    """Return whether the source can be read without the network: a hub data set only once it is downloaded."""
+    return spec.uri is None or hub.is_cached(hub.HubSource.parse(spec.uri, spec.revision), _selection(spec), base=base)
+
+
 def describe(spec: SourceSpec) -> str:
     """Return what the source is, for messages: its name and origin."""
     origin = spec.uri or spec.builtin or ", ".join(spec.path or ())

@@ -1,15 +1,34 @@
-"""Download what a stage reads from the hub, in the parent, before the stage begins."""
+"""Download what stages read from the hub, in the parent, before the first of them begins."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.data.sources import fetch, resolve_revision
-from nanochat.errors import InterruptedRun
+from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.display import Display
+from nanochat.runner.inputs import check_inputs
 from nanochat.runner.interrupts import Interrupts
+
+
+def fetch_inputs(stages: Sequence[StagePlan], base: Path, *, display: Display, interrupts: Interrupts) -> None:
+    """Download all that the stages read, and check it: what preflight could not look at before it was here.
+
+    A run whose chat data lack a column ends now, not after its hours of pretraining.
+
+    Raises:
+        PreflightError: something cannot be had, or is not of the form that its stage reads.
+        InterruptedRun: as `fetch_sources`.
+    """
+    from_hub = [stage for stage in stages if any(source.uri is not None for source in stage.sources)]
+    for stage in stages:
+        fetch_sources(stage, base, display=display, interrupts=interrupts)
+    findings = check_inputs(from_hub, base)
+    if findings:
+        raise PreflightError("\n".join(findings))
 
 
 def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> dict[str, str]:

@@ -12,6 +12,7 @@ from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.runner.cache import Judgement, judge_stage
 from nanochat.runner.child import COMMAND
 from nanochat.runner.display import Display
+from nanochat.runner.downloads import fetch_inputs
 from nanochat.runner.execute import execute_stage
 from nanochat.runner.folders import StageFolder
 from nanochat.runner.interrupts import Interrupts
@@ -58,6 +59,8 @@ def run_stages(work: Work, session: Session, interrupts: Interrupts) -> dict[str
     Raises:
         NanochatError: a stage failed, was stopped, or is held by another run; the session says which.
     """
+    to_run = [one.stage for one in work.judged if one.stage.name in work.selected and one.action != "cached"]
+    fetch_inputs(to_run, work.request.base, display=work.display, interrupts=interrupts)
     records: dict[str, StageRecord] = {}
     for planned in work.judged:
         stage = planned.stage

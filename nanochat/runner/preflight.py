@@ -17,6 +17,7 @@ from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs import PretrainSpec
 from nanochat.runner.cache import Judgement
+from nanochat.runner.inputs import check_inputs
 from nanochat.runner.prepare import Prepared
 from nanochat.tracking.store import database_path, show_uri
 
@@ -44,11 +45,14 @@ def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: 
 
 def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
     sources: dict[str, SourceSpec] = {source.name: source for stage in stages for source in stage.sources}
+    broken: set[str] = set()
     for source in sources.values():
         try:
             check_source(source, prepared.base, prepared.loaded.recipe.run.offline)
         except PreflightError as error:
+            broken.add(source.name)
             yield str(error)
+    yield from check_inputs(stages, prepared.base, without=broken)
 
 
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:

@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar, assert_never, get_args
 
+from nanochat.data.checks import check_rows
 from nanochat.data.records import iter_rows
 from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import RecipeError, StageError
 from nanochat.tasks.base import Task
-from nanochat.tasks.conversations import read_conversations
+from nanochat.tasks.conversations import check_conversations, read_conversations
 from nanochat.tasks.gsm8k import GSM8K, word_problem
 from nanochat.tasks.humaneval import HumanEval, function_to_write
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled
@@ -61,6 +62,31 @@ def build_task(
                 return _read(name, source, split, base=base, max_examples=max_examples)
             whole = _read(name, source, split, base=base, max_examples=None)
             return whole if max_examples is None else take_shuffled(whole, max_examples, seed=PROBLEM_SHUFFLE_SEED)
+
+
+def check_task(task: str, source: SourceSpec, split: str, *, base: Path) -> None:
+    """Check, by the first row of each file, that a task can read its split of a source.
+
+    Raises:
+        RecipeError: there is no such task.
+        PreflightError: it cannot; the message names the source, the file, and what a row must have.
+    """
+    name = _known(task)
+    match name:
+        case "simple_spelling" | "spelling_bee":
+            source_words(source, split, base=base)
+        case "conversations":
+            check_conversations(source, split, base=base)
+        case "gsm8k":
+            check_rows(source, split, word_problem, base=base)
+        case "mmlu":
+            check_rows(source, split, mmlu_question, base=base)
+        case "arc_easy" | "arc_challenge":
+            check_rows(source, split, arc_question, base=base)
+        case "humaneval":
+            check_rows(source, split, function_to_write, base=base)
+        case _:
+            assert_never(name)
 
 
 def _known(task: str) -> TaskName:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
+from nanochat.data.checks import check_rows
 from nanochat.data.records import iter_rows
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import splits_of_files
@@ -91,6 +92,15 @@ def build_choice_items(
         before = "".join(shots[other].solved for other in drawn)
         items.append(ChoiceItem(before + problem.item.context, problem.item.options, problem.item.gold))
     return tuple(items)
+
+
+def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, base: Path) -> None:
+    """Check, by the first row of each file, that a task's split can be read.
+
+    Raises:
+        PreflightError: it cannot; the message names the source, the file, and what a row must have.
+    """
+    check_rows(source, split or default_split(task), lambda row, number: _parse(task, row, number), base=base)
 
 
 def hellaswag_item(row: dict[str, object], number: int) -> ChoiceItem:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.files import START, json_lines, parquet_batches
+from nanochat.data.checks import naming
+from nanochat.data.files import START, check_file, json_lines, parquet_batches
 from nanochat.data.records import split_files
 from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import StageError
@@ -88,6 +89,18 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
             f"(at most {limit} may be refused):\n  {shown}"
         )
     return Conversations(packed, refused)
+
+
+def check_conversations(source: SourceSpec, split: str, *, base: Path) -> None:
+    """Check that the files of a split are whole and that a usable conversation comes before too many bad rows.
+
+    Raises:
+        PreflightError: it is not so; the message names the source, the file and the first bad rows.
+    """
+    with naming(source):
+        for path in split_files(source, split, base=base):
+            check_file(path, ())
+        read_conversations(source, split, base=base, max_examples=1)
 
 
 def parse_conversation(value: object) -> Conversation:

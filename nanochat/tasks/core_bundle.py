@@ -11,7 +11,8 @@ from typing import assert_never
 
 import yaml
 
-from nanochat.data.files import json_lines
+from nanochat.data.checks import naming
+from nanochat.data.files import check_file, json_lines
 from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core_prompts import (
@@ -80,6 +81,17 @@ def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
             return tuple(_task(entry, baselines, folder) for entry in entries)
         case _:
             raise PreflightError(f"{path}: expected a list of tasks under `icl_tasks`")
+
+
+def check_bundle(source: SourceSpec) -> None:
+    """Check that the bundle is there with every task's data.
+
+    Raises:
+        PreflightError: it is not; the message names the source and the file.
+    """
+    with naming(source):
+        for task in read_bundle(bundle_folder(source)):
+            check_file(task.path, ())
 
 
 def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tuple[CorePrompts, ...]:

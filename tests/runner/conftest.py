@@ -15,7 +15,9 @@ RECIPE = """\
 nanochat: 1
 name: tiny
 sources:
-  text: {path: text.txt}
+  text: {path: text.txt, max_document_chars: 40, validation: {hash_frac: 0.5}}
+  chats: {path: chats.jsonl}
+  words: {builtin: spelling}
 tokenizer: {source: text, vocab_size: 300}
 model: {n_layer: 1, n_embd: 32, n_head: 1, sequence_len: 32, window_pattern: L}
 pretrain:
@@ -27,11 +29,11 @@ base_eval:
     bpb: {task: bpb, tokens: 64}
 sft:
   data:
-    chat: {task: conversations, source: text}
+    chat: {task: conversations, source: chats}
   horizon: {steps: 4}
 chat_eval:
   suites:
-    spelling: {task: simple_spelling, source: text, max_problems: 4}
+    spelling: {task: simple_spelling, source: words, max_problems: 4}
 tracking: {kind: none}
 """
 
@@ -118,7 +120,8 @@ class Bench:
         self.base = folder / "base"
         self.recipe = folder / "tiny.yaml"
         self.recipe.write_text(RECIPE)
-        (folder / "text.txt").write_text("hello world\n" * 50)
+        (folder / "text.txt").write_text("".join(f"hello world {i}\n" for i in range(50)))
+        (folder / "chats.jsonl").write_text('{"prompt": "hello", "completion": "world"}\n')
         self.child = folder / "fake_child.py"
         self.child.write_text(FAKE_CHILD)
         self.display = Lines()

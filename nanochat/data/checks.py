@@ -1,0 +1,56 @@
+"""Whether documents or rows can be read, told before any work starts, from the beginning of each file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanochat.data.documents import DocumentStream, Split
+from nanochat.data.files import START, check_file, read_texts
+from nanochat.data.records import first_rows
+from nanochat.data.sources import SourceSpec, describe, resolve_files
+from nanochat.errors import PreflightError, StageError
+
+
+def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
+    """Check that each file of a source begins with a text, and that there is a document on each side of `splits`.
+
+    Of each file only the beginning is read, so damage further on is found where it is met.
+
+    Raises:
+        PreflightError: it is not so; the message names the source and the file.
+    """
+    with naming(spec):
+        if spec.builtin == "python-stdlib":
+            return
+        for path in resolve_files(spec, base=base):
+            check_file(path, ())
+            if next(read_texts(path, spec.column, START, max_chars=None), None) is None:
+                raise PreflightError(f"{path}: holds no text")
+        for split in splits:
+            next(DocumentStream(spec, split, base=base))
+
+
+def check_rows(spec: SourceSpec, split: str, parse: Callable[[dict[str, object], int], object], *, base: Path) -> None:
+    """Check that `parse`, given a row and its number, takes the first row of each file of a split.
+
+    Raises:
+        PreflightError: it does not; the message names the source, the file and what `parse` raised.
+    """
+    with naming(spec):
+        for path, row in first_rows(spec, split, base=base):
+            try:
+                parse(row, 0)
+            except StageError as error:
+                raise PreflightError(f"{path}: {error}") from error
+
+
+@contextmanager
+def naming(spec: SourceSpec) -> Iterator[None]:
+    """Turn what reading a source raises into a finding of preflight that names the source."""
+    try:
+        yield
+    except (PreflightError, StageError) as error:
+        text = str(error)
+        raise PreflightError(text if f"source `{spec.name}`" in text else f"{describe(spec)}: {text}") from error

@@ -1,0 +1,113 @@
+"""What is wrong with a source is told before any work starts, with the source and the file."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.data.checks import check_documents, check_rows
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, StageError
+
+TEXTS = [f"text {i}" for i in range(400)]
+
+
+def break_it(files, kind):
+    """Two good files, of which the second is then broken."""
+    files.parquet("a.parquet", TEXTS)
+    path = files.parquet("b.parquet", TEXTS)
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut off":
+            path.write_bytes(path.read_bytes()[:-9])
+        case "not parquet":
+            path.write_bytes(b"text" * 100)
+        case "no rows":
+            pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+        case "no text":
+            files.parquet("b.parquet", ["", None, ""])
+        case "column":
+            files.parquet("b.parquet", TEXTS, column="body")
+        case "type":
+            files.parquet("b.parquet", list(range(10)))
+        case "damaged page":
+            content = bytearray(path.read_bytes())
+            content[20:400] = bytes(380)
+            path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", "the file is empty"),
+        ("cut off", "damaged or cut off"),
+        ("not parquet", "damaged or cut off"),
+        ("no rows", "the file has no rows"),
+        ("no text", "holds no text"),
+        ("column", "no column `text`; its columns are: body"),
+        ("type", "column `text` holds int64, not text"),
+        ("damaged page", "damaged or cut off"),
+    ],
+)
+def test_every_file_is_looked_at_and_the_broken_one_named(files, base, kind, message):
+    path = break_it(files, kind)
+    with pytest.raises(PreflightError, match=message) as caught:
+        check_documents(files.source("*.parquet"), ("train", "validation"), base=base)
+    assert str(path) in str(caught.value) and "source `mine`" in str(caught.value)
+    assert not base.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "x"', r"a\.jsonl:1: not JSON"),
+        ("a.jsonl", '{"body": "x"}', r"a\.jsonl:1: no key `text`; its keys are: body"),
+        ("a.jsonl", '{"text": 5}', r"a\.jsonl:1: `text` is int, not text"),
+        ("a.jsonl", "[]", r"a\.jsonl:1: expected an object with the key `text`"),
+        ("a.txt", b"\xff\xfe text", r"a\.txt:1: not UTF-8"),
+        ("a.txt", b"", r"a\.txt: the file is empty"),
+    ],
+)
+def test_lines_are_named(files, base, name, content, message):
+    files.text(name, content)
+    with pytest.raises(PreflightError, match=message) as caught:
+        check_documents(files.source(name), ("train",), base=base)
+    assert "source `mine`" in str(caught.value)
+
+
+def test_a_side_without_a_document_is_told_with_the_rule(files, base):
+    files.jsonl("a.jsonl", [{"text": "the only one"}])
+    check_documents(files.source("a.jsonl"), ("train",), base=base)
+    with pytest.raises(PreflightError, match="no validation document; validation is a hash"):
+        check_documents(files.source("a.jsonl"), ("train", "validation"), base=base)
+    with pytest.raises(PreflightError, match=r"no validation shard b\.parquet"):
+        check_documents(files.source("a.jsonl", validation_shard="b.parquet"), ("train",), base=base)
+
+
+def test_what_is_good_passes(files, base):
+    files.parquet("a.parquet", TEXTS)
+    files.parquet("b.parquet", TEXTS)
+    check_documents(files.source("*.parquet", validation_shard="b.parquet"), ("train", "validation"), base=base)
+    check_documents(SourceSpec(name="x", builtin="python-stdlib"), ("train", "validation"), base=base)
+    with pytest.raises(PreflightError, match="holds words, not documents"):
+        check_documents(SourceSpec(name="x", builtin="spelling"), ("train",), base=base)
+
+
+def test_the_first_row_of_each_file_of_the_split_is_tried(files, base):
+    for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
+        files.parquet(name, [name, "more"])
+    tried = []
+    check_rows(files.source(""), "train", lambda row, number: tried.append((row, number)), base=base)
+    assert tried == [({"text": "train-0.parquet"}, 0), ({"text": "train-1.parquet"}, 0)]
+
+    def refuse(row, number):
+        if row["text"] == "train-1.parquet":
+            raise StageError("not of the form")
+
+    with pytest.raises(PreflightError, match=r"source `mine` .*train-1\.parquet: not of the form"):
+        check_rows(files.source(""), "train", refuse, base=base)
+    with pytest.raises(PreflightError, match=r"no file of split `validation`; .*test \(1\), train \(2\)"):
+        check_rows(files.source(""), "validation", refuse, base=base)

@@ -1,0 +1,84 @@
+"""Data that do not have the form a stage reads end the run at preflight, all of them at once, before any stage."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.errors import PreflightError
+from nanochat.runner.inputs import check_inputs
+from nanochat.runner.prepare import prepare
+
+
+def test_findings_of_all_stages_are_told_before_the_first_begins(bench):
+    """A column missing for the last stage costs no training."""
+    pq.write_table(pa.table({"body": ["a"] * 50}), bench.folder / "text.parquet")
+    pq.write_table(pa.table({"question": ["q"]}), bench.folder / "test.parquet")
+    (bench.folder / "chats.jsonl").write_text("{}\n" * 20)
+    with pytest.raises(PreflightError) as caught:
+        bench.run(
+            f"sources.text.path={bench.folder}/text.parquet",
+            f"sources.math={{path: {bench.folder}/test.parquet}}",
+            "chat_eval.suites.math={task: gsm8k, source: math}",
+        )
+    text = str(caught.value)
+    assert "3 things to settle" in text
+    assert "text.parquet: no column `text`; its columns are: body" in text
+    assert "20 of 20 conversations cannot be used" in text
+    assert "test.parquet: gsm8k: row 0 must have `question` and `answer`" in text
+    assert all(f"source `{name}`" in text for name in ("text", "chats", "math"))
+    assert bench.calls() == []
+    assert not (bench.base / "stages").exists()
+
+
+def test_only_what_will_be_read_is_looked_at(bench):
+    """A stage that is cached or not asked for needs nothing."""
+    (bench.folder / "chats.jsonl").write_text("{}\n" * 20)
+    bench.run(last="base_eval")
+    assert bench.calls() == ["tokenizer", "pretrain", "base_eval"]
+    with pytest.raises(PreflightError, match="1 thing to settle"):
+        bench.run()
+
+
+def test_a_held_out_document_is_needed_only_where_one_is_used(bench):
+    """Pretraining without validation does without, the tokenizer measures its compression on some."""
+    (bench.folder / "text.txt").write_text("hello world\n" * 3)
+
+    def findings(stage, *flags):
+        plan = prepare(bench.recipe, ["sources.text.validation.hash_frac=0.0001", *flags], bench.base).plan
+        return check_inputs([plan.stage(stage)], bench.base)
+
+    assert "no validation document" in findings("tokenizer")[0]
+    assert len(findings("pretrain")) == len(findings("base_eval")) == 1
+    assert findings("pretrain", "run.monitor.validate_every_steps=null") == []
+    assert findings("base_eval", "base_eval.suites.bpb.split=train") == []
+
+
+def test_what_is_downloaded_is_checked_before_the_first_stage(bench, monkeypatch):
+    """Preflight could not look at it: nothing was here."""
+    folder = bench.base / "hub" / "datasets" / "a" / "b"
+    commit = "c" * 40
+    flags = ["sources.chats={uri: 'hf://datasets/a/b'}"]
+
+    def fetch(source, *, base, offline, progress):
+        if source.uri is None:
+            return
+        (folder / commit).mkdir(parents=True, exist_ok=True)
+        path = folder / commit / "train-0.jsonl"
+        path.write_text(json.dumps({"text": "no chat"}))
+        from nanochat.data import hub
+        from nanochat.data.selection import Selection
+
+        listed = [hub.RemoteFile("train-0.jsonl", path.stat().st_size, "none", "")]
+        parsed = hub.HubSource.parse(source.uri, source.revision)
+        manifest = hub._manifest(parsed, Selection(), base)
+        hub._write_manifest(manifest, parsed, commit, listed, {"train-0.jsonl": "0" * 64})
+
+    monkeypatch.setattr("nanochat.runner.downloads.fetch", fetch)
+    monkeypatch.setattr("nanochat.data.hub.check", lambda source: commit)
+    with pytest.raises(PreflightError, match=r"source `chats` .*1 of 1 conversations cannot be used"):
+        bench.run(*flags)
+    assert bench.calls() == []

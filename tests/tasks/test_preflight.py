@@ -1,0 +1,119 @@
+"""Whether a task can read its source is told before any work starts, by the first row of each file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError
+from nanochat.tasks.build import check_task
+from nanochat.tasks.choices import check_choices
+from nanochat.tasks.core_bundle import check_bundle
+
+ARC = {"id": "1", "question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
+MMLU = {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}
+ROWS = {
+    "gsm8k": {"question": "2+2?", "answer": "#### 4"},
+    "mmlu": MMLU,
+    "arc_easy": ARC,
+    "arc_challenge": ARC,
+    "humaneval": dict.fromkeys(("task_id", "prompt", "canonical_solution", "test", "entry_point"), "x"),
+    "conversations": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+}
+NEEDED = {
+    "gsm8k": "answer",
+    "mmlu": "choices",
+    "arc_easy": "answerKey",
+    "arc_challenge": "choices",
+    "humaneval": "entry_point",
+    "conversations": "messages",
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_rows(rows, name="train-0.parquet"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return SourceSpec(name="mine", path=(str(path.parent),))
+
+    return write_rows
+
+
+@pytest.mark.parametrize("task", sorted(ROWS))
+def test_a_row_as_the_task_reads_it_passes_and_one_without_a_column_is_told(task, write, tmp_path):
+    """With source, file and the column that is needed."""
+    check_task(task, write([ROWS[task]]), "train", base=tmp_path)
+    bad = {name: value for name, value in ROWS[task].items() if name != NEEDED[task]} or {"text": "x"}
+    source = write([bad], "train-1.parquet")
+    if task == "conversations":  # a single bad row is refused and counted, not all of them
+        (tmp_path / "data" / "train-0.parquet").unlink()
+    with pytest.raises(PreflightError, match=rf"(must have|expected) .*\b{NEEDED[task]}\b") as caught:
+        check_task(task, source, "train", base=tmp_path)
+    assert "train-1.parquet" in str(caught.value) and "source `mine`" in str(caught.value)
+
+
+def test_mmlu_as_its_training_split_wraps_it_passes(write, tmp_path):
+    """Each row inside `train`."""
+    check_task("mmlu", write([{"train": MMLU}]), "train", base=tmp_path)
+
+
+def test_options_for_base_models_are_checked_alike(write, tmp_path):
+    """HellaSwag's default split is validation."""
+    row = {"ctx": "c", "endings": ["a", "b"], "label": "1"}
+    check_choices("hellaswag", write([row], "validation-0.parquet"), None, base=tmp_path)
+    with pytest.raises(PreflightError, match=r"validation-1\.parquet: hellaswag: row 0 must have `ctx`"):
+        check_choices("hellaswag", write([{"ctx": "c"}], "validation-1.parquet"), None, base=tmp_path)
+    with pytest.raises(PreflightError, match="no file of split `test`"):
+        check_choices("mmlu", write([MMLU]), None, base=tmp_path)
+
+
+def test_chat_data_may_begin_with_bad_lines_but_not_consist_of_them(tmp_path):
+    """As in training, where they are refused and counted."""
+    good = json.dumps(ROWS["conversations"])
+    path = tmp_path / "a.jsonl"
+    source = SourceSpec(name="mine", path=(str(path),))
+    path.write_text("{}\n" * 3 + good)
+    check_task("conversations", source, "train", base=tmp_path)
+    path.write_text("{}\n" * 30)
+    with pytest.raises(PreflightError, match=r"source `mine` .*30 of 30 conversations cannot be used"):
+        check_task("conversations", source, "train", base=tmp_path)
+    path.write_text("")
+    with pytest.raises(PreflightError, match=r"source `mine` .*a\.jsonl: the file is empty"):
+        check_task("conversations", source, "train", base=tmp_path)
+
+
+def test_words_to_spell_are_checked(tmp_path):
+    """A list without words is none."""
+    path = tmp_path / "words.txt"
+    path.write_text("UPPER\n123\n")
+    with pytest.raises(PreflightError, match=r"words\.txt: no word of lower-case letters"):
+        check_task("spelling_bee", SourceSpec(name="mine", path=(str(path),)), "train", base=tmp_path)
+    check_task("spelling_bee", SourceSpec(name="mine", builtin="spelling"), "test", base=tmp_path)
+
+
+def test_the_bundle_is_checked_down_to_its_data(tmp_path):
+    """Tasks file, baselines, and each task's items."""
+    source = SourceSpec(name="bundle", path=(str(tmp_path),))
+    with pytest.raises(PreflightError, match=r"no core\.yaml there"):
+        check_bundle(source)
+    entry = "{label: a, dataset_uri: a.jsonl, num_fewshot: [0], icl_task_type: schema}"
+    (tmp_path / "core.yaml").write_text(f"icl_tasks: [{entry}]\n")
+    (tmp_path / "eval_meta_data.csv").write_text("Eval Task,Random baseline\na,50\n")
+    with pytest.raises(PreflightError, match=r"source `bundle` .*eval_data/a\.jsonl: cannot be read"):
+        check_bundle(source)
+    (tmp_path / "eval_data").mkdir()
+    (tmp_path / "eval_data" / "a.jsonl").write_text("{}")
+    check_bundle(source)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    """With the source."""
+    with pytest.raises(PreflightError, match=r"source `mine`: .*nowhere: no such file"):
+        check_task("gsm8k", SourceSpec(name="mine", path=(str(Path("nowhere")),)), "train", base=tmp_path)
