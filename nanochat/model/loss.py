@@ -16,6 +16,8 @@ from nanochat.model import fast_math
 from nanochat.model.config import SOFTCAP
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
+from nanochat.model.kernels import cross_entropy
+from nanochat.model.kernels.launch import runs_kernels
 
 IGNORED = -1
 """Target of a position that has no loss."""
@@ -28,8 +30,13 @@ def token_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
 
     For evaluation: it refuses to be differentiated.
     """
-    nats = _row_nats(_hidden_rows(model, idx), _vocabulary_rows(model), targets.reshape(-1))
-    return cast("mx.array", nats).reshape(targets.shape)
+    rows, flat = _hidden_rows(model, idx), targets.reshape(-1)
+    if runs_kernels():
+        weight = model.lm_head.weight.astype(rows.dtype)
+        nats = cross_entropy.row_nats(rows, weight, flat, vocab_size=model.config.vocab_size)
+    else:
+        nats = cast("mx.array", _row_nats(rows, _vocabulary_rows(model), flat))
+    return nats.reshape(targets.shape)
 
 
 def summed_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
@@ -37,7 +44,11 @@ def summed_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
 
     Gradients are computed along with the loss, chunk by chunk; for the loss alone `token_nats` is cheaper.
     """
-    results = _sum_and_gradients(_hidden_rows(model, idx), _vocabulary_rows(model), targets.reshape(-1))
+    rows, flat = _hidden_rows(model, idx), targets.reshape(-1)
+    if runs_kernels():
+        weight = model.lm_head.weight.astype(rows.dtype)
+        return cross_entropy.summed_nats(rows, weight, flat, vocab_size=model.config.vocab_size)
+    results = _sum_and_gradients(rows, _vocabulary_rows(model), flat)
     return cast("tuple[mx.array, ...]", results)[0]
 
 

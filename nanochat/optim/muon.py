@@ -21,8 +21,8 @@ POLAR_EXPRESS = (
 """Coefficients (a, b, c) of the five quintics aX + (bA + cA^2)X, A = XX^T, with a safety factor of 2 %."""
 NORM_FACTOR = {"plain": 1.02, "current": 1.01}
 """Safety factor on the norm before the iteration, so that no singular value exceeds 1."""
-_TINY_NORM = 1e-6
-_TINY_VARIANCE = 1e-10
+TINY_NORM = 1e-6
+TINY_VARIANCE = 1e-10
 
 Variant = Literal["plain", "current"]
 
@@ -60,7 +60,7 @@ def muon_update(
     direction = polar(direction, variant=variant)
     rows, cols = parameter.shape[-2:]
     if variant == "current":
-        direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), _TINY_NORM))
+        direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), TINY_NORM))
     direction, second_moment = reduce_variance(direction, second_moment, beta2=beta2)
     rate = lr * max(1.0, rows / cols) ** 0.5
     exact = parameter.astype(mx.float32)
@@ -72,17 +72,27 @@ def muon_update(
 def polar(matrices: mx.array, *, variant: Variant) -> mx.array:
     """Return about the nearest (semi-)orthogonal matrix of each of (K, rows, cols), float32."""
     x = matrices
-    rows, cols = x.shape[-2:]
+    rows = x.shape[-2]
     if variant == "current":
-        row_norms = mx.maximum(_norm(x, axis=-1), _TINY_NORM)
+        row_norms = mx.maximum(_norm(x, axis=-1), TINY_NORM)
         x = x * (_norm(x) / rows**0.5 / row_norms)
-    x = x / (NORM_FACTOR[variant] * _norm(x) + _TINY_NORM)
+    x = x / (NORM_FACTOR[variant] * _norm(x) + TINY_NORM)
+    return iterate(x)
+
+
+def iterate(x: mx.array) -> mx.array:
+    """Return Polar Express of stacked matrices (K, rows, cols) whose norms are below 1, in their dtype.
+
+    The result is approximate by design (singular values within about 0.3 of 1), so that bfloat16's rounding does not
+    show; Jordan et al. chose it for that.
+    """
+    rows, cols = x.shape[-2:]
     is_tall = rows > cols
     for a, b, c in POLAR_EXPRESS:
         transposed = x.swapaxes(-1, -2)
         gram = transposed @ x if is_tall else x @ transposed
-        polynomial = b * gram + c * (gram @ gram)
-        x = a * x + (x @ polynomial if is_tall else polynomial @ x)
+        polynomial = mx.addmm(gram, gram, gram, alpha=c, beta=b)
+        x = mx.addmm(x, x, polynomial, beta=a) if is_tall else mx.addmm(x, polynomial, x, beta=a)
     return x
 
 
@@ -91,8 +101,8 @@ def reduce_variance(direction: mx.array, second_moment: mx.array, *, beta2: floa
     rows, cols = direction.shape[-2:]
     squares = mx.mean(mx.square(direction), axis=-1 if rows >= cols else -2, keepdims=True)
     second_moment = beta2 * second_moment + (1 - beta2) * squares
-    evened = direction * mx.rsqrt(mx.maximum(second_moment, _TINY_VARIANCE))
-    restored = evened * (_norm(direction) / mx.maximum(_norm(evened), _TINY_VARIANCE))
+    evened = direction * mx.rsqrt(mx.maximum(second_moment, TINY_VARIANCE))
+    restored = evened * (_norm(direction) / mx.maximum(_norm(evened), TINY_VARIANCE))
     return restored, second_moment
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from nanochat.errors import StageError
+from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.groups import AdamWGroup, Group, MuonGroup
 from nanochat.optim.muon import muon_update, second_moment_shape
@@ -56,6 +57,7 @@ class Optimizer:
         lr_multiplier: float | mx.array,
         momentum: float | mx.array,
         weight_decay: float | mx.array,
+        is_finite: mx.array | None = None,
     ) -> dict[str, mx.array]:
         """Return the parameters after one step, name -> array in the dtype given; the state moves along, unevaluated.
 
@@ -65,34 +67,35 @@ class Optimizer:
             lr_multiplier: the schedule's factor on every peak rate.
             momentum: Muon's, at this step.
             weight_decay: Muon's, at this step.
+            is_finite: a bool scalar, False where neither parameters nor state may change: for a caller who has not
+                waited for the gradients. None: they may.
         """
-        self.state[_STEP] = self.state[_STEP] + 1
+        self.state[_STEP] = self.state[_STEP] + (1 if is_finite is None else is_finite.astype(mx.int32))
         updated = dict(parameters)
         for group in self.groups:
             lr = group.lr * lr_multiplier
             if isinstance(group, AdamWGroup):
-                self._update_adamw(group, updated, gradients, lr)
+                self._update_adamw(group, updated, gradients, lr, is_finite)
             else:
+                rates = (lr, momentum, weight_decay)
                 for names in _by_shape(group, parameters):
-                    self._update_muon(group, names, updated, gradients, lr, momentum, weight_decay)
+                    self._update_muon(group, names, updated, gradients, rates, is_finite)
         return updated
 
     def _update_adamw(
-        self, group: AdamWGroup, updated: dict[str, mx.array], gradients: dict[str, mx.array], lr: float | mx.array
+        self,
+        group: AdamWGroup,
+        updated: dict[str, mx.array],
+        gradients: dict[str, mx.array],
+        lr: float | mx.array,
+        is_finite: mx.array | None,
     ) -> None:
         step = self.state[_STEP].astype(mx.float32)
         for name in group.names:
             first, second = f"{name}.first_moment", f"{name}.second_moment"
-            updated[name], self.state[first], self.state[second] = adamw_update(
-                updated[name],
-                gradients[name],
-                self.state[first],
-                self.state[second],
-                step=step,
-                lr=lr,
-                betas=group.betas,
-                eps=group.eps,
-                weight_decay=group.weight_decay,
+            old = (updated[name], self.state[first], self.state[second])
+            updated[name], self.state[first], self.state[second] = _adamw(
+                group, old, gradients[name], step=step, lr=lr, is_finite=is_finite
             )
 
     def _update_muon(
@@ -101,26 +104,93 @@ class Optimizer:
         names: list[str],
         updated: dict[str, mx.array],
         gradients: dict[str, mx.array],
-        lr: float | mx.array,
-        momentum: float | mx.array,
-        weight_decay: float | mx.array,
+        rates: tuple[float | mx.array, float | mx.array, float | mx.array],
+        is_finite: mx.array | None,
     ) -> None:
         first = [f"{name}.first_moment" for name in names]
         second = [f"{name}.second_moment" for name in names]
-        stacks = muon_update(
+        old = (
             mx.stack([updated[name] for name in names]),
-            mx.stack([gradients[name] for name in names]),
             mx.stack([self.state[name] for name in first]),
             mx.stack([self.state[name] for name in second]),
+        )
+        new = _muon(group, old, mx.stack([gradients[name] for name in names]), rates=rates, is_finite=is_finite)
+        updated.update(zip(names, new[0], strict=True))
+        self.state.update(zip(first, new[1], strict=True))
+        self.state.update(zip(second, new[2], strict=True))
+
+
+Arrays = tuple[mx.array, mx.array, mx.array]
+"""A parameter or a stack of them, its first and its second moment."""
+
+
+def _adamw(
+    group: AdamWGroup,
+    old: Arrays,
+    gradient: mx.array,
+    *,
+    step: mx.array,
+    lr: float | mx.array,
+    is_finite: mx.array | None,
+) -> Arrays:
+    if is_finite is not None and fused_adamw.applies(old[0]):
+        return fused_adamw.fused_adamw_update(
+            old[0],
+            gradient,
+            *old[1:],
+            step=step.reshape(1),
+            lr=mx.array([lr]),
+            is_finite=is_finite.reshape(1),
+            betas=group.betas,
+            eps=group.eps,
+            weight_decay=group.weight_decay,
+        )
+    new = adamw_update(
+        old[0], gradient, *old[1:], step=step, lr=lr, betas=group.betas, eps=group.eps, weight_decay=group.weight_decay
+    )
+    return _guarded(new, old, is_finite)
+
+
+def _muon(
+    group: MuonGroup,
+    old: Arrays,
+    gradient: mx.array,
+    *,
+    rates: tuple[float | mx.array, float | mx.array, float | mx.array],
+    is_finite: mx.array | None,
+) -> Arrays:
+    lr, momentum, weight_decay = rates
+    if is_finite is not None and fused_muon.applies(gradient):
+        return fused_muon.fused_muon_update(
+            old[0],
+            gradient,
+            *old[1:],
             variant=group.variant,
             lr=lr,
             momentum=momentum,
             beta2=group.beta2,
             weight_decay=weight_decay,
+            is_finite=is_finite,
         )
-        updated.update(zip(names, stacks[0], strict=True))
-        self.state.update(zip(first, stacks[1], strict=True))
-        self.state.update(zip(second, stacks[2], strict=True))
+    new = muon_update(
+        old[0],
+        gradient,
+        *old[1:],
+        variant=group.variant,
+        lr=lr,
+        momentum=momentum,
+        beta2=group.beta2,
+        weight_decay=weight_decay,
+    )
+    return _guarded(new, old, is_finite)
+
+
+def _guarded(new: Arrays, old: Arrays, is_finite: mx.array | None) -> Arrays:
+    """Return the new arrays, or the old ones where `is_finite` is False."""
+    if is_finite is None:
+        return new
+    parameter, first, second = (mx.where(is_finite, *pair) for pair in zip(new, old, strict=True))
+    return parameter, first, second
 
 
 def _by_shape(group: MuonGroup, parameters: dict[str, mx.array]) -> list[list[str]]:

@@ -14,13 +14,15 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import StageError
+from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORED, summed_nats
+from nanochat.optim.fused_adamw import squared_norm
 from nanochat.optim.optimizer import Optimizer
 
 Named = dict[str, mx.array]
-MicroStep = Callable[[Named, mx.array, mx.array], tuple[mx.array, Named]]
-"""(parameters, inputs (B, T), targets (B, T)) -> (sum of nats, gradients of that sum)."""
+MicroStep = Callable[[Named, mx.array, mx.array, mx.array], tuple[mx.array, Named]]
+"""(parameters, inputs (B, T), targets (B, T), scale) -> (scale * sum of nats, gradients of that)."""
 
 
 class Rows(Protocol):
@@ -48,15 +50,16 @@ class Rates:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured. `loss` (nats per valid token) and `grad_norm` are float32 scalars, already evaluated.
+    """What a step measured. `loss` (nats per valid token) and `grad_norm` are float32 scalars.
 
-    `is_applied` is false where loss or gradients were not finite: the weights and the optimizer are then unchanged.
+    `is_applied` is false where loss or gradients were not finite: the weights and the optimizer are then unchanged. On
+    a GPU the three are on their way when the step returns, and reading one waits for the step.
     """
 
     loss: mx.array
     grad_norm: mx.array
     valid_tokens: int
-    is_applied: bool
+    is_applied: bool | mx.array
 
 
 class TrainStep:
@@ -66,8 +69,6 @@ class TrainStep:
         model: its weights are replaced after each step.
         optimizer: holds the moments.
         micro_batch_size: rows per forward and backward pass; the last pass of a step may have fewer.
-        is_compiled: whether to compile that pass. It pays on a GPU; on a CPU `mx.compile` calls a C++ compiler for
-            half a minute and its fused operations are slower.
         world: the processes that share each step; None for this process alone.
     """
 
@@ -77,7 +78,6 @@ class TrainStep:
         optimizer: Optimizer,
         *,
         micro_batch_size: int,
-        is_compiled: bool = False,
         world: mx.distributed.Group | None = None,
     ):
         assert micro_batch_size >= 1, f"micro_batch_size is {micro_batch_size}"
@@ -85,65 +85,97 @@ class TrainStep:
         self.optimizer = optimizer
         self.micro_batch_size = micro_batch_size
         self._world = world if world is not None and world.size() > 1 else None
-        micro_step = _gradients_of(model)
-        self._micro_step: MicroStep = mx.compile(micro_step) if is_compiled else micro_step
+        self._micro_step = _gradients_of(model)
+        self._under_way: mx.array | None = None
 
     def run(self, batch: Rows, *, rates: Rates) -> StepResult:
         """Do one step on this process's rows of a batch and return what it measured.
 
+        On a GPU it returns when the work is on its way, with one step under way before it at most.
+
         Raises:
             StageError: no target of the whole batch counts.
         """
-        parameters = self.model.named_parameters()
-        nats, gradients = self._accumulate(parameters, batch)
         valid_tokens = int(self._sum_over_world(mx.array(int((batch.targets != IGNORED).sum()))))
         if valid_tokens == 0:
             raise StageError("no target in the whole batch counts: every token is masked")
-        loss = self._sum_over_world(nats) / valid_tokens
-        gradients = {name: self._sum_over_world(value) / valid_tokens for name, value in gradients.items()}
-        grad_norm = mx.sqrt(mx.stack([mx.square(value).sum() for value in gradients.values()]).sum())
-        mx.eval(loss, grad_norm, gradients)
-        is_finite = bool(mx.isfinite(loss + grad_norm).item())
-        if is_finite:
-            parameters = self._update(parameters, gradients, rates)
-        self.model.set_parameters(parameters)
-        return StepResult(loss=loss, grad_norm=grad_norm, valid_tokens=valid_tokens, is_applied=is_finite)
+        parameters = self.model.named_parameters()
+        nats, gradients = self._accumulate(parameters, batch, scale=mx.array(1 / valid_tokens))
+        loss = self._sum_over_world(nats)
+        gradients = {name: self._sum_over_world(value) for name, value in gradients.items()}
+        grad_norm = mx.sqrt(mx.stack([squared_norm(value) for value in gradients.values()]).sum())
+        finish = self._finish_waiting if runs_on_cpu() else self._finish_ahead
+        is_applied = finish(parameters, gradients, rates, (loss, grad_norm))
+        return StepResult(loss=loss, grad_norm=grad_norm, valid_tokens=valid_tokens, is_applied=is_applied)
 
-    def _accumulate(self, parameters: Named, batch: Rows) -> tuple[mx.array, Named]:
-        """Return the sums over micro-batches. Each is evaluated before the next: a lazy sum would keep every graph."""
+    def _accumulate(self, parameters: Named, batch: Rows, *, scale: mx.array) -> tuple[mx.array, Named]:
+        """Return the scaled sums over micro-batches.
+
+        Each is evaluated before the next: a lazy sum would keep every graph. Matrices are cast to the compute dtype
+        once; their gradients come in it and are added up in float32: a bfloat16 sum would lose the small ones.
+        """
+        dtype = self.model.compute_dtype
+        working = {name: value.astype(dtype) if value.ndim > 1 else value for name, value in parameters.items()}
         nats, gradients = mx.array(0.0), Named()
         for start in range(0, len(batch.inputs), self.micro_batch_size):
             rows = slice(start, start + self.micro_batch_size)
-            more_nats, more = self._micro_step(parameters, mx.array(batch.inputs[rows]), mx.array(batch.targets[rows]))
+            inputs, targets = mx.array(batch.inputs[rows]), mx.array(batch.targets[rows])
+            more_nats, more = self._micro_step(working, inputs, targets, scale)
             nats = nats + more_nats
-            # Summed in float32: a bfloat16 sum of many micro-batches would lose the small ones.
+            if self.micro_batch_size >= len(batch.inputs):
+                return nats, more
             summands = {name: value.astype(mx.float32) for name, value in more.items()}
             del more
             gradients = {name: gradients[name] + value for name, value in summands.items()} if gradients else summands
             del summands
             mx.eval(nats, gradients)
-        return nats, gradients
+        # Back to the dtype of a single micro-batch, so that the update is the same whatever their number.
+        return nats, {name: value.astype(working[name].dtype) for name, value in gradients.items()}
 
     def _sum_over_world(self, value: mx.array) -> mx.array:
         return value if self._world is None else mx.distributed.all_sum(value, group=self._world)
 
-    def _update(self, parameters: Named, gradients: Named, rates: Rates) -> Named:
-        updated = self.optimizer.update(
+    def _finish_waiting(
+        self, parameters: Named, gradients: Named, rates: Rates, measured: tuple[mx.array, mx.array]
+    ) -> bool:
+        """Evaluate, and update where all is finite."""
+        mx.eval(measured, gradients)
+        is_finite = bool(mx.isfinite(measured[0] + measured[1]).item())
+        if is_finite:
+            parameters = self._update(parameters, gradients, rates)
+            mx.eval(parameters, self.optimizer.state)
+        self.model.set_parameters(parameters)
+        return is_finite
+
+    def _finish_ahead(
+        self, parameters: Named, gradients: Named, rates: Rates, measured: tuple[mx.array, mx.array]
+    ) -> mx.array:
+        """Send everything on its way without waiting: the device decides whether the update takes place."""
+        is_finite = mx.isfinite(measured[0] + measured[1])
+        parameters = self._update(parameters, gradients, rates, is_finite=is_finite)
+        self.model.set_parameters(parameters)
+        mx.async_eval(measured, is_finite, parameters, self.optimizer.state)  # type: ignore[no-untyped-call]
+        before, self._under_way = self._under_way, measured[0]
+        if before is not None:
+            mx.eval(before)
+        return is_finite
+
+    def _update(self, parameters: Named, gradients: Named, rates: Rates, **guard: mx.array) -> Named:
+        return self.optimizer.update(
             parameters,
             gradients,
             lr_multiplier=rates.lr_multiplier,
             momentum=rates.momentum,
             weight_decay=rates.weight_decay,
+            **guard,
         )
-        mx.eval(updated, self.optimizer.state)
-        return updated
 
 
 def _gradients_of(model: GPT) -> MicroStep:
-    def nats_of(parameters: Named, inputs: mx.array, targets: mx.array) -> mx.array:
+    def nats_of(parameters: Named, inputs: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
         # The model then holds the tracer's arrays; `run` puts real ones back.
         model.set_parameters(parameters)
-        return summed_nats(model, inputs, targets)
+        return scale * summed_nats(model, inputs, targets)
 
     micro_step: MicroStep = mx.value_and_grad(nats_of)
     return micro_step

@@ -56,13 +56,14 @@ def test_loss_and_gradients_are_the_reference_ones(fakes, micro_batch_size):
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 4, 6])
 def test_accumulated_gradients_equal_the_full_batch(fakes, config, micro_batch_size):
-    """Unequal masks, also a last micro-batch with fewer rows (3 and 4 of 7); float32 rounding is about 1e-7."""
+    """Unequal masks, also a last micro-batch with fewer rows (3 and 4 of 7). Float32 rounds at 6e-8; x0's
+    gradients are sums of 3,584 products that nearly cancel."""
     batch, whole, parts = fakes["batch"](config, 7), fakes["optimizer"](), fakes["optimizer"]()
     full = TrainStep(fakes["model"](config), whole, micro_batch_size=7).run(batch, rates=RATES)
     split = TrainStep(fakes["model"](config), parts, micro_batch_size=micro_batch_size).run(batch, rates=RATES)
     assert split.loss.item() == pytest.approx(full.loss.item(), rel=1e-6)
     for name, gradient in whole.gradients.items():
-        assert relative_error(parts.gradients[name], gradient) <= 1e-5, name
+        assert relative_error(parts.gradients[name], gradient) <= 3e-5, name
 
 
 def test_eight_micro_batches_need_the_memory_of_one(fakes):

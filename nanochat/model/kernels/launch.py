@@ -1,0 +1,221 @@
+"""Kernel: CUDA source with its launch, compiled at first use; what all kernels share.
+
+`mx.fast.cuda_kernel` parses megabytes of headers for each kernel, two seconds each. The kernels here need no header, so
+NVRTC, which MLX has loaded anyway, is called directly (a tenth of a second) and its PTX given to MLX. A kernel's inputs
+are row-contiguous (MLX copies what is not) and read-only; its outputs are new arrays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nanochat.errors import PreflightError
+from nanochat.model.device import runs_on_cpu
+
+THREADS = 256
+"""Threads of a block: few enough for a launch however many registers a kernel takes (256 x 255 fit a processor)."""
+_ARCHITECTURE = "--gpu-architecture=compute_80"
+"""Oldest that knows bfloat16; the driver translates for the GPU that there is."""
+
+_HEADER = """
+struct bf16 {
+  unsigned short bits;
+  __device__ bf16& operator=(float x) {
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return *this;
+  }
+};
+namespace nanochat {
+constexpr int VECTOR = 8;  // elements that a thread moves at once: 16 bytes of bfloat16
+__device__ inline float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(int x) { return x; }
+__device__ inline void unpack(unsigned pair, float* to) {
+  to[0] = __uint_as_float(pair << 16);
+  to[1] = __uint_as_float(pair & 0xffff0000u);
+}
+__device__ inline unsigned pack(const float* from) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(from[1]), "f"(from[0]));
+  return pair;
+}
+__device__ inline void load(const bf16* from, float* to) {
+  const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));  // read-only: may move before stores
+  unpack(raw.x, to);
+  unpack(raw.y, to + 2);
+  unpack(raw.z, to + 4);
+  unpack(raw.w, to + 6);
+}
+__device__ inline void load(const float* from, float* to) {
+  *reinterpret_cast<float4*>(to) = __ldg(reinterpret_cast<const float4*>(from));
+  *reinterpret_cast<float4*>(to + 4) = __ldg(reinterpret_cast<const float4*>(from + 4));
+}
+__device__ inline void store(bf16* to, const float* from) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(pack(from), pack(from + 2), pack(from + 4), pack(from + 6));
+}
+__device__ inline void store(float* to, const float* from) {
+  *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from);
+  *reinterpret_cast<float4*>(to + 4) = *reinterpret_cast<const float4*>(from + 4);
+}
+template <typename T>
+__device__ T element_of(const T*);  // for its type alone
+template <typename T>
+struct Four;  // four elements as they are stored
+template <>
+struct Four<bf16> {
+  uint2 raw;
+  __device__ void load(const bf16* from) { raw = __ldg(reinterpret_cast<const uint2*>(from)); }
+  __device__ void add_to(float* total, float weight) const {
+    float values[4];
+    unpack(raw.x, values);
+    unpack(raw.y, values + 2);
+    for (int i = 0; i < 4; ++i) total[i] += weight * values[i];
+  }
+  __device__ static void store(bf16* to, const float* from) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(pack(from), pack(from + 2));
+  }
+};
+template <>
+struct Four<float> {
+  float4 raw;
+  __device__ void load(const float* from) { raw = __ldg(reinterpret_cast<const float4*>(from)); }
+  __device__ void add_to(float* total, float weight) const {
+    total[0] += weight * raw.x;
+    total[1] += weight * raw.y;
+    total[2] += weight * raw.z;
+    total[3] += weight * raw.w;
+  }
+  __device__ static void store(float* to, const float* from) {
+    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+  }
+};
+template <int LANES>
+__device__ inline float sum_over_lanes(float x) {  // of groups of LANES neighbours; every lane of the warp takes part
+#pragma unroll
+  for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+__device__ inline float sum_over_block(float x) {  // for every thread; once in a kernel
+  __shared__ float parts[32];
+  x = sum_over_lanes<32>(x);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = 0.f;
+  for (int i = 0; i < blockDim.x / 32; ++i) x += parts[i];
+  return x;
+}
+}  // namespace nanochat
+"""
+
+_TYPES = {mx.bfloat16: "bf16", mx.float32: "float", mx.int32: "int", mx.uint32: "unsigned", mx.bool_: "bool"}
+
+Constant = int | bool | float
+
+
+def runs_kernels() -> bool:
+    """Return whether arrays are computed where these kernels run: on an NVIDIA GPU."""
+    return not runs_on_cpu() and bool(mx.cuda.is_available())
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function body in CUDA: `inputs` and `outputs` are its pointers' names, `sizes` its int arguments'."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    sizes: tuple[str, ...]
+    body: str
+
+    def __call__(
+        self,
+        *arrays: mx.array,
+        sizes: Sequence[int],
+        blocks: int,
+        shapes: Sequence[tuple[int, ...]],
+        dtypes: Sequence[mx.Dtype],
+        constants: Mapping[str, Constant] | None = None,
+        threads: int = THREADS,
+        fill: float | None = None,
+    ) -> list[mx.array]:
+        """Launch `blocks` blocks on the arrays; return the outputs, filled with `fill` first where that is given.
+
+        `constants` are compiled in: what varies from call to call belongs into `sizes`.
+        """
+        types = tuple(_TYPES[dtype] for dtype in (*(array.dtype for array in arrays), *dtypes))
+        name, code = _compiled(self, types, tuple((constants or {}).items()))
+        return mx.fast.precompiled_cuda_kernel(
+            name=name,
+            compiled_source=code,
+            inputs=list(arrays),
+            output_shapes=list(shapes),
+            output_dtypes=list(dtypes),
+            scalars=list(sizes),
+            grid=(blocks * threads, 1, 1),
+            threadgroup=(threads, 1, 1),
+            init_value=fill,
+            ensure_row_contiguous=True,
+        )
+
+    def source(self, types: Sequence[str], constants: Sequence[tuple[str, Constant]]) -> tuple[str, str]:
+        """Return the kernel's unique name and its whole source, for pointers of these types."""
+        of_inputs, of_outputs = types[: len(self.inputs)], types[len(self.inputs) :]
+        parameters = [f"const {kind}* {name}" for kind, name in zip(of_inputs, self.inputs, strict=True)]
+        parameters += [f"{kind}* {name}" for kind, name in zip(of_outputs, self.outputs, strict=True)]
+        parameters += [f"const int {name}" for name in self.sizes]
+        lines = [f"constexpr {_literal(value)[0]} {name} = {_literal(value)[1]};" for name, value in constants]
+        text = f"({', '.join(parameters)}) {{\n" + "\n".join(lines) + f"\n{self.body}}}\n"
+        name = f"nanochat_{self.name}_{hashlib.sha256((_HEADER + text).encode()).hexdigest()[:12]}"
+        return name, f'{_HEADER}extern "C" __global__ void {name}{text}'
+
+
+@functools.cache
+def _compiled(kernel: Kernel, types: tuple[str, ...], constants: tuple[tuple[str, Constant], ...]) -> tuple[str, bytes]:
+    """Return the kernel's name and its PTX."""
+    name, source = kernel.source(types, constants)
+    return name, _compile(source, name)
+
+
+def _literal(value: Constant) -> tuple[str, str]:
+    match value:
+        case bool():
+            return "bool", str(value).lower()
+        case int():
+            return "int", str(value)
+        case _:
+            return "float", f"{value!r}f" if "." in repr(value) or "e" in repr(value) else f"{value!r}.f"
+
+
+@functools.cache
+def _nvrtc() -> ctypes.CDLL:
+    """Return the compiler's library, which MLX has loaded."""
+    for version in ("13", "12"):
+        try:
+            return ctypes.CDLL(f"libnvrtc.so.{version}")
+        except OSError:
+            continue
+    raise PreflightError(
+        "NVRTC, CUDA's run-time compiler, is not installed: install `mlx[cuda13]` with its dependencies"
+    )
+
+
+def _compile(source: str, name: str) -> bytes:
+    library, program = _nvrtc(), ctypes.c_void_p()
+    created = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
+    assert created == 0, f"NVRTC refused the program {name}: error {created}"
+    options = (ctypes.c_char_p * 1)(_ARCHITECTURE.encode())
+    failed = library.nvrtcCompileProgram(program, len(options), options)
+    what = "ProgramLog" if failed else "PTX"
+    size = ctypes.c_size_t()
+    library[f"nvrtcGet{what}Size"](program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    library[f"nvrtcGet{what}"](program, text)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    assert not failed, f"{name} does not compile:\n{text.value.decode()}"
+    return text.raw

@@ -1,0 +1,127 @@
+"""AdamW in one pass over parameter, gradient and moments, and the squared norm of gradients: CUDA kernels.
+
+`adamw.adamw_update` says what the pass computes; here a step whose gradients are not finite leaves everything as it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+
+from nanochat.model.kernels.launch import THREADS, Kernel, runs_kernels
+
+_ADAMW = Kernel(
+    "adamw",
+    ("parameter", "gradient", "first", "second", "step", "lr", "is_finite"),
+    ("updated", "new_first", "new_second"),
+    ("vectors",),
+    """
+  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
+  if (vector >= vectors) return;
+  const size_t at = (size_t)vector * nanochat::VECTOR;
+  float p[8], g[8], m[8], v[8];
+  nanochat::load(parameter + at, p);
+  nanochat::load(gradient + at, g);
+  nanochat::load(first + at, m);
+  nanochat::load(second + at, v);
+  if (is_finite[0]) {
+    const float count = step[0], rate = lr[0] / -expm1f(count * LOG_BETA1);
+    const float correction = 1.f / -expm1f(count * LOG_BETA2);
+    const float kept = 1.f - lr[0] * DECAY;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      m[e] = BETA1 * m[e] + (1.f - BETA1) * g[e];
+      v[e] = BETA2 * v[e] + (1.f - BETA2) * g[e] * g[e];
+      p[e] = kept * p[e] - rate * m[e] / (sqrtf(v[e] * correction) + EPSILON);
+    }
+  }
+  nanochat::store(updated + at, p);
+  nanochat::store(new_first + at, m);
+  nanochat::store(new_second + at, v);
+""",
+)
+
+_SQUARES = Kernel(
+    "sum_of_squares",
+    ("x",),
+    ("sums",),
+    ("vectors",),
+    """
+  float total = 0.f;
+  for (int vector = blockIdx.x * blockDim.x + threadIdx.x; vector < vectors; vector += gridDim.x * blockDim.x) {
+    float values[8];
+    nanochat::load(x + (size_t)vector * nanochat::VECTOR, values);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) total += values[e] * values[e];
+  }
+  total = nanochat::sum_over_block(total);
+  if (threadIdx.x == 0) sums[blockIdx.x] = total;
+""",
+)
+_MAX_BLOCKS = 1056
+
+
+def applies(parameter: mx.array) -> bool:
+    """Return whether the kernels run here and take an array of this shape."""
+    return parameter.ndim == 2 and parameter.size % 8 == 0 and runs_kernels()
+
+
+def fused_adamw_update(
+    parameter: mx.array,
+    gradient: mx.array,
+    first_moment: mx.array,
+    second_moment: mx.array,
+    *,
+    step: mx.array,
+    lr: mx.array,
+    is_finite: mx.array,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return (parameter, first moment, second moment) after step number `step`, or as they were.
+
+    Args:
+        parameter: (rows, cols) float32.
+        gradient: the same shape, float32 or bfloat16.
+        first_moment: the same shape, float32.
+        second_moment: the same shape, float32.
+        step: (1,) float32, counted from 1.
+        lr: (1,) float32.
+        is_finite: (1,) bool; where false nothing changes.
+        betas: of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled, times the learning rate.
+    """
+    updated, first, second = _ADAMW(
+        parameter,
+        gradient,
+        first_moment,
+        second_moment,
+        step,
+        lr,
+        is_finite,
+        blocks=-(-parameter.size // (THREADS * 8)),
+        shapes=[parameter.shape] * 3,
+        dtypes=[mx.float32] * 3,
+        sizes=[parameter.size // 8],
+        constants={
+            "BETA1": betas[0],
+            "BETA2": betas[1],
+            "LOG_BETA1": math.log(betas[0]),
+            "LOG_BETA2": math.log(betas[1]),
+            "EPSILON": eps,
+            "DECAY": weight_decay,
+        },
+    )
+    return updated, first, second
+
+
+def squared_norm(gradient: mx.array) -> mx.array:
+    """Return the float32 sum of squares of an array, by the kernel where it applies."""
+    if not applies(gradient):
+        return mx.square(gradient.astype(mx.float32)).sum()
+    blocks = min(_MAX_BLOCKS, -(-gradient.size // (THREADS * 8)))
+    sizes = [gradient.size // 8]
+    return _SQUARES(gradient, sizes=sizes, blocks=blocks, shapes=[(blocks,)], dtypes=[mx.float32])[0].sum()
