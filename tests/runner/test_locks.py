@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -63,12 +66,13 @@ def test_a_child_that_outlives_its_parent_keeps_the_lock_until_it_ends(folder):
         "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.runner.folders import StageFolder\n"
         "from nanochat.runner.locks import stage_lock\n"
         "with stage_lock(StageFolder(Path(sys.argv[1]))) as lock:\n"
-        "    child = subprocess.Popen(['sleep', '1.5'], pass_fds=(lock.descriptor,), stdout=subprocess.DEVNULL)\n"
+        "    child = subprocess.Popen(['sleep', '300'], pass_fds=(lock.descriptor,), stdout=subprocess.DEVNULL)\n"
         "    lock.name_child(child.pid)\n    print(child.pid, flush=True)\n    import os; os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True)
     child = int(done.stdout)
     with pytest.raises(LockError, match=f"pid {child};"), stage_lock(folder, orphan_wait_seconds=0):
         pass
-    with stage_lock(folder, orphan_wait_seconds=20):
+    threading.Timer(0.5, os.kill, (child, signal.SIGKILL)).start()
+    with stage_lock(folder, orphan_wait_seconds=60):
         assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
