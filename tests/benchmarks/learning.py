@@ -9,6 +9,8 @@ Norms hide a Muon step that is far too large: at half and at twice of it the los
 default must also hold against Muon at a 16th and at a 256th of its rate (one seed). `--fault` plants what a port of
 nanochat had: the norm not restored after variance reduction, and a factor of sqrt(cols). What that costs against the
 sound rule is printed, and the exit code should be 1. A seed decides the first weights and which rows come when.
+
+`current` scales its rates with sqrt(batch / 2^19 tokens), which is 1/16 here: `--unscaled` leaves that out.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=[60, 200], help="where a run is measured")
     parser.add_argument("--architectures", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--unscaled", action="store_true", help="rates of the tables, without the batch's square root")
     parser.add_argument("--fault", action="store_true", help="plant a wrong size of Muon's step")
     options = parser.parse_args()
     options.steps.sort()
@@ -60,7 +63,7 @@ def main() -> int:
     is_sound = True
     for architecture in options.architectures:
         if options.fault:
-            sound = _Bench(architecture, data, options.steps).measure(1.0, range(options.seeds))
+            sound = _Bench(architecture, data, options).measure(1.0, range(options.seeds))
             with _wrong_step():
                 is_sound &= _report(architecture, data, options, against=sound)
         else:
@@ -145,17 +148,17 @@ def _tokenizer(source, base: Path):
 class _Bench:
     """One architecture and its optimizer, compiled once and started anew for every run."""
 
-    def __init__(self, architecture: str, data: _Data, steps: Sequence[int], *, muon_scale: float = 1.0) -> None:
+    def __init__(self, architecture: str, data: _Data, options: argparse.Namespace, *, muon_scale: float = 1.0) -> None:
         import mlx.core as mx
 
         from nanochat.model.config import GPTConfig
         from nanochat.model.gpt import GPT
-        from nanochat.optim.groups import OptimizerConfig, build_groups
+        from nanochat.optim.groups import REFERENCE_TOKENS_PER_STEP, OptimizerConfig, build_groups
         from nanochat.optim.optimizer import Optimizer
         from nanochat.optim.schedules import ScheduleConfig, muon_momentum
         from nanochat.train.step import Rates, TrainStep
 
-        self.architecture, self.data, self.steps = architecture, data, steps
+        self.data, self.steps = data, options.steps
         variant = VARIANTS[architecture]
         shape = {"n_layer": 4, "n_embd": 256, "n_head": 2, "n_kv_head": 2}
         config = GPTConfig.for_architecture(
@@ -164,10 +167,11 @@ class _Bench:
         self.model = GPT(config)
         self.model.initialise(mx.random.key(0))
         chosen = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
-        groups = build_groups(config, chosen, tokens_per_step=ROWS * SEQUENCE_LEN)
+        tokens_per_step = REFERENCE_TOKENS_PER_STEP if options.unscaled else ROWS * SEQUENCE_LEN
+        groups = build_groups(config, chosen, tokens_per_step=tokens_per_step)
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         self.step = TrainStep(self.model, self.optimizer, micro_batch_size=ROWS)
-        schedule = ScheduleConfig(steps=steps[-1], kind="constant")
+        schedule = ScheduleConfig(steps=self.steps[-1], kind="constant")
         self.rates: Callable[[float, int], Rates] = lambda scale, step: Rates(
             lr_multiplier=scale, momentum=muon_momentum(variant, step, schedule), weight_decay=0.0
         )
@@ -202,14 +206,12 @@ def _report(architecture: str, data: _Data, options: argparse.Namespace, *, agai
     """Measure at every scale, print the table, and return whether the default is good enough."""
     name = f"architecture {architecture}, optimizer {VARIANTS[architecture]}"
     print(f"{name}{', WRONG MUON STEP' if options.fault else ''}: held-out bits per byte")
-    bench, found = _Bench(architecture, data, options.steps), {}
+    bench, found = _Bench(architecture, data, options), {}
     for scale in SCALES:
         found[scale] = _measure_and_show(f"rates x{scale}", bench, scale, range(options.seeds))
     verdicts = [_judge(f"default, {n} steps", n, found[1.0], (found[0.5], found[2.0])) for n in options.steps]
     slow = [
-        _measure_and_show(
-            f"Muon's x{scale}", _Bench(architecture, data, options.steps, muon_scale=scale), 1.0, range(1)
-        )
+        _measure_and_show(f"Muon's x{scale}", _Bench(architecture, data, options, muon_scale=scale), 1.0, range(1))
         for scale in MUON_SCALES
     ]
     verdicts += [_judge(f"Muon's default, {n} steps", n, found[1.0][:1], slow) for n in options.steps]
