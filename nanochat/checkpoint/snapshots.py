@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from nanochat.checkpoint.durable import new_folder, sha256_of, write_arrays
 
@@ -100,7 +100,8 @@ def _save_arrays(path: Path, named: Arrays) -> None:
         write_arrays(path, of_mlx)
     else:
         of_numpy = {name: np.ascontiguousarray(value) for name, value in named.items()}
-        save_file(of_numpy, path)
+        # Through Python's file, for safetensors' own writer says a full disk by an exception without errno.
+        path.write_bytes(save(of_numpy))
 
 
 def _describe(folder: Path) -> _Manifest:

@@ -80,6 +80,8 @@ class Uploader:
             self._send()
         except TrackingOutageError as error:
             self._problem = str(error)
+        except OSError as error:  # our own files: a full disk must not end the sending for good
+            self._problem = f"the local files: {error}"
         else:
             self._problem = None
 
