@@ -64,7 +64,7 @@ def compile_plan(
     if notebook.findings:
         raise loaded.error([loaded.diagnose(one.path, one.code, one.message, one.advice) for one in notebook.findings])
     digest_by_source = _read_digests(specs, digests)
-    device = _device_class(recipe.run.device, device_class)
+    device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
     stages = tuple(_plan_stage(recipe, spec, specs, config, execution, digest_by_source, device) for spec in specs)
     by_class = {
@@ -114,6 +114,7 @@ def execution_spec(run: Run) -> ExecutionSpec:
         checkpoint_every_steps=run.checkpoint.every_steps,
         checkpoint_every_minutes=run.checkpoint.every_minutes,
         checkpoint_keep=run.checkpoint.keep,
+        checkpoint_keep_when_done=run.checkpoint.keep_when_done,
         log_every_steps=monitor.log_every_steps,
         validate_every_steps=monitor.validate_every_steps,
         validate_tokens=monitor.validate_tokens,
@@ -212,7 +213,8 @@ def _upstream(spec: StageSpec, specs: list[StageSpec]) -> tuple[StageName, ...]:
     return tuple(name for name in _UPSTREAM[spec.stage] if name in present)[:1]
 
 
-def _device_class(device: str, assumed: DeviceClass | None) -> DeviceClass:
+def device_class_of(device: str, assumed: DeviceClass | None) -> DeviceClass:
+    """Return what `run.device` stands for where `auto` is assumed to mean `assumed`."""
     if device == "cpu":
         return "cpu"
     if device == "gpu":

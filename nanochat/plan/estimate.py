@@ -67,7 +67,9 @@ class Estimate:
     flops: float | None = None
     peak_memory_bytes: int | None = None
     disk_bytes: int | None = None
-    """Left on disk at its largest: outputs and kept checkpoints."""
+    """At its largest: outputs, kept checkpoints and the one being written."""
+    kept_disk_bytes: int | None = None
+    """Of that, what stays when the stage is done; None for all of it."""
     seconds: float | None = None
 
 
@@ -79,7 +81,7 @@ def estimate_stage(
         return _estimate_tokenizer(spec)
     if config is None:
         return Estimate()
-    dtype = _dtype(execution, device)
+    dtype = dtype_of(execution, device)
     match spec:
         case PretrainSpec():
             tokens = spec.steps * spec.tokens_per_step
@@ -98,7 +100,11 @@ def estimate_stage(
 
 
 def total(estimates: list[Estimate]) -> Estimate:
-    """Return the sum over stages (parameters and peak memory: the largest); None counts as nothing, unless all are."""
+    """Return the sum over stages, in order; None counts as nothing, unless all are.
+
+    Parameters and peak memory are the largest. Disk is what is used at once: what earlier stages leave, and the largest
+    of the present one.
+    """
 
     def known(name: str) -> list[float]:
         return [value for one in estimates if (value := getattr(one, name)) is not None]
@@ -111,9 +117,18 @@ def total(estimates: list[Estimate]) -> Estimate:
         tokens=whole(known("tokens")),
         flops=math.fsum(known("flops")) if known("flops") else None,
         peak_memory_bytes=whole([max(known("peak_memory_bytes"), default=0)]) or None,
-        disk_bytes=whole(known("disk_bytes")),
+        disk_bytes=_disk_at_once(estimates),
         seconds=math.fsum(known("seconds")) if known("seconds") else None,
     )
+
+
+def _disk_at_once(estimates: list[Estimate]) -> int | None:
+    left, most = 0, None
+    for one in estimates:
+        if one.disk_bytes is not None:
+            most = max(most or 0, left + one.disk_bytes)
+            left += one.disk_bytes if one.kept_disk_bytes is None else one.kept_disk_bytes
+    return most
 
 
 def shown_micro_batch(
@@ -133,14 +148,15 @@ def shown_micro_batch(
         execution.memory_limit_bytes or sys.maxsize,
         tokens_per_step=tokens_per_step,
         sequence_len=sequence_len,
-        dtype=_dtype(execution, device),
+        dtype=dtype_of(execution, device),
         activation_checkpointing=execution.activation_checkpointing,
         at_most=max(1, memory.CPU_MICRO_BATCH_TOKENS // sequence_len) if device == "cpu" else GPU_AUTO_ROWS,
     )
     return max(1, fits)
 
 
-def _dtype(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
+def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
+    """Return what `run.dtype` computes in on a class of device."""
     if execution.dtype == "auto":
         return "float32" if device == "cpu" else "bfloat16"
     return execution.dtype
@@ -148,12 +164,16 @@ def _dtype(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
 
 def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
     chars = min(spec.max_chars, examples.source_chars(spec.source) or spec.max_chars)
-    # SentencePiece holds the text and about as much again in indexes; it is given at most max_chars.
     return Estimate(
-        peak_memory_bytes=memory.PROCESS_BYTES + 6 * chars,
+        peak_memory_bytes=tokenizer_peak_bytes(chars),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
+
+
+def tokenizer_peak_bytes(chars: int) -> int:
+    """Return the peak of training a tokenizer: SentencePiece holds the text and several times as much in indexes."""
+    return memory.PROCESS_BYTES + 6 * chars
 
 
 def _estimate_training(
@@ -177,13 +197,17 @@ def _estimate_training(
     flops = None if tokens is None else float(tokens * config.flops_per_token())
     recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
     seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / RATES[device].flops_per_second
-    saved = execution.checkpoint_keep + 2  # one more while it is written, and as much again in the output
+    one_save = memory.checkpoint_bytes(config)
+    # The newest, the best one, the one being written; then, in its place, as much again in the output.
+    saved = execution.checkpoint_keep + 2
+    stays = saved if execution.checkpoint_keep_when_done else 1
     return Estimate(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
         peak_memory_bytes=step.peak(rows),
-        disk_bytes=saved * memory.checkpoint_bytes(config),
+        disk_bytes=saved * one_save,
+        kept_disk_bytes=stays * one_save,
         seconds=seconds,
     )
 

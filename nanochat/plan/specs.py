@@ -163,6 +163,7 @@ class ExecutionSpec(Spec):
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
     checkpoint_keep: int = 2
+    checkpoint_keep_when_done: bool = False
     log_every_steps: int = 1
     validate_every_steps: int | None = None
     validate_tokens: int = 131_072

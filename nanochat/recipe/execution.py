@@ -19,6 +19,8 @@ class Checkpoints(Section):
     """Save when so many minutes have passed since the last save."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     """Newest checkpoints kept while a stage runs."""
+    keep_when_done: bool = False
+    """Keep them when the stage is done. Default: deleted then, for the stage's output holds the model."""
 
 
 class Monitor(Section):

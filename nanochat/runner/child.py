@@ -46,6 +46,8 @@ class Progress(BaseModel):
 
     fraction: float = 0.0
     text: str = ""
+    time: float | None = None
+    """When the child last gave a sign of life, seconds since the epoch; None before the first."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +166,14 @@ class StageBugError(NanochatError):
 def raise_for(ended: Ended, folder: StageFolder, *, planned_bytes: int | None, remedy: str) -> None:
     """Raise the error a child's end stands for; return where it ended well.
 
-    `remedy` names the recipe field to change when memory ran out. A child that was asked to stop counts as
-    interrupted however it ended, unless it was done.
+    `remedy` names the recipe field to change when memory ran out. A child that was asked to stop and died of a
+    signal was killed by the second one: interrupted, with an empty message, for it had no time to say what is saved.
     """
     if ended.exit_code == OK:
         return
     said = _last_words(folder)
-    if ended.interrupted or ended.exit_code == InterruptedRun.exit_code:
-        raise InterruptedRun(said or f"{folder.stage} was stopped")
+    if ended.exit_code == InterruptedRun.exit_code or (ended.interrupted and ended.exit_code < 0):
+        raise InterruptedRun(said)
     for error in (RecipeError, PreflightError, StageError):
         if ended.exit_code == error.exit_code:
             raise error(said or f"{folder.stage} failed; its log is {folder.log}")

@@ -12,6 +12,7 @@ from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_duration
 from nanochat.plan.specs import Job, TokenizerSpec
 from nanochat.runner.cache import Judgement
+from nanochat.runner.checkpoints import delete_checkpoints
 from nanochat.runner.child import COMMAND, Ended, Progress, raise_for, run_child
 from nanochat.runner.display import Display
 from nanochat.runner.downloads import fetch_sources
@@ -24,6 +25,7 @@ from nanochat.runner.record import (
     Provenance,
     StageRecord,
     folder_bytes,
+    handed_on,
     output_digest,
     output_files,
     write_identity,
@@ -32,6 +34,8 @@ from nanochat.runner.record import (
 from nanochat.tracking.link import read_link
 
 _PEAK_TIMING = "peak_memory_bytes"
+_SILENT_SECONDS = 60.0
+"""A heartbeat older than this is told: the stage may be in one long step, or stuck."""
 
 
 def execute_stage(
@@ -84,7 +88,7 @@ def execute_stage(
     link = read_link(folder.link)
     record = StageRecord(
         **identity.model_dump(),
-        output_digest=output_digest(files),
+        output_digest=output_digest(handed_on(stage.name, files)),
         output_files=files,
         metrics=_read_metrics(folder),
         provenance=provenance,
@@ -102,6 +106,7 @@ def execute_stage(
         mlflow_run_id=link.run_id if link else None,
     )
     write_record(folder, record)
+    delete_checkpoints(folder)
     return record
 
 
@@ -121,6 +126,9 @@ def _show(display: Display, title: str, progress: Progress, seconds: float) -> N
     left = ""
     if 0.02 < progress.fraction < 1:
         left = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
+    silent = time.time() - progress.time if progress.time else 0.0
+    if silent > _SILENT_SECONDS:
+        left = f", no sign of life for {show_duration(silent)}"
     display.progress(title, progress.fraction, f"{progress.text or 'starting'}{left}")
 
 

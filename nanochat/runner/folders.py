@@ -83,6 +83,11 @@ class StageFolder:
         return self.path / "checkpoints"
 
     @property
+    def suites(self) -> Path:
+        """Finished suites of an evaluation."""
+        return self.path / "suites"
+
+    @property
     def lock(self) -> Path:
         """The lock file."""
         return self.path / "lock"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nanochat.errors import InterruptedRun
 from nanochat.plan.plan import INIT_FROM, StagePlan
-from nanochat.runner.cache import Judgement, judge_stage
+from nanochat.runner.cache import Judgement, judge_stage, newest_step
+from nanochat.runner.checkpoints import sweep_checkpoints
 from nanochat.runner.child import COMMAND
 from nanochat.runner.display import Display
 from nanochat.runner.downloads import fetch_inputs
@@ -90,6 +91,7 @@ def _run_stage(
     title = session.state.entry(stage.name).title
     if judgement.record is not None:
         session.use_cached(stage.name, judgement.folder)
+        sweep_checkpoints(judgement.folder)
         work.display.line(f"{title}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}")
         return judgement.record
     with stage_lock(judgement.folder) as lock:
@@ -139,7 +141,7 @@ def _execute(
         )
     except InterruptedRun as stop:
         session.end_stage(name, folder, "interrupted", seconds=time.time() - began)
-        raise InterruptedRun(stop_line(work, f"{title}: {_first_words(stop)}")) from None
+        raise InterruptedRun(stop_line(work, f"{title}: {_first_words(stop, folder)}")) from None
     except BaseException:
         session.end_stage(name, folder, "failed", seconds=time.time() - began)
         raise
@@ -150,6 +152,16 @@ def stop_line(work: Work, what: str) -> str:
     return f"{what}; continue with: {work.request.command}"
 
 
-def _first_words(stop: InterruptedRun) -> str:
-    """Return what a stage said when it stopped, without what the line adds anyway."""
-    return str(stop).splitlines()[0].removesuffix("; the same command continues")
+def _first_words(stop: InterruptedRun, folder: StageFolder) -> str:
+    """Return what a stage said when it stopped, else what is kept of it, without what the line adds anyway."""
+    said = str(stop)
+    return said.splitlines()[0].removesuffix("; the same command continues") if said else f"stopped, {_kept(folder)}"
+
+
+def _kept(folder: StageFolder) -> str:
+    """Return what an attempt that was stopped at once leaves to go on from."""
+    step = newest_step(folder)
+    if step is not None:
+        return f"the checkpoint of step {step:,} is kept"
+    suites = sorted(path.stem for path in folder.suites.glob("*.json"))
+    return f"kept: {', '.join(suites)}" if suites else "nothing of it is saved yet"

@@ -12,6 +12,7 @@ from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, Rec
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.cache import forced_stages
 from nanochat.runner.catalog import Run, list_runs
+from nanochat.runner.checkpoints import sweep_checkpoints
 from nanochat.runner.display import Display
 from nanochat.runner.expectations import judge_expectations
 from nanochat.runner.folders import write_atomically
@@ -38,9 +39,9 @@ def run_recipe(request: Request, display: Display) -> Run:
     selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
     forced = forced_stages(request.force, prepared.plan) & selected
     work = Work(request, prepared, selected, forced, prepared.judge(forced), display)
-    _refuse_gaps(work)
     to_run = [j for j in work.judged if j.stage.name in selected and j.action != "cached"]
     tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
+    _refuse_gaps(work)
     if not to_run:
         return _nothing_to_do(work, tracking)
     check_all(prepared, to_run, tracking_uri=tracking.uri)
@@ -139,6 +140,7 @@ def _nothing_to_do(work: Work, tracking: RunTracking) -> Run:
     for judgement in work.judged:
         if judgement.folder is not None and judgement.record is not None:
             session.use_cached(judgement.stage.name, judgement.folder)
+            sweep_checkpoints(judgement.folder)
     unmet = _finish(work, session, records)
     run = Run(session.folder, session.state)
     report = session.folder.report if session.folder.report.is_file() else write_report(run, work.request.base)

@@ -13,6 +13,8 @@ from nanochat.runner.folders import RunFolder, StageFolder, write_atomically
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
 _VOLATILE_PREFIX = "timings"
+_TRAINING_STAGES = ("pretrain", "sft")
+_TOLD_BY_TRAINING = frozenset({"result.json", "samples.md"})
 _BLOCK_BYTES = 1 << 20
 
 
@@ -188,6 +190,15 @@ def output_files(out: Path) -> dict[str, str]:
         for path in sorted(out.rglob("*"))
         if path.is_file() and not path.name.startswith(_VOLATILE_PREFIX)
     }
+
+
+def handed_on(stage: str, files: dict[str, str]) -> dict[str, str]:
+    """Return the files that later stages may read: their digest stands for the stage in those stages' fingerprints.
+
+    What a training stage tells people depends on what `run.monitor` looks at, which must not make anything run again.
+    """
+    told = _TOLD_BY_TRAINING if stage in _TRAINING_STAGES else frozenset()
+    return {path: digest for path, digest in files.items() if path not in told}
 
 
 def output_digest(files: dict[str, str]) -> str:

@@ -142,6 +142,21 @@ def test_disk_holds_the_kept_checkpoints_one_being_written_and_the_output(compil
     assert plan.stage("pretrain").estimate.disk_bytes == 5 * memory.checkpoint_bytes(config)
 
 
+def test_disk_of_a_finished_stage_is_its_output_unless_checkpoints_are_kept(compiled: Compile) -> None:
+    config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
+    one_save = memory.checkpoint_bytes(config)
+    assert compiled().stage("pretrain").estimate.kept_disk_bytes == one_save
+    kept = compiled("run.checkpoint={keep: 3, keep_when_done: true}").stage("pretrain").estimate
+    assert kept.kept_disk_bytes == 5 * one_save
+
+
+def test_disk_in_total_is_what_is_used_at_once() -> None:
+    """Stages of 10 (3 stay), 8 (all stay), 4 (1 stays): 10, then 3 + 8, then 3 + 8 + 4."""
+    stages = [Estimate(disk_bytes=10, kept_disk_bytes=3), Estimate(disk_bytes=8), Estimate(), Estimate(disk_bytes=4)]
+    assert [total(stages[:count]).disk_bytes for count in (1, 2, 4)] == [10, 11, 15]
+    assert total([*stages[:2], Estimate(disk_bytes=1, kept_disk_bytes=0), Estimate(disk_bytes=30)]).disk_bytes == 41
+
+
 def test_totals_add_costs_and_take_the_largest_memory() -> None:
     one = Estimate(parameters=5, tokens=10, flops=1.0, peak_memory_bytes=7, disk_bytes=1, seconds=2.0)
     other = Estimate(parameters=5, tokens=None, flops=2.0, peak_memory_bytes=3, disk_bytes=2, seconds=None)
