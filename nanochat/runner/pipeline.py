@@ -35,12 +35,14 @@ def run_recipe(request: Request, display: Display) -> Run:
     Raises:
         NanochatError: whose class says how it ended, see `errors`. InterruptedRun's message is one line.
     """
-    prepared = prepare(request.recipe, request.overrides, request.base)
+    prepared = prepare(request.recipe, request.overrides, request.base, must_have_inputs=False)
     selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
     forced = forced_stages(request.force, prepared.plan) & selected
     work = Work(request, prepared, selected, forced, prepared.judge(forced), display)
     to_run = [j for j in work.judged if j.stage.name in selected and j.action != "cached"]
     tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
+    if prepared.problems:  # with whatever else is found: then nothing is known of the cache, and nothing can run
+        check_all(prepared, to_run, tracking_uri=tracking.uri)
     _refuse_gaps(work)
     if not to_run:
         return _nothing_to_do(work, tracking)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
-
-from nanochat.data.sources import SourceSpec, check_source
+from nanochat.data.sources import SourceSpec, check_source, resolve_files
 from nanochat.errors import PreflightError
-from nanochat.plan.estimate import total
-from nanochat.plan.memory import largest_micro_batch
+from nanochat.model.config import GPTConfig
+from nanochat.plan.compile import device_class_of
+from nanochat.plan.estimate import tokenizer_peak_bytes, total
+from nanochat.plan.fitting import model_of, peak_bytes, rows_that_fit
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import PretrainSpec
+from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec, TokenizerSpec
 from nanochat.runner.cache import Judgement
 from nanochat.runner.inputs import check_inputs
+from nanochat.runner.memory_limit import memory_limit
 from nanochat.runner.prepare import Prepared
 from nanochat.tracking.store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
+_UNPACKED = 4
+"""Characters of text per byte of a parquet file, roughly."""
 
 
 def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: str | None) -> None:
@@ -32,12 +36,14 @@ def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: 
     """
     stages = [judgement.stage for judgement in to_run]
     findings = [
+        *prepared.problems,
         *_check_sources(prepared, stages),
         *_check_disk(prepared, stages),
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
         *(_check_tracking(tracking_uri) if tracking_uri is not None else ()),
     ]
+    findings = list(dict.fromkeys(findings))  # a source that is not there is found twice
     if findings:
         heading = f"{len(findings)} thing{'s' if len(findings) > 1 else ''} to settle before the run can start"
         raise PreflightError("\n".join([f"{heading}:", *(f"  - {finding}" for finding in findings)]))
@@ -67,40 +73,52 @@ def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
         )
 
 
-def memory_limit(prepared: Prepared) -> int | None:
-    """Return the bytes that a stage may take: the recipe's limit, else what the machine has; None where unknown."""
-    given = prepared.loaded.recipe.run.limits.memory
-    if given is not None:
-        return given
-    on_gpu = prepared.device_class == "cuda" and prepared.loaded.recipe.run.device != "cpu"
-    return None if on_gpu else int(psutil.virtual_memory().total)
-
-
 def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
-    limit = memory_limit(prepared)
+    run = prepared.loaded.recipe.run
+    device = device_class_of(run.device, prepared.device_class)
+    limit = memory_limit(run.limits.memory, device)
     for stage in stages:
-        planned = stage.estimate.peak_memory_bytes
+        given = prepared.init_models.get(stage.name)
+        config = model_of(stage, prepared.plan) or (_config_in(given) if given is not None else None)
+        planned = _text_peak(stage.spec, prepared.base) or peak_bytes(stage, config, device)
         if limit is None or planned is None or planned <= limit:
             continue
-        fits = _rows_that_fit(stage, limit)
+        fits = rows_that_fit(stage, config, limit, device)
         if stage.execution.micro_batch_size is None and fits:
             continue  # `auto` takes fewer rows than the plan shows
-        advice = f"set `run.micro_batch_size: {fits}`" if fits else "use a smaller model or a shorter sequence_len"
+        advice = f"set `run.micro_batch_size: {fits}`" if fits else _advice_without_rows(stage)
         yield f"memory: {stage.name} needs about {show_bytes(planned)}, the limit is {show_bytes(limit)}; {advice}"
 
 
-def _rows_that_fit(stage: StagePlan, limit: int) -> int:
-    if not isinstance(stage.spec, PretrainSpec):
-        return 0
-    execution = stage.execution
-    return largest_micro_batch(
-        stage.spec.model,
-        limit,
-        tokens_per_step=stage.spec.tokens_per_step,
-        sequence_len=stage.spec.model.sequence_len,
-        dtype="float32" if execution.dtype != "bfloat16" else "bfloat16",
-        activation_checkpointing=execution.activation_checkpointing,
-    )
+def _text_peak(spec: StageSpec, base: Path) -> int | None:
+    """Return the peak of a tokenizer stage on local files, whose size the plan does not know; None for all else."""
+    if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
+        return None
+    try:
+        files = resolve_files(spec.source, base=base)
+    except PreflightError:  # told already
+        return None
+    sizes = (path.stat().st_size * (_UNPACKED if path.suffix == ".parquet" else 1) for path in files)
+    return tokenizer_peak_bytes(min(spec.max_chars, sum(sizes)))
+
+
+def _advice_without_rows(stage: StagePlan) -> str:
+    match stage.spec:
+        case TokenizerSpec():
+            return "set `tokenizer.max_chars` lower"
+        case PretrainSpec() | SftSpec() if not stage.execution.activation_checkpointing:
+            return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
+        case _:
+            return "use a smaller model or a shorter sequence_len"
+
+
+def _config_in(folder: Path) -> GPTConfig | None:
+    """Return the model of a model folder; None where its config cannot be read, which the stage itself will explain."""
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return GPTConfig.from_dict(described["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:

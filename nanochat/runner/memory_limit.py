@@ -1,0 +1,32 @@
+"""How much memory a stage may take here: the recipe's limit, else what the machine or its GPU has. Asks no MLX."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import psutil
+
+from nanochat.plan.estimate import DeviceClass
+
+_QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+_QUERY_SECONDS = 10.0
+
+
+def memory_limit(given: int | None, device: DeviceClass) -> int | None:
+    """Return the bytes a stage may take: `given`, else the device's memory; None where that is not known."""
+    if given is not None:
+        return given
+    return _gpu_bytes() if device == "cuda" else int(psutil.virtual_memory().total)
+
+
+def _gpu_bytes() -> int | None:
+    """Return the memory of the first GPU as its driver says it, None where the driver does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    try:
+        asked = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True)
+        return int(asked.stdout.split()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None

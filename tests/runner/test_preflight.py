@@ -1,0 +1,87 @@
+"""Before stage one: everything that will not work, together, with what to change."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nanochat.errors import PreflightError
+from nanochat.runner import memory_limit as limits
+from nanochat.runner import preflight
+
+
+def refusal(bench, *overrides, **changes) -> str:
+    with pytest.raises(PreflightError) as caught:
+        bench.run(*overrides, **changes)
+    assert bench.calls() == []
+    return str(caught.value)
+
+
+def test_missing_data_disk_memory_time_and_store_are_told_together(bench, monkeypatch):
+    """One refusal, and each finding is told once."""
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(preflight.os, "access", lambda *_: False)
+    (bench.folder / "text.txt").unlink()
+    text = refusal(
+        bench,
+        "run.limits={memory: 1M, minutes: 0.001}",
+        "tracking={kind: mlflow, uri: 'sqlite:////nowhere/mlflow.db'}",
+    )
+    assert text.startswith("9 things to settle before the run can start:\n")
+    found = re.findall(r"^  - (\w+)", text, re.MULTILINE)
+    assert found == ["source", "disk", *["memory"] * 5, "time", "tracking"]  # memory: of each of the five stages
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage):
+    """And with that one the same command starts; 64 rows of 32 tokens a step are divided evenly."""
+    shape = ("pretrain.tokens_per_step=2048", "sft.tokens_per_step=2048", "model.n_embd=256")
+    stages = {"pretrain": ("base_eval=null", "sft=null", "chat_eval=null"), "sft": ("base_eval=null", "chat_eval=null")}
+    if stage == "sft":
+        bench.run(*shape, *stages[stage], last="pretrain")
+        bench.calls()
+    limit = "run.limits.memory=200M"
+    text = refusal(bench, *shape, *stages[stage], "run.micro_batch_size=64", limit)
+    match = re.search(rf"memory: {stage} needs about .*, the limit is 200 MiB; set `run.micro_batch_size: (\d+)`", text)
+    assert match is not None, text
+    assert 64 % int(match[1]) == 0 and int(match[1]) < 64
+    bench.run(*shape, *stages[stage], f"run.micro_batch_size={match[1]}", limit)
+    assert stage in bench.calls()
+
+
+def test_auto_takes_what_fits_and_is_not_refused(bench):
+    """Under the limit at which 64 rows are refused."""
+    bench.run("pretrain.tokens_per_step=2048", "model.n_embd=256", "run.limits.memory=200M", last="pretrain")
+    assert bench.calls() == ["tokenizer", "pretrain"]
+
+
+def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
+    """An sft whose recipe has no `model` is refused by the model it starts from."""
+    bench.run("model.n_embd=256", last="pretrain")
+    bench.calls()
+    model = next((bench.base / "stages" / "pretrain").glob("*/out/model"))
+    (model / "config.json").write_text(
+        '{"format": 1, "model": {"sequence_len": 512, "vocab_size": 300, "n_layer": 4, "n_embd": 1024, "n_head": 8,'
+        ' "n_kv_head": 8}}'
+    )
+    gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null")
+    given = (f"sft.init_from={model}", "sft.tokens_per_step=32768", "run.micro_batch_size=64")
+    text = refusal(bench, *gone, *given, "run.limits.memory=2G")
+    assert re.search(
+        r"memory: sft needs about [\d.]+ GiB, the limit is 2.00 GiB; set `run.micro_batch_size: \d+`", text
+    )
+
+
+def test_a_gpus_memory_is_asked_of_its_driver(tmp_path, monkeypatch):
+    """Where the recipe names no limit; unknown where there is no driver to ask."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81559\necho 40960\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert limits.memory_limit(None, "cuda") == 81559 * 2**20
+    assert limits.memory_limit(123, "cuda") == 123
+    program.write_text("#!/bin/sh\necho no devices were found\nexit 6\n")
+    assert limits.memory_limit(None, "cuda") is None
+    program.unlink()
+    assert limits.memory_limit(None, "cuda") is None
