@@ -106,6 +106,8 @@ def _prepare(device: str, dtype: str, threads: int) -> Runtime:
     if sys.platform == "linux" and backend == "cpu":
         _keep_freed_pages()
         blas = _load_blas(threads)
+    if backend == "cuda" and chosen == "float32":
+        set_environment("MLX_ENABLE_TF32", "0")  # what is called float32 has 24 bits, not TF32's 11
     return Runtime(backend=backend, dtype=chosen, blas=blas, threads=threads)
 
 

@@ -1,4 +1,7 @@
-"""Loads the fast BLAS before any test imports MLX, and keeps every test away from the user's folders."""
+"""Loads the fast BLAS before any test imports MLX, and keeps every test away from the user's folders.
+
+NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,14 @@ import pytest
 
 from nanochat import runtime
 
-runtime.prepare(device="cpu")
+_chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE", "cpu"), dtype="float32")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _device():
+    from nanochat.model.device import select_device
+
+    select_device(_chosen.backend)
 
 
 @pytest.fixture(autouse=True)

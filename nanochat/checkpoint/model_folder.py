@@ -59,7 +59,7 @@ def load_config(folder: Path) -> GPTConfig:
 
 
 def load_model(folder: Path, dtype: mx.Dtype | None = None) -> gpt.GPT:
-    """Return the model in a folder; `dtype` is what it computes in (default: the weights').
+    """Return the model in a folder; with a `dtype` it computes in that and holds its matrices so, for inference.
 
     Raises:
         PreflightError: the folder holds no model.
@@ -78,6 +78,8 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None) -> gpt.GPT:
         raise StageError(f"{path} cannot be read: {error}") from error
     if dtype is not None:
         model.set_compute_dtype(dtype)
+        model.cast_matrices(dtype)
+        mx.eval(model.named_parameters())
     return model
 
 

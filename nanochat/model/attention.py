@@ -7,6 +7,8 @@ newest positions: query i stands at key S - T + i. Scores are scaled by D^-0.5. 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import mlx.core as mx
 
 from nanochat.model.cpu_attention import cpu_attention
@@ -50,24 +52,27 @@ def blocked_attention(queries: mx.array, keys: mx.array, values: mx.array, *, wi
     """Return the same as `attention` where T = S > window, by blocks of the window's length.
 
     The first block is causal; each later one sees its own block and the one before, through one mask for all of them.
+    The mask is added, not boolean: on CUDA a boolean one leaves the fused path. Positions are cut and joined where they
+    stand outermost in memory, (B, T, H, D), as the projections leave them.
     """
-    batch, _, length, head_dim = queries.shape
-    scale = head_dim**-0.5
-    first = mx.fast.scaled_dot_product_attention(
-        queries[:, :, :window], keys[:, :, :window], values[:, :, :window], scale=scale, mask="causal"
+    scale, length = queries.shape[-1] ** -0.5, queries.shape[2]
+    queries, keys, values = (x.swapaxes(1, 2) for x in (queries, keys, values))
+    leading, following = mx.split(queries, [window], axis=1)
+    first = _attend(leading, keys[:, :window], values[:, :window], scale=scale, mask="causal")
+    padding = -length % window  # later keys, which no real query sees
+    if padding:
+        following, keys, values = (mx.pad(x, [(0, 0), (0, padding), (0, 0), (0, 0)]) for x in (following, keys, values))
+    seen = visible(window, 2 * window, window=window)
+    mask = mx.where(seen, mx.array(0, queries.dtype), mx.array(-mx.inf, queries.dtype))[None, None]
+    rest = _attend(
+        following.reshape(-1, window, *following.shape[2:]),
+        _with_block_before(keys, window),
+        _with_block_before(values, window),
+        scale=scale,
+        mask=mask,
     )
-    padding = -length % window
-    if padding:  # later keys, which no real query sees
-        queries, keys, values = (mx.pad(x, [(0, 0), (0, 0), (0, padding), (0, 0)]) for x in (queries, keys, values))
-    own = _split(queries[:, :, window:], window)
-    seen_keys, seen_values = (
-        mx.concatenate([_split(x[:, :, :-window], window), _split(x[:, :, window:], window)], axis=2)
-        for x in (keys, values)
-    )
-    mask = visible(window, 2 * window, window=window)
-    rest = mx.fast.scaled_dot_product_attention(own, seen_keys, seen_values, scale=scale, mask=mask)
-    rest = rest.reshape(batch, -1, *rest.shape[1:]).swapaxes(1, 2).reshape(batch, rest.shape[1], -1, head_dim)
-    return mx.concatenate([first, rest], axis=2)[:, :, :length]
+    rest = rest.reshape(following.shape)
+    return mx.concatenate([first, rest], axis=1)[:, :length].swapaxes(1, 2)
 
 
 def plain_attention(
@@ -103,7 +108,17 @@ def _repeat_heads(x: mx.array, queries: mx.array) -> mx.array:
     return x if groups == 1 else mx.repeat(x, groups, axis=1)
 
 
-def _split(x: mx.array, window: int) -> mx.array:
-    """Return (B * blocks, H, window, D) from (B, H, blocks * window, D)."""
-    batch, heads, _, head_dim = x.shape
-    return x.reshape(batch, heads, -1, window, head_dim).swapaxes(1, 2).reshape(-1, heads, window, head_dim)
+def _attend(
+    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: mx.array | Literal["causal"]
+) -> mx.array:
+    """Return fused attention of (B, T, H, D) and (B, S, G, D), as (B, T, H, D)."""
+    by_head = (x.swapaxes(1, 2) for x in (queries, keys, values))
+    return mx.fast.scaled_dot_product_attention(*by_head, scale=scale, mask=mask).swapaxes(1, 2)
+
+
+def _with_block_before(x: mx.array, window: int) -> mx.array:
+    """Return each block but the first behind the one before it, (B * blocks, 2 * window, G, D), from (B, S, G, D)."""
+    if x.shape[1] == 2 * window:
+        return x
+    blocks = (x.reshape(x.shape[0], -1, window, *x.shape[2:])[:, part] for part in (slice(-1), slice(1, None)))
+    return mx.concatenate(list(blocks), axis=2).reshape(-1, 2 * window, *x.shape[2:])

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from nanochat.errors import StageError
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.init import initial_parameters
+from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
 from nanochat.model.recompute import recomputed
 
@@ -79,6 +80,11 @@ class GPT(Module):
         """Set the dtype of activations; weights keep theirs, and logits are float32."""
         self.compute_dtype = dtype
 
+    def cast_matrices(self, dtype: mx.Dtype) -> None:
+        """Store matrices and tables in `dtype`, for inference: the same results as casting them at each use."""
+        cast = {name: x.astype(dtype) if x.ndim > 1 else x for name, x in self.named_parameters().items()}
+        self.set_parameters(cast)
+
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.checkpoints_blocks = enabled
@@ -107,6 +113,8 @@ class GPT(Module):
 
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
+        if cache is None and not self.checkpoints_blocks and forward.applies(self.config):
+            return forward.hidden(self, idx)
         x = None
         for x in self.residual_stream(idx, cache):  # noqa: B007 -- only the last is wanted
             pass
@@ -146,10 +154,10 @@ class GPT(Module):
 
     def _embed(self, idx: mx.array, cache: Cache | None) -> mx.array:
         embedded = norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
-        return self._smear(embedded, cache) if self.config.variant.has_smear else embedded
+        return self.smeared(embedded, cache) if self.config.variant.has_smear else embedded
 
-    def _smear(self, embedded: mx.array, cache: Cache | None) -> mx.array:
-        """Add to each position a gated share of the embedding before it; a row's first position has none."""
+    def smeared(self, embedded: mx.array, cache: Cache | None = None) -> mx.array:
+        """Return normed embeddings (B, T, C), each with a gated share of the one before it; a row's first has none."""
         before = None if cache is None else cache.previous_embedding
         first = mx.zeros_like(embedded[:, :1]) if before is None else before
         previous = mx.concatenate([first, embedded[:, :-1]], axis=1)

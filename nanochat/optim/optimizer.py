@@ -26,6 +26,7 @@ class Optimizer:
         """Start with zero moments for `parameters`, name -> array."""
         assert sorted(n for g in groups for n in g.names) == sorted(parameters), "every parameter in exactly one group"
         self.groups = tuple(groups)
+        self._stacks: dict[int, tuple[list[mx.array], mx.array]] = {}
         self.state: dict[str, mx.array] = {_STEP: mx.array(0, dtype=mx.int32)}
         for group in groups:
             for name in group.names:
@@ -48,6 +49,7 @@ class Optimizer:
         if wrong:
             raise StageError(f"the optimizer state is not that of this model: {', '.join(wrong[:5])} do not fit")
         self.state = dict(state)
+        self._stacks.clear()
 
     def update(
         self,
@@ -110,14 +112,21 @@ class Optimizer:
         first = [f"{name}.first_moment" for name in names]
         second = [f"{name}.second_moment" for name in names]
         old = (
-            mx.stack([updated[name] for name in names]),
-            mx.stack([self.state[name] for name in first]),
-            mx.stack([self.state[name] for name in second]),
+            self._stacked([updated[name] for name in names]),
+            self._stacked([self.state[name] for name in first]),
+            self._stacked([self.state[name] for name in second]),
         )
         new = _muon(group, old, mx.stack([gradients[name] for name in names]), rates=rates, is_finite=is_finite)
-        updated.update(zip(names, new[0], strict=True))
-        self.state.update(zip(first, new[1], strict=True))
-        self.state.update(zip(second, new[2], strict=True))
+        for stack, holder, keys in zip(new, (updated, self.state, self.state), (names, first, second), strict=True):
+            parts = list(stack)
+            holder.update(zip(keys, parts, strict=True))
+            self._stacks[id(parts[0])] = (parts, stack)
+
+    def _stacked(self, parts: list[mx.array]) -> mx.array:
+        """Return the arrays as one stack; no copy where they are still the parts of a stack that was made here."""
+        known, stack = self._stacks.pop(id(parts[0]), ([], parts[0]))
+        is_same = len(known) == len(parts) and all(a is b for a, b in zip(known, parts, strict=True))
+        return stack if is_same else mx.stack(parts)
 
 
 Arrays = tuple[mx.array, mx.array, mx.array]

@@ -22,7 +22,7 @@ from nanochat.model.layers import Attention, Embedding, Linear, norm, scaled
 if TYPE_CHECKING:
     from nanochat.model.gpt import GPT
 
-_HEAD_SIZES = (32, 64, 128, 256)
+_HEAD_SIZES = (16, 32, 64, 128, 256)
 _MAX_WIDTH = 2048
 
 

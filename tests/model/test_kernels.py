@@ -1,0 +1,203 @@
+"""CUDA kernels against the plain forms, gradients included: NANOCHAT_TEST_DEVICE=gpu pytest -m gpu tests/model.
+
+Float32 runs with 24 bits (no TF32), so sums of up to a few thousand terms agree to 1e-5; bfloat16 rounds each stored
+value at 2^-9, which a few layers make some per cent of a gradient's norm: the plain form in bfloat16 is as far away.
+"""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.model import loss
+from nanochat.model.config import SOFTCAP, GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.kernels import heads, lookup, nats, residual, squared_relu
+from nanochat.model.kernels.launch import runs_kernels
+from nanochat.model.layers import norm, rotate
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {mx.float32: 2e-5, mx.bfloat16: 1e-2}
+dtypes = pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu():
+    assert runs_kernels(), "set NANOCHAT_TEST_DEVICE=gpu on a machine with an NVIDIA GPU"
+
+
+def distance(found, expected):
+    found, expected = (np.array(x.astype(mx.float32), dtype=np.float64) for x in (found, expected))
+    assert found.shape == expected.shape
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def draw(*shape, seed=0, dtype=mx.float32):
+    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
+
+
+def assert_same(function, plain, arrays, dtype, others=()):
+    """Values and gradients of `function` at arrays of `dtype` are those of `plain` at the same values in float32."""
+    rounded = [x.astype(dtype) for x in arrays]
+    exact = [x.astype(mx.float32) for x in rounded]
+    outputs = plain(*exact, *others)
+    cotangents = [draw(*x.shape, seed=9 + i) for i, x in enumerate(outputs)]
+    expected, wanted = mx.vjp(lambda *x: list(plain(*x, *others)), exact, cotangents)
+    cotangents = [c.astype(o.dtype) for c, o in zip(cotangents, function(*rounded, *others), strict=True)]
+    found, gradients = mx.vjp(lambda *x: list(function(*x, *others)), rounded, cotangents)
+    for a, b in zip((*found, *gradients), (*expected, *wanted), strict=True):
+        assert distance(a, b) <= TOLERANCE[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("width", [64, 768, 1280])
+def test_add_norm(dtype, width):
+    plain = lambda x, y: (x + y, norm(x + y, 1e-6))  # noqa: E731
+    assert_same(lambda x, y: residual.add_norm(x, y, 1e-6), plain, [draw(37, width), draw(37, width, seed=1)], dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("adds", [True, False])
+def test_mix_norm(dtype, adds):
+    """Both factors get their gradients, and `first` that of every use."""
+    factors = [mx.array([0.7]), mx.array([-1.3])]
+
+    def plain(x, first, r, l, y=0):
+        mixed = r * (x + y) + l * first
+        return mixed, norm(mixed, 1e-6), first
+
+    def fused(x, first, r, l, y=None):
+        return residual.mix_norm(x, y, first, (r.astype(mx.float32), l.astype(mx.float32)), 1e-6)
+
+    arrays = [draw(37, 768), draw(37, 768, seed=1), *factors]
+    assert_same(fused, plain, arrays + [draw(37, 768, seed=2)] * adds, dtype)
+
+
+@dtypes
+def test_squared_relu(dtype):
+    plain = lambda x: (mx.square(mx.maximum(x, 0)),)  # noqa: E731
+    assert_same(lambda x: (squared_relu.squared_relu(x),), plain, [draw(37, 1024)], dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("size", [64, 128])
+def test_heads(dtype, gated, size):
+    """Rotation, norm, scale and gate; grouped keys; a table row used twice."""
+    shape = heads.Heads(
+        queries=4, keys=2, size=size, positions=20, eps=1e-6, qk_scale=1.2, gate_scale=3.0, rope_base=1e4
+    )
+    idx = mx.random.randint(0, 7, (40,), key=mx.random.key(3))
+    tokens = lookup.lookup_of(idx)
+    width = shape.width + heads.GATE_PADDING * gated
+
+    def by_head(x):
+        return x.reshape(2, 20, -1, size).swapaxes(1, 2)
+
+    def plain(projected, table=None):
+        split = mx.split(projected, [4 * size, 6 * size, 8 * size], axis=1)
+        done = [1.2 * norm(rotate(by_head(x), base=1e4, offset=0), 1e-6).swapaxes(1, 2) for x in split[:2]]
+        values = split[2].reshape(40, 2, size)
+        if table is not None:
+            gate = 3 * mx.sigmoid(split[3][:, :2])
+            values = values + gate[..., None] * table[idx].reshape(40, 2, size)
+        return *(x.reshape(40, -1) for x in done), values.reshape(40, -1)
+
+    def fused(projected, table=None):
+        return heads.split_heads(shape, projected, table, tokens if gated else None)
+
+    arrays = [draw(40, width)] + [draw(7, 2 * size, seed=1)] * gated
+    assert_same(fused, plain, arrays, dtype)
+
+
+@dtypes
+def test_lookup(dtype):
+    """Rows of absent tokens have no gradient; one token stands at most positions."""
+    idx = mx.where(mx.random.uniform(shape=(500,), key=mx.random.key(1)) < 0.6, 3, mx.arange(500) % 40)
+    tokens = lookup.lookup_of(idx)
+    table = draw(64, 768)
+    assert_same(lambda t: (lookup.rows_of(t, tokens),), lambda t: (t[idx],), [table], dtype)
+    gradient = mx.vjp(lambda t: lookup.rows_of(t, tokens), [table], [draw(500, 768)])[1][0]
+    assert mx.all(gradient[40:] == 0).item()
+
+
+@dtypes
+def test_nats(dtype):
+    """Loss and gradient of softcapped logits, with ignored targets and padding columns."""
+    logits, targets = (20 * draw(50, 1024)).astype(dtype), mx.arange(50) * 19
+    targets = mx.where(mx.arange(50) % 7 == 0, -1, targets)
+    found, gradient = nats.nats_and_gradient(logits, targets, vocab_size=1000)
+
+    def plain(x):
+        return loss.plain_nats(SOFTCAP * mx.tanh(x[:, :1000] / SOFTCAP), targets)
+
+    exact = logits.astype(mx.float32)
+    assert distance(found, plain(exact)) <= 2e-5
+    assert distance(gradient, mx.grad(lambda x: plain(x).sum())(exact)) <= TOLERANCE[dtype]
+    assert distance(nats.nats_of(logits, targets, vocab_size=1000), plain(exact)) <= 2e-5
+
+
+def plain_loss(model, idx, targets):
+    *_, hidden = model.residual_stream(idx)
+    return loss.plain_nats(model.logits(hidden), targets).sum()
+
+
+def gradients_of(model, function, dtype, *batch):
+    model.set_compute_dtype(dtype)
+    parameters = model.named_parameters()
+
+    def run(parameters):
+        model.set_parameters(parameters)
+        return function(model, *batch)
+
+    value, gradients = mx.value_and_grad(run)(parameters)
+    model.set_parameters(parameters)
+    return value, gradients
+
+
+@pytest.mark.parametrize("architecture", ["seed", "current"])
+def test_whole_model(make_random_model, architecture):
+    """Loss and every gradient: float32 as the plain form; bfloat16 no further from it than the plain form's."""
+    shape = {"sequence_len": 256, "vocab_size": 1000, "n_embd": 256}
+    model = make_random_model(architecture, **shape)
+    idx = mx.random.randint(0, 1000, (3, 256), key=mx.random.key(1))
+    targets = mx.where(mx.arange(256) % 5 == 0, -1, mx.random.randint(0, 1000, (3, 256), key=mx.random.key(2)))
+    exact, wanted = gradients_of(model, plain_loss, mx.float32, idx, targets)
+    value, gradients = gradients_of(model, loss.summed_nats, mx.float32, idx, targets)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    for name, gradient in gradients.items():
+        assert distance(gradient, wanted[name]) <= 1e-3, name
+    rounded, of_plain = gradients_of(model, plain_loss, mx.bfloat16, idx, targets)
+    value, gradients = gradients_of(model, loss.summed_nats, mx.bfloat16, idx, targets)
+    assert abs(value.item() - exact.item()) <= max(2 * abs(rounded.item() - exact.item()), 1e-3 * exact.item())
+    for name, gradient in gradients.items():
+        assert distance(gradient, wanted[name]) <= max(2 * distance(of_plain[name], wanted[name]), 0.05), name
+
+
+def test_token_nats_on_the_gpu(make_random_model):
+    """Per position, as the plain form gives them."""
+    model = make_random_model("seed", vocab_size=1000)
+    idx = mx.random.randint(0, 1000, (2, 32), key=mx.random.key(1))
+    found = loss.token_nats(model, idx, idx)
+    assert distance(found, loss.plain_nats(model(idx), idx)) <= 1e-4
+
+
+def test_windowed_attention_in_bfloat16():
+    """Half the context as window, at the real head size: as the plain form in float32."""
+    from nanochat.model.attention import attention, plain_attention
+
+    arrays = [draw(2, 2, 1024, 128, seed=i, dtype=mx.bfloat16) for i in range(3)]
+    assert_same(
+        lambda *x: (attention(*x, window=512),), lambda *x: (plain_attention(*x, window=512),), arrays, mx.bfloat16
+    )
+
+
+def test_the_real_shape_runs():
+    """One layer at width 768 and T=2048 gives finite logits and an evaluated loss near ln(vocabulary)."""
+    config = GPTConfig(n_layer=1)
+    model = GPT(config)
+    model.initialise(mx.random.key(0))
+    model.set_compute_dtype(mx.bfloat16)
+    idx = mx.random.randint(0, config.vocab_size, (2, 2048), key=mx.random.key(1))
+    mean = loss.summed_nats(model, idx, idx).item() / idx.size
+    assert mean == pytest.approx(np.log(config.vocab_size), rel=0.02)

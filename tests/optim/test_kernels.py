@@ -1,0 +1,67 @@
+"""CUDA kernels of the optimizer against the written-out rules: NANOCHAT_TEST_DEVICE=gpu pytest -m gpu tests/optim."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from nanochat.model.kernels.launch import runs_kernels
+from nanochat.optim.adamw import adamw_update
+from nanochat.optim.fused_adamw import fused_adamw_update, squared_norm
+from nanochat.optim.fused_muon import fused_muon_update
+from nanochat.optim.muon import muon_update
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu():
+    assert runs_kernels(), "set NANOCHAT_TEST_DEVICE=gpu on a machine with an NVIDIA GPU"
+
+
+def draw(*shape, seed=0):
+    return mx.random.normal(shape, key=mx.random.key(seed))
+
+
+def distance(found, expected):
+    found, expected = (np.array(x.astype(mx.float32), dtype=np.float64) for x in (found, expected))
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("step", [1, 500])
+def test_adamw(dtype, step):
+    parameter, gradient, first = draw(64, 96), draw(64, 96, seed=1).astype(dtype), draw(64, 96, seed=2)
+    second = mx.square(draw(64, 96, seed=3))
+    rule = {"betas": (0.8, 0.95), "eps": 1e-10, "weight_decay": 0.1}
+    old = (parameter, gradient, first, second)
+    expected = adamw_update(*old, step=mx.array(float(step)), lr=0.1, **rule)
+    scalars = {"step": mx.array([float(step)]), "lr": mx.array([0.1])}
+    found = fused_adamw_update(*old, **scalars, is_finite=mx.array([True]), **rule)
+    for a, b in zip(found, expected, strict=True):
+        assert distance(a, b) <= 1e-6
+    kept = fused_adamw_update(*old, **scalars, is_finite=mx.array([False]), **rule)
+    assert all(mx.array_equal(a, b) for a, b in zip(kept, (parameter, first, second), strict=True))
+
+
+@pytest.mark.parametrize("variant", ["plain", "current"])
+@pytest.mark.parametrize("shape", [(256, 128), (128, 256), (192, 192)])
+def test_muon(variant, shape):
+    """Float32 to its rounding through five quintics (each multiplies it by about 8); bfloat16 within some per cent."""
+    parameter, gradient, first = (draw(3, *shape, seed=i) for i in range(3))
+    rows, cols = shape
+    second = 0.01 * mx.square(draw(3, rows, 1) if rows >= cols else draw(3, 1, cols))
+    rule = {"variant": variant, "lr": 0.02, "momentum": 0.9, "beta2": 0.95, "weight_decay": 0.1}
+    expected = muon_update(parameter, gradient, first, second, **rule)
+    for dtype, tolerance in ((mx.float32, 1e-3), (mx.bfloat16, 0.1)):
+        yes = mx.array(True)
+        found = fused_muon_update(parameter, gradient.astype(dtype), first, second, is_finite=yes, **rule)
+        assert distance(found[0] - parameter, expected[0] - parameter) <= tolerance
+        assert distance(found[1], expected[1]) <= 1e-3
+        assert distance(found[2], expected[2]) <= tolerance
+    kept = fused_muon_update(parameter, gradient, first, second, is_finite=mx.array(False), **rule)
+    assert all(mx.array_equal(a, b) for a, b in zip(kept, (parameter, first, second), strict=True))
+
+
+def test_squared_norm():
+    gradient = draw(1000, 96)
+    assert squared_norm(gradient).item() == pytest.approx(mx.square(gradient).sum().item(), rel=1e-5)
