@@ -1,8 +1,9 @@
 """Data sets of the Hugging Face hub: listed, downloaded in parallel and kept under `<base>/hub`, verified.
 
-A download is pinned to the commit that its revision named at the time. Its manifest, written last and by rename, is the
-only proof that it is whole; without the network, data come from complete downloads alone. Interrupted files go on
-from where they stopped. Not here: which split or column of the files is read.
+A download is of one commit. Its manifest, written last and by rename, is the only proof that it is whole; without the
+network, data come from complete downloads alone. Which commit a branch or tag named when it was last asked for is kept
+beside it. Interrupted files go on from where they stopped. Not here: which split or column of the files is read, and
+the lock files of recipes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import fcntl
 import fnmatch
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from nanochat import runtime
 from nanochat.data.files import DATA_SUFFIXES
@@ -29,6 +33,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 
 _PREFIX = "hf://datasets/"
 _SPARE_BYTES = 1 << 28
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class HubSource:
         if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]):
             raise PreflightError(f"`{uri}`: expected {_PREFIX}OWNER/NAME, optionally with a folder or glob")
         return cls("/".join(parts[:2]), parts[2].rstrip("/") if len(parts) > 2 else "", revision or DEFAULT_REVISION)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return _COMMIT.fullmatch(self.revision) is not None
 
     def describe(self) -> str:
         """Return the data set, files and revision as messages show them."""
@@ -79,9 +89,9 @@ def cached(source: HubSource, selection: Selection, *, base: Path) -> Snapshot:
     Raises:
         PreflightError: it is not; the message names what is missing.
     """
-    folder = _folder(source, base)
+    folder, commit = _folder(source, base), known_commit(source, base=base)
     try:
-        manifest = json.loads(_manifest(source, selection, base).read_text())
+        manifest = json.loads(_manifest(source, commit or "", selection, base).read_text())
     except (OSError, ValueError):
         raise PreflightError(
             f"{source.describe()} is not downloaded under {folder}; run once with the network, without `--offline`"
@@ -102,6 +112,23 @@ def is_cached(source: HubSource, selection: Selection, *, base: Path) -> bool:
     except PreflightError:
         return False
     return True
+
+
+def known_commit(source: HubSource, *, base: Path) -> str | None:
+    """Return the commit of a source without the network: its revision, or what that named when it was last asked."""
+    if source.is_pinned:
+        return source.revision
+    try:
+        noted = _reference(source, base).read_text().strip()
+    except OSError:
+        return None
+    return noted if _COMMIT.fullmatch(noted) else None
+
+
+def note_commit(source: HubSource, commit: str, *, base: Path) -> None:
+    """Keep which commit a branch or tag names now."""
+    if not source.is_pinned:
+        _write(_reference(source, base), f"{commit}\n")
 
 
 def check(source: HubSource) -> str:
@@ -136,7 +163,8 @@ def fetch(
             token=runtime.environment("HF_TOKEN"),
             progress=progress,
         )
-        _write_manifest(_manifest(source, selection, base), source, commit, files, digests)
+        _write_manifest(_manifest(source, commit, selection, base), source, commit, files, digests)
+        note_commit(source, commit, base=base)
     return cached(source, selection, base=base)
 
 
@@ -165,18 +193,25 @@ def _write_manifest(
 ) -> None:
     content = {
         "repository": source.repository,
-        "revision": source.revision,
         "commit": commit,
         "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in files],
     }
+    _write(path, json.dumps(content, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=1))
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(text)
     scratch.replace(path)
 
 
-def _manifest(source: HubSource, selection: Selection, base: Path) -> Path:
-    key = json.dumps([source.pattern, source.revision, selection.max_files, selection.validation_shard])
+def _reference(source: HubSource, base: Path) -> Path:
+    return _folder(source, base) / "revisions" / quote(source.revision, safe="")
+
+
+def _manifest(source: HubSource, commit: str, selection: Selection, base: Path) -> Path:
+    key = json.dumps([source.pattern, commit, selection.max_files, selection.validation_shard])
     return _folder(source, base) / "manifests" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 

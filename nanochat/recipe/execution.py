@@ -38,6 +38,15 @@ class Monitor(Section):
     """Prompts of those samples."""
 
 
+class Data(Section):
+    """How data are kept between runs; never changes what is computed."""
+
+    token_cache: bool = False
+    """Tokenize pretraining sources whole, once, into files that later runs share. Default: on the fly, kept nowhere."""
+    refresh_lock: bool = False
+    """Ask the hub anew what branches and tags name; the answer goes into the lock file beside the recipe."""
+
+
 class Limits(Section):
     """Where a run must stop before it starts."""
 
@@ -64,6 +73,8 @@ class Run(Section):
     """When to save."""
     monitor: Monitor = Monitor()
     """What to record while training."""
+    data: Data = Data()
+    """How data are kept."""
     limits: Limits = Limits()
     """What a plan may need at most."""
     offline: bool = False

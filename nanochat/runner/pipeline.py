@@ -20,6 +20,7 @@ from nanochat.runner.interrupts import Interrupts
 from nanochat.runner.locks import is_locked, stage_lock
 from nanochat.runner.loop import Request, Work, run_stages
 from nanochat.runner.overview import overview_json, overview_text
+from nanochat.runner.pins import pin_sources
 from nanochat.runner.preflight import check_all
 from nanochat.runner.prepare import prepare, select_stages
 from nanochat.runner.record import RunTracking, StageRecord
@@ -35,6 +36,9 @@ def run_recipe(request: Request, display: Display) -> Run:
     Raises:
         NanochatError: whose class says how it ended, see `errors`. InterruptedRun's message is one line.
     """
+    pinned = pin_sources(request.recipe, request.overrides, request.base)
+    if pinned is not None:
+        display.line(pinned)
     prepared = prepare(request.recipe, request.overrides, request.base, must_have_inputs=False)
     selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
     forced = forced_stages(request.force, prepared.plan) & selected

@@ -16,6 +16,7 @@ from nanochat.plan.plan import Plan
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.cache import Judgement, judge_plan
 from nanochat.runner.catalog import model_digest, resolve_model
+from nanochat.runner.pins import with_pins
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
@@ -50,7 +51,7 @@ def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_input
         RecipeError: the recipe is wrong.
         PreflightError: inputs are missing and `must_have_inputs`; all of them are named.
     """
-    loaded = load_recipe(path, overrides)
+    loaded = with_pins(load_recipe(path, overrides), path)
     _refuse_credentials(loaded)
     device = guess_device_class()
     problems: list[str] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,30 +53,3 @@ def test_a_held_out_document_is_needed_only_where_one_is_used(bench):
     assert len(findings("pretrain")) == len(findings("base_eval")) == 1
     assert findings("pretrain", "run.monitor.validate_every_steps=null") == []
     assert findings("base_eval", "base_eval.suites.bpb.split=train") == []
-
-
-def test_what_is_downloaded_is_checked_before_the_first_stage(bench, monkeypatch):
-    """Preflight could not look at it: nothing was here."""
-    folder = bench.base / "hub" / "datasets" / "a" / "b"
-    commit = "c" * 40
-    flags = ["sources.chats={uri: 'hf://datasets/a/b'}"]
-
-    def fetch(source, *, base, offline, progress):
-        if source.uri is None:
-            return
-        (folder / commit).mkdir(parents=True, exist_ok=True)
-        path = folder / commit / "train-0.jsonl"
-        path.write_text(json.dumps({"text": "no chat"}))
-        from nanochat.data import hub
-        from nanochat.data.selection import Selection
-
-        listed = [hub.RemoteFile("train-0.jsonl", path.stat().st_size, "none", "")]
-        parsed = hub.HubSource.parse(source.uri, source.revision)
-        manifest = hub._manifest(parsed, Selection(), base)
-        hub._write_manifest(manifest, parsed, commit, listed, {"train-0.jsonl": "0" * 64})
-
-    monkeypatch.setattr("nanochat.runner.downloads.fetch", fetch)
-    monkeypatch.setattr("nanochat.data.hub.check", lambda source: commit)
-    with pytest.raises(PreflightError, match=r"source `chats` .*1 of 1 conversations cannot be used"):
-        bench.run(*flags)
-    assert bench.calls() == []
