@@ -13,6 +13,7 @@ from nanochat.runner.comparison import render_comparison
 from nanochat.runner.gc import collect, find_unreferenced
 from nanochat.runner.report import list_results, show_value, write_report
 from nanochat.runner.session import is_in_progress
+from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 
 _HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")
 
@@ -47,14 +48,17 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def gc(options: argparse.Namespace) -> None:
-    """Drop stage outputs that no run refers to."""
+    """Drop stage outputs that no run refers to, and token caches of tokenizers that no run has."""
     base = runtime.base_dir()
     found = find_unreferenced(base) if options.dry_run else collect(base)
-    for one in found:
-        print(f"{one.folder.path} ({show_bytes(one.size_bytes)})")
-    freed = show_bytes(sum(one.size_bytes for one in found))
+    caches = find_unused_caches(base) if options.dry_run else drop_unused_caches(base)
+    sizes = {one.folder.path: one.size_bytes for one in found} | {one.path: one.size_bytes for one in caches}
+    for path, size_bytes in sizes.items():
+        print(f"{path} ({show_bytes(size_bytes)})")
+    what = f"{len(found)} stage output{'s' if len(found) != 1 else ''}"
+    what += f" and {len(caches)} token cache{'s' if len(caches) != 1 else ''}" if caches else ""
     verb = "would free" if options.dry_run else "freed"
-    print(f"{len(found)} stage output{'s' if len(found) != 1 else ''}, {verb} {freed}")
+    print(f"{what}, {verb} {show_bytes(sum(sizes.values()))}")
 
 
 def _status(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from nanochat.data import stdlib_corpus
 from nanochat.data.cutting import cut_at_line_ends
@@ -16,6 +16,7 @@ from nanochat.errors import PreflightError, StageError
 
 Split = Literal["train", "validation"]
 Position = Mapping[str, object]
+Item_co = TypeVar("Item_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DocumentStream:
         self._split = split
         self._base = base
         self._parts = _open(spec, split, base)
-        self._epoch, self._part, self._cursor, self._piece = _parse(start)
+        self._epoch, self._part, self._cursor, self._piece = parse_position(start)
         if self._part >= max(1, len(self._parts)):
             raise PreflightError(f"{describe(spec)}: has fewer files than when the position was recorded")
         self._texts = self._run()
@@ -52,6 +53,11 @@ class DocumentStream:
     def epoch(self) -> int:
         """How often the source had been read to its end before the last document."""
         return self._epoch
+
+    @property
+    def part_count(self) -> int:
+        """The number of files, or 1 of a built-in source; a position's `part` is below it."""
+        return len(self._parts)
 
     def __iter__(self) -> DocumentStream:
         """Return the stream itself; it never ends."""
@@ -133,10 +139,43 @@ def single_pass(spec: SourceSpec, split: Split, *, base: Path) -> Iterator[str]:
         yield text
 
 
-class Mixture:
+def parse_position(position: Position | None) -> tuple[int, int, Cursor, int]:
+    """Return epoch, part, cursor and piece of a stream's position; its beginning where None.
+
+    Raises:
+        PreflightError: it is not one.
+    """
+    if position is None:
+        return 0, 0, START, 0
+    epoch, part, cursor, piece = (position.get(key) for key in ("epoch", "part", "cursor", "piece"))
+    if not (isinstance(epoch, int) and isinstance(part, int) and isinstance(cursor, list) and isinstance(piece, int)):
+        raise PreflightError("the recorded data position is not one of a document stream; start the stage anew")
+    return epoch, part, tuple(int(number) for number in cursor), piece
+
+
+class Stream(Protocol[Item_co]):
+    """Documents without end, as text or tokens, that go on from a recorded position."""
+
+    @property
+    def epoch(self) -> int:
+        """How often the source had been read to its end before the last document."""
+        ...
+
+    def __next__(self) -> Item_co: ...
+
+    def position(self) -> dict[str, object]:
+        """Return, JSON-able, where the stream stands."""
+        ...
+
+    def reopened(self, start: Position) -> Stream[Item_co]:
+        """Return a new stream of the same documents that stands at `start`."""
+        ...
+
+
+class Mixture(Generic[Item_co]):
     """Documents of several streams in turn, by weight: the stream that is furthest behind its share comes next."""
 
-    def __init__(self, streams: Sequence[DocumentStream], weights: Sequence[float]) -> None:
+    def __init__(self, streams: Sequence[Stream[Item_co]], weights: Sequence[float]) -> None:
         assert len(streams) == len(weights) > 0, "one weight a stream"
         assert all(weight > 0 for weight in weights), "weights are positive"
         self._streams = list(streams)
@@ -148,11 +187,11 @@ class Mixture:
         """How often the stream that repeats least has been read to its end."""
         return min(stream.epoch for stream in self._streams)
 
-    def __iter__(self) -> Mixture:
+    def __iter__(self) -> Mixture[Item_co]:
         """Return the mixture itself; it never ends."""
         return self
 
-    def __next__(self) -> str:
+    def __next__(self) -> Item_co:
         """Return the next document; raises what the stream raises."""
         i = min(range(len(self._streams)), key=lambda j: ((self._counts[j] + 1) / self._weights[j], j))
         text = next(self._streams[i])
@@ -207,12 +246,3 @@ def _file_part(file: Path, spec: SourceSpec) -> _Part:
 def _enumerate(texts: Sequence[str], cursor: Cursor) -> Iterator[tuple[str, Cursor]]:
     for i in range(cursor[0], len(texts)):
         yield texts[i], (i + 1, 0)
-
-
-def _parse(position: Position | None) -> tuple[int, int, Cursor, int]:
-    if position is None:
-        return 0, 0, START, 0
-    epoch, part, cursor, piece = (position.get(key) for key in ("epoch", "part", "cursor", "piece"))
-    if not (isinstance(epoch, int) and isinstance(part, int) and isinstance(cursor, list) and isinstance(piece, int)):
-        raise PreflightError("the recorded data position is not one of a document stream; start the stage anew")
-    return epoch, part, tuple(int(number) for number in cursor), piece

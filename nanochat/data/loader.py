@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.data.documents import DocumentStream, Mixture
+from nanochat.data.documents import Mixture, Stream
 from nanochat.data.packing import BestFitPacker, IntArray, PackingStats
 from nanochat.data.prefetch import Prefetcher
 from nanochat.errors import PreflightError
@@ -21,6 +21,8 @@ _DOCUMENTS_PER_REFILL = 64
 _PREFETCHED_BATCHES = 4
 
 State = dict[str, object]
+Document = str | IntArray
+"""A document as text, or as its token ids without BOS."""
 
 
 class BatchTokenizer(Protocol):
@@ -57,7 +59,7 @@ class PretrainLoader:
 
     def __init__(
         self,
-        streams: Sequence[tuple[DocumentStream, float]],
+        streams: Sequence[tuple[Stream[Document], float]],
         tokenizer: BatchTokenizer,
         *,
         sequence_len: int,
@@ -67,6 +69,8 @@ class PretrainLoader:
         world_size: int = 1,
     ) -> None:
         """Pack documents of `streams`, drawn by their weights, into rows of `sequence_len` + 1 tokens.
+
+        What a stream gives as text is tokenized here; the rows and the state are the same either way.
 
         Every rank packs the same global sequence of rows and hands out its own: row r, r + world_size, and so on.
         `rows_per_batch` is the number of rows a rank gets.
@@ -151,9 +155,12 @@ class PretrainLoader:
         return batch, self._moment()
 
     def _refill(self) -> None:
-        texts = [next(self._mixture) for _ in range(_DOCUMENTS_PER_REFILL)]
+        documents = [next(self._mixture) for _ in range(_DOCUMENTS_PER_REFILL)]
+        texts = [document for document in documents if isinstance(document, str)]
+        encoded = iter(self._tokenizer.encode_batch(texts) if texts else ())
         bos = np.array([self._tokenizer.bos_id], dtype=np.int32)
-        for ids in self._tokenizer.encode_batch(texts):
+        for document in documents:
+            ids = next(encoded) if isinstance(document, str) else document
             self._packer.add(np.concatenate([bos, ids]))
 
     def _moment(self) -> _Moment:

@@ -20,6 +20,7 @@ from nanochat.data.selection import Selection
 from nanochat.errors import PreflightError
 
 DEFAULT_VALIDATION_FRAC = 0.01
+_DESCRIPTION_SUFFIXES = (".yaml", ".csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | No
 def digest(spec: SourceSpec, *, base: Path) -> str:
     """Return the sha256 (hex) of what a source holds: names and contents of local files, uri and revision of the hub.
 
-    Settings such as `column` are not in it. Contents of unchanged files (path, size, time) are hashed once and
+    Of a folder, its yaml and csv files count too: they describe data, such as the tasks of a bundle. Settings such as
+    `column` are not in it. Contents of unchanged files (path, size, time) are hashed once and
     remembered under `base`. The hub is not asked.
 
     Raises:
@@ -103,10 +105,21 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
         return stdlib_corpus.describe().digest
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
-    files = resolve_files(spec, base=base)
+    files = (*resolve_files(spec, base=base), *_descriptions(spec))
     with FileDigests(base / "file_digests.json") as digests:
         parts = [f"{name}\0{digests.of(file)}" for name, file in zip(_names(files), files, strict=True)]
     return _sha256("\n".join(parts))
+
+
+def content_digest(spec: SourceSpec, *, base: Path) -> str:
+    """Return the sha256 (hex) of what a source holds, of a hub data set that of the commit which is downloaded.
+
+    Raises:
+        PreflightError: the source is not here.
+    """
+    if spec.uri is None:
+        return digest(spec, base=base)
+    return _sha256(f"{spec.uri}@{resolve_revision(spec, base=base, offline=True)}")
 
 
 def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequence[str] = ()) -> None:
@@ -156,6 +169,12 @@ def _match(name: str, pattern: str) -> list[Path]:
     if not found:
         raise PreflightError(f"source `{name}`: {pattern}: {problem}")
     return found
+
+
+def _descriptions(spec: SourceSpec) -> list[Path]:
+    folders = [Path(pattern).expanduser() for pattern in spec.path or ()]
+    found = {file for folder in folders if folder.is_dir() for file in folder.rglob("*")}
+    return sorted(file for file in found if file.suffix in _DESCRIPTION_SUFFIXES and file.is_file())
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -120,6 +120,7 @@ def execution_spec(run: Run) -> ExecutionSpec:
         validate_tokens=monitor.validate_tokens,
         sample_every_steps=monitor.sample_every_steps,
         prompts=monitor.prompts,
+        token_cache=run.data.token_cache,
         offline=run.offline,
     )
 

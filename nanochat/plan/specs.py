@@ -169,6 +169,7 @@ class ExecutionSpec(Spec):
     validate_tokens: int = 131_072
     sample_every_steps: int | None = None
     prompts: tuple[str, ...] = ()
+    token_cache: bool = False
     offline: bool = False
 
 

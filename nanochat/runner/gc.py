@@ -35,7 +35,7 @@ def find_unreferenced(base: Path) -> list[Unreferenced]:
     Raises:
         PreflightError: a run's `run.json` cannot be read, so that what it refers to is not known.
     """
-    kept = _referenced(base)
+    kept = referenced(base)
     return [
         Unreferenced(folder, folder_bytes(folder.path))
         for folder in stage_folders(base)
@@ -51,7 +51,7 @@ def collect(base: Path) -> list[Unreferenced]:
     for candidate in find_unreferenced(base):
         with suppress(LockError), stage_lock(candidate.folder, orphan_wait_seconds=0):
             # A run may have claimed the stage since it was listed; runs are written before their stages are locked.
-            if candidate.folder.path in _referenced(base):
+            if candidate.folder.path in referenced(base):
                 continue
             doomed = candidate.folder.path.with_name(f"{_DOOMED}{candidate.folder.path.name}-{os.getpid()}")
             candidate.folder.path.rename(doomed)
@@ -60,7 +60,12 @@ def collect(base: Path) -> list[Unreferenced]:
     return deleted
 
 
-def _referenced(base: Path) -> set[Path]:
+def referenced(base: Path) -> set[Path]:
+    """Return the stage folders that runs refer to.
+
+    Raises:
+        PreflightError: a run's `run.json` cannot be read.
+    """
     kept: set[Path] = set()
     for run in run_folders(base):
         state = read_run(run)

@@ -9,8 +9,10 @@ import math
 import mlx.core as mx
 
 from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer
-from nanochat.data.documents import iter_documents
-from nanochat.data.loader import PretrainLoader
+from nanochat.data.documents import Stream, iter_documents
+from nanochat.data.loader import Document, PretrainLoader
+from nanochat.data.sources import SourceSpec
+from nanochat.data.token_cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bpb import evaluate_bpb
 from nanochat.inference.engine import Engine
@@ -107,9 +109,8 @@ def _loader(
     spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> PretrainLoader:
     world = mx.distributed.init()
-    streams = [(iter_documents(part.source, "train", base=context.base), part.weight) for part in spec.data]
     return PretrainLoader(
-        streams,
+        [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data],
         tokenizer,
         sequence_len=sequence_len,
         rows_per_batch=rows,
@@ -117,6 +118,19 @@ def _loader(
         rank=world.rank(),
         world_size=world.size(),
     )
+
+
+def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) -> Stream[Document]:
+    """Return a source's training documents: as text, or from the cache of its tokens where the recipe wants one."""
+    if not context.job.execution.token_cache:
+        return iter_documents(source, "train", base=context.base)
+
+    def tell(documents: int, tokens: int) -> None:
+        if context.should_stop():
+            raise InterruptedRun(f"stopped while tokenizing `{source.name}`, finished files are kept")
+        context.progress(0.0, f"tokenizing {source.name}: {documents:,} documents, {tokens:,} tokens")
+
+    return cached_stream(source, "train", tokenizer, base=context.base, tell=tell)
 
 
 def _course(spec: PretrainSpec) -> Course:

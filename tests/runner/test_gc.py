@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import shutil
 
 import pytest
@@ -10,6 +13,7 @@ from nanochat.errors import PreflightError
 from nanochat.runner.folders import StageFolder, stage_folders
 from nanochat.runner.gc import collect, find_unreferenced
 from nanochat.runner.locks import stage_lock
+from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 
 
 def test_only_stages_that_no_run_names_are_dropped(bench):
@@ -61,3 +65,25 @@ def test_a_run_that_cannot_be_read_stops_gc(bench):
     with pytest.raises(PreflightError, match="cannot be read"):
         collect(bench.base)
     assert all(StageFolder(f.path).record.exists() for f in stage_folders(bench.base))
+
+
+def test_token_caches_go_with_their_tokenizer(bench):
+    """One of a tokenizer that a run has is kept, and one that is being made."""
+    run = bench.run()
+    stage = next(f for f in stage_folders(bench.base) if f.stage == "tokenizer")
+    (stage.out / "tokenizer.model").write_bytes(b"pieces")
+    digests = {"of the run": hashlib.sha256(b"pieces").hexdigest(), "of none": "0" * 64, "being made": "1" * 64}
+    for name, digest in digests.items():
+        folder = bench.base / "tokens" / name
+        folder.mkdir(parents=True)
+        (folder / "key.json").write_text(json.dumps({"tokenizer": digest}))
+        (folder / "parts.json").write_text("{}")
+        (folder / ".lock").touch()
+    with (bench.base / "tokens" / "being made" / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert [one.path.name for one in find_unused_caches(bench.base)] == ["of none"]
+        assert [one.path.name for one in drop_unused_caches(bench.base)] == ["of none"]
+    assert [one.path.name for one in drop_unused_caches(bench.base)] == ["being made"]
+    shutil.rmtree(run.folder.path)
+    assert [one.path.name for one in drop_unused_caches(bench.base)] == ["of the run"]
+    assert list((bench.base / "tokens").iterdir()) == []

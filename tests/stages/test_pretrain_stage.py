@@ -253,3 +253,20 @@ def kill_when(process, condition):
         time.sleep(0.001)
     process.kill()
     process.wait()
+
+
+def test_a_token_cache_changes_nothing_that_is_computed(make_context, spec, upstream):
+    """Not the weights, nor where a stopped run goes on; the second run finds the tokens made."""
+    plain = make_context(spec, name="plain", upstream=upstream, **MONITOR)
+    run(plain)
+    saved = plain.folder.parent / "cached" / "checkpoints"
+    stop = {"should_stop": lambda: bool(list_checkpoints(saved))}
+    stopped = make_context(spec, name="cached", upstream=upstream, token_cache=True, **stop, **MONITOR)
+    with pytest.raises(InterruptedRun):
+        run(stopped)
+    (folder,) = (stopped.base / "tokens").iterdir()
+    made = (folder / "parts.json").stat().st_mtime_ns
+    run(make_context(spec, name="cached", upstream=upstream, token_cache=True, **MONITOR))
+    assert (folder / "parts.json").stat().st_mtime_ns == made
+    for name in OUTPUTS:
+        assert (stopped.folder / name).read_bytes() == (plain.folder / name).read_bytes(), name

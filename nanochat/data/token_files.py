@@ -1,0 +1,131 @@
+"""Files of a token cache: parts that are visible only once they are whole, and the lock of whoever makes them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+TokenType = np.dtype[np.generic]
+Tell = Callable[[int, int], None]
+"""Told documents and tokens so far; may raise to stop."""
+
+FOLDER = "tokens"
+LIST_FILE, LOCK_FILE = "parts.json", ".lock"
+
+_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Part:
+    """The documents of one file: ids, and a row (end of the ids, two numbers of the cursor, piece) for each."""
+
+    number: int
+    tokens: npt.NDArray[np.generic]
+    index: npt.NDArray[np.int64]
+
+    def place(self, row: int) -> tuple[int, ...]:
+        """Return where the source stands behind a document: its cursor, and the piece."""
+        return tuple(self.index[row, 1:].tolist())
+
+
+class PartWriter:
+    """The two files of one part, visible only once they are whole: first the tokens, then the index."""
+
+    def __init__(self, folder: Path, number: int, dtype: TokenType) -> None:
+        self._tokens = folder / f"{number:05d}.tokens"
+        self._index = folder / f"{number:05d}.index.npy"
+        self._scratch = folder / ".tokens.tmp"
+        self._dtype = dtype
+        self._rows: list[tuple[int, ...]] = []
+        self._end = 0
+
+    def __enter__(self) -> PartWriter:
+        self._file = self._scratch.open("wb")
+        return self
+
+    def add(self, encoded: list[IntArray], places: list[tuple[int, ...]]) -> None:
+        """Add documents with the places behind them."""
+        for ids, place in zip(encoded, places, strict=True):
+            self._end += len(ids)
+            self._rows.append((self._end, *place))
+        self._file.write(np.concatenate(encoded).astype(self._dtype).tobytes())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Make the files visible; after an error, here or before, drop what is there."""
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._scratch.replace(self._tokens)
+                _write_array(self._index, np.array(self._rows, dtype=np.int64))
+        finally:
+            self._file.close()
+            self._scratch.unlink(missing_ok=True)
+
+
+def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
+    """Return the parts of a whole cache, None where it is not; one that was damaged is deleted."""
+    try:
+        sizes = json.loads((folder / LIST_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    parts = []
+    for name, size in sizes.items():
+        tokens, index = folder / f"{int(name):05d}.tokens", folder / f"{int(name):05d}.index.npy"
+        if not (tokens.is_file() and index.is_file() and tokens.stat().st_size == size):
+            _clear(folder)
+            return None
+        mapped = np.memmap(tokens, dtype=dtype, mode="r") if size else np.zeros(0, dtype)
+        parts.append(Part(int(name), mapped, np.load(index, mmap_mode="r")))
+    return parts
+
+
+def _clear(folder: Path) -> None:
+    (folder / LIST_FILE).unlink()
+    for path in [*folder.glob("*.index.npy"), *folder.glob("*.tokens")]:
+        path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, at once or not at all."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def _write_array(path: Path, array: npt.NDArray[np.int64]) -> None:
+    scratch = path.with_name(f".{path.name}.tmp")
+    with scratch.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+@contextmanager
+def locked(folder: Path, tell: Tell) -> Iterator[None]:
+    """Hold the folder's lock; while another process does, wait and let `tell` stop the waiting."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell(0, 0)
+                time.sleep(_WAIT_SECONDS)
+            else:
+                break
+        yield

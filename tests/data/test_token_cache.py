@@ -1,0 +1,195 @@
+"""Tokens from the cache are the tokens made on the fly: same batches, same states, whatever was killed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from nanochat.data import token_cache, token_files
+from nanochat.data.documents import DocumentStream
+from nanochat.data.loader import PretrainLoader
+from nanochat.data.token_cache import cached_stream
+from nanochat.errors import InterruptedRun, PreflightError
+from nanochat.tokenizer import bpe
+
+TEXTS = [f"document {i}: " + "a few words and then some more of them. " * (i % 9) for i in range(500)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return bpe.train(TEXTS, vocab_size=320, max_chars=10**6, max_document_chars=10**4)
+
+
+@pytest.fixture
+def source(files):
+    """Three files of different kinds; in the middle one all documents may be held out."""
+    files.parquet("a.parquet", TEXTS[:200], row_group_size=70)
+    files.jsonl("b.jsonl", [{"text": text} for text in TEXTS[200:350]])
+    files.text("c.txt", "".join(text + "\n" for text in TEXTS[350:]))
+    return files.source("*", max_document_chars=90, validation_hash_frac=0.2)
+
+
+def loader_of(stream, tokenizer):
+    sizes = {"sequence_len": 40, "rows_per_batch": 4, "buffer_documents": 20}
+    return PretrainLoader([(stream, 1.0)], tokenizer, **sizes)
+
+
+def same_batch(one, other):
+    np.testing.assert_array_equal(one.inputs, other.inputs)
+    np.testing.assert_array_equal(one.targets, other.targets)
+
+
+def same_state(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(value, other[name])
+        else:
+            assert json.dumps(value) == json.dumps(other[name])
+
+
+def test_documents_positions_and_epochs_are_those_of_the_source(source, tokenizer, base):
+    stream, cached = DocumentStream(source, "train", base=base), cached_stream(source, "train", tokenizer, base=base)
+    assert cached.position() == stream.position()
+    seen = []
+    while stream.epoch < 2:
+        np.testing.assert_array_equal(next(cached), tokenizer.encode(next(stream)))
+        assert (cached.position(), cached.epoch) == (stream.position(), stream.epoch)
+        seen.append(stream.position())
+    assert len({json.dumps(one) for one in seen}) == len(seen) > 1000
+    assert any(one["piece"] for one in seen)  # documents that are cut into pieces
+    for at in seen[::37]:
+        np.testing.assert_array_equal(next(cached.reopened(at)), tokenizer.encode(next(stream.reopened(at))))
+
+
+def test_batches_and_states_are_equal_and_either_goes_on_from_the_others_state(source, tokenizer, base):
+    plain = loader_of(DocumentStream(source, "train", base=base), tokenizer)
+    cached = loader_of(cached_stream(source, "train", tokenizer, base=base), tokenizer)
+    for step in range(120):
+        same_batch(plain.next(), cached.next())
+        same_state(plain.state_dict(), cached.state_dict())
+        if step in (3, 70):
+            there, back = json.loads(json.dumps(plain.state_dict()["position"])), cached.state_dict()
+            cached.load_state_dict({**plain.state_dict(), "position": there})
+            plain.load_state_dict(back)
+    assert plain.epoch == cached.epoch > 0
+    plain.close()
+    cached.close()
+
+
+def test_tokens_are_made_once_and_read_from_a_map(source, tokenizer, base, monkeypatch):
+    cached_stream(source, "train", tokenizer, base=base)
+    monkeypatch.setattr(token_cache, "_build", lambda *_: pytest.fail("made again"))
+    stream = cached_stream(source, "train", tokenizer, base=base)
+    assert all(isinstance(part.tokens, np.memmap) and part.tokens.dtype == np.uint16 for part in stream._parts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max_document_chars": 80}, {"validation_hash_frac": 0.3}, {"max_files": 2}, {"validation_shard": "c.txt"}],
+)
+def test_what_changes_the_documents_has_a_cache_of_its_own(files, source, tokenizer, base, change):
+    first = len(list((base / "tokens").glob("*/parts.json")))
+    cached_stream(source, "train", tokenizer, base=base)
+    other = files.source("*", **{"max_document_chars": 90, "validation_hash_frac": 0.2, **change})
+    cached_stream(other, "train", tokenizer, base=base)
+    assert len(list((base / "tokens").glob("*/parts.json"))) == first + 2
+
+
+def test_other_contents_or_another_tokenizer_have_a_cache_of_their_own(files, source, tokenizer, base):
+    names = set()
+    for act in ("as it is", "another tokenizer", "other contents"):
+        if act == "another tokenizer":
+            chosen = bpe.train(TEXTS, vocab_size=330, max_chars=10**6, max_document_chars=10**4)
+        else:
+            chosen = tokenizer
+        if act == "other contents":
+            files.text("c.txt", "other\n" * 500)
+        cached_stream(source, "train", chosen, base=base)
+        names = {path.parent.name for path in (base / "tokens").glob("*/parts.json")}
+    assert len(names) == 3
+
+
+def test_a_build_that_was_stopped_goes_on_with_the_file_it_was_in(source, tokenizer, base):
+    """And leaves no half-written file that would count."""
+
+    def stop(documents, tokens):
+        if list(base.rglob("00000.index.npy")):
+            raise InterruptedRun("stopped")
+
+    with pytest.raises(InterruptedRun):
+        cached_stream(source, "train", tokenizer, base=base, tell=stop)
+    (folder,) = (base / "tokens").iterdir()
+    assert {path.name for path in folder.iterdir()} == {".lock", "key.json", "00000.tokens", "00000.index.npy"}
+    before = (folder / "00000.tokens").stat().st_mtime_ns
+    told = []
+    stream = cached_stream(source, "train", tokenizer, base=base, tell=lambda *counts: told.append(counts))
+    assert (folder / "00000.tokens").stat().st_mtime_ns == before
+    plain = DocumentStream(source, "train", base=base)
+    for _ in range(600):
+        np.testing.assert_array_equal(next(stream), tokenizer.encode(next(plain)))
+
+
+@pytest.mark.parametrize("kind", ["cut off", "gone", "all but the list"])
+def test_a_damaged_cache_is_made_anew(source, tokenizer, base, kind):
+    cached_stream(source, "train", tokenizer, base=base)
+    (folder,) = (base / "tokens").iterdir()
+    tokens = folder / "00001.tokens"
+    match kind:
+        case "cut off":
+            os.truncate(tokens, 100)
+        case "gone":
+            (folder / "00002.index.npy").unlink()
+        case "all but the list":
+            (folder / "parts.json").unlink()
+    stream, plain = cached_stream(source, "train", tokenizer, base=base), DocumentStream(source, "train", base=base)
+    for _ in range(700):
+        np.testing.assert_array_equal(next(stream), tokenizer.encode(next(plain)))
+
+
+def test_a_full_disk_leaves_nothing_that_counts(source, tokenizer, base, monkeypatch):
+    monkeypatch.setattr(
+        token_files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space left"):
+        cached_stream(source, "train", tokenizer, base=base)
+    (folder,) = (base / "tokens").iterdir()
+    assert {path.name for path in folder.iterdir()} == {".lock", "key.json"}
+
+
+def test_a_file_without_documents_on_this_side_is_skipped(files, tokenizer, base):
+    files.parquet("a.parquet", TEXTS[:40])
+    files.jsonl("b.jsonl", [{"text": ""}])
+    files.parquet("c.parquet", TEXTS[40:80])
+    source = files.source("*", validation_hash_frac=1e-9)
+    plain, stream = DocumentStream(source, "train", base=base), cached_stream(source, "train", tokenizer, base=base)
+    for _ in range(170):
+        np.testing.assert_array_equal(next(stream), tokenizer.encode(next(plain)))
+        assert stream.position() == plain.position()
+
+
+def test_a_position_of_other_documents_is_refused(source, tokenizer, base):
+    stream = cached_stream(source, "train", tokenizer, base=base)
+    for position in ({"epoch": 0}, {"epoch": 0, "part": 0, "cursor": [0, 10**6], "piece": 0}):
+        with pytest.raises(PreflightError, match="start the stage anew"):
+            stream.reopened(position)
+
+
+def test_of_two_that_need_the_cache_one_makes_it_and_the_other_waits(source, tokenizer, base):
+    made = []
+
+    def make():
+        told = []
+        cached_stream(source, "train", tokenizer, base=base, tell=lambda documents, _: told.append(documents))
+        made.append(max(told, default=0))
+
+    workers = [threading.Thread(target=make) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert min(made) == 0 and max(made) > 500
