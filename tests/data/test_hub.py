@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
 import threading
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -231,3 +232,32 @@ def test_a_disk_too_small_is_told_before_the_download(texts, base, monkeypatch):
     with pytest.raises(PreflightError, match=r"no room to download: 0\.3 GB needed, 0\.0 GB free"):
         get(source(), base)
     assert not [path for path, _ in texts.requests if path.startswith("/cdn")]
+
+
+def test_a_disk_that_fills_up_leaves_nothing_that_counts(texts, base, monkeypatch):
+    """The error names the file; with room again the download is made."""
+    write = Path.open
+
+    def refuse(self, mode="r", *arguments, **options):
+        if self.name.endswith(".part") and mode != "rb":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, mode, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(PreflightError, match=r"\.part: cannot be written \(No space left on device\)"):
+            get(source(), base)
+    with pytest.raises(PreflightError, match="is not downloaded"):
+        resolve_files(source(), base=base)
+    get(source(), base)
+    assert len(resolve_files(source(), base=base)) == 4
+
+
+def test_what_a_branch_named_last_serves_every_pattern_of_the_data_set(texts, base):
+    """Offline, a second source of the same branch is looked up under the same commit."""
+    get(source(f"{URI}/data"), base)
+    get(source(f"{URI}/other"), base)
+    texts.commit = "d" * 40
+    for tail in ("data", "other"):
+        assert resolve_revision(source(f"{URI}/{tail}"), base=base, offline=True) == "c0ffee" + "0" * 34
+    assert hub.known_commit(hub.HubSource.parse(URI, "v1"), base=base) is None

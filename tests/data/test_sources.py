@@ -55,6 +55,19 @@ def test_the_digest_follows_contents_and_names_and_not_the_place(files, base, tm
     assert digest(files.source("one"), base=base) != before
 
 
+def test_the_digest_of_a_folder_covers_what_describes_its_data(files, base):
+    """As the tasks and baselines of an evaluation bundle; other files beside the data are of no account."""
+    files.jsonl("bundle/eval_data/a.jsonl", [{"query": "q"}])
+    described = [files.text("bundle/core.yaml", "shots: 0"), files.text("bundle/meta.csv", "task,50")]
+    digests = [digest(files.source("bundle"), base=base)]
+    for path in described:
+        path.write_text(path.read_text() + "0")
+        digests.append(digest(files.source("bundle"), base=base))
+    assert len(set(digests)) == 3
+    files.text("bundle/README.md", "about")
+    assert digest(files.source("bundle"), base=base) == digests[-1]
+
+
 def test_an_unchanged_file_is_not_hashed_again(files, base, monkeypatch):
     path = files.text("a.txt", "some text")
     os.utime(path, ns=(10**18, 10**18))

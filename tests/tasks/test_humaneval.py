@@ -11,6 +11,7 @@ from nanochat.errors import StageError
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.humaneval import Function, HumanEval, assemble_program, extract_code, function_to_write
+from nanochat.tokenizer.chat_format import render
 
 SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" / "humaneval"),))
 DOUBLE = Function(
@@ -33,6 +34,15 @@ def test_the_program_is_imports_code_tests_and_the_call():
         "def check(candidate):\n    assert candidate([1]) == [2]\n\n\n"
         "check(double)\n"
     )
+
+
+def test_an_example_is_rendered_as_written_by_hand(tokenizer):
+    """The prompt as it is; the answer in a fence, all of it supervised."""
+    small = Function("T/1", "def f():\n", "    return 1\n", "def check(f): ...", "f")
+    rendered = render(tokenizer, HumanEval([small])[0].conversation)
+    answer = b"```python\ndef f():\n    return 1\n\n```"
+    assert rendered.ids == [256, 257, *b"def f():\n", 258, 259, *answer, 260]
+    assert rendered.mask == [0] * 13 + [1] * (len(answer) + 1)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,16 @@ def test_an_example_is_rendered_as_written_by_hand(tokenizer):
     assert task[0].letters == ("A", "B")
 
 
+def test_an_arc_example_is_rendered_as_written_by_hand(tokenizer):
+    """With the digit of the data as the letter."""
+    task = MultipleChoice("arc_easy", [arc_question(ARC_ROW, 0)])
+    rendered = render(tokenizer, task[0].conversation)
+    head = [256, 257, *b"Multiple choice question: Which is hot?", 10]
+    options = [*b"- ice=1", 10, *b"- fire=2", 10, *b"- snow=3", 10, 10]
+    assert rendered.ids == [*head, *options, *b"Answer with the letter only.", 258, 259, 50, 260]
+    assert rendered.mask == [0] * (2 + 39 + 1 + 27 + 28 + 2) + [1, 1]
+
+
 def test_arc_keeps_the_labels_of_the_data():
     """Digits stay digits, in the prompt, in the letters and in the answer."""
     task = MultipleChoice("arc_easy", [arc_question(ARC_ROW, 0)])

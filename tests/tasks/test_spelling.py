@@ -42,6 +42,18 @@ def test_counting_is_written_out_as_by_hand():
     )
 
 
+def test_a_count_is_rendered_as_written_by_hand(tokenizer):
+    """Ids and mask of a whole example: marks 261-264 of call and output, the output alone not trained on."""
+    task = SpellingBee(words=("fig",), size=2, split="train", seed=0)
+    rendered = render(tokenizer, task[1].conversation)
+    user = b'Count the letter "g" in "fig"?'
+    by_hand = b"I spell the word out and mark every g.\n\nfig:f,i,g\n\n1:f\n2:i\n3:g * 1\n\n"
+    said = by_hand + b"That makes 1. I check it with Python: "
+    call, after = b"'fig'.count('g')", b"\n\n#### 1"
+    assert rendered.ids == [256, 257, *user, 258, 259, *said, 261, *call, 262, 263, 49, 264, *after, 260]
+    assert rendered.mask == [0] * 34 + [1] * (68 + 38 + 18) + [0] * 3 + [1] * 9
+
+
 def test_only_the_output_of_the_call_is_not_trained_on(tokenizer):
     """Of the answer, the calculator's output and its marks have mask 0, all else 1."""
     task = SpellingBee(words=("noon",), size=1, split="train", seed=0)

@@ -1,0 +1,113 @@
+"""The real sets, all rows: minutes long, and only where the environment names their folder.
+
+    NANOCHAT_TEST_DATA=../shared/data pytest -m slow tests/tasks/test_real_data.py
+
+The folder holds eval/gsm8k, eval/mmlu, ... as `recipes/local_text.yaml` describes. The same questions are asked of the
+samples beside this file in every run of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanochat.data.sft_packing import fit
+from nanochat.data.sources import SourceSpec
+from nanochat.inference.tools import calculate
+from nanochat.tasks.base import gold_text
+from nanochat.tasks.build import build_task, check_task
+from nanochat.tasks.choices import build_choice_items
+from nanochat.tokenizer import bpe
+from nanochat.tokenizer.chat_format import render
+
+SAMPLES = Path(__file__).parent / "samples"
+FOLDER = os.environ.get("NANOCHAT_TEST_DATA")
+REAL = Path(FOLDER).absolute() / "eval" if FOLDER else Path("nowhere")
+slow = [pytest.mark.slow, pytest.mark.skipif(FOLDER is None, reason="NANOCHAT_TEST_DATA names no folder")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One that is trained on arithmetic, so that calls are tokens of several characters."""
+    texts = [f"{a}*{b}={a * b} and {a}/{b} or '{a}'.count('1')" for a in range(60) for b in range(1, 30)]
+    return bpe.train(texts, vocab_size=400, max_chars=10**6, max_document_chars=10**4)
+
+
+def read(name, folder, split):
+    source = SourceSpec(name=name, path=(str(folder),))
+    check_task(name, source, split, base=Path("unused"))
+    return build_task(name, source, split, max_examples=None, seed=0, base=Path("unused"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "fewest_calls", "most_left_out"),
+    [(SAMPLES / "gsm8k", 120, 0), pytest.param(REAL / "gsm8k", 15_000, 20, marks=slow)],
+    ids=["sample", "real"],
+)
+def test_tool_text_in_the_data_is_what_the_engine_injects(folder, fewest_calls, most_left_out, tokenizer):
+    """The ids between the marks of a call, decoded and calculated as the engine does, give the ids of its output."""
+    marks = {name: tokenizer.special(f"<|{name}|>") for name in ("python_start", "python_end", "output_start")}
+    end = tokenizer.special("<|output_end|>")
+    calls = annotated = 0
+    for example in read("gsm8k", folder, "train"):
+        rendered = render(tokenizer, example.conversation)
+        annotated += example.meta["answer"].count("<<")
+        ids = np.array(rendered.ids)
+        starts = [np.flatnonzero(ids == marks[name]) for name in marks]
+        for python, closed, output in zip(*starts, strict=True):
+            stop = output + int(np.flatnonzero(ids[output:] == end)[0])
+            assert closed + 1 == output
+            expression = tokenizer.decode(ids[python + 1 : closed].tolist())
+            assert ids[output + 1 : stop].tolist() == tokenizer.encode(calculate(expression)), expression
+            assert rendered.mask[output : stop + 1] == [0] * (stop + 1 - output)
+            assert rendered.mask[python : closed + 1] == [1] * (closed + 1 - python)
+            calls += 1
+    assert calls > fewest_calls
+    assert annotated - calls <= most_left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        pytest.param(name, split, marks=slow)
+        for name, split in [
+            ("gsm8k", "train"),
+            ("gsm8k", "test"),
+            ("mmlu", "dev"),
+            ("mmlu", "test"),
+            ("arc_easy", "train"),
+            ("arc_easy", "test"),
+            ("arc_challenge", "train"),
+            ("arc_challenge", "test"),
+        ]
+    ],
+)
+def test_every_row_supervises_its_answer_and_grades_it_as_right(name, split, tokenizer):
+    """The last answer's tokens and the end mark are scored; nothing of the question is."""
+    task = read(name, REAL / name, split)
+    assert len(task) > 200
+    for example in task:
+        rendered = render(tokenizer, example.conversation)
+        packed, is_cut = fit(rendered.ids, rendered.mask, number=0, row_tokens=10**6, turn_end_id=None)
+        assert packed is not None and not is_cut
+        start = rendered.ids.index(tokenizer.special("<|assistant_start|>"))
+        assert not any(rendered.mask[: start + 1]) and rendered.mask[start + 1] == rendered.mask[-1] == 1
+        assert task.grade(example, gold_text(example))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        pytest.param(name, count, marks=slow)
+        for name, count in [("hellaswag", 7490), ("mmlu", 10607), ("arc_easy", 1792), ("arc_challenge", 861)]
+    ],
+)
+def test_every_problem_for_base_models_is_read(name, count):
+    """With different options, one of them right, and a few solved examples in front where asked for."""
+    source = SourceSpec(name=name, path=(str(REAL / name),))
+    items = build_choice_items(name, source, base=Path("unused"), num_fewshot=2)
+    assert len(items) == count
+    assert all(0 <= item.gold < len(item.options) and all(option.strip() for option in item.options) for item in items)
