@@ -111,6 +111,7 @@ class _Loop(Generic[RowsType]):
         self.saved_step = self.evaluated_step = self.sampled_step = -1
         self.saved_at = hooks.clock()
         self.busy_seconds, self.steps_since_report = 0.0, 0
+        self.under_way: tuple[int, StepResult] | None = None
 
     def run(self, start: Position | None) -> Position:
         if start is not None:
@@ -140,14 +141,32 @@ class _Loop(Generic[RowsType]):
     def _advance(self, batch: RowsType, rates: Rates) -> None:
         began = self.hooks.clock()
         result = self.step.run(batch, rates=rates)
-        self.busy_seconds += self.hooks.clock() - began
+        self._settle()  # the step before: a GPU computes this one meanwhile
+        tokens = self.position.valid_tokens + result.valid_tokens
+        self.position = replace(self.position, step=self.position.step + 1, valid_tokens=tokens)
+        self.under_way = (self.position.step, result)
         self.steps_since_report += 1
-        self.position = _after(self.position, result)
-        if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
-            raise StageError(self._divergence(result))
-        if self._is_due(self.cadence.log_every_steps) or self._is_at_end():
+        is_reported = self._is_due(self.cadence.log_every_steps) or self._is_at_end()
+        if is_reported or isinstance(result.is_applied, bool):
+            self._settle()
+        self.busy_seconds += self.hooks.clock() - began
+        if is_reported:
             self._report(result, rates)
         self.hooks.after_step(self.position)
+
+    def _settle(self) -> None:
+        """Take in what the step under way measured, waiting for it.
+
+        Raises:
+            StageError: it is the last of too many that were not finite.
+        """
+        if self.under_way is None:
+            return
+        step, result = self.under_way
+        self.under_way = None
+        self.position = _after(self.position, result)
+        if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
+            raise StageError(self._divergence(step, result))
 
     def _report(self, result: StepResult, rates: Rates) -> None:
         self.hooks.log(Report(self.position, result, rates, self.busy_seconds / self.steps_since_report))
@@ -174,6 +193,7 @@ class _Loop(Generic[RowsType]):
             self.hooks.sample(self.position)
 
     def _save(self) -> None:
+        self._settle()
         if self.saved_step != self.position.step:
             self.hooks.save(self.position)
             self.saved_step, self.saved_at = self.position.step, self.hooks.clock()
@@ -183,6 +203,7 @@ class _Loop(Generic[RowsType]):
         if never or self.evaluated_step == self.position.step:
             return
         assert self.hooks.evaluate is not None
+        self._settle()
         self.evaluated_step = self.position.step
         value = self.hooks.evaluate(self.position)
         if self.position.best_value is None or value < self.position.best_value:
@@ -191,8 +212,7 @@ class _Loop(Generic[RowsType]):
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.position.step > 0 and self.position.step % every == 0
 
-    def _divergence(self, result: StepResult) -> str:
-        at = self.position.step
+    def _divergence(self, at: int, result: StepResult) -> str:
         saved = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step >= 0 else "nothing was saved"
         return (
             f"diverged: loss or gradients were not finite in steps {at - MAX_NONFINITE_STEPS + 1:,} to {at:,} "
@@ -206,9 +226,7 @@ def _after(position: Position, result: StepResult) -> Position:
     skipped = int(not result.is_applied)
     return replace(
         position,
-        step=position.step + 1,
-        loss=float(result.loss) if result.is_applied else position.loss,
-        valid_tokens=position.valid_tokens + result.valid_tokens,
+        loss=position.loss if skipped else float(result.loss),
         skipped_steps=position.skipped_steps + skipped,
         nonfinite_streak=position.nonfinite_streak + 1 if skipped else 0,
     )

@@ -11,7 +11,7 @@ import pytest
 from nanochat.model import loss
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.gpt import GPT
-from nanochat.model.kernels import heads, lookup, nats, residual, squared_relu
+from nanochat.model.kernels import heads, lookup, nats, residual, spans, squared_relu
 from nanochat.model.kernels.launch import runs_kernels
 from nanochat.model.layers import norm, rotate
 
@@ -41,7 +41,7 @@ def assert_same(function, plain, arrays, dtype, others=()):
     rounded = [x.astype(dtype) for x in arrays]
     exact = [x.astype(mx.float32) for x in rounded]
     outputs = plain(*exact, *others)
-    cotangents = [draw(*x.shape, seed=9 + i) for i, x in enumerate(outputs)]
+    cotangents = [1 + draw(*x.shape, seed=9 + i) for i, x in enumerate(outputs)]
     expected, wanted = mx.vjp(lambda *x: list(plain(*x, *others)), exact, cotangents)
     cotangents = [c.astype(o.dtype) for c, o in zip(cotangents, function(*rounded, *others), strict=True)]
     found, gradients = mx.vjp(lambda *x: list(function(*x, *others)), rounded, cotangents)
@@ -69,7 +69,8 @@ def test_mix_norm(dtype, adds):
     def fused(x, first, r, l, y=None):
         return residual.mix_norm(x, y, first, (r.astype(mx.float32), l.astype(mx.float32)), 1e-6)
 
-    arrays = [draw(37, 768), draw(37, 768, seed=1), *factors]
+    # Rows that agree with each other: a factor's gradient is a sum over all of them and must not cancel.
+    arrays = [1 + draw(37, 768), 1 + draw(37, 768, seed=1), *factors]
     assert_same(fused, plain, arrays + [draw(37, 768, seed=2)] * adds, dtype)
 
 
@@ -187,9 +188,17 @@ def test_windowed_attention_in_bfloat16():
     from nanochat.model.attention import attention, plain_attention
 
     arrays = [draw(2, 2, 1024, 128, seed=i, dtype=mx.bfloat16) for i in range(3)]
-    assert_same(
-        lambda *x: (attention(*x, window=512),), lambda *x: (plain_attention(*x, window=512),), arrays, mx.bfloat16
-    )
+    for window in (256, 512):
+        plain = lambda *x: (plain_attention(*x, window=window),)  # noqa: B023, E731
+        assert_same(lambda *x: (attention(*x, window=window),), plain, arrays, mx.bfloat16)  # noqa: B023
+
+
+@dtypes
+def test_spans(dtype):
+    """Overlapping stretches: the gradient of a position is the sum over those that hold it."""
+    cut = ((0, 4), (2, 6), (4, 8))
+    plain = lambda x: tuple(x[:, first:end] for first, end in cut)  # noqa: E731
+    assert_same(lambda x: spans.spans_of(x, cut), plain, [draw(3, 8, 2, 32)], dtype)
 
 
 def test_the_real_shape_runs():

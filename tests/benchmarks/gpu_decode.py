@@ -1,0 +1,112 @@
+"""Decoding on a GPU at the real size: 286M parameters in bfloat16, batch 1 and 32, prefill, memory over 4,000 tokens.
+
+Run: python tests/benchmarks/gpu_decode.py. Beside each rate stands the bound by bytes: every matrix and the cache read
+once a token, one embedding row aside, at the bandwidth that a large copy reaches in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+import time
+
+from nanochat import runtime
+
+CHOSEN = runtime.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+from nanochat.inference.kv_cache import KVCache  # noqa: E402
+from nanochat.model.config import GPTConfig  # noqa: E402
+from nanochat.model.device import device_name  # noqa: E402
+from nanochat.model.gpt import GPT  # noqa: E402
+
+PROMPT = 512
+
+
+def bandwidth() -> float:
+    """Return bytes a second of a copy, read and written."""
+    x = mx.zeros((2**28,), mx.float32)
+    mx.eval(x)
+    times = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        mx.eval(x + 1)
+        mx.synchronize()
+        times.append(time.perf_counter() - begin)
+    return 2 * x.nbytes / statistics.median(times)
+
+
+def bytes_per_step(config: GPTConfig, rows: int, position: int) -> int:
+    matrices = 2 * (config.num_scaling_parameters())
+    seen = sum(min(window, position) + 1 for window in config.windows)
+    return matrices + rows * 2 * 2 * config.n_kv_head * config.head_dim * seen
+
+
+def generate(model: GPT, cache: KVCache, token: mx.array, steps: int) -> mx.array:
+    """Return the last of `steps` greedy tokens; the next step is built while the device works on this one."""
+    for _ in range(steps):
+        token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
+        mx.async_eval(token)
+    mx.eval(token)
+    return token
+
+
+def decode_rate(model: GPT, rows: int, *, steps: int) -> tuple[float, float]:
+    """Return (tokens a second, tokens a second by bytes) from position 512 on."""
+    cache = KVCache(model.config, capacity=2048)
+    idx = mx.random.randint(10, model.config.vocab_size, (rows, PROMPT))
+    token = mx.argmax(model.logits(model.hidden(idx, cache)[:, -1]), axis=-1)
+    token = generate(model, cache, token, 8)
+    begin = time.perf_counter()
+    generate(model, cache, token, steps)
+    seconds = (time.perf_counter() - begin) / steps
+    return rows / seconds, rows / (bytes_per_step(model.config, rows, PROMPT + steps // 2) / bandwidth())
+
+
+def prefill_rate(model: GPT, rows: int) -> float:
+    idx = mx.random.randint(10, model.config.vocab_size, (rows, 2048))
+    times = []
+    for _ in range(6):
+        cache = KVCache(model.config, capacity=2048 + 64)
+        begin = time.perf_counter()
+        mx.eval(model.logits(model.hidden(idx, cache)[:, -1]))
+        times.append(time.perf_counter() - begin)
+    return idx.size / statistics.median(times[1:])
+
+
+def memory_over(model: GPT, tokens: int) -> list[float]:
+    """Return GiB held after each eighth of `tokens` generated in one go, in a cache of that capacity."""
+    cache = KVCache(model.config, capacity=tokens + 16)
+    token, held = mx.array([1]), []
+    for _ in range(8):
+        token = generate(model, cache, token, tokens // 8)
+        held.append((mx.get_active_memory() + mx.get_cache_memory()) / 2**30)
+    return held
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--memory-tokens", type=int, default=4000)
+    options = parser.parse_args()
+    model = GPT(GPTConfig(sequence_len=2048))
+    model.initialise(mx.random.key(0))
+    if CHOSEN.dtype == "bfloat16":
+        model.set_compute_dtype(mx.bfloat16)
+        model.cast_matrices(mx.bfloat16)
+    mx.eval(model.parameters())
+    today = datetime.date.today().isoformat()
+    print(f"{today}; {device_name()}; MLX {mx.__version__}; {CHOSEN.describe()}; copy {bandwidth() / 1e12:.2f} TB/s")
+    for rows in (1, 32):
+        rate, bound = decode_rate(model, rows, steps=options.steps)
+        print(f"decode, batch {rows:2d}: {rate:9,.0f} tokens/s; by bytes at most {bound:9,.0f} ({rate / bound:.1%})")
+    for rows in (1, 8):
+        print(f"prefill, {rows} x 2,048: {prefill_rate(model, rows):,.0f} tokens/s")
+    held = memory_over(model, options.memory_tokens)
+    print(f"memory over {options.memory_tokens:,} tokens, GiB by eighths: " + ", ".join(f"{gib:.3f}" for gib in held))
+
+
+if __name__ == "__main__":
+    main()
