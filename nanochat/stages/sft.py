@@ -37,8 +37,8 @@ def run(job: Job, context: StageContext) -> StageResult:
     """Fine-tune; write `out/model/` and `out/optimizer.safetensors`; return the metrics.
 
     Metrics: `loss` (nats per supervised token, last step), `steps`, `skipped_steps`, `tokens` (supervised), `epochs`,
-    `conversations`, `cut_conversations`, `dropped_conversations` (too long), `padding_frac`, `has_moments` (1 where the
-    optimizer went on with pretraining's moments).
+    `conversations`, `cut_conversations`, `dropped_conversations` (too long), `refused_conversations` (rows of chat data
+    that are none), `padding_frac`, `has_moments` (1 where the optimizer went on with pretraining's moments).
 
     Raises:
         InterruptedRun: asked to stop; a checkpoint is saved.
@@ -52,7 +52,8 @@ def run(job: Job, context: StageContext) -> StageResult:
     optimizer, has_moments = _optimizer(spec, model, folder)
     sequence_len = _sequence_len(spec, model)
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=mx.distributed.init().size())
-    loader = _loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
+    tasks, refused = _tasks(spec, context)
+    loader = _loader(spec, tasks, tokenizer, sequence_len=sequence_len, rows=rows)
     training = Training(
         context,
         model=model,
@@ -64,7 +65,13 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
     training.write_output()
-    return StageResult(_metrics(position, loader, has_moments=has_moments), training.timings())
+    stats = loader.stats
+    context.say(
+        f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
+        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {refused:,} rows refused"
+    )
+    metrics = {**_metrics(position, loader, has_moments=has_moments), "refused_conversations": float(refused)}
+    return StageResult(metrics, training.timings())
 
 
 def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
@@ -115,8 +122,10 @@ class _Rendered:
         return rendered.ids, rendered.mask
 
 
-def _loader(spec: SftSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:
+def _tasks(spec: SftSpec, context: StageContext) -> tuple[list[Task], int]:
+    """Return the mixture's tasks, each as often as it is repeated, and how many rows of their data were refused."""
     tasks: list[Task] = []
+    refused = 0
     for item in spec.data:
         context.progress(0.0, f"reading {item.name}")
         task = build_task(
@@ -129,7 +138,12 @@ def _loader(spec: SftSpec, context: StageContext, tokenizer: Tokenizer, *, seque
         )
         if isinstance(task, Conversations) and task.refused:
             context.say(f"{item.name}: {len(task.refused):,} rows refused, the first: {task.refused[0]}")
+            refused += len(task.refused)
         tasks += [task] * item.repeat
+    return tasks, refused
+
+
+def _loader(spec: SftSpec, tasks: list[Task], tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:
     world = mx.distributed.init()
     return SftLoader(
         _Rendered(TaskSequence(tasks), tokenizer),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -221,3 +222,17 @@ def test_it_can_start_from_a_given_model(make_context, upstream, chats):
     before = load_model(context.folder.parent / "pretrain" / "out" / "model").named_parameters()
     for name, value in load_model(context.out / "model").named_parameters().items():
         np.testing.assert_allclose(np.array(value), np.array(before[name]), atol=1e-20, err_msg=name)
+
+
+def test_the_run_says_what_became_of_every_conversation(make_context, upstream, spec, chats, capsys):
+    """Two lines that are none, one too long for a row, one of which only the first exchange fits."""
+    path, long = Path(chats.path[0]), "many words " * 40
+    two_rounds = [("user", "hi"), ("assistant", "yo"), ("user", long), ("assistant", "so")]
+    rows = [{"question": long, "answer": "so"}, [{"role": role, "content": text} for role, text in two_rounds]]
+    path.write_text(path.read_text() + "{}\nbroken\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    metrics = run(make_context(spec.model_copy(update={"epochs": 2.0}), upstream=upstream, **MONITOR))
+    names = ("conversations", "cut_conversations", "dropped_conversations", "refused_conversations")
+    assert [metrics[name] for name in names] == [2 * 24, 2, 2, 2]
+    said = capsys.readouterr().out
+    assert "chats: 2 rows refused, the first: " in said and f"{path}:24: expected `messages`" in said
+    assert "conversations: 48 trained on, 2 of them cut to 65 tokens; 2 dropped; 2 rows refused" in said
