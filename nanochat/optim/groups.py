@@ -6,17 +6,21 @@ too and so are no part of its group.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, assert_never
 
 from nanochat.model.config import GPTConfig
 
+Variant = Literal["plain", "current"]
 Role = Literal["wte", "value_embeds", "lm_head", "resid", "x0", "smear_backout", "matrices"]
 
 REFERENCE_WIDTH = 768
 """Width at which AdamW's rates for embeddings and lm_head were tuned; they scale with its inverse square root."""
-REFERENCE_TOKENS_PER_STEP = 2**19
-"""Batch at which the rates of `current` were tuned; they scale with its square root."""
+REFERENCE_TOKENS_PER_STEP: dict[Variant, int] = {"plain": 2**13, "current": 2**19}
+"""Batch down to which a variant's rates hold; below it they shrink with the square root of the batch."""
+SMALLEST_BATCH_SCALE: dict[Variant, float] = {"plain": 1 / 2, "current": 1 / 4}
+"""Where that ends. Measured at 2,048 tokens a step by `tests/benchmarks/learning.py`: half and twice are no better."""
 ADAMW_EPS = 1e-10
 
 
@@ -24,7 +28,7 @@ ADAMW_EPS = 1e-10
 class OptimizerConfig:
     """What the user chose; `None` means the variant's table. See `reference` values in `groups`."""
 
-    variant: Literal["plain", "current"] = "plain"
+    variant: Variant = "plain"
     lr_scale: float = 1.0
     matrix_lr: float | None = None
     embedding_lr: float | None = None
@@ -56,7 +60,7 @@ class MuonGroup:
     names: tuple[str, ...]
     lr: float
     beta2: float
-    variant: Literal["plain", "current"]
+    variant: Variant
     kind: Literal["muon"] = "muon"
 
 
@@ -64,7 +68,7 @@ Group = AdamWGroup | MuonGroup
 
 
 class _Row(NamedTuple):
-    """One line of a variant's table: AdamW at `lr`, scaled by width and, in `current`, by batch where marked."""
+    """One line of a variant's table: AdamW at `lr`, scaled by width and by batch where marked."""
 
     lr: float
     betas: tuple[float, float]
@@ -96,8 +100,7 @@ _CURRENT: dict[Role, _Row] = {
 def build_groups(config: GPTConfig, optimizer: OptimizerConfig, *, tokens_per_step: int) -> tuple[Group, ...]:
     """Return the groups of a model's parameters, every parameter in exactly one.
 
-    The tables are those of nanochat: `plain` the older one, `current` that of 2026-07, whose rates also scale with
-    sqrt(tokens_per_step / 2^19).
+    The tables are those of nanochat: `plain` the older one, `current` that of 2026-07. Rates also follow `batch_scale`.
     """
     names_by_role: dict[Role, list[str]] = {}
     for name in config.parameter_shapes():
@@ -105,6 +108,16 @@ def build_groups(config: GPTConfig, optimizer: OptimizerConfig, *, tokens_per_st
     return tuple(
         _build_group(role, tuple(names), config, optimizer, tokens_per_step) for role, names in names_by_role.items()
     )
+
+
+def batch_scale(variant: Variant, tokens_per_step: int) -> float:
+    """Return the factor on a variant's rates at a batch: its square root, within bounds.
+
+    The rates of `plain` do not grow above it; those of `current` do, as in nanochat.
+    """
+    scale = math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP[variant])
+    bounded = max(scale, SMALLEST_BATCH_SCALE[variant])
+    return bounded if variant == "current" else min(bounded, 1.0)
 
 
 def _role(name: str) -> Role:
@@ -133,8 +146,8 @@ def _build_group(
     lr = optimizer.lr_scale * (row.lr if chosen is None else chosen)
     if row.by_width:
         lr *= (config.n_embd / REFERENCE_WIDTH) ** -0.5
-    if row.by_batch and optimizer.variant == "current":
-        lr *= (tokens_per_step / REFERENCE_TOKENS_PER_STEP) ** 0.5
+    if row.by_batch:
+        lr *= batch_scale(optimizer.variant, tokens_per_step)
     if role == "matrices":
         return MuonGroup(role=role, names=names, lr=lr, beta2=row.betas[1], variant=optimizer.variant)
     return AdamWGroup(role=role, names=names, lr=lr, betas=row.betas, weight_decay=row.weight_decay)

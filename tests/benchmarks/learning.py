@@ -10,7 +10,8 @@ default must also hold against Muon at a 16th and at a 256th of its rate (one se
 nanochat had: the norm not restored after variance reduction, and a factor of sqrt(cols). What that costs against the
 sound rule is printed, and the exit code should be 1. A seed decides the first weights and which rows come when.
 
-`current` scales its rates with sqrt(batch / 2^19 tokens), which is 1/16 here: `--unscaled` leaves that out.
+Rates follow the batch (`optim.groups.batch_scale`), here by a half (`plain`) and a quarter (`current`): `--unscaled`
+leaves that out.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class _Bench:
         self.model = GPT(config)
         self.model.initialise(mx.random.key(0))
         chosen = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
-        tokens_per_step = REFERENCE_TOKENS_PER_STEP if options.unscaled else ROWS * SEQUENCE_LEN
+        tokens_per_step = REFERENCE_TOKENS_PER_STEP[variant] if options.unscaled else ROWS * SEQUENCE_LEN
         groups = build_groups(config, chosen, tokens_per_step=tokens_per_step)
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         self.step = TrainStep(self.model, self.optimizer, micro_batch_size=ROWS)

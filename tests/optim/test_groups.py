@@ -3,7 +3,7 @@
 import pytest
 
 from nanochat.model.config import GPTConfig
-from nanochat.optim.groups import AdamWGroup, MuonGroup, OptimizerConfig, build_groups
+from nanochat.optim.groups import AdamWGroup, MuonGroup, OptimizerConfig, batch_scale, build_groups
 
 CONFIGS = {
     "speedrun": GPTConfig(),
@@ -41,9 +41,9 @@ def test_muon_gets_the_matrices_inside_the_blocks_and_nothing_else(name):
 
 
 def test_plain_table():
-    """The seed's table at width 768 / 4 = 192, where the width factor is 2; the batch does not matter."""
+    """The seed's table at width 768 / 4 = 192, where the width factor is 2, at the seed's batch."""
     config = GPTConfig(n_embd=192, n_head=6, n_kv_head=6)
-    groups = by_role(config, tokens_per_step=1000)
+    groups = by_role(config, tokens_per_step=2**17)
     expected = {
         "wte": (0.4, (0.8, 0.95)),
         "value_embeds": (0.4, (0.8, 0.95)),
@@ -56,6 +56,31 @@ def test_plain_table():
         assert isinstance(group, AdamWGroup)
         assert (group.lr, group.betas, group.weight_decay, group.eps) == (pytest.approx(lr), betas, 0.0, 1e-10)
     assert (groups["matrices"].lr, groups["matrices"].beta2) == (pytest.approx(0.02), 0.95)
+
+
+@pytest.mark.parametrize(
+    ("variant", "tokens", "scale"),
+    [
+        ("plain", 2**20, 1.0),
+        ("plain", 2**13, 1.0),
+        ("plain", 2**12, 0.5**0.5),
+        ("plain", 2**11, 0.5),
+        ("plain", 2**9, 0.5),
+        ("current", 2**21, 2.0),
+        ("current", 2**19, 1.0),
+        ("current", 2**17, 0.5),
+        ("current", 2**15, 0.25),
+        ("current", 2**11, 0.25),
+    ],
+)
+def test_rates_follow_the_square_root_of_the_batch_within_bounds(variant, tokens, scale):
+    """All rates that follow the batch do so alike; smear and backout of `current` do not."""
+    assert batch_scale(variant, tokens) == pytest.approx(scale)
+    config, optimizer = CONFIGS["current"], OptimizerConfig(variant=variant)
+    whole = by_role(config, optimizer, tokens_per_step=2**17 if variant == "plain" else 2**19)
+    for role, group in by_role(config, optimizer, tokens_per_step=tokens).items():
+        is_fixed = variant == "current" and role == "smear_backout"
+        assert group.lr == pytest.approx(whole[role].lr * (1.0 if is_fixed else scale))
 
 
 def test_current_table():

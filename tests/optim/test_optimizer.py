@@ -43,7 +43,7 @@ def test_six_training_steps(beta2_of):
     """
     expected = RUN["variants"][beta2_of]
     model, idx, targets = seed_c1()
-    groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=64)
+    groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=2**17)
     if beta2_of == "current":
         current = build_groups(model.config, OptimizerConfig(variant="current"), tokens_per_step=2**19)
         groups = tuple(next(c for c in current if c.role == g.role) if g.kind == "muon" else g for g in groups)
@@ -66,7 +66,7 @@ def test_stacking_changes_nothing():
     model, idx, targets = seed_c1()
     parameters = model.named_parameters()
     _, gradients = loss_and_gradients(model, idx, targets)
-    optimizer = Optimizer(build_groups(model.config, OptimizerConfig(), tokens_per_step=64), parameters)
+    optimizer = Optimizer(build_groups(model.config, OptimizerConfig(), tokens_per_step=2**17), parameters)
     updated = optimizer.update(parameters, gradients, lr_multiplier=0.5, momentum=0.9, weight_decay=0.2)
     for name in ("transformer.h.2.attn.c_k.weight", "transformer.h.1.mlp.c_proj.weight"):
         p, g = parameters[name][None], gradients[name][None]
@@ -81,7 +81,7 @@ def test_rates_have_effect():
     model, idx, targets = seed_c1()
     parameters = model.named_parameters()
     _, gradients = loss_and_gradients(model, idx, targets)
-    optimizer = Optimizer(build_groups(model.config, OptimizerConfig(), tokens_per_step=64), parameters)
+    optimizer = Optimizer(build_groups(model.config, OptimizerConfig(), tokens_per_step=2**17), parameters)
     updated = optimizer.update(parameters, gradients, lr_multiplier=0.25, momentum=0.9, weight_decay=0.0)
     for name, lr in {"resid_lambdas": 0.005, "x0_lambdas": 0.5, "lm_head.weight": 0.004 * (64 / 768) ** -0.5}.items():
         # Gradients of 1e-9 and less come near eps; parameters near 1 round the change by 6e-8.
@@ -92,7 +92,7 @@ def test_rates_have_effect():
 def test_restored_state_continues_bit_for_bit():
     """Two steps in one go equal one step, state copied into a fresh optimizer, another step."""
     model, idx, targets = seed_c1()
-    groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=64)
+    groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=2**17)
     _, gradients = loss_and_gradients(model, idx, targets)
     options = {"lr_multiplier": 1.0, "momentum": 0.95, "weight_decay": 0.1}
     through = Optimizer(groups, model.named_parameters())
@@ -109,7 +109,7 @@ def test_restored_state_continues_bit_for_bit():
 
 def test_foreign_state_is_refused():
     model, _, _ = seed_c1()
-    groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=64)
+    groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=2**17)
     optimizer = Optimizer(groups, model.named_parameters())
     state = {name: x for name, x in optimizer.state.items() if name != "x0_lambdas.first_moment"}
     with pytest.raises(StageError, match=r"x0_lambdas.first_moment do not fit"):
