@@ -36,6 +36,7 @@ check:
 bench:
     python tests/benchmarks/cpu_train.py
     python tests/benchmarks/packing.py
+    python tests/benchmarks/waiting.py
     python tests/benchmarks/decode.py
     python tests/benchmarks/batched_eval.py
 

@@ -1,4 +1,4 @@
-"""Best-fit packing, and tokenizing with packing, against a straightforward loader that walks its buffer; waiting.
+"""Best-fit packing, and tokenizing with packing, against a straightforward loader that walks its buffer.
 
 Run `python tests/benchmarks/packing.py`. Both loaders see the same documents in the same run and must give the same
 rows. Text is the standard library's source, document lengths like those of web text (log-normal, median 600 tokens).
@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nanochat.data import stdlib_corpus
-from nanochat.data.documents import DocumentStream
-from nanochat.data.loader import PretrainLoader
 from nanochat.data.packing import BestFitPacker
 from nanochat.data.sources import SourceSpec
+from nanochat.data.token_cache import CachedStream, cached_stream
 from nanochat.tokenizer import bpe
 
 ROW_TOKENS = 2049
 BUFFER = 1000
 ROWS = 200
 REPEATS = 5
-STEPS = 60
-STEP_SECONDS = 0.1
 
 
 def straightforward_rows(documents: Iterator[list[int]], count: int) -> list[list[int]]:
@@ -85,6 +85,18 @@ def report(title: str, ours: list[float], theirs: list[float]) -> None:
     )
 
 
+def cached(texts: list[str], tokenizer: bpe.Tokenizer, folder: Path) -> CachedStream:
+    """Return the texts' tokens from a cache."""
+    pq.write_table(pa.table({"text": texts}), folder / "texts.parquet")
+    source = SourceSpec(name="texts", path=(str(folder / "texts.parquet"),), validation_hash_frac=1e-9)
+    return cached_stream(source, "train", tokenizer, base=folder)
+
+
+def with_bos(stream: CachedStream) -> Iterator[np.ndarray]:
+    for ids in stream:
+        yield np.concatenate([np.array([1], dtype=np.int32), ids])
+
+
 def main() -> None:
     tokenizer = bpe.train(stdlib_corpus.documents("train"), vocab_size=8192, max_chars=10**7, max_document_chars=10**4)
     texts = make_texts(tokenizer)
@@ -111,25 +123,10 @@ def main() -> None:
     report(f"packing, buffer {BUFFER}", *map(list, zip(*packing, strict=True)))
     whole = [(seconds(ours_whole), seconds(theirs_whole)) for _ in range(REPEATS)]
     report("tokenizing and packing", *map(list, zip(*whole, strict=True)))
-    report_waiting(tokenizer)
-
-
-def report_waiting(tokenizer: bpe.Tokenizer) -> None:
-    """Print how long a training step waits for its batch at the quickstart's size, the first batch included."""
-    source = SourceSpec(name="stdlib", builtin="python-stdlib", max_document_chars=1000)
-    stream = DocumentStream(source, "train", base=Path("unused"))
-    loader = PretrainLoader([(stream, 1.0)], tokenizer, sequence_len=256, rows_per_batch=16, buffer_documents=1000)
-    waits = []
-    for _ in range(STEPS):
-        waits.append(seconds(loader.next))
-        time.sleep(STEP_SECONDS)
-    loader.close()
-    later = sum(waits[1:]) / (STEPS - 1)
-    print(
-        f"waiting, steps of {STEP_SECONDS} s: the first batch {waits[0]:.2f} s, later ones {later * 1e6:.0f} µs "
-        f"each ({later / STEP_SECONDS:.3%}); a quickstart's 368 steps of 0.7 s: "
-        f"{(waits[0] + 367 * later) / (368 * 0.7):.2%} of the time"
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        stream = cached(texts, tokenizer, Path(folder))
+        kept = [(seconds(lambda: our_rows(with_bos(stream), ROWS)), theirs) for _, theirs in whole]
+        report("the same from a token cache, made before", *map(list, zip(*kept, strict=True)))
 
 
 if __name__ == "__main__":
