@@ -146,6 +146,11 @@ class RunFolder:
         return self.path / "report.md"
 
     @property
+    def report_page(self) -> Path:
+        """The report as one HTML file, pictures inside."""
+        return self.path / "report.html"
+
+    @property
     def plots(self) -> Path:
         """Pictures of the report."""
         return self.path / "plots"

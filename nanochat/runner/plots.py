@@ -1,4 +1,4 @@
-"""Pictures of a run: loss, validation and learning rate by step, drawn without a display."""
+"""Pictures of a run: scores against chance; loss, validation and learning rate by step. Drawn without a display."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nanochat.runner.story import Suite
 from nanochat.tracking.points import Point, read_points
+
+SCORES_PICTURE = "scores.png"
 
 Curve = tuple[list[int], list[float]]
 _SMOOTHING_SHARE = 50
@@ -36,6 +39,35 @@ def draw_plots(streams: Mapping[str, Path], folder: Path) -> list[Path]:
             _draw(folder / file, title, panels)
             drawn.append(folder / file)
     return drawn
+
+
+def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
+    """Draw every suite that is a share of problems, with its standard error and chance; return the picture, if any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = [suite for suite in suites if suite.stderr is not None]
+    if not shares:
+        return []
+    figure = Figure(figsize=(8, 1.1 + 0.36 * len(shares)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title("share of problems solved, with two standard errors; red: guessing")
+    for row, suite in enumerate(shares):
+        errors = 2 * (suite.stderr or 0.0)
+        axes.barh(
+            row, suite.value, xerr=errors, color="#4c8bd6" if suite.stage == "base_eval" else "#3f9c6b", capsize=3
+        )
+        if suite.chance:
+            axes.plot([suite.chance] * 2, [row - 0.4, row + 0.4], color="#c0392b", linewidth=2)
+    axes.set_yticks(range(len(shares)), [f"{suite.stage} {suite.name}" for suite in shares])
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / SCORES_PICTURE, dpi=110, metadata={"Software": None})
+    return [folder / SCORES_PICTURE]
 
 
 def _curves(points: Sequence[Point]) -> dict[str, Curve]:

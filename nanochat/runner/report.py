@@ -1,4 +1,4 @@
-"""`report.md` of a run: what was run, what came out, what the model says, and what it cost against the plan."""
+"""The report of a run: what was run, what came out, what the model says, and what it cost against the plan."""
 
 from __future__ import annotations
 
@@ -12,50 +12,89 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.catalog import Run
 from nanochat.runner.expectations import judge_expectations
 from nanochat.runner.folders import StageFolder, write_atomically
-from nanochat.runner.plots import draw_plots
+from nanochat.runner.html_report import render_html
+from nanochat.runner.plots import SCORES_PICTURE, draw_plots, draw_scores
 from nanochat.runner.record import StageRecord
+from nanochat.runner.story import EVALUATIONS, chance_level, list_suites, tell_stages
 
-_SAMPLE_CHARS = 4000
+_LEGEND = """\
+A score is the share of problems solved, 1 being all, unless its line says otherwise. ± is one standard error: a repeat
+on other problems would most often land within two of it. Chance is what guessing scores."""
+_SAMPLE_CHARS = 12_000
 _LINE_METRICS = 6
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
-EVALUATIONS = ("base_eval", "chat_eval")
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token")
 """Metrics of the other stages that say how good something is rather than how much was done: shown first."""
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
-    """Write the report of a run and its pictures into the run's folder; return the report's path."""
+    """Write `report.md`, `report.html` and the pictures into the run's folder; return the first one's path."""
     records = run.records(base)
+    pictures = _draw(run, records, base) if with_plots else []
+    text = render_report(run, records, samples=_samples(run, base), pictures=[path.name for path in pictures])
+    folder = run.folder
+    page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
+    write_atomically(folder.report_page, page)
+    write_atomically(folder.report, text)
+    return folder.report
+
+
+def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path]:
     streams = {
         entry.stage: StageFolder(base / entry.folder).metrics for entry in run.state.stages if entry.folder is not None
     }
     written = {stage: path for stage, path in streams.items() if path.is_file()}
-    pictures = draw_plots(written, run.folder.plots) if with_plots else []
-    text = render_report(run, records, samples=_samples(run, base), pictures=[path.name for path in pictures])
-    write_atomically(run.folder.report, text)
-    return run.folder.report
+    return [*draw_scores(list_suites(records), run.folder.plots), *draw_plots(written, run.folder.plots)]
 
 
 def render_report(
     run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], pictures: list[str]
 ) -> str:
     """Return the report as markdown. `samples` by stage; `pictures` are names in the folder `plots/`."""
+    curves = [_picture(name) for name in pictures if name != SCORES_PICTURE]
     parts = [
         f"# {run.state.name}",
         run.state.description,
         _outcome(run),
-        "## Results",
-        _results_table(records) if records else "No stage is done yet.",
+        "## What happened",
+        "\n".join(f"- {sentence}" for sentence in tell_stages(records)) or "No stage is done yet.",
+        _scores(records),
+        _picture(SCORES_PICTURE) if SCORES_PICTURE in pictures else "",
         _expectations(run, records),
-        "\n\n".join(f"![{name.removesuffix('.png')}](plots/{name})" for name in pictures),
-        *(f"## Samples: {stage}\n\n{text}" for stage, text in samples.items()),
+        "\n\n".join(["## Learning curves", *curves]) if curves else "",
+        "\n\n".join(["## Samples", *map(_lowered, samples.values())]) if samples else "",
         "## Time and memory",
         _cost_table(run, records),
         "## What was run",
         _facts(run),
         _digests(records),
+        f"## All results\n\n{_results_table(records)}" if records else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _picture(name: str) -> str:
+    return f"![{name.removesuffix('.png').replace('_', ' ')}](plots/{name})"
+
+
+def _lowered(samples: str) -> str:
+    """Return samples with their headings two levels lower; what a model wrote is indented, so no heading."""
+    return re.sub(r"^#", "###", samples, flags=re.MULTILINE)
+
+
+def _scores(records: Mapping[str, StageRecord]) -> str:
+    suites = list_suites(records)
+    if not suites:
+        return ""
+    lines = [
+        "| evaluation | what it asks | score | ± | problems | chance | reading |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for one in suites:
+        count = "" if one.count is None else f"{one.count:,}"
+        cells = (f"{one.stage} {one.name}", one.meaning, show_value(one.value), _number(one.stderr), count)
+        lines.append(f"| {' | '.join((*cells, _number(one.chance), one.verdict))} |")
+    return "\n\n".join(["## Scores", "\n".join(lines), _LEGEND])
 
 
 @dataclass(frozen=True)
@@ -87,10 +126,7 @@ def _is_quality(stage: str, metric: str) -> bool:
 
 def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
     value, count, centred = metrics[name], metrics.get(f"{name}.n"), metrics.get(f"{name}.centred")
-    chance = None
-    if centred is not None and centred < 1:
-        # centred = (value - chance) / (1 - chance), solved for chance
-        chance = round((value - centred) / (1 - centred), 4)
+    chance = None if centred is None else chance_level(value, centred)
     return Result(stage, name, value, metrics.get(f"{name}.stderr"), None if count is None else int(count), chance)
 
 

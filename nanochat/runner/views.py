@@ -11,8 +11,9 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.catalog import Run, list_runs
 from nanochat.runner.folders import RunFolder, StageFolder
 from nanochat.runner.record import RunState, StageEntry, StageRecord, read_record, read_run
-from nanochat.runner.report import EVALUATIONS, stage_line
+from nanochat.runner.report import stage_line
 from nanochat.runner.session import is_in_progress
+from nanochat.runner.story import EVALUATIONS
 from nanochat.tracking.link import read_link
 from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
 from nanochat.tracking.views import Artifact, Dataset, RunView, StageView, Status
@@ -141,7 +142,7 @@ def _shape_params(state: RunState) -> dict[str, str]:
 
 
 def _run_artifacts(folder: RunFolder) -> tuple[Artifact, ...]:
-    top = (folder.report, folder.recipe, folder.resolved, folder.plan_text, folder.plan_json)
+    top = (folder.report_page, folder.report, folder.recipe, folder.resolved, folder.plan_text, folder.plan_json)
     pictures = sorted(folder.plots.glob("*.png")) if folder.plots.is_dir() else []
     return (
         *(Artifact(path=path) for path in top if path.is_file()),

@@ -173,4 +173,5 @@ def fresh_database(tmp_path_factory) -> Path:
 def bench(tmp_path, monkeypatch) -> Bench:
     """The bench draws no pictures: matplotlib would take most of the time."""
     monkeypatch.setattr("nanochat.runner.report.draw_plots", lambda streams, folder: [])
+    monkeypatch.setattr("nanochat.runner.report.draw_scores", lambda suites, folder: [])
     return Bench(tmp_path)

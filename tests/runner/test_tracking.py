@@ -74,7 +74,7 @@ def test_a_run_goes_from_failure_over_a_stop_to_its_end_in_one_mlflow_run(tracke
     assert [d.dataset.name for d in pretrain.inputs.dataset_inputs] == ["text"]
     assert runs["tiny"].data.metrics["chat_eval/spelling"] == 0.75
     names = {artifact.path for artifact in client.list_artifacts(runs["tiny"].info.run_id)}
-    assert {"report.md", "recipe.yaml", "config.yaml", "plan.txt", "plan.json"} <= names
+    assert {"report.html", "report.md", "recipe.yaml", "config.yaml", "plan.txt", "plan.json"} <= names
     assert run.records(tracked.base)["pretrain"].mlflow_run_id == pretrain.info.run_id
 
     tracked.run("sft.horizon.steps=5", "name=longer")

@@ -1,0 +1,76 @@
+"""The report as one HTML file, and the words it has for scores."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import pytest
+
+from nanochat.runner.html_report import render_html
+from nanochat.runner.plots import draw_scores
+from nanochat.runner.story import Suite, chance_level
+
+
+def test_the_page_needs_no_other_file(tmp_path):
+    """Pictures are inside, byte for byte, and a link to the recipe leads to where it is shown on the page."""
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "loss.png").write_bytes(b"\x89PNG picture")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: a <b> c\n")
+    page = render_html("# tiny\n\n## A & B\n\n![loss](plots/loss.png) [r](recipe.yaml)\n", tmp_path, attached=[recipe])
+    assert re.findall(r'(?:src|href)="([^"]+)"', page) == [
+        "#a-b",
+        "data:image/png;base64," + base64.b64encode(b"\x89PNG picture").decode(),
+        "#recipe.yaml",
+    ]
+    assert '<h2 id="a-b">' in page and '<details id="recipe.yaml">' in page and "name: a &lt;b&gt; c" in page
+    assert "<title>tiny</title>" in page
+
+
+@pytest.mark.parametrize(
+    "markdown", ["<script>alert(1)</script>", "    <img src=x onerror=alert(1)>", "[a](javascript:x)"]
+)
+def test_nothing_that_a_model_wrote_becomes_html(tmp_path, markdown):
+    """Neither as text nor in a block of code, nor as a link that runs."""
+    body = render_html(f"# tiny\n\n{markdown}\n", tmp_path).split("<main>")[1]
+    assert "<script" not in body and "<img" not in body and 'href="javascript' not in body
+
+
+@pytest.mark.parametrize(
+    ("value", "chance", "verdict"),
+    [
+        (0.31, 0.25, "no better than guessing"),
+        (0.33, 0.25, "better than guessing"),
+        (0.17, 0.25, "worse than guessing"),
+        (0.0, 0.0, "none solved"),
+        (0.5, 0.0, "50% solved"),
+    ],
+)
+def test_a_score_is_read_against_chance(value, chance, verdict):
+    """By two standard errors, here 0.06."""
+    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).verdict == verdict
+
+
+def test_chance_is_solved_from_the_centred_score():
+    """(0.4 - 0.25) / (1 - 0.25) is 0.2; a perfect score hides what guessing would have scored."""
+    assert chance_level(0.4, 0.2) == 0.25
+    assert chance_level(1.0, 1.0) is None
+
+
+def test_scores_are_drawn_where_there_are_shares_of_problems(tmp_path):
+    """Bits per byte are none, so alone they give no picture."""
+    bpb = Suite("base_eval", "bpb", "bpb", 1.5, None, None, None)
+    assert draw_scores([bpb], tmp_path) == []
+    (picture,) = draw_scores([bpb, Suite("chat_eval", "arc", "arc_easy", 0.3, 0.02, 9, 0.25)], tmp_path)
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_a_finished_run_tells_its_stages_and_scores_on_the_page(bench):
+    """What each stage did in a sentence, each score with its error and chance, the cost, and where the code was."""
+    page = bench.run().folder.report_page.read_text()
+    assert "<strong>pretrain</strong> taught a new model" in page
+    assert re.search(
+        r"chat_eval spelling</td>\n<td>spell a word letter by letter</td>.*0\.75<.*0\.125<", page, re.DOTALL
+    )
+    assert "Time and memory" in page and "commit:" in page and "validation: {hash_frac: 0.5}" in page
