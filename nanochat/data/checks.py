@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nanochat.data.documents import DocumentStream, Split
 from nanochat.data.files import START, check_file, read_texts
 from nanochat.data.records import first_rows
-from nanochat.data.sources import SourceSpec, describe, resolve_files
+from nanochat.data.sources import SourceSpec, naming, resolve_files
 from nanochat.errors import PreflightError, StageError
 
 
@@ -44,13 +43,3 @@ def check_rows(spec: SourceSpec, split: str, parse: Callable[[dict[str, object],
                 parse(row, 0)
             except StageError as error:
                 raise PreflightError(f"{path}: {error}") from error
-
-
-@contextmanager
-def naming(spec: SourceSpec) -> Iterator[None]:
-    """Turn what reading a source raises into a finding of preflight that names the source."""
-    try:
-        yield
-    except (PreflightError, StageError) as error:
-        text = str(error)
-        raise PreflightError(text if f"source `{spec.name}`" in text else f"{describe(spec)}: {text}") from error

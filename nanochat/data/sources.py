@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from nanochat.data.file_digests import FileDigests
 from nanochat.data.files import DATA_SUFFIXES, check_file
 from nanochat.data.hub_download import Progress
 from nanochat.data.selection import Selection
-from nanochat.errors import PreflightError
+from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01
 _DESCRIPTION_SUFFIXES = (".yaml", ".csv")
@@ -133,8 +134,9 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
         if not hub.is_cached(source, _selection(spec), base=base):
             hub.check(source)
             return
-    for path in resolve_files(spec, base=base):
-        check_file(path, columns)
+    with naming(spec):
+        for path in resolve_files(spec, base=base):
+            check_file(path, columns)
     if spec.builtin is not None:
         digest(spec, base=base)
 
@@ -148,6 +150,17 @@ def describe(spec: SourceSpec) -> str:
     """Return what the source is, for messages: its name and origin."""
     origin = spec.uri or spec.builtin or ", ".join(spec.path or ())
     return f"source `{spec.name}` ({origin})"
+
+
+@contextmanager
+def naming(spec: SourceSpec) -> Iterator[None]:
+    """Turn what reading a source raises into a finding of preflight that names the source."""
+    try:
+        yield
+    except (PreflightError, StageError) as error:
+        text = str(error)
+        known = (f"source `{spec.name}`", spec.uri or f"source `{spec.name}`")
+        raise PreflightError(text if any(name in text for name in known) else f"{describe(spec)}: {text}") from error
 
 
 def _selection(spec: SourceSpec) -> Selection:

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.checks import naming
 from nanochat.data.files import START, check_file, json_lines, parquet_batches
 from nanochat.data.records import split_files
-from nanochat.data.sources import SourceSpec, describe
+from nanochat.data.sources import SourceSpec, describe, naming
 from nanochat.errors import StageError
 from nanochat.tasks.answers import strip_specials
 from nanochat.tasks.base import Example, Kind
@@ -84,9 +83,10 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     if len(refused) > limit or not packed:
         shown = "\n  ".join(refused[:_SHOWN]) or "there are no rows"
         total = len(packed) + len(refused)
+        allowed = f"(at most {limit} may be refused)" if packed else "(none can)"
         raise StageError(
-            f"{describe(source)}, split `{split}`: {len(refused)} of {total} conversations cannot be used "
-            f"(at most {limit} may be refused):\n  {shown}"
+            f"{describe(source)}, split `{split}`: {len(refused)} of {total} conversations cannot be used {allowed}:\n"
+            f"  {shown}"
         )
     return Conversations(packed, refused)
 

@@ -11,9 +11,8 @@ from typing import assert_never
 
 import yaml
 
-from nanochat.data.checks import naming
 from nanochat.data.files import check_file, json_lines
-from nanochat.data.sources import SourceSpec, describe
+from nanochat.data.sources import SourceSpec, describe, naming
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core_prompts import (
     CoreItem,

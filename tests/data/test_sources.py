@@ -131,7 +131,7 @@ def test_preflight_names_what_is_wrong_with_a_file(files, base, kind):
     }[kind]
     with pytest.raises(PreflightError, match=message) as caught:
         check_source(files.source("a.parquet"), base, True, columns=["text"])
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and str(caught.value).startswith("source `mine`")
 
 
 def test_preflight_is_content_with_what_is_there(files, base):
