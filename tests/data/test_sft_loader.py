@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,6 +130,36 @@ def test_every_conversation_that_fits_appears_once_an_epoch_and_no_supervised_to
     assert one.stats.cut_conversations == cut * epochs
     assert one.stats.placed_conversations + one.stats.dropped_conversations == len(conversations) * epochs
     assert one.progress == 1.0
+    one.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(mixtures, st.integers(1, 10), st.integers(1, 2))
+def test_rows_hold_whole_conversations_and_masked_padding_and_nothing_else(answers, buffer_conversations, epochs):
+    """Rows are taken apart at their BOS: what is more than a BOS alone is one conversation from its first token on."""
+    conversations = [conversation(number, *lengths) for number, lengths in enumerate(answers)]
+    one = loader(conversations, sequence_len=19, buffer_conversations=buffer_conversations, epochs=float(epochs))
+    seen = dict.fromkeys(range(len(answers)), 0)
+    padding = 0
+    for batch in all_batches(one):
+        for inputs, targets in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+            starts = [i for i, token in enumerate(inputs) if token == BOS] + [len(inputs)]
+            assert starts[0] == 0
+            for start, stop in itertools.pairwise(starts):
+                part, scored = inputs[start:stop], targets[start : stop - 1]
+                assert start == 0 or targets[start - 1] == -1
+                if len(part) == 1:
+                    padding += 1
+                    continue
+                number = part[2] // 1000 - 1
+                ids, mask = conversations[number]
+                # The row's last place has no input: a conversation may end there.
+                assert part == ids[: len(part)] and (part[-1] == END or stop == len(inputs))
+                assert scored == [i if m else -1 for i, m in zip(ids[1:], mask[1:], strict=True)][: len(scored)]
+                seen[number] += 1
+    fits = {n: ids.index(END) < 20 for n, (ids, _) in enumerate(conversations)}
+    assert seen == {number: epochs * fits[number] for number in seen}
+    assert 0 <= one.stats.padding_tokens - padding <= one.stats.placed_conversations
     one.close()
 
 
