@@ -10,7 +10,9 @@ from typing import NoReturn
 from nanochat.errors import RecipeError
 from nanochat.recipe.schema import STAGE_SECTIONS
 
-VERBS = ("plan", "check", "show", "diff", "schema", "ls", "report", "compare", "gc", "ui", "verify")
+VERBS = (
+    "plan", "check", "show", "diff", "schema", "ls", "report", "compare", "gc", "ui", "import", "export", "verify",
+)  # fmt: skip
 _EPILOG = """\
 other forms:
   nanochat-run plan RECIPE [--why STAGE] [--json]   what would run and why, and what it would cost
@@ -22,6 +24,9 @@ other forms:
   nanochat-run report RUN | compare RUN...          results
   nanochat-run gc [--dry-run]                       drop stage outputs that no run refers to
   nanochat-run ui                                   browse results in MLflow
+  nanochat-run import WEIGHTS FOLDER --tokenizer FILE [--config FILE]
+                                                    a model folder from PyTorch nanochat's weights
+  nanochat-run export RUN_OR_FOLDER WEIGHTS         and back, as safetensors
   nanochat-run verify                               seven checks of the machine's arithmetic
 
 exit codes: 0 done or nothing to do, 1 a bug, 2 recipe or usage, 3 preflight, 4 a stage failed, 5 an expectation was
@@ -100,6 +105,23 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
             parser.add_argument("run", metavar="RUN", help="a run's name, NAME/TIME, or its folder")
         case "compare":
             parser.add_argument("runs", metavar="RUN", nargs="+")
+        case "import":
+            parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="model_*.pt or a safetensors file")
+            parser.add_argument("folder", metavar="FOLDER", type=Path, help="the model folder to write")
+            parser.add_argument(
+                "--tokenizer", metavar="FILE", type=Path, required=True, help="its tokenizer.model, or the folder of it"
+            )
+            parser.add_argument(
+                "--config", metavar="FILE", type=Path, help="meta_*.json (default: the one beside the weights)"
+            )
+            parser.add_argument(
+                "--architecture",
+                choices=("seed", "current"),
+                help="where the configuration does not say (default: seed)",
+            )
+        case "export":
+            parser.add_argument("model", metavar="RUN_OR_FOLDER", help="a run's name or a model folder")
+            parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="the safetensors file to write")
         case "gc":
             parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
         case "ui":

@@ -55,6 +55,10 @@ def _dispatch(options: argparse.Namespace, given: Sequence[str]) -> None:
             from nanochat.cli import runs
 
             {"ls": runs.list_all, "report": runs.report, "compare": runs.compare, "gc": runs.gc}[options.verb](options)
+        case "import" | "export":
+            from nanochat.cli import models
+
+            {"import": models.import_model, "export": models.export_model}[options.verb](options)
         case "ui" | "verify":
             from nanochat.cli import tools
 

@@ -1,0 +1,92 @@
+"""`nanochat-run import` and `export`: weights of PyTorch nanochat become a model folder, and go back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.cli.run import main
+from nanochat.errors import OK, PreflightError, StageError
+from nanochat.model.config import GPTConfig
+from nanochat.tokenizer import bpe
+
+SHAPE = {"sequence_len": 32, "vocab_size": 300, "n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32}
+
+
+@pytest.fixture
+def given(tmp_path) -> Path:
+    """A folder as PyTorch nanochat leaves it (compiled, not padded, all weights random), and a tokenizer."""
+    generator = np.random.default_rng(0)
+    shapes = GPTConfig.from_dict({**SHAPE, "architecture": "current"}).parameter_shapes()
+    weights = {
+        f"_orig_mod.{name}": generator.normal(size=(300, *shape[1:]) if shape[0] == 320 else shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    save_file(weights, str(tmp_path / "model_000012.safetensors"))
+    (tmp_path / "meta_000012.json").write_text(json.dumps({"step": 12, "model_config": SHAPE}))
+    bpe.train(["the cat sat on the mat"], vocab_size=280, max_chars=99, max_document_chars=99).save(tmp_path)
+    return tmp_path
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    weights, model, tokenizer = (str(folder / name) for name in ("model_000012.safetensors", "mine", "tokenizer.model"))
+    return ["import", weights, model, "--tokenizer", tokenizer, "--architecture", "current", *more]
+
+
+def test_imported_weights_are_a_model_folder_and_go_back_unchanged(given, capsys):
+    """Configuration from the meta file beside the weights; every value survives both ways."""
+    assert main(command(given)) == OK
+    model = load_model(given / "mine")
+    assert model.config == GPTConfig.from_dict({**SHAPE, "architecture": "current"})
+    assert load_tokenizer(given / "mine").encode("cat") == load_tokenizer(given).encode("cat")
+    assert main(["export", str(given / "mine"), str(given / "back.safetensors")]) == OK
+    before, after = load_file(given / "model_000012.safetensors"), load_file(given / "back.safetensors")
+    assert {name.removeprefix("_orig_mod.") for name in before} == after.keys()
+    for name, value in before.items():
+        exported = after[name.removeprefix("_orig_mod.")]
+        assert np.array_equal(exported[: len(value)], value)
+        assert not exported[len(value) :].any()
+    assert main(["import", str(given / "back.safetensors"), str(given / "again"), "--tokenizer", str(given)]) == OK
+    idx = mx.array([[1, 5, 250, 299]])
+    assert mx.array_equal(load_model(given / "again")(idx), model(idx))
+    assert f"{given / 'mine'}: {model.config.num_parameters():,} parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (lambda d: (d / "mine").mkdir(), PreflightError, "exists"),
+        (lambda d: (d / "meta_000012.json").unlink(), PreflightError, "--config FILE"),
+        (lambda d: (d / "meta_000012.json").write_text("{"), PreflightError, "does not describe a nanochat model"),
+        (lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_head": 3})), PreflightError, "possible"),
+        (lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_embd": 64})), StageError, "has shape"),
+        (
+            lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"vocab_size": 260})),
+            PreflightError,
+            "tokens",
+        ),
+        (lambda d: (d / "tokenizer.model").unlink(), PreflightError, "tokenizer.model is missing"),
+        (lambda d: (d / "model_000012.safetensors").unlink(), PreflightError, "no such file of weights"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(given, capsys, change, code, words):
+    """With the exit code of its kind, and words that say what to do."""
+    change(given)
+    assert main(command(given)) == code.exit_code
+    assert words in capsys.readouterr().err
+    assert not (given / "mine" / "config.json").exists()
+
+
+def test_a_model_is_exported_as_safetensors_to_a_new_file_only(given, capsys):
+    """Neither as another kind nor over something."""
+    (given / "there.safetensors").write_bytes(b"dear")
+    assert main(["export", str(given), str(given / "model.pt")]) == PreflightError.exit_code
+    assert main(["export", str(given), str(given / "there.safetensors")]) == PreflightError.exit_code
+    assert (given / "there.safetensors").read_bytes() == b"dear"
+    assert "ends in .safetensors" in capsys.readouterr().err
