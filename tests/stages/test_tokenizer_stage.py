@@ -24,6 +24,15 @@ def test_it_saves_a_tokenizer_and_measures_held_out_compression(make_context, to
     assert result.metrics["bytes_per_token"] > 1
 
 
+def test_a_second_attempt_leaves_the_metrics_of_one(make_context, tokenizer_spec):
+    """The first was killed between its last metric and its record."""
+    contexts = [make_context(tokenizer_spec), make_context(tokenizer_spec)]
+    for context in contexts:
+        stage.run(context.job, context)
+    assert contexts[0].folder == contexts[1].folder
+    assert len((contexts[0].folder / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_held_out_documents_are_not_learned(make_context, tokenizer_spec, documents, tmp_path):
     """A letter that stands in held-out documents alone becomes no piece of its own."""
     folder = tmp_path / "documents"
