@@ -110,7 +110,13 @@ class _Files:
         return result
 
     def _bases(self, entry: Entry | None, text: Text, above: tuple[Path, ...]) -> Iterator[Node]:
-        for item in _named_files(entry):
+        named = _named_files(entry)
+        if entry is not None and len(named) > MAX_FILES:
+            message = f"`extends` names {len(named):,} files; at most {MAX_FILES} are taken"
+            self.diagnostics.append(Diagnostic("too-deep", message, entry.node.origin))
+            self.is_complete = False
+            return
+        for item in named:
             try:
                 base = self._base(item, text, above)
             except Refused as refused:

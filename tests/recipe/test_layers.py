@@ -71,6 +71,13 @@ def test_extends_may_not_go_deeper_than_its_limit(write, body, codes):
     assert codes(caught) == ["too-deep"]
 
 
+def test_a_list_of_thousands_of_files_is_one_error(write, body, codes):
+    """None of them is looked for: a message for each would take seconds."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(child="extends: [" + "gone.yaml, " * 3_000 + "]\n" + body))
+    assert codes(caught) == ["too-deep"]
+
+
 def test_paths_are_relative_to_the_file_that_writes_them(write, body, tmp_path):
     """Sources and `init_from`, also through `extends`; names of runs stay names."""
     path = write(
