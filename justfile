@@ -23,6 +23,18 @@ test:
 mutants *options:
     python tests/mutants/plant.py "$@"
 
+# kill a run 50 times, stop it by Ctrl-C, fill its disk: it must end as if nothing had happened (10 to 30 minutes)
+[positional-arguments]
+torture *options:
+    python tests/torture/kills.py "$@"
+    python tests/torture/terminal.py
+    python tests/torture/disk_full.py
+
+# check a thousand mutated recipes: valid, or refused with a place (half a minute)
+[positional-arguments]
+fuzz *options:
+    python tests/torture/mutate.py "$@"
+
 # lint, types, room contract, schema freshness, tests
 check:
     ruff format --check .

@@ -66,6 +66,10 @@ if how == "wait":
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
+if how == "spiteful":
+    signal.signal(signal.SIGTERM, lambda number, frame: last_words("pretrain: no space left", 4))
+    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
+    time.sleep(60)
 if how == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))

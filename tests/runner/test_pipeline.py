@@ -146,11 +146,20 @@ def test_a_signal_stops_the_child_once_and_the_same_command_resumes(bench):
     assert "2-pretrain: resumes" in bench.display.text
 
 
+def test_a_stage_that_fails_while_it_is_asked_to_stop_is_a_failure(bench):
+    """A save on Ctrl-C that meets a full disk must not be called saved."""
+    bench.control(pretrain="spiteful")
+    bench.display.on_beat = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(StageError, match="no space left"):
+        run_recipe(bench.request(), bench.display)
+    assert list_runs(bench.base)[-1].state.status == "failed"
+
+
 def test_a_second_signal_kills_a_child_that_does_not_stop(bench):
     """And the run still ends as interrupted."""
     bench.control(pretrain="stubborn")
     bench.display.on_beat = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(InterruptedRun):
+    with pytest.raises(InterruptedRun, match=r"^2-pretrain: stopped, nothing of it is saved yet; continue with: "):
         run_recipe(bench.request(), bench.display)
     assert list_runs(bench.base)[-1].state.status == "interrupted"
 

@@ -1,0 +1,110 @@
+"""Fill the disk in the middle of a run: exit 4, what was saved before is whole, and the run goes on when there is room.
+
+`python tests/torture/disk_full.py`. The base folder is a small tmpfs of this process's own (Linux, as root or where
+user namespaces are allowed); a file that takes up its space plays the full disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from compare import differences
+from process import Bench
+
+from nanochat import runtime
+
+SIZE_BYTES = 64 * 2**20
+FULL, DONE = 4, 0
+STAGES = ("tokenizer", "pretrain", "pretrain", "sft", "sft", "chat_eval")
+
+
+def fill(bench: Bench, left_bytes: int) -> Path:
+    """Write a file that leaves so much room, and return it."""
+    ballast = bench.folder / "ballast"
+    with ballast.open("wb") as file:
+        while True:
+            size = max(1, shutil.disk_usage(bench.folder).free - left_bytes)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError:  # the run wrote meanwhile
+                continue
+            return ballast
+
+
+def fill_during(bench: Bench, stage: str, left_bytes: int, moment_seconds: float) -> list[str]:
+    """Fill the disk while a stage works; return what is not as it should be."""
+    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+
+    attempt = bench.start()
+    found = attempt.wait_for_stage(stage)
+    if found is None:
+        return [f"{stage} was not seen at work"]
+    time.sleep(moment_seconds)
+    ballast = fill(bench, left_bytes)
+    code = attempt.end()
+    said = bench.said().rstrip().splitlines()[-4:]
+    hit = [name for name in ("no space left", "disk is full") if any(name in line for line in said)]
+    checkpoints = list_checkpoints(bench.stage(found[0]) / "checkpoints")
+    damaged = [str(path) for path in checkpoints.values() if find_damage(path) is not None]
+    ballast.unlink()
+    print(
+        f"{found[0]}, {left_bytes:,} bytes left: exit {code}, {len(checkpoints)} checkpoints whole: {said[-1]}",
+        flush=True,
+    )
+    wrong = [f"{stage}: damaged checkpoint {path}" for path in damaged]
+    if code == FULL and not hit:
+        wrong.append(f"{stage}: exit {code} without saying that the disk is full: {said}")
+    if code not in (FULL, DONE):
+        wrong.append(f"{stage}: exit {code}, not {FULL}: {said}")
+    if any("Traceback" in line for line in said):
+        wrong.append(f"{stage}: a traceback: {said}")
+    return wrong
+
+
+def main() -> int:
+    """Run once with room, then with the disk filled in each stage; the outcome must be the same."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.inside:
+        return _in_own_namespace(options.seed)
+    runtime.prepare(device="cpu")
+    rng = random.Random(options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="nanochat-disk-"))
+    smooth, rough = Bench(folder / "smooth"), Bench(folder / "small")
+    rough.folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "none", str(rough.folder)], check=True)
+    if smooth.run() != DONE:
+        raise SystemExit(f"the undisturbed run failed:\n{smooth.said()}")
+    wrong = []
+    for stage in STAGES:
+        wrong += fill_during(rough, stage, rng.choice([0, 4096, 100_000, 1_500_000]), rng.uniform(0.5, 2.5))
+    code = rough.run()
+    wrong += [f"with room it ended with {code}"] if code != DONE else differences(smooth, rough)
+    if wrong:
+        print("\n".join(wrong), rough.said()[-6000:], f"kept: {folder}", sep="\n")
+        return 1
+    subprocess.run(["umount", str(rough.folder)], check=True)
+    shutil.rmtree(folder)
+    print(f"a full disk in {', '.join(STAGES)}: exit 4, earlier checkpoints whole, and the run ended as undisturbed")
+    return 0
+
+
+def _in_own_namespace(seed: int) -> int:
+    again = [sys.executable, __file__, "--inside", "--seed", str(seed)]
+    if shutil.which("unshare") is None:
+        raise SystemExit("this needs Linux: a small tmpfs plays the full disk (`unshare -rm`)")
+    return subprocess.run(["unshare", "-rm", *again]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The command under torture: one base folder, one recipe, started again and again as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOY = Path(__file__).with_name("toy.yaml")
+STAGES = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")
+_POLL_SECONDS = 0.02
+
+
+@dataclass
+class Attempt:
+    """One start of the command, running."""
+
+    process: subprocess.Popen[bytes]
+    bench: Bench
+
+    def child(self) -> tuple[str, int] | None:
+        """Return the stage and pid of the child at work, as the stage's lock names them; None between stages."""
+        for lock in (self.bench.base / "stages").glob("*/*/lock"):
+            try:
+                owner = json.loads(lock.read_text())
+            except (OSError, ValueError):
+                continue
+            if owner["pid"] == self.process.pid and owner["child_pid"] is not None:
+                return lock.parent.parent.name, owner["child_pid"]
+        return None
+
+    def wait_for_stage(self, first: str) -> tuple[str, int] | None:
+        """Wait until a child of `first` or a later stage is at work and return it; None where the command ended."""
+        wanted = STAGES[STAGES.index(first) :]
+        while self.process.poll() is None:
+            found = self.child()
+            if found is not None and found[0] in wanted:
+                return found
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def kill(self, *pids: int) -> None:
+        """Send SIGKILL to processes that this attempt started; those that are gone already do not count."""
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def end(self, timeout_seconds: float = 600) -> int:
+        """Wait for the command and return its exit code."""
+        return self.process.wait(timeout_seconds)
+
+
+@dataclass
+class Bench:
+    """A folder of its own for a tortured run: base folder, database, output of every attempt."""
+
+    folder: Path
+    recipe: Path = TOY
+    overrides: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    @property
+    def output(self) -> Path:
+        """Beside the folder, which may be a full disk."""
+        return self.folder.with_suffix(".txt")
+
+    @property
+    def command(self) -> list[str]:
+        given = [word for override in self.overrides for word in ("--set", override)]
+        return [sys.executable, "-m", "nanochat.cli.run", str(self.recipe), *given]
+
+    def start(self) -> Attempt:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "NANOCHAT_BASE_DIR": str(self.base), **self.environment}
+        with self.output.open("ab") as output:
+            process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return Attempt(process, self)
+
+    def run(self) -> int:
+        """Run the command to its end and return the exit code."""
+        return self.start().end()
+
+    def stage(self, name: str) -> Path:
+        """Return the folder of a stage, which must be the only one."""
+        (folder,) = (self.base / "stages" / name).glob("[!.]*")
+        return folder
+
+    def said(self) -> str:
+        """Return what all attempts printed."""
+        return self.output.read_text(errors="replace")
