@@ -2,8 +2,8 @@
 
 Run: python tests/benchmarks/gpu_train.py [--text DIR] [--steps 20] [--rows 16] [--compare-steps 50]
 
-Prints, for windows L and SSSL, tokens a second (median of steps after warm-up, each ended by waiting for the device,
-and the mean of steps that overlap as in training), peak memory, MFU by the plan's formula, the time to the first step
+Prints, for windows L and SSSL, tokens a second (medians of steps after warm-up: overlapping as in training, and each
+ended by waiting for the device), peak memory, MFU by the plan's formula, the time to the first step
 and what the parts of a step take alone. With `--text`, a folder of parquet shards, losses of the fast path in bfloat16
 beside those of the plain forms in float32 over the same steps of real text, the learning rate warming up; it exits
 with 1 where they differ by more than the bounds below.
@@ -17,6 +17,7 @@ BEGIN = time.perf_counter()
 
 import argparse  # noqa: E402
 import datetime  # noqa: E402
+import itertools  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
@@ -42,12 +43,14 @@ from nanochat.optim.groups import OptimizerConfig, build_groups  # noqa: E402
 from nanochat.optim.optimizer import Optimizer  # noqa: E402
 from nanochat.train.step import Rates, TrainStep  # noqa: E402
 
-FIRST_BOUND, NOISE_FACTOR = 0.002, 1.25
-"""Bounds of the fast path against plain float32: nats at the first step, and mean distance over all steps as a multiple
-of what rounding costs, which is the distance of the plain forms in bfloat16 from the same losses.
+FIRST_BOUND, LATER_BOUND = 0.002, 0.1
+"""Bounds on the distance of the fast path from plain float32, in nats: at the first step, and of the mean over the last
+half of the steps.
 
-At the first step the weights are the same, and only one forward pass is rounded, at 2^-9 a value. Later the runs walk
-apart through updates that differ by a few per cent: the kernels must add nothing to bfloat16's own noise.
+At the first step the weights are the same and only one forward pass is rounded, at 2^-9 a value. Then the runs walk
+apart through updates that differ by some per cent (rounded gradients; Muon's iteration in bfloat16 lifts small singular
+values by chance), while the loss falls by up to 0.5 nats a step. The plain forms in bfloat16 are printed beside: with
+the full learning rate from the start they alone were 0.06 away over the last half.
 """
 RATES = Rates(lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
 PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to MLX: 66k, 67.7 GiB (same GPU type)"
@@ -100,20 +103,27 @@ def measure_speed(pattern: str, *, rows: int, steps: int) -> None:
         training.run(batches[i % 4])
     mx.synchronize()
     mx.reset_peak_memory()
-    begin = time.perf_counter()
-    for i in range(steps):
-        training.run(batches[i % 4])
-    mx.synchronize()
-    overlapped = (time.perf_counter() - begin) / steps
+    overlapped = overlapped_steps(training, batches, steps)
     singles = [waited(lambda i=i: training.run(batches[i % 4]).loss) for i in range(steps)]
     peak = device.peak_flops(device.device_name(), "bfloat16")
-    for name, seconds in (("median of steps waited for", statistics.median(singles)), ("as in training", overlapped)):
+    for name, times in (("as in training", overlapped), ("each step waited for", singles)):
+        seconds = statistics.median(times)
         rate = tokens / seconds
         mfu = f", MFU {rate * training.config.flops_per_token() / peak:.1%}" if peak else ""
-        print(f"  {name}: {1e3 * seconds:.1f} ms, {rate:,.0f} tokens/s{mfu}")
-    print(f"  spread of steps: {1e3 * min(singles):.1f} to {1e3 * max(singles):.1f} ms")
+        spread = f"{1e3 * min(times):.1f} to {1e3 * max(times):.1f}, mean {1e3 * statistics.mean(times):.1f}"
+        print(f"  {name}: median {1e3 * seconds:.1f} ms ({spread}), {rate:,.0f} tokens/s{mfu}")
     print(f"  peak memory {mx.get_peak_memory() / 2**30:.1f} GiB, of it weights and moments {active_gib():.1f} GiB")
     measure_parts(training, batches[0])
+
+
+def overlapped_steps(training: Training, batches: list[Rows], steps: int) -> list[float]:
+    """Return seconds between the ends of consecutive steps, each built while the one before is computed."""
+    ends = []
+    for i in range(steps + 2):  # `run` returns when the step before is done: the first call returns at once
+        training.run(batches[i % len(batches)])
+        ends.append(time.perf_counter())
+    mx.synchronize()
+    return [after - before for before, after in itertools.pairwise(ends[1:])]
 
 
 def active_gib() -> float:
@@ -207,16 +217,16 @@ def compare(folder: Path, *, steps: int, rows: int = 2) -> bool:
         print(
             f"  step {i + 1:3d}: fast bfloat16 {fast[i]:.4f}, plain float32 {exact[i]:.4f}, {fast[i] - exact[i]:+.4f}"
         )
-    noise = float(np.abs(rounded - exact).mean())
-    distance, largest = float(np.abs(fast - exact).mean()), float(np.abs(fast - exact).max())
-    print(
-        f"  fast bfloat16 from plain float32: mean {distance:.4f}, largest {largest:.4f}, "
-        f"first {fast[0] - exact[0]:+.5f}"
-    )
-    print(f"  plain bfloat16 from plain float32 (bfloat16's own noise): mean {noise:.4f}")
-    agree = abs(float(fast[0] - exact[0])) <= FIRST_BOUND and distance <= NOISE_FACTOR * noise
-    bound = f"first {FIRST_BOUND}, mean {NOISE_FACTOR} x {noise:.4f}"
-    print(f"  bound: {bound}: {'kept' if agree else 'BROKEN'}")
+    half = len(batches) // 2
+    for name, other in (("fast bfloat16", fast), ("plain bfloat16", rounded)):
+        gap = other - exact
+        print(
+            f"  {name} from plain float32: first {gap[0]:+.5f}, mean |.| {np.abs(gap).mean():.4f}, "
+            f"largest {np.abs(gap).max():.4f}, mean over the last half {gap[half:].mean():+.4f}"
+        )
+    gap = fast - exact
+    agree = abs(float(gap[0])) <= FIRST_BOUND and abs(float(gap[half:].mean())) <= LATER_BOUND
+    print(f"  bounds, first {FIRST_BOUND} and last half {LATER_BOUND}: {'kept' if agree else 'BROKEN'}")
     return agree
 
 
