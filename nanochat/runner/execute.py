@@ -31,6 +31,7 @@ from nanochat.runner.record import (
     write_identity,
     write_record,
 )
+from nanochat.runner.suites import take_over_suites
 from nanochat.tracking.link import read_link
 
 _PEAK_TIMING = "peak_memory_bytes"
@@ -71,6 +72,9 @@ def execute_stage(
     else:
         folder.record.unlink(missing_ok=True)
     write_identity(folder, identity)
+    taken = [] if is_forced else take_over_suites(folder, identity, base)
+    if taken:
+        display.line(f"{title}: from cache: {', '.join(taken)}")
     write_atomically(folder.job, _job(stage, folder, upstream, init_model).model_dump_json(indent=1))
     started = time.time()
     ended = run_child(

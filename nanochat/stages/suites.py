@@ -1,7 +1,8 @@
 """The suites of an evaluation stage: each is computed once and kept, so that a stopped stage goes on with the next.
 
 A finished suite is `suites/NAME.json` in the stage's folder, written last, and `out/tables/NAME.jsonl`, its records.
-The stage's folder belongs to one fingerprint, so what is kept there is never stale.
+The stage's folder belongs to one fingerprint, so what is kept there is never stale; the runner also puts suites there
+that an earlier evaluation of the same model has computed alike (`runner.suites`).
 """
 
 from __future__ import annotations

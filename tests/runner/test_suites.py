@@ -1,0 +1,79 @@
+"""An evaluation that changes runs only the suites that changed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from nanochat.runner.folders import stage_folder, stage_folders
+from nanochat.runner.record import StageIdentity, write_identity
+from nanochat.runner.suites import take_over_suites
+
+DOCUMENT = {
+    "stage": "chat_eval",
+    "code": 1,
+    "seed": 42,
+    "fields": {
+        "chat_eval.suites.arc.task": "arc_easy",
+        "chat_eval.suites.arc.source": "science",
+        "chat_eval.suites.spelling.task": "spelling_bee",
+        "chat_eval.suites.spelling.source": "words",
+        "sources.science.text_column": "q",
+    },
+    "sources": {"science": "a" * 64, "words": "b" * 64},
+    "upstream": {"sft": "c" * 64},
+}
+
+
+def identity(changes: dict[str, object], number: str) -> StageIdentity:
+    """The document with values changed by their path, parts of it separated by a slash."""
+    document = copy.deepcopy(DOCUMENT)
+    for path, value in changes.items():
+        *outer, key = path.split("/")
+        (document[outer[0]] if outer else document)[key] = value
+    return StageIdentity(stage="chat_eval", fingerprint=number * 64, recipe_name="tiny", document=document)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"fields/chat_eval.suites.spelling.max_tokens": 9}, ["arc"]),
+        ({"fields/chat_eval.suites.mmlu.task": "mmlu"}, ["arc", "spelling"]),
+        ({"sources/science": "d" * 64}, ["spelling"]),
+        ({"fields/sources.science.text_column": "text"}, ["spelling"]),
+        ({"upstream/sft": "d" * 64}, []),
+        ({"seed": 43}, []),
+        ({"code": 2}, []),
+    ],
+)
+def test_a_suite_is_taken_over_where_nothing_it_depends_on_changed(tmp_path, changes, expected):
+    """Its own fields, its source's fields and data, the model, the seed and the code; with its records."""
+    before, after = identity({}, "1"), identity(changes, "2")
+    old, new = (stage_folder(tmp_path, "chat_eval", one.fingerprint) for one in (before, after))
+    write_identity(old, before)
+    (old.out / "tables").mkdir(parents=True)
+    old.suites.mkdir()
+    for name in ("arc", "spelling"):
+        (old.suites / f"{name}.json").write_text(f"result of {name}")
+        (old.out / "tables" / f"{name}.jsonl").write_text(f"records of {name}")
+    write_identity(new, after)
+    assert take_over_suites(new, after, tmp_path) == expected
+    assert {path.stem: path.read_text() for path in new.suites.glob("*")} == {n: f"result of {n}" for n in expected}
+    assert {path.stem: path.read_text() for path in (new.out / "tables").glob("*")} == {
+        n: f"records of {n}" for n in expected
+    }
+    assert take_over_suites(new, after, tmp_path) == []
+
+
+def test_an_evaluation_with_other_samples_keeps_its_suites_unless_forced(bench):
+    """What the run takes over it says, and --force computes everything again."""
+    bench.run(last="base_eval")
+    (first,) = (folder for folder in stage_folders(bench.base) if folder.stage == "base_eval")
+    first.suites.mkdir()
+    (first.suites / "bpb.json").write_text("{}")
+    bench.run("base_eval.samples=[hello]", last="base_eval", force=("base_eval",))
+    (second,) = (f for f in stage_folders(bench.base) if f.stage == "base_eval" and f != first)
+    assert not second.suites.exists()
+    bench.run("base_eval.samples=[good day]", last="base_eval")
+    assert "3-base_eval: from cache: bpb" in bench.display.lines
