@@ -16,6 +16,7 @@ import numpy as np
 from nanochat.errors import StageError
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
+from nanochat.model.kernels.launch import runs_kernels
 from nanochat.model.loss import IGNORED, summed_nats
 from nanochat.optim.fused_adamw import squared_norm
 from nanochat.optim.optimizer import Optimizer
@@ -85,7 +86,9 @@ class TrainStep:
         self.optimizer = optimizer
         self.micro_batch_size = micro_batch_size
         self._world = world if world is not None and world.size() > 1 else None
-        self._micro_step = _gradients_of(model)
+        micro_step = _gradients_of(model)
+        # The CPU's fused operations are slower, and CUDA has its own kernels: compiling there takes over a minute.
+        self._micro_step: MicroStep = micro_step if runs_on_cpu() or runs_kernels() else mx.compile(micro_step)
         self._under_way: mx.array | None = None
 
     def run(self, batch: Rows, *, rates: Rates) -> StepResult:

@@ -31,6 +31,7 @@ import numpy as np  # noqa: E402
 from nanochat import runtime  # noqa: E402
 
 CHOSEN = runtime.prepare()
+runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32; bfloat16 does not use it
 
 import mlx.core as mx  # noqa: E402
 
@@ -48,9 +49,9 @@ FIRST_BOUND, LATER_BOUND = 0.002, 0.1
 half of the steps.
 
 At the first step the weights are the same and only one forward pass is rounded, at 2^-9 a value. Then the runs walk
-apart through updates that differ by some per cent (rounded gradients; Muon's iteration in bfloat16 lifts small singular
-values by chance), while the loss falls by up to 0.5 nats a step. The plain forms in bfloat16 are printed beside: with
-the full learning rate from the start they alone were 0.06 away over the last half.
+apart: Adam and Muon make whole steps of the smallest gradients, so a sign that rounding flips is a step the other way,
+while the loss falls by up to 0.5 nats a step. The plain forms in bfloat16 are printed beside: with the full learning
+rate from the start they alone were 0.06 away over the last half.
 """
 RATES = Rates(lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
 PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to MLX: 66k, 67.7 GiB (same GPU type)"
