@@ -45,6 +45,8 @@ img { max-width: 100%; height: auto; }
 a { color: var(--mark); }
 details { margin: .8rem 0; scroll-margin-top: 3.5rem; }
 summary { cursor: pointer; color: var(--mark); }
+@media (max-width: 50rem) { main { padding: .5rem .9rem 2rem; }
+  th, td { padding: .25rem .4rem; } table { font-size: .82rem; } }
 """
 _PAGE = """\
 <!doctype html>

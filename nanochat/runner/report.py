@@ -87,13 +87,13 @@ def _scores(records: Mapping[str, StageRecord]) -> str:
     if not suites:
         return ""
     lines = [
-        "| evaluation | what it asks | score | ± | problems | chance | reading |",
-        "|---|---|---:|---:|---:|---:|---|",
+        "| evaluation | score | ± | problems | chance | reading | what it asks |",
+        "|---|---:|---:|---:|---:|---|---|",
     ]
     for one in suites:
         count = "" if one.count is None else f"{one.count:,}"
-        cells = (f"{one.stage} {one.name}", one.meaning, show_value(one.value), _number(one.stderr), count)
-        lines.append(f"| {' | '.join((*cells, _number(one.chance), one.verdict))} |")
+        cells = (f"{one.stage} {one.name}", show_value(one.value), _number(one.stderr), count, _number(one.chance))
+        lines.append(f"| {' | '.join((*cells, one.verdict, one.meaning))} |")
     return "\n\n".join(["## Scores", "\n".join(lines), _LEGEND])
 
 
