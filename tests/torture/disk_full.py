@@ -93,7 +93,7 @@ def main() -> int:
     if wrong:
         print("\n".join(wrong), rough.said()[-6000:], f"kept: {folder}", sep="\n")
         return 1
-    subprocess.run(["umount", str(rough.folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(rough.folder)], check=True)
     shutil.rmtree(folder)
     print(f"a full disk in {', '.join(STAGES)}: exit 4, earlier checkpoints whole, and the run ended as undisturbed")
     return 0
