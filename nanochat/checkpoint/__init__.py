@@ -1,7 +1,6 @@
 """Weights and training state on disk: whole, verified and durable, or not there at all."""
 
 from nanochat.checkpoint.model_folder import (
-    find_model_folder,
     load_config,
     load_model,
     load_tokenizer,
@@ -12,7 +11,6 @@ from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, lis
 
 __all__ = [
     "CheckpointView",
-    "find_model_folder",
     "latest_checkpoint",
     "list_checkpoints",
     "load_config",

@@ -6,7 +6,6 @@ Weight names are the original's (see `model.gpt`). Checkpoints are model folders
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -92,34 +91,3 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not (folder / TOKENIZER).is_file():
         raise PreflightError(f"{folder} holds no tokenizer: {TOKENIZER} is missing")
     return Tokenizer.load(folder)
-
-
-def find_model_folder(given: str, *, base: Path, prefer: Sequence[str] = ("sft", "pretrain")) -> Path:
-    """Return the model folder that `given` means: a model or checkpoint folder, a stage's folder, or a run.
-
-    Args:
-        given: a path, or the name of a run under `base` (its newest; NAME/TIME for another).
-        base: the base folder of caches and runs.
-        prefer: of a run with several models, the stage whose model is meant, most wanted first.
-
-    Raises:
-        PreflightError: nothing there holds a model.
-    """
-    tried = list(_candidates(given, base, prefer))
-    for folder in tried:
-        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-            return folder.resolve()
-    raise PreflightError(
-        f"{given!r} names no model: it is neither a folder with {CONFIG} and {WEIGHTS}, "
-        f"nor a stage's folder, nor a run with a model under {base / 'runs'}"
-    )
-
-
-def _candidates(given: str, base: Path, prefer: Sequence[str]) -> Iterator[Path]:
-    path = Path(given).expanduser()
-    yield from (path, path / "model", path / "out" / "model")
-    named = base / "runs" / given
-    for run in (path, named, *sorted(named.glob("*/"), reverse=True)):
-        for stage in prefer:
-            for link in sorted((run / "stages").glob(f"*{stage}")):
-                yield link / "out" / "model"

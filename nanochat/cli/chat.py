@@ -10,11 +10,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
-from nanochat.errors import OK, NanochatError, PreflightError, RecipeError
+from nanochat.errors import OK, NanochatError, RecipeError
 from nanochat.inference import commands
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
@@ -72,30 +71,19 @@ def _open(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
     import mlx.core as mx
 
-    from nanochat.checkpoint.model_folder import find_model_folder, load_model, load_tokenizer
+    from nanochat.checkpoint.model_folder import load_model, load_tokenizer
     from nanochat.inference.chat import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
+    from nanochat.runner.catalog import resolve_model
 
     select_device(chosen.backend)
-    base = runtime.base_dir()
-    try:
-        folder = find_model_folder(options.model, base=base)
-    except PreflightError as error:
-        raise PreflightError(f"{error}\n{_runs_there(base)}") from None
+    folder = resolve_model(options.model, runtime.base_dir())
     model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
     given = {"temperature": options.temperature, "top_k": options.top_k}
     given |= {"max_tokens": options.max_tokens, "seed": options.seed}
     settings = ChatSettings(**{name: value for name, value in given.items() if value is not None})
     return ChatSession(Engine(model, load_tokenizer(folder)), system=options.system, settings=settings)
-
-
-def _runs_there(base: Path) -> str:
-    runs = base / "runs"
-    names = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
-    if not names:
-        return f"  there are no runs under {runs} yet; `nanochat-run RECIPE` makes one"
-    return f"  runs under {runs}: {', '.join(names)}"
 
 
 def _answer(session: ChatSession, text: str) -> int:

@@ -46,7 +46,8 @@ def export_model(options: argparse.Namespace) -> None:
     """Write a model of ours as a safetensors file of PyTorch nanochat's names, and its configuration beside it.
 
     Raises:
-        PreflightError: there is no such model, or the file exists.
+        RecipeError: there is no such model.
+        PreflightError: the file exists.
     """
     weights: Path = options.weights
     if weights.suffix != ".safetensors":
@@ -54,10 +55,11 @@ def export_model(options: argparse.Namespace) -> None:
     if weights.exists():
         raise PreflightError(f"{weights} exists: name a file that does not")
     runtime.prepare(device="cpu")
-    from nanochat.checkpoint import find_model_folder, load_model
+    from nanochat.checkpoint import load_model
     from nanochat.model.torch_weights import export_weights
+    from nanochat.runner.catalog import resolve_model
 
-    model = load_model(find_model_folder(options.model, base=runtime.base_dir()))
+    model = load_model(resolve_model(options.model, runtime.base_dir()))
     export_weights(model.named_parameters(), weights)
     described = weights.with_suffix(".json")
     described.write_text(json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from nanochat.runner.record import (
 )
 
 _MODEL_FILES = ("config.json", "model.safetensors")
-_MODEL_STAGES = ("sft", "pretrain")
+MODEL_STAGES = ("sft", "pretrain")
+"""Stages that leave a model, most trained first."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,10 @@ def find_run(reference: str, base: Path) -> Run:
     raise RecipeError(_no_such_run(reference, runs, base))
 
 
-def resolve_model(reference: str, base: Path) -> Path:
-    """Return the model folder that a reference means: a model or stage folder, or a run (its sft, else pretrain model).
+def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] = MODEL_STAGES) -> Path:
+    """Return the model folder that a reference means: a model, checkpoint or stage folder, or a run.
+
+    Of a run with several models it is that of the first stage in `prefer` that is done.
 
     Raises:
         RecipeError: there is none; the message lists what there is.
@@ -77,7 +81,7 @@ def resolve_model(reference: str, base: Path) -> Path:
             return candidate.resolve()
     run = _latest_with_model(reference, base)
     records = run.records(base)
-    for stage in _MODEL_STAGES:
+    for stage in prefer:
         if stage in records:
             folder = run.state.entry(stage).folder
             assert folder is not None, "a stage with a record has a folder"
@@ -100,7 +104,7 @@ def _latest_with_model(reference: str, base: Path) -> Run:
     if "/" in reference:
         return latest
     for run in reversed(list_runs(base, reference)):
-        if any(stage in run.records(base) for stage in _MODEL_STAGES):
+        if any(stage in run.records(base) for stage in MODEL_STAGES):
             return run
     return latest
 

@@ -15,7 +15,7 @@ from nanochat.plan.estimate import DeviceClass
 from nanochat.plan.plan import Plan
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.cache import Judgement, judge_plan
-from nanochat.runner.catalog import model_digest, resolve_model
+from nanochat.runner.catalog import MODEL_STAGES, model_digest, resolve_model
 from nanochat.runner.pins import with_pins
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
@@ -65,7 +65,8 @@ def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_input
         if stage.init_from is None:
             continue
         try:
-            models[stage.name] = resolve_model(stage.init_from, base)
+            prefer = MODEL_STAGES if stage.name == "chat_eval" else MODEL_STAGES[::-1]
+            models[stage.name] = resolve_model(stage.init_from, base, prefer=prefer)
         except NanochatError as error:
             problems.append(f"{stage.name}.init_from: {error}")
     if problems and must_have_inputs:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer
+from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.data.documents import Stream, iter_documents
 from nanochat.data.loader import Document, PretrainLoader
 from nanochat.data.sources import SourceSpec
@@ -93,7 +94,7 @@ def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 
 
 def _given_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[GPT, Tokenizer]:
-    folder = find_model_folder(init_from, base=context.base, prefer=("pretrain", "sft"))
+    folder = Path(init_from)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     of_recipe = context.upstream("tokenizer")
     if of_recipe is not None and load_tokenizer(of_recipe).model != tokenizer.model:

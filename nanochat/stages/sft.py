@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer
+from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.data.sft_loader import SftLoader
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
@@ -76,7 +76,7 @@ def run(job: Job, context: StageContext) -> StageResult:
 
 def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
     if spec.init_from is not None:
-        return find_model_folder(spec.init_from, base=context.base, prefer=("pretrain", "sft"))
+        return Path(spec.init_from)
     return context.require("pretrain") / "model"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer
+from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score
 from nanochat.evals.records import Record, TaskResult
@@ -121,7 +121,7 @@ def load_evaluated(
         StageError: it cannot be read, or the job names no upstream stage.
     """
     if init_from is not None:
-        folder = find_model_folder(init_from, base=context.base, prefer=stages)
+        folder = Path(init_from)
     else:
         folder = (context.upstream(*stages) or context.require(stages[-1])) / "model"
     dtype = mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import find_model_folder, load_model, load_tokenizer, save_model
+from nanochat.checkpoint import load_model, load_tokenizer, save_model
 from nanochat.errors import PreflightError, StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
@@ -101,23 +101,3 @@ def test_a_broken_model_folder_is_an_error_with_its_path(tmp_path, damage, messa
     with pytest.raises(StageError, match=message) as caught:
         load_model(tmp_path / "model")
     assert str(tmp_path / "model") in str(caught.value)
-
-
-def test_a_model_is_found_by_folder_stage_checkpoint_and_run(tmp_path):
-    base = tmp_path / "base"
-    stage = base / "stages" / "pretrain" / "0123456789ab"
-    save_model(stage / "out" / "model", random_model(), None)
-    chat = base / "stages" / "sft" / "ba9876543210"
-    save_model(chat / "out" / "model", random_model(), None)
-    for time in ("20260101-000000", "20260102-000000"):
-        links = base / "runs" / "mine" / time / "stages"
-        links.mkdir(parents=True)
-        (links / "2-pretrain").symlink_to(stage)
-    (links / "4-sft").symlink_to(chat)
-    for given in (stage / "out" / "model", stage / "out", stage):
-        assert find_model_folder(str(given), base=base) == stage / "out" / "model"
-    assert find_model_folder("mine", base=base) == chat / "out" / "model"
-    assert find_model_folder("mine", base=base, prefer=("pretrain",)) == stage / "out" / "model"
-    assert find_model_folder("mine/20260101-000000", base=base) == stage / "out" / "model"
-    with pytest.raises(PreflightError, match="'yours' names no model"):
-        find_model_folder("yours", base=base)

@@ -13,6 +13,8 @@ from nanochat.checkpoint.model_folder import save_model
 from nanochat.cli import chat
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.runner.folders import RunFolder
+from nanochat.runner.record import Provenance, RunState, RunTracking, write_run
 from nanochat.runtime import base_dir
 from nanochat.tokenizer import bpe
 
@@ -99,11 +101,26 @@ def test_a_line_that_is_not_text_is_an_error_and_the_chat_goes_on(model_folder, 
 
 
 def test_an_unknown_model_names_the_runs_there_are(capsys):
-    (base_dir() / "runs" / "tiny" / "20260101-000000").mkdir(parents=True)
+    made = Provenance(git_commit=None, git_dirty=False, packages={}, python="", platform="", host="")
+    state = RunState(
+        name="tiny",
+        recipe="tiny.yaml",
+        seed=0,
+        plan_digest="",
+        created=0,
+        updated=0,
+        status="finished",
+        host="",
+        pid=1,
+        process_started=0,
+        provenance=made,
+        tracking=RunTracking(kind="none"),
+    )
+    write_run(RunFolder(base_dir() / "runs" / "tiny" / "20260101-000000"), state)
     code, out, err = run(capsys, "tinny", "--prompt", "hi")
     assert (code, out) == (2, "")
-    assert "'tinny'" in err
-    assert "tiny" in err.splitlines()[-1]
+    assert "`tinny`" in err
+    assert "did you mean `tiny`?" in err
 
 
 def test_without_runs_the_error_says_how_to_make_one(capsys, tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from nanochat.errors import RecipeError
 from nanochat.runner.catalog import find_run, model_digest, resolve_model
 from nanochat.runner.comparison import render_comparison
+from nanochat.runner.folders import stage_folders
 from nanochat.runner.overview import explain_stage, overview_json
 from nanochat.runner.prepare import prepare, select_stages
 
@@ -28,8 +32,27 @@ def test_a_model_is_the_sft_model_of_a_run_else_the_pretrained_one(bench):
     bench.run()
     assert resolve_model("tiny", bench.base).parts[-4] == "sft"
     assert resolve_model(str(run.folder.path), bench.base).parts[-4] == "sft"
+    assert resolve_model("tiny", bench.base, prefer=("pretrain", "sft")) == pretrained
+    assert resolve_model(run.reference, bench.base).parts[-4] == "sft"
     assert resolve_model(str(pretrained), bench.base) == pretrained
     assert resolve_model(str(pretrained.parents[1]), bench.base) == pretrained
+
+
+def test_a_run_to_start_from_means_the_model_that_the_stage_wants(bench):
+    """Tuning and base evaluation begin with the pretrained model, chat evaluation with the tuned one."""
+    bench.run()
+    from_run = [f"{stage}.init_from=tiny" for stage in ("base_eval", "sft", "chat_eval")]
+    gone = (
+        "tokenizer=null",
+        "model=null",
+        "pretrain=null",
+        "sft.tokens_per_step=64",
+        "base_eval.suites.bpb.source=text",
+    )
+    bench.run(*from_run, *gone, "name=other")
+    specs = [json.loads(folder.job.read_text())["spec"] for folder in stage_folders(bench.base)]
+    started = {spec["stage"]: Path(spec["init_from"]).parts[-4] for spec in specs if spec.get("init_from")}
+    assert started == {"base_eval": "pretrain", "sft": "pretrain", "chat_eval": "sft"}
 
 
 def test_starting_weights_count_by_content(bench, tmp_path):

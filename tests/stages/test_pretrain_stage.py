@@ -204,7 +204,7 @@ def test_it_can_start_from_a_model(make_context, upstream, documents, spec):
     run(first)
     frozen = OptimizerConfig(lr_scale=1e-30)
     onward = make_spec(
-        documents, steps=1, optimizer=frozen, schedule=ScheduleConfig(steps=1), init_from=str(first.folder)
+        documents, steps=1, optimizer=frozen, schedule=ScheduleConfig(steps=1), init_from=str(first.out / "model")
     )
     second = make_context(onward, name="second", micro_batch_size=4)
     run(second)
@@ -217,7 +217,7 @@ def test_a_model_of_another_shape_is_refused_with_the_difference(make_context, u
     first = make_context(spec, upstream=upstream, name="first", **MONITOR)
     run(first)
     other = GPTConfig(sequence_len=16, vocab_size=300, n_layer=3, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL")
-    second = make_context(make_spec(documents, steps=1, model=other, init_from=str(first.folder)), name="second")
+    second = make_context(make_spec(documents, steps=1, model=other, init_from=str(first.out / "model")), name="second")
     with pytest.raises(StageError, match="n_layer 2 there, 3 here"):
         run(second)
 

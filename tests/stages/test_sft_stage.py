@@ -216,7 +216,7 @@ def test_rows_longer_than_the_context_are_refused(make_context, upstream, chats)
 
 
 def test_it_can_start_from_a_given_model(make_context, upstream, chats):
-    spec = make_spec(chats, init_from=upstream["pretrain"], optimizer=OptimizerConfig(lr_scale=1e-30))
+    spec = make_spec(chats, init_from=f"{upstream['pretrain']}/model", optimizer=OptimizerConfig(lr_scale=1e-30))
     context = make_context(spec, micro_batch_size=4)
     run(context)
     before = load_model(context.folder.parent / "pretrain" / "out" / "model").named_parameters()
