@@ -85,9 +85,7 @@ class Training:
         execution, on_gpu = context.job.execution, context.runtime.backend != "cpu"
         model.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
         model.set_activation_checkpointing(execution.activation_checkpointing)
-        self.step = TrainStep(
-            model, optimizer, micro_batch_size=micro_batch_size, world=mx.distributed.init()
-        )
+        self.step = TrainStep(model, optimizer, micro_batch_size=micro_batch_size, world=mx.distributed.init())
         self.peak_flops = peak_flops(device_name(), context.runtime.dtype) if on_gpu else None
         self.peak_lr = next(group.lr for group in optimizer.groups if isinstance(group, MuonGroup))
         self.tokens_per_second: float | None = None
