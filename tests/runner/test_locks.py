@@ -66,7 +66,7 @@ def test_a_child_that_outlives_its_parent_keeps_the_lock_until_it_ends(folder):
         "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.runner.folders import StageFolder\n"
         "from nanochat.runner.locks import stage_lock\n"
         "with stage_lock(StageFolder(Path(sys.argv[1]))) as lock:\n"
-        "    child = subprocess.Popen(['sleep', '300'], pass_fds=(lock.descriptor,), stdout=subprocess.DEVNULL)\n"
+        "    child = subprocess.Popen(['sleep', '300'], pass_fds=(lock.descriptor,), stdout=-3, stderr=-3)\n"
         "    lock.name_child(child.pid)\n    print(child.pid, flush=True)\n    import os; os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True)
