@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,14 +30,19 @@ def ui(options: argparse.Namespace) -> None:
         return
     if not path.exists():
         raise PreflightError(f"no {path} yet: run a recipe here first, as with `nanochat-run recipes/quickstart.yaml`")
+    if _is_taken(options.port):
+        raise PreflightError(f"port {options.port} is taken, perhaps by another page: choose one with `--port`")
     for name, value in _LIGHT.items():
         runtime.set_environment(name, value)
     print(f"open http://127.0.0.1:{options.port}/?workflowType=machine_learning (Ctrl-C ends)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    try:
-        subprocess.run([*command, "--port", str(options.port), "--workers", "1"], check=False)
-    except KeyboardInterrupt:
-        print()
+    # In place of this process, so that whoever ends it ends the server.
+    os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def verify(_options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,15 @@ def test_secrets_in_a_recipe_are_refused_where_they_stand(tmp_path, capsys):
     recipe.write_text((RECIPES / "dry_run.yaml").read_text() + "\ntracking: {uri: 'http://me:pw@host'}\n")
     assert main([str(recipe)]) == 2
     assert "error[secret-in-recipe]" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_named_before_a_link_to_another_page_is_printed(tmp_path, monkeypatch, capsys):
+    """`ui` never sends anyone to whatever else listens there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert main(["ui", "--port", port]) == 3
+    shown = capsys.readouterr()
+    assert f"port {port} is taken" in shown.err
+    assert "http://" not in shown.out
