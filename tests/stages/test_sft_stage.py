@@ -87,7 +87,7 @@ def make_spec(chats, **changes):
         "epochs": 5.0,
         "sequence_len": None,
         "tokens_per_step": 4 * 64,
-        "optimizer": OptimizerConfig(),
+        "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
         "constant_frac": 0.5,
         "final_frac": 0.0,
         "buffer_conversations": 6,
