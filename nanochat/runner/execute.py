@@ -87,10 +87,28 @@ def execute_stage(
     )
     display.stage_over()
     raise_for(ended, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_remedy(stage))
-    timings = _read_numbers(folder.out / "timings.json", "")
-    files = output_files(folder.out)
-    link = read_link(folder.link)
-    record = StageRecord(
+    record = _record(
+        judgement, ended, started=started, spent_seconds=spent_seconds, provenance=provenance, commits=commits
+    )
+    write_record(folder, record)
+    delete_checkpoints(folder)
+    return record
+
+
+def _record(
+    judgement: Judgement,
+    ended: Ended,
+    *,
+    started: float,
+    spent_seconds: float,
+    provenance: Provenance,
+    commits: dict[str, str],
+) -> StageRecord:
+    """Return what a stage's folder says of it, now that its child has ended well."""
+    stage, folder, identity = judgement.stage, judgement.folder, judgement.identity
+    assert folder is not None and identity is not None, f"{stage.name} was not judged"
+    files, link = output_files(folder.out), read_link(folder.link)
+    return StageRecord(
         **identity.model_dump(),
         output_digest=output_digest(handed_on(stage.name, files)),
         output_files=files,
@@ -103,15 +121,12 @@ def execute_stage(
         planned=cost_of(stage.estimate),
         measured=Cost(
             seconds=spent_seconds + ended.seconds,
-            peak_memory_bytes=_peak(ended, timings),
+            peak_memory_bytes=_peak(ended, _read_numbers(folder.out / "timings.json", "")),
             disk_bytes=folder_bytes(folder.path),
         ),
         tracking_uri=link.uri if link else None,
         mlflow_run_id=link.run_id if link else None,
     )
-    write_record(folder, record)
-    delete_checkpoints(folder)
-    return record
 
 
 def _job(stage: StagePlan, folder: StageFolder, upstream: Mapping[str, Path], init_model: Path | None) -> Job:
