@@ -10,7 +10,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nanochat.model.kernels.launch import THREADS, Kernel, runs_kernels
-from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Variant, iterate
+from nanochat.optim.groups import Variant
+from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, iterate
 
 _VECTOR = """
   const int vector = blockIdx.x * blockDim.x + threadIdx.x;

@@ -7,9 +7,9 @@ equal rows and renormalisation. Not here: which parameters, learning rates and s
 
 from __future__ import annotations
 
-from typing import Literal
-
 import mlx.core as mx
+
+from nanochat.optim.groups import Variant
 
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -23,8 +23,6 @@ NORM_FACTOR = {"plain": 1.02, "current": 1.01}
 """Safety factor on the norm before the iteration, so that no singular value exceeds 1."""
 TINY_NORM = 1e-6
 TINY_VARIANCE = 1e-10
-
-Variant = Literal["plain", "current"]
 
 
 def muon_update(

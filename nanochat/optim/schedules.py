@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Variant = Literal["plain", "current"]
+from nanochat.optim.groups import Variant
+
 ScheduleKind = Literal["trapezoid", "cosine", "constant"]
 
 

@@ -10,11 +10,10 @@ sees less than was asked for.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from nanochat.model.config import GPTConfig
-
-Variant = Literal["plain", "current"]
+from nanochat.optim.groups import Variant
 
 DEFAULT_RATIO = 12.0
 """Training tokens per scaling parameter where nothing else says how long the training is."""
