@@ -51,14 +51,14 @@ def attention(
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
     if length == size and _spans_fit(queries, window):
         return spanned_attention(queries, keys, values, window=window)
-    if length == size:
+    if length == size and window > 0:
         return blocked_attention(queries, keys, values, window=window)
     mask = visible(length, size, window=window)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
 def blocked_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return the same as `attention` where T = S > window, by blocks of the window's length.
+    """Return the same as `attention` where T = S > window > 0, by blocks of the window's length.
 
     The first block is causal; each later one sees its own block and the one before, through one mask for all of them.
     The mask is added, not boolean: on CUDA a boolean one leaves the fused path. Positions are cut and joined where they
@@ -101,8 +101,9 @@ def spanned_attention(queries: mx.array, keys: mx.array, values: mx.array, *, wi
 def _spans_fit(queries: mx.array, window: int) -> bool:
     """Return whether CUDA's fused attention, gradient included, takes the blocks."""
     is_fused = runs_kernels() and queries.dtype == mx.bfloat16 and queries.shape[-1] <= _FUSED_HEAD_SIZE
-    rest, block = queries.shape[2] - window, _block(queries.shape[2], window)
-    return is_fused and window % _FUSED_MULTIPLE == 0 and rest % block == 0 and block % _FUSED_MULTIPLE == 0
+    if not is_fused or window == 0 or window % _FUSED_MULTIPLE != 0:
+        return False
+    return (queries.shape[2] - window) % _block(queries.shape[2], window) == 0
 
 
 def _block(length: int, window: int) -> int:

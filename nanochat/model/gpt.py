@@ -59,6 +59,7 @@ class GPT(Module):
         self.config = config
         self.compute_dtype = mx.float32
         self.checkpoints_blocks = False
+        self._joined: list[mx.array] = []
         variant, vocab = config.variant, config.padded_vocab_size
         self.resid_lambdas = mx.zeros((config.n_layer,))
         self.x0_lambdas = mx.zeros((config.n_layer,))
@@ -80,10 +81,17 @@ class GPT(Module):
         """Set the dtype of activations; weights keep theirs, and logits are float32."""
         self.compute_dtype = dtype
 
+    @property
+    def joined(self) -> list[mx.array]:
+        """What a layer multiplies first, as one matrix a layer: made by `cast_matrices`, empty else."""
+        return self._joined
+
     def cast_matrices(self, dtype: mx.Dtype) -> None:
         """Store matrices and tables in `dtype`, for inference: the same results as casting them at each use."""
         cast = {name: x.astype(dtype) if x.ndim > 1 else x for name, x in self.named_parameters().items()}
         self.set_parameters(cast)
+        if forward.applies(self.config):
+            self._joined = [forward.joined_projection(block.attn, dtype) for block in self.transformer.h]
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
@@ -106,6 +114,7 @@ class GPT(Module):
         """
         _check_names_and_shapes(self.config, parameters)
         self.update(tree_unflatten(list(parameters.items())))
+        self._joined = []
 
     def __call__(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return float32 logits (B, T, vocab_size) of tokens (B, T); with a cache, of the positions that follow it."""
@@ -113,8 +122,8 @@ class GPT(Module):
 
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
-        if cache is None and not self.checkpoints_blocks and forward.applies(self.config):
-            return forward.hidden(self, idx)
+        if not self.checkpoints_blocks and forward.applies(self.config):
+            return forward.hidden(self, idx, cache)
         x = None
         for x in self.residual_stream(idx, cache):  # noqa: B007 -- only the last is wanted
             pass

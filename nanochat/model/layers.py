@@ -66,6 +66,11 @@ def rotate(x: mx.array, *, base: float, offset: int) -> mx.array:
     return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=-1.0, offset=offset)
 
 
+def starts_among(starts: mx.array | None, keys: mx.array, *, newest: int) -> mx.array | None:
+    """Return each row's first visible position, (B,), as an index into keys (B, G, S, D) that end before `newest`."""
+    return None if starts is None else starts - (newest - keys.shape[2])
+
+
 class Attention(Module):
     """Causal self-attention over a window, with normed queries and keys and, in some layers, value embeddings."""
 
@@ -108,8 +113,7 @@ class Attention(Module):
         values = values.swapaxes(1, 2)
         if cache is not None:
             keys, values = cache.update(keys, values)
-        if starts is not None:
-            starts = starts - (offset + time - keys.shape[2])
+        starts = starts_among(starts, keys, newest=offset + time)
         mixed = attention(queries, keys, values, window=self._window, starts=starts)
         return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1))
 

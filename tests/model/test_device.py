@@ -36,12 +36,14 @@ def test_unknown_devices_have_no_rate(name):
     assert peak_flops(name, "bfloat16") is None
 
 
+@pytest.mark.cpu
 def test_the_tests_run_on_the_cpu():
     assert runs_on_cpu()
     assert device_name()
     assert 2**30 < recommended_bytes() <= memory_bytes() < 2**50
 
 
+@pytest.mark.cpu
 def test_a_given_limit_reaches_mlx_and_none_changes_nothing_on_a_cpu():
     before = mx.get_memory_limit()
     try:

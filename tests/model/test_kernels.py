@@ -4,10 +4,13 @@ Float32 runs with 24 bits (no TF32), so sums of up to a few thousand terms agree
 value at 2^-9, which a few layers make some per cent of a gradient's norm: the plain form in bfloat16 is as far away.
 """
 
+import itertools
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from nanochat.inference.kv_cache import KVCache
 from nanochat.model import loss
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.gpt import GPT
@@ -210,3 +213,18 @@ def test_the_real_shape_runs():
     idx = mx.random.randint(0, config.vocab_size, (2, 2048), key=mx.random.key(1))
     mean = loss.summed_nats(model, idx, idx).item() / idx.size
     assert mean == pytest.approx(np.log(config.vocab_size), rel=0.02)
+
+
+@pytest.mark.parametrize("architecture", ["seed", "current"])
+def test_decoding_through_the_kernels(make_random_model, architecture):
+    """Chunks and single tokens through a cache, weights joined or not: the plain form's hidden states, float32."""
+    model = make_random_model(architecture, sequence_len=64, vocab_size=1000, n_embd=256)
+    idx = mx.random.randint(0, 1000, (3, 64), key=mx.random.key(1))
+    *_, expected = model.residual_stream(idx)
+    for _ in range(2):
+        cache = KVCache(model.config, capacity=64)
+        cuts = [0, 5, 6, 7, 30, 31, 64]
+        parts = [model.hidden(idx[:, first:end], cache) for first, end in itertools.pairwise(cuts)]
+        assert distance(mx.concatenate(parts, axis=1), expected) <= 1e-5
+        model.cast_matrices(mx.float32)
+        assert model.joined

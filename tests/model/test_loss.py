@@ -76,6 +76,7 @@ def test_evaluation_loss_refuses_a_gradient(random_model):
         gradients(random_model, lambda *a: token_nats(random_model, *a).sum(), *batch())
 
 
+@pytest.mark.cpu
 def test_logits_are_never_all_alive(make_random_model):
     """4,096 rows of 4,096 logits would be 64 MiB each time they are held."""
     model = make_random_model("seed", vocab_size=4096, n_layer=1, n_embd=32, n_head=1, n_kv_head=1, sequence_len=256)

@@ -27,11 +27,24 @@ def summed_nats(rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_si
 
 def row_nats(rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
     """Return nats (N,) float32; arguments as in `summed_nats`. Not differentiable."""
-    nats: list[mx.array] = []
-    for chunk, of_chunk in _chunks(rows, targets, weight.shape[0]):
-        (waiting,) = mx.depends([chunk], nats[-1:]) if nats else (chunk,)
-        nats.append(nats_of(waiting @ weight.T, of_chunk, vocab_size=vocab_size))
-    return mx.concatenate(nats)
+    return _row_nats(vocab_size)(rows, weight, targets)
+
+
+@functools.cache
+def _row_nats(vocab_size: int) -> Callable[..., mx.array]:
+    @mx.custom_function
+    def run(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
+        nats: list[mx.array] = []
+        for chunk, of_chunk in _chunks(rows, targets, weight.shape[0]):
+            (waiting,) = mx.depends([chunk], nats[-1:]) if nats else (chunk,)
+            nats.append(nats_of(waiting @ weight.T, of_chunk, vocab_size=vocab_size))
+        return mx.concatenate(nats)
+
+    @run.vjp
+    def _refuse_gradient(*_: object) -> None:
+        raise AssertionError("row_nats has no gradient: train on summed_nats")
+
+    return cast("Callable[..., mx.array]", run)
 
 
 @functools.cache

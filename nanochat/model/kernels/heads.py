@@ -30,7 +30,7 @@ _SPLIT = Kernel(
     "split_heads",
     ("projected", "cosines", "sines", "table", "idx"),
     ("queries", "keys", "values", "inverse", "gates"),
-    ("rows", "positions"),
+    ("rows", "positions", "offset"),
     (
         "  constexpr int HEADS = GATED ? H + 2 * G : H + G;\n"
         + _GROUP
@@ -51,7 +51,7 @@ _SPLIT = Kernel(
   for (int i = 0; i < PER; ++i) squares[i] = nanochat::sum_over_lanes<LANES>(squares[i]);
   if (row >= rows) return;
   float c[8], s[8];
-  const size_t angle = (size_t)(row % positions) * HALF + low;
+  const size_t angle = (size_t)(offset + row % positions) * HALF + low;
   nanochat::load(cosines + angle, c);
   nanochat::load(sines + angle, s);
 #pragma unroll
@@ -179,16 +179,22 @@ class Heads:
 
 
 def split_heads(
-    heads: Heads, projected: mx.array, table: mx.array | None = None, lookup: Lookup | None = None
+    heads: Heads, projected: mx.array, table: mx.array | None = None, lookup: Lookup | None = None, *, offset: int = 0
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries (N, H * D), keys and values (N, G * D), ready for attention, in the projection's dtype.
+
+    Differentiable where the offset is 0.
 
     Args:
         heads: the shape.
         projected: (N, width), with a table (N, width + GATE_PADDING).
         table: (V, G * D) value embeddings, in the projection's dtype.
         lookup: the tokens, where there is a table.
+        offset: position of each row's first token.
     """
+    if offset:
+        queries, keys, values, _, _ = _launch(heads, projected, table, None if lookup is None else lookup.idx, offset)
+        return queries, keys, values if table is not None else projected[:, -heads.keys * heads.size :]
     if table is None or lookup is None:
         queries, keys, values, _ = _plain_split(heads)(projected)
     else:
@@ -229,10 +235,12 @@ def _gated_split(heads: Heads) -> Callable[..., Arrays]:
     return cast("Callable[..., Arrays]", run)
 
 
-def _launch(heads: Heads, projected: mx.array, table: mx.array | None, idx: mx.array | None) -> list[mx.array]:
+def _launch(
+    heads: Heads, projected: mx.array, table: mx.array | None, idx: mx.array | None, offset: int = 0
+) -> list[mx.array]:
     rows, gated = projected.shape[0], table is not None
     h, g, d = heads.queries, heads.keys, heads.size
-    cosines, sines = angles(heads.positions, d, heads.rope_base)
+    cosines, sines = angles(_table_length(offset + heads.positions), d, heads.rope_base)
     groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
     return _SPLIT(
         projected,
@@ -243,7 +251,7 @@ def _launch(heads: Heads, projected: mx.array, table: mx.array | None, idx: mx.a
         blocks=-(-groups * (d // 16) // THREADS),
         shapes=[(rows, h * d), (rows, g * d), (rows, g * d) if gated else (1,), (rows, h + g), (rows, g)],
         dtypes=[projected.dtype] * 3 + [mx.float32] * 2,
-        sizes=[rows, heads.positions],
+        sizes=[rows, heads.positions, offset],
         constants=_constants(heads, projected.shape[1], gated) | {"PER": _PER_GROUP["forward"]},
     )
 
@@ -253,7 +261,7 @@ def _launch_backward(
 ) -> mx.array:
     queries, keys, inverse, gates = kept
     rows = queries.shape[0]
-    cosines, sines = angles(heads.positions, heads.size, heads.rope_base)
+    cosines, sines = angles(_table_length(heads.positions), heads.size, heads.rope_base)
     width = heads.width + (GATE_PADDING if table is not None else 0)
     groups = rows * -(-(heads.queries + 2 * heads.keys) // _PER_GROUP["backward"])
     return _BACKWARD(
@@ -285,6 +293,11 @@ def _constants(heads: Heads, width: int, gated: bool) -> dict[str, int | float |
         "QK_SCALE": heads.qk_scale,
         "GATE_SCALE": heads.gate_scale,
     }
+
+
+def _table_length(positions: int) -> int:
+    """Return how long a table of angles serves so many positions: a power of two, so that decoding makes few."""
+    return 1 << (positions - 1).bit_length()
 
 
 @functools.lru_cache(maxsize=8)

@@ -68,6 +68,12 @@ def lookup_of(idx: mx.array) -> Lookup:
     return Lookup(flat, order.astype(mx.int32), flat[order])
 
 
+def lookup_without_gradient(idx: mx.array) -> Lookup:
+    """Return the lookup of tokens of any shape for reading alone: nothing is sorted."""
+    flat = idx.reshape(-1).astype(mx.int32)
+    return Lookup(flat, flat, flat)
+
+
 def rows_of(table: mx.array, lookup: Lookup) -> mx.array:
     """Return the tokens' rows, (N, W) in the table's dtype; the gradient of the table (V, W) is dense, in its dtype."""
     return cast("mx.array", _rows_of(table, *lookup))
