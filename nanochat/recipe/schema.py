@@ -226,7 +226,11 @@ class SftData(Section):
     max_examples: Count | None = None
     """Use only the first so many examples (generated tasks: generate so many)."""
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many times the task's examples are in the mixture."""
+    """How many times the task's examples are in the mixture: its epochs in each epoch of the whole."""
+    weight: Positive | None = None
+    """Share of the mixture's examples, relative to the other tasks; all tasks have one, or none has.
+
+    The mixture is then as large as it can be with these shares and no example in it more than `repeat` times."""
 
 
 class SftSchedule(Section):

@@ -13,6 +13,7 @@ from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import TASK_NAMES, build_task
 from nanochat.tasks.mixture import TaskMixture, TaskSequence, take_shuffled, take_slice
+from nanochat.tasks.shares import mixture_counts
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tokenizer.chat_format import render
 
@@ -146,16 +147,32 @@ def test_a_sequence_is_one_task_after_the_other():
         sequence[8]
 
 
-def test_a_mixture_holds_each_example_as_often_as_its_task_is_repeated():
-    """In an order drawn from the seed alone."""
-    mixture = TaskMixture([(A, 2), (B, 3)], seed=1)
-    assert len(mixture) == 12
-    assert Counter(_words(mixture)) == Counter(_words(A) * 2 + _words(B) * 3)
-    assert _words(mixture) == _words(TaskMixture([(A, 2), (B, 3)], seed=1))
-    assert _words(mixture) != _words(TaskMixture([(A, 2), (B, 3)], seed=2))
-    assert _words(mixture) != _words(A) * 2 + _words(B) * 3
+def test_a_mixture_holds_so_many_examples_of_each_task():
+    """Whole passes hold every example; of one that is not whole none comes twice, and the seed decides which."""
+    mixture = TaskMixture([(A, 6), (B, 5), (A, 2)], seed=1)
+    assert len(mixture) == 13
+    assert _words(mixture)[:6] == _words(A) * 2
+    passes = Counter(_words(mixture)[6:11])
+    assert sorted(passes.values()) == [2, 3] and set(passes) == set(_words(B))
+    assert len(set(_words(mixture)[11:])) == 2
+    assert _words(mixture) == _words(TaskMixture([(A, 6), (B, 5), (A, 2)], seed=1))
+    assert len({tuple(_words(TaskMixture([(A, 1)], seed=seed))) for seed in range(20)}) == 3
     with pytest.raises(IndexError):
-        mixture[12]
+        mixture[13]
+
+
+@pytest.mark.parametrize(
+    ("available", "weights", "counts"),
+    [
+        ((7, 20), (None, None), (7, 20)),
+        ((100, 400, 50), (1, 1, 1), (50, 50, 50)),
+        ((100, 400, 50), (1.0, 7.0, 0.5), (57, 400, 29)),  # the second is short: 400 / 7 is a weight of 1
+        ((1000, 3), (1, 1e-6), (1000, 1)),
+    ],
+)
+def test_weights_are_shares_of_the_largest_mixture_without_more_than_there_is(available, weights, counts):
+    """Worked out by hand."""
+    assert mixture_counts(available, weights) == counts
 
 
 def test_slices_and_draws_keep_the_tasks_verdict():
