@@ -58,33 +58,39 @@ def build_task(
             kind = SimpleSpelling if name == "simple_spelling" else SpellingBee
             return kind(words=words, size=max_examples or len(words), split=split, seed=seed)
         case _:
-            if (choose or ("first" if split.endswith("train") else "shuffled")) == "first":
+            if (choose or _usual_choice(split)) == "first":
                 return _read(name, source, split, base=base, max_examples=max_examples)
             whole = _read(name, source, split, base=base, max_examples=None)
             return whole if max_examples is None else take_shuffled(whole, max_examples, seed=PROBLEM_SHUFFLE_SEED)
 
 
-def check_task(task: str, source: SourceSpec, split: str, *, base: Path) -> None:
-    """Check, by the first row of each file, that a task can read its split of a source.
+def _usual_choice(split: str) -> Choice:
+    return "first" if split.endswith("train") else "shuffled"
+
+
+def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
+    """Check that a task can read its split of a source: by the rows that it will read where the files are small, else
+    by the first row of each file.
 
     Raises:
         RecipeError: there is no such task.
         PreflightError: it cannot; the message names the source, the file, and what a row must have.
     """
     name = _known(task)
+    first = max_examples if _usual_choice(split) == "first" else None
     match name:
         case "simple_spelling" | "spelling_bee":
             source_words(source, split, base=base)
         case "conversations":
-            check_conversations(source, split, base=base)
+            check_conversations(source, split, base=base, max_examples=first)
         case "gsm8k":
-            check_rows(source, split, word_problem, base=base)
+            check_rows(source, split, word_problem, base=base, max_rows=first)
         case "mmlu":
-            check_rows(source, split, mmlu_question, base=base)
+            check_rows(source, split, mmlu_question, base=base, max_rows=first)
         case "arc_easy" | "arc_challenge":
-            check_rows(source, split, arc_question, base=base)
+            check_rows(source, split, arc_question, base=base, max_rows=first)
         case "humaneval":
-            check_rows(source, split, function_to_write, base=base)
+            check_rows(source, split, function_to_write, base=base, max_rows=first)
         case _:
             assert_never(name)
 

@@ -95,7 +95,7 @@ def build_choice_items(
 
 
 def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, base: Path) -> None:
-    """Check, by the first row of each file, that a task's split can be read.
+    """Check that a task's split can be read: by all rows where the files are small, else by the first of each file.
 
     Raises:
         PreflightError: it cannot; the message names the source, the file, and what a row must have.
