@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from nanochat.stages.training import OPTIMIZER_FILE, Course, Training
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
-from nanochat.tasks.mixture import TaskMixture
+from nanochat.tasks.mixture import Chosen, TaskMixture
 from nanochat.tasks.shares import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
@@ -137,9 +138,10 @@ def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
             seed=derive_seed(spec.seed, "sft", item.name),
             base=context.base,
         )
-        if isinstance(task, Conversations) and task.refused:
-            context.say(f"{item.name}: {len(task.refused):,} rows refused, the first: {task.refused[0]}")
-            refused += len(task.refused)
+        bad = _refused(task)
+        if bad:
+            context.say(f"{item.name}: {len(bad):,} rows refused, the first: {bad[0]}")
+            refused += len(bad)
         tasks.append(task)
     available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
     counts = mixture_counts(available, [item.weight for item in spec.data])
@@ -147,6 +149,13 @@ def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
     context.say(f"an epoch has {sum(counts):,} conversations: {shown}")
     seed = derive_seed(spec.seed, "sft", "mixture")
     return TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), refused
+
+
+def _refused(task: Task) -> Sequence[str]:
+    """Return which rows of a task's data were refused, also where it is a part of another task."""
+    while isinstance(task, Chosen):
+        task = task.task
+    return task.refused if isinstance(task, Conversations) else ()
 
 
 def _loader(spec: SftSpec, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:

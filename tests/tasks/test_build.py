@@ -11,7 +11,8 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.build import TASK_NAMES, build_task
+from nanochat.tasks.build import TASK_NAMES, build_task, check_task
+from nanochat.tasks.choices import build_choice_items, check_choices
 from nanochat.tasks.mixture import TaskMixture, TaskSequence, take_shuffled, take_slice
 from nanochat.tasks.shares import mixture_counts
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
@@ -101,6 +102,42 @@ def test_training_takes_the_first_rows_and_evaluation_a_fixed_shuffle(sources):
     assert set(five) <= set(whole)
     assert questions(_build("mmlu", sources, "test", max_examples=5, choose="first")) == whole[:5]
     assert len(_build("mmlu", sources, "test", max_examples=99)) == 12
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [
+        ("train[:3]", [0, 1, 2]),
+        ("train[-2:]", [10, 11]),
+        ("train[2:-8]", [2, 3]),
+        ("train[10:99]", [10, 11]),
+        ("train[:]", list(range(12))),
+    ],
+)
+def test_a_split_may_be_a_part_of_one(sources, split, numbers):
+    """Bounds as in Python, so that one file serves for training and, with other rows, for evaluation."""
+
+    def found(name, **options):
+        return [e.conversation.messages[0].text().split("\n")[0] for e in _build(name, sources, split, **options)]
+
+    assert found("conversations") == [f"hi {n}" for n in numbers]
+    assert found("conversations", max_examples=2) == [f"hi {n}" for n in numbers[:2]]
+    assert sorted(found("mmlu", max_examples=99, choose="shuffled")) == sorted(
+        f"Multiple choice question: q{n}" for n in numbers
+    )
+    check_task("conversations", sources["conversations"], split, base=Path())
+    items = build_choice_items("mmlu", sources["mmlu"], split, base=Path(), num_fewshot=1)
+    assert [item.context.split("\n\n")[1] for item in items] == [f"Question: q{n}\nAnswer:" for n in numbers]
+
+
+def test_a_part_without_rows_is_told_and_words_have_no_parts(sources):
+    for check in (check_task, check_choices):
+        with pytest.raises(PreflightError, match=r"source `mmlu` .*no rows in `test\[12:\]`"):
+            check("mmlu", sources["mmlu"], "test[12:]", base=Path())
+    for act in (check_task, build_task):
+        more = {"max_examples": 5, "seed": 0} if act is build_task else {}
+        with pytest.raises(PreflightError, match=r"words have no rows as in `train\[:5\]`"):
+            act("spelling_bee", sources["spelling_bee"], "train[:5]", base=Path(), **more)
 
 
 def test_generated_tasks_make_as_many_as_asked(sources):
