@@ -1,15 +1,22 @@
-"""Whether documents or rows can be read, told before any work starts, from the beginning of each file."""
+"""Whether documents or rows can be read, told before any work starts.
+
+Of documents and of large files the beginning is looked at; rows of small files, as most tasks have, are all read, so
+that a bad one does not end a run after hours of pretraining.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from nanochat.data.documents import DocumentStream, Split
 from nanochat.data.files import START, check_file, read_texts
-from nanochat.data.records import first_rows
+from nanochat.data.records import first_rows, iter_rows, split_files
 from nanochat.data.sources import SourceSpec, naming, resolve_files
 from nanochat.errors import PreflightError, StageError
+
+SMALL_BYTES = 1 << 23
 
 
 def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
@@ -31,8 +38,17 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
             next(DocumentStream(spec, split, base=base))
 
 
-def check_rows(spec: SourceSpec, split: str, parse: Callable[[dict[str, object], int], object], *, base: Path) -> None:
+def check_rows(
+    spec: SourceSpec,
+    split: str,
+    parse: Callable[[dict[str, object], int], object],
+    *,
+    base: Path,
+    max_rows: int | None = None,
+) -> None:
     """Check that `parse`, given a row and its number, takes the first row of each file of a split.
+
+    Of a small split it is given all rows, or the first `max_rows`.
 
     Raises:
         PreflightError: it does not; the message names the source, the file and what `parse` raised.
@@ -43,3 +59,15 @@ def check_rows(spec: SourceSpec, split: str, parse: Callable[[dict[str, object],
                 parse(row, 0)
             except StageError as error:
                 raise PreflightError(f"{path}: {error}") from error
+        if is_small(spec, split, base=base):
+            for number, row in enumerate(islice(iter_rows(spec, split, base=base), max_rows)):
+                parse(row, number)
+
+
+def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
+    """Return whether the files of a split are so small that reading them whole takes about a second.
+
+    Raises:
+        PreflightError: the source or the split is missing.
+    """
+    return sum(path.stat().st_size for path in split_files(spec, split, base=base)) <= SMALL_BYTES

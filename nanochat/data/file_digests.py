@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+MEMORY_FILE = "file_digests.json"
+"""Under the base folder."""
+
 # A file changed so recently may change again within the clock's grain without looking different.
 _SETTLED_NS = 2_000_000_000
 

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from nanochat import runtime
+from nanochat.data.file_digests import MEMORY_FILE, FileDigests
 from nanochat.data.files import DATA_SUFFIXES
 from nanochat.data.hub_download import Progress, download
 from nanochat.data.hub_listing import RemoteFile, list_files
@@ -86,8 +87,10 @@ class Snapshot:
 def cached(source: HubSource, selection: Selection, *, base: Path) -> Snapshot:
     """Return a download that is complete, without the network.
 
+    A file that has changed since it was last looked at (size or time) is compared with its digest.
+
     Raises:
-        PreflightError: it is not; the message names what is missing.
+        PreflightError: it is not; the message names what is missing or damaged.
     """
     folder, commit = _folder(source, base), known_commit(source, base=base)
     try:
@@ -97,11 +100,14 @@ def cached(source: HubSource, selection: Selection, *, base: Path) -> Snapshot:
             f"{source.describe()} is not downloaded under {folder}; run once with the network, without `--offline`"
         ) from None
     files = []
-    for entry in manifest["files"]:
-        path = folder / manifest["commit"] / entry["path"]
-        if not path.is_file() or path.stat().st_size != entry["size"]:
-            raise PreflightError(f"{source.describe()}: {path} is missing or cut off; run once with the network")
-        files.append(path)
+    with FileDigests(base / MEMORY_FILE) as digests:
+        for entry in manifest["files"]:
+            path = folder / manifest["commit"] / entry["path"]
+            if not path.is_file() or path.stat().st_size != entry["size"]:
+                raise PreflightError(f"{source.describe()}: {path} is missing or cut off; run once with the network")
+            if digests.of(path) != entry["sha256"]:
+                raise PreflightError(f"{source.describe()}: {path} is damaged; run once with the network")
+            files.append(path)
     return Snapshot(manifest["commit"], tuple(files))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -79,9 +80,11 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    if target.is_file() and target.stat().st_size == file.size:
-        job.note(file, file.size)
-        return sha256_of_file(target)
+    if target.is_file():
+        with contextlib.suppress(_DamagedError):
+            digest = _verify(file, target)
+            job.note(file, file.size)
+            return digest
     url = f"{job.base_url}/{quote(file.path)}"
     problem = "stopped"
     for attempt in range(_ATTEMPTS):
@@ -129,7 +132,7 @@ def _transfer(job: _Job, url: str, file: RemoteFile, part: Path) -> None:
 
 
 def _verify(file: RemoteFile, part: Path) -> str:
-    """Return the sha256 of a part file that is what the hub announced; a wrong one is deleted."""
+    """Return the sha256 of a file that is what the hub announced; a wrong one is deleted, one cut off is kept."""
     size = part.stat().st_size
     if size < file.size:
         raise _DamagedError(f"cut off at {size:,} of {file.size:,} bytes")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.data import hub, stdlib_corpus, words
-from nanochat.data.file_digests import FileDigests
+from nanochat.data.file_digests import MEMORY_FILE, FileDigests
 from nanochat.data.files import DATA_SUFFIXES, check_file
 from nanochat.data.hub_download import Progress
 from nanochat.data.selection import Selection
@@ -107,7 +107,7 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
     files = (*resolve_files(spec, base=base), *_descriptions(spec))
-    with FileDigests(base / "file_digests.json") as digests:
+    with FileDigests(base / MEMORY_FILE) as digests:
         parts = [f"{name}\0{digests.of(file)}" for name, file in zip(_names(files), files, strict=True)]
     return _sha256("\n".join(parts))
 
@@ -132,7 +132,8 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
     if spec.uri is not None and not offline:
         source = hub.HubSource.parse(spec.uri, spec.revision)
         if not hub.is_cached(source, _selection(spec), base=base):
-            hub.check(source)
+            with naming(spec):
+                hub.check(source)
             return
     with naming(spec):
         for path in resolve_files(spec, base=base):
@@ -158,9 +159,10 @@ def naming(spec: SourceSpec) -> Iterator[None]:
     try:
         yield
     except (PreflightError, StageError) as error:
-        text = str(error)
-        known = (f"source `{spec.name}`", spec.uri or f"source `{spec.name}`")
-        raise PreflightError(text if any(name in text for name in known) else f"{describe(spec)}: {text}") from error
+        text, name = str(error), f"source `{spec.name}`"
+        if name not in text:
+            text = f"{name}: {text}" if spec.uri is not None and spec.uri in text else f"{describe(spec)}: {text}"
+        raise PreflightError(text) from error
 
 
 def _selection(spec: SourceSpec) -> Selection:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 SPLIT_NAMES = ("auxiliary_train", "train", "validation", "valid", "val", "dev", "test")
+SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
+"""What a recipe may write as a split."""
 _SAME_SPLIT = {"valid": "validation", "val": "validation"}
 
 
@@ -18,6 +21,15 @@ def hash_share(key: str) -> float:
 def is_held_out(key: str, held_out_frac: float) -> bool:
     """Return whether `key` is among the share `held_out_frac` that is kept for validation."""
     return hash_share(key) < held_out_frac
+
+
+def parse_split(split: str) -> tuple[str, slice | None]:
+    """Return a split's name and which of its rows are meant, None for all: `train`, `train[:500]`, `train[-50:]`."""
+    found = re.match(SPLIT_PATTERN, split)
+    if found is None or not split.endswith("]"):
+        return split, None
+    name, start, stop = found.groups()
+    return name, slice(int(start) if start else None, int(stop) if stop else None)
 
 
 def split_of_file(path: PurePath) -> str | None:

@@ -69,7 +69,8 @@ def _planned_tokens(
         ("pretrain", "horizon", "epochs"),
         "unknown-size",
         "`epochs` needs the number of training tokens in the sources, which is not known before they are tokenized",
-        advice="give the horizon of pretraining as `steps`, `tokens`, `ratio` or `flops`",
+        advice="give the horizon of pretraining as `steps`, `tokens`, `ratio` or `flops`; an epoch has about as many "
+        "tokens as the text has bytes, divided by the `bytes_per_token` that the tokenizer stage tells",
     )
     return None
 

@@ -58,6 +58,7 @@ def _sft_item(name: str, item: schema.SftData, sources: Mapping[str, SourceSpec]
         split=item.split,
         max_examples=item.max_examples,
         repeat=item.repeat,
+        weight=item.weight,
     )
 
 

@@ -218,8 +218,8 @@ def _sft_tokens(spec: SftSpec) -> int | None:
         return spec.steps * spec.tokens_per_step
     tokens: float | None = spec.tokens
     if spec.epochs is not None:
-        sizes = [examples.sft_item_tokens(item) for item in spec.data]
-        tokens = None if None in sizes else spec.epochs * sum(size for size in sizes if size is not None)
+        epoch = examples.sft_mixture_tokens(spec.data)
+        tokens = None if epoch is None else spec.epochs * epoch
     return None if tokens is None else steps_for_tokens(tokens, spec.tokens_per_step) * spec.tokens_per_step
 
 

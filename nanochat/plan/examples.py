@@ -5,8 +5,11 @@ Counts are those of the public sets; tokens per example are round numbers for a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs import ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, SftItem
+from nanochat.tasks.shares import mixture_counts
 
 _TRAIN_EXAMPLES = {"gsm8k": 7_473, "mmlu": 99_842, "arc_easy": 2_251, "arc_challenge": 1_119, "spelling": 10_000}
 _EVAL_EXAMPLES = {
@@ -46,8 +49,17 @@ def source_chars(source: SourceSpec) -> int | None:
     return _STDLIB_CHARS * files // _STDLIB_FILES
 
 
-def sft_item_tokens(item: SftItem) -> int | None:
-    """Return about how many tokens one epoch of a mixture's item has, or None where only the data would tell."""
+def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
+    """Return about how many tokens one epoch of a mixture has, or None where only the data would tell."""
+    available = [_sft_item_examples(item) for item in items]
+    known = [count for count in available if count is not None]
+    if len(known) < len(items):
+        return None
+    counts = mixture_counts(known, [item.weight for item in items])
+    return sum(count * _EXAMPLE_TOKENS[item.task] for count, item in zip(counts, items, strict=True))
+
+
+def _sft_item_examples(item: SftItem) -> int | None:
     count: int | None
     if item.task == "conversations":
         count = next((rows for name, rows in _CONVERSATIONS.items() if name in (item.source.uri or "")), None)
@@ -56,7 +68,7 @@ def sft_item_tokens(item: SftItem) -> int | None:
     generated = item.source.builtin == "spelling"
     if item.max_examples is not None:
         count = item.max_examples if generated or count is None else min(count, item.max_examples)
-    return None if count is None else count * item.repeat * _EXAMPLE_TOKENS[item.task]
+    return None if count is None else count * item.repeat
 
 
 def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec) -> int:

@@ -142,8 +142,7 @@ def _what(stage: StagePlan) -> str:
         case PretrainSpec():
             return _what_pretrain(spec)
         case SftSpec():
-            names = _names([item.name for item in spec.data])
-            return f"{_sft_horizon(spec)} of {spec.tokens_per_step:,} tokens: {names}"
+            return f"{_sft_horizon(spec)} of {spec.tokens_per_step:,} tokens: {_sft_tasks(spec)}"
         case BaseEvalSpec():
             return _names(list(spec.suites)) + (f"; {_several(len(spec.samples), 'sample')}" if spec.samples else "")
         case ChatEvalSpec():
@@ -168,6 +167,12 @@ def _sft_horizon(spec: SftSpec) -> str:
     if spec.tokens is not None:
         return f"{spec.tokens:,} tokens in steps"
     return f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
+
+
+def _sft_tasks(spec: SftSpec) -> str:
+    """Return the names of the mixture's tasks, with their shares where they have weights."""
+    whole = sum(item.weight or 0 for item in spec.data)
+    return _names([item.name + (f" {item.weight / whole:.3g}" if item.weight else "") for item in spec.data])
 
 
 def _several(count: int, noun: str) -> str:

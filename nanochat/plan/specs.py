@@ -104,6 +104,7 @@ class SftItem(Spec):
     split: str
     max_examples: int | None
     repeat: int
+    weight: float | None = None
 
 
 class SftSpec(Spec):

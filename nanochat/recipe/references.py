@@ -20,7 +20,7 @@ _COMPOSITES = {"base_eval": ("base_core", "base_core_centred"), "chat_eval": ("c
 
 def check_references(data: Mapping[str, Plain]) -> list[Finding]:
     """Return what is wrong with the references of a merged recipe."""
-    return [*_check_sources(data), *_check_stages(data), *_check_expectations(data)]
+    return [*_check_sources(data), *_check_weights(data), *_check_stages(data), *_check_expectations(data)]
 
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[Finding]:
@@ -62,6 +62,17 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
     elif not reads_documents and isinstance(task, str) and builtin is not None:
         message = f"the task `{task}` needs rows of data, which the built-in source `{name}` does not hold"
         yield Finding(path, "source-mismatch", message, "use a source with a `uri` or a `path`")
+
+
+def _check_weights(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    """Say where some tasks of the SFT mixture have a weight and others none."""
+    items = _map(_at(data, ("sft", "data")))
+    without = [name for name, item in items.items() if isinstance(item, dict) and item.get("weight") is None]
+    if len(without) < len(items):
+        for name in without:
+            message = f"other tasks of the mixture have a `weight`, and `{name}` has none"
+            help_ = "give each task a weight, or none of them"
+            yield Finding(("sft", "data", name), "missing-weight", message, help_, at_key=True)
 
 
 def _check_stages(data: Mapping[str, Plain]) -> Iterator[Finding]:

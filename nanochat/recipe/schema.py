@@ -23,6 +23,7 @@ from nanochat.recipe.values import (
     NonNegative,
     Positive,
     Scaled,
+    SplitName,
 )
 
 __all__ = [
@@ -149,7 +150,7 @@ class Horizon(Section):
     flops: Positive | None = None
     """Total training FLOPs."""
     epochs: Positive | None = None
-    """Passes over the training data."""
+    """Passes over the training data. Of `sft` only: pretraining's sources are of unknown size until tokenized."""
 
 
 class Optimizer(Section):
@@ -221,12 +222,16 @@ class SftData(Section):
     """What the rows are and how they are rendered; `conversations` reads chat data as it is."""
     source: str
     """Name of the source the task reads."""
-    split: str = "train"
-    """Split of the source, where it has several."""
+    split: SplitName = "train"
+    """Split of the source, where it has several, or rows of it, such as `train[:500]` or `train[:-50]`."""
     max_examples: Count | None = None
     """Use only the first so many examples (generated tasks: generate so many)."""
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many times the task's examples are in the mixture."""
+    """How many times the task's examples are in the mixture: its epochs in each epoch of the whole."""
+    weight: Positive | None = None
+    """Share of the mixture's examples, relative to the other tasks; all tasks have one, or none has.
+
+    The mixture is then as large as it can be with these shares and no example in it more than `repeat` times."""
 
 
 class SftSchedule(Section):
@@ -279,8 +284,8 @@ class ChoiceSuite(Section):
     """Which problems."""
     source: str
     """Name of the source the task reads."""
-    split: str | None = None
-    """Split of the source. Default: the task's usual evaluation split."""
+    split: SplitName | None = None
+    """Split of the source, or rows of it such as `train[-50:]`. Default: the task's usual evaluation split."""
     max_problems: Count | None = None
     """Evaluate at most so many problems, chosen by a fixed shuffle."""
     num_fewshot: Annotated[int, Field(ge=0, le=64)] = 0
@@ -321,8 +326,8 @@ class ChatSuite(Section):
     """Which problems, and how answers are judged."""
     source: str
     """Name of the source the task reads."""
-    split: str = "test"
-    """Split of the source; generated tasks hold out words of their own."""
+    split: SplitName = "test"
+    """Split of the source, or rows of it such as `train[-50:]`; generated tasks hold out words of their own."""
     max_problems: Count | None = None
     """Evaluate at most so many problems, chosen by a fixed shuffle."""
     num_samples: Annotated[int, Field(ge=1, le=256)] = 1

@@ -11,6 +11,8 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from nanochat.data.splits import SPLIT_PATTERN
+
 _MOST = 10**18
 
 
@@ -91,6 +93,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NonEmptyText = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64, examples=["my-name_1"])]
+SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN, examples=["train[:500]", "train", "train[-50:]"])]
 InitFrom = Annotated[str, LocalPath(only_explicit=True), Field(min_length=1, examples=["./checkpoints/base"])]
 
 _NUMBER = r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-?[0-9]{1,3})?"

@@ -59,7 +59,7 @@ def _checks(stage: StagePlan, base: Path) -> Iterator[Check]:
                 yield _base_suite(suite, base)
         case SftSpec():
             for part in spec.data:
-                yield _task(part.task, part.source, part.split, base)
+                yield _task(part.task, part.source, part.split, base, max_examples=part.max_examples)
         case ChatEvalSpec():
             for one in spec.suites.values():
                 yield _task(one.task, one.source, one.split, base)
@@ -83,5 +83,5 @@ def _documents(source: SourceSpec, splits: tuple[Split, ...], base: Path) -> Che
     return source, lambda: check_documents(source, splits, base=base)
 
 
-def _task(task: str, source: SourceSpec, split: str, base: Path) -> Check:
-    return source, lambda: check_task(task, source, split, base=base)
+def _task(task: str, source: SourceSpec, split: str, base: Path, *, max_examples: int | None = None) -> Check:
+    return source, lambda: check_task(task, source, split, base=base, max_examples=max_examples)

@@ -25,7 +25,8 @@ def pin_sources(recipe: Path, overrides: Sequence[str], base: Path) -> str | Non
             cannot be read or written.
     """
     settings = (loaded := load_recipe(recipe, overrides)).recipe.run
-    wanted = {lock_key(source): source for source in _unpinned(loaded).values()}
+    unpinned = _unpinned(loaded)
+    wanted = {lock_key(source): source for source in unpinned.values()}
     if not wanted:
         return None
     path = lock_path(recipe)
@@ -33,7 +34,8 @@ def pin_sources(recipe: Path, overrides: Sequence[str], base: Path) -> str | Non
     if settings.data.refresh_lock and settings.offline:
         raise PreflightError("`run.data.refresh_lock` asks the hub, and this run is offline; do without one of them")
     missing = {key: one for key, one in wanted.items() if settings.data.refresh_lock or key not in locked}
-    found = _look_up(missing, base, offline=settings.offline, refresh=settings.data.refresh_lock)
+    users = {key: [name for name, one in unpinned.items() if lock_key(one) == key] for key in missing}
+    found = _look_up(missing, users, base, offline=settings.offline, refresh=settings.data.refresh_lock)
     if all(locked.get(key) == commit for key, commit in found.items()):
         return None
     write_lock(path, {**locked, **found}, recipe=recipe)
@@ -69,7 +71,10 @@ def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
     return found
 
 
-def _look_up(sources: Mapping[str, HubSource], base: Path, *, offline: bool, refresh: bool) -> dict[str, str]:
+def _look_up(
+    sources: Mapping[str, HubSource], users: Mapping[str, Sequence[str]], base: Path, *, offline: bool, refresh: bool
+) -> dict[str, str]:
+    """Return the commit of each key that is known or, online, asked for; `users` are the recipe's sources by name."""
     commits: dict[str, str] = {}
     problems: list[str] = []
     for key, source in sources.items():
@@ -78,7 +83,8 @@ def _look_up(sources: Mapping[str, HubSource], base: Path, *, offline: bool, ref
             try:
                 commit = hub.check(source)
             except PreflightError as error:
-                problems.append(str(error))
+                names = ", ".join(f"`{name}`" for name in users[key])
+                problems.append(f"source {names}: {error}")
         if commit is not None:
             commits[key] = commit
             hub.note_commit(source, commit, base=base)

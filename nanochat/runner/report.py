@@ -25,6 +25,8 @@ _LINE_METRICS = 6
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token")
 """Metrics of the other stages that say how good something is rather than how much was done: shown first."""
+_LOSSES = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
+"""Metrics that are shown wherever they are not 0."""
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
@@ -131,8 +133,11 @@ def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
 
 
 def stage_line(record: StageRecord) -> str:
-    """Return a stage's first results for a line on the terminal, after a colon; empty where it has none."""
-    shown = [_in_words(result) for result in list_results({record.stage: record})[:_LINE_METRICS]]
+    """Return a stage's first results for a line on the terminal, after a colon, and what was lost; empty where none."""
+    results = list_results({record.stage: record})
+    first = [result for result in results if result.metric not in _LOSSES][:_LINE_METRICS]
+    lost = [result for result in results if result.metric in _LOSSES and result.value > 0]
+    shown = [_in_words(result) for result in (*first, *lost)]
     return f": {', '.join(shown)}" if shown else ""
 
 

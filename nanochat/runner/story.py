@@ -22,6 +22,12 @@ _MEANINGS = {
     "spelling_bee": "count a letter in a word and check it with Python",
     "simple_spelling": "spell a word letter by letter",
 }
+_LOST = {
+    "refused_conversations": "rows of the data held none and were refused",
+    "dropped_conversations": "were left out, having no answer that fits a row",
+    "cut_conversations": "were cut behind an answer to fit a row",
+}
+"""What became of conversations that are not trained on whole."""
 _ERRORS = 2
 """A score within so many standard errors of chance is no evidence of skill."""
 
@@ -108,9 +114,10 @@ def _tell_pretrain(metrics: Mapping[str, float]) -> str:
 
 
 def _tell_sft(metrics: Mapping[str, float]) -> str:
+    lost = "".join(f"; {_shown(metrics, name)} {what}" for name, what in _LOST.items() if metrics.get(name))
     return (
         f"taught the model to answer, on {_shown(metrics, 'conversations')} example conversations "
-        f"({_shown(metrics, 'tokens')} tokens, {_shown(metrics, 'steps')} steps)."
+        f"({_shown(metrics, 'tokens')} tokens, {_shown(metrics, 'steps')} steps){lost}."
     )
 
 

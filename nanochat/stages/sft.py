@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from nanochat.stages.training import OPTIMIZER_FILE, Course, Training
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
-from nanochat.tasks.mixture import TaskSequence
+from nanochat.tasks.mixture import Chosen, TaskMixture
+from nanochat.tasks.shares import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
 from nanochat.train.loop import Position
@@ -52,8 +54,8 @@ def run(job: Job, context: StageContext) -> StageResult:
     optimizer, has_moments = _optimizer(spec, model, folder)
     sequence_len = _sequence_len(spec, model)
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=mx.distributed.init().size())
-    tasks, refused = _tasks(spec, context)
-    loader = _loader(spec, tasks, tokenizer, sequence_len=sequence_len, rows=rows)
+    examples, refused = _mixture(spec, context)
+    loader = _loader(spec, examples, tokenizer, sequence_len=sequence_len, rows=rows)
     training = Training(
         context,
         model=model,
@@ -111,7 +113,7 @@ def _sequence_len(spec: SftSpec, model: GPT) -> int:
 class _Rendered:
     """The mixture's conversations by number, rendered when asked for: ids and loss mask."""
 
-    examples: TaskSequence
+    examples: TaskMixture
     tokenizer: Tokenizer
 
     def __len__(self) -> int:
@@ -122,8 +124,8 @@ class _Rendered:
         return rendered.ids, rendered.mask
 
 
-def _tasks(spec: SftSpec, context: StageContext) -> tuple[list[Task], int]:
-    """Return the mixture's tasks, each as often as it is repeated, and how many rows of their data were refused."""
+def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
+    """Return the examples to train on, and how many rows of the tasks' data were refused."""
     tasks: list[Task] = []
     refused = 0
     for item in spec.data:
@@ -136,17 +138,30 @@ def _tasks(spec: SftSpec, context: StageContext) -> tuple[list[Task], int]:
             seed=derive_seed(spec.seed, "sft", item.name),
             base=context.base,
         )
-        if isinstance(task, Conversations) and task.refused:
-            context.say(f"{item.name}: {len(task.refused):,} rows refused, the first: {task.refused[0]}")
-            refused += len(task.refused)
-        tasks += [task] * item.repeat
-    return tasks, refused
+        bad = _refused(task)
+        if bad:
+            context.say(f"{item.name}: {len(bad):,} rows refused, the first: {bad[0]}")
+            refused += len(bad)
+        tasks.append(task)
+    available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
+    counts = mixture_counts(available, [item.weight for item in spec.data])
+    shown = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
+    context.say(f"an epoch has {sum(counts):,} conversations: {shown}")
+    seed = derive_seed(spec.seed, "sft", "mixture")
+    return TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), refused
 
 
-def _loader(spec: SftSpec, tasks: list[Task], tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:
+def _refused(task: Task) -> Sequence[str]:
+    """Return which rows of a task's data were refused, also where it is a part of another task."""
+    while isinstance(task, Chosen):
+        task = task.task
+    return task.refused if isinstance(task, Conversations) else ()
+
+
+def _loader(spec: SftSpec, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:
     world = mx.distributed.init()
     return SftLoader(
-        _Rendered(TaskSequence(tasks), tokenizer),
+        _Rendered(examples, tokenizer),
         sequence_len=sequence_len,
         rows_per_batch=rows,
         buffer_conversations=spec.buffer_conversations,

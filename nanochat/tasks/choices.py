@@ -16,9 +16,9 @@ from typing import Literal, assert_never
 
 from nanochat.data.checks import check_rows
 from nanochat.data.records import iter_rows
-from nanochat.data.sources import SourceSpec, describe, resolve_files
-from nanochat.data.splits import splits_of_files
-from nanochat.errors import StageError
+from nanochat.data.sources import SourceSpec, describe, naming, resolve_files
+from nanochat.data.splits import parse_split, splits_of_files
+from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
 from nanochat.tasks.multiple_choice import Question, arc_question, mmlu_question
 
@@ -71,8 +71,13 @@ def build_choice_items(
         PreflightError: the split or a column is missing.
         StageError: a row is not of the task's form.
     """
-    split = split or default_split(task)
+    asked = split or default_split(task)
+    split, bounds = parse_split(asked)
     problems = _read(task, source, split, base=base)
+    if bounds is not None:
+        problems = problems[bounds]
+        if not problems:
+            raise PreflightError(f"{describe(source)}: no rows in `{asked}`")
     shot_split = "dev" if task == "mmlu" else "train"
     separate = (
         num_fewshot > 0 and split != shot_split and shot_split in splits_of_files(resolve_files(source, base=base))
@@ -95,11 +100,15 @@ def build_choice_items(
 
 
 def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, base: Path) -> None:
-    """Check, by the first row of each file, that a task's split can be read.
+    """Check that a task's split can be read: by all rows where the files are small, else by the first of each file.
 
     Raises:
         PreflightError: it cannot; the message names the source, the file, and what a row must have.
     """
+    if parse_split(split or default_split(task))[1] is not None:
+        with naming(source):
+            build_choice_items(task, source, split, base=base)
+        return
     check_rows(source, split or default_split(task), lambda row, number: _parse(task, row, number), base=base)
 
 

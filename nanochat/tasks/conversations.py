@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.checks import is_small
 from nanochat.data.files import START, check_file, json_lines, parquet_batches
 from nanochat.data.records import split_files
 from nanochat.data.sources import SourceSpec, describe, naming
@@ -91,8 +92,10 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     return Conversations(packed, refused)
 
 
-def check_conversations(source: SourceSpec, split: str, *, base: Path) -> None:
+def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
     """Check that the files of a split are whole and that a usable conversation comes before too many bad rows.
+
+    A small split is read as training will read it, with `max_examples`.
 
     Raises:
         PreflightError: it is not so; the message names the source, the file and the first bad rows.
@@ -100,7 +103,9 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path) -> None:
     with naming(source):
         for path in split_files(source, split, base=base):
             check_file(path, ())
-        read_conversations(source, split, base=base, max_examples=1)
+        read_conversations(
+            source, split, base=base, max_examples=max_examples if is_small(source, split, base=base) else 1
+        )
 
 
 def parse_conversation(value: object) -> Conversation:

@@ -1,4 +1,4 @@
-"""Tasks put together and cut: mixtures in a shuffled order, sequences, and chosen examples of one task."""
+"""Tasks put together and cut: mixtures, sequences, and chosen examples of one task."""
 
 from __future__ import annotations
 
@@ -78,29 +78,27 @@ class TaskSequence:
 
 @dataclass(frozen=True)
 class TaskMixture:
-    """Examples of several tasks, each repeated so many times, in an order drawn from `seed`."""
+    """So many examples of each of several tasks, task by task: whole passes over a task, then some of it.
+
+    Those of a pass that is not whole are drawn from `seed`. The order in which a model sees them is the loader's.
+    """
 
     tasks: Sequence[tuple[Task, int]]
-    """Tasks, and how many times each one's examples are in the mixture."""
+    """Tasks, and how many examples of each are in the mixture."""
     seed: int
 
     @cached_property
     def _sequence(self) -> TaskSequence:
-        return TaskSequence([task for task, repeat in self.tasks for _ in range(repeat)])
-
-    @cached_property
-    def _order(self) -> Sequence[int]:
-        order = list(range(len(self._sequence)))
-        random.Random(self.seed).shuffle(order)
-        return order
+        parts: list[Task] = []
+        for task, count in self.tasks:
+            whole, rest = divmod(count, len(task)) if len(task) else (0, 0)
+            parts += [task] * whole
+            if rest:
+                parts.append(take_shuffled(task, rest, seed=self.seed))
+        return TaskSequence(parts)
 
     def __len__(self) -> int:
         return len(self._sequence)
 
     def __getitem__(self, index: int) -> Example:
-        task, own_index = self.locate(index)
-        return task[own_index]
-
-    def locate(self, index: int) -> tuple[Task, int]:
-        """Return the task that example `index` comes from, and its index there."""
-        return self._sequence.locate(self._order[check_index(index, len(self))])
+        return self._sequence[index]

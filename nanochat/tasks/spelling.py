@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nanochat.data.sources import SourceSpec, describe, resolve_files
+from nanochat.data.splits import parse_split
 from nanochat.data.words import split_words, word_list
 from nanochat.errors import PreflightError
 from nanochat.inference.tools import calculate
@@ -44,6 +45,8 @@ def source_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ..
     """
     if source.builtin not in (None, "spelling"):
         raise PreflightError(f"{describe(source)} holds no words to spell; use `builtin: spelling` or a words file")
+    if parse_split(split)[1] is not None:
+        raise PreflightError(f"{describe(source)}: words have no rows as in `{split}`; say how many examples to make")
     train, held_out = split_words(word_list(resolve_files(source, base=base)))
     words = train if split == "train" else held_out
     words = tuple(word for word in words if MIN_LETTERS <= len(word) <= MAX_LETTERS)

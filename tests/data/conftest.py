@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -80,12 +81,15 @@ class FakeHub:
     """Speaks the hub's layout on a local port: a listing per revision, files with ranges behind a redirect.
 
     Faults happen once a file: `cut` ends the connection after so many bytes, `corrupt` changes a byte, `broken` always.
+    `hold` sends so many bytes, then nothing until `released`.
     """
 
     def __init__(self) -> None:
         self.commit = "c0ffee" + "0" * 34
         self.files: dict[str, bytes] = {}
         self.cut: dict[str, int] = {}
+        self.hold: dict[str, int] = {}
+        self.holding, self.released = threading.Event(), threading.Event()
         self.corrupt: set[str] = set()
         self.broken: set[str] = set()
         self.requests: list[tuple[str, str | None]] = []
@@ -159,7 +163,14 @@ class FakeHub:
         request.send_header("Content-Length", str(len(content) - start))
         request.end_headers()
         self.at_once.wait(timeout=10)
-        request.wfile.write(content[start : self.cut.pop(name, len(content))])
+        if name in self.hold:
+            held = start + self.hold.pop(name)
+            request.wfile.write(content[start:held])
+            self.holding.set()
+            self.released.wait(timeout=30)
+            start = held
+        with contextlib.suppress(ConnectionError):  # who asked may have been killed
+            request.wfile.write(content[start : self.cut.pop(name, len(content))])
 
     def _refuse(self, request, code: str) -> None:
         request.send_response(404)

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.data import checks
 from nanochat.data.checks import check_documents, check_rows
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
@@ -96,7 +97,8 @@ def test_what_is_good_passes(files, base):
         check_documents(SourceSpec(name="x", builtin="spelling"), ("train",), base=base)
 
 
-def test_the_first_row_of_each_file_of_the_split_is_tried(files, base):
+def test_of_large_files_the_first_row_of_each_one_of_the_split_is_tried(files, base, monkeypatch):
+    monkeypatch.setattr(checks, "SMALL_BYTES", 10)
     for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
         files.parquet(name, [name, "more"])
     tried = []
@@ -111,3 +113,20 @@ def test_the_first_row_of_each_file_of_the_split_is_tried(files, base):
         check_rows(files.source(""), "train", refuse, base=base)
     with pytest.raises(PreflightError, match=r"no file of split `validation`; .*test \(1\), train \(2\)"):
         check_rows(files.source(""), "validation", refuse, base=base)
+
+
+def test_of_small_files_every_row_that_is_asked_for_is_tried(files, base):
+    """A bad one behind them is of no account."""
+    files.jsonl("train-0.jsonl", [{"a": i} for i in range(5)])
+    files.jsonl("train-1.jsonl", [{"a": 5}, {"b": 6}, {"a": 7}])
+
+    def parse(row, number):
+        if "a" not in row:
+            raise StageError(f"row {number} is bad")
+
+    with pytest.raises(PreflightError, match=r"source `mine` .*row 6 is bad"):
+        check_rows(files.source(""), "train", parse, base=base)
+    files.text("train-2.jsonl", '{"a": 8}\n{broken\n')
+    check_rows(files.source("train-0.jsonl", "train-2.jsonl"), "train", lambda *_: None, base=base, max_rows=6)
+    with pytest.raises(PreflightError, match=r"source `mine` .*train-2\.jsonl:2: not JSON"):
+        check_rows(files.source("train-0.jsonl", "train-2.jsonl"), "train", lambda *_: None, base=base)

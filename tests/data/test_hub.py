@@ -4,7 +4,11 @@ import errno
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -120,6 +124,36 @@ def test_a_download_that_was_killed_goes_on_where_it_stopped(texts, base):
     assert resolve_files(source(f"{URI}/data"), base=base)[0].read_bytes() == texts.files[name]
 
 
+def test_a_process_killed_while_it_downloads_leaves_nothing_that_counts(texts, base):
+    """SIGKILL with one file under way: no manifest, no file under its own name; then only the rest is asked for."""
+    name = "data/train-00001-of-00003.parquet"
+    texts.hold[name] = 2 * 65536
+    program = (
+        "import sys, pathlib\n"
+        "from nanochat.data.sources import SourceSpec, fetch\n"
+        "fetch(SourceSpec(name='texts', uri=sys.argv[1]), base=pathlib.Path(sys.argv[2]), offline=False)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, f"{URI}/data", str(base)])
+    folder = base / "hub/datasets/some/texts" / texts.commit
+    part = folder / f"{name}.part"
+    assert texts.holding.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size >= 65536):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    texts.released.set()
+    kept = part.stat().st_size
+    assert part.read_bytes() == texts.files[name][:kept] and not (folder / name).exists()
+    assert not (base / "hub/datasets/some/texts/manifests").exists()
+    with pytest.raises(PreflightError, match="is not downloaded"):
+        get(source(f"{URI}/data"), base, offline=True)
+    get(source(f"{URI}/data"), base)
+    assert file_requests(texts, name) == [None, f"bytes={kept}-"]
+    assert resolve_files(source(f"{URI}/data"), base=base)[1].read_bytes() == texts.files[name]
+
+
 @pytest.mark.parametrize("name", ["data/train-00002-of-00003.parquet", "other/lines.jsonl"])
 def test_a_corrupted_file_is_refused_and_fetched_again(texts, base, name):
     texts.corrupt.add(name)
@@ -127,6 +161,17 @@ def test_a_corrupted_file_is_refused_and_fetched_again(texts, base, name):
     get(spec, base)
     assert file_requests(texts, name) == [None, None]
     assert texts.files[name] in [path.read_bytes() for path in resolve_files(spec, base=base)]
+
+
+def test_a_file_that_is_wrong_after_it_was_resumed_is_fetched_anew(texts, base):
+    """What a killed download left may be anything: the whole is judged by its digest."""
+    name = "data/train-00000-of-00003.parquet"
+    part = base / "hub/datasets/some/texts" / texts.commit / f"{name}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(500))
+    get(source(f"{URI}/data"), base)
+    assert file_requests(texts, name) == ["bytes=500-", None]
+    assert resolve_files(source(f"{URI}/data"), base=base)[0].read_bytes() == texts.files[name]
 
 
 def test_a_file_that_stays_corrupted_is_named_and_nothing_counts_as_downloaded(texts, base):
@@ -190,6 +235,19 @@ def test_a_file_missing_from_a_download_is_named_and_fetched_again(texts, base):
         resolve_files(source(), base=base)
     get(source(), base)
     assert path.is_file()
+
+
+def test_a_file_damaged_after_its_download_is_told_and_fetched_again(texts, base):
+    """Same size, other content: without the network an error, with it that file alone is downloaded."""
+    get(source(), base)
+    path = resolve_files(source(), base=base)[0]
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    with pytest.raises(PreflightError, match=f"{path.name} is damaged; run once with the network"):
+        get(source(), base, offline=True)
+    before = len(texts.requests)
+    get(source(), base)
+    assert [name for name, _ in texts.requests[before:] if name.startswith("/cdn/")] == [f"/cdn/data/{path.name}"]
+    assert path.read_bytes() == texts.files[f"data/{path.name}"]
 
 
 def test_a_revision_is_pinned_to_its_commit(texts, base):

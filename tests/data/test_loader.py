@@ -114,6 +114,25 @@ def test_ranks_share_out_the_rows_of_one_sequence(make, world_size):
         assert state["position"] == states[0]["position"]
 
 
+@pytest.mark.parametrize(("world_size", "ranks_later"), [(2, 2), (3, 3), (2, 1), (1, 3)])
+@pytest.mark.parametrize("n", [3, 8])
+def test_ranks_go_on_from_the_last_rank_s_state_with_the_rows_of_one_process(make, n, world_size, ranks_later):
+    """Mid-buffer; the state is of the whole sequence, so that another number of ranks may go on from it."""
+    step = 6
+    whole = make(rows_per_batch=step)
+    expected = np.concatenate([batch.targets for batch in batches(whole, 14)])
+    first = make(rows_per_batch=step // world_size, rank=world_size - 1, world_size=world_size)
+    batches(first, n)
+    state = first.state_dict()
+    found = np.full((step * (14 - n), 20), -2, dtype=np.int32)
+    for rank in range(ranks_later):
+        later = make(rows_per_batch=step // ranks_later, rank=rank, world_size=ranks_later)
+        later.load_state_dict(state)
+        found[rank::ranks_later] = np.concatenate([batch.targets for batch in batches(later, 14 - n)])
+        assert later.stats == whole.stats
+    np.testing.assert_array_equal(found, expected[step * n :])
+
+
 def test_an_error_of_the_source_comes_in_the_turn_of_its_batch(files, base, byte_tokenizer):
     files.jsonl("a.jsonl", [{"text": f"{i} abcdefghijkl"} for i in range(400)])
     with (files.folder / "a.jsonl").open("a") as file:

@@ -235,6 +235,36 @@ def test_ranks_share_out_the_rows_of_one_sequence(world_size):
     assert sum(map(len, shares)) == len(rows)
 
 
+@pytest.mark.parametrize(("world_size", "ranks_later"), [(2, 2), (3, 3), (3, 1), (1, 2)])
+@pytest.mark.parametrize("n", [2, 5])
+def test_ranks_go_on_from_the_last_rank_s_state_with_the_rows_of_one_process(n, world_size, ranks_later):
+    """Mid-buffer, to the last row; a rank that the last batch has no row for gets a masked one."""
+    step = 6
+    rows = [
+        np.stack([row, scored])
+        for batch in all_batches(loader(MIXTURE, rows_per_batch=step))
+        for row, scored in zip(batch.inputs, batch.targets, strict=True)
+    ]
+    assert len(rows) % step
+    first = loader(MIXTURE, rows_per_batch=step // world_size, rank=world_size - 1, world_size=world_size)
+    all_batches(first, n)
+    state = first.state_dict()
+    found, counts = {}, set()
+    for rank in range(ranks_later):
+        later = loader(MIXTURE, rows_per_batch=step // ranks_later, rank=rank, world_size=ranks_later)
+        later.load_state_dict(state)
+        mine = all_batches(later)
+        counts.add(len(mine))
+        pairs = [pair for batch in mine for pair in zip(batch.inputs, batch.targets, strict=True)]
+        for place, (row, scored) in enumerate(pairs):
+            if (scored >= 0).any():
+                found[step * n + rank + place * ranks_later] = np.stack([row, scored])
+    assert len(counts) == 1 and sorted(found) == list(range(step * n, len(rows)))
+    for place, row in found.items():
+        np.testing.assert_array_equal(row, rows[place])
+    first.close()
+
+
 def test_ranks_get_equally_many_batches():
     """With one row left for two ranks the second gets a masked one, so that both take the step."""
     single = [conversation(0, 3)]

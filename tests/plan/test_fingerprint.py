@@ -68,6 +68,7 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
         ("sft.schedule.constant_frac=0.1", CHAT),
         ("sft.buffer_conversations=10", CHAT),
         ("sft.data.spelling.repeat=2", CHAT),
+        ("sft.data.spelling.weight=2", CHAT),
         ("sft.init_from=other", CHAT),
         ("chat_eval.suites.spelling.max_tokens=16", {"chat_eval"}),
         ("chat_eval.suites.spelling.top_k=null", {"chat_eval"}),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from nanochat.runner.html_report import render_html
 from nanochat.runner.plots import draw_scores
-from nanochat.runner.story import Suite, chance_level
+from nanochat.runner.report import stage_line
+from nanochat.runner.story import Suite, chance_level, tell_stages
 
 
 def test_the_page_needs_no_other_file(tmp_path):
@@ -72,3 +74,14 @@ def test_a_finished_run_tells_its_stages_and_scores_on_the_page(bench):
     assert "<strong>pretrain</strong> taught a new model" in page
     assert re.search(r"chat_eval spelling</td>.*0\.75<.*0\.125<.*spell a word letter by letter</td>", page, re.DOTALL)
     assert "Time and memory" in page and "commit:" in page and "validation: {hash_frac: 0.5}" in page
+
+
+def test_conversations_that_were_not_trained_on_are_told():
+    """At the end of the terminal's line and in the report, where there are any."""
+    metrics = {"loss": 1.5, "conversations": 40.0, "tokens": 900.0, "steps": 7.0, "refused_conversations": 3.0}
+    record = SimpleNamespace(stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0})
+    assert stage_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
+    assert tell_stages({"sft": record}) == [
+        "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
+        "3 rows of the data held none and were refused."
+    ]

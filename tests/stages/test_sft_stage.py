@@ -203,6 +203,32 @@ def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_conte
     assert contents(killed.folder) == contents(undisturbed.folder)
 
 
+def test_refused_rows_are_counted_in_a_part_of_a_split_too(make_context, upstream, spec, chats):
+    path = Path(chats.path[0])
+    path.write_text("broken\n" + path.read_text())
+    item = spec.data[0].model_copy(update={"split": "train[:8]"})
+    metrics = run(make_context(spec.model_copy(update={"data": (item,), "epochs": 1.0}), upstream=upstream, **MONITOR))
+    assert (metrics["conversations"], metrics["refused_conversations"]) == (8, 1)
+
+
+def test_weights_decide_how_many_conversations_of_each_task_an_epoch_has(make_context, upstream, chats, capsys):
+    """23 chats are three quarters of the whole; the other quarter is 23 / 3, so 8, of the 40 words."""
+    words = SftItem(
+        name="words",
+        task="simple_spelling",
+        source=SourceSpec(name="words", builtin="spelling"),
+        split="train",
+        max_examples=40,
+        repeat=1,
+        weight=1.0,
+    )
+    spec = make_spec(chats, epochs=1.0)
+    spec = spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 3.0}), words)})
+    metrics = run(make_context(spec, upstream=upstream, **MONITOR))
+    assert metrics["conversations"] == 31
+    assert "an epoch has 31 conversations: 23 of chats, 8 of words" in capsys.readouterr().out
+
+
 def test_steps_and_tokens_as_horizons_go_round_the_data(make_context, upstream, chats):
     by_tokens = make_spec(chats, epochs=None, tokens=20 * 256)
     assert run(make_context(by_tokens, upstream=upstream, micro_batch_size=4))["steps"] == 20

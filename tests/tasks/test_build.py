@@ -11,8 +11,10 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.build import TASK_NAMES, build_task
+from nanochat.tasks.build import TASK_NAMES, build_task, check_task
+from nanochat.tasks.choices import build_choice_items, check_choices
 from nanochat.tasks.mixture import TaskMixture, TaskSequence, take_shuffled, take_slice
+from nanochat.tasks.shares import mixture_counts
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tokenizer.chat_format import render
 
@@ -102,6 +104,42 @@ def test_training_takes_the_first_rows_and_evaluation_a_fixed_shuffle(sources):
     assert len(_build("mmlu", sources, "test", max_examples=99)) == 12
 
 
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [
+        ("train[:3]", [0, 1, 2]),
+        ("train[-2:]", [10, 11]),
+        ("train[2:-8]", [2, 3]),
+        ("train[10:99]", [10, 11]),
+        ("train[:]", list(range(12))),
+    ],
+)
+def test_a_split_may_be_a_part_of_one(sources, split, numbers):
+    """Bounds as in Python, so that one file serves for training and, with other rows, for evaluation."""
+
+    def found(name, **options):
+        return [e.conversation.messages[0].text().split("\n")[0] for e in _build(name, sources, split, **options)]
+
+    assert found("conversations") == [f"hi {n}" for n in numbers]
+    assert found("conversations", max_examples=2) == [f"hi {n}" for n in numbers[:2]]
+    assert sorted(found("mmlu", max_examples=99, choose="shuffled")) == sorted(
+        f"Multiple choice question: q{n}" for n in numbers
+    )
+    check_task("conversations", sources["conversations"], split, base=Path())
+    items = build_choice_items("mmlu", sources["mmlu"], split, base=Path(), num_fewshot=1)
+    assert [item.context.split("\n\n")[1] for item in items] == [f"Question: q{n}\nAnswer:" for n in numbers]
+
+
+def test_a_part_without_rows_is_told_and_words_have_no_parts(sources):
+    for check in (check_task, check_choices):
+        with pytest.raises(PreflightError, match=r"source `mmlu` .*no rows in `test\[12:\]`"):
+            check("mmlu", sources["mmlu"], "test[12:]", base=Path())
+    for act in (check_task, build_task):
+        more = {"max_examples": 5, "seed": 0} if act is build_task else {}
+        with pytest.raises(PreflightError, match=r"words have no rows as in `train\[:5\]`"):
+            act("spelling_bee", sources["spelling_bee"], "train[:5]", base=Path(), **more)
+
+
 def test_generated_tasks_make_as_many_as_asked(sources):
     """By default one example for each word."""
     assert len(_build("simple_spelling", sources, max_examples=50_000)) == 50_000
@@ -146,16 +184,32 @@ def test_a_sequence_is_one_task_after_the_other():
         sequence[8]
 
 
-def test_a_mixture_holds_each_example_as_often_as_its_task_is_repeated():
-    """In an order drawn from the seed alone."""
-    mixture = TaskMixture([(A, 2), (B, 3)], seed=1)
-    assert len(mixture) == 12
-    assert Counter(_words(mixture)) == Counter(_words(A) * 2 + _words(B) * 3)
-    assert _words(mixture) == _words(TaskMixture([(A, 2), (B, 3)], seed=1))
-    assert _words(mixture) != _words(TaskMixture([(A, 2), (B, 3)], seed=2))
-    assert _words(mixture) != _words(A) * 2 + _words(B) * 3
+def test_a_mixture_holds_so_many_examples_of_each_task():
+    """Whole passes hold every example; of one that is not whole none comes twice, and the seed decides which."""
+    mixture = TaskMixture([(A, 6), (B, 5), (A, 2)], seed=1)
+    assert len(mixture) == 13
+    assert _words(mixture)[:6] == _words(A) * 2
+    passes = Counter(_words(mixture)[6:11])
+    assert sorted(passes.values()) == [2, 3] and set(passes) == set(_words(B))
+    assert len(set(_words(mixture)[11:])) == 2
+    assert _words(mixture) == _words(TaskMixture([(A, 6), (B, 5), (A, 2)], seed=1))
+    assert len({tuple(_words(TaskMixture([(A, 1)], seed=seed))) for seed in range(20)}) == 3
     with pytest.raises(IndexError):
-        mixture[12]
+        mixture[13]
+
+
+@pytest.mark.parametrize(
+    ("available", "weights", "counts"),
+    [
+        ((7, 20), (None, None), (7, 20)),
+        ((100, 400, 50), (1, 1, 1), (50, 50, 50)),
+        ((100, 400, 50), (1.0, 7.0, 0.5), (57, 400, 29)),  # the second is short: 400 / 7 is a weight of 1
+        ((1000, 3), (1, 1e-6), (1000, 1)),
+    ],
+)
+def test_weights_are_shares_of_the_largest_mixture_without_more_than_there_is(available, weights, counts):
+    """Worked out by hand."""
+    assert mixture_counts(available, weights) == counts
 
 
 def test_slices_and_draws_keep_the_tasks_verdict():

@@ -89,6 +89,22 @@ def test_chat_data_may_begin_with_bad_lines_but_not_consist_of_them(tmp_path):
         check_task("conversations", source, "train", base=tmp_path)
 
 
+def test_bad_rows_in_the_middle_are_told_before_the_run_that_would_end_on_them(tmp_path):
+    """Eleven of a hundred lines are too many; what lies behind the examples that are asked for is not read."""
+    good = json.dumps(ROWS["conversations"])
+    path = tmp_path / "a.jsonl"
+    source = SourceSpec(name="mine", path=(str(path),))
+    path.write_text(f"{good}\n" * 89 + "{}\n" * 11)
+    with pytest.raises(PreflightError, match=r"source `mine` .*11 of 100 conversations[^$]*a\.jsonl:90: "):
+        check_task("conversations", source, "train", base=tmp_path)
+    check_task("conversations", source, "train", base=tmp_path, max_examples=89)
+    rows = [json.dumps(ROWS["gsm8k"])] * 5 + ['{"question": "q", "answer": "none"}']
+    path.write_text("\n".join(rows))
+    with pytest.raises(PreflightError, match=r"source `mine` .*gsm8k: row 5 must have"):
+        check_task("gsm8k", source, "train", base=tmp_path)
+    check_task("gsm8k", source, "train", base=tmp_path, max_examples=5)
+
+
 def test_words_to_spell_are_checked(tmp_path):
     """A list without words is none."""
     path = tmp_path / "words.txt"
