@@ -101,8 +101,8 @@ def main() -> int:
     subprocess.run(["umount", "--lazy", str(rough.folder)], check=True)
     shutil.rmtree(folder)
     print(
-        f"a disk filled in {', '.join(STAGES)}: exits {', '.join(map(str, codes))}; earlier checkpoints whole, and with "
-        "room the run ended as undisturbed"
+        f"a disk filled in {', '.join(STAGES)}: exits {', '.join(map(str, codes))}; earlier checkpoints whole, and "
+        "with room the run ended as undisturbed"
     )
     return 0
 
