@@ -70,6 +70,7 @@ def execute_stage(
         folder.clear()
     else:
         folder.record.unlink(missing_ok=True)
+        folder.sweep()
     write_identity(folder, identity)
     taken = [] if is_forced else take_over_suites(folder, identity, base)
     if taken:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from compare import differences
-from process import Bench
+from process import Attempt, Bench
 
 from nanochat import runtime
 
@@ -39,6 +39,16 @@ def fill(bench: Bench, left_bytes: int) -> Path:
             return ballast
 
 
+def wait_for_checkpoint(bench: Bench, attempt: Attempt, stage: str) -> None:
+    """Wait until a training stage has saved one, so that there is something to lose."""
+    from nanochat.checkpoint.snapshots import list_checkpoints
+
+    while stage in ("pretrain", "sft") and attempt.process.poll() is None:
+        if list_checkpoints(bench.stage(stage) / "checkpoints"):
+            return
+        time.sleep(0.05)
+
+
 def fill_during(bench: Bench, stage: str, left_bytes: int, moment_seconds: float) -> tuple[int, list[str]]:
     """Fill the disk while a stage works; return the exit code and what is not as it should be."""
     from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
@@ -47,6 +57,7 @@ def fill_during(bench: Bench, stage: str, left_bytes: int, moment_seconds: float
     found = attempt.wait_for_stage(stage)
     if found is None:
         return DONE, [f"{stage} was not seen at work"]
+    wait_for_checkpoint(bench, attempt, found[0])
     time.sleep(moment_seconds)
     ballast = fill(bench, left_bytes)
     code = attempt.end()
@@ -85,7 +96,8 @@ def main() -> int:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "none", str(rough.folder)], check=True)
     if smooth.run() != DONE:
         raise SystemExit(f"the undisturbed run failed:\n{smooth.said()}")
-    wrong, codes = [], []
+    wrong: list[str] = []
+    codes: list[int] = []
     for stage in STAGES:
         left_bytes = rng.choice([0, 4096, 100_000, 1_500_000])
         code, found = fill_during(rough, stage, left_bytes, rng.uniform(0.5, 2.5))
