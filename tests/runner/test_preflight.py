@@ -42,9 +42,9 @@ def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage)
     if stage == "sft":
         bench.run(*shape, *stages[stage], last="pretrain")
         bench.calls()
-    limit = "run.limits.memory=200M"
+    limit = "run.limits.memory=150M"
     text = refusal(bench, *shape, *stages[stage], "run.micro_batch_size=64", limit)
-    match = re.search(rf"memory: {stage} needs about .*, the limit is 200 MiB; set `run.micro_batch_size: (\d+)`", text)
+    match = re.search(rf"memory: {stage} needs about .*, the limit is 150 MiB; set `run.micro_batch_size: (\d+)`", text)
     assert match is not None, text
     assert 64 % int(match[1]) == 0 and int(match[1]) < 64
     bench.run(*shape, *stages[stage], f"run.micro_batch_size={match[1]}", limit)
@@ -53,7 +53,7 @@ def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage)
 
 def test_auto_takes_what_fits_and_is_not_refused(bench):
     """Under the limit at which 64 rows are refused."""
-    bench.run("pretrain.tokens_per_step=2048", "model.n_embd=256", "run.limits.memory=200M", last="pretrain")
+    bench.run("pretrain.tokens_per_step=2048", "model.n_embd=256", "run.limits.memory=150M", last="pretrain")
     assert bench.calls() == ["tokenizer", "pretrain"]
 
 
