@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from nanochat import runtime
 from nanochat.errors import NanochatError
@@ -28,6 +28,7 @@ _QUIET_AND_QUICK = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _SQLITE = "sqlite:///"
 _PORTS = {"http": 80, "https": 443}
@@ -75,9 +76,20 @@ def show_uri(uri: str) -> str:
 
 
 def _with_credentials(uri: str) -> str:
-    """Return the URI to connect to: that of the environment where it is the same but for credentials."""
+    """Return the URI to connect to: that of the environment where it is the same but for credentials.
+
+    A server's user and password go where MLflow looks for them apart from the URI, which it prints.
+    """
     given = runtime.environment("MLFLOW_TRACKING_URI")
-    return given if given and show_uri(given) == uri else uri
+    if not given or show_uri(given) != uri:
+        return uri
+    parts = urlsplit(given)
+    if parts.scheme not in _PORTS:
+        return given
+    for name, value in (("MLFLOW_TRACKING_USERNAME", parts.username), ("MLFLOW_TRACKING_PASSWORD", parts.password)):
+        if value is not None and runtime.environment(name) is None:
+            runtime.set_environment(name, unquote(value))
+    return uri
 
 
 def database_path(uri: str) -> Path | None:

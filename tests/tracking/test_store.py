@@ -36,13 +36,14 @@ def test_a_shown_address_has_no_password(uri, shown):
     assert show_uri(uri) == shown
 
 
-def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp_path, monkeypatch):
+def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp_path, monkeypatch, capfd):
     """A server that wants a password gets it; what is kept of the store, and what is said of it, has none."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.headers.get("Authorization"))
+            assert "hunter2" not in self.headers.get("Host") + self.path
             self.send_response(403)
             self.end_headers()
 
@@ -52,14 +53,18 @@ def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@{address}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter%322@{address}")
+        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+            monkeypatch.setenv(name, "")  # so that what is set is taken back
+            monkeypatch.delenv(name)
         uri = resolve_uri(None, tmp_path)
         assert uri == f"http://{address}"
         with pytest.raises(TrackingOutageError) as caught:
             open_store(uri, "nanochat")
         server.shutdown()
-    assert set(asked) == {"Basic " + base64.b64encode(b"me:hunter2").decode()}
-    assert "hunter2" not in str(caught.value)
+    assert set(asked) == {"Basic " + base64.b64encode(b"me:hunter22").decode()}
+    shown = capfd.readouterr()
+    assert "hunter2" not in str(caught.value) + shown.out + shown.err
 
 
 def test_importing_the_room_does_not_import_mlflow():
