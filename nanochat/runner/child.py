@@ -38,7 +38,13 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")
 _POLL_SECONDS = 0.05
 _TICK_SECONDS = 0.25
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
-_OUT_OF_MEMORY_SIGNALS = {signal.SIGKILL, signal.SIGABRT, signal.SIGBUS}
+_SHORTAGES = {
+    signal.SIGKILL: "out of memory, or killed from outside",
+    signal.SIGABRT: "out of memory, or a crash",
+    signal.SIGBUS: "out of memory, or a crash",
+    signal.SIGSEGV: "out of memory, or a crash",  # arithmetic libraries do not check what malloc refused
+}
+"""Signals that a lack of memory may end a process with, and what they may mean besides."""
 
 
 class Progress(BaseModel):
@@ -227,10 +233,11 @@ def _last_words(folder: StageFolder) -> str:
 
 def _death(ended: Ended, folder: StageFolder, planned_bytes: int | None, remedy: str) -> str:
     number = -ended.exit_code
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    if number not in _OUT_OF_MEMORY_SIGNALS:
+    if number not in _SHORTAGES:
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         return f"{folder.stage}'s process died of {name}; its log is {folder.log}"
-    first = f"{folder.stage}'s process died of {name}: out of memory, or killed from outside"
+    cause = signal.Signals(number)
+    first = f"{folder.stage}'s process died of {cause.name}: {_SHORTAGES[cause]}"
     return "\n".join([first, *_shortage(ended, folder, planned_bytes, remedy)])
 
 
