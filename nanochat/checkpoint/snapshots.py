@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors.numpy import load_file, save
 
 from nanochat.checkpoint.durable import new_folder, sha256_of, write_arrays
+from nanochat.errors import StageError
 
 FORMAT = 1
 _NAME = re.compile(r"^step_(\d{8,})$")
@@ -31,6 +32,14 @@ class _File(BaseModel):
 
     sha256: str
     size_bytes: int
+
+
+class _Version(BaseModel):
+    """What every version's manifest has."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int
 
 
 class _Manifest(BaseModel):
@@ -132,14 +141,34 @@ def list_checkpoints(root: Path) -> dict[int, Path]:
 
 
 def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: None) -> CheckpointView | None:
-    """Return the newest checkpoint that verifies, or None; `on_damage` hears of each newer one."""
-    for step, path in sorted(list_checkpoints(root).items(), reverse=True):
+    """Return the newest checkpoint that verifies, or None; `on_damage` hears of each newer one.
+
+    Raises:
+        StageError: one was written by a later version: to pass it over would throw that work away.
+    """
+    found = sorted(list_checkpoints(root).items(), reverse=True)
+    for step, path in found:
+        _refuse_later_format(path)
         problem = find_damage(path)
         if problem is None:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return CheckpointView(path=path, step=step, state=state)
-        on_damage(f"checkpoint {path} is damaged ({problem}); trying the one before it")
+        then = "begins anew" if path == found[-1][1] else "trying the one before it"
+        on_damage(f"checkpoint {path} is damaged ({problem}); {then}")
     return None
+
+
+def _refuse_later_format(path: Path) -> None:
+    try:
+        written = _Version.model_validate_json((path / "manifest.json").read_bytes()).format
+    except (FileNotFoundError, ValidationError):
+        return
+    if written > FORMAT:
+        raise StageError(
+            f"checkpoint {path} has format {written} and this version reads up to {FORMAT}: a later version of "
+            "nanochat wrote it\n"
+            "  use that version, or delete this folder to go on from the checkpoint before it"
+        )
 
 
 def find_damage(path: Path) -> str | None:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import mlx.core as mx
 
+from nanochat import runtime
+
 _SHARE_OF_DEVICE = 0.95
 """Memory limit where none is given, as a share of what the device recommends."""
 
@@ -61,18 +63,22 @@ def device_name() -> str:
 
 
 def memory_bytes() -> int:
-    """Return the memory that arrays can take: the GPU's, or the machine's on a CPU and on Apple silicon."""
+    """Return the memory that arrays can take: the GPU's, or the machine's or container's on a CPU."""
     info = mx.device_info(mx.default_device())
-    for fact in ("memory_size", "total_memory"):
-        if fact in info:
-            return int(info[fact])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    known = (int(info[fact]) for fact in ("memory_size", "total_memory") if fact in info)
+    whole = next(known, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(whole, runtime.container_memory_bytes() or whole) if runs_on_cpu() else whole
 
 
 def recommended_bytes() -> int:
     """Return how much of the memory MLX should use: Metal's recommended working set, else all of it."""
     info = mx.device_info(mx.default_device())
     return int(info.get("max_recommended_working_set_size", memory_bytes()))
+
+
+def peak_bytes() -> int:
+    """Return the largest size of MLX's arrays in this process so far."""
+    return int(mx.get_peak_memory())
 
 
 def apply_memory_limits(limit_bytes: int | None) -> None:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
+from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan import examples, memory
 from nanochat.plan.memory import Dtype
 from nanochat.plan.scaling import steps_for_tokens
 from nanochat.plan.specs import (
     BaseEvalSpec,
+    BaseSuiteSpec,
     BpbSuiteSpec,
     ChatEvalSpec,
+    ChatSuiteSpec,
+    ChoiceSuiteSpec,
     ExecutionSpec,
     PretrainSpec,
     SftSpec,
@@ -32,7 +37,13 @@ DeviceClass = Literal["cpu", "metal", "cuda"]
 GPU_AUTO_ROWS = 16
 """Rows per forward pass that `micro_batch_size: auto` is shown with on a GPU; how many fit is known only there."""
 EVAL_ROWS = 32
-"""Rows evaluated or decoded at a time."""
+"""Rows decoded at a time."""
+BPB_TOKENS, SCORED_TOKENS = 4_096, 8_192
+"""Tokens per forward pass of bits per byte, and of scoring options or letters."""
+CACHED_SHARE, CACHED_SHARE_FEWSHOT = 1.5, 4.0
+"""Positions in the cache of options' common beginnings, over `SCORED_TOKENS`: each option has a copy, and behind solved
+examples the beginning is nearly all."""
+_SAMPLE_PROMPT_TOKENS = 64
 TOKENIZER_CHARS_PER_SECOND = 6.4e6
 """SentencePiece BPE training, 32 MB in 5 s on one core."""
 STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
@@ -85,12 +96,17 @@ def estimate_stage(
     match spec:
         case PretrainSpec():
             tokens = spec.steps * spec.tokens_per_step
+            sources = [part.source for part in spec.data]
             return _estimate_training(
-                config, config.sequence_len, spec.tokens_per_step, tokens, execution, dtype, device
+                config, config.sequence_len, spec.tokens_per_step, tokens, sources, execution, dtype, device
             )
         case SftSpec():
             length = spec.sequence_len or config.sequence_len
-            return _estimate_training(config, length, spec.tokens_per_step, _sft_tokens(spec), execution, dtype, device)
+            sources = [item.source for item in spec.data]
+            sft_tokens = _sft_tokens(spec)
+            return _estimate_training(
+                config, length, spec.tokens_per_step, sft_tokens, sources, execution, dtype, device
+            )
         case BaseEvalSpec():
             return _estimate_base_eval(spec, config, dtype, device)
         case ChatEvalSpec():
@@ -165,7 +181,7 @@ def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
 def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
     chars = min(spec.max_chars, examples.source_chars(spec.source) or spec.max_chars)
     return Estimate(
-        peak_memory_bytes=tokenizer_peak_bytes(chars),
+        peak_memory_bytes=tokenizer_peak_bytes(chars) + _reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
@@ -173,7 +189,14 @@ def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
 
 def tokenizer_peak_bytes(chars: int) -> int:
     """Return the peak of training a tokenizer: SentencePiece holds the text and several times as much in indexes."""
-    return memory.PROCESS_BYTES + 6 * chars
+    return memory.PROCESS_BYTES["float32"] + 6 * chars
+
+
+def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
+    """Return what reading the sources takes of a process that is measured as a whole."""
+    names = (name for source in sources for name in (source.path or ()))
+    reads_parquet = any(source.uri for source in sources) or any(name.endswith(".parquet") for name in names)
+    return memory.PARQUET_BYTES if reads_parquet and dtype == "float32" else 0
 
 
 def _estimate_training(
@@ -181,6 +204,7 @@ def _estimate_training(
     sequence_len: int,
     tokens_per_step: int,
     tokens: int | None,
+    sources: Sequence[SourceSpec],
     execution: ExecutionSpec,
     dtype: Dtype,
     device: DeviceClass,
@@ -205,7 +229,8 @@ def _estimate_training(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
-        peak_memory_bytes=step.peak(rows),
+        peak_memory_bytes=step.peak(rows, accumulates=rows * sequence_len < tokens_per_step)
+        + _reader_bytes(sources, dtype),
         disk_bytes=saved * one_save,
         kept_disk_bytes=stays * one_save,
         seconds=seconds,
@@ -228,7 +253,21 @@ def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, dev
     for suite in spec.suites.values():
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
     decoded = _decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    return _estimate_eval(config, tokens, decoded, dtype, device)
+    peaks = [_base_suite_peak(suite, config, dtype) for suite in spec.suites.values()]
+    if spec.samples:
+        length = min(config.sequence_len, _SAMPLE_PROMPT_TOKENS + spec.sample_tokens)
+        peaks.append(memory.decoding_bytes(config, rows=len(spec.samples), tokens=length, dtype=dtype))
+    peak = max(peaks) + _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    return _estimate_eval(config, tokens, decoded, peak, dtype, device)
+
+
+def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
+    if isinstance(suite, BpbSuiteSpec):
+        return memory.scoring_bytes(config, tokens=max(BPB_TOKENS, config.sequence_len), dtype=dtype)
+    is_zero_shot = isinstance(suite, ChoiceSuiteSpec) and suite.num_fewshot == 0
+    share = CACHED_SHARE if is_zero_shot else CACHED_SHARE_FEWSHOT
+    tokens = max(SCORED_TOKENS, config.sequence_len)
+    return memory.scoring_bytes(config, tokens=tokens, cached_positions=round(share * tokens), dtype=dtype)
 
 
 def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
@@ -237,19 +276,28 @@ def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, dev
         prompt, completion = examples.chat_suite_tokens(suite)
         tokens += prompt + completion
         decoded += _decode_seconds(config, completion, EVAL_ROWS, dtype, device)
-    return _estimate_eval(config, tokens, decoded, dtype, device)
+    peak = max(_chat_suite_peak(suite, config, dtype) for suite in spec.suites.values())
+    peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    return _estimate_eval(config, tokens, decoded, peak, dtype, device)
+
+
+def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
+    length = examples.longest_chat_tokens(suite)
+    if length is None:
+        return memory.scoring_bytes(config, tokens=max(SCORED_TOKENS, config.sequence_len), dtype=dtype)
+    rows = min(EVAL_ROWS, (suite.max_problems or EVAL_ROWS) * suite.num_samples)
+    return memory.decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
 
 
 def _estimate_eval(
-    config: GPTConfig, tokens: int, decode_seconds: float, dtype: Dtype, device: DeviceClass
+    config: GPTConfig, tokens: int, decode_seconds: float, peak: int, dtype: Dtype, device: DeviceClass
 ) -> Estimate:
     flops = tokens * config.flops_per_token() / 3
-    rows = min(EVAL_ROWS, max(1, 16_384 // config.sequence_len))
     return Estimate(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
-        peak_memory_bytes=memory.decoding_bytes(config, rows=rows, tokens=config.sequence_len, dtype=dtype),
+        peak_memory_bytes=peak,
         disk_bytes=8 * tokens,
         seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decode_seconds,
     )

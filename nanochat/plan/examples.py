@@ -83,6 +83,11 @@ def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec) -> int:
     return problems * _CHOICES * _EXAMPLE_TOKENS[suite.task] * (1 + suite.num_fewshot)
 
 
+def longest_chat_tokens(suite: ChatSuiteSpec) -> int | None:
+    """Return about how many tokens the longest prompt and completion have; None where nothing is generated."""
+    return None if suite.task in _LETTER_TASKS else 2 * _EXAMPLE_TOKENS[suite.task] + suite.max_tokens
+
+
 def chat_suite_tokens(suite: ChatSuiteSpec) -> tuple[int, int]:
     """Return about how many tokens (prompts, completions) a suite has; letters are compared without generating."""
     known = _EVAL_EXAMPLES[suite.task]

@@ -1,8 +1,9 @@
-"""Peak memory of training and of decoding, by formula from the model's shape; bytes throughout.
+"""Peak memory of training, of scoring and of generating, by formula from the model's shape; bytes throughout.
 
-What is counted: weights, gradients, optimizer state, activations kept for the backward pass, one chunk of logits. Not
-counted: the allocator's slack, which on a GPU may add a fifth. The planned peak stands beside the measured one in each
-stage's record; `tests/plan` holds it to the peaks in the project's measurements.
+What is counted: weights, gradients, optimizer state, activations kept for the backward pass, one chunk of logits. On a
+CPU also the process itself and the heap's slack, since there the size of the process is what is measured; on a GPU the
+arrays alone. float32 stands for a CPU and bfloat16 for a GPU, as `run.dtype: auto` has it. `tests/plan` holds the
+formulas to measured peaks; `tests/benchmarks/memory.py` measures them anew.
 """
 
 from __future__ import annotations
@@ -16,14 +17,34 @@ from nanochat.optim.groups import MuonGroup, OptimizerConfig, build_groups
 Dtype = Literal["float32", "bfloat16"]
 
 VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
-PROCESS_BYTES = 160 * 2**20
-"""Python with numpy, MLX and SentencePiece loaded, and the buffers of the data loader."""
+PROCESS_BYTES: dict[Dtype, int] = {"float32": 100 * 2**20, "bfloat16": 64 * 2**20}
+"""CPU: Python with numpy, MLX, BLAS and SentencePiece, and the loader's buffers. GPU: workspaces of kernels."""
+PARQUET_BYTES = 48 * 2**20
+"""Of a process that reads parquet, besides: pyarrow and a row group."""
+HEAP_SLACK: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 1.0}
+"""Of a CPU's process over its arrays: freed pages are kept, in pieces that do not fit what comes next."""
 LOGIT_VALUES: dict[Dtype, int] = {"float32": 2**18, "bfloat16": 2**27}
 """Logits that exist at a time, on a CPU (fp32) and a GPU (bf16); their gradient as many again."""
 CPU_MICRO_BATCH_TOKENS = 16_384
 """More tokens per forward pass are no faster on a CPU and leave its caches."""
 _CPU_ATTENTION_VALUES = 64 * 6
 """On a CPU: queries of an attention block, times the copies of its weights that exist in the backward pass."""
+_CPU_SCORING_VALUES = 64 * 3
+"""Likewise of a forward pass alone."""
+_FORWARD_WIDTHS = 17.5
+"""What a forward pass holds at most, in widths per token: residual, embedding, norm; the MLP's hidden before and after
+relu and square."""
+_CACHED_WIDTHS = 7
+"""Likewise while attention reads a cache: residual, embedding, norm, q, k, v."""
+_SCORED_ROWS = 1024
+"""Positions whose logits exist at a time on a GPU (`evals.spans`)."""
+_PROMPT_CHUNK_TOKENS = 512
+"""Positions of a prompt that are read at a time (`inference.forward`)."""
+_CACHE_SLACK_TOKENS = 256
+"""Room of a windowed layer's cache beyond its window (`inference.kv_cache`)."""
+_RECOMPUTED_SHARE = 1.25
+"""With activation checkpointing, what a block holds while it is computed again and gone back through, over what a block
+keeps that is not: without, the blocks behind it are free by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +57,24 @@ class TrainingMemory:
     per_row: int
     logits_at_most: int
     logits_per_row: int
+    dtype: Dtype
 
-    def peak(self, rows: int) -> int:
-        """Return the peak with micro-batches of `rows` rows."""
-        fixed = PROCESS_BYTES + self.weights + self.gradients + self.optimizer_state
-        return fixed + rows * self.per_row + min(self.logits_at_most, rows * self.logits_per_row)
+    def peak(self, rows: int, *, accumulates: bool) -> int:
+        """Return the peak with micro-batches of `rows` rows, several of them in a step (`accumulates`) or one.
+
+        That is in the backward pass, or in the update: new weights and half of the new state stand beside the old.
+        """
+        kept = self.weights + self.gradients + self.optimizer_state
+        # A GPU has the next step's gradients under way.
+        added = self.gradients if accumulates or self.dtype == "bfloat16" else 0
+        backward = added + rows * self.per_row + min(self.logits_at_most, rows * self.logits_per_row)
+        update = self.weights + self.optimizer_state // 2
+        return process_peak(kept + max(backward, update), self.dtype)
+
+
+def process_peak(arrays: int, dtype: Dtype) -> int:
+    """Return the peak that is measured where arrays take so much."""
+    return PROCESS_BYTES[dtype] + round(HEAP_SLACK[dtype] * arrays)
 
 
 def training_memory(
@@ -48,25 +82,27 @@ def training_memory(
 ) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens.
 
-    Weights are fp32, with a second copy in the compute type where that is bf16; gradients are fp32, twice while a
-    micro-batch's are added to the sum; Muon keeps one fp32 value per weight, AdamW two.
+    Weights are fp32, with a second copy in the compute type where that is bf16; gradients are fp32, and there twice
+    while a micro-batch's are added to the sum; Muon keeps one fp32 value per weight, AdamW two.
     """
     parameters = config.num_parameters()
     copy = VALUE_BYTES[dtype] if dtype == "bfloat16" else 0
     block = _block_bytes_per_token(config, dtype)
     if activation_checkpointing:
-        per_token = block + config.n_layer * config.n_embd * VALUE_BYTES[dtype]  # and each block's input
+        inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype]
+        per_token = round(_RECOMPUTED_SHARE * block) + inputs
     else:
         per_token = config.n_layer * block
     if dtype == "float32":
         per_token += _CPU_ATTENTION_VALUES * config.n_head * 4
     return TrainingMemory(
         weights=parameters * (4 + copy),
-        gradients=parameters * 4 * 2,
+        gradients=parameters * 4,
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (per_token + 4 * config.n_embd * 4),  # embedding, x0, final norm and its gradient
         logits_at_most=2 * 4 * LOGIT_VALUES[dtype],
         logits_per_row=2 * 4 * sequence_len * config.padded_vocab_size,
+        dtype=dtype,
     )
 
 
@@ -98,13 +134,39 @@ def checkpoint_bytes(config: GPTConfig) -> int:
     return 4 * config.num_parameters() + optimizer_state_bytes(config)
 
 
+def scoring_bytes(config: GPTConfig, *, tokens: int, cached_positions: int = 0, dtype: Dtype) -> int:
+    """Return the peak of a forward pass on `tokens` tokens behind beginnings with `cached_positions` in a cache."""
+    attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
+    forward = tokens * round(_FORWARD_WIDTHS * config.n_embd * VALUE_BYTES[dtype] + attention)
+    cache = cached_positions * config.n_layer * _cache_bytes_per_position(config, dtype)
+    at_once = LOGIT_VALUES[dtype] if dtype == "float32" else _SCORED_ROWS * config.padded_vocab_size
+    logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)
+    return process_peak(_inference_weights(config, dtype) + forward + cache + logits, dtype)
+
+
 def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -> int:
-    """Return the peak of generating: weights, the KV cache of `rows` rows of `tokens` tokens, logits in fp32."""
-    visible = sum(min(window + 1, tokens) for window in config.windows)
-    cache = 2 * rows * visible * config.n_kv_head * config.head_dim * VALUE_BYTES[dtype]
-    weights = config.num_parameters() * VALUE_BYTES[dtype]
-    prefill = rows * tokens * 12 * config.n_embd * VALUE_BYTES[dtype]
-    return PROCESS_BYTES + weights + cache + prefill + 2 * 4 * rows * config.padded_vocab_size
+    """Return the peak of generating `rows` rows at once, up to `tokens` tokens each, prompts included.
+
+    That is while the last part of the longest prompts is read: in attention, whose scores stand there twice, or in the
+    MLP.
+    """
+    positions = sum(min(window + _CACHE_SLACK_TOKENS, tokens) for window in config.windows)
+    cache = rows * positions * _cache_bytes_per_position(config, dtype)
+    chunk = min(_PROMPT_CHUNK_TOKENS, tokens)
+    widths = rows * chunk * config.n_embd * VALUE_BYTES[dtype]
+    scores = 2 * rows * config.n_head * chunk * tokens * VALUE_BYTES[dtype]
+    forward = max(round(_FORWARD_WIDTHS * widths), _CACHED_WIDTHS * widths + scores)
+    logits = 2 * 4 * rows * config.padded_vocab_size
+    return process_peak(_inference_weights(config, dtype) + cache + forward + logits, dtype)
+
+
+def _inference_weights(config: GPTConfig, dtype: Dtype) -> int:
+    return config.num_parameters() * VALUE_BYTES[dtype]
+
+
+def _cache_bytes_per_position(config: GPTConfig, dtype: Dtype) -> int:
+    """Return the keys and values of one position in one layer."""
+    return 2 * config.n_kv_head * config.head_dim * VALUE_BYTES[dtype]
 
 
 def largest_micro_batch(
@@ -128,7 +190,8 @@ def largest_micro_batch(
     divisors = (
         rows for rows in range(min(rows_per_step, at_most or rows_per_step), 0, -1) if rows_per_step % rows == 0
     )
-    return next((rows for rows in divisors if memory.peak(rows) <= limit_bytes), 0)
+    fitting = (rows for rows in divisors if memory.peak(rows, accumulates=rows < rows_per_step) <= limit_bytes)
+    return next(fitting, 0)
 
 
 def _size(shape: tuple[int, ...]) -> int:

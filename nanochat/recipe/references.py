@@ -5,6 +5,7 @@ Works on plain data, so that references are checked also where other fields are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from nanochat.recipe.schema import STAGE_SECTIONS
@@ -13,6 +14,8 @@ from nanochat.recipe.tree import KeyPath, Plain
 from nanochat.recipe.validation import Finding
 
 _WORD_TASKS = ("simple_spelling", "spelling_bee")
+_CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
+"""A user in a URI, or a parameter that is called like a secret."""
 _EVALS = ("base_eval", "chat_eval")
 _TRAINING_METRICS = ("bpb", "cropped_frac", "loss")
 _COMPOSITES = {"base_eval": ("base_core", "base_core_centred"), "chat_eval": ("chat_core", "chat_core_centred")}
@@ -20,7 +23,17 @@ _COMPOSITES = {"base_eval": ("base_core", "base_core_centred"), "chat_eval": ("c
 
 def check_references(data: Mapping[str, Plain]) -> list[Finding]:
     """Return what is wrong with the references of a merged recipe."""
-    return [*_check_sources(data), *_check_weights(data), *_check_stages(data), *_check_expectations(data)]
+    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets)
+    return [finding for check in checks for finding in check(data)]
+
+
+def _check_secrets(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    uri = _at(data, ("tracking", "uri"))
+    if isinstance(uri, str) and _CREDENTIALS.search(uri):
+        help_ = (
+            "give the whole address in MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+        yield Finding(("tracking", "uri"), "secret-in-recipe", "a recipe holds no user name, password or token", help_)
 
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ Everything is read from the models of `schema`; no field is named here but the t
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,9 +103,18 @@ def local_path(slot: Slot | None) -> LocalPath | None:
     return next((each for each in (*slot.metadata, *_markers(slot.annotation)) if isinstance(each, LocalPath)), None)
 
 
-def places(name: str) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of all sections that have a field `name`; names of the user's own show as `NAME`."""
-    yield from _places(ROOT, (), name)
+def places(name: str) -> frozenset[tuple[str, ...]]:
+    """Return the paths of all sections that have a field `name`; names of the user's own show as `NAME`."""
+    return frozenset(_all_places().get(name, ()))
+
+
+@functools.cache
+def _all_places() -> dict[str, list[tuple[str, ...]]]:
+    """Return the paths by the name of the field: a recipe with hundreds of unknown ones walks the schema once."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for name, path in _places(ROOT, ()):
+        found.setdefault(name, []).append(path)
+    return found
 
 
 def json_type(slot: Slot) -> dict[str, Any]:
@@ -116,15 +126,14 @@ def json_type(slot: Slot) -> dict[str, Any]:
     return schema
 
 
-def _places(slot: Slot, path: tuple[str, ...], name: str) -> Iterator[tuple[str, ...]]:
+def _places(slot: Slot, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
     value = map_value(slot)
     if value is not None:
-        yield from _places(Slot(value), (*path, "NAME"), name)
+        yield from _places(Slot(value), (*path, "NAME"))
     for section in sections_of(slot):
-        if name in section.model_fields:
-            yield path
         for key, field in section.model_fields.items():
-            yield from _places(_field_slot(field), (*path, key), name)
+            yield key, path
+            yield from _places(_field_slot(field), (*path, key))
 
 
 def _field_slot(field: FieldInfo) -> Slot:

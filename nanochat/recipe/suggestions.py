@@ -51,7 +51,7 @@ def _home(name: str, path: tuple[str, ...]) -> str:
             shared += 1
         return (-shared, len(place))
 
-    found = sorted({place for place in places(name) if place != path}, key=lambda place: (distance(place), place))
+    found = sorted((place for place in places(name) if place != path), key=lambda place: (distance(place), place))
     nearest = [place for place in found if distance(place)[0] == distance(found[0])[0]][:2]
     return " or ".join(f"`{'.'.join(place)}`" if place else "the top level" for place in nearest)
 

@@ -19,7 +19,7 @@ from nanochat.recipe.syntax_errors import explain_syntax_error
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 64
-MAX_NODES = 20_000
+MAX_NODES = 5_000
 _MAX_DIGITS = 40
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nanochat.errors import (
     BUG,
     OK,
+    OUT_OF_MEMORY,
     InterruptedRun,
     NanochatError,
     PreflightError,
@@ -31,12 +32,19 @@ from nanochat.errors import (
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.folders import StageFolder
 from nanochat.runner.interrupts import Interrupts
+from nanochat.stages.context import NOTE
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")
 _POLL_SECONDS = 0.05
 _TICK_SECONDS = 0.25
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
-_OUT_OF_MEMORY_SIGNALS = {signal.SIGKILL, signal.SIGABRT, signal.SIGBUS}
+_SHORTAGES = {
+    signal.SIGKILL: "out of memory, or killed from outside",
+    signal.SIGABRT: "out of memory, or a crash",
+    signal.SIGBUS: "out of memory, or a crash",
+    signal.SIGSEGV: "out of memory, or a crash",  # arithmetic libraries do not check what malloc refused
+}
+"""Signals that a lack of memory may end a process with, and what they may mean besides."""
 
 
 class Progress(BaseModel):
@@ -48,6 +56,8 @@ class Progress(BaseModel):
     text: str = ""
     time: float | None = None
     """When the child last gave a sign of life, seconds since the epoch; None before the first."""
+    peak_memory_bytes: int | None = None
+    """The largest size of its arrays on a GPU; None where the process's own size says it."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,19 @@ def run_child(
     interrupts: Interrupts,
     on_start: Callable[[int], None],
     on_tick: Callable[[Progress], None],
+    on_note: Callable[[str], None],
     lock_descriptor: int,
     command: Sequence[str] = COMMAND,
 ) -> Ended:
-    """Run the job of a stage folder to its end, calling `on_tick` a few times a second with its progress."""
+    """Run the job of a stage folder to its end.
+
+    `on_tick` is called a few times a second with its progress, `on_note` with what it wants to be shown.
+    """
     folder.progress.unlink(missing_ok=True)
     folder.error.unlink(missing_ok=True)
     began = time.monotonic()
     with folder.log.open("ab") as log:
+        notes = _Notes(folder.log, log.tell())
         process = subprocess.Popen(
             [*command, str(folder.job)],
             stdin=subprocess.DEVNULL,
@@ -83,17 +98,38 @@ def run_child(
             pass_fds=(lock_descriptor,),
         )
     on_start(process.pid)
-    peak = _follow(process, folder, interrupts, on_tick)
+
+    def tick() -> None:
+        for note in notes.read():
+            on_note(note)
+        on_tick(read_progress(folder.progress))
+
+    peak = _follow(process, interrupts, tick)
     assert process.returncode is not None, "the child was not waited for"
-    return Ended(process.returncode, time.monotonic() - began, peak or None, interrupts.count > 0)
+    for note in notes.read():
+        on_note(note)
+    on_device = read_progress(folder.progress).peak_memory_bytes
+    return Ended(process.returncode, time.monotonic() - began, on_device or peak or None, interrupts.count > 0)
 
 
-def _follow(
-    process: subprocess.Popen[bytes],
-    folder: StageFolder,
-    interrupts: Interrupts,
-    on_tick: Callable[[Progress], None],
-) -> int:
+class _Notes:
+    """Reads the notes that a child adds to its log."""
+
+    def __init__(self, log: Path, offset: int) -> None:
+        self._log, self._offset = log, offset
+
+    def read(self) -> list[str]:
+        """Return the notes added since the last call; a line that is not whole yet is left for the next."""
+        with self._log.open("rb") as file:
+            file.seek(self._offset)
+            fresh = file.read()
+        end = fresh.rfind(b"\n") + 1
+        self._offset += end
+        lines = fresh[:end].decode("utf-8", errors="replace").splitlines()
+        return [line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)]
+
+
+def _follow(process: subprocess.Popen[bytes], interrupts: Interrupts, tick: Callable[[], None]) -> int:
     """Wait for the child while forwarding signals; return its peak resident memory in bytes (0 if unknown)."""
     peak, forwarded, next_tick = 0, 0, 0.0
     try:
@@ -104,7 +140,7 @@ def _follow(
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + _TICK_SECONDS
                 peak = max(peak, _peak_memory(process.pid))
-                on_tick(read_progress(folder.progress))
+                tick()
             time.sleep(_POLL_SECONDS)
     except BaseException:
         _kill(process)
@@ -177,6 +213,10 @@ def raise_for(ended: Ended, folder: StageFolder, *, planned_bytes: int | None, r
     for error in (RecipeError, PreflightError, StageError):
         if ended.exit_code == error.exit_code:
             raise error(said or f"{folder.stage} failed; its log is {folder.log}")
+    if ended.exit_code == OUT_OF_MEMORY:
+        raise StageError(
+            "\n".join([said or f"{folder.stage} ran out of memory", *_shortage(ended, folder, planned_bytes, remedy)])
+        )
     if ended.exit_code < 0:
         raise StageError(_death(ended, folder, planned_bytes, remedy))
     reason = f": {said.strip().splitlines()[-1]}" if said.strip() else ""
@@ -193,12 +233,18 @@ def _last_words(folder: StageFolder) -> str:
 
 def _death(ended: Ended, folder: StageFolder, planned_bytes: int | None, remedy: str) -> str:
     number = -ended.exit_code
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    if number not in _OUT_OF_MEMORY_SIGNALS:
+    if number not in _SHORTAGES:
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         return f"{folder.stage}'s process died of {name}; its log is {folder.log}"
+    cause = signal.Signals(number)
+    first = f"{folder.stage}'s process died of {cause.name}: {_SHORTAGES[cause]}"
+    return "\n".join([first, *_shortage(ended, folder, planned_bytes, remedy)])
+
+
+def _shortage(ended: Ended, folder: StageFolder, planned_bytes: int | None, remedy: str) -> tuple[str, ...]:
+    """Return the lines that a lack of memory ends with: what was planned and used, and what to change."""
     return (
-        f"{folder.stage}'s process died of {name}: out of memory, or killed from outside\n"
-        f"  memory planned {show_bytes(planned_bytes)}, measured peak {show_bytes(ended.peak_memory_bytes)}\n"
-        f"  {remedy}\n"
-        f"  what was saved is kept: the same command continues; the log is {folder.log}"
+        f"  memory planned {show_bytes(planned_bytes)}, measured peak {show_bytes(ended.peak_memory_bytes)}",
+        f"  {remedy}",
+        f"  what was saved is kept: the same command continues; the log is {folder.log}",
     )

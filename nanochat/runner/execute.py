@@ -34,7 +34,6 @@ from nanochat.runner.record import (
 from nanochat.runner.suites import take_over_suites
 from nanochat.tracking.link import read_link
 
-_PEAK_TIMING = "peak_memory_bytes"
 _SILENT_SECONDS = 60.0
 """A heartbeat older than this is told: the stage may be in one long step, or stuck."""
 
@@ -71,6 +70,7 @@ def execute_stage(
         folder.clear()
     else:
         folder.record.unlink(missing_ok=True)
+        folder.sweep()
     write_identity(folder, identity)
     taken = [] if is_forced else take_over_suites(folder, identity, base)
     if taken:
@@ -82,6 +82,7 @@ def execute_stage(
         interrupts=interrupts,
         on_start=lock.name_child,
         on_tick=lambda progress: _show(display, title, progress, time.time() - started),
+        on_note=lambda note: display.line(f"{title}: {note}"),
         lock_descriptor=lock.descriptor,
         command=command,
     )
@@ -121,7 +122,7 @@ def _record(
         planned=cost_of(stage.estimate),
         measured=Cost(
             seconds=spent_seconds + ended.seconds,
-            peak_memory_bytes=_peak(ended, _read_numbers(folder.out / "timings.json", "")),
+            peak_memory_bytes=ended.peak_memory_bytes,
             disk_bytes=folder_bytes(folder.path),
         ),
         tracking_uri=link.uri if link else None,
@@ -174,12 +175,6 @@ def _read_numbers(path: Path, key: str) -> dict[str, float]:
     content = json.loads(path.read_text(encoding="utf-8"))
     values = content.get(key, {}) if key else content
     return {str(name): float(value) for name, value in values.items() if isinstance(value, (int, float))}
-
-
-def _peak(ended: Ended, timings: Mapping[str, float]) -> int | None:
-    """Return the larger of the process's memory and the device's as the stage measured it."""
-    known = [value for value in (ended.peak_memory_bytes, timings.get(_PEAK_TIMING)) if value is not None]
-    return int(max(known)) if known else None
 
 
 def _device(folder: StageFolder) -> str:

@@ -97,6 +97,11 @@ class StageFolder:
         """Where in MLflow the stage is shown."""
         return self.path / "tracking.json"
 
+    def sweep(self) -> None:
+        """Delete what a process was writing when it was killed, so that it is no output; the lock must be held."""
+        for scratch in (*self.out.rglob(".*.tmp"), *self.suites.rglob(".*.tmp")):
+            scratch.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Delete everything but the lock: the record first, so that no half-deleted stage looks done."""
         self.record.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Delete stage folders that no run refers to.
 
-A stage is kept when any run names it, or when somebody holds its lock. Before a folder is deleted it is renamed, so
-that a killed gc leaves a folder that is whole or one that the next gc removes, never a half stage that looks done.
+A stage is kept when any run names it, as its own or as what `init_from` means, or when somebody holds its lock. Before
+a folder is deleted it is renamed, so that a killed gc leaves a folder that is whole or one that the next gc removes,
+never a half stage that looks done.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.folders import StageFolder, run_folders, stage_folders
-from nanochat.runner.locks import is_locked, stage_lock
+from nanochat.runner.locks import claims, is_locked, stage_lock
 from nanochat.runner.record import folder_bytes, read_run
 
 _DOOMED = ".deleting-"
@@ -50,11 +51,12 @@ def collect(base: Path) -> list[Unreferenced]:
     deleted = []
     for candidate in find_unreferenced(base):
         with suppress(LockError), stage_lock(candidate.folder, orphan_wait_seconds=0):
-            # A run may have claimed the stage since it was listed; runs are written before their stages are locked.
-            if candidate.folder.path in referenced(base):
-                continue
             doomed = candidate.folder.path.with_name(f"{_DOOMED}{candidate.folder.path.name}-{os.getpid()}")
-            candidate.folder.path.rename(doomed)
+            with claims(base, to_delete=True):
+                # A run may have claimed the stage since it was listed: it is named in the run before it is used.
+                if candidate.folder.path in referenced(base):
+                    continue
+                candidate.folder.path.rename(doomed)
             shutil.rmtree(doomed)
             deleted.append(candidate)
     return deleted
@@ -74,7 +76,8 @@ def referenced(base: Path) -> set[Path]:
                 f"{run.state} cannot be read, so it is not known which stages that run refers to; "
                 f"repair it, or delete the folder {run.path} if the run is not wanted"
             )
-        kept |= {base / entry.folder for entry in state.stages if entry.folder is not None}
+        named = (place for entry in state.stages for place in (entry.folder, entry.init_from) if place is not None)
+        kept |= {base / place for place in named}
     return kept
 
 

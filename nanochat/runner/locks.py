@@ -23,6 +23,8 @@ from nanochat.runner.provenance import host_name, is_alive, process_started
 
 _POLL_SECONDS = 0.1
 ORPHAN_WAIT_SECONDS = 30.0
+_NAMELESS_WAIT_SECONDS = 1.0
+"""A lock whose holder has no name is held for the moment in which somebody asks whether it is held."""
 
 
 class Owner(BaseModel):
@@ -54,7 +56,7 @@ def stage_lock(folder: StageFolder, *, orphan_wait_seconds: float = ORPHAN_WAIT_
     and pid where somebody else lives and holds it.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    descriptor = _acquire(folder, time.monotonic() + orphan_wait_seconds)
+    descriptor = _acquire(folder, orphan_wait_seconds)
     try:
         previous = _read_owner(folder.lock)
         _write_owner(descriptor, None)
@@ -76,7 +78,20 @@ def is_locked(folder: StageFolder) -> bool:
         os.close(descriptor)
 
 
-def _acquire(folder: StageFolder, deadline: float) -> int:
+@contextmanager
+def claims(base: Path, *, to_delete: bool = False) -> Iterator[None]:
+    """Hold off gc while a stage is found in the cache and named in a run; `to_delete` holds off those who do that."""
+    base.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(base / "claims.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if to_delete else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(folder: StageFolder, orphan_wait_seconds: float) -> int:
+    began = time.monotonic()
     while True:
         folder.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -87,7 +102,8 @@ def _acquire(folder: StageFolder, deadline: float) -> int:
             continue
         os.close(descriptor)
         owner = _read_owner(folder.lock)
-        if owner is None or not _is_orphaned(owner) or time.monotonic() > deadline:
+        patience = _NAMELESS_WAIT_SECONDS if owner is None else orphan_wait_seconds if _is_orphaned(owner) else 0.0
+        if time.monotonic() - began >= patience:
             raise _held_by(folder, owner)
         time.sleep(_POLL_SECONDS)
 

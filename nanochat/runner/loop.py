@@ -17,7 +17,7 @@ from nanochat.runner.downloads import fetch_inputs
 from nanochat.runner.execute import execute_stage
 from nanochat.runner.folders import StageFolder
 from nanochat.runner.interrupts import Interrupts
-from nanochat.runner.locks import StageLock, stage_lock
+from nanochat.runner.locks import StageLock, claims, stage_lock
 from nanochat.runner.prepare import Prepared
 from nanochat.runner.record import StageRecord, read_record
 from nanochat.runner.report import stage_line
@@ -84,13 +84,15 @@ def _run_stage(
     if stage.name in work.prepared.init_digests:
         digests[INIT_FROM] = work.prepared.init_digests[stage.name]
     is_forced = stage.name in work.forced
-    judgement = judge_stage(
-        stage, digests, base=work.request.base, recipe_name=work.prepared.plan.recipe_name, forced=is_forced
-    )
-    assert judgement.folder is not None, "all inputs are known"
+    with claims(work.request.base):
+        judgement = judge_stage(
+            stage, digests, base=work.request.base, recipe_name=work.prepared.plan.recipe_name, forced=is_forced
+        )
+        assert judgement.folder is not None, "all inputs are known"
+        if judgement.record is not None:
+            session.use_cached(stage.name, judgement.folder)
     title = session.state.entry(stage.name).title
     if judgement.record is not None:
-        session.use_cached(stage.name, judgement.folder)
         sweep_checkpoints(judgement.folder)
         work.display.line(f"{title}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}")
         return judgement.record

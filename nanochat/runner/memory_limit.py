@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 
 import psutil
 
+from nanochat import runtime
 from nanochat.plan.estimate import DeviceClass
 
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
@@ -17,7 +19,9 @@ def memory_limit(given: int | None, device: DeviceClass) -> int | None:
     """Return the bytes a stage may take: `given`, else the device's memory; None where that is not known."""
     if given is not None:
         return given
-    return _gpu_bytes() if device == "cuda" else int(psutil.virtual_memory().total)
+    if device == "cuda":
+        return _gpu_bytes()
+    return min(int(psutil.virtual_memory().total), runtime.container_memory_bytes() or sys.maxsize)
 
 
 def _gpu_bytes() -> int | None:

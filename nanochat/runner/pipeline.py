@@ -109,6 +109,7 @@ def _open(work: Work, tracking: RunTracking) -> Session:
         tracking=tracking,
         command=request.command,
         init_digests=prepared.init_digests,
+        init_models=prepared.init_models,
         anew=bool(work.forced),
     )
     folder = session.folder

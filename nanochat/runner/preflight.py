@@ -135,8 +135,10 @@ def _check_tracking(uri: str) -> Iterator[str]:
     path = database_path(uri)
     if path is None:
         return  # a server that is down costs nothing: what it misses is sent later
-    target = path if path.exists() else _existing_parent(path)
-    if not os.access(target, os.W_OK):
+    # SQLite writes a journal beside the file, so the folder counts too.
+    targets = [path, path.parent] if path.exists() else [_existing_parent(path)]
+    target = next((one for one in targets if not os.access(one, os.W_OK)), None)
+    if target is not None:
         yield (
             f"tracking: {show_uri(uri)} cannot be written ({target}); "
             f"set `tracking.uri`, or `tracking.kind: none` to do without"

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from nanochat.data.sources import digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError
@@ -52,7 +51,6 @@ def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_input
         PreflightError: inputs are missing and `must_have_inputs`; all of them are named.
     """
     loaded = with_pins(load_recipe(path, overrides), path)
-    _refuse_credentials(loaded)
     device = guess_device_class()
     problems: list[str] = []
     try:
@@ -110,11 +108,3 @@ def select_stages(
     if start >= stop:
         raise RecipeError(f"--from {first} comes after --until {last}: nothing would run")
     return frozenset(names[start:stop])
-
-
-def _refuse_credentials(loaded: LoadedRecipe) -> None:
-    uri = loaded.recipe.tracking.uri
-    if uri is not None and "@" in urlsplit(uri).netloc:
-        advice = "put them in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and only the address here"
-        message = "a recipe holds no user name or password"
-        raise loaded.error([loaded.diagnose(("tracking", "uri"), "secret-in-recipe", message, advice)])

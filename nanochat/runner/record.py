@@ -81,6 +81,8 @@ class StageEntry(_Kept):
     status: StageStatus = "waiting"
     folder: str | None = None
     """Relative to the base folder."""
+    init_from: str | None = None
+    """Folder of the stage whose weights this one starts from, where `init_from` means one; relative likewise."""
     reason: str = ""
     planned: Cost = Cost()
     params: dict[str, str] = {}

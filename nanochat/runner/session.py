@@ -84,6 +84,7 @@ def open_session(
     tracking: RunTracking,
     command: str,
     init_digests: Mapping[str, str],
+    init_models: Mapping[str, Path],
     anew: bool,
 ) -> Session:
     """Continue the last run of this name where it asked for the same computation, else begin a new one.
@@ -91,15 +92,16 @@ def open_session(
     `anew` begins a new one in any case (a forced stage is another run, not more of the old one).
     """
     digest = plan_digest(plan, init_digests)
+    fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
     previous = None if anew else find_continuable(plan.recipe_name, digest, base)
     now = time.time()
     if previous is None:
         folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
-        created, entries = now, _entries(plan)
+        created, entries = now, fresh
     else:
         folder, created = previous.folder, previous.state.created
         kept = {entry.stage: entry.model_dump(include=_PROGRESS) for entry in previous.state.stages}
-        entries = tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in _entries(plan))
+        entries = tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
     state = RunState(
         name=plan.recipe_name,
         description=plan.description,
@@ -160,11 +162,20 @@ def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _entries(plan: Plan) -> tuple[StageEntry, ...]:
+def _stage_of(model: Path, base: Path) -> str | None:
+    """Return the stage folder that a model folder lies in, relative to the base; None for one from elsewhere."""
+    stages = (base / "stages").resolve()
+    if not model.resolve().is_relative_to(stages):
+        return None
+    return Path("stages", *model.resolve().relative_to(stages).parts[:2]).as_posix()
+
+
+def _entries(plan: Plan, init_stages: Mapping[str, str | None]) -> tuple[StageEntry, ...]:
     return tuple(
         StageEntry(
             stage=stage.name,
             title=f"{number}-{stage.name}",
+            init_from=init_stages.get(stage.name),
             planned=cost_of(stage.estimate),
             params=params_of(stage),
             sources=source_places(stage),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from nanochat import runtime
-from nanochat.errors import BUG, OK, NanochatError, StageError
+from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, StageError
 from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.stages.context import StageContext, StageResult, write_atomically
 from nanochat.stages.signals import StopFlag
@@ -45,7 +45,9 @@ def guarded(job: Job, run: Callable[[], None]) -> int:
         return _report(folder, str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 -- the outermost frame of a process: every death leaves a message
         if is_out_of_memory(error):
-            return _report(folder, _out_of_memory(job, error), StageError.exit_code)
+            return _report(
+                folder, f"{job.spec.stage} ran out of memory ({str(error) or type(error).__name__})", OUT_OF_MEMORY
+            )
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             return _report(folder, _disk_full(job, error), StageError.exit_code)
         return _report(folder, traceback.format_exc(), BUG)
@@ -60,17 +62,23 @@ def _run(job: Job, should_stop: StopFlag) -> None:
     context.say(chosen.describe())
     context.progress(0.0, "starting")
     if job.spec.stage != "tokenizer":
-        _prepare_device(job, chosen)
-    write_result(context, run_stage(job, context))
+        _prepare_device(job, chosen, context)
+    try:
+        write_result(context, run_stage(job, context))
+    except (MemoryError, RuntimeError):  # a shortage, perhaps: the parent tells how much was in use
+        with contextlib.suppress(OSError):
+            context.beat()
+        raise
     context.progress(1.0, "done")
 
 
-def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
-
-    from nanochat.model.device import apply_memory_limits, select_device
+def _prepare_device(job: Job, chosen: runtime.Runtime, context: StageContext) -> None:
+    from nanochat.model.device import apply_memory_limits, peak_bytes, select_device
 
     select_device(chosen.backend)
     apply_memory_limits(job.execution.memory_limit_bytes)
+    if chosen.backend != "cpu":
+        context.device_peak = peak_bytes
 
 
 def run_stage(job: Job, context: StageContext) -> StageResult:
@@ -113,12 +121,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     signs = ("out of memory", "unable to allocate", "outofmemory", "insufficient memory", "memory allocation")
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-
-
-def _out_of_memory(job: Job, error: BaseException) -> str:
-    now = job.execution.micro_batch_size
-    field = f"`run.micro_batch_size` (now {now or 'auto'})"
-    return f"{job.spec.stage} ran out of memory: {error}\n  lower {field}; what was saved is kept"
 
 
 def _disk_full(job: Job, error: OSError) -> str:

@@ -20,6 +20,8 @@ from nanochat.runtime import Runtime
 from nanochat.stages.series import Series
 
 HEARTBEAT_SECONDS = 0.5
+NOTE = "note: "
+"""Begins a line of the log that the parent also shows to whoever started the run."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class StageContext:
         self.folder = Path(job.stage_dir)
         self._metrics = Series(self.folder / "metrics.jsonl")
         self._timings = Series(self.folder / "timings.jsonl")
+        self.device_peak: Callable[[], int] | None = None
+        """Largest size of the device's memory so far, where the process's own size does not say it (a GPU)."""
         self._last_beat = 0.0
+        self._beat: dict[str, float | str] = {"fraction": 0.0, "text": ""}
 
     @property
     def out(self) -> Path:
@@ -109,12 +114,14 @@ class StageContext:
         if now - self._last_beat < HEARTBEAT_SECONDS and fraction < 1:
             return
         self._last_beat = now
-        beat = {
-            "fraction": min(max(fraction, 0.0), 1.0),
-            "text": text,
-            "time": time.time(),
-            "pid": os.getpid(),
-        }
+        self._beat = {"fraction": min(max(fraction, 0.0), 1.0), "text": text}
+        self.beat()
+
+    def beat(self) -> None:
+        """Write the heartbeat as it is, with the time and the device's peak memory of now."""
+        beat = {**self._beat, "time": time.time(), "pid": os.getpid()}
+        if self.device_peak is not None:
+            beat["peak_memory_bytes"] = self.device_peak()
         write_atomically(self.folder / "progress.json", json.dumps(beat), durable=False)
 
     def say(self, text: str) -> None:
@@ -122,13 +129,20 @@ class StageContext:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    def tell(self, text: str) -> None:
+        """Write a line to the log that is also shown where the run was started."""
+        self.say(f"{NOTE}{text}")
+
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a small file so that a reader sees the old or the new text whole; `durable` also survives a power cut."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -144,12 +144,12 @@ class Training:
         return f"behind it the data stand at {json.dumps(state)}"
 
     def _resume(self) -> Position | None:
-        view = latest_checkpoint(self.context.checkpoints, self.context.say)
+        view = latest_checkpoint(self.context.checkpoints, self.context.tell)
         if view is None:
             self.context.rewind(SeriesSizes(metrics=0, timings=0))
             return None
         position = self._restore(view)
-        self.context.say(f"resuming after step {position.step:,}")
+        self.context.tell(f"goes on after step {position.step:,}")
         return position
 
     def _restore(self, view: CheckpointView) -> Position:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from nanochat import runtime
 from nanochat.errors import NanochatError
@@ -28,11 +28,14 @@ _QUIET_AND_QUICK = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _SQLITE = "sqlite:///"
 _PORTS = {"http": 80, "https": 443}
 _PROBE_SECONDS = 3.0
 _REASON_CHARS = 200
+_SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+"""Names of a URI's parameters whose values are nobody's business."""
 
 
 class TrackingOutageError(NanochatError):
@@ -50,21 +53,43 @@ class Store:
 
 
 def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
-    """Return the tracking URI: the recipe's, else MLFLOW_TRACKING_URI, else a SQLite file in `folder`."""
+    """Return the tracking URI: the recipe's, else MLFLOW_TRACKING_URI, else a SQLite file in `folder`.
+
+    It is without credentials, for it is written into files; `open_store` takes those from the environment.
+    """
     given = recipe_uri or runtime.environment("MLFLOW_TRACKING_URI")
     if not given:
         return f"{_SQLITE}{folder.resolve() / 'mlflow.db'}"
     if given.startswith(_SQLITE) and (path := given.removeprefix(_SQLITE)) != ":memory:":
         return f"{_SQLITE}{(folder / path).resolve()}"
-    return given
+    return show_uri(given)
 
 
 def show_uri(uri: str) -> str:
-    """Return the URI without a user name and password."""
+    """Return the URI without user name, password, and parameters that are called like a secret."""
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    harmless = [(name, value) for name, value in query if not _SECRET.search(name)]
+    if "@" not in parts.netloc and len(harmless) == len(query):
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(harmless)))
+
+
+def _with_credentials(uri: str) -> str:
+    """Return the URI to connect to: that of the environment where it is the same but for credentials.
+
+    A server's user and password go where MLflow looks for them apart from the URI, which it prints.
+    """
+    given = runtime.environment("MLFLOW_TRACKING_URI")
+    if not given or show_uri(given) != uri:
+        return uri
+    parts = urlsplit(given)
+    if parts.scheme not in _PORTS:
+        return given
+    for name, value in (("MLFLOW_TRACKING_USERNAME", parts.username), ("MLFLOW_TRACKING_PASSWORD", parts.password)):
+        if value is not None and runtime.environment(name) is None:
+            runtime.set_environment(name, unquote(value))
+    return uri
 
 
 def database_path(uri: str) -> Path | None:
@@ -81,7 +106,7 @@ def open_store(uri: str, experiment: str) -> Store:
     with outages_named(uri), _first_use_lock(uri):
         from mlflow.tracking import MlflowClient
 
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=_with_credentials(uri))
         found = client.get_experiment_by_name(experiment)
         if found is None:
             created = client.create_experiment(experiment, artifact_location=_artifact_location(uri, experiment))
@@ -120,13 +145,13 @@ def outages_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingOutageError(f"{show_uri(uri)}: {_reason(error)}") from error
+        raise TrackingOutageError(f"{show_uri(uri)}: {_reason(error, uri)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, uri: str) -> str:
     """Return the heart of an error's first line: requests wraps it in address, retries and class names."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line.rpartition("Caused by ")[2][:_REASON_CHARS]
+    return line.rpartition("Caused by ")[2].replace(_with_credentials(uri), uri)[:_REASON_CHARS]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from nanochat.checkpoint.snapshots import latest_checkpoint, list_checkpoints, save_checkpoint
+from nanochat.errors import StageError
 
 
 def bits(array):
@@ -102,9 +103,9 @@ def empty(path):
     path.mkdir()
 
 
-def other_format(path):
+def set_format(path, number):
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": number, "more": "of another version"}))
 
 
 DAMAGES = {
@@ -116,7 +117,7 @@ DAMAGES = {
     "file missing": lambda path: (path / "loader.safetensors").unlink(),
     "manifest missing": lambda path: (path / "manifest.json").unlink(),
     "empty folder": empty,
-    "another format": other_format,
+    "an earlier format": lambda path: set_format(path, 0),
 }
 
 
@@ -131,6 +132,24 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(tmp_path, damage):
     assert view.step == 1
     assert len(messages) == 1
     assert str(damaged) in messages[0]
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_and_not_passed_over(tmp_path):
+    """Nothing is wrong with it: going on from an older one would throw work away. Neither is touched."""
+    save(tmp_path, 1)
+    set_format(save(tmp_path, 2), 2)
+    with pytest.raises(StageError, match=r"step_00000002 has format 2 and this version reads up to 1"):
+        latest_checkpoint(tmp_path)
+    assert sorted(list_checkpoints(tmp_path)) == [1, 2]
+
+
+def test_the_last_that_is_left_says_that_the_stage_begins_anew(tmp_path):
+    """And the one after it that the one before is tried."""
+    for step in (1, 2):
+        empty(save(tmp_path, step))
+    messages = []
+    assert latest_checkpoint(tmp_path, messages.append) is None
+    assert [message.rpartition("; ")[2] for message in messages] == ["trying the one before it", "begins anew"]
 
 
 def test_no_checkpoint_is_none(tmp_path):

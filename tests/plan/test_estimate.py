@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import memory
+from nanochat.plan import estimate, memory
 from nanochat.plan.estimate import Estimate, total
 from nanochat.plan.plan import Plan
 
@@ -42,9 +42,20 @@ def test_training_memory_counts_weights_gradients_and_activations() -> None:
     """fp32, per token: 27 widths in the block, four outside it, 6 copies of 64 scores in two heads."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     parameters = TINY_MATRICES + TINY_REST
-    assert (step.weights, step.gradients) == (4 * parameters, 8 * parameters)
+    assert (step.weights, step.gradients) == (4 * parameters, 4 * parameters)
     assert step.per_row == 32 * 4 * (27 * 64 + 4 * 64 + 6 * 64 * 2)
-    assert step.peak(3) - step.peak(0) == 3 * step.per_row + 3 * 2 * 4 * 32 * 320
+    arrays = 8 * parameters + memory.optimizer_state_bytes(TINY) + 3 * step.per_row + 3 * 2 * 4 * 32 * 320
+    assert step.peak(3, accumulates=False) == memory.process_peak(arrays, "float32")
+    assert step.peak(3, accumulates=True) == memory.process_peak(arrays + 4 * parameters, "float32")
+
+
+def test_a_large_model_on_few_tokens_peaks_in_the_update() -> None:
+    """Old and new weights, gradients, the state and half of the new one; one row of 32 tokens is little beside them."""
+    config = shape(2, 512, 4, 32, 32768)
+    step = memory.training_memory(config, sequence_len=32, dtype="float32", activation_checkpointing=True)
+    state = memory.optimizer_state_bytes(config)
+    arrays = 3 * 4 * config.num_parameters() + state + state // 2
+    assert step.peak(1, accumulates=False) == memory.process_peak(arrays, "float32")
 
 
 def test_bf16_keeps_a_second_copy_of_the_weights_and_half_the_activations() -> None:
@@ -68,13 +79,93 @@ def test_the_formula_is_within_15_percent_of_what_was_measured(
     config: GPTConfig, rows: int, dtype: memory.Dtype, measured: int
 ) -> None:
     """15 %: the formula counts no transient of the backward pass, and what frees early is not modelled."""
-    peak = memory.training_memory(config, sequence_len=config.sequence_len, dtype=dtype).peak(rows)
-    assert peak - memory.PROCESS_BYTES == pytest.approx(measured, rel=0.15)
+    step = memory.training_memory(config, sequence_len=config.sequence_len, dtype=dtype)
+    whole = memory.process_peak(measured, dtype)
+    assert step.peak(rows, accumulates=False) == pytest.approx(whole, rel=0.15)
+
+
+DEPTH_4 = shape(4, 256, 2, 2048, 32768)
+QUICK = shape(4, 128, 2, 256, 2048)
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "accumulates", "recomputes", "measured_mib"),
+    [
+        (QUICK, 16, False, False, 396),
+        (QUICK, 4, True, False, 190),
+        (QUICK, 16, False, True, 247),
+        (DEPTH_4, 2, False, False, 1279),
+        (DEPTH_4, 2, False, True, 1131),
+    ],
+)
+def test_the_planned_peak_of_training_is_that_of_whole_processes(
+    config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
+) -> None:
+    """Sizes of processes on a CPU, by tests/benchmarks/memory.py; never 5 % below, for too low a plan is the worse."""
+    step = memory.training_memory(
+        config, sequence_len=config.sequence_len, dtype="float32", activation_checkpointing=recomputes
+    )
+    assert 0.95 < step.peak(rows, accumulates=accumulates) / MIB / measured_mib < 1.16
+
+
+@pytest.mark.parametrize(
+    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 249, 234), (DEPTH_4, 392, 525, 1493)]
+)
+def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
+    config: GPTConfig, bpb_mib: int, choices_mib: int, decoding_mib: int
+) -> None:
+    """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context."""
+    cached = round(estimate.CACHED_SHARE * estimate.SCORED_TOKENS)
+    planned = (
+        memory.scoring_bytes(config, tokens=estimate.BPB_TOKENS, dtype="float32"),
+        memory.scoring_bytes(config, tokens=estimate.SCORED_TOKENS, cached_positions=cached, dtype="float32"),
+        memory.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
+    )
+    for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
+        assert 0.95 < one / MIB / measured_mib < 1.16
+
+
+def test_estimates_know_the_sizes_that_evaluations_work_in() -> None:
+    """The plan must not import MLX, so it has them again."""
+    from nanochat.evals import spans
+    from nanochat.inference import forward, kv_cache
+    from nanochat.stages import base_eval
+
+    assert estimate.BPB_TOKENS == base_eval._BPB_TOKENS_PER_BATCH
+    assert estimate.SCORED_TOKENS == spans.MAX_TOKENS_PER_BATCH
+    assert memory._SCORED_ROWS == spans._LOGIT_ROWS
+    assert memory._PROMPT_CHUNK_TOKENS == forward.CHUNK_TOKENS
+    assert memory._CACHE_SLACK_TOKENS == kv_cache._SLACK
+
+
+def test_a_process_that_reads_parquet_is_larger(compiled: Compile) -> None:
+    """pyarrow; chats in JSON lines need none."""
+    peaks = {}
+    for path in ("c.jsonl", "c.parquet"):
+        plan = compiled(f"sources.chat={{path: {path}}}", "sft.data={chat: {task: conversations, source: chat}}")
+        peaks[path] = plan.stage("sft").estimate.peak_memory_bytes
+    assert peaks["c.jsonl"] is not None and peaks["c.parquet"] == peaks["c.jsonl"] + memory.PARQUET_BYTES
+
+
+def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> None:
+    """Solved examples before a question make the beginnings in the cache longer."""
+    sources = "sources.questions={path: q.jsonl}"
+
+    def peak(stage: str, *suites: str) -> int:
+        plan = compiled(sources, f"{stage}.suites={{{', '.join(suites)}}}", f"{stage}.samples=[]")
+        found = plan.stage(stage).estimate.peak_memory_bytes
+        assert found is not None
+        return found
+
+    zero = "a: {task: mmlu, source: questions}"
+    five = "b: {task: mmlu, source: questions, num_fewshot: 5}"
+    assert peak("base_eval", zero) < peak("base_eval", five) == peak("base_eval", zero, five)
 
 
 def test_the_aim_at_the_real_size_is_planned_for() -> None:
     """The project's aim for B=16, T=2048 at 286M parameters on a GPU is 25 GiB: a plan must not refuse it there."""
-    peak = memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16").peak(16)
+    peak = memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16").peak(16, accumulates=False)
     assert 15 * 2**30 < peak < 25 * 2**30
 
 
@@ -83,7 +174,7 @@ def test_checkpointing_keeps_one_block_and_the_inputs_of_all() -> None:
         memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16", activation_checkpointing=flag).per_row
         for flag in (False, True)
     )
-    assert checkpointed == 2048 * (12 * 768 * 2 + 27 * 768 * 2 + 4 * 4 * 768)
+    assert checkpointed == 2048 * (12 * 768 * 2 + 27 * 768 * 2 * 5 // 4 + 4 * 4 * 768)
     assert plain == 2048 * (12 * 27 * 768 * 2 + 4 * 4 * 768)
 
 
@@ -93,7 +184,7 @@ def test_the_automatic_micro_batch_fits_and_divides_the_step(limit_mib: int, row
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     limit = limit_mib * 2**20
     chosen = memory.largest_micro_batch(TINY, limit, tokens_per_step=rows * 32, sequence_len=32, dtype="float32")
-    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n) <= limit]
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n, accumulates=n < rows) <= limit]
     assert chosen == max(fitting, default=0)
 
 

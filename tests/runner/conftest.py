@@ -57,6 +57,11 @@ if how == "fail":
     last_words("the loss was not finite three times in a row", 4)
 if how == "bug":
     last_words("Traceback\\nZeroDivisionError: division by zero", 1)
+if how == "short of memory":
+    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "", "peak_memory_bytes": 3 * 2**30}))
+    last_words("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
+if how == "tells":
+    print("note: step_00000008 is damaged\\nnot a note\\nnote: half", end="", flush=True)
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "wait":

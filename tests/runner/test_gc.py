@@ -6,13 +6,14 @@ import fcntl
 import hashlib
 import json
 import shutil
+import threading
 
 import pytest
 
 from nanochat.errors import PreflightError
 from nanochat.runner.folders import StageFolder, stage_folders
 from nanochat.runner.gc import collect, find_unreferenced
-from nanochat.runner.locks import stage_lock
+from nanochat.runner.locks import claims, stage_lock
 from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 
 
@@ -28,6 +29,31 @@ def test_only_stages_that_no_run_names_are_dropped(bench):
     bench.calls()
     bench.run()
     assert bench.calls() == []
+
+
+def test_weights_that_another_run_starts_from_are_kept(bench):
+    """The run that made them is gone; the one that was fine-tuned from them by name still refers to them."""
+    first = bench.run(last="pretrain")
+    gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null", "expect=null")
+    bench.run(*gone, "name=tuned", "sft.init_from=tiny", "sft.tokens_per_step=64")
+    shutil.rmtree(first.folder.path)
+    assert {one.folder.stage for one in collect(bench.base)} == {"tokenizer"}
+    assert next((bench.base / "stages" / "pretrain").glob("*/out/model/model.safetensors")).exists()
+
+
+def test_nothing_is_deleted_between_being_found_and_being_named(bench):
+    """While a run claims a stage of the cache, gc waits before it looks whether anybody names it."""
+    run = bench.run()
+    kept = run.folder.path.rename(bench.folder / "aside")
+    with claims(bench.base):
+        collecting = threading.Thread(target=collect, args=(bench.base,))
+        collecting.start()
+        collecting.join(0.3)
+        assert collecting.is_alive()
+        kept.rename(run.folder.path)
+    collecting.join()
+    assert all(StageFolder(f.path).record.exists() for f in stage_folders(bench.base))
+    assert len(list(stage_folders(bench.base))) == 5
 
 
 def test_a_locked_stage_is_kept(bench):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -47,6 +48,16 @@ def test_a_second_runner_is_told_host_and_pid(folder):
             assert is_locked(folder)
         finally:
             other.kill()
+
+
+def test_a_lock_held_for_the_moment_of_a_question_is_waited_for(folder):
+    """`is_locked`, as gc asks it, holds a lock without a name for an instant: no reason to send a runner away."""
+    folder.path.mkdir(parents=True)
+    with folder.lock.open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_EX)
+        threading.Timer(0.2, fcntl.flock, (asking, fcntl.LOCK_UN)).start()
+        with stage_lock(folder):
+            pass
 
 
 def test_a_dead_owners_lock_is_taken_over(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -122,6 +123,43 @@ def test_an_out_of_memory_death_names_plan_peak_and_field(bench):
         bench.run("run.micro_batch_size=2")
     assert "memory planned" in str(caught.value) and "measured peak" in str(caught.value)
     assert "run.micro_batch_size: 1` (now 2)" in str(caught.value)
+
+
+def test_a_shortage_that_the_stage_noticed_is_told_alike(bench):
+    """With the peak on the device, which the size of the process does not show; the command ends with 4."""
+    bench.control(pretrain="short of memory")
+    with pytest.raises(StageError) as caught:
+        bench.run("run.micro_batch_size=2")
+    said = str(caught.value)
+    assert said.startswith("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n  memory planned ")
+    assert "measured peak 3.00 GiB\n" in said and "run.micro_batch_size: 1` (now 2)" in said
+    assert caught.value.exit_code == 4
+
+
+def test_what_a_killed_stage_was_writing_is_no_output(bench):
+    """A scratch file that its process left behind is gone, and the digest is that of an undisturbed run."""
+    bench.run()
+    digest = list_runs(bench.base)[-1].records(bench.base)["pretrain"].output_digest
+    shutil.rmtree(bench.base)
+    bench.control(pretrain="killed")
+    with pytest.raises(StageError):
+        bench.run()
+    folder = next((bench.base / "stages" / "pretrain").iterdir())
+    (folder / "out" / "tables").mkdir(parents=True)
+    (folder / "out" / "tables" / ".spelling.jsonl.123.tmp").write_text("half")
+    bench.control()
+    record = bench.run().records(bench.base)["pretrain"]
+    assert record.output_digest == digest
+    assert not any(".tmp" in path for path in record.output_files)
+
+
+def test_what_a_stage_wants_known_is_shown(bench):
+    """Whole lines of its log that are marked so, once, and nothing else of the log."""
+    bench.control(pretrain="tells")
+    bench.run()
+    shown = [line for line in bench.display.lines if line.startswith("2-pretrain: ")]
+    assert shown[0] == "2-pretrain: runs, not computed yet"
+    assert shown[1:-1] == ["2-pretrain: step_00000008 is damaged"]
 
 
 def test_a_signal_stops_the_child_once_and_the_same_command_resumes(bench):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.runner import memory_limit as limits
 from nanochat.runner import preflight
@@ -41,9 +42,9 @@ def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage)
     if stage == "sft":
         bench.run(*shape, *stages[stage], last="pretrain")
         bench.calls()
-    limit = "run.limits.memory=200M"
+    limit = "run.limits.memory=150M"
     text = refusal(bench, *shape, *stages[stage], "run.micro_batch_size=64", limit)
-    match = re.search(rf"memory: {stage} needs about .*, the limit is 200 MiB; set `run.micro_batch_size: (\d+)`", text)
+    match = re.search(rf"memory: {stage} needs about .*, the limit is 150 MiB; set `run.micro_batch_size: (\d+)`", text)
     assert match is not None, text
     assert 64 % int(match[1]) == 0 and int(match[1]) < 64
     bench.run(*shape, *stages[stage], f"run.micro_batch_size={match[1]}", limit)
@@ -52,7 +53,7 @@ def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage)
 
 def test_auto_takes_what_fits_and_is_not_refused(bench):
     """Under the limit at which 64 rows are refused."""
-    bench.run("pretrain.tokens_per_step=2048", "model.n_embd=256", "run.limits.memory=200M", last="pretrain")
+    bench.run("pretrain.tokens_per_step=2048", "model.n_embd=256", "run.limits.memory=150M", last="pretrain")
     assert bench.calls() == ["tokenizer", "pretrain"]
 
 
@@ -71,6 +72,26 @@ def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
     assert re.search(
         r"memory: sft needs about [\d.]+ GiB, the limit is 2.00 GiB; set `run.micro_batch_size: \d+`", text
     )
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    """The smaller of both versions' files; `max` is none."""
+    files = (tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes", tmp_path / "not there")
+    monkeypatch.setattr(runtime, "_CONTAINER_LIMITS", files)
+    files[0].write_text("max\n")
+    assert runtime.container_memory_bytes() is None
+    files[1].write_text("1073741824\n")
+    assert limits.memory_limit(None, "cpu") == 2**30
+    assert limits.memory_limit(2**40, "cpu") == 2**40
+
+
+def test_a_database_in_a_folder_that_cannot_be_written_is_found(bench, monkeypatch):
+    """SQLite writes a journal beside it."""
+    database = bench.folder / "runs.db"
+    database.touch()
+    monkeypatch.setattr(preflight.os, "access", lambda path, _: path != bench.folder)
+    text = refusal(bench, f"tracking={{kind: mlflow, uri: 'sqlite:///{database}'}}")
+    assert f"tracking: sqlite:///{database} cannot be written ({bench.folder})" in text
 
 
 def test_a_gpus_memory_is_asked_of_its_driver(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from nanochat.errors import InterruptedRun, PreflightError, StageError
+from nanochat.errors import OUT_OF_MEMORY, InterruptedRun, PreflightError, StageError
 from nanochat.plan.specs import Job
 from nanochat.stages.__main__ import guarded, main
 
@@ -23,9 +23,9 @@ ENDS = {
     "user's error": (PreflightError("no such source"), 3, "no such source\n"),
     "failed": (StageError("diverged"), 4, "diverged\n"),
     "stopped": (InterruptedRun("saved at step 3"), 75, "saved at step 3\n"),
-    "memory": (MemoryError(), 4, "lower `run.micro_batch_size`"),
-    "memory of MLX": (RuntimeError("[malloc] Unable to allocate 9 bytes."), 4, "lower `run.micro_batch_size`"),
-    "memory of Metal": (RuntimeError("[METAL] Command buffer failed: Insufficient Memory"), 4, "run.micro_batch_size"),
+    "memory": (MemoryError(), OUT_OF_MEMORY, "ran out of memory (MemoryError)"),
+    "memory of MLX": (RuntimeError("[malloc] Unable to allocate 9 bytes."), OUT_OF_MEMORY, "allocate 9 bytes"),
+    "memory of Metal": (RuntimeError("[METAL] failed: Insufficient Memory"), OUT_OF_MEMORY, "Insufficient Memory"),
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), 4, "make room"),
     "bug": (RuntimeError("shapes (3) and (4)"), 1, "Traceback (most recent call last)"),
 }

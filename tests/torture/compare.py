@@ -25,10 +25,17 @@ def differences(smooth: Bench, rough: Bench) -> list[str]:
     return found + [f"MLflow: {line}" for line in _compare_tracking(rough)]
 
 
+def count_points(bench: Bench) -> int:
+    """Return how many points of metrics MLflow must show for a run."""
+    files = [bench.stage(stage) / name for stage in STAGES for name in ("metrics.jsonl", "timings.jsonl")]
+    return sum(len(read_points(path)) for path in files)
+
+
 def _compare_stage(one: Path, other: Path) -> Iterator[str]:
-    for name in ("metrics.jsonl",):
-        if _bytes(one / name) != _bytes(other / name):
-            yield f"{name} differs"
+    if _bytes(one / "metrics.jsonl") != _bytes(other / "metrics.jsonl"):
+        yield "metrics.jsonl differs"
+    if one.parent.name in ("pretrain", "sft") and not _bytes(one / "metrics.jsonl"):
+        yield "metrics.jsonl is empty"
     mine, theirs = _outputs(one), _outputs(other)
     yield from (
         f"out/{name} differs" for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)
@@ -68,6 +75,10 @@ def _compare_tracking(bench: Bench) -> Iterator[str]:
             yield f"{title}: status {status}"
         for name in ("metrics.jsonl", "timings.jsonl"):
             yield from (f"{title}: {line}" for line in _compare_history(store.client, link.run_id, folder / name))
+        for name in runs[link.run_id].data.metrics:
+            steps = [metric.step for metric in store.client.get_metric_history(link.run_id, name)]
+            if len(steps) != len(set(steps)):
+                yield f"{title}: {name} has a step twice"
     strays = [runs[run_id].info.run_name for run_id in runs.keys() - shown]
     if strays:
         yield f"{len(strays)} runs that nothing refers to: {', '.join(strays)}"

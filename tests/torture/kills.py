@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -17,14 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compare import differences
-from process import STAGES, Bench
+from compare import count_points, differences
+from process import STAGES, Attempt, Bench, wait_until_gone
 
 from nanochat import runtime
 
 KILLED, DONE = 4, 0
-SHARES = {"tokenizer": 2, "pretrain": 5, "base_eval": 2, "sft": 5, "chat_eval": 2}
+TRAINING = ("pretrain", "sft")
+END_SECONDS = 4.0
+"""The report and the last sending to MLflow, roughly."""
+SHARES = {"tokenizer": 2, "pretrain": 5, "base_eval": 2, "sft": 5, "chat_eval": 2, "end": 1}
 """How often a stage is the one that is aimed at."""
+MANY = 50
+"""With so many kills every stage must have been hit, and every kind of damage done."""
 
 
 def truncate(checkpoint: Path) -> None:
@@ -55,6 +61,15 @@ def empty(checkpoint: Path) -> None:
 DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, flip_byte, lose_file, empty)
 
 
+@dataclass(frozen=True)
+class Aim:
+    """Which stage to hit (or `end`, after the last), whom, and when: a share of what it takes undisturbed."""
+
+    stage: str
+    victim: str
+    moment: float
+
+
 @dataclass
 class Tally:
     """What was done so far."""
@@ -62,61 +77,114 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     victims: Counter[str] = field(default_factory=Counter)
     damages: Counter[str] = field(default_factory=Counter)
+    resumed: int = 0
+    last_damage: str = ""
 
     def total(self) -> int:
         return self.kills.total()
 
 
-def torture(bench: Bench, aims: list[tuple[str, str, float]], seconds: dict[str, float], tally: Tally) -> int:
-    """Run the command to its end, killing it once for each aim while there is something to kill; return the kills.
+@dataclass(frozen=True)
+class Expected:
+    """What a training stage must say when it is next at work: which step it goes on from, what it passes over."""
 
-    An aim is a stage, a victim, and the moment as a share of half of what the stage takes undisturbed.
+    step: int
+    damaged: Path | None
+
+
+def torture(bench: Bench, aims: list[Aim], seconds: dict[str, float], tally: Tally) -> dict[str, Expected]:
+    """Run the command to its end, killing it once for each aim while there is something to kill.
+
+    Return, for each training stage that was not done at a kill, what its next attempt must have said.
     """
-    done = 0
-    for stage, victim, moment in aims:
+    expected: dict[str, Expected] = {}
+    for aim in aims:
         attempt = bench.start()
-        found = attempt.wait_for_stage(stage)
-        if found is None:
-            break
-        hit, child = found
-        time.sleep(moment * seconds[hit] / 2)
-        if attempt.process.poll() is not None:
+        if not reach(attempt, aim, seconds):
             break
         now = attempt.child()
-        hit, child = now if now is not None else ("between stages", 0)
-        pids = {"child": (child,), "parent": (attempt.process.pid,), "both": (child, attempt.process.pid)}[victim]
+        hit, child = now if now is not None else ("between stages" if aim.stage != "end" else "end", 0)
+        pids = {"child": (child,), "parent": (attempt.process.pid,), "both": (child, attempt.process.pid)}[aim.victim]
         attempt.kill(*(pid for pid in pids if pid))
         code = attempt.end()
-        done += 1
         tally.kills[hit] += 1
-        tally.victims[victim] += 1
-        damaged = damage_newest(bench, hit, tally) if hit in ("pretrain", "sft") else ""
-        print(f"  kill {tally.total()}: {victim} in {hit}, {moment:.0%} in, exit {code}{damaged}", flush=True)
-        if victim == "child" and hit != "between stages" and code not in (KILLED, DONE):
+        tally.victims[aim.victim] += 1
+        if child and not wait_until_gone(child):
+            raise SystemExit(f"the child {child} outlives its parent: {bench.output}")
+        if aim.victim == "child" and child and code not in (KILLED, DONE):
             raise SystemExit(f"a killed child must end the command with {KILLED}, not {code}: {bench.output}")
-    return done
+        damaged = damage_newest(bench, hit, tally) if hit in TRAINING else None
+        expected |= expect_to_resume(bench, damaged)
+        told = f"; {tally.last_damage} at {damaged.name}" if damaged else ""
+        print(f"  kill {tally.total()}: {aim.victim} in {hit}, {aim.moment:.0%} in, exit {code}{told}", flush=True)
+    return expected
 
 
-def damage_newest(bench: Bench, stage: str, tally: Tally) -> str:
-    """Damage the newest checkpoint of a stage where there is a sound one before it; return what was done."""
+def reach(attempt: Attempt, aim: Aim, seconds: dict[str, float]) -> bool:
+    """Wait for the moment of an aim; return whether the command is still there then."""
+    if aim.stage == "end":
+        if not attempt.wait_between("chat_eval"):
+            return False
+        time.sleep(aim.moment * END_SECONDS)
+    else:
+        found = attempt.wait_for_stage(aim.stage)
+        if found is None:
+            return False
+        time.sleep(aim.moment * seconds[found[0]])
+    return attempt.process.poll() is None
+
+
+def expect_to_resume(bench: Bench, damaged: Path | None) -> dict[str, Expected]:
+    """Return which checkpoint each unfinished training stage must go on from, judged by the files alone."""
+    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+
+    found = {}
+    for stage in TRAINING:
+        for folder in (bench.base / "stages" / stage).glob("[!.]*"):
+            sound = [s for s, path in list_checkpoints(folder / "checkpoints").items() if find_damage(path) is None]
+            if sound and not (folder / "record.json").exists():
+                is_here = damaged is not None and folder in damaged.parents
+                found[stage] = Expected(max(sound), damaged if is_here else None)
+    return found
+
+
+def unmet(bench: Bench, expected: dict[str, Expected], tally: Tally) -> list[str]:
+    """Return where a stage began anew though it could go on, or passed a damaged checkpoint over in silence."""
+    said = bench.said()
+    tally.resumed += said.count("goes on after step ")
+    wrong = []
+    for stage, one in expected.items():
+        steps = re.findall(rf"^\d-{stage}: goes on after step ([\d,]+)$", said, re.MULTILINE)
+        if not steps or int(steps[-1].replace(",", "")) != one.step:
+            wrong.append(f"{stage} went on after {steps[-1:] or 'nothing'} last, not after step {one.step}")
+        if one.damaged is not None and f"checkpoint {one.damaged} is damaged (" not in said:
+            wrong.append(f"{stage} did not say that {one.damaged} is damaged")
+    return wrong
+
+
+def damage_newest(bench: Bench, stage: str, tally: Tally) -> Path | None:
+    """Damage the newest checkpoint of a stage where there is a sound one before it; return which."""
     from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
 
     found = sorted(list_checkpoints(bench.stage(stage) / "checkpoints").items())
     if len(found) < 2 or any(find_damage(path) for _, path in found[-2:]):
-        return ""
+        return None
     if tally.total() % 2:  # as often undamaged
-        return ""
+        return None
     damage = DAMAGES[tally.damages.total() % len(DAMAGES)]
     damage(found[-1][1])
     tally.damages[damage.__name__] += 1
-    return f"; {damage.__name__} at step {found[-1][0]}"
+    tally.last_damage = damage.__name__
+    return found[-1][1]
 
 
-def draw_aims(rng: random.Random, count: int) -> list[tuple[str, str, float]]:
-    """Return the aims of a round in the order of the stages: stage, victim, moment."""
+def draw_aims(rng: random.Random, count: int) -> list[Aim]:
+    """Return the aims of a round in the order of the stages; early moments are likelier, for each leaves less to do."""
     stages = rng.choices(list(SHARES), weights=list(SHARES.values()), k=count)
     victims = rng.choices(["child", "both", "parent"], weights=[5, 3, 2], k=count)
-    return [(s, v, rng.random()) for s, v in zip(sorted(stages, key=STAGES.index), victims, strict=True)]
+    order = (*STAGES, "end")
+    aims = zip(sorted(stages, key=order.index), victims, strict=True)
+    return [Aim(s, v if s != "end" else "parent", rng.random() ** 1.5) for s, v in aims]
 
 
 def stage_seconds(bench: Bench) -> dict[str, float]:
@@ -142,23 +210,30 @@ def main() -> int:
         raise SystemExit(f"the undisturbed run failed:\n{smooth.said()}")
     seconds = stage_seconds(smooth)
     print(f"undisturbed: {', '.join(f'{name} {value:.1f} s' for name, value in seconds.items())}", flush=True)
-    rng, tally, rounds = random.Random(options.seed), Tally(), 0
+    rng, tally, rounds, points = random.Random(options.seed), Tally(), 0, 0
     while tally.total() < options.kills:
         rounds += 1
         rough = Bench(folder / f"round-{rounds}")
         aims = draw_aims(rng, min(16, options.kills - tally.total()))
-        done = torture(rough, aims, seconds, tally)
+        before = tally.total()
+        expected = torture(rough, aims, seconds, tally)
         code = rough.run()
         found = [f"the last attempt ended with {code}"] if code != DONE else differences(smooth, rough)
-        print(f"round {rounds}: {done} kills, {len(found)} differences", flush=True)
+        found += unmet(rough, expected, tally)
+        points += count_points(rough)
+        print(f"round {rounds}: {tally.total() - before} kills, {len(found)} differences", flush=True)
         if found:
             print("\n".join(found), f"kept: {folder}", sep="\n")
             return 1
+    missed = {*STAGES} - {*tally.kills} | {one.__name__ for one in DAMAGES} - {*tally.damages}
     print(
         f"{tally.total()} kills ({_shown(tally.kills)}; {_shown(tally.victims)}) and {tally.damages.total()} damaged "
-        f"checkpoints ({_shown(tally.damages)}) in {rounds} runs: weights, metrics.jsonl, results and MLflow history "
-        "are those of the undisturbed run"
+        f"checkpoints ({_shown(tally.damages)}) in {rounds} runs, {tally.resumed} times on from a checkpoint: weights, "
+        f"metrics.jsonl, results and MLflow history ({points:,} points) are those of the undisturbed run"
     )
+    if missed and options.kills >= MANY:
+        print(f"never done: {', '.join(sorted(missed))}: another seed")
+        return 1
     shutil.rmtree(folder)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 TOY = Path(__file__).with_name("toy.yaml")
 STAGES = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")
@@ -52,9 +55,30 @@ class Attempt:
             except ProcessLookupError:
                 continue
 
+    def wait_between(self, after: str) -> bool:
+        """Wait until the child of a stage is done and no other is at work; return False where the command ended."""
+        if self.wait_for_stage(after) is None:
+            return False
+        while self.process.poll() is None:
+            if self.child() is None:
+                return True
+            time.sleep(_POLL_SECONDS)
+        return False
+
     def end(self, timeout_seconds: float = 600) -> int:
         """Wait for the command and return its exit code."""
         return self.process.wait(timeout_seconds)
+
+
+def wait_until_gone(pid: int, timeout_seconds: float = 20) -> bool:
+    """Wait for a process that is no child of ours; return whether it ended in time."""
+    deadline = time.monotonic() + timeout_seconds
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+    return True
 
 
 @dataclass

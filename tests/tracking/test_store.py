@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from nanochat.tracking.store import resolve_uri, show_uri
+from nanochat.tracking.store import TrackingOutageError, open_store, resolve_uri, show_uri
 
 
 def test_the_recipe_wins_over_the_environment_over_a_local_database(tmp_path, monkeypatch):
@@ -21,11 +24,47 @@ def test_the_recipe_wins_over_the_environment_over_a_local_database(tmp_path, mo
 
 @pytest.mark.parametrize(
     ("uri", "shown"),
-    [("https://me:secret@host:5000/x", "https://host:5000/x"), ("sqlite:////a/b.db", "sqlite:////a/b.db")],
+    [
+        ("https://me:secret@host:5000/x", "https://host:5000/x"),
+        ("postgresql://h/runs?sslmode=require&password=x", "postgresql://h/runs?sslmode=require"),
+        ("mysql://me:p@ss@h/runs?charset=utf8", "mysql://h/runs?charset=utf8"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
 )
 def test_a_shown_address_has_no_password(uri, shown):
     """Credentials never reach a log."""
     assert show_uri(uri) == shown
+
+
+def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp_path, monkeypatch, capfd):
+    """A server that wants a password gets it; what is kept of the store, and what is said of it, has none."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.headers.get("Authorization"))
+            assert "hunter2" not in self.headers.get("Host") + self.path
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter%322@{address}")
+        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+            monkeypatch.setenv(name, "")  # so that what is set is taken back
+            monkeypatch.delenv(name)
+        uri = resolve_uri(None, tmp_path)
+        assert uri == f"http://{address}"
+        with pytest.raises(TrackingOutageError) as caught:
+            open_store(uri, "nanochat")
+        server.shutdown()
+    assert set(asked) == {"Basic " + base64.b64encode(b"me:hunter22").decode()}
+    shown = capfd.readouterr()
+    assert "hunter2" not in str(caught.value) + shown.out + shown.err
 
 
 def test_importing_the_room_does_not_import_mlflow():

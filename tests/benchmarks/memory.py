@@ -1,0 +1,279 @@
+"""Planned against measured peak memory: training steps and evaluations at several shapes.
+
+Run: python tests/benchmarks/memory.py [--device cpu|gpu] [--save FILE] [--beside FILE ...]. Random tokens, no files, no
+network: about a minute on a GPU, some CPU minutes without. On a GPU what is measured is the largest size of MLX's
+arrays; on a CPU the largest size of a process of its own, Python and libraries included, as in a stage's record. The
+planned peak is that of `nanochat/plan/memory.py`. `--beside` prints saved results in columns next to this device's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanochat import runtime
+from nanochat.model.config import GPTConfig
+from nanochat.plan import estimate, memory
+
+UNIT = 2**20
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Rows:
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is done, by which model, on so many rows at a time (training: a forward and backward pass)."""
+
+    shape: str
+    work: str
+    rows: int
+    accumulated: int = 1
+    """Micro-batches of a step."""
+    recompute: bool = False
+    devices: tuple[str, ...] = ("cpu", "gpu")
+
+    @property
+    def config(self) -> GPTConfig:
+        return SHAPES[self.shape]
+
+    @property
+    def name(self) -> str:
+        passes = f"{self.accumulated} x " if self.accumulated > 1 else ""
+        tokens = f"{passes}{self.rows} x {self.config.sequence_len:,}"
+        return f"{self.shape}, {self.work}{', activation checkpointing' if self.recompute else ''}, {tokens}"
+
+
+def of_depth(depth: int) -> GPTConfig:
+    shape = GPTConfig.shape_from_depth(depth)
+    return GPTConfig(n_layer=shape.n_layer, n_embd=shape.n_embd, n_head=shape.n_head, n_kv_head=shape.n_kv_head)
+
+
+SHAPES = {
+    "quickstart (1.8M)": GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048),
+    "d4 (37M)": of_depth(4),
+    "speedrun (286M)": of_depth(12),
+}
+QUICK, D4, REAL = SHAPES
+CASES = (
+    Case(shape=QUICK, work="pretrain", rows=16),
+    Case(shape=QUICK, work="pretrain", rows=4, accumulated=4),
+    Case(shape=QUICK, work="pretrain", rows=16, recompute=True),
+    Case(shape=QUICK, work="sft", rows=16),
+    Case(shape=QUICK, work="bpb", rows=16),
+    Case(shape=QUICK, work="choices", rows=32),
+    Case(shape=QUICK, work="generate", rows=32),
+    Case(shape=D4, work="pretrain", rows=2),
+    Case(shape=D4, work="pretrain", rows=2, recompute=True),
+    Case(shape=D4, work="sft", rows=2),
+    Case(shape=D4, work="bpb", rows=2),
+    Case(shape=D4, work="choices", rows=4),
+    Case(shape=D4, work="generate", rows=32),
+    Case(shape=D4, work="pretrain", rows=16, devices=("gpu",)),
+    Case(shape=REAL, work="pretrain", rows=16, devices=("gpu",)),
+    Case(shape=REAL, work="pretrain", rows=8, accumulated=2, devices=("gpu",)),
+    Case(shape=REAL, work="pretrain", rows=16, recompute=True, devices=("gpu",)),
+    Case(shape=REAL, work="sft", rows=16, devices=("gpu",)),
+    Case(shape=REAL, work="bpb", rows=2, devices=("gpu",)),
+    Case(shape=REAL, work="choices", rows=4, devices=("gpu",)),
+    Case(shape=REAL, work="generate", rows=32, devices=("gpu",)),
+)
+
+
+def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
+    """Return what the plan says."""
+    config, length = case.config, case.config.sequence_len
+    if case.work in ("pretrain", "sft"):
+        step = memory.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=case.recompute)
+        return step.peak(case.rows, accumulates=case.accumulated > 1)
+    if case.work == "generate":
+        return memory.decoding_bytes(config, rows=case.rows, tokens=length, dtype=dtype)
+    tokens = case.rows * length
+    cached = round(estimate.CACHED_SHARE * tokens) if case.work == "choices" else 0
+    return memory.scoring_bytes(config, tokens=tokens, cached_positions=cached, dtype=dtype)
+
+
+def run(case: Case, dtype: memory.Dtype) -> None:
+    """Do the work of a case once, on a model with random weights."""
+    import mlx.core as mx
+
+    from nanochat.model.gpt import GPT
+
+    model = GPT(case.config)
+    model.initialise(mx.random.key(0))
+    mx.eval(model.named_parameters())
+    chosen = mx.bfloat16 if dtype == "bfloat16" else mx.float32
+    model.set_compute_dtype(chosen)
+    works: dict[str, Callable[[], None]] = {
+        "pretrain": lambda: train(case, model, supervised=1.0),
+        "sft": lambda: train(case, model, supervised=0.3),
+        "bpb": lambda: measure_bpb(case, model),
+        "choices": lambda: choose(case, model),
+        "generate": lambda: generate(case, model),
+    }
+    if case.work not in ("pretrain", "sft"):
+        model.cast_matrices(chosen)
+        mx.eval(model.named_parameters())
+    works[case.work]()
+
+
+def train(case: Case, model, *, supervised: float) -> None:
+    """Do a few optimizer steps; so large a share of the targets counts."""
+    from nanochat.optim.groups import OptimizerConfig, build_groups
+    from nanochat.optim.optimizer import Optimizer
+    from nanochat.train.step import Rates, TrainStep
+
+    model.set_activation_checkpointing(case.recompute)
+    rows = case.rows * case.accumulated
+    groups = build_groups(case.config, OptimizerConfig(), tokens_per_step=rows * case.config.sequence_len)
+    step = TrainStep(model, Optimizer(groups, model.named_parameters()), micro_batch_size=case.rows)
+    for number in range(STEPS):
+        batch = random_rows(case.config, rows, supervised=supervised, seed=number)
+        loss = step.run(batch, rates=Rates(lr_multiplier=0.1, momentum=0.95, weight_decay=0.0)).loss
+    assert np.isfinite(loss.item()), "training diverged"
+
+
+def measure_bpb(case: Case, model) -> None:
+    from nanochat.evals.bpb import evaluate_bpb
+
+    batches = [random_rows(case.config, case.rows, supervised=1.0, seed=number) for number in range(STEPS)]
+    evaluate_bpb(model, batches, np.ones(case.config.vocab_size, np.int32))
+
+
+def choose(case: Case, model) -> None:
+    """Score questions of four options behind a beginning that they share, in batches of the evaluation's size."""
+    from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, score_spans
+
+    draw = np.random.default_rng(0)
+    groups = []
+    for _ in range(2 * MAX_TOKENS_PER_BATCH // 180):
+        shared = draw.integers(0, case.config.vocab_size, 60).tolist()
+        ends = [draw.integers(0, case.config.vocab_size, 30).tolist() for _ in range(4)]
+        groups.append([Span((*shared, *end), 60, 90) for end in ends])
+    score_spans(model, groups)
+
+
+def generate(case: Case, model) -> None:
+    """Answer prompts that fill the context but for a few tokens."""
+    from nanochat.inference.engine import Engine
+    from nanochat.tokenizer import bpe
+
+    text = ["abc abd 0123456789 +-*/"]
+    tokenizer = bpe.train(text, vocab_size=300, max_chars=1000, max_document_chars=1000)
+    draw, new_tokens = np.random.default_rng(0), 16
+    length = case.config.sequence_len - new_tokens
+    prompts = draw.integers(10, tokenizer.vocab_size, (case.rows, length)).tolist()
+    Engine(model, tokenizer).complete(prompts, max_tokens=new_tokens, max_rows=case.rows)
+
+
+def random_rows(config: GPTConfig, rows: int, *, supervised: float, seed: int) -> Rows:
+    draw = np.random.default_rng(seed)
+    inputs, targets = (
+        draw.integers(0, config.vocab_size, (rows, config.sequence_len), dtype=np.int32) for _ in range(2)
+    )
+    return Rows(inputs, np.where(draw.random(targets.shape) < supervised, targets, -1).astype(np.int32))
+
+
+def measured_on_gpu(case: Case, dtype: memory.Dtype) -> int:
+    """Return the peak of MLX's arrays in this process."""
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    left = mx.get_active_memory()
+    run(case, dtype)
+    mx.synchronize()
+    return int(mx.get_peak_memory()) - left
+
+
+def measured_on_cpu(case: Case) -> int:
+    """Return the peak size of a process that does this case alone."""
+    command = [sys.executable, __file__, "--device", "cpu", "--alone", str(CASES.index(case))]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def own_peak() -> int:
+    """Return the largest size of this process so far (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def measure(options: argparse.Namespace, chosen: runtime.Runtime) -> dict[str, tuple[int, int]]:
+    """Return planned and measured bytes by the name of the case, printing each as it comes."""
+    kind = "cpu" if chosen.backend == "cpu" else "gpu"
+    found = {}
+    for case in CASES:
+        if kind not in case.devices or options.only not in case.name:
+            continue
+        began = time.perf_counter()
+        planned = planned_bytes(case, chosen.dtype)
+        measured = measured_on_cpu(case) if kind == "cpu" else measured_on_gpu(case, chosen.dtype)
+        found[case.name] = (planned, measured)
+        seconds = time.perf_counter() - began
+        print(f"{case.name}: {shown(found[case.name])} MiB, {seconds:.1f} s", flush=True)
+    return found
+
+
+def shown(pair: tuple[int, int] | None) -> str:
+    if pair is None:
+        return ""
+    planned, measured = pair
+    return f"{planned / UNIT:,.0f} / {measured / UNIT:,.0f} ({planned / measured - 1:+.0%})"
+
+
+def table(columns: dict[str, dict[str, tuple[int, int]]]) -> str:
+    """Return planned and measured MiB of each case, a column for each device."""
+    lines = [f"| planned / measured MiB | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    for case in CASES:
+        cells = [shown(column.get(case.name)) for column in columns.values()]
+        if any(cells):
+            lines.append(f"| {case.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--save", type=Path, help="write the results there")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="results saved on other devices")
+    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    chosen = runtime.prepare(device=options.device)
+    from nanochat.model.device import device_name, select_device
+
+    select_device(chosen.backend)
+    if options.alone is not None:
+        from nanochat.stages import base_eval, chat_eval, pretrain, sft  # noqa: F401 -- loaded in a stage's process
+
+        run(CASES[options.alone], chosen.dtype)
+        print(own_peak())
+        return 0
+    name = device_name() if chosen.backend != "cpu" else "CPU"
+    column = f"{name}, {chosen.dtype}"
+    found = measure(options, chosen)
+    columns = {column: found}
+    for path in options.beside:
+        columns |= json.loads(path.read_text())
+    if options.save is not None:
+        options.save.write_text(json.dumps({column: found}, indent=1))
+    print(f"\n{table(columns)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
