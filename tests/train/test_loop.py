@@ -18,7 +18,7 @@ class FakeStep:
     def __init__(self, world, losses):
         self.world, self.losses = world, losses
 
-    def run(self, batch, *, rates):
+    def run(self, batch, *, rates, votes=tuple):
         self.world.now += 1
         self.world.events.append(("step", batch, rates.lr_multiplier))
         loss = self.losses.get(batch, 1 / batch)
