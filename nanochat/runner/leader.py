@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         overseer = _Overseer(folder, job.execution.processes, should_stop, keyboard=_own_keyboard())
         overseer.start()
         _launch(job, path)
-        codes.append(_verdict(job, folder))
+        codes.append(_verdict(job, folder, ended_here=overseer.ended))
 
     code = guarded(job, run)
     return codes[0] if code == OK else code
@@ -92,6 +92,8 @@ class _Overseer(threading.Thread):
         self._folder, self._size, self._should_stop, self._keyboard = folder, size, should_stop, keyboard
         self._seen: dict[int, psutil.Process] = {}
         self._first_end: float | None = None
+        self.ended = 0
+        """Processes that were left and have been ended here."""
 
     def run(self) -> None:
         while True:
@@ -109,12 +111,15 @@ class _Overseer(threading.Thread):
                 self._seen.setdefault(child.pid, child)
         left = [process for process in self._seen.values() if _is_alive(process)]
         if len(left) == len(self._seen):
-            return
+            return  # all there, or none left to look after
         self._first_end = self._first_end or time.monotonic()
         if time.monotonic() - self._first_end > GRACE_SECONDS:
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+                    self.ended += 1
+            self._seen.clear()
+            self._size = 0
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -124,7 +129,7 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _verdict(job: Job, folder: Path) -> int:
+def _verdict(job: Job, folder: Path, *, ended_here: int) -> int:
     """Return the exit code that the processes' ends come to.
 
     Raises:
@@ -135,13 +140,14 @@ def _verdict(job: Job, folder: Path) -> int:
     meant = [code for code in codes if code not in (OK, BUG)]
     if meant:
         return meant[0]
-    if len(codes) == job.execution.processes:
+    size = job.execution.processes
+    if len(codes) == size:
         return BUG if BUG in codes else OK
     # A process that lost its peer ends with an error of its own, which says nothing.
     (folder / "error.txt").unlink(missing_ok=True)
     raise StageError(
-        f"{job.execution.processes - len(codes)} of the {job.execution.processes} processes that train "
-        f"{job.spec.stage} died without a word: out of memory, killed from outside, or their host is gone\n"
+        f"{max(1, size - len(codes) - ended_here)} of the {size} processes that train {job.spec.stage} together died "
+        "without a word: out of memory, killed from outside, or their host is gone\n"
         f"  what was saved is kept: the same command continues; the log is {folder / 'log.txt'}"
     )
 

@@ -61,6 +61,7 @@ PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to
 class Rows:
     inputs: np.ndarray
     targets: np.ndarray
+    elsewhere_tokens: int = 0
 
 
 class Training:
