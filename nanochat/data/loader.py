@@ -38,10 +38,14 @@ class BatchTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs and the tokens that follow them, both (B, T) int32; targets of -1 are not scored."""
+    """Inputs and the tokens that follow them, both (B, T) int32; targets of -1 are not scored.
+
+    `elsewhere_tokens` counts the scored targets of the rows that other ranks got of the same batch.
+    """
 
     inputs: npt.NDArray[np.int32]
     targets: npt.NDArray[np.int32]
+    elsewhere_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,8 @@ class PretrainLoader:
             row = self._packer.next_row(self._refill)
             if i % self._world_size == self._rank:
                 rows[i // self._world_size] = row
-        batch = Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
-        return batch, self._moment()
+        inputs, targets = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        return Batch(inputs, targets, elsewhere_tokens=(self._world_size - 1) * targets.size), self._moment()
 
     def _refill(self) -> None:
         documents = [next(self._mixture) for _ in range(_DOCUMENTS_PER_REFILL)]

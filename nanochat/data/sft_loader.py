@@ -150,7 +150,9 @@ class SftLoader:
         if not rows:
             raise StopIteration
         mine = rows[self._rank :: self._world_size] or [self._nothing()]
-        return Batch(np.stack([row[0] for row in mine]), np.stack([row[1] for row in mine])), self._moment()
+        inputs, targets = np.stack([row[0] for row in mine]), np.stack([row[1] for row in mine])
+        scored = sum(int((row[1] >= 0).sum()) for row in rows)
+        return Batch(inputs, targets, elsewhere_tokens=scored - int((targets >= 0).sum())), self._moment()
 
     def _nothing(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Return a masked row: for a rank that the last batch has no row for, while other ranks have some."""

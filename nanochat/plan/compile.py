@@ -21,6 +21,7 @@ from nanochat.plan.identity import identity_fields, stage_sources
 from nanochat.plan.notes import estimate_notes
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.shapes import derive_model
+from nanochat.plan.sharing import check_distributed
 from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
 from nanochat.recipe import schema
 from nanochat.recipe.execution import Run
@@ -61,6 +62,8 @@ def compile_plan(
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
     config = _derive_config(recipe, notebook)
     specs = _derive_specs(recipe, sources, config, notebook, source_tokens) if not notebook.findings else []
+    if not notebook.findings:
+        check_distributed(recipe.run.distributed, specs, config, notebook)
     if notebook.findings:
         raise loaded.error([loaded.diagnose(one.path, one.code, one.message, one.advice) for one in notebook.findings])
     digest_by_source = _read_digests(specs, digests)
@@ -122,6 +125,9 @@ def execution_spec(run: Run) -> ExecutionSpec:
         prompts=monitor.prompts,
         token_cache=run.data.token_cache,
         offline=run.offline,
+        processes=run.distributed.processes,
+        collectives=run.distributed.backend,
+        hostfile=run.distributed.hostfile,
     )
 
 

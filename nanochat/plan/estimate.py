@@ -77,6 +77,7 @@ class Estimate:
     """Tokens trained on (tokenizer: none; evaluations: tokens read or generated)."""
     flops: float | None = None
     peak_memory_bytes: int | None = None
+    """Of each process."""
     disk_bytes: int | None = None
     """At its largest: outputs, kept checkpoints and the one being written."""
     kept_disk_bytes: int | None = None
@@ -155,14 +156,14 @@ def shown_micro_batch(
     sequence_len: int,
     device: DeviceClass,
 ) -> int:
-    """Return the rows per forward pass that estimates assume: the recipe's, or what `auto` would take if it fits."""
-    rows = max(1, tokens_per_step // sequence_len)
+    """Return a process's rows per forward pass that estimates assume: the recipe's, or what `auto` takes if it fits."""
+    rows = max(1, tokens_per_step // sequence_len // execution.processes)
     if execution.micro_batch_size is not None:
         return min(execution.micro_batch_size, rows)
     fits = memory.largest_micro_batch(
         config,
         execution.memory_limit_bytes or sys.maxsize,
-        tokens_per_step=tokens_per_step,
+        tokens_per_step=rows * sequence_len,
         sequence_len=sequence_len,
         dtype=dtype_of(execution, device),
         activation_checkpointing=execution.activation_checkpointing,
@@ -220,7 +221,8 @@ def _estimate_training(
     )
     flops = None if tokens is None else float(tokens * config.flops_per_token())
     recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
-    seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / RATES[device].flops_per_second
+    rate = RATES[device].flops_per_second * execution.processes
+    seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / rate
     one_save = memory.checkpoint_bytes(config)
     # The newest, the best one, the one being written; then, in its place, as much again in the output.
     saved = execution.checkpoint_keep + 2

@@ -32,7 +32,7 @@ def rows_that_fit(stage: StagePlan, config: GPTConfig | None, limit_bytes: int, 
     return largest_micro_batch(
         config,
         limit_bytes,
-        tokens_per_step=spec.tokens_per_step,
+        tokens_per_step=spec.tokens_per_step // execution.processes,
         sequence_len=own_len or config.sequence_len,
         dtype=dtype_of(execution, device),
         activation_checkpointing=execution.activation_checkpointing,

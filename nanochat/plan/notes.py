@@ -30,6 +30,10 @@ def estimate_notes(
     if trains and execution.micro_batch_size is None:
         gpu = f"on a GPU memory is shown for at most {GPU_AUTO_ROWS} rows"
         notes.append(f"micro_batch_size auto takes as many rows as fit and help; {gpu}")
+    if trains and execution.processes > 1:
+        notes.append(
+            f"trains on {execution.processes} processes: memory is each one's, time as if sharing cost nothing"
+        )
     unknown = [stage.name for stage in stages if stage.estimate.flops is None and stage.name != "tokenizer"]
     if unknown:
         notes.append(f"not known before data or weights are read, and in no total: {', '.join(unknown)}")

@@ -172,6 +172,16 @@ class ExecutionSpec(Spec):
     prompts: tuple[str, ...] = ()
     token_cache: bool = False
     offline: bool = False
+    processes: int = 1
+    """That train together; evaluations run in one."""
+    collectives: Literal["auto", "ring", "nccl", "jaccl", "mpi"] = "auto"
+    hostfile: str | None = None
+    """Absolute."""
+
+    @property
+    def processes_here(self) -> int:
+        """Processes that share this machine's memory: all, or, of several hosts' processes, one."""
+        return self.processes if self.hostfile is None else 1
 
 
 class Job(Spec):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nanochat.recipe.section import Section
-from nanochat.recipe.values import Bytes, Count, Positive
+from nanochat.recipe.values import Bytes, Count, LocalPath, NonEmptyText, Positive
 
 
 class Checkpoints(Section):
@@ -56,6 +56,17 @@ class Limits(Section):
     """Refuse a plan whose estimated time is longer."""
 
 
+class Distributed(Section):
+    """Training on several processes that share each step; never changes what is computed but the order of sums."""
+
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that train together, one per GPU or machine; each takes its share of a step's rows."""
+    backend: Literal["auto", "ring", "nccl", "jaccl", "mpi"] = "auto"
+    """How they talk. `auto` is what the hostfile says, else `nccl` on CUDA and `ring` elsewhere."""
+    hostfile: Annotated[NonEmptyText | None, LocalPath()] = None
+    """Hosts to start them on, one entry per process, in the form of `mlx.launch`. Default: all on this machine."""
+
+
 class Run(Section):
     """How to execute; never changes what is computed and is never part of a fingerprint."""
 
@@ -75,6 +86,8 @@ class Run(Section):
     """What to record while training."""
     data: Data = Data()
     """How data are kept."""
+    distributed: Distributed = Distributed()
+    """On how many processes to train; evaluations run in one."""
     limits: Limits = Limits()
     """What a plan may need at most."""
     offline: bool = False

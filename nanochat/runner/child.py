@@ -35,6 +35,8 @@ from nanochat.runner.interrupts import Interrupts
 from nanochat.stages.context import NOTE
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")
+LEADER: tuple[str, ...] = (sys.executable, "-m", "nanochat.runner.leader")
+"""For a stage that several processes train."""
 _POLL_SECONDS = 0.05
 _TICK_SECONDS = 0.25
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -175,6 +177,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _peak_memory(pid: int) -> int:
+    """Return the peak of the largest process among `pid` and its descendants, 0 where the system does not say it."""
+    peak = _own_peak(pid)
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            peak = max([peak, *map(_peak_memory, map(int, children.read_text().split()))])
+    return peak
+
+
+def _own_peak(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

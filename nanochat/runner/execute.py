@@ -10,10 +10,11 @@ from pathlib import Path
 from nanochat.errors import StageError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_duration
+from nanochat.plan.sharing import is_shared
 from nanochat.plan.specs import Job, TokenizerSpec
 from nanochat.runner.cache import Judgement
 from nanochat.runner.checkpoints import delete_checkpoints
-from nanochat.runner.child import COMMAND, Ended, Progress, raise_for, run_child
+from nanochat.runner.child import COMMAND, LEADER, Ended, Progress, raise_for, run_child
 from nanochat.runner.display import Display
 from nanochat.runner.downloads import fetch_sources
 from nanochat.runner.folders import StageFolder, write_atomically
@@ -84,7 +85,7 @@ def execute_stage(
         on_tick=lambda progress: _show(display, title, progress, time.time() - started),
         on_note=lambda note: display.line(f"{title}: {note}"),
         lock_descriptor=lock.descriptor,
-        command=command,
+        command=LEADER if is_shared(stage) else command,
     )
     display.stage_over()
     raise_for(ended, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_remedy(stage))

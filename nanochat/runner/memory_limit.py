@@ -24,13 +24,23 @@ def memory_limit(given: int | None, device: DeviceClass) -> int | None:
     return min(int(psutil.virtual_memory().total), runtime.container_memory_bytes() or sys.maxsize)
 
 
+def gpu_count() -> int | None:
+    """Return how many NVIDIA GPUs this machine has, None where no driver answers."""
+    return len(_gpus()) or None
+
+
 def _gpu_bytes() -> int | None:
     """Return the memory of the first GPU as its driver says it, None where the driver does not answer."""
+    return next(iter(_gpus()), None)
+
+
+def _gpus() -> list[int]:
+    """Return the bytes of each GPU's memory."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
+        return []
     try:
         asked = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True)
-        return int(asked.stdout.split()[0]) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
+        return [int(line) * 2**20 for line in asked.stdout.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []

@@ -33,6 +33,8 @@ def params_of(stage: StagePlan) -> dict[str, str]:
             values = {"suites": ", ".join(spec.suites)}
         case _:
             assert_never(stage.spec)
+    if isinstance(stage.spec, PretrainSpec | SftSpec) and stage.execution.processes > 1:
+        values["processes"] = stage.execution.processes
     if not isinstance(stage.spec, TokenizerSpec):
         values["seed"] = stage.spec.seed
     if stage.init_from is not None:

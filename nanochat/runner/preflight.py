@@ -16,10 +16,12 @@ from nanochat.plan.estimate import tokenizer_peak_bytes, total
 from nanochat.plan.fitting import model_of, peak_bytes, rows_that_fit
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.sharing import is_shared, uneven_shares
 from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec, TokenizerSpec
 from nanochat.runner.cache import Judgement
+from nanochat.runner.hosts import find_obstacles
 from nanochat.runner.inputs import check_inputs
-from nanochat.runner.memory_limit import memory_limit
+from nanochat.runner.memory_limit import gpu_count, memory_limit
 from nanochat.runner.prepare import Prepared
 from nanochat.tracking.store import database_path, show_uri
 
@@ -39,6 +41,7 @@ def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: 
         *prepared.problems,
         *_check_sources(prepared, stages),
         *_check_disk(prepared, stages),
+        *_check_distributed(prepared, stages),
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
         *(_check_tracking(tracking_uri) if tracking_uri is not None else ()),
@@ -81,13 +84,29 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
         given = prepared.init_models.get(stage.name)
         config = model_of(stage, prepared.plan) or (_config_in(given) if given is not None else None)
         planned = _text_peak(stage.spec, prepared.base) or peak_bytes(stage, config, device)
-        if limit is None or planned is None or planned <= limit:
+        # GPUs have memory of their own, processes on one CPU or Mac share the machine's; a given limit is each one's.
+        is_own = device == "cuda" or run.limits.memory is not None or not is_shared(stage)
+        share = limit if limit is None or is_own else limit // stage.execution.processes_here
+        if share is None or planned is None or planned <= share:
             continue
-        fits = rows_that_fit(stage, config, limit, device)
+        fits = rows_that_fit(stage, config, share, device)
         if stage.execution.micro_batch_size is None and fits:
             continue  # `auto` takes fewer rows than the plan shows
         advice = f"set `run.micro_batch_size: {fits}`" if fits else _advice_without_rows(stage)
-        yield f"memory: {stage.name} needs about {show_bytes(planned)}, the limit is {show_bytes(limit)}; {advice}"
+        yield f"memory: {stage.name} needs about {show_bytes(planned)}, the limit is {show_bytes(share)}; {advice}"
+
+
+def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    """Yield what keeps several processes from starting, and from sharing a step of a model that `init_from` names."""
+    shared = [stage for stage in stages if is_shared(stage)]
+    if not shared:
+        return
+    yield from find_obstacles(shared[0].execution, gpu_count())
+    for stage in shared:
+        given = prepared.init_models.get(stage.name)
+        problem = uneven_shares(stage.spec, _config_in(given), stage.execution.processes) if given else None
+        if problem is not None:
+            yield f"`run.distributed.processes`: {problem[0]}; {problem[1]}"
 
 
 def _text_peak(spec: StageSpec, base: Path) -> int | None:

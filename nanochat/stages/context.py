@@ -1,7 +1,7 @@
 """What a stage gets from its process: folders, metric files, the heartbeat, and when to stop.
 
 A stage is a function `run(job, context) -> StageResult`. Nothing here knows what a stage computes, or MLflow: the
-parent process reads the files that are written here.
+parent process reads the files that are written here. Of several processes that train together only one writes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from nanochat.errors import StageError
 from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
 from nanochat.stages.series import Series
+from nanochat.stages.world import World
 
 HEARTBEAT_SECONDS = 0.5
 NOTE = "note: "
@@ -48,10 +49,20 @@ class StageContext:
         base: the base folder of caches.
         runtime: what `runtime.prepare` chose.
         should_stop: true once a signal asked to save and stop.
+        world: the processes that run this stage together.
     """
 
-    def __init__(self, job: Job, *, base: Path, runtime: Runtime, should_stop: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        job: Job,
+        *,
+        base: Path,
+        runtime: Runtime,
+        should_stop: Callable[[], bool] = lambda: False,
+        world: World = World(),  # noqa: B008 -- frozen
+    ):
         self.job = job
+        self.world = world
         self.base = base
         self.runtime = runtime
         self.should_stop = should_stop
@@ -93,11 +104,13 @@ class StageContext:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append values that are the same in every run of this job: loss, rates, bpb."""
-        self._metrics.append(step, metrics)
+        if self.world.is_writer:
+            self._metrics.append(step, metrics)
 
     def log_timing(self, step: int, values: Mapping[str, float]) -> None:
         """Append values of the clock or the machine: seconds, tokens per second, memory."""
-        self._timings.append(step, values)
+        if self.world.is_writer:
+            self._timings.append(step, values)
 
     def series_sizes(self) -> SeriesSizes:
         """Flush both metric files to disk and return their sizes, for a checkpoint to remember."""
@@ -105,8 +118,9 @@ class StageContext:
 
     def rewind(self, sizes: SeriesSizes) -> None:
         """Cut both metric files back to what belongs to a checkpoint; to nothing at a fresh start."""
-        self._metrics.truncate(sizes.metrics)
-        self._timings.truncate(sizes.timings)
+        if self.world.is_writer:
+            self._metrics.truncate(sizes.metrics)
+            self._timings.truncate(sizes.timings)
 
     def progress(self, fraction: float, text: str) -> None:
         """Renew the heartbeat that the parent shows, at most twice a second."""
@@ -119,6 +133,8 @@ class StageContext:
 
     def beat(self) -> None:
         """Write the heartbeat as it is, with the time and the device's peak memory of now."""
+        if not self.world.is_writer:
+            return
         beat = {**self._beat, "time": time.time(), "pid": os.getpid()}
         if self.device_peak is not None:
             beat["peak_memory_bytes"] = self.device_peak()
@@ -126,8 +142,9 @@ class StageContext:
 
     def say(self, text: str) -> None:
         """Write a line to the stage's log (the process's output)."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        if self.world.is_writer:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
 
     def tell(self, text: str) -> None:
         """Write a line to the log that is also shown where the run was started."""

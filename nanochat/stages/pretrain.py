@@ -51,7 +51,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"
     model, tokenizer = _starting_point(spec, context)
     sequence_len = model.config.sequence_len
-    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=mx.distributed.init().size())
+    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.world.size)
     loader = _loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     micro_batch_size = choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows)
@@ -109,15 +109,19 @@ def _given_model(spec: PretrainSpec, init_from: str, context: StageContext) -> t
 def _loader(
     spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> PretrainLoader:
-    world = mx.distributed.init()
+    if not context.world.is_writer:
+        context.world.wait()  # until the writer has made the token cache, where the recipe wants one
+    streams = [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data]
+    if context.world.is_writer:
+        context.world.wait()
     return PretrainLoader(
-        [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data],
+        streams,
         tokenizer,
         sequence_len=sequence_len,
         rows_per_batch=rows,
         buffer_documents=spec.buffer_documents,
-        rank=world.rank(),
-        world_size=world.size(),
+        rank=context.world.rank,
+        world_size=context.world.size,
     )
 
 
@@ -198,7 +202,8 @@ class _Watcher:
         ids = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
         completions = engine.complete(ids, max_tokens=SAMPLE_TOKENS, use_calculator=False)
         texts = [prompt + self.tokenizer.decode(ids) for prompt, ids in zip(prompts, completions, strict=True)]
-        write_samples(self.context.out / "samples.md", position.step, texts)
+        if self.context.world.is_writer:
+            write_samples(self.context.out / "samples.md", position.step, texts)
 
 
 def _result(position: Position, training: Training, watcher: _Watcher, *, cropped_frac: float) -> StageResult:

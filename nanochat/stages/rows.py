@@ -23,7 +23,9 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
     execution, runtime = context.job.execution, context.runtime
     if execution.micro_batch_size is not None:
         return min(execution.micro_batch_size, rows)
-    limit = execution.memory_limit_bytes or int(MEMORY_SHARE * memory_bytes())
+    # GPUs have memory of their own; processes on one CPU or one Mac share the machine's.
+    sharing = 1 if runtime.backend == "cuda" else execution.processes_here
+    limit = execution.memory_limit_bytes or int(MEMORY_SHARE * memory_bytes() / sharing)
     chosen = largest_micro_batch(
         config,
         limit,

@@ -53,9 +53,9 @@ def run(job: Job, context: StageContext) -> StageResult:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     optimizer, has_moments = _optimizer(spec, model, folder)
     sequence_len = _sequence_len(spec, model)
-    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=mx.distributed.init().size())
+    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.world.size)
     examples, refused = _mixture(spec, context)
-    loader = _loader(spec, examples, tokenizer, sequence_len=sequence_len, rows=rows)
+    loader = _loader(spec, context, examples, tokenizer, sequence_len=sequence_len, rows=rows)
     training = Training(
         context,
         model=model,
@@ -158,8 +158,9 @@ def _refused(task: Task) -> Sequence[str]:
     return task.refused if isinstance(task, Conversations) else ()
 
 
-def _loader(spec: SftSpec, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int) -> SftLoader:
-    world = mx.distributed.init()
+def _loader(
+    spec: SftSpec, context: StageContext, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int
+) -> SftLoader:
     return SftLoader(
         _Rendered(examples, tokenizer),
         sequence_len=sequence_len,
@@ -169,8 +170,8 @@ def _loader(spec: SftSpec, examples: TaskMixture, tokenizer: Tokenizer, *, seque
         seed=derive_seed(spec.seed, "sft", "order"),
         epochs=spec.epochs,
         turn_end_id=tokenizer.special("<|assistant_end|>"),
-        rank=world.rank(),
-        world_size=world.size(),
+        rank=context.world.rank,
+        world_size=context.world.size,
     )
 
 
@@ -206,7 +207,8 @@ def _sample(position: Position, context: StageContext, model: GPT, tokenizer: To
     asked = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
     answers = Engine(model, tokenizer).complete(asked, max_tokens=SAMPLE_TOKENS)
     texts = [f"{prompt}\n> {tokenizer.decode(answer)}" for prompt, answer in zip(prompts, answers, strict=True)]
-    write_samples(context.out / "samples.md", position.step, texts)
+    if context.world.is_writer:
+        write_samples(context.out / "samples.md", position.step, texts)
 
 
 def _metrics(position: Position, loader: SftLoader, *, has_moments: bool) -> dict[str, float]:

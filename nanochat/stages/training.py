@@ -85,7 +85,7 @@ class Training:
         execution, on_gpu = context.job.execution, context.runtime.backend != "cpu"
         model.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
         model.set_activation_checkpointing(execution.activation_checkpointing)
-        self.step = TrainStep(model, optimizer, micro_batch_size=micro_batch_size, world=mx.distributed.init())
+        self.step = TrainStep(model, optimizer, micro_batch_size=micro_batch_size, world=context.world.group)
         self.peak_flops = peak_flops(device_name(), context.runtime.dtype) if on_gpu else None
         self.peak_lr = next(group.lr for group in optimizer.groups if isinstance(group, MuonGroup))
         self.tokens_per_second: float | None = None
@@ -128,6 +128,8 @@ class Training:
 
     def write_output(self) -> None:
         """Write `out/model/` and the optimizer's moments, for the stage that goes on from here."""
+        if not self.context.world.is_writer:
+            return
         scratch = self.context.out / f".writing-{OPTIMIZER_FILE}"
         write_arrays(scratch, self.optimizer.state)
         scratch.replace(self.context.out / OPTIMIZER_FILE)
@@ -145,6 +147,7 @@ class Training:
 
     def _resume(self) -> Position | None:
         view = latest_checkpoint(self.context.checkpoints, self.context.tell)
+        self.context.world.require_same(view.step if view is not None else -1, "the checkpoint to go on from")
         if view is None:
             self.context.rewind(SeriesSizes(metrics=0, timings=0))
             return None
@@ -163,6 +166,12 @@ class Training:
         return Position(**_fields(view.state["position"]))
 
     def _save(self, position: Position) -> None:
+        """Write a checkpoint; of several processes one writes, and all go on once it is there."""
+        if self.context.world.is_writer:
+            self._write_checkpoint(position)
+        self.context.world.wait()
+
+    def _write_checkpoint(self, position: Position) -> None:
         arrays, of_json = _split(self.loader.state_dict())
         series = asdict(self.context.series_sizes())
         save_checkpoint(
@@ -189,7 +198,8 @@ class Training:
             "train/peak_memory_bytes": float(mx.get_peak_memory()),
         }
         if self.peak_flops is not None:
-            timings["train/mfu"] = self.tokens_per_second * self.model.config.flops_per_token() / self.peak_flops
+            flops = self.tokens_per_second * self.model.config.flops_per_token()
+            timings["train/mfu"] = flops / (self.peak_flops * self.context.world.size)
         self.context.log_timing(step, timings)
 
     def _show(self, position: Position) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.train.step import Rates, Rows, StepResult, TrainStep
@@ -67,7 +67,7 @@ class Hooks(Generic[RowsType]):
         save: makes the position, the model and everything else durable.
         evaluate: measures the model and returns a value, lower is better.
         sample: lets the model speak.
-        should_stop: whether to save and stop.
+        should_stop: whether to save and stop; where several processes share the steps, one asks for all.
         after_step: called after every step with the position, for progress.
         clock: seconds, for periodic saves and reports.
     """
@@ -112,6 +112,7 @@ class _Loop(Generic[RowsType]):
         self.saved_at = hooks.clock()
         self.busy_seconds, self.steps_since_report = 0.0, 0
         self.under_way: tuple[int, StepResult] | None = None
+        self.agreed: tuple[int, bool, bool] | None = None
 
     def run(self, start: Position | None) -> Position:
         if start is not None:
@@ -140,7 +141,9 @@ class _Loop(Generic[RowsType]):
 
     def _advance(self, batch: RowsType, rates: Rates) -> None:
         began = self.hooks.clock()
-        result = self.step.run(batch, rates=rates)
+        result = self.step.run(batch, rates=rates, votes=self._wishes)
+        if result.votes is not None and self.agreed is None:
+            self.agreed = (0, False, False)
         self._settle()  # the step before: a GPU computes this one meanwhile
         tokens = self.position.valid_tokens + result.valid_tokens
         self.position = replace(self.position, step=self.position.step + 1, valid_tokens=tokens)
@@ -165,6 +168,9 @@ class _Loop(Generic[RowsType]):
         step, result = self.under_way
         self.under_way = None
         self.position = _after(self.position, result)
+        if result.votes is not None:
+            stops, is_late = (vote > 0 for vote in cast(list[float], result.votes.tolist()))
+            self.agreed = (step, stops, is_late)
         if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
             raise StageError(self._divergence(step, result))
 
@@ -174,9 +180,7 @@ class _Loop(Generic[RowsType]):
 
     def _save_and_look(self) -> None:
         cadence = self.cadence
-        stops = self.hooks.should_stop()
-        since_save = self.hooks.clock() - self.saved_at
-        is_late = cadence.save_every_seconds is not None and since_save >= cadence.save_every_seconds
+        stops, is_late = self._wishes() if self.agreed is None else self._agreement(*self.agreed)
         # Saved before it is looked at: an evaluation that dies must not cost the steps before it.
         is_looked_at = self._is_due(cadence.evaluate_every_steps) or self._is_due(cadence.sample_every_steps)
         if stops or is_late or is_looked_at or self._is_due(cadence.save_every_steps):
@@ -185,6 +189,19 @@ class _Loop(Generic[RowsType]):
             of = "" if self.last_step is None else f" of {self.last_step:,}"
             raise InterruptedRun(f"stopped after step {self.position.step:,}{of}, saved; the same command continues")
         self._look()
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Return whether this process would stop, and whether it is time for it to save."""
+        every = self.cadence.save_every_seconds
+        return self.hooks.should_stop(), every is not None and self.hooks.clock() - self.saved_at >= every
+
+    def _agreement(self, step: int, stops: bool, is_late: bool) -> tuple[bool, bool]:
+        """Return what the processes that share the steps do as one: what any of them wished before `step`.
+
+        All settle the same steps at the same points, so all come to the same answer. On a GPU it is a step old; a save
+        since then has fulfilled the wish for one.
+        """
+        return stops, is_late and step > self.saved_step
 
     def _look(self) -> None:
         if self._is_due(self.cadence.evaluate_every_steps):

@@ -6,7 +6,7 @@ Not here: schedules, data, what happens between steps (`loop`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,11 @@ class Rows(Protocol):
         """Next tokens, (B, T) int32."""
         ...
 
+    @property
+    def elsewhere_tokens(self) -> int:
+        """Targets that count in the rows that other processes have of the same step."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -54,13 +59,15 @@ class StepResult:
     """What a step measured. `loss` (nats per valid token) and `grad_norm` are float32 scalars.
 
     `is_applied` is false where loss or gradients were not finite: the weights and the optimizer are then unchanged. On
-    a GPU the three are on their way when the step returns, and reading one waits for the step.
+    a GPU the three are on their way when the step returns, and reading one waits for the step. `votes` are the sums
+    over the world of what each process voted before the step; None where this process is alone.
     """
 
     loss: mx.array
     grad_norm: mx.array
     valid_tokens: int
     is_applied: bool | mx.array
+    votes: mx.array | None = None
 
 
 class TrainStep:
@@ -91,25 +98,26 @@ class TrainStep:
         self._micro_step: MicroStep = micro_step if runs_on_cpu() or runs_kernels() else mx.compile(micro_step)
         self._under_way: mx.array | None = None
 
-    def run(self, batch: Rows, *, rates: Rates) -> StepResult:
+    def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[bool]] = tuple) -> StepResult:
         """Do one step on this process's rows of a batch and return what it measured.
 
-        On a GPU it returns when the work is on its way, with one step under way before it at most.
+        On a GPU it returns when the work is on its way, with one step under way before it at most. `votes` is asked
+        where several processes share the step: what they say is added up along with the loss, at no cost.
 
         Raises:
             StageError: no target of the whole batch counts.
         """
-        valid_tokens = int(self._sum_over_world(mx.array(int((batch.targets != IGNORED).sum()))))
+        valid_tokens = int((batch.targets != IGNORED).sum()) + batch.elsewhere_tokens
         if valid_tokens == 0:
             raise StageError("no target in the whole batch counts: every token is masked")
         parameters = self.model.named_parameters()
         nats, gradients = self._accumulate(parameters, batch, scale=mx.array(1 / valid_tokens))
-        loss = self._sum_over_world(nats)
+        loss, voted = self._sum_with_votes(nats, votes)
         gradients = {name: self._sum_over_world(value) for name, value in gradients.items()}
         grad_norm = mx.sqrt(mx.stack([squared_norm(value) for value in gradients.values()]).sum())
         finish = self._finish_waiting if runs_on_cpu() else self._finish_ahead
         is_applied = finish(parameters, gradients, rates, (loss, grad_norm))
-        return StepResult(loss=loss, grad_norm=grad_norm, valid_tokens=valid_tokens, is_applied=is_applied)
+        return StepResult(loss=loss, grad_norm=grad_norm, valid_tokens=valid_tokens, is_applied=is_applied, votes=voted)
 
     def _accumulate(self, parameters: Named, batch: Rows, *, scale: mx.array) -> tuple[mx.array, Named]:
         """Return the scaled sums over micro-batches.
@@ -134,6 +142,12 @@ class TrainStep:
             mx.eval(nats, gradients)
         # Back to the dtype of a single micro-batch, so that the update is the same whatever their number.
         return nats, {name: value.astype(working[name].dtype) for name, value in gradients.items()}
+
+    def _sum_with_votes(self, nats: mx.array, votes: Callable[[], Sequence[bool]]) -> tuple[mx.array, mx.array | None]:
+        if self._world is None:
+            return nats, None
+        summed = self._sum_over_world(mx.concatenate([nats.reshape(1), mx.array([float(vote) for vote in votes()])]))
+        return summed[0], summed[1:]
 
     def _sum_over_world(self, value: mx.array) -> mx.array:
         return value if self._world is None else mx.distributed.all_sum(value, group=self._world)

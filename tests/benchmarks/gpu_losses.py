@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from unittest import mock
 
 import mlx.core as mx
 import numpy as np
 
+from nanochat.data.loader import Batch
 from nanochat.model import loss
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
@@ -36,13 +36,6 @@ cancel to below 0.001; what is left is their square, half of 0.03^2 = 0.0005 nat
 """
 ROWS = 2
 STILL = OptimizerConfig(resid_lr=0.0, x0_lr=0.0)
-
-
-class Batch(Protocol):
-    """Rows of tokens and of what follows them, numpy."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -82,9 +75,9 @@ class Run:
         return np.array(found)
 
 
-def agree(folder: Path, *, steps: int, make_batch: Callable[[np.ndarray, np.ndarray], Batch]) -> bool:
+def agree(folder: Path, *, steps: int) -> bool:
     """Print losses of both paths from every start, on text of a folder's parquet; return whether they agree."""
-    batches = text_batches(folder, 2 * steps, make_batch)
+    batches = text_batches(folder, 2 * steps)
     model = GPT(GPTConfig())
     model.initialise(mx.random.key(0))
     first = model.named_parameters()
@@ -127,7 +120,7 @@ def plain_forms() -> Iterator[None]:
         yield
 
 
-def text_batches(folder: Path, count: int, make_batch: Callable[[np.ndarray, np.ndarray], Batch]) -> list[Batch]:
+def text_batches(folder: Path, count: int) -> list[Batch]:
     """Return batches of consecutive real text, in the tokens of a tokenizer trained on its beginning."""
     import pyarrow.parquet as pq
 
@@ -144,4 +137,4 @@ def text_batches(folder: Path, count: int, make_batch: Callable[[np.ndarray, np.
             break
     assert len(ids) >= count * ROWS * length, f"{folder} holds too little text for {count} steps"
     whole = np.array(ids[: count * ROWS * length], dtype=np.int32).reshape(count, ROWS, length)
-    return [make_batch(rows[:, :-1].copy(), rows[:, 1:].copy()) for rows in whole]
+    return [Batch(rows[:, :-1].copy(), rows[:, 1:].copy()) for rows in whole]

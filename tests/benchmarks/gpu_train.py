@@ -21,7 +21,6 @@ import itertools  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -34,6 +33,7 @@ runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32
 import gpu_losses  # noqa: E402 -- beside this file
 import mlx.core as mx  # noqa: E402
 
+from nanochat.data.loader import Batch  # noqa: E402
 from nanochat.model import device, loss  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
@@ -43,12 +43,6 @@ from nanochat.train.step import Rates, TrainStep  # noqa: E402
 
 RATES = Rates(lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
 PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to MLX: 66k, 67.7 GiB (same GPU type)"
-
-
-@dataclass(frozen=True)
-class Rows:
-    inputs: np.ndarray
-    targets: np.ndarray
 
 
 class Training:
@@ -65,14 +59,16 @@ class Training:
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         self.step = TrainStep(self.model, self.optimizer, micro_batch_size=rows)
 
-    def run(self, batch: Rows):
+    def run(self, batch: Batch):
         return self.step.run(batch, rates=RATES)
 
 
-def random_rows(rows: int, config: GPTConfig, count: int) -> list[Rows]:
+def random_rows(rows: int, config: GPTConfig, count: int) -> list[Batch]:
     draw = np.random.default_rng(0)
     shape = (rows, config.sequence_len)
-    return [Rows(*(draw.integers(0, config.vocab_size, shape, dtype=np.int32) for _ in range(2))) for _ in range(count)]
+    return [
+        Batch(*(draw.integers(0, config.vocab_size, shape, dtype=np.int32) for _ in range(2))) for _ in range(count)
+    ]
 
 
 def waited(function: Callable[[], object]) -> float:
@@ -105,7 +101,7 @@ def measure_speed(pattern: str, *, rows: int, steps: int) -> None:
     measure_parts(training, batches[0])
 
 
-def overlapped_steps(training: Training, batches: list[Rows], steps: int) -> list[float]:
+def overlapped_steps(training: Training, batches: list[Batch], steps: int) -> list[float]:
     """Return seconds between the ends of consecutive steps, each built while the one before is computed."""
     ends = []
     for i in range(steps + 2):  # `run` returns when the step before is done: the first call returns at once
@@ -119,7 +115,7 @@ def active_gib() -> float:
     return mx.get_active_memory() / 2**30
 
 
-def measure_parts(training: Training, batch: Rows) -> None:
+def measure_parts(training: Training, batch: Batch) -> None:
     """Print what forward, loss and gradients, and the update take alone."""
     model, step = training.model, training.step
     parameters = model.named_parameters()
@@ -176,7 +172,7 @@ def main() -> int:
         mx.clear_cache()
     if options.text is None:
         return 0
-    is_same = gpu_losses.agree(options.text, steps=options.compare_steps, make_batch=Rows)
+    is_same = gpu_losses.agree(options.text, steps=options.compare_steps)
     return 0 if is_same else 1
 
 

@@ -21,17 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from nanochat import runtime
+from nanochat.data.loader import Batch
 from nanochat.model.config import GPTConfig
 from nanochat.plan import estimate, memory
 
 UNIT = 2**20
 STEPS = 3
-
-
-@dataclass(frozen=True)
-class Rows:
-    inputs: np.ndarray
-    targets: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,12 +174,12 @@ def generate(case: Case, model) -> None:
     Engine(model, tokenizer).complete(prompts, max_tokens=new_tokens, max_rows=case.rows)
 
 
-def random_rows(config: GPTConfig, rows: int, *, supervised: float, seed: int) -> Rows:
+def random_rows(config: GPTConfig, rows: int, *, supervised: float, seed: int) -> Batch:
     draw = np.random.default_rng(seed)
     inputs, targets = (
         draw.integers(0, config.vocab_size, (rows, config.sequence_len), dtype=np.int32) for _ in range(2)
     )
-    return Rows(inputs, np.where(draw.random(targets.shape) < supervised, targets, -1).astype(np.int32))
+    return Batch(inputs, np.where(draw.random(targets.shape) < supervised, targets, -1).astype(np.int32))
 
 
 def measured_on_gpu(case: Case, dtype: memory.Dtype) -> int:

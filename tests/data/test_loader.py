@@ -106,7 +106,9 @@ def test_ranks_share_out_the_rows_of_one_sequence(make, world_size):
     states = []
     for rank in range(world_size):
         loader = make(rank=rank, world_size=world_size)
-        mine = np.concatenate([batch.inputs for batch in batches(loader, 4)])
+        own = batches(loader, 4)
+        assert all(batch.elsewhere_tokens == 3 * (world_size - 1) * batch.targets.shape[1] for batch in own)
+        mine = np.concatenate([batch.inputs for batch in own])
         np.testing.assert_array_equal(mine, rows[rank::world_size])
         states.append(loader.state_dict())
     for state in states[1:]:

@@ -227,9 +227,11 @@ def test_progress_grows_from_0_to_1():
 def test_ranks_share_out_the_rows_of_one_sequence(world_size):
     whole = all_batches(loader(MIXTURE, rows_per_batch=2 * world_size))
     rows = np.concatenate([batch.inputs for batch in whole])
+    scored = [int((batch.targets >= 0).sum()) for batch in whole]
     shares = []
     for rank in range(world_size):
         mine = all_batches(loader(MIXTURE, rank=rank, world_size=world_size))
+        assert [int((batch.targets >= 0).sum()) + batch.elsewhere_tokens for batch in mine] == scored
         shares.append(np.concatenate([batch.inputs[(batch.targets >= 0).any(axis=1)] for batch in mine]))
         np.testing.assert_array_equal(shares[-1][: len(rows[rank::world_size])], rows[rank::world_size])
     assert sum(map(len, shares)) == len(rows)

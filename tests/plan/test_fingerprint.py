@@ -38,6 +38,7 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
         ("run.monitor={validate_every_steps: 1, prompts: [hello]}", set()),
         ("run.limits={memory: 1G, minutes: 5}", set()),
         ("run.offline=true", set()),
+        ("run.distributed={processes: 4, backend: ring, hostfile: hosts.json}", set()),
         ("tracking={kind: none, experiment: other, tags: {a: b}}", set()),
         ("vars={x: 1}", set()),
         ("sources.unused={path: nowhere.txt}", set()),

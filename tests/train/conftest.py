@@ -16,6 +16,7 @@ from nanochat.model.gpt import GPT
 class Batch:
     inputs: np.ndarray
     targets: np.ndarray
+    elsewhere_tokens: int = 0
 
 
 class RecordingOptimizer:

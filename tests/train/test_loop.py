@@ -13,17 +13,24 @@ from nanochat.train.step import Rates, StepResult
 
 
 class FakeStep:
-    """Losses from a list: step k (from 1) has `losses[k]`, else 1 / k; each takes a second of the world's clock."""
+    """Losses from a list: step k (from 1) has `losses[k]`, else 1 / k; each takes a second of the world's clock.
 
-    def __init__(self, world, losses):
-        self.world, self.losses = world, losses
+    With `others`, what a second process votes before each step, the step is shared; `is_ahead` as on a GPU.
+    """
 
-    def run(self, batch, *, rates):
+    def __init__(self, world, losses, others=None, is_ahead=False):
+        self.world, self.losses, self.others, self.is_ahead = world, losses, others, is_ahead
+
+    def run(self, batch, *, rates, votes=tuple):
         self.world.now += 1
         self.world.events.append(("step", batch, rates.lr_multiplier))
         loss = self.losses.get(batch, 1 / batch)
         applied = loss == loss and abs(loss) != float("inf")
-        return StepResult(mx.array(loss), mx.array(2.0), valid_tokens=10, is_applied=applied)
+        voted = None
+        if self.others is not None:
+            voted = mx.array([float(a) + float(b) for a, b in zip(votes(), self.others(batch), strict=True)])
+        is_applied = mx.array(applied) if self.is_ahead else applied
+        return StepResult(mx.array(loss), mx.array(2.0), valid_tokens=10, is_applied=is_applied, votes=voted)
 
 
 class World:
@@ -49,7 +56,7 @@ class World:
         self.events.append(("evaluate", position.step))
         return self.values.get(position.step, 1.0)
 
-    def train(self, cadence, *, last_step, start=None):
+    def train(self, cadence, *, last_step, start=None, **shared):
         self.batch = 0 if start is None else start.step
         hooks = Hooks(
             next_batch=self.next_batch,
@@ -62,7 +69,7 @@ class World:
             should_stop=lambda: self.batch == self.stop_at,
             clock=lambda: self.now,
         )
-        return train(FakeStep(self, self.losses), hooks, cadence, last_step=last_step, start=start)
+        return train(FakeStep(self, self.losses, **shared), hooks, cadence, last_step=last_step, start=start)
 
     def of(self, *kinds):
         return [event[:2] for event in self.events if event[0] in kinds]
@@ -165,3 +172,30 @@ def test_the_streak_survives_a_restart():
     world.stop_at = None
     with pytest.raises(StageError):
         world.train(NEVER, last_step=10, start=world.position)
+
+
+@pytest.mark.parametrize(("is_ahead", "stopped_after"), [(False, 4), (True, 5)])
+def test_a_stop_that_another_process_votes_for_stops_this_one(is_ahead, stopped_after):
+    """At the step that the vote was cast before; where steps overlap, at the one after it."""
+    world = World()
+    with pytest.raises(InterruptedRun, match=f"stopped after step {stopped_after} of 9"):
+        world.train(NEVER, last_step=9, others=lambda step: (step >= 4, False), is_ahead=is_ahead)
+    assert world.of("save") == [("save", stopped_after)]
+
+
+@pytest.mark.parametrize(("is_ahead", "stopped_after"), [(False, 4), (True, 5)])
+def test_its_own_wish_to_stop_waits_for_the_vote(is_ahead, stopped_after):
+    """A process that stopped by itself would leave the others waiting: it votes before step 4."""
+    world = World(stop_at=4)
+    with pytest.raises(InterruptedRun, match=f"stopped after step {stopped_after} of 9"):
+        world.train(NEVER, last_step=9, others=lambda step: (False, False), is_ahead=is_ahead)
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_shared_steps_are_saved_once_for_each_vote(is_ahead):
+    """The other process's clock strikes before step 3, and goes on striking until the save is done."""
+    world = World()
+    cadence = Cadence(log_every_steps=1000, save_every_seconds=1e9)
+    struck = lambda step: (False, step >= 3 and not world.of("save"))  # noqa: E731
+    world.train(cadence, last_step=9, others=struck, is_ahead=is_ahead)
+    assert world.of("save") == [("save", 4 if is_ahead else 3), ("save", 9)]

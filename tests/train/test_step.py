@@ -143,17 +143,21 @@ from nanochat.train.step import Rates, TrainStep
 world = mx.distributed.init(strict=True)
 config = GPTConfig(**{config!r})
 batch = random_batch(config, 6)
-mine = Batch(batch.inputs[world.rank()::2], batch.targets[world.rank()::2])
+others = (batch.targets[1 - world.rank()::2] >= 0).sum()
+mine = Batch(batch.inputs[world.rank()::2], batch.targets[world.rank()::2], elsewhere_tokens=int(others))
 optimizer = RecordingOptimizer()
 step = TrainStep(random_model(config), optimizer, micro_batch_size=2, world=world)
-result = step.run(mine, rates=Rates(1.0, 0.9, 0.0))
+result = step.run(mine, rates=Rates(1.0, 0.9, 0.0), votes=lambda: (True, world.rank() == 1, False))
 np.savez({out!r} + str(world.rank()), loss=np.array(result.loss), tokens=result.valid_tokens,
-         **{{name: np.array(value) for name, value in optimizer.gradients.items()}})
+         votes=np.array(result.votes), **{{name: np.array(value) for name, value in optimizer.gradients.items()}})
 """
 
 
 def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
-    """Rows dealt to two ranks with unequal numbers of valid tokens: loss, tokens and gradients are the whole step's."""
+    """Rows dealt to two ranks with unequal numbers of valid tokens: loss, tokens and gradients are the whole step's.
+
+    What the two vote is counted on the way.
+    """
     script = tmp_path / "rank.py"
     names = {"tests": str(Path(__file__).parent), "config": config.to_dict(), "out": str(tmp_path / "rank")}
     script.write_text(TWO_PROCESSES.format(**names))
@@ -166,6 +170,7 @@ def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
     for rank in (0, 1):
         got = np.load(tmp_path / f"rank{rank}.npz")
         assert int(got["tokens"]) == full.valid_tokens
+        assert got["votes"].tolist() == [2, 1, 0]
         assert float(got["loss"]) == pytest.approx(full.loss.item(), rel=1e-6)
         for name, gradient in whole.gradients.items():
             assert relative_error(got[name], gradient) <= 1e-5, name

@@ -1,0 +1,242 @@
+"""Several processes train as one does, from the same checkpoints, and nobody waits for one that is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from nanochat.checkpoint import list_checkpoints
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import InterruptedRun
+from nanochat.model.config import GPTConfig
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.optim.schedules import ScheduleConfig
+from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec, WeightedSource
+from nanochat.runner.hosts import free_ports
+from nanochat.stages import pretrain, sft, tokenizer
+from nanochat.stages.__main__ import write_result
+
+STEPS = 4
+EXECUTION = {"device": "cpu", "validate_every_steps": 3, "validate_tokens": 64, "checkpoint_every_steps": 1}
+SLOWLY = OptimizerConfig(lr_scale=0.01)
+"""Muon and Adam make whole steps of the smallest gradients, so rounding grows with every step; rates this small keep it
+near where it began, while a gradient that is wrong shows as ever."""
+
+
+def run_alone(context, stage):
+    write_result(context, stage.run(context.job, context))
+
+
+def start_together(context):
+    """Start the context's job on two processes, as the runner does."""
+    job = context.job
+    execution = job.execution.model_copy(update={"processes": 2, "collectives": "ring"})
+    path = context.folder / "job.json"
+    path.write_text(job.model_copy(update={"execution": execution}).model_dump_json())
+    command = [sys.executable, "-m", "nanochat.runner.leader", str(path)]
+    with (context.folder / "log.txt").open("ab") as log:
+        return psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def run_together(context):
+    leader = start_together(context)
+    code = leader.wait(timeout=300)
+    assert code == 0, (context.folder / "log.txt").read_text()
+
+
+def weights(folder):
+    arrays = load_file(folder / "model.safetensors")
+    return np.concatenate([arrays[name].ravel() for name in sorted(arrays)]).astype(np.float64)
+
+
+def distance(one, other):
+    """Return how far apart two models' weights are, relative to their size."""
+    a, b = weights(one), weights(other)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+
+def values(folder, name):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["metrics"][name] for line in lines if name in line["metrics"]}
+
+
+def assert_same(alone, together):
+    """Losses, gradients and weights agree, though not bit for bit: sums are in another order."""
+    for name in ("train/loss", "train/grad_norm"):
+        expected = values(alone, name)
+        assert len(expected) >= STEPS
+        assert values(together, name) == pytest.approx(expected, rel=1e-5), name
+    assert distance(alone / "out" / "model", together / "out" / "model") < 1e-5
+
+
+@pytest.fixture
+def upstream(make_context, tokenizer_spec):
+    context = make_context(tokenizer_spec, name="tokenizer")
+    tokenizer.run(context.job, context)
+    return {"tokenizer": str(context.out)}
+
+
+@pytest.fixture
+def pretrain_spec(documents):
+    return make_pretrain_spec(documents, steps=STEPS)
+
+
+def make_pretrain_spec(documents, *, steps):
+    return PretrainSpec(
+        model=GPTConfig(
+            sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL"
+        ),
+        data=(WeightedSource(source=documents, weight=1.0),),
+        steps=steps,
+        tokens_per_step=4 * 64,
+        optimizer=SLOWLY,
+        schedule=ScheduleConfig(steps=steps),
+        weight_decay=0.1,
+        buffer_documents=8,
+        init_from=None,
+        seed=3,
+    )
+
+
+@pytest.fixture
+def sft_spec():
+    source = SourceSpec(name="words", builtin="spelling")
+    item = SftItem(name="w", task="simple_spelling", source=source, split="train", max_examples=21, repeat=1)
+    return SftSpec(
+        data=(item,),
+        steps=None,
+        tokens=None,
+        epochs=2.0,
+        sequence_len=None,
+        tokens_per_step=4 * 64,
+        optimizer=SLOWLY,
+        constant_frac=0.5,
+        final_frac=0.0,
+        buffer_conversations=6,
+        init_from=None,
+        seed=3,
+    )
+
+
+def test_pretraining_goes_on_with_another_number_of_processes(make_context, upstream, pretrain_spec):
+    """One process to the middle, two to the end, then one again from before the end: as one all the way."""
+    alone = make_context(pretrain_spec, upstream=upstream, name="alone", **EXECUTION)
+    run_alone(alone, pretrain)
+    shared = make_context(pretrain_spec, upstream=upstream, name="shared", checkpoint_keep=9, **EXECUTION)
+    shared.should_stop = lambda: 1 in list_checkpoints(shared.checkpoints)  # asked after step 2, before it is saved
+    with pytest.raises(InterruptedRun):
+        pretrain.run(shared.job, shared)
+    run_together(shared)
+    assert "resuming after step 2" in (shared.folder / "log.txt").read_text()
+    assert_same(alone.folder, shared.folder)
+    assert values(shared.folder, "val/bpb") == pytest.approx(values(alone.folder, "val/bpb"), rel=1e-5)
+    metrics = [json.loads((one.out / "result.json").read_text())["metrics"] for one in (alone, shared)]
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
+    assert distance(alone.out / "model", alone.checkpoints / f"step_{STEPS - 1:08d}") > 1e-4
+
+    shutil.rmtree(shared.out)
+    shutil.rmtree(shared.checkpoints / f"step_{STEPS:08d}")
+    shared.should_stop = lambda: False
+    run_alone(shared, pretrain)
+    assert_same(alone.folder, shared.folder)
+
+
+def test_fine_tuning_on_two_processes_is_that_of_one(make_context, upstream, pretrain_spec, sft_spec):
+    """Each row has another number of supervised tokens; a mean of the processes' means would be another loss."""
+    base = make_context(pretrain_spec.model_copy(update={"steps": 1}), upstream=upstream, name="base", **EXECUTION)
+    run_alone(base, pretrain)
+    alone = make_context(sft_spec, upstream={"pretrain": str(base.out)}, name="alone", **EXECUTION)
+    run_alone(alone, sft)
+    shared = make_context(sft_spec, upstream={"pretrain": str(base.out)}, name="shared", **EXECUTION)
+    run_together(shared)
+    assert_same(alone.folder, shared.folder)
+
+
+@pytest.fixture
+def endless(make_context, upstream, documents):
+    """A job on two processes that is some steps under way, and its processes: the leader, then the others."""
+    spec = make_pretrain_spec(documents, steps=100_000)
+    context = make_context(spec, upstream=upstream, name="endless", device="cpu")
+    leader = start_together(context)
+    steps = context.folder / "metrics.jsonl"
+    while not steps.exists() or len(steps.read_text().splitlines()) < 3:
+        assert leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE, (context.folder / "log.txt").read_text()
+        time.sleep(0.1)
+    processes = [one for one in leader.children() if "--world" in one.cmdline()]
+    yield context, leader, processes
+    for one in (leader, *processes):
+        if one.is_running():
+            one.kill()
+
+
+def said(context):
+    return (context.folder / "error.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["leader", "one of them"])
+def test_a_stop_that_one_process_hears_of_stops_all_at_the_same_step(endless, told):
+    context, leader, processes = endless
+    (leader if told == "leader" else processes[1]).send_signal(signal.SIGTERM)
+    assert leader.wait(timeout=60) == InterruptedRun.exit_code
+    assert not any(one.is_running() for one in processes)
+    (saved,) = list_checkpoints(context.checkpoints)
+    assert f"stopped after step {saved:,} of" in said(context)
+    assert len(values(context.folder, "train/loss")) == saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_process_is_killed_the_others_end_and_it_is_told(endless, rank):
+    context, leader, processes = endless
+    processes[rank].kill()
+    assert leader.wait(timeout=60) == 4
+    assert not any(one.is_running() for one in processes)
+    assert "1 of the 2 processes that train pretrain together died without a word" in said(context)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_ended_once_another_is_gone(endless):
+    context, leader, processes = endless
+    processes[1].suspend()
+    processes[0].kill()
+    assert leader.wait(timeout=60) == 4
+    assert not any(one.is_running() for one in processes)
+    assert "1 of the 2 processes" in said(context)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_leader(endless):
+    _, leader, processes = endless
+    leader.kill()
+    gone, alive = psutil.wait_procs(processes, timeout=30)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_processes_that_do_not_see_the_folder_are_named(make_context, pretrain_spec, tmp_path):
+    """As on two hosts without a shared file system: the second process looks for the job where it is not."""
+    context = make_context(pretrain_spec, device="cpu")
+    path = context.folder / "job.json"
+    (context.folder / "endings").mkdir()
+    path.write_text(context.job.model_copy(update={"execution": context.job.execution}).model_dump_json())
+    script = tmp_path / "rank.sh"
+    script.write_text(
+        f'if [ "$MLX_RANK" = 1 ]; then job={tmp_path}/elsewhere/job.json; else job={path}; fi\n'
+        f'exec {sys.executable} -m nanochat.stages "$job" --world ring\n'
+    )
+    port = str(free_ports(2))
+    launch = str(Path(sys.executable).parent / "mlx.launch")
+    command = [launch, "-n", "2", "--backend", "ring", "--starting-port", port, "--", "bash", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert "process 1 of 2 (counted from 0) do not see the stage's folder" in said(context), done.stderr
+    assert [ending.read_text() for ending in (context.folder / "endings").iterdir()] == ["3\n"]
