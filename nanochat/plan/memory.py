@@ -8,6 +8,7 @@ formulas to measured peaks; `tests/benchmarks/memory.py` measures them anew.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,14 +18,15 @@ from nanochat.optim.groups import MuonGroup, OptimizerConfig, build_groups
 Dtype = Literal["float32", "bfloat16"]
 
 VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
-PROCESS_BYTES: dict[Dtype, int] = {"float32": 100 * 2**20, "bfloat16": 64 * 2**20}
+PROCESS_BYTES: dict[Dtype, int] = {"float32": 100 * 2**20, "bfloat16": 96 * 2**20}
 """CPU: Python with numpy, MLX, BLAS and SentencePiece, and the loader's buffers. GPU: workspaces of kernels."""
 PARQUET_BYTES = 48 * 2**20
 """Of a process that reads parquet, besides: pyarrow and a row group."""
-HEAP_SLACK: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 1.0}
-"""Of a CPU's process over its arrays: freed pages are kept, in pieces that do not fit what comes next."""
-LOGIT_VALUES: dict[Dtype, int] = {"float32": 2**18, "bfloat16": 2**27}
-"""Logits that exist at a time, on a CPU (fp32) and a GPU (bf16); their gradient as many again."""
+HEAP_SLACK: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 1.1}
+"""Over what is counted. CPU: freed pages are kept, in pieces that do not fit what comes next. GPU: work is sent ahead,
+and what it frees is free when it is done."""
+LOGIT_VALUES = 2**18
+"""Logits that exist at a time on a CPU; their gradient as many again. A GPU is sent all chunks of a step at once."""
 CPU_MICRO_BATCH_TOKENS = 16_384
 """More tokens per forward pass are no faster on a CPU and leave its caches."""
 _CPU_ATTENTION_VALUES = 64 * 6
@@ -42,9 +44,13 @@ _PROMPT_CHUNK_TOKENS = 512
 """Positions of a prompt that are read at a time (`inference.forward`)."""
 _CACHE_SLACK_TOKENS = 256
 """Room of a windowed layer's cache beyond its window (`inference.kv_cache`)."""
-_RECOMPUTED_SHARE = 1.25
+_RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}
 """With activation checkpointing, what a block holds while it is computed again and gone back through, over what a block
-keeps that is not: without, the blocks behind it are free by then."""
+keeps that is not: without, the blocks behind it are free by then. A GPU is sent several blocks ahead."""
+_KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (22, 5), "bfloat16": (13, 5)}
+"""Widths that a block keeps, and those that go with the share of key/value heads (`_block_bytes_per_token`)."""
+_CACHE_COPIES: dict[Dtype, int] = {"float32": 1, "bfloat16": 3}
+"""Caches that exist while one grows: on a GPU the step before still reads its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,8 @@ class TrainingMemory:
     gradients: int
     optimizer_state: int
     per_row: int
-    logits_at_most: int
+    logits_at_most: int | None
+    """None: no less than all."""
     logits_per_row: int
     dtype: Dtype
 
@@ -65,9 +72,10 @@ class TrainingMemory:
         That is in the backward pass, or in the update: new weights and half of the new state stand beside the old.
         """
         kept = self.weights + self.gradients + self.optimizer_state
-        # A GPU has the next step's gradients under way.
-        added = self.gradients if accumulates or self.dtype == "bfloat16" else 0
-        backward = added + rows * self.per_row + min(self.logits_at_most, rows * self.logits_per_row)
+        backward = rows * self.per_row + min(self.logits_at_most or sys.maxsize, rows * self.logits_per_row)
+        backward += self.gradients if accumulates else 0
+        if self.dtype == "bfloat16":  # a GPU has an update under way while the next step goes forth and back
+            return process_peak(kept + backward + self.weights + self.optimizer_state, self.dtype)
         update = self.weights + self.optimizer_state // 2
         return process_peak(kept + max(backward, update), self.dtype)
 
@@ -90,7 +98,7 @@ def training_memory(
     block = _block_bytes_per_token(config, dtype)
     if activation_checkpointing:
         inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype]
-        per_token = round(_RECOMPUTED_SHARE * block) + inputs
+        per_token = round(_RECOMPUTED_SHARE[dtype] * block) + inputs
     else:
         per_token = config.n_layer * block
     if dtype == "float32":
@@ -100,8 +108,8 @@ def training_memory(
         gradients=parameters * 4,
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (per_token + 4 * config.n_embd * 4),  # embedding, x0, final norm and its gradient
-        logits_at_most=2 * 4 * LOGIT_VALUES[dtype],
-        logits_per_row=2 * 4 * sequence_len * config.padded_vocab_size,
+        logits_at_most=2 * 4 * LOGIT_VALUES if dtype == "float32" else None,
+        logits_per_row=2 * VALUE_BYTES[dtype] * sequence_len * config.padded_vocab_size,
         dtype=dtype,
     )
 
@@ -111,10 +119,12 @@ def _block_bytes_per_token(config: GPTConfig, dtype: Dtype) -> int:
 
     In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v likewise 5 (times the
     share of key/value heads), attention's output 1, its projection 1, norm 1, the MLP's hidden before and after relu
-    and square 12, its projection 1. Attention's weights are computed again, or never written (a GPU's fused form).
+    and square 12, its projection 1. Attention's weights are computed again, or never written (a GPU's fused form). A
+    GPU's kernels keep less: of the MLP only the squares, no relu; of queries and keys only what attention reads.
     """
     kv_share = config.n_kv_head / config.n_head
-    return round(config.n_embd * (22 + 5 * kv_share) * VALUE_BYTES[dtype])
+    fixed, shared = _KEPT_WIDTHS[dtype]
+    return round(config.n_embd * (fixed + shared * kv_share) * VALUE_BYTES[dtype])
 
 
 def optimizer_state_bytes(config: GPTConfig) -> int:
@@ -139,7 +149,7 @@ def scoring_bytes(config: GPTConfig, *, tokens: int, cached_positions: int = 0, 
     attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
     forward = tokens * round(_FORWARD_WIDTHS * config.n_embd * VALUE_BYTES[dtype] + attention)
     cache = cached_positions * config.n_layer * _cache_bytes_per_position(config, dtype)
-    at_once = LOGIT_VALUES[dtype] if dtype == "float32" else _SCORED_ROWS * config.padded_vocab_size
+    at_once = LOGIT_VALUES if dtype == "float32" else _SCORED_ROWS * config.padded_vocab_size
     logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)
     return process_peak(_inference_weights(config, dtype) + forward + cache + logits, dtype)
 
@@ -147,21 +157,23 @@ def scoring_bytes(config: GPTConfig, *, tokens: int, cached_positions: int = 0, 
 def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -> int:
     """Return the peak of generating `rows` rows at once, up to `tokens` tokens each, prompts included.
 
-    That is while the last part of the longest prompts is read: in attention, whose scores stand there twice, or in the
-    MLP.
+    That is while the last part of the longest prompts is read: in attention, whose scores stand there twice (on a GPU
+    also those of the layer before), or in the MLP.
     """
     positions = sum(min(window + _CACHE_SLACK_TOKENS, tokens) for window in config.windows)
-    cache = rows * positions * _cache_bytes_per_position(config, dtype)
+    cache = _CACHE_COPIES[dtype] * rows * positions * _cache_bytes_per_position(config, dtype)
     chunk = min(_PROMPT_CHUNK_TOKENS, tokens)
     widths = rows * chunk * config.n_embd * VALUE_BYTES[dtype]
-    scores = 2 * rows * config.n_head * chunk * tokens * VALUE_BYTES[dtype]
+    copies = 2 if dtype == "float32" else 4
+    scores = copies * rows * config.n_head * chunk * tokens * VALUE_BYTES[dtype]
     forward = max(round(_FORWARD_WIDTHS * widths), _CACHED_WIDTHS * widths + scores)
     logits = 2 * 4 * rows * config.padded_vocab_size
     return process_peak(_inference_weights(config, dtype) + cache + forward + logits, dtype)
 
 
 def _inference_weights(config: GPTConfig, dtype: Dtype) -> int:
-    return config.num_parameters() * VALUE_BYTES[dtype]
+    """Return the weights; where they are cast, what they are cast from is there until it is done."""
+    return config.num_parameters() * (4 if dtype == "float32" else 4 + VALUE_BYTES[dtype])
 
 
 def _cache_bytes_per_position(config: GPTConfig, dtype: Dtype) -> int:
