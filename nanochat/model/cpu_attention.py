@@ -7,7 +7,7 @@ computed again in the backward pass, block by block. Shapes: B batch, H heads, T
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple, cast
 
 import mlx.core as mx
@@ -96,7 +96,12 @@ def _blocks(length: int, size: int, window: int) -> Iterator[_Block]:
 def _exponentials(queries: mx.array, keys: mx.array, block: _Block, window: int) -> mx.array:
     """Return e^score of the block, 0 where a query does not see a key."""
     scores = queries[:, :, block.begin : block.end] @ keys[:, :, block.first_key : block.end_key].swapaxes(-1, -2)
-    key = mx.arange(block.first_key, block.end_key)
-    query = mx.arange(block.end_key - (block.end - block.begin), block.end_key)[:, None]
-    is_visible = (query >= key) & (query - key <= window)
-    return fast_math.exp(scores, queries.shape[-1] ** -0.5) * is_visible.astype(scores.dtype)
+    visible = _visible(block.end - block.begin, block.end_key - block.first_key, window)
+    return fast_math.exp(scores, queries.shape[-1] ** -0.5) * visible
+
+
+@lru_cache(maxsize=32)
+def _visible(length: int, size: int, window: int) -> mx.array:
+    """Return 1 where the newest `length` of `size` positions see a key, else 0, (length, size); layers share it."""
+    key, query = mx.arange(size), mx.arange(size - length, size)[:, None]
+    return ((query >= key) & (query - key <= window)).astype(mx.float32)
