@@ -205,17 +205,10 @@ def _judge(model: CausalModel, hidden: mx.array, positions: list[int], targets: 
     logprobs, greedy = [np.zeros(0)], [np.zeros(0, dtype=bool)]
     size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else _LOGIT_ROWS
     for start in range(0, len(positions), size):
-        target = mx.array(targets[start : start + size])
-        logits = model.logits(hidden[mx.array(positions[start : start + size])])
-        chosen = mx.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
-        is_likeliest = mx.argmax(logits, axis=-1) == target
-        found = chosen - _log_total(logits)
+        rows = hidden[mx.array(positions[start : start + size])]
+        found, is_likeliest = model.judge(rows, mx.array(targets[start : start + size]))
         mx.eval(found, is_likeliest)
         logprobs.append(np.array(found, dtype=np.float64))
         greedy.append(np.array(is_likeliest))
     return np.concatenate(logprobs), np.concatenate(greedy)
 
-
-def _log_total(logits: mx.array) -> mx.array:
-    """Return ln of the sum of e^logits over the vocabulary, (N,); the softcap keeps them far from overflow."""
-    return mx.log(fast_math.exp(logits).sum(axis=-1)) if runs_on_cpu() else mx.logsumexp(logits, axis=-1)

@@ -32,6 +32,10 @@ class CausalModel(Protocol):
     def logits(self) -> Callable[[mx.array], mx.array]:
         """`logits(hidden (..., C))` -> (..., V) float32, after the softcap."""
 
+    @property
+    def judge(self) -> Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]:
+        """`judge(hidden (N, C), targets (N,))` -> (N,) log-probabilities of the targets, (N,) whether the likeliest."""
+
 
 def read(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
     """Read prompts that may differ in length; return their last hidden states (B, C) and a cache with `room` positions.

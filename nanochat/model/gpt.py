@@ -15,7 +15,9 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
+from nanochat.model import fast_math
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
+from nanochat.model.device import runs_on_cpu
 from nanochat.model.init import initial_parameters
 from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
@@ -125,6 +127,19 @@ class GPT(Module):
         """Return float32 softcapped logits (..., vocab_size); padding columns are cut off."""
         raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32)
         return SOFTCAP * mx.tanh(raw / SOFTCAP)
+
+    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        """Return each target's log-probability after its hidden state, float32, and whether it is the likeliest token.
+
+        Shapes: hidden (N, C), targets and both results (N,). On a CPU take rows by the block (`fast_math`). The
+        softcap bounds the logits, so the sum of exponentials needs no pass for their maximum.
+        """
+        raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32) * (1 / SOFTCAP)
+        tanh = fast_math.tanh(raw) if runs_on_cpu() else mx.tanh(raw)
+        exponentials = fast_math.exp(tanh, SOFTCAP) if runs_on_cpu() else mx.exp(SOFTCAP * tanh)
+        chosen = mx.take_along_axis(tanh, targets[:, None], axis=-1)[:, 0]
+        is_likeliest = mx.argmax(tanh, axis=-1) == targets
+        return SOFTCAP * chosen - mx.log(exponentials.sum(axis=-1)), is_likeliest
 
     def residual_stream(self, idx: mx.array, cache: Cache | None = None) -> Iterator[mx.array]:
         """Yield the residual stream (B, T, C) after the embedding, after each block, and after the final norm."""

@@ -35,6 +35,12 @@ class TableModel:
         tokens = np.array(hidden[..., 0]).astype(int)
         return mx.array(self.rows(tokens.reshape(-1)).reshape(*tokens.shape, -1).astype(np.float32))
 
+    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        logits, wanted = np.array(self.logits(hidden), dtype=np.float64), np.array(targets)
+        chosen = np.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
+        logprobs = chosen - np.log(np.exp(logits).sum(axis=-1))
+        return mx.array(logprobs.astype(np.float32)), mx.array(logits.argmax(axis=-1) == wanted)
+
 
 @pytest.fixture
 def table_model():
