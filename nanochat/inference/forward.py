@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from nanochat.inference.kv_cache import KVCache, pad_left
 from nanochat.model.config import GPTConfig
+from nanochat.model.ragged import Ragged
 
 CHUNK_TOKENS = 512
 """Positions per forward while reading a prompt: bounds the attention scores alive at once."""
@@ -27,6 +28,10 @@ class CausalModel(Protocol):
     @property
     def hidden(self) -> Callable[..., mx.array]:
         """`hidden(idx (B, T), cache=None)` -> (B, T, C), the final normed hidden states of the new positions."""
+
+    @property
+    def hidden_ragged(self) -> Callable[[Ragged], mx.array]:
+        """`hidden_ragged(rows)` -> (N, C), the same of rows without padding, which end with the forward."""
 
     @property
     def logits(self) -> Callable[[mx.array], mx.array]:

@@ -38,6 +38,13 @@ def cpu_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window
     return _windowed(window)(queries, keys, values)[0]
 
 
+def cpu_masked_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
+    """Return (B, H, T, D) like `cpu_attention`, for keys seen where the float32 `mask`, (B, 1, T, S), is 1, not 0."""
+    scores = queries @ keys.swapaxes(-1, -2)
+    weights = fast_math.exp(scores, queries.shape[-1] ** -0.5) * mask
+    return (weights @ values) * mx.reciprocal(weights.sum(axis=-1, keepdims=True))
+
+
 @cache
 def _windowed(window: int) -> Callable[..., tuple[mx.array, mx.array]]:
     """Return the function of (queries, keys, values) for one window: custom functions take arrays alone."""

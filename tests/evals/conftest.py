@@ -31,6 +31,9 @@ class TableModel:
     def hidden(self, idx: mx.array, cache=None) -> mx.array:
         return idx.astype(mx.float32)[..., None]
 
+    def hidden_ragged(self, rows) -> mx.array:
+        return rows.tokens[0].astype(mx.float32)[:, None]
+
     def logits(self, hidden: mx.array) -> mx.array:
         tokens = np.array(hidden[..., 0]).astype(int)
         return mx.array(self.rows(tokens.reshape(-1)).reshape(*tokens.shape, -1).astype(np.float32))
