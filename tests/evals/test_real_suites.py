@@ -52,43 +52,70 @@ def tokenizer():
     return bpe.train(texts, vocab_size=1024, max_chars=10**6, max_document_chars=10**4)
 
 
+class Guessing:
+    """Every logit and log-probability is drawn anew."""
+
+    def __init__(self, vocab_size: int, sequence_len: int) -> None:
+        self.vocab_size = vocab_size
+        self.config = GPTConfig(
+            sequence_len=sequence_len, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
+        )
+        self.generator = np.random.default_rng(0)
+
+    def hidden(self, idx: mx.array, cache=None) -> mx.array:
+        return mx.zeros((*idx.shape, 1))
+
+    def hidden_ragged(self, layout) -> mx.array:
+        return mx.zeros((layout.tokens.size, 1))
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        return mx.array(self.generator.normal(size=(*hidden.shape[:-1], self.vocab_size)).astype(np.float32))
+
+    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        drawn = self.generator.normal(size=targets.shape).astype(np.float32)
+        return mx.array(drawn - 10), mx.zeros(targets.shape, dtype=mx.bool_)
+
+
 @pytest.fixture(scope="module")
-def model(tokenizer) -> GPT:
-    """Every weight random; half the quickstart's context, so that long prompts are cut."""
-    config = GPTConfig(sequence_len=128, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)
-    found = GPT(config)
-    generator = np.random.default_rng(7)
-    found.set_parameters(
-        {
-            name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))
-            for name, value in found.named_parameters().items()
-        }
-    )
-    return found
+def even(tokenizer) -> GPT:
+    """All weights 0: every token is as likely as any other. Half the quickstart's context, so that prompts are cut."""
+    config = GPTConfig(sequence_len=128, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32)
+    model = GPT(config)
+    model.set_parameters({key: mx.zeros_like(value) for key, value in model.named_parameters().items()})
+    return model
 
 
 class Knowing:
-    """Finds a token certain where the row so far, with it, begins one of `rows`; else it has logarithm -9.
+    """Likes, or with `likes` false dislikes, every token of `rows`: logarithm 0 against -9.
 
-    A hidden state is the number of a row so far.
+    A hidden state is the number of a token in the forward.
     """
 
     def __init__(self, rows, *, likes: bool, vocab_size: int, sequence_len: int) -> None:
         self.config = GPTConfig(
             sequence_len=sequence_len, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
         )
-        self.known = {tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)}
+        self.rows = {tuple(row[:-1]): tuple(row) for row in rows}
         self.likes = likes
 
     def hidden_ragged(self, layout) -> mx.array:
+        """Note what each token's row reads up to it, and which of `rows` its whole row is, but for the last token."""
         self.read: list[tuple[int, ...]] = []
         for token, before in zip(layout.tokens[0].tolist(), layout.previous.tolist(), strict=True):
             self.read.append((*(self.read[before] if before >= 0 else ()), token))
+        ends = [*layout.first[1:], len(self.read)]
+        sizes = [end - first for first, end in zip(layout.first, ends, strict=True)]
+        self.whole = [
+            self.rows.get(self.read[end - 1]) for end, size in zip(ends, sizes, strict=True) for _ in range(size)
+        ]
         return mx.arange(len(self.read))[:, None]
 
     def judge(self, hidden, targets) -> tuple[mx.array, mx.array]:
         pairs = zip(hidden[:, 0].tolist(), targets.tolist(), strict=True)
-        is_known = [(*self.read[number], target) in self.known for number, target in pairs]
+        is_known = [
+            (whole := self.whole[number]) is not None and whole[len(self.read[number])] == target
+            for number, target in pairs
+        ]
         logprobs = [0.0 if known == self.likes else -9.0 for known in is_known]
         return mx.array(logprobs), mx.array(is_known)
 
@@ -136,24 +163,36 @@ def test_a_chat_oracle_scores_1_and_its_opposite_0(name, shift, accuracy, tokeni
 
 
 @pytest.mark.parametrize("name", BASE_SUITES)
-def test_a_random_base_model_guesses(name, model, tokenizer):
-    """Within two standard errors of chance; where all is equally likely, the first option is chosen every time."""
-    items = base_items(name, 400)
-    result = evaluate_choices(model, tokenizer, items, task=name, chance=CHANCE[name])
-    assert abs(result.score.accuracy - CHANCE[name]) <= 2 * result.score.stderr
-    assert any(record.is_truncated for record in result.records)
-    even = GPT(model.config)
-    even.set_parameters({key: mx.zeros_like(value) for key, value in model.named_parameters().items()})
-    tied = evaluate_choices(even, tokenizer, items[:100], task=name, chance=CHANCE[name])
-    assert all(record.output == record.options[0] for record in tied.records)
+def test_a_random_base_model_guesses(name, tokenizer):
+    """Within two standard errors of chance, and centred about 0."""
+    model = Guessing(tokenizer.vocab_size, 256)
+    score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name, chance=CHANCE[name]).score
+    assert abs(score.accuracy - CHANCE[name]) <= 2 * score.stderr
+    assert abs(score.centred) <= 2 * score.stderr / (1 - CHANCE[name]) + 1e-9
 
 
 @pytest.mark.parametrize("name", CHAT_SUITES)
-def test_a_random_chat_model_guesses(name, model, tokenizer):
-    """Within two standard errors of chance; where all is equally likely, the first letter is chosen every time."""
-    score = evaluate_categorical(model, tokenizer, chat_task(name, 400)).score
+def test_a_random_chat_model_guesses(name, tokenizer):
+    """Within two standard errors of chance."""
+    score = evaluate_categorical(Guessing(tokenizer.vocab_size, 1024), tokenizer, chat_task(name, 800)).score
     assert abs(score.accuracy - CHANCE[name]) <= 2 * score.stderr
-    even = GPT(model.config)
-    even.set_parameters({key: mx.zeros_like(value) for key, value in model.named_parameters().items()})
-    tied = evaluate_categorical(even, tokenizer, chat_task(name, 100))
-    assert all(record.output == record.options[0] for record in tied.records)
+
+
+@pytest.mark.parametrize("name", BASE_SUITES)
+def test_ties_go_to_the_first_option_and_cut_prompts_say_so(name, even, tokenizer):
+    """Whatever the options' lengths; the newest tokens of a prompt are kept."""
+    items = base_items(name, 200)
+    records = evaluate_choices(even, tokenizer, items, task=name, chance=CHANCE[name]).records
+    assert all(record.output == record.options[0] for record in records)
+    for item, record in zip(items, records, strict=True):
+        rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]
+        spans = option_spans(tokenizer, item, max_tokens=128)
+        assert record.is_truncated == any(len(row) > 128 for row in rows)
+        assert [list(span.tokens) for span in spans] == [row[-128:] for row in rows]
+
+
+@pytest.mark.parametrize("name", CHAT_SUITES)
+def test_ties_go_to_the_first_letter(name, even, tokenizer):
+    """The first that the data name."""
+    records = evaluate_categorical(even, tokenizer, chat_task(name, 200)).records
+    assert all(record.output == record.options[0] for record in records)
