@@ -131,8 +131,13 @@ def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
 
 
 def stage_line(record: StageRecord) -> str:
-    """Return a stage's first results for a line on the terminal, after a colon; empty where it has none."""
-    shown = [_in_words(result) for result in list_results({record.stage: record})[:_LINE_METRICS]]
+    """Return a stage's results (an evaluation's scores, the first of others) for a line, after a colon, if any."""
+    results = list_results({record.stage: record})
+    if record.stage in EVALUATIONS:  # every score, not how much text it was taken on
+        results = [one for one in results if not one.metric.endswith((".bytes", ".tokens"))]
+    else:
+        results = results[:_LINE_METRICS]
+    shown = [_in_words(result) for result in results]
     return f": {', '.join(shown)}" if shown else ""
 
 
