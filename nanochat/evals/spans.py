@@ -1,10 +1,10 @@
 """Log-probability of parts of token rows, many rows at once.
 
-Rows come in groups that may begin alike (the options of one question). What a group's rows share is computed once into
-a KV cache, and the rows go on from there; groups with similar shares are batched. Logits are computed at scored
-positions only. Causal attention makes padding on the right harmless, so nothing is masked.
+Rows come in groups that may begin alike (the options of one question). What a group's rows share is computed once, and
+the rows go on from there; many groups go through the model together, without padding (`nanochat.model.ragged`). Logits
+are computed at scored positions only.
 
-Shape letters: G groups, R rows, T time, C width, V vocabulary, N scored positions.
+Shape letters: C width, N scored positions.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.inference.forward import CausalModel, read
+from nanochat.inference.forward import CausalModel
 from nanochat.model import fast_math
 from nanochat.model.device import runs_on_cpu
+from nanochat.model.ragged import Row, lay_out
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 MAX_TOKENS_PER_BATCH = 8192
-_ENOUGH_TOKENS = 1024
-"""A batch of so many tokens is efficient already: it ends early where more rows would add this share of waste."""
-_WASTE = 0.1
-_MOST_WASTE = 0.3
-"""Share of waste at which a batch ends however small it is."""
 _SHORTEST_SHARE = 8
-"""Shorter common beginnings are not worth a cache."""
+"""Shorter common beginnings are not worth a row of their own."""
 _LOGIT_ROWS = 1024
 
 
@@ -88,8 +84,8 @@ def score_spans(
         on_scored: called with the number of groups scored so far.
     """
     scores: dict[int, list[SpanScore]] = {}
-    for numbers, shared in _batches(groups, max_tokens_per_batch):
-        found = iter(_score_batch(model, [groups[number] for number in numbers], shared))
+    for numbers in _batches(groups, max_tokens_per_batch):
+        found = iter(_score_batch(model, [groups[number] for number in numbers]))
         for number in numbers:
             scores[number] = list(itertools.islice(found, len(groups[number])))
         if on_scored is not None:
@@ -119,79 +115,46 @@ def likeliest(scores: Sequence[SpanScore]) -> int:
     return min(range(len(scores)), key=lambda i: (scores[i].tokens == 0, scores[i].mean_nats))
 
 
-def _batches(groups: Sequence[Sequence[Span]], max_tokens: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the numbers of groups that go together, and how many first tokens of each are computed once.
-
-    That is the smallest share of the batch: equal shares need no padding and no mask. What a group shares beyond it is
-    computed for each of its rows, so groups go by their share, largest first; those without one stay by themselves.
-    """
+def _batches(groups: Sequence[Sequence[Span]], max_tokens: int) -> Iterator[list[int]]:
+    """Yield the numbers of groups that go together: alike in shape, `max_tokens` tokens at most or one group."""
     shares = [shared_tokens(group) for group in groups]
-    tails = [sum(len(s.tokens) - share for s in group) for group, share in zip(groups, shares, strict=True)]
     batch: list[int] = []
-    useful = again = rows = 0
-    for number in sorted(range(len(groups)), key=lambda n: (shares[n], tails[n]), reverse=True):
-        share = shares[number]
-        more_again = again + rows * (shares[batch[-1]] - share) if batch else 0
-        more_useful = useful + share + tails[number]
-        is_full = more_useful + more_again > max_tokens
-        if batch and (is_full or _is_wasteful(more_again, useful) or (share == 0) != (shares[batch[-1]] == 0)):
-            yield batch, shares[batch[-1]]
-            batch, more_useful, more_again, rows = [], share + tails[number], 0, 0
-        batch.append(number)
-        useful, again, rows = more_useful, more_again, rows + len(groups[number])
-    if batch:
-        yield batch, shares[batch[-1]]
-
-
-def _rows_alike(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the numbers of rows that are fed together: all of similar length, the longest first, no empty ones."""
-    part: list[int] = []
     tokens = 0
-    for number in sorted((n for n in range(len(lengths)) if lengths[n]), key=lambda n: lengths[n], reverse=True):
-        padding = (len(part) + 1) * lengths[part[0]] - tokens - lengths[number] if part else 0
-        if _is_wasteful(padding, tokens):
-            yield part
-            part, tokens = [], 0
-        part.append(number)
-        tokens += lengths[number]
-    if part:
-        yield part
+    for number in sorted(range(len(groups)), key=lambda n: (shares[n] > 0, sum(len(s.tokens) for s in groups[n]))):
+        more = shares[number] + sum(len(span.tokens) - shares[number] for span in groups[number])
+        if batch and tokens + more > max_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(number)
+        tokens += more
+    if batch:
+        yield batch
 
 
-def _is_wasteful(waste: int, useful: int) -> bool:
-    """Return whether a batch of `useful` tokens ends before what would make it compute `waste` tokens for nothing."""
-    return waste > (_WASTE if useful >= _ENOUGH_TOKENS else _MOST_WASTE) * useful
-
-
-def _score_batch(model: CausalModel, batch: Sequence[Sequence[Span]], shared: int) -> list[SpanScore]:
-    spans = [span for group in batch for span in group]
-    sources = [number for number, group in enumerate(batch) for _ in group]
-    tails = [span.tokens[shared:-1] for span in spans]
-    scores = {n: SpanScore(0.0, 0, is_greedy=True) for n, tail in enumerate(tails) if not tail}
-    cache = None
-    if shared:
-        beginnings = [group[0].tokens[:shared] for group in batch]
-        cache = read(model, beginnings, room=max(len(tail) for tail in tails))[1]
-    for rows in _rows_alike([len(tail) for tail in tails]):
-        padded = np.zeros((len(rows), len(tails[rows[0]])), dtype=np.int32)
-        for line, row in zip(padded, rows, strict=True):
-            line[: len(tails[row])] = tails[row]
-        branch = cache.take([sources[row] for row in rows]) if cache is not None else None
-        hidden = model.hidden(mx.array(padded), branch)
-        scores.update(zip(rows, _score_hidden(model, hidden, [spans[row] for row in rows], shared), strict=True))
-    return [scores[n] for n in range(len(spans))]
-
-
-def _score_hidden(model: CausalModel, hidden: mx.array, spans: Sequence[Span], shared: int) -> list[SpanScore]:
-    """Score `spans` from hidden (R, T, C), whose first position is token number `shared` of each."""
-    width = hidden.shape[1]
+def _score_batch(model: CausalModel, batch: Sequence[Sequence[Span]]) -> list[SpanScore]:
+    rows: list[Row] = []
+    spans: list[Span] = []
+    read_from: list[tuple[int, int]] = []  # of each span: the row that reads its end, the token that the row begins at
+    for group in batch:
+        shared = shared_tokens(group)
+        parent = len(rows) if shared else None
+        if shared:
+            rows.append(Row(group[0].tokens[:shared]))
+        for span in group:
+            spans.append(span)
+            read_from.append((len(rows), shared))
+            if span.end > span.start:  # else nothing is asked
+                rows.append(Row(span.tokens[shared : span.end - 1], parent))
+    if not rows:
+        return [SpanScore(0.0, 0, is_greedy=True) for _ in spans]
+    layout = lay_out(rows)
     positions: list[int] = []
-    targets: list[int] = []
-    for row, span in enumerate(spans):
-        first = row * width - 1 - shared
-        positions.extend(range(first + span.start, first + span.end))
-        targets.extend(span.tokens[span.start : span.end])
-    logprobs, greedy = _judge(model, hidden.reshape(-1, hidden.shape[-1]), positions, targets)
+    for span, (row, begin) in zip(spans, read_from, strict=True):
+        if span.end > span.start:
+            before = layout.first[row] - begin - 1
+            positions.extend(range(before + span.start, before + span.end))
+    targets = [token for span in spans for token in span.tokens[span.start : span.end]]
+    logprobs, greedy = _judge(model, model.hidden_ragged(layout), positions, targets)
     scores, done = [], 0
     for span in spans:
         part = slice(done, done + span.end - span.start)
@@ -201,21 +164,13 @@ def _score_hidden(model: CausalModel, hidden: mx.array, spans: Sequence[Span], s
 
 
 def _judge(model: CausalModel, hidden: mx.array, positions: list[int], targets: list[int]) -> tuple[Doubles, Bools]:
-    """Return each target's log-probability and whether it is the likeliest token, (N,), from hidden (R * T, C)."""
+    """Return each target's log-probability and whether it is the likeliest token, (N,), from hidden (rows, C)."""
     logprobs, greedy = [np.zeros(0)], [np.zeros(0, dtype=bool)]
     size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else _LOGIT_ROWS
     for start in range(0, len(positions), size):
-        target = mx.array(targets[start : start + size])
-        logits = model.logits(hidden[mx.array(positions[start : start + size])])
-        chosen = mx.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
-        is_likeliest = mx.argmax(logits, axis=-1) == target
-        found = chosen - _log_total(logits)
+        rows = hidden[mx.array(positions[start : start + size])]
+        found, is_likeliest = model.judge(rows, mx.array(targets[start : start + size]))
         mx.eval(found, is_likeliest)
         logprobs.append(np.array(found, dtype=np.float64))
         greedy.append(np.array(is_likeliest))
     return np.concatenate(logprobs), np.concatenate(greedy)
-
-
-def _log_total(logits: mx.array) -> mx.array:
-    """Return ln of the sum of e^logits over the vocabulary, (N,); the softcap keeps them far from overflow."""
-    return mx.log(fast_math.exp(logits).sum(axis=-1)) if runs_on_cpu() else mx.logsumexp(logits, axis=-1)

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from nanochat.inference.kv_cache import KVCache, pad_left
 from nanochat.model.config import GPTConfig
+from nanochat.model.ragged import Ragged
 
 CHUNK_TOKENS = 512
 """Positions per forward while reading a prompt: bounds the attention scores alive at once."""
@@ -29,8 +30,16 @@ class CausalModel(Protocol):
         """`hidden(idx (B, T), cache=None)` -> (B, T, C), the final normed hidden states of the new positions."""
 
     @property
+    def hidden_ragged(self) -> Callable[[Ragged], mx.array]:
+        """`hidden_ragged(rows)` -> (N, C), the same of rows without padding, which end with the forward."""
+
+    @property
     def logits(self) -> Callable[[mx.array], mx.array]:
         """`logits(hidden (..., C))` -> (..., V) float32, after the softcap."""
+
+    @property
+    def judge(self) -> Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]:
+        """`judge(hidden (N, C), targets (N,))` -> (N,) log-probabilities of the targets, (N,) whether the likeliest."""
 
 
 def read(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:

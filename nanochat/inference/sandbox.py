@@ -40,6 +40,8 @@ Reason = Literal["finished", "failed", "refused", "timeout", "output"]
 CHILD = Path(__file__).with_name("sandbox_child.py")
 REFUSED = 98
 """Exit code of a program that was ended for something it may not do."""
+_START_SECONDS = 30.0
+"""The sandbox itself stands within it, or there is none; a program's own time begins after that."""
 _STOP_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
@@ -49,6 +51,7 @@ class Limits:
     """What a program may use."""
 
     wall_seconds: float = 5.0
+    """From when the sandbox stands, so that a busy machine costs a program little of its time."""
     cpu_seconds: int = 5
     memory_bytes: int = 512 * 2**20
     """Address space of the process."""
@@ -89,7 +92,7 @@ def run_program(source: str, *, limits: Limits | None = None, isolation: Isolati
     """
     chosen: Isolation = isolation or ("namespaces" if namespaces_work() else "hooks")
     outcome, is_ready = _run(source, limits or Limits(), chosen)
-    if not is_ready and outcome.reason != "timeout":
+    if not is_ready:
         why = outcome.stderr.strip() or "no reason given"
         raise StageError(f"the sandbox for generated programs could not be set up ({chosen}): {why}")
     return outcome
@@ -122,7 +125,7 @@ def _run(source: str, limits: Limits, isolation: Isolation, *, is_guarded: bool 
         with _started(folder, keep=(ready.write, done.write)) as process:
             output = _Output(process, limits.output_bytes)
             _send(process, json.dumps(order).encode())
-            reason: Reason | None = output.collect(deadline=start + limits.wall_seconds)
+            reason: Reason | None = output.collect(ready.read, wall_seconds=limits.wall_seconds)
             _stop(process)
             output.drain()
         is_ready, is_done = ready.received() == b"ready", done.received() == nonce.encode()
@@ -185,9 +188,14 @@ class _Output:
         self._limit_bytes = limit_bytes
         self._texts = {process.stdout: bytearray(), process.stderr: bytearray()}
 
-    def collect(self, *, deadline: float) -> Literal["timeout", "output"] | None:
-        """Read until the process ends; return why it should be ended sooner, or None."""
+    def collect(self, ready: int, *, wall_seconds: float) -> Literal["timeout", "output"] | None:
+        """Read until the process ends; return why it should be ended sooner, or None.
+
+        Its time begins when there is something to read at `ready`.
+        """
+        deadline = time.monotonic() + _START_SECONDS
         with selectors.DefaultSelector() as selector:
+            selector.register(ready, selectors.EVENT_READ)
             for stream in self._texts:
                 os.set_blocking(stream.fileno(), False)
                 selector.register(stream, selectors.EVENT_READ)
@@ -196,7 +204,10 @@ class _Output:
                 if left <= 0:
                     return "timeout"
                 for key, _ in selector.select(min(left, _POLL_SECONDS)):
-                    if not self._read(key.fileobj):  # type: ignore[arg-type]
+                    if key.fd == ready:
+                        selector.unregister(ready)
+                        deadline = time.monotonic() + wall_seconds
+                    elif not self._read(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
                 if any(len(text) > self._limit_bytes for text in self._texts.values()):
                     return "output"

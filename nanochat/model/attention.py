@@ -12,13 +12,15 @@ from typing import Literal
 
 import mlx.core as mx
 
-from nanochat.model.cpu_attention import cpu_attention
+from nanochat.model.cpu_attention import cpu_attention, cpu_masked_attention
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.kernels.launch import runs_kernels
 from nanochat.model.kernels.spans import spans_of
 
 _MIN_CPU_QUERIES = 16
 """Below it, the CPU's own form costs more in operations than it saves in exponentials."""
+_MOST_MASKED_SCORES = 2**20
+"""The CPU's form under a mask holds all scores of a head at once, several times over."""
 _FUSED_MULTIPLE, _FUSED_HEAD_SIZE = 128, 128
 """What cuDNN's fused attention takes: queries in multiples, with gradients, and heads of at most that size."""
 _MAX_BLOCKS = 4
@@ -26,7 +28,13 @@ _MAX_BLOCKS = 4
 
 
 def attention(
-    queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    window: int,
+    starts: mx.array | None = None,
+    mask: mx.array | None = None,
 ) -> mx.array:
     """Return softmax(q k / sqrt(D)) v over the keys that each query may see, (B, H, T, D) in the queries' dtype.
 
@@ -36,15 +44,21 @@ def attention(
         values: (B, G, S, D).
         window: how many positions before its own a query sees.
         starts: (B,) index of the first key that row b may see (left padding); None where rows are whole.
+        mask: (B, 1, T, S) what `visible` says of window and starts, where the caller has it already.
     """
     length, size = queries.shape[2], keys.shape[2]
     scale = queries.shape[-1] ** -0.5
-    if starts is not None:
+    has_cpu_form = runs_on_cpu() and queries.dtype == mx.float32 and length >= _MIN_CPU_QUERIES
+    if mask is None and starts is not None:
         mask = visible(length, size, window=window, starts=starts)
+    if mask is not None:
+        if has_cpu_form and queries.shape[0] * length * size <= _MOST_MASKED_SCORES:
+            keys, values = _repeat_heads(keys, queries), _repeat_heads(values, queries)
+            return cpu_masked_attention(queries, keys, values, mask.astype(mx.float32))
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
     if length == 1 and size <= window + 1:
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
-    if runs_on_cpu() and queries.dtype == mx.float32 and length >= _MIN_CPU_QUERIES:
+    if has_cpu_form:
         keys, values = _repeat_heads(keys, queries), _repeat_heads(values, queries)
         return cpu_attention(queries, keys, values, window=window)
     if size <= window + 1:

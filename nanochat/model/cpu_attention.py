@@ -7,7 +7,7 @@ computed again in the backward pass, block by block. Shapes: B batch, H heads, T
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple, cast
 
 import mlx.core as mx
@@ -36,6 +36,13 @@ def cpu_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window
         window: how many positions before its own a query sees.
     """
     return _windowed(window)(queries, keys, values)[0]
+
+
+def cpu_masked_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
+    """Return (B, H, T, D) like `cpu_attention`, for keys seen where the float32 `mask`, (B, 1, T, S), is 1, not 0."""
+    scores = queries @ keys.swapaxes(-1, -2)
+    weights = fast_math.exp(scores, queries.shape[-1] ** -0.5) * mask
+    return (weights @ values) * mx.reciprocal(weights.sum(axis=-1, keepdims=True))
 
 
 @cache
@@ -96,7 +103,12 @@ def _blocks(length: int, size: int, window: int) -> Iterator[_Block]:
 def _exponentials(queries: mx.array, keys: mx.array, block: _Block, window: int) -> mx.array:
     """Return e^score of the block, 0 where a query does not see a key."""
     scores = queries[:, :, block.begin : block.end] @ keys[:, :, block.first_key : block.end_key].swapaxes(-1, -2)
-    key = mx.arange(block.first_key, block.end_key)
-    query = mx.arange(block.end_key - (block.end - block.begin), block.end_key)[:, None]
-    is_visible = (query >= key) & (query - key <= window)
-    return fast_math.exp(scores, queries.shape[-1] ** -0.5) * is_visible.astype(scores.dtype)
+    visible = _visible(block.end - block.begin, block.end_key - block.first_key, window)
+    return fast_math.exp(scores, queries.shape[-1] ** -0.5) * visible
+
+
+@lru_cache(maxsize=32)
+def _visible(length: int, size: int, window: int) -> mx.array:
+    """Return 1 where the newest `length` of `size` positions see a key, else 0, (length, size); layers share it."""
+    key, query = mx.arange(size), mx.arange(size - length, size)[:, None]
+    return ((query >= key) & (query - key <= window)).astype(mx.float32)

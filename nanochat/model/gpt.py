@@ -15,10 +15,13 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
+from nanochat.model import fast_math
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
+from nanochat.model.device import runs_on_cpu
 from nanochat.model.init import initial_parameters
 from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
+from nanochat.model.ragged import Ragged
 from nanochat.model.recompute import recomputed
 
 
@@ -130,15 +133,35 @@ class GPT(Module):
         assert x is not None, "the stream has at least the embedding"
         return x
 
+    def hidden_ragged(self, rows: Ragged) -> mx.array:
+        """Return the final normed residual stream (N, C) of rows without padding, in the compute dtype."""
+        *_, last = self.residual_stream(rows.tokens, ragged=rows)
+        return last[0]
+
     def logits(self, hidden: mx.array) -> mx.array:
         """Return float32 softcapped logits (..., vocab_size); padding columns are cut off."""
         raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32)
         return SOFTCAP * mx.tanh(raw / SOFTCAP)
 
-    def residual_stream(self, idx: mx.array, cache: Cache | None = None) -> Iterator[mx.array]:
+    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        """Return each target's log-probability after its hidden state, float32, and whether it is the likeliest token.
+
+        Shapes: hidden (N, C), targets and both results (N,). On a CPU take rows by the block (`fast_math`). The
+        softcap bounds the logits, so the sum of exponentials needs no pass for their maximum.
+        """
+        raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32) * (1 / SOFTCAP)
+        tanh = fast_math.tanh(raw) if runs_on_cpu() else mx.tanh(raw)
+        exponentials = fast_math.exp(tanh, SOFTCAP) if runs_on_cpu() else mx.exp(SOFTCAP * tanh)
+        chosen = mx.take_along_axis(tanh, targets[:, None], axis=-1)[:, 0]
+        is_likeliest = mx.argmax(tanh, axis=-1) == targets
+        return SOFTCAP * chosen - mx.log(exponentials.sum(axis=-1)), is_likeliest
+
+    def residual_stream(
+        self, idx: mx.array, cache: Cache | None = None, ragged: Ragged | None = None
+    ) -> Iterator[mx.array]:
         """Yield the residual stream (B, T, C) after the embedding, after each block, and after the final norm."""
         variant, offset = self.config.variant, 0 if cache is None else cache.offset
-        x = first = self._embed(idx, cache)
+        x = first = self._embed(idx, cache, ragged)
         yield x
         kept = None
         for layer, block in enumerate(self.transformer.h):
@@ -151,7 +174,7 @@ class GPT(Module):
             elif self.checkpoints_blocks:
                 x = recomputed(block, *(array for array in (x, value_rows) if array is not None))
             else:
-                x = block(x, value_rows)
+                x = block(x, value_rows, ragged=ragged)
             yield x
             if variant.has_backout and layer == self.config.backout_layer:
                 kept = x
@@ -161,15 +184,18 @@ class GPT(Module):
             cache.advance(idx.shape[1])
         yield norm(x, variant.norm_eps)
 
-    def _embed(self, idx: mx.array, cache: Cache | None) -> mx.array:
+    def _embed(self, idx: mx.array, cache: Cache | None, ragged: Ragged | None) -> mx.array:
         embedded = norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
-        return self.smeared(embedded, cache) if self.config.variant.has_smear else embedded
+        return self.smeared(embedded, cache, ragged) if self.config.variant.has_smear else embedded
 
-    def smeared(self, embedded: mx.array, cache: Cache | None = None) -> mx.array:
+    def smeared(self, embedded: mx.array, cache: Cache | None = None, ragged: Ragged | None = None) -> mx.array:
         """Return normed embeddings (B, T, C), each with a gated share of the one before it; a row's first has none."""
         before = None if cache is None else cache.previous_embedding
         first = mx.zeros_like(embedded[:, :1]) if before is None else before
-        previous = mx.concatenate([first, embedded[:, :-1]], axis=1)
+        if ragged is None:
+            previous = mx.concatenate([first, embedded[:, :-1]], axis=1)
+        else:
+            previous = mx.concatenate([first, embedded], axis=1)[:, ragged.previous + 1]
         gate = mx.sigmoid(self.smear_gate(embedded[..., :SMEAR_CHANNELS]))
         if cache is not None:
             cache.previous_embedding = embedded[:, -1:]

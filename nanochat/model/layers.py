@@ -14,6 +14,7 @@ from mlx.nn.layers.base import Module
 
 from nanochat.model.attention import attention
 from nanochat.model.config import GPTConfig
+from nanochat.model.ragged import Ragged
 
 
 class LayerCache(Protocol):
@@ -94,6 +95,7 @@ class Attention(Module):
         offset: int = 0,
         cache: LayerCache | None = None,
         starts: mx.array | None = None,
+        ragged: Ragged | None = None,
     ) -> mx.array:
         """Return (B, T, C) from normed inputs (B, T, C).
 
@@ -103,11 +105,14 @@ class Attention(Module):
             offset: position of the first token.
             cache: earlier keys and values; receives the new ones.
             starts: (B,) first visible position of each row, where rows are padded on the left.
+            ragged: how the tokens, (1, N, C), make up rows; without cache.
         """
         batch, time, _ = x.shape
         values = self._split_heads(self.c_v(x))
         if value_rows is not None:
             values = values + self._gate(x) * self._split_heads(value_rows)
+        if ragged is not None:
+            return self.c_proj(self._attend_ragged(self.c_q(x)[0], self.c_k(x)[0], values[0], ragged)[None])
         queries = self._positioned(self.c_q(x), offset)
         keys = self._positioned(self.c_k(x), offset)
         values = values.swapaxes(1, 2)
@@ -116,6 +121,26 @@ class Attention(Module):
         starts = starts_among(starts, keys, newest=offset + time)
         mixed = attention(queries, keys, values, window=self._window, starts=starts)
         return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1))
+
+    def _attend_ragged(self, queries: mx.array, keys: mx.array, values: mx.array, ragged: Ragged) -> mx.array:
+        """Return (N, C) from queries (N, C), keys (N, G * D) and values (N, G, D), a group of rows at a time."""
+        queries, keys = (self._turned(x, ragged) for x in (queries, keys))
+        mixed = []
+        for group in ragged.groups:
+            found = attention(
+                queries[group.queries].swapaxes(1, 2),
+                keys[group.keys].swapaxes(1, 2),
+                values[group.keys].swapaxes(1, 2),
+                window=self._window,
+                mask=group.mask(self._window),
+            )
+            mixed.append(found.swapaxes(1, 2).reshape(-1, self._config.n_embd))
+        return mx.concatenate(mixed)[ragged.order]
+
+    def _turned(self, x: mx.array, ragged: Ragged) -> mx.array:
+        """Split into heads, rotate, norm: (N, H * D) -> (N, H, D)."""
+        heads = x.reshape(x.shape[0], -1, self._config.head_dim)
+        return self._normed(ragged.rotate(heads, base=self._config.variant.rope_base))
 
     def _gate(self, x: mx.array) -> mx.array:
         variant = self._config.variant
@@ -127,9 +152,12 @@ class Attention(Module):
 
     def _positioned(self, x: mx.array, offset: int) -> mx.array:
         """Split into heads, rotate, norm: (B, T, H * D) -> (B, H, T, D)."""
+        base = self._config.variant.rope_base
+        return self._normed(rotate(self._split_heads(x).swapaxes(1, 2), base=base, offset=offset))
+
+    def _normed(self, x: mx.array) -> mx.array:
         variant = self._config.variant
-        rotated = rotate(self._split_heads(x).swapaxes(1, 2), base=variant.rope_base, offset=offset)
-        normed = norm(rotated, variant.norm_eps)
+        normed = norm(x, variant.norm_eps)
         return normed if variant.qk_scale == 1.0 else normed * variant.qk_scale
 
 
@@ -163,7 +191,8 @@ class Block(Module):
         offset: int = 0,
         cache: LayerCache | None = None,
         starts: mx.array | None = None,
+        ragged: Ragged | None = None,
     ) -> mx.array:
         """Return the residual stream (B, T, C) after this block; arguments as in `Attention`."""
-        x = x + self.attn(norm(x, self._eps), value_rows, offset=offset, cache=cache, starts=starts)
+        x = x + self.attn(norm(x, self._eps), value_rows, offset=offset, cache=cache, starts=starts, ragged=ragged)
         return x + self.mlp(norm(x, self._eps))

@@ -133,9 +133,13 @@ def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
 
 
 def stage_line(record: StageRecord) -> str:
-    """Return a stage's first results for a line on the terminal, after a colon, and what was lost; empty where none."""
+    """Return a stage's results (an evaluation's scores, the first of others) and losses for a line, after a colon."""
     results = list_results({record.stage: record})
-    first = [result for result in results if result.metric not in _LOSSES][:_LINE_METRICS]
+    first = [result for result in results if result.metric not in _LOSSES]
+    if record.stage in EVALUATIONS:  # every score, not how much text it was taken on
+        first = [one for one in first if not one.metric.endswith((".bytes", ".tokens"))]
+    else:
+        first = first[:_LINE_METRICS]
     lost = [result for result in results if result.metric in _LOSSES and result.value > 0]
     shown = [_in_words(result) for result in (*first, *lost)]
     return f": {', '.join(shown)}" if shown else ""

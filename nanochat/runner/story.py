@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nanochat.plan.quantities import show_count
 from nanochat.runner.record import StageRecord
@@ -34,7 +34,7 @@ _ERRORS = 2
 
 @dataclass(frozen=True)
 class Suite:
-    """The outcome of one suite of an evaluation; the last three are None where it is not a share of problems."""
+    """The outcome of one suite of an evaluation; error, count and chance are None where it is no share of problems."""
 
     stage: str
     name: str
@@ -43,6 +43,8 @@ class Suite:
     stderr: float | None
     count: int | None
     chance: float | None
+    passes: Mapping[int, float] = field(default_factory=dict)
+    """Share of problems that at least one of k answers solves, by k."""
 
     @property
     def meaning(self) -> str:
@@ -55,7 +57,8 @@ class Suite:
         if self.stderr is None or self.chance is None:
             return ""
         if self.chance == 0:
-            return "none solved" if self.value == 0 else f"{self.value:.0%} solved"
+            tries = f", {self.passes[most]:.0%} in {most} tries" if (most := max(self.passes, default=1)) > 1 else ""
+            return ("none solved" if self.value == 0 else f"{self.value:.0%} solved") + tries
         if abs(self.value - self.chance) <= _ERRORS * self.stderr:
             return "no better than guessing"
         return "better than guessing" if self.value > self.chance else "worse than guessing"
@@ -73,7 +76,12 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
                 centred, count = metrics.get(f"{name}.centred"), metrics.get(f"{name}.n")
                 chance = None if centred is None else chance_level(metrics[name], centred)
                 n = None if count is None else int(count)
-                found.append(Suite(stage, name, task, metrics[name], metrics.get(f"{name}.stderr"), n, chance))
+                passes = {
+                    int(metric.removeprefix(f"{name}.pass_at_")): value
+                    for metric, value in metrics.items()
+                    if metric.startswith(f"{name}.pass_at_")
+                }
+                found.append(Suite(stage, name, task, metrics[name], metrics.get(f"{name}.stderr"), n, chance, passes))
     return found
 
 

@@ -11,9 +11,9 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.catalog import Run, list_runs
 from nanochat.runner.folders import RunFolder, StageFolder
 from nanochat.runner.record import RunState, StageEntry, StageRecord, read_record, read_run
-from nanochat.runner.report import stage_line
+from nanochat.runner.report import show_value, stage_line
 from nanochat.runner.session import is_in_progress
-from nanochat.runner.story import EVALUATIONS
+from nanochat.runner.story import EVALUATIONS, list_suites
 from nanochat.tracking.link import read_link
 from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
 from nanochat.tracking.views import Artifact, Dataset, RunView, StageView, Status
@@ -170,7 +170,9 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
     scores = (stage_line(record).removeprefix(": ") for stage, record in records.items() if stage in EVALUATIONS)
     results = f"**{', '.join(scores)}**" if records.keys() & set(EVALUATIONS) else ""
     first = results or state.message or state.status
-    lines = [first, state.description, f"`{state.command}`"]
+    lines = [first, state.description, _read_scores(records), f"`{state.command}`"]
+    if records:
+        lines.append("The whole story, with curves, samples and costs: `report.html` under Artifacts.")
     cached = [entry.title for entry in state.stages if entry.status == "cached"]
     if cached:
         lines.append(f"From cache: {', '.join(cached)}.")
@@ -189,4 +191,18 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), {record.device}"
     )
     why = f"Why it ran: {entry.reason}." if entry.reason else ""
-    return "\n\n".join(line for line in (f"**{results}**" if results else "", measured, why) if line)
+    tables = (
+        "What the model answered, problem by problem: `tables` under Artifacts." if entry.stage in EVALUATIONS else ""
+    )
+    lines = (f"**{results}**" if results else "", _read_scores({entry.stage: record}), measured, why, tables)
+    return "\n\n".join(line for line in lines if line)
+
+
+def _read_scores(records: dict[str, StageRecord]) -> str:
+    """Return a list of what each suite asked and how to read its score."""
+    lines = []
+    for one in list_suites(records):
+        error = f" ± {one.stderr:.2g}" if one.stderr is not None else ""
+        reading = ", ".join(text for text in (one.verdict, one.meaning) if text)
+        lines.append(f"- {one.name} {show_value(one.value)}{error}: {reading}" if reading else "")
+    return "\n".join(line for line in lines if line)

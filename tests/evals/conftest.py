@@ -31,9 +31,18 @@ class TableModel:
     def hidden(self, idx: mx.array, cache=None) -> mx.array:
         return idx.astype(mx.float32)[..., None]
 
+    def hidden_ragged(self, rows) -> mx.array:
+        return rows.tokens[0].astype(mx.float32)[:, None]
+
     def logits(self, hidden: mx.array) -> mx.array:
         tokens = np.array(hidden[..., 0]).astype(int)
         return mx.array(self.rows(tokens.reshape(-1)).reshape(*tokens.shape, -1).astype(np.float32))
+
+    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        logits, wanted = np.array(self.logits(hidden), dtype=np.float64), np.array(targets)
+        chosen = np.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
+        logprobs = chosen - np.log(np.exp(logits).sum(axis=-1))
+        return mx.array(logprobs.astype(np.float32)), mx.array(logits.argmax(axis=-1) == wanted)
 
 
 @pytest.fixture

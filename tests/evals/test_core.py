@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -117,3 +118,43 @@ def test_the_whole_evaluation_agrees(case, table_model):
     assert [record.is_truncated for record in result.records] == [
         any(example["toy"]["cropped_on_the_left"]) for example in case["examples"]
     ]
+
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "0123", "ABCD"]
+
+
+def written_problems(kind: str) -> list[CorePrompts]:
+    """Twelve problems of a kind, of several lengths, some longer than the context."""
+    problems = []
+    for number in range(12):
+        about = " ".join(WORDS[(number + i) % len(WORDS)] for i in range(4 + 18 * (number % 4)))
+        if kind == "multiple_choice":
+            prompts = [f"{about}: {' '.join(WORDS[i : i + 1 + i % 3])}" for i in range(4)]
+        elif kind == "schema":
+            prompts = [f"{about} {WORDS[i]} sat on it, {number}" for i in range(3)]
+        else:
+            prompts = [about, f"{about} {WORDS[number % 9]}"]
+        problems.append(CorePrompts(kind, tuple(prompts), number % 3 if kind != "language_modeling" else 0))
+    return problems
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "schema", "language_modeling"])
+def test_batched_problems_equal_one_by_one(kind, random_model, tokenizer):
+    """Verdicts equal, log-probabilities within 1e-4 of each row's whole logits in float64."""
+    problems = written_problems(kind)
+    together = evaluate_core_task(random_model, tokenizer, problems, task="t", chance=0.0)
+    for problem, record in zip(problems, together.records, strict=True):
+        rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
+        spans = find_spans(kind, rows, max_tokens=random_model.config.sequence_len)
+        sums, means, is_greedy = [], [], []
+        for span in spans:
+            logits = np.array(random_model(mx.array([list(span.tokens)]))[0], dtype=np.float64)
+            logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+            scored = range(span.start, span.end)
+            sums.append(sum(logprobs[j - 1, span.tokens[j]] for j in scored))
+            means.append(sums[-1] / len(scored))
+            is_greedy.append(all(int(logits[j - 1].argmax()) == span.tokens[j] for j in scored))
+        assert record.logprobs == pytest.approx(sums, abs=1e-4)
+        expected = is_greedy[0] if kind == "language_modeling" else int(np.argmax(means)) == problem.gold
+        assert record.correct == expected
+    assert any(record.is_truncated for record in together.records) == (random_model.config.sequence_len < 100)

@@ -93,9 +93,10 @@ def test_a_plan_without_its_data_says_so(bench):
 
 
 def test_a_comparison_shows_scores_and_what_differs(bench):
-    """Side by side, fields that are equal left out."""
-    runs = [bench.run(), bench.run("sft.horizon.steps=5", "name=longer")]
+    """Side by side, fields that are equal left out; a run without the stage has neither a score nor a default."""
+    runs = [bench.run(), bench.run("sft.horizon.steps=5", "name=longer"), bench.run("chat_eval=null", "name=less")]
     table = render_comparison(runs, bench.base)
-    assert "| chat_eval.spelling | 0.75 ± 0.12 | 0.75 ± 0.12 |" in table
-    assert "| sft.horizon.steps | 4 | 5 |" in table
+    assert "| chat_eval.spelling | 0.75 ± 0.12 (n 12) | 0.75 ± 0.12 (n 12) | - |" in table
+    assert "| sft.horizon.steps | 4 | 5 | 4 |" in table
+    assert "| chat_eval.suites.spelling.max_problems | 4 | 4 | - |" in table
     assert "pretrain.horizon" not in table

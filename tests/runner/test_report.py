@@ -12,6 +12,7 @@ from nanochat.runner.html_report import render_html
 from nanochat.runner.plots import draw_scores
 from nanochat.runner.report import stage_line
 from nanochat.runner.story import Suite, chance_level, tell_stages
+from nanochat.runner.views import run_view
 
 
 def test_the_page_needs_no_other_file(tmp_path):
@@ -85,3 +86,19 @@ def test_conversations_that_were_not_trained_on_are_told():
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
         "3 rows of the data held none and were refused."
     ]
+
+
+def test_samples_of_a_problem_are_read_as_tries():
+    """pass@4 of 0.3 beside an accuracy of 0.1: three of ten problems are solved by one of four answers."""
+    suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
+    assert suite.verdict == "10% solved, 30% in 4 tries"
+
+
+def test_a_run_says_in_mlflow_what_its_scores_mean(bench):
+    """First the scores, then each suite's question and how to read the answer (chance is 0.5 here)."""
+    view = run_view(bench.run().folder, bench.base)
+    (evaluation,) = [stage for stage in view.stages if stage.name.endswith("chat_eval")]
+    for description in (view.description, evaluation.description):
+        assert "spelling 0.75 ± 0.12 (n 12)" in description.splitlines()[0]
+        assert "- spelling 0.75 ± 0.12: no better than guessing, spell a word letter by letter" in description
+        assert "under Artifacts" in description

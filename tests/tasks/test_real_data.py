@@ -111,3 +111,28 @@ def test_every_problem_for_base_models_is_read(name, count):
     items = build_choice_items(name, source, base=Path("unused"), num_fewshot=2)
     assert len(items) == count
     assert all(0 <= item.gold < len(item.options) and all(option.strip() for option in item.options) for item in items)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FOLDER is None, reason="NANOCHAT_TEST_DATA names no folder")
+def test_all_canonical_solutions_pass_and_none_that_returns_nothing():
+    """Each problem is run twice in the sandbox."""
+    task = read("humaneval", REAL / "humaneval", "test")
+    assert len(task) >= 100
+    assert [example.meta["task_id"] for example in task if not task.grade(example, gold_text(example))] == []
+    empty = [example.conversation.messages[0].text() + "    return None\n" for example in task]
+    assert [text for example, text in zip(task, empty, strict=True) if task.grade(example, text)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FOLDER is None, reason="NANOCHAT_TEST_DATA names no folder")
+def test_near_misses_of_every_word_problem_are_wrong():
+    """Nothing, the right number without its marks, and a number beside it; ways to write the right one are right."""
+    task = read("gsm8k", REAL / "gsm8k", "test")
+    assert len(task) >= 1000
+    for example in task:
+        number = gold_text(example).rpartition("#### ")[2].strip()
+        assert not any(task.grade(example, text) for text in ("", number, f"The answer is {number}."))
+        plain = number.replace(",", "")
+        assert not any(task.grade(example, f"#### {near}") for near in (f"{plain}1", f"{plain}.5", f"1{plain}"))
+        assert all(task.grade(example, f"#### {same}") for same in (f"${number}", f"{number}.", f"{plain}.0", plain))
