@@ -8,15 +8,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nanochat.data.sources import SourceSpec, check_source, resolve_files
+from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
-from nanochat.plan.estimate import tokenizer_peak_bytes, total
+from nanochat.plan.estimate import total
 from nanochat.plan.fitting import model_of, peak_bytes, rows_that_fit
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec, TokenizerSpec
+from nanochat.plan.specs import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.runner.cache import Judgement
 from nanochat.runner.inputs import check_inputs
 from nanochat.runner.memory_limit import memory_limit
@@ -24,8 +24,6 @@ from nanochat.runner.prepare import Prepared
 from nanochat.tracking.store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
-_UNPACKED = 4
-"""Characters of text per byte of a parquet file, roughly."""
 
 
 def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: str | None) -> None:
@@ -80,7 +78,7 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
     for stage in stages:
         given = prepared.init_models.get(stage.name)
         config = model_of(stage, prepared.plan) or (_config_in(given) if given is not None else None)
-        planned = _text_peak(stage.spec, prepared.base) or peak_bytes(stage, config, device)
+        planned = peak_bytes(stage, config, device)
         if limit is None or planned is None or planned <= limit:
             continue
         fits = rows_that_fit(stage, config, limit, device)
@@ -88,18 +86,6 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
             continue  # `auto` takes fewer rows than the plan shows
         advice = f"set `run.micro_batch_size: {fits}`" if fits else _advice_without_rows(stage)
         yield f"memory: {stage.name} needs about {show_bytes(planned)}, the limit is {show_bytes(limit)}; {advice}"
-
-
-def _text_peak(spec: StageSpec, base: Path) -> int | None:
-    """Return the peak of a tokenizer stage on local files, whose size the plan does not know; None for all else."""
-    if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
-        return None
-    try:
-        files = resolve_files(spec.source, base=base)
-    except PreflightError:  # told already
-        return None
-    sizes = (path.stat().st_size * (_UNPACKED if path.suffix == ".parquet" else 1) for path in files)
-    return tokenizer_peak_bytes(min(spec.max_chars, sum(sizes)))
 
 
 def _advice_without_rows(stage: StagePlan) -> str:
