@@ -15,16 +15,13 @@ from typing import Literal, assert_never
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan import examples, memory
+from nanochat.plan import eval_memory, examples, memory
 from nanochat.plan.memory import Dtype
 from nanochat.plan.scaling import steps_for_tokens
 from nanochat.plan.specs import (
     BaseEvalSpec,
-    BaseSuiteSpec,
     BpbSuiteSpec,
     ChatEvalSpec,
-    ChatSuiteSpec,
-    ChoiceSuiteSpec,
     ExecutionSpec,
     PretrainSpec,
     SftSpec,
@@ -36,14 +33,6 @@ DeviceClass = Literal["cpu", "metal", "cuda"]
 
 GPU_AUTO_ROWS = 16
 """Rows per forward pass that `micro_batch_size: auto` is shown with on a GPU; how many fit is known only there."""
-EVAL_ROWS = 32
-"""Rows decoded at a time."""
-BPB_TOKENS, SCORED_TOKENS = 4_096, 8_192
-"""Tokens per forward pass of bits per byte, and of scoring options or letters."""
-CACHED_SHARE, CACHED_SHARE_FEWSHOT = 1.5, 4.0
-"""Positions in the cache of options' common beginnings, over `SCORED_TOKENS`: each option has a copy, and behind solved
-examples the beginning is nearly all."""
-_SAMPLE_PROMPT_TOKENS = 64
 TOKENIZER_CHARS_PER_SECOND = 6.4e6
 """SentencePiece BPE training, 32 MB in 5 s on one core."""
 STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
@@ -180,15 +169,20 @@ def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
 
 
 def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
-    chars = min(spec.max_chars, examples.source_chars(spec.source) or spec.max_chars)
+    return estimate_tokenizer(spec, chars=examples.source_chars(spec.source))
+
+
+def estimate_tokenizer(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
+    """Return the estimate of a tokenizer stage whose source has so many characters, where that is known."""
+    chars = min(spec.max_chars, chars or spec.max_chars)
     return Estimate(
-        peak_memory_bytes=tokenizer_peak_bytes(chars) + _reader_bytes([spec.source], "float32"),
+        peak_memory_bytes=_tokenizer_peak(chars) + _reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
 
 
-def tokenizer_peak_bytes(chars: int) -> int:
+def _tokenizer_peak(chars: int) -> int:
     """Return the peak of training a tokenizer: SentencePiece holds the text and several times as much in indexes."""
     return memory.PROCESS_BYTES["float32"] + 6 * chars
 
@@ -255,21 +249,10 @@ def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, dev
     for suite in spec.suites.values():
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
     decoded = _decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    peaks = [_base_suite_peak(suite, config, dtype) for suite in spec.suites.values()]
-    if spec.samples:
-        length = min(config.sequence_len, _SAMPLE_PROMPT_TOKENS + spec.sample_tokens)
-        peaks.append(memory.decoding_bytes(config, rows=len(spec.samples), tokens=length, dtype=dtype))
-    peak = max(peaks) + _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    peak = eval_memory.base_eval_peak(spec, config, dtype) + _reader_bytes(
+        [suite.source for suite in spec.suites.values()], dtype
+    )
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
-
-
-def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
-    if isinstance(suite, BpbSuiteSpec):
-        return memory.scoring_bytes(config, tokens=max(BPB_TOKENS, config.sequence_len), dtype=dtype)
-    is_zero_shot = isinstance(suite, ChoiceSuiteSpec) and suite.num_fewshot == 0
-    share = CACHED_SHARE if is_zero_shot else CACHED_SHARE_FEWSHOT
-    tokens = max(SCORED_TOKENS, config.sequence_len)
-    return memory.scoring_bytes(config, tokens=tokens, cached_positions=round(share * tokens), dtype=dtype)
 
 
 def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
@@ -277,18 +260,10 @@ def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, dev
     for suite in spec.suites.values():
         prompt, completion = examples.chat_suite_tokens(suite)
         tokens += prompt + completion
-        decoded += _decode_seconds(config, completion, EVAL_ROWS, dtype, device)
-    peak = max(_chat_suite_peak(suite, config, dtype) for suite in spec.suites.values())
+        decoded += _decode_seconds(config, completion, eval_memory.EVAL_ROWS, dtype, device)
+    peak = eval_memory.chat_eval_peak(spec, config, dtype)
     peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
-
-
-def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
-    length = examples.longest_chat_tokens(suite)
-    if length is None:
-        return memory.scoring_bytes(config, tokens=max(SCORED_TOKENS, config.sequence_len), dtype=dtype)
-    rows = min(EVAL_ROWS, (suite.max_problems or EVAL_ROWS) * suite.num_samples)
-    return memory.decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
 
 
 def _estimate_eval(

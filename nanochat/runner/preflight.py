@@ -8,16 +8,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nanochat.data.sources import SourceSpec, check_source, resolve_files
+from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
-from nanochat.plan.estimate import tokenizer_peak_bytes, total
+from nanochat.plan.estimate import total
 from nanochat.plan.fitting import model_of, peak_bytes, rows_that_fit
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.sharing import is_shared, uneven_shares
-from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec, TokenizerSpec
+from nanochat.plan.specs import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.runner.cache import Judgement
 from nanochat.runner.hosts import find_obstacles
 from nanochat.runner.inputs import check_inputs
@@ -26,8 +26,6 @@ from nanochat.runner.prepare import Prepared
 from nanochat.tracking.store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
-_UNPACKED = 4
-"""Characters of text per byte of a parquet file, roughly."""
 
 
 def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: str | None) -> None:
@@ -83,7 +81,7 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
     for stage in stages:
         given = prepared.init_models.get(stage.name)
         config = model_of(stage, prepared.plan) or (_config_in(given) if given is not None else None)
-        planned = _text_peak(stage.spec, prepared.base) or peak_bytes(stage, config, device)
+        planned = peak_bytes(stage, config, device)
         # GPUs have memory of their own, processes on one CPU or Mac share the machine's; a given limit is each one's.
         is_own = device == "cuda" or run.limits.memory is not None or not is_shared(stage)
         share = limit if limit is None or is_own else limit // stage.execution.processes_here
@@ -107,18 +105,6 @@ def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Itera
         problem = uneven_shares(stage.spec, _config_in(given), stage.execution.processes) if given else None
         if problem is not None:
             yield f"`run.distributed.processes`: {problem[0]}; {problem[1]}"
-
-
-def _text_peak(spec: StageSpec, base: Path) -> int | None:
-    """Return the peak of a tokenizer stage on local files, whose size the plan does not know; None for all else."""
-    if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
-        return None
-    try:
-        files = resolve_files(spec.source, base=base)
-    except PreflightError:  # told already
-        return None
-    sizes = (path.stat().st_size * (_UNPACKED if path.suffix == ".parquet" else 1) for path in files)
-    return tokenizer_peak_bytes(min(spec.max_chars, sum(sizes)))
 
 
 def _advice_without_rows(stage: StagePlan) -> str:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nanochat.data.sources import digest
+from nanochat.data.sources import digest, resolve_files
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate import DeviceClass
-from nanochat.plan.plan import Plan
+from nanochat.plan.estimate import DeviceClass, estimate_tokenizer, total
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.specs import TokenizerSpec
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.cache import Judgement, judge_plan
 from nanochat.runner.catalog import MODEL_STAGES, model_digest, resolve_model
 from nanochat.runner.pins import with_pins
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
+_UNPACKED = 4
+"""Characters of text per byte of a parquet file, roughly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_input
     except PreflightError as error:
         problems += str(error).splitlines()
         plan = compile_plan(loaded, device_class=device)
+    plan = _with_text_size(plan, base)
     models: dict[str, Path] = {}
     for stage in plan.stages:
         if stage.init_from is None:
@@ -80,6 +84,26 @@ def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_input
         init_digests={} if problems else {stage: model_digest(folder) for stage, folder in models.items()},
         problems=tuple(problems),
     )
+
+
+def _with_text_size(plan: Plan, base: Path) -> Plan:
+    """Return the plan with the tokenizer's estimate by the size of its local files: compiling does not look at it."""
+    stages = tuple(_sized(stage, base) for stage in plan.stages)
+    if stages == plan.stages:
+        return plan
+    return replace(plan, stages=stages, totals=total([stage.estimate for stage in stages]))
+
+
+def _sized(stage: StagePlan, base: Path) -> StagePlan:
+    spec = stage.spec
+    if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
+        return stage
+    try:
+        files = resolve_files(spec.source, base=base)
+    except PreflightError:  # told with the other inputs that are missing
+        return stage
+    chars = sum(path.stat().st_size * (_UNPACKED if path.suffix == ".parquet" else 1) for path in files)
+    return replace(stage, estimate=estimate_tokenizer(spec, chars=chars))
 
 
 def guess_device_class() -> DeviceClass:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import estimate, memory
+from nanochat.plan import eval_memory, memory
 from nanochat.plan.estimate import Estimate, total
 from nanochat.plan.plan import Plan
 
@@ -116,10 +116,10 @@ def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
     config: GPTConfig, bpb_mib: int, choices_mib: int, decoding_mib: int
 ) -> None:
     """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context."""
-    cached = round(estimate.CACHED_SHARE * estimate.SCORED_TOKENS)
+    cached = round(eval_memory.CACHED_SHARE * eval_memory.SCORED_TOKENS)
     planned = (
-        memory.scoring_bytes(config, tokens=estimate.BPB_TOKENS, dtype="float32"),
-        memory.scoring_bytes(config, tokens=estimate.SCORED_TOKENS, cached_positions=cached, dtype="float32"),
+        memory.scoring_bytes(config, tokens=eval_memory.BPB_TOKENS, dtype="float32"),
+        memory.scoring_bytes(config, tokens=eval_memory.SCORED_TOKENS, cached_positions=cached, dtype="float32"),
         memory.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
     )
     for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
@@ -132,8 +132,8 @@ def test_estimates_know_the_sizes_that_evaluations_work_in() -> None:
     from nanochat.inference import forward, kv_cache
     from nanochat.stages import base_eval
 
-    assert estimate.BPB_TOKENS == base_eval._BPB_TOKENS_PER_BATCH
-    assert estimate.SCORED_TOKENS == spans.MAX_TOKENS_PER_BATCH
+    assert eval_memory.BPB_TOKENS == base_eval._BPB_TOKENS_PER_BATCH
+    assert eval_memory.SCORED_TOKENS == spans.MAX_TOKENS_PER_BATCH
     assert memory._SCORED_ROWS == spans._LOGIT_ROWS
     assert memory._PROMPT_CHUNK_TOKENS == forward.CHUNK_TOKENS
     assert memory._CACHE_SLACK_TOKENS == kv_cache._SLACK

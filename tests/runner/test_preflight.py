@@ -8,8 +8,10 @@ import pytest
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
+from nanochat.plan import memory
 from nanochat.runner import memory_limit as limits
 from nanochat.runner import preflight
+from nanochat.runner.prepare import prepare
 
 
 def refusal(bench, *overrides, **changes) -> str:
@@ -72,6 +74,14 @@ def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
     assert re.search(
         r"memory: sft needs about [\d.]+ GiB, the limit is 2.00 GiB; set `run.micro_batch_size: \d+`", text
     )
+
+
+def test_a_plan_counts_the_text_that_is_there(bench):
+    """A file of 690 bytes is no 2e9 characters: the tokenizer needs a process and little more, and a second."""
+    estimate = prepare(bench.recipe, [], bench.base).plan.stage("tokenizer").estimate
+    chars = (bench.folder / "text.txt").stat().st_size
+    assert estimate.peak_memory_bytes == memory.PROCESS_BYTES["float32"] + 6 * chars
+    assert estimate.seconds == pytest.approx(1, abs=0.01)
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):

@@ -1,0 +1,48 @@
+"""Peak memory of evaluation stages, by what their suites do: read rows, compare options, or generate."""
+
+from __future__ import annotations
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan import examples, memory
+from nanochat.plan.memory import Dtype
+from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec
+
+EVAL_ROWS = 32
+"""Rows decoded at a time."""
+BPB_TOKENS, SCORED_TOKENS = 4_096, 8_192
+"""Tokens per forward pass of bits per byte, and of scoring options or letters."""
+CACHED_SHARE, CACHED_SHARE_FEWSHOT = 1.5, 4.0
+"""Positions in the cache of options' common beginnings, over `SCORED_TOKENS`: each option has a copy, and behind solved
+examples the beginning is nearly all."""
+_SAMPLE_PROMPT_TOKENS = 64
+
+
+def base_eval_peak(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype) -> int:
+    """Return the peak of a base_eval stage: that of its largest suite, or of its samples."""
+    peaks = [_base_suite_peak(suite, config, dtype) for suite in spec.suites.values()]
+    if spec.samples:
+        length = min(config.sequence_len, _SAMPLE_PROMPT_TOKENS + spec.sample_tokens)
+        peaks.append(memory.decoding_bytes(config, rows=len(spec.samples), tokens=length, dtype=dtype))
+    return max(peaks)
+
+
+def chat_eval_peak(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype) -> int:
+    """Return the peak of a chat_eval stage: that of its largest suite."""
+    return max(_chat_suite_peak(suite, config, dtype) for suite in spec.suites.values())
+
+
+def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
+    if isinstance(suite, BpbSuiteSpec):
+        return memory.scoring_bytes(config, tokens=max(BPB_TOKENS, config.sequence_len), dtype=dtype)
+    is_zero_shot = isinstance(suite, ChoiceSuiteSpec) and suite.num_fewshot == 0
+    share = CACHED_SHARE if is_zero_shot else CACHED_SHARE_FEWSHOT
+    tokens = max(SCORED_TOKENS, config.sequence_len)
+    return memory.scoring_bytes(config, tokens=tokens, cached_positions=round(share * tokens), dtype=dtype)
+
+
+def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
+    length = examples.longest_chat_tokens(suite)
+    if length is None:
+        return memory.scoring_bytes(config, tokens=max(SCORED_TOKENS, config.sequence_len), dtype=dtype)
+    rows = min(EVAL_ROWS, (suite.max_problems or EVAL_ROWS) * suite.num_samples)
+    return memory.decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
