@@ -51,6 +51,7 @@ bench:
     python tests/benchmarks/waiting.py
     python tests/benchmarks/decode.py
     python tests/benchmarks/batched_eval.py
+    python tests/benchmarks/distributed.py --device cpu
 
 # browse results in the MLflow UI
 ui:

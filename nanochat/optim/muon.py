@@ -7,9 +7,14 @@ equal rows and renormalisation. Not here: which parameters, learning rates and s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from nanochat.optim.groups import Variant
+
+Iterate = Callable[[mx.array], mx.array]
+"""`iterate`, or `iterate_shared` with a group bound."""
 
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -36,6 +41,7 @@ def muon_update(
     momentum: float | mx.array,
     beta2: float,
     weight_decay: float | mx.array,
+    iterate: Iterate | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return (parameter, momentum buffer, second moment) after one step.
 
@@ -51,11 +57,12 @@ def muon_update(
         momentum: of the moving average of gradients, and of the Nesterov mix.
         beta2: of the moving average of squared updates.
         weight_decay: decay where update and parameter have the same sign.
+        iterate: does the iteration; default here and whole.
     """
     gradient = gradient.astype(mx.float32)
     momentum_buffer = momentum * momentum_buffer + (1 - momentum) * gradient
     direction = (1 - momentum) * gradient + momentum * momentum_buffer
-    direction = polar(direction, variant=variant)
+    direction = polar(direction, variant=variant, iterate=iterate)
     rows, cols = parameter.shape[-2:]
     if variant == "current":
         direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), TINY_NORM))
@@ -67,7 +74,7 @@ def muon_update(
     return updated.astype(parameter.dtype), momentum_buffer, second_moment
 
 
-def polar(matrices: mx.array, *, variant: Variant) -> mx.array:
+def polar(matrices: mx.array, *, variant: Variant, iterate: Iterate | None = None) -> mx.array:
     """Return about the nearest (semi-)orthogonal matrix of each of (K, rows, cols), float32."""
     x = matrices
     rows = x.shape[-2]
@@ -75,10 +82,22 @@ def polar(matrices: mx.array, *, variant: Variant) -> mx.array:
         row_norms = mx.maximum(_norm(x, axis=-1), TINY_NORM)
         x = x * (_norm(x) / rows**0.5 / row_norms)
     x = x / (NORM_FACTOR[variant] * _norm(x) + TINY_NORM)
-    return iterate(x)
+    return (iterate or iterate_whole)(x)
 
 
-def iterate(x: mx.array) -> mx.array:
+def iterate_shared(x: mx.array, *, group: mx.distributed.Group) -> mx.array:
+    """Return what `iterate_whole` does, each process of the group iterating its share of the K matrices.
+
+    Where they are not a multiple of the processes, the last ones get matrices of zeros.
+    """
+    count = x.shape[0]
+    share = -(-count // group.size())
+    first = group.rank() * share
+    mine = mx.pad(x, [(0, share * group.size() - count), (0, 0), (0, 0)])[first : first + share]
+    return mx.distributed.all_gather(iterate_whole(mine), group=group)[:count]
+
+
+def iterate_whole(x: mx.array) -> mx.array:
     """Return Polar Express of stacked matrices (K, rows, cols) whose norms are below 1, in their dtype.
 
     The result is approximate by design (singular values within about 0.3 of 1), so that bfloat16's rounding does not

@@ -6,6 +6,7 @@ evaluate (the training step).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from nanochat.errors import StageError
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.groups import AdamWGroup, Group, MuonGroup
-from nanochat.optim.muon import muon_update, second_moment_shape
+from nanochat.optim.muon import Iterate, iterate_shared, iterate_whole, muon_update, second_moment_shape
 
 _STEP = "step"
 
@@ -22,10 +23,20 @@ _STEP = "step"
 class Optimizer:
     """Muon and AdamW state, as arrays under `step` and `NAME.first_moment`, `NAME.second_moment`."""
 
-    def __init__(self, groups: Sequence[Group], parameters: dict[str, mx.array]) -> None:
-        """Start with zero moments for `parameters`, name -> array."""
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        parameters: dict[str, mx.array],
+        *,
+        world: mx.distributed.Group | None = None,
+    ) -> None:
+        """Start with zero moments for `parameters`, name -> array.
+
+        The processes of `world`, which must all make the same updates, share out Muon's iteration.
+        """
         assert sorted(n for g in groups for n in g.names) == sorted(parameters), "every parameter in exactly one group"
         self.groups = tuple(groups)
+        self._iterate = iterate_whole if world is None else functools.partial(iterate_shared, group=world)
         self._stacks: dict[int, tuple[list[mx.array], mx.array]] = {}
         self.state: dict[str, mx.array] = {_STEP: mx.array(0, dtype=mx.int32)}
         for group in groups:
@@ -116,7 +127,8 @@ class Optimizer:
             self._stacked([self.state[name] for name in first]),
             self._stacked([self.state[name] for name in second]),
         )
-        new = _muon(group, old, mx.stack([gradients[name] for name in names]), rates=rates, is_finite=is_finite)
+        gradient = mx.stack([gradients[name] for name in names])
+        new = _muon(group, old, gradient, rates=rates, is_finite=is_finite, iterate=self._iterate)
         for stack, holder, keys in zip(new, (updated, self.state, self.state), (names, first, second), strict=True):
             parts = list(stack)
             holder.update(zip(keys, parts, strict=True))
@@ -167,6 +179,7 @@ def _muon(
     *,
     rates: tuple[float | mx.array, float | mx.array, float | mx.array],
     is_finite: mx.array | None,
+    iterate: Iterate,
 ) -> Arrays:
     lr, momentum, weight_decay = rates
     if is_finite is not None and fused_muon.applies(gradient):
@@ -180,6 +193,7 @@ def _muon(
             beta2=group.beta2,
             weight_decay=weight_decay,
             is_finite=is_finite,
+            iterate=iterate,
         )
     new = muon_update(
         old[0],
@@ -190,6 +204,7 @@ def _muon(
         momentum=momentum,
         beta2=group.beta2,
         weight_decay=weight_decay,
+        iterate=iterate,
     )
     return _guarded(new, old, is_finite)
 

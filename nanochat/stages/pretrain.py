@@ -59,7 +59,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         context,
         model=model,
         tokenizer=tokenizer,
-        optimizer=Optimizer(groups, model.named_parameters()),
+        optimizer=Optimizer(groups, model.named_parameters(), world=context.world.group),
         loader=loader,
         course=_course(spec),
         micro_batch_size=micro_batch_size,

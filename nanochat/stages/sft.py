@@ -51,7 +51,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
     folder = _starting_folder(spec, context)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    optimizer, has_moments = _optimizer(spec, model, folder)
+    optimizer, has_moments = _optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.world.size)
     examples, refused = _mixture(spec, context)
@@ -82,10 +82,10 @@ def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
     return context.require("pretrain") / "model"
 
 
-def _optimizer(spec: SftSpec, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
+def _optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
     """Return the optimizer, and whether it has the moments that training left beside the weights; rates start anew."""
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
-    optimizer = Optimizer(groups, model.named_parameters())
+    optimizer = Optimizer(groups, model.named_parameters(), world=context.world.group)
     # Beside a stage's model folder; inside a checkpoint.
     path = next((at for at in (folder.parent / OPTIMIZER_FILE, folder / OPTIMIZER_FILE) if at.is_file()), None)
     if path is None:

@@ -102,3 +102,22 @@ def test_an_interrupted_child_saves_and_the_run_says_how_to_go_on(tmp_path, toke
         runner(base, *LONGER, on_beat=kill_child_at(base, 4, signal.SIGTERM), last="pretrain")
     assert "continue with: nanochat-run recipes/dry_run.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_two_processes_train_are_stopped_and_go_on(tmp_path, runner):
+    """Ctrl-C in the middle of pretraining; the same command, on one process now, ends it, for it is the same stage."""
+    two = (*LONGER, "run.device=cpu", "run.distributed.processes=2")
+    sent = []
+
+    def on_beat(title: str) -> None:
+        folders = list((tmp_path / "stages" / "pretrain").glob("*"))
+        if title == "2-pretrain" and not sent and folders and (newest_step(StageFolder(folders[0])) or 0) >= 4:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+
+    with pytest.raises(InterruptedRun, match=r"stopped (after|while)"):
+        runner(tmp_path, *two, on_beat=on_beat, last="sft")
+    _, shown = runner(tmp_path, *LONGER, last="pretrain")
+    assert any("2-pretrain: resumes" in line for line in shown.lines)
+    _, shown = runner(tmp_path, *two, last="sft")
+    assert shown.ran() == ["3-base_eval", "4-sft"]

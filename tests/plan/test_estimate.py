@@ -284,3 +284,15 @@ def test_time_is_said_to_be_an_estimate_for_a_named_device(compiled: Compile) ->
     faster, slower = on_gpu.totals.seconds, compiled().totals.seconds
     assert faster is not None and slower is not None and faster < slower
     assert "Apple" in compiled("run.device=gpu", device_class="metal").notes[0]
+
+
+def test_processes_share_the_time_and_the_rows_of_a_step(compiled: Compile) -> None:
+    """Two do all but the second of starting up in half the time, each with the memory of its own 8 rows of 16."""
+    one, two = (compiled(f"run.distributed.processes={n}").stage("pretrain") for n in (1, 2))
+    assert one.estimate.seconds is not None and two.estimate.seconds is not None
+    assert two.estimate.seconds - 1 == pytest.approx((one.estimate.seconds - 1) / 2)
+    assert (two.estimate.flops, two.estimate.tokens) == (one.estimate.flops, one.estimate.tokens)
+    eight = compiled("run.micro_batch_size=8").stage("pretrain")
+    assert two.estimate.peak_memory_bytes == eight.estimate.peak_memory_bytes
+    evals = [compiled(f"run.distributed.processes={n}").stage("base_eval").estimate for n in (1, 2)]
+    assert evals[0] == evals[1]

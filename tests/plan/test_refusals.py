@@ -107,6 +107,22 @@ SFT = "  horizon: {tokens: 400_000}\n"
             "4,096 tokens per step are not a whole number of rows of 96 tokens",
             "nearest that fit: 4032 and 4128",
         ),
+        (
+            SFT,
+            f"{SFT}run: {{distributed: {{processes: 6}}}}\n",
+            "uneven-shares",
+            ":23:32",
+            "pretrain's step of 16 rows cannot be shared equally by 6 processes",
+            "so many fit: 1, 2, 4, 8, 16; or change `tokens_per_step`",
+        ),
+        (
+            SFT,
+            f"{SFT}run: {{distributed: {{processes: 2, backend: jaccl}}}}\n",
+            "missing-field",
+            ":23:44",
+            "`jaccl` needs the RDMA devices of each host",
+            "give `run.distributed.hostfile`",
+        ),
     ],
 )
 def test_each_impossibility_is_located_and_has_a_way_out(

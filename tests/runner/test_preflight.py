@@ -116,3 +116,23 @@ def test_a_gpus_memory_is_asked_of_its_driver(tmp_path, monkeypatch):
     assert limits.memory_limit(None, "cuda") is None
     program.unlink()
     assert limits.memory_limit(None, "cuda") is None
+
+
+def test_a_hostfile_with_another_number_of_hosts_is_refused(bench):
+    (bench.folder / "hosts.json").write_text('[{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}]')
+    hosts = f"run.distributed.hostfile={bench.folder}/hosts.json"
+    text = refusal(bench, "run.device=cpu", "run.distributed.processes=2", hosts)
+    assert "`run.distributed.processes` is 2, and the hostfile" in text
+    assert "names 1 (one entry for each process)" in text
+    missing = refusal(bench, "run.device=cpu", "run.distributed.processes=2", f"{hosts}x")
+    assert "hosts.jsonx cannot be read: No such file or directory" in missing
+
+
+def test_processes_that_share_a_machine_share_its_memory(bench, monkeypatch):
+    """What fits once need not fit twice."""
+    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 300 * 2**20})())
+    only = ("base_eval=null", "sft=null", "chat_eval=null", "run.device=cpu", "run.micro_batch_size=1")
+    bench.run(*only)
+    bench.calls()
+    text = refusal(bench, *only, "seed=2", "run.distributed.processes=2")
+    assert re.search(r"memory: pretrain needs about .*, the limit is 150 MiB", text), text

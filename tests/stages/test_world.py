@@ -177,6 +177,7 @@ def endless(make_context, upstream, documents):
     for one in (leader, *processes):
         if one.is_running():
             one.kill()
+    leader.wait(timeout=60)
 
 
 def said(context):

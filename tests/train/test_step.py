@@ -16,6 +16,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
+from nanochat.runner.hosts import free_ports
 from nanochat.train.step import Rates, TrainStep
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -139,6 +140,7 @@ import mlx.core as mx
 sys.path.insert(0, {tests!r})
 from conftest import RecordingOptimizer, random_batch, random_model, Batch
 from nanochat.model.config import GPTConfig
+from nanochat.optim.muon import iterate_shared, iterate_whole
 from nanochat.train.step import Rates, TrainStep
 world = mx.distributed.init(strict=True)
 config = GPTConfig(**{config!r})
@@ -147,22 +149,36 @@ others = (batch.targets[1 - world.rank()::2] >= 0).sum()
 mine = Batch(batch.inputs[world.rank()::2], batch.targets[world.rank()::2], elsewhere_tokens=int(others))
 optimizer = RecordingOptimizer()
 step = TrainStep(random_model(config), optimizer, micro_batch_size=2, world=world)
+stack = mx.random.normal((5, 8, 12), key=mx.random.key(1)) / 10
+iterated = mx.array_equal(iterate_shared(stack, group=world), iterate_whole(stack))
 result = step.run(mine, rates=Rates(1.0, 0.9, 0.0), votes=lambda: (True, world.rank() == 1, False))
 np.savez({out!r} + str(world.rank()), loss=np.array(result.loss), tokens=result.valid_tokens,
-         votes=np.array(result.votes), **{{name: np.array(value) for name, value in optimizer.gradients.items()}})
+         votes=np.array(result.votes), iterated=np.array(iterated),
+         **{{name: np.array(value) for name, value in optimizer.gradients.items()}})
 """
 
 
 def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
     """Rows dealt to two ranks with unequal numbers of valid tokens: loss, tokens and gradients are the whole step's.
 
-    What the two vote is counted on the way.
+    What the two vote is counted on the way, and Muon's iteration, each doing its part of an odd stack, is the same.
     """
     script = tmp_path / "rank.py"
     names = {"tests": str(Path(__file__).parent), "config": config.to_dict(), "out": str(tmp_path / "rank")}
     script.write_text(TWO_PROCESSES.format(**names))
     launch = str(Path(sys.executable).parent / "mlx.launch")
-    command = [launch, "-n", "2", "--backend", "ring", "--python", sys.executable, str(script)]
+    command = [
+        launch,
+        "-n",
+        "2",
+        "--backend",
+        "ring",
+        "--starting-port",
+        str(free_ports(2)),
+        "--python",
+        sys.executable,
+        str(script),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     whole = fakes["optimizer"]()
@@ -170,6 +186,7 @@ def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
     for rank in (0, 1):
         got = np.load(tmp_path / f"rank{rank}.npz")
         assert int(got["tokens"]) == full.valid_tokens
+        assert bool(got["iterated"])
         assert got["votes"].tolist() == [2, 1, 0]
         assert float(got["loss"]) == pytest.approx(full.loss.item(), rel=1e-6)
         for name, gradient in whole.gradients.items():
