@@ -54,7 +54,7 @@ def attention(
     if mask is not None:
         if has_cpu_form and queries.shape[0] * length * size <= _MOST_MASKED_SCORES:
             keys, values = _repeat_heads(keys, queries), _repeat_heads(values, queries)
-            return cpu_masked_attention(queries, keys, values, mask.astype(mx.float32))
+            return cpu_masked_attention(queries, keys, values, mask)
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
     if length == 1 and size <= window + 1:
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)

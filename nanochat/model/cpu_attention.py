@@ -39,10 +39,11 @@ def cpu_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window
 
 
 def cpu_masked_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
-    """Return (B, H, T, D) like `cpu_attention`, for keys seen where the float32 `mask`, (B, 1, T, S), is 1, not 0."""
-    scores = queries @ keys.swapaxes(-1, -2)
-    weights = fast_math.exp(scores, queries.shape[-1] ** -0.5) * mask
-    return (weights @ values) * mx.reciprocal(weights.sum(axis=-1, keepdims=True))
+    """Return (B, H, T, D) like `cpu_attention`, for keys that are seen where `mask`, (B, 1, T, S), is true."""
+    queries, keys, values = (x.swapaxes(0, 1) for x in (queries, keys, values))  # a mask of the last axes is cheap
+    weights = fast_math.exp(queries @ keys.swapaxes(-1, -2), queries.shape[-1] ** -0.5) * mask[:, 0].astype(mx.float32)
+    mixed = (weights @ values) * mx.reciprocal(weights.sum(axis=-1, keepdims=True))
+    return mixed.swapaxes(0, 1)
 
 
 @cache

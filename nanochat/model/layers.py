@@ -124,13 +124,15 @@ class Attention(Module):
 
     def _attend_ragged(self, queries: mx.array, keys: mx.array, values: mx.array, ragged: Ragged) -> mx.array:
         """Return (N, C) from queries (N, C), keys (N, G * D) and values (N, G, D), a group of rows at a time."""
-        queries, keys = (self._turned(x, ragged) for x in (queries, keys))
+        # Heads outermost: what is picked is then contiguous by head, which a matrix product on a CPU wants.
+        by_head = [x.swapaxes(0, 1) for x in (self._turned(queries, ragged), self._turned(keys, ragged), values)]
         mixed = []
         for group in ragged.groups:
             found = attention(
-                queries[group.queries].swapaxes(1, 2),
-                keys[group.keys].swapaxes(1, 2),
-                values[group.keys].swapaxes(1, 2),
+                *(
+                    mx.take(x, places, axis=1).swapaxes(0, 1)
+                    for x, places in zip(by_head, (group.queries, group.keys, group.keys), strict=True)
+                ),
                 window=self._window,
                 mask=group.mask(self._window),
             )
