@@ -53,9 +53,9 @@ class Server:
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
+        assert time.monotonic() < deadline, "waited for five minutes"
         time.sleep(0.1)
 
 
@@ -91,7 +91,7 @@ def test_a_server_killed_and_restarted_ends_with_every_metric_once_and_in_order(
             server.start()
         status[0] = "FINISHED"
         wait_for(lambda: uploader.problem is None)
-        assert uploader.close(60), uploader.problem
+        assert uploader.close(300), uploader.problem
         store = open_store(server.uri, "nanochat")
         run_id = read_link(fake_run.folder / "stage.json").run_id
         history = store.client.get_metric_history(run_id, "train/loss")
