@@ -13,7 +13,6 @@ import importlib.metadata
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import psutil
 
-from nanochat import runtime
 from nanochat.errors import BUG, OK, StageError
 from nanochat.plan.specs import Job
 from nanochat.runner.hosts import backend_of, launch_options
@@ -47,7 +45,9 @@ def main(arguments: list[str]) -> int:
     codes: list[int] = []
 
     def run() -> None:
-        overseer = _Overseer(folder, job.execution.processes, should_stop, keyboard=_own_keyboard())
+        # mpirun ends the others itself, and is the launcher's only child.
+        watched = 0 if backend_of(job.execution) == "mpi" else job.execution.processes
+        overseer = _Overseer(folder, watched, should_stop, keyboard=_own_keyboard())
         overseer.start()
         _launch(job, path)
         codes.append(_verdict(job, folder, ended_here=overseer.ended))
@@ -63,13 +63,11 @@ def _launch(job: Job, path: str) -> None:
     command = [sys.executable, "-m", "nanochat.stages", path, "--world", backend.removesuffix("-ring")]
     (launcher, *_) = importlib.metadata.entry_points(group="console_scripts", name="mlx.launch")
     launch: Callable[[], None] = launcher.load()
-    with tempfile.TemporaryDirectory() as scratch:
-        runtime.set_environment("TMPDIR", scratch)  # the launcher leaves small files behind
-        sys.argv = ["mlx.launch", *launch_options(job.execution), "--", *command]
-        try:
-            launch()
-        except SystemExit as error:
-            raise StageError(f"mlx.launch did not start ({error}); the log says why") from error
+    sys.argv = ["mlx.launch", *launch_options(job.execution), "--", *command]
+    try:
+        launch()
+    except SystemExit as error:
+        raise StageError(f"mlx.launch did not start ({error}); the log says why") from error
 
 
 def _own_keyboard() -> int:
@@ -119,7 +117,7 @@ class _Overseer(threading.Thread):
                     process.kill()
                     self.ended += 1
             self._seen.clear()
-            self._size = 0
+            self._size = 0  # watch no more
 
 
 def _is_alive(process: psutil.Process) -> bool:
