@@ -130,9 +130,9 @@ def test_a_hostfile_with_another_number_of_hosts_is_refused(bench):
 
 def test_processes_that_share_a_machine_share_its_memory(bench, monkeypatch):
     """What fits once need not fit twice."""
-    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 300 * 2**20})())
+    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 200 * 2**20})())
     only = ("base_eval=null", "sft=null", "chat_eval=null", "run.device=cpu", "run.micro_batch_size=1")
     bench.run(*only)
     bench.calls()
     text = refusal(bench, *only, "seed=2", "run.distributed.processes=2")
-    assert re.search(r"memory: pretrain needs about .*, the limit is 150 MiB", text), text
+    assert re.search(r"memory: pretrain needs about .*, the limit is 100 MiB", text), text
