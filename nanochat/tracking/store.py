@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sqlite3
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -106,6 +107,7 @@ def open_store(uri: str, experiment: str) -> Store:
     with outages_named(uri), _first_use_lock(uri):
         from mlflow.tracking import MlflowClient
 
+        _create_database(uri)
         client = MlflowClient(tracking_uri=_with_credentials(uri))
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -168,6 +170,26 @@ def _first_use_lock(uri: str) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def _create_database(uri: str) -> None:
+    """Create a SQLite store's file whole or not at all, where there is none.
+
+    MLflow fills it over seconds, and cannot open what a process left that was killed meanwhile. The lock must be held.
+    """
+    path = database_path(uri)
+    if path is None or (path.exists() and path.stat().st_size):  # an empty one is what asking for it leaves
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for leftover in path.parent.glob(f".{path.name}.creating-*"):
+        leftover.unlink()
+    # A name of its own each time: MLflow keeps its connection to a file by the name.
+    scratch = path.with_name(f".{path.name}.creating-{time.time_ns()}")
+    store = SqlAlchemyStore(f"{_SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    scratch.replace(path)
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

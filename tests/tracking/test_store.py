@@ -67,6 +67,25 @@ def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp
     assert "hunter2" not in str(caught.value) + shown.out + shown.err
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_a_database_whose_creation_was_killed_is_created_by_the_next(tmp_path, monkeypatch):
+    """MLflow itself cannot open a half-made one: the run's tracking would be down for good."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def killed(engine):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("create table secrets (id integer)")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.store.db.utils._initialize_tables", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_store(uri, "nanochat")
+    store = open_store(uri, "nanochat")
+    assert store.client.get_experiment_by_name("nanochat").experiment_id == store.experiment_id
+    assert [path.name for path in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
+
+
 def test_importing_the_room_does_not_import_mlflow():
     """MLflow costs seconds; only opening a store pays them."""
     code = (
