@@ -44,6 +44,8 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         metrics=run_metrics(records.values()),
         artifacts=_run_artifacts(folder),
         stages=tuple(_stage_view(state, entry, base) for entry in state.stages if _is_own(entry)),
+        started=state.created,
+        ended=None if state.status == "running" else state.updated,
     )
 
 
@@ -99,6 +101,8 @@ def _stage_view(state: RunState, entry: StageEntry, base: Path) -> StageView:
         artifacts=_stage_artifacts(folder) if status != "RUNNING" else (),
         tables=tables,
         datasets=_datasets(entry, record),
+        started=entry.started,
+        ended=entry.finished,
     )
 
 
@@ -170,9 +174,8 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
     scores = (stage_line(record).removeprefix(": ") for stage, record in records.items() if stage in EVALUATIONS)
     results = f"**{', '.join(scores)}**" if records.keys() & set(EVALUATIONS) else ""
     first = results or state.message or state.status
-    lines = [first, state.description, _read_scores(records), f"`{state.command}`"]
-    if records:
-        lines.append("The whole story, with curves, samples and costs: `report.html` under Artifacts.")
+    where = "Curves, samples and costs: `report.html` under Artifacts." if records else ""
+    lines = [first, f"{state.description} {where}".strip(), _read_scores(records), f"`{state.command}`"]
     cached = [entry.title for entry in state.stages if entry.status == "cached"]
     if cached:
         lines.append(f"From cache: {', '.join(cached)}.")
@@ -194,7 +197,7 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
     tables = (
         "What the model answered, problem by problem: `tables` under Artifacts." if entry.stage in EVALUATIONS else ""
     )
-    lines = (f"**{results}**" if results else "", _read_scores({entry.stage: record}), measured, why, tables)
+    lines = (f"**{results}**" if results else "", tables, _read_scores({entry.stage: record}), measured, why)
     return "\n\n".join(line for line in lines if line)
 
 

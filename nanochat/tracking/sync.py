@@ -47,7 +47,7 @@ class Sender:
             raise
 
     def _send_run(self, view: RunView) -> Link:
-        link = self._open(view.name, view.link, view.tags)
+        link = self._open(view.name, view.link, view.tags, view.started)
         if _is_sent(view) and all(_is_sent(stage) for stage in view.stages):
             return link
         link = self._describe(view.link, link, view.description, view.tags, view.params)
@@ -55,11 +55,11 @@ class Sender:
             self._send_stage(stage, link.run_id)
         self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
         link = self._send_artifacts(view.link, link, view.artifacts)
-        return self._close(view.link, link, view.status)
+        return self._close(view.link, link, view.status, view.ended)
 
     def _send_stage(self, view: StageView, parent: str) -> None:
         tags = {**view.tags, "mlflow.parentRunId": parent}
-        link = self._open(view.name, view.link, tags)
+        link = self._open(view.name, view.link, tags, view.started)
         if _is_sent(view):
             return
         link = self._describe(view.link, link, view.description, tags, view.params)
@@ -71,9 +71,9 @@ class Sender:
         self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
         link = self._send_artifacts(view.link, link, view.artifacts)
         link = self._send_tables(view.link, link, view.tables)
-        self._close(view.link, link, view.status)
+        self._close(view.link, link, view.status, view.ended)
 
-    def _open(self, name: str, path: Path, tags: dict[str, str]) -> Link:
+    def _open(self, name: str, path: Path, tags: dict[str, str], started: float | None) -> Link:
         """Return the link of the run at `path`, creating a run in the store where there is none."""
         link = read_link(path)
         if link is not None and self._is_mine(link):
@@ -81,6 +81,7 @@ class Sender:
         run = self._client.create_run(
             self._store.experiment_id,
             run_name=name,
+            start_time=_milliseconds(started),
             tags={_name(key): value[:_TAG_CHARS] for key, value in tags.items()},
         )
         self._checked.add(run.info.run_id)
@@ -184,11 +185,15 @@ class Sender:
             self._client.set_tag(link.run_id, "mlflow.loggedArtifacts", json.dumps(shown))
         return link
 
-    def _close(self, path: Path, link: Link, status: Status) -> Link:
+    def _close(self, path: Path, link: Link, status: Status, ended: float | None) -> Link:
         if status == "RUNNING":
             return link
-        self._client.set_terminated(link.run_id, status)
+        self._client.set_terminated(link.run_id, status, end_time=_milliseconds(ended))
         return _update(path, link, status=status, is_complete=True)
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(1000 * seconds)
 
 
 def _is_sent(view: RunView | StageView) -> bool:

@@ -47,6 +47,9 @@ class StageView:
     artifacts: tuple[Artifact, ...] = ()
     tables: tuple[Path, ...] = ()
     datasets: tuple[Dataset, ...] = ()
+    started: float | None = None
+    """Seconds since 1970, as `ended`; None where not known: when it is sent."""
+    ended: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +65,5 @@ class RunView:
     metrics: dict[str, float]
     artifacts: tuple[Artifact, ...] = ()
     stages: tuple[StageView, ...] = ()
+    started: float | None = None
+    ended: float | None = None

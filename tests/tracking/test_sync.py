@@ -47,6 +47,14 @@ def test_the_stage_is_a_named_child_with_params_tags_and_status(uri, fake_run):
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
 
 
+def test_times_are_those_of_the_run_not_of_its_sending(uri, fake_run):
+    """MLflow's own clock counts milliseconds."""
+    store = open_store(uri, "nanochat")
+    Sender(store).send(fake_run.view("FINISHED", "FINISHED", started=1_700_000_000.5, ended=1_700_000_060.25))
+    child = store.client.get_run(read_link(fake_run.folder / "stage.json").run_id)
+    assert (child.info.start_time, child.info.end_time) == (1_700_000_000_500, 1_700_000_060_250)
+
+
 def test_a_closed_run_opens_again_when_the_stage_goes_on(uri, fake_run):
     """KILLED becomes RUNNING and then FINISHED in the same run."""
     store = open_store(uri, "nanochat")
