@@ -84,8 +84,9 @@ def score_spans(
         on_scored: called with the number of groups scored so far.
     """
     scores: dict[int, list[SpanScore]] = {}
-    for numbers in _batches(groups, max_tokens_per_batch):
-        found = iter(_score_batch(model, [groups[number] for number in numbers]))
+    shares = [shared_tokens(group) for group in groups]
+    for numbers in _batches(groups, shares, max_tokens_per_batch):
+        found = iter(_score_batch(model, [(groups[number], shares[number]) for number in numbers]))
         for number in numbers:
             scores[number] = list(itertools.islice(found, len(groups[number])))
         if on_scored is not None:
@@ -115,9 +116,8 @@ def likeliest(scores: Sequence[SpanScore]) -> int:
     return min(range(len(scores)), key=lambda i: (scores[i].tokens == 0, scores[i].mean_nats))
 
 
-def _batches(groups: Sequence[Sequence[Span]], max_tokens: int) -> Iterator[list[int]]:
+def _batches(groups: Sequence[Sequence[Span]], shares: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield the numbers of groups that go together: alike in shape, `max_tokens` tokens at most or one group."""
-    shares = [shared_tokens(group) for group in groups]
     batch: list[int] = []
     tokens = 0
     for number in sorted(range(len(groups)), key=lambda n: (shares[n] > 0, sum(len(s.tokens) for s in groups[n]))):
@@ -131,12 +131,11 @@ def _batches(groups: Sequence[Sequence[Span]], max_tokens: int) -> Iterator[list
         yield batch
 
 
-def _score_batch(model: CausalModel, batch: Sequence[Sequence[Span]]) -> list[SpanScore]:
+def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Span], int]]) -> list[SpanScore]:
     rows: list[Row] = []
     spans: list[Span] = []
     read_from: list[tuple[int, int]] = []  # of each span: the row that reads its end, the token that the row begins at
-    for group in batch:
-        shared = shared_tokens(group)
+    for group, shared in batch:
         parent = len(rows) if shared else None
         if shared:
             rows.append(Row(group[0].tokens[:shared]))

@@ -15,9 +15,8 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
-from nanochat.model import fast_math
+from nanochat.model.capped_softmax import capped_softmax
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
-from nanochat.model.device import runs_on_cpu
 from nanochat.model.init import initial_parameters
 from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
@@ -86,8 +85,12 @@ class GPT(Module):
 
     @property
     def joined(self) -> list[mx.array]:
-        """What a layer multiplies first, as one matrix a layer: made by `cast_matrices`, empty else."""
-        return self._joined
+        """What a layer multiplies first, as one matrix a layer: made by `cast_matrices`, empty else.
+
+        Empty also where activations are of another dtype than the matrices, which are then cast at each use.
+        """
+        fits = self._joined and self._joined[0].dtype == self.compute_dtype
+        return self._joined if fits else []
 
     def cast_matrices(self, dtype: mx.Dtype) -> None:
         """Store matrices and tables in `dtype`, for inference: the same results as casting them at each use."""
@@ -146,15 +149,10 @@ class GPT(Module):
     def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         """Return each target's log-probability after its hidden state, float32, and whether it is the likeliest token.
 
-        Shapes: hidden (N, C), targets and both results (N,). On a CPU take rows by the block (`fast_math`). The
-        softcap bounds the logits, so the sum of exponentials needs no pass for their maximum.
+        Shapes: hidden (N, C), targets and both results (N,). On a CPU take rows by the block (`fast_math`).
         """
-        raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32) * (1 / SOFTCAP)
-        tanh = fast_math.tanh(raw) if runs_on_cpu() else mx.tanh(raw)
-        exponentials = fast_math.exp(tanh, SOFTCAP) if runs_on_cpu() else mx.exp(SOFTCAP * tanh)
-        chosen = mx.take_along_axis(tanh, targets[:, None], axis=-1)[:, 0]
-        is_likeliest = mx.argmax(tanh, axis=-1) == targets
-        return SOFTCAP * chosen - mx.log(exponentials.sum(axis=-1)), is_likeliest
+        softmax = capped_softmax(hidden, self.lm_head.weight[: self.config.vocab_size], targets)
+        return -softmax.nats()[:, 0], softmax.is_likeliest()
 
     def residual_stream(
         self, idx: mx.array, cache: Cache | None = None, ragged: Ragged | None = None

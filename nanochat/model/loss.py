@@ -1,26 +1,23 @@
 """Cross-entropy of next tokens in nats, from tokens to a number, without ever holding all logits.
 
 Rows of hidden states are taken in chunks: logits, softcap, softmax, loss and, in training, the gradients of that chunk,
-before the next one begins. The softcap bounds the logits, so the softmax needs no pass for their maximum: e^15 times
-any vocabulary stays far below the largest float32. Targets of -1 are ignored. Shapes: B batch, T time, C width,
+before the next one begins (`capped_softmax`). Targets of -1 are ignored. Shapes: B batch, T time, C width,
 V vocabulary, N = B * T, R rows of a chunk.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import mlx.core as mx
 
 from nanochat.model import fast_math
-from nanochat.model.config import SOFTCAP
+from nanochat.model.capped_softmax import IGNORED, capped_softmax
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
 from nanochat.model.kernels import cross_entropy
 from nanochat.model.kernels.launch import runs_kernels
 
-IGNORED = -1
-"""Target of a position that has no loss."""
 _GPU_CHUNK_ELEMENTS = 2**27
 """Logits of a chunk on a GPU: 4,096 rows of 32,768, half a gigabyte in float32."""
 
@@ -70,47 +67,6 @@ def _vocabulary_rows(model: GPT) -> mx.array:
     return model.lm_head.weight[: model.config.vocab_size]
 
 
-class _Softmax(NamedTuple):
-    """A chunk's softcapped softmax; all float32, (R, 1) but for the first two."""
-
-    tanh: mx.array  # (R, V), logits / SOFTCAP
-    exponentials: mx.array  # (R, V)
-    total: mx.array
-    counted: mx.array  # 1, or 0 where the target is ignored
-    target: mx.array  # 0 where ignored
-    target_tanh: mx.array
-
-    def nats(self) -> mx.array:
-        return self.counted * (mx.log(self.total) - SOFTCAP * self.target_tanh)
-
-    def raw_logit_gradient(self) -> mx.array:
-        """Return the gradient of the chunk's summed nats with respect to the logits before the softcap, (R, V)."""
-        inverse = self.counted / self.total
-        dense = (self.exponentials * inverse) * (1 - mx.square(self.tanh))
-        target_share = mx.exp(SOFTCAP * self.target_tanh) * inverse
-        at_target = (target_share - self.counted) * (1 - mx.square(self.target_tanh))
-        return mx.put_along_axis(dense, self.target, at_target, axis=-1)
-
-
-def _softmax(rows: mx.array, weight: mx.array, targets: mx.array) -> _Softmax:
-    raw = (rows @ weight.astype(rows.dtype).T).astype(mx.float32) * (1 / SOFTCAP)
-    if runs_on_cpu():
-        tanh = fast_math.tanh(raw)
-        exponentials = fast_math.exp(tanh, SOFTCAP)
-    else:
-        tanh = mx.tanh(raw)
-        exponentials = mx.exp(SOFTCAP * tanh)
-    target = mx.maximum(targets, 0)[:, None]
-    return _Softmax(
-        tanh=tanh,
-        exponentials=exponentials,
-        total=exponentials.sum(axis=-1, keepdims=True),
-        counted=(targets != IGNORED).astype(mx.float32)[:, None],
-        target=target,
-        target_tanh=mx.take_along_axis(tanh, target, axis=-1),
-    )
-
-
 def _chunk_rows(vocab_size: int) -> int:
     elements = fast_math.BLOCK_ELEMENTS if runs_on_cpu() else _GPU_CHUNK_ELEMENTS
     return max(1, elements // vocab_size)
@@ -125,7 +81,7 @@ def _row_nats(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
         chunk = rows[start : start + size]
         if nats:
             (chunk,) = mx.depends([chunk], nats[-1:])  # one chunk's logits at a time
-        nats.append(_softmax(chunk, weight, targets[start : start + size]).nats()[:, 0])
+        nats.append(capped_softmax(chunk, weight, targets[start : start + size]).nats()[:, 0])
     return mx.concatenate(nats)
 
 
@@ -144,7 +100,7 @@ def _sum_and_gradients(rows: mx.array, weight: mx.array, targets: mx.array) -> t
     for start in range(0, rows.shape[0], size):
         chunk = rows[start : start + size]
         (chunk,) = mx.depends([chunk], [total, weight_gradient, *row_gradients[-1:]])  # one chunk's logits at a time
-        softmax = _softmax(chunk, weight, targets[start : start + size])
+        softmax = capped_softmax(chunk, weight, targets[start : start + size])
         total = total + softmax.nats().sum()
         gradient = softmax.raw_logit_gradient().astype(rows.dtype)
         row_gradients.append(gradient @ weight.astype(rows.dtype))

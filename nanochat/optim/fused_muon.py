@@ -134,7 +134,7 @@ def fused_muon_update(
     beta2: float,
     weight_decay: float | mx.array,
     is_finite: mx.array,
-    iterate: Iterate | None = None,
+    iterate: Iterate = iterate_whole,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return (parameter, momentum buffer, second moment) after one step, or as they were where `is_finite` is False.
 
@@ -143,7 +143,7 @@ def fused_muon_update(
     rows, cols = parameter.shape[-2:]
     guard = is_finite.reshape(1)
     direction, buffer = _with_momentum(gradient, momentum_buffer, momentum, guard)
-    direction = (iterate or iterate_whole)(_normalised(direction, variant))
+    direction = iterate(_normalised(direction, variant))
     squares = (_row_squares if rows >= cols else _column_squares)(direction)
     factor, second = _evened(squares, second_moment, variant=variant, shape=(rows, cols), beta2=beta2)
     rate = mx.array(lr * max(1.0, rows / cols) ** 0.5)

@@ -14,7 +14,7 @@ import mlx.core as mx
 from nanochat.optim.groups import Variant
 
 Iterate = Callable[[mx.array], mx.array]
-"""`iterate`, or `iterate_shared` with a group bound."""
+"""`iterate_whole`, or `iterate_shared` with a group bound."""
 
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -28,73 +28,6 @@ NORM_FACTOR = {"plain": 1.02, "current": 1.01}
 """Safety factor on the norm before the iteration, so that no singular value exceeds 1."""
 TINY_NORM = 1e-6
 TINY_VARIANCE = 1e-10
-
-
-def muon_update(
-    parameter: mx.array,
-    gradient: mx.array,
-    momentum_buffer: mx.array,
-    second_moment: mx.array,
-    *,
-    variant: Variant,
-    lr: float | mx.array,
-    momentum: float | mx.array,
-    beta2: float,
-    weight_decay: float | mx.array,
-    iterate: Iterate | None = None,
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Return (parameter, momentum buffer, second moment) after one step.
-
-    Arithmetic is float32; the parameter comes back in its own dtype.
-
-    Args:
-        parameter: (K, rows, cols).
-        gradient: the same shape.
-        momentum_buffer: the same shape, float32.
-        second_moment: `second_moment_shape`, float32.
-        variant: `current` equalises rows before and renormalises after the iteration.
-        lr: learning rate at this step, before the factor sqrt(max(1, rows / cols)).
-        momentum: of the moving average of gradients, and of the Nesterov mix.
-        beta2: of the moving average of squared updates.
-        weight_decay: decay where update and parameter have the same sign.
-        iterate: does the iteration; default here and whole.
-    """
-    gradient = gradient.astype(mx.float32)
-    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * gradient
-    direction = (1 - momentum) * gradient + momentum * momentum_buffer
-    direction = polar(direction, variant=variant, iterate=iterate)
-    rows, cols = parameter.shape[-2:]
-    if variant == "current":
-        direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), TINY_NORM))
-    direction, second_moment = reduce_variance(direction, second_moment, beta2=beta2)
-    rate = lr * max(1.0, rows / cols) ** 0.5
-    exact = parameter.astype(mx.float32)
-    decay = mx.where(direction * exact >= 0, exact, 0.0)
-    updated = exact - rate * direction - (rate * weight_decay) * decay
-    return updated.astype(parameter.dtype), momentum_buffer, second_moment
-
-
-def polar(matrices: mx.array, *, variant: Variant, iterate: Iterate | None = None) -> mx.array:
-    """Return about the nearest (semi-)orthogonal matrix of each of (K, rows, cols), float32."""
-    x = matrices
-    rows = x.shape[-2]
-    if variant == "current":
-        row_norms = mx.maximum(_norm(x, axis=-1), TINY_NORM)
-        x = x * (_norm(x) / rows**0.5 / row_norms)
-    x = x / (NORM_FACTOR[variant] * _norm(x) + TINY_NORM)
-    return (iterate or iterate_whole)(x)
-
-
-def iterate_shared(x: mx.array, *, group: mx.distributed.Group) -> mx.array:
-    """Return what `iterate_whole` does, each process of the group iterating its share of the K matrices.
-
-    Where they are not a multiple of the processes, the last ones get matrices of zeros.
-    """
-    count = x.shape[0]
-    share = -(-count // group.size())
-    first = group.rank() * share
-    mine = mx.pad(x, [(0, share * group.size() - count), (0, 0), (0, 0)])[first : first + share]
-    return mx.distributed.all_gather(iterate_whole(mine), group=group)[:count]
 
 
 def iterate_whole(x: mx.array) -> mx.array:
@@ -111,6 +44,73 @@ def iterate_whole(x: mx.array) -> mx.array:
         polynomial = mx.addmm(gram, gram, gram, alpha=c, beta=b)
         x = mx.addmm(x, x, polynomial, beta=a) if is_tall else mx.addmm(x, polynomial, x, beta=a)
     return x
+
+
+def iterate_shared(x: mx.array, *, group: mx.distributed.Group) -> mx.array:
+    """Return what `iterate_whole` does, each process of the group iterating its share of the K matrices.
+
+    Where they are not a multiple of the processes, the last ones get matrices of zeros.
+    """
+    count = x.shape[0]
+    share = -(-count // group.size())
+    first = group.rank() * share
+    mine = mx.pad(x, [(0, share * group.size() - count), (0, 0), (0, 0)])[first : first + share]
+    return mx.distributed.all_gather(iterate_whole(mine), group=group)[:count]
+
+
+def muon_update(
+    parameter: mx.array,
+    gradient: mx.array,
+    momentum_buffer: mx.array,
+    second_moment: mx.array,
+    *,
+    variant: Variant,
+    lr: float | mx.array,
+    momentum: float | mx.array,
+    beta2: float,
+    weight_decay: float | mx.array,
+    iterate: Iterate = iterate_whole,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return (parameter, momentum buffer, second moment) after one step.
+
+    Arithmetic is float32; the parameter comes back in its own dtype.
+
+    Args:
+        parameter: (K, rows, cols).
+        gradient: the same shape.
+        momentum_buffer: the same shape, float32.
+        second_moment: `second_moment_shape`, float32.
+        variant: `current` equalises rows before and renormalises after the iteration.
+        lr: learning rate at this step, before the factor sqrt(max(1, rows / cols)).
+        momentum: of the moving average of gradients, and of the Nesterov mix.
+        beta2: of the moving average of squared updates.
+        weight_decay: decay where update and parameter have the same sign.
+        iterate: does the iteration.
+    """
+    gradient = gradient.astype(mx.float32)
+    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * gradient
+    direction = (1 - momentum) * gradient + momentum * momentum_buffer
+    direction = polar(direction, variant=variant, iterate=iterate)
+    rows, cols = parameter.shape[-2:]
+    if variant == "current":
+        direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), TINY_NORM))
+    direction, second_moment = reduce_variance(direction, second_moment, beta2=beta2)
+    rate = lr * max(1.0, rows / cols) ** 0.5
+    exact = parameter.astype(mx.float32)
+    decay = mx.where(direction * exact >= 0, exact, 0.0)
+    updated = exact - rate * direction - (rate * weight_decay) * decay
+    return updated.astype(parameter.dtype), momentum_buffer, second_moment
+
+
+def polar(matrices: mx.array, *, variant: Variant, iterate: Iterate = iterate_whole) -> mx.array:
+    """Return about the nearest (semi-)orthogonal matrix of each of (K, rows, cols), float32."""
+    x = matrices
+    rows = x.shape[-2]
+    if variant == "current":
+        row_norms = mx.maximum(_norm(x, axis=-1), TINY_NORM)
+        x = x * (_norm(x) / rows**0.5 / row_norms)
+    x = x / (NORM_FACTOR[variant] * _norm(x) + TINY_NORM)
+    return iterate(x)
 
 
 def reduce_variance(direction: mx.array, second_moment: mx.array, *, beta2: float) -> tuple[mx.array, mx.array]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from nanochat.model.config import GPTConfig
 from nanochat.plan import examples, memory
 from nanochat.plan.memory import Dtype
-from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec
+from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec
 
 EVAL_ROWS = 32
 """Rows decoded at a time."""
 BPB_TOKENS, SCORED_TOKENS = 4_096, 8_192
 """Tokens per forward pass of bits per byte, and of scoring options or letters."""
-CACHED_SHARE, CACHED_SHARE_FEWSHOT = 1.5, 4.0
-"""Positions in the cache of options' common beginnings, over `SCORED_TOKENS`: each option has a copy, and behind solved
-examples the beginning is nearly all."""
 _SAMPLE_PROMPT_TOKENS = 64
 
 
@@ -34,10 +31,7 @@ def chat_eval_peak(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype) -> int:
 def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:
     if isinstance(suite, BpbSuiteSpec):
         return memory.scoring_bytes(config, tokens=max(BPB_TOKENS, config.sequence_len), dtype=dtype)
-    is_zero_shot = isinstance(suite, ChoiceSuiteSpec) and suite.num_fewshot == 0
-    share = CACHED_SHARE if is_zero_shot else CACHED_SHARE_FEWSHOT
-    tokens = max(SCORED_TOKENS, config.sequence_len)
-    return memory.scoring_bytes(config, tokens=tokens, cached_positions=round(share * tokens), dtype=dtype)
+    return memory.scoring_bytes(config, tokens=max(SCORED_TOKENS, config.sequence_len), gathers=True, dtype=dtype)
 
 
 def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype) -> int:

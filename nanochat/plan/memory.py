@@ -36,6 +36,8 @@ _CPU_SCORING_VALUES = 64 * 3
 _FORWARD_WIDTHS = 17.5
 """What a forward pass holds at most, in widths per token: residual, embedding, norm; the MLP's hidden before and after
 relu and square."""
+_GATHERED_WIDTHS = 6
+"""Likewise of queries, keys and values besides, where rows without padding are gathered for attention."""
 _CACHED_WIDTHS = 7
 """Likewise while attention reads a cache: residual, embedding, norm, q, k, v."""
 _SCORED_ROWS = 1024
@@ -144,14 +146,14 @@ def checkpoint_bytes(config: GPTConfig) -> int:
     return 4 * config.num_parameters() + optimizer_state_bytes(config)
 
 
-def scoring_bytes(config: GPTConfig, *, tokens: int, cached_positions: int = 0, dtype: Dtype) -> int:
-    """Return the peak of a forward pass on `tokens` tokens behind beginnings with `cached_positions` in a cache."""
+def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtype: Dtype) -> int:
+    """Return the peak of a forward pass on `tokens` tokens, which are whole rows or gathered (`model.ragged`)."""
     attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
-    forward = tokens * round(_FORWARD_WIDTHS * config.n_embd * VALUE_BYTES[dtype] + attention)
-    cache = cached_positions * config.n_layer * _cache_bytes_per_position(config, dtype)
+    widths = _FORWARD_WIDTHS + (_GATHERED_WIDTHS if gathers else 0)
+    forward = tokens * round(widths * config.n_embd * VALUE_BYTES[dtype] + attention)
     at_once = LOGIT_VALUES if dtype == "float32" else _SCORED_ROWS * config.padded_vocab_size
     logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)
-    return process_peak(_inference_weights(config, dtype) + forward + cache + logits, dtype)
+    return process_peak(_inference_weights(config, dtype) + forward + logits, dtype)
 
 
 def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -> int:

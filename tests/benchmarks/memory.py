@@ -23,7 +23,7 @@ import numpy as np
 from nanochat import runtime
 from nanochat.data.loader import Batch
 from nanochat.model.config import GPTConfig
-from nanochat.plan import eval_memory, memory
+from nanochat.plan import memory
 
 UNIT = 2**20
 STEPS = 3
@@ -97,8 +97,7 @@ def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
     if case.work == "generate":
         return memory.decoding_bytes(config, rows=case.rows, tokens=length, dtype=dtype)
     tokens = case.rows * length
-    cached = round(eval_memory.CACHED_SHARE * tokens) if case.work == "choices" else 0
-    return memory.scoring_bytes(config, tokens=tokens, cached_positions=cached, dtype=dtype)
+    return memory.scoring_bytes(config, tokens=tokens, gathers=case.work == "choices", dtype=dtype)
 
 
 def run(case: Case, dtype: memory.Dtype) -> None:

@@ -80,7 +80,7 @@ def test_batches_hold_every_group_once_and_keep_their_size(shapes, max_tokens):
     for length, options, tail in shapes:
         row = tuple(range(length + tail))
         groups.append([Span((*row, 1000 + option), length, length + tail + 1) for option in range(options)])
-    batches = list(_batches(groups, max_tokens))
+    batches = list(_batches(groups, [shared_tokens(group) for group in groups], max_tokens))
     assert sorted(n for batch in batches for n in batch) == list(range(len(groups)))
     for batch in batches:
         cost = 0

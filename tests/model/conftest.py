@@ -41,7 +41,7 @@ def random_model(request):
     return randomised(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_random_model():
     return randomised
 

@@ -8,25 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.ragged import Row, lay_out
 
 
 @pytest.fixture(scope="module", params=["seed", "current"])
-def model(request) -> GPT:
+def model(request, make_random_model) -> GPT:
     """Windows shorter than the longest row, grouped heads, and every weight random."""
-    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
     length = 64 if request.param == "seed" else 256
-    model = GPT(GPTConfig.for_architecture(request.param, sequence_len=length, vocab_size=300, **shape))
-    generator = np.random.default_rng(0)
-    model.set_parameters(
-        {
-            name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))
-            for name, value in model.named_parameters().items()
-        }
-    )
-    return model
+    return make_random_model(request.param, n_layer=3, vocab_size=300, window_pattern="SSL", sequence_len=length)
 
 
 def random_rows(shapes: list[tuple[int, tuple[int, ...]]]) -> list[Row]:

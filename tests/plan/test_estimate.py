@@ -110,16 +110,15 @@ def test_the_planned_peak_of_training_is_that_of_whole_processes(
 
 
 @pytest.mark.parametrize(
-    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 249, 234), (DEPTH_4, 392, 525, 1493)]
+    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 232, 234), (DEPTH_4, 392, 501, 1493)]
 )
 def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
     config: GPTConfig, bpb_mib: int, choices_mib: int, decoding_mib: int
 ) -> None:
     """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context."""
-    cached = round(eval_memory.CACHED_SHARE * eval_memory.SCORED_TOKENS)
     planned = (
         memory.scoring_bytes(config, tokens=eval_memory.BPB_TOKENS, dtype="float32"),
-        memory.scoring_bytes(config, tokens=eval_memory.SCORED_TOKENS, cached_positions=cached, dtype="float32"),
+        memory.scoring_bytes(config, tokens=eval_memory.SCORED_TOKENS, gathers=True, dtype="float32"),
         memory.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
     )
     for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
@@ -149,7 +148,7 @@ def test_a_process_that_reads_parquet_is_larger(compiled: Compile) -> None:
 
 
 def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> None:
-    """Solved examples before a question make the beginnings in the cache longer."""
+    """Options are compared on more tokens at a time than bits per byte are taken."""
     sources = "sources.questions={path: q.jsonl}"
 
     def peak(stage: str, *suites: str) -> int:
@@ -158,9 +157,9 @@ def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> 
         assert found is not None
         return found
 
-    zero = "a: {task: mmlu, source: questions}"
-    five = "b: {task: mmlu, source: questions, num_fewshot: 5}"
-    assert peak("base_eval", zero) < peak("base_eval", five) == peak("base_eval", zero, five)
+    bits = "a: {task: bpb}"
+    options = "b: {task: mmlu, source: questions}"
+    assert peak("base_eval", bits) < peak("base_eval", options) == peak("base_eval", bits, options)
 
 
 @pytest.mark.parametrize(

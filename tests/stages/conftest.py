@@ -7,6 +7,7 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs import ExecutionSpec, Job, TokenizerSpec
 from nanochat.runtime import Runtime
+from nanochat.stages import tokenizer
 from nanochat.stages.context import StageContext
 
 CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
@@ -39,3 +40,11 @@ def documents(tmp_path):
 @pytest.fixture
 def tokenizer_spec(documents):
     return TokenizerSpec(source=documents, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)
+
+
+@pytest.fixture
+def upstream(make_context, tokenizer_spec):
+    """The output of a tokenizer stage on the documents, for the stages behind it."""
+    context = make_context(tokenizer_spec, name="tokenizer")
+    tokenizer.run(context.job, context)
+    return {"tokenizer": str(context.out)}

@@ -25,7 +25,6 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.stages import pretrain as stage
-from nanochat.stages import tokenizer as tokenizer_stage
 from nanochat.stages.__main__ import write_result
 
 STEPS = 10
@@ -44,13 +43,6 @@ OUTPUTS = (
     "out/result.json",
     "metrics.jsonl",
 )
-
-
-@pytest.fixture
-def upstream(make_context, tokenizer_spec):
-    context = make_context(tokenizer_spec, name="tokenizer")
-    tokenizer_stage.run(context.job, context)
-    return {"tokenizer": str(context.out)}
 
 
 @pytest.fixture

@@ -173,16 +173,16 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstrea
         assert contents(stopped.folder) == contents(undisturbed.folder), f"stopped at call {call}"
 
 
+def spelling_item(**fields):
+    """Forty generated words beside the chats."""
+    source = SourceSpec(name="words", builtin="spelling")
+    given = {"name": "words", "task": "simple_spelling", "split": "train", "max_examples": 40, "repeat": 1}
+    return SftItem(source=source, **given, **fields)
+
+
 def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_context, upstream, chats):
     """Two mixed tasks, several passes, a real process under SIGKILL at a seeded moment."""
-    words = SftItem(
-        name="words",
-        task="simple_spelling",
-        source=SourceSpec(name="words", builtin="spelling"),
-        split="train",
-        max_examples=40,
-        repeat=1,
-    )
+    words = spelling_item()
     spec = make_spec(chats, epochs=None, steps=24)
     spec = spec.model_copy(update={"data": (*spec.data, words)})
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
@@ -213,15 +213,7 @@ def test_refused_rows_are_counted_in_a_part_of_a_split_too(make_context, upstrea
 
 def test_weights_decide_how_many_conversations_of_each_task_an_epoch_has(make_context, upstream, chats, capsys):
     """23 chats are three quarters of the whole; the other quarter is 23 / 3, so 8, of the 40 words."""
-    words = SftItem(
-        name="words",
-        task="simple_spelling",
-        source=SourceSpec(name="words", builtin="spelling"),
-        split="train",
-        max_examples=40,
-        repeat=1,
-        weight=1.0,
-    )
+    words = spelling_item(weight=1.0)
     spec = make_spec(chats, epochs=1.0)
     spec = spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 3.0}), words)})
     metrics = run(make_context(spec, upstream=upstream, **MONITOR))

@@ -23,7 +23,7 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec, WeightedSource
 from nanochat.runner.hosts import free_ports
-from nanochat.stages import pretrain, sft, tokenizer
+from nanochat.stages import pretrain, sft
 from nanochat.stages.__main__ import write_result
 
 STEPS = 4
@@ -77,13 +77,6 @@ def assert_same(alone, together):
         assert len(expected) >= STEPS
         assert values(together, name) == pytest.approx(expected, rel=1e-5), name
     assert distance(alone / "out" / "model", together / "out" / "model") < 1e-5
-
-
-@pytest.fixture
-def upstream(make_context, tokenizer_spec):
-    context = make_context(tokenizer_spec, name="tokenizer")
-    tokenizer.run(context.job, context)
-    return {"tokenizer": str(context.out)}
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import mlx.core as mx
-import numpy as np
 
+from nanochat.model.kernels.angles import angles
 from nanochat.model.kernels.launch import THREADS, Kernel
 from nanochat.model.kernels.lookup import Lookup, sum_rows
 
@@ -240,7 +240,7 @@ def _launch(
 ) -> list[mx.array]:
     rows, gated = projected.shape[0], table is not None
     h, g, d = heads.queries, heads.keys, heads.size
-    cosines, sines = angles(_table_length(offset + heads.positions), d, heads.rope_base)
+    cosines, sines = angles(offset + heads.positions, d, heads.rope_base)
     groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
     return _SPLIT(
         projected,
@@ -261,7 +261,7 @@ def _launch_backward(
 ) -> mx.array:
     queries, keys, inverse, gates = kept
     rows = queries.shape[0]
-    cosines, sines = angles(_table_length(heads.positions), heads.size, heads.rope_base)
+    cosines, sines = angles(heads.positions, heads.size, heads.rope_base)
     width = heads.width + (GATE_PADDING if table is not None else 0)
     groups = rows * -(-(heads.queries + 2 * heads.keys) // _PER_GROUP["backward"])
     return _BACKWARD(
@@ -293,16 +293,3 @@ def _constants(heads: Heads, width: int, gated: bool) -> dict[str, int | float |
         "QK_SCALE": heads.qk_scale,
         "GATE_SCALE": heads.gate_scale,
     }
-
-
-def _table_length(positions: int) -> int:
-    """Return how long a table of angles serves so many positions: a power of two, so that decoding makes few."""
-    return 1 << (positions - 1).bit_length()
-
-
-@functools.lru_cache(maxsize=8)
-def angles(positions: int, size: int, base: float) -> tuple[mx.array, mx.array]:
-    """Return cosines and sines of position * base^(-2j / size), each (positions, size / 2) float32."""
-    frequencies = base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-    angle = np.arange(positions, dtype=np.float64)[:, None] * frequencies
-    return mx.array(np.cos(angle).astype(np.float32)), mx.array(np.sin(angle).astype(np.float32))
