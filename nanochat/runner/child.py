@@ -1,8 +1,8 @@
-"""A stage in a process of its own: start it, pass signals on, follow its progress, and say why it died.
+"""A stage in a process of its own: start it, pass signals on, follow its progress.
 
 An out-of-memory abort inside MLX kills the process it happens in, so a stage never runs in the parent. The child has
 its own session: a Ctrl-C at the terminal reaches the parent alone, which asks the child once to save and stop, and
-kills it when asked a second time.
+kills it when asked a second time. Not here: what its end means (`endings`).
 """
 
 from __future__ import annotations
@@ -19,17 +19,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanochat.errors import (
-    BUG,
-    OK,
-    OUT_OF_MEMORY,
-    InterruptedRun,
-    NanochatError,
-    PreflightError,
-    RecipeError,
-    StageError,
-)
-from nanochat.plan.quantities import show_bytes
 from nanochat.runner.folders import StageFolder
 from nanochat.runner.interrupts import Interrupts
 from nanochat.stages.context import NOTE
@@ -40,13 +29,6 @@ LEADER: tuple[str, ...] = (sys.executable, "-m", "nanochat.runner.leader")
 _POLL_SECONDS = 0.05
 _TICK_SECONDS = 0.25
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
-_SHORTAGES = {
-    signal.SIGKILL: "out of memory, or killed from outside",
-    signal.SIGABRT: "out of memory, or a crash",
-    signal.SIGBUS: "out of memory, or a crash",
-    signal.SIGSEGV: "out of memory, or a crash",  # arithmetic libraries do not check what malloc refused
-}
-"""Signals that a lack of memory may end a process with, and what they may mean besides."""
 
 
 class Progress(BaseModel):
@@ -202,60 +184,3 @@ def read_progress(path: Path) -> Progress:
         return Progress.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return Progress()
-
-
-class StageBugError(NanochatError):
-    """A stage ended with a traceback: our fault."""
-
-    exit_code = BUG
-
-
-def raise_for(ended: Ended, folder: StageFolder, *, planned_bytes: int | None, remedy: str) -> None:
-    """Raise the error a child's end stands for; return where it ended well.
-
-    `remedy` names the recipe field to change when memory ran out. A child that was asked to stop and died of a
-    signal was killed by the second one: interrupted, with an empty message, for it had no time to say what is saved.
-    """
-    if ended.exit_code == OK:
-        return
-    said = _last_words(folder)
-    if ended.exit_code == InterruptedRun.exit_code or (ended.interrupted and ended.exit_code < 0):
-        raise InterruptedRun(said)
-    for error in (RecipeError, PreflightError, StageError):
-        if ended.exit_code == error.exit_code:
-            raise error(said or f"{folder.stage} failed; its log is {folder.log}")
-    if ended.exit_code == OUT_OF_MEMORY:
-        raise StageError(
-            "\n".join([said or f"{folder.stage} ran out of memory", *_shortage(ended, folder, planned_bytes, remedy)])
-        )
-    if ended.exit_code < 0:
-        raise StageError(_death(ended, folder, planned_bytes, remedy))
-    reason = f": {said.strip().splitlines()[-1]}" if said.strip() else ""
-    where = folder.error if said.strip() else folder.log
-    raise StageBugError(f"{folder.stage} ended with status {ended.exit_code}{reason}\nthe traceback is in {where}")
-
-
-def _last_words(folder: StageFolder) -> str:
-    try:
-        return folder.error.read_text(encoding="utf-8", errors="replace").strip()
-    except FileNotFoundError:
-        return ""
-
-
-def _death(ended: Ended, folder: StageFolder, planned_bytes: int | None, remedy: str) -> str:
-    number = -ended.exit_code
-    if number not in _SHORTAGES:
-        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        return f"{folder.stage}'s process died of {name}; its log is {folder.log}"
-    cause = signal.Signals(number)
-    first = f"{folder.stage}'s process died of {cause.name}: {_SHORTAGES[cause]}"
-    return "\n".join([first, *_shortage(ended, folder, planned_bytes, remedy)])
-
-
-def _shortage(ended: Ended, folder: StageFolder, planned_bytes: int | None, remedy: str) -> tuple[str, ...]:
-    """Return the lines that a lack of memory ends with: what was planned and used, and what to change."""
-    return (
-        f"  memory planned {show_bytes(planned_bytes)}, measured peak {show_bytes(ended.peak_memory_bytes)}",
-        f"  {remedy}",
-        f"  what was saved is kept: the same command continues; the log is {folder.log}",
-    )

@@ -14,9 +14,10 @@ from nanochat.plan.sharing import is_shared
 from nanochat.plan.specs import Job, TokenizerSpec
 from nanochat.runner.cache import Judgement
 from nanochat.runner.checkpoints import delete_checkpoints
-from nanochat.runner.child import COMMAND, LEADER, Ended, Progress, raise_for, run_child
+from nanochat.runner.child import COMMAND, LEADER, Ended, Progress, run_child
 from nanochat.runner.display import Display
 from nanochat.runner.downloads import fetch_sources
+from nanochat.runner.endings import raise_for
 from nanochat.runner.folders import StageFolder, write_atomically
 from nanochat.runner.interrupts import Interrupts
 from nanochat.runner.locks import StageLock

@@ -18,7 +18,7 @@ from nanochat.errors import (
 )
 from nanochat.runner.cache import newest_step
 from nanochat.runner.catalog import list_runs
-from nanochat.runner.child import StageBugError
+from nanochat.runner.endings import StageBugError
 from nanochat.runner.folders import stage_folders
 from nanochat.runner.locks import stage_lock
 from nanochat.runner.pipeline import run_recipe
