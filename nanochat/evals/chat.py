@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nanochat.errors import StageError
 from nanochat.evals.metrics import CHANCE, pass_at_k, score
 from nanochat.evals.records import Record, TaskResult
-from nanochat.evals.spans import MAX_TOKENS_PER_BATCH
+from nanochat.evals.spans import tokens_per_batch
 from nanochat.inference.engine import Engine
 from nanochat.inference.forward import CausalModel
 from nanochat.tasks.base import Example, Task, gold_text
@@ -26,7 +26,7 @@ def evaluate_categorical(
     tokenizer: Tokenizer,
     task: Task,
     *,
-    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of a task whose answers are letters, each one token.
@@ -44,7 +44,7 @@ def evaluate_categorical(
     prompts = [_prompt(tokenizer, example, model.config.sequence_len) for example in examples]
     letters = [_letter_ids(tokenizer, example) for example in examples]
     found: dict[int, Doubles] = {}
-    for number, logprobs in _next_logprobs(model, prompts, letters, max_tokens_per_batch):
+    for number, logprobs in _next_logprobs(model, prompts, letters, max_tokens_per_batch or tokens_per_batch()):
         found[number] = logprobs
         if on_scored is not None:
             on_scored(len(found))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from nanochat.evals.metrics import score
 from nanochat.evals.records import Record, TaskResult
-from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, SpanScore, common_prefix, likeliest, make_span, score_spans
+from nanochat.evals.spans import Span, SpanScore, common_prefix, likeliest, make_span, score_spans
 from nanochat.inference.forward import CausalModel
 from nanochat.tasks.choices import ChoiceItem
 from nanochat.tokenizer.bpe import Tokenizer
@@ -19,7 +19,7 @@ def evaluate_choices(
     *,
     task: str = "",
     chance: float = 0.25,
-    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of `items`.

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from nanochat.evals.metrics import score
 from nanochat.evals.records import Record, TaskResult
-from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, SpanScore, common_prefix, likeliest, make_span, score_spans
+from nanochat.evals.spans import Span, SpanScore, common_prefix, likeliest, make_span, score_spans
 from nanochat.inference.forward import CausalModel
 from nanochat.tasks.core_bundle import CorePrompts
 from nanochat.tasks.core_prompts import CoreKind
@@ -53,7 +53,7 @@ def evaluate_core_task(
     *,
     task: str,
     chance: float,
-    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of one CORE task.

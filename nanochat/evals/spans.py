@@ -25,7 +25,8 @@ from nanochat.model.ragged import Row, lay_out
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-MAX_TOKENS_PER_BATCH = 8192
+CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 2048, 8192
+"""A CPU's caches like small batches, a GPU is then idle between its kernels."""
 _SHORTEST_SHARE = 8
 """Shorter common beginnings are not worth a row of their own."""
 _LOGIT_ROWS = 1024
@@ -74,24 +75,29 @@ def score_spans(
     model: CausalModel,
     groups: Sequence[Sequence[Span]],
     *,
-    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> list[list[SpanScore]]:
     """Return the score of every span, grouped as given.
 
     Args:
-        max_tokens_per_batch: positions per forward at most, padding counted; a single group may exceed it.
+        max_tokens_per_batch: tokens per forward at most; a single group may exceed it. None chooses for the device.
         on_scored: called with the number of groups scored so far.
     """
     scores: dict[int, list[SpanScore]] = {}
     shares = [shared_tokens(group) for group in groups]
-    for numbers in _batches(groups, shares, max_tokens_per_batch):
+    for numbers in _batches(groups, shares, max_tokens_per_batch or tokens_per_batch()):
         found = iter(_score_batch(model, [(groups[number], shares[number]) for number in numbers]))
         for number in numbers:
             scores[number] = list(itertools.islice(found, len(groups[number])))
         if on_scored is not None:
             on_scored(len(scores))
     return [scores[number] for number in range(len(groups))]
+
+
+def tokens_per_batch() -> int:
+    """Return how many tokens a forward should have."""
+    return CPU_TOKENS_PER_BATCH if runs_on_cpu() else GPU_TOKENS_PER_BATCH
 
 
 def shared_tokens(group: Sequence[Span]) -> int:
@@ -150,7 +156,7 @@ def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Span], int]]
     positions: list[int] = []
     for span, (row, begin) in zip(spans, read_from, strict=True):
         if span.end > span.start:
-            before = layout.first[row] - begin - 1
+            before = layout.extents[row].own.start - begin - 1
             positions.extend(range(before + span.start, before + span.end))
     targets = [token for span in spans for token in span.tokens[span.start : span.end]]
     logprobs, greedy = _judge(model, model.hidden_ragged(layout), positions, targets)

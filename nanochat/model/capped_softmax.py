@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from nanochat.model import fast_math
 from nanochat.model.config import SOFTCAP
@@ -63,3 +64,26 @@ def capped_softmax(rows: mx.array, weight: mx.array, targets: mx.array) -> Cappe
         target=target,
         target_tanh=mx.take_along_axis(tanh, target, axis=-1),
     )
+
+
+def judged(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Return ln p(target), float32, and whether the target is the likeliest token, the first of equal ones, both (R,).
+
+    Arguments as in `capped_softmax`. On a CPU in NumPy, whose exp takes half the time of `fast_math`'s, and from
+    c tanh(x / c) = c - 2c / (e^(2x / c) + 1), whose first term a softmax does not see: no gradient is taken here.
+    """
+    if not runs_on_cpu():
+        softmax = capped_softmax(rows, weight, targets)
+        return -softmax.nats()[:, 0], softmax.is_likeliest()
+    raw = (rows @ weight.astype(rows.dtype).T).astype(mx.float32)
+    mx.eval(raw)
+    logits, wanted = np.array(raw, copy=False), np.array(targets)
+    logits *= 2 / SOFTCAP
+    with np.errstate(over="ignore"):  # infinity is right: the logit is then the cap
+        np.exp(logits, out=logits)
+    logits += 1
+    np.divide(-2 * SOFTCAP, logits, out=logits)
+    is_likeliest = logits.argmax(axis=-1) == wanted
+    target = logits[np.arange(len(wanted)), wanted]
+    np.exp(logits, out=logits)
+    return mx.array(target - np.log(logits.sum(axis=-1))), mx.array(is_likeliest)

@@ -15,7 +15,7 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
-from nanochat.model.capped_softmax import capped_softmax
+from nanochat.model.capped_softmax import judged
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.init import initial_parameters
 from nanochat.model.kernels import forward
@@ -151,8 +151,7 @@ class GPT(Module):
 
         Shapes: hidden (N, C), targets and both results (N,). On a CPU take rows by the block (`fast_math`).
         """
-        softmax = capped_softmax(hidden, self.lm_head.weight[: self.config.vocab_size], targets)
-        return -softmax.nats()[:, 0], softmax.is_likeliest()
+        return judged(hidden, self.lm_head.weight[: self.config.vocab_size], targets)
 
     def residual_stream(
         self, idx: mx.array, cache: Cache | None = None, ragged: Ragged | None = None

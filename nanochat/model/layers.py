@@ -15,6 +15,7 @@ from mlx.nn.layers.base import Module
 from nanochat.model.attention import attention
 from nanochat.model.config import GPTConfig
 from nanochat.model.ragged import Ragged
+from nanochat.model.ragged_attention import ragged_attention
 
 
 class LayerCache(Protocol):
@@ -112,7 +113,8 @@ class Attention(Module):
         if value_rows is not None:
             values = values + self._gate(x) * self._split_heads(value_rows)
         if ragged is not None:
-            return self.c_proj(self._attend_ragged(self.c_q(x)[0], self.c_k(x)[0], values[0], ragged)[None])
+            queries, keys = (self._turned(project(x)[0], ragged) for project in (self.c_q, self.c_k))
+            return self.c_proj(ragged_attention(queries, keys, values[0], ragged, window=self._window)[None])
         queries = self._positioned(self.c_q(x), offset)
         keys = self._positioned(self.c_k(x), offset)
         values = values.swapaxes(1, 2)
@@ -121,23 +123,6 @@ class Attention(Module):
         starts = starts_among(starts, keys, newest=offset + time)
         mixed = attention(queries, keys, values, window=self._window, starts=starts)
         return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1))
-
-    def _attend_ragged(self, queries: mx.array, keys: mx.array, values: mx.array, ragged: Ragged) -> mx.array:
-        """Return (N, C) from queries (N, C), keys (N, G * D) and values (N, G, D), a group of rows at a time."""
-        # Heads outermost: what is picked is then contiguous by head, which a matrix product on a CPU wants.
-        by_head = [x.swapaxes(0, 1) for x in (self._turned(queries, ragged), self._turned(keys, ragged), values)]
-        mixed = []
-        for group in ragged.groups:
-            found = attention(
-                *(
-                    mx.take(x, places, axis=1).swapaxes(0, 1)
-                    for x, places in zip(by_head, (group.queries, group.keys, group.keys), strict=True)
-                ),
-                window=self._window,
-                mask=group.mask(self._window),
-            )
-            mixed.append(found.swapaxes(1, 2).reshape(-1, self._config.n_embd))
-        return mx.concatenate(mixed)[ragged.order]
 
     def _turned(self, x: mx.array, ragged: Ragged) -> mx.array:
         """Split into heads, rotate, norm: (N, H * D) -> (N, H, D)."""

@@ -249,7 +249,7 @@ def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, dev
     for suite in spec.suites.values():
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
     decoded = _decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    peak = eval_memory.base_eval_peak(spec, config, dtype) + _reader_bytes(
+    peak = eval_memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu") + _reader_bytes(
         [suite.source for suite in spec.suites.values()], dtype
     )
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
@@ -261,7 +261,7 @@ def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, dev
         prompt, completion = examples.chat_suite_tokens(suite)
         tokens += prompt + completion
         decoded += _decode_seconds(config, completion, eval_memory.EVAL_ROWS, dtype, device)
-    peak = eval_memory.chat_eval_peak(spec, config, dtype)
+    peak = eval_memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
 

@@ -16,9 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from nanochat import runtime
+
+if __name__ == "__main__":
+    RUNTIME = runtime.prepare(device="cpu")  # before NumPy is imported, whose BLAS reads the same variables
+
+import numpy as np
 
 Rows = list[list[tuple[list[int], int]]]
 
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--text", type=Path)
     options = parser.parse_args()
-    print(runtime.prepare(device="cpu").describe())
+    print(RUNTIME.describe())
     import mlx.core as mx
 
     from nanochat.evals.spans import make_span, score_spans

@@ -69,13 +69,15 @@ CASES = (
     Case(shape=QUICK, work="pretrain", rows=16, recompute=True),
     Case(shape=QUICK, work="sft", rows=16),
     Case(shape=QUICK, work="bpb", rows=16),
-    Case(shape=QUICK, work="choices", rows=32),
+    Case(shape=QUICK, work="choices", rows=8, devices=("cpu",)),
+    Case(shape=QUICK, work="choices", rows=32, devices=("gpu",)),
     Case(shape=QUICK, work="generate", rows=32),
     Case(shape=D4, work="pretrain", rows=2),
     Case(shape=D4, work="pretrain", rows=2, recompute=True),
     Case(shape=D4, work="sft", rows=2),
     Case(shape=D4, work="bpb", rows=2),
-    Case(shape=D4, work="choices", rows=4),
+    Case(shape=D4, work="choices", rows=1, devices=("cpu",)),
+    Case(shape=D4, work="choices", rows=4, devices=("gpu",)),
     Case(shape=D4, work="generate", rows=32),
     Case(shape=D4, work="pretrain", rows=16, devices=("gpu",)),
     Case(shape=REAL, work="pretrain", rows=16, devices=("gpu",)),
@@ -149,11 +151,11 @@ def measure_bpb(case: Case, model) -> None:
 
 def choose(case: Case, model) -> None:
     """Score questions of four options behind a beginning that they share, in batches of the evaluation's size."""
-    from nanochat.evals.spans import MAX_TOKENS_PER_BATCH, Span, score_spans
+    from nanochat.evals.spans import Span, score_spans, tokens_per_batch
 
     draw = np.random.default_rng(0)
     groups = []
-    for _ in range(2 * MAX_TOKENS_PER_BATCH // 180):
+    for _ in range(2 * tokens_per_batch() // 180):
         shared = draw.integers(0, case.config.vocab_size, 60).tolist()
         ends = [draw.integers(0, case.config.vocab_size, 30).tolist() for _ in range(4)]
         groups.append([Span((*shared, *end), 60, 90) for end in ends])

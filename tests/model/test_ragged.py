@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.model import ragged_attention
 from nanochat.model.gpt import GPT
 from nanochat.model.ragged import Row, lay_out
 
@@ -30,6 +31,15 @@ def random_rows(shapes: list[tuple[int, tuple[int, ...]]]) -> list[Row]:
     return rows
 
 
+@pytest.fixture(params=["row by row", "by group"])
+def form(request, monkeypatch):
+    """Both backends' forms, computed here, and blocks of 16 queries."""
+    monkeypatch.setattr(ragged_attention, "runs_on_cpu", lambda: request.param == "row by row")
+    monkeypatch.setattr(ragged_attention, "_BLOCK_SCORES", 0)
+    monkeypatch.setattr(ragged_attention, "_FEWEST_QUERIES", 16)
+
+
+@pytest.mark.usefixtures("form")
 def test_each_row_is_as_if_alone(model):
     """Short and long rows, groups with and without padding, windows passed; values have size 1, float32 noise 1e-5."""
     shapes = [(40, (20, 3, 24)), (1, ()), (17, (1,)), (60, ()), (33, (22, 22, 22, 31)), (40, (20, 18)), (9, (2, 2))]
@@ -37,10 +47,10 @@ def test_each_row_is_as_if_alone(model):
     layout = lay_out(rows)
     found = np.array(model.hidden_ragged(layout))
     assert layout.tokens.size == sum(len(row.tokens) for row in rows) == len(found)
-    for row, first in zip(rows, layout.first, strict=True):
+    for row, extent in zip(rows, layout.extents, strict=True):
         before = rows[row.parent].tokens if row.parent is not None else ()
         alone = np.array(model.hidden(mx.array([[*before, *row.tokens]]))[0, len(before) :])
-        np.testing.assert_allclose(found[first : first + len(row.tokens)], alone, atol=2e-4)
+        np.testing.assert_allclose(found[extent.own], alone, atol=2e-4)
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(1, 30), max_size=5).map(tuple)), min_size=1))
@@ -50,16 +60,19 @@ def test_every_token_attends_once_and_sees_its_row(shapes):
     row's first."""
     rows = random_rows(shapes)
     layout = lay_out(rows)
-    own = np.concatenate([np.array(group.queries).reshape(-1) for group in layout.groups])
-    assert own[np.array(layout.order)].tolist() == list(range(layout.tokens.size))
+    groups = layout.grouping.groups
+    own = np.concatenate([np.array(group.queries).reshape(-1) for group in groups])
+    assert own[np.array(layout.grouping.order)].tolist() == list(range(layout.tokens.size))
     seen = {}
-    for group in layout.groups:
+    for group in groups:
         starts = np.zeros(group.keys.shape[0], int) if group.starts is None else np.array(group.starts)
         for queries, keys, start in zip(np.array(group.queries), np.array(group.keys), starts, strict=True):
             seen[int(queries[0])] = keys[start:].tolist()
-    for row, first in zip(rows, layout.first, strict=True):
-        before = (
-            [] if row.parent is None else list(range(layout.first[row.parent], first))[: len(rows[row.parent].tokens)]
-        )
-        expected = [*before, *range(first, first + len(row.tokens))]
-        assert seen[first][: len(expected)] == expected
+    for row, extent in zip(rows, layout.extents, strict=True):
+        before = [] if row.parent is None else places(layout.extents[row.parent].own)
+        expected = [*before, *places(extent.own)]
+        assert seen[extent.own.start][: len(expected)] == expected
+
+
+def places(part: slice) -> list[int]:
+    return list(range(part.start, part.stop))

@@ -1,0 +1,116 @@
+"""Rows of a common axis, put together by similar shape and padded: what attention on a GPU takes.
+
+Shapes: R rows of a group, P tokens before a row's own, T own tokens, S = P + T keys; N tokens in the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from nanochat.model.attention import visible
+
+_MOST_WASTE = 1.5
+"""Scores that a group may compute for each one that is needed, beyond the causal half."""
+_FEWEST_SCORES = 2**15
+_MOST_SCORES = 2**17
+"""Scores of a head in a group: fewer cost more in operations than in arithmetic, more leave the L2 cache."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a row's own tokens stand in the axis, and the tokens before them."""
+
+    own: slice
+    before: slice
+    """Of another row, which this one goes on from; empty where there is none."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens are the row's own."""
+        return int(self.own.stop - self.own.start)
+
+    @property
+    def context(self) -> int:
+        """How many tokens stand before them."""
+        return int(self.before.stop - self.before.start)
+
+
+@dataclass(eq=False)
+class Group:
+    """Rows that attend together: shorter ones are padded, their own tokens on the right, what is before on the left."""
+
+    queries: mx.array
+    """(R, T) places of the rows' own tokens; any place where a row is shorter."""
+    keys: mx.array
+    """(R, S) places of what the rows see."""
+    starts: mx.array | None
+    """(R,) first key of each row, None where all begin at 0."""
+    _masks: dict[int, mx.array] = field(default_factory=dict)
+
+    def mask(self, window: int) -> mx.array | None:
+        """Return which keys each query sees, (R, 1, T, S), once for all layers; None where `window` says all."""
+        if self.starts is None:
+            return None
+        if window not in self._masks:
+            length, size = self.queries.shape[1], self.keys.shape[1]
+            self._masks[window] = visible(length, size, window=window, starts=self.starts)
+        return self._masks[window]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All rows of an axis in groups."""
+
+    groups: tuple[Group, ...]
+    order: mx.array
+    """(N,) place of each token among the groups' padded queries."""
+
+
+def group_rows(extents: Sequence[Extent]) -> Grouping:
+    """Return the groups of rows that fill an axis."""
+    order, groups, used = np.empty(extents[-1].own.stop, dtype=np.int64), [], 0
+    for numbers in _alike(extents):
+        members = [extents[n] for n in numbers]
+        group = _group(members)
+        for line, extent in enumerate(members):
+            order[extent.own] = used + line * group.queries.shape[1] + np.arange(extent.length)
+        used += group.queries.size
+        groups.append(group)
+    return Grouping(tuple(groups), mx.array(order.astype(np.int32)))
+
+
+def _alike(extents: Sequence[Extent]) -> Iterator[list[int]]:
+    """Yield the numbers of rows that make a group."""
+    numbers: list[int] = []
+    needed = longest = most = 0
+    shapes = [(extent.length, extent.context) for extent in extents]
+    for n in sorted(range(len(shapes)), key=lambda n: (shapes[n][1] > 0, shapes[n][0] // 8, shapes[n][1])):
+        length, context = shapes[n]
+        size = length * (length + context)
+        longest_with, most_with = max(longest, length), max(most, context)
+        computed = (len(numbers) + 1) * longest_with * (longest_with + most_with)
+        is_wasteful = computed > max(_FEWEST_SCORES, _MOST_WASTE * (needed + size))
+        if numbers and (is_wasteful or computed > _MOST_SCORES or (context > 0) != (most > 0)):
+            yield numbers
+            numbers, needed, longest_with, most_with = [], 0, length, context
+        numbers.append(n)
+        needed, longest, most = needed + size, longest_with, most_with
+    if numbers:
+        yield numbers
+
+
+def _group(members: Sequence[Extent]) -> Group:
+    longest, most = max(x.length for x in members), max(x.context for x in members)
+    queries = np.zeros((len(members), longest), dtype=np.int32)
+    keys = np.zeros((len(members), most + longest), dtype=np.int32)
+    for line, extent in enumerate(members):
+        own = np.arange(extent.own.start, extent.own.stop)
+        queries[line, : len(own)] = own
+        keys[line, most - extent.context : most] = np.arange(extent.before.start, extent.before.stop)
+        keys[line, most : most + len(own)] = own
+    starts = np.array([most - extent.context for extent in members], dtype=np.int32)
+    return Group(mx.array(queries), mx.array(keys), mx.array(starts) if starts.any() else None)
