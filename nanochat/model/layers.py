@@ -15,6 +15,7 @@ from mlx.nn.layers.base import Module
 from nanochat.model.attention import attention
 from nanochat.model.config import GPTConfig
 from nanochat.model.ragged import Ragged
+from nanochat.model.ragged_attention import ragged_attention
 
 
 class LayerCache(Protocol):
@@ -123,21 +124,9 @@ class Attention(Module):
         return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1))
 
     def _attend_ragged(self, queries: mx.array, keys: mx.array, values: mx.array, ragged: Ragged) -> mx.array:
-        """Return (N, C) from queries (N, C), keys (N, G * D) and values (N, G, D), a group of rows at a time."""
-        # Heads outermost: what is picked is then contiguous by head, which a matrix product on a CPU wants.
-        by_head = [x.swapaxes(0, 1) for x in (self._turned(queries, ragged), self._turned(keys, ragged), values)]
-        mixed = []
-        for group in ragged.groups:
-            found = attention(
-                *(
-                    mx.take(x, places, axis=1).swapaxes(0, 1)
-                    for x, places in zip(by_head, (group.queries, group.keys, group.keys), strict=True)
-                ),
-                window=self._window,
-                mask=group.mask(self._window),
-            )
-            mixed.append(found.swapaxes(1, 2).reshape(-1, self._config.n_embd))
-        return mx.concatenate(mixed)[ragged.order]
+        """Return (N, C) from queries (N, C), keys (N, G * D) and values (N, G, D)."""
+        queries, keys = self._turned(queries, ragged), self._turned(keys, ragged)
+        return ragged_attention(queries, keys, values, ragged, window=self._window)
 
     def _turned(self, x: mx.array, ragged: Ragged) -> mx.array:
         """Split into heads, rotate, norm: (N, H * D) -> (N, H, D)."""

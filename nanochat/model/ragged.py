@@ -15,12 +15,24 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.model.attention import visible
+from nanochat.model.kernels.launch import runs_kernels
 
-_MOST_WASTE = 1.5
-"""Scores that a group may compute for each one that is needed, beyond the causal half."""
-_FEWEST_SCORES = 2**15
-_MOST_SCORES = 2**17
-"""Scores of a head in a group: fewer cost more in operations than in arithmetic, more leave the L2 cache."""
+
+@dataclass(frozen=True)
+class _GroupSize:
+    """When a group is full."""
+
+    most_waste: float
+    """Scores that it may compute for each one that is needed, beyond the causal half."""
+    fewest_scores: int
+    """Scores of a head that it may compute however many of them are needed: fewer cost more in operations."""
+    most_scores: int
+
+
+_SIZE = _GroupSize(1.5, 2**15, 2**17)
+"""More scores leave a CPU's L2 cache."""
+_CUDA_SIZE = _GroupSize(8.0, 2**21, 2**22)
+"""To start an operation takes longer there than the arithmetic; what limits is memory, 16 MiB a head."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Group:
     starts: mx.array | None
     """(R,) first key of each row, None where all begin at 0."""
     _masks: dict[int, mx.array] = field(default_factory=dict)
+    _biases: dict[int, mx.array] = field(default_factory=dict)
 
     def mask(self, window: int) -> mx.array | None:
         """Return which keys each query sees, (R, 1, T, S), once for all layers; None where `window` says all."""
@@ -53,6 +66,16 @@ class Group:
             length, size = self.queries.shape[1], self.keys.shape[1]
             self._masks[window] = visible(length, size, window=window, starts=self.starts)
         return self._masks[window]
+
+    def bias(self, window: int) -> mx.array:
+        """Return what is added to scores, 0 or -inf, (R, T, S) or (T, S), once for all layers."""
+        length, size = self.queries.shape[1], self.keys.shape[1]
+        window = min(window, size)  # wider ones are the same
+        if window not in self._biases:
+            seen = visible(length, size, window=window, starts=self.starts)
+            by_row = seen if self.starts is None else seen[:, 0]
+            self._biases[window] = mx.where(by_row, mx.array(0.0), mx.array(-mx.inf))
+        return self._biases[window]
 
 
 @dataclass(eq=False)
@@ -119,14 +142,15 @@ def lay_out(rows: Sequence[Row]) -> Ragged:
 
 def _alike(lengths: Sequence[int], before: Sequence[int]) -> Iterator[list[int]]:
     """Yield the numbers of rows that make a group."""
+    full = _CUDA_SIZE if runs_kernels() else _SIZE
     numbers: list[int] = []
     needed = longest = most = 0
     for n in sorted(range(len(lengths)), key=lambda n: (before[n] > 0, lengths[n] // 8, before[n])):
         size = lengths[n] * (lengths[n] + before[n])
         longest_with, most_with = max(longest, lengths[n]), max(most, before[n])
         computed = (len(numbers) + 1) * longest_with * (longest_with + most_with)
-        is_wasteful = computed > max(_FEWEST_SCORES, _MOST_WASTE * (needed + size))
-        if numbers and (is_wasteful or computed > _MOST_SCORES or (before[n] > 0) != (most > 0)):
+        is_wasteful = computed > max(full.fewest_scores, full.most_waste * (needed + size))
+        if numbers and (is_wasteful or computed > full.most_scores or (before[n] > 0) != (most > 0)):
             yield numbers
             numbers, needed, longest_with, most_with = [], 0, lengths[n], before[n]
         numbers.append(n)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.model import ragged, ragged_attention
 from nanochat.model.gpt import GPT
 from nanochat.model.ragged import Row, lay_out
 
@@ -30,8 +31,14 @@ def random_rows(shapes: list[tuple[int, tuple[int, ...]]]) -> list[Row]:
     return rows
 
 
-def test_each_row_is_as_if_alone(model):
-    """Short and long rows, groups with and without padding, windows passed; values have size 1, float32 noise 1e-5."""
+@pytest.mark.parametrize("is_cuda", [False, True])
+def test_each_row_is_as_if_alone(model, is_cuda, monkeypatch):
+    """Short and long rows, groups with and without padding, windows passed; values have size 1, float32 noise 1e-5.
+
+    In both forms of attention, each with the groups that it gets.
+    """
+    for module in (ragged, ragged_attention):
+        monkeypatch.setattr(module, "runs_kernels", lambda: is_cuda)
     shapes = [(40, (20, 3, 24)), (1, ()), (17, (1,)), (60, ()), (33, (22, 22, 22, 31)), (40, (20, 18)), (9, (2, 2))]
     rows = random_rows(shapes)
     layout = lay_out(rows)
