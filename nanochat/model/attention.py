@@ -34,7 +34,6 @@ def attention(
     *,
     window: int,
     starts: mx.array | None = None,
-    mask: mx.array | None = None,
 ) -> mx.array:
     """Return softmax(q k / sqrt(D)) v over the keys that each query may see, (B, H, T, D) in the queries' dtype.
 
@@ -44,14 +43,12 @@ def attention(
         values: (B, G, S, D).
         window: how many positions before its own a query sees.
         starts: (B,) index of the first key that row b may see (left padding); None where rows are whole.
-        mask: (B, 1, T, S) what `visible` says of window and starts, where the caller has it already.
     """
     length, size = queries.shape[2], keys.shape[2]
     scale = queries.shape[-1] ** -0.5
     has_cpu_form = runs_on_cpu() and queries.dtype == mx.float32 and length >= _MIN_CPU_QUERIES
-    if mask is None and starts is not None:
+    if starts is not None:
         mask = visible(length, size, window=window, starts=starts)
-    if mask is not None:
         if has_cpu_form and queries.shape[0] * length * size <= _MOST_MASKED_SCORES:
             keys, values = _repeat_heads(keys, queries), _repeat_heads(values, queries)
             return cpu_masked_attention(queries, keys, values, mask)

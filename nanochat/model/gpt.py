@@ -138,8 +138,13 @@ class GPT(Module):
 
     def hidden_ragged(self, rows: Ragged) -> mx.array:
         """Return the final normed residual stream (N, C) of rows without padding, in the compute dtype."""
-        *_, last = self.residual_stream(rows.tokens, ragged=rows)
-        return last[0]
+        before = None
+        for stream in self.residual_stream(rows.tokens, ragged=rows):
+            mx.async_eval(stream)
+            if before is not None:
+                mx.eval(before)  # a GPU that is sent all blocks at once keeps what all of them need: gigabytes
+            before = stream
+        return stream[0]
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Return float32 softcapped logits (..., vocab_size); padding columns are cut off."""

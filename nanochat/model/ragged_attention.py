@@ -13,10 +13,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.model.attention import attention
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.ragged import Ragged
-from nanochat.model.row_groups import Extent, Grouping
+from nanochat.model.row_groups import Extent
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,35 +34,38 @@ def ragged_attention(queries: mx.array, keys: mx.array, values: mx.array, rows: 
         rows: where rows stand.
         window: how many positions before its own a token sees.
     """
-    if runs_on_cpu() and queries.dtype == mx.float32:
-        return row_by_row(queries, keys, values, rows, window=window)
-    return by_group(queries, keys, values, rows.grouping, window=window)
+    attend = row_by_row if runs_on_cpu() else by_group
+    heads = queries.shape[1]
+    scaled = queries.astype(mx.float32) * queries.shape[-1] ** -0.5  # scores are not rounded
+    mixed = attend(scaled, keys.astype(mx.float32), values.astype(mx.float32), rows, window=window)
+    return mixed.reshape(-1, heads * queries.shape[-1]).astype(queries.dtype)
 
 
-def by_group(queries: mx.array, keys: mx.array, values: mx.array, grouping: Grouping, *, window: int) -> mx.array:
-    """Return the same as `ragged_attention`, from a group of padded rows at a time."""
-    # Heads outermost: what is picked is then contiguous by head, which a matrix product wants.
-    by_head = [x.swapaxes(0, 1) for x in (queries, keys, values)]
+def by_group(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
+    """Return (N, H, D) from float32 arrays and scaled queries, a group of padded rows at a time, by plain products.
+
+    A fused form would be planned anew for each shape, which takes cuDNN 40 ms, and hardly two groups have the same.
+    Where the compute type is bfloat16, MLX multiplies with TF32's 11 bits.
+    """
+    heads, size = queries.shape[1:]
+    # Heads outermost: what is picked is then contiguous by head, which a batch of matrix products wants.
+    queries, keys, values = (mx.repeat(x.swapaxes(0, 1), heads // x.shape[1], axis=0) for x in (queries, keys, values))
     mixed = []
-    for group in grouping.groups:
-        picked = zip(by_head, (group.queries, group.keys, group.keys), strict=True)
-        found = attention(
-            *(mx.take(x, places, axis=1).swapaxes(0, 1) for x, places in picked),
-            window=window,
-            mask=group.mask(window),
-        )
-        mixed.append(found.swapaxes(1, 2).reshape(-1, queries.shape[1] * queries.shape[2]))
-    return mx.concatenate(mixed)[grouping.order]
+    for group in rows.grouping.groups:
+        own = mx.take(queries, group.queries, axis=1)
+        seen, told = (mx.take(x, group.keys, axis=1) for x in (keys, values))
+        weights = mx.softmax(own @ seen.swapaxes(-1, -2) + group.bias(window), axis=-1)
+        mixed.append((weights @ told).reshape(heads, -1, size))
+    return mx.take(mx.concatenate(mixed, axis=1), rows.grouping.order, axis=1).swapaxes(0, 1)
 
 
 def row_by_row(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
-    """Return the same as `ragged_attention`, from float32 arrays, without padding, on the CPU.
+    """Return the same as `by_group`, without padding, on a CPU.
 
     In NumPy: there its exponential costs a ninth of MLX's, and a product of small matrices less than an MLX operation.
     Queries and keys are normed, so exponentials need no shift (`cpu_attention`).
     """
     count, heads, size = queries.shape
-    queries = queries * size**-0.5
     mx.eval(queries, keys, values)
     q, k, v = (_by_head(np.array(x, copy=False), keys.shape[1]) for x in (queries, keys, values))
     mixed = np.empty((count, heads, size), dtype=np.float32)
@@ -80,7 +82,7 @@ def row_by_row(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged
         weights *= mask[:length, most + length - seen : most + length]
         sums = weights[..., :earlier] @ v[:, :, before] + weights[..., earlier:] @ v[:, :, own]
         np.divide(sums, weights.sum(axis=-1, keepdims=True), out=out[:, :, here])
-    return mx.array(mixed.reshape(count, -1))
+    return mx.array(mixed)
 
 
 def _by_head(x: Floats, groups: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Rows of a common axis, put together by similar shape and padded: what attention on a GPU takes.
+"""Rows of a common axis, put together by similar shape and padded: what attention takes on a GPU.
 
 Shapes: R rows of a group, P tokens before a row's own, T own tokens, S = P + T keys; N tokens in the axis.
 """
@@ -13,11 +13,10 @@ import numpy as np
 
 from nanochat.model.attention import visible
 
-_MOST_WASTE = 1.5
+_MOST_WASTE = 8.0
 """Scores that a group may compute for each one that is needed, beyond the causal half."""
-_FEWEST_SCORES = 2**15
-_MOST_SCORES = 2**17
-"""Scores of a head in a group: fewer cost more in operations than in arithmetic, more leave the L2 cache."""
+_FEWEST_SCORES, _MOST_SCORES = 2**21, 2**22
+"""Scores of a head in a group: fewer take longer to start than to compute, and more are 16 MiB a head."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,17 @@ class Group:
     """(R, S) places of what the rows see."""
     starts: mx.array | None
     """(R,) first key of each row, None where all begin at 0."""
-    _masks: dict[int, mx.array] = field(default_factory=dict)
+    _biases: dict[int, mx.array] = field(default_factory=dict)
 
-    def mask(self, window: int) -> mx.array | None:
-        """Return which keys each query sees, (R, 1, T, S), once for all layers; None where `window` says all."""
-        if self.starts is None:
-            return None
-        if window not in self._masks:
-            length, size = self.queries.shape[1], self.keys.shape[1]
-            self._masks[window] = visible(length, size, window=window, starts=self.starts)
-        return self._masks[window]
+    def bias(self, window: int) -> mx.array:
+        """Return what is added to scores, 0 or -inf, (R, T, S) or (T, S), made once for all layers."""
+        length, size = self.queries.shape[1], self.keys.shape[1]
+        window = min(window, size)  # wider ones are the same
+        if window not in self._biases:
+            seen = visible(length, size, window=window, starts=self.starts)
+            by_row = seen if self.starts is None else seen[:, 0]
+            self._biases[window] = mx.where(by_row, mx.array(0.0), mx.array(-mx.inf))
+        return self._biases[window]
 
 
 @dataclass(frozen=True)

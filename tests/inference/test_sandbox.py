@@ -110,14 +110,20 @@ def _processes_of(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def sandboxes(tmp_path, monkeypatch):
-    """The folder in which sandboxes are made; it must be empty, and without processes, when the test is over."""
-    folder = tmp_path / "sandboxes"
+def sandboxes(monkeypatch):
+    """The folder in which sandboxes are made; it must be empty, and without processes, when the test is over.
+
+    Not under pytest's own, which is closed to others: of root, a program becomes nobody.
+    """
+    reachable = Path(tempfile.mkdtemp())
+    reachable.chmod(0o755)
+    folder = reachable / "sandboxes"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("SECRET_OF_THE_TEST", "1")
     yield folder
     assert list(folder.iterdir()) == []
+    shutil.rmtree(reachable)
     if sys.platform == "linux":
         assert _processes_of(folder) == []
 

@@ -169,21 +169,24 @@ def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> 
 @pytest.mark.parametrize(
     ("config", "rows", "accumulates", "recomputes", "measured_mib"),
     [
-        (DEPTH_4, 2, False, False, 1423),
-        (DEPTH_4, 2, False, True, 1291),
-        (DEPTH_4, 16, False, False, 7421),
+        (DEPTH_4, 2, False, False, 1443),
+        (DEPTH_4, 2, False, True, 1377),
+        (DEPTH_4, 16, False, False, 7603),
         (GPTConfig(), 16, False, False, 22049),
-        (GPTConfig(), 8, True, False, 17528),
+        (GPTConfig(), 8, True, False, 18800),
         (GPTConfig(), 16, False, True, 18887),
     ],
 )
 def test_a_gpu_needs_no_more_than_planned(
     config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
 ) -> None:
-    """Measured on one H100 by `tests/benchmarks/memory.py` (MLX 0.32, T=2048). Below 4 GiB a plan may say much more."""
+    """The larger of two runs of `tests/benchmarks/memory.py` on one H100 (MLX 0.32, T=2048), which differ by up to 7 %.
+
+    Below 4 GiB a plan may say much more.
+    """
     step = memory.training_memory(config, sequence_len=2048, dtype="bfloat16", activation_checkpointing=recomputes)
     share = step.peak(rows, accumulates=accumulates) / MIB / measured_mib
-    assert 0.95 < share < (1.16 if measured_mib > 4096 else 1.7)
+    assert 0.94 < share < (1.16 if measured_mib > 4096 else 1.7)
 
 
 def test_the_aim_at_the_real_size_is_planned_for() -> None:

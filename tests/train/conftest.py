@@ -26,7 +26,7 @@ class RecordingOptimizer:
         self.gradients = {}
         self.state = {}
 
-    def update(self, parameters, gradients, *, lr_multiplier, momentum, weight_decay):
+    def update(self, parameters, gradients, *, lr_multiplier, momentum, weight_decay, is_finite=None):
         self.gradients = gradients
         return parameters
 

@@ -1,0 +1,147 @@
+"""Multiple-choice scoring on a GPU at the real size: rows without padding against a question and an option at a time.
+
+Run: python tests/benchmarks/gpu_choices.py [--questions 128] [--rounds 3]
+
+286M parameters in bfloat16 with random weights, random tokens in three shapes of questions. Each way meets questions
+that it has not seen, as in an evaluation: on CUDA a fused attention is planned for each new shape, which takes longer
+than to compute it. The slower two do a few questions of each round. Times are wall-clock, medians over rounds. Printed
+besides: how far each way's log-probabilities are from float32's, one option at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from nanochat import runtime
+
+CHOSEN = runtime.prepare()
+
+import mlx.core as mx  # noqa: E402
+
+from nanochat.evals.spans import Span, make_span, score_spans  # noqa: E402
+from nanochat.model.config import GPTConfig  # noqa: E402
+from nanochat.model.device import device_name, select_device  # noqa: E402
+from nanochat.model.gpt import GPT  # noqa: E402
+
+CONFIG = GPTConfig(sequence_len=2048)
+OPTIONS, FEW = 4, 8
+SHAPES = {
+    "context 30 to 150, endings 10 to 50 (as HellaSwag's)": ((30, 150), (10, 50)),
+    "context 60 to 250, endings of 1 (letters)": ((60, 250), (1, 2)),
+    "context 500 to 900, endings 10 to 50 (few-shot)": ((500, 900), (10, 50)),
+}
+Questions = list[list[Span]]
+DRAW = np.random.default_rng(0)
+
+
+def random_model(dtype: mx.Dtype) -> GPT:
+    """Every weight random, hidden states of about the size that training gives them."""
+    model = GPT(CONFIG)
+    shapes = CONFIG.parameter_shapes()
+    keys = mx.random.split(mx.random.key(7), len(shapes))
+    drawn = {
+        name: mx.random.normal(shape, scale=shape[-1] ** -0.5 if len(shape) == 2 else 0.3, key=key)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    drawn["resid_lambdas"] += 1
+    model.set_parameters(drawn)
+    model.set_compute_dtype(dtype)
+    if dtype != mx.float32:
+        model.cast_matrices(dtype)
+    mx.eval(model.parameters())
+    return model
+
+
+def draw_questions(count: int, shape: tuple[tuple[int, int], tuple[int, int]]) -> Questions:
+    def tokens(low: int, high: int) -> list[int]:
+        return DRAW.integers(10, CONFIG.vocab_size, size=DRAW.integers(low, high)).tolist()
+
+    questions = []
+    for _ in range(count):
+        context = [1, *tokens(*shape[0])]
+        rows = [context + tokens(*shape[1]) for _ in range(OPTIONS)]
+        questions.append([make_span(row, len(context), len(row), max_tokens=None) for row in rows])
+    return questions
+
+
+def ragged(model: GPT, questions: Questions) -> list[float]:
+    return [score.logprob for scores in score_spans(model, questions) for score in scores]
+
+
+def question_at_a_time(model: GPT, questions: Questions) -> list[float]:
+    """Options padded on the right, logits at scored positions only."""
+    found = []
+    for question in questions:
+        idx = np.ones((OPTIONS, max(len(span.tokens) for span in question) - 1), dtype=np.int32)
+        for row, span in zip(idx, question, strict=True):
+            row[: len(span.tokens) - 1] = span.tokens[:-1]
+        hidden = model.hidden(mx.array(idx))
+        places = [(row, j - 1) for row, span in enumerate(question) for j in range(span.start, span.end)]
+        rows, columns = mx.array(places).T
+        targets = mx.array([token for span in question for token in span.tokens[span.start :]])
+        logprobs = np.array(model.judge(hidden[rows, columns], targets)[0], dtype=np.float64)
+        ends = np.cumsum([span.end - span.start for span in question])[:-1]
+        found += [float(part.sum()) for part in np.split(logprobs, ends)]
+    return found
+
+
+def option_at_a_time(model: GPT, questions: Questions) -> list[float]:
+    found = []
+    for span in (span for question in questions for span in question):
+        logits = model(mx.array([span.tokens[:-1]]))[0, span.start - 1 :]
+        targets = mx.array(span.tokens[span.start :])[:, None]
+        chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
+        found.append(float(chosen.sum()))
+    return found
+
+
+def milliseconds(way: Callable[[GPT, Questions], list[float]], model: GPT, questions: Questions) -> float:
+    """Return what an option takes."""
+    began = time.perf_counter()
+    way(model, questions)
+    return 1e3 * (time.perf_counter() - began) / len(questions) / OPTIONS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    select_device(CHOSEN.backend)
+    model, exact = random_model(mx.bfloat16), random_model(mx.float32)
+    today = datetime.date.today().isoformat()
+    print(f"{today}; {device_name()}; MLX {mx.__version__}; {CHOSEN.describe()}; {CONFIG.num_parameters():,} weights")
+    ways = {ragged: options.questions, question_at_a_time: FEW, option_at_a_time: FEW}
+    for title, shape in SHAPES.items():
+        for way in ways:
+            way(model, draw_questions(FEW, shape))  # kernels are compiled at first use
+        times = {
+            way: [milliseconds(way, model, draw_questions(count, shape)) for _ in range(options.rounds)]
+            for way, count in ways.items()
+        }
+        print(f"\n{title}, ms an option:")
+        own = statistics.median(times[ragged])
+        for way, found in times.items():
+            median = statistics.median(found)
+            print(
+                f"  {way.__name__}: {median:.3f} ({min(found):.3f} to {max(found):.3f}), {median / own:.0f}x",
+                flush=True,
+            )
+        questions = draw_questions(FEW, shape)
+        expected = np.array(option_at_a_time(exact, questions))
+        for way in ways:
+            apart = np.abs(np.array(way(model, questions)) - expected)
+            print(
+                f"  {way.__name__}: nats from float32 {apart.mean():.3f} in the mean, {apart.max():.3f} at most",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
