@@ -34,6 +34,8 @@ DeviceClass = Literal["cpu", "metal", "cuda"]
 GPU_AUTO_ROWS = 16
 """Rows per forward pass that `micro_batch_size: auto` is shown with on a GPU; how many fit is known only there."""
 TOKENIZER_CHARS_PER_SECOND = 6.4e6
+# Of training a tokenizer, fitted to nine peaks (`tests/plan/test_estimate.py`).
+_TEXT_BYTES_PER_CHAR, _INDEX_BYTES_PER_CHAR, _CHARS_OF_NEW_WORDS, _BYTES_PER_PIECE = 6, 9, 12_000_000, 1200
 """SentencePiece BPE training, 32 MB in 5 s on one core."""
 STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
 """A child process until its first step: imports, weights, compiled kernels."""
@@ -176,15 +178,19 @@ def estimate_tokenizer(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
     """Return the estimate of a tokenizer stage whose source has so many characters, where that is known."""
     chars = min(spec.max_chars, chars or spec.max_chars)
     return Estimate(
-        peak_memory_bytes=_tokenizer_peak(chars) + _reader_bytes([spec.source], "float32"),
+        peak_memory_bytes=_tokenizer_peak(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
 
 
-def _tokenizer_peak(chars: int) -> int:
-    """Return the peak of training a tokenizer: SentencePiece holds the text and several times as much in indexes."""
-    return memory.PROCESS_BYTES["float32"] + 6 * chars
+def _tokenizer_peak(chars: int, vocab_size: int) -> int:
+    """Return the peak of training a tokenizer: SentencePiece holds the text, and indexes of its words and their pairs.
+
+    New words become rare as a text goes on, so indexes grow most at first.
+    """
+    indexes = _INDEX_BYTES_PER_CHAR * min(chars, _CHARS_OF_NEW_WORDS) + _BYTES_PER_PIECE * vocab_size
+    return memory.PROCESS_BYTES["float32"] + _TEXT_BYTES_PER_CHAR * chars + indexes
 
 
 def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan import eval_memory, memory
-from nanochat.plan.estimate import Estimate, total
+from nanochat.plan.estimate import Estimate, estimate_tokenizer, total
 from nanochat.plan.plan import Plan
+from nanochat.plan.specs import TokenizerSpec
 
 Compile = Callable[..., Plan]
 
@@ -164,6 +165,34 @@ def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> 
     bits = "a: {task: bpb}"
     options = "b: {task: mmlu, source: questions}"
     assert peak("base_eval", bits) < peak("base_eval", options) == peak("base_eval", bits, options)
+
+
+@pytest.mark.parametrize(
+    ("source", "chars", "vocab_size", "measured_mib"),
+    [
+        ("stdlib", 1_000_000, 2_048, 98),
+        ("stdlib", 5_000_000, 2_048, 172),
+        ("stdlib", 11_900_000, 2_048, 255),
+        ("stdlib", 11_900_000, 8_192, 292),
+        ("text", 1_000_000, 4_096, 131),
+        ("text", 5_000_000, 4_096, 176),
+        ("text", 20_000_000, 4_096, 279),
+        ("text", 20_000_000, 32_768, 319),
+        ("text", 60_000_000, 32_768, 545),
+    ],
+)
+def test_the_planned_peak_of_training_a_tokenizer_is_that_of_its_process(
+    compiled: Compile, source: str, chars: int, vocab_size: int, measured_mib: int
+) -> None:
+    """Measured in runs of `--only tokenizer` on Python's library and on books in parquet; code has more new words."""
+    plan = compiled(
+        "sources.text={path: t.parquet}", f"tokenizer.source={source}", f"tokenizer.vocab_size={vocab_size}"
+    )
+    spec = plan.stage("tokenizer").spec
+    assert isinstance(spec, TokenizerSpec)
+    spec = spec.model_copy(update={"max_chars": chars})
+    planned = estimate_tokenizer(spec, chars=chars).peak_memory_bytes
+    assert planned is not None and 0.92 < planned / MIB / measured_mib < 1.4
 
 
 @pytest.mark.parametrize(
