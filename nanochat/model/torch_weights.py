@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pickle
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,6 +19,16 @@ from nanochat.model.config import GPTConfig
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
+# What torch raises, beside an UnpicklingError, for a file that is damaged or none of its own.
+_UNREADABLE = (
+    RuntimeError,
+    LookupError,
+    EOFError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    OSError,
+)
 _PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
 
 
@@ -25,15 +36,14 @@ def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
     """Return name -> float32 array of every parameter of `config` from a `.safetensors` or `.pt` file.
 
     Raises:
-        PreflightError: the file is missing or of another kind, or it is `.pt` and torch is not installed.
+        PreflightError: the file is missing, damaged or of another kind, or it is `.pt` and torch is not installed.
         StageError: names or shapes are not those of `config`.
     """
     if not path.exists():
         raise PreflightError(f"{path}: no such file of weights")
     match path.suffix:
         case ".safetensors":
-            tensors = mx.load(str(path))
-            assert isinstance(tensors, dict), "a safetensors file is a dictionary"
+            tensors = _read_safetensors(path)
         case ".pt" | ".pth":
             tensors = _read_pt(path)
         case other:
@@ -72,11 +82,31 @@ def _import_one(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPT
     return tensor
 
 
+def _read_safetensors(path: Path) -> dict[str, mx.array]:
+    try:
+        tensors = mx.load(str(path))
+        mx.eval(tensors)
+    except RuntimeError as error:  # MLX has no class of its own for a file it cannot read
+        raise PreflightError(f"{path} cannot be read as safetensors: {error}") from error
+    assert isinstance(tensors, dict), "a safetensors file is a dictionary"
+    return tensors
+
+
 def _read_pt(path: Path) -> dict[str, mx.array]:
     if importlib.util.find_spec("torch") is None:
         raise PreflightError(
             f"{path}: reading .pt needs PyTorch (`pip install torch`); or save it as safetensors there"
         )
     torch = importlib.import_module("torch")
-    state = torch.load(str(path), map_location="cpu", weights_only=True)
-    return {name: mx.array(tensor.float().numpy()) for name, tensor in state.items()}
+    try:
+        state = torch.load(str(path), map_location="cpu", weights_only=True)
+        return {name: mx.array(tensor.float().numpy()) for name, tensor in state.items()}
+    except pickle.UnpicklingError as error:  # its own words advise loading the file without this protection
+        raise PreflightError(
+            f"{path} cannot be read as a dictionary of tensors: it is damaged, or holds more than tensors"
+        ) from error
+    except _UNREADABLE as error:
+        reason = str(error).strip().split("\n")[0]
+        raise PreflightError(
+            f"{path} cannot be read as a dictionary of tensors: {type(error).__name__}: {reason}"
+        ) from error

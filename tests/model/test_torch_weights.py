@@ -1,7 +1,10 @@
 """Weights as PyTorch nanochat writes them are read exactly, and ours are written so that it can read them."""
 
 import json
+import pickle
 import struct
+import sys
+import types
 
 import mlx.core as mx
 import numpy as np
@@ -97,6 +100,46 @@ def test_pt_without_torch_says_what_to_do(random_model, tmp_path, monkeypatch):
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(PreflightError, match="pip install torch"):
         read_torch_weights(tmp_path / "model.pt", random_model.config)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk\n", b"\x08\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_damaged_file_is_refused(random_model, tmp_path, content):
+    """Empty, text, cut behind its header's length."""
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(PreflightError, match=r"model\.safetensors cannot be read"):
+        read_torch_weights(tmp_path / "model.safetensors", random_model.config)
+
+
+def test_a_file_cut_short_is_refused(random_model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(state(random_model), str(path))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(PreflightError, match=r"model\.safetensors cannot be read"):
+        read_torch_weights(path, random_model.config)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("no central directory\nlong advice"),
+        pickle.UnpicklingError("posix.system"),
+        KeyError(1),
+        EOFError(),
+    ],
+)
+def test_what_torch_cannot_load_is_refused(random_model, tmp_path, monkeypatch, error):
+    """Damaged, hostile or empty, in a line; torch itself is stood in for."""
+
+    def load(path, **options):
+        assert options == {"map_location": "cpu", "weights_only": True}
+        raise error
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    (tmp_path / "model.pt").write_bytes(b"junk")
+    with pytest.raises(PreflightError, match=r"model\.pt cannot be read.*") as caught:
+        read_torch_weights(tmp_path / "model.pt", random_model.config)
+    assert "\n" not in str(caught.value)
 
 
 def test_pt_with_torch(random_model, tmp_path):
