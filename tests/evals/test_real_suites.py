@@ -103,10 +103,8 @@ class Knowing:
         self.read: list[tuple[int, ...]] = []
         for token, before in zip(layout.tokens[0].tolist(), layout.previous.tolist(), strict=True):
             self.read.append((*(self.read[before] if before >= 0 else ()), token))
-        ends = [*layout.first[1:], len(self.read)]
-        sizes = [end - first for first, end in zip(layout.first, ends, strict=True)]
         self.whole = [
-            self.rows.get(self.read[end - 1]) for end, size in zip(ends, sizes, strict=True) for _ in range(size)
+            self.rows.get(self.read[extent.own.stop - 1]) for extent in layout.extents for _ in range(extent.length)
         ]
         return mx.arange(len(self.read))[:, None]
 
