@@ -18,6 +18,10 @@ quickstart:
 test:
     pytest -n 2
 
+# tests that take minutes, or need the real sets under FOLDER/eval: oracles, canonical solutions, hostile programs
+slow folder:
+    NANOCHAT_TEST_DATA={{ quote(absolute_path(folder)) }} pytest -m slow
+
 # plant known faults one at a time in a copy of the package: which test notices each (10 minutes)
 [positional-arguments]
 mutants *options:
