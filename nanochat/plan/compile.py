@@ -14,12 +14,13 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.derive_evals import derive_base_eval, derive_chat_eval, derive_tokenizer
 from nanochat.plan.derive_pretrain import SourceTokens, derive_pretrain
 from nanochat.plan.derive_sft import derive_sft
-from nanochat.plan.estimate import RATES, DeviceClass, estimate_stage, total
+from nanochat.plan.estimate import estimate_stage, total
 from nanochat.plan.findings import Notebook
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.identity import identity_fields, stage_sources
 from nanochat.plan.notes import estimate_notes
 from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.rates import RATES, DeviceClass
 from nanochat.plan.shapes import derive_model
 from nanochat.plan.sharing import check_distributed
 from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec

@@ -1,8 +1,8 @@
 """Tokens, FLOPs, memory, disk and time of each stage, before anything starts. Estimates, and labelled so.
 
 FLOPs of training are exact by the formula of `GPTConfig.flops_per_token`; evaluation counts a third of that (forward
-only). What depends on data that is not read yet (examples of a task, their lengths) comes from `examples`. Time is
-FLOPs over an assumed rate per class of device (`RATES`), decoding over an assumed bandwidth.
+only). What depends on data that is not read yet (examples of a task, their lengths) comes from `examples`, time from
+`rates`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan import eval_memory, examples, memory
+from nanochat.plan import eval_memory, examples, memory, tokenizer_memory
 from nanochat.plan.memory import Dtype
+from nanochat.plan.rates import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND, DeviceClass, decode_seconds
 from nanochat.plan.scaling import steps_for_tokens
 from nanochat.plan.specs import (
     BaseEvalSpec,
@@ -29,34 +30,8 @@ from nanochat.plan.specs import (
     TokenizerSpec,
 )
 
-DeviceClass = Literal["cpu", "metal", "cuda"]
-
 GPU_AUTO_ROWS = 16
 """Rows per forward pass that `micro_batch_size: auto` is shown with on a GPU; how many fit is known only there."""
-TOKENIZER_CHARS_PER_SECOND = 6.4e6
-# Of training a tokenizer, fitted to nine peaks (`tests/plan/test_estimate.py`).
-_TEXT_BYTES_PER_CHAR, _INDEX_BYTES_PER_CHAR, _CHARS_OF_NEW_WORDS, _BYTES_PER_PIECE = 6, 9, 12_000_000, 1200
-"""SentencePiece BPE training, 32 MB in 5 s on one core."""
-STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
-"""A child process until its first step: imports, weights, compiled kernels."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What a device class is assumed to do."""
-
-    flops_per_second: float
-    bytes_per_second: float
-    """Memory bandwidth, which bounds decoding."""
-    basis: str
-    """Where the numbers come from, for the plan's reader."""
-
-
-RATES: dict[DeviceClass, Rate] = {
-    "cpu": Rate(4.0e10, 8e9, "one x86-64 core: 40 GFLOP/s, measured at the quickstart's size"),
-    "metal": Rate(5.0e12, 2e11, "an Apple M-series Pro or Max: 5 TFLOP/s, assumed"),
-    "cuda": Rate(3.0e14, 2e12, "one H100: 300 TFLOP/s, the project's aim at the 286M size"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,19 +153,10 @@ def estimate_tokenizer(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
     """Return the estimate of a tokenizer stage whose source has so many characters, where that is known."""
     chars = min(spec.max_chars, chars or spec.max_chars)
     return Estimate(
-        peak_memory_bytes=_tokenizer_peak(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
+        peak_memory_bytes=tokenizer_memory.peak_bytes(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
-
-
-def _tokenizer_peak(chars: int, vocab_size: int) -> int:
-    """Return the peak of training a tokenizer: SentencePiece holds the text, and indexes of its words and their pairs.
-
-    New words become rare as a text goes on, so indexes grow most at first.
-    """
-    indexes = _INDEX_BYTES_PER_CHAR * min(chars, _CHARS_OF_NEW_WORDS) + _BYTES_PER_PIECE * vocab_size
-    return memory.PROCESS_BYTES["float32"] + _TEXT_BYTES_PER_CHAR * chars + indexes
 
 
 def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
@@ -254,7 +220,7 @@ def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, dev
     tokens = 0
     for suite in spec.suites.values():
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
-    decoded = _decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
+    decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
     peak = eval_memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu") + _reader_bytes(
         [suite.source for suite in spec.suites.values()], dtype
     )
@@ -266,7 +232,7 @@ def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, dev
     for suite in spec.suites.values():
         prompt, completion = examples.chat_suite_tokens(suite)
         tokens += prompt + completion
-        decoded += _decode_seconds(config, completion, eval_memory.EVAL_ROWS, dtype, device)
+        decoded += decode_seconds(config, completion, eval_memory.EVAL_ROWS, dtype, device)
     peak = eval_memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
@@ -284,10 +250,3 @@ def _estimate_eval(
         disk_bytes=8 * tokens,
         seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decode_seconds,
     )
-
-
-def _decode_seconds(config: GPTConfig, tokens: int, rows: int, dtype: Dtype, device: DeviceClass) -> float:
-    """Return the time to decode `tokens` tokens, `rows` at a time: the weights are read once per step."""
-    weights = config.num_scaling_parameters() * memory.VALUE_BYTES[dtype]
-    overhead = 2e-4 * config.n_layer
-    return tokens / rows * (overhead + weights / RATES[device].bytes_per_second)

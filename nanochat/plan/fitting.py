@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate import DeviceClass, dtype_of, estimate_stage
+from nanochat.plan.estimate import dtype_of, estimate_stage
 from nanochat.plan.memory import largest_micro_batch
 from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.rates import DeviceClass
 from nanochat.plan.specs import PretrainSpec, SftSpec
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nanochat.plan.estimate import GPU_AUTO_ROWS, RATES, DeviceClass, Estimate
+from nanochat.plan.estimate import GPU_AUTO_ROWS, Estimate
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.rates import RATES, DeviceClass
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
 
 _WORTH_COMPARING_SECONDS = 600

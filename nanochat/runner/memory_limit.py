@@ -9,7 +9,7 @@ import sys
 import psutil
 
 from nanochat import runtime
-from nanochat.plan.estimate import DeviceClass
+from nanochat.plan.rates import DeviceClass
 
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 _QUERY_SECONDS = 10.0

@@ -10,8 +10,9 @@ from pathlib import Path
 from nanochat.data.sources import digest, resolve_files
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate import DeviceClass, estimate_tokenizer, total
+from nanochat.plan.estimate import estimate_tokenizer, total
 from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.rates import DeviceClass
 from nanochat.plan.specs import TokenizerSpec
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.cache import Judgement, judge_plan
