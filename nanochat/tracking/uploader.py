@@ -70,10 +70,14 @@ class Uploader:
         return self._problem
 
     def _work(self) -> None:
-        while not self._stop.is_set():
+        try:
+            while not self._stop.is_set():
+                self._attempt()
+                self._wake.wait(self._every if self._problem is None else _RETRY_SECONDS)
             self._attempt()
-            self._wake.wait(self._every if self._problem is None else _RETRY_SECONDS)
-        self._attempt()
+        except BaseException as error:  # a bug: nobody may take the silence after it for success
+            self._problem = f"the sending broke down: {type(error).__name__}: {error}"
+            raise
 
     def _attempt(self) -> None:
         try:
@@ -82,6 +86,8 @@ class Uploader:
             self._problem = str(error)
         except OSError as error:  # our own files: a full disk must not end the sending for good
             self._problem = f"the local files: {error}"
+        except ImportError as error:
+            self._problem = f"MLflow's installation is not whole: {error}"
         else:
             self._problem = None
 

@@ -17,6 +17,10 @@ from nanochat.tracking.views import Artifact, Dataset
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
+def sending_of(fake_run, uri: str) -> Uploader:
+    return Uploader(uri, "nanochat", view=fake_run.view, pending=list, host="here", is_alive=lambda pid, started: True)
+
+
 def steps_of(store, fake_run, name="train/loss"):
     link = read_link(fake_run.folder / "stage.json")
     return [(m.step, m.value) for m in store.client.get_metric_history(link.run_id, name)]
@@ -138,18 +142,36 @@ def test_what_failed_half_way_is_sent_later_in_order(uri, fake_run, monkeypatch)
 def test_an_outage_is_named_and_never_raised_from_the_uploader(tmp_path, fake_run):
     """A store that cannot be made leaves a problem to print, and local files as they were."""
     (tmp_path / "file").write_text("")
-    uploader = Uploader(
-        f"sqlite:///{tmp_path}/file/mlflow.db",
-        "nanochat",
-        view=fake_run.view,
-        pending=list,
-        host="here",
-        is_alive=lambda pid, started: True,
-    )
+    uploader = sending_of(fake_run, f"sqlite:///{tmp_path}/file/mlflow.db")
     uploader.start()
     assert not uploader.close(20)
     assert "mlflow.db" in uploader.problem
     assert read_link(fake_run.folder / "run.json") is None
+
+
+def test_an_installation_that_lacks_a_part_is_a_problem_to_print(fake_run, monkeypatch):
+    def open_store(uri, experiment):
+        raise ModuleNotFoundError("No module named 'cryptography'")
+
+    monkeypatch.setattr("nanochat.tracking.uploader.open_store", open_store)
+    uploader = sending_of(fake_run, "sqlite:///unused.db")
+    uploader.start()
+    assert not uploader.close(20)
+    assert uploader.problem == "MLflow's installation is not whole: No module named 'cryptography'"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sending_that_broke_down_is_not_taken_for_done(fake_run, monkeypatch):
+    """By a bug, which Python's own hook for threads shows."""
+
+    def open_store(uri, experiment):
+        raise KeyError("step")
+
+    monkeypatch.setattr("nanochat.tracking.uploader.open_store", open_store)
+    uploader = sending_of(fake_run, "sqlite:///unused.db")
+    uploader.start()
+    assert not uploader.close(20)
+    assert uploader.problem == "the sending broke down: KeyError: 'step'"
 
 
 def test_the_uploader_sends_what_earlier_runs_could_not(uri, fake_run, tmp_path):
