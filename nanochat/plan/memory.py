@@ -36,8 +36,9 @@ _CPU_SCORING_VALUES = 64 * 3
 _FORWARD_WIDTHS = 17.5
 """What a forward pass holds at most, in widths per token: residual, embedding, norm; the MLP's hidden before and after
 relu and square."""
-_GATHERED_WIDTHS = 6
-"""Likewise of queries, keys and values besides, where rows without padding are gathered for attention."""
+_GATHERED_WIDTHS: dict[Dtype, int] = {"float32": 6, "bfloat16": 70}
+"""Likewise of queries, keys and values besides, where rows without padding attend. A GPU gathers them in float32, once
+for every row that reads them and of unlike rows together, for two blocks at a time; fitted to three peaks."""
 _CACHED_WIDTHS = 7
 """Likewise while attention reads a cache: residual, embedding, norm, q, k, v."""
 _SCORED_ROWS = 1024
@@ -149,7 +150,7 @@ def checkpoint_bytes(config: GPTConfig) -> int:
 def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtype: Dtype) -> int:
     """Return the peak of a forward pass on `tokens` tokens, which are whole rows or gathered (`model.ragged`)."""
     attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
-    widths = _FORWARD_WIDTHS + (_GATHERED_WIDTHS if gathers else 0)
+    widths = _FORWARD_WIDTHS + (_GATHERED_WIDTHS[dtype] if gathers else 0)
     forward = tokens * round(widths * config.n_embd * VALUE_BYTES[dtype] + attention)
     at_once = LOGIT_VALUES if dtype == "float32" else _SCORED_ROWS * config.padded_vocab_size
     logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)

@@ -111,22 +111,29 @@ def test_the_planned_peak_of_training_is_that_of_whole_processes(
 
 
 @pytest.mark.parametrize(
-    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 106, 234), (DEPTH_4, 392, 269, 1493)]
+    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 131, 234), (DEPTH_4, 392, 303, 1493)]
 )
 def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
     config: GPTConfig, bpb_mib: int, choices_mib: int, decoding_mib: int
 ) -> None:
-    """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context.
-
-    Options are few at a time: 36 MiB of what is planned are what a stage's process has besides (tokenizer, readers).
-    """
+    """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context."""
     planned = (
         memory.scoring_bytes(config, tokens=eval_memory.BPB_TOKENS, dtype="float32"),
         memory.scoring_bytes(config, tokens=eval_memory.CPU_SCORED_TOKENS, gathers=True, dtype="float32"),
         memory.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
     )
-    for one, measured_mib in zip(planned, (bpb_mib, choices_mib + 36, decoding_mib), strict=True):
+    for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
         assert 0.95 < one / MIB / measured_mib < 1.16
+
+
+@pytest.mark.parametrize(
+    ("config", "measured_mib"), [(QUICK, (282, 316, 408)), (DEPTH_4, (810, 847, 1059)), (GPTConfig(), (3471, 3471))]
+)
+def test_the_planned_peak_of_comparing_options_on_a_gpu(config: GPTConfig, measured_mib: tuple[int, ...]) -> None:
+    """MLX's arrays, bfloat16, in runs on one H100: how far it lags behind what it is sent differs."""
+    planned = memory.scoring_bytes(config, tokens=eval_memory.GPU_SCORED_TOKENS, gathers=True, dtype="bfloat16") / MIB
+    assert min(measured_mib) < planned < 1.45 * min(measured_mib)
+    assert planned > 0.75 * max(measured_mib)
 
 
 def test_estimates_know_the_sizes_that_evaluations_work_in() -> None:
