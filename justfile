@@ -16,7 +16,7 @@ quickstart:
 
 # the test suite (no network, under 3 minutes)
 test:
-    pytest -n 2
+    pytest -n 2 --dist loadgroup
 
 # tests that take minutes, or need the real sets under FOLDER/eval: oracles, canonical solutions, hostile programs
 slow folder:
@@ -46,7 +46,7 @@ check:
     mypy
     lint-imports
     nanochat-run schema --check --readme README.md
-    pytest -n 2
+    pytest -n 2 --dist loadgroup
 
 # speed, as ratios measured side by side in one run (minutes)
 bench:

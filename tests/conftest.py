@@ -5,6 +5,8 @@ NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hypothesis
 import pytest
 
@@ -27,3 +29,20 @@ def _device():
 @pytest.fixture(autouse=True)
 def _own_base_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+
+
+def pytest_collection_modifyitems(items):
+    """Several processes of tests: one takes all that need MLflow, whose import and first database take seconds."""
+    for item in items:
+        if "fresh_database" in item.fixturenames or "tracking" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("mlflow"))
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory) -> Path:
+    """An MLflow database with the schema in it: creating one takes seconds, copying it none."""
+    from nanochat.tracking.store import open_store
+
+    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
+    open_store(f"sqlite:///{path}", "unused")
+    return path

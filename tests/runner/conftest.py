@@ -168,16 +168,6 @@ class Bench:
         return calls
 
 
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory) -> Path:
-    """A database with the schema in it: creating one takes seconds, copying it none."""
-    from nanochat.tracking.store import open_store
-
-    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
-    open_store(f"sqlite:///{path}", "unused")
-    return path
-
-
 @pytest.fixture
 def bench(tmp_path, monkeypatch) -> Bench:
     """The bench draws no pictures: matplotlib would take most of the time."""

@@ -11,16 +11,6 @@ import pytest
 from nanochat.tracking.views import RunView, StageView
 
 
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory):
-    """A database with the schema in it: creating one takes seconds, copying it none."""
-    from nanochat.tracking.store import open_store
-
-    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
-    open_store(f"sqlite:///{path}", "unused")
-    return path
-
-
 @pytest.fixture
 def uri(fresh_database, tmp_path) -> str:
     path = tmp_path / "store" / "mlflow.db"
