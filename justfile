@@ -40,13 +40,12 @@ fuzz *options:
     python tests/torture/mutate.py "$@"
 
 # lint, types, room contract, schema freshness, tests
-check:
+check: && test
     ruff format --check .
     ruff check .
     mypy
     lint-imports
     nanochat-run schema --check --readme README.md
-    pytest -n 2 --dist loadgroup
 
 # speed, as ratios measured side by side in one run (minutes)
 bench:

@@ -1,4 +1,4 @@
-"""Loads the fast BLAS before any test imports MLX, and keeps every test away from the user's folders.
+"""What holds for every test: the fast BLAS before MLX, folders apart from the user's, one process for MLflow.
 
 NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 """
@@ -16,6 +16,7 @@ from nanochat import runtime
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
 
+_TRACKING = Path(__file__).with_name("tracking")
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE", "cpu"), dtype="float32")
 
 
@@ -34,7 +35,7 @@ def _own_base_dir(tmp_path, monkeypatch):
 def pytest_collection_modifyitems(items):
     """Several processes of tests: one takes all that need MLflow, whose import and first database take seconds."""
     for item in items:
-        if "fresh_database" in item.fixturenames or "tracking" in item.path.parts:
+        if "fresh_database" in item.fixturenames or item.path.is_relative_to(_TRACKING):
             item.add_marker(pytest.mark.xdist_group("mlflow"))
 
 

@@ -239,7 +239,7 @@ def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, dev
 
 
 def _estimate_eval(
-    config: GPTConfig, tokens: int, decode_seconds: float, peak: int, dtype: Dtype, device: DeviceClass
+    config: GPTConfig, tokens: int, decoding: float, peak: int, dtype: Dtype, device: DeviceClass
 ) -> Estimate:
     flops = tokens * config.flops_per_token() / 3
     return Estimate(
@@ -248,5 +248,5 @@ def _estimate_eval(
         flops=flops,
         peak_memory_bytes=peak,
         disk_bytes=8 * tokens,
-        seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decode_seconds,
+        seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decoding,
     )

@@ -1,5 +1,6 @@
-"""What a user may write in a recipe: the frozen Pydantic models behind validation and the JSON Schema.
+"""The whole of a recipe, and its sources: frozen Pydantic models behind validation and the JSON Schema.
 
+The sections stand in `training`, `evaluation` and `execution`, and are named here for those who read recipes.
 Identity sections decide what is computed; `run` and `tracking` never do. Derived numbers are not here: see `plan`.
 """
 

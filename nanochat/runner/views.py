@@ -171,8 +171,8 @@ def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, .
 
 
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
-    scores = (stage_line(record).removeprefix(": ") for stage, record in records.items() if stage in EVALUATIONS)
-    results = f"**{', '.join(scores)}**" if records.keys() & set(EVALUATIONS) else ""
+    scores = [f"{stage}{stage_line(record)}" for stage, record in records.items() if stage in EVALUATIONS]
+    results = f"**{'; '.join(scores)}**" if scores else ""
     first = results or state.message or state.status
     where = "Curves, samples and costs: `report.html` under Artifacts." if records else ""
     lines = [first, f"{state.description} {where}".strip(), _read_scores(records), f"`{state.command}`"]
@@ -207,5 +207,5 @@ def _read_scores(records: dict[str, StageRecord]) -> str:
     for one in list_suites(records):
         error = f" ± {one.stderr:.2g}" if one.stderr is not None else ""
         reading = ", ".join(text for text in (one.verdict, one.meaning) if text)
-        lines.append(f"- {one.name} {show_value(one.value)}{error}: {reading}" if reading else "")
+        lines.append(f"- {one.stage} {one.name} {show_value(one.value)}{error}: {reading}" if reading else "")
     return "\n".join(line for line in lines if line)

@@ -98,7 +98,9 @@ def test_a_run_says_in_mlflow_what_its_scores_mean(bench):
     """First the scores, then each suite's question and how to read the answer (chance is 0.5 here)."""
     view = run_view(bench.run().folder, bench.base)
     (evaluation,) = [stage for stage in view.stages if stage.name.endswith("chat_eval")]
+    first = view.description.splitlines()[0]
+    assert re.fullmatch(r"\*\*base_eval: bpb .*; chat_eval: spelling 0\.75 .*\*\*", first), "whose score it is"
     for description in (view.description, evaluation.description):
         assert "spelling 0.75 ± 0.12 (n 12)" in description.splitlines()[0]
-        assert "- spelling 0.75 ± 0.12: no better than guessing, spell a word letter by letter" in description
+        assert "- chat_eval spelling 0.75 ± 0.12: no better than guessing, spell a word letter by letter" in description
         assert "under Artifacts" in description

@@ -149,29 +149,25 @@ def test_an_outage_is_named_and_never_raised_from_the_uploader(tmp_path, fake_ru
     assert read_link(fake_run.folder / "run.json") is None
 
 
-def test_an_installation_that_lacks_a_part_is_a_problem_to_print(fake_run, monkeypatch):
-    def open_store(uri, experiment):
-        raise ModuleNotFoundError("No module named 'cryptography'")
-
-    monkeypatch.setattr("nanochat.tracking.uploader.open_store", open_store)
-    uploader = sending_of(fake_run, "sqlite:///unused.db")
-    uploader.start()
-    assert not uploader.close(20)
-    assert uploader.problem == "MLflow's installation is not whole: No module named 'cryptography'"
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_sending_that_broke_down_is_not_taken_for_done(fake_run, monkeypatch):
-    """By a bug, which Python's own hook for threads shows."""
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (ModuleNotFoundError("No module named 'x'"), "MLflow's installation is not whole: No module named 'x'"),
+        (KeyError("step"), "the sending broke down: KeyError: 'step'"),
+    ],
+)
+def test_a_sending_that_could_not_be_is_not_taken_for_done(fake_run, monkeypatch, error, problem):
+    """For want of a part of MLflow, or by a bug, which Python's own hook for threads shows."""
 
     def open_store(uri, experiment):
-        raise KeyError("step")
+        raise error
 
     monkeypatch.setattr("nanochat.tracking.uploader.open_store", open_store)
     uploader = sending_of(fake_run, "sqlite:///unused.db")
     uploader.start()
     assert not uploader.close(20)
-    assert uploader.problem == "the sending broke down: KeyError: 'step'"
+    assert uploader.problem == problem
 
 
 def test_the_uploader_sends_what_earlier_runs_could_not(uri, fake_run, tmp_path):
