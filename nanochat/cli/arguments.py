@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nanochat.errors import RecipeError
-from nanochat.recipe.schema import STAGE_SECTIONS
+from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 
 VERBS = (
     "plan", "check", "show", "diff", "schema", "ls", "report", "compare", "gc", "ui", "import", "export", "verify",

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
+from nanochat.cli import chat_commands as commands
 from nanochat.errors import OK, NanochatError, RecipeError
-from nanochat.inference import commands
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
     from nanochat.inference.chat import ChatSession
@@ -75,7 +75,7 @@ def _open(options: argparse.Namespace) -> ChatSession:
     from nanochat.inference.chat import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
-    from nanochat.runner.catalog import resolve_model
+    from nanochat.runner.store.runs import resolve_model
 
     select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())

@@ -16,8 +16,8 @@ from nanochat.recipe.load import load_recipe
 def run(options: argparse.Namespace, given: Sequence[str]) -> None:
     """Run a recipe."""
     from nanochat.cli.progress import make_display
-    from nanochat.runner.loop import Request
     from nanochat.runner.pipeline import run_recipe
+    from nanochat.runner.stage_loop import Request
 
     display = make_display()
     request = Request(
@@ -39,8 +39,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Print what would run and why."""
-    from nanochat.runner.overview import explain_stage, overview_json, overview_text
-    from nanochat.runner.prepare import prepare, select_stages
+    from nanochat.runner.preflight.plan_report import explain_stage, overview_json, overview_text
+    from nanochat.runner.preflight.prepare import prepare, select_stages
 
     prepared = prepare(options.recipe, _overrides(options), runtime.base_dir(), must_have_inputs=False)
     judged, selected = prepared.judge(), select_stages(prepared.plan)
@@ -89,7 +89,7 @@ def diff(options: argparse.Namespace) -> None:
 def schema(options: argparse.Namespace) -> None:
     """Print, write or check the JSON Schema, and the README's reference along with it."""
     from nanochat.recipe.json_schema import schema_is_fresh, schema_text, write_schema
-    from nanochat.recipe.reference import reference_is_fresh, update_reference
+    from nanochat.recipe.schema_docs import reference_is_fresh, update_reference
 
     if options.write:
         options.file.parent.mkdir(parents=True, exist_ok=True)

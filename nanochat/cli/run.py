@@ -60,7 +60,7 @@ def _dispatch(options: argparse.Namespace, given: Sequence[str]) -> None:
 
             {"import": models.import_model, "export": models.export_model}[options.verb](options)
         case "ui" | "verify":
-            from nanochat.cli import tools
+            from nanochat.cli import programs as tools
 
             {"ui": tools.ui, "verify": tools.verify}[options.verb](options)
         case _:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.plan.quantities import show_bytes
-from nanochat.runner.catalog import Run, find_run, list_runs
-from nanochat.runner.comparison import render_comparison
-from nanochat.runner.gc import collect, find_unreferenced
-from nanochat.runner.report import list_results, show_value, write_report
-from nanochat.runner.session import is_in_progress
+from nanochat.runner.report.comparison import render_comparison
+from nanochat.runner.report.report import list_results, show_value, write_report
+from nanochat.runner.store.gc import collect, find_unreferenced
+from nanochat.runner.store.runs import Run, find_run, list_runs
+from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 
 _HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")

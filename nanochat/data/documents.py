@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
-from nanochat.data import stdlib_corpus
+from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.cutting import cut_at_line_ends
-from nanochat.data.files import START, TXT_DOCUMENT_CHARS, Cursor, read_texts
+from nanochat.data.files.readers import START, TXT_DOCUMENT_CHARS, Cursor, read_texts
 from nanochat.data.sources import SourceSpec, describe, resolve_files, validation_frac
 from nanochat.data.splits import is_held_out
 from nanochat.errors import PreflightError, StageError

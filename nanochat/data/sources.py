@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanochat.data import hub, stdlib_corpus, words
-from nanochat.data.file_digests import MEMORY_FILE, FileDigests
-from nanochat.data.files import DATA_SUFFIXES, check_file
-from nanochat.data.hub_download import Progress
-from nanochat.data.selection import Selection
+from nanochat.data.builtin import stdlib_corpus, words
+from nanochat.data.files.digests import MEMORY_FILE, FileDigests
+from nanochat.data.files.readers import DATA_SUFFIXES, check_file
+from nanochat.data.hub import hub
+from nanochat.data.hub.download import Progress
+from nanochat.data.hub.selection import Selection
 from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01

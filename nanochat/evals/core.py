@@ -2,7 +2,7 @@
 
 `multiple_choice` compares what follows the prompts' common beginning, `schema` their common end, `language_modeling`
 asks that every token of the continuation be the likeliest. Not here: how prompts are written
-(`nanochat.tasks.core_prompts`).
+(`nanochat.tasks.core.prompts`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from nanochat.evals.metrics import score
 from nanochat.evals.records import Record, TaskResult
 from nanochat.evals.spans import Span, SpanScore, common_prefix, likeliest, make_span, score_spans
 from nanochat.inference.forward import CausalModel
-from nanochat.tasks.core_bundle import CorePrompts
-from nanochat.tasks.core_prompts import CoreKind
+from nanochat.tasks.core.bundle import CorePrompts
+from nanochat.tasks.core.prompts import CoreKind
 from nanochat.tokenizer.bpe import Tokenizer
 
 

@@ -1,8 +1,8 @@
 """Log-probability of parts of token rows, many rows at once.
 
 Rows come in groups that may begin alike (the options of one question). What a group's rows share is computed once, and
-the rows go on from there; many groups go through the model together, without padding (`nanochat.model.ragged`). Logits
-are computed at scored positions only.
+the rows go on from there; many groups go through the model together, without padding
+(`nanochat.model.ragged.rows`). Logits are computed at scored positions only.
 
 Shape letters: C width, N scored positions.
 """
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.inference.forward import CausalModel
-from nanochat.model import fast_math
+from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
-from nanochat.model.ragged import Row, lay_out
+from nanochat.model.ragged.rows import Row, lay_out
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

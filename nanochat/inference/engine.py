@@ -18,8 +18,8 @@ from nanochat.errors import RecipeError
 from nanochat.inference.forward import CausalModel, read
 from nanochat.inference.kv_cache import KVCache
 from nanochat.inference.sampling import check_settings, row_keys, sample, step_keys
-from nanochat.inference.tools import calculate
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tools.calculator import calculate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from nanochat.inference.kv_cache import KVCache, pad_left
 from nanochat.model.config import GPTConfig
-from nanochat.model.ragged import Ragged
+from nanochat.model.ragged.rows import Ragged
 
 CHUNK_TOKENS = 512
 """Positions per forward while reading a prompt: bounds the attention scores alive at once."""

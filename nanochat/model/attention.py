@@ -12,10 +12,10 @@ from typing import Literal
 
 import mlx.core as mx
 
-from nanochat.model.cpu_attention import cpu_attention, cpu_masked_attention
+from nanochat.model.cpu.attention import cpu_attention, cpu_masked_attention
+from nanochat.model.cuda.launch import runs_kernels
+from nanochat.model.cuda.windows import spans_of
 from nanochat.model.device import runs_on_cpu
-from nanochat.model.kernels.launch import runs_kernels
-from nanochat.model.kernels.spans import spans_of
 
 _MIN_CPU_QUERIES = 16
 """Below it, the CPU's own form costs more in operations than it saves in exponentials."""

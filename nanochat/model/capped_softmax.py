@@ -11,8 +11,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from nanochat.model import fast_math
 from nanochat.model.config import SOFTCAP
+from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
 
 IGNORED = -1

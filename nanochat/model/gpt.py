@@ -17,10 +17,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from nanochat.errors import StageError
 from nanochat.model.capped_softmax import judged
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
+from nanochat.model.cuda import forward
 from nanochat.model.init import initial_parameters
-from nanochat.model.kernels import forward
 from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
-from nanochat.model.ragged import Ragged
+from nanochat.model.ragged.rows import Ragged
 from nanochat.model.recompute import recomputed
 
 

@@ -14,8 +14,8 @@ from mlx.nn.layers.base import Module
 
 from nanochat.model.attention import attention
 from nanochat.model.config import GPTConfig
-from nanochat.model.ragged import Ragged
-from nanochat.model.ragged_attention import ragged_attention
+from nanochat.model.ragged.attention import ragged_attention
+from nanochat.model.ragged.rows import Ragged
 
 
 class LayerCache(Protocol):

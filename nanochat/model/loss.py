@@ -11,12 +11,12 @@ from typing import cast
 
 import mlx.core as mx
 
-from nanochat.model import fast_math
 from nanochat.model.capped_softmax import IGNORED, capped_softmax
+from nanochat.model.cpu import fast_math
+from nanochat.model.cuda import cross_entropy
+from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
-from nanochat.model.kernels import cross_entropy
-from nanochat.model.kernels.launch import runs_kernels
 
 _GPU_CHUNK_ELEMENTS = 2**27
 """Logits of a chunk on a GPU: 4,096 rows of 32,768, half a gigabyte in float32."""

@@ -9,7 +9,7 @@ import math
 
 import mlx.core as mx
 
-from nanochat.model.kernels.launch import THREADS, Kernel, runs_kernels
+from nanochat.model.cuda.launch import THREADS, Kernel, runs_kernels
 
 _ADAMW = Kernel(
     "adamw",

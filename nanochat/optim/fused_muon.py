@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.kernels.launch import THREADS, Kernel, runs_kernels
+from nanochat.model.cuda.launch import THREADS, Kernel, runs_kernels
 from nanochat.optim.groups import Variant
 from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Iterate, iterate_whole
 

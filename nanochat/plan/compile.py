@@ -11,22 +11,22 @@ from collections.abc import Callable, Mapping
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive_evals import derive_base_eval, derive_chat_eval, derive_tokenizer
-from nanochat.plan.derive_pretrain import SourceTokens, derive_pretrain
-from nanochat.plan.derive_sft import derive_sft
-from nanochat.plan.estimate import estimate_stage, total
-from nanochat.plan.findings import Notebook
+from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval, derive_tokenizer
+from nanochat.plan.derive.findings import Notebook
+from nanochat.plan.derive.model_shape import derive_model
+from nanochat.plan.derive.pretrain import SourceTokens, derive_pretrain
+from nanochat.plan.derive.sft import derive_sft
+from nanochat.plan.estimate.device_rates import RATES, DeviceClass
+from nanochat.plan.estimate.estimate import estimate_stage, total
+from nanochat.plan.estimate.notes import estimate_notes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.identity import identity_fields, stage_sources
-from nanochat.plan.notes import estimate_notes
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.rates import RATES, DeviceClass
-from nanochat.plan.shapes import derive_model
 from nanochat.plan.sharing import check_distributed
 from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
-from nanochat.recipe import schema
-from nanochat.recipe.execution import Run
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.schema import recipe as schema
+from nanochat.recipe.schema.execution import Run
 
 Digests = Callable[[SourceSpec], str]
 

@@ -12,13 +12,14 @@ from typing import cast, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 
-from nanochat.data import sources, stdlib_corpus
+from nanochat.data import sources
+from nanochat.data.builtin import stdlib_corpus
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.plan.fingerprint import CODE_VERSIONS
 from nanochat.plan.identity import DERIVED_FIELDS, ORIGIN_FIELDS
 from nanochat.plan.specs import StageName
-from nanochat.recipe import schema
+from nanochat.recipe.schema import recipe as schema
 
 Table = dict[str, JsonValue]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import examples, memory
-from nanochat.plan.memory import Dtype
+from nanochat.plan.estimate import dataset_sizes as examples
+from nanochat.plan.estimate import memory
+from nanochat.plan.estimate.memory import Dtype
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec
 
 EVAL_ROWS = 32

@@ -16,9 +16,9 @@ from pydantic import BaseModel, JsonValue
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive_evals import bpb_source
+from nanochat.plan.derive.evals import bpb_source
 from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, StageName, StageSpec, TokenizerSpec
-from nanochat.recipe import schema
+from nanochat.recipe.schema import recipe as schema
 
 Fields = dict[str, JsonValue]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.estimate import Estimate
+from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
 
 INIT_FROM = "init_from"

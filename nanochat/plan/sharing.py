@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.findings import Notebook
+from nanochat.plan.derive.findings import Notebook
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec
-from nanochat.recipe.execution import Distributed
+from nanochat.recipe.schema.execution import Distributed
 
 
 def check_distributed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.plan.memory import PROCESS_BYTES
+from nanochat.plan.estimate.memory import PROCESS_BYTES
 
 _TEXT_BYTES_PER_CHAR, _INDEX_BYTES_PER_CHAR, _CHARS_OF_NEW_WORDS, _BYTES_PER_PIECE = 6, 9, 12_000_000, 1200
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanochat.recipe.schema import Recipe
+from nanochat.recipe.schema.recipe import Recipe
 
 _VARIABLE = {"type": "string", "pattern": r"^\$\{vars\.[A-Za-z0-9][A-Za-z0-9_-]*\}$", "description": "A variable."}
 _EXAMPLE = {

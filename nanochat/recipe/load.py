@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.errors import RecipeError
-from nanochat.recipe.diagnostics import Diagnostic, LocatedRecipeError, Origin
-from nanochat.recipe.layers import Layered, Unreadable, read_layers
-from nanochat.recipe.overrides import read_override
-from nanochat.recipe.references import check_references
-from nanochat.recipe.schema import Recipe
-from nanochat.recipe.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
-from nanochat.recipe.validation import Finding, validate
-from nanochat.recipe.variables import substitute
-from nanochat.recipe.yaml_reader import Node, Refused
+from nanochat.recipe.check.cross_references import check_references
+from nanochat.recipe.check.validation import Finding, validate
+from nanochat.recipe.merge.extends import Layered, Unreadable, read_layers
+from nanochat.recipe.merge.overrides import read_override
+from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
+from nanochat.recipe.merge.variables import substitute
+from nanochat.recipe.schema.recipe import Recipe
+from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin
+from nanochat.recipe.source.yaml_reader import Node, Refused
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
 

@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 import yaml
 
-from nanochat.recipe.diagnostics import LINE_BREAK
 from nanochat.recipe.load import LoadedRecipe
-from nanochat.recipe.scalars import NUMBER
-from nanochat.recipe.schema import Recipe, Section
-from nanochat.recipe.tree import KeyPath
-from nanochat.recipe.variables import escape
+from nanochat.recipe.merge.tree import KeyPath
+from nanochat.recipe.merge.variables import escape
+from nanochat.recipe.schema.recipe import Recipe, Section
+from nanochat.recipe.source.diagnostics import LINE_BREAK
+from nanochat.recipe.source.scalars import NUMBER
 
 Value: TypeAlias = "str | int | float | bool | dict[str, Value] | list[Value] | None"
 

@@ -10,24 +10,24 @@ import json
 
 from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, RecipeError
 from nanochat.recipe.show import resolved_yaml
-from nanochat.runner.cache import forced_stages
-from nanochat.runner.catalog import Run, list_runs
-from nanochat.runner.checkpoints import sweep_checkpoints
 from nanochat.runner.display import Display
-from nanochat.runner.expectations import judge_expectations
-from nanochat.runner.folders import write_atomically
-from nanochat.runner.interrupts import Interrupts
-from nanochat.runner.locks import is_locked, stage_lock
-from nanochat.runner.loop import Request, Work, run_stages
-from nanochat.runner.overview import overview_json, overview_text
-from nanochat.runner.pins import pin_sources
-from nanochat.runner.preflight import check_all
-from nanochat.runner.prepare import prepare, select_stages
-from nanochat.runner.record import RunTracking, StageRecord
-from nanochat.runner.report import named_results, stage_line, write_report
-from nanochat.runner.sending import begin_sending, end_sending, tracking_of
-from nanochat.runner.session import Session, close_dead_runs, find_continuable, open_session, plan_digest
-from nanochat.runner.views import is_unsent
+from nanochat.runner.preflight.checks import check_all
+from nanochat.runner.preflight.hub_pins import pin_sources
+from nanochat.runner.preflight.plan_report import overview_json, overview_text
+from nanochat.runner.preflight.prepare import prepare, select_stages
+from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.report.expectations import judge_expectations
+from nanochat.runner.report.report import named_results, stage_line, write_report
+from nanochat.runner.stage_loop import Request, Work, run_stages
+from nanochat.runner.store.cache import forced_stages
+from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
+from nanochat.runner.store.locks import is_locked, stage_lock
+from nanochat.runner.store.record import RunTracking, StageRecord
+from nanochat.runner.store.runs import Run, list_runs
+from nanochat.runner.store.session import Session, close_dead_runs, find_continuable, open_session, plan_digest
+from nanochat.runner.upload.upload import begin_sending, end_sending, tracking_of
+from nanochat.runner.upload.views import is_unsent
+from nanochat.storage.layout import write_atomically
 
 
 def run_recipe(request: Request, display: Display) -> Run:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.file_digests import sha256_of_file
-from nanochat.data.token_files import FOLDER, LOCK_FILE
-from nanochat.runner.gc import referenced
-from nanochat.runner.record import folder_bytes
+from nanochat.data.files.digests import sha256_of_file
+from nanochat.data.token_cache.files import FOLDER, LOCK_FILE
+from nanochat.runner.store.gc import referenced
+from nanochat.runner.store.record import folder_bytes
 
 _TOKENIZER = "tokenizer.model"
 

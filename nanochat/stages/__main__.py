@@ -22,8 +22,8 @@ from nanochat import runtime
 from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, PreflightError, StageError
 from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.stages.context import StageContext, StageResult, write_atomically
-from nanochat.stages.signals import StopFlag
-from nanochat.stages.world import STOP, UNREADABLE, World, join, write_ending
+from nanochat.stages.process.group import STOP, UNREADABLE, World, join, write_ending
+from nanochat.stages.process.signals import StopFlag
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

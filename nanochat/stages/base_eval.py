@@ -21,7 +21,7 @@ from nanochat.stages.heldout import held_out_batches
 from nanochat.stages.samples import indented
 from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_evaluated, task_metrics
 from nanochat.tasks.choices import build_choice_items
-from nanochat.tasks.core_bundle import build_core_prompts, bundle_folder, read_bundle
+from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tokenizer.bpe import Tokenizer
 
 _BPB_TOKENS_PER_BATCH = 4096

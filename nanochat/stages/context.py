@@ -17,8 +17,8 @@ from pathlib import Path
 from nanochat.errors import StageError
 from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
-from nanochat.stages.series import Series
-from nanochat.stages.world import World
+from nanochat.stages.process.group import World
+from nanochat.storage.series import Series
 
 HEARTBEAT_SECONDS = 0.5
 NOTE = "note: "

@@ -11,9 +11,9 @@ import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.data.documents import Stream, iter_documents
-from nanochat.data.loader import Document, PretrainLoader
+from nanochat.data.loaders.pretrain import Document, PretrainLoader
 from nanochat.data.sources import SourceSpec
-from nanochat.data.token_cache import cached_stream
+from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bpb import evaluate_bpb
 from nanochat.inference.engine import Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.device import memory_bytes
-from nanochat.plan.memory import largest_micro_batch
+from nanochat.plan.estimate.memory import largest_micro_batch
 from nanochat.stages.context import StageContext
 
 CPU_MICRO_BATCH_TOKENS = 16_384

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
-from nanochat.data.sft_loader import SftLoader
+from nanochat.data.loaders.sft import SftLoader
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from nanochat.inference.tools import read_number
 from nanochat.tokenizer.pieces import SPECIAL_TOKENS
+from nanochat.tools.calculator import read_number
 
 _END = re.compile(r"<\|assistant_end\|>|<\|bos\|>")
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))

@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar, assert_never, get_args
 
-from nanochat.data.checks import check_rows
-from nanochat.data.records import iter_rows
+from nanochat.data.files.checks import check_rows
 from nanochat.data.sources import SourceSpec, describe, naming
 from nanochat.data.splits import parse_split
+from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import Task
 from nanochat.tasks.conversations import check_conversations, read_conversations

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
-from nanochat.data.checks import check_rows
-from nanochat.data.records import iter_rows
+from nanochat.data.files.checks import check_rows
 from nanochat.data.sources import SourceSpec, describe, naming, resolve_files
 from nanochat.data.splits import parse_split, splits_of_files
+from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
 from nanochat.tasks.multiple_choice import Question, arc_question, mmlu_question

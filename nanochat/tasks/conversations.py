@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.checks import is_small
-from nanochat.data.files import START, check_file, json_lines, parquet_batches
-from nanochat.data.records import split_files
+from nanochat.data.files.checks import is_small
+from nanochat.data.files.readers import START, check_file, json_lines, parquet_batches
 from nanochat.data.sources import SourceSpec, describe, naming
+from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.tasks.answers import strip_specials
 from nanochat.tasks.base import Example, Kind

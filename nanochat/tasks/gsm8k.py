@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.errors import StageError
-from nanochat.inference.tools import calculate
 from nanochat.tasks.answers import final_number, strip_specials
 from nanochat.tasks.base import Example, Kind, exchange
 from nanochat.tokenizer.chat_format import Part
+from nanochat.tools.calculator import calculate
 
 _CALL = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
 

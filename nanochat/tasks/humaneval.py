@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from nanochat.errors import StageError
-from nanochat.inference.sandbox import Limits, run_program
 from nanochat.tasks.answers import strip_specials
 from nanochat.tasks.base import Example, Kind, exchange
+from nanochat.tools.sandbox import Limits, run_program
 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _IMPORT = re.compile(r"(?:import|from)\s")

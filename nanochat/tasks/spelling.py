@@ -12,15 +12,15 @@ from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 
+from nanochat.data.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import parse_split
-from nanochat.data.words import split_words, word_list
 from nanochat.errors import PreflightError
-from nanochat.inference.tools import calculate
 from nanochat.tasks.answers import final_number, strip_specials
 from nanochat.tasks.base import Example, Kind, check_index, exchange
 from nanochat.tasks.spelling_questions import QUESTIONS
 from nanochat.tokenizer.chat_format import Part
+from nanochat.tools.calculator import calculate
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 MIN_LETTERS, MAX_LETTERS = 2, 32

@@ -15,9 +15,9 @@ import numpy as np
 
 from nanochat.errors import StageError
 from nanochat.model.capped_softmax import IGNORED
+from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
-from nanochat.model.kernels.launch import runs_kernels
 from nanochat.model.loss import summed_nats
 from nanochat.optim.fused_adamw import squared_norm
 from nanochat.optim.optimizer import Optimizer

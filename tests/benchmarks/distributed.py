@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from nanochat import runtime
-from nanochat.data.loader import Batch
+from nanochat.data.loaders.pretrain import Batch
 from nanochat.model.config import GPTConfig
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.runner.hosts import backend_of, launch_options
+from nanochat.runner.process.hosts import backend_of, launch_options
 
 FIRST_BOUND = {"float32": 1e-5, "bfloat16": 2e-3}
 """Nats between the losses of the first step: the weights are the same, and only sums are in another order."""

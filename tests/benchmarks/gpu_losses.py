@@ -18,11 +18,11 @@ from unittest import mock
 import mlx.core as mx
 import numpy as np
 
-from nanochat.data.loader import Batch
+from nanochat.data.loaders.pretrain import Batch
 from nanochat.model import loss
 from nanochat.model.config import GPTConfig
+from nanochat.model.cuda import forward
 from nanochat.model.gpt import GPT
-from nanochat.model.kernels import forward
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer

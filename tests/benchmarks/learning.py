@@ -96,7 +96,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
     import numpy as np
 
     from nanochat.data.documents import iter_documents
-    from nanochat.data.loader import PretrainLoader
+    from nanochat.data.loaders.pretrain import PretrainLoader
     from nanochat.data.sources import SourceSpec
     from nanochat.stages.heldout import held_out_batches
 
@@ -185,7 +185,7 @@ class _Bench:
         import mlx.core as mx
         import numpy as np
 
-        from nanochat.data.loader import Batch
+        from nanochat.data.loaders.pretrain import Batch
         from nanochat.evals.bpb import evaluate_bpb
 
         self.model.initialise(mx.random.key(seed))

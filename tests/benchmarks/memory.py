@@ -3,7 +3,8 @@
 Run: python tests/benchmarks/memory.py [--device cpu|gpu] [--save FILE] [--beside FILE ...]. Random tokens, no files, no
 network: about a minute on a GPU, some CPU minutes without. On a GPU what is measured is the largest size of MLX's
 arrays; on a CPU the largest size of a process of its own, Python and libraries included, as in a stage's record. The
-planned peak is that of `nanochat/plan/memory.py`. `--beside` prints saved results in columns next to this device's.
+planned peak is that of `nanochat/plan/estimate/memory.py`. `--beside` prints saved results in columns next to this
+device's.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from nanochat import runtime
-from nanochat.data.loader import Batch
+from nanochat.data.loaders.pretrain import Batch
 from nanochat.model.config import GPTConfig
-from nanochat.plan import memory
+from nanochat.plan.estimate import memory
 
 UNIT = 2**20
 STEPS = 3

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.data import stdlib_corpus
-from nanochat.data.packing import BestFitPacker
+from nanochat.data.builtin import stdlib_corpus
+from nanochat.data.packing.documents import BestFitPacker
 from nanochat.data.sources import SourceSpec
-from nanochat.data.token_cache import CachedStream, cached_stream
+from nanochat.data.token_cache.cache import CachedStream, cached_stream
 from nanochat.tokenizer import bpe
 
 ROW_TOKENS = 2049

@@ -20,8 +20,8 @@ CHOSEN = runtime.prepare(device="cpu")
 import mlx.core as mx  # noqa: E402
 
 from nanochat.data.documents import iter_documents, single_pass  # noqa: E402
-from nanochat.data.loader import PretrainLoader  # noqa: E402
-from nanochat.data.token_cache import cached_stream  # noqa: E402
+from nanochat.data.loaders.pretrain import PretrainLoader  # noqa: E402
+from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
 from nanochat.optim.groups import build_groups  # noqa: E402
 from nanochat.optim.optimizer import Optimizer  # noqa: E402

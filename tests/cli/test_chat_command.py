@@ -13,9 +13,9 @@ from nanochat.checkpoint.model_folder import save_model
 from nanochat.cli import chat
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
-from nanochat.runner.folders import RunFolder
-from nanochat.runner.record import Provenance, RunState, RunTracking, write_run
+from nanochat.runner.store.record import Provenance, RunState, RunTracking, write_run
 from nanochat.runtime import base_dir
+from nanochat.storage.layout import RunFolder
 from nanochat.tokenizer import bpe
 
 

@@ -14,7 +14,7 @@ from nanochat import errors
 from nanochat.cli.arguments import VERBS, parse
 from nanochat.cli.recipes import _command
 from nanochat.cli.run import main
-from nanochat.recipe.reference import BEGIN, END
+from nanochat.recipe.schema_docs import BEGIN, END
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

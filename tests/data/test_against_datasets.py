@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data.records import iter_rows
+from nanochat.data.task_rows import iter_rows
 
 pytestmark = pytest.mark.slow  # importing `datasets` takes seconds
 

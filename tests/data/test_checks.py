@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data import checks
-from nanochat.data.checks import check_documents, check_rows
+from nanochat.data.files import checks
+from nanochat.data.files.checks import check_documents, check_rows
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data import hub, hub_download
 from nanochat.data.documents import single_pass
-from nanochat.data.selection import Selection
+from nanochat.data.hub import download as hub_download
+from nanochat.data.hub import hub
+from nanochat.data.hub.selection import Selection
 from nanochat.data.sources import (
     SourceSpec,
     check_source,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nanochat.data.documents import DocumentStream, Mixture
-from nanochat.data.loader import PretrainLoader
+from nanochat.data.loaders.pretrain import PretrainLoader
 from nanochat.errors import StageError
 
 TEXTS = [f"<{i}>" + "abcdefg"[: i % 8] * (1 + i % 5) for i in range(300)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.packing import BestFitPacker, PackingStats
+from nanochat.data.packing.documents import BestFitPacker, PackingStats
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "packing.json").read_text())
 SCENARIOS = GOLDEN["scenarios"] if isinstance(GOLDEN, dict) else GOLDEN

@@ -4,9 +4,9 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from nanochat.data.records import iter_json_lines, iter_rows, split_files
 from nanochat.data.sources import SourceSpec
 from nanochat.data.splits import split_of_file
+from nanochat.data.task_rows import iter_json_lines, iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 
 

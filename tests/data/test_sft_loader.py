@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.sft_loader import SftLoader
+from nanochat.data.loaders.sft import SftLoader
 from nanochat.errors import PreflightError, StageError
 
 BOS, END = 1, 5

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nanochat.data.file_digests import FileDigests
+from nanochat.data.files.digests import FileDigests
 from nanochat.data.sources import SourceSpec, check_source, digest, resolve_files, validation_frac
 from nanochat.errors import PreflightError
 
@@ -72,7 +72,7 @@ def test_an_unchanged_file_is_not_hashed_again(files, base, monkeypatch):
     path = files.text("a.txt", "some text")
     os.utime(path, ns=(10**18, 10**18))
     before = digest(files.source("a.txt"), base=base)
-    monkeypatch.setattr("nanochat.data.file_digests.sha256_of_file", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr("nanochat.data.files.digests.sha256_of_file", lambda _: pytest.fail("hashed again"))
     assert digest(files.source("a.txt"), base=base) == before
 
 

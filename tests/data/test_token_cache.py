@@ -9,10 +9,11 @@ import threading
 import numpy as np
 import pytest
 
-from nanochat.data import token_cache, token_files
 from nanochat.data.documents import DocumentStream
-from nanochat.data.loader import PretrainLoader
-from nanochat.data.token_cache import cached_stream
+from nanochat.data.loaders.pretrain import PretrainLoader
+from nanochat.data.token_cache import cache as token_cache
+from nanochat.data.token_cache import files as token_files
+from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.tokenizer import bpe
 

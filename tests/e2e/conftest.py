@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.runner.loop import Request
 from nanochat.runner.pipeline import run_recipe
+from nanochat.runner.stage_loop import Request
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.runner.cache import newest_step
-from nanochat.runner.catalog import resolve_model
-from nanochat.runner.folders import StageFolder
+from nanochat.runner.store.cache import newest_step
+from nanochat.runner.store.runs import resolve_model
+from nanochat.storage.layout import StageFolder
 
 ALL = ["1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval"]
 LONGER = ("pretrain.horizon.steps=40", "run.checkpoint.every_steps=4", "run.monitor.validate_every_steps=20")

@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.evals.core import choose, evaluate_core_task, find_spans
 from nanochat.evals.spans import score_spans
-from nanochat.tasks.core_bundle import CorePrompts
+from nanochat.tasks.core.bundle import CorePrompts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
 CASES = GOLDEN["cases"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.inference.commands import (
+from nanochat.cli.chat_commands import (
     HELP,
     Help,
     Invalid,

@@ -6,7 +6,7 @@ import pytest
 
 from nanochat.model import attention as module
 from nanochat.model.attention import attention, blocked_attention, plain_attention, visible
-from nanochat.model.cpu_attention import cpu_attention
+from nanochat.model.cpu.attention import cpu_attention
 
 TOLERANCE = 1e-5  # float32: sums of a few hundred products, of the largest value
 

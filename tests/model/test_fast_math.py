@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 
-from nanochat.model import fast_math
+from nanochat.model.cpu import fast_math
 
 
 def relative_error(found, expected):

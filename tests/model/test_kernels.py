@@ -13,9 +13,13 @@ import pytest
 from nanochat.inference.kv_cache import KVCache
 from nanochat.model import loss
 from nanochat.model.config import SOFTCAP, GPTConfig
+from nanochat.model.cuda import embedding as lookup
+from nanochat.model.cuda import qkv as heads
+from nanochat.model.cuda import residual, squared_relu
+from nanochat.model.cuda import softcap_loss as nats
+from nanochat.model.cuda import windows as spans
+from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.gpt import GPT
-from nanochat.model.kernels import heads, lookup, nats, residual, spans, squared_relu
-from nanochat.model.kernels.launch import runs_kernels
 from nanochat.model.layers import norm, rotate
 
 pytestmark = pytest.mark.gpu

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.model import ragged_attention
 from nanochat.model.gpt import GPT
-from nanochat.model.ragged import Row, lay_out
+from nanochat.model.ragged import attention as ragged_attention
+from nanochat.model.ragged.rows import Row, lay_out
 
 
 @pytest.fixture(scope="module", params=["seed", "current"])

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import eval_memory, memory
-from nanochat.plan.estimate import Estimate, estimate_tokenizer, total
+from nanochat.plan import eval_memory
+from nanochat.plan.estimate import memory
+from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer, total
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs import TokenizerSpec
 

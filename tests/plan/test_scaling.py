@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import scaling
-from nanochat.plan.shapes import derive_model
-from nanochat.recipe import schema
+from nanochat.plan.derive import scaling
+from nanochat.plan.derive.model_shape import derive_model
+from nanochat.recipe.schema import recipe as schema
 
 
 def at_depth(depth: int, **more: object) -> GPTConfig:

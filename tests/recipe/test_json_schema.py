@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.recipe.diagnostics import Text
 from nanochat.recipe.json_schema import json_schema, schema_is_fresh, write_schema
-from nanochat.recipe.tree import plain
-from nanochat.recipe.yaml_reader import read_yaml
+from nanochat.recipe.merge.tree import plain
+from nanochat.recipe.source.diagnostics import Text
+from nanochat.recipe.source.yaml_reader import read_yaml
 
 ROOT = Path(__file__).parents[2]
 VALID = Path(__file__).parent / "valid"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.recipe.reference import BEGIN, END, reference_is_fresh, reference_text, update_reference
-from nanochat.recipe.schema import Recipe
+from nanochat.recipe.schema.recipe import Recipe
+from nanochat.recipe.schema_docs import BEGIN, END, reference_is_fresh, reference_text, update_reference
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.recipe.load import LoadedRecipe, load_recipe
-from nanochat.recipe.schema import Recipe
+from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.show import diff_recipes, resolved_yaml, yaml_with_origins
 
 VALID = Path(__file__).parent / "valid"

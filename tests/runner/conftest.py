@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.runner.loop import Request
 from nanochat.runner.pipeline import run_recipe
+from nanochat.runner.stage_loop import Request
 
 RECIPE = """\
 nanochat: 1
@@ -171,6 +171,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch) -> Bench:
     """The bench draws no pictures: matplotlib would take most of the time."""
-    monkeypatch.setattr("nanochat.runner.report.draw_plots", lambda streams, folder: [])
-    monkeypatch.setattr("nanochat.runner.report.draw_scores", lambda suites, folder: [])
+    monkeypatch.setattr("nanochat.runner.report.report.draw_plots", lambda streams, folder: [])
+    monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
     return Bench(tmp_path)

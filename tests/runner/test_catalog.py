@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import RecipeError
-from nanochat.runner.catalog import find_run, model_digest, resolve_model
-from nanochat.runner.comparison import render_comparison
-from nanochat.runner.folders import stage_folders
-from nanochat.runner.overview import explain_stage, overview_json
-from nanochat.runner.prepare import prepare, select_stages
+from nanochat.runner.preflight.plan_report import explain_stage, overview_json
+from nanochat.runner.preflight.prepare import prepare, select_stages
+from nanochat.runner.report.comparison import render_comparison
+from nanochat.runner.store.runs import find_run, model_digest, resolve_model
+from nanochat.storage.layout import stage_folders
 
 
 def test_a_run_is_found_by_name_time_and_folder(bench):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.runner import execute
-from nanochat.runner.folders import StageFolder, stage_folders
+from nanochat.runner.process import run_stage as execute
+from nanochat.storage.layout import StageFolder, stage_folders
 
 
 def folder_of(bench, stage: str) -> StageFolder:

@@ -11,10 +11,10 @@ import threading
 import pytest
 
 from nanochat.errors import PreflightError
-from nanochat.runner.folders import StageFolder, stage_folders
-from nanochat.runner.gc import collect, find_unreferenced
-from nanochat.runner.locks import claims, stage_lock
+from nanochat.runner.store.gc import collect, find_unreferenced
+from nanochat.runner.store.locks import claims, stage_lock
 from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
+from nanochat.storage.layout import StageFolder, stage_folders
 
 
 def test_only_stages_that_no_run_names_are_dropped(bench):
@@ -76,7 +76,7 @@ def test_what_a_killed_gc_left_is_dropped_by_the_next(bench, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nanochat.runner.gc.shutil.rmtree", killed)
+        patch.setattr("nanochat.runner.store.gc.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             collect(bench.base)
     assert len(list((bench.base / "stages").glob("*/.deleting-*"))) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.errors import PreflightError
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.runner import hosts
+from nanochat.runner.process import hosts
 
 GPU_TWICE = [{"ssh": host, "ips": [f"10.0.0.{n}"]} for n, host in enumerate(["one", "one", "two", "two"])]
 

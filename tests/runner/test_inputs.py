@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.errors import PreflightError
-from nanochat.runner.inputs import check_inputs
-from nanochat.runner.prepare import prepare
+from nanochat.runner.preflight.data_checks import check_inputs
+from nanochat.runner.preflight.prepare import prepare
 
 
 def test_findings_of_all_stages_are_told_before_the_first_begins(bench):

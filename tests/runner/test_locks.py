@@ -13,15 +13,15 @@ import psutil
 import pytest
 
 from nanochat.errors import LockError
-from nanochat.runner.folders import StageFolder
-from nanochat.runner.locks import is_locked, stage_lock
-from nanochat.runner.provenance import host_name
+from nanochat.runner.store.locks import is_locked, stage_lock
+from nanochat.runner.store.provenance import host_name
+from nanochat.storage.layout import StageFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from nanochat.runner.folders import StageFolder
-from nanochat.runner.locks import stage_lock
+from nanochat.storage.layout import StageFolder
+from nanochat.runner.store.locks import stage_lock
 with stage_lock(StageFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(60)
@@ -74,8 +74,8 @@ def test_a_dead_owners_lock_is_taken_over(folder):
 def test_a_child_that_outlives_its_parent_keeps_the_lock_until_it_ends(folder):
     """The lock's open file is inherited, so a stage folder never has two writers."""
     code = (
-        "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.runner.folders import StageFolder\n"
-        "from nanochat.runner.locks import stage_lock\n"
+        "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.storage.layout import StageFolder\n"
+        "from nanochat.runner.store.locks import stage_lock\n"
         "with stage_lock(StageFolder(Path(sys.argv[1]))) as lock:\n"
         "    child = subprocess.Popen(['sleep', '300'], pass_fds=(lock.descriptor,), stdout=-3, stderr=-3)\n"
         "    lock.name_child(child.pid)\n    print(child.pid, flush=True)\n    import os; os._exit(9)\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import PreflightError
-from nanochat.runner.catalog import list_runs
-from nanochat.runner.pins import pin_sources
-from nanochat.runner.prepare import prepare
+from nanochat.runner.preflight.hub_pins import pin_sources
+from nanochat.runner.preflight.prepare import prepare
+from nanochat.runner.store.runs import list_runs
 
 NEWER = "d" * 40
 OLDER = "c0ffee" + "0" * 34

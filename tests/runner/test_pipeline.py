@@ -16,13 +16,13 @@ from nanochat.errors import (
     RecipeError,
     StageError,
 )
-from nanochat.runner.cache import newest_step
-from nanochat.runner.catalog import list_runs
-from nanochat.runner.endings import StageBugError
-from nanochat.runner.folders import stage_folders
-from nanochat.runner.locks import stage_lock
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.record import read_record
+from nanochat.runner.process.exit_status import StageBugError
+from nanochat.runner.store.cache import newest_step
+from nanochat.runner.store.locks import stage_lock
+from nanochat.runner.store.record import read_record
+from nanochat.runner.store.runs import list_runs
+from nanochat.storage.layout import stage_folders
 
 ALL = ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 
@@ -222,7 +222,7 @@ def test_a_stage_that_another_run_holds_is_refused(bench):
 
 def test_missing_data_and_disk_are_told_together(bench, monkeypatch):
     """Preflight collects its findings."""
-    from nanochat.runner import preflight
+    from nanochat.runner.preflight import checks as preflight
 
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(PreflightError) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from nanochat.runner.plots import draw_plots
+from nanochat.runner.report.plots import draw_plots
 
 
 def test_loss_and_learning_rate_are_drawn_for_the_stages_that_have_them(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
-from nanochat.plan import memory
-from nanochat.runner import memory_limit as limits
-from nanochat.runner import preflight
-from nanochat.runner.prepare import prepare
+from nanochat.plan.estimate import memory
+from nanochat.runner.preflight import checks as preflight
+from nanochat.runner.preflight import memory_limit as limits
+from nanochat.runner.preflight.prepare import prepare
 
 
 def refusal(bench, *overrides, **changes) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 
-from nanochat.runner.folders import StageFolder, write_atomically
-from nanochat.runner.record import output_digest, output_files, read_record, write_record
+from nanochat.runner.store.record import output_digest, output_files, read_record, write_record
+from nanochat.storage.layout import StageFolder, write_atomically
 
 
 def test_the_output_digest_is_a_hash_over_sorted_paths_and_hashes(tmp_path):
@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nanochat.runner.folders.os.fsync", full)
+    monkeypatch.setattr("nanochat.storage.layout.os.fsync", full)
     try:
         write_atomically(path, "new")
     except OSError as error:

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from nanochat.runner.html_report import render_html
-from nanochat.runner.plots import draw_scores
-from nanochat.runner.report import stage_line
-from nanochat.runner.story import Suite, chance_level, tell_stages
-from nanochat.runner.views import run_view
+from nanochat.runner.report.html import render_html
+from nanochat.runner.report.plots import draw_scores
+from nanochat.runner.report.report import stage_line
+from nanochat.runner.report.scores import Suite, chance_level, tell_stages
+from nanochat.runner.upload.views import run_view
 
 
 def test_the_page_needs_no_other_file(tmp_path):

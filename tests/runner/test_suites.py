@@ -6,9 +6,9 @@ import copy
 
 import pytest
 
-from nanochat.runner.folders import stage_folder, stage_folders
-from nanochat.runner.record import StageIdentity, write_identity
-from nanochat.runner.suites import take_over_suites
+from nanochat.runner.store.record import StageIdentity, write_identity
+from nanochat.runner.store.suite_reuse import take_over_suites
+from nanochat.storage.layout import stage_folder, stage_folders
 
 DOCUMENT = {
     "stage": "chat_eval",

@@ -9,10 +9,10 @@ import signal
 import pytest
 
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.runner.catalog import list_runs
-from nanochat.runner.folders import StageFolder
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.record import write_run
+from nanochat.runner.store.record import write_run
+from nanochat.runner.store.runs import list_runs
+from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
 from nanochat.tracking.store import open_store
 

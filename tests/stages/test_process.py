@@ -47,7 +47,7 @@ def test_without_a_job_it_says_how_it_is_used(capsys):
 
 WAITS = """
 import sys, time
-from nanochat.stages.signals import StopFlag
+from nanochat.stages.process.signals import StopFlag
 flag = StopFlag(is_final={is_final})
 flag.install()
 print("ready", flush=True)

@@ -22,7 +22,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec, WeightedSource
-from nanochat.runner.hosts import free_ports
+from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
 from nanochat.stages.__main__ import write_result
 
@@ -43,7 +43,7 @@ def start_together(context):
     execution = job.execution.model_copy(update={"processes": 2, "collectives": "ring"})
     path = context.folder / "job.json"
     path.write_text(job.model_copy(update={"execution": execution}).model_dump_json())
-    command = [sys.executable, "-m", "nanochat.runner.leader", str(path)]
+    command = [sys.executable, "-m", "nanochat.runner.process.launcher", str(path)]
     with (context.folder / "log.txt").open("ab") as log:
         return psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 

@@ -10,12 +10,12 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.inference.tools import calculate, format_result
 from nanochat.tasks.answers import final_number
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.gsm8k import GSM8K, WordProblem, answer_parts, word_problem
 from nanochat.tokenizer.chat_format import Part, render
+from nanochat.tools.calculator import calculate, format_result
 
 SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" / "gsm8k"),))
 SMALL = WordProblem("2+2?", "It is <<2+2=4.0>>4.\n#### 4")

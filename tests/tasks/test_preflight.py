@@ -13,7 +13,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.build import check_task
 from nanochat.tasks.choices import check_choices
-from nanochat.tasks.core_bundle import check_bundle
+from nanochat.tasks.core.bundle import check_bundle
 
 ARC = {"id": "1", "question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
 MMLU = {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}

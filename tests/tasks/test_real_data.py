@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat.data.sft_packing import fit
+from nanochat.data.packing.conversations import fit
 from nanochat.data.sources import SourceSpec
-from nanochat.inference.tools import calculate
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task, check_task
 from nanochat.tasks.choices import build_choice_items
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import render
+from nanochat.tools.calculator import calculate
 
 SAMPLES = Path(__file__).parent / "samples"
 FOLDER = os.environ.get("NANOCHAT_TEST_DATA")

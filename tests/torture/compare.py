@@ -8,7 +8,7 @@ from pathlib import Path
 
 from process import STAGES, Bench
 
-from nanochat.runner.record import file_digest
+from nanochat.runner.store.record import file_digest
 from nanochat.tracking.link import read_link
 from nanochat.tracking.points import Point, read_points
 from nanochat.tracking.store import open_store

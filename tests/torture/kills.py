@@ -189,8 +189,8 @@ def draw_aims(rng: random.Random, count: int) -> list[Aim]:
 
 def stage_seconds(bench: Bench) -> dict[str, float]:
     """Return what each stage took."""
-    from nanochat.runner.folders import StageFolder
-    from nanochat.runner.record import read_record
+    from nanochat.runner.store.record import read_record
+    from nanochat.storage.layout import StageFolder
 
     records = {stage: read_record(StageFolder(bench.stage(stage))) for stage in STAGES}
     return {stage: record.measured.seconds or 1.0 for stage, record in records.items() if record is not None}

@@ -23,7 +23,7 @@ from compare import differences
 from process import STAGES, Attempt, Bench
 
 from nanochat import runtime
-from nanochat.runner.catalog import find_run
+from nanochat.runner.store.runs import find_run
 from nanochat.tracking.link import read_link
 from nanochat.tracking.store import open_store
 

@@ -17,7 +17,7 @@ from nanochat.model.device import runs_on_cpu
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
-from nanochat.runner.hosts import free_ports
+from nanochat.runner.process.hosts import free_ports
 from nanochat.train.step import Rates, TrainStep
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -1,0 +1,73 @@
+"""Whether documents or rows can be read, told before any work starts.
+
+Of documents and of large files the beginning is looked at; rows of small files, as most tasks have, are all read, so
+that a bad one does not end a run after hours of pretraining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from nanochat.data.documents import DocumentStream, Split
+from nanochat.data.files.readers import START, check_file, read_texts
+from nanochat.data.sources import SourceSpec, naming, resolve_files
+from nanochat.data.task_rows import first_rows, iter_rows, split_files
+from nanochat.errors import PreflightError, StageError
+
+SMALL_BYTES = 1 << 23
+
+
+def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
+    """Check that each file of a source begins with a text, and that there is a document on each side of `splits`.
+
+    Of each file only the beginning is read, so damage further on is found where it is met.
+
+    Raises:
+        PreflightError: it is not so; the message names the source and the file.
+    """
+    with naming(spec):
+        if spec.builtin == "python-stdlib":
+            return
+        for path in resolve_files(spec, base=base):
+            check_file(path, ())
+            if next(read_texts(path, spec.column, START, max_chars=None), None) is None:
+                raise PreflightError(f"{path}: holds no text")
+        for split in splits:
+            next(DocumentStream(spec, split, base=base))
+
+
+def check_rows(
+    spec: SourceSpec,
+    split: str,
+    parse: Callable[[dict[str, object], int], object],
+    *,
+    base: Path,
+    max_rows: int | None = None,
+) -> None:
+    """Check that `parse`, given a row and its number, takes the first row of each file of a split.
+
+    Of a small split it is given all rows, or the first `max_rows`.
+
+    Raises:
+        PreflightError: it does not; the message names the source, the file and what `parse` raised.
+    """
+    with naming(spec):
+        for path, row in first_rows(spec, split, base=base):
+            try:
+                parse(row, 0)
+            except StageError as error:
+                raise PreflightError(f"{path}: {error}") from error
+        if is_small(spec, split, base=base):
+            for number, row in enumerate(islice(iter_rows(spec, split, base=base), max_rows)):
+                parse(row, number)
+
+
+def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
+    """Return whether the files of a split are so small that reading them whole takes about a second.
+
+    Raises:
+        PreflightError: the source or the split is missing.
+    """
+    return sum(path.stat().st_size for path in split_files(spec, split, base=base)) <= SMALL_BYTES

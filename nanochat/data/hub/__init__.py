@@ -1,0 +1,1 @@
+"""Data sets on the Hugging Face hub: listing, choosing and downloading their files."""

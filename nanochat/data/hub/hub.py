@@ -1,0 +1,238 @@
+"""Data sets of the Hugging Face hub: listed, downloaded in parallel and kept under `<base>/hub`, verified.
+
+A download is of one commit. Its manifest, written last and by rename, is the only proof that it is whole; without the
+network, data come from complete downloads alone. Which commit a branch or tag named when it was last asked for is kept
+beside it. Interrupted files go on from where they stopped. Not here: which split or column of the files is read, and
+the lock files of recipes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from nanochat import runtime
+from nanochat.data.files.digests import MEMORY_FILE, FileDigests
+from nanochat.data.files.readers import DATA_SUFFIXES
+from nanochat.data.hub.download import Progress, download
+from nanochat.data.hub.listing import RemoteFile, list_files
+from nanochat.data.hub.selection import Selection
+from nanochat.errors import PreflightError
+
+DEFAULT_REVISION = "main"
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+_PREFIX = "hf://datasets/"
+_SPARE_BYTES = 1 << 28
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A hub data set as a recipe names it."""
+
+    repository: str
+    pattern: str
+    revision: str
+
+    @classmethod
+    def parse(cls, uri: str, revision: str | None) -> HubSource:
+        """Return the parts of `hf://datasets/OWNER/NAME` with an optional folder, file or glob behind.
+
+        Raises:
+            PreflightError: `uri` is not such.
+        """
+        parts = uri.removeprefix(_PREFIX).split("/", 2)
+        if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]):
+            raise PreflightError(f"`{uri}`: expected {_PREFIX}OWNER/NAME, optionally with a folder or glob")
+        return cls("/".join(parts[:2]), parts[2].rstrip("/") if len(parts) > 2 else "", revision or DEFAULT_REVISION)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+    def describe(self) -> str:
+        """Return the data set, files and revision as messages show them."""
+        pattern = f"/{self.pattern}" if self.pattern else ""
+        return f"{_PREFIX}{self.repository}{pattern} (revision {self.revision})"
+
+    def matches(self, name: str) -> bool:
+        """Return whether a file of the repository is asked for."""
+        if not name.endswith(DATA_SUFFIXES):
+            return False
+        if not self.pattern or name == self.pattern or name.startswith(f"{self.pattern}/"):
+            return True
+        return fnmatch.fnmatchcase(name, self.pattern)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A complete download: the commit it is pinned to, and its files in order."""
+
+    commit: str
+    files: tuple[Path, ...]
+
+
+def cached(source: HubSource, selection: Selection, *, base: Path) -> Snapshot:
+    """Return a download that is complete, without the network.
+
+    A file that has changed since it was last looked at (size or time) is compared with its digest.
+
+    Raises:
+        PreflightError: it is not; the message names what is missing or damaged.
+    """
+    folder, commit = _folder(source, base), known_commit(source, base=base)
+    try:
+        manifest = json.loads(_manifest(source, commit or "", selection, base).read_text())
+    except (OSError, ValueError):
+        raise PreflightError(
+            f"{source.describe()} is not downloaded under {folder}; run once with the network, without `--offline`"
+        ) from None
+    files = []
+    with FileDigests(base / MEMORY_FILE) as digests:
+        for entry in manifest["files"]:
+            path = folder / manifest["commit"] / entry["path"]
+            if not path.is_file() or path.stat().st_size != entry["size"]:
+                raise PreflightError(f"{source.describe()}: {path} is missing or cut off; run once with the network")
+            if digests.of(path) != entry["sha256"]:
+                raise PreflightError(f"{source.describe()}: {path} is damaged; run once with the network")
+            files.append(path)
+    return Snapshot(manifest["commit"], tuple(files))
+
+
+def is_cached(source: HubSource, selection: Selection, *, base: Path) -> bool:
+    """Return whether the download is complete."""
+    try:
+        cached(source, selection, base=base)
+    except PreflightError:
+        return False
+    return True
+
+
+def known_commit(source: HubSource, *, base: Path) -> str | None:
+    """Return the commit of a source without the network: its revision, or what that named when it was last asked."""
+    if source.is_pinned:
+        return source.revision
+    try:
+        noted = _reference(source, base).read_text().strip()
+    except OSError:
+        return None
+    return noted if _COMMIT.fullmatch(noted) else None
+
+
+def note_commit(source: HubSource, commit: str, *, base: Path) -> None:
+    """Keep which commit a branch or tag names now."""
+    if not source.is_pinned:
+        _write(_reference(source, base), f"{commit}\n")
+
+
+def check(source: HubSource) -> str:
+    """Return the commit that the revision names now, once the hub says that there are files to download.
+
+    Raises:
+        PreflightError: the hub cannot be reached, or has no such data set, revision or files.
+    """
+    return _wanted_files(source, Selection())[0]
+
+
+def fetch(
+    source: HubSource, selection: Selection, *, base: Path, offline: bool, progress: Progress | None = None
+) -> Snapshot:
+    """Return the download, made now where it is not complete.
+
+    Raises:
+        PreflightError: the hub cannot be reached or has no such data, a file stays damaged, or the disk is too small.
+    """
+    if offline or is_cached(source, selection, base=base):
+        return cached(source, selection, base=base)
+    with _lock(_folder(source, base)):
+        if is_cached(source, selection, base=base):
+            return cached(source, selection, base=base)
+        commit, files = _wanted_files(source, selection)
+        folder = _folder(source, base) / commit
+        _check_space(folder, files)
+        digests = download(
+            files,
+            folder,
+            base_url=f"{_endpoint()}/datasets/{source.repository}/resolve/{commit}",
+            token=runtime.environment("HF_TOKEN"),
+            progress=progress,
+        )
+        _write_manifest(_manifest(source, commit, selection, base), source, commit, files, digests)
+        note_commit(source, commit, base=base)
+    return cached(source, selection, base=base)
+
+
+def _wanted_files(source: HubSource, selection: Selection) -> tuple[str, list[RemoteFile]]:
+    listing = list_files(_endpoint(), source.repository, source.revision, token=runtime.environment("HF_TOKEN"))
+    asked = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
+    if not asked:
+        known = ", ".join(file.path for file in listing.files[:10]) or "none"
+        raise PreflightError(f"{source.describe()}: no data file matches; files there are: {known}")
+    return listing.commit, [asked[path] for path in selection.pick(sorted(asked))]
+
+
+def _check_space(folder: Path, files: list[RemoteFile]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(file.size for file in files if not (folder / file.path).is_file()) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise PreflightError(
+            f"no room to download: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {folder}; "
+            "free some, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
+        )
+
+
+def _write_manifest(
+    path: Path, source: HubSource, commit: str, files: list[RemoteFile], digests: dict[str, str]
+) -> None:
+    content = {
+        "repository": source.repository,
+        "commit": commit,
+        "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in files],
+    }
+    _write(path, json.dumps(content, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def _reference(source: HubSource, base: Path) -> Path:
+    return _folder(source, base) / "revisions" / quote(source.revision, safe="")
+
+
+def _manifest(source: HubSource, commit: str, selection: Selection, base: Path) -> Path:
+    key = json.dumps([source.pattern, commit, selection.max_files, selection.validation_shard])
+    return _folder(source, base) / "manifests" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _folder(source: HubSource, base: Path) -> Path:
+    return base / "hub" / "datasets" / source.repository
+
+
+def _endpoint() -> str:
+    return (runtime.environment("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from downloading the same data set meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

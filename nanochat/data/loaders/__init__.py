@@ -1,0 +1,1 @@
+"""Batches for training: packed rows, the position to resume from, and prefetching."""

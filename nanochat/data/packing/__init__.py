@@ -1,0 +1,1 @@
+"""Packing documents or conversations into rows of fixed length."""

@@ -1,0 +1,195 @@
+"""Documents tokenized once, into memory-mapped files that every run with the same tokenizer and source shares.
+
+<base>/tokens/<key>/key.json         what the folder is for
+                    00000.tokens     the ids of the documents of the source's first file, one after the other
+                    00000.index.npy  for each document where it ends there, and where the source stands behind it
+                    parts.json       written last: only with it the cache is whole
+
+A killed build goes on with the first file that is not finished. Streams from a cache give the documents, epochs and
+positions that a `DocumentStream` gives, so that a run may go on with or without it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.data.documents import DocumentStream, Position, Split, parse_position
+from nanochat.data.files.readers import START
+from nanochat.data.sources import SourceSpec, content_digest, describe
+from nanochat.data.token_cache.files import (
+    FOLDER,
+    LIST_FILE,
+    IntArray,
+    Part,
+    PartWriter,
+    Tell,
+    TokenType,
+    locked,
+    open_parts,
+    write_text,
+)
+from nanochat.errors import PreflightError
+from nanochat.tokenizer.bpe import Tokenizer
+
+FORMAT = 1
+
+_BATCH_DOCUMENTS = 64
+_SMALL_VOCABULARY = 1 << 16
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """All that decides what a cache holds."""
+
+    tokenizer: str
+    """The sha256 of the tokenizer's file."""
+    content: str
+    """The digest of the source's content."""
+    split: Split
+    column: str
+    max_files: int | None
+    max_document_chars: int | None
+    validation_shard: str | None
+    validation_hash_frac: float | None
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The name of the cache's folder."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cached_stream(
+    spec: SourceSpec, split: Split, tokenizer: Tokenizer, *, base: Path, tell: Tell = lambda documents, tokens: None
+) -> CachedStream:
+    """Return the tokenized documents of one side of a source, tokenized now where that was not done before.
+
+    Another process that needs the same cache waits until it is made.
+
+    Raises:
+        PreflightError, StageError: as the source's stream.
+    """
+    key = _key(spec, split, tokenizer, base)
+    folder = base / FOLDER / key.name
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= _SMALL_VOCABULARY else "<i4")
+    with locked(folder, tell):
+        parts = open_parts(folder, dtype)
+        if parts is None:
+            _build(DocumentStream(spec, split, base=base), tokenizer, folder, key, dtype, tell)
+            parts = open_parts(folder, dtype)
+    assert parts, f"{describe(spec)}: a source without documents raises before"
+    return CachedStream(parts)
+
+
+class CachedStream:
+    """The token ids of documents, without BOS, in the same order every time, over and over."""
+
+    def __init__(self, parts: list[Part], start: Position | None = None) -> None:
+        self._parts = parts
+        self._ends: list[int] = np.cumsum([len(part.index) for part in parts]).tolist()
+        self._given = _given(parts, start)
+        """Documents given in all, over all epochs."""
+
+    @property
+    def epoch(self) -> int:
+        """How often the source had been read to its end before the last document."""
+        return max(self._given - 1, 0) // self._ends[-1]
+
+    def __iter__(self) -> CachedStream:
+        """Return the stream itself; it never ends."""
+        return self
+
+    def __next__(self) -> IntArray:
+        """Return the ids of the next document, int32."""
+        part, row = self._place(self._given)
+        self._given += 1
+        begin = int(part.index[row - 1, 0]) if row else 0
+        return np.asarray(part.tokens[begin : int(part.index[row, 0])], dtype=np.int32)
+
+    def position(self) -> dict[str, object]:
+        """Return, JSON-able, where the stream stands, as the source's `DocumentStream` would."""
+        if self._given == 0:
+            return {"epoch": 0, "part": 0, "cursor": [0, 0], "piece": 0}
+        part, row = self._place(self._given - 1)
+        *cursor, piece = part.place(row)
+        return {"epoch": self.epoch, "part": part.number, "cursor": cursor, "piece": piece}
+
+    def reopened(self, start: Position) -> CachedStream:
+        """Return a new stream of the same documents that stands at `start`."""
+        return CachedStream(self._parts, start)
+
+    def _place(self, document: int) -> tuple[Part, int]:
+        within = document % self._ends[-1]
+        i = bisect.bisect_right(self._ends, within)
+        return self._parts[i], within - (self._ends[i - 1] if i else 0)
+
+
+def _given(parts: list[Part], start: Position | None) -> int:
+    """Return how many documents had been given at a position."""
+    epoch, part, cursor, piece = parse_position(start)
+    total = sum(len(one.index) for one in parts)
+    if (part, cursor, piece) == (0, START, 0):
+        return epoch * total
+    place = (*cursor, piece)
+    before = 0
+    for one in parts:
+        if one.number == part:
+            row = bisect.bisect_left(range(len(one.index)), place, key=one.place)
+            if row < len(one.index) and one.place(row) == place:
+                return epoch * total + before + row + 1
+        before += len(one.index)
+    raise PreflightError("the recorded data position is not one of these documents; start the stage anew")
+
+
+def _key(spec: SourceSpec, split: Split, tokenizer: Tokenizer, base: Path) -> CacheKey:
+    return CacheKey(
+        tokenizer=hashlib.sha256(tokenizer.model).hexdigest(),
+        content=content_digest(spec, base=base),
+        split=split,
+        column=spec.column,
+        max_files=spec.max_files,
+        max_document_chars=spec.max_document_chars,
+        validation_shard=spec.validation_shard,
+        validation_hash_frac=spec.validation_hash_frac,
+    )
+
+
+def _build(
+    stream: DocumentStream, tokenizer: Tokenizer, folder: Path, key: CacheKey, dtype: TokenType, tell: Tell
+) -> None:
+    """Tokenize what is not in the folder yet, one file of the source after the other."""
+    write_text(folder / "key.json", json.dumps(asdict(key), indent=1))
+    done = [int(path.name.split(".")[0]) for path in sorted(folder.glob("*.index.npy"))]
+    documents = tokens = 0
+    for number, group in itertools.groupby(_entries(stream, done[-1] + 1 if done else 0), key=lambda entry: entry[1]):
+        with PartWriter(folder, number, dtype) as writer:
+            while batch := list(itertools.islice(group, _BATCH_DOCUMENTS)):
+                encoded = tokenizer.encode_batch([text for text, _, _ in batch])
+                writer.add(encoded, [place for _, _, place in batch])
+                documents += len(encoded)
+                tokens += sum(map(len, encoded))
+                tell(documents, tokens)
+        done.append(number)
+    sizes = {number: (folder / f"{number:05d}.tokens").stat().st_size for number in done}
+    write_text(folder / LIST_FILE, json.dumps(sizes))
+
+
+def _entries(stream: DocumentStream, first_part: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Yield each document from a file on, once, with the file's number and the place behind it."""
+    if first_part == stream.part_count:
+        return
+    if first_part:
+        stream = stream.reopened({"epoch": 0, "part": first_part, "cursor": list(START), "piece": 0})
+    for text in stream:
+        epoch, part, cursor, piece = parse_position(stream.position())
+        if epoch > 0:
+            return
+        yield text, part, (*cursor, piece)

@@ -1,0 +1,1 @@
+"""Implementations that are fast on a CPU."""

@@ -1,0 +1,1 @@
+"""Kernels and the forward pass for NVIDIA GPUs (MLX's CUDA backend)."""

@@ -1,0 +1,107 @@
+"""A chunk of logits to nats and, in the same two passes, to the gradient of the logits; the softcap included.
+
+With s the softcap, e = exp(2 x / s) and c = 1 / (1 + e): the capped logit is s - 2 s c, its slope 4 c (1 - c). The cap
+bounds the logits, so no pass looks for their maximum. Three special
+functions an element and pass; TO_E and TO_P turn them into powers of 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+
+from nanochat.model.config import SOFTCAP
+from nanochat.model.cuda.launch import Kernel
+
+_THREADS = 512
+
+_NATS = Kernel(
+    "softcapped_nats",
+    ("logits", "targets"),
+    ("nats", "d_logits"),
+    (),
+    """
+  const int row = blockIdx.x, target = targets[row];
+  const auto* from = logits + (size_t)row * V;
+  float total = 0.f;
+#pragma unroll 2
+  for (int i = threadIdx.x * nanochat::VECTOR; i < USED; i += blockDim.x * nanochat::VECTOR) {
+    float x[8];
+    nanochat::load(from + i, x);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      float e, p, c;
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x[j] * TO_E));
+      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(c) : "f"(1.f + e));
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(p) : "f"(c * TO_P));
+      total += i + j < USED ? p : 0.f;
+    }
+  }
+  total = nanochat::sum_over_block(total);
+  if (threadIdx.x == 0) {
+    float loss = 0.f;
+    if (target >= 0) {
+      const float c = 1.f / (1.f + exp2f(nanochat::to_float(from[target]) * TO_E));
+      loss = logf(total) - 0.693147180559945f * c * TO_P;
+    }
+    nats[row] = loss;
+  }
+  if (!HAS_GRADIENT) return;
+  const float inverse = target >= 0 ? 1.f / total : 0.f;
+  auto* to = d_logits + (size_t)row * V;
+#pragma unroll 2
+  for (int i = threadIdx.x * nanochat::VECTOR; i < V; i += blockDim.x * nanochat::VECTOR) {
+    float x[8];
+    nanochat::load(from + i, x);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      float e, p, c;
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x[j] * TO_E));
+      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(c) : "f"(1.f + e));
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(p) : "f"(c * TO_P));
+      p *= inverse;
+      if (i + j == target) p -= 1.f;
+      x[j] = i + j < USED ? p * 4.f * c * (1.f - c) : 0.f;
+    }
+    nanochat::store(to + i, x);
+  }
+""",
+)
+
+
+def nats_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
+    """Return (nats (R,) float32, gradient of their sum for the logits (R, V) in the logits' dtype).
+
+    Args:
+        logits: (R, V) before the softcap; V a multiple of 8.
+        targets: (R,) int32; rows with -1 have neither loss nor gradient.
+        vocab_size: columns that exist; those beyond are padding.
+    """
+    nats, gradient = _launch(logits, targets, vocab_size, has_gradient=True)
+    return nats, gradient
+
+
+def nats_of(logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
+    """Return the nats alone, (R,) float32; arguments as in `nats_and_gradient`."""
+    return _launch(logits, targets, vocab_size, has_gradient=False)[0]
+
+
+def _launch(logits: mx.array, targets: mx.array, vocab_size: int, *, has_gradient: bool) -> list[mx.array]:
+    rows, columns = logits.shape
+    return _NATS(
+        logits,
+        targets.astype(mx.int32),
+        blocks=rows,
+        threads=_THREADS,
+        shapes=[(rows,), logits.shape if has_gradient else (1,)],
+        dtypes=[mx.float32, logits.dtype],
+        sizes=[],
+        constants={
+            "V": columns,
+            "USED": vocab_size,
+            "HAS_GRADIENT": has_gradient,
+            "TO_E": 2 / SOFTCAP * math.log2(math.e),
+            "TO_P": -2 * SOFTCAP * math.log2(math.e),
+        },
+    )

@@ -1,0 +1,74 @@
+"""relu(x)^2 and its gradient, of which only the result is kept: its root is relu(x)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import mlx.core as mx
+
+from nanochat.model.cuda.launch import THREADS, Kernel
+
+_FORWARD = Kernel(
+    "squared_relu",
+    ("x",),
+    ("squares",),
+    ("vectors",),
+    """
+  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
+  if (vector >= vectors) return;
+  const size_t at = (size_t)vector * nanochat::VECTOR;
+  float values[8];
+  nanochat::load(x + at, values);
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    const float positive = fmaxf(values[e], 0.f);
+    values[e] = positive * positive;
+  }
+  nanochat::store(squares + at, values);
+""",
+)
+
+_BACKWARD = Kernel(
+    "squared_relu_backward",
+    ("d_squares", "squares"),
+    ("d_x",),
+    ("vectors",),
+    """
+  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
+  if (vector >= vectors) return;
+  const size_t at = (size_t)vector * nanochat::VECTOR;
+  float gradient[8], values[8];
+  nanochat::load(d_squares + at, gradient);
+  nanochat::load(squares + at, values);
+#pragma unroll
+  for (int e = 0; e < 8; ++e) gradient[e] *= 2.f * sqrtf(values[e]);
+  nanochat::store(d_x + at, gradient);
+""",
+)
+
+
+def squared_relu(x: mx.array) -> mx.array:
+    """Return relu(x)^2, (N, W) in x's dtype."""
+    return cast("mx.array", _squared_relu(x))
+
+
+@mx.custom_function
+def _squared_relu(x: mx.array) -> mx.array:
+    return _launch(_FORWARD, x)
+
+
+@_squared_relu.vjp
+def _backward(_: mx.array, cotangent: mx.array, squares: mx.array) -> mx.array:
+    return _launch(_BACKWARD, cotangent, squares)
+
+
+def _launch(kernel: Kernel, *arrays: mx.array) -> mx.array:
+    vectors = arrays[0].size // 8
+    (result,) = kernel(
+        *arrays,
+        sizes=[vectors],
+        blocks=-(-vectors // THREADS),
+        shapes=[arrays[0].shape],
+        dtypes=[arrays[0].dtype],
+    )
+    return result

@@ -1,0 +1,1 @@
+"""Rows of different lengths in one batch, without padding."""

@@ -1,0 +1,1 @@
+"""From recipe sections to stage specifications: every derived number."""

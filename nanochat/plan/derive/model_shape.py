@@ -1,0 +1,87 @@
+"""The model's shape from its recipe section: the depth dial, and what is impossible, located field by field."""
+
+from __future__ import annotations
+
+from nanochat.model.config import DEPTH_HEAD_DIM, GPTConfig
+from nanochat.plan.derive.findings import Finding
+from nanochat.recipe.schema import recipe as schema
+
+_CODE = "impossible-shape"
+
+
+def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[Finding]]:
+    """Return the model's config, and findings where its numbers do not fit together.
+
+    Where `depth` is not given, `n_layer` turns the dial: it derives what is left out. The config is only usable
+    where there are no findings.
+    """
+    depth = section.depth or section.n_layer
+    if depth is None:
+        missing = Finding(
+            ("model",),
+            "missing-field",
+            "`model` says neither `depth` nor `n_layer`",
+            "write `depth: 12` for the 286M model, or n_layer, n_embd and n_head",
+        )
+        return GPTConfig(vocab_size=vocab_size), [missing]
+    findings: list[Finding] = []
+    n_embd, n_head = _derive_width(section, depth, findings)
+    config = GPTConfig(
+        sequence_len=section.sequence_len,
+        vocab_size=vocab_size,
+        n_layer=section.n_layer or depth,
+        n_embd=n_embd,
+        n_head=n_head,
+        n_kv_head=section.n_kv_head or n_head,
+        window_pattern=section.window_pattern,
+        architecture=section.architecture,
+    )
+    if not findings:
+        findings += [Finding(_culprit(section, text), _CODE, text, _advise(config)) for text in config.problems()]
+    return config, findings
+
+
+def _derive_width(section: schema.Model, depth: int, findings: list[Finding]) -> tuple[int, int]:
+    """Return (n_embd, n_head), derived from `depth` where they are not given."""
+    dial = GPTConfig.shape_from_depth(depth)
+    n_embd = section.n_embd or dial.n_embd
+    if section.n_head is not None:
+        return n_embd, section.n_head
+    if n_embd % DEPTH_HEAD_DIM:
+        findings.append(
+            Finding(
+                ("model", "n_embd"),
+                _CODE,
+                f"`n_embd` {n_embd} is not a multiple of {DEPTH_HEAD_DIM}, so heads of {DEPTH_HEAD_DIM} do not fit",
+                f"give `n_head` too, one of {_join(_head_counts(n_embd))}",
+            )
+        )
+        return n_embd, 1
+    return n_embd, n_embd // DEPTH_HEAD_DIM
+
+
+def _culprit(section: schema.Model, problem: str) -> tuple[str, ...]:
+    """Return the path of the first field that `problem` names and the recipe gives, else the section's."""
+    given = section.model_fields_set
+    names = ("n_kv_head", "n_head", "n_embd", "window_pattern")
+    return next((("model", name) for name in names if f"`{name}`" in problem and name in given), ("model",))
+
+
+def _advise(config: GPTConfig) -> str:
+    heads = _head_counts(config.n_embd)
+    if config.n_head not in heads:
+        return f"heads that fit `n_embd` {config.n_embd}: {_join(heads)}" if heads else "`n_embd` must be even"
+    if config.n_head % config.n_kv_head:
+        return f"`n_kv_head` may be {_join([n for n in range(1, config.n_head + 1) if config.n_head % n == 0])}"
+    return "make the model wider"
+
+
+def _head_counts(n_embd: int) -> list[int]:
+    """Return the head counts that give heads of an even size of at least 8 channels, or all even ones if none does."""
+    fits = [n for n in range(1, n_embd // 2 + 1) if n_embd % (2 * n) == 0]
+    return [n for n in fits if n_embd // n >= 8] or fits
+
+
+def _join(numbers: list[int]) -> str:
+    shown = [str(number) for number in numbers[-12:]]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}" if shown else "none"

@@ -1,0 +1,134 @@
+"""The pretrain stage's specification: horizon, batch, schedule and weight decay, derived from the recipe's section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nanochat.data.sources import SourceSpec
+from nanochat.model.config import GPTConfig
+from nanochat.optim import schedules
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.optim.schedules import ScheduleConfig
+from nanochat.plan.derive import scaling
+from nanochat.plan.derive.findings import Notebook, RecipePath
+from nanochat.plan.specs import PretrainSpec, WeightedSource
+from nanochat.recipe.schema import recipe as schema
+
+SourceTokens = Callable[[SourceSpec], int | None]
+"""Returns a source's training tokens, or None where they are not known."""
+
+
+def derive_pretrain(
+    section: schema.Pretrain,
+    config: GPTConfig,
+    sources: Mapping[str, SourceSpec],
+    notebook: Notebook,
+    *,
+    seed: int,
+    source_tokens: SourceTokens | None = None,
+) -> PretrainSpec:
+    """Return the pretrain stage's spec; sources are in the order of their names, so that writing order is no matter."""
+    data = tuple(
+        WeightedSource(source=sources[name], weight=section.data[name].weight) for name in sorted(section.data)
+    )
+    tokens = _planned_tokens(section.horizon, config, data, notebook, source_tokens)
+    tokens_per_step = _tokens_per_step(section, config, tokens, notebook)
+    steps = section.horizon.steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
+    optimizer = OptimizerConfig(**section.optimizer.model_dump())
+    return PretrainSpec(
+        model=config,
+        data=data,
+        steps=steps,
+        tokens_per_step=tokens_per_step,
+        optimizer=optimizer,
+        schedule=_derive_schedule(section, steps, notebook),
+        weight_decay=_weight_decay(optimizer, config, steps, tokens_per_step, notebook),
+        buffer_documents=section.buffer_documents,
+        init_from=section.init_from,
+        seed=seed,
+    )
+
+
+def _planned_tokens(
+    horizon: schema.Horizon,
+    config: GPTConfig,
+    data: tuple[WeightedSource, ...],
+    notebook: Notebook,
+    source_tokens: SourceTokens | None,
+) -> float | None:
+    """Return the horizon's tokens, or None where it is given in steps."""
+    if horizon.steps is not None:
+        return None
+    if horizon.epochs is None:
+        return scaling.horizon_tokens(config, tokens=horizon.tokens, ratio=horizon.ratio, flops=horizon.flops)
+    sizes = [source_tokens(item.source) if source_tokens else None for item in data]
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes):
+        return horizon.epochs * sum(known)
+    notebook.refuse(
+        ("pretrain", "horizon", "epochs"),
+        "unknown-size",
+        "`epochs` needs the number of training tokens in the sources, which is not known before they are tokenized",
+        advice="give the horizon of pretraining as `steps`, `tokens`, `ratio` or `flops`; an epoch has about as many "
+        "tokens as the text has bytes, divided by the `bytes_per_token` that the tokenizer stage tells",
+    )
+    return None
+
+
+def _tokens_per_step(section: schema.Pretrain, config: GPTConfig, tokens: float | None, notebook: Notebook) -> int:
+    if section.tokens_per_step != "auto":
+        notebook.check_whole_rows(("pretrain", "tokens_per_step"), section.tokens_per_step, config.sequence_len)
+        return section.tokens_per_step
+    # A horizon in steps says nothing about tokens before the batch is known: the default ratio stands in.
+    planned = tokens or scaling.DEFAULT_RATIO * config.num_scaling_parameters()
+    choice = scaling.auto_tokens_per_step(config, planned)
+    notebook.note(choice.note)
+    return int(choice.value)
+
+
+def _weight_decay(
+    optimizer: OptimizerConfig, config: GPTConfig, steps: int, tokens_per_step: int, notebook: Notebook
+) -> float:
+    if optimizer.weight_decay is not None:
+        return optimizer.weight_decay
+    choice = scaling.muon_weight_decay(
+        optimizer.variant, config, tokens=steps * tokens_per_step, tokens_per_step=tokens_per_step
+    )
+    notebook.note(choice.note)
+    return choice.value
+
+
+def _derive_schedule(section: schema.Pretrain, steps: int, notebook: Notebook) -> ScheduleConfig:
+    given, variant = section.schedule, section.optimizer.variant
+    table = schedules.defaults(variant)
+    kind = given.kind or table.kind
+    warmdown_frac = table.warmdown_frac if given.warmdown_frac is None else given.warmdown_frac
+    schedule = ScheduleConfig(
+        steps=steps,
+        kind=kind,
+        warmup_steps=table.warmup_steps if given.warmup_steps is None else given.warmup_steps,
+        warmdown_steps=0 if kind == "constant" else round(warmdown_frac * steps),
+        final_frac=table.final_frac if given.final_frac is None else given.final_frac,
+    )
+    for problem in schedule.problems() or _overlap(schedule):
+        fields = [name for name in ("warmup_steps", "warmdown_frac") if getattr(given, name) is not None]
+        path: RecipePath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
+        default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
+        left = steps - schedule.warmdown_steps
+        notebook.refuse(
+            path,
+            "schedule-too-long",
+            problem,
+            advice=f"a warm-up of at most {left} steps fits{default} (`schedule.warmup_steps`), or train longer",
+        )
+    return schedule
+
+
+def _overlap(schedule: ScheduleConfig) -> list[str]:
+    """Return what is wrong where the learning rate would begin to fall before it has risen."""
+    warmup, warmdown = schedule.warmup_steps, schedule.warmdown_steps
+    if warmup + warmdown <= schedule.steps:
+        return []
+    return [
+        f"warm-up ({warmup}) and warm-down ({warmdown}) together are longer than the horizon of {schedule.steps} steps"
+    ]

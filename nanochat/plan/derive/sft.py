@@ -1,0 +1,111 @@
+"""The sft stage's specification, with what it inherits from the recipe's pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from nanochat.data.sources import SourceSpec
+from nanochat.model.config import GPTConfig
+from nanochat.optim import schedules
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.plan.derive import scaling
+from nanochat.plan.derive.findings import Notebook, RecipePath
+from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec
+from nanochat.recipe.schema import recipe as schema
+
+
+def derive_sft(
+    section: schema.Sft,
+    config: GPTConfig | None,
+    pretrain: PretrainSpec | None,
+    sources: Mapping[str, SourceSpec],
+    notebook: Notebook,
+    *,
+    seed: int,
+) -> SftSpec:
+    """Return the sft stage's spec.
+
+    `config` is the model where the recipe says it, `pretrain` the recipe's own pretraining, whose batch and optimizer
+    are the defaults. A horizon by ratio or flops becomes tokens.
+    """
+    optimizer = pretrain.optimizer if pretrain else OptimizerConfig()
+    lr_factor, constant_frac, _ = schedules.sft_defaults(optimizer.variant)
+    factor = lr_factor if section.lr_scale is None else section.lr_scale
+    steps, tokens, epochs = _sft_horizon(section.horizon, config, notebook)
+    given = section.schedule.constant_frac
+    return SftSpec(
+        data=tuple(_sft_item(name, section.data[name], sources) for name in sorted(section.data)),
+        steps=steps,
+        tokens=tokens,
+        epochs=epochs,
+        sequence_len=_sft_sequence_len(section, config, notebook),
+        tokens_per_step=_sft_tokens_per_step(section, config, pretrain, notebook),
+        optimizer=replace(optimizer, lr_scale=optimizer.lr_scale * factor),
+        constant_frac=constant_frac if given is None else given,
+        final_frac=section.schedule.final_frac,
+        buffer_conversations=section.buffer_conversations,
+        init_from=section.init_from,
+        seed=seed,
+    )
+
+
+def _sft_item(name: str, item: schema.SftData, sources: Mapping[str, SourceSpec]) -> SftItem:
+    return SftItem(
+        name=name,
+        task=item.task,
+        source=sources[item.source],
+        split=item.split,
+        max_examples=item.max_examples,
+        repeat=item.repeat,
+        weight=item.weight,
+    )
+
+
+def _sft_horizon(
+    horizon: schema.Horizon, config: GPTConfig | None, notebook: Notebook
+) -> tuple[int | None, int | None, float | None]:
+    if horizon.ratio is None and horizon.flops is None:
+        return horizon.steps, horizon.tokens, horizon.epochs
+    name = "ratio" if horizon.ratio is not None else "flops"
+    if config is None:
+        notebook.refuse(
+            ("sft", "horizon", name),
+            "unknown-size",
+            f"`{name}` needs the model's size, and this recipe has no `model` section",
+            advice="give the horizon as `steps`, `tokens` or `epochs`",
+        )
+        return 1, None, None
+    return None, round(scaling.horizon_tokens(config, ratio=horizon.ratio, flops=horizon.flops)), None
+
+
+def _sft_sequence_len(section: schema.Sft, config: GPTConfig | None, notebook: Notebook) -> int | None:
+    if config is None or section.sequence_len is None:
+        return section.sequence_len or (config.sequence_len if config else None)
+    if section.sequence_len > config.sequence_len:
+        notebook.refuse(
+            ("sft", "sequence_len"),
+            "sequence-too-long",
+            f"rows of {section.sequence_len:,} tokens are longer than the model's context of {config.sequence_len:,}",
+            advice=f"at most {config.sequence_len} (`model.sequence_len`)",
+        )
+    return section.sequence_len
+
+
+def _sft_tokens_per_step(
+    section: schema.Sft, config: GPTConfig | None, pretrain: PretrainSpec | None, notebook: Notebook
+) -> int:
+    batch = section.tokens_per_step or (pretrain.tokens_per_step if pretrain else None)
+    if batch is None:
+        notebook.refuse(
+            ("sft",),
+            "missing-field",
+            "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from",
+            advice="add `tokens_per_step`, a multiple of the row length",
+        )
+        return 1
+    rows = section.sequence_len or (config.sequence_len if config else None)
+    if rows is not None and (section.tokens_per_step or section.sequence_len):
+        path: RecipePath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
+        notebook.check_whole_rows(path, batch, rows)
+    return batch

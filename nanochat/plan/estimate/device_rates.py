@@ -1,0 +1,41 @@
+"""How fast a class of device is taken to be: FLOPs over a rate, decoding over a bandwidth, and what a start takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan.estimate.memory import VALUE_BYTES, Dtype
+
+DeviceClass = Literal["cpu", "metal", "cuda"]
+
+TOKENIZER_CHARS_PER_SECOND = 6.4e6
+"""SentencePiece BPE training, 32 MB in 5 s on one core."""
+STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
+"""A child process until its first step: imports, weights, compiled kernels."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a device class is assumed to do."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    """Memory bandwidth, which bounds decoding."""
+    basis: str
+    """Where the numbers come from, for the plan's reader."""
+
+
+RATES: dict[DeviceClass, Rate] = {
+    "cpu": Rate(4.0e10, 8e9, "one x86-64 core: 40 GFLOP/s, measured at the quickstart's size"),
+    "metal": Rate(5.0e12, 2e11, "an Apple M-series Pro or Max: 5 TFLOP/s, assumed"),
+    "cuda": Rate(3.0e14, 2e12, "one H100: 300 TFLOP/s, of 311 to 328 measured at the 286M size"),
+}
+
+
+def decode_seconds(config: GPTConfig, tokens: int, rows: int, dtype: Dtype, device: DeviceClass) -> float:
+    """Return the time to decode `tokens` tokens, `rows` at a time: the weights are read once per step."""
+    weights = config.num_scaling_parameters() * VALUE_BYTES[dtype]
+    overhead = 2e-4 * config.n_layer
+    return tokens / rows * (overhead + weights / RATES[device].bytes_per_second)

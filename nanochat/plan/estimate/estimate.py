@@ -1,0 +1,260 @@
+"""Tokens, FLOPs, memory, disk and time of each stage, before anything starts. Estimates, and labelled so.
+
+FLOPs of training are exact by the formula of `GPTConfig.flops_per_token`; evaluation counts a third of that (forward
+only). What depends on data that is not read yet (examples of a task, their lengths) comes from `examples`, time from
+`rates`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from nanochat.data.sources import SourceSpec
+from nanochat.model.config import GPTConfig
+from nanochat.plan import eval_memory, tokenizer_memory
+from nanochat.plan.derive.scaling import steps_for_tokens
+from nanochat.plan.estimate import dataset_sizes as examples
+from nanochat.plan.estimate import memory
+from nanochat.plan.estimate.device_rates import (
+    RATES,
+    STARTUP_SECONDS,
+    TOKENIZER_CHARS_PER_SECOND,
+    DeviceClass,
+    decode_seconds,
+)
+from nanochat.plan.estimate.memory import Dtype
+from nanochat.plan.specs import (
+    BaseEvalSpec,
+    BpbSuiteSpec,
+    ChatEvalSpec,
+    ExecutionSpec,
+    PretrainSpec,
+    SftSpec,
+    StageSpec,
+    TokenizerSpec,
+)
+
+GPU_AUTO_ROWS = 16
+"""Rows per forward pass that `micro_batch_size: auto` is shown with on a GPU; how many fit is known only there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Size and cost of a stage or a run; None where the plan cannot know."""
+
+    parameters: int | None = None
+    tokens: int | None = None
+    """Tokens trained on (tokenizer: none; evaluations: tokens read or generated)."""
+    flops: float | None = None
+    peak_memory_bytes: int | None = None
+    """Of each process."""
+    disk_bytes: int | None = None
+    """At its largest: outputs, kept checkpoints and the one being written."""
+    kept_disk_bytes: int | None = None
+    """Of that, what stays when the stage is done; None for all of it."""
+    seconds: float | None = None
+
+
+def estimate_stage(
+    spec: StageSpec, execution: ExecutionSpec, config: GPTConfig | None, device: DeviceClass
+) -> Estimate:
+    """Return the estimate of one stage; `config` is its model where the recipe says it."""
+    if isinstance(spec, TokenizerSpec):
+        return _estimate_tokenizer(spec)
+    if config is None:
+        return Estimate()
+    dtype = dtype_of(execution, device)
+    match spec:
+        case PretrainSpec():
+            tokens = spec.steps * spec.tokens_per_step
+            sources = [part.source for part in spec.data]
+            return _estimate_training(
+                config, config.sequence_len, spec.tokens_per_step, tokens, sources, execution, dtype, device
+            )
+        case SftSpec():
+            length = spec.sequence_len or config.sequence_len
+            sources = [item.source for item in spec.data]
+            sft_tokens = _sft_tokens(spec)
+            return _estimate_training(
+                config, length, spec.tokens_per_step, sft_tokens, sources, execution, dtype, device
+            )
+        case BaseEvalSpec():
+            return _estimate_base_eval(spec, config, dtype, device)
+        case ChatEvalSpec():
+            return _estimate_chat_eval(spec, config, dtype, device)
+        case _:
+            assert_never(spec)
+
+
+def total(estimates: list[Estimate]) -> Estimate:
+    """Return the sum over stages, in order; None counts as nothing, unless all are.
+
+    Parameters and peak memory are the largest. Disk is what is used at once: what earlier stages leave, and the largest
+    of the present one.
+    """
+
+    def known(name: str) -> list[float]:
+        return [value for one in estimates if (value := getattr(one, name)) is not None]
+
+    def whole(values: list[float]) -> int | None:
+        return int(sum(values)) if values else None
+
+    return Estimate(
+        parameters=whole(known("parameters")[:1]),
+        tokens=whole(known("tokens")),
+        flops=math.fsum(known("flops")) if known("flops") else None,
+        peak_memory_bytes=whole([max(known("peak_memory_bytes"), default=0)]) or None,
+        disk_bytes=_disk_at_once(estimates),
+        seconds=math.fsum(known("seconds")) if known("seconds") else None,
+    )
+
+
+def _disk_at_once(estimates: list[Estimate]) -> int | None:
+    left, most = 0, None
+    for one in estimates:
+        if one.disk_bytes is not None:
+            most = max(most or 0, left + one.disk_bytes)
+            left += one.disk_bytes if one.kept_disk_bytes is None else one.kept_disk_bytes
+    return most
+
+
+def shown_micro_batch(
+    config: GPTConfig,
+    execution: ExecutionSpec,
+    *,
+    tokens_per_step: int,
+    sequence_len: int,
+    device: DeviceClass,
+) -> int:
+    """Return a process's rows per forward pass that estimates assume: the recipe's, or what `auto` takes if it fits."""
+    rows = max(1, tokens_per_step // sequence_len // execution.processes)
+    if execution.micro_batch_size is not None:
+        return min(execution.micro_batch_size, rows)
+    fits = memory.largest_micro_batch(
+        config,
+        execution.memory_limit_bytes or sys.maxsize,
+        tokens_per_step=rows * sequence_len,
+        sequence_len=sequence_len,
+        dtype=dtype_of(execution, device),
+        activation_checkpointing=execution.activation_checkpointing,
+        at_most=max(1, memory.CPU_MICRO_BATCH_TOKENS // sequence_len) if device == "cpu" else GPU_AUTO_ROWS,
+    )
+    return max(1, fits)
+
+
+def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
+    """Return what `run.dtype` computes in on a class of device."""
+    if execution.dtype == "auto":
+        return "float32" if device == "cpu" else "bfloat16"
+    return execution.dtype
+
+
+def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
+    return estimate_tokenizer(spec, chars=examples.source_chars(spec.source))
+
+
+def estimate_tokenizer(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
+    """Return the estimate of a tokenizer stage whose source has so many characters, where that is known."""
+    chars = min(spec.max_chars, chars or spec.max_chars)
+    return Estimate(
+        peak_memory_bytes=tokenizer_memory.peak_bytes(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
+        disk_bytes=24 * spec.vocab_size,
+        seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
+    )
+
+
+def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
+    """Return what reading the sources takes of a process that is measured as a whole."""
+    names = (name for source in sources for name in (source.path or ()))
+    reads_parquet = any(source.uri for source in sources) or any(name.endswith(".parquet") for name in names)
+    return memory.PARQUET_BYTES if reads_parquet and dtype == "float32" else 0
+
+
+def _estimate_training(
+    config: GPTConfig,
+    sequence_len: int,
+    tokens_per_step: int,
+    tokens: int | None,
+    sources: Sequence[SourceSpec],
+    execution: ExecutionSpec,
+    dtype: Dtype,
+    device: DeviceClass,
+) -> Estimate:
+    step = memory.training_memory(
+        config,
+        sequence_len=sequence_len,
+        dtype=dtype,
+        activation_checkpointing=execution.activation_checkpointing,
+    )
+    rows = shown_micro_batch(
+        config, execution, tokens_per_step=tokens_per_step, sequence_len=sequence_len, device=device
+    )
+    flops = None if tokens is None else float(tokens * config.flops_per_token())
+    recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
+    rate = RATES[device].flops_per_second * execution.processes
+    seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / rate
+    one_save = memory.checkpoint_bytes(config)
+    # The newest, the best one, the one being written; then, in its place, as much again in the output.
+    saved = execution.checkpoint_keep + 2
+    stays = saved if execution.checkpoint_keep_when_done else 1
+    return Estimate(
+        parameters=config.num_parameters(),
+        tokens=tokens,
+        flops=flops,
+        peak_memory_bytes=step.peak(rows, accumulates=rows * sequence_len < tokens_per_step)
+        + _reader_bytes(sources, dtype),
+        disk_bytes=saved * one_save,
+        kept_disk_bytes=stays * one_save,
+        seconds=seconds,
+    )
+
+
+def _sft_tokens(spec: SftSpec) -> int | None:
+    """Return the tokens of an SFT run in whole steps, or None where an epoch's size is not known."""
+    if spec.steps is not None:
+        return spec.steps * spec.tokens_per_step
+    tokens: float | None = spec.tokens
+    if spec.epochs is not None:
+        epoch = examples.sft_mixture_tokens(spec.data)
+        tokens = None if epoch is None else spec.epochs * epoch
+    return None if tokens is None else steps_for_tokens(tokens, spec.tokens_per_step) * spec.tokens_per_step
+
+
+def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
+    tokens = 0
+    for suite in spec.suites.values():
+        tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
+    decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
+    peak = eval_memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu") + _reader_bytes(
+        [suite.source for suite in spec.suites.values()], dtype
+    )
+    return _estimate_eval(config, tokens, decoded, peak, dtype, device)
+
+
+def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
+    tokens, decoded = 0, 0.0
+    for suite in spec.suites.values():
+        prompt, completion = examples.chat_suite_tokens(suite)
+        tokens += prompt + completion
+        decoded += decode_seconds(config, completion, eval_memory.EVAL_ROWS, dtype, device)
+    peak = eval_memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
+    peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    return _estimate_eval(config, tokens, decoded, peak, dtype, device)
+
+
+def _estimate_eval(
+    config: GPTConfig, tokens: int, decoding: float, peak: int, dtype: Dtype, device: DeviceClass
+) -> Estimate:
+    flops = tokens * config.flops_per_token() / 3
+    return Estimate(
+        parameters=config.num_parameters(),
+        tokens=tokens,
+        flops=flops,
+        peak_memory_bytes=peak,
+        disk_bytes=8 * tokens,
+        seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decoding,
+    )

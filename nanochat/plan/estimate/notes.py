@@ -1,0 +1,43 @@
+"""Sentences under a plan that say what its estimates assume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nanochat.plan.estimate.device_rates import RATES, DeviceClass
+from nanochat.plan.estimate.estimate import GPU_AUTO_ROWS, Estimate
+from nanochat.plan.plan import StagePlan
+from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
+
+_WORTH_COMPARING_SECONDS = 600
+"""Shorter runs are not told how long they would take on another device."""
+
+
+def estimate_notes(
+    stages: Sequence[StagePlan],
+    totals: Mapping[DeviceClass, Estimate],
+    execution: ExecutionSpec,
+    device: DeviceClass,
+) -> list[str]:
+    """Return what the reader should know about estimates; `totals` are by possible device class."""
+    notes = [f"time and memory are estimates for {RATES[device].basis}"]
+    if (totals[device].seconds or 0) > _WORTH_COMPARING_SECONDS:
+        for name, one in totals.items():
+            if name != device:
+                cost = f"~{show_duration(one.seconds)}, {show_bytes(one.peak_memory_bytes)} of memory"
+                notes.append(f"{cost} on {RATES[name].basis}")
+    trains = any(isinstance(stage.spec, PretrainSpec | SftSpec) for stage in stages)
+    if trains and execution.micro_batch_size is None:
+        gpu = f"on a GPU memory is shown for at most {GPU_AUTO_ROWS} rows"
+        notes.append(f"micro_batch_size auto takes as many rows as fit and help; {gpu}")
+    if trains and execution.processes > 1:
+        notes.append(
+            f"trains on {execution.processes} processes: memory is each one's, time as if sharing cost nothing"
+        )
+    unknown = [stage.name for stage in stages if stage.estimate.flops is None and stage.name != "tokenizer"]
+    if unknown:
+        notes.append(f"not known before data or weights are read, and in no total: {', '.join(unknown)}")
+    if any(source.uri for stage in stages for source in stage.sources):
+        notes.append("disk does not count downloads")
+    return notes

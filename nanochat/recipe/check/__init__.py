@@ -1,0 +1,1 @@
+"""Checking a merged recipe: types, ranges and cross-references, with error messages."""

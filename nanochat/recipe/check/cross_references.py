@@ -1,0 +1,157 @@
+"""Cross-references inside a recipe: sources, stages and suites that are named must exist and fit together.
+
+Works on plain data, so that references are checked also where other fields are wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from nanochat.recipe.check.validation import Finding
+from nanochat.recipe.merge.tree import KeyPath, Plain
+from nanochat.recipe.schema.recipe import STAGE_SECTIONS
+from nanochat.recipe.schema.suggestions import did_you_mean
+
+_WORD_TASKS = ("simple_spelling", "spelling_bee")
+_CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
+"""A user in a URI, or a parameter that is called like a secret."""
+_EVALS = ("base_eval", "chat_eval")
+_TRAINING_METRICS = ("bpb", "cropped_frac", "loss")
+_COMPOSITES = {"base_eval": ("base_core", "base_core_centred"), "chat_eval": ("chat_core", "chat_core_centred")}
+
+
+def check_references(data: Mapping[str, Plain]) -> list[Finding]:
+    """Return what is wrong with the references of a merged recipe."""
+    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets)
+    return [finding for check in checks for finding in check(data)]
+
+
+def _check_secrets(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    uri = _at(data, ("tracking", "uri"))
+    if isinstance(uri, str) and _CREDENTIALS.search(uri):
+        help_ = (
+            "give the whole address in MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+        yield Finding(("tracking", "uri"), "secret-in-recipe", "a recipe holds no user name, password or token", help_)
+
+
+def _check_sources(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    sources = _map(data.get("sources"))
+    for path, name, at_key in _source_names(data):
+        if name not in sources:
+            help_ = did_you_mean(name, sources) or "declare it under `sources`"
+            yield Finding(path, "unknown-source", f"there is no source `{name}`", help_, at_key)
+        else:
+            yield from _check_fit(data, path, name, at_key)
+
+
+def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, bool]]:
+    """Yield path and name of each use of a source, and whether the name is the key."""
+    for name in _map(_map(data.get("pretrain")).get("data")):
+        yield ("pretrain", "data", name), name, True
+    holders: list[KeyPath] = [("tokenizer",)]
+    for section, field in (("base_eval", "suites"), ("sft", "data"), ("chat_eval", "suites")):
+        holders += [(section, field, name) for name in _map(_map(data.get(section)).get(field))]
+    for holder in holders:
+        source = _at(data, (*holder, "source"))
+        if isinstance(source, str):
+            yield (*holder, "source"), source, False
+
+
+def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool) -> Iterator[Finding]:
+    """Say where a source cannot give what its user reads."""
+    builtin = _at(data, ("sources", name, "builtin"))
+    task = _at(data, (*path[:-1], "task"))
+    reads_documents = path[0] in ("tokenizer", "pretrain") or task == "bpb"
+    if reads_documents and builtin == "spelling":
+        message = f"the source `{name}` holds words to spell, not documents"
+        yield Finding(path, "source-mismatch", message, "use `builtin: python-stdlib`, a `path` or a `uri`", at_key)
+    elif task in _WORD_TASKS:
+        if builtin == "python-stdlib" or _at(data, ("sources", name, "uri")) is not None:
+            message = f"the task `{task}` needs words, which the source `{name}` does not hold"
+            help_ = "use a source with `builtin: spelling`, or the `path` of a text file with a word a line"
+            yield Finding(path, "source-mismatch", message, help_)
+    elif not reads_documents and isinstance(task, str) and builtin is not None:
+        message = f"the task `{task}` needs rows of data, which the built-in source `{name}` does not hold"
+        yield Finding(path, "source-mismatch", message, "use a source with a `uri` or a `path`")
+
+
+def _check_weights(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    """Say where some tasks of the SFT mixture have a weight and others none."""
+    items = _map(_at(data, ("sft", "data")))
+    without = [name for name, item in items.items() if isinstance(item, dict) and item.get("weight") is None]
+    if len(without) < len(items):
+        for name in without:
+            message = f"other tasks of the mixture have a `weight`, and `{name}` has none"
+            help_ = "give each task a weight, or none of them"
+            yield Finding(("sft", "data", name), "missing-weight", message, help_, at_key=True)
+
+
+def _check_stages(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    """Say where a stage lacks what it works on."""
+    present = [name for name in STAGE_SECTIONS if isinstance(data.get(name), dict)]
+    if not present and not any(name in data for name in STAGE_SECTIONS):
+        help_ = f"add one of {', '.join(STAGE_SECTIONS)}"
+        yield Finding((), "missing-stage", "the recipe has no stage", help_, at_key=True)
+    starts_fresh = "pretrain" in present and _at(data, ("pretrain", "init_from")) is None
+    if starts_fresh:
+        for needed in ("model", "tokenizer"):
+            if needed not in data:
+                message = f"`pretrain` needs the section `{needed}`"
+                yield Finding(("pretrain",), "missing-stage", message, "add it, or start with `init_from`", at_key=True)
+    for stage, upstream in (("base_eval", ("pretrain",)), ("sft", ("pretrain",)), ("chat_eval", ("sft", "pretrain"))):
+        if stage in present and not any(name in data for name in upstream) and _at(data, (stage, "init_from")) is None:
+            message = f"`{stage}` has no model to work on"
+            help_ = f"add `{'` or `'.join(upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
+            yield Finding((stage,), "missing-stage", message, help_, at_key=True)
+
+
+def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
+    for key in _map(data.get("expect")):
+        stage, _, rest = key.partition(".")
+        path: KeyPath = ("expect", key)
+        if stage == "pretrain" and rest:
+            if not isinstance(data.get(stage), dict):
+                yield _unknown_result(path, "the recipe has no `pretrain`", key, data)
+            elif rest not in _TRAINING_METRICS:
+                yield _unknown_result(path, f"`{rest}` is not a metric of `pretrain`", key, data)
+        elif stage in _EVALS and rest:
+            suite = rest.partition(".")[0]
+            if rest in _composites(data, stage):
+                continue
+            if not isinstance(data.get(stage), dict):
+                yield _unknown_result(path, f"the recipe has no `{stage}`", key, data)
+            elif suite not in _map(_at(data, (stage, "suites"))):
+                yield _unknown_result(path, f"`{stage}` has no suite `{suite}`", key, data)
+        else:
+            yield _unknown_result(path, f"`{key}` is not a result", key, data)
+
+
+def _composites(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
+    """Return the metrics over several tasks that the stage gives; bits per byte is no part of them."""
+    suites = _map(_at(data, (stage, "suites"))).values()
+    return _COMPOSITES[stage] if any(_map(suite).get("task") != "bpb" for suite in suites) else ()
+
+
+def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Plain]) -> Finding:
+    results = []
+    for stage in _EVALS:
+        suites = _map(_at(data, (stage, "suites")))
+        results += [f"{stage}.{name}" for name in (*suites, *_composites(data, stage))]
+    if isinstance(data.get("pretrain"), dict):
+        results += [f"pretrain.{metric}" for metric in _TRAINING_METRICS]
+    help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
+    return Finding(path, "unknown-result", message, help_, at_key=True)
+
+
+def _map(value: Plain) -> dict[str, Plain]:
+    return value if isinstance(value, dict) else {}
+
+
+def _at(data: Mapping[str, Plain], path: KeyPath) -> Plain:
+    """Return the value at `path`, or None where there is none."""
+    value: Plain = dict(data)
+    for key in path:
+        value = _map(value).get(str(key))
+    return value

@@ -1,0 +1,1 @@
+"""Combining a recipe with its parents, `--set` overrides and variables."""

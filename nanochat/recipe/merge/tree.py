@@ -1,0 +1,131 @@
+"""Pure operations on trees of located nodes: merge layers, drop nulls, resolve paths, turn into plain data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from nanochat.recipe.schema.walk import ROOT, TAG, Slot, child, local_path, section_of
+from nanochat.recipe.source.diagnostics import Origin
+from nanochat.recipe.source.scalars import Scalar
+from nanochat.recipe.source.yaml_reader import Entry, Node
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+Plain: TypeAlias = "Scalar | dict[str, Plain] | tuple[Plain, ...]"
+
+
+def tag_of(node: Node) -> object:
+    """Return the value of `task` in a map, which picks the kind of suite; None where there is none."""
+    entry = node.value.get(TAG) if isinstance(node.value, dict) else None
+    return entry.node.value if entry is not None else None
+
+
+def merge(base: Node, over: Node, slot: Slot | None = ROOT) -> Node:
+    """Return `base` with `over` written over it: maps deeply, all else replaced.
+
+    Where `over` sets one of the fields of which exactly one may be given, those of `base` give way, and so do
+    the fields that go with them.
+    """
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    tag = tag_of(over) or tag_of(base)
+    merged = dict(base.value)
+    for name in _giving_way(over.value, section_of(slot, tag)):
+        merged.pop(name, None)
+    for name, entry in over.value.items():
+        before = merged.get(name)
+        merged[name] = (
+            entry if before is None else Entry(entry.key, merge(before.node, entry.node, child(slot, name, tag)))
+        )
+    return Node(merged, over.origin)
+
+
+def drop_nulls(node: Node, slot: Slot | None = ROOT) -> Node:
+    """Return the tree without the entries that null drops; where null is a value of its own it stays."""
+    if not isinstance(node.value, dict):
+        return node
+    kept = {}
+    for name, entry in node.value.items():
+        inner = child(slot, name, tag_of(node))
+        if entry.node.value is None and inner is not None and inner.drops_null:
+            continue
+        kept[name] = Entry(entry.key, drop_nulls(entry.node, inner))
+    return replace(node, value=kept)
+
+
+def map_scalars(node: Node, change: Callable[[Node, Slot | None, KeyPath], Node]) -> Node:
+    """Return the tree with each scalar node replaced by `change(node, slot, path)`."""
+    return _map_scalars(node, change, ROOT, ())
+
+
+def resolve_paths(node: Node) -> Node:
+    """Return the tree with relative paths of local files made absolute, from the folder of the text that wrote them."""
+    return map_scalars(node, _resolve_path)
+
+
+def plain(node: Node) -> Plain:
+    """Return the tree as plain data; lists as tuples, as strict Pydantic wants them."""
+    if isinstance(node.value, dict):
+        return {name: plain(entry.node) for name, entry in node.value.items()}
+    if isinstance(node.value, tuple):
+        return tuple(plain(item) for item in node.value)
+    return node.value
+
+
+def origins_of(node: Node) -> tuple[dict[KeyPath, Origin], dict[KeyPath, Origin]]:
+    """Return where each value and where each key was written, by path; the root is the empty path."""
+    values: dict[KeyPath, Origin] = {}
+    keys: dict[KeyPath, Origin] = {}
+    _collect_origins(node, (), values, keys)
+    return values, keys
+
+
+def _giving_way(over: dict[str, Entry], section: object) -> list[str]:
+    group: tuple[str, ...] = getattr(section, "exactly_one", ())
+    chosen = [name for name in group if name in over and over[name].node.value is not None]
+    if not chosen:
+        return []
+    goes_with: dict[str, str] = getattr(section, "goes_with", {})
+    followers = [name for name, leader in goes_with.items() if leader not in chosen]
+    return [name for name in group if name not in chosen] + followers
+
+
+def _map_scalars(
+    node: Node, change: Callable[[Node, Slot | None, KeyPath], Node], slot: Slot | None, path: KeyPath
+) -> Node:
+    if isinstance(node.value, dict):
+        tag = tag_of(node)
+        entries = {
+            name: Entry(entry.key, _map_scalars(entry.node, change, child(slot, name, tag), (*path, name)))
+            for name, entry in node.value.items()
+        }
+        return replace(node, value=entries)
+    if isinstance(node.value, tuple):
+        items = enumerate(node.value)
+        return replace(node, value=tuple(_map_scalars(item, change, child(slot, i), (*path, i)) for i, item in items))
+    return change(node, slot, path)
+
+
+def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
+    marker = local_path(slot)
+    if marker is None or not isinstance(node.value, str) or not node.value:
+        return node
+    if marker.only_explicit and not node.value.startswith(("./", "../", "/", "~/")):
+        return node
+    written = os.path.expanduser(node.value)  # noqa: PTH111 -- Path would raise where there is no home
+    absolute = os.path.normpath(Path.cwd() / node.origin.text.folder / written)
+    return replace(node, value=absolute)
+
+
+def _collect_origins(node: Node, path: KeyPath, values: dict[KeyPath, Origin], keys: dict[KeyPath, Origin]) -> None:
+    values[path] = node.origin
+    if isinstance(node.value, dict):
+        for name, entry in node.value.items():
+            keys[(*path, name)] = entry.key
+            _collect_origins(entry.node, (*path, name), values, keys)
+    elif isinstance(node.value, tuple):
+        for i, item in enumerate(node.value):
+            _collect_origins(item, (*path, i), values, keys)

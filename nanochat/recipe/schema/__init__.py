@@ -1,0 +1,1 @@
+"""The recipe's fields: Pydantic models with a description of every field."""

@@ -1,0 +1,1 @@
+"""Checks before the first stage: data, memory, disk, hub commits, MLflow."""

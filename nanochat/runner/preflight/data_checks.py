@@ -1,0 +1,87 @@
+"""Whether the data of a stage has the form that the stage reads: columns, splits, rows, held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import assert_never
+
+from nanochat.data.documents import Split
+from nanochat.data.files.checks import check_documents
+from nanochat.data.sources import SourceSpec, is_here
+from nanochat.errors import PreflightError
+from nanochat.plan.plan import StagePlan
+from nanochat.plan.specs import (
+    BaseEvalSpec,
+    BpbSuiteSpec,
+    ChatEvalSpec,
+    ChoiceSuiteSpec,
+    CoreSuiteSpec,
+    PretrainSpec,
+    SftSpec,
+    TokenizerSpec,
+)
+from nanochat.tasks.build import check_task
+from nanochat.tasks.choices import check_choices
+from nanochat.tasks.core.bundle import check_bundle
+
+Check = tuple[SourceSpec, Callable[[], None]]
+
+
+def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection[str] = ()) -> list[str]:
+    """Return what is wrong with the data that the stages read, each finding once.
+
+    Left out are the sources `without`, by name, and what is not downloaded yet.
+    """
+    findings: list[str] = []
+    for stage in stages:
+        for source, check in _checks(stage, base):
+            if source.name in without or not is_here(source, base=base):
+                continue
+            try:
+                check()
+            except PreflightError as error:
+                findings.append(str(error))
+    return list(dict.fromkeys(findings))
+
+
+def _checks(stage: StagePlan, base: Path) -> Iterator[Check]:
+    spec = stage.spec
+    match spec:
+        case TokenizerSpec():
+            yield _documents(spec.source, ("train", "validation"), base)
+        case PretrainSpec():
+            is_watched = stage.execution.validate_every_steps is not None
+            for item in spec.data:
+                yield _documents(item.source, ("train", "validation") if is_watched else ("train",), base)
+        case BaseEvalSpec():
+            for suite in spec.suites.values():
+                yield _base_suite(suite, base)
+        case SftSpec():
+            for part in spec.data:
+                yield _task(part.task, part.source, part.split, base, max_examples=part.max_examples)
+        case ChatEvalSpec():
+            for one in spec.suites.values():
+                yield _task(one.task, one.source, one.split, base)
+        case _:
+            assert_never(spec)
+
+
+def _base_suite(suite: BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec, base: Path) -> Check:
+    match suite:
+        case BpbSuiteSpec():
+            return _documents(suite.source, (suite.split,), base)
+        case ChoiceSuiteSpec():
+            return suite.source, lambda: check_choices(suite.task, suite.source, suite.split, base=base)
+        case CoreSuiteSpec():
+            return suite.source, lambda: check_bundle(suite.source)
+        case _:
+            assert_never(suite)
+
+
+def _documents(source: SourceSpec, splits: tuple[Split, ...], base: Path) -> Check:
+    return source, lambda: check_documents(source, splits, base=base)
+
+
+def _task(task: str, source: SourceSpec, split: str, base: Path, *, max_examples: int | None = None) -> Check:
+    return source, lambda: check_task(task, source, split, base=base, max_examples=max_examples)

@@ -1,0 +1,135 @@
+"""From a recipe file to a plan with known inputs: source digests, starting weights, and what the cache holds of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nanochat.data.sources import digest, resolve_files
+from nanochat.errors import NanochatError, PreflightError, RecipeError
+from nanochat.plan.compile import compile_plan
+from nanochat.plan.estimate.device_rates import DeviceClass
+from nanochat.plan.estimate.estimate import estimate_tokenizer, total
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.specs import TokenizerSpec
+from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.runner.preflight.hub_pins import with_pins
+from nanochat.runner.store.cache import Judgement, judge_plan
+from nanochat.runner.store.runs import MODEL_STAGES, model_digest, resolve_model
+
+_NVIDIA = Path("/proc/driver/nvidia/version")
+_UNPACKED = 4
+"""Characters of text per byte of a parquet file, roughly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A recipe, ready to be shown or run."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    base: Path
+    loaded: LoadedRecipe
+    plan: Plan
+    device_class: DeviceClass
+    init_models: dict[str, Path] = field(default_factory=dict)
+    """Folder of the starting weights of each stage that has `init_from`."""
+    init_digests: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    """Inputs that are not here, where the caller only looks; then nothing is known about the cache."""
+
+    def judge(self, forced: Collection[str] = ()) -> list[Judgement]:
+        """Return what will happen to each stage."""
+        if self.problems:
+            return [Judgement(stage=s, action="run", reason="its inputs are not all here") for s in self.plan.stages]
+        return judge_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
+
+
+def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_inputs: bool = True) -> Prepared:
+    """Load and compile a recipe, and look up what its stages read.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        PreflightError: inputs are missing and `must_have_inputs`; all of them are named.
+    """
+    loaded = with_pins(load_recipe(path, overrides), path)
+    device = guess_device_class()
+    problems: list[str] = []
+    try:
+        plan = compile_plan(loaded, digests=lambda spec: digest(spec, base=base), device_class=device)
+    except PreflightError as error:
+        problems += str(error).splitlines()
+        plan = compile_plan(loaded, device_class=device)
+    plan = _with_text_size(plan, base)
+    models: dict[str, Path] = {}
+    for stage in plan.stages:
+        if stage.init_from is None:
+            continue
+        try:
+            prefer = MODEL_STAGES if stage.name == "chat_eval" else MODEL_STAGES[::-1]
+            models[stage.name] = resolve_model(stage.init_from, base, prefer=prefer)
+        except NanochatError as error:
+            problems.append(f"{stage.name}.init_from: {error}")
+    if problems and must_have_inputs:
+        raise PreflightError("\n".join(problems))
+    return Prepared(
+        path=path,
+        overrides=tuple(overrides),
+        base=base,
+        loaded=loaded,
+        plan=plan,
+        device_class=device,
+        init_models=models,
+        init_digests={} if problems else {stage: model_digest(folder) for stage, folder in models.items()},
+        problems=tuple(problems),
+    )
+
+
+def _with_text_size(plan: Plan, base: Path) -> Plan:
+    """Return the plan with the tokenizer's estimate by the size of its local files: compiling does not look at it."""
+    stages = tuple(_sized(stage, base) for stage in plan.stages)
+    if stages == plan.stages:
+        return plan
+    return replace(plan, stages=stages, totals=total([stage.estimate for stage in stages]))
+
+
+def _sized(stage: StagePlan, base: Path) -> StagePlan:
+    spec = stage.spec
+    if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
+        return stage
+    try:
+        files = resolve_files(spec.source, base=base)
+    except PreflightError:  # told with the other inputs that are missing
+        return stage
+    chars = sum(path.stat().st_size * (_UNPACKED if path.suffix == ".parquet" else 1) for path in files)
+    return replace(stage, estimate=estimate_tokenizer(spec, chars=chars))
+
+
+def guess_device_class() -> DeviceClass:
+    """Return what `device: auto` will probably mean here, without asking MLX."""
+    if sys.platform == "darwin":
+        return "metal"
+    return "cuda" if _NVIDIA.exists() else "cpu"
+
+
+def select_stages(
+    plan: Plan, *, only: str | None = None, first: str | None = None, last: str | None = None
+) -> frozenset[str]:
+    """Return the stages to run: one, or those from `first` until `last`.
+
+    Raises:
+        RecipeError: the recipe has no such stage, or `first` comes after `last`.
+    """
+    names: list[str] = [stage.name for stage in plan.stages]
+    for given in (only, first, last):
+        if given is not None and given not in names:
+            raise RecipeError(f"the recipe {plan.recipe_name} has no stage `{given}`; it has: {', '.join(names)}")
+    if only is not None:
+        return frozenset([only])
+    start = names.index(first) if first is not None else 0
+    stop = names.index(last) + 1 if last is not None else len(names)
+    if start >= stop:
+        raise RecipeError(f"--from {first} comes after --until {last}: nothing would run")
+    return frozenset(names[start:stop])

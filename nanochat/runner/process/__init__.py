@@ -1,0 +1,1 @@
+"""Running one stage in a child process and interpreting how it ended."""

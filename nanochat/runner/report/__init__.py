@@ -1,0 +1,1 @@
+"""The run's report: results, plots, expectations, HTML."""

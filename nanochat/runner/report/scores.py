@@ -1,0 +1,150 @@
+"""What a run's stages did and how good the outcome is, in words for a reader new to the code and the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nanochat.plan.quantities import show_count
+from nanochat.runner.store.record import StageRecord
+
+EVALUATIONS = ("base_eval", "chat_eval")
+
+_MEANINGS = {
+    "bpb": "bits to encode a byte of held-out text; lower is better, 8 is knowing nothing",
+    "hellaswag": "pick which of four endings goes on from a text",
+    "mmlu": "exam questions on 57 subjects, four answers each",
+    "arc_easy": "easy school science, about four answers each",
+    "arc_challenge": "hard school science, about four answers each",
+    "core": "the DCLM benchmark's tasks: 0 is guessing, 1 is all right",
+    "gsm8k": "school word problems; the number must be right",
+    "humaneval": "write a Python function that passes its tests",
+    "spelling_bee": "count a letter in a word and check it with Python",
+    "simple_spelling": "spell a word letter by letter",
+}
+_LOST = {
+    "refused_conversations": "rows of the data held none and were refused",
+    "dropped_conversations": "were left out, having no answer that fits a row",
+    "cut_conversations": "were cut behind an answer to fit a row",
+}
+"""What became of conversations that are not trained on whole."""
+_ERRORS = 2
+"""A score within so many standard errors of chance is no evidence of skill."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The outcome of one suite of an evaluation; error, count and chance are None where it is no share of problems."""
+
+    stage: str
+    name: str
+    task: str
+    value: float
+    stderr: float | None
+    count: int | None
+    chance: float | None
+    passes: Mapping[int, float] = field(default_factory=dict)
+    """Share of problems that at least one of k answers solves, by k."""
+
+    @property
+    def meaning(self) -> str:
+        """What its task asks, in a few words."""
+        return _MEANINGS.get(self.task, "")
+
+    @property
+    def verdict(self) -> str:
+        """How to read the score."""
+        if self.stderr is None or self.chance is None:
+            return ""
+        if self.chance == 0:
+            tries = f", {self.passes[most]:.0%} in {most} tries" if (most := max(self.passes, default=1)) > 1 else ""
+            return ("none solved" if self.value == 0 else f"{self.value:.0%} solved") + tries
+        if abs(self.value - self.chance) <= _ERRORS * self.stderr:
+            return "no better than guessing"
+        return "better than guessing" if self.value > self.chance else "worse than guessing"
+
+
+def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
+    """Return the outcome of every suite of the evaluations that are done."""
+    found = []
+    for stage in EVALUATIONS:
+        if stage not in records:
+            continue
+        metrics = records[stage].metrics
+        for name, task in _tasks(records[stage]).items():
+            if name in metrics:
+                centred, count = metrics.get(f"{name}.centred"), metrics.get(f"{name}.n")
+                chance = None if centred is None else chance_level(metrics[name], centred)
+                n = None if count is None else int(count)
+                passes = {
+                    int(metric.removeprefix(f"{name}.pass_at_")): value
+                    for metric, value in metrics.items()
+                    if metric.startswith(f"{name}.pass_at_")
+                }
+                found.append(Suite(stage, name, task, metrics[name], metrics.get(f"{name}.stderr"), n, chance, passes))
+    return found
+
+
+def chance_level(value: float, centred: float) -> float | None:
+    """Return the score of a guess, from centred = (value - chance) / (1 - chance); None at 1, which hides it."""
+    return round((value - centred) / (1 - centred), 4) if centred < 1 else None
+
+
+def tell_stages(records: Mapping[str, StageRecord]) -> list[str]:
+    """Return a sentence for each stage that is done: what it is for and what came out."""
+    return [f"**{stage}** {_SENTENCES[stage](record.metrics)}" for stage, record in records.items()]
+
+
+def _tasks(record: StageRecord) -> dict[str, str]:
+    """Return the task of each suite by its name, from what the stage's fingerprint was made of."""
+    fields, prefix = record.document.get("fields"), f"{record.stage}.suites."
+    assert isinstance(fields, dict), "a document has fields"
+    return {
+        key.removeprefix(prefix).removesuffix(".task"): str(value)
+        for key, value in fields.items()
+        if key.startswith(prefix) and key.endswith(".task")
+    }
+
+
+def _tell_tokenizer(metrics: Mapping[str, float]) -> str:
+    return (
+        f"learned to cut text into {_shown(metrics, 'vocab_size')} different pieces (tokens), "
+        f"{metrics.get('bytes_per_token', float('nan')):.2f} bytes each on average."
+    )
+
+
+def _tell_pretrain(metrics: Mapping[str, float]) -> str:
+    bits = f", and needs {metrics['bpb']:.2f} bits per byte of text it has not seen" if "bpb" in metrics else ""
+    return (
+        f"taught a new model of {_shown(metrics, 'parameters')} parameters to predict the next token: "
+        f"it read {_shown(metrics, 'tokens')} tokens in {_shown(metrics, 'steps')} steps{bits}."
+    )
+
+
+def _tell_sft(metrics: Mapping[str, float]) -> str:
+    lost = "".join(f"; {_shown(metrics, name)} {what}" for name, what in _LOST.items() if metrics.get(name))
+    return (
+        f"taught the model to answer, on {_shown(metrics, 'conversations')} example conversations "
+        f"({_shown(metrics, 'tokens')} tokens, {_shown(metrics, 'steps')} steps){lost}."
+    )
+
+
+def _tell_base_eval(_metrics: Mapping[str, float]) -> str:
+    return "measured how well the pretrained model predicts text and answers."
+
+
+def _tell_chat_eval(_metrics: Mapping[str, float]) -> str:
+    return "put questions to the chat model and graded what it answered."
+
+
+def _shown(metrics: Mapping[str, float], name: str) -> str:
+    return show_count(metrics.get(name))
+
+
+_SENTENCES = {
+    "tokenizer": _tell_tokenizer,
+    "pretrain": _tell_pretrain,
+    "base_eval": _tell_base_eval,
+    "sft": _tell_sft,
+    "chat_eval": _tell_chat_eval,
+}

@@ -1,0 +1,1 @@
+"""Runs and cached stages on disk: records, locks, provenance, garbage collection."""

@@ -1,0 +1,118 @@
+"""The runs of this machine: find one by name, and the model that a reference means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.errors import RecipeError
+from nanochat.runner.store.record import (
+    RunState,
+    StageRecord,
+    file_digest,
+    output_digest,
+    read_record,
+    read_run,
+)
+from nanochat.storage.layout import RunFolder, StageFolder, run_folders
+
+_MODEL_FILES = ("config.json", "model.safetensors")
+MODEL_STAGES = ("sft", "pretrain")
+"""Stages that leave a model, most trained first."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was found."""
+
+    folder: RunFolder
+    state: RunState
+
+    @property
+    def reference(self) -> str:
+        """How a user names this run."""
+        return f"{self.folder.path.parent.name}/{self.folder.path.name}"
+
+    def records(self, base: Path) -> dict[str, StageRecord]:
+        """Return the records of the stages that are done, in the run's order."""
+        found = {}
+        for entry in self.state.stages:
+            record = read_record(StageFolder(base / entry.folder)) if entry.folder else None
+            if record is not None:
+                found[entry.stage] = record
+        return found
+
+
+def list_runs(base: Path, name: str | None = None) -> list[Run]:
+    """Return the runs that can be read, of one name or of all, oldest first."""
+    return [Run(folder, state) for folder in run_folders(base, name) if (state := read_run(folder)) is not None]
+
+
+def find_run(reference: str, base: Path) -> Run:
+    """Return the run that a reference means: a folder, NAME (its latest run) or NAME/TIME.
+
+    Raises:
+        RecipeError: there is no such run.
+    """
+    folder = RunFolder(Path(reference))
+    if folder.state.is_file() and (state := read_run(folder)) is not None:
+        return Run(RunFolder(folder.path.resolve()), state)
+    runs = list_runs(base)
+    name, _, time = reference.strip("/").partition("/")
+    matching = [run for run in runs if run.folder.path.parent.name == name and time in ("", run.folder.path.name)]
+    if matching:
+        return matching[-1]
+    raise RecipeError(_no_such_run(reference, runs, base))
+
+
+def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] = MODEL_STAGES) -> Path:
+    """Return the model folder that a reference means: a model, checkpoint or stage folder, or a run.
+
+    Of a run with several models it is that of the first stage in `prefer` that is done.
+
+    Raises:
+        RecipeError: there is none; the message lists what there is.
+    """
+    path = Path(reference).expanduser()
+    for candidate in (path, path / "model", path / "out" / "model"):
+        if all((candidate / name).is_file() for name in _MODEL_FILES):
+            return candidate.resolve()
+    run = _latest_with_model(reference, base)
+    records = run.records(base)
+    for stage in prefer:
+        if stage in records:
+            folder = run.state.entry(stage).folder
+            assert folder is not None, "a stage with a record has a folder"
+            return base / folder / "out" / "model"
+    raise RecipeError(
+        f"the run {run.reference} has no trained model yet (status: {run.state.status}); "
+        f"finish it with `nanochat-run {run.state.recipe}`"
+    )
+
+
+def model_digest(folder: Path) -> str:
+    """Return the digest of a model folder's contents: the same weights are the same wherever they lie."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return output_digest({name: file_digest(folder / name) for name in names})
+
+
+def _latest_with_model(reference: str, base: Path) -> Run:
+    """Return the run a reference means; for a bare name, rather an earlier run than one without a model."""
+    latest = find_run(reference, base)
+    if "/" in reference:
+        return latest
+    for run in reversed(list_runs(base, reference)):
+        if any(stage in run.records(base) for stage in MODEL_STAGES):
+            return run
+    return latest
+
+
+def _no_such_run(reference: str, runs: list[Run], base: Path) -> str:
+    names = list(dict.fromkeys(run.folder.path.parent.name for run in runs))
+    if not names:
+        return f"no run `{reference}`: there are none under {base / 'runs'} yet; start one with `nanochat-run RECIPE`"
+    close = difflib.get_close_matches(reference, names, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    return f"no run or model `{reference}`; {hint}runs here: {', '.join(sorted(names))} (`nanochat-run ls`)"

@@ -1,0 +1,184 @@
+"""The run in progress: its folder and `run.json`, opened anew or continued, and brought up to date as stages end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from nanochat.plan.plan import Plan
+from nanochat.runner.store import provenance
+from nanochat.runner.store.headline_params import cost_of, params_of, source_places
+from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run, write_run
+from nanochat.runner.store.runs import Run, list_runs
+from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder
+
+_PROGRESS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
+"""Fields of an entry that a run which goes on keeps; the others follow the recipe's present `run` section."""
+
+
+class Session:
+    """A run's folder and state; every change is written at once, so that the folder tells the truth after a kill."""
+
+    def __init__(self, folder: RunFolder, state: RunState, base: Path) -> None:
+        self.folder = folder
+        self.state = state
+        self._base = base
+        self._write()
+
+    def begin_stage(self, name: str, folder: StageFolder, *, reason: str) -> None:
+        """Note that a stage runs now."""
+        self._change_stage(name, folder, status="running", reason=reason, started=time.time(), finished=None)
+
+    def end_stage(self, name: str, folder: StageFolder, status: StageStatus, *, seconds: float) -> None:
+        """Note how a stage ended after so many seconds."""
+        spent = self.state.entry(name).spent_seconds + seconds
+        self._change_stage(name, folder, status=status, finished=time.time(), spent_seconds=spent)
+
+    def use_cached(self, name: str, folder: StageFolder) -> None:
+        """Note that a stage was served from cache. One that this run computed itself stays its own."""
+        entry = self.state.entry(name)
+        if entry.status == "finished" and entry.folder == self._relative(folder):
+            return
+        # Died between writing the record and this file: it is this run's own all the same.
+        is_own = entry.status in ("running", "interrupted", "failed") and entry.folder == self._relative(folder)
+        self._change_stage(name, folder, status="finished" if is_own else "cached", reason="")
+
+    def end(self, status: RunStatus, message: str) -> None:
+        """Note how the run ended."""
+        self.state = self.state.model_copy(update={"status": status, "message": message})
+        self._write()
+
+    def _change_stage(self, name: str, folder: StageFolder, **changes: object) -> None:
+        changes["folder"] = self._relative(folder)
+        entries = tuple(e.model_copy(update=changes) if e.stage == name else e for e in self.state.stages)
+        self.state = self.state.model_copy(update={"stages": entries})
+        self._write()
+        self._link(self.state.entry(name), folder)
+
+    def _relative(self, folder: StageFolder) -> str:
+        return folder.path.relative_to(self._base).as_posix()
+
+    def _link(self, entry: StageEntry, folder: StageFolder) -> None:
+        self.folder.stages.mkdir(exist_ok=True)
+        link = self.folder.stages / entry.title
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(folder.path, self.folder.stages))
+
+    def _write(self) -> None:
+        self.state = self.state.model_copy(update={"updated": time.time()})
+        write_run(self.folder, self.state)
+
+
+def open_session(
+    plan: Plan,
+    *,
+    base: Path,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    tracking: RunTracking,
+    command: str,
+    init_digests: Mapping[str, str],
+    init_models: Mapping[str, Path],
+    anew: bool,
+) -> Session:
+    """Continue the last run of this name where it asked for the same computation, else begin a new one.
+
+    `anew` begins a new one in any case (a forced stage is another run, not more of the old one).
+    """
+    digest = plan_digest(plan, init_digests)
+    fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
+    previous = None if anew else find_continuable(plan.recipe_name, digest, base)
+    now = time.time()
+    if previous is None:
+        folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
+        created, entries = now, fresh
+    else:
+        folder, created = previous.folder, previous.state.created
+        kept = {entry.stage: entry.model_dump(include=_PROGRESS) for entry in previous.state.stages}
+        entries = tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
+    state = RunState(
+        name=plan.recipe_name,
+        description=plan.description,
+        recipe=str(recipe),
+        overrides=overrides,
+        seed=plan.seed,
+        plan_digest=digest,
+        created=created,
+        updated=now,
+        status="running",
+        host=provenance.host_name(),
+        pid=os.getpid(),
+        process_started=provenance.process_started(),
+        provenance=provenance.collect(),
+        tracking=tracking,
+        command=command,
+        expectations=dict(plan.expectations),
+        stages=entries,
+    )
+    shutil.copyfile(recipe, folder.recipe)
+    return Session(folder, state, base)
+
+
+def find_continuable(name: str, digest: str, base: Path) -> Run | None:
+    """Return the last run of this name if it asked for the same computation and no process works on it."""
+    runs = list_runs(base, name)
+    if not runs or runs[-1].state.plan_digest != digest or is_in_progress(runs[-1].state):
+        return None
+    return runs[-1]
+
+
+def is_in_progress(state: RunState) -> bool:
+    """Return whether a process works on the run; one on another host is believed."""
+    if state.status != "running" or state.pid == os.getpid():
+        return False
+    return state.host != provenance.host_name() or provenance.is_alive(state.pid, state.process_started)
+
+
+def close_dead_runs(runs: Iterable[Run]) -> None:
+    """Mark as interrupted the runs whose process died without a word."""
+    for run in runs:
+        if run.state.status != "running" or is_in_progress(run.state) or run.state.pid == os.getpid():
+            continue
+        entries = tuple(
+            entry.model_copy(update={"status": "interrupted"}) if entry.status == "running" else entry
+            for entry in run.state.stages
+        )
+        changes = {"status": "interrupted", "message": "its process died", "stages": entries}
+        if read_run(run.folder) == run.state:
+            write_run(run.folder, run.state.model_copy(update=changes))
+
+
+def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
+    """Return a digest that is equal for two plans that compute the same stages from the same data."""
+    content = [
+        [dict(stage.identity), dict(stage.source_digests), init_digests.get(stage.name)] for stage in plan.stages
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stage_of(model: Path, base: Path) -> str | None:
+    """Return the stage folder that a model folder lies in, relative to the base; None for one from elsewhere."""
+    stages = (base / "stages").resolve()
+    if not model.resolve().is_relative_to(stages):
+        return None
+    return Path("stages", *model.resolve().relative_to(stages).parts[:2]).as_posix()
+
+
+def _entries(plan: Plan, init_stages: Mapping[str, str | None]) -> tuple[StageEntry, ...]:
+    return tuple(
+        StageEntry(
+            stage=stage.name,
+            title=f"{number}-{stage.name}",
+            init_from=init_stages.get(stage.name),
+            planned=cost_of(stage.estimate),
+            params=params_of(stage),
+            sources=source_places(stage),
+        )
+        for number, stage in enumerate(plan.stages, start=1)
+    )

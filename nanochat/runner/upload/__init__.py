@@ -1,0 +1,1 @@
+"""Preparing a run's files for MLflow and uploading them."""

@@ -1,0 +1,1 @@
+"""The process of a stage: signals, and several processes that train together."""

@@ -1,0 +1,1 @@
+"""The DCLM CORE benchmark: its bundle and its prompts."""

@@ -1,0 +1,185 @@
+"""The DCLM evaluation bundle: `core.yaml` lists tasks, `eval_meta_data.csv` their baselines, `eval_data/` the items."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import yaml
+
+from nanochat.data.files.readers import check_file, json_lines
+from nanochat.data.sources import SourceSpec, describe, naming
+from nanochat.errors import PreflightError, StageError
+from nanochat.tasks.core.prompts import (
+    CoreItem,
+    CoreKind,
+    LanguageModelingItem,
+    MultipleChoiceItem,
+    SchemaItem,
+    fewshot_indices,
+    render_prompts,
+)
+
+TASKS_FILE, BASELINES_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eval_data"
+_SHUFFLE_SEED = 1337
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """One task of the bundle."""
+
+    label: str
+    kind: CoreKind
+    path: Path
+    num_fewshot: int
+    delimiter: str
+    chance: float
+    """Accuracy of a guess, as a share of 1 (the bundle says percent)."""
+
+
+@dataclass(frozen=True)
+class CorePrompts:
+    """One problem written out: prompts to compare (or without and with the continuation), and the right one."""
+
+    kind: CoreKind
+    prompts: tuple[str, ...]
+    gold: int
+
+
+def bundle_folder(source: SourceSpec) -> Path:
+    """Return the folder of the unpacked bundle.
+
+    Raises:
+        PreflightError: no path of the source is such a folder, or has one called `eval_bundle`.
+    """
+    for name in source.path or ():
+        for folder in (Path(name).expanduser(), Path(name).expanduser() / "eval_bundle"):
+            if (folder / TASKS_FILE).is_file():
+                return folder
+    raise PreflightError(f"{describe(source)}: no {TASKS_FILE} there; CORE needs the `path` of the unpacked bundle")
+
+
+def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
+    """Return the tasks that `core.yaml` lists, in its order.
+
+    Raises:
+        PreflightError: a file is missing or not of the bundle's form.
+    """
+    path = folder / TASKS_FILE
+    try:
+        listed = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PreflightError(f"{path}: cannot be read ({error})") from error
+    match listed:
+        case {"icl_tasks": [*entries]} if entries:
+            baselines = _read_baselines(folder / BASELINES_FILE)
+            return tuple(_task(entry, baselines, folder) for entry in entries)
+        case _:
+            raise PreflightError(f"{path}: expected a list of tasks under `icl_tasks`")
+
+
+def check_bundle(source: SourceSpec) -> None:
+    """Check that the bundle is there with every task's data.
+
+    Raises:
+        PreflightError: it is not; the message names the source and the file.
+    """
+    with naming(source):
+        for task in read_bundle(bundle_folder(source)):
+            check_file(task.path, ())
+
+
+def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tuple[CorePrompts, ...]:
+    """Return the problems of a task with their solved examples, in the order of the fixed shuffle, cut to a number.
+
+    Raises:
+        PreflightError: the data is missing.
+        StageError: a line is broken, or there are too few items to draw examples from.
+    """
+    items = list(read_items(task))
+    random.Random(_SHUFFLE_SEED).shuffle(items)
+    items = items[:max_problems]
+    if len(items) <= task.num_fewshot:
+        raise StageError(f"{task.path}: {len(items)} items are too few for {task.num_fewshot} solved examples of each")
+    problems = []
+    for index, item in enumerate(items):
+        shots = [items[other] for other in fewshot_indices(index, len(items), task.num_fewshot)]
+        problems.append(CorePrompts(task.kind, render_prompts(item, shots, delimiter=task.delimiter), item.gold))
+    return tuple(problems)
+
+
+def read_items(task: CoreTask) -> Sequence[CoreItem]:
+    """Return the items of a task in the order of its file.
+
+    Raises:
+        PreflightError: the file is missing.
+        StageError: a line is not an item of the task's type.
+    """
+    items = []
+    for line in json_lines(task.path):
+        item = parse_item(task.kind, line.value) if line.problem is None else None
+        if item is None:
+            raise StageError(f"{line.where()}: {line.problem or f'not an item of a {task.kind} task'}")
+        items.append(item)
+    return items
+
+
+def parse_item(kind: CoreKind, value: object) -> CoreItem | None:
+    """Return the item that a decoded line holds, None where it holds none of this type."""
+    match kind:
+        case "multiple_choice":
+            match value:
+                case {"query": str(query), "choices": [*choices], "gold": int(gold)} if 0 <= gold < len(choices):
+                    return MultipleChoiceItem(query, tuple(map(str, choices)), gold)
+        case "schema":
+            match value:
+                case {"context_options": [*contexts], "continuation": str(continuation), "gold": int(gold)} if (
+                    0 <= gold < len(contexts)
+                ):
+                    return SchemaItem(tuple(map(str, contexts)), continuation, gold)
+        case "language_modeling":
+            match value:
+                case {"context": str(context), "continuation": str(continuation)}:
+                    return LanguageModelingItem(context, continuation)
+        case _:
+            assert_never(kind)
+    return None
+
+
+def _task(entry: object, baselines: dict[str, float], folder: Path) -> CoreTask:
+    match entry:
+        case {
+            "label": str(label),
+            "dataset_uri": str(uri),
+            "num_fewshot": [int(num_fewshot), *_],
+            "icl_task_type": "multiple_choice" | "schema" | "language_modeling" as kind,
+            **rest,
+        }:
+            if label not in baselines:
+                raise PreflightError(f"{folder / BASELINES_FILE}: no `Random baseline` for the task {label}")
+            delimiter = rest.get("continuation_delimiter", " ")
+            return CoreTask(
+                label, kind, folder / DATA_FOLDER / uri, num_fewshot, str(delimiter), baselines[label] / 100
+            )
+        case _:
+            raise PreflightError(
+                f"{folder / TASKS_FILE}: a task needs label, dataset_uri, num_fewshot (a list) and icl_task_type "
+                f"(multiple_choice, schema, language_modeling); found {str(entry)[:200]}"
+            )
+
+
+def _read_baselines(path: Path) -> dict[str, float]:
+    """Return the accuracy of a guess in percent, by task."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(file)}
+    except OSError as error:
+        raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise PreflightError(
+            f"{path}: expected columns `Eval Task` and `Random baseline` (a number): {error}"
+        ) from error

@@ -1,0 +1,371 @@
+"""Hostile programs end as failures within their limits and leave no process, file or connection behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nanochat.errors import StageError
+from nanochat.tools import sandbox
+from nanochat.tools.sandbox import Limits, namespaces_work, run_program
+
+LIMITS = Limits(wall_seconds=0.6, cpu_seconds=1, memory_bytes=256 * 2**20, file_bytes=2**20, output_bytes=4096)
+ROOMY = replace(LIMITS, wall_seconds=20.0, cpu_seconds=20)  # for programs that end by themselves, on a busy machine
+OVER_SECONDS = 45.0  # a program that would go on for 60 or more is ended; start-up and clean-up may be slow
+ISOLATIONS = ["hooks", *(["namespaces"] if namespaces_work() else [])]
+
+# {outside}: a folder that is not theirs; {port}: where a test listens on 127.0.0.1; {parent}: the test's process id.
+HOSTILE = {
+    "fork bomb": "import os\nwhile True: os.fork()",
+    "fork bomb that shrugs off refusals": "import os\nwhile True:\n try: os.fork()\n except BaseException: pass",
+    "thread bomb": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,)).start()",
+    "memory at once": "x = bytearray(10**10)",
+    "memory bit by bit": "x = []\nwhile True: x.append(bytearray(10**6))",
+    "memory in a number": "x = 9**9**9",
+    "endless loop": "while True: pass",
+    "endless loop in C": "sum(iter(int, 1))",
+    "sleep": "import time; time.sleep(1000)",
+    "sleep that ignores signals": "import signal, time\nfor s in range(1, 32):\n"
+    " try: signal.signal(s, signal.SIG_IGN)\n except (OSError, ValueError): pass\nwhile True: time.sleep(1)",
+    "endless recursion": "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+    "endless output": "while True: print('x' * 1000)",
+    "endless error output": "import sys\nwhile True: sys.stderr.write('x' * 1000)",
+    "output through the descriptor": "import os\nwhile True: os.write(1, b'x' * 65536)",
+    "write outside": "open('{outside}/made', 'w').write('x')",
+    "write above": "open('../made', 'w').write('x')",
+    "write home": "import os; open(os.path.expanduser('~root/made'), 'w')",
+    "overwrite": "import os; os.truncate('{outside}/kept', 0)",
+    "delete": "import os; os.remove('{outside}/kept')",
+    "delete all": "import shutil; shutil.rmtree('{outside}')",
+    "move": "import os; os.rename('{outside}/kept', '{outside}/moved')",
+    "move out": "import os; open('x', 'w').close(); os.rename('x', '{outside}/made')",
+    "change mode": "import os; os.chmod('{outside}/kept', 0)",
+    "symbolic link": "import os; os.symlink('{outside}', 'link'); open('link/made', 'w').write('x')",
+    "hard link": "import os; os.link('{outside}/kept', 'mine'); open('mine', 'w').write('x')",
+    "folder descriptor": "import os; fd = os.open('{outside}', os.O_RDONLY)\n"
+    "os.open('made', os.O_CREAT | os.O_WRONLY, dir_fd=fd)",
+    "change folder": "import os; os.chdir('{outside}'); open('made', 'w').write('x')",
+    "pipe file": "import os; os.mkfifo('{outside}/made')",
+    "big file": "f = open('big', 'wb')\nwhile True: f.write(b'x' * 65536); f.flush()",
+    "many files": "for i in range(10**6): open(str(i), 'w').write('x' * 1000)",
+    "deep folders": "import os\nwhile True: os.mkdir('d'); os.chdir('d')",
+    "unremovable folders": "import os; os.mkdir('d'); open('d/f', 'w').close(); os.chmod('d', 0); raise ValueError",
+    "many open files": "import os; x = [os.open('/dev/null', os.O_RDONLY) for _ in range(10**6)]",
+    "environment": "import os; assert 'SECRET_OF_THE_TEST' in os.environ",
+    "environment of the parent": "print(open('/proc/{parent}/environ').read())",
+    "own environment": "assert 'SECRET_OF_THE_TEST' in open('/proc/self/environ').read()",
+    "connect": "import socket; socket.create_connection(('127.0.0.1', {port}), timeout=1).send(b'x')",
+    "listen": "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()",
+    "fetch": "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/', timeout=1)",
+    "resolve": "import socket; socket.getaddrinfo('localhost', 80)",
+    "abstract socket": "import socket; socket.socket(socket.AF_UNIX).bind('\\0x')",
+    "kill the parent": "import os; os.kill({parent}, 9)",
+    "kill its own parent": "import os; os.kill(os.getppid(), 9)",
+    "kill the group": "import os; os.killpg(0, 9)",
+    "kill everything": "import os; os.kill(-1, 9)",
+    "command": "import os; os.system('touch {outside}/made')",
+    "subprocess": "import subprocess; subprocess.run(['touch', '{outside}/made'])",
+    "posix_spawn": "import os; os.posix_spawn('/bin/touch', ['touch', '{outside}/made'], {{}})",
+    "fork_exec": "import _posixsubprocess as p; p.fork_exec()",
+    "exec": "import os; os.execv('/bin/touch', ['touch', '{outside}/made'])",
+    "multiprocessing": "import multiprocessing as m; m.Process(target=print).start()",
+    "daemon": "import os\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  import time; time.sleep(60)",
+    "thread that outlives": "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
+    "daemon thread that outlives": "import threading, time\n"
+    "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    "leave early": "import sys; sys.exit(0)",
+    "leave early, hard": "import os; os._exit(0)",
+    "leave with the sandbox's code": "import os; os._exit(98)",
+    "interrupt": "raise KeyboardInterrupt",
+    "abort": "import os; os.abort()",
+    "native code": "import ctypes; ctypes.CDLL(None).getpid()",
+    "native code in a drawer": "import sys; sys._getframe(1).f_globals['_libc'].syscall(57)",
+    "look around in memory": "import gc; gc.get_objects()",
+    "raise the limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "syntax error": "def f(:",
+    "null byte": "\0",
+    "lone surrogate": "print('\\ud800')",
+}
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Return ids of the processes that were started for a sandbox below `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"HOME={folder}".encode() in (entry / "environ").read_bytes():
+                found.append(entry.name)
+    return found
+
+
+@pytest.fixture
+def sandboxes(monkeypatch):
+    """The folder in which sandboxes are made; it must be empty, and without processes, when the test is over.
+
+    Not under pytest's own, which is closed to others: of root, a program becomes nobody.
+    """
+    reachable = Path(tempfile.mkdtemp())
+    reachable.chmod(0o755)
+    folder = reachable / "sandboxes"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("SECRET_OF_THE_TEST", "1")
+    yield folder
+    assert list(folder.iterdir()) == []
+    shutil.rmtree(reachable)
+    if sys.platform == "linux":
+        assert _processes_of(folder) == []
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder that nobody may touch, and everybody could."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    folder.chmod(0o777)
+    kept = folder / "kept"
+    kept.write_text("kept")
+    kept.chmod(0o666)
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+    assert kept.read_text() == "kept"
+    assert kept.stat().st_mode & 0o777 == 0o666
+
+
+@pytest.fixture
+def listener():
+    """A socket on the loopback that must not be connected to."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server.getsockname()[1]
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize("isolation", ["hooks", pytest.param("namespaces", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_program_fails_and_leaves_nothing(name, isolation, sandboxes, outside, listener):
+    """Whatever it tries, it does not pass, is over in time, and the fixtures find nothing left or changed.
+
+    In namespaces the same refusals stand in front of the kernel's, which are tested by themselves below.
+    """
+    if isolation not in ISOLATIONS:
+        pytest.skip("this user cannot make namespaces here")
+    source = HOSTILE[name].format(outside=outside, port=listener, parent=os.getpid())
+    start = time.monotonic()
+    outcome = run_program(source, limits=LIMITS, isolation=isolation)
+    assert not outcome.passed, outcome
+    assert time.monotonic() - start < OVER_SECONDS
+    assert max(len(outcome.stdout), len(outcome.stderr)) <= LIMITS.output_bytes
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_an_ordinary_program_passes(isolation, sandboxes):
+    """It may compute, import the standard library, print, and use files of its own."""
+    source = """
+import collections, dataclasses, hashlib, heapq, itertools, json, math, random, re, string, sys, typing, tempfile
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+class Pair(typing.NamedTuple):
+    a: int
+
+with open("notes.txt", "w") as file:
+    file.write("kept")
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"x")
+assert open("notes.txt").read() == "kept"
+assert hashlib.md5(b"").hexdigest() == "d41d8cd98f00b204e9800998ecf8427e"
+assert __name__ == "__main__"
+print(Point(1), Pair(2), "größe")
+print("careful", file=sys.stderr)
+"""
+    outcome = run_program(source, limits=ROOMY, isolation=isolation)
+    assert outcome.passed, outcome
+    assert (outcome.stdout, outcome.stderr) == ("Point(x=1) Pair(a=2) größe\n", "careful\n")
+    assert outcome.isolation == isolation
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize(
+    ("source", "reason", "said"),
+    [
+        ("assert 1 == 2, 'no'", "failed", "AssertionError: no"),
+        ("import time; time.sleep(9)", "timeout", ""),
+        ("while 1: print('x' * 99)", "output", ""),
+        ("import os; os.fork()", "refused", "refused: os.fork"),
+        ("x = 'a' * 10**10", "failed", "MemoryError"),
+        ("import sys; sys.exit(0)", "failed", "SystemExit"),
+    ],
+)
+def test_the_outcome_says_why(source, reason, said, isolation, sandboxes):
+    """Failure, time, output and refusal are told apart."""
+    limits = LIMITS if reason == "timeout" else ROOMY
+    outcome = run_program(source, limits=limits, isolation=isolation)
+    assert outcome.reason == reason
+    assert said in outcome.stderr
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_hashes_of_strings_are_the_same_every_time(isolation, sandboxes):
+    """The order of sets does not make a verdict waver."""
+    runs = {run_program("print(hash('a'))", limits=ROOMY, isolation=isolation).stdout for _ in range(3)}
+    assert len(runs) == 1
+
+
+KERNEL_ONLY = {
+    "start processes": (
+        "import os, time\nn = 0\ntry:\n for n in range(100):\n  if os.fork() == 0: time.sleep(60)\n"
+        "except OSError: pass\nprint(n < 40)"
+    ),
+    "daemon": "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(60)\n os._exit(0)\n"
+    "print(True)",
+    "see the parent": "import os; print(not os.path.exists('/proc/{parent}') and os.getpid() < 10)",
+    "kill the parent": "import os\ntry: os.kill({parent}, 9)\nexcept OSError: print(True)",
+    "kill init": "import os\ntry: os.kill(1, 9)\nexcept OSError: pass\nprint(os.getppid() == 1)",
+    "write outside": "import os\ntry: open('{outside}/made', 'w')\nexcept OSError: print(True)",
+    "mount again": "import ctypes\nlibc = ctypes.CDLL(None)\n"
+    "print(libc.mount(None, b'/', None, 32 | 4096, None) != 0 and libc.umount(b'/proc') != 0)",
+    "new namespaces": "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.unshare(0x10000000 | 0x20000)\n"
+    "libc.mount(None, b'/', None, 32 | 4096, None)\n"
+    "try: open('/var/made', 'w')\nexcept OSError: print(True)",
+    "connect": "import socket\n"
+    "try: socket.create_connection(('127.0.0.1', {port}), timeout=1)\nexcept OSError: print(True)",
+    "other machine": "import socket\n"
+    "try: socket.create_connection(('192.0.2.1', 80), timeout=1)\nexcept OSError: print(True)",
+    "fill the disk": "n = 0\ntry:\n"
+    " for n in range(100): open(str(n), 'wb').write(b'x' * 10**5)\nexcept OSError: print(n < 12)",
+    "become root": "import os\ntry: os.setuid(0)\nexcept OSError: print(True)\nelse: print(os.getuid() != 0)",
+    "write to memory of its parent": "import os\ntry: open('/proc/1/mem', 'wb')\nexcept OSError: print(True)",
+}
+
+
+@pytest.mark.skipif(not namespaces_work(), reason="this user cannot make namespaces here")
+@pytest.mark.parametrize("name", KERNEL_ONLY)
+def test_the_kernels_walls_hold_without_the_guard(name, sandboxes, outside, listener):
+    """With the audit hook left out, each program finds for itself that it cannot (it prints True)."""
+    source = KERNEL_ONLY[name].format(outside=outside, port=listener, parent=os.getpid())
+    outcome, is_ready = sandbox._run(source, ROOMY, "namespaces", is_guarded=False)
+    assert is_ready
+    assert outcome.stdout == "True\n", outcome
+
+
+AS_SOMEBODY_ELSE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from nanochat.errors import StageError
+from nanochat.tools import sandbox
+limits = sandbox.Limits(wall_seconds=4, memory_bytes=2**28, file_bytes=2**20)
+guarded, unguarded = json.load(sys.stdin)
+works = sandbox.namespaces_work()
+reasons = {
+    isolation: [sandbox.run_program(source, limits=limits, isolation=isolation).reason for source in guarded]
+    for isolation in ("hooks", "namespaces") if works or isolation == "hooks"
+}
+printed = []
+for source in unguarded * works:
+    printed.append(sandbox._run(source, limits, "namespaces", is_guarded=False)[0].stdout)
+print(json.dumps([reasons, printed]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to become somebody else")
+def test_it_works_for_an_ordinary_user(outside, listener, monkeypatch):
+    """Started as a user without rights, with namespaces where that user may have them: same walls, same verdicts."""
+    python = next((path for path in (sys.executable, "/usr/bin/python3") if _is_open_to_all(path)), None)
+    if (
+        python is None
+        or subprocess.check_output([python, "-c", "import sys; print(sys.version_info >= (3, 11))"]) != b"True\n"
+    ):
+        pytest.skip("no Python that other users can run")
+    guarded = ["print(1)", "1/0", "import os; os.fork()", "while 1: pass", "open('/tmp/made', 'w')"]
+    fill = {"outside": outside, "port": listener, "parent": os.getpid()}
+    unguarded = [source.format(**fill) for name, source in KERNEL_ONLY.items()]
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    with tempfile.TemporaryDirectory() as folder:
+        _copy_sandbox(Path(folder))
+        done = subprocess.run(
+            [python, "-c", AS_SOMEBODY_ELSE, folder],
+            input=json.dumps([guarded, unguarded]).encode(),
+            user=65533,
+            group=65533,
+            extra_groups=[],
+            env={},
+            cwd="/",
+            capture_output=True,
+        )
+    assert done.returncode == 0, done.stderr
+    reasons, printed = json.loads(done.stdout)
+    for found in reasons.values():
+        assert found == ["finished", "failed", "refused", "timeout", "refused"]
+    assert printed in ([], ["True\n"] * len(unguarded)), dict(zip(KERNEL_ONLY, printed, strict=True))
+
+
+def _copy_sandbox(folder: Path) -> None:
+    """Put what the sandbox consists of where everybody may read it."""
+    folder.chmod(0o755)
+    source = Path(sandbox.__file__).parents[1]
+    target = folder / "nanochat" / "tools"
+    target.mkdir(parents=True)
+    shutil.copy(source / "errors.py", target.parent)
+    for name in ("sandbox.py", "sandbox_child.py", "sandbox_guard.py"):
+        shutil.copy(source / "tools" / name, target)
+
+
+def _is_open_to_all(executable: str) -> bool:
+    path = Path(executable).resolve()
+    return path.exists() and all(part.stat().st_mode & 0o005 == 0o005 for part in (path, *path.parents))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_the_parents_death_ends_the_program(sandboxes):
+    """Killed outright, the caller takes the program with it; only its temporary folder is left."""
+    program = (
+        "from nanochat.tools.sandbox import Limits, run_program\n"
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "run_program('import time; time.sleep(60)', limits=Limits(wall_seconds=60))"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", program, str(sandboxes)])
+    deadline = time.monotonic() + 20
+    while not _processes_of(sandboxes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert _processes_of(sandboxes)
+    caller.kill()
+    caller.wait()
+    while _processes_of(sandboxes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert _processes_of(sandboxes) == []
+    for folder in sandboxes.iterdir():
+        folder.rmdir()
+
+
+def test_a_programs_time_begins_when_the_sandbox_stands(sandboxes, monkeypatch):
+    """However slowly the sandbox starts, a program that ends well within its own time passes."""
+    slow = sandboxes.parent / "slow.py"
+    slow.write_text(f"import runpy, time\ntime.sleep(1)\nrunpy.run_path({str(sandbox.CHILD)!r}, run_name='__main__')\n")
+    monkeypatch.setattr(sandbox, "CHILD", slow)
+    outcome = run_program("print(1)", limits=replace(ROOMY, wall_seconds=0.9), isolation="hooks")
+    assert outcome.passed, outcome
+    assert outcome.seconds > 1
+
+
+def test_a_sandbox_that_does_not_start_is_no_verdict(sandboxes, monkeypatch):
+    slow = sandboxes.parent / "slow.py"
+    slow.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(sandbox, "CHILD", slow)
+    monkeypatch.setattr(sandbox, "_START_SECONDS", 0.2)
+    with pytest.raises(StageError, match="could not be set up"):
+        run_program("print(1)", limits=ROOMY, isolation="hooks")
