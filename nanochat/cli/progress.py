@@ -20,11 +20,11 @@ class TerminalDisplay:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def line(self, text: str) -> None:
+    def log_line(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(text, markup=False)
 
-    def progress(self, title: str, fraction: float, text: str) -> None:
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
         """Redraw the bar."""
         if self._progress is None or self._task is None:
             self._progress = Progress(
@@ -40,7 +40,7 @@ class TerminalDisplay:
             self._progress.start()
         self._progress.update(self._task, completed=fraction, description=title, text=text)
 
-    def stage_over(self) -> None:
+    def clear_progress(self) -> None:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
@@ -53,11 +53,11 @@ class PlainDisplay:
     def __init__(self) -> None:
         self._last_shown = time.monotonic()
 
-    def line(self, text: str) -> None:
+    def log_line(self, text: str) -> None:
         """Print a line."""
         print(text, flush=True)
 
-    def progress(self, title: str, fraction: float, text: str) -> None:
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
         """Print where the stage is, at most every few seconds."""
         now = time.monotonic()
         if now - self._last_shown < _PLAIN_EVERY_SECONDS:
@@ -65,7 +65,7 @@ class PlainDisplay:
         self._last_shown = now
         print(f"{title}: {fraction:4.0%} {text}", flush=True)
 
-    def stage_over(self) -> None:
+    def clear_progress(self) -> None:
         """Nothing to take away."""
 
 

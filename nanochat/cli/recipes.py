@@ -17,10 +17,10 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> None:
     """Run a recipe."""
     from nanochat.cli.progress import make_display
     from nanochat.runner.pipeline import run_recipe
-    from nanochat.runner.stage_loop import Request
+    from nanochat.runner.stage_loop import RunRequest
 
     display = make_display()
-    request = Request(
+    request = RunRequest(
         recipe=options.recipe,
         base=runtime.base_dir(),
         folder=Path.cwd(),
@@ -34,23 +34,23 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> None:
     try:
         run_recipe(request, display)
     finally:
-        display.stage_over()
+        display.clear_progress()
 
 
 def plan(options: argparse.Namespace) -> None:
     """Print what would run and why."""
-    from nanochat.runner.preflight.plan_report import explain_stage, overview_json, overview_text
+    from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
     prepared = prepare(options.recipe, _overrides(options), runtime.base_dir(), must_have_inputs=False)
     judged, selected = prepared.judge(), select_stages(prepared.plan)
     if options.json:
-        print(json.dumps(overview_json(prepared, judged, selected), indent=2))
+        print(json.dumps(plan_report_json(prepared, judged, selected), indent=2))
     elif options.why is not None:
         select_stages(prepared.plan, only=options.why)
         print(explain_stage(prepared, judged, options.why))
     else:
-        print(overview_text(prepared, judged, selected), end="")
+        print(plan_report_text(prepared, judged, selected), end="")
 
 
 def check(options: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ from typing import Protocol
 class Display(Protocol):
     """Receives lines that stay, and the progress of the present stage."""
 
-    def line(self, text: str) -> None:
+    def log_line(self, text: str) -> None:
         """Show a line that stays."""
 
-    def progress(self, title: str, fraction: float, text: str) -> None:
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
         """Show how far the present stage is; called a few times a second."""
 
-    def stage_over(self) -> None:
+    def clear_progress(self) -> None:
         """Take the progress away."""

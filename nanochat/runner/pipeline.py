@@ -13,24 +13,24 @@ from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.checks import check_all
 from nanochat.runner.preflight.hub_pins import pin_sources
-from nanochat.runner.preflight.plan_report import overview_json, overview_text
+from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.report.expectations import judge_expectations
+from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import named_results, stage_line, write_report
-from nanochat.runner.stage_loop import Request, Work, run_stages
+from nanochat.runner.stage_loop import RunRequest, Work, run_stages
 from nanochat.runner.store.cache import forced_stages
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
 from nanochat.runner.store.record import RunTracking, StageRecord
 from nanochat.runner.store.runs import Run, list_runs
-from nanochat.runner.store.session import Session, close_dead_runs, find_continuable, open_session, plan_digest
-from nanochat.runner.upload.upload import begin_sending, end_sending, tracking_of
-from nanochat.runner.upload.views import is_unsent
+from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
+from nanochat.runner.upload.upload import start_upload, finish_upload, tracking_of
+from nanochat.runner.upload.build_view import is_unsent
 from nanochat.storage.layout import write_atomically
 
 
-def run_recipe(request: Request, display: Display) -> Run:
+def run_recipe(request: RunRequest, display: Display) -> Run:
     """Run what is not done yet of a recipe and return the run; everything worth knowing is told to `display`.
 
     Raises:
@@ -38,7 +38,7 @@ def run_recipe(request: Request, display: Display) -> Run:
     """
     pinned = pin_sources(request.recipe, request.overrides, request.base)
     if pinned is not None:
-        display.line(pinned)
+        display.log_line(pinned)
     prepared = prepare(request.recipe, request.overrides, request.base, must_have_inputs=False)
     selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
     forced = forced_stages(request.force, prepared.plan) & selected
@@ -55,7 +55,7 @@ def run_recipe(request: Request, display: Display) -> Run:
         if judgement.folder is not None and is_locked(judgement.folder):
             with stage_lock(judgement.folder):
                 pass
-    display.line(overview_text(prepared, work.judged, selected))
+    display.log_line(plan_report_text(prepared, work.judged, selected))
     return _run(work, tracking)
 
 
@@ -75,7 +75,7 @@ def _run(work: Work, tracking: RunTracking) -> Run:
     close_dead_runs(list_runs(base))
     session = _open(work, tracking)
     with Interrupts() as interrupts:
-        uploader = begin_sending(session.folder, tracking, base)
+        uploader = start_upload(session.folder, tracking, base)
         try:
             records = run_stages(work, session, interrupts)
             unmet = _finish(work, session, records)
@@ -92,8 +92,8 @@ def _run(work: Work, tracking: RunTracking) -> Run:
             run = Run(session.folder, session.state)
             # Whoever stopped the run waits for the end: no pictures then.
             report = write_report(run, base, with_plots=interrupts.count == 0)
-            end_sending(uploader, session.folder, display, interrupts)
-    display.line(f"report: {report}")
+            finish_upload(uploader, session.folder, display, interrupts)
+    display.log_line(f"report: {report}")
     if unmet:
         raise ExpectationError("\n".join(unmet))
     return run
@@ -114,17 +114,17 @@ def _open(work: Work, tracking: RunTracking) -> Session:
     )
     folder = session.folder
     write_atomically(folder.resolved, resolved_yaml(prepared.loaded))
-    write_atomically(folder.plan_text, overview_text(prepared, work.judged, work.selected))
-    write_atomically(folder.plan_json, json.dumps(overview_json(prepared, work.judged, work.selected), indent=1))
+    write_atomically(folder.plan_text, plan_report_text(prepared, work.judged, work.selected))
+    write_atomically(folder.plan_json, json.dumps(plan_report_json(prepared, work.judged, work.selected), indent=1))
     return session
 
 
 def _finish(work: Work, session: Session, records: dict[str, StageRecord]) -> list[str]:
     """Note that the run is done; show the results and return the expectations that are not met."""
-    verdicts = judge_expectations(work.prepared.plan.expectations, named_results(records))
+    verdicts = check_expectations(work.prepared.plan.expectations, named_results(records))
     asked = [v for v in verdicts if v.metric.partition(".")[0] in records]
     for verdict in asked:
-        work.display.line(f"expected {verdict}")
+        work.display.log_line(f"expected {verdict}")
     unmet = [f"expectation not met: {verdict}" for verdict in asked if not verdict.is_met]
     session.end("finished", "; ".join(unmet))
     return unmet
@@ -134,14 +134,14 @@ def _nothing_to_do(work: Work, tracking: RunTracking) -> Run:
     """Show what is there; write a run folder only where this name has none with these stages."""
     display, prepared = work.display, work.prepared
     records: dict[str, StageRecord] = {j.stage.name: j.record for j in work.judged if j.record is not None}
-    display.line("nothing to do: every stage is done already")
+    display.log_line("nothing to do: every stage is done already")
     for judgement in work.judged:
         if judgement.record is not None and judgement.folder is not None:
-            display.line(
+            display.log_line(
                 f"{judgement.stage.name}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}"
             )
     digest = plan_digest(prepared.plan, prepared.init_digests)
-    previous = find_continuable(prepared.plan.recipe_name, digest, work.request.base)
+    previous = find_resumable_run(prepared.plan.recipe_name, digest, work.request.base)
     computed_here = previous is not None and any(e.status != "cached" and e.folder for e in previous.state.stages)
     session = _open(work, tracking if computed_here else RunTracking(kind="none"))
     for judgement in work.judged:
@@ -153,8 +153,10 @@ def _nothing_to_do(work: Work, tracking: RunTracking) -> Run:
     report = session.folder.report if session.folder.report.is_file() else write_report(run, work.request.base)
     if is_unsent(run):
         with Interrupts() as interrupts:
-            end_sending(begin_sending(session.folder, tracking, work.request.base), session.folder, display, interrupts)
-    display.line(f"report: {report}")
+            finish_upload(
+                start_upload(session.folder, tracking, work.request.base), session.folder, display, interrupts
+            )
+    display.log_line(f"report: {report}")
     if unmet:
         raise ExpectationError("\n".join(unmet))
     return run

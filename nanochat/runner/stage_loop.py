@@ -25,7 +25,7 @@ from nanochat.storage.layout import StageFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RunRequest:
     """What the user asked for."""
 
     recipe: Path
@@ -46,7 +46,7 @@ class Request:
 class Work:
     """What a run is made of, once judged."""
 
-    request: Request
+    request: RunRequest
     prepared: Prepared
     selected: frozenset[str]
     forced: frozenset[str]
@@ -94,19 +94,19 @@ def _run_stage(
     title = session.state.entry(stage.name).title
     if judgement.record is not None:
         sweep_checkpoints(judgement.folder)
-        work.display.line(f"{title}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}")
+        work.display.log_line(f"{title}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}")
         return judgement.record
     with stage_lock(judgement.folder) as lock:
         if lock.taken_over_from is not None:
             owner = lock.taken_over_from
-            work.display.line(f"{title}: took over the lock of pid {owner.pid} on {owner.host}, which is gone")
+            work.display.log_line(f"{title}: took over the lock of pid {owner.pid} on {owner.host}, which is gone")
         found = None if is_forced else read_record(judgement.folder)
         if found is not None:  # another run computed it while this one waited
             session.use_cached(stage.name, judgement.folder)
             return found
         record = _execute(work, session, interrupts, judgement, lock, title=title)
         session.end_stage(stage.name, judgement.folder, "finished", seconds=record.finished - record.started)
-    work.display.line(f"{title}: done{stage_line(record)}")
+    work.display.log_line(f"{title}: done{stage_line(record)}")
     return record
 
 
@@ -122,7 +122,7 @@ def _execute(
     name, folder = judgement.stage.name, judgement.folder
     assert folder is not None, "all inputs are known"
     session.begin_stage(name, folder, reason=judgement.reason)
-    work.display.line(f"{title}: {'resumes' if judgement.action == 'resume' else 'runs'}, {judgement.reason}")
+    work.display.log_line(f"{title}: {'resumes' if judgement.action == 'resume' else 'runs'}, {judgement.reason}")
     entries = session.state.stages
     upstream = {e.stage: StageFolder(work.request.base / e.folder).out for e in entries if e.folder is not None}
     began = time.time()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanochat.tracking.views import Status
+from nanochat.tracking.run_view import Status
 
 
 class Link(BaseModel):

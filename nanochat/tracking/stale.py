@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanochat.tracking.store import Store, outages_named
+from nanochat.tracking.store import Store, raise_outages
 
 HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 
@@ -15,7 +15,7 @@ def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], boo
     `is_alive(pid, started)` tells whether the process `pid` that began at `started` still runs. Raises
     TrackingOutageError.
     """
-    with outages_named(store.uri):
+    with raise_outages(store.uri):
         closed = []
         quoted = host.replace("'", "")
         pattern = f"attributes.status = 'RUNNING' and tags.{HOST_TAG} = '{quoted}'"

@@ -104,7 +104,7 @@ def open_store(uri: str, experiment: str) -> Store:
         if runtime.environment(name) is None:
             runtime.set_environment(name, value)
     probe(uri)
-    with outages_named(uri), _first_use_lock(uri):
+    with raise_outages(uri), _first_use_lock(uri):
         from mlflow.tracking import MlflowClient
 
         _create_database(uri)
@@ -138,7 +138,7 @@ def _is_proxied(scheme: str, host: str) -> bool:
 
 
 @contextmanager
-def outages_named(uri: str) -> Iterator[None]:
+def raise_outages(uri: str) -> Iterator[None]:
     """Turn whatever a dead, busy or full store raises into TrackingOutageError."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

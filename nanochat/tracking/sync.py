@@ -14,8 +14,8 @@ from pathlib import Path
 
 from nanochat.tracking.link import Link, read_link, write_link
 from nanochat.tracking.points import Point, Tail
-from nanochat.tracking.store import Store, outages_named, probe
-from nanochat.tracking.views import Artifact, Dataset, RunView, StageView, Status
+from nanochat.tracking.store import Store, raise_outages, probe
+from nanochat.tracking.run_view import Artifact, Dataset, RunView, StageView, Status
 
 _BATCH = 1000
 _PARAM_CHARS, _TAG_CHARS = 6000, 8000
@@ -37,7 +37,7 @@ class Sender:
         """Send what is new in a run and its stages; return the run's link. Raises TrackingOutageError."""
         try:
             probe(self._store.uri)
-            with outages_named(self._store.uri):
+            with raise_outages(self._store.uri):
                 return self._send_run(view)
         except BaseException:
             # What arrived of the last call is not known: ask the store again.

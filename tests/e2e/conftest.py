@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.stage_loop import Request
+from nanochat.runner.stage_loop import RunRequest
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -20,13 +20,13 @@ class Watcher:
         self.lines: list[str] = []
         self._on_beat = on_beat
 
-    def line(self, text: str) -> None:
+    def log_line(self, text: str) -> None:
         self.lines.append(text)
 
-    def progress(self, title: str, fraction: float, text: str) -> None:
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
         self._on_beat(title)
 
-    def stage_over(self) -> None:
+    def clear_progress(self) -> None:
         pass
 
     def ran(self) -> list[str]:
@@ -43,7 +43,7 @@ def runner():
         watcher = Watcher(on_beat)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NANOCHAT_BASE_DIR", str(base))
-            request = Request(
+            request = RunRequest(
                 recipe=RECIPES / "dry_run.yaml",
                 base=base,
                 folder=base,

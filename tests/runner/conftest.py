@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.stage_loop import Request
+from nanochat.runner.stage_loop import RunRequest
 
 RECIPE = """\
 nanochat: 1
@@ -111,15 +111,15 @@ class Lines:
         self.beats: list[tuple[str, float, str]] = []
         self.on_beat = lambda: None
 
-    def line(self, text: str) -> None:
+    def log_line(self, text: str) -> None:
         self.lines.append(text)
 
-    def progress(self, title: str, fraction: float, text: str) -> None:
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
         self.beats.append((title, fraction, text))
         if fraction:
             self.on_beat()
 
-    def stage_over(self) -> None:
+    def clear_progress(self) -> None:
         pass
 
     @property
@@ -145,8 +145,8 @@ class Bench:
         self.base.mkdir(exist_ok=True)
         (self.base / "control.json").write_text(json.dumps(how))
 
-    def request(self, *overrides: str, **changes) -> Request:
-        return Request(
+    def request(self, *overrides: str, **changes) -> RunRequest:
+        return RunRequest(
             recipe=self.recipe,
             base=self.base,
             folder=self.folder,

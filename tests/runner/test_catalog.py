@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import RecipeError
-from nanochat.runner.preflight.plan_report import explain_stage, overview_json
+from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.store.runs import find_run, model_digest, resolve_model
@@ -78,7 +78,7 @@ def test_plan_why_names_the_changed_field_beforehand(bench):
     assert "sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "sft")
     assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "chat_eval")
     statuses = {
-        s["stage"]: s["status"] for s in overview_json(prepared, judged, select_stages(prepared.plan))["stages"]
+        s["stage"]: s["status"] for s in plan_report_json(prepared, judged, select_stages(prepared.plan))["stages"]
     }
     expected = {"tokenizer": "cached", "pretrain": "cached", "base_eval": "cached", "sft": "run", "chat_eval": "run"}
     assert statuses == expected

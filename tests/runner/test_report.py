@@ -11,8 +11,8 @@ import pytest
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
 from nanochat.runner.report.report import stage_line
-from nanochat.runner.report.scores import Suite, chance_level, tell_stages
-from nanochat.runner.upload.views import run_view
+from nanochat.runner.report.scores import Suite, chance_level, describe_stages
+from nanochat.runner.upload.build_view import run_view
 
 
 def test_the_page_needs_no_other_file(tmp_path):
@@ -82,7 +82,7 @@ def test_conversations_that_were_not_trained_on_are_told():
     metrics = {"loss": 1.5, "conversations": 40.0, "tokens": 900.0, "steps": 7.0, "refused_conversations": 3.0}
     record = SimpleNamespace(stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0})
     assert stage_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
-    assert tell_stages({"sft": record}) == [
+    assert describe_stages({"sft": record}) == [
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
         "3 rows of the data held none and were refused."
     ]

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from nanochat.runner.store.record import StageIdentity, write_identity
-from nanochat.runner.store.suite_reuse import take_over_suites
+from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.layout import stage_folder, stage_folders
 
 DOCUMENT = {
@@ -58,12 +58,12 @@ def test_a_suite_is_taken_over_where_nothing_it_depends_on_changed(tmp_path, cha
         (old.suites / f"{name}.json").write_text(f"result of {name}")
         (old.out / "tables" / f"{name}.jsonl").write_text(f"records of {name}")
     write_identity(new, after)
-    assert take_over_suites(new, after, tmp_path) == expected
+    assert reuse_suites(new, after, tmp_path) == expected
     assert {path.stem: path.read_text() for path in new.suites.glob("*")} == {n: f"result of {n}" for n in expected}
     assert {path.stem: path.read_text() for path in (new.out / "tables").glob("*")} == {
         n: f"records of {n}" for n in expected
     }
-    assert take_over_suites(new, after, tmp_path) == []
+    assert reuse_suites(new, after, tmp_path) == []
 
 
 def test_an_evaluation_with_other_samples_keeps_its_suites_unless_forced(bench):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.tracking.views import RunView, StageView
+from nanochat.tracking.run_view import RunView, StageView
 
 
 @pytest.fixture

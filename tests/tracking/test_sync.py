@@ -12,7 +12,7 @@ from nanochat.tracking.stale import close_stale
 from nanochat.tracking.store import TrackingOutageError, open_store
 from nanochat.tracking.sync import Sender
 from nanochat.tracking.uploader import Uploader
-from nanochat.tracking.views import Artifact, Dataset
+from nanochat.tracking.run_view import Artifact, Dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 

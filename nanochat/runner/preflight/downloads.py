@@ -45,10 +45,10 @@ def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts:
             if interrupts.count:
                 raise InterruptedRun(f"stopped while downloading `{name}`, what is downloaded is kept")
             text = f"{show_bytes(done_bytes)} of {show_bytes(total_bytes)}"
-            display.progress(f"download {name}", done_bytes / max(total_bytes, 1), text)
+            display.show_progress(f"download {name}", done_bytes / max(total_bytes, 1), text)
 
         fetch(source, base=base, offline=stage.execution.offline, progress=tell)
-        display.stage_over()
+        display.clear_progress()
         commit = resolve_revision(source, base=base, offline=True)
         if commit is not None:
             commits[source.name] = commit

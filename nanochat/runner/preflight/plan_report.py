@@ -28,7 +28,7 @@ def statuses(judged: Sequence[Judgement], selected: Collection[str]) -> dict[Sta
     return shown
 
 
-def overview_text(prepared: Prepared, judged: Sequence[Judgement], selected: Collection[str]) -> str:
+def plan_report_text(prepared: Prepared, judged: Sequence[Judgement], selected: Collection[str]) -> str:
     """Return the plan as printed by `nanochat-run plan`."""
     text = render_plan(prepared.plan, statuses(judged, selected))
     if prepared.problems:
@@ -37,7 +37,9 @@ def overview_text(prepared: Prepared, judged: Sequence[Judgement], selected: Col
     return text
 
 
-def overview_json(prepared: Prepared, judged: Sequence[Judgement], selected: Collection[str]) -> dict[str, JsonValue]:
+def plan_report_json(
+    prepared: Prepared, judged: Sequence[Judgement], selected: Collection[str]
+) -> dict[str, JsonValue]:
     """Return the plan as JSON values, with fingerprints where they are known."""
     content = plan_to_json(prepared.plan, statuses(judged, selected))
     content["fingerprints"] = {j.stage.name: j.identity.fingerprint if j.identity else None for j in judged}

@@ -32,7 +32,7 @@ from nanochat.runner.store.record import (
     write_identity,
     write_record,
 )
-from nanochat.runner.store.suite_reuse import take_over_suites
+from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.layout import StageFolder, write_atomically
 from nanochat.tracking.link import read_link
 
@@ -74,9 +74,9 @@ def execute_stage(
         folder.record.unlink(missing_ok=True)
         folder.sweep()
     write_identity(folder, identity)
-    taken = [] if is_forced else take_over_suites(folder, identity, base)
+    taken = [] if is_forced else reuse_suites(folder, identity, base)
     if taken:
-        display.line(f"{title}: from cache: {', '.join(taken)}")
+        display.log_line(f"{title}: from cache: {', '.join(taken)}")
     write_atomically(folder.job, _job(stage, folder, upstream, init_model).model_dump_json(indent=1))
     started = time.time()
     ended = run_child(
@@ -84,11 +84,11 @@ def execute_stage(
         interrupts=interrupts,
         on_start=lock.name_child,
         on_tick=lambda progress: _show(display, title, progress, time.time() - started),
-        on_note=lambda note: display.line(f"{title}: {note}"),
+        on_note=lambda note: display.log_line(f"{title}: {note}"),
         lock_descriptor=lock.descriptor,
         command=LEADER if is_shared(stage) else command,
     )
-    display.stage_over()
+    display.clear_progress()
     raise_for(ended, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_remedy(stage))
     record = _record(
         judgement, ended, started=started, spent_seconds=spent_seconds, provenance=provenance, commits=commits
@@ -151,7 +151,7 @@ def _show(display: Display, title: str, progress: Progress, seconds: float) -> N
     silent = time.time() - progress.time if progress.time else 0.0
     if silent > _SILENT_SECONDS:
         left = f", no sign of life for {show_duration(silent)}"
-    display.progress(title, progress.fraction, f"{progress.text or 'starting'}{left}")
+    display.show_progress(title, progress.fraction, f"{progress.text or 'starting'}{left}")
 
 
 def _remedy(stage: StagePlan) -> str:

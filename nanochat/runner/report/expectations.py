@@ -31,7 +31,7 @@ class Verdict:
         return f"{self.metric} {self.condition.strip()}: {value}, {'met' if self.is_met else 'NOT MET'}"
 
 
-def judge_expectations(expect: Mapping[str, str], results: Mapping[str, float]) -> list[Verdict]:
+def check_expectations(expect: Mapping[str, str], results: Mapping[str, float]) -> list[Verdict]:
     """Return a verdict for each condition; `results` are named `stage.metric`.
 
     A metric that is missing or NaN fails.

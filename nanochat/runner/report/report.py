@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.runner.report.expectations import judge_expectations
+from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import SCORES_PICTURE, draw_plots, draw_scores
-from nanochat.runner.report.scores import EVALUATIONS, chance_level, list_suites, tell_stages
+from nanochat.runner.report.scores import EVALUATIONS, chance_level, list_suites, describe_stages
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
 from nanochat.storage.layout import StageFolder, write_atomically
@@ -59,7 +59,7 @@ def render_report(
         run.state.description,
         _outcome(run),
         "## What happened",
-        "\n".join(f"- {sentence}" for sentence in tell_stages(records)) or "No stage is done yet.",
+        "\n".join(f"- {sentence}" for sentence in describe_stages(records)) or "No stage is done yet.",
         _scores(records),
         _picture(SCORES_PICTURE) if SCORES_PICTURE in pictures else "",
         _expectations(run, records),
@@ -172,7 +172,7 @@ def _results_table(records: Mapping[str, StageRecord]) -> str:
 
 def _expectations(run: Run, records: Mapping[str, StageRecord]) -> str:
     results = named_results(records)
-    verdicts = judge_expectations(run.state.expectations, results)
+    verdicts = check_expectations(run.state.expectations, results)
     return "\n".join(["Expected:", "", *(f"- {verdict}" for verdict in verdicts)]) if verdicts else ""
 
 

@@ -90,7 +90,7 @@ def chance_level(value: float, centred: float) -> float | None:
     return round((value - centred) / (1 - centred), 4) if centred < 1 else None
 
 
-def tell_stages(records: Mapping[str, StageRecord]) -> list[str]:
+def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
     """Return a sentence for each stage that is done: what it is for and what came out."""
     return [f"**{stage}** {_SENTENCES[stage](record.metrics)}" for stage, record in records.items()]
 

@@ -93,7 +93,7 @@ def open_session(
     """
     digest = plan_digest(plan, init_digests)
     fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
-    previous = None if anew else find_continuable(plan.recipe_name, digest, base)
+    previous = None if anew else find_resumable_run(plan.recipe_name, digest, base)
     now = time.time()
     if previous is None:
         folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
@@ -125,7 +125,7 @@ def open_session(
     return Session(folder, state, base)
 
 
-def find_continuable(name: str, digest: str, base: Path) -> Run | None:
+def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
     """Return the last run of this name if it asked for the same computation and no process works on it."""
     runs = list_runs(base, name)
     if not runs or runs[-1].state.plan_digest != digest or is_in_progress(runs[-1].state):

@@ -17,7 +17,7 @@ from nanochat.runner.store.record import StageIdentity, read_identity
 from nanochat.storage.layout import StageFolder, stage_folders
 
 
-def take_over_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> list[str]:
+def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> list[str]:
     """Copy into a stage's folder the suites that another of the same stage has finished; return their names."""
     if identity.stage not in EVALUATIONS:
         return []

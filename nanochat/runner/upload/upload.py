@@ -10,7 +10,7 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store import provenance
 from nanochat.runner.store.record import RunTracking
-from nanochat.runner.upload.views import pending_views, run_view
+from nanochat.runner.upload.build_view import pending_views, run_view
 from nanochat.storage.layout import RunFolder
 from nanochat.tracking.link import Link, read_link
 from nanochat.tracking.store import database_path, resolve_uri, show_uri
@@ -29,7 +29,7 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
     return RunTracking(kind="mlflow", uri=uri, experiment=section.experiment, tags=dict(section.tags))
 
 
-def begin_sending(folder: RunFolder, tracking: RunTracking, base: Path) -> Uploader | None:
+def start_upload(folder: RunFolder, tracking: RunTracking, base: Path) -> Uploader | None:
     """Start sending a run to MLflow, earlier unsent runs of this machine too; None where nothing is tracked."""
     if tracking.kind == "none" or tracking.uri is None:
         return None
@@ -46,7 +46,7 @@ def begin_sending(folder: RunFolder, tracking: RunTracking, base: Path) -> Uploa
     return uploader
 
 
-def end_sending(uploader: Uploader | None, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
+def finish_upload(uploader: Uploader | None, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
     """Send the rest, and say where the run is shown, or that it will be; a second signal ends the waiting."""
     if uploader is None:
         return
@@ -57,10 +57,10 @@ def end_sending(uploader: Uploader | None, folder: RunFolder, display: Display, 
             break
     problem = uploader.problem
     if problem is not None:
-        display.line(f"tracking: not everything could be sent: {problem}")
-        display.line("tracking: it is kept in local files; the next run sends it")
+        display.log_line(f"tracking: not everything could be sent: {problem}")
+        display.log_line("tracking: it is kept in local files; the next run sends it")
     elif (link := read_link(folder.link)) is not None:
-        display.line(f"MLflow: {where_to_look(link)}")
+        display.log_line(f"MLflow: {where_to_look(link)}")
 
 
 def where_to_look(link: Link) -> str:
