@@ -1,13 +1,14 @@
-"""Plants the faults of `faults.toml` one at a time in a copy of the package and prints which test notices each.
+"""Plant the faults of `faults.toml` one at a time in a copy of the package and print which test notices each.
 
-Run: python tests/mutants/plant.py [--only TEXT] [--list]. The copy lives in a temporary folder and is what the tests
-import; the working tree is never touched. A fault's own tests run first and the rest of the fast suite only where they
-pass. Exit code 1 if any fault survives, 2 if the suite fails without one.
+Run: python tests/mutants/plant.py [--only TEXT] [--list]. The tests import the copy, which lies in a temporary folder;
+the working tree is never touched. A fault's own tests run first, and the rest of the fast suite only if they pass. Exit
+code 1 if a fault survives, 2 if the suite fails without one.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -25,35 +26,45 @@ TABLE = Path(__file__).with_name("faults.toml")
 COPIED = ("nanochat", "tests", "recipes", "schemas", "pyproject.toml")
 TIMEOUT_SECONDS = 900
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", re.MULTILINE)
-_TESTS_FAILED = 1  # pytest's exit codes; anything above says that tests could not run
+_TESTS_FAILED = 1  # pytest's exit codes; anything above means that tests could not run
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A wrong line of source: `old`, which occurs exactly once in nanochat/`file`, becomes `new`."""
+    """A change of one function: what `pattern` matches, exactly once, in its source becomes `new`."""
 
     name: str
     file: str
-    old: str
+    """Path under nanochat/."""
+    function: str
+    """Qualified name in the file, such as `TrainStep.run`."""
+    pattern: str
     new: str
     tests: tuple[str, ...]
     """Files or node ids under tests/ that should notice."""
-    where: str = ""
-
-    @property
-    def title(self) -> str:
-        """The name, and which of several places."""
-        return f"{self.name}: {self.where}" if self.where else self.name
 
     def planted(self, source: str) -> str:
         """Return the source with the fault in it."""
-        assert source.count(self.old) == 1, f"{self.title}: {source.count(self.old)} places in {self.file} read so"
-        return source.replace(self.old, self.new)
+        lines = source.splitlines(keepends=True)
+        node = _find_function(ast.parse(source), self.function.split("."))
+        assert node is not None and node.end_lineno is not None, f"{self.name}: {self.file} has no {self.function}"
+        first, last = node.lineno - 1, node.end_lineno
+        changed, count = re.subn(self.pattern, self.new, "".join(lines[first:last]))
+        assert count == 1, f"{self.name}: {self.pattern!r} matches {count} times in {self.file}:{self.function}"
+        return "".join([*lines[:first], changed, *lines[last:]])
+
+
+def _find_function(node: ast.AST, names: Sequence[str]) -> ast.FunctionDef | ast.ClassDef | None:
+    """Return the definition with this qualified name below `node`."""
+    for child in ast.walk(node):
+        if child is not node and isinstance(child, ast.FunctionDef | ast.ClassDef) and child.name == names[0]:
+            return child if len(names) == 1 else _find_function(child, names[1:])
+    return None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said: the first that failed, or None."""
+    """The first test that failed, or None, and how long it took."""
 
     failed: str | None
     seconds: float
@@ -66,7 +77,7 @@ def read_faults(table: Path = TABLE) -> list[Fault]:
 
 
 class Copy:
-    """A copy of package and tests, sound but while a fault is planted."""
+    """A copy of package and tests, with at most one fault planted in it at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,12 +95,12 @@ class Copy:
         ).stdout
         assert Path(found.strip()).is_relative_to(folder), f"tests would import {found}"
 
-    def judge(self, fault: Fault, *, broken: Sequence[str] = ()) -> Outcome:
-        """Return the first test but `broken` that fails with the fault planted; the copy is sound again afterwards."""
+    def run_with(self, fault: Fault, *, broken: Sequence[str] = ()) -> Outcome:
+        """Return the first test, `broken` ones left out, that fails with the fault planted; then restore the copy."""
         path = self.folder / "nanochat" / fault.file
         source, times = path.read_text(), path.stat()
         path.write_text(fault.planted(source))
-        # Bytecode is taken for current by whole seconds and size: no two versions may agree in both.
+        # Python compares bytecode with its source by whole seconds and size: no two versions may agree in both.
         self._planted += 1
         os.utime(path, (time.time(), int(times.st_mtime) + self._planted))
         began = time.monotonic()
@@ -110,7 +121,7 @@ class Copy:
                 command, cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
             )
         except subprocess.TimeoutExpired:
-            return None  # a suite that hangs has noticed nothing
+            return None  # a suite that hangs noticed nothing
         found = _FAILED.search(done.stdout)
         assert done.returncode <= _TESTS_FAILED, f"pytest could not run:\n{done.stdout}{done.stderr}"
         assert (found is None) == (done.returncode == 0), done.stdout
@@ -123,10 +134,10 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", help="faults whose name contains this")
     parser.add_argument("--list", action="store_true", help="print the faults and their tests, and plant none")
     options = parser.parse_args()
-    faults = [fault for fault in read_faults() if options.only is None or options.only in fault.title]
+    faults = [fault for fault in read_faults() if options.only is None or options.only in fault.name]
     if options.list:
         for fault in faults:
-            print(f"{fault.title:<64} {fault.file:<24} {' '.join(fault.tests)}")
+            print(f"{fault.name:<64} {fault.file:<24} {' '.join(fault.tests)}")
         return 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         return _plant_all(Copy(Path(folder)), faults)
@@ -139,13 +150,13 @@ def _plant_all(copy: Copy, faults: Sequence[Fault]) -> int:
         return 2
     began, survived, broken = time.monotonic(), 0, list[str]()
     for fault in faults:
-        outcome = copy.judge(fault, broken=broken)
+        outcome = copy.run_with(fault, broken=broken)
         while outcome.failed is not None and not _passes_without(copy, fault, outcome.failed):
             broken.append(outcome.failed)
-            outcome = copy.judge(fault, broken=broken)
+            outcome = copy.run_with(fault, broken=broken)
         survived += outcome.failed is None
         noticed = outcome.failed or "SURVIVED"
-        print(f"{fault.title:<64} {fault.file:<24} {noticed} ({outcome.seconds:.0f} s)", flush=True)
+        print(f"{fault.name:<64} {fault.file:<24} {noticed} ({outcome.seconds:.0f} s)", flush=True)
     seconds = time.monotonic() - began
     print(f"{len(faults) - survived} of {len(faults)} faults noticed, {survived} survived, {seconds / 60:.1f} min")
     for test in broken:
@@ -154,7 +165,7 @@ def _plant_all(copy: Copy, faults: Sequence[Fault]) -> int:
 
 
 def _passes_without(copy: Copy, fault: Fault, test: str) -> bool:
-    """Return whether a test passes on the sound copy; a fault's own tests were seen to."""
+    """Return whether a test passes without a fault. A fault's own tests were run before."""
     return test.startswith(fault.tests) or copy.first_failure([test]) is None
 
 
