@@ -8,24 +8,20 @@ folder: a message for the user, or a bug's traceback. `out/result.json` is writt
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
 from nanochat import runtime
-from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, PreflightError, StageError
+from nanochat.errors import PreflightError
 from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
-from nanochat.stages.context import StageContext, StageResult, write_atomically
+from nanochat.stages.context import StageContext, StageResult
+from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.group import STOP, UNREADABLE, World, join, write_ending
 from nanochat.stages.process.signals import StopFlag
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +41,7 @@ def _run_alone(path: Path) -> int:
     # The tokenizer stage trains inside C++ and has nothing to save: its first signal ends it.
     should_stop = StopFlag(is_final=job.spec.stage == "tokenizer")
     should_stop.install()
-    return guarded(job, lambda: _run(job, should_stop))
+    return run_guarded(job, lambda: _run(job, should_stop))
 
 
 def _run_in_world(path: Path, backend: str) -> int:
@@ -66,7 +62,7 @@ def _run_in_world(path: Path, backend: str) -> int:
     def run() -> None:
         _run(job, lambda: signalled() or asked.exists(), lambda: join(backend, job_digest=digest, job_path=path))
 
-    code = guarded(job, run)
+    code = run_guarded(job, run)
     write_ending(Path(job.stage_dir), code)
     return code
 
@@ -79,24 +75,6 @@ def _leave_world(path: Path, backend: str) -> int:
     except PreflightError as error:
         sys.stderr.write(f"{error}\n")
     return PreflightError.exit_code
-
-
-def guarded(job: Job, run: Callable[[], None]) -> int:
-    """Call `run` and return the exit code of how it ended, leaving its last words in the stage's folder."""
-    folder = Path(job.stage_dir)
-    try:
-        run()
-    except NanochatError as error:
-        return _report(folder, str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001 -- the outermost frame of a process: every death leaves a message
-        if is_out_of_memory(error):
-            return _report(
-                folder, f"{job.spec.stage} ran out of memory ({str(error) or type(error).__name__})", OUT_OF_MEMORY
-            )
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return _report(folder, _disk_full(job, error), StageError.exit_code)
-        return _report(folder, traceback.format_exc(), BUG)
-    return OK
 
 
 def _run(job: Job, should_stop: Callable[[], bool], enter: Callable[[], World] = World) -> None:
@@ -114,7 +92,7 @@ def _run(job: Job, should_stop: Callable[[], bool], enter: Callable[[], World] =
     try:
         result = run_stage(job, context)
         if world.is_writer:
-            write_result(context, result)
+            context.write_result(result)
     except (MemoryError, RuntimeError):  # a shortage, perhaps: the parent tells how much was in use
         with contextlib.suppress(OSError):
             context.beat()
@@ -161,37 +139,6 @@ def run_stage(job: Job, context: StageContext) -> StageResult:
             return chat_eval.run(job, context)
         case _:
             assert_never(job.spec)
-
-
-def write_result(context: StageContext, result: StageResult) -> None:
-    """Write `out/timings.json` and, last, `out/result.json`."""
-    write_atomically(context.out / "timings.json", json.dumps(result.timings, indent=1))
-    write_atomically(context.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception means that memory ran out; MLX says so by a RuntimeError's text only."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    signs = ("out of memory", "unable to allocate", "outofmemory", "insufficient memory", "memory allocation")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
-
-
-def _disk_full(job: Job, error: OSError) -> str:
-    return (
-        f"{job.spec.stage}: no space left ({error})\n"
-        "  what was saved before is intact; make room (`nanochat-run gc`), then the same command continues"
-    )
-
-
-def _report(folder: Path, message: str, code: int) -> int:
-    sys.stderr.write(message + "\n")
-    if (folder / "error.txt").exists():
-        return code  # another process of this stage failed first: what follows from that explains nothing
-    with contextlib.suppress(OSError):  # on a full disk the log has the message
-        write_atomically(folder / "error.txt", message + "\n")
-    return code
 
 
 if __name__ == "__main__":

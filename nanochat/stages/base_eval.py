@@ -16,9 +16,8 @@ from nanochat.evals.records import Record
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
-from nanochat.stages.context import StageContext, StageResult, write_atomically
+from nanochat.stages.context import StageContext, StageResult, indented, write_atomically
 from nanochat.stages.heldout import held_out_batches
-from nanochat.stages.samples import indented
 from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_evaluated, task_metrics
 from nanochat.tasks.choices import build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle

@@ -12,8 +12,7 @@ from nanochat.evals.metrics import composite
 from nanochat.evals.records import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
-from nanochat.stages.context import StageContext, StageResult, write_atomically
-from nanochat.stages.randomness import derive_seed
+from nanochat.stages.context import StageContext, StageResult, derive_seed, write_atomically
 from nanochat.stages.suites import (
     Suite,
     SuiteResult,

@@ -6,6 +6,7 @@ parent process reads the files that are written here. Of several processes that 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -122,6 +123,11 @@ class StageContext:
             self._metrics.truncate(sizes.metrics)
             self._timings.truncate(sizes.timings)
 
+    def write_result(self, result: StageResult) -> None:
+        """Write `out/timings.json` and, last, `out/result.json`, which completes the stage."""
+        write_atomically(self.out / "timings.json", json.dumps(result.timings, indent=1))
+        write_atomically(self.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
+
     def progress(self, fraction: float, text: str) -> None:
         """Renew the heartbeat that the parent shows, at most twice a second."""
         now = time.monotonic()
@@ -149,6 +155,20 @@ class StageContext:
     def tell(self, text: str) -> None:
         """Write a line to the log that is also shown where the run was started."""
         self.say(f"{NOTE}{text}")
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """Return a 63-bit seed for one purpose, such as `derive_seed(42, "pretrain", "init")`.
+
+    Different names give unrelated seeds, so adding or removing a stage does not change what other stages draw.
+    """
+    text = "/".join(["nanochat", str(seed), *(str(name) for name in names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def indented(text: str) -> str:
+    """Return text as an indented Markdown code block, which no line of the text can end."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:

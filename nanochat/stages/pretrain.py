@@ -23,12 +23,10 @@ from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
 from nanochat.plan.specs import Job, PretrainSpec
-from nanochat.stages.context import StageContext, StageResult
+from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.heldout import HeldOutBatch, held_out_batches
-from nanochat.stages.randomness import derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.samples import write_samples
-from nanochat.stages.training import Course, Training
+from nanochat.stages.training import Course, Training, write_samples
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.loop import Position
 from nanochat.train.step import Rates

@@ -17,11 +17,9 @@ from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
 from nanochat.plan.specs import Job, SftSpec
-from nanochat.stages.context import StageContext, StageResult
-from nanochat.stages.randomness import derive_seed
+from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.samples import write_samples
-from nanochat.stages.training import OPTIMIZER_FILE, Course, Training
+from nanochat.stages.training import OPTIMIZER_FILE, Course, Training, write_samples
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations

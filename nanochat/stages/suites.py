@@ -22,8 +22,7 @@ from nanochat.evals.metrics import Score
 from nanochat.evals.records import Record, TaskResult
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import StageName
-from nanochat.stages.context import StageContext, write_atomically
-from nanochat.stages.samples import indented
+from nanochat.stages.context import StageContext, indented, write_atomically
 from nanochat.tokenizer.bpe import Tokenizer
 
 _SHOWN_RECORDS = 3

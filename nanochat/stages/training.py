@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 import mlx.core as mx
@@ -18,12 +19,13 @@ from nanochat.model.gpt import GPT, load_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.stages.context import SeriesSizes, StageContext
+from nanochat.stages.context import SeriesSizes, StageContext, indented, write_atomically
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.loop import Cadence, Hooks, Position, Report, train
 from nanochat.train.step import Rates, Rows, TrainStep
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+_SAMPLE_HEADING = "\n## Step "
 
 
 class Loader(Protocol):
@@ -234,3 +236,17 @@ def cadence_of(execution: ExecutionSpec) -> Cadence:
         save_every_steps=execution.checkpoint_every_steps,
         save_every_seconds=None if minutes is None else 60 * minutes,
     )
+
+
+def write_samples(path: Path, step: int, texts: Sequence[str]) -> None:
+    """Add a step's section to a Markdown file; sections from that step on, of before a restart, are replaced."""
+    sections = _read_samples(path) if path.exists() else {}
+    kept = {at: body for at, body in sections.items() if at < step}
+    kept[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
+    whole = "# What the model says\n" + "".join(f"{_SAMPLE_HEADING}{at}\n{body}" for at, body in sorted(kept.items()))
+    write_atomically(path, whole)
+
+
+def _read_samples(path: Path) -> dict[int, str]:
+    found = path.read_text(encoding="utf-8").split(_SAMPLE_HEADING)[1:]
+    return {int(section.split("\n", 1)[0]): section.split("\n", 1)[1] for section in found}

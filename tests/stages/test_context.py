@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.stages.context import SeriesSizes
+from nanochat.stages.context import SeriesSizes, derive_seed
 
 
 def test_values_are_appended_a_line_a_step_and_floats_come_back_exactly(make_context, tokenizer_spec):
@@ -58,3 +59,14 @@ def test_a_missing_upstream_is_named(make_context, tokenizer_spec):
     assert context.upstream("sft") is None
     with pytest.raises(StageError, match="output of sft"):
         context.require("sft")
+
+
+def test_derive_seed_is_the_documented_hash():
+    digest = hashlib.sha256(b"nanochat/42/pretrain/init").hexdigest()
+    assert derive_seed(42, "pretrain", "init") == int(digest[:16], 16) // 2
+
+
+def test_derive_seed_differs_by_seed_and_by_every_name():
+    seeds = [derive_seed(s, *n) for s in (0, 1) for n in (("sft",), ("pretrain",), ("sft", "order"), ("sft", 1))]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -25,7 +25,6 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.stages import pretrain as stage
-from nanochat.stages.__main__ import write_result
 
 STEPS = 10
 MONITOR = {
@@ -69,7 +68,7 @@ def make_spec(documents, *, steps, **changes):
 
 
 def run(context):
-    write_result(context, stage.run(context.job, context))
+    context.write_result(stage.run(context.job, context))
 
 
 def contents(folder):

@@ -12,7 +12,8 @@ import pytest
 
 from nanochat.errors import OUT_OF_MEMORY, InterruptedRun, PreflightError, StageError
 from nanochat.plan.specs import Job
-from nanochat.stages.__main__ import guarded, main
+from nanochat.stages.__main__ import main
+from nanochat.stages.process.exit import run_guarded
 
 
 def job_in(tmp_path, tokenizer_spec):
@@ -36,7 +37,7 @@ def test_every_end_has_its_exit_code_and_last_words(tmp_path, tokenizer_spec, er
     def run():
         raise error
 
-    assert guarded(job_in(tmp_path, tokenizer_spec), run) == code
+    assert run_guarded(job_in(tmp_path, tokenizer_spec), run) == code
     assert words in (tmp_path / "error.txt").read_text()
 
 

@@ -24,7 +24,6 @@ from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import SftItem, SftSpec
 from nanochat.stages import sft as stage
-from nanochat.stages.__main__ import write_result
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import Conversation, Message, render
 
@@ -98,7 +97,7 @@ def make_spec(chats, **changes):
 
 
 def run(context):
-    write_result(context, stage.run(context.job, context))
+    context.write_result(stage.run(context.job, context))
     return json.loads((context.out / "result.json").read_text())["metrics"]
 
 

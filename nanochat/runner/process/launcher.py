@@ -23,7 +23,7 @@ import psutil
 from nanochat.errors import BUG, OK, StageError
 from nanochat.plan.specs import Job
 from nanochat.runner.process.hosts import backend_of, launch_options
-from nanochat.stages.__main__ import guarded
+from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.group import ENDINGS, STOP
 from nanochat.stages.process.signals import StopFlag
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         _launch(job, path)
         codes.append(_verdict(job, folder, ended_here=overseer.ended))
 
-    code = guarded(job, run)
+    code = run_guarded(job, run)
     return codes[0] if code == OK else code
 
 

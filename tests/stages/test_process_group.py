@@ -24,7 +24,6 @@ from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec, WeightedSource
 from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
-from nanochat.stages.__main__ import write_result
 
 STEPS = 4
 EXECUTION = {"device": "cpu", "validate_every_steps": 3, "validate_tokens": 64, "checkpoint_every_steps": 1}
@@ -34,7 +33,7 @@ near where it began, while a gradient that is wrong shows as ever."""
 
 
 def run_alone(context, stage):
-    write_result(context, stage.run(context.job, context))
+    context.write_result(stage.run(context.job, context))
 
 
 def start_together(context):

@@ -1,0 +1,67 @@
+"""How the process of a stage ends: every error becomes an exit code and a message in `error.txt`.
+
+The parent process reads both (`runner.process.exit_status`). Not here: what the stage does before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, StageError
+from nanochat.plan.specs import Job
+from nanochat.storage.layout import write_atomically
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_MEMORY_TEXTS = (
+    "out of memory",
+    "unable to allocate",
+    "outofmemory",
+    "insufficient memory",
+    "memory allocation",
+)
+
+
+def run_guarded(job: Job, run: Callable[[], None]) -> int:
+    """Call `run` and return the exit code of the process. An error is written to `error.txt` and the log."""
+    folder = Path(job.stage_dir)
+    stage = job.spec.stage
+    try:
+        run()
+    except NanochatError as error:
+        return _report(folder, str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 -- the outermost frame of a process must report every error
+        if is_out_of_memory(error):
+            return _report(folder, f"{stage} ran out of memory ({str(error) or type(error).__name__})", OUT_OF_MEMORY)
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return _report(folder, _disk_full_message(stage, error), StageError.exit_code)
+        return _report(folder, traceback.format_exc(), BUG)
+    return OK
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception means that memory ran out; an MLX RuntimeError is recognised by its text."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY_TEXTS)
+
+
+def _disk_full_message(stage: str, error: OSError) -> str:
+    return (
+        f"{stage}: no space left ({error})\n"
+        "  what was saved before is intact; make room (`nanochat-run gc`), then the same command continues"
+    )
+
+
+def _report(folder: Path, message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    path = folder / "error.txt"
+    if not path.exists():  # another process of this stage may have failed first, and that error is the cause
+        with contextlib.suppress(OSError):  # the disk may be full; the log has the message as well
+            write_atomically(path, message + "\n")
+    return code
