@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
 from nanochat.data.builtin import stdlib_corpus
-from nanochat.data.cutting import cut_at_line_ends
+from nanochat.data.chunking import chunk_text
 from nanochat.data.files.readers import START, TXT_DOCUMENT_CHARS, Cursor, read_texts
 from nanochat.data.sources import SourceSpec, describe, resolve_files, validation_frac
 from nanochat.data.splits import is_held_out
@@ -109,7 +109,7 @@ class DocumentStream:
             return [text]
         if spec.validation_shard is None and is_held_out(text, validation_frac(spec)) != (self._split == "validation"):
             return []
-        return [text] if max_chars is None else cut_at_line_ends(text, max_chars)
+        return [text] if max_chars is None else chunk_text(text, max_chars)
 
     def _nothing(self) -> str:
         spec = self._spec
@@ -119,11 +119,6 @@ class DocumentStream:
             else f"a hash that holds out {validation_frac(spec):.3g} of the documents"
         )
         return f"{describe(spec)}: no {self._split} document; validation is {rule}: set `validation` or add text"
-
-
-def iter_documents(spec: SourceSpec, split: Split, *, base: Path, start: Position | None = None) -> DocumentStream:
-    """Return the stream of documents on one side of a source, from the beginning or from `start`."""
-    return DocumentStream(spec, split, base=base, start=start)
 
 
 def single_pass(spec: SourceSpec, split: Split, *, base: Path) -> Iterator[str]:

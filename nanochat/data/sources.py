@@ -15,10 +15,10 @@ from typing import Literal
 
 from nanochat.data.builtin import stdlib_corpus, words
 from nanochat.data.files.digests import MEMORY_FILE, FileDigests
+from nanochat.data.files.file_selection import FileSelection
 from nanochat.data.files.readers import DATA_SUFFIXES, check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
-from nanochat.data.hub.selection import Selection
 from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01
@@ -133,17 +133,17 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
     if spec.uri is not None and not offline:
         source = hub.HubSource.parse(spec.uri, spec.revision)
         if not hub.is_cached(source, _selection(spec), base=base):
-            with naming(spec):
+            with as_preflight_error(spec):
                 hub.check(source)
             return
-    with naming(spec):
+    with as_preflight_error(spec):
         for path in resolve_files(spec, base=base):
             check_file(path, columns)
     if spec.builtin is not None:
         digest(spec, base=base)
 
 
-def is_here(spec: SourceSpec, *, base: Path) -> bool:
+def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
     """Return whether the source can be read without the network: a hub data set only once it is downloaded."""
     return spec.uri is None or hub.is_cached(hub.HubSource.parse(spec.uri, spec.revision), _selection(spec), base=base)
 
@@ -155,7 +155,7 @@ def describe(spec: SourceSpec) -> str:
 
 
 @contextmanager
-def naming(spec: SourceSpec) -> Iterator[None]:
+def as_preflight_error(spec: SourceSpec) -> Iterator[None]:
     """Turn what reading a source raises into a finding of preflight that names the source."""
     try:
         yield
@@ -166,8 +166,8 @@ def naming(spec: SourceSpec) -> Iterator[None]:
         raise PreflightError(text) from error
 
 
-def _selection(spec: SourceSpec) -> Selection:
-    return Selection(max_files=spec.max_files, validation_shard=spec.validation_shard)
+def _selection(spec: SourceSpec) -> FileSelection:
+    return FileSelection(max_files=spec.max_files, validation_shard=spec.validation_shard)
 
 
 def _match(name: str, pattern: str) -> list[Path]:

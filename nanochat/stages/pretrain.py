@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
-from nanochat.data.documents import Stream, iter_documents
+from nanochat.data.documents import DocumentStream, Stream
 from nanochat.data.loaders.pretrain import Document, PretrainLoader
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
@@ -28,7 +28,7 @@ from nanochat.stages.heldout import HeldOutBatch, held_out_batches
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training import Course, Training, write_samples
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.train.loop import Position
+from nanochat.train.loop import TrainingPosition
 from nanochat.train.step import Rates
 
 SAMPLE_TOKENS = 48
@@ -65,7 +65,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     watcher = _Watcher(spec, context, model, tokenizer, rows=micro_batch_size)
     position = training.run(evaluate=watcher.evaluate, sample=watcher.sample)
     training.write_output()
-    return _result(position, training, watcher, cropped_frac=loader.stats.cropped_share)
+    return _result(position, training, watcher, cropped_frac=loader.stats.cropped_frac)
 
 
 def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
@@ -126,7 +126,7 @@ def _loader(
 def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) -> Stream[Document]:
     """Return a source's training documents: as text, or from the cache of its tokens where the recipe wants one."""
     if not context.job.execution.token_cache:
-        return iter_documents(source, "train", base=context.base)
+        return DocumentStream(source, "train", base=context.base)
 
     def tell(documents: int, tokens: int) -> None:
         if context.should_stop():
@@ -178,7 +178,7 @@ class _Watcher:
             )
         ]
 
-    def evaluate(self, position: Position) -> float:
+    def evaluate(self, position: TrainingPosition) -> float:
         """Measure bits per byte on held-out documents and log it."""
         of = f"step {position.step:,}/{self.spec.steps:,} · validating"
         fraction = position.step / self.spec.steps
@@ -194,7 +194,7 @@ class _Watcher:
         self.bpb = result.bpb
         return result.bpb
 
-    def sample(self, position: Position) -> None:
+    def sample(self, position: TrainingPosition) -> None:
         """Let the model continue the recipe's prompts and keep the text in `out/samples.md`."""
         engine, prompts = Engine(self.model, self.tokenizer), self.context.job.execution.prompts
         ids = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
@@ -204,7 +204,7 @@ class _Watcher:
             write_samples(self.context.out / "samples.md", position.step, texts)
 
 
-def _result(position: Position, training: Training, watcher: _Watcher, *, cropped_frac: float) -> StageResult:
+def _result(position: TrainingPosition, training: Training, watcher: _Watcher, *, cropped_frac: float) -> StageResult:
     metrics = {
         "steps": float(position.step),
         "skipped_steps": float(position.skipped_steps),

@@ -27,7 +27,7 @@ from nanochat.tasks.mixture import Chosen, TaskMixture
 from nanochat.tasks.shares import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
-from nanochat.train.loop import Position
+from nanochat.train.loop import TrainingPosition
 from nanochat.train.step import Rates
 
 SAMPLE_TOKENS = 128
@@ -199,7 +199,7 @@ def _last_step(spec: SftSpec) -> int | None:
     return None if spec.tokens is None else max(1, round(spec.tokens / spec.tokens_per_step))
 
 
-def _sample(position: Position, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
+def _sample(position: TrainingPosition, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
     """Let the model answer the recipe's prompts and keep the text in `out/samples.md`."""
     prompts = context.job.execution.prompts
     asked = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
@@ -209,7 +209,7 @@ def _sample(position: Position, context: StageContext, model: GPT, tokenizer: To
         write_samples(context.out / "samples.md", position.step, texts)
 
 
-def _metrics(position: Position, loader: SftLoader, *, has_moments: bool) -> dict[str, float]:
+def _metrics(position: TrainingPosition, loader: SftLoader, *, has_moments: bool) -> dict[str, float]:
     stats = loader.stats
     metrics = {
         "steps": float(position.step),
@@ -219,7 +219,7 @@ def _metrics(position: Position, loader: SftLoader, *, has_moments: bool) -> dic
         "conversations": float(stats.placed_conversations),
         "cut_conversations": float(stats.cut_conversations),
         "dropped_conversations": float(stats.dropped_conversations),
-        "padding_frac": stats.padding_share,
+        "padding_frac": stats.padding_frac,
         "has_moments": float(has_moments),
     }
     return metrics if position.loss is None else {**metrics, "loss": position.loss}

@@ -21,7 +21,7 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
 from nanochat.stages.context import SeriesSizes, StageContext, indented, write_atomically
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.train.loop import Cadence, Hooks, Position, Report, train
+from nanochat.train.loop import Intervals, LoopCallbacks, StepReport, TrainingPosition, train
 from nanochat.train.step import Rates, Rows, TrainStep
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -95,16 +95,16 @@ class Training:
     def run(
         self,
         *,
-        evaluate: Callable[[Position], float] | None = None,
-        sample: Callable[[Position], None] | None = None,
-    ) -> Position:
+        evaluate: Callable[[TrainingPosition], float] | None = None,
+        sample: Callable[[TrainingPosition], None] | None = None,
+    ) -> TrainingPosition:
         """Train from the newest sound checkpoint, or from the start, to the end.
 
         Raises:
             InterruptedRun, StageError: see `train.loop.train`.
         """
         start = self._resume()
-        hooks = Hooks[Rows](
+        callbacks = LoopCallbacks[Rows](
             next_batch=self._next_batch,
             describe_batch=self._describe_batch,
             rates=self.course.rates,
@@ -115,9 +115,9 @@ class Training:
             should_stop=self.context.should_stop,
             after_step=self._show,
         )
-        cadence = cadence_of(self.context.job.execution)
+        intervals = intervals_of(self.context.job.execution)
         try:
-            return train(self.step, hooks, cadence, last_step=self.course.last_step, start=start)
+            return train(self.step, callbacks, intervals, last_step=self.course.last_step, start=start)
         finally:
             self.loader.close()
 
@@ -147,7 +147,7 @@ class Training:
         _, state = _split(self.loader.state_dict())
         return f"behind it the data stand at {json.dumps(state)}"
 
-    def _resume(self) -> Position | None:
+    def _resume(self) -> TrainingPosition | None:
         view = latest_checkpoint(self.context.checkpoints, self.context.tell)
         self.context.world.require_same(view.step if view is not None else -1, "the checkpoint to go on from")
         if view is None:
@@ -157,7 +157,7 @@ class Training:
         self.context.tell(f"goes on after step {position.step:,}")
         return position
 
-    def _restore(self, view: CheckpointView) -> Position:
+    def _restore(self, view: CheckpointView) -> TrainingPosition:
         load_weights(self.model, view.path / "model.safetensors")
         mx.eval(self.model.named_parameters())
         self.optimizer.load_state(view.arrays("optimizer"))
@@ -165,15 +165,15 @@ class Training:
         assert isinstance(of_json, dict), "the state's `loader` is an object"
         self.loader.load_state_dict({**of_json, **view.numpy_arrays("loader")})
         self.context.rewind(SeriesSizes(**_fields(view.state["series"])))
-        return Position(**_fields(view.state["position"]))
+        return TrainingPosition(**_fields(view.state["position"]))
 
-    def _save(self, position: Position) -> None:
+    def _save(self, position: TrainingPosition) -> None:
         """Write a checkpoint; of several processes one writes, and all go on once it is there."""
         if self.context.world.is_writer:
             self._write_checkpoint(position)
         self.context.world.wait()
 
-    def _write_checkpoint(self, position: Position) -> None:
+    def _write_checkpoint(self, position: TrainingPosition) -> None:
         arrays, of_json = _split(self.loader.state_dict())
         series = asdict(self.context.series_sizes())
         save_checkpoint(
@@ -186,7 +186,7 @@ class Training:
             fill=lambda folder: write_model_files(folder, self.model, self.tokenizer),
         )
 
-    def _log(self, report: Report) -> None:
+    def _log(self, report: StepReport) -> None:
         step, result = report.position.step, report.result
         if result.is_applied:
             metrics = {"train/loss": float(result.loss), "train/grad_norm": float(result.grad_norm)}
@@ -204,7 +204,7 @@ class Training:
             timings["train/mfu"] = flops / (self.peak_flops * self.context.world.size)
         self.context.log_timing(step, timings)
 
-    def _show(self, position: Position) -> None:
+    def _show(self, position: TrainingPosition) -> None:
         of = "" if self.course.last_step is None else f"/{self.course.last_step:,}"
         parts = [f"step {position.step:,}{of}"]
         if position.loss is not None:
@@ -226,10 +226,10 @@ def _fields(value: JsonValue) -> dict[str, int]:
     return dict(value)  # type: ignore[arg-type]  # checked by the sha256 of the file that it was written to
 
 
-def cadence_of(execution: ExecutionSpec) -> Cadence:
+def intervals_of(execution: ExecutionSpec) -> Intervals:
     """Return how often a stage logs, validates, samples and saves."""
     minutes = execution.checkpoint_every_minutes
-    return Cadence(
+    return Intervals(
         log_every_steps=execution.log_every_steps,
         evaluate_every_steps=execution.validate_every_steps,
         sample_every_steps=execution.sample_every_steps if execution.prompts else None,

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar, assert_never, get_args
 
-from nanochat.data.files.checks import check_rows
-from nanochat.data.sources import SourceSpec, describe, naming
+from nanochat.data.source_checks import check_rows
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, RecipeError, StageError
@@ -93,7 +93,7 @@ def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_exa
     """
     name = _known(task)
     if parse_split(split)[1] is not None:
-        with naming(source):
+        with as_preflight_error(source):
             build_task(task, source, split, max_examples=max_examples, seed=0, base=base)
         return
     first = max_examples if _usual_choice(split) == "first" else None

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
-from nanochat.data.files.checks import check_rows
-from nanochat.data.sources import SourceSpec, describe, naming, resolve_files
+from nanochat.data.source_checks import check_rows
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe, resolve_files
 from nanochat.data.splits import parse_split, splits_of_files
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, StageError
@@ -106,7 +106,7 @@ def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, ba
         PreflightError: it cannot; the message names the source, the file, and what a row must have.
     """
     if parse_split(split or default_split(task))[1] is not None:
-        with naming(source):
+        with as_preflight_error(source):
             build_choice_items(task, source, split, base=base)
         return
     check_rows(source, split or default_split(task), lambda row, number: _parse(task, row, number), base=base)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.files.checks import is_small
 from nanochat.data.files.readers import START, check_file, json_lines, parquet_batches
-from nanochat.data.sources import SourceSpec, describe, naming
+from nanochat.data.source_checks import is_small
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.tasks.answers import strip_specials
@@ -100,7 +100,7 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examp
     Raises:
         PreflightError: it is not so; the message names the source, the file and the first bad rows.
     """
-    with naming(source):
+    with as_preflight_error(source):
         for path in split_files(source, split, base=base):
             check_file(path, ())
         read_conversations(

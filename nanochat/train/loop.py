@@ -21,7 +21,7 @@ RowsType = TypeVar("RowsType", bound=Rows)
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingPosition:
     """How far training is: all that the loop itself must remember across a restart."""
 
     step: int = 0
@@ -35,7 +35,7 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cadence:
+class Intervals:
     """How often things happen; None is never. Evaluating includes the end of training, saving always does."""
 
     log_every_steps: int = 1
@@ -46,17 +46,17 @@ class Cadence:
 
 
 @dataclass(frozen=True)
-class Report:
+class StepReport:
     """What is known after a step: `seconds` per step since the last report, saving and evaluating left out."""
 
-    position: Position
+    position: TrainingPosition
     result: StepResult
     rates: Rates
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hooks(Generic[RowsType]):
+class LoopCallbacks(Generic[RowsType]):
     """What the loop is joined to.
 
     Attributes:
@@ -75,24 +75,29 @@ class Hooks(Generic[RowsType]):
     next_batch: Callable[[], RowsType | None]
     describe_batch: Callable[[], str]
     rates: Callable[[int], Rates]
-    log: Callable[[Report], None]
-    save: Callable[[Position], None]
-    evaluate: Callable[[Position], float] | None = None
-    sample: Callable[[Position], None] | None = None
+    log: Callable[[StepReport], None]
+    save: Callable[[TrainingPosition], None]
+    evaluate: Callable[[TrainingPosition], float] | None = None
+    sample: Callable[[TrainingPosition], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
-    after_step: Callable[[Position], None] = lambda _: None
+    after_step: Callable[[TrainingPosition], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
 
 
 def train(
-    step: TrainStep, hooks: Hooks[RowsType], cadence: Cadence, *, last_step: int | None, start: Position | None = None
-) -> Position:
+    step: TrainStep,
+    callbacks: LoopCallbacks[RowsType],
+    intervals: Intervals,
+    *,
+    last_step: int | None,
+    start: TrainingPosition | None = None,
+) -> TrainingPosition:
     """Train to `last_step`, or to the end of the data, and return the last position, saved and evaluated.
 
     Args:
         step: does the work on the model.
-        hooks: what the loop is joined to.
-        cadence: how often they are called.
+        callbacks: what the loop is joined to.
+        intervals: how often they are called.
         last_step: steps in all, those before `start` included; None where only the data's end counts.
         start: the position a checkpoint was saved at; None for a fresh start. What was due at that step is done
             again, for the checkpoint was written before it.
@@ -101,26 +106,28 @@ def train(
         InterruptedRun: asked to stop; the position is saved.
         StageError: three steps in a row were not finite; the last checkpoint stays.
     """
-    return _Loop(step, hooks, cadence, last_step).run(start)
+    return _Loop(step, callbacks, intervals, last_step).run(start)
 
 
 class _Loop(Generic[RowsType]):
-    def __init__(self, step: TrainStep, hooks: Hooks[RowsType], cadence: Cadence, last_step: int | None):
-        self.step, self.hooks, self.cadence, self.last_step = step, hooks, cadence, last_step
-        self.position = Position()
+    def __init__(
+        self, step: TrainStep, callbacks: LoopCallbacks[RowsType], intervals: Intervals, last_step: int | None
+    ):
+        self.step, self.callbacks, self.intervals, self.last_step = step, callbacks, intervals, last_step
+        self.position = TrainingPosition()
         self.saved_step = self.evaluated_step = self.sampled_step = -1
-        self.saved_at = hooks.clock()
+        self.saved_at = callbacks.clock()
         self.busy_seconds, self.steps_since_report = 0.0, 0
         self.under_way: tuple[int, StepResult] | None = None
         self.agreed: tuple[int, bool, bool] | None = None
 
-    def run(self, start: Position | None) -> Position:
+    def run(self, start: TrainingPosition | None) -> TrainingPosition:
         if start is not None:
             self.position, self.saved_step = start, start.step
             self._look()
         while not self._is_at_end():
             # Rates may depend on how much of the data is consumed: asked for before the step's rows are drawn.
-            rates = self.hooks.rates(self.position.step)
+            rates = self.callbacks.rates(self.position.step)
             batch = self._next()
             if batch is None:
                 break
@@ -134,13 +141,13 @@ class _Loop(Generic[RowsType]):
         return self.last_step is not None and self.position.step >= self.last_step
 
     def _next(self) -> RowsType | None:
-        began = self.hooks.clock()
-        batch = self.hooks.next_batch()
-        self.busy_seconds += self.hooks.clock() - began
+        began = self.callbacks.clock()
+        batch = self.callbacks.next_batch()
+        self.busy_seconds += self.callbacks.clock() - began
         return batch
 
     def _advance(self, batch: RowsType, rates: Rates) -> None:
-        began = self.hooks.clock()
+        began = self.callbacks.clock()
         result = self.step.run(batch, rates=rates, votes=self._wishes)
         if result.votes is not None and self.agreed is None:
             self.agreed = (0, False, False)
@@ -149,13 +156,13 @@ class _Loop(Generic[RowsType]):
         self.position = replace(self.position, step=self.position.step + 1, valid_tokens=tokens)
         self.under_way = (self.position.step, result)
         self.steps_since_report += 1
-        is_reported = self._is_due(self.cadence.log_every_steps) or self._is_at_end()
+        is_reported = self._is_due(self.intervals.log_every_steps) or self._is_at_end()
         if is_reported or isinstance(result.is_applied, bool):
             self._settle()
-        self.busy_seconds += self.hooks.clock() - began
+        self.busy_seconds += self.callbacks.clock() - began
         if is_reported:
             self._report(result, rates)
-        self.hooks.after_step(self.position)
+        self.callbacks.after_step(self.position)
 
     def _settle(self) -> None:
         """Take in what the step under way measured, waiting for it.
@@ -175,15 +182,15 @@ class _Loop(Generic[RowsType]):
             raise StageError(self._divergence(step, result))
 
     def _report(self, result: StepResult, rates: Rates) -> None:
-        self.hooks.log(Report(self.position, result, rates, self.busy_seconds / self.steps_since_report))
+        self.callbacks.log(StepReport(self.position, result, rates, self.busy_seconds / self.steps_since_report))
         self.busy_seconds, self.steps_since_report = 0.0, 0
 
     def _save_and_look(self) -> None:
-        cadence = self.cadence
+        intervals = self.intervals
         stops, is_late = self._wishes() if self.agreed is None else self._agreement(*self.agreed)
         # Saved before it is looked at: an evaluation that dies must not cost the steps before it.
-        is_looked_at = self._is_due(cadence.evaluate_every_steps) or self._is_due(cadence.sample_every_steps)
-        if stops or is_late or is_looked_at or self._is_due(cadence.save_every_steps):
+        is_looked_at = self._is_due(intervals.evaluate_every_steps) or self._is_due(intervals.sample_every_steps)
+        if stops or is_late or is_looked_at or self._is_due(intervals.save_every_steps):
             self._save()
         if stops:
             of = "" if self.last_step is None else f" of {self.last_step:,}"
@@ -192,8 +199,8 @@ class _Loop(Generic[RowsType]):
 
     def _wishes(self) -> tuple[bool, bool]:
         """Return whether this process would stop, and whether it is time for it to save."""
-        every = self.cadence.save_every_seconds
-        return self.hooks.should_stop(), every is not None and self.hooks.clock() - self.saved_at >= every
+        every = self.intervals.save_every_seconds
+        return self.callbacks.should_stop(), every is not None and self.callbacks.clock() - self.saved_at >= every
 
     def _agreement(self, step: int, stops: bool, is_late: bool) -> tuple[bool, bool]:
         """Return what the processes that share the steps do as one: what any of them wished before `step`.
@@ -204,25 +211,25 @@ class _Loop(Generic[RowsType]):
         return stops, is_late and step > self.saved_step
 
     def _look(self) -> None:
-        if self._is_due(self.cadence.evaluate_every_steps):
+        if self._is_due(self.intervals.evaluate_every_steps):
             self._evaluate()
-        if self._is_due(self.cadence.sample_every_steps) and self.hooks.sample is not None:
-            self.hooks.sample(self.position)
+        if self._is_due(self.intervals.sample_every_steps) and self.callbacks.sample is not None:
+            self.callbacks.sample(self.position)
 
     def _save(self) -> None:
         self._settle()
         if self.saved_step != self.position.step:
-            self.hooks.save(self.position)
-            self.saved_step, self.saved_at = self.position.step, self.hooks.clock()
+            self.callbacks.save(self.position)
+            self.saved_step, self.saved_at = self.position.step, self.callbacks.clock()
 
     def _evaluate(self) -> None:
-        never = self.hooks.evaluate is None or self.cadence.evaluate_every_steps is None
+        never = self.callbacks.evaluate is None or self.intervals.evaluate_every_steps is None
         if never or self.evaluated_step == self.position.step:
             return
-        assert self.hooks.evaluate is not None
+        assert self.callbacks.evaluate is not None
         self._settle()
         self.evaluated_step = self.position.step
-        value = self.hooks.evaluate(self.position)
+        value = self.callbacks.evaluate(self.position)
         if self.position.best_value is None or value < self.position.best_value:
             self.position = replace(self.position, best_step=self.position.step, best_value=value)
 
@@ -234,12 +241,12 @@ class _Loop(Generic[RowsType]):
         return (
             f"diverged: loss or gradients were not finite in steps {at - MAX_NONFINITE_STEPS + 1:,} to {at:,} "
             f"(loss {result.loss.item()}, gradient norm {result.grad_norm.item()})\n"
-            f"  batch of step {at:,}: {self.hooks.describe_batch()}\n"
+            f"  batch of step {at:,}: {self.callbacks.describe_batch()}\n"
             f"  {saved}; lower the learning rate (`optimizer.lr_scale`) or look at the data there"
         )
 
 
-def _after(position: Position, result: StepResult) -> Position:
+def _after(position: TrainingPosition, result: StepResult) -> TrainingPosition:
     skipped = int(not result.is_applied)
     return replace(
         position,

@@ -95,7 +95,7 @@ class _Measure:
 def _read_data(options: argparse.Namespace) -> _Data:
     import numpy as np
 
-    from nanochat.data.documents import iter_documents
+    from nanochat.data.documents import DocumentStream
     from nanochat.data.loaders.pretrain import PretrainLoader
     from nanochat.data.sources import SourceSpec
     from nanochat.stages.heldout import held_out_batches
@@ -104,7 +104,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
     source = SourceSpec(name="text", path=(str(options.text / "*.parquet"),), validation_shard=options.validation_shard)
     tokenizer = _tokenizer(source, base)
     loader = PretrainLoader(
-        [(iter_documents(source, "train", base=base), 1.0)],
+        [(DocumentStream(source, "train", base=base), 1.0)],
         tokenizer,
         sequence_len=SEQUENCE_LEN,
         rows_per_batch=ROWS,

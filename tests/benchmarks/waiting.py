@@ -19,7 +19,7 @@ CHOSEN = runtime.prepare(device="cpu")
 
 import mlx.core as mx  # noqa: E402
 
-from nanochat.data.documents import iter_documents, single_pass  # noqa: E402
+from nanochat.data.documents import DocumentStream, single_pass  # noqa: E402
 from nanochat.data.loaders.pretrain import PretrainLoader  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
@@ -82,7 +82,7 @@ def main():
             max_document_chars=asked.max_document_chars,
         )
         streams = {
-            "on the fly": lambda: iter_documents(source, "train", base=base),
+            "on the fly": lambda: DocumentStream(source, "train", base=base),
             "from the cache": lambda: cached_stream(source, "train", tokenizer, base=base),
         }
         for title, open_stream in streams.items():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.cutting import cut_at_line_ends
-from nanochat.data.documents import DocumentStream, Mixture, iter_documents, single_pass
+from nanochat.data.chunking import chunk_text
+from nanochat.data.documents import DocumentStream, Mixture, single_pass
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
 
@@ -49,14 +49,14 @@ KINDS = ["parquet", "jsonl", "txt", "pieces"]
 def test_a_stream_goes_on_from_any_position_through_json(files, base, kind):
     """Resumed after n documents, it gives what the undisturbed one gives, also into the next epoch."""
     source = whole(files, kind)
-    undisturbed = iter_documents(source, "train", base=base)
+    undisturbed = DocumentStream(source, "train", base=base)
     count = len(list(single_pass(source, "train", base=base))) + 10
     expected = take(undisturbed, count)
     assert undisturbed.epoch == 1
     for n in {*range(0, min(count, 70), 1 if count < 100 else 35), count - 11, count - 10, count - 9}:
-        stream = iter_documents(source, "train", base=base)
+        stream = DocumentStream(source, "train", base=base)
         assert take(stream, n) == expected[:n]
-        resumed = iter_documents(source, "train", base=base, start=json.loads(json.dumps(stream.position())))
+        resumed = DocumentStream(source, "train", base=base, start=json.loads(json.dumps(stream.position())))
         assert take(resumed, count - n) == expected[n:]
         assert resumed.position() == undisturbed.position()
 
@@ -65,9 +65,9 @@ def test_a_stream_goes_on_from_any_position_through_json(files, base, kind):
 def test_a_stream_goes_on_inside_a_row_group_larger_than_what_is_read_at_once(files, base, n):
     files.parquet("a.parquet", [f"text {i}" for i in range(1200)], row_group_size=700)
     source = files.source("a.parquet", validation_hash_frac=1e-9)
-    stream = iter_documents(source, "train", base=base)
+    stream = DocumentStream(source, "train", base=base)
     take(stream, n)
-    resumed = iter_documents(source, "train", base=base, start=stream.position())
+    resumed = DocumentStream(source, "train", base=base, start=stream.position())
     assert take(resumed, 1300 - n) == [f"text {i % 1200}" for i in range(n, 1300)]
 
 
@@ -100,7 +100,7 @@ def test_a_named_shard_is_held_out_whole(files, base):
 def test_a_shard_that_is_not_there_is_named(files, base):
     files.parquet("a.parquet", ["text"])
     with pytest.raises(PreflightError, match=r"no validation shard z\.parquet; its files are: a\.parquet"):
-        iter_documents(files.source("a.parquet", validation_shard="z.parquet"), "train", base=base)
+        DocumentStream(files.source("a.parquet", validation_shard="z.parquet"), "train", base=base)
 
 
 def test_pieces_of_a_cut_document_stay_on_one_side(files, base):
@@ -114,7 +114,7 @@ def test_pieces_of_a_cut_document_stay_on_one_side(files, base):
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab\n", max_size=60), st.integers(1, 20))
 def test_cutting_loses_nothing_and_cuts_at_line_ends_where_it_can(text, limit):
-    pieces = cut_at_line_ends(text, limit)
+    pieces = chunk_text(text, limit)
     assert "".join(pieces) == text
     assert all(0 < len(piece) <= limit for piece in pieces)
     assert all(piece.endswith("\n") or "\n" not in piece for piece in pieces[:-1])
@@ -122,14 +122,14 @@ def test_cutting_loses_nothing_and_cuts_at_line_ends_where_it_can(text, limit):
 
 def test_a_side_without_documents_is_an_error_that_tells_the_rule(files, base):
     files.parquet("a.parquet", ["only one"])
-    stream = iter_documents(files.source("a.parquet"), "validation", base=base)
+    stream = DocumentStream(files.source("a.parquet"), "validation", base=base)
     with pytest.raises(StageError, match=r"source `mine` .*no validation document; validation is a hash .* 0\.01"):
         next(stream)
 
 
 def test_empty_texts_and_nulls_are_left_out(files, base):
     files.parquet("a.parquet", ["one", "", None, "two"])
-    assert take(iter_documents(files.source("a.parquet"), "train", base=base), 3) == ["one", "two", "one"]
+    assert take(DocumentStream(files.source("a.parquet"), "train", base=base), 3) == ["one", "two", "one"]
 
 
 def test_a_mixture_gives_each_stream_its_share_and_resumes(files, base):
@@ -153,7 +153,7 @@ def test_a_mixture_gives_each_stream_its_share_and_resumes(files, base):
 
 def fail(files, base, **settings):
     with pytest.raises((PreflightError, StageError)) as caught:
-        take(iter_documents(files.source("a*", **settings), "train", base=base), 50)
+        take(DocumentStream(files.source("a*", **settings), "train", base=base), 50)
     return str(caught.value)
 
 
@@ -207,4 +207,4 @@ def test_a_txt_file_that_is_not_utf8_is_named_by_line(files, base):
 
 def test_words_are_not_documents(base):
     with pytest.raises(PreflightError, match="holds words, not documents"):
-        iter_documents(SourceSpec(name="w", builtin="spelling"), "train", base=base)
+        DocumentStream(SourceSpec(name="w", builtin="spelling"), "train", base=base)

@@ -155,4 +155,4 @@ def test_every_token_that_entered_is_in_a_row_in_the_buffer_or_counted_as_croppe
     mixture = Mixture(streams, [2.0, 1.0])
     entered = sum(len(next(mixture)) + 1 for _ in range(sum(state["position"]["counts"])))
     assert loader.stats.placed_tokens + loader.stats.cropped_tokens + len(state["buffer_tokens"]) == entered
-    assert 0 < loader.stats.cropped_share < 1
+    assert 0 < loader.stats.cropped_frac < 1

@@ -95,5 +95,5 @@ def test_no_token_is_lost_but_cropped_tails_and_none_is_invented(packing):
 
 
 def test_the_cropped_share_is_of_all_tokens_taken():
-    assert PackingStats(placed_tokens=60, cropped_tokens=40).cropped_share == 0.4
-    assert PackingStats().cropped_share == 0.0
+    assert PackingStats(placed_tokens=60, cropped_tokens=40).cropped_frac == 0.4
+    assert PackingStats().cropped_frac == 0.0

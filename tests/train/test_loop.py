@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.train.loop import Cadence, Hooks, Position, train
+from nanochat.train.loop import Intervals, LoopCallbacks, TrainingPosition, train
 from nanochat.train.step import Rates, StepResult
 
 
@@ -56,9 +56,9 @@ class World:
         self.events.append(("evaluate", position.step))
         return self.values.get(position.step, 1.0)
 
-    def train(self, cadence, *, last_step, start=None, **shared):
+    def train(self, intervals, *, last_step, start=None, **shared):
         self.batch = 0 if start is None else start.step
-        hooks = Hooks(
+        callbacks = LoopCallbacks(
             next_batch=self.next_batch,
             describe_batch=lambda: f"document {self.batch * 7}",
             rates=lambda done: Rates(lr_multiplier=done / 10, momentum=0.9, weight_decay=0.0),
@@ -69,13 +69,13 @@ class World:
             should_stop=lambda: self.batch == self.stop_at,
             clock=lambda: self.now,
         )
-        return train(FakeStep(self, self.losses, **shared), hooks, cadence, last_step=last_step, start=start)
+        return train(FakeStep(self, self.losses, **shared), callbacks, intervals, last_step=last_step, start=start)
 
     def of(self, *kinds):
         return [event[:2] for event in self.events if event[0] in kinds]
 
 
-NEVER = Cadence(log_every_steps=1000)
+NEVER = Intervals(log_every_steps=1000)
 
 
 def test_rates_are_those_of_the_steps_done_before():
@@ -99,7 +99,7 @@ def test_saving_comes_before_evaluating_and_sampling():
 def test_logs_come_at_their_cadence_and_at_the_last_step_with_seconds_of_training_alone():
     """Saving takes 100 s here and a step 1 s: a report's seconds per step must not contain the saves."""
     world = World()
-    world.train(Cadence(log_every_steps=2, save_every_steps=1), last_step=5)
+    world.train(Intervals(log_every_steps=2, save_every_steps=1), last_step=5)
     assert [event for event in world.events if event[0] == "log"] == [("log", 2, 1.0), ("log", 4, 1.0), ("log", 5, 1.0)]
 
 
@@ -128,22 +128,22 @@ def test_stopping_finishes_the_step_and_saves_it_without_evaluating():
 
 def test_a_resumed_loop_repeats_what_was_due_after_the_save_and_ends_the_same():
     """The kill may have come between save and evaluation, so that evaluation is done again; the save is not."""
-    cadence = replace(NEVER, evaluate_every_steps=2)
+    intervals = replace(NEVER, evaluate_every_steps=2)
     values = {2: 0.5, 4: 0.7, 6: 0.6}
-    undisturbed = World(values=values).train(cadence, last_step=6)
+    undisturbed = World(values=values).train(intervals, last_step=6)
     assert undisturbed.best_step == 2
     world = World(values=values, stop_at=4)
     with pytest.raises(InterruptedRun):
-        world.train(cadence, last_step=6)
+        world.train(intervals, last_step=6)
     world.events.clear()
     world.stop_at = None
-    assert world.train(cadence, last_step=6, start=world.position) == undisturbed
+    assert world.train(intervals, last_step=6, start=world.position) == undisturbed
     assert world.of("save", "evaluate") == [("evaluate", 4), ("save", 6), ("evaluate", 6)]
 
 
 def test_a_loop_resumed_at_its_end_only_evaluates():
     world = World()
-    world.train(replace(NEVER, evaluate_every_steps=4), last_step=3, start=Position(step=3))
+    world.train(replace(NEVER, evaluate_every_steps=4), last_step=3, start=TrainingPosition(step=3))
     assert world.of("step", "save", "evaluate") == [("evaluate", 3)]
 
 
@@ -195,7 +195,7 @@ def test_its_own_wish_to_stop_waits_for_the_vote(is_ahead, stopped_after):
 def test_shared_steps_are_saved_once_for_each_vote(is_ahead):
     """The other process's clock strikes before step 3, and goes on striking until the save is done."""
     world = World()
-    cadence = Cadence(log_every_steps=1000, save_every_seconds=1e9)
+    intervals = Intervals(log_every_steps=1000, save_every_seconds=1e9)
     struck = lambda step: (False, step >= 3 and not world.of("save"))  # noqa: E731
-    world.train(cadence, last_step=9, others=struck, is_ahead=is_ahead)
+    world.train(intervals, last_step=9, others=struck, is_ahead=is_ahead)
     assert world.of("save") == [("save", 4 if is_ahead else 3), ("save", 9)]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.data.cutting import cut_at_line_ends
+from nanochat.data.chunking import chunk_text
 from nanochat.data.splits import is_held_out
 from nanochat.errors import PreflightError
 
@@ -81,7 +81,7 @@ def documents(
     is_validation = split == "validation"
     modules = [module for module in _modules() if _is_validation(module.name, frac) == is_validation]
     for module in modules if is_validation else modules[:max_modules]:
-        for i, piece in enumerate(cut_at_line_ends(module.content.decode(), limit)):
+        for i, piece in enumerate(chunk_text(module.content.decode(), limit)):
             found.append((hashlib.sha256(f"{module.name}:{i}".encode()).digest(), piece))
     return [piece for _, piece in sorted(found)]
 

@@ -23,10 +23,10 @@ from urllib.parse import quote
 
 from nanochat import runtime
 from nanochat.data.files.digests import MEMORY_FILE, FileDigests
+from nanochat.data.files.file_selection import FileSelection
 from nanochat.data.files.readers import DATA_SUFFIXES
 from nanochat.data.hub.download import Progress, download
 from nanochat.data.hub.listing import RemoteFile, list_files
-from nanochat.data.hub.selection import Selection
 from nanochat.errors import PreflightError
 
 DEFAULT_REVISION = "main"
@@ -84,7 +84,7 @@ class Snapshot:
     files: tuple[Path, ...]
 
 
-def cached(source: HubSource, selection: Selection, *, base: Path) -> Snapshot:
+def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapshot:
     """Return a download that is complete, without the network.
 
     A file that has changed since it was last looked at (size or time) is compared with its digest.
@@ -111,7 +111,7 @@ def cached(source: HubSource, selection: Selection, *, base: Path) -> Snapshot:
     return Snapshot(manifest["commit"], tuple(files))
 
 
-def is_cached(source: HubSource, selection: Selection, *, base: Path) -> bool:
+def is_cached(source: HubSource, selection: FileSelection, *, base: Path) -> bool:
     """Return whether the download is complete."""
     try:
         cached(source, selection, base=base)
@@ -131,7 +131,7 @@ def known_commit(source: HubSource, *, base: Path) -> str | None:
     return noted if _COMMIT.fullmatch(noted) else None
 
 
-def note_commit(source: HubSource, commit: str, *, base: Path) -> None:
+def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
     """Keep which commit a branch or tag names now."""
     if not source.is_pinned:
         _write(_reference(source, base), f"{commit}\n")
@@ -143,11 +143,11 @@ def check(source: HubSource) -> str:
     Raises:
         PreflightError: the hub cannot be reached, or has no such data set, revision or files.
     """
-    return _wanted_files(source, Selection())[0]
+    return _wanted_files(source, FileSelection())[0]
 
 
 def fetch(
-    source: HubSource, selection: Selection, *, base: Path, offline: bool, progress: Progress | None = None
+    source: HubSource, selection: FileSelection, *, base: Path, offline: bool, progress: Progress | None = None
 ) -> Snapshot:
     """Return the download, made now where it is not complete.
 
@@ -170,11 +170,11 @@ def fetch(
             progress=progress,
         )
         _write_manifest(_manifest(source, commit, selection, base), source, commit, files, digests)
-        note_commit(source, commit, base=base)
+        record_commit(source, commit, base=base)
     return cached(source, selection, base=base)
 
 
-def _wanted_files(source: HubSource, selection: Selection) -> tuple[str, list[RemoteFile]]:
+def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, list[RemoteFile]]:
     listing = list_files(_endpoint(), source.repository, source.revision, token=runtime.environment("HF_TOKEN"))
     asked = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
     if not asked:
@@ -216,7 +216,7 @@ def _reference(source: HubSource, base: Path) -> Path:
     return _folder(source, base) / "revisions" / quote(source.revision, safe="")
 
 
-def _manifest(source: HubSource, commit: str, selection: Selection, base: Path) -> Path:
+def _manifest(source: HubSource, commit: str, selection: FileSelection, base: Path) -> Path:
     key = json.dumps([source.pattern, commit, selection.max_files, selection.validation_shard])
     return _folder(source, base) / "manifests" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 

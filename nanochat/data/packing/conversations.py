@@ -38,7 +38,7 @@ class SftStats:
     padding_tokens: int = 0
 
     @property
-    def padding_share(self) -> float:
+    def padding_frac(self) -> float:
         """Share of the places in rows that hold padding."""
         places = self.placed_tokens + self.padding_tokens
         return self.padding_tokens / places if places else 0.0

@@ -76,7 +76,7 @@ class PackingStats:
     cropped_tokens: int = 0
 
     @property
-    def cropped_share(self) -> float:
+    def cropped_frac(self) -> float:
         """Share of the tokens taken from documents that was thrown away."""
         taken = self.placed_tokens + self.cropped_tokens
         return self.cropped_tokens / taken if taken else 0.0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import assert_never
 
 from nanochat.data.documents import Split
-from nanochat.data.files.checks import check_documents
-from nanochat.data.sources import SourceSpec, is_here
+from nanochat.data.source_checks import check_documents
+from nanochat.data.sources import SourceSpec, is_available_offline
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs import (
@@ -36,7 +36,7 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
     findings: list[str] = []
     for stage in stages:
         for source, check in _checks(stage, base):
-            if source.name in without or not is_here(source, base=base):
+            if source.name in without or not is_available_offline(source, base=base):
                 continue
             try:
                 check()

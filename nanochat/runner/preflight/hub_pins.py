@@ -87,7 +87,7 @@ def _look_up(
                 problems.append(f"source {names}: {error}")
         if commit is not None:
             commits[key] = commit
-            hub.note_commit(source, commit, base=base)
+            hub.record_commit(source, commit, base=base)
     if problems:
         raise PreflightError("\n".join(problems))
     return commits

@@ -12,7 +12,7 @@ from typing import assert_never
 import yaml
 
 from nanochat.data.files.readers import check_file, json_lines
-from nanochat.data.sources import SourceSpec, describe, naming
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core.prompts import (
     CoreItem,
@@ -88,7 +88,7 @@ def check_bundle(source: SourceSpec) -> None:
     Raises:
         PreflightError: it is not; the message names the source and the file.
     """
-    with naming(source):
+    with as_preflight_error(source):
         for task in read_bundle(bundle_folder(source)):
             check_file(task.path, ())
 

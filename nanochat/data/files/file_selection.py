@@ -11,7 +11,7 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
 @dataclass(frozen=True)
-class Selection:
+class FileSelection:
     """The first `max_files` files, and beside them the validation shard, wherever it stands."""
 
     max_files: int | None = None

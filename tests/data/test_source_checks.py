@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data.files import checks
-from nanochat.data.files.checks import check_documents, check_rows
+from nanochat.data import source_checks
+from nanochat.data.source_checks import check_documents, check_rows
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
 
@@ -98,7 +98,7 @@ def test_what_is_good_passes(files, base):
 
 
 def test_of_large_files_the_first_row_of_each_one_of_the_split_is_tried(files, base, monkeypatch):
-    monkeypatch.setattr(checks, "SMALL_BYTES", 10)
+    monkeypatch.setattr(source_checks, "SMALL_BYTES", 10)
     for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
         files.parquet(name, [name, "more"])
     tried = []

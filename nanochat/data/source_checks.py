@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nanochat.data.documents import DocumentStream, Split
 from nanochat.data.files.readers import START, check_file, read_texts
-from nanochat.data.sources import SourceSpec, naming, resolve_files
+from nanochat.data.sources import SourceSpec, as_preflight_error, resolve_files
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 
@@ -27,7 +27,7 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
     Raises:
         PreflightError: it is not so; the message names the source and the file.
     """
-    with naming(spec):
+    with as_preflight_error(spec):
         if spec.builtin == "python-stdlib":
             return
         for path in resolve_files(spec, base=base):
@@ -53,7 +53,7 @@ def check_rows(
     Raises:
         PreflightError: it does not; the message names the source, the file and what `parse` raised.
     """
-    with naming(spec):
+    with as_preflight_error(spec):
         for path, row in first_rows(spec, split, base=base):
             try:
                 parse(row, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def cut_at_line_ends(text: str, max_chars: int) -> list[str]:
+def chunk_text(text: str, max_chars: int) -> list[str]:
     """Return `text` in pieces of at most `max_chars` characters that joined give it back.
 
     Pieces end at line ends; a line longer than `max_chars` is cut inside.
