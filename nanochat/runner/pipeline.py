@@ -25,8 +25,8 @@ from nanochat.runner.store.locks import is_locked, stage_lock
 from nanochat.runner.store.record import RunTracking, StageRecord
 from nanochat.runner.store.runs import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
-from nanochat.runner.upload.upload import start_upload, finish_upload, tracking_of
 from nanochat.runner.upload.build_view import is_unsent
+from nanochat.runner.upload.upload import finish_upload, start_upload, tracking_of
 from nanochat.storage.layout import write_atomically
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from nanochat.tracking.link import Link, read_link, write_link
 from nanochat.tracking.points import Point, Tail
-from nanochat.tracking.store import Store, raise_outages, probe
 from nanochat.tracking.run_view import Artifact, Dataset, RunView, StageView, Status
+from nanochat.tracking.store import Store, probe, raise_outages
 
 _BATCH = 1000
 _PARAM_CHARS, _TAG_CHARS = 6000, 8000

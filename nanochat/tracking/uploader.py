@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from nanochat.tracking.run_view import RunView
 from nanochat.tracking.stale import close_stale
 from nanochat.tracking.store import Store, TrackingOutageError, open_store, show_uri
 from nanochat.tracking.sync import Sender
-from nanochat.tracking.run_view import RunView
 
 SEND_EVERY_SECONDS = 3.0
 _RETRY_SECONDS = 10.0

@@ -12,7 +12,7 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import SCORES_PICTURE, draw_plots, draw_scores
-from nanochat.runner.report.scores import EVALUATIONS, chance_level, list_suites, describe_stages
+from nanochat.runner.report.scores import EVALUATIONS, chance_level, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
 from nanochat.storage.layout import StageFolder, write_atomically

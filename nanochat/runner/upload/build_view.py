@@ -15,8 +15,8 @@ from nanochat.runner.store.runs import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
 from nanochat.tracking.run_view import Artifact, Dataset, RunView, StageView, Status
+from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
 
 _RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
