@@ -5,6 +5,7 @@ NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -30,6 +31,22 @@ def _device():
 @pytest.fixture(autouse=True)
 def _own_base_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden texts instead of comparing them")
+
+
+@pytest.fixture
+def golden(request) -> Callable[[str, Path], None]:
+    """Return a check that a text equals a golden file; under `--update-golden` it rewrites the file instead."""
+
+    def check(text: str, path: Path) -> None:
+        if request.config.getoption("--update-golden"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")
+
+    return check
 
 
 def pytest_collection_modifyitems(items):

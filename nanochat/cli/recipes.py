@@ -42,7 +42,7 @@ def plan(options: argparse.Namespace) -> None:
     from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
-    prepared = prepare(options.recipe, _overrides(options), runtime.base_dir(), must_have_inputs=False)
+    prepared = prepare(load_recipe(options.recipe, _overrides(options)), runtime.base_dir())
     judged, selected = prepared.judge(), select_stages(prepared.plan)
     if options.json:
         print(json.dumps(plan_report_json(prepared, judged, selected), indent=2))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nanochat.data.sources import SourceSpec
-from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval, derive_tokenizer
 from nanochat.plan.derive.findings import Notebook
@@ -28,7 +27,7 @@ from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.execution import Run
 
-Digests = Callable[[SourceSpec], str]
+Digests = Callable[[SourceSpec], str | None]
 
 _UPSTREAM: dict[StageName, tuple[StageName, ...]] = {
     "tokenizer": (),
@@ -51,13 +50,13 @@ def compile_plan(
 
     Args:
         loaded: the validated recipe.
-        digests: returns the sha256 of a source; without it stages have no source digests and no fingerprint.
+        digests: returns the sha256 of a source, or None if the source cannot be read. A stage that lacks a digest has
+            no fingerprint.
         source_tokens: returns a source's training tokens where known; only pretraining by epochs asks.
         device_class: what times are estimated for where the recipe says `run.device: auto`; default a CPU.
 
     Raises:
         RecipeError: every impossibility, located.
-        PreflightError: every source that `digests` could not reach.
     """
     recipe, notebook = loaded.recipe, Notebook()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
@@ -180,16 +179,9 @@ def _derive_specs(
 def _read_digests(specs: list[StageSpec], digests: Digests | None) -> dict[str, str]:
     if digests is None:
         return {}
-    found: dict[str, str] = {}
-    problems: list[str] = []
-    for source in {source.name: source for spec in specs for source in stage_sources(spec)}.values():
-        try:
-            found[source.name] = digests(source)
-        except PreflightError as error:
-            problems.append(str(error))
-    if problems:
-        raise PreflightError("\n".join(problems))
-    return found
+    sources = {source.name: source for spec in specs for source in stage_sources(spec)}
+    by_name = {name: digests(source) for name, source in sources.items()}
+    return {name: digest for name, digest in by_name.items() if digest is not None}
 
 
 def _plan_stage(

@@ -28,6 +28,8 @@ class LoadedRecipe:
     """A valid recipe and where its values were written. What is not in `origins` has its default."""
 
     recipe: Recipe
+    path: Path
+    """The recipe file, as the caller named it."""
     origins: dict[KeyPath, Origin] = field(repr=False)
     """Path of each given value, sections included, to its place; the root is the empty path."""
     key_origins: dict[KeyPath, Origin] = field(repr=False)
@@ -79,7 +81,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "no findings, so the recipe is valid"
-    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), origins, key_origins, layered.files)
+    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, layered.files)
 
 
 def _read(path: Path) -> Layered:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, RecipeError
+from nanochat.recipe.load import load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.checks import check_all
@@ -36,10 +37,11 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
     Raises:
         NanochatError: whose class says how it ended, see `errors`. InterruptedRun's message is one line.
     """
-    pinned = pin_sources(request.recipe, request.overrides, request.base)
+    loaded = load_recipe(request.recipe, request.overrides)
+    pinned = pin_sources(loaded, request.base)
     if pinned is not None:
         display.log_line(pinned)
-    prepared = prepare(request.recipe, request.overrides, request.base, must_have_inputs=False)
+    prepared = prepare(loaded, request.base)
     selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
     forced = forced_stages(request.force, prepared.plan) & selected
     work = Work(request, prepared, selected, forced, prepared.judge(forced), display)

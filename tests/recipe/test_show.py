@@ -111,4 +111,4 @@ def test_the_difference_of_two_recipes_is_over_resolved_values():
 
 
 def _as_loaded(recipe):
-    return LoadedRecipe(recipe, {}, {}, ())
+    return LoadedRecipe(recipe, Path("generated.yaml"), {}, {}, ())

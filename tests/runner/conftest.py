@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.pipeline import run_recipe
+from nanochat.runner.preflight.prepare import Prepared, prepare
 from nanochat.runner.stage_loop import RunRequest
 
 RECIPE = """\
@@ -159,6 +161,12 @@ class Bench:
     def run(self, *overrides: str, **changes):
         self.display = Lines()
         return run_recipe(self.request(*overrides, **changes), self.display)
+
+    def load(self, *overrides: str) -> LoadedRecipe:
+        return load_recipe(self.recipe, overrides)
+
+    def prepare(self, *overrides: str) -> Prepared:
+        return prepare(self.load(*overrides), self.base)
 
     def calls(self) -> list[str]:
         """Return the stages that ran since the last time this was asked."""

@@ -9,7 +9,7 @@ import pytest
 
 from nanochat.errors import RecipeError
 from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
-from nanochat.runner.preflight.prepare import prepare, select_stages
+from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.store.runs import find_run, model_digest, resolve_model
 from nanochat.storage.layout import stage_folders
@@ -73,7 +73,7 @@ def test_starting_weights_count_by_content(bench, tmp_path):
 def test_plan_why_names_the_changed_field_beforehand(bench):
     """Also for a stage after it, whose inputs are not known yet."""
     bench.run()
-    prepared = prepare(bench.recipe, ["sft.horizon.steps=5"], bench.base)
+    prepared = bench.prepare("sft.horizon.steps=5")
     judged = prepared.judge()
     assert "sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "sft")
     assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "chat_eval")
@@ -87,7 +87,7 @@ def test_plan_why_names_the_changed_field_beforehand(bench):
 def test_a_plan_without_its_data_says_so(bench):
     """Looking is not running: the plan is shown and the missing input named."""
     (bench.folder / "text.txt").unlink()
-    prepared = prepare(bench.recipe, [], bench.base, must_have_inputs=False)
+    prepared = bench.prepare()
     assert ["text.txt" in problem for problem in prepared.problems] == [True]
     assert all(j.action == "run" for j in prepared.judge())
 

@@ -6,14 +6,13 @@ import pytest
 
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.runner.preflight.downloads import fetch_sources
-from nanochat.runner.preflight.prepare import prepare
 from nanochat.runner.process.interrupts import Interrupts
 
 
 @pytest.fixture
 def stage(bench):
     overrides = ["chat_eval=null", "sources.text={uri: 'hf://datasets/a/b'}"]
-    return prepare(bench.recipe, overrides, bench.base).plan.stage("tokenizer")
+    return bench.prepare(*overrides).plan.stage("tokenizer")
 
 
 def test_progress_is_shown_and_the_commit_kept(bench, stage, monkeypatch):

@@ -8,7 +8,6 @@ import pytest
 
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.data_checks import check_inputs
-from nanochat.runner.preflight.prepare import prepare
 
 
 def test_findings_of_all_stages_are_told_before_the_first_begins(bench):
@@ -46,7 +45,7 @@ def test_a_held_out_document_is_needed_only_where_one_is_used(bench):
     (bench.folder / "text.txt").write_text("hello world\n" * 3)
 
     def findings(stage, *flags):
-        plan = prepare(bench.recipe, ["sources.text.validation.hash_frac=0.0001", *flags], bench.base).plan
+        plan = bench.prepare("sources.text.validation.hash_frac=0.0001", *flags).plan
         return check_inputs([plan.stage(stage)], bench.base)
 
     assert "no validation document" in findings("tokenizer")[0]

@@ -10,7 +10,6 @@ import pytest
 
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.hub_pins import pin_sources
-from nanochat.runner.preflight.prepare import prepare
 from nanochat.runner.store.runs import list_runs
 
 NEWER = "d" * 40
@@ -121,12 +120,12 @@ def test_what_is_downloaded_is_checked_before_the_first_stage(bench, hub):
 
 def test_a_plan_reads_the_lock_and_asks_nobody(bench, hub):
     """As a commit in the recipe would, which needs no lock."""
-    plain = prepare(bench.recipe, [], bench.base).plan.stage("tokenizer").source_digests
+    plain = bench.prepare().plan.stage("tokenizer").source_digests
     bench.recipe.with_suffix(".lock").write_text(f"# kept\n\n{KEY}: {OLDER}\n")
-    locked = prepare(bench.recipe, [], bench.base).plan.stage("tokenizer").source_digests
+    locked = bench.prepare().plan.stage("tokenizer").source_digests
     flags = [f"sources.text.revision={OLDER}", f"sources.chats.revision={OLDER}"]
-    assert prepare(bench.recipe, flags, bench.base).plan.stage("tokenizer").source_digests == locked != plain
-    assert pin_sources(bench.recipe, flags, bench.base) is None
+    assert bench.prepare(*flags).plan.stage("tokenizer").source_digests == locked != plain
+    assert pin_sources(bench.load(*flags), bench.base) is None
     assert hub.requests == []
 
 
@@ -150,7 +149,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(bench, hub, mon
 
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(PreflightError, match=r"tiny\.lock: cannot be written .*as its `revision`"):
-        pin_sources(bench.recipe, ["sources.chats={path: chats.jsonl}"], bench.base)
+        pin_sources(bench.load("sources.chats={path: chats.jsonl}"), bench.base)
 
 
 def test_sources_without_a_hub_need_no_lock(bench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
@@ -11,7 +12,6 @@ from nanochat.errors import PreflightError
 from nanochat.plan.estimate import memory
 from nanochat.runner.preflight import checks as preflight
 from nanochat.runner.preflight import memory_limit as limits
-from nanochat.runner.preflight.prepare import prepare
 
 
 def refusal(bench, *overrides, **changes) -> str:
@@ -78,7 +78,7 @@ def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
 
 def test_a_plan_counts_the_text_that_is_there(bench):
     """A file of 690 bytes is no 2e9 characters: the tokenizer needs a process and little more, and a second."""
-    estimate = prepare(bench.recipe, [], bench.base).plan.stage("tokenizer").estimate
+    estimate = bench.prepare().plan.stage("tokenizer").estimate
     assert 0 < estimate.peak_memory_bytes - memory.PROCESS_BYTES["float32"] < 2**20
     assert estimate.seconds == pytest.approx(1, abs=0.01)
 
@@ -135,3 +135,20 @@ def test_processes_that_share_a_machine_share_its_memory(bench, monkeypatch):
     bench.calls()
     text = refusal(bench, *only, "seed=2", "run.distributed.processes=2")
     assert re.search(r"memory: pretrain needs about .*, the limit is 100 MiB", text), text
+
+
+def test_a_run_loads_the_recipe_and_compiles_the_plan_once(bench, monkeypatch):
+    """Also if inputs are missing."""
+    (bench.folder / "text.txt").unlink()
+    calls = []
+    for name in ("nanochat.recipe.load.validate", "nanochat.runner.preflight.prepare.compile_plan"):
+        module, _, attribute = name.rpartition(".")
+        original = getattr(sys.modules[module], attribute)
+
+        def counted(*arguments, _name=name, _original=original, **options):
+            calls.append(_name)
+            return _original(*arguments, **options)
+
+        monkeypatch.setattr(name, counted)
+    assert "text.txt" in refusal(bench)
+    assert calls == ["nanochat.recipe.load.validate", "nanochat.runner.preflight.prepare.compile_plan"]

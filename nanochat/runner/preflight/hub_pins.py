@@ -10,26 +10,25 @@ from nanochat.data.hub import hub
 from nanochat.data.hub.hub import HubSource
 from nanochat.data.hub.lock_file import lock_key, lock_path, read_lock, write_lock
 from nanochat.errors import PreflightError
-from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.recipe.load import LoadedRecipe
 
 
-def pin_sources(recipe: Path, overrides: Sequence[str], base: Path) -> str | None:
+def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     """Write into the recipe's lock file what is not in it yet; return a line that says so, None where all is.
 
     A data set that is downloaded is pinned to that commit, else the hub is asked. With `run.data.refresh_lock` it is
     asked for all of them. Offline, what is not downloaded stays unpinned, for preflight to tell.
 
     Raises:
-        RecipeError: the recipe is wrong.
         PreflightError: the hub cannot be asked or has no such data set or revision (each is named), or the lock file
             cannot be read or written.
     """
-    settings = (loaded := load_recipe(recipe, overrides)).recipe.run
+    settings = loaded.recipe.run
     unpinned = _unpinned(loaded)
     wanted = {lock_key(source): source for source in unpinned.values()}
     if not wanted:
         return None
-    path = lock_path(recipe)
+    path = lock_path(loaded.path)
     locked = read_lock(path)
     if settings.data.refresh_lock and settings.offline:
         raise PreflightError("`run.data.refresh_lock` asks the hub, and this run is offline; do without one of them")
@@ -38,20 +37,20 @@ def pin_sources(recipe: Path, overrides: Sequence[str], base: Path) -> str | Non
     found = _look_up(missing, users, base, offline=settings.offline, refresh=settings.data.refresh_lock)
     if all(locked.get(key) == commit for key, commit in found.items()):
         return None
-    write_lock(path, {**locked, **found}, recipe=recipe)
+    write_lock(path, {**locked, **found}, recipe=loaded.path)
     changed = sum(key in locked and locked[key] != commit for key, commit in found.items())
     again = f", {changed} of them to another commit than before" if changed else ""
     return f"pinned {len(found)} hub data set{'s' if len(found) > 1 else ''} in {path}{again}"
 
 
-def with_pins(loaded: LoadedRecipe, recipe: Path) -> LoadedRecipe:
+def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
     """Return the recipe with the commits of its lock file as revisions; what is not in there stays as it is.
 
     Raises:
         PreflightError: the lock file is not of its form.
     """
     unpinned = _unpinned(loaded)
-    locked = read_lock(lock_path(recipe)) if unpinned else {}
+    locked = read_lock(lock_path(loaded.path)) if unpinned else {}
     sources = dict(loaded.recipe.sources)
     for name, source in unpinned.items():
         commit = locked.get(lock_key(source))

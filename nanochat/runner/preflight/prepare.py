@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nanochat.data.sources import digest, resolve_files
+from nanochat.data.sources import SourceSpec, digest, resolve_files
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import estimate_tokenizer, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import TokenizerSpec
-from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.preflight.hub_pins import with_pins
 from nanochat.runner.store.cache import Judgement, judge_plan
 from nanochat.runner.store.runs import MODEL_STAGES, model_digest, resolve_model
@@ -28,8 +28,6 @@ _UNPACKED = 4
 class Prepared:
     """A recipe, ready to be shown or run."""
 
-    path: Path
-    overrides: tuple[str, ...]
     base: Path
     loaded: LoadedRecipe
     plan: Plan
@@ -38,7 +36,7 @@ class Prepared:
     """Folder of the starting weights of each stage that has `init_from`."""
     init_digests: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    """Inputs that are not here, where the caller only looks; then nothing is known about the cache."""
+    """Inputs that are missing. While there are any, the state of the cache is unknown."""
 
     def judge(self, forced: Collection[str] = ()) -> list[Judgement]:
         """Return what will happen to each stage."""
@@ -47,22 +45,27 @@ class Prepared:
         return judge_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
 
 
-def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_inputs: bool = True) -> Prepared:
-    """Load and compile a recipe, and look up what its stages read.
+def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
+    """Return the compiled plan of a recipe, with the digests of its sources and the starting weights of its stages.
+
+    Inputs that are missing are listed in `problems`.
 
     Raises:
-        RecipeError: the recipe is wrong.
-        PreflightError: inputs are missing and `must_have_inputs`; all of them are named.
+        RecipeError: no plan can be made of the recipe.
+        PreflightError: the recipe's lock file cannot be read.
     """
-    loaded = with_pins(load_recipe(path, overrides), path)
+    loaded = with_pins(loaded)
     device = guess_device_class()
     problems: list[str] = []
-    try:
-        plan = compile_plan(loaded, digests=lambda spec: digest(spec, base=base), device_class=device)
-    except PreflightError as error:
-        problems += str(error).splitlines()
-        plan = compile_plan(loaded, device_class=device)
-    plan = _with_text_size(plan, base)
+
+    def read_digest(source: SourceSpec) -> str | None:
+        try:
+            return digest(source, base=base)
+        except PreflightError as error:
+            problems.extend(str(error).splitlines())
+            return None
+
+    plan = _with_text_size(compile_plan(loaded, digests=read_digest, device_class=device), base)
     models: dict[str, Path] = {}
     for stage in plan.stages:
         if stage.init_from is None:
@@ -72,11 +75,7 @@ def prepare(path: Path, overrides: Sequence[str], base: Path, *, must_have_input
             models[stage.name] = resolve_model(stage.init_from, base, prefer=prefer)
         except NanochatError as error:
             problems.append(f"{stage.name}.init_from: {error}")
-    if problems and must_have_inputs:
-        raise PreflightError("\n".join(problems))
     return Prepared(
-        path=path,
-        overrides=tuple(overrides),
         base=base,
         loaded=loaded,
         plan=plan,
