@@ -1,1 +1,1 @@
-"""One plain function a stage: specification and context to result."""
+"""One function per stage, `run(job, context) -> StageResult`, and the process that runs it."""

@@ -1,8 +1,8 @@
-"""The process of one stage: `python -m nanochat.stages JOB.json`, or one of those that train it together.
+"""The process of one stage: `python -m nanochat.stages JOB.json [--join BACKEND]`.
 
-With `--world BACKEND` it is one of several that `mlx.launch` started (see `runner.leader`), and joins the others first.
-Exit codes are those of `errors`. Whatever ends the process leaves its last words in `error.txt` in the stage's
-folder: a message for the user, or a bug's traceback. `out/result.json` is written last.
+With `--join` it is one of several processes that `mlx.launch` started (`runner.process.launcher`), and joins the others
+first. Exit codes are those of `errors`; `process.exit` writes `error.txt`. A stage that succeeds writes
+`out/result.json` last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nanochat.errors import PreflightError
 from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.stages.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.group import STOP, UNREADABLE, World, join, write_ending
+from nanochat.stages.process.group import NO_JOB_FILE, STOP, ProcessGroup, join_group, write_exit_code
 from nanochat.stages.process.signals import StopFlag
 
 
@@ -29,76 +29,80 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case [path]:
             return _run_alone(Path(path))
-        case [path, "--world", backend]:
-            return _run_in_world(Path(path), backend)
+        case [path, "--join", backend]:
+            return _run_in_group(Path(path), backend)
         case _:
-            sys.stderr.write("usage: python -m nanochat.stages JOB.json [--world BACKEND]\n")
+            sys.stderr.write("usage: python -m nanochat.stages JOB.json [--join BACKEND]\n")
             return 2
 
 
 def _run_alone(path: Path) -> int:
     job = Job.model_validate_json(path.read_bytes())
-    # The tokenizer stage trains inside C++ and has nothing to save: its first signal ends it.
+    # The tokenizer trains inside C++ and has no checkpoint to save, so the first signal ends the process.
     should_stop = StopFlag(is_final=job.spec.stage == "tokenizer")
     should_stop.install()
     return run_guarded(job, lambda: _run(job, should_stop))
 
 
-def _run_in_world(path: Path, backend: str) -> int:
-    """Run one process's part of a stage; the exit code is left in the stage's folder too, for `mlx.launch` drops it."""
-    # `mlx.launch` spins on a child's standard input until it finds it closed.
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, sys.stdin.fileno())
-    signalled = StopFlag()
-    signalled.install()
+def _run_in_group(path: Path, backend: str) -> int:
+    """Run one process's part of a stage. `mlx.launch` drops exit codes, so this one is also written to a file."""
+    # `mlx.launch` polls its child's standard input in a busy loop until that is closed.
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, sys.stdin.fileno())
+    stop_flag = StopFlag()
+    stop_flag.install()
     try:
         content = path.read_bytes()
     except OSError:
-        return _leave_world(path, backend)
+        return _report_missing_job(path, backend)
     job = Job.model_validate_json(content)
-    asked = path.with_name(STOP)
+    stop_file = path.with_name(STOP)
     digest = int.from_bytes(hashlib.sha256(content).digest()[:4], "big") >> 1
 
     def run() -> None:
-        _run(job, lambda: signalled() or asked.exists(), lambda: join(backend, job_digest=digest, job_path=path))
+        _run(
+            job,
+            should_stop=lambda: stop_flag() or stop_file.exists(),
+            join=lambda: join_group(backend, job_digest=digest, job_path=path),
+        )
 
     code = run_guarded(job, run)
-    write_ending(Path(job.stage_dir), code)
+    write_exit_code(Path(job.stage_dir), code)
     return code
 
 
-def _leave_world(path: Path, backend: str) -> int:
-    """Tell the other processes that the job's folder is not to be seen from here, and return the exit code."""
+def _report_missing_job(path: Path, backend: str) -> int:
+    """Let the other processes know that this one cannot read the job file, and return the exit code."""
     runtime.prepare()
     try:
-        join(backend, job_digest=UNREADABLE, job_path=path)
+        join_group(backend, job_digest=NO_JOB_FILE, job_path=path)
     except PreflightError as error:
         sys.stderr.write(f"{error}\n")
     return PreflightError.exit_code
 
 
-def _run(job: Job, should_stop: Callable[[], bool], enter: Callable[[], World] = World) -> None:
+def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGroup] = ProcessGroup) -> None:
     execution = job.execution
     # Before anything imports MLX: a fast BLAS must be loaded first.
     chosen = runtime.prepare(execution.device, execution.dtype, execution.threads)
     if job.spec.stage != "tokenizer":
         _prepare_device(job, chosen)
-    world = enter()
-    context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, world=world)
-    context.say(chosen.describe() + (f", {world.size} processes" if world.size > 1 else ""))
+    group = join()
+    context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, process_group=group)
+    context.log_line(chosen.describe() + (f", {group.size} processes" if group.size > 1 else ""))
     if job.spec.stage != "tokenizer" and chosen.backend != "cpu":
-        _watch_device(context)
-    context.progress(0.0, "starting")
+        _watch_device_memory(context)
+    context.report_progress(0.0, "starting")
     try:
         result = run_stage(job, context)
-        if world.is_writer:
+        if group.is_writer:
             context.write_result(result)
-    except (MemoryError, RuntimeError):  # a shortage, perhaps: the parent tells how much was in use
+    except (MemoryError, RuntimeError):  # perhaps out of memory: the heartbeat tells the parent how much was in use
         with contextlib.suppress(OSError):
-            context.beat()
+            context.write_heartbeat()
         raise
-    context.progress(1.0, "done")
-    world.wait()
+    context.report_progress(1.0, "done")
+    group.barrier()
 
 
 def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
@@ -108,14 +112,14 @@ def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
     apply_memory_limits(job.execution.memory_limit_bytes)
 
 
-def _watch_device(context: StageContext) -> None:
+def _watch_device_memory(context: StageContext) -> None:
     from nanochat.model.device import peak_bytes
 
     context.device_peak = peak_bytes
 
 
 def run_stage(job: Job, context: StageContext) -> StageResult:
-    """Run the job's stage in this process. Each stage is imported only when it runs."""
+    """Run the job's stage in this process. Each stage's module is imported only when it runs."""
     match job.spec:
         case TokenizerSpec():
             from nanochat.stages import tokenizer

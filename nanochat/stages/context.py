@@ -1,7 +1,7 @@
-"""What a stage gets from its process: folders, metric files, the heartbeat, and when to stop.
+"""What a stage gets from its process: folders, metric files, the log, the heartbeat, seeds, and when to stop.
 
-A stage is a function `run(job, context) -> StageResult`. Nothing here knows what a stage computes, or MLflow: the
-parent process reads the files that are written here. Of several processes that train together only one writes.
+A stage is a function `run(job, context) -> StageResult`. If several processes train together, only rank 0 writes.
+Not here: what a stage computes, and MLflow, which the parent process feeds from the files written here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 from nanochat.errors import StageError
 from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
-from nanochat.stages.process.group import World
+from nanochat.stages.process.group import ProcessGroup
 from nanochat.storage.series import Series
 
 HEARTBEAT_SECONDS = 0.5
-NOTE = "note: "
-"""Begins a line of the log that the parent also shows to whoever started the run."""
+NOTE_PREFIX = "note: "
+"""The parent process also shows the log lines that start with this to the user."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage measured. `metrics` are the same on every machine run of the same code; `timings` are not."""
+    """What a stage measured. `metrics` repeat exactly when the same code runs again; `timings` do not."""
 
     metrics: dict[str, float]
     timings: dict[str, float] = field(default_factory=dict)
@@ -36,21 +36,21 @@ class StageResult:
 
 @dataclass(frozen=True)
 class SeriesSizes:
-    """How much of the metric files belongs to a checkpoint, in bytes."""
+    """Sizes of the two metric files when a checkpoint was saved, in bytes."""
 
     metrics: int
     timings: int
 
 
 class StageContext:
-    """A stage's folders and channels to the outside.
+    """A stage's folders, and how it reports to the parent process.
 
     Args:
-        job: what the process was told.
-        base: the base folder of caches.
-        runtime: what `runtime.prepare` chose.
-        should_stop: true once a signal asked to save and stop.
-        world: the processes that run this stage together.
+        job: the content of the job file.
+        base: the base folder, which holds the caches.
+        runtime: the device, dtype and BLAS that `runtime.prepare` chose.
+        should_stop: true once a signal has asked the stage to save and stop.
+        process_group: the processes that run this stage together.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class StageContext:
         base: Path,
         runtime: Runtime,
         should_stop: Callable[[], bool] = lambda: False,
-        world: World = World(),  # noqa: B008 -- frozen
+        process_group: ProcessGroup = ProcessGroup(),  # noqa: B008 -- frozen
     ):
         self.job = job
-        self.world = world
+        self.process_group = process_group
         self.base = base
         self.runtime = runtime
         self.should_stop = should_stop
@@ -71,13 +71,13 @@ class StageContext:
         self._metrics = Series(self.folder / "metrics.jsonl")
         self._timings = Series(self.folder / "timings.jsonl")
         self.device_peak: Callable[[], int] | None = None
-        """Largest size of the device's memory so far, where the process's own size does not say it (a GPU)."""
-        self._last_beat = 0.0
-        self._beat: dict[str, float | str] = {"fraction": 0.0, "text": ""}
+        """Returns the peak memory of a GPU, which the size of the process does not include."""
+        self._heartbeat_at = 0.0
+        self._heartbeat: dict[str, float | str] = {"fraction": 0.0, "text": ""}
 
     @property
     def out(self) -> Path:
-        """The folder of what the stage hands on; created at first use."""
+        """The folder of the stage's output, created at first use."""
         path = self.folder / "out"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -88,38 +88,33 @@ class StageContext:
         return self.folder / "checkpoints"
 
     def upstream(self, *stages: StageName) -> Path | None:
-        """Return the output folder of the first of `stages` that this stage reads, or None."""
-        found = (self.job.upstream[stage] for stage in stages if stage in self.job.upstream)
-        return next((Path(folder) for folder in found), None)
+        """Return the output folder of the first of `stages` that the job names, or None if it names none of them."""
+        return next((Path(self.job.upstream[stage]) for stage in stages if stage in self.job.upstream), None)
 
-    def require(self, stage: StageName) -> Path:
-        """Return the output folder of an upstream stage.
-
-        Raises:
-            StageError: the job does not name it.
-        """
+    def require_upstream(self, stage: StageName) -> Path:
+        """Return the output folder of an upstream stage, or raise a StageError if the job does not name it."""
         folder = self.upstream(stage)
         if folder is None:
-            raise StageError(f"{self.job.spec.stage} needs the output of {stage}, and the job names none")
+            raise StageError(f"{self.job.spec.stage} needs the output of {stage}, but the job names no folder for it")
         return folder
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append values that are the same in every run of this job: loss, rates, bpb."""
-        if self.world.is_writer:
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append values that every run of this job repeats exactly: loss, learning rate, bpb."""
+        if self.process_group.is_writer:
             self._metrics.append(step, metrics)
 
-    def log_timing(self, step: int, values: Mapping[str, float]) -> None:
-        """Append values of the clock or the machine: seconds, tokens per second, memory."""
-        if self.world.is_writer:
+    def log_timings(self, step: int, values: Mapping[str, float]) -> None:
+        """Append values that depend on the clock or the machine: seconds, tokens per second, memory."""
+        if self.process_group.is_writer:
             self._timings.append(step, values)
 
     def series_sizes(self) -> SeriesSizes:
-        """Flush both metric files to disk and return their sizes, for a checkpoint to remember."""
+        """Flush both metric files to disk and return their sizes, which a checkpoint stores."""
         return SeriesSizes(metrics=self._metrics.sync(), timings=self._timings.sync())
 
     def rewind(self, sizes: SeriesSizes) -> None:
-        """Cut both metric files back to what belongs to a checkpoint; to nothing at a fresh start."""
-        if self.world.is_writer:
+        """Truncate both metric files to the sizes that a checkpoint stored (0 for a fresh start)."""
+        if self.process_group.is_writer:
             self._metrics.truncate(sizes.metrics)
             self._timings.truncate(sizes.timings)
 
@@ -128,33 +123,33 @@ class StageContext:
         write_atomically(self.out / "timings.json", json.dumps(result.timings, indent=1))
         write_atomically(self.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
 
-    def progress(self, fraction: float, text: str) -> None:
-        """Renew the heartbeat that the parent shows, at most twice a second."""
+    def report_progress(self, fraction: float, text: str) -> None:
+        """Update the progress that the parent shows, at most twice a second."""
         now = time.monotonic()
-        if now - self._last_beat < HEARTBEAT_SECONDS and fraction < 1:
+        if now - self._heartbeat_at < HEARTBEAT_SECONDS and fraction < 1:
             return
-        self._last_beat = now
-        self._beat = {"fraction": min(max(fraction, 0.0), 1.0), "text": text}
-        self.beat()
+        self._heartbeat_at = now
+        self._heartbeat = {"fraction": min(max(fraction, 0.0), 1.0), "text": text}
+        self.write_heartbeat()
 
-    def beat(self) -> None:
-        """Write the heartbeat as it is, with the time and the device's peak memory of now."""
-        if not self.world.is_writer:
+    def write_heartbeat(self) -> None:
+        """Write the last progress again, with the current time and peak device memory."""
+        if not self.process_group.is_writer:
             return
-        beat = {**self._beat, "time": time.time(), "pid": os.getpid()}
+        beat = {**self._heartbeat, "time": time.time(), "pid": os.getpid()}
         if self.device_peak is not None:
             beat["peak_memory_bytes"] = self.device_peak()
         write_atomically(self.folder / "progress.json", json.dumps(beat), durable=False)
 
-    def say(self, text: str) -> None:
-        """Write a line to the stage's log (the process's output)."""
-        if self.world.is_writer:
+    def log_line(self, text: str) -> None:
+        """Write a line to the stage's log, which is the output of the process."""
+        if self.process_group.is_writer:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
-    def tell(self, text: str) -> None:
-        """Write a line to the log that is also shown where the run was started."""
-        self.say(f"{NOTE}{text}")
+    def notify_user(self, text: str) -> None:
+        """Write a line to the log that the parent also shows to the user."""
+        self.log_line(f"{NOTE_PREFIX}{text}")
 
 
 def derive_seed(seed: int, *names: str | int) -> int:

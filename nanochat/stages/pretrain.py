@@ -26,7 +26,7 @@ from nanochat.plan.specs import Job, PretrainSpec
 from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.heldout import HeldOutBatch, held_out_batches
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import Course, Training, write_samples
+from nanochat.stages.training import Training, TrainingSchedule, write_samples
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.loop import TrainingPosition
 from nanochat.train.step import Rates
@@ -49,7 +49,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"
     model, tokenizer = _starting_point(spec, context)
     sequence_len = model.config.sequence_len
-    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.world.size)
+    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.process_group.size)
     loader = _loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     micro_batch_size = choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows)
@@ -57,22 +57,22 @@ def run(job: Job, context: StageContext) -> StageResult:
         context,
         model=model,
         tokenizer=tokenizer,
-        optimizer=Optimizer(groups, model.named_parameters(), world=context.world.group),
+        optimizer=Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group),
         loader=loader,
-        course=_course(spec),
+        schedule=_schedule(spec),
         micro_batch_size=micro_batch_size,
     )
-    watcher = _Watcher(spec, context, model, tokenizer, rows=micro_batch_size)
-    position = training.run(evaluate=watcher.evaluate, sample=watcher.sample)
+    monitor = _ValidationAndSamples(spec, context, model, tokenizer, rows=micro_batch_size)
+    position = training.run(evaluate=monitor.evaluate, sample=monitor.sample)
     training.write_output()
-    return _result(position, training, watcher, cropped_frac=loader.stats.cropped_frac)
+    return _result(position, training, monitor, cropped_frac=loader.stats.cropped_frac)
 
 
 def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
     """Return the model to train and its tokenizer: freshly drawn weights, or those of `init_from`."""
     if spec.init_from is not None:
         return _given_model(spec, spec.init_from, context)
-    tokenizer = load_tokenizer(context.require("tokenizer"))
+    tokenizer = load_tokenizer(context.require_upstream("tokenizer"))
     model = GPT(_fit_vocabulary(spec.model, tokenizer))
     model.initialise(mx.random.key(derive_seed(spec.seed, "pretrain", "init")))
     mx.eval(model.named_parameters())
@@ -107,19 +107,19 @@ def _given_model(spec: PretrainSpec, init_from: str, context: StageContext) -> t
 def _loader(
     spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> PretrainLoader:
-    if not context.world.is_writer:
-        context.world.wait()  # until the writer has made the token cache, where the recipe wants one
+    if not context.process_group.is_writer:
+        context.process_group.barrier()  # until the writer has made the token cache, where the recipe wants one
     streams = [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data]
-    if context.world.is_writer:
-        context.world.wait()
+    if context.process_group.is_writer:
+        context.process_group.barrier()
     return PretrainLoader(
         streams,
         tokenizer,
         sequence_len=sequence_len,
         rows_per_batch=rows,
         buffer_documents=spec.buffer_documents,
-        rank=context.world.rank,
-        world_size=context.world.size,
+        rank=context.process_group.rank,
+        world_size=context.process_group.size,
     )
 
 
@@ -131,12 +131,12 @@ def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) 
     def tell(documents: int, tokens: int) -> None:
         if context.should_stop():
             raise InterruptedRun(f"stopped while tokenizing `{source.name}`, finished files are kept")
-        context.progress(0.0, f"tokenizing {source.name}: {documents:,} documents, {tokens:,} tokens")
+        context.report_progress(0.0, f"tokenizing {source.name}: {documents:,} documents, {tokens:,} tokens")
 
     return cached_stream(source, "train", tokenizer, base=context.base, tell=tell)
 
 
-def _course(spec: PretrainSpec) -> Course:
+def _schedule(spec: PretrainSpec) -> TrainingSchedule:
     def rates(step: int) -> Rates:
         return Rates(
             lr_multiplier=lr_multiplier(spec.schedule, step),
@@ -144,7 +144,7 @@ def _course(spec: PretrainSpec) -> Course:
             weight_decay=weight_decay_at(spec.optimizer.variant, spec.weight_decay, spec.schedule, step),
         )
 
-    return Course(
+    return TrainingSchedule(
         tokens_per_step=spec.tokens_per_step,
         last_step=spec.steps,
         rates=rates,
@@ -152,7 +152,7 @@ def _course(spec: PretrainSpec) -> Course:
     )
 
 
-class _Watcher:
+class _ValidationAndSamples:
     """Measures and samples the model while it trains, and remembers the last bits per byte."""
 
     def __init__(self, spec: PretrainSpec, context: StageContext, model: GPT, tokenizer: Tokenizer, *, rows: int):
@@ -186,11 +186,13 @@ class _Watcher:
         def on_batch(tokens: int) -> None:
             if self.context.should_stop():
                 raise InterruptedRun(f"stopped while validating at step {position.step:,}, saved")
-            self.context.progress(fraction, f"{of} · {tokens:,} tokens")
+            self.context.report_progress(fraction, f"{of} · {tokens:,} tokens")
 
         result = evaluate_bpb(self.model, self.held_out, self.tokenizer.token_bytes, on_batch=on_batch)
-        self.context.log(position.step, {"val/bpb": result.bpb, "val/loss": result.nats / result.tokens})
-        self.context.say(f"step {position.step:,}: {result.bpb:.4f} bits per byte on {result.tokens:,} held-out tokens")
+        self.context.log_metrics(position.step, {"val/bpb": result.bpb, "val/loss": result.nats / result.tokens})
+        self.context.log_line(
+            f"step {position.step:,}: {result.bpb:.4f} bits per byte on {result.tokens:,} held-out tokens"
+        )
         self.bpb = result.bpb
         return result.bpb
 
@@ -200,11 +202,13 @@ class _Watcher:
         ids = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
         completions = engine.complete(ids, max_tokens=SAMPLE_TOKENS, use_calculator=False)
         texts = [prompt + self.tokenizer.decode(ids) for prompt, ids in zip(prompts, completions, strict=True)]
-        if self.context.world.is_writer:
+        if self.context.process_group.is_writer:
             write_samples(self.context.out / "samples.md", position.step, texts)
 
 
-def _result(position: TrainingPosition, training: Training, watcher: _Watcher, *, cropped_frac: float) -> StageResult:
+def _result(
+    position: TrainingPosition, training: Training, monitor: _ValidationAndSamples, *, cropped_frac: float
+) -> StageResult:
     metrics = {
         "steps": float(position.step),
         "skipped_steps": float(position.skipped_steps),
@@ -214,6 +218,6 @@ def _result(position: TrainingPosition, training: Training, watcher: _Watcher, *
     }
     if position.loss is not None:
         metrics["loss"] = position.loss
-    if watcher.bpb is not None:
-        metrics["bpb"] = watcher.bpb
+    if monitor.bpb is not None:
+        metrics["bpb"] = monitor.bpb
     return StageResult(metrics, training.timings())

@@ -19,7 +19,7 @@ from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multi
 from nanochat.plan.specs import Job, SftSpec
 from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import OPTIMIZER_FILE, Course, Training, write_samples
+from nanochat.stages.training import OPTIMIZER_FILE, Training, TrainingSchedule, write_samples
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
@@ -51,7 +51,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     optimizer, has_moments = _optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
-    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.world.size)
+    rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.process_group.size)
     examples, refused = _mixture(spec, context)
     loader = _loader(spec, context, examples, tokenizer, sequence_len=sequence_len, rows=rows)
     training = Training(
@@ -60,13 +60,13 @@ def run(job: Job, context: StageContext) -> StageResult:
         tokenizer=tokenizer,
         optimizer=optimizer,
         loader=loader,
-        course=_course(spec, loader),
+        schedule=_schedule(spec, loader),
         micro_batch_size=choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows),
     )
     position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
     training.write_output()
     stats = loader.stats
-    context.say(
+    context.log_line(
         f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
         f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {refused:,} rows refused"
     )
@@ -77,13 +77,13 @@ def run(job: Job, context: StageContext) -> StageResult:
 def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
     if spec.init_from is not None:
         return Path(spec.init_from)
-    return context.require("pretrain") / "model"
+    return context.require_upstream("pretrain") / "model"
 
 
 def _optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
     """Return the optimizer, and whether it has the moments that training left beside the weights; rates start anew."""
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
-    optimizer = Optimizer(groups, model.named_parameters(), world=context.world.group)
+    optimizer = Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group)
     # Beside a stage's model folder; inside a checkpoint.
     path = next((at for at in (folder.parent / OPTIMIZER_FILE, folder / OPTIMIZER_FILE) if at.is_file()), None)
     if path is None:
@@ -127,7 +127,7 @@ def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
     tasks: list[Task] = []
     refused = 0
     for item in spec.data:
-        context.progress(0.0, f"reading {item.name}")
+        context.report_progress(0.0, f"reading {item.name}")
         task = build_task(
             item.task,
             item.source,
@@ -138,13 +138,13 @@ def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
         )
         bad = _refused(task)
         if bad:
-            context.say(f"{item.name}: {len(bad):,} rows refused, the first: {bad[0]}")
+            context.log_line(f"{item.name}: {len(bad):,} rows refused, the first: {bad[0]}")
             refused += len(bad)
         tasks.append(task)
     available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
     counts = mixture_counts(available, [item.weight for item in spec.data])
     shown = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
-    context.say(f"an epoch has {sum(counts):,} conversations: {shown}")
+    context.log_line(f"an epoch has {sum(counts):,} conversations: {shown}")
     seed = derive_seed(spec.seed, "sft", "mixture")
     return TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), refused
 
@@ -168,12 +168,12 @@ def _loader(
         seed=derive_seed(spec.seed, "sft", "order"),
         epochs=spec.epochs,
         turn_end_id=tokenizer.special("<|assistant_end|>"),
-        rank=context.world.rank,
-        world_size=context.world.size,
+        rank=context.process_group.rank,
+        world_size=context.process_group.size,
     )
 
 
-def _course(spec: SftSpec, loader: SftLoader) -> Course:
+def _schedule(spec: SftSpec, loader: SftLoader) -> TrainingSchedule:
     last_step = _last_step(spec)
 
     def progress(step: int) -> float:
@@ -189,7 +189,7 @@ def _course(spec: SftSpec, loader: SftLoader) -> Course:
             weight_decay=0.0,
         )
 
-    return Course(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
+    return TrainingSchedule(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
 
 
 def _last_step(spec: SftSpec) -> int | None:
@@ -205,7 +205,7 @@ def _sample(position: TrainingPosition, context: StageContext, model: GPT, token
     asked = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
     answers = Engine(model, tokenizer).complete(asked, max_tokens=SAMPLE_TOKENS)
     texts = [f"{prompt}\n> {tokenizer.decode(answer)}" for prompt, answer in zip(prompts, answers, strict=True)]
-    if context.world.is_writer:
+    if context.process_group.is_writer:
         write_samples(context.out / "samples.md", position.step, texts)
 
 

@@ -69,7 +69,7 @@ class SuiteRunner:
         path = self.context.folder / "suites" / f"{name}.json"
         result = _read(path) if path.is_file() else self._compute(plan(), path)
         self.done[name] = result
-        self.context.say(f"{name}: {summary(name, result)}")
+        self.context.log_line(f"{name}: {summary(name, result)}")
         return result
 
     def _compute(self, suite: Suite, path: Path) -> SuiteResult:
@@ -86,7 +86,7 @@ class SuiteRunner:
         if self.context.should_stop():
             raise InterruptedRun(f"stopped while evaluating `{suite.name}`; finished suites are kept")
         fraction = (len(self.done) + min(amount / max(suite.total, 1), 1.0)) / max(self.count, 1)
-        self.context.progress(fraction, f"{suite.name}: {amount:,}/{suite.total:,} {suite.unit}")
+        self.context.report_progress(fraction, f"{suite.name}: {amount:,}/{suite.total:,} {suite.unit}")
 
 
 def task_metrics(name: str, result: TaskResult) -> SuiteResult:
@@ -122,7 +122,7 @@ def load_evaluated(
     if init_from is not None:
         folder = Path(init_from)
     else:
-        folder = (context.upstream(*stages) or context.require(stages[-1])) / "model"
+        folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / "model"
     dtype = mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32
     return load_model(folder, dtype), load_tokenizer(folder)
 

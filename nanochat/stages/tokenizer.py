@@ -36,12 +36,12 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     seconds = time.monotonic() - began
     tokenizer.save(context.out)
-    context.progress(0.95, "measuring compression on held-out documents")
+    context.report_progress(0.95, "measuring compression on held-out documents")
     metrics = {
         "vocab_size": float(tokenizer.vocab_size),
         "bytes_per_token": _bytes_per_token(spec, context, tokenizer),
     }
-    context.log(0, {f"tokenizer/{name}": value for name, value in metrics.items()})
+    context.log_metrics(0, {f"tokenizer/{name}": value for name, value in metrics.items()})
     return StageResult(metrics, {"train_seconds": seconds})
 
 
@@ -51,9 +51,11 @@ def _training_texts(spec: TokenizerSpec, context: StageContext) -> Iterator[str]
     for count, text in enumerate(single_pass(spec.source, "train", base=context.base), start=1):
         chars += min(len(text), spec.max_document_chars)
         if count % PROGRESS_DOCUMENTS == 0:
-            context.progress(0.3 * min(1.0, chars / spec.max_chars), f"reading: {count:,} documents, {chars:,} chars")
+            context.report_progress(
+                0.3 * min(1.0, chars / spec.max_chars), f"reading: {count:,} documents, {chars:,} chars"
+            )
         yield text
-    context.progress(0.3, f"training on {count:,} documents, {chars:,} chars")
+    context.report_progress(0.3, f"training on {count:,} documents, {chars:,} chars")
 
 
 def _bytes_per_token(spec: TokenizerSpec, context: StageContext, tokenizer: bpe.Tokenizer) -> float:

@@ -49,7 +49,7 @@ class Loader(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class TrainingSchedule:
     """How a training goes: the size of a step, the end, the schedules. `last_step` None: the data's end."""
 
     tokens_per_step: int
@@ -79,15 +79,17 @@ class Training:
         tokenizer: Tokenizer,
         optimizer: Optimizer,
         loader: Loader,
-        course: Course,
+        schedule: TrainingSchedule,
         micro_batch_size: int,
     ):
         self.context, self.model, self.tokenizer = context, model, tokenizer
-        self.optimizer, self.loader, self.course = optimizer, loader, course
+        self.optimizer, self.loader, self.schedule = optimizer, loader, schedule
         execution, on_gpu = context.job.execution, context.runtime.backend != "cpu"
         model.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
         model.set_activation_checkpointing(execution.activation_checkpointing)
-        self.step = TrainStep(model, optimizer, micro_batch_size=micro_batch_size, world=context.world.group)
+        self.step = TrainStep(
+            model, optimizer, micro_batch_size=micro_batch_size, world=context.process_group.mlx_group
+        )
         self.peak_flops = peak_flops(device_name(), context.runtime.dtype) if on_gpu else None
         self.peak_lr = next(group.lr for group in optimizer.groups if isinstance(group, MuonGroup))
         self.tokens_per_second: float | None = None
@@ -107,7 +109,7 @@ class Training:
         callbacks = LoopCallbacks[Rows](
             next_batch=self._next_batch,
             describe_batch=self._describe_batch,
-            rates=self.course.rates,
+            rates=self.schedule.rates,
             log=self._log,
             save=self._save,
             evaluate=evaluate,
@@ -117,7 +119,7 @@ class Training:
         )
         intervals = intervals_of(self.context.job.execution)
         try:
-            return train(self.step, callbacks, intervals, last_step=self.course.last_step, start=start)
+            return train(self.step, callbacks, intervals, last_step=self.schedule.last_step, start=start)
         finally:
             self.loader.close()
 
@@ -130,7 +132,7 @@ class Training:
 
     def write_output(self) -> None:
         """Write `out/model/` and the optimizer's moments, for the stage that goes on from here."""
-        if not self.context.world.is_writer:
+        if not self.context.process_group.is_writer:
             return
         scratch = self.context.out / f".writing-{OPTIMIZER_FILE}"
         write_arrays(scratch, self.optimizer.state)
@@ -148,13 +150,13 @@ class Training:
         return f"behind it the data stand at {json.dumps(state)}"
 
     def _resume(self) -> TrainingPosition | None:
-        view = latest_checkpoint(self.context.checkpoints, self.context.tell)
-        self.context.world.require_same(view.step if view is not None else -1, "the checkpoint to go on from")
+        view = latest_checkpoint(self.context.checkpoints, self.context.notify_user)
+        self.context.process_group.require_same(view.step if view is not None else -1, "the checkpoint to go on from")
         if view is None:
             self.context.rewind(SeriesSizes(metrics=0, timings=0))
             return None
         position = self._restore(view)
-        self.context.tell(f"goes on after step {position.step:,}")
+        self.context.notify_user(f"resuming after step {position.step:,}")
         return position
 
     def _restore(self, view: CheckpointView) -> TrainingPosition:
@@ -169,9 +171,9 @@ class Training:
 
     def _save(self, position: TrainingPosition) -> None:
         """Write a checkpoint; of several processes one writes, and all go on once it is there."""
-        if self.context.world.is_writer:
+        if self.context.process_group.is_writer:
             self._write_checkpoint(position)
-        self.context.world.wait()
+        self.context.process_group.barrier()
 
     def _write_checkpoint(self, position: TrainingPosition) -> None:
         arrays, of_json = _split(self.loader.state_dict())
@@ -192,8 +194,8 @@ class Training:
             metrics = {"train/loss": float(result.loss), "train/grad_norm": float(result.grad_norm)}
         else:
             metrics = {"train/skipped_steps": float(report.position.skipped_steps)}
-        self.context.log(step, {**metrics, "train/lr": report.rates.lr_multiplier * self.peak_lr})
-        self.tokens_per_second = self.course.tokens_per_step / report.seconds
+        self.context.log_metrics(step, {**metrics, "train/lr": report.rates.lr_multiplier * self.peak_lr})
+        self.tokens_per_second = self.schedule.tokens_per_step / report.seconds
         timings = {
             "train/tokens_per_second": self.tokens_per_second,
             "train/step_seconds": report.seconds,
@@ -201,17 +203,17 @@ class Training:
         }
         if self.peak_flops is not None:
             flops = self.tokens_per_second * self.model.config.flops_per_token()
-            timings["train/mfu"] = flops / (self.peak_flops * self.context.world.size)
-        self.context.log_timing(step, timings)
+            timings["train/mfu"] = flops / (self.peak_flops * self.context.process_group.size)
+        self.context.log_timings(step, timings)
 
     def _show(self, position: TrainingPosition) -> None:
-        of = "" if self.course.last_step is None else f"/{self.course.last_step:,}"
+        of = "" if self.schedule.last_step is None else f"/{self.schedule.last_step:,}"
         parts = [f"step {position.step:,}{of}"]
         if position.loss is not None:
             parts.append(f"loss {position.loss:.3f}")
         if self.tokens_per_second is not None:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
-        self.context.progress(self.course.fraction(position.step), " · ".join(parts))
+        self.context.report_progress(self.schedule.fraction(position.step), " · ".join(parts))
 
 
 def _split(state: Mapping[str, object]) -> tuple[dict[str, np.ndarray], dict[str, JsonValue]]:

@@ -14,8 +14,8 @@ from nanochat.stages.context import SeriesSizes, derive_seed
 
 def test_values_are_appended_a_line_a_step_and_floats_come_back_exactly(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec)
-    context.log(1, {"train/loss": 0.1 + 0.2, "train/lr": 1e-30})
-    context.log(2, {"train/loss": 2.0})
+    context.log_metrics(1, {"train/loss": 0.1 + 0.2, "train/lr": 1e-30})
+    context.log_metrics(2, {"train/loss": 2.0})
     lines = (context.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "metrics": {"train/loss": 0.30000000000000004, "train/lr": 1e-30}},
@@ -25,13 +25,13 @@ def test_values_are_appended_a_line_a_step_and_floats_come_back_exactly(make_con
 
 def test_rewinding_cuts_both_series_to_a_checkpoint(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec)
-    context.log(1, {"a": 1.0})
-    context.log_timing(1, {"b": 1.0})
+    context.log_metrics(1, {"a": 1.0})
+    context.log_timings(1, {"b": 1.0})
     sizes = context.series_sizes()
     before = [(context.folder / name).read_bytes() for name in ("metrics.jsonl", "timings.jsonl")]
-    context.log(1, {"val/bpb": 3.0})
-    context.log(2, {"a": 2.0})
-    context.log_timing(2, {"b": 2.0})
+    context.log_metrics(1, {"val/bpb": 3.0})
+    context.log_metrics(2, {"a": 2.0})
+    context.log_timings(2, {"b": 2.0})
     context.rewind(sizes)
     assert [(context.folder / name).read_bytes() for name in ("metrics.jsonl", "timings.jsonl")] == before
     context.rewind(SeriesSizes(metrics=0, timings=0))
@@ -40,16 +40,16 @@ def test_rewinding_cuts_both_series_to_a_checkpoint(make_context, tokenizer_spec
 
 def test_what_is_not_finite_is_never_written(make_context, tokenizer_spec):
     with pytest.raises(AssertionError, match="not finite"):
-        make_context(tokenizer_spec).log(1, {"loss": math.nan})
+        make_context(tokenizer_spec).log_metrics(1, {"loss": math.nan})
 
 
 def test_the_heartbeat_is_whole_bounded_and_not_written_at_every_call(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec)
-    context.progress(0.25, "step 1")
-    context.progress(0.5, "step 2")
+    context.report_progress(0.25, "step 1")
+    context.report_progress(0.5, "step 2")
     beat = json.loads((context.folder / "progress.json").read_text())
     assert (beat["fraction"], beat["text"]) == (0.25, "step 1")
-    context.progress(1.5, "done")
+    context.report_progress(1.5, "done")
     assert json.loads((context.folder / "progress.json").read_text())["fraction"] == 1.0
 
 
@@ -58,7 +58,7 @@ def test_a_missing_upstream_is_named(make_context, tokenizer_spec):
     assert str(context.upstream("sft", "pretrain")) == "/somewhere/out"
     assert context.upstream("sft") is None
     with pytest.raises(StageError, match="output of sft"):
-        context.require("sft")
+        context.require_upstream("sft")
 
 
 def test_derive_seed_is_the_documented_hash():

@@ -129,7 +129,7 @@ def test_pretraining_goes_on_with_another_number_of_processes(make_context, upst
     with pytest.raises(InterruptedRun):
         pretrain.run(shared.job, shared)
     run_together(shared)
-    assert "goes on after step 2" in (shared.folder / "log.txt").read_text()
+    assert "resuming after step 2" in (shared.folder / "log.txt").read_text()
     assert_same(alone.folder, shared.folder)
     assert values(shared.folder, "val/bpb") == pytest.approx(values(alone.folder, "val/bpb"), rel=1e-5)
     metrics = [json.loads((one.out / "result.json").read_text())["metrics"] for one in (alone, shared)]
@@ -164,7 +164,7 @@ def endless(make_context, upstream, documents):
     while not steps.exists() or len(steps.read_text().splitlines()) < 3:
         assert leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE, (context.folder / "log.txt").read_text()
         time.sleep(0.1)
-    processes = [one for one in leader.children() if "--world" in one.cmdline()]
+    processes = [one for one in leader.children() if "--join" in one.cmdline()]
     yield context, leader, processes
     for one in (leader, *processes):
         if one.is_running():
@@ -225,7 +225,7 @@ def test_processes_that_do_not_see_the_folder_are_named(make_context, pretrain_s
     script = tmp_path / "rank.sh"
     script.write_text(
         f'if [ "$MLX_RANK" = 1 ]; then job={tmp_path}/elsewhere/job.json; else job={path}; fi\n'
-        f'exec {sys.executable} -m nanochat.stages "$job" --world ring\n'
+        f'exec {sys.executable} -m nanochat.stages "$job" --join ring\n'
     )
     port = str(free_ports(2))
     launch = str(Path(sys.executable).parent / "mlx.launch")

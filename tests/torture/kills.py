@@ -151,10 +151,10 @@ def expect_to_resume(bench: Bench, damaged: Path | None) -> dict[str, Expected]:
 def unmet(bench: Bench, expected: dict[str, Expected], tally: Tally) -> list[str]:
     """Return where a stage began anew though it could go on, or passed a damaged checkpoint over in silence."""
     said = bench.said()
-    tally.resumed += said.count("goes on after step ")
+    tally.resumed += said.count("resuming after step ")
     wrong = []
     for stage, one in expected.items():
-        steps = re.findall(rf"^\d-{stage}: goes on after step ([\d,]+)$", said, re.MULTILINE)
+        steps = re.findall(rf"^\d-{stage}: resuming after step ([\d,]+)$", said, re.MULTILINE)
         if not steps or int(steps[-1].replace(",", "")) != one.step:
             wrong.append(f"{stage} went on after {steps[-1:] or 'nothing'} last, not after step {one.step}")
         if one.damaged is not None and f"checkpoint {one.damaged} is damaged (" not in said:

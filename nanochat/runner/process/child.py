@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.stages.context import NOTE
+from nanochat.stages.context import NOTE_PREFIX
 from nanochat.storage.layout import StageFolder
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")
@@ -110,7 +110,7 @@ class _Notes:
         end = fresh.rfind(b"\n") + 1
         self._offset += end
         lines = fresh[:end].decode("utf-8", errors="replace").splitlines()
-        return [line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)]
+        return [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
 
 
 def _follow(process: subprocess.Popen[bytes], interrupts: Interrupts, tick: Callable[[], None]) -> int:

@@ -60,7 +60,7 @@ def _launch(job: Job, path: str) -> None:
     """Run `mlx.launch` in this thread until all processes have ended."""
     backend = backend_of(job.execution)
     # For JACCL over a ring the launcher has a name of its own.
-    command = [sys.executable, "-m", "nanochat.stages", path, "--world", backend.removesuffix("-ring")]
+    command = [sys.executable, "-m", "nanochat.stages", path, "--join", backend.removesuffix("-ring")]
     (launcher, *_) = importlib.metadata.entry_points(group="console_scripts", name="mlx.launch")
     launch: Callable[[], None] = launcher.load()
     sys.argv = ["mlx.launch", *launch_options(job.execution), "--", *command]

@@ -1,1 +1,1 @@
-"""The process of a stage: signals, and several processes that train together."""
+"""The process around a stage: signals, how it ends, and groups of processes that train together."""

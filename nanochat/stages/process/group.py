@@ -1,7 +1,6 @@
-"""The processes that train together: this one's place among them, and the few things they tell each other.
+"""The processes that train one stage together: this process's rank, barriers, and checks that all of them agree.
 
-Rows, gradients and votes travel elsewhere (data loaders, the training step); here is how a process joins, and what must
-be the same everywhere before it goes on.
+Not here: rows, gradients and votes, which the data loaders and the training step exchange themselves.
 """
 
 from __future__ import annotations
@@ -18,78 +17,74 @@ if TYPE_CHECKING:  # importing MLX must wait until a BLAS is loaded
     import mlx.core as mx
 
 ENDINGS = "endings"
-"""Folder in a stage's folder: a file for each process that ended by itself, its exit code inside."""
+"""Folder inside a stage's folder. Each process that exits by itself leaves a file with its exit code there."""
 STOP = "stop"
 """File in a stage's folder that asks all processes to save and stop."""
-UNREADABLE = -1
+NO_JOB_FILE = -1
 
 
 @dataclass(frozen=True)
-class World:
-    """This process's rank among `size`; the default is a process that is alone."""
+class ProcessGroup:
+    """This process's rank among `size` processes. The default is a process that trains alone."""
 
     rank: int = 0
     size: int = 1
-    group: mx.distributed.Group | None = None
+    mlx_group: mx.distributed.Group | None = None
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes files: one does."""
+        """Whether this process writes files: only rank 0 does."""
         return self.rank == 0
 
     def gather(self, value: int) -> list[int]:
-        """Return each rank's value (31 bits); every process must call it at the same point."""
-        if self.group is None:
+        """Return the value (31 bits) of every rank. All processes must call this at the same point."""
+        if self.mlx_group is None:
             return [value]
         import mlx.core as mx
 
-        told = mx.distributed.all_gather(mx.array([value], dtype=mx.int32), group=self.group)
-        return cast(list[int], told.tolist())
+        values = mx.distributed.all_gather(mx.array([value], dtype=mx.int32), group=self.mlx_group)
+        return cast(list[int], values.tolist())
 
-    def wait(self) -> None:
-        """Return once every process has come to this point."""
+    def barrier(self) -> None:
+        """Return once every process has reached this point."""
         self.gather(0)
 
     def require_same(self, value: int, what: str) -> None:
-        """Go on where every rank has the same value.
-
-        Raises:
-            StageError: they differ; `what` names the value.
-        """
-        told = self.gather(value)
-        if len(set(told)) > 1:
-            raise StageError(f"the {self.size} processes do not agree on {what}: {', '.join(map(str, told))}")
+        """Raise a StageError unless every rank has the same value; `what` names the value in the message."""
+        values = self.gather(value)
+        if len(set(values)) > 1:
+            raise StageError(f"the {self.size} processes do not agree on {what}: {', '.join(map(str, values))}")
 
 
-def join(backend: str, *, job_digest: int, job_path: Path) -> World:
-    """Return this process's place among those that `mlx.launch` started, once all of them are here.
+def join_group(backend: str, *, job_digest: int, job_path: Path) -> ProcessGroup:
+    """Return this process's place among those that `mlx.launch` started, once all of them have joined.
 
     Args:
-        backend: as `mx.distributed.init` names it.
-        job_digest: of the job file's content, 31 bits; `UNREADABLE` where the file is not here.
+        backend: a name that `mx.distributed.init` knows.
+        job_digest: 31 bits of a hash of the job file, or `NO_JOB_FILE` if this process cannot read it.
         job_path: the job file, for the message.
 
     Raises:
-        PreflightError: the processes do not see the same job file, or cannot find each other.
+        PreflightError: the processes do not see the same job file, or cannot connect to each other.
     """
     import mlx.core as mx
 
     try:
-        group = mx.distributed.init(strict=True, backend=backend)
+        mlx_group = mx.distributed.init(strict=True, backend=backend)
     except (RuntimeError, ValueError) as error:
         raise PreflightError(f"`run.distributed.backend`: {backend} does not start here: {error}") from error
-    world = World(group.rank(), group.size(), group)
-    told = world.gather(job_digest)
-    if UNREADABLE in told or len(set(told)) > 1:
-        apart = [str(rank) for rank, digest in enumerate(told) if digest == UNREADABLE or digest != told[0]]
+    group = ProcessGroup(mlx_group.rank(), mlx_group.size(), mlx_group)
+    digests = group.gather(job_digest)
+    if NO_JOB_FILE in digests or len(set(digests)) > 1:
+        ranks = [str(rank) for rank, digest in enumerate(digests) if digest == NO_JOB_FILE or digest != digests[0]]
         raise PreflightError(
-            f"process {' and '.join(apart)} of {world.size} (counted from 0) do not see the stage's folder "
+            f"process {' and '.join(ranks)} of {group.size} (counted from 0) do not see the stage's folder "
             f"{job_path.parent}: several hosts need the base folder (NANOCHAT_BASE_DIR) on a file system they share"
         )
-    return world
+    return group
 
 
-def write_ending(stage_dir: Path, code: int) -> None:
-    """Note in the stage's folder that this process ended by itself, and how."""
+def write_exit_code(stage_dir: Path, code: int) -> None:
+    """Record in the stage's folder that this process exited by itself, and with which code."""
     path = stage_dir / ENDINGS / f"{socket.gethostname()}-{os.getpid()}"
     path.write_text(f"{code}\n", encoding="utf-8")

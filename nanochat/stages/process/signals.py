@@ -1,8 +1,8 @@
-"""When a stage's process must stop: the first signal asks to save and stop, the second ends the process at once.
+"""Signals of a stage's process: the first asks the stage to save and stop, the second ends the process at once.
 
-A Python signal handler waits until the main thread leaves C code, which can be seconds inside an MLX evaluation.
-So a thread reads the signals from a pipe instead; ending the process from there is safe, because every file that
-matters is written whole or not at all.
+A Python signal handler runs only after the main thread has left C code, which takes seconds inside an MLX evaluation.
+So a thread reads the signals from a pipe instead. It may safely end the process, because all important files are
+written atomically.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from nanochat.errors import InterruptedRun
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_PRESS_SECONDS = 0.3
-"""Signals closer together count as one: a terminal's Ctrl-C may arrive both directly and through the parent."""
+"""Signals closer together count as one: Ctrl-C may arrive from the terminal and from the parent."""
 _PARENT_POLL_SECONDS = 0.25
 
 
 class StopFlag:
-    """A flag that the first signal raises.
+    """A flag that the first signal sets.
 
     Args:
-        is_final: whether that signal ends the process instead, for work that has nothing to save.
+        is_final: the first signal ends the process instead, for a stage that has nothing to save.
     """
 
     def __init__(self, *, is_final: bool = False) -> None:
@@ -38,12 +38,12 @@ class StopFlag:
         return self._event.is_set()
 
     def install(self) -> None:
-        """Take over SIGINT, SIGTERM and SIGHUP, and watch the parent (main thread, once per process)."""
+        """Handle SIGINT, SIGTERM and SIGHUP, and watch the parent. Call this once, in the main thread."""
         receiver, sender = socket.socketpair()
         sender.setblocking(False)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, _leave_to_thread)
+            signal.signal(number, _ignore_in_main_thread)
         # The thread keeps `sender` alive: closing it would end the wake-ups.
         threading.Thread(target=self._watch_signals, args=(receiver, sender), daemon=True).start()
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
@@ -61,12 +61,12 @@ class StopFlag:
         self._event.set()
 
 
-def _leave_to_thread(_number: int, _frame: object) -> None:
-    """Keep Python from raising KeyboardInterrupt; the byte in the pipe says it all."""
+def _ignore_in_main_thread(_number: int, _frame: object) -> None:
+    """Keep Python from raising KeyboardInterrupt: the thread handles the byte that arrives in the pipe."""
 
 
 def _watch_parent(parent: int) -> None:
-    """End the process once its parent is gone: nobody would record the result, and a new run wants the folder."""
+    """End the process once its parent is gone: nobody would record the result, and a new run may use the folder."""
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_SECONDS)
     os._exit(InterruptedRun.exit_code)
