@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.errors import StageError
-from nanochat.evals.metrics import CHANCE, pass_at_k, score
+from nanochat.evals.metrics import pass_at_k, score
 from nanochat.evals.records import Record, TaskResult
 from nanochat.evals.spans import tokens_per_batch
 from nanochat.inference.engine import Engine
 from nanochat.inference.forward import CausalModel
 from nanochat.tasks.base import Example, Task, gold_text
+from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, render_for_completion
 
@@ -65,7 +66,7 @@ def evaluate_categorical(
         )
         records.append(record)
     values = [float(record.correct) for record in records]
-    return TaskResult(score(values, chance=CHANCE.get(task.name, 0.0)), tuple(records))
+    return TaskResult(score(values, chance=TASKS[task.name].chance), tuple(records))
 
 
 def evaluate_generative(
@@ -111,7 +112,7 @@ def evaluate_generative(
         passed.append(sum(record.correct for record in graded))
     estimates = tuple((k, _mean_pass_at(num_samples, passed, k)) for k in _ks(num_samples))
     values = [count / num_samples for count in passed]
-    return TaskResult(score(values, chance=CHANCE.get(task.name, 0.0)), tuple(records), estimates)
+    return TaskResult(score(values, chance=TASKS[task.name].chance), tuple(records), estimates)
 
 
 def _grade(

@@ -9,6 +9,7 @@ from nanochat.evals.records import Record, TaskResult
 from nanochat.evals.spans import Span, SpanScore, common_prefix, likeliest, make_span, score_spans
 from nanochat.inference.forward import CausalModel
 from nanochat.tasks.choices import ChoiceItem
+from nanochat.tasks.table import TASKS, ChoiceTask
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -17,8 +18,7 @@ def evaluate_choices(
     tokenizer: Tokenizer,
     items: Sequence[ChoiceItem],
     *,
-    task: str = "",
-    chance: float = 0.25,
+    task: ChoiceTask,
     max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
@@ -37,7 +37,7 @@ def evaluate_choices(
         _record(number, task, item, group, found)
         for number, (item, group, found) in enumerate(zip(items, groups, scores, strict=True))
     )
-    return TaskResult(score([float(record.correct) for record in records], chance=chance), records)
+    return TaskResult(score([float(record.correct) for record in records], chance=TASKS[task].chance), records)
 
 
 def option_spans(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | None) -> list[Span]:

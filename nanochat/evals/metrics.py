@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-CHANCE: Mapping[str, float] = {"hellaswag": 0.25, "mmlu": 0.25, "arc_easy": 0.25, "arc_challenge": 0.25}
-"""Accuracy of a guess, by task; 0 for the others. A few ARC problems have 3 or 5 options: the composite counts 4."""
 
 
 @dataclass(frozen=True)

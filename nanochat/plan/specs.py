@@ -10,6 +10,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
+from nanochat.tasks.table import ChoiceTask
 
 StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 
@@ -66,7 +67,7 @@ class BpbSuiteSpec(Spec):
 class ChoiceSuiteSpec(Spec):
     """Multiple choice by log-probability."""
 
-    task: Literal["hellaswag", "mmlu", "arc_easy", "arc_challenge"]
+    task: ChoiceTask
     source: SourceSpec
     split: str | None
     max_problems: int | None

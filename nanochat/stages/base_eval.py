@@ -11,7 +11,7 @@ from nanochat.errors import StageError
 from nanochat.evals.bpb import evaluate_bpb
 from nanochat.evals.choices import evaluate_choices
 from nanochat.evals.core import evaluate_core_task
-from nanochat.evals.metrics import CHANCE, Score, composite
+from nanochat.evals.metrics import Score, composite
 from nanochat.evals.records import Record
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
@@ -114,8 +114,7 @@ def _plan_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: Toke
         raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")
 
     def compute(tick: Tick) -> SuiteResult:
-        chance = CHANCE[suite.task]
-        found = evaluate_choices(model, tokenizer, items, task=suite.task, chance=chance, on_scored=tick)
+        found = evaluate_choices(model, tokenizer, items, task=suite.task, on_scored=tick)
         return task_metrics(name, found)
 
     return Suite(name, compute, len(items))

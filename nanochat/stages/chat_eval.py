@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import assert_never
 
 from nanochat.errors import StageError
 from nanochat.evals.chat import evaluate_categorical, evaluate_generative
@@ -24,6 +23,7 @@ from nanochat.stages.suites import (
 )
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
+from nanochat.tasks.table import TASKS
 
 
 def run(job: Job, context: StageContext) -> StageResult:
@@ -66,25 +66,21 @@ def _plan_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, b
     def compute(tick: Tick) -> SuiteResult:
         return task_metrics(name, _evaluate(engine, task, suite, seed=derive_seed(seed, "chat_eval", name), tick=tick))
 
-    samples = suite.num_samples if task.kind == "generative" else 1
+    samples = suite.num_samples if TASKS[suite.task].kind == "generative" else 1
     return Suite(name, compute, len(task) * samples, "problems" if samples == 1 else "completions")
 
 
 def _evaluate(engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, tick: Tick) -> TaskResult:
-    match task.kind:
-        case "categorical":
-            return evaluate_categorical(engine.model, engine.tokenizer, task, on_scored=tick)
-        case "generative":
-            return evaluate_generative(
-                engine,
-                engine.tokenizer,
-                task,
-                num_samples=suite.num_samples,
-                max_tokens=suite.max_tokens,
-                temperature=suite.temperature,
-                top_k=suite.top_k,
-                seed=seed,
-                on_finished=tick,
-            )
-        case _:
-            assert_never(task.kind)
+    if TASKS[suite.task].kind == "categorical":
+        return evaluate_categorical(engine.model, engine.tokenizer, task, on_scored=tick)
+    return evaluate_generative(
+        engine,
+        engine.tokenizer,
+        task,
+        num_samples=suite.num_samples,
+        max_tokens=suite.max_tokens,
+        temperature=suite.temperature,
+        top_k=suite.top_k,
+        seed=seed,
+        on_finished=tick,
+    )

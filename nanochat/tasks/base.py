@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
-
-Kind = Literal["generative", "categorical"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +22,14 @@ class Example:
 
 
 class Task(Protocol):
-    """A sequence of examples, the same for the same arguments, and how their completions are graded.
+    """A sequence of examples, and the rule by which their completions are graded.
 
-    `kind` says how a model answers: `generative` writes text for `grade`, `categorical` is compared over
-    `Example.letters` at the last prompt token.
+    Equal arguments give equal examples. `nanochat.tasks.table` has the facts about the task, by its name.
     """
 
     @property
     def name(self) -> str:
         """Name of the task, as recipes spell it."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """How a model answers."""
         ...
 
     def __len__(self) -> int: ...

@@ -1,11 +1,16 @@
-"""From a task's name and its source to the task: the only place that knows which rows each task reads."""
+"""Builds a task from its name and its source, and checks that a source has what a task needs.
+
+Not here: base-model tasks, which compare the likelihood of options (`nanochat.tasks.choices`, `nanochat.tasks.core`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, assert_never, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
@@ -17,16 +22,29 @@ from nanochat.tasks.conversations import check_conversations, read_conversations
 from nanochat.tasks.gsm8k import GSM8K, word_problem
 from nanochat.tasks.humaneval import HumanEval, function_to_write
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_slice
-from nanochat.tasks.multiple_choice import MultipleChoice, arc_question, mmlu_question
+from nanochat.tasks.multiple_choice import QUESTION_PARSERS, MultipleChoice
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, source_words
+from nanochat.tasks.table import ExampleTask, RowTask
 
-FileTaskName = Literal["conversations", "gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval"]
-GeneratedTaskName = Literal["spelling_bee", "simple_spelling"]
-TaskName = FileTaskName | GeneratedTaskName
-TASK_NAMES: tuple[TaskName, ...] = (*get_args(FileTaskName), *get_args(GeneratedTaskName))
+TASK_NAMES: tuple[ExampleTask, ...] = get_args(ExampleTask)
 Choice = Literal["first", "shuffled"]
 
-_Row = TypeVar("_Row")
+_Problem = TypeVar("_Problem")
+
+
+@dataclass(frozen=True)
+class _RowReader(Generic[_Problem]):
+    """How the rows of a file become a task."""
+
+    parse: Callable[[dict[str, object], int], _Problem]
+    build: Callable[[Sequence[_Problem]], Task]
+
+
+_ROW_READERS: Mapping[RowTask, _RowReader[Any]] = {
+    "gsm8k": _RowReader(word_problem, GSM8K),
+    "humaneval": _RowReader(function_to_write, HumanEval),
+    **{name: _RowReader(parse, partial(MultipleChoice, name)) for name, parse in QUESTION_PARSERS.items()},
+}
 
 
 def build_task(
@@ -42,16 +60,17 @@ def build_task(
     """Return a task's examples of one split.
 
     Args:
-        split: its name, or a part of it such as `train[:500]`.
-        max_examples: at most so many; generated tasks make exactly so many, by default one for each word.
-        seed: of generated tasks; rows of files do not hang on it.
-        choose: which rows `max_examples` keeps: the `first`, or those of a fixed shuffle. By default the first of a
-            split to train on, and a shuffle of one to evaluate on (MMLU is sorted by subject).
+        split: name of a split, or a part of one such as `train[:500]`.
+        max_examples: upper limit on the number of examples. A generated task makes exactly this many; by default it
+            makes one for each word.
+        seed: seed of generated tasks. The rows of files do not depend on it.
+        choose: which rows `max_examples` keeps: the `first` ones, or a fixed shuffle of all. The default is `first` for
+            training splits and `shuffled` for evaluation splits (MMLU is sorted by subject).
 
     Raises:
         RecipeError: there is no such task.
         PreflightError: the source, the split or a column is missing.
-        StageError: a row is not of the task's form.
+        StageError: a row does not have the task's form.
     """
     name = _known(task)
     match name:
@@ -64,81 +83,72 @@ def build_task(
 
 
 def _read_chosen(
-    name: FileTaskName, source: SourceSpec, split: str, *, base: Path, count: int | None, choose: Choice | None
+    name: Literal["conversations", RowTask],
+    source: SourceSpec,
+    split: str,
+    *,
+    base: Path,
+    count: int | None,
+    choose: Choice | None,
 ) -> Task:
     split_name, bounds = parse_split(split)
     choose = choose or _usual_choice(split_name)
-    read_only = count if choose == "first" and bounds is None else None
-    found = _read(name, source, split_name, base=base, max_examples=read_only)
+    row_limit = count if choose == "first" and bounds is None else None
+    task: Task
+    if name == "conversations":
+        task = read_conversations(source, split_name, base=base, max_examples=row_limit)
+    else:
+        task = _read_rows(_ROW_READERS[name], source, split_name, base=base, max_rows=row_limit)
     if bounds is not None:
-        found = take_slice(found, bounds.start, bounds.stop)
-        if len(found) == 0:
+        task = take_slice(task, bounds.start, bounds.stop)
+        if len(task) == 0:
             raise PreflightError(f"{describe(source)}: no rows in `{split}`")
-    if count is None or read_only is not None:
-        return found
-    return take_slice(found, 0, count) if choose == "first" else take_shuffled(found, count, seed=PROBLEM_SHUFFLE_SEED)
+    if count is None or row_limit is not None:
+        return task
+    return take_slice(task, 0, count) if choose == "first" else take_shuffled(task, count, seed=PROBLEM_SHUFFLE_SEED)
 
 
 def _usual_choice(split_name: str) -> Choice:
     return "first" if split_name.endswith("train") else "shuffled"
 
 
+def _read_rows(
+    reader: _RowReader[_Problem], source: SourceSpec, split: str, *, base: Path, max_rows: int | None
+) -> Task:
+    rows = islice(iter_rows(source, split, base=base), max_rows)
+    try:
+        return reader.build([reader.parse(row, number) for number, row in enumerate(rows)])
+    except StageError as error:
+        raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
+
+
 def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
-    """Check that a task can read its split of a source: by the rows that it will read where the files are small, else
-    by the first row of each file. Of a part of a split all rows are read.
+    """Check that a task can read its split of a source.
+
+    Small files are checked by all rows that the task will read, large ones by the first row of each file. Of a part of
+    a split (`train[:500]`) all rows are read.
 
     Raises:
         RecipeError: there is no such task.
-        PreflightError: it cannot; the message names the source, the file, and what a row must have.
+        PreflightError: the task cannot read its split; the message names the source, the file, and the expected form.
     """
     name = _known(task)
     if parse_split(split)[1] is not None:
         with as_preflight_error(source):
             build_task(task, source, split, max_examples=max_examples, seed=0, base=base)
         return
-    first = max_examples if _usual_choice(split) == "first" else None
+    max_rows = max_examples if _usual_choice(split) == "first" else None
     match name:
         case "simple_spelling" | "spelling_bee":
             source_words(source, split, base=base)
         case "conversations":
-            check_conversations(source, split, base=base, max_examples=first)
-        case "gsm8k":
-            check_rows(source, split, word_problem, base=base, max_rows=first)
-        case "mmlu":
-            check_rows(source, split, mmlu_question, base=base, max_rows=first)
-        case "arc_easy" | "arc_challenge":
-            check_rows(source, split, arc_question, base=base, max_rows=first)
-        case "humaneval":
-            check_rows(source, split, function_to_write, base=base, max_rows=first)
+            check_conversations(source, split, base=base, max_examples=max_rows)
         case _:
-            assert_never(name)
+            check_rows(source, split, _ROW_READERS[name].parse, base=base, max_rows=max_rows)
 
 
-def _known(task: str) -> TaskName:
+def _known(task: str) -> ExampleTask:
     for name in TASK_NAMES:
         if name == task:
             return name
     raise RecipeError(f"there is no task `{task}`; tasks are {', '.join(TASK_NAMES)}")
-
-
-def _read(name: FileTaskName, source: SourceSpec, split: str, *, base: Path, max_examples: int | None) -> Task:
-    def rows(parse: Callable[[dict[str, object], int], _Row]) -> Sequence[_Row]:
-        found = islice(iter_rows(source, split, base=base), max_examples)
-        try:
-            return [parse(row, number) for number, row in enumerate(found)]
-        except StageError as error:
-            raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
-
-    match name:
-        case "conversations":
-            return read_conversations(source, split, base=base, max_examples=max_examples)
-        case "gsm8k":
-            return GSM8K(rows(word_problem))
-        case "mmlu":
-            return MultipleChoice(name, rows(mmlu_question))
-        case "arc_easy" | "arc_challenge":
-            return MultipleChoice(name, rows(arc_question))
-        case "humaneval":
-            return HumanEval(rows(function_to_write))
-        case _:
-            assert_never(name)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, resolve_files
@@ -20,9 +19,8 @@ from nanochat.data.splits import parse_split, splits_of_files
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
-from nanochat.tasks.multiple_choice import Question, arc_question, mmlu_question
-
-ChoiceTask = Literal["hellaswag", "mmlu", "arc_easy", "arc_challenge"]
+from nanochat.tasks.multiple_choice import QUESTION_PARSERS, Question
+from nanochat.tasks.table import TASKS, ChoiceTask
 
 _FEWSHOT_SEED = 1234
 _BRACKETED = re.compile(r"\[.*?\]")
@@ -47,11 +45,6 @@ class _Problem:
         return f"{self.item.context}{self.item.options[self.item.gold]}\n\n"
 
 
-def default_split(task: ChoiceTask) -> str:
-    """Return the split that is usually reported."""
-    return "validation" if task == "hellaswag" else "test"
-
-
 def build_choice_items(
     task: ChoiceTask,
     source: SourceSpec,
@@ -71,14 +64,14 @@ def build_choice_items(
         PreflightError: the split or a column is missing.
         StageError: a row is not of the task's form.
     """
-    asked = split or default_split(task)
+    asked = split or TASKS[task].eval_split
     split, bounds = parse_split(asked)
     problems = _read(task, source, split, base=base)
     if bounds is not None:
         problems = problems[bounds]
         if not problems:
             raise PreflightError(f"{describe(source)}: no rows in `{asked}`")
-    shot_split = "dev" if task == "mmlu" else "train"
+    shot_split = TASKS[task].fewshot_split
     separate = (
         num_fewshot > 0 and split != shot_split and shot_split in splits_of_files(resolve_files(source, base=base))
     )
@@ -105,11 +98,12 @@ def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, ba
     Raises:
         PreflightError: it cannot; the message names the source, the file, and what a row must have.
     """
-    if parse_split(split or default_split(task))[1] is not None:
+    split = split or TASKS[task].eval_split
+    if parse_split(split)[1] is not None:
         with as_preflight_error(source):
             build_choice_items(task, source, split, base=base)
         return
-    check_rows(source, split or default_split(task), lambda row, number: _parse(task, row, number), base=base)
+    check_rows(source, split, lambda row, number: _parse(task, row, number), base=base)
 
 
 def hellaswag_item(row: dict[str, object], number: int) -> ChoiceItem:
@@ -149,13 +143,7 @@ def _read(task: ChoiceTask, source: SourceSpec, split: str, *, base: Path) -> Se
 
 
 def _parse(task: ChoiceTask, row: dict[str, object], number: int) -> _Problem:
-    match task:
-        case "hellaswag":
-            return _Problem(hellaswag_item(row, number))
-        case "mmlu":
-            question = mmlu_question(row, number)
-            return _Problem(question_item(question), question.subject)
-        case "arc_easy" | "arc_challenge":
-            return _Problem(question_item(arc_question(row, number)))
-        case _:
-            assert_never(task)
+    if task == "hellaswag":
+        return _Problem(hellaswag_item(row, number))
+    question = QUESTION_PARSERS[task](row, number)
+    return _Problem(question_item(question), question.subject)

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from nanochat.data.files.readers import START, check_file, json_lines, parquet_batches
 from nanochat.data.source_checks import is_small
@@ -20,7 +21,8 @@ from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.tasks.answers import strip_specials
-from nanochat.tasks.base import Example, Kind
+from nanochat.tasks.base import Example
+from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
 MAX_REFUSED_FRAC = 0.01
@@ -37,19 +39,10 @@ class BadConversation(ValueError):  # noqa: N818 -- not an error yet: rows are r
 class Conversations:
     """Chat data; held as compact JSON, since a million message objects would cost more than their text."""
 
+    name: ClassVar[TaskName] = "conversations"
     packed: Sequence[bytes]
     refused: Sequence[str] = ()
     """What was refused: `file:line: why`."""
-
-    @property
-    def name(self) -> str:
-        """Name in recipes."""
-        return "conversations"
-
-    @property
-    def kind(self) -> Kind:
-        """Answered in text."""
-        return "generative"
 
     def __len__(self) -> int:
         return len(self.packed)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nanochat.errors import StageError
 from nanochat.tasks.answers import final_number, strip_specials
-from nanochat.tasks.base import Example, Kind, exchange
+from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
 
@@ -31,17 +33,8 @@ class WordProblem:
 class GSM8K:
     """Word problems, graded by the number after `####`."""
 
+    name: ClassVar[TaskName] = "gsm8k"
     rows: Sequence[WordProblem]
-
-    @property
-    def name(self) -> str:
-        """Name in recipes."""
-        return "gsm8k"
-
-    @property
-    def kind(self) -> Kind:
-        """Answered in text."""
-        return "generative"
 
     def __len__(self) -> int:
         return len(self.rows)

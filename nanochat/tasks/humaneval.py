@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from nanochat.errors import StageError
 from nanochat.tasks.answers import strip_specials
-from nanochat.tasks.base import Example, Kind, exchange
+from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.table import TaskName
 from nanochat.tools.sandbox import Limits, run_program
 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -30,18 +32,9 @@ class Function:
 class HumanEval:
     """Functions to write; a completion is right where its tests pass."""
 
+    name: ClassVar[TaskName] = "humaneval"
     rows: Sequence[Function]
     limits: Limits = field(default_factory=Limits)
-
-    @property
-    def name(self) -> str:
-        """Name in recipes."""
-        return "humaneval"
-
-    @property
-    def kind(self) -> Kind:
-        """Answered in text."""
-        return "generative"
 
     def __len__(self) -> int:
         return len(self.rows)

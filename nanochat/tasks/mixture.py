@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from nanochat.tasks.base import Example, Kind, Task, check_index
+from nanochat.tasks.base import Example, Task, check_index
 
 PROBLEM_SHUFFLE_SEED = 1337
 """Of the shuffle that chooses problems to evaluate on: the same for every recipe and model."""
@@ -24,11 +24,6 @@ class Chosen:
     def name(self) -> str:
         """Name of the task."""
         return self.task.name
-
-    @property
-    def kind(self) -> Kind:
-        """How a model answers."""
-        return self.task.kind
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -7,13 +7,13 @@ it is in the answer.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from nanochat.errors import StageError
 from nanochat.tasks.answers import strip_specials
-from nanochat.tasks.base import Example, Kind, exchange
+from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.table import LetterTask
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,8 @@ class Question:
 class MultipleChoice:
     """Questions answered with the letter of an option."""
 
-    name: Literal["mmlu", "arc_easy", "arc_challenge"]
+    name: LetterTask
     rows: Sequence[Question]
-
-    @property
-    def kind(self) -> Kind:
-        """Compared over the letters of the question."""
-        return "categorical"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,6 +87,13 @@ def arc_question(row: dict[str, object], index: int) -> Question:
             return Question(text, tuple(map(str, texts)), tuple(map(str, labels)), labels.index(key))
         case _:
             raise _broken("arc", row, index, "`question`, `choices` {text, label}, `answerKey` (one of the labels)")
+
+
+QUESTION_PARSERS: Mapping[LetterTask, Callable[[dict[str, object], int], Question]] = {
+    "mmlu": mmlu_question,
+    "arc_easy": arc_question,
+    "arc_challenge": arc_question,
+}
 
 
 def _broken(task: str, row: dict[str, object], index: int, expected: str) -> StageError:

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from nanochat.data.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.answers import final_number, strip_specials
-from nanochat.tasks.base import Example, Kind, check_index, exchange
+from nanochat.tasks.base import Example, check_index, exchange
 from nanochat.tasks.spelling_questions import QUESTIONS
+from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
 
@@ -59,20 +61,11 @@ def source_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ..
 class SimpleSpelling:
     """`Spell the word: apple` answered by `apple:a,p,p,l,e`. The question has one form, for the smallest models."""
 
+    name: ClassVar[TaskName] = "simple_spelling"
     words: tuple[str, ...]
     size: int
     split: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        """Name in recipes."""
-        return "simple_spelling"
-
-    @property
-    def kind(self) -> Kind:
-        """Answered in text."""
-        return "generative"
 
     def __len__(self) -> int:
         return self.size
@@ -94,20 +87,11 @@ class SimpleSpelling:
 class SpellingBee:
     """How often a letter is in a word: spelled out, counted by hand, then checked with the calculator."""
 
+    name: ClassVar[TaskName] = "spelling_bee"
     words: tuple[str, ...]
     size: int
     split: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        """Name in recipes."""
-        return "spelling_bee"
-
-    @property
-    def kind(self) -> Kind:
-        """Answered in text."""
-        return "generative"
 
     def __len__(self) -> int:
         return self.size

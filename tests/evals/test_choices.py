@@ -30,7 +30,7 @@ def fond_of(tokenizer, letter: str, vocab_size: int):
 @pytest.mark.parametrize(("letter", "accuracy", "centred"), [("z", 1.0, 1.0), ("q", 0.0, -1 / 3)])
 def test_an_oracle_scores_1_and_its_opposite_0(tokenizer, table_model, letter, accuracy, centred):
     model = table_model(fond_of(tokenizer, letter, 320), vocab_size=320)
-    result = evaluate_choices(model, tokenizer, quiz(12), task="hellaswag", chance=0.25)
+    result = evaluate_choices(model, tokenizer, quiz(12), task="hellaswag")
     assert (result.score.accuracy, result.score.n) == (accuracy, 12)
     assert result.score.centred == pytest.approx(centred)
     assert [record.correct for record in result.records] == [bool(accuracy)] * 12
@@ -39,7 +39,7 @@ def test_an_oracle_scores_1_and_its_opposite_0(tokenizer, table_model, letter, a
 def test_equal_options_fall_to_the_first(tokenizer, table_model):
     """A uniform model gives every token the same: the mean is equal whatever the length, and the first wins."""
     model = table_model(lambda tokens: np.zeros((len(tokens), 320)), vocab_size=320)
-    result = evaluate_choices(model, tokenizer, quiz(8))
+    result = evaluate_choices(model, tokenizer, quiz(8), task="hellaswag")
     assert {record.output for record in result.records} == {item.options[0] for item in quiz(8)}
     assert result.score.accuracy == 0.25
 
@@ -48,7 +48,7 @@ def test_length_does_not_decide(tokenizer, table_model):
     """The mean of a token's log-probability, not the sum: a long likely option beats a short unlikely one."""
     model = table_model(fond_of(tokenizer, "z", 320), vocab_size=320)
     item = ChoiceItem("x:", ("q", "z" * 40), 1)
-    (record,) = evaluate_choices(model, tokenizer, [item]).records
+    (record,) = evaluate_choices(model, tokenizer, [item], task="hellaswag").records
     assert record.correct
     assert record.logprobs[1] < record.logprobs[0]
 
@@ -56,7 +56,7 @@ def test_length_does_not_decide(tokenizer, table_model):
 def test_batched_options_equal_one_by_one(random_model, tokenizer):
     """Verdicts equal, log-probabilities within 1e-4 of each row's whole logits in float64."""
     items = quiz(20)
-    together = evaluate_choices(random_model, tokenizer, items)
+    together = evaluate_choices(random_model, tokenizer, items, task="hellaswag")
     for item, record in zip(items, together.records, strict=True):
         means = []
         for span, logprob in zip(option_spans(tokenizer, item, max_tokens=None), record.logprobs, strict=True):
@@ -75,7 +75,7 @@ def test_a_random_model_guesses(random_model, tokenizer):
         ChoiceItem("the cat sat", tuple(f" {a}{b}" for a, b in generator.integers(0, 10, size=(4, 2))), number % 4)
         for number in range(400)
     ]
-    score = evaluate_choices(random_model, tokenizer, items).score
+    score = evaluate_choices(random_model, tokenizer, items, task="hellaswag").score
     assert abs(score.accuracy - 0.25) <= 2 * score.stderr
 
 
@@ -87,7 +87,7 @@ def test_long_contexts_lose_tokens_on_the_left_and_say_so(random_model, tokenize
     assert [len(span.tokens) for span in spans] == [length, length]
     assert [span.end - span.start for span in spans] == [5, 7]
     assert tokenizer.decode(spans[0].tokens) == "q" * (length - 5) + "z" * 5
-    assert evaluate_choices(random_model, tokenizer, [item]).records[0].is_truncated
+    assert evaluate_choices(random_model, tokenizer, [item], task="hellaswag").records[0].is_truncated
 
 
 def test_a_token_over_the_edge_is_scored_whole(tokenizer):

@@ -17,12 +17,12 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.evals.chat import evaluate_categorical
 from nanochat.evals.choices import evaluate_choices, option_spans
-from nanochat.evals.metrics import CHANCE
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.choices import build_choice_items
+from nanochat.tasks.table import TASKS
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import render_for_completion
 
@@ -126,9 +126,9 @@ def test_a_base_oracle_scores_1_and_its_opposite_0(name, likes, accuracy, tokeni
     spans = [option_spans(tokenizer, item, max_tokens=256)[item.gold] for item in items]
     gold = [span.tokens for span in spans]
     model = Knowing(gold, likes=likes, vocab_size=tokenizer.vocab_size, sequence_len=256)
-    score = evaluate_choices(model, tokenizer, items, task=name, chance=CHANCE[name]).score
+    score = evaluate_choices(model, tokenizer, items, task=name).score
     assert (score.accuracy, score.n) == (accuracy, 60)
-    assert score.centred == pytest.approx((accuracy - CHANCE[name]) / (1 - CHANCE[name]))
+    assert score.centred == pytest.approx((accuracy - TASKS[name].chance) / (1 - TASKS[name].chance))
 
 
 class KnowingLetters:
@@ -164,23 +164,23 @@ def test_a_chat_oracle_scores_1_and_its_opposite_0(name, shift, accuracy, tokeni
 def test_a_random_base_model_guesses(name, tokenizer):
     """Within two standard errors of chance, and centred about 0."""
     model = Guessing(tokenizer.vocab_size, 256)
-    score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name, chance=CHANCE[name]).score
-    assert abs(score.accuracy - CHANCE[name]) <= 2 * score.stderr
-    assert abs(score.centred) <= 2 * score.stderr / (1 - CHANCE[name]) + 1e-9
+    score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name).score
+    assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
+    assert abs(score.centred) <= 2 * score.stderr / (1 - TASKS[name].chance) + 1e-9
 
 
 @pytest.mark.parametrize("name", CHAT_SUITES)
 def test_a_random_chat_model_guesses(name, tokenizer):
     """Within two standard errors of chance."""
     score = evaluate_categorical(Guessing(tokenizer.vocab_size, 1024), tokenizer, chat_task(name, 800)).score
-    assert abs(score.accuracy - CHANCE[name]) <= 2 * score.stderr
+    assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
 
 
 @pytest.mark.parametrize("name", BASE_SUITES)
 def test_ties_go_to_the_first_option_and_cut_prompts_say_so(name, even, tokenizer):
     """Whatever the options' lengths; the newest tokens of a prompt are kept."""
     items = base_items(name, 200)
-    records = evaluate_choices(even, tokenizer, items, task=name, chance=CHANCE[name]).records
+    records = evaluate_choices(even, tokenizer, items, task=name).records
     assert all(record.output == record.options[0] for record in records)
     for item, record in zip(items, records, strict=True):
         rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]

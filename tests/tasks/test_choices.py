@@ -8,7 +8,7 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.choices import ChoiceItem, build_choice_items, clean_wikihow, default_split
+from nanochat.tasks.choices import ChoiceItem, build_choice_items, clean_wikihow
 
 
 def _arc(number, labels="ABCD"):
@@ -111,4 +111,3 @@ def test_a_split_that_is_not_there_is_named(tmp_path):
     """Not replaced by another."""
     with pytest.raises(PreflightError, match="no file of split `test`"):
         build_choice_items("arc_easy", _source(tmp_path, train=[_arc(1)]), base=tmp_path)
-    assert (default_split("hellaswag"), default_split("mmlu")) == ("validation", "test")

@@ -12,8 +12,8 @@ from nanochat.recipe.check.validation import Finding
 from nanochat.recipe.merge.tree import KeyPath, Plain
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import did_you_mean
+from nanochat.tasks.table import TASKS
 
-_WORD_TASKS = ("simple_spelling", "spelling_bee")
 _CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
 """A user in a URI, or a parameter that is called like a secret."""
 _EVALS = ("base_eval", "chat_eval")
@@ -63,11 +63,12 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
     """Say where a source cannot give what its user reads."""
     builtin = _at(data, ("sources", name, "builtin"))
     task = _at(data, (*path[:-1], "task"))
-    reads_documents = path[0] in ("tokenizer", "pretrain") or task == "bpb"
+    facts = TASKS.get(task) if isinstance(task, str) else None
+    reads_documents = path[0] in ("tokenizer", "pretrain") or (facts is not None and facts.reads == "documents")
     if reads_documents and builtin == "spelling":
         message = f"the source `{name}` holds words to spell, not documents"
         yield Finding(path, "source-mismatch", message, "use `builtin: python-stdlib`, a `path` or a `uri`", at_key)
-    elif task in _WORD_TASKS:
+    elif facts is not None and facts.reads == "words":
         if builtin == "python-stdlib" or _at(data, ("sources", name, "uri")) is not None:
             message = f"the task `{task}` needs words, which the source `{name}` does not hold"
             help_ = "use a source with `builtin: spelling`, or the `path` of a text file with a word a line"

@@ -8,9 +8,7 @@ from pydantic import Field
 
 from nanochat.recipe.schema.section import Section
 from nanochat.recipe.schema.values import Count, InitFrom, Name, NonNegative, SplitName
-
-ChoiceTask = Literal["hellaswag", "mmlu", "arc_easy", "arc_challenge"]
-ChatTask = Literal["gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval", "spelling_bee", "simple_spelling"]
+from nanochat.tasks.table import ChatTask, ChoiceTask
 
 
 class BpbSuite(Section):

@@ -17,9 +17,7 @@ from nanochat.recipe.schema.evaluation import (
     BpbSuite,
     ChatEval,
     ChatSuite,
-    ChatTask,
     ChoiceSuite,
-    ChoiceTask,
     CoreSuite,
 )
 from nanochat.recipe.schema.execution import Checkpoints, Limits, Monitor, Run, Tracking
@@ -34,7 +32,6 @@ from nanochat.recipe.schema.training import (
     SftData,
     SftSchedule,
     SourceWeight,
-    TextTask,
     Tokenizer,
 )
 from nanochat.recipe.schema.values import Condition, Count, LocalPath, Name, NonEmptyText
@@ -46,10 +43,8 @@ __all__ = [
     "BpbSuite",
     "ChatEval",
     "ChatSuite",
-    "ChatTask",
     "Checkpoints",
     "ChoiceSuite",
-    "ChoiceTask",
     "CoreSuite",
     "Horizon",
     "Limits",
@@ -66,7 +61,6 @@ __all__ = [
     "SftSchedule",
     "Source",
     "SourceWeight",
-    "TextTask",
     "Tokenizer",
     "Tracking",
     "Validation",

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from nanochat.recipe.schema.section import Section
 from nanochat.recipe.schema.values import Count, Fraction, InitFrom, Name, NonNegative, Positive, Scaled, SplitName
-
-TextTask = Literal["conversations", "gsm8k", "mmlu", "arc_easy", "arc_challenge", "spelling_bee", "simple_spelling"]
+from nanochat.tasks.table import SftTask
 
 
 class Tokenizer(Section):
@@ -128,7 +127,7 @@ class Pretrain(Section):
 class SftData(Section):
     """One task of the SFT mixture."""
 
-    task: TextTask
+    task: SftTask
     """What the rows are and how they are rendered; `conversations` reads chat data as it is."""
     source: str
     """Name of the source the task reads."""

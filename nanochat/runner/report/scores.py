@@ -7,21 +7,10 @@ from dataclasses import dataclass, field
 
 from nanochat.plan.quantities import show_count
 from nanochat.runner.store.record import StageRecord
+from nanochat.tasks.table import TASKS
 
 EVALUATIONS = ("base_eval", "chat_eval")
 
-_MEANINGS = {
-    "bpb": "bits to encode a byte of held-out text; lower is better, 8 is knowing nothing",
-    "hellaswag": "pick which of four endings goes on from a text",
-    "mmlu": "exam questions on 57 subjects, four answers each",
-    "arc_easy": "easy school science, about four answers each",
-    "arc_challenge": "hard school science, about four answers each",
-    "core": "the DCLM benchmark's tasks: 0 is guessing, 1 is all right",
-    "gsm8k": "school word problems; the number must be right",
-    "humaneval": "write a Python function that passes its tests",
-    "spelling_bee": "count a letter in a word and check it with Python",
-    "simple_spelling": "spell a word letter by letter",
-}
 _LOST = {
     "refused_conversations": "rows of the data held none and were refused",
     "dropped_conversations": "were left out, having no answer that fits a row",
@@ -49,7 +38,7 @@ class Suite:
     @property
     def meaning(self) -> str:
         """What its task asks, in a few words."""
-        return _MEANINGS.get(self.task, "")
+        return TASKS[self.task].asks if self.task in TASKS else ""
 
     @property
     def verdict(self) -> str:

@@ -1,0 +1,140 @@
+"""The table of tasks: what each one asks, how a model answers it, and how large it is.
+
+Recipes, plans, evaluations and reports read their facts about tasks here. To add a task, add its name to the literals
+and a row to `TASKS`; `nanochat.tasks.build` and `nanochat.tasks.choices` say how its rows become examples.
+Not here: anything that takes time to import, because checking a recipe reads this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+LetterTask = Literal["mmlu", "arc_easy", "arc_challenge"]
+"""Questions with lettered options."""
+WordTask = Literal["spelling_bee", "simple_spelling"]
+"""Tasks whose examples are generated from a list of words."""
+RowTask = Literal["gsm8k", LetterTask, "humaneval"]
+"""Tasks of which each row of a file is one example."""
+ChoiceTask = Literal["hellaswag", LetterTask]
+"""Tasks of base_eval that compare the log-probabilities of options."""
+ChatTask = Literal["gsm8k", LetterTask, "humaneval", WordTask]
+"""Tasks of chat_eval."""
+SftTask = Literal["conversations", "gsm8k", LetterTask, WordTask]
+"""Tasks that the SFT mixture may contain."""
+ExampleTask = Literal["conversations", RowTask, WordTask]
+"""Tasks whose examples are conversations: what `build_task` can build."""
+TaskName = Literal["bpb", "core", "hellaswag", ExampleTask]
+
+Kind = Literal["bpb", "core", "choices", "categorical", "generative"]
+"""How a model is evaluated: by `bpb`, by the `core` bundle, by the likeliest of several continuations (`choices`), by
+the likeliest letter (`categorical`), or by grading the text that it generates (`generative`)."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """The facts about one task. Sizes are used for estimates only."""
+
+    kind: Kind
+    reads: Literal["documents", "bundle", "rows", "words"]
+    """What its source must contain."""
+    asks: str
+    """What the model has to do, for readers of a report."""
+    chance: float = 0.0
+    """Expected accuracy of a guess. A few ARC problems have 3 or 5 options; the composite scores assume 4."""
+    train_examples: int = 0
+    """Rows of the public training split; 0 if there is none, or if the source decides."""
+    eval_examples: int = 0
+    """Rows of the public evaluation split; 0 if the source decides."""
+    example_tokens: int = 0
+    """Tokens of one example with a vocabulary of 32,768, roughly; 0 if the source decides."""
+    eval_split: str = "test"
+    """The split that is usually reported."""
+    fewshot_split: str = "train"
+    """The split that solved examples come from."""
+
+
+TASKS: Mapping[str, TaskFacts] = {
+    "bpb": TaskFacts(
+        kind="bpb",
+        reads="documents",
+        asks="bits to encode a byte of held-out text; lower is better, 8 is knowing nothing",
+        eval_split="validation",
+    ),
+    "core": TaskFacts(kind="core", reads="bundle", asks="the DCLM benchmark's tasks: 0 is guessing, 1 is all right"),
+    "hellaswag": TaskFacts(
+        kind="choices",
+        reads="rows",
+        asks="pick which of four endings continues a text",
+        chance=0.25,
+        eval_examples=10_042,
+        example_tokens=100,
+        eval_split="validation",
+    ),
+    "mmlu": TaskFacts(
+        kind="categorical",
+        reads="rows",
+        asks="exam questions on 57 subjects, four answers each",
+        chance=0.25,
+        train_examples=99_842,
+        eval_examples=14_042,
+        example_tokens=150,
+        fewshot_split="dev",
+    ),
+    "arc_easy": TaskFacts(
+        kind="categorical",
+        reads="rows",
+        asks="easy school science, about four answers each",
+        chance=0.25,
+        train_examples=2_251,
+        eval_examples=2_376,
+        example_tokens=100,
+    ),
+    "arc_challenge": TaskFacts(
+        kind="categorical",
+        reads="rows",
+        asks="hard school science, about four answers each",
+        chance=0.25,
+        train_examples=1_119,
+        eval_examples=1_172,
+        example_tokens=100,
+    ),
+    "conversations": TaskFacts(
+        kind="generative",
+        reads="rows",
+        asks="answer a message as the reference does",
+        example_tokens=800,
+    ),
+    "gsm8k": TaskFacts(
+        kind="generative",
+        reads="rows",
+        asks="school word problems; the number must be right",
+        train_examples=7_473,
+        eval_examples=1_319,
+        example_tokens=250,
+    ),
+    "humaneval": TaskFacts(
+        kind="generative",
+        reads="rows",
+        asks="write a Python function that passes its tests",
+        eval_examples=164,
+        example_tokens=200,
+    ),
+    "spelling_bee": TaskFacts(
+        kind="generative",
+        reads="words",
+        asks="count a letter in a word and check it with Python",
+        train_examples=10_000,
+        eval_examples=256,
+        example_tokens=150,
+    ),
+    "simple_spelling": TaskFacts(
+        kind="generative",
+        reads="words",
+        asks="spell a word letter by letter",
+        train_examples=10_000,
+        eval_examples=256,
+        example_tokens=40,
+    ),
+}
