@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.plan.quantities import show_bytes
+from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.runner.report.comparison import render_comparison
-from nanochat.runner.report.report import list_results, show_value, write_report
+from nanochat.runner.report.report import list_results, write_report
 from nanochat.runner.store.gc import collect, find_unreferenced
 from nanochat.runner.store.runs import Run, find_run, list_runs
 from nanochat.runner.store.session import is_in_progress

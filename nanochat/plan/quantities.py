@@ -1,4 +1,4 @@
-"""Numbers as a reader likes them: counts, FLOPs, bytes and durations, three digits each."""
+"""Formats numbers for readers: counts, FLOPs, bytes, durations and scores."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ def show_duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return _scaled(seconds, _DURATIONS, " ") if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def show_value(value: float, *, digits: int = 4) -> str:
+    """Return a metric's value: whole numbers from 10 up in full, others with `digits` significant digits."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.{digits}g}"
+
+
+def show_score(value: float, stderr: float | None, count: int | None = None, *, digits: int = 4) -> str:
+    """Return `0.75 ± 0.12 (n 12)`: value, standard error and number of problems, without those that are None."""
+    error = "" if stderr is None else f" ± {stderr:.2g}"
+    problems = "" if count is None else f" (n {count:,})"
+    return show_value(value, digits=digits) + error + problems
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...], blank: str) -> str:

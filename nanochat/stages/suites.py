@@ -21,6 +21,7 @@ from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score
 from nanochat.evals.records import Record, TaskResult
 from nanochat.model.gpt import GPT
+from nanochat.plan.quantities import show_score
 from nanochat.plan.specs import StageName
 from nanochat.stages.context import StageContext, indented, write_atomically
 from nanochat.tokenizer.bpe import Tokenizer
@@ -107,7 +108,7 @@ def summary(name: str, result: SuiteResult) -> str:
     if result.score is None:
         return f"{result.metrics[name]:.4f}"
     score = result.score
-    return f"{score.accuracy:.4f} ± {score.stderr:.4f} (n = {score.n}, chance {score.chance:.2f})"
+    return f"{show_score(score.accuracy, score.stderr, score.n)}, chance {score.chance:.2g}"
 
 
 def load_evaluated(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 
 from nanochat.plan.plan import Plan
-from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
+from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops, show_score
 from nanochat.plan.render import StageStatus, plan_to_json, render_plan
 
 Compile = Callable[..., Plan]
@@ -55,3 +55,10 @@ def test_quantities_have_three_digits_and_a_unit() -> None:
         "-", "0 s", "89 s", "2.50 min", "2.00 h", "10.0 days",
     ]  # fmt: skip
     assert show_flops(4.8134e17) == "4.81e17"
+
+
+def test_a_score_is_shown_with_its_standard_error_and_number_of_problems() -> None:
+    assert show_score(0.75, 0.1234, 1_200) == "0.75 ± 0.12 (n 1,200)"
+    assert show_score(1.23456789, None) == "1.235"
+    assert show_score(1.23456789, None, digits=6) == "1.23457"
+    assert show_score(71_254.0, None) == "71,254"

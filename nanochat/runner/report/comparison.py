@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nanochat.plan.quantities import show_score
 from nanochat.runner.report.report import Result, list_results
 from nanochat.runner.store.runs import Run
 
@@ -40,11 +41,7 @@ def _keys(tables: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _compared(result: Result | None) -> str:
-    if result is None:
-        return "-"
-    value = f"{result.value:,.0f}" if result.value.is_integer() and abs(result.value) >= 10 else f"{result.value:.6g}"
-    error = f" ± {result.stderr:.2g}" if result.stderr is not None else ""
-    return value + error + (f" (n {result.count:,})" if result.count is not None else "")
+    return "-" if result is None else show_score(result.value, result.stderr, result.count, digits=6)
 
 
 def _identity_values(run: Run, base: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.quantities import show_bytes, show_duration, show_score, show_value
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import SCORES_PICTURE, draw_plots, draw_scores
@@ -146,14 +146,7 @@ def stage_line(record: StageRecord) -> str:
 
 
 def _in_words(result: Result) -> str:
-    error = f" ± {result.stderr:.2g}" if result.stderr is not None else ""
-    count = f" (n {result.count:,})" if result.count else ""
-    return f"{result.metric} {show_value(result.value)}{error}{count}"
-
-
-def show_value(value: float) -> str:
-    """Return a metric's value: whole numbers in full, others with four digits."""
-    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.4g}"
+    return f"{result.metric} {show_score(result.value, result.stderr, result.count)}"
 
 
 def _outcome(run: Run) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.runner.report.report import show_value, stage_line
+from nanochat.plan.quantities import show_bytes, show_duration, show_score
+from nanochat.runner.report.report import stage_line
 from nanochat.runner.report.scores import EVALUATIONS, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
 from nanochat.runner.store.runs import Run, list_runs
@@ -205,7 +205,6 @@ def _read_scores(records: dict[str, StageRecord]) -> str:
     """Return a list of what each suite asked and how to read its score."""
     lines = []
     for one in list_suites(records):
-        error = f" ± {one.stderr:.2g}" if one.stderr is not None else ""
         reading = ", ".join(text for text in (one.verdict, one.meaning) if text)
-        lines.append(f"- {one.stage} {one.name} {show_value(one.value)}{error}: {reading}" if reading else "")
+        lines.append(f"- {one.stage} {one.name} {show_score(one.value, one.stderr)}: {reading}" if reading else "")
     return "\n".join(line for line in lines if line)
