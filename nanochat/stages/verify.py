@@ -1,6 +1,6 @@
-"""Seven checks that this machine computes the model rightly: `nanochat-run verify`.
+"""Seven checks that MLX computes the model correctly on this machine: `nanochat-run verify`.
 
-They take a small random model and no data, and end in seconds. Not covered: speed, real data, long contexts.
+They need a small random model, no data, and a few seconds. Not covered: speed, real data, long contexts.
 """
 
 from __future__ import annotations
@@ -18,112 +18,110 @@ from nanochat.errors import OK, StageError
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # functions import MLX themselves, after `runtime.prepare` has loaded a BLAS
     import mlx.core as mx
 
     from nanochat.model.gpt import GPT
 
 _ROWS, _TOKENS = 2, 48
+_SMALL_MODEL = GPTConfig(
+    sequence_len=64, vocab_size=300, n_layer=3, n_head=4, n_kv_head=2, n_embd=64, window_pattern="SL"
+)
 
 
-class Finding(NamedTuple):
-    """One check: its name, and what was measured or what is wrong."""
+class CheckResult(NamedTuple):
+    """The outcome of one check. `detail` says what was measured, or what is wrong."""
 
     name: str
-    ok: bool
+    passed: bool
     detail: str
 
 
-def verify(config: GPTConfig | None = None) -> list[Finding]:
-    """Return the seven findings for a small model; `config` sets another. Nothing is raised for a failed check."""
-    config = config or GPTConfig(
-        sequence_len=64, vocab_size=300, n_layer=3, n_head=4, n_kv_head=2, n_embd=64, window_pattern="SL"
-    )
+def run_checks(config: GPTConfig = _SMALL_MODEL) -> list[CheckResult]:
+    """Return the results of all seven checks on a model of this shape. A failed check raises nothing."""
     checks: tuple[tuple[str, Callable[[GPTConfig], str]], ...] = (
-        ("creation and initial values", check_creation),
-        ("forward shapes and dtypes", check_forward),
-        ("loss of an untrained model", check_loss),
+        ("initial weights", check_initial_weights),
+        ("logits", check_logits),
+        ("loss of an untrained model", check_untrained_loss),
         ("gradients reach every parameter", check_gradients),
-        ("an optimizer step lowers the loss", check_step),
-        ("checkpoint round trip, bit for bit", check_round_trip),
-        ("cached generation equals uncached", check_cache),
+        ("optimizer steps lower the loss", check_optimizer),
+        ("a saved model loads bit for bit", check_round_trip),
+        ("cached generation equals uncached", check_kv_cache),
     )
-    return [_run(name, check, config) for name, check in checks]
+    return [_run_check(name, check, config) for name, check in checks]
 
 
-def _run(name: str, check: Callable[[GPTConfig], str], config: GPTConfig) -> Finding:
+def _run_check(name: str, check: Callable[[GPTConfig], str], config: GPTConfig) -> CheckResult:
     try:
-        return Finding(name, True, check(config))
+        return CheckResult(name, True, check(config))
     except StageError as error:
-        return Finding(name, False, str(error))
+        return CheckResult(name, False, str(error))
 
 
-def check_creation(config: GPTConfig) -> str:
-    """Every parameter has its prescribed shape, projections are zero, and the count is the formula's."""
+def check_initial_weights(config: GPTConfig) -> str:
+    """Require the expected parameter count and shapes, and that exactly the output projections are zero."""
     parameters = _new_model(config).named_parameters()
-    counted = sum(array.size for array in parameters.values())
-    _require(counted == config.num_parameters(), f"{counted} parameters, the formula says {config.num_parameters()}")
+    count = sum(array.size for array in parameters.values())
+    _require(count == config.num_parameters(), f"{count} parameters, the formula says {config.num_parameters()}")
     for name, array in parameters.items():
         _require(tuple(array.shape) == config.parameter_shapes()[name], f"`{name}` has shape {array.shape}")
         if name.endswith(("c_proj.weight", "c_q.weight", "wte.weight")):
             should_be_zero = name.endswith("c_proj.weight")
             _require(bool(array.any()) != should_be_zero, f"`{name}` should{'' if should_be_zero else ' not'} be zero")
-    return f"{counted:,} parameters"
+    return f"{count:,} parameters"
 
 
-def check_forward(config: GPTConfig) -> str:
-    """Logits are float32 of shape (B, T, vocab_size), finite, and within the softcap."""
+def check_logits(config: GPTConfig) -> str:
+    """Require float32 logits of shape (B, T, vocab_size) that are finite and within the softcap."""
     import mlx.core as mx
 
-    model = _random_model(config)
-    logits = model(_tokens(config, _TOKENS))
+    logits = _random_model(config)(_random_tokens(config, _TOKENS))
     _require(logits.shape == (_ROWS, _TOKENS, config.vocab_size), f"logits have shape {logits.shape}")
     _require(logits.dtype == mx.float32, f"logits have dtype {logits.dtype}")
-    largest = _number(mx.abs(logits).max())
+    largest = _to_float(mx.abs(logits).max())
     _require(0 < largest <= 15, f"the largest logit is {largest}")
-    return f"logits {logits.shape}, largest {largest:.2f}"
+    return f"shape {logits.shape}, largest {largest:.2f}"
 
 
-def check_loss(config: GPTConfig) -> str:
-    """A freshly initialised model is about as surprised as a uniform guess: ln(vocab_size) nats a token."""
-    tokens = _tokens(config, _TOKENS + 1)
-    loss = _number(_mean_loss(_new_model(config), tokens))
+def check_untrained_loss(config: GPTConfig) -> str:
+    """Require that a new model predicts about as well as a uniform guess: ln(vocab_size) nats per token."""
+    loss = _to_float(_mean_loss(_new_model(config), _random_tokens(config, _TOKENS + 1)))
     expected = math.log(config.vocab_size)
     _require(abs(loss - expected) < 0.05, f"loss {loss:.4f}, a uniform guess has {expected:.4f}")
     return f"{loss:.4f} nats, uniform {expected:.4f}"
 
 
 def check_gradients(config: GPTConfig) -> str:
-    """With random weights, every parameter has a finite gradient that is not zero."""
+    """Require a finite, nonzero gradient for every parameter of a model with random weights."""
     import mlx.core as mx
 
-    gradients = _gradients(_random_model(config), _tokens(config, _TOKENS + 1))
+    gradients = _gradients(_random_model(config), _random_tokens(config, _TOKENS + 1))
     for name, gradient in gradients.items():
-        size = _number(mx.abs(gradient).sum())
+        size = _to_float(mx.abs(gradient).sum())
         _require(math.isfinite(size) and size > 0, f"the gradient of `{name}` sums to {size}")
     return f"{len(gradients)} tensors"
 
 
-def check_step(config: GPTConfig) -> str:
-    """Five optimizer steps on one batch lower its loss."""
+def check_optimizer(config: GPTConfig) -> str:
+    """Require that five optimizer steps on one batch lower its loss by more than 0.5 nats."""
     from nanochat.optim.optimizer import Optimizer
 
-    model, tokens = _new_model(config), _tokens(config, _TOKENS + 1)
+    model, tokens = _new_model(config), _random_tokens(config, _TOKENS + 1)
     parameters = model.named_parameters()
     groups = build_groups(config, OptimizerConfig(), tokens_per_step=_ROWS * _TOKENS)
     optimizer = Optimizer(groups, parameters)
-    before = _number(_mean_loss(model, tokens))
+    before = _to_float(_mean_loss(model, tokens))
     for _ in range(5):
         gradients = _gradients(model, tokens)
         parameters = optimizer.update(parameters, gradients, lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
         model.set_parameters(parameters)
-    after = _number(_mean_loss(model, tokens))
+    after = _to_float(_mean_loss(model, tokens))
     _require(after < before - 0.5, f"loss {before:.3f} before, {after:.3f} after five steps")
     return f"{before:.3f} -> {after:.3f} nats"
 
 
 def check_round_trip(config: GPTConfig) -> str:
-    """A model saved and loaded has the same bits in every parameter."""
+    """Require that a model has the same bits in every parameter after it was saved and loaded."""
     from nanochat.checkpoint.model_folder import load_model, save_model
 
     model = _random_model(config)
@@ -131,38 +129,38 @@ def check_round_trip(config: GPTConfig) -> str:
         save_model(Path(folder) / "model", model, None)
         loaded = load_model(Path(folder) / "model").named_parameters()
     for name, array in model.named_parameters().items():
-        _require(bool((array == loaded[name]).all()), f"`{name}` changed on the way")
+        _require(bool((array == loaded[name]).all()), f"`{name}` changed when it was saved and loaded")
     return f"{len(loaded)} tensors"
 
 
-def check_cache(config: GPTConfig) -> str:
-    """Prefill and token-by-token decoding through the cache give the logits of one pass, past the window too."""
+def check_kv_cache(config: GPTConfig) -> str:
+    """Require that prefill and token-by-token decoding give the logits of one pass, beyond the short window too."""
     import mlx.core as mx
 
     from nanochat.inference.kv_cache import KVCache
 
-    model, tokens = _random_model(config), _tokens(config, _TOKENS)
-    whole = model(tokens)
+    model, tokens = _random_model(config), _random_tokens(config, _TOKENS)
+    uncached = model(tokens)
     cache = KVCache(config, capacity=_TOKENS)
     pieces = [model(tokens[:, :10], cache=cache)]
     for position in range(10, _TOKENS):
         pieces.append(model(tokens[:, position : position + 1], cache=cache))
         mx.eval(pieces[-1])
-    difference = _number(mx.abs(mx.concatenate(pieces, axis=1) - whole).max())
+    difference = _to_float(mx.abs(mx.concatenate(pieces, axis=1) - uncached).max())
     tolerance = 1e-4 if model.compute_dtype == mx.float32 else 0.5  # bfloat16 keeps 8 bits
     _require(difference < tolerance, f"logits differ by {difference:.2e}")
     return f"largest difference {difference:.1e}"
 
 
-def _number(array: mx.array) -> float:
+def _to_float(array: mx.array) -> float:
     value = array.item()
     assert not isinstance(value, complex), "the model computes real numbers"
     return float(value)
 
 
-def _require(condition: bool, otherwise: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise StageError(otherwise)
+        raise StageError(message)
 
 
 def _new_model(config: GPTConfig) -> GPT:
@@ -176,7 +174,7 @@ def _new_model(config: GPTConfig) -> GPT:
 
 
 def _random_model(config: GPTConfig) -> GPT:
-    """Return a model none of whose weights is zero: fresh output projections are, and hide everything before them."""
+    """Return a model without zero weights: new output projections are zero and would hide every earlier layer."""
     import mlx.core as mx
 
     model = _new_model(config)
@@ -191,7 +189,7 @@ def _random_model(config: GPTConfig) -> GPT:
     return model
 
 
-def _tokens(config: GPTConfig, length: int) -> mx.array:
+def _random_tokens(config: GPTConfig, length: int) -> mx.array:
     import mlx.core as mx
 
     return mx.random.randint(0, config.vocab_size, (_ROWS, length), key=mx.random.key(2))
@@ -217,7 +215,7 @@ def _gradients(model: GPT, tokens: mx.array) -> dict[str, mx.array]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the findings, one a line; return 4 where one failed."""
+    """Print one line per check and return the exit code: 4 if any check failed."""
     parser = argparse.ArgumentParser(prog="nanochat-run verify", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     chosen = runtime.prepare(parser.parse_args(arguments).device, "float32")
@@ -226,11 +224,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     select_device(chosen.backend)
     sys.stdout.write(f"{chosen.describe()}\n")
-    findings = verify()
-    for finding in findings:
-        sys.stdout.write(f"{'ok  ' if finding.ok else 'FAIL'} {finding.name}: {finding.detail}\n")
-    failed = sum(not finding.ok for finding in findings)
-    sys.stdout.write(f"{len(findings) - failed} of {len(findings)} checks passed\n")
+    results = run_checks()
+    for result in results:
+        sys.stdout.write(f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.detail}\n")
+    failed = sum(not result.passed for result in results)
+    sys.stdout.write(f"{len(results) - failed} of {len(results)} checks passed\n")
     return StageError.exit_code if failed else OK
 
 
