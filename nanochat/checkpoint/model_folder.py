@@ -10,10 +10,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint.durable import new_folder, write_arrays
+from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import PreflightError, StageError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
+from nanochat.storage.files import new_folder, write_text
 from nanochat.tokenizer.bpe import Tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
@@ -29,8 +30,8 @@ def save_model(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> Non
 def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
     """Write a model's files into an existing folder (as part of something larger that is written atomically)."""
     described = {"format": FORMAT, "model": model.config.to_dict()}
-    (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    write_arrays(folder / WEIGHTS, model.named_parameters())
+    write_text(folder / CONFIG, json.dumps(described, indent=1) + "\n", durable=False)
+    write_arrays(folder / WEIGHTS, model.named_parameters(), durable=False)
     if tokenizer is not None:
         tokenizer.save(folder)
 

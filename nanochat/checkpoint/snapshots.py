@@ -18,8 +18,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors.numpy import load_file, save
 
-from nanochat.checkpoint.durable import new_folder, sha256_of, write_arrays
+from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import StageError
+from nanochat.storage.files import new_folder, sha256_of_file, write_bytes, write_text
 
 FORMAT = 1
 _NAME = re.compile(r"^step_(\d{8,})$")
@@ -96,8 +97,8 @@ def save_checkpoint(
             fill(folder)
         for group, named in arrays.items():
             _save_arrays(folder / f"{group}.safetensors", named)
-        (folder / "state.json").write_text(json.dumps(dict(state)), encoding="utf-8")
-        (folder / "manifest.json").write_text(_describe(folder).model_dump_json(indent=1), encoding="utf-8")
+        write_text(folder / "state.json", json.dumps(dict(state)), durable=False)
+        write_text(folder / "manifest.json", _describe(folder).model_dump_json(indent=1), durable=False)
     _delete_old(root, newest=step, keep=keep, best=best)
     return target
 
@@ -106,17 +107,16 @@ def _save_arrays(path: Path, named: Arrays) -> None:
     of_mlx = {name: value for name, value in named.items() if isinstance(value, mx.array)}
     if of_mlx:
         assert len(of_mlx) == len(named), f"{path.name}: a group is all MLX or all numpy"
-        write_arrays(path, of_mlx)
+        write_arrays(path, of_mlx, durable=False)
     else:
         of_numpy = {name: np.ascontiguousarray(value) for name, value in named.items()}
         # Through Python's file, for safetensors' own writer says a full disk by an exception without errno.
-        path.write_bytes(save(of_numpy))
+        write_bytes(path, save(of_numpy), durable=False)
 
 
 def _describe(folder: Path) -> _Manifest:
-    files = {
-        path.name: _File(sha256=sha256_of(path), size_bytes=path.stat().st_size) for path in sorted(folder.iterdir())
-    }
+    paths = sorted(folder.iterdir())
+    files = {path.name: _File(sha256=sha256_of_file(path), size_bytes=path.stat().st_size) for path in paths}
     return _Manifest(format=FORMAT, files=files)
 
 
@@ -189,6 +189,6 @@ def find_damage(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != expected.size_bytes:
             return f"{name} has {file.stat().st_size} bytes, not {expected.size_bytes}"
-        if sha256_of(file) != expected.sha256:
+        if sha256_of_file(file) != expected.sha256:
             return f"{name} has changed since it was written"
     return None

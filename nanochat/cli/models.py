@@ -9,6 +9,7 @@ from pathlib import Path
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
+from nanochat.storage.files import write_text
 
 
 def import_model(options: argparse.Namespace) -> None:
@@ -62,7 +63,7 @@ def export_model(options: argparse.Namespace) -> None:
     model = load_model(resolve_model(options.model, runtime.base_dir()))
     export_weights(model.named_parameters(), weights)
     described = weights.with_suffix(".json")
-    described.write_text(json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n", encoding="utf-8")
+    write_text(described, json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n")
     print(f"{weights}, {described}")
 
 

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from nanochat.errors import PreflightError, StageError
 from nanochat.model.config import GPTConfig
+from nanochat.storage.files import atomic_write
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
@@ -68,8 +69,8 @@ def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str,
 
 def export_weights(parameters: dict[str, mx.array], path: Path) -> None:
     """Write parameters as a safetensors file that PyTorch nanochat's `load_state_dict` takes as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mx.save_safetensors(str(path), {name: mx.contiguous(x) for name, x in parameters.items()}, {"format": "pt"})
+    with atomic_write(path) as scratch:
+        mx.save_safetensors(str(scratch), {name: mx.contiguous(x) for name, x in parameters.items()}, {"format": "pt"})
 
 
 def _import_one(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.recipe.schema.recipe import Recipe
+from nanochat.storage.files import write_text
 
 _VARIABLE = {"type": "string", "pattern": r"^\$\{vars\.[A-Za-z0-9][A-Za-z0-9_-]*\}$", "description": "A variable."}
 _EXAMPLE = {
@@ -50,7 +51,7 @@ def schema_text() -> str:
 
 def write_schema(path: Path) -> None:
     """Write the schema file."""
-    path.write_text(schema_text(), encoding="utf-8")
+    write_text(path, schema_text())
 
 
 def schema_is_fresh(path: Path) -> bool:

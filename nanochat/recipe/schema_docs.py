@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from nanochat.recipe.check.phrases import expected
 from nanochat.recipe.schema.section import Section
 from nanochat.recipe.schema.walk import ROOT, Slot, allowed_fields, child, map_value, section_of, sections_of, tags
+from nanochat.storage.files import write_text
 
 BEGIN = "<!-- recipe reference: written by `just schemas` -->"
 END = "<!-- end of the recipe reference -->"
@@ -24,7 +25,7 @@ def reference_text() -> str:
 def update_reference(readme: Path) -> None:
     """Replace what stands between the marks of `readme` by the reference."""
     before, _, after = _split(readme)
-    readme.write_text(f"{before}{BEGIN}\n\n{reference_text()}\n\n{END}{after}", encoding="utf-8")
+    write_text(readme, f"{before}{BEGIN}\n\n{reference_text()}\n\n{END}{after}")
 
 
 def reference_is_fresh(readme: Path) -> bool:

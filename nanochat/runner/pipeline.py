@@ -28,7 +28,7 @@ from nanochat.runner.store.runs import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.upload.build_view import is_unsent
 from nanochat.runner.upload.upload import finish_upload, start_upload, tracking_of
-from nanochat.storage.layout import write_atomically
+from nanochat.storage.files import write_text
 
 
 def run_recipe(request: RunRequest, display: Display) -> Run:
@@ -115,9 +115,9 @@ def _open(work: Work, tracking: RunTracking) -> Session:
         anew=bool(work.forced),
     )
     folder = session.folder
-    write_atomically(folder.resolved, resolved_yaml(prepared.loaded))
-    write_atomically(folder.plan_text, plan_report_text(prepared, work.judged, work.selected))
-    write_atomically(folder.plan_json, json.dumps(plan_report_json(prepared, work.judged, work.selected), indent=1))
+    write_text(folder.resolved, resolved_yaml(prepared.loaded))
+    write_text(folder.plan_text, plan_report_text(prepared, work.judged, work.selected))
+    write_text(folder.plan_json, json.dumps(plan_report_json(prepared, work.judged, work.selected), indent=1))
     return session
 
 

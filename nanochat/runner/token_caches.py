@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.files.digests import sha256_of_file
 from nanochat.data.token_cache.files import FOLDER, LOCK_FILE
 from nanochat.runner.store.gc import referenced
-from nanochat.runner.store.record import folder_bytes
+from nanochat.storage.files import folder_bytes, sha256_of_file
 
 _TOKENIZER = "tokenizer.model"
 

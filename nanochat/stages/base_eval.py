@@ -16,9 +16,10 @@ from nanochat.evals.records import Record
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
-from nanochat.stages.context import StageContext, StageResult, indented, write_atomically
+from nanochat.stages.context import StageContext, StageResult, indented
 from nanochat.stages.heldout import held_out_batches
 from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_evaluated, task_metrics
+from nanochat.storage.files import write_text
 from nanochat.tasks.choices import build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tokenizer.bpe import Tokenizer
@@ -49,7 +50,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         metrics["base_core"], metrics["base_core_centred"] = composite(scores)
     if spec.samples:
         text = sample_text(model, tokenizer, spec.samples, max_tokens=spec.sample_tokens)
-        write_atomically(context.out / "samples.md", text)
+        write_text(context.out / "samples.md", text)
     timings = {f"{name}.seconds": result.seconds for name, result in runner.done.items()}
     return StageResult(metrics, timings)
 

@@ -11,7 +11,7 @@ from nanochat.evals.metrics import composite
 from nanochat.evals.records import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
-from nanochat.stages.context import StageContext, StageResult, derive_seed, write_atomically
+from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites import (
     Suite,
     SuiteResult,
@@ -21,6 +21,7 @@ from nanochat.stages.suites import (
     sample_section,
     task_metrics,
 )
+from nanochat.storage.files import write_text
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.table import TASKS
@@ -46,7 +47,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     scores = [result.score for result in runner.done.values() if result.score is not None]
     metrics["chat_core"], metrics["chat_core_centred"] = composite(scores)
     sections = [sample_section(context, name) for name in spec.suites]
-    write_atomically(context.out / "samples.md", "# What the model answered\n\n" + "\n".join(sections))
+    write_text(context.out / "samples.md", "# What the model answered\n\n" + "\n".join(sections))
     timings = {f"{name}.seconds": result.seconds for name, result in runner.done.items()}
     return StageResult(metrics, timings)
 

@@ -19,6 +19,7 @@ from nanochat.errors import StageError
 from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
 from nanochat.stages.process.group import ProcessGroup
+from nanochat.storage.files import write_text
 from nanochat.storage.series import Series
 
 HEARTBEAT_SECONDS = 0.5
@@ -120,8 +121,8 @@ class StageContext:
 
     def write_result(self, result: StageResult) -> None:
         """Write `out/timings.json` and, last, `out/result.json`, which completes the stage."""
-        write_atomically(self.out / "timings.json", json.dumps(result.timings, indent=1))
-        write_atomically(self.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
+        write_text(self.out / "timings.json", json.dumps(result.timings, indent=1))
+        write_text(self.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
 
     def report_progress(self, fraction: float, text: str) -> None:
         """Update the progress that the parent shows, at most twice a second."""
@@ -139,7 +140,7 @@ class StageContext:
         beat = {**self._heartbeat, "time": time.time(), "pid": os.getpid()}
         if self.device_peak is not None:
             beat["peak_memory_bytes"] = self.device_peak()
-        write_atomically(self.folder / "progress.json", json.dumps(beat), durable=False)
+        write_text(self.folder / "progress.json", json.dumps(beat), durable=False)
 
     def log_line(self, text: str) -> None:
         """Write a line to the stage's log, which is the output of the process."""
@@ -164,17 +165,3 @@ def derive_seed(seed: int, *names: str | int) -> int:
 def indented(text: str) -> str:
     """Return text as an indented Markdown code block, which no line of the text can end."""
     return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a small file so that a reader sees the old or the new text whole; `durable` also survives a power cut."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

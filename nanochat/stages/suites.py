@@ -23,7 +23,8 @@ from nanochat.evals.records import Record, TaskResult
 from nanochat.model.gpt import GPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.specs import StageName
-from nanochat.stages.context import StageContext, indented, write_atomically
+from nanochat.stages.context import StageContext, indented
+from nanochat.storage.files import write_text
 from nanochat.tokenizer.bpe import Tokenizer
 
 _SHOWN_RECORDS = 3
@@ -80,7 +81,7 @@ class SuiteRunner:
         result = SuiteResult(found.metrics, found.score, found.records, time.monotonic() - started)
         _write_table(self.context.out / "tables" / f"{suite.name}.jsonl", found.records)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(_described(result), indent=1))
+        write_text(path, json.dumps(_described(result), indent=1))
         return result
 
     def _tick(self, suite: Suite, amount: int) -> None:
@@ -159,4 +160,4 @@ def _write_table(path: Path, records: Sequence[Record]) -> None:
     if not records:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))
+    write_text(path, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))

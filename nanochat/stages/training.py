@@ -13,13 +13,14 @@ import numpy as np
 from pydantic import JsonValue
 
 from nanochat.checkpoint import CheckpointView, latest_checkpoint, save_checkpoint, save_model, write_model_files
-from nanochat.checkpoint.durable import write_arrays
+from nanochat.checkpoint.arrays import write_arrays
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.gpt import GPT, load_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.stages.context import SeriesSizes, StageContext, indented, write_atomically
+from nanochat.stages.context import SeriesSizes, StageContext, indented
+from nanochat.storage.files import write_text
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.loop import Intervals, LoopCallbacks, StepReport, TrainingPosition, train
 from nanochat.train.step import Rates, Rows, TrainStep
@@ -134,9 +135,7 @@ class Training:
         """Write `out/model/` and the optimizer's moments, for the stage that goes on from here."""
         if not self.context.process_group.is_writer:
             return
-        scratch = self.context.out / f".writing-{OPTIMIZER_FILE}"
-        write_arrays(scratch, self.optimizer.state)
-        scratch.replace(self.context.out / OPTIMIZER_FILE)
+        write_arrays(self.context.out / OPTIMIZER_FILE, self.optimizer.state)
         save_model(self.context.out / "model", self.model, self.tokenizer)
 
     def _next_batch(self) -> Rows | None:
@@ -246,7 +245,7 @@ def write_samples(path: Path, step: int, texts: Sequence[str]) -> None:
     kept = {at: body for at, body in sections.items() if at < step}
     kept[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
     whole = "# What the model says\n" + "".join(f"{_SAMPLE_HEADING}{at}\n{body}" for at, body in sorted(kept.items()))
-    write_atomically(path, whole)
+    write_text(path, whole)
 
 
 def _read_samples(path: Path) -> dict[int, str]:

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from nanochat.storage.files import delete_scratch
 
 FINGERPRINT_CHARS = 12
 
@@ -99,8 +100,7 @@ class StageFolder:
 
     def sweep(self) -> None:
         """Delete what a process was writing when it was killed, so that it is no output; the lock must be held."""
-        for scratch in (*self.out.rglob(".*.tmp"), *self.suites.rglob(".*.tmp")):
-            scratch.unlink(missing_ok=True)
+        delete_scratch(self.path)
 
     def clear(self) -> None:
         """Delete everything but the lock: the record first, so that no half-deleted stage looks done."""
@@ -200,17 +200,3 @@ def create_run_folder(base: Path, name: str, now: datetime) -> RunFolder:
             continue
         return RunFolder(path)
     raise AssertionError(f"a thousand runs of {name} in one second")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a machine that lost power, sees the old or the new text whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

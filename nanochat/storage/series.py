@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from nanochat.storage import files
+
 
 class Series:
     """An append-only file of `{"step": int, "metrics": {name: float}}` lines.
@@ -32,9 +34,8 @@ class Series:
         """Flush the file to disk and return its size in bytes; 0 where nothing was written."""
         if not self.path.exists():
             return 0
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
-            return file.seek(0, os.SEEK_END)
+        files.sync(self.path)
+        return self.path.stat().st_size
 
     def truncate(self, size: int) -> None:
         """Cut the file back to `size` bytes; a shorter file stays as it is."""

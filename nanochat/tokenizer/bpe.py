@@ -17,6 +17,7 @@ import numpy.typing as npt
 import sentencepiece
 
 from nanochat.errors import PreflightError
+from nanochat.storage.files import write_bytes
 from nanochat.tokenizer import training
 from nanochat.tokenizer.pieces import BASIC_PIECES, SPACE_MARK, SPECIAL_TOKENS, TextError
 
@@ -73,9 +74,8 @@ class Tokenizer:
             raise PreflightError(f"{path}: {error}") from error
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.model` into `folder`, which is made where missing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE_NAME).write_bytes(self.model)
+        """Write `tokenizer.model` into `folder`, which is created if missing."""
+        write_bytes(folder / FILE_NAME, self.model)
 
     @property
     def piece_count(self) -> int:

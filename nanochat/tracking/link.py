@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanochat.storage.files import write_text
 from nanochat.tracking.run_view import Status
 
 
@@ -37,6 +37,4 @@ def read_link(path: Path) -> Link | None:
 
 def write_link(path: Path, link: Link) -> None:
     """Write the link in one piece."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(link.model_dump_json(indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, link.model_dump_json(indent=1))

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from nanochat import runtime
 from nanochat.errors import NanochatError
+from nanochat.storage.files import move_into_place
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -189,7 +190,7 @@ def _create_database(uri: str) -> None:
     scratch = path.with_name(f".{path.name}.creating-{time.time_ns()}")
     store = SqlAlchemyStore(f"{_SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()
-    scratch.replace(path)
+    move_into_place(scratch, path)
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

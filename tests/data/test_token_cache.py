@@ -12,7 +12,6 @@ import pytest
 from nanochat.data.documents import DocumentStream
 from nanochat.data.loaders.pretrain import PretrainLoader
 from nanochat.data.token_cache import cache as token_cache
-from nanochat.data.token_cache import files as token_files
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.tokenizer import bpe
@@ -153,9 +152,11 @@ def test_a_damaged_cache_is_made_anew(source, tokenizer, base, kind):
 
 
 def test_a_full_disk_leaves_nothing_that_counts(source, tokenizer, base, monkeypatch):
-    monkeypatch.setattr(
-        token_files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    def full(path):
+        if path.name.endswith(".tokens"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat.storage.files.sync", full)
     with pytest.raises(OSError, match="No space left"):
         cached_stream(source, "train", tokenizer, base=base)
     (folder,) = (base / "tokens").iterdir()

@@ -140,14 +140,14 @@ def test_a_broken_lock_is_named_with_its_line(bench, hub, line):
 def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(bench, hub, monkeypatch):
     """As one that belongs to the system."""
 
-    write = Path.write_text
+    write = Path.write_bytes
 
     def refuse(self, *arguments, **options):
         if ".lock" in self.name:
             raise PermissionError(13, "Permission denied")
         return write(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(PreflightError, match=r"tiny\.lock: cannot be written .*as its `revision`"):
         pin_sources(bench.load("sources.chats={path: chats.jsonl}"), bench.base)
 

@@ -146,11 +146,11 @@ def test_what_a_killed_stage_was_writing_is_no_output(bench):
         bench.run()
     folder = next((bench.base / "stages" / "pretrain").iterdir())
     (folder / "out" / "tables").mkdir(parents=True)
-    (folder / "out" / "tables" / ".spelling.jsonl.123.tmp").write_text("half")
+    (folder / "out" / "tables" / ".writing-123-spelling.jsonl").write_text("half")
     bench.control()
     record = bench.run().records(bench.base)["pretrain"]
     assert record.output_digest == digest
-    assert not any(".tmp" in path for path in record.output_files)
+    assert not any(".writing" in path for path in record.output_files)
 
 
 def test_what_a_stage_wants_known_is_shown(bench):

@@ -6,7 +6,7 @@ import hashlib
 import math
 
 from nanochat.runner.store.record import output_digest, output_files, read_record, write_record
-from nanochat.storage.layout import StageFolder, write_atomically
+from nanochat.storage.layout import StageFolder
 
 
 def test_the_output_digest_is_a_hash_over_sorted_paths_and_hashes(tmp_path):
@@ -29,20 +29,3 @@ def test_a_record_with_a_metric_that_is_no_number_comes_back(bench):
     write_record(folder, record.model_copy(update={"metrics": {"loss": math.nan, "top": math.inf}}))
     metrics = read_record(folder).metrics
     assert math.isnan(metrics["loss"]) and metrics["top"] == math.inf
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    """A full disk costs the new text, not the old one, and leaves no rubbish."""
-    path = tmp_path / "run.json"
-    write_atomically(path, "old")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("nanochat.storage.layout.os.fsync", full)
-    try:
-        write_atomically(path, "new")
-    except OSError as error:
-        assert error.errno == 28
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from process import STAGES, Bench
 
-from nanochat.runner.store.record import file_digest
+from nanochat.storage.files import sha256_of_file
 from nanochat.tracking.link import read_link
 from nanochat.tracking.points import Point, read_points
 from nanochat.tracking.store import open_store
@@ -56,7 +56,7 @@ def _outputs(folder: Path) -> dict[str, str]:
     """Return the digests of the files of `out/` as they lie there now, without those of wall-clock values."""
     out = folder / "out"
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "timings.json"]
-    return {path.relative_to(out).as_posix(): file_digest(path) for path in files}
+    return {path.relative_to(out).as_posix(): sha256_of_file(path) for path in files}
 
 
 def _compare_tracking(bench: Bench) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from types import TracebackType
+
+from nanochat.storage.files import sha256_of_file, write_text
 
 MEMORY_FILE = "file_digests.json"
 """Under the base folder."""
@@ -39,10 +39,7 @@ class FileDigests:
         """Write what was new, at once or not at all."""
         if not self._changed:
             return
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(self._known))
-        scratch.replace(self._memory)
+        write_text(self._memory, json.dumps(self._known), durable=False)
 
     def of(self, path: Path) -> str:
         """Return the sha256 (hex) of a file's content."""
@@ -57,9 +54,3 @@ class FileDigests:
             self._known[key] = [*stamp, digest]
             self._changed = True
         return digest
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the sha256 (hex) of a file's content, read in parts."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from nanochat.data.files.digests import sha256_of_file
 from nanochat.data.hub.listing import RemoteFile, request_headers
 from nanochat.errors import PreflightError
+from nanochat.storage.files import move_into_place, sha256_of_file
 
 _WORKERS = 6
 _ATTEMPTS = 5
@@ -100,7 +100,7 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
         except OSError as error:
             raise PreflightError(f"{part}: cannot be written ({error.strerror}); is the disk full?") from error
         else:
-            part.replace(target)
+            move_into_place(part, target)
             return digest
     raise PreflightError(f"{url}: cannot be downloaded ({problem}); the same command goes on from what has arrived")
 

@@ -12,7 +12,6 @@ import fcntl
 import fnmatch
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from nanochat.data.files.readers import DATA_SUFFIXES
 from nanochat.data.hub.download import Progress, download
 from nanochat.data.hub.listing import RemoteFile, list_files
 from nanochat.errors import PreflightError
+from nanochat.storage.files import write_text
 
 DEFAULT_REVISION = "main"
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -134,7 +134,7 @@ def known_commit(source: HubSource, *, base: Path) -> str | None:
 def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
     """Keep which commit a branch or tag names now."""
     if not source.is_pinned:
-        _write(_reference(source, base), f"{commit}\n")
+        write_text(_reference(source, base), f"{commit}\n")
 
 
 def check(source: HubSource) -> str:
@@ -202,14 +202,7 @@ def _write_manifest(
         "commit": commit,
         "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in files],
     }
-    _write(path, json.dumps(content, indent=1))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(text)
-    scratch.replace(path)
+    write_text(path, json.dumps(content, indent=1))
 
 
 def _reference(source: HubSource, base: Path) -> Path:

@@ -7,13 +7,13 @@ The key is the data set and the revision that the recipe names, so that sources 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from nanochat.data.hub.hub import HubSource
 from nanochat.errors import PreflightError
+from nanochat.storage.files import write_text
 
 SUFFIX = ".lock"
 
@@ -65,10 +65,8 @@ def write_lock(path: Path, commits: Mapping[str, str], *, recipe: Path) -> None:
         PreflightError: the folder cannot be written.
     """
     lines = "".join(f"{key}: {commits[key]}\n" for key in sorted(commits))
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        scratch.write_text(_HEADER.format(recipe=recipe.name) + lines, encoding="utf-8")
-        scratch.replace(path)
+        write_text(path, _HEADER.format(recipe=recipe.name) + lines)
     except OSError as error:
         raise PreflightError(
             f"{path}: cannot be written ({error.strerror}); copy the recipe to a folder of your own, or give each hub "

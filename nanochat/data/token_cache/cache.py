@@ -34,9 +34,9 @@ from nanochat.data.token_cache.files import (
     TokenType,
     locked,
     open_parts,
-    write_text,
 )
 from nanochat.errors import PreflightError
+from nanochat.storage.files import delete_scratch, write_text
 from nanochat.tokenizer.bpe import Tokenizer
 
 FORMAT = 1
@@ -166,6 +166,7 @@ def _build(
     stream: DocumentStream, tokenizer: Tokenizer, folder: Path, key: CacheKey, dtype: TokenType, tell: Tell
 ) -> None:
     """Tokenize what is not in the folder yet, one file of the source after the other."""
+    delete_scratch(folder)
     write_text(folder / "key.json", json.dumps(asdict(key), indent=1))
     done = [int(path.name.split(".")[0]) for path in sorted(folder.glob("*.index.npy"))]
     documents = tokens = 0

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+
+from nanochat.storage.files import atomic_write
 
 IntArray = npt.NDArray[np.int32]
 TokenType = np.dtype[np.generic]
@@ -45,13 +46,14 @@ class PartWriter:
     def __init__(self, folder: Path, number: int, dtype: TokenType) -> None:
         self._tokens = folder / f"{number:05d}.tokens"
         self._index = folder / f"{number:05d}.index.npy"
-        self._scratch = folder / ".tokens.tmp"
+        self._writing = ExitStack()
         self._dtype = dtype
         self._rows: list[tuple[int, ...]] = []
         self._end = 0
 
     def __enter__(self) -> PartWriter:
-        self._file = self._scratch.open("wb")
+        scratch = self._writing.enter_context(atomic_write(self._tokens))
+        self._file = self._writing.enter_context(scratch.open("wb"))
         return self
 
     def add(self, encoded: list[IntArray], places: list[tuple[int, ...]]) -> None:
@@ -65,15 +67,10 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Make the files visible; after an error, here or before, drop what is there."""
-        try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._scratch.replace(self._tokens)
-                _write_array(self._index, np.array(self._rows, dtype=np.int64))
-        finally:
-            self._file.close()
-            self._scratch.unlink(missing_ok=True)
+        self._writing.__exit__(kind, error, trace)
+        if kind is None:
+            with atomic_write(self._index) as scratch, scratch.open("wb") as file:
+                np.save(file, np.array(self._rows, dtype=np.int64))
 
 
 def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
@@ -97,22 +94,6 @@ def _clear(folder: Path) -> None:
     (folder / LIST_FILE).unlink()
     for path in [*folder.glob("*.index.npy"), *folder.glob("*.tokens")]:
         path.unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, at once or not at all."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text)
-    scratch.replace(path)
-
-
-def _write_array(path: Path, array: npt.NDArray[np.int64]) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    with scratch.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def _verdict(job: Job, folder: Path, *, ended_here: int) -> int:
     Raises:
         StageError: one died without a word, and that is the cause.
     """
-    endings = sorted((folder / ENDINGS).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    endings = sorted((folder / ENDINGS).glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
     codes = [int(path.read_text(encoding="utf-8")) for path in endings]
     meant = [code for code in codes if code not in (OK, BUG)]
     if meant:

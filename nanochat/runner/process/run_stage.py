@@ -25,7 +25,6 @@ from nanochat.runner.store.record import (
     Cost,
     Provenance,
     StageRecord,
-    folder_bytes,
     handed_on,
     output_digest,
     output_files,
@@ -33,7 +32,8 @@ from nanochat.runner.store.record import (
     write_record,
 )
 from nanochat.runner.store.suite_reuse import reuse_suites
-from nanochat.storage.layout import StageFolder, write_atomically
+from nanochat.storage.files import folder_bytes, write_text
+from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
 
 _SILENT_SECONDS = 60.0
@@ -77,7 +77,7 @@ def execute_stage(
     taken = [] if is_forced else reuse_suites(folder, identity, base)
     if taken:
         display.log_line(f"{title}: from cache: {', '.join(taken)}")
-    write_atomically(folder.job, _job(stage, folder, upstream, init_model).model_dump_json(indent=1))
+    write_text(folder.job, _job(stage, folder, upstream, init_model).model_dump_json(indent=1))
     started = time.time()
     ended = run_child(
         folder,

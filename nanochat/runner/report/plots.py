@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanochat.runner.report.scores import Suite
+from nanochat.storage.files import atomic_write
 from nanochat.tracking.points import Point, read_points
+
+if TYPE_CHECKING:  # imported late: drawing is the only use of matplotlib
+    from matplotlib.figure import Figure
 
 SCORES_PICTURE = "scores.png"
 
@@ -35,7 +40,6 @@ def draw_plots(streams: Mapping[str, Path], folder: Path) -> list[Path]:
             if (chosen := {name: curve for name, curve in curves.items() if wanted(name)})
         }
         if panels:
-            folder.mkdir(parents=True, exist_ok=True)
             _draw(folder / file, title, panels)
             drawn.append(folder / file)
     return drawn
@@ -65,8 +69,7 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / SCORES_PICTURE, dpi=110, metadata={"Software": None})
+    _save(figure, folder / SCORES_PICTURE)
     return [folder / SCORES_PICTURE]
 
 
@@ -100,7 +103,12 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
             else:
                 axes.plot(steps, values, marker="o", markersize=3, label=name)
         axes.legend()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as scratch:
+        figure.savefig(scratch, dpi=110, metadata={"Software": None})
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

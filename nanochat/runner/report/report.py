@@ -15,7 +15,8 @@ from nanochat.runner.report.plots import SCORES_PICTURE, draw_plots, draw_scores
 from nanochat.runner.report.scores import EVALUATIONS, chance_level, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
-from nanochat.storage.layout import StageFolder, write_atomically
+from nanochat.storage.files import write_text
+from nanochat.storage.layout import StageFolder
 
 _LEGEND = """\
 A score is the share of problems solved, 1 being all, unless its line says otherwise. ± is one standard error: a repeat
@@ -36,8 +37,8 @@ def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     text = render_report(run, records, samples=_samples(run, base), pictures=[path.name for path in pictures])
     folder = run.folder
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
-    write_atomically(folder.report_page, page)
-    write_atomically(folder.report, text)
+    write_text(folder.report_page, page)
+    write_text(folder.report, text)
     return folder.report
 
 

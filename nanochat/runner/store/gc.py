@@ -16,7 +16,8 @@ from pathlib import Path
 
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
-from nanochat.runner.store.record import folder_bytes, read_run
+from nanochat.runner.store.record import read_run
+from nanochat.storage.files import folder_bytes
 from nanochat.storage.layout import StageFolder, run_folders, stage_folders
 
 _DOOMED = ".deleting-"

@@ -8,14 +8,14 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from nanochat.storage.layout import RunFolder, StageFolder, write_atomically
+from nanochat.storage.files import sha256_of_file, write_text
+from nanochat.storage.layout import RunFolder, StageFolder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
 _VOLATILE_PREFIX = "timings"
 _TRAINING_STAGES = ("pretrain", "sft")
 _TOLD_BY_TRAINING = frozenset({"result.json", "samples.md"})
-_BLOCK_BYTES = 1 << 20
 
 
 class _Kept(BaseModel):
@@ -163,32 +163,23 @@ def read_run(folder: RunFolder) -> RunState | None:
 
 def write_record(folder: StageFolder, record: StageRecord) -> None:
     """Write the proof that a stage is done; must be the last thing written."""
-    write_atomically(folder.record, record.model_dump_json(indent=1))
+    write_text(folder.record, record.model_dump_json(indent=1))
 
 
 def write_identity(folder: StageFolder, identity: StageIdentity) -> None:
     """Write what a stage that begins is made of."""
-    write_atomically(folder.pending, identity.model_dump_json(indent=1))
+    write_text(folder.pending, identity.model_dump_json(indent=1))
 
 
 def write_run(folder: RunFolder, state: RunState) -> None:
     """Write a run's state."""
-    write_atomically(folder.state, state.model_dump_json(indent=1))
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    write_text(folder.state, state.model_dump_json(indent=1))
 
 
 def output_files(out: Path) -> dict[str, str]:
     """Return the sha256 of each file under `out` by its relative path, without files of wall-clock values."""
     return {
-        path.relative_to(out).as_posix(): file_digest(path)
+        path.relative_to(out).as_posix(): sha256_of_file(path)
         for path in sorted(out.rglob("*"))
         if path.is_file() and not path.name.startswith(_VOLATILE_PREFIX)
     }
@@ -209,8 +200,3 @@ def output_digest(files: dict[str, str]) -> str:
     for path in sorted(files):
         digest.update(f"{path}\0{files[path]}\n".encode())
     return digest.hexdigest()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size of the files under a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

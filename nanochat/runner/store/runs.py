@@ -11,11 +11,11 @@ from nanochat.errors import RecipeError
 from nanochat.runner.store.record import (
     RunState,
     StageRecord,
-    file_digest,
     output_digest,
     read_record,
     read_run,
 )
+from nanochat.storage.files import sha256_of_file
 from nanochat.storage.layout import RunFolder, StageFolder, run_folders
 
 _MODEL_FILES = ("config.json", "model.safetensors")
@@ -95,7 +95,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] = MODEL_S
 def model_digest(folder: Path) -> str:
     """Return the digest of a model folder's contents: the same weights are the same wherever they lie."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return output_digest({name: file_digest(folder / name) for name in names})
+    return output_digest({name: sha256_of_file(folder / name) for name in names})
 
 
 def _latest_with_model(reference: str, base: Path) -> Run:

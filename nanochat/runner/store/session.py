@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -16,6 +15,7 @@ from nanochat.runner.store import provenance
 from nanochat.runner.store.headline_params import cost_of, params_of, source_places
 from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run, write_run
 from nanochat.runner.store.runs import Run, list_runs
+from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder
 
 _PROGRESS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
@@ -121,7 +121,7 @@ def open_session(
         expectations=dict(plan.expectations),
         stages=entries,
     )
-    shutil.copyfile(recipe, folder.recipe)
+    write_bytes(folder.recipe, recipe.read_bytes())
     return Session(folder, state, base)
 
 

@@ -6,7 +6,6 @@ other suites stand beside it. Where all of that is the same in two documents, th
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -14,6 +13,7 @@ from pydantic import JsonValue
 from nanochat.plan.fingerprint import Document, fingerprint_document
 from nanochat.runner.report.scores import EVALUATIONS
 from nanochat.runner.store.record import StageIdentity, read_identity
+from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import StageFolder, stage_folders
 
 
@@ -61,12 +61,8 @@ def _copy(other: StageFolder, folder: StageFolder, name: str) -> bool:
         return False
     try:
         if table.is_file():
-            (folder.out / "tables").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(table, folder.out / "tables" / table.name)
-        folder.suites.mkdir(parents=True, exist_ok=True)
-        scratch = folder.suites / f".{name}.tmp"
-        shutil.copyfile(result, scratch)
-        scratch.replace(_result(folder, name))
+            write_bytes(folder.out / "tables" / table.name, table.read_bytes())
+        write_bytes(_result(folder, name), result.read_bytes())
     except FileNotFoundError:  # deleted meanwhile, as `gc` does
         return False
     return True

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, StageError
 from nanochat.plan.specs import Job
-from nanochat.storage.layout import write_atomically
+from nanochat.storage.files import write_text
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY_TEXTS = (
@@ -63,5 +63,5 @@ def _report(folder: Path, message: str, code: int) -> int:
     path = folder / "error.txt"
     if not path.exists():  # another process of this stage may have failed first, and that error is the cause
         with contextlib.suppress(OSError):  # the disk may be full; the log has the message as well
-            write_atomically(path, message + "\n")
+            write_text(path, message + "\n")
     return code

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from nanochat.errors import PreflightError, StageError
+from nanochat.storage.files import write_text
 
 if TYPE_CHECKING:  # importing MLX must wait until a BLAS is loaded
     import mlx.core as mx
@@ -87,4 +88,4 @@ def join_group(backend: str, *, job_digest: int, job_path: Path) -> ProcessGroup
 def write_exit_code(stage_dir: Path, code: int) -> None:
     """Record in the stage's folder that this process exited by itself, and with which code."""
     path = stage_dir / ENDINGS / f"{socket.gethostname()}-{os.getpid()}"
-    path.write_text(f"{code}\n", encoding="utf-8")
+    write_text(path, f"{code}\n", durable=False)

@@ -1,0 +1,28 @@
+"""Writes named MLX arrays as safetensors files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+
+from nanochat.storage.files import atomic_write
+
+
+def write_arrays(path: Path, named: Mapping[str, mx.array], *, durable: bool = True) -> None:
+    """Write a safetensors file; see `storage.files.atomic_write`. The same arrays give the same bytes.
+
+    Raises:
+        OSError: the file cannot be written. MLX raises a RuntimeError without a reason for this, which is nearly
+            always a full disk, so the error is ENOSPC.
+    """
+    with atomic_write(path, durable=durable) as scratch:
+        try:
+            mx.save_safetensors(str(scratch), {name: named[name] for name in sorted(named)})
+        except RuntimeError as error:
+            if "[write]" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {error}", str(path)) from error

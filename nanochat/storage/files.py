@@ -1,0 +1,131 @@
+"""Writes whole files and folders so that they appear complete or not at all, and hashes and measures them.
+
+Everything that the product writes in one piece is written through this module. A writer fills a scratch file or folder
+beside the target and then renames it, so a reader sees the old content or the new content, never a part of it. By
+default the new content also survives a power cut: it is flushed to disk before the rename, and the rename after it.
+The name of a scratch file carries the process id, so that two processes never write to the same one.
+
+Not here: files that grow line by line (`storage.series`, logs) and downloads that are resumed (`data.hub`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+_SCRATCH_PREFIX = ".writing-"
+
+
+@contextmanager
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield the path of a scratch file that replaces `path` when the block ends without an exception.
+
+    The block must create the scratch file. Its name ends in the name of `path`, for writers that look at the suffix.
+    Missing parent folders are created. With `durable=False` nothing is flushed to disk, for files that need not survive
+    a power cut. After an exception the scratch file is deleted and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = _scratch_path(path)
+    try:
+        yield scratch
+        move_into_place(scratch, path, durable=durable)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace the content of a file by `text`, encoded as UTF-8; see `atomic_write`."""
+    write_bytes(path, text.encode(), durable=durable)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace the content of a file by `content`; see `atomic_write`."""
+    with atomic_write(path, durable=durable) as scratch:
+        scratch.write_bytes(content)
+
+
+def move_into_place(scratch: Path, path: Path, *, durable: bool = True) -> None:
+    """Rename a complete file to `path` in the same folder, replacing the file there."""
+    if durable:
+        sync(scratch)
+    scratch.replace(path)
+    if durable:
+        sync(path.parent)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty scratch folder that becomes `target` when the block ends without an exception.
+
+    Every file in it is flushed to disk before the rename, and the parent folder after it. A folder at `target` is
+    replaced. Scratch folders that a killed process left behind for the same target are deleted.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _delete_leftovers(target)
+    scratch, old = _scratch_path(target), _scratch_path(target, "old-")
+    scratch.mkdir()
+    try:
+        yield scratch
+        for path in sorted(scratch.rglob("*")):
+            sync(path)
+        sync(scratch)
+        if target.exists():
+            target.rename(old)  # a kill before the next line leaves no target: the old content is lost
+        scratch.rename(target)
+        sync(target.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def delete_scratch(folder: Path) -> None:
+    """Delete every scratch file and folder under `folder`. The caller must be the only one that writes there."""
+    for scratch in sorted(folder.rglob(f"{_SCRATCH_PREFIX}*")):
+        _delete(scratch)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the sha256 of a file's content in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the total size of the files under a folder, without those that symbolic links point to."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _scratch_path(path: Path, role: str = "") -> Path:
+    return path.with_name(f"{_SCRATCH_PREFIX}{os.getpid()}-{role}{path.name}")
+
+
+def _delete_leftovers(target: Path) -> None:
+    """Delete the scratch folders for `target` of this process and of processes that no longer run."""
+    for leftover in target.parent.glob(f"{_SCRATCH_PREFIX}*"):
+        pid, _, name = leftover.name.removeprefix(_SCRATCH_PREFIX).partition("-")
+        is_ours = pid.isdecimal() and name.removeprefix("old-") == target.name
+        if is_ours and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+            _delete(leftover)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
