@@ -45,7 +45,7 @@ check: && test
     ruff check .
     mypy
     lint-imports
-    nanochat-run schema --check --readme README.md
+    nanochat-run schema --check
 
 # speed, as ratios measured side by side in one run (minutes)
 bench:
@@ -60,6 +60,6 @@ bench:
 ui:
     nanochat-run ui
 
-# regenerate schemas/recipe.schema.json and the README's recipe reference
+# regenerate schemas/recipe.schema.json and schemas/README.md, the recipe reference
 schemas:
-    nanochat-run schema --write --readme README.md
+    nanochat-run schema --write

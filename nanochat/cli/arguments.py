@@ -1,4 +1,4 @@
-"""The arguments of `nanochat-run`. A first word that is a verb is one, unless it names a recipe file."""
+"""The command line of `nanochat-run`: verbs, options and help texts."""
 
 from __future__ import annotations
 
@@ -15,135 +15,149 @@ VERBS = (
 )  # fmt: skip
 _EPILOG = """\
 other forms:
-  nanochat-run plan RECIPE [--why STAGE] [--json]   what would run and why, and what it would cost
-  nanochat-run check RECIPE...                      validate only
-  nanochat-run show RECIPE [--origin]               the recipe with everything resolved
-  nanochat-run diff A B                             compare two recipes, resolved
-  nanochat-run schema [--check | --write]           the JSON Schema for editors
-  nanochat-run ls                                   runs on this machine
-  nanochat-run report RUN | compare RUN...          results
-  nanochat-run gc [--dry-run]                       drop stage outputs that no run refers to
+  nanochat-run plan RECIPE [--why STAGE] [--json]   show what would run, why, and what it would cost
+  nanochat-run check RECIPE...                      validate recipes without running them
+  nanochat-run show RECIPE [--origin]               show the recipe with all defaults filled in
+  nanochat-run diff A B                             compare two recipes, defaults included
+  nanochat-run schema [--check | --write]           print the JSON Schema of recipes, for editors
+  nanochat-run ls                                   list the runs on this machine
+  nanochat-run report RUN | compare RUN...          show the results of one run or of several
+  nanochat-run gc [--dry-run]                       delete stage outputs that no run uses
   nanochat-run ui                                   browse results in MLflow
   nanochat-run import WEIGHTS FOLDER --tokenizer FILE [--config FILE]
-                                                    a model folder from PyTorch nanochat's weights
-  nanochat-run export RUN_OR_FOLDER WEIGHTS         and back, as safetensors
-  nanochat-run verify                               seven checks of the machine's arithmetic
+                                                    convert PyTorch nanochat weights to a model folder
+  nanochat-run export RUN_OR_FOLDER WEIGHTS         convert a model to safetensors for PyTorch nanochat
+  nanochat-run verify                               check this machine's arithmetic in seven ways
 
-exit codes: 0 done or nothing to do, 1 a bug, 2 recipe or usage, 3 preflight, 4 a stage failed, 5 an expectation was
-not met, 6 another run holds a lock, 75 stopped by a signal (the same command continues)
+`nanochat-run VERB --help` describes the options of a verb.
+
+exit codes: 0 finished, or nothing to do; 1 a bug in nanochat; 2 a mistake in the recipe or the arguments; 3 something
+that the run needs is missing; 4 a stage failed; 5 a result did not meet the recipe's `expect`; 6 another run is using
+the same stage; 75 stopped by a signal (run the same command to continue)
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser that raises RecipeError, so that wrong usage ends like every other mistake of the user."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise RecipeError with the usage."""
         raise RecipeError(f"{message}\n{self.format_usage().rstrip()}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments, with the verb as `verb` (`run` for `nanochat-run RECIPE`).
+    """Return the parsed arguments, with the verb as `verb` (`run` for `nanochat-run RECIPE`).
+
+    The first word is a verb if it is in `VERBS`; anything else is a recipe.
 
     Raises:
-        RecipeError: they are wrong.
+        RecipeError: the arguments are wrong.
     """
-    if arguments and arguments[0] in VERBS and not is_recipe_file(arguments[0]):
+    if arguments and arguments[0] in VERBS:
         return _verb_parser(arguments[0]).parse_args(arguments[1:])
     return _run_parser().parse_args(arguments)
 
 
-def is_recipe_file(word: str) -> bool:
-    """Return whether a word names a recipe file rather than a verb."""
-    return word.endswith((".yaml", ".yml")) or Path(word).suffix in (".yaml", ".yml")
-
-
-def _run_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _run_parser() -> Parser:
+    parser = Parser(
         prog="nanochat-run",
-        description="Run a recipe: what is done is skipped, what was stopped goes on.",
+        description="Run a recipe. Stages that are already finished are skipped, and interrupted ones are resumed.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_recipe(parser)
-    parser.add_argument("--only", metavar="STAGE", choices=STAGE_SECTIONS, help="run only this stage")
-    parser.add_argument("--from", dest="first", metavar="STAGE", choices=STAGE_SECTIONS, help="run from this stage on")
-    parser.add_argument("--until", dest="last", metavar="STAGE", choices=STAGE_SECTIONS, help="stop after this stage")
+    _add_stage(parser, "--only", help="run only this stage")
+    _add_stage(parser, "--from", dest="first", help="run this stage and the stages after it")
+    _add_stage(parser, "--until", dest="last", help="stop after this stage")
     parser.add_argument(
         "--force",
         metavar="STAGE",
         action="append",
         default=[],
         choices=(*STAGE_SECTIONS, "all"),
-        help="compute this stage again though it is done (repeatable; `all` for every stage)",
+        help="run this stage even if it is finished (repeatable; `all` for every stage)",
     )
     parser.set_defaults(verb="run")
     return parser
 
 
-def _verb_parser(verb: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"nanochat-run {verb}", allow_abbrev=False)
+def _verb_parser(verb: str) -> Parser:
+    parser = Parser(prog=f"nanochat-run {verb}", allow_abbrev=False)
     parser.set_defaults(verb=verb)
     match verb:
         case "plan":
             _add_recipe(parser)
-            parser.add_argument("--why", metavar="STAGE", choices=STAGE_SECTIONS, help="why this stage runs or not")
+            _add_stage(parser, "--why", help="explain why this stage would run or not")
             parser.add_argument("--json", action="store_true", help="print JSON")
         case "check":
             parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs="+")
             _add_overrides(parser)
         case "show":
             _add_recipe(parser)
-            parser.add_argument("--origin", action="store_true", help="say which line or flag set each value")
+            parser.add_argument("--origin", action="store_true", help="show which line or flag set each value")
         case "diff":
             parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs=2)
         case "schema":
             mode = parser.add_mutually_exclusive_group()
-            mode.add_argument("--check", action="store_true", help="fail where the schema file is not fresh")
-            mode.add_argument("--write", action="store_true", help="write the schema file")
-            parser.add_argument("--file", type=Path, default=Path("schemas/recipe.schema.json"), help="the schema file")
-            parser.add_argument("--readme", type=Path, help="a file whose recipe reference is written or checked too")
+            mode.add_argument(
+                "--check", action="store_true", help="fail if the JSON Schema or the reference page is out of date"
+            )
+            mode.add_argument("--write", action="store_true", help="write the JSON Schema and the reference page")
+            parser.add_argument(
+                "--folder", type=Path, default=Path("schemas"), help="where both files are (default: schemas)"
+            )
         case "report":
-            parser.add_argument("run", metavar="RUN", help="a run's name, NAME/TIME, or its folder")
+            parser.add_argument("run", metavar="RUN", help="name of a run, NAME/TIME, or a run folder")
         case "compare":
-            parser.add_argument("runs", metavar="RUN", nargs="+")
+            parser.add_argument("runs", metavar="RUN", nargs="+", help="name of a run, NAME/TIME, or a run folder")
         case "import":
-            parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="model_*.pt or a safetensors file")
-            parser.add_argument("folder", metavar="FOLDER", type=Path, help="the model folder to write")
-            parser.add_argument(
-                "--tokenizer", metavar="FILE", type=Path, required=True, help="its tokenizer.model, or the folder of it"
-            )
-            parser.add_argument(
-                "--config", metavar="FILE", type=Path, help="meta_*.json (default: the one beside the weights)"
-            )
-            parser.add_argument(
-                "--architecture",
-                choices=("seed", "current"),
-                help="where the configuration does not say (default: seed)",
-            )
+            _add_import(parser)
         case "export":
-            parser.add_argument("model", metavar="RUN_OR_FOLDER", help="a run's name or a model folder")
-            parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="the safetensors file to write")
+            parser.add_argument("model", metavar="RUN_OR_FOLDER", help="name of a run, or a model folder")
+            parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="safetensors file to write")
         case "gc":
-            parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+            parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
         case "ui":
-            parser.add_argument("--port", type=int, default=5000)
+            parser.add_argument("--port", type=int, default=5000, help="port of the web page (default: 5000)")
             parser.add_argument("--uri", help="tracking store (default: MLFLOW_TRACKING_URI, else ./mlflow.db)")
         case _:
             pass
     return parser
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def _add_import(parser: Parser) -> None:
+    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="model_*.pt or a safetensors file")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="model folder to write")
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", type=Path, required=True, help="tokenizer.model, or the folder that holds it"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="configuration of the model (default: meta_*.json next to WEIGHTS)"
+    )
+    parser.add_argument(
+        "--architecture",
+        choices=("seed", "current"),
+        help="architecture of the model, if its configuration does not name one (default: seed)",
+    )
+
+
+def _add_recipe(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe file")
     _add_overrides(parser)
 
 
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
+def _add_stage(parser: Parser, flag: str, *, help: str, dest: str | None = None) -> None:  # noqa: A002
+    parser.add_argument(flag, dest=dest or flag.lstrip("-"), metavar="STAGE", choices=STAGE_SECTIONS, help=help)
+
+
+def _add_overrides(parser: Parser) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set a value of the recipe by its dotted path (repeatable)",
+        help="set a value of the recipe by its dotted path, such as pretrain.horizon.steps=100 (repeatable)",
     )
-    parser.add_argument("--offline", action="store_true", help="never touch the network (run.offline)")
+    parser.add_argument("--offline", action="store_true", help="do not use the network (sets run.offline)")

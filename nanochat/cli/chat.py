@@ -1,73 +1,76 @@
-"""`nanochat-chat RUN_OR_CHECKPOINT`: talk to a model.
+"""`nanochat-chat`: talk to a model.
 
-On a terminal a conversation with streaming answers; otherwise every line of the standard input is a message (or a
-command) and answers are all that goes to the standard output. `--prompt` answers once.
+Not here: what a line typed into the chat means (`slash_commands`), and how answers are generated (`inference`).
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
-from nanochat.cli import chat_commands as commands
-from nanochat.errors import OK, NanochatError, RecipeError
+from nanochat.cli import slash_commands
+from nanochat.cli.arguments import Parser
+from nanochat.cli.exit_codes import run_command
+from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
     from nanochat.inference.chat import ChatSession
 
-USAGE = RecipeError.exit_code
-STOPPED = 128 + signal.SIGINT
-YOU, MODEL = "you> ", "model> "
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for what the user must change, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
-    try:
-        session = _open(options)
-        if options.prompt is not None:
-            return _answer(session, options.prompt)
-        return _converse(session, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
-    except NanochatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return STOPPED
+    """Run the command and return its exit code, as `nanochat.errors` defines it."""
+    return run_command(lambda: _chat(_parser().parse_args(arguments)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nanochat-chat", description="Talk to a model.")
-    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="a run's name or folder, a stage or model folder")
-    parser.add_argument("--prompt", help="answer this and leave")
+def _chat(options: argparse.Namespace) -> None:
+    session = _open_session(options)
+    if options.prompt is not None:
+        _print_reply(session, options.prompt)
+        print()
+    else:
+        _converse(session, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="nanochat-chat",
+        description="Talk to a model. On a terminal you type messages and commands; otherwise every line of the"
+        " standard input is a message or a command, and only the answers go to the standard output.",
+        epilog="Type /help in a chat for its commands. The exit codes are those of nanochat-run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="name or folder of a run, or a folder with a model")
+    parser.add_argument("--prompt", help="answer this message and exit")
     parser.add_argument("--system", help="system prompt")
-    parser.add_argument("--temperature", type=_temperature, help="sampling temperature, 0 is greedy (default 0.8)")
-    parser.add_argument("--top-k", type=_count, help="sample among the K likeliest tokens (default 50)")
-    parser.add_argument("--max-tokens", type=_count, help="longest answer (default 256)")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same answers (default 42)")
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--temperature", type=_temperature, help="sampling temperature; 0 is greedy (default: 0.8)")
+    parser.add_argument("--top-k", type=_count, help="sample from the K most likely tokens (default: 50)")
+    parser.add_argument("--max-tokens", type=_count, help="maximum length of an answer, in tokens (default: 256)")
+    parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same answers (default: 42)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: a GPU if any)"
+    )
     return parser
 
 
 def _temperature(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return value
 
 
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
 
 
-def _open(options: argparse.Namespace) -> ChatSession:
+def _open_session(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
     import mlx.core as mx
 
@@ -80,20 +83,12 @@ def _open(options: argparse.Namespace) -> ChatSession:
     select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())
     model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
-    given = {"temperature": options.temperature, "top_k": options.top_k}
-    given |= {"max_tokens": options.max_tokens, "seed": options.seed}
-    settings = ChatSettings(**{name: value for name, value in given.items() if value is not None})
+    names = ("temperature", "top_k", "max_tokens", "seed")
+    settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
     return ChatSession(Engine(model, load_tokenizer(folder)), system=options.system, settings=settings)
 
 
-def _answer(session: ChatSession, text: str) -> int:
-    for piece in session.reply(text):
-        print(piece, end="", flush=True)
-    print()
-    return OK
-
-
-def _converse(session: ChatSession, *, is_terminal: bool) -> int:
+def _converse(session: ChatSession, *, is_terminal: bool) -> None:
     if is_terminal:
         import readline  # noqa: F401 -- importing it gives `input` history and editing
 
@@ -101,64 +96,64 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> int:
         print(f"{size.n_layer} layers, width {size.n_embd}, context {size.sequence_len} tokens; /help lists commands")
     while True:
         try:
-            line = input(YOU if is_terminal else "")
+            line = input("you> " if is_terminal else "")
         except EOFError:
-            return OK
+            return
         except KeyboardInterrupt:
             if not is_terminal:
                 raise
-            print("\n(Ctrl-D or /quit leaves)")
+            print("\n(press Ctrl-D or type /quit to leave)")
             continue
-        if not _obey(session, commands.parse_line(line), is_terminal=is_terminal):
-            return OK
+        command = slash_commands.parse_line(line)
+        if isinstance(command, slash_commands.Quit):
+            return
+        if isinstance(command, slash_commands.Message):
+            _reply(session, command.text, is_terminal=is_terminal)
+        elif notice := _apply(session, command):
+            print(notice, file=sys.stderr)
 
 
-def _obey(session: ChatSession, line: commands.Line, *, is_terminal: bool) -> bool:
-    """Do what a line says; return whether the chat goes on."""
-    notice: str | None = None
-    match line:
-        case commands.Say(text):
-            _say(session, text, is_terminal=is_terminal)
-        case commands.Nothing():
-            pass
-        case commands.Quit():
-            return False
-        case commands.Reset():
+def _apply(session: ChatSession, command: slash_commands.SessionCommand) -> str:
+    """Carry out a command and return what to say about it."""
+    match command:
+        case slash_commands.Nothing():
+            return ""
+        case slash_commands.Reset():
             session.reset()
-            notice = "a new conversation"
-        case commands.SetSystem(text):
+            return "started a new conversation"
+        case slash_commands.SetSystem(text):
             session.system = text
-            notice = "no system prompt" if text is None else "system prompt set"
-        case commands.SetTemperature(value):
+            return "removed the system prompt" if text is None else "set the system prompt"
+        case slash_commands.SetTemperature(value):
             session.change(temperature=value)
-            notice = f"temperature {value:g}"
-        case commands.SetMaxTokens(value):
+            return f"set the temperature to {value:g}"
+        case slash_commands.SetMaxTokens(value):
             session.change(max_tokens=value)
-            notice = f"answers of at most {value} tokens"
-        case commands.Help():
-            notice = commands.HELP
-        case commands.Invalid(message):
-            notice = message
+            return f"set the maximum length of an answer to {value} tokens"
+        case slash_commands.Help():
+            return slash_commands.HELP
+        case slash_commands.Invalid(message):
+            return message
         case _:
-            assert_never(line)
-    if notice is not None:
-        print(notice, file=sys.stderr)
-    return True
+            assert_never(command)
 
 
-def _say(session: ChatSession, text: str, *, is_terminal: bool) -> None:
+def _reply(session: ChatSession, text: str, *, is_terminal: bool) -> None:
+    """Print the answer. On a terminal Ctrl-C stops the answer and not the chat."""
     if is_terminal:
-        print(MODEL, end="", flush=True)
-    pieces = session.reply(text)
+        print("model> ", end="", flush=True)
     try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
+        _print_reply(session, text)
     except KeyboardInterrupt:
         if not is_terminal:
             raise
         print(" (stopped)", end="")
     except NanochatError as error:
         print(f"error: {error}", file=sys.stderr)
-    finally:
-        pieces.close()
     print()
+
+
+def _print_reply(session: ChatSession, text: str) -> None:
+    with contextlib.closing(session.reply(text)) as pieces:
+        for piece in pieces:
+            print(piece, end="", flush=True)

@@ -25,7 +25,7 @@ from nanochat.plan.sharing import check_distributed
 from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema import recipe as schema
-from nanochat.recipe.schema.execution import Run
+from nanochat.recipe.schema.execution_sections import Run
 
 Digests = Callable[[SourceSpec], str | None]
 

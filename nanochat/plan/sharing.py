@@ -8,7 +8,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.findings import Notebook
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec
-from nanochat.recipe.schema.execution import Distributed
+from nanochat.recipe.schema.execution_sections import Distributed
 
 
 def check_distributed(

@@ -1,19 +1,21 @@
-"""The JSON Schema of recipe files, for editors: descriptions, choices and ranges as one types.
+"""JSON Schema for recipes, so that editors can complete fields and check values while you type.
 
-It is looser than `load_recipe` where one file cannot know: required fields may come from a recipe that is
-extended, any value may be a `${vars.NAME}`, and null drops what a base recipe set.
+It accepts more than `load_recipe`, because an editor sees a single file: an extended recipe may supply the required
+fields, any value may be a `${vars.NAME}`, and null removes what an extended recipe sets.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from nanochat.recipe.schema.recipe import Recipe
-from nanochat.storage.files import write_text
 
-_VARIABLE = {"type": "string", "pattern": r"^\$\{vars\.[A-Za-z0-9][A-Za-z0-9_-]*\}$", "description": "A variable."}
+_VARIABLE = {
+    "type": "string",
+    "pattern": r"^\$\{vars\.[A-Za-z0-9][A-Za-z0-9_-]*\}$",
+    "description": "The value of a variable.",
+}
 _EXAMPLE = {
     "nanochat": 1,
     "name": "tiny",
@@ -45,36 +47,27 @@ def json_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return what the schema file holds."""
+    """Return the content of the schema file."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def write_schema(path: Path) -> None:
-    """Write the schema file."""
-    write_text(path, schema_text())
-
-
-def schema_is_fresh(path: Path) -> bool:
-    """Return whether the schema file is what `write_schema` would write."""
-    return path.is_file() and path.read_text(encoding="utf-8") == schema_text()
-
-
 def _loosened(field: dict[str, Any]) -> dict[str, Any]:
-    """Return the field's schema with null and variables allowed; what describes the field stays outermost."""
-    about: dict[str, Any] = {key: field[key] for key in ("title", "description", "default", "examples") if key in field}
-    types = {key: value for key, value in field.items() if key not in about}
+    """Return the field's schema with null and variables allowed. Title, description and default stay outermost."""
+    annotations: dict[str, Any] = {
+        key: field[key] for key in ("title", "description", "default", "examples") if key in field
+    }
+    types = {key: value for key, value in field.items() if key not in annotations}
     options = types.pop("anyOf", None) or types.pop("oneOf", None)
-    options = [types] if options is None else [{**types, **each} for each in options]
-    options = [_loosened_map(each) for each in options]
+    options = [_loosened_map({**types, **option}) for option in options or [{}]]
     if {"type": "null"} not in options:
         options.append({"type": "null"})
-    if not any("$ref" in each or each.get("type") in ("object", "array") for each in options):
+    if not any("$ref" in option or option.get("type") in ("object", "array") for option in options):
         options.append({"$ref": "#/$defs/Variable"})
-    return {**about, "anyOf": options}
+    return {**annotations, "anyOf": options}
 
 
 def _loosened_map(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema of maps such that null drops an entry; of several kinds of suite any that fits will do."""
+    """Return the schema of a map with null allowed as the value of an entry."""
     if isinstance(inner := schema.get("additionalProperties"), dict):
         return {**schema, "additionalProperties": _or_null(inner)}
     if "patternProperties" in schema:

@@ -1,46 +1,35 @@
-"""The recipe reference in the README: every section and field, written from the schema and checked for freshness."""
+"""The recipe reference: a markdown page of all sections and fields, generated from the schema."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from nanochat.recipe.check.phrases import expected
+from nanochat.recipe.check.descriptions import expected
+from nanochat.recipe.schema.introspection import ROOT, Slot, child, map_value, sections_of, tags
 from nanochat.recipe.schema.section import Section
-from nanochat.recipe.schema.walk import ROOT, Slot, allowed_fields, child, map_value, section_of, sections_of, tags
-from nanochat.storage.files import write_text
 
-BEGIN = "<!-- recipe reference: written by `just schemas` -->"
-END = "<!-- end of the recipe reference -->"
+_INTRODUCTION = """\
+# Recipe reference
+
+All sections and fields of a recipe, with their types, defaults and meanings. A section appears under the path at which
+you write it, and `NAME` stands for a name of your own choice. Any value can also be given on the command line, as in
+`nanochat-run RECIPE --set pretrain.horizon.steps=100`. Counts accept the letters K, M, B, G and T (`20M` is
+20,000,000), and sizes in bytes accept K, M, G and T as powers of 1024 (`16G`). The command `just schemas` generates
+this page from `nanochat/recipe/schema/`, together with the JSON Schema that lets editors complete and check recipes
+([recipe.schema.json](recipe.schema.json)).
+"""
 
 
 def reference_text() -> str:
-    """Return the reference as markdown: one table for each section that a recipe may hold."""
-    return "\n\n".join(_tables(ROOT, ""))
-
-
-def update_reference(readme: Path) -> None:
-    """Replace what stands between the marks of `readme` by the reference."""
-    before, _, after = _split(readme)
-    write_text(readme, f"{before}{BEGIN}\n\n{reference_text()}\n\n{END}{after}")
-
-
-def reference_is_fresh(readme: Path) -> bool:
-    """Return whether `readme` holds the reference that `update_reference` would write."""
-    return _split(readme)[1].strip() == reference_text().strip()
-
-
-def _split(readme: Path) -> tuple[str, str, str]:
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    inside, _, after = rest.partition(END)
-    return before, inside, after
+    """Return the reference page as markdown, with one table for each section of a recipe."""
+    return "\n".join([_INTRODUCTION, "\n\n".join(_tables(ROOT, "")), ""])
 
 
 def _tables(slot: Slot, path: str) -> Iterator[str]:
-    """Yield the tables of the sections in `slot` and, depth first, of those inside them."""
+    """Yield the tables of the sections that `slot` accepts, each followed by the tables of the sections inside it."""
     for section in sections_of(slot):
         yield _table(section, slot, path)
         for name in section.model_fields:
@@ -59,24 +48,21 @@ def _tag(section: type[Section]) -> object:
 
 
 def _table(section: type[Section], slot: Slot, path: str) -> str:
-    words = tags(Slot(section))
     title = f"`{path}`" if path else "Top level"
-    if words:
-        title += " with `task: " + " | ".join(words) + "`"
+    if tasks := tags(Slot(section)):
+        title += " with `task: " + " | ".join(tasks) + "`"
     rows = [
-        f"| `{name}` | {_takes(section, slot, name)} | {_default(field)} | {_one_line(field.description or '')} |"
+        f"| `{name}` | {_type(section, slot, name)} | {_default(field)} | {_one_line(field.description or '')} |"
         for name, field in section.model_fields.items()
     ]
-    heading = [f"#### {title}", "", _one_line(section.__doc__ or ""), ""]
-    return "\n".join([*heading, "| field | takes | default | meaning |", "|---|---|---|---|", *rows])
+    heading = [f"## {title}", "", _one_line(section.__doc__ or ""), ""]
+    return "\n".join([*heading, "| field | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def _takes(section: type[Section], slot: Slot, name: str) -> str:
+def _type(section: type[Section], slot: Slot, name: str) -> str:
     inner = child(slot, name, _tag(section))
     assert inner is not None, "a field of the section"
-    if section_of(inner) is not None:
-        return "a section"
-    if allowed_fields(inner):
+    if sections_of(inner):
         return "a section"
     return expected(inner).replace("|", "\\|")
 

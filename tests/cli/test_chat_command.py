@@ -1,4 +1,4 @@
-"""`nanochat-chat` answers on the standard output, and says what is wrong on the standard error."""
+"""`nanochat-chat` prints answers to the standard output, and everything else to the standard error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nanochat.tokenizer import bpe
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """A model with random weights: it talks nonsense, reproducibly."""
+    """A model with random weights, so that its answers are reproducible nonsense."""
     tokenizer = bpe.train(["the cat sat on the mat"], vocab_size=290, max_chars=999, max_document_chars=999)
     shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 2, "n_embd": 32}
     model = GPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
@@ -49,7 +49,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
     return (code, *capsys.readouterr())
 
 
-def test_a_prompt_prints_only_the_answer_and_the_seed_decides_it(model_folder, capsys):
+def test_prompt_prints_only_the_answer_and_the_seed_decides_it(model_folder, capsys):
     def ask(*options: object) -> str:
         code, out, err = run(capsys, model_folder, "--prompt", "hi", "--max-tokens", "12", *options)
         assert (code, err) == (0, "")
@@ -69,12 +69,12 @@ def test_max_tokens_bounds_the_answer(model_folder, capsys):
     assert 0 < len(short) < len(long)
 
 
-def test_lines_of_the_standard_input_are_a_conversation(model_folder, capsys, typed):
-    """Answers go to the output alone; the second depends on the first turn, until /reset."""
+def test_lines_of_the_standard_input_form_a_conversation(model_folder, capsys, typed):
+    """The second answer depends on the first turn, and the third follows a /reset."""
     typed("hi", "hi", "/reset", "hi", "/quit", "never read")
     code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5")
     assert code == 0
-    assert err == "a new conversation\n"
+    assert err == "started a new conversation\n"
     prompt = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5", "--prompt", "hi")[1]
     assert out.startswith(prompt)
     assert out.endswith(prompt)
@@ -82,7 +82,7 @@ def test_lines_of_the_standard_input_are_a_conversation(model_folder, capsys, ty
 
 
 def test_commands_change_the_session(model_folder, capsys, typed):
-    """A second system prompt replaces the first; what is misspelt changes nothing."""
+    """A second system prompt replaces the first, and a misspelt command changes nothing."""
     typed("/temp 0", "/tokens 4", "/system Be mean.", "/system Be kind.", "/sytem x", "/temp hot", "", "hi")
     code, out, err = run(capsys, model_folder)
     assert code == 0
@@ -92,7 +92,7 @@ def test_commands_change_the_session(model_folder, capsys, typed):
     assert "'hot'" in err
 
 
-def test_a_line_that_is_not_text_is_an_error_and_the_chat_goes_on(model_folder, capsys, typed):
+def test_a_line_that_is_not_valid_text_is_an_error_and_the_chat_continues(model_folder, capsys, typed):
     typed("\udce4", "hi")
     code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "4")
     assert code == 0
@@ -100,7 +100,7 @@ def test_a_line_that_is_not_text_is_an_error_and_the_chat_goes_on(model_folder, 
     assert out.endswith(run(capsys, model_folder, "--temperature", "0", "--max-tokens", "4", "--prompt", "hi")[1])
 
 
-def test_an_unknown_model_names_the_runs_there_are(capsys):
+def test_an_unknown_model_gets_a_suggestion(capsys):
     made = Provenance(git_commit=None, git_dirty=False, packages={}, python="", platform="", host="")
     state = RunState(
         name="tiny",
@@ -123,22 +123,21 @@ def test_an_unknown_model_names_the_runs_there_are(capsys):
     assert "did you mean `tiny`?" in err
 
 
-def test_without_runs_the_error_says_how_to_make_one(capsys, tmp_path):
+def test_without_runs_the_error_explains_how_to_make_one(capsys, tmp_path):
     code, _, err = run(capsys, tmp_path, "--prompt", "hi")
     assert code == 2
     assert "nanochat-run" in err
 
 
 @pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-k", "0"), ("--max-tokens", "x")])
-def test_wrong_options_end_with_2(capsys, option):
-    with pytest.raises(SystemExit) as ended:
-        chat.main(["model", *option])
-    assert ended.value.code == 2
-    assert option[0] in capsys.readouterr().err
+def test_wrong_options_exit_2(capsys, option):
+    code, _, err = run(capsys, "model", *option)
+    assert code == 2
+    assert option[0] in err and "usage: nanochat-chat" in err
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(model_folder, capsys, monkeypatch):
-    """On a terminal: the second piece is interrupted, the next line is answered, Ctrl-D leaves."""
+    """On a terminal Ctrl-C interrupts the first answer, the next line is answered, and Ctrl-D leaves."""
     from nanochat.inference.chat import ChatSession
 
     lines = iter(["one", "two"])

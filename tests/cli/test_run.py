@@ -1,4 +1,4 @@
-"""The command: verbs, exit codes, and what it must not import."""
+"""`nanochat-run`: its verbs and flags, and the packages that light verbs must not import."""
 
 from __future__ import annotations
 
@@ -10,56 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import errors
 from nanochat.cli.arguments import VERBS, parse
-from nanochat.cli.recipes import _command
+from nanochat.cli.recipe_commands import command_to_continue
 from nanochat.cli.run import main
-from nanochat.recipe.schema_docs import BEGIN, END
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (None, 0),
-        (ZeroDivisionError("surprise"), 1),
-        (errors.RecipeError("x"), 2),
-        (errors.PreflightError("x"), 3),
-        (errors.StageError("x"), 4),
-        (errors.ExpectationError("x"), 5),
-        (errors.LockError("x"), 6),
-        (errors.InterruptedRun("x"), 75),
-        (KeyboardInterrupt(), 75),
-        (OSError(28, "No space left on device"), 4),
-        (OSError(5, "Input/output error"), 1),
-    ],
-)
-def test_each_end_has_its_exit_code(monkeypatch, error, code, tmp_path):
-    """The table of the design."""
-
-    def run(options, given):
-        if error is not None:
-            raise error
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("nanochat.cli.recipes.run", run)
-    assert main(["some.yaml"]) == code
-
-
-def test_a_bug_names_a_traceback_file(monkeypatch, capsys, tmp_path):
-    """And the user sees one sentence instead of the traceback."""
-
-    def broken(options, given):
-        raise ZeroDivisionError("surprise")
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("nanochat.cli.recipes.run", broken)
-    main(["some.yaml"])
-    said = capsys.readouterr().err
-    (file,) = tmp_path.glob("nanochat-traceback-*.txt")
-    assert str(file) in said and "Traceback" not in said
-    assert "ZeroDivisionError: surprise" in file.read_text()
 
 
 @pytest.mark.parametrize(
@@ -67,26 +22,23 @@ def test_a_bug_names_a_traceback_file(monkeypatch, capsys, tmp_path):
     [[], ["--frobnicate"], ["plan"], ["a.yaml", "--only", "dessert"], ["plan", "a.yaml", "--why", "x"], ["report"]],
 )
 def test_wrong_usage_exits_2(arguments, capsys):
-    """Without a traceback, with the usage."""
     assert main(arguments) == 2
     assert "usage: nanochat-run" in capsys.readouterr().err
 
 
-def test_a_missing_recipe_exits_2_and_names_the_file(capsys):
-    """A verb that is none of ours is taken for a recipe."""
+def test_a_first_word_that_is_no_verb_is_read_as_a_recipe(capsys):
     assert main(["no/such.yaml"]) == 2
     assert "no/such.yaml" in capsys.readouterr().err
 
 
 def test_a_recipe_named_like_a_verb_is_a_recipe():
-    """Where the word ends like a recipe file."""
     assert parse(["plan.yaml"]).verb == "run"
     assert parse(["./plan"]).verb == "run"
     assert parse(["plan", "plan.yaml"]).verb == "plan"
 
 
-def test_the_public_flags_are_these():
-    """Changing them is a decision: this table is changed with them."""
+def test_public_flags_are_frozen():
+    """Whoever changes a flag on purpose changes this table too."""
     assert VERBS == (
         "plan", "check", "show", "diff", "schema", "ls", "report", "compare", "gc", "ui", "import", "export", "verify",
     )  # fmt: skip
@@ -100,15 +52,13 @@ def test_the_public_flags_are_these():
     assert all(word in text for word in words)
 
 
-def test_the_command_to_continue_does_not_force_again():
-    """To continue is not to begin anew."""
-    assert _command(["r.yaml", "--force", "all", "--set", "a=b c"]) == "nanochat-run r.yaml --set 'a=b c'"
-    assert _command(["--force=sft", "r.yaml"]) == "nanochat-run r.yaml"
+def test_command_to_continue_does_not_force_again():
+    assert command_to_continue(["r.yaml", "--force", "all", "--set", "a=b c"]) == "nanochat-run r.yaml --set 'a=b c'"
+    assert command_to_continue(["--force=sft", "r.yaml"]) == "nanochat-run r.yaml"
 
 
 @pytest.mark.parametrize("verb", [["check"], ["plan"], ["show", "--origin"], ["plan", "--json"]])
-def test_looking_at_a_recipe_imports_neither_mlx_nor_mlflow(verb, tmp_path):
-    """Nor anything else that takes longer than the looking."""
+def test_verbs_that_only_read_a_recipe_import_no_heavy_package(verb, tmp_path):
     code = (
         "import sys\nfrom nanochat.cli.run import main\n"
         f"assert main([{verb[0]!r}, {str(RECIPES / 'speedrun.yaml')!r}, *{verb[1:]!r}]) == 0\n"
@@ -120,15 +70,14 @@ def test_looking_at_a_recipe_imports_neither_mlx_nor_mlflow(verb, tmp_path):
 
 
 def test_plan_shows_parameters_and_status(capsys):
-    """The full run, by hand: 4,578 steps of 131,072 tokens."""
+    """Computed by hand: 4,578 steps of 131,072 tokens."""
     assert main(["plan", str(RECIPES / "speedrun.yaml")]) == 0
     shown = capsys.readouterr().out
     assert "286,262,424 parameters" in shown
     assert "600,047,616 tokens" in shown
 
 
-def test_plan_as_json(capsys):
-    """For programs."""
+def test_plan_json_lists_stages_and_known_fingerprints(capsys):
     assert main(["plan", str(RECIPES / "quickstart.yaml"), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert [stage["stage"] for stage in content["stages"]] == [
@@ -137,8 +86,7 @@ def test_plan_as_json(capsys):
     assert content["fingerprints"]["tokenizer"] is not None and content["fingerprints"]["sft"] is None
 
 
-def test_check_looks_at_every_recipe(tmp_path, capsys):
-    """One broken recipe does not hide another."""
+def test_check_reports_every_broken_recipe(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text(f"nanochat: 1\nname: {name}\nwrong{name}: 1\n")
     assert main(["check", str(tmp_path / "a.yaml"), str(RECIPES / "quickstart.yaml"), str(tmp_path / "b.yaml")]) == 2
@@ -147,8 +95,7 @@ def test_check_looks_at_every_recipe(tmp_path, capsys):
     assert "wronga" in err and "wrongb" in err
 
 
-def test_diff_prints_what_differs(capsys):
-    """Resolved, defaults included."""
+def test_diff_prints_the_values_that_differ(capsys):
     first, second = str(RECIPES / "quickstart.yaml"), str(RECIPES / "dry_run.yaml")
     assert main(["diff", first, second]) == 0
     assert 'name: "quickstart" -> "dry_run"' in capsys.readouterr().out
@@ -156,22 +103,21 @@ def test_diff_prints_what_differs(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_stale_schema_file_is_found_and_written(tmp_path, capsys):
-    """`schema --check` fails until `schema --write`."""
-    file = str(tmp_path / "s.json")
-    assert main(["schema", "--check", "--file", file]) == 2
-    assert main(["schema", "--write", "--file", file]) == 0
-    assert main(["schema", "--check", "--file", file]) == 0
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\n")
-    both = ["--file", file, "--readme", str(readme)]
-    assert main(["schema", "--check", *both]) == 2
-    assert main(["schema", "--write", *both]) == 0
-    assert main(["schema", "--check", *both]) == 0
+def test_schema_check_fails_until_both_files_are_written(tmp_path, capsys):
+    folder = ["--folder", str(tmp_path / "schemas")]
+    assert main(["schema", "--check", *folder]) == 2
+    assert "recipe.schema.json and " in capsys.readouterr().err
+    assert main(["schema", "--write", *folder]) == 0
+    assert main(["schema", "--check", *folder]) == 0
+    for path in (tmp_path / "schemas").iterdir():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("tokens", "token"), encoding="utf-8")
+        assert main(["schema", "--check", *folder]) == 2
+        assert path.name in capsys.readouterr().err
+        path.write_text(text, encoding="utf-8")
 
 
-def test_ls_report_and_gc_without_runs_say_so(capsys):
-    """Nothing here yet is no error, a run that is not there is."""
+def test_ls_and_gc_without_runs_succeed_and_report_of_a_missing_run_fails(capsys):
     assert main(["ls"]) == 0
     assert "no runs under" in capsys.readouterr().out
     assert main(["gc", "--dry-run"]) == 0
@@ -179,16 +125,14 @@ def test_ls_report_and_gc_without_runs_say_so(capsys):
     assert main(["report", "nothing"]) == 2
 
 
-def test_secrets_in_a_recipe_are_refused_where_they_stand(tmp_path, capsys):
-    """Credentials belong in the environment."""
+def test_a_recipe_with_credentials_is_refused(tmp_path, capsys):
     recipe = tmp_path / "r.yaml"
     recipe.write_text((RECIPES / "dry_run.yaml").read_text() + "\ntracking: {uri: 'http://me:pw@host'}\n")
     assert main([str(recipe)]) == 2
     assert "error[secret-in-recipe]" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_named_before_a_link_to_another_page_is_printed(tmp_path, monkeypatch, capsys):
-    """`ui` never sends anyone to whatever else listens there."""
+def test_ui_with_a_taken_port_fails_and_prints_no_link(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nanochat.recipe.check.phrases import choices, dotted, expected, found
+from nanochat.recipe.check.descriptions import choices, dotted, expected, found
 from nanochat.recipe.merge.tree import KeyPath, plain, tag_of
+from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, allowed_fields, child, section_of, tags, tags_with
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.schema.section import CONFLICT
 from nanochat.recipe.schema.suggestions import did_you_mean, unknown_field_help
-from nanochat.recipe.schema.walk import ROOT, TAG, Slot, allowed_fields, child, section_of, tags, tags_with
 from nanochat.recipe.source.yaml_reader import Node
 
 _LIMITS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.recipe.schema.walk import ROOT, Slot, child, is_free_map
+from nanochat.recipe.schema.introspection import ROOT, Slot, child, is_free_map
 from nanochat.recipe.source.diagnostics import Diagnostic, Origin, Text
 from nanochat.recipe.source.yaml_reader import Entry, Node, Refused, read_yaml
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from nanochat.recipe.schema.walk import ROOT, TAG, Slot, child, local_path, section_of
+from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, child, local_path, section_of
 from nanochat.recipe.source.diagnostics import Origin
 from nanochat.recipe.source.scalars import Scalar
 from nanochat.recipe.source.yaml_reader import Entry, Node

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.recipe.merge.tree import KeyPath, map_scalars
+from nanochat.recipe.schema.introspection import Slot, local_path
 from nanochat.recipe.schema.suggestions import did_you_mean
-from nanochat.recipe.schema.walk import Slot, local_path
 from nanochat.recipe.source.diagnostics import Diagnostic, Origin
 from nanochat.recipe.source.scalars import Scalar
 from nanochat.recipe.source.yaml_reader import Node

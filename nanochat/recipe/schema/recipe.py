@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nanochat.recipe.schema.evaluation import (
+from nanochat.recipe.schema.evaluation_sections import (
     BaseEval,
     BaseSuite,
     BpbSuite,
@@ -20,9 +20,9 @@ from nanochat.recipe.schema.evaluation import (
     ChoiceSuite,
     CoreSuite,
 )
-from nanochat.recipe.schema.execution import Checkpoints, Limits, Monitor, Run, Tracking
+from nanochat.recipe.schema.execution_sections import Checkpoints, Limits, Monitor, Run, Tracking
 from nanochat.recipe.schema.section import Section
-from nanochat.recipe.schema.training import (
+from nanochat.recipe.schema.training_sections import (
     Horizon,
     Model,
     Optimizer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-from nanochat.recipe.schema.walk import places
+from nanochat.recipe.schema.introspection import places
 
 _ENOUGH = 0.62
 _LONGEST_WORD = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from nanochat.recipe.schema.execution import Tracking
+from nanochat.recipe.schema.execution_sections import Tracking
 from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store import provenance

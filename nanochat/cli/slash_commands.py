@@ -1,4 +1,4 @@
-"""What a line typed into the chat means: a message, or a command; pure."""
+"""What a line typed into the chat means: a message to the model, or a command such as `/reset`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Say:
-    """A message for the model."""
+class Message:
+    """A message to the model."""
 
     text: str
 
@@ -26,7 +26,7 @@ class Quit:
 
 @dataclass(frozen=True)
 class Reset:
-    """Forget the conversation; system prompt and settings stay."""
+    """Forget the conversation, and keep the system prompt and the settings."""
 
 
 @dataclass(frozen=True)
@@ -38,53 +38,55 @@ class SetSystem:
 
 @dataclass(frozen=True)
 class SetTemperature:
-    """Sample with another temperature."""
+    """Change the sampling temperature."""
 
     value: float
 
 
 @dataclass(frozen=True)
 class SetMaxTokens:
-    """Allow answers of so many tokens."""
+    """Change the maximum length of an answer, in tokens."""
 
     value: int
 
 
 @dataclass(frozen=True)
 class Help:
-    """Show the commands."""
+    """List the commands."""
 
 
 @dataclass(frozen=True)
 class Invalid:
-    """Not a command; the message says why and what would be."""
+    """A command that does not exist or has a wrong argument."""
 
     message: str
+    """For the user: what is wrong, and what to type instead."""
 
 
-Line = Say | Nothing | Quit | Reset | SetSystem | SetTemperature | SetMaxTokens | Help | Invalid
+SessionCommand = Nothing | Reset | SetSystem | SetTemperature | SetMaxTokens | Help | Invalid
+Line = Message | Quit | SessionCommand
 
 HELP = """\
 /system TEXT   replace the system prompt (without TEXT: remove it)
-/temp X        sampling temperature, 0 is greedy
-/tokens N      longest answer, in tokens
+/temp X        set the sampling temperature; 0 is greedy
+/tokens N      set the maximum length of an answer, in tokens
 /reset, /new   forget the conversation
-/help          this list
+/help          show this list
 /quit, /exit   leave (also Ctrl-D); Ctrl-C stops an answer
-A message that begins with a slash: type two of them."""
+To send a message that begins with a slash, type two slashes."""
 
 _NAMES = ("/quit", "/exit", "/reset", "/new", "/system", "/temp", "/tokens", "/help")
 
 
 def parse_line(line: str) -> Line:
-    """Return what a line means; whatever is wrong with a command comes back as `Invalid`."""
+    """Return what a line means. A wrong command is returned as `Invalid`."""
     line = line.strip()
     if not line:
         return Nothing()
     if line.startswith("//"):
-        return Say(line[1:])
+        return Message(line[1:])
     if not line.startswith("/"):
-        return Say(line)
+        return Message(line)
     name, _, argument = line.partition(" ")
     return _parse_command(name.lower(), argument.strip())
 
@@ -109,8 +111,8 @@ def _parse_command(name: str, argument: str) -> Line:
 
 
 def _unknown(name: str) -> str:
-    begins_alike = [known for known in _NAMES if name.startswith(known)]
-    close = begins_alike or difflib.get_close_matches(name, _NAMES, n=1)
+    prefixes = [known for known in _NAMES if name.startswith(known)]
+    close = prefixes or difflib.get_close_matches(name, _NAMES, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     return f"unknown command {name}; {guess}(/help lists the commands)"
 
@@ -121,11 +123,11 @@ def _parse_temperature(argument: str) -> Line:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        return Invalid(f"/temp needs a number from 0 up, such as `/temp 0.8` (found {argument!r})")
+        return Invalid(f"/temp needs a number of at least 0, such as `/temp 0.8` (found {argument!r})")
     return SetTemperature(value)
 
 
 def _parse_max_tokens(argument: str) -> Line:
     if not (argument.isascii() and argument.isdigit() and int(argument) > 0):
-        return Invalid(f"/tokens needs a whole number from 1 up, such as `/tokens 256` (found {argument!r})")
+        return Invalid(f"/tokens needs a whole number of at least 1, such as `/tokens 256` (found {argument!r})")
     return SetMaxTokens(int(argument))

@@ -1,4 +1,4 @@
-"""The verbs about recipes: run, plan, check, show, diff, schema."""
+"""The verbs of `nanochat-run` that work on recipes: run, plan, check, show, diff and schema."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 
 
-def run(options: argparse.Namespace, given: Sequence[str]) -> None:
-    """Run a recipe."""
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Run a recipe. `arguments` are the words of the command line."""
     from nanochat.cli.progress import make_display
     from nanochat.runner.pipeline import run_recipe
     from nanochat.runner.stage_loop import RunRequest
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> None:
         recipe=options.recipe,
         base=runtime.base_dir(),
         folder=Path.cwd(),
-        command=_command(given),
+        command=command_to_continue(arguments),
         overrides=_overrides(options),
         only=options.only,
         first=options.first,
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print what would run and why."""
+    """Print which stages would run, why, and what they would cost."""
     from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
@@ -54,7 +54,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Validate recipes, planning included; every recipe is looked at."""
+    """Validate every recipe, and raise one RecipeError with the problems of all of them."""
     from nanochat.plan.compile import compile_plan
 
     problems = []
@@ -70,7 +70,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print the resolved recipe."""
+    """Print the recipe with all defaults filled in."""
     from nanochat.recipe.show import resolved_yaml, yaml_with_origins
 
     loaded = load_recipe(options.recipe, _overrides(options))
@@ -78,7 +78,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def diff(options: argparse.Namespace) -> None:
-    """Print the values in which two resolved recipes differ."""
+    """Print the values in which two recipes differ, defaults included."""
     from nanochat.recipe.show import diff_recipes
 
     first, second = (load_recipe(path).recipe for path in options.recipes)
@@ -87,40 +87,36 @@ def diff(options: argparse.Namespace) -> None:
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Print, write or check the JSON Schema, and the README's reference along with it."""
-    from nanochat.recipe.json_schema import schema_is_fresh, schema_text, write_schema
-    from nanochat.recipe.schema_docs import reference_is_fresh, update_reference
+    """Print the JSON Schema of recipes; or write or check it together with the reference page.
 
+    Raises:
+        RecipeError: with `--check`, a file differs from what `--write` would write.
+    """
+    from nanochat.recipe.json_schema import schema_text
+    from nanochat.recipe.schema_docs import reference_text
+    from nanochat.storage.files import write_text
+
+    files = {"recipe.schema.json": schema_text, "README.md": reference_text}
     if options.write:
-        options.file.parent.mkdir(parents=True, exist_ok=True)
-        write_schema(options.file)
-        if options.readme is not None:
-            update_reference(options.readme)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_text(options.folder / name, content())
     elif options.check:
-        stale = [options.file] * (not schema_is_fresh(options.file))
-        if options.readme is not None and not reference_is_fresh(options.readme):
-            stale.append(options.readme)
+        paths = {options.folder / name: content() for name, content in files.items()}
+        stale = [str(path) for path, text in paths.items() if not path.is_file() or path.read_text("utf-8") != text]
         if stale:
-            names = " and ".join(str(path) for path in stale)
-            raise RecipeError(f"{names}: not what the schema says; write it with `just schemas`")
+            names = " and ".join(stale)
+            raise RecipeError(f"{names}: out of date with nanochat/recipe/schema; run `just schemas` to update")
     else:
         print(schema_text(), end="")
 
 
+def command_to_continue(arguments: Sequence[str]) -> str:
+    """Return the command line without `--force`, which would discard the work that is to be continued."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--force")
+    return shlex.join(["nanochat-run", *parser.parse_known_args(arguments)[1]])
+
+
 def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
     return (*options.overrides, *(["run.offline=true"] if options.offline else []))
-
-
-def _command(given: Sequence[str]) -> str:
-    """Return the command as typed, without `--force`: to continue is not to begin anew."""
-    words = []
-    skip = False
-    for word in given:
-        if skip or word.startswith("--force="):
-            skip = False
-            continue
-        if word == "--force":
-            skip = True
-            continue
-        words.append(word)
-    return shlex.join(["nanochat-run", *words])

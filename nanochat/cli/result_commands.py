@@ -18,7 +18,7 @@ from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 _HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")
 
 
-def list_all(_options: argparse.Namespace) -> None:
+def ls(_options: argparse.Namespace) -> None:
     """Print the runs of this machine, the newest last."""
     base = runtime.base_dir()
     runs = list_runs(base)

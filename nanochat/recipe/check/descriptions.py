@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanochat.recipe.merge.tree import KeyPath
-from nanochat.recipe.schema.walk import Slot, is_free_map, json_type, map_value, section_of, tags
+from nanochat.recipe.schema.introspection import Slot, is_free_map, json_type, map_value, section_of, tags
 from nanochat.recipe.source.yaml_reader import Node
 
 _LONGEST_VALUE = 40
