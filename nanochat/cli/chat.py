@@ -18,7 +18,7 @@ from nanochat.cli.exit_codes import run_command
 from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
-    from nanochat.inference.chat import ChatSession
+    from nanochat.inference.chat_session import ChatSession
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     import mlx.core as mx
 
     from nanochat.checkpoint.model_folder import load_model, load_tokenizer
-    from nanochat.inference.chat import ChatSession, ChatSettings
+    from nanochat.inference.chat_session import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
     from nanochat.runner.store.runs import resolve_model

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import RecipeError
-from nanochat.inference.forward import CausalModel, read
+from nanochat.inference.causal_model import CausalModel, prefill
 from nanochat.inference.kv_cache import KVCache
 from nanochat.inference.sampling import check_settings, row_keys, sample, step_keys
 from nanochat.tokenizer.bpe import Tokenizer
@@ -103,7 +103,7 @@ class Engine:
         check_settings(temperature=temperature, top_k=top_k)
         limit = min(max_tokens, self.model.config.sequence_len - len(prompt_ids))
         rows = [_Row(number, limit) for number in range(num_samples)]
-        hidden, cache = read(self.model, [prompt_ids], room=limit)
+        hidden, cache = prefill(self.model, [prompt_ids], room=limit)
         if num_samples > 1:
             hidden, cache = mx.repeat(hidden, num_samples, axis=0), cache.expand(num_samples)
         sampling = _Sampling(temperature, top_k, row_keys(seed, range(num_samples)))
@@ -161,7 +161,7 @@ class Engine:
         """Yield the rows of one batch as they end."""
         context = self.model.config.sequence_len
         rows = [_Row(n, min(max_tokens, context - len(prompts[n]))) for n in numbers]
-        hidden, cache = read(self.model, [prompts[n] for n in numbers], room=max(row.limit for row in rows))
+        hidden, cache = prefill(self.model, [prompts[n] for n in numbers], room=max(row.limit for row in rows))
         waiting = rows
         for _ in self._decode(rows, hidden, cache, sampling, use_calculator=use_calculator):
             yield from (row for row in waiting if row.is_done)

@@ -9,10 +9,10 @@ from typing import assert_never
 
 from nanochat.errors import StageError
 from nanochat.evals.bpb import evaluate_bpb
-from nanochat.evals.choices import evaluate_choices
-from nanochat.evals.core import evaluate_core_task
+from nanochat.evals.choice_tasks import evaluate_choices
+from nanochat.evals.core_tasks import evaluate_core_task
 from nanochat.evals.metrics import Score, composite
-from nanochat.evals.records import Record
+from nanochat.evals.results import ExampleRecord
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
@@ -20,7 +20,7 @@ from nanochat.stages.context import StageContext, StageResult, indented
 from nanochat.stages.heldout import held_out_batches
 from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_evaluated, task_metrics
 from nanochat.storage.files import write_text
-from nanochat.tasks.choices import build_choice_items
+from nanochat.tasks.base_multiple_choice import build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -127,7 +127,7 @@ def _plan_core(name: str, suite: CoreSuiteSpec, model: GPT, tokenizer: Tokenizer
 
     def compute(tick: Tick) -> SuiteResult:
         metrics: dict[str, float] = {}
-        records: list[Record] = []
+        records: list[ExampleRecord] = []
         scores: list[Score] = []
         for task, prompts in zip(tasks, problems, strict=True):
             found = evaluate_core_task(

@@ -6,9 +6,9 @@ import functools
 from pathlib import Path
 
 from nanochat.errors import StageError
-from nanochat.evals.chat import evaluate_categorical, evaluate_generative
+from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.evals.metrics import composite
-from nanochat.evals.records import TaskResult
+from nanochat.evals.results import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
 from nanochat.stages.context import StageContext, StageResult, derive_seed

@@ -23,8 +23,7 @@ from nanochat.stages.training import OPTIMIZER_FILE, Training, TrainingSchedule,
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
-from nanochat.tasks.mixture import Chosen, TaskMixture
-from nanochat.tasks.shares import mixture_counts
+from nanochat.tasks.mixture import TaskMixture, TaskSubset, mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
 from nanochat.train.loop import TrainingPosition
@@ -151,7 +150,7 @@ def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
 
 def _refused(task: Task) -> Sequence[str]:
     """Return which rows of a task's data were refused, also where it is a part of another task."""
-    while isinstance(task, Chosen):
+    while isinstance(task, TaskSubset):
         task = task.task
     return task.refused if isinstance(task, Conversations) else ()
 

@@ -19,7 +19,7 @@ import mlx.core as mx
 from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score
-from nanochat.evals.records import Record, TaskResult
+from nanochat.evals.results import ExampleRecord, TaskResult
 from nanochat.model.gpt import GPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.specs import StageName
@@ -39,7 +39,7 @@ class SuiteResult:
 
     metrics: dict[str, float]
     score: Score | None = None
-    records: tuple[Record, ...] = ()
+    records: tuple[ExampleRecord, ...] = ()
     seconds: float = 0.0
 
 
@@ -156,7 +156,7 @@ def _read(path: Path) -> SuiteResult:
     return SuiteResult(described["metrics"], score, seconds=described["seconds"])
 
 
-def _write_table(path: Path, records: Sequence[Record]) -> None:
+def _write_table(path: Path, records: Sequence[ExampleRecord]) -> None:
     if not records:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

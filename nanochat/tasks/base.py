@@ -41,7 +41,7 @@ class Task(Protocol):
         ...
 
 
-def exchange(user: str, assistant: str | tuple[Part, ...]) -> Conversation:
+def single_turn(user: str, assistant: str | tuple[Part, ...]) -> Conversation:
     """Return the conversation of one question and one answer."""
     return Conversation((Message("user", user), Message("assistant", assistant)))
 

@@ -1,6 +1,6 @@
 """Builds a task from its name and its source, and checks that a source has what a task needs.
 
-Not here: base-model tasks, which compare the likelihood of options (`nanochat.tasks.choices`, `nanochat.tasks.core`).
+Not here: tasks of base models, which compare the likelihood of options (`base_multiple_choice` and `core`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nanochat.data.splits import parse_split
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import Task
+from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, MultipleChoice
 from nanochat.tasks.conversations import check_conversations, read_conversations
-from nanochat.tasks.gsm8k import GSM8K, word_problem
-from nanochat.tasks.humaneval import HumanEval, function_to_write
+from nanochat.tasks.gsm8k import GSM8K, parse_word_problem
+from nanochat.tasks.humaneval import HumanEval, parse_function
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_slice
-from nanochat.tasks.multiple_choice import QUESTION_PARSERS, MultipleChoice
-from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, source_words
+from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, read_words
 from nanochat.tasks.table import ExampleTask, RowTask
 
 TASK_NAMES: tuple[ExampleTask, ...] = get_args(ExampleTask)
@@ -41,8 +41,8 @@ class _RowReader(Generic[_Problem]):
 
 
 _ROW_READERS: Mapping[RowTask, _RowReader[Any]] = {
-    "gsm8k": _RowReader(word_problem, GSM8K),
-    "humaneval": _RowReader(function_to_write, HumanEval),
+    "gsm8k": _RowReader(parse_word_problem, GSM8K),
+    "humaneval": _RowReader(parse_function, HumanEval),
     **{name: _RowReader(parse, partial(MultipleChoice, name)) for name, parse in QUESTION_PARSERS.items()},
 }
 
@@ -75,7 +75,7 @@ def build_task(
     name = _known(task)
     match name:
         case "simple_spelling" | "spelling_bee":
-            words = source_words(source, split, base=base)
+            words = read_words(source, split, base=base)
             kind = SimpleSpelling if name == "simple_spelling" else SpellingBee
             return kind(words=words, size=max_examples or len(words), split=split, seed=seed)
         case _:
@@ -140,7 +140,7 @@ def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_exa
     max_rows = max_examples if _usual_choice(split) == "first" else None
     match name:
         case "simple_spelling" | "spelling_bee":
-            source_words(source, split, base=base)
+            read_words(source, split, base=base)
         case "conversations":
             check_conversations(source, split, base=base, max_examples=max_rows)
         case _:

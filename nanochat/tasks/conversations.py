@@ -20,7 +20,7 @@ from nanochat.data.source_checks import is_small
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
-from nanochat.tasks.answers import strip_specials
+from nanochat.tasks.answer_parsing import strip_special_tokens
 from nanochat.tasks.base import Example
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
@@ -52,7 +52,7 @@ class Conversations:
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the completion is the reference answer, word for word."""
-        return strip_specials(completion) == example.conversation.messages[-1].text().strip()
+        return strip_special_tokens(completion) == example.conversation.messages[-1].text().strip()
 
 
 def read_conversations(source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> Conversations:

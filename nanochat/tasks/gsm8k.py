@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nanochat.errors import StageError
-from nanochat.tasks.answers import final_number, strip_specials
-from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.answer_parsing import parse_final_number, strip_special_tokens
+from nanochat.tasks.base import Example, single_turn
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
@@ -41,27 +41,27 @@ class GSM8K:
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        return Example(exchange(row.question, answer_parts(row.answer)), meta={"answer": row.answer})
+        return Example(single_turn(row.question, split_calls(row.answer)), meta={"answer": row.answer})
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the number after `####` is the right one; no other number of the text counts."""
-        return final_number(strip_specials(completion)) == final_number(example.meta["answer"])
+        return parse_final_number(strip_special_tokens(completion)) == parse_final_number(example.meta["answer"])
 
 
-def word_problem(row: dict[str, object], index: int) -> WordProblem:
+def parse_word_problem(row: dict[str, object], index: int) -> WordProblem:
     """Return a row of the data (`question`, `answer` with a number after `####`).
 
     Raises:
         StageError: the row is not of that form.
     """
     match row:
-        case {"question": str(question), "answer": str(answer)} if final_number(answer) is not None:
+        case {"question": str(question), "answer": str(answer)} if parse_final_number(answer) is not None:
             return WordProblem(question, answer)
     expected = "`question` and `answer` with a number after `####`"
     raise StageError(f"gsm8k: row {index} must have {expected}; it is {str(row)[:200]}")
 
 
-def answer_parts(answer: str) -> tuple[Part, ...]:
+def split_calls(answer: str) -> tuple[Part, ...]:
     """Return the parts of a worked answer: text, each call as Python and its output, and the text that goes on.
 
     A call that the calculator refuses is left out, since the engine would inject nothing for it.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from nanochat.errors import StageError
-from nanochat.tasks.answers import strip_specials
-from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.answer_parsing import strip_special_tokens
+from nanochat.tasks.base import Example, single_turn
 from nanochat.tasks.table import TaskName
 from nanochat.tools.sandbox import Limits, run_program
 
@@ -43,14 +43,14 @@ class HumanEval:
         row = self.rows[index]
         gold = f"```python\n{row.prompt}{row.canonical_solution}\n```"
         meta = {"task_id": row.task_id, "imports": _imports(row.prompt), "test": row.test, "entry": row.entry_point}
-        return Example(exchange(row.prompt, gold), meta=meta)
+        return Example(single_turn(row.prompt, gold), meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the tests pass on the completion, in the sandbox."""
         return run_program(assemble_program(example, completion), limits=self.limits).passed
 
 
-def function_to_write(row: dict[str, object], index: int) -> Function:
+def parse_function(row: dict[str, object], index: int) -> Function:
     """Return a row of the data (`task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`).
 
     Raises:
@@ -71,7 +71,7 @@ def assemble_program(example: Example, completion: str) -> str:
 
 def extract_code(completion: str) -> str:
     """Return the first fenced block, or all text where there is none; a fence that never closes goes to the end."""
-    text = strip_specials(completion)
+    text = strip_special_tokens(completion)
     block = _FENCED.search(text)
     return block[1] if block else text
 

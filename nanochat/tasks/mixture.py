@@ -14,7 +14,7 @@ PROBLEM_SHUFFLE_SEED = 1337
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TaskSubset:
     """Some examples of a task, in the order given."""
 
     task: Task
@@ -36,16 +36,16 @@ class Chosen:
         return self.task.grade(example, completion)
 
 
-def take_slice(task: Task, start: int = 0, stop: int | None = None, step: int = 1) -> Chosen:
+def take_slice(task: Task, start: int = 0, stop: int | None = None, step: int = 1) -> TaskSubset:
     """Return examples start, start + step, ... before `stop`; bounds as in Python's slices."""
-    return Chosen(task, range(len(task))[start:stop:step])
+    return TaskSubset(task, range(len(task))[start:stop:step])
 
 
-def take_shuffled(task: Task, count: int, *, seed: int) -> Chosen:
+def take_shuffled(task: Task, count: int, *, seed: int) -> TaskSubset:
     """Return `count` examples, or all, drawn from `seed` without repetition; a larger count adds to a smaller one's."""
     order = list(range(len(task)))
     random.Random(seed).shuffle(order)
-    return Chosen(task, order[:count])
+    return TaskSubset(task, order[:count])
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,18 @@ class TaskMixture:
 
     def __getitem__(self, index: int) -> Example:
         return self._sequence[index]
+
+
+def mixture_counts(available: Sequence[int], weights: Sequence[float | None]) -> tuple[int, ...]:
+    """Return how many examples of each task are in a mixture.
+
+    Without weights, all that are `available`. With them, shares of the whole are as the weights, and the whole is as
+    large as `available` lets it be: the task that is shortest of its share gives all it has, each other one at least 1.
+    """
+    assert len(available) == len(weights), "one weight a task"
+    given = [weight for weight in weights if weight is not None]
+    if not given:
+        return tuple(available)
+    assert len(given) == len(weights), "all tasks have a weight, or none has"
+    whole = min(count / weight for count, weight in zip(available, given, strict=True))
+    return tuple(min(count, max(1, round(whole * weight))) for count, weight in zip(available, given, strict=True))

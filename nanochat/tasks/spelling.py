@@ -17,9 +17,8 @@ from nanochat.data.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
-from nanochat.tasks.answers import final_number, strip_specials
-from nanochat.tasks.base import Example, check_index, exchange
-from nanochat.tasks.spelling_questions import QUESTIONS
+from nanochat.tasks.answer_parsing import parse_final_number, strip_special_tokens
+from nanochat.tasks.base import Example, check_index, single_turn
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
@@ -32,12 +31,12 @@ QUESTION_MARK_FRAC = 0.5
 _QUOTES = ("", "", "'", '"')
 
 
-def spelled(word: str) -> str:
+def spell_out(word: str) -> str:
     """Return `word:w,o,r,d`."""
     return f"{word}:{','.join(word)}"
 
 
-def source_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]:
+def read_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]:
     """Return the words of a split, sorted: `train`, or for any other split those held out. The two share none.
 
     The source is the built-in word list, or files with one word a line.
@@ -76,11 +75,11 @@ class SimpleSpelling:
 
     def __getitem__(self, index: int) -> Example:
         word = self._ordered[check_index(index, self.size)]
-        return Example(exchange(f"Spell the word: {word}", spelled(word)), meta={"word": word})
+        return Example(single_turn(f"Spell the word: {word}", spell_out(word)), meta={"word": word})
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the completion is the spelling, exactly."""
-        return strip_specials(completion) == spelled(example.meta["word"])
+        return strip_special_tokens(completion) == spell_out(example.meta["word"])
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,11 @@ class SpellingBee:
         draw = random.Random(f"{self.name}/{self.split}/{self.seed}/{index}")
         letter = draw.choice(word if draw.random() < LETTER_FROM_WORD_FRAC else _ALPHABET)
         meta = {"word": word, "letter": letter, "answer": str(word.count(letter))}
-        return Example(exchange(_question(draw, word, letter), counting_answer(word, letter)), meta=meta)
+        return Example(single_turn(_question(draw, word, letter), render_counting(word, letter)), meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the number after `####` is the count."""
-        return final_number(strip_specials(completion)) == Decimal(example.meta["answer"])
+        return parse_final_number(strip_special_tokens(completion)) == Decimal(example.meta["answer"])
 
 
 class _ShuffledWords:
@@ -132,14 +131,14 @@ def _question(draw: random.Random, word: str, letter: str) -> str:
     return template.format(word=f"{quote}{word}{quote}", letter=f"{quote}{letter}{quote}") + mark
 
 
-def counting_answer(word: str, letter: str) -> tuple[Part, ...]:
+def render_counting(word: str, letter: str) -> tuple[Part, ...]:
     """Return the parts of the answer: by hand, then `'word'.count('letter')` and its output, then `#### n`."""
     lines = []
     hits = 0
     for position, found in enumerate(word, start=1):
         hits += found == letter
         lines.append(f"{position}:{found}" + (f" * {hits}" if found == letter else ""))
-    by_hand = f"I spell the word out and mark every {letter}.\n\n{spelled(word)}\n\n" + "\n".join(lines)
+    by_hand = f"I spell the word out and mark every {letter}.\n\n{spell_out(word)}\n\n" + "\n".join(lines)
     call = f"'{word}'.count('{letter}')"
     output = calculate(call)
     assert output == str(hits), f"calculator and count by hand disagree over {call}"
@@ -149,3 +148,60 @@ def counting_answer(word: str, letter: str) -> tuple[Part, ...]:
         Part("python_output", output),
         Part("text", f"\n\n#### {hits}"),
     )
+
+
+QUESTIONS: tuple[str, ...] = (
+    "How many {letter} are in {word}",
+    "How many times does {letter} appear in {word}",
+    "How often does the letter {letter} occur in {word}",
+    "Count the letter {letter} in {word}",
+    "Count every {letter} in the word {word}",
+    "What is the number of {letter} in {word}",
+    "Tell me how many {letter} there are in {word}",
+    "In the word {word}, how many {letter} do you see",
+    "Can you count the {letter} in {word} for me",
+    "Please count how often {letter} comes up in {word}",
+    "How many of the letters in {word} are {letter}",
+    "Look at {word} and tell me how many {letter} it has",
+    "The word is {word}. How many {letter} does it contain",
+    "Does {word} have any {letter}, and if so how many",
+    "I am writing {word}. How many {letter} do I need",
+    "Spell {word} and count the {letter}",
+    "{word}: how many {letter}",
+    "Number of {letter} in {word}",
+    "Give me the count of {letter} in {word}",
+    "If you spell out {word}, how many times do you write {letter}",
+    "Which number is right: how many {letter} are there in {word}",
+    "Quick question, how many {letter} in {word}",
+    "How frequently is {letter} used in {word}",
+    "Find all {letter} in {word} and say how many there are",
+    "My friend says {word} has no {letter}. How many are there really",
+    "Let us play a game: how many {letter} are hidden in {word}",
+    "Go through {word} letter by letter and count {letter}",
+    "What is the total of {letter} in {word}",
+    "Cuántas veces aparece la letra {letter} en {word}",
+    "Cuántas {letter} hay en la palabra {word}",
+    "Cuenta las {letter} de {word}",
+    "Combien de fois la lettre {letter} apparaît-elle dans {word}",
+    "Combien de {letter} y a-t-il dans le mot {word}",
+    "Compte les {letter} dans {word}",
+    "Wie viele {letter} stecken in {word}",
+    "Wie oft kommt der Buchstabe {letter} in {word} vor",
+    "Zähle die {letter} im Wort {word}",
+    "Quante {letter} ci sono nella parola {word}",
+    "Quante volte compare la lettera {letter} in {word}",
+    "Quantas vezes a letra {letter} aparece em {word}",
+    "Quantos {letter} tem a palavra {word}",
+    "Hoeveel keer staat de letter {letter} in {word}",
+    "Hur många {letter} finns det i ordet {word}",
+    "Ile razy litera {letter} występuje w słowie {word}",
+    "{word} kelimesinde kaç tane {letter} var",
+    "Сколько букв {letter} в слове {word}",
+    "Скільки разів літера {letter} зустрічається у слові {word}",
+    "{word} 里有几个 {letter}",
+    "单词 {word} 中字母 {letter} 出现了多少次",
+    "{word} に {letter} はいくつありますか",
+    "{word} 단어에 {letter} 가 몇 번 나오나요",
+    "{word} शब्द में {letter} कितनी बार आता है",
+)
+"""Ways to ask for a count, in several languages and without the closing mark, which `_question` adds."""

@@ -1,7 +1,7 @@
 """The table of tasks: what each one asks, how a model answers it, and how large it is.
 
 Recipes, plans, evaluations and reports read their facts about tasks here. To add a task, add its name to the literals
-and a row to `TASKS`; `nanochat.tasks.build` and `nanochat.tasks.choices` say how its rows become examples.
+and a row to `TASKS`; `nanochat.tasks.build` and `nanochat.tasks.base_multiple_choice` say how its rows become examples.
 Not here: anything that takes time to import, because checking a recipe reads this table.
 """
 

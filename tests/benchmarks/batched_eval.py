@@ -64,7 +64,7 @@ def main() -> None:
     print(RUNTIME.describe())
     import mlx.core as mx
 
-    from nanochat.evals.spans import make_span, score_spans
+    from nanochat.evals.continuations import make_continuation, score_continuations
     from nanochat.model.config import GPTConfig
     from nanochat.model.gpt import GPT
 
@@ -78,7 +78,7 @@ def main() -> None:
     questions = (
         hellaswag_questions(options.text, options.questions) if options.text else random_questions(options.questions)
     )
-    groups = [[make_span(row, start, len(row), max_tokens=256) for row, start in rows] for rows in questions]
+    groups = [[make_continuation(row, start, len(row), max_tokens=256) for row, start in rows] for rows in questions]
     tokens = sum(len(span.tokens) for group in groups for span in group)
     print(f"{len(groups)} questions, {tokens / len(groups) / 4:.0f} tokens an option")
 
@@ -95,7 +95,7 @@ def main() -> None:
         return found
 
     def batched() -> list[list[float]]:
-        return [[score.logprob for score in scores] for scores in score_spans(model, groups)]
+        return [[score.logprob for score in scores] for scores in score_continuations(model, groups)]
 
     lengths = np.array([[span.end - span.start for span in group] for group in groups])
 

@@ -36,7 +36,7 @@ def main() -> None:
     print(chosen.describe())
     import mlx.core as mx
 
-    from nanochat.inference.forward import read
+    from nanochat.inference.causal_model import prefill
     from nanochat.model.config import GPTConfig
     from nanochat.model.gpt import GPT
 
@@ -62,7 +62,7 @@ def main() -> None:
     print(f"{config.n_layer} layers, width {config.n_embd}, windows {config.windows}, {options.rows} rows")
 
     def rate(context: int) -> tuple[float, int]:
-        hidden, cache = read(model, [tokens[:context]], room=STEPS)
+        hidden, cache = prefill(model, [tokens[:context]], room=STEPS)
         cache = cache.expand(options.rows)
         token = mx.repeat(mx.argmax(model.logits(hidden), axis=-1), options.rows)
         mx.eval(token)

@@ -24,7 +24,7 @@ CHOSEN = runtime.prepare()
 
 import mlx.core as mx  # noqa: E402
 
-from nanochat.evals.spans import Span, make_span, score_spans  # noqa: E402
+from nanochat.evals.continuations import Continuation, make_continuation, score_continuations  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.device import device_name, select_device  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
@@ -36,7 +36,7 @@ SHAPES = {
     "context 60 to 250, endings of 1 (letters)": ((60, 250), (1, 2)),
     "context 500 to 900, endings 10 to 50 (few-shot)": ((500, 900), (10, 50)),
 }
-Questions = list[list[Span]]
+Questions = list[list[Continuation]]
 DRAW = np.random.default_rng(0)
 
 
@@ -66,12 +66,12 @@ def draw_questions(count: int, shape: tuple[tuple[int, int], tuple[int, int]]) -
     for _ in range(count):
         context = [1, *tokens(*shape[0])]
         rows = [context + tokens(*shape[1]) for _ in range(OPTIONS)]
-        questions.append([make_span(row, len(context), len(row), max_tokens=None) for row in rows])
+        questions.append([make_continuation(row, len(context), len(row), max_tokens=None) for row in rows])
     return questions
 
 
 def ragged(model: GPT, questions: Questions) -> list[float]:
-    return [score.logprob for scores in score_spans(model, questions) for score in scores]
+    return [score.logprob for scores in score_continuations(model, questions) for score in scores]
 
 
 def question_at_a_time(model: GPT, questions: Questions) -> list[float]:

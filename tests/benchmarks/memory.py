@@ -162,7 +162,7 @@ def measure_bpb(case: Case, model) -> None:
 
 def choose(case: Case, model) -> None:
     """Score questions of four options, in batches of the evaluation's size, of lengths as spread as ARC's."""
-    from nanochat.evals.spans import Span, score_spans, tokens_per_batch
+    from nanochat.evals.continuations import Continuation, score_continuations, tokens_per_batch
 
     draw, vocab_size = np.random.default_rng(0), case.config.vocab_size
     groups, tokens = [], 0
@@ -171,9 +171,9 @@ def choose(case: Case, model) -> None:
         ends = np.clip(draw.geometric(0.12, 4), 1, 50).tolist()
         shared = draw.integers(0, vocab_size, asked).tolist()
         rows = [(*shared, *draw.integers(0, vocab_size, end).tolist()) for end in ends]
-        groups.append([Span(row, asked, len(row)) for row in rows])
+        groups.append([Continuation(row, asked, len(row)) for row in rows])
         tokens += asked + sum(ends)
-    score_spans(model, groups)
+    score_continuations(model, groups)
 
 
 def generate(case: Case, model) -> None:

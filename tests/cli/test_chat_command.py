@@ -138,7 +138,7 @@ def test_wrong_options_exit_2(capsys, option):
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(model_folder, capsys, monkeypatch):
     """On a terminal Ctrl-C interrupts the first answer, the next line is answered, and Ctrl-D leaves."""
-    from nanochat.inference.chat import ChatSession
+    from nanochat.inference.chat_session import ChatSession
 
     lines = iter(["one", "two"])
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from nanochat.data.sources import SourceSpec
-from nanochat.evals.chat import evaluate_categorical
-from nanochat.evals.choices import evaluate_choices, option_spans
+from nanochat.evals.chat_tasks import evaluate_categorical
+from nanochat.evals.choice_tasks import evaluate_choices, option_continuations
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.tasks.base import gold_text
+from nanochat.tasks.base_multiple_choice import build_choice_items
 from nanochat.tasks.build import build_task
-from nanochat.tasks.choices import build_choice_items
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import render_for_completion
@@ -123,7 +123,7 @@ class Knowing:
 def test_a_base_oracle_scores_1_and_its_opposite_0(name, likes, accuracy, tokenizer):
     """Centred, 1 and -chance / (1 - chance)."""
     items = base_items(name, 60)
-    spans = [option_spans(tokenizer, item, max_tokens=256)[item.gold] for item in items]
+    spans = [option_continuations(tokenizer, item, max_tokens=256)[item.gold] for item in items]
     gold = [span.tokens for span in spans]
     model = Knowing(gold, likes=likes, vocab_size=tokenizer.vocab_size, sequence_len=256)
     score = evaluate_choices(model, tokenizer, items, task=name).score
@@ -184,7 +184,7 @@ def test_ties_go_to_the_first_option_and_cut_prompts_say_so(name, even, tokenize
     assert all(record.output == record.options[0] for record in records)
     for item, record in zip(items, records, strict=True):
         rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]
-        spans = option_spans(tokenizer, item, max_tokens=128)
+        spans = option_continuations(tokenizer, item, max_tokens=128)
         assert record.is_truncated == any(len(row) > 128 for row in rows)
         assert [list(span.tokens) for span in spans] == [row[-128:] for row in rows]
 

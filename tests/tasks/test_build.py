@@ -11,10 +11,9 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
+from nanochat.tasks.base_multiple_choice import build_choice_items, check_choices
 from nanochat.tasks.build import TASK_NAMES, build_task, check_task
-from nanochat.tasks.choices import build_choice_items, check_choices
-from nanochat.tasks.mixture import TaskMixture, TaskSequence, take_shuffled, take_slice
-from nanochat.tasks.shares import mixture_counts
+from nanochat.tasks.mixture import TaskMixture, TaskSequence, mixture_counts, take_shuffled, take_slice
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.chat_format import render

@@ -10,10 +10,10 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.tasks.answers import final_number
+from nanochat.tasks.answer_parsing import parse_final_number
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
-from nanochat.tasks.gsm8k import GSM8K, WordProblem, answer_parts, word_problem
+from nanochat.tasks.gsm8k import GSM8K, WordProblem, parse_word_problem, split_calls
 from nanochat.tokenizer.chat_format import Part, render
 from nanochat.tools.calculator import calculate, format_result
 
@@ -35,7 +35,7 @@ def test_a_worked_answer_is_rendered_as_written_by_hand(tokenizer):
 
 def test_every_call_becomes_python_output_and_the_text_goes_on():
     """Two calls, one at the very beginning."""
-    assert answer_parts("<<10/4=2.5>>2.5 each, 2*2.5=<<2*2.5=5.00>>$5\n#### 5") == (
+    assert split_calls("<<10/4=2.5>>2.5 each, 2*2.5=<<2*2.5=5.00>>$5\n#### 5") == (
         Part("python", "10/4"),
         Part("python_output", "2.5"),
         Part("text", "2.5 each, 2*2.5="),
@@ -47,7 +47,7 @@ def test_every_call_becomes_python_output_and_the_text_goes_on():
 
 def test_a_call_that_the_engine_would_not_answer_is_left_out():
     """The engine injects nothing for it, so there is nothing to learn from."""
-    assert answer_parts("so <<x+1=3>>3 and << =4>>4 <<no>> #### 4") == (Part("text", "so 3 and 4 <<no>> #### 4"),)
+    assert split_calls("so <<x+1=3>>3 and << =4>>4 <<no>> #### 4") == (Part("text", "so 3 and 4 <<no>> #### 4"),)
 
 
 def test_data_and_calculator_spell_every_result_of_the_sample_alike():
@@ -119,7 +119,7 @@ def test_near_misses_are_wrong(completion):
 )
 def test_numbers_are_read(text, number):
     """Commas and dollars go."""
-    assert final_number(text) == Decimal(number)
+    assert parse_final_number(text) == Decimal(number)
 
 
 def test_gold_answers_of_the_sample_are_right():
@@ -136,4 +136,4 @@ def test_gold_answers_of_the_sample_are_right():
 def test_a_broken_row_is_named(row):
     """The message says which row and what it must have."""
     with pytest.raises(StageError, match="row 7 must have `question` and `answer` with a number after `####`"):
-        word_problem(row, 7)
+        parse_word_problem(row, 7)

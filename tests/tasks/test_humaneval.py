@@ -10,7 +10,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
-from nanochat.tasks.humaneval import Function, HumanEval, assemble_program, extract_code, function_to_write
+from nanochat.tasks.humaneval import Function, HumanEval, assemble_program, extract_code, parse_function
 from nanochat.tokenizer.chat_format import render
 
 SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" / "humaneval"),))
@@ -78,4 +78,4 @@ def test_canonical_solutions_pass_and_others_do_not():
 def test_a_broken_row_is_named():
     """The message lists what a row must have."""
     with pytest.raises(StageError, match="row 3 must have the texts task_id, prompt"):
-        function_to_write({"task_id": "x", "prompt": "y"}, 3)
+        parse_function({"task_id": "x", "prompt": "y"}, 3)

@@ -9,8 +9,7 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, counting_answer, source_words, spelled
-from nanochat.tasks.spelling_questions import QUESTIONS
+from nanochat.tasks.spelling import QUESTIONS, SimpleSpelling, SpellingBee, read_words, render_counting, spell_out
 from nanochat.tokenizer.chat_format import Part, render
 
 WORDS = ("apple", "banana", "cherry", "date", "elderberry", "fig", "grape")
@@ -30,7 +29,7 @@ def test_a_spelling_is_rendered_as_written_by_hand(tokenizer):
 
 def test_counting_is_written_out_as_by_hand():
     """Spelled out, one line a letter with marks and running count, the call with its output, the number."""
-    assert counting_answer("noon", "o") == (
+    assert render_counting("noon", "o") == (
         Part(
             "text",
             "I spell the word out and mark every o.\n\nnoon:n,o,o,n\n\n1:n\n2:o * 1\n3:o * 2\n4:n\n\n"
@@ -93,7 +92,7 @@ def test_an_index_outside_is_an_error():
 
 def test_train_and_test_share_no_word():
     """The built-in words are split into two sets without overlap, both large."""
-    train, test = (set(source_words(BUILTIN, split, base=None)) for split in ("train", "test"))
+    train, test = (set(read_words(BUILTIN, split, base=None)) for split in ("train", "test"))
     assert not train & test
     assert len(train) > 2000
     assert len(test) > 200
@@ -107,14 +106,14 @@ def test_words_may_come_from_a_file(tmp_path):
         "\r\n".join([*(f"word{c}" for c in "0"), "x", *(a + b + "ly" for a in "abc" for b in "defg")]).encode()
     )
     source = SourceSpec(name="mine", path=(str(path),))
-    train, test = (source_words(source, split, base=tmp_path) for split in ("train", "test"))
+    train, test = (read_words(source, split, base=tmp_path) for split in ("train", "test"))
     assert sorted(train + test) == sorted(a + b + "ly" for a in "abc" for b in "defg")
 
 
 def test_a_source_without_words_is_refused(tmp_path):
     """The message names the source."""
     with pytest.raises(PreflightError, match=r"`docs`.*holds no words"):
-        source_words(SourceSpec(name="docs", builtin="python-stdlib"), "train", base=tmp_path)
+        read_words(SourceSpec(name="docs", builtin="python-stdlib"), "train", base=tmp_path)
 
 
 def test_letters_come_from_the_word_nine_times_in_ten_or_more():
@@ -180,4 +179,4 @@ def test_a_count_is_graded_by_the_number_after_the_hashes():
 
 def test_spelling():
     """word:w,o,r,d"""
-    assert spelled("word") == "word:w,o,r,d"
+    assert spell_out("word") == "word:w,o,r,d"

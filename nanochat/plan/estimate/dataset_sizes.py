@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs import ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, SftItem
-from nanochat.tasks.shares import mixture_counts
+from nanochat.tasks.mixture import mixture_counts
 from nanochat.tasks.table import TASKS
 
 _CONVERSATIONS = {"smol-smoltalk": 460_341}

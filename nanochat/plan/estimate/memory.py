@@ -42,9 +42,9 @@ for every row that reads them and of unlike rows together, for two blocks at a t
 _CACHED_WIDTHS = 7
 """Likewise while attention reads a cache: residual, embedding, norm, q, k, v."""
 _SCORED_ROWS = 1024
-"""Positions whose logits exist at a time on a GPU (`evals.spans`)."""
+"""Positions whose logits exist at a time on a GPU (`evals.continuations`)."""
 _PROMPT_CHUNK_TOKENS = 512
-"""Positions of a prompt that are read at a time (`inference.forward`)."""
+"""Positions of a prompt that are read at a time (`inference.causal_model`)."""
 _CACHE_SLACK_TOKENS = 256
 """Room of a windowed layer's cache beyond its window (`inference.kv_cache`)."""
 _RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}

@@ -21,8 +21,8 @@ from nanochat.plan.specs import (
     SftSpec,
     TokenizerSpec,
 )
+from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
-from nanochat.tasks.choices import check_choices
 from nanochat.tasks.core.bundle import check_bundle
 
 Check = tuple[SourceSpec, Callable[[], None]]

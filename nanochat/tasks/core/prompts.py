@@ -1,6 +1,6 @@
 """Prompts of CORE's three task types, with solved examples in front (Li et al. 2024, "DataComp-LM").
 
-Texts only: which of their tokens are scored, and how, is `nanochat.evals.core`'s business.
+Texts only: which of their tokens are scored, and how, is `nanochat.evals.core_tasks`'s business.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from nanochat.inference.chat import ChatSession, ChatSettings, parse_answer
+from nanochat.inference.chat_session import ChatSession, ChatSettings, parse_answer
 from nanochat.inference.engine import Engine, Step
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.evals.core import choose, evaluate_core_task, find_spans
-from nanochat.evals.spans import score_spans
+from nanochat.evals.continuations import score_continuations
+from nanochat.evals.core_tasks import choose_option, evaluate_core_task, find_continuations
 from nanochat.tasks.core.bundle import CorePrompts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
@@ -41,7 +41,7 @@ def test_the_toy_model_is_the_golden_one(a, b, logit):
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_spans_with_byte_tokens(case):
     for example in case["examples"]:
-        spans = find_spans(case["task_type"], byte_rows(example), max_tokens=case["max_seq_len"])
+        spans = find_continuations(case["task_type"], byte_rows(example), max_tokens=case["max_seq_len"])
         toy = example["toy"]
         assert [span.start for span in spans] == toy["start"]
         assert [span.end for span in spans] == toy["end"]
@@ -50,7 +50,7 @@ def test_spans_with_byte_tokens(case):
             for row, span in zip(byte_rows(example)[-len(spans) :], spans, strict=True)
         ]
         assert lost == toy["cropped_on_the_left"]
-        whole = find_spans(case["task_type"], byte_rows(example), max_tokens=None)
+        whole = find_continuations(case["task_type"], byte_rows(example), max_tokens=None)
         assert [span.start for span in whole] == example["byte"]["start"]
         assert [span.end for span in whole] == example["byte"]["end"]
         assert [len(span.tokens) for span in whole] == example["byte"]["lengths"]
@@ -59,7 +59,7 @@ def test_spans_with_byte_tokens(case):
 @pytest.mark.parametrize("case", [c for c in CASES if c["task_type"] != "language_modeling"])
 def test_spans_with_word_tokens(case):
     for example in case["examples"]:
-        spans = find_spans(case["task_type"], example["word"]["tokens"], max_tokens=None)
+        spans = find_continuations(case["task_type"], example["word"]["tokens"], max_tokens=None)
         assert [span.start for span in spans] == example["word"]["start"]
         assert [span.end for span in spans] == example["word"]["end"]
 
@@ -69,7 +69,7 @@ def test_a_continuation_is_scored_from_where_the_prompt_without_it_ends(case):
     """With word tokens the prompt without continuation is the first `start` tokens."""
     for example in case["examples"]:
         full, start = example["word"]["tokens"][-1], example["word"]["start"][0]
-        (span,) = find_spans("language_modeling", [full[:start], full], max_tokens=None)
+        (span,) = find_continuations("language_modeling", [full[:start], full], max_tokens=None)
         assert (span.start, span.end) == (start, example["word"]["end"][0])
 
 
@@ -77,11 +77,13 @@ def test_a_continuation_is_scored_from_where_the_prompt_without_it_ends(case):
 def test_the_toy_models_losses_and_verdicts(case, table_model):
     kind = case["task_type"]
     model = table_model(toy_rows, vocab_size=257)
-    groups = [find_spans(kind, byte_rows(example), max_tokens=case["max_seq_len"]) for example in case["examples"]]
+    groups = [
+        find_continuations(kind, byte_rows(example), max_tokens=case["max_seq_len"]) for example in case["examples"]
+    ]
     verdicts = []
-    for number, (example, scores) in enumerate(zip(case["examples"], score_spans(model, groups), strict=True)):
+    for number, (example, scores) in enumerate(zip(case["examples"], score_continuations(model, groups), strict=True)):
         toy = example["toy"]
-        chosen = choose(kind, scores)
+        chosen = choose_option(kind, scores)
         if kind == "language_modeling":
             verdicts.append(chosen == 0)
         else:
@@ -145,7 +147,7 @@ def test_batched_problems_equal_one_by_one(kind, random_model, tokenizer):
     together = evaluate_core_task(random_model, tokenizer, problems, task="t", chance=0.0)
     for problem, record in zip(problems, together.records, strict=True):
         rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
-        spans = find_spans(kind, rows, max_tokens=random_model.config.sequence_len)
+        spans = find_continuations(kind, rows, max_tokens=random_model.config.sequence_len)
         sums, means, is_greedy = [], [], []
         for span in spans:
             logits = np.array(random_model(mx.array([list(span.tokens)]))[0], dtype=np.float64)

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.evals.choices import evaluate_choices, option_spans
-from nanochat.tasks.choices import ChoiceItem
+from nanochat.evals.choice_tasks import evaluate_choices, option_continuations
+from nanochat.tasks.base_multiple_choice import ChoiceItem
 
 
 def quiz(size: int) -> list[ChoiceItem]:
@@ -59,7 +59,7 @@ def test_batched_options_equal_one_by_one(random_model, tokenizer):
     together = evaluate_choices(random_model, tokenizer, items, task="hellaswag")
     for item, record in zip(items, together.records, strict=True):
         means = []
-        for span, logprob in zip(option_spans(tokenizer, item, max_tokens=None), record.logprobs, strict=True):
+        for span, logprob in zip(option_continuations(tokenizer, item, max_tokens=None), record.logprobs, strict=True):
             logits = np.array(random_model(mx.array([list(span.tokens)]))[0], dtype=np.float64)
             normed = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
             expected = sum(normed[j - 1, span.tokens[j]] for j in range(span.start, span.end))
@@ -83,7 +83,7 @@ def test_long_contexts_lose_tokens_on_the_left_and_say_so(random_model, tokenize
     """The option is scored whole, after as much of the context's end as fits."""
     length = random_model.config.sequence_len
     item = ChoiceItem("q" * (2 * length), ("z" * 5, "x" * 7), 0)
-    spans = option_spans(tokenizer, item, max_tokens=length)
+    spans = option_continuations(tokenizer, item, max_tokens=length)
     assert [len(span.tokens) for span in spans] == [length, length]
     assert [span.end - span.start for span in spans] == [5, 7]
     assert tokenizer.decode(spans[0].tokens) == "q" * (length - 5) + "z" * 5
@@ -94,6 +94,6 @@ def test_a_token_over_the_edge_is_scored_whole(tokenizer):
     """`the` is one piece: where context and option meet inside it, it belongs to the option."""
     whole = tokenizer.encode("x the")
     assert len(whole) < len(tokenizer.encode("x t")) + 2
-    (span,) = option_spans(tokenizer, ChoiceItem("x t", ("he",), 0), max_tokens=None)
+    (span,) = option_continuations(tokenizer, ChoiceItem("x t", ("he",), 0), max_tokens=None)
     assert tokenizer.decode(span.tokens) == "<|bos|>x the"
     assert "the" in tokenizer.decode(span.tokens[span.start :])

@@ -18,8 +18,8 @@ from nanochat.data.sources import SourceSpec, as_preflight_error, describe, reso
 from nanochat.data.splits import parse_split, splits_of_files
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import PreflightError, StageError
+from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, Question
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
-from nanochat.tasks.multiple_choice import QUESTION_PARSERS, Question
 from nanochat.tasks.table import TASKS, ChoiceTask
 
 _FEWSHOT_SEED = 1234
@@ -106,7 +106,7 @@ def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, ba
     check_rows(source, split, lambda row, number: _parse(task, row, number), base=base)
 
 
-def hellaswag_item(row: dict[str, object], number: int) -> ChoiceItem:
+def parse_hellaswag(row: dict[str, object], number: int) -> ChoiceItem:
     """Return a HellaSwag row (`ctx`, `endings`, `label`), WikiHow's marks cleaned out.
 
     Raises:
@@ -126,7 +126,7 @@ def clean_wikihow(text: str) -> str:
     return re.sub(" {2,}", " ", text).strip()
 
 
-def question_item(question: Question) -> ChoiceItem:
+def to_choice_item(question: Question) -> ChoiceItem:
     """Return a question whose options are compared by their texts."""
     options = tuple(f" {option}" for option in question.options)
     return ChoiceItem(f"Question: {question.text}\nAnswer:", options, question.gold)
@@ -144,6 +144,6 @@ def _read(task: ChoiceTask, source: SourceSpec, split: str, *, base: Path) -> Se
 
 def _parse(task: ChoiceTask, row: dict[str, object], number: int) -> _Problem:
     if task == "hellaswag":
-        return _Problem(hellaswag_item(row, number))
+        return _Problem(parse_hellaswag(row, number))
     question = QUESTION_PARSERS[task](row, number)
-    return _Problem(question_item(question), question.subject)
+    return _Problem(to_choice_item(question), question.subject)

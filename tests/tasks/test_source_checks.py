@@ -11,8 +11,8 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
+from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
-from nanochat.tasks.choices import check_choices
 from nanochat.tasks.core.bundle import check_bundle
 
 ARC = {"id": "1", "question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}

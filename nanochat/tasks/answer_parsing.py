@@ -13,12 +13,12 @@ _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 _FINAL = re.compile(r"####[ \t]*(-?\$?-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))(?![.,]?[\w/*^])")
 
 
-def strip_specials(completion: str) -> str:
+def strip_special_tokens(completion: str) -> str:
     """Return the text up to the end of the turn, without special tokens and surrounding white space."""
     return _SPECIAL.sub("", _END.split(completion, maxsplit=1)[0]).strip()
 
 
-def final_number(text: str) -> Decimal | None:
+def parse_final_number(text: str) -> Decimal | None:
     """Return the number after the first `####`, or None where there is none.
 
     Thousands commas, a leading $ and a full stop behind it are ignored (`$1,000.` is 1000). No other number of the

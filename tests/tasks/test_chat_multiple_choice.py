@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.tasks.multiple_choice import MultipleChoice, arc_question, mmlu_question, question_text
+from nanochat.tasks.chat_multiple_choice import MultipleChoice, parse_arc, parse_mmlu, render_question
 from nanochat.tokenizer.chat_format import render
 
 MMLU_ROW = {"question": "1+1?", "subject": "arithmetic", "choices": ["1", "2"], "answer": 1}
@@ -19,14 +19,14 @@ ARC_ROW = {
 
 def test_a_question_is_written_line_by_line():
     """The letter stands behind the option, with no space in front."""
-    assert question_text(mmlu_question(MMLU_ROW, 0)) == (
+    assert render_question(parse_mmlu(MMLU_ROW, 0)) == (
         "Multiple choice question: 1+1?\n- 1=A\n- 2=B\n\nAnswer with the letter only."
     )
 
 
 def test_an_example_is_rendered_as_written_by_hand(tokenizer):
     """Only the letter and the end mark are trained on."""
-    task = MultipleChoice("mmlu", [mmlu_question(MMLU_ROW, 0)])
+    task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW, 0)])
     rendered = render(tokenizer, task[0].conversation)
     head = [256, 257, *b"Multiple choice question: 1+1?", 10, *b"- 1=A", 10, *b"- 2=B", 10, 10]
     assert rendered.ids == [*head, *b"Answer with the letter only.", 258, 259, 66, 260]
@@ -36,7 +36,7 @@ def test_an_example_is_rendered_as_written_by_hand(tokenizer):
 
 def test_an_arc_example_is_rendered_as_written_by_hand(tokenizer):
     """With the digit of the data as the letter."""
-    task = MultipleChoice("arc_easy", [arc_question(ARC_ROW, 0)])
+    task = MultipleChoice("arc_easy", [parse_arc(ARC_ROW, 0)])
     rendered = render(tokenizer, task[0].conversation)
     head = [256, 257, *b"Multiple choice question: Which is hot?", 10]
     options = [*b"- ice=1", 10, *b"- fire=2", 10, *b"- snow=3", 10, 10]
@@ -46,15 +46,15 @@ def test_an_arc_example_is_rendered_as_written_by_hand(tokenizer):
 
 def test_arc_keeps_the_labels_of_the_data():
     """Digits stay digits, in the prompt, in the letters and in the answer."""
-    task = MultipleChoice("arc_easy", [arc_question(ARC_ROW, 0)])
-    assert question_text(task.rows[0]).splitlines()[1:4] == ["- ice=1", "- fire=2", "- snow=3"]
+    task = MultipleChoice("arc_easy", [parse_arc(ARC_ROW, 0)])
+    assert render_question(task.rows[0]).splitlines()[1:4] == ["- ice=1", "- fire=2", "- snow=3"]
     assert task[0].letters == ("1", "2", "3")
     assert task[0].conversation.messages[1].content == "2"
 
 
 def test_only_the_bare_letter_is_right():
     """Special tokens and white space around it are taken off, nothing else."""
-    task = MultipleChoice("mmlu", [mmlu_question(MMLU_ROW, 0)])
+    task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW, 0)])
     assert task.grade(task[0], "B")
     assert task.grade(task[0], " B<|assistant_end|>")
     for wrong in ("", "A", "b", "B.", "2", "A B", "The answer is B"):
@@ -63,18 +63,18 @@ def test_only_the_bare_letter_is_right():
 
 def test_auxiliary_train_of_the_hub_is_unwrapped():
     """There each row stands in a column `train`."""
-    assert mmlu_question({"train": MMLU_ROW}, 0) == mmlu_question(MMLU_ROW, 0)
+    assert parse_mmlu({"train": MMLU_ROW}, 0) == parse_mmlu(MMLU_ROW, 0)
 
 
 @pytest.mark.parametrize(
     ("parse", "row"),
     [
-        (mmlu_question, MMLU_ROW | {"answer": 2}),
-        (mmlu_question, MMLU_ROW | {"answer": -1}),
-        (mmlu_question, {"question": "q"}),
-        (arc_question, ARC_ROW | {"answerKey": "B"}),
-        (arc_question, ARC_ROW | {"choices": ["a"]}),
-        (arc_question, ARC_ROW | {"choices": {"text": ["a"], "label": ["1", "2"]}}),
+        (parse_mmlu, MMLU_ROW | {"answer": 2}),
+        (parse_mmlu, MMLU_ROW | {"answer": -1}),
+        (parse_mmlu, {"question": "q"}),
+        (parse_arc, ARC_ROW | {"answerKey": "B"}),
+        (parse_arc, ARC_ROW | {"choices": ["a"]}),
+        (parse_arc, ARC_ROW | {"choices": {"text": ["a"], "label": ["1", "2"]}}),
     ],
 )
 def test_a_broken_row_is_named(parse, row):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nanochat.errors import StageError
-from nanochat.tasks.answers import strip_specials
-from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.answer_parsing import strip_special_tokens
+from nanochat.tasks.base import Example, single_turn
 from nanochat.tasks.table import LetterTask
 
 
@@ -40,21 +40,21 @@ class MultipleChoice:
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
         meta = {"subject": row.subject} if row.subject else {}
-        return Example(exchange(question_text(row), row.labels[row.gold]), letters=row.labels, meta=meta)
+        return Example(single_turn(render_question(row), row.labels[row.gold]), letters=row.labels, meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the completion is the right letter alone."""
-        return strip_specials(completion) == example.conversation.messages[-1].text()
+        return strip_special_tokens(completion) == example.conversation.messages[-1].text()
 
 
-def question_text(question: Question) -> str:
+def render_question(question: Question) -> str:
     """Return the user's message: the question, a line for each option, a request for the letter."""
     pairs = zip(question.options, question.labels, strict=True)
     options = "".join(f"- {option}={label}\n" for option, label in pairs)
     return f"Multiple choice question: {question.text}\n{options}\nAnswer with the letter only."
 
 
-def mmlu_question(row: dict[str, object], index: int) -> Question:
+def parse_mmlu(row: dict[str, object], index: int) -> Question:
     """Return an MMLU row (`question`, `subject`, `choices`, `answer` as an index); auxiliary_train wraps it in `train`.
 
     Raises:
@@ -67,12 +67,12 @@ def mmlu_question(row: dict[str, object], index: int) -> Question:
             labels = tuple(string.ascii_uppercase[: len(options)])
             return Question(text, options, labels, gold, subject if isinstance(subject, str) else "")
         case {"train": dict(wrapped)}:
-            return mmlu_question(wrapped, index)
+            return parse_mmlu(wrapped, index)
         case _:
             raise _broken("mmlu", row, index, "`question`, `choices` (a list), `answer` (an index into it)")
 
 
-def arc_question(row: dict[str, object], index: int) -> Question:
+def parse_arc(row: dict[str, object], index: int) -> Question:
     """Return an ARC row (`question`, `choices` with `text` and `label`, `answerKey`), with the labels it has.
 
     Raises:
@@ -90,9 +90,9 @@ def arc_question(row: dict[str, object], index: int) -> Question:
 
 
 QUESTION_PARSERS: Mapping[LetterTask, Callable[[dict[str, object], int], Question]] = {
-    "mmlu": mmlu_question,
-    "arc_easy": arc_question,
-    "arc_challenge": arc_question,
+    "mmlu": parse_mmlu,
+    "arc_easy": parse_arc,
+    "arc_challenge": parse_arc,
 }
 
 

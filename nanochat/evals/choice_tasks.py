@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from nanochat.evals.continuations import (
+    Continuation,
+    ContinuationScore,
+    common_prefix_length,
+    make_continuation,
+    most_likely,
+    score_continuations,
+)
 from nanochat.evals.metrics import score
-from nanochat.evals.records import Record, TaskResult
-from nanochat.evals.spans import Span, SpanScore, common_prefix, likeliest, make_span, score_spans
-from nanochat.inference.forward import CausalModel
-from nanochat.tasks.choices import ChoiceItem
+from nanochat.evals.results import ExampleRecord, TaskResult
+from nanochat.inference.causal_model import CausalModel
+from nanochat.tasks.base_multiple_choice import ChoiceItem
 from nanochat.tasks.table import TASKS, ChoiceTask
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -24,15 +31,15 @@ def evaluate_choices(
 ) -> TaskResult:
     """Return accuracy and records of `items`.
 
-    Chosen is the option with the largest mean log-probability of a token, as CORE has it; of equal ones the first. A
-    row longer than the model's context loses tokens on the left.
+    The model's choice is the option with the largest mean log-probability per token, as in CORE; the first one wins a
+    tie. A row longer than the model's context loses tokens on the left.
 
     Args:
         on_scored: called with the number of items scored so far.
     """
     longest = model.config.sequence_len
-    groups = [option_spans(tokenizer, item, max_tokens=longest) for item in items]
-    scores = score_spans(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
+    groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]
+    scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
     records = tuple(
         _record(number, task, item, group, found)
         for number, (item, group, found) in enumerate(zip(items, groups, scores, strict=True))
@@ -40,7 +47,7 @@ def evaluate_choices(
     return TaskResult(score([float(record.correct) for record in records], chance=TASKS[task].chance), records)
 
 
-def option_spans(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | None) -> list[Span]:
+def option_continuations(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | None) -> list[Continuation]:
     """Return one row for each option: BOS, context and option tokenized as one text, scored where the option begins.
 
     The option begins after the tokens that context alone and context with option have in common: where a token
@@ -48,13 +55,17 @@ def option_spans(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | No
     """
     context = [tokenizer.bos_id, *tokenizer.encode(item.context)]
     rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]
-    starts = [common_prefix(context, row) for row in rows]
-    return [make_span(row, start, len(row), max_tokens=max_tokens) for row, start in zip(rows, starts, strict=True)]
+    starts = [common_prefix_length(context, row) for row in rows]
+    return [
+        make_continuation(row, start, len(row), max_tokens=max_tokens) for row, start in zip(rows, starts, strict=True)
+    ]
 
 
-def _record(number: int, task: str, item: ChoiceItem, spans: Sequence[Span], scores: Sequence[SpanScore]) -> Record:
-    chosen = likeliest(scores)
-    return Record(
+def _record(
+    number: int, task: str, item: ChoiceItem, spans: Sequence[Continuation], scores: Sequence[ContinuationScore]
+) -> ExampleRecord:
+    chosen = most_likely(scores)
+    return ExampleRecord(
         index=number,
         task=task,
         prompt=item.context,

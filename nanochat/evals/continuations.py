@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.inference.forward import CausalModel
+from nanochat.inference.causal_model import CausalModel
 from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.ragged.rows import Row, lay_out
@@ -33,7 +33,7 @@ _LOGIT_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Span:
+class Continuation:
     """A row of tokens, BOS first, of which [start, end) is scored; token j is predicted from token j - 1."""
 
     tokens: tuple[int, ...]
@@ -46,7 +46,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class SpanScore:
+class ContinuationScore:
     """What the model says about a span."""
 
     logprob: float
@@ -61,31 +61,31 @@ class SpanScore:
         return -self.logprob / self.tokens if self.tokens else 0.0
 
 
-def make_span(tokens: Sequence[int], start: int, end: int, *, max_tokens: int | None) -> Span:
+def make_continuation(tokens: Sequence[int], start: int, end: int, *, max_tokens: int | None) -> Continuation:
     """Return the span; a row longer than `max_tokens` loses tokens on the left, and start and end move along.
 
     Scored tokens that are lost that way, and the first that is left (nothing predicts it), are not scored.
     """
     lost = max(0, len(tokens) - max_tokens) if max_tokens is not None else 0
     first = max(start - lost, 1)
-    return Span(tuple(tokens[lost:]), first, max(end - lost, first), is_truncated=lost > 0)
+    return Continuation(tuple(tokens[lost:]), first, max(end - lost, first), is_truncated=lost > 0)
 
 
-def score_spans(
+def score_continuations(
     model: CausalModel,
-    groups: Sequence[Sequence[Span]],
+    groups: Sequence[Sequence[Continuation]],
     *,
     max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
-) -> list[list[SpanScore]]:
+) -> list[list[ContinuationScore]]:
     """Return the score of every span, grouped as given.
 
     Args:
         max_tokens_per_batch: tokens per forward at most; a single group may exceed it. None chooses for the device.
         on_scored: called with the number of groups scored so far.
     """
-    scores: dict[int, list[SpanScore]] = {}
-    shares = [shared_tokens(group) for group in groups]
+    scores: dict[int, list[ContinuationScore]] = {}
+    shares = [shared_prefix_length(group) for group in groups]
     for numbers in _batches(groups, shares, max_tokens_per_batch or tokens_per_batch()):
         found = iter(_score_batch(model, [(groups[number], shares[number]) for number in numbers]))
         for number in numbers:
@@ -100,7 +100,7 @@ def tokens_per_batch() -> int:
     return CPU_TOKENS_PER_BATCH if runs_on_cpu() else GPU_TOKENS_PER_BATCH
 
 
-def shared_tokens(group: Sequence[Span]) -> int:
+def shared_prefix_length(group: Sequence[Continuation]) -> int:
     """Return how many first tokens all rows have in common and none needs logits at, 0 where it does not pay."""
     if len(group) < 2:
         return 0
@@ -111,18 +111,18 @@ def shared_tokens(group: Sequence[Span]) -> int:
     return shared if shared >= _SHORTEST_SHARE else 0
 
 
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many first elements are the same."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def likeliest(scores: Sequence[SpanScore]) -> int:
+def most_likely(scores: Sequence[ContinuationScore]) -> int:
     """Return the index of the smallest mean loss, the first of equal ones; an empty span loses to any other."""
     return min(range(len(scores)), key=lambda i: (scores[i].tokens == 0, scores[i].mean_nats))
 
 
-def _batches(groups: Sequence[Sequence[Span]], shares: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+def _batches(groups: Sequence[Sequence[Continuation]], shares: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield the numbers of groups that go together: alike in shape, `max_tokens` tokens at most or one group."""
     batch: list[int] = []
     tokens = 0
@@ -137,9 +137,9 @@ def _batches(groups: Sequence[Sequence[Span]], shares: Sequence[int], max_tokens
         yield batch
 
 
-def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Span], int]]) -> list[SpanScore]:
+def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Continuation], int]]) -> list[ContinuationScore]:
     rows: list[Row] = []
-    spans: list[Span] = []
+    spans: list[Continuation] = []
     read_from: list[tuple[int, int]] = []  # of each span: the row that reads its end, the token that the row begins at
     for group, shared in batch:
         parent = len(rows) if shared else None
@@ -151,7 +151,7 @@ def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Span], int]]
             if span.end > span.start:  # else nothing is asked
                 rows.append(Row(span.tokens[shared : span.end - 1], parent))
     if not rows:
-        return [SpanScore(0.0, 0, is_greedy=True) for _ in spans]
+        return [ContinuationScore(0.0, 0, is_greedy=True) for _ in spans]
     layout = lay_out(rows)
     positions: list[int] = []
     for span, (row, begin) in zip(spans, read_from, strict=True):
@@ -164,7 +164,7 @@ def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Span], int]]
     for span in spans:
         part = slice(done, done + span.end - span.start)
         done = part.stop
-        scores.append(SpanScore(float(logprobs[part].sum()), span.end - span.start, bool(greedy[part].all())))
+        scores.append(ContinuationScore(float(logprobs[part].sum()), span.end - span.start, bool(greedy[part].all())))
     return scores
 
 

@@ -8,7 +8,7 @@ from nanochat.evals.metrics import Score
 
 
 @dataclass(frozen=True)
-class Record:
+class ExampleRecord:
     """One example of a suite; a line of `tables/SUITE.jsonl`."""
 
     index: int
@@ -34,6 +34,6 @@ class TaskResult:
     """A suite's score and the records behind it."""
 
     score: Score
-    records: tuple[Record, ...]
+    records: tuple[ExampleRecord, ...]
     pass_at: tuple[tuple[int, float], ...] = ()
     """(k, pass@k) for the k that were estimated."""

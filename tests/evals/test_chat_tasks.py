@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.evals.chat import evaluate_categorical, evaluate_generative
+from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.inference.engine import Engine
-from nanochat.tasks.base import Example, exchange
+from nanochat.tasks.base import Example, single_turn
 from nanochat.tokenizer.chat_format import render_for_completion
 
 
@@ -32,7 +32,7 @@ class Quiz:
     def __getitem__(self, index: int) -> Example:
         question = "so " * (self.padding * (index % 5)) + f"{index}?"
         letters = self.letters if self.kind == "categorical" else None
-        return Example(exchange(question, self.letters[index * 7 % len(self.letters)]), letters=letters)
+        return Example(single_turn(question, self.letters[index * 7 % len(self.letters)]), letters=letters)
 
     def grade(self, example: Example, completion: str) -> bool:
         return completion.strip() == example.conversation.messages[-1].text()
@@ -128,7 +128,7 @@ def test_prompts_beyond_the_context_lose_their_oldest_tokens_and_say_so(random_m
 def test_letters_that_cannot_be_compared_are_refused(random_model, tokenizer, letters):
     class Odd(Quiz):
         def __getitem__(self, index: int) -> Example:
-            return Example(exchange("x?", "A"), letters=letters)
+            return Example(single_turn("x?", "A"), letters=letters)
 
     with pytest.raises(StageError, match=r"letter|token"):
         evaluate_categorical(random_model, tokenizer, Odd("categorical", 2))

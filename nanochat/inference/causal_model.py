@@ -42,7 +42,7 @@ class CausalModel(Protocol):
         """`judge(hidden (N, C), targets (N,))` -> (N,) log-probabilities of the targets, (N,) whether the likeliest."""
 
 
-def read(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
+def prefill(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
     """Read prompts that may differ in length; return their last hidden states (B, C) and a cache with `room` positions.
 
     Shorter prompts are padded on the left, and the cache hides the padding: what follows stands at the same position of

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.errors import StageError
+from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score
-from nanochat.evals.records import Record, TaskResult
-from nanochat.evals.spans import tokens_per_batch
+from nanochat.evals.results import ExampleRecord, TaskResult
+from nanochat.inference.causal_model import CausalModel
 from nanochat.inference.engine import Engine
-from nanochat.inference.forward import CausalModel
 from nanochat.tasks.base import Example, Task, gold_text
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
@@ -53,7 +53,7 @@ def evaluate_categorical(
     for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
         assert example.letters is not None, "checked by _letter_ids"
         chosen = example.letters[int(np.argmax(found[number]))]
-        record = Record(
+        record = ExampleRecord(
             index=number,
             task=task.name,
             prompt=tokenizer.decode(prompt),
@@ -103,7 +103,7 @@ def evaluate_generative(
         max_rows=max_rows,
         on_finished=on_finished,
     )
-    records: list[Record] = []
+    records: list[ExampleRecord] = []
     passed: list[int] = []
     for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
         outputs = completions[number * num_samples : (number + 1) * num_samples]
@@ -123,9 +123,9 @@ def _grade(
     prompt: Sequence[int],
     sample: int,
     completion: Sequence[int],
-) -> Record:
+) -> ExampleRecord:
     output = tokenizer.decode(completion)
-    return Record(
+    return ExampleRecord(
         index=number,
         sample=sample,
         task=task.name,
