@@ -43,14 +43,14 @@ def plan(options: argparse.Namespace) -> None:
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
     prepared = prepare(load_recipe(options.recipe, _overrides(options)), runtime.base_dir())
-    judged, selected = prepared.judge(), select_stages(prepared.plan)
+    lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
     if options.json:
-        print(json.dumps(plan_report_json(prepared, judged, selected), indent=2))
+        print(json.dumps(plan_report_json(prepared, lookups, selected), indent=2))
     elif options.why is not None:
         select_stages(prepared.plan, only=options.why)
-        print(explain_stage(prepared, judged, options.why))
+        print(explain_stage(prepared, lookups, options.why))
     else:
-        print(plan_report_text(prepared, judged, selected), end="")
+        print(plan_report_text(prepared, lookups, selected), end="")
 
 
 def check(options: argparse.Namespace) -> None:

@@ -1,1 +1,1 @@
-"""Order, cache, resume, child processes and reports of a run. Never imports MLX; MLflow only through `tracking`."""
+"""Runs of a recipe: cache, resume, child processes, reports. Never imports MLX, and MLflow only through `tracking`."""

@@ -1,4 +1,4 @@
-"""What a run tells its user while it goes on; the command line decides how it looks."""
+"""The interface through which a run shows lines and progress. The command line implements it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Display(Protocol):
-    """Receives lines that stay, and the progress of the present stage."""
+    """Shows permanent lines and the progress of the current stage."""
 
     def log_line(self, text: str) -> None:
-        """Show a line that stays."""
+        """Show a permanent line."""
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        """Show how far the present stage is; called a few times a second."""
+        """Show how far the current stage is. Called a few times a second."""
 
     def clear_progress(self) -> None:
-        """Take the progress away."""
+        """Remove the progress, because the stage ended."""

@@ -1,7 +1,7 @@
-"""A run from beginning to end: what is cached is skipped, what was stopped goes on, what fails is told.
+"""Run a recipe from beginning to end: skip cached stages, resume interrupted ones, run the others, write the report.
 
-The run folder is brought up to date after every step, so that whatever happens to this process, the next one, `ls` and
-MLflow see how far it came.
+The run folder is updated after every step, so that a later run, `nanochat-run ls` and MLflow can see how far this one
+came, however its process ends.
 """
 
 from __future__ import annotations
@@ -18,91 +18,116 @@ from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
-from nanochat.runner.report.report import named_results, stage_line, write_report
-from nanochat.runner.stage_loop import RunRequest, Work, run_stages
-from nanochat.runner.store.cache import forced_stages
+from nanochat.runner.report.report import named_results, write_report
+from nanochat.runner.stage_loop import RunContext, RunRequest, cache_line, run_stages
+from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
-from nanochat.runner.store.record import RunTracking, StageRecord
+from nanochat.runner.store.record import RunStatus, RunTracking, StageRecord
 from nanochat.runner.store.runs import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.upload.build_view import is_unsent
-from nanochat.runner.upload.upload import finish_upload, start_upload, tracking_of
+from nanochat.runner.upload.upload import tracking_of, uploading
 from nanochat.storage.files import write_text
 
 
 def run_recipe(request: RunRequest, display: Display) -> Run:
-    """Run what is not done yet of a recipe and return the run; everything worth knowing is told to `display`.
+    """Run the stages of a recipe that are not finished yet and return the run. `display` shows lines and progress.
 
     Raises:
-        NanochatError: whose class says how it ended, see `errors`. InterruptedRun's message is one line.
+        NanochatError: its class says how the run ended, see `errors`. The message of InterruptedRun is one line.
     """
     loaded = load_recipe(request.recipe, request.overrides)
     pinned = pin_sources(loaded, request.base)
     if pinned is not None:
         display.log_line(pinned)
     prepared = prepare(loaded, request.base)
-    selected = select_stages(prepared.plan, only=request.only, first=request.first, last=request.last)
-    forced = forced_stages(request.force, prepared.plan) & selected
-    work = Work(request, prepared, selected, forced, prepared.judge(forced), display)
-    to_run = [j for j in work.judged if j.stage.name in selected and j.action != "cached"]
+    plan = prepared.plan
+    selected = select_stages(plan, only=request.only, first=request.first, last=request.last)
+    names = [stage.name for stage in plan.stages] if "all" in request.force else request.force
+    forced = selected.intersection(names)
+    context = RunContext(
+        request=request,
+        prepared=prepared,
+        selected=selected,
+        forced=forced,
+        lookups=prepared.look_up_cache(forced),
+        display=display,
+    )
     tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
-    if prepared.problems:  # with whatever else is found: then nothing is known of the cache, and nothing can run
-        check_all(prepared, to_run, tracking_uri=tracking.uri)
-    _refuse_gaps(work)
-    if not to_run:
-        return _nothing_to_do(work, tracking)
-    check_all(prepared, to_run, tracking_uri=tracking.uri)
-    for judgement in to_run:
-        if judgement.folder is not None and is_locked(judgement.folder):
-            with stage_lock(judgement.folder):
-                pass
-    display.log_line(plan_report_text(prepared, work.judged, selected))
-    return _run(work, tracking)
+    if prepared.problems:  # raises, together with whatever else is wrong: without its inputs nothing can run
+        check_all(prepared, context.to_run, tracking_uri=tracking.uri)
+    _check_selection(context)
+    if not context.to_run:
+        return _finish_cached(context, tracking)
+    check_all(prepared, context.to_run, tracking_uri=tracking.uri)
+    _check_locks(context)
+    display.log_line(plan_report_text(prepared, context.lookups, selected))
+    return _run(context, tracking)
 
 
-def _refuse_gaps(work: Work) -> None:
-    """Refuse a selection that leaves out a stage which has to run first."""
-    actions = {judgement.stage.name: judgement.action for judgement in work.judged}
-    for stage in work.prepared.plan.stages:
-        if stage.name not in work.selected or actions[stage.name] == "cached":
-            continue
+def _check_selection(context: RunContext) -> None:
+    """Raise RecipeError if the selection leaves out a stage that has to run first."""
+    actions = {lookup.stage.name: lookup.action for lookup in context.lookups}
+    for stage in context.to_run:
         for name in stage.upstream:
-            if name not in work.selected and actions[name] != "cached":
-                raise RecipeError(f"{stage.name} needs {name}, which is not done; select it too, as with --from {name}")
+            if name not in context.selected and actions[name] != "cached":
+                raise RecipeError(
+                    f"{stage.name} needs {name}, which is not finished; select it too, for example with --from {name}"
+                )
 
 
-def _run(work: Work, tracking: RunTracking) -> Run:
-    base, display = work.request.base, work.display
+def _check_locks(context: RunContext) -> None:
+    """Raise LockError if another run is computing one of the stages, before a run folder is created."""
+    for lookup in context.lookups:
+        if isinstance(lookup, ResolvedStage) and lookup.stage in context.to_run and is_locked(lookup.folder):
+            with stage_lock(lookup.folder):
+                pass
+
+
+def _run(context: RunContext, tracking: RunTracking) -> Run:
+    base, display = context.request.base, context.display
     close_dead_runs(list_runs(base))
-    session = _open(work, tracking)
-    with Interrupts() as interrupts:
-        uploader = start_upload(session.folder, tracking, base)
+    session = _open(context, tracking)
+    with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
         try:
-            records = run_stages(work, session, interrupts)
-            unmet = _finish(work, session, records)
-        except InterruptedRun as stop:
-            session.end("interrupted", str(stop))
-            raise
-        except NanochatError as error:
-            session.end("failed", str(error))
-            raise
+            unmet = _finish(context, session, run_stages(context, session, interrupts))
         except BaseException as error:
-            session.end("failed", f"a bug: {error!r}")
+            session.end(*_outcome(error))
+            _try_to_write_report(session, context, with_plots=interrupts.count == 0)
             raise
-        finally:
-            run = Run(session.folder, session.state)
-            # Whoever stopped the run waits for the end: no pictures then.
-            report = write_report(run, base, with_plots=interrupts.count == 0)
-            finish_upload(uploader, session.folder, display, interrupts)
+        run = Run(session.folder, session.state)
+        report = write_report(run, base)
     display.log_line(f"report: {report}")
     if unmet:
         raise ExpectationError("\n".join(unmet))
     return run
 
 
-def _open(work: Work, tracking: RunTracking) -> Session:
-    prepared, request = work.prepared, work.request
+def _outcome(error: BaseException) -> tuple[RunStatus, str]:
+    """Return the status and message that `run.json` keeps about a run that ended with an error."""
+    match error:
+        case InterruptedRun():
+            return "interrupted", str(error)
+        case NanochatError():
+            return "failed", str(error)
+        case _:
+            return "failed", f"a bug: {error!r}"
+
+
+def _try_to_write_report(session: Session, context: RunContext, *, with_plots: bool) -> None:
+    """Write the report of a failed run. A failure to write it is only shown: the run's own error matters more.
+
+    Plots are left out for a user who interrupted the run and is waiting for it to end.
+    """
+    try:
+        write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)
+    except Exception as problem:  # noqa: BLE001  (whatever it is, it must not replace the error of the stage)
+        context.display.log_line(f"the report could not be written: {type(problem).__name__}: {problem}")
+
+
+def _open(context: RunContext, tracking: RunTracking) -> Session:
+    prepared, request = context.prepared, context.request
     session = open_session(
         prepared.plan,
         base=request.base,
@@ -112,52 +137,48 @@ def _open(work: Work, tracking: RunTracking) -> Session:
         command=request.command,
         init_digests=prepared.init_digests,
         init_models=prepared.init_models,
-        anew=bool(work.forced),
+        is_new=bool(context.forced),
     )
-    folder = session.folder
+    folder, shown = session.folder, (prepared, context.lookups, context.selected)
     write_text(folder.resolved, resolved_yaml(prepared.loaded))
-    write_text(folder.plan_text, plan_report_text(prepared, work.judged, work.selected))
-    write_text(folder.plan_json, json.dumps(plan_report_json(prepared, work.judged, work.selected), indent=1))
+    write_text(folder.plan_text, plan_report_text(*shown))
+    write_text(folder.plan_json, json.dumps(plan_report_json(*shown), indent=1))
     return session
 
 
-def _finish(work: Work, session: Session, records: dict[str, StageRecord]) -> list[str]:
-    """Note that the run is done; show the results and return the expectations that are not met."""
-    verdicts = check_expectations(work.prepared.plan.expectations, named_results(records))
-    asked = [v for v in verdicts if v.metric.partition(".")[0] in records]
-    for verdict in asked:
-        work.display.log_line(f"expected {verdict}")
-    unmet = [f"expectation not met: {verdict}" for verdict in asked if not verdict.is_met]
+def _finish(context: RunContext, session: Session, records: dict[str, StageRecord]) -> list[str]:
+    """Mark the run as finished, show its expectations, and return a message for each one that is not met.
+
+    Expectations on stages without a record are ignored: they were not selected.
+    """
+    checked = check_expectations(context.prepared.plan.expectations, named_results(records))
+    checked = [result for result in checked if result.metric.partition(".")[0] in records]
+    for result in checked:
+        context.display.log_line(f"expected {result}")
+    unmet = [f"expectation not met: {result}" for result in checked if not result.is_met]
     session.end("finished", "; ".join(unmet))
     return unmet
 
 
-def _nothing_to_do(work: Work, tracking: RunTracking) -> Run:
-    """Show what is there; write a run folder only where this name has none with these stages."""
-    display, prepared = work.display, work.prepared
-    records: dict[str, StageRecord] = {j.stage.name: j.record for j in work.judged if j.record is not None}
-    display.log_line("nothing to do: every stage is done already")
-    for judgement in work.judged:
-        if judgement.record is not None and judgement.folder is not None:
-            display.log_line(
-                f"{judgement.stage.name}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}"
-            )
-    digest = plan_digest(prepared.plan, prepared.init_digests)
-    previous = find_resumable_run(prepared.plan.recipe_name, digest, work.request.base)
+def _finish_cached(context: RunContext, tracking: RunTracking) -> Run:
+    """Show the cached results. Create a run folder only if this recipe name has no run with the same stages."""
+    display, prepared, base = context.display, context.prepared, context.request.base
+    display.log_line("nothing to do: every stage is finished already")
+    cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
+    for lookup, record in cached:
+        display.log_line(cache_line(lookup.stage.name, lookup, record))
+    previous = find_resumable_run(prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_digests), base)
     computed_here = previous is not None and any(e.status != "cached" and e.folder for e in previous.state.stages)
-    session = _open(work, tracking if computed_here else RunTracking(kind="none"))
-    for judgement in work.judged:
-        if judgement.folder is not None and judgement.record is not None:
-            session.use_cached(judgement.stage.name, judgement.folder)
-            sweep_checkpoints(judgement.folder)
-    unmet = _finish(work, session, records)
+    session = _open(context, tracking if computed_here else RunTracking(kind="none"))
+    for lookup, _ in cached:
+        session.use_cached(lookup.stage.name, lookup.folder)
+        sweep_checkpoints(lookup.folder)
+    unmet = _finish(context, session, {lookup.stage.name: record for lookup, record in cached})
     run = Run(session.folder, session.state)
-    report = session.folder.report if session.folder.report.is_file() else write_report(run, work.request.base)
+    report = session.folder.report if session.folder.report.is_file() else write_report(run, base)
     if is_unsent(run):
-        with Interrupts() as interrupts:
-            finish_upload(
-                start_upload(session.folder, tracking, work.request.base), session.folder, display, interrupts
-            )
+        with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
+            pass
     display.log_line(f"report: {report}")
     if unmet:
         raise ExpectationError("\n".join(unmet))

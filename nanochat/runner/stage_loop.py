@@ -1,4 +1,4 @@
-"""The stages of a run, one after another: from cache, or in a child process under the stage's lock."""
+"""Run the selected stages in order: take each one from the cache, or compute it in a child process under a lock."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nanochat.runner.preflight.downloads import fetch_inputs
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.process.run_stage import execute_stage
-from nanochat.runner.report.report import stage_line
-from nanochat.runner.store.cache import Judgement, judge_stage, newest_step
+from nanochat.runner.process.run_stage import StageAttempt, execute_stage
+from nanochat.runner.report.report import result_line
+from nanochat.runner.store.cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
 from nanochat.runner.store.record import StageRecord, read_record
@@ -26,14 +26,14 @@ from nanochat.storage.layout import StageFolder
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What the user asked for."""
+    """What the user asked for on the command line."""
 
     recipe: Path
     base: Path
     folder: Path
-    """The working directory, where a SQLite store goes by default."""
+    """The working directory. A SQLite tracking store is created here by default."""
     command: str
-    """The command that repeats or continues the run."""
+    """The command that repeats or resumes the run."""
     overrides: tuple[str, ...] = ()
     only: str | None = None
     first: str | None = None
@@ -42,128 +42,128 @@ class RunRequest:
     child_command: Sequence[str] = COMMAND
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a run is made of, once judged."""
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """A request with its prepared recipe and what the cache holds for each stage."""
 
     request: RunRequest
     prepared: Prepared
     selected: frozenset[str]
     forced: frozenset[str]
-    judged: Sequence[Judgement]
+    lookups: Sequence[CacheLookup]
     display: Display
 
+    @property
+    def to_run(self) -> list[StagePlan]:
+        """Return the selected stages that are not cached."""
+        return [x.stage for x in self.lookups if x.stage.name in self.selected and x.action != "cached"]
 
-def run_stages(work: Work, session: Session, interrupts: Interrupts) -> dict[str, StageRecord]:
-    """Run the selected stages in order and return the records of all that are done.
+
+def run_stages(context: RunContext, session: Session, interrupts: Interrupts) -> dict[str, StageRecord]:
+    """Run the selected stages in order and return the record of every finished stage.
 
     Raises:
-        NanochatError: a stage failed, was stopped, or is held by another run; the session says which.
+        NanochatError: a stage failed, was interrupted, or is locked by another run. The session says which stage.
     """
-    to_run = [one.stage for one in work.judged if one.stage.name in work.selected and one.action != "cached"]
-    fetch_inputs(to_run, work.request.base, display=work.display, interrupts=interrupts)
+    fetch_inputs(context.to_run, context.request.base, display=context.display, interrupts=interrupts)
     records: dict[str, StageRecord] = {}
-    for planned in work.judged:
-        stage = planned.stage
-        if stage.name not in work.selected:
-            if planned.record is not None and planned.folder is not None:
-                session.use_cached(stage.name, planned.folder)
-                records[stage.name] = planned.record
-            continue
-        if interrupts.count:
-            raise InterruptedRun(stop_line(work, f"stopped before {stage.name}"))
-        records[stage.name] = _run_stage(work, session, interrupts, stage, records)
+    for lookup in context.lookups:
+        name = lookup.stage.name
+        if name in context.selected:
+            if interrupts.count:
+                raise InterruptedRun(_stop_line(context, f"stopped before {name}"))
+            records[name] = _run_stage(context, session, interrupts, lookup.stage, records)
+        elif isinstance(lookup, ResolvedStage) and lookup.record is not None:
+            session.use_cached(name, lookup.folder)
+            records[name] = lookup.record
     return records
 
 
+def cache_line(title: str, lookup: ResolvedStage, record: StageRecord) -> str:
+    """Return the line shown for a stage that is taken from the cache."""
+    return f"{title}: from cache ({lookup.folder.path.name}){result_line(record)}"
+
+
 def _run_stage(
-    work: Work, session: Session, interrupts: Interrupts, stage: StagePlan, records: dict[str, StageRecord]
+    context: RunContext, session: Session, interrupts: Interrupts, stage: StagePlan, records: dict[str, StageRecord]
 ) -> StageRecord:
-    """Return the record of a stage, from cache or by running it under its lock."""
-    digests = {name: record.output_digest for name, record in records.items()}
-    if stage.name in work.prepared.init_digests:
-        digests[INIT_FROM] = work.prepared.init_digests[stage.name]
-    is_forced = stage.name in work.forced
-    with claims(work.request.base):
-        judgement = judge_stage(
-            stage, digests, base=work.request.base, recipe_name=work.prepared.plan.recipe_name, forced=is_forced
+    """Return the record of a stage, from the cache or by computing it under its lock."""
+    name, prepared = stage.name, context.prepared
+    digests = {upstream: record.output_digest for upstream, record in records.items()}
+    if name in prepared.init_digests:
+        digests[INIT_FROM] = prepared.init_digests[name]
+    is_forced = name in context.forced
+    with claims(context.request.base):
+        lookup = look_up_stage(
+            stage,
+            digests,
+            base=context.request.base,
+            recipe_name=prepared.plan.recipe_name,
+            is_forced=is_forced,
         )
-        assert judgement.folder is not None, "all inputs are known"
-        if judgement.record is not None:
-            session.use_cached(stage.name, judgement.folder)
-    title = session.state.entry(stage.name).title
-    if judgement.record is not None:
-        sweep_checkpoints(judgement.folder)
-        work.display.log_line(f"{title}: from cache ({judgement.folder.path.name}){stage_line(judgement.record)}")
-        return judgement.record
-    with stage_lock(judgement.folder) as lock:
-        if lock.taken_over_from is not None:
-            owner = lock.taken_over_from
-            work.display.log_line(f"{title}: took over the lock of pid {owner.pid} on {owner.host}, which is gone")
-        found = None if is_forced else read_record(judgement.folder)
-        if found is not None:  # another run computed it while this one waited
-            session.use_cached(stage.name, judgement.folder)
-            return found
-        record = _execute(work, session, interrupts, judgement, lock, title=title)
-        session.end_stage(stage.name, judgement.folder, "finished", seconds=record.finished - record.started)
-    work.display.log_line(f"{title}: done{stage_line(record)}")
+        if lookup.record is not None:
+            session.use_cached(name, lookup.folder)
+    title = session.state.entry(name).title
+    if lookup.record is not None:
+        sweep_checkpoints(lookup.folder)
+        context.display.log_line(cache_line(title, lookup, lookup.record))
+        return lookup.record
+    with stage_lock(lookup.folder) as lock:
+        if (owner := lock.taken_over_from) is not None:
+            context.display.log_line(
+                f"{title}: took over the lock of process {owner.pid} on {owner.host}, which has ended"
+            )
+        record = None if is_forced else read_record(lookup.folder)
+        if record is not None:  # another run finished the stage while this one waited for the lock
+            session.use_cached(name, lookup.folder)
+            return record
+        record = _compute_stage(context, session, interrupts, lookup, lock)
+        session.end_stage(name, lookup.folder, "finished", seconds=record.finished - record.started)
+    context.display.log_line(f"{title}: done{result_line(record)}")
     return record
 
 
-def _execute(
-    work: Work,
-    session: Session,
-    interrupts: Interrupts,
-    judgement: Judgement,
-    lock: StageLock,
-    *,
-    title: str,
+def _compute_stage(
+    context: RunContext, session: Session, interrupts: Interrupts, lookup: ResolvedStage, lock: StageLock
 ) -> StageRecord:
-    name, folder = judgement.stage.name, judgement.folder
-    assert folder is not None, "all inputs are known"
-    session.begin_stage(name, folder, reason=judgement.reason)
-    work.display.log_line(f"{title}: {'resumes' if judgement.action == 'resume' else 'runs'}, {judgement.reason}")
-    entries = session.state.stages
-    upstream = {e.stage: StageFolder(work.request.base / e.folder).out for e in entries if e.folder is not None}
+    name, folder, base = lookup.stage.name, lookup.folder, context.request.base
+    session.begin_stage(name, folder, reason=lookup.reason)
+    entry = session.state.entry(name)
+    verb = "resumes" if lookup.action == "resume" else "runs"
+    context.display.log_line(f"{entry.title}: {verb}, {lookup.reason}")
+    attempt = StageAttempt(
+        lookup=lookup,
+        base=base,
+        title=entry.title,
+        upstream={e.stage: StageFolder(base / e.folder).out for e in session.state.stages if e.folder is not None},
+        init_model=context.prepared.init_models.get(name),
+        is_forced=name in context.forced,
+        spent_seconds=entry.spent_seconds,
+        provenance=session.state.provenance,
+        command=context.request.child_command,
+    )
     began = time.time()
     try:
-        return execute_stage(
-            judgement,
-            lock,
-            base=work.request.base,
-            title=title,
-            upstream=upstream,
-            init_model=work.prepared.init_models.get(name),
-            is_forced=name in work.forced,
-            spent_seconds=session.state.entry(name).spent_seconds,
-            provenance=session.state.provenance,
-            interrupts=interrupts,
-            display=work.display,
-            command=work.request.child_command,
-        )
+        return execute_stage(attempt, lock, interrupts=interrupts, display=context.display)
     except InterruptedRun as stop:
         session.end_stage(name, folder, "interrupted", seconds=time.time() - began)
-        raise InterruptedRun(stop_line(work, f"{title}: {_first_words(stop, folder)}")) from None
+        raise InterruptedRun(_stop_line(context, f"{entry.title}: {_what_is_saved(stop, folder)}")) from None
     except BaseException:
         session.end_stage(name, folder, "failed", seconds=time.time() - began)
         raise
 
 
-def stop_line(work: Work, what: str) -> str:
-    """Return the one line that a stopped run ends with."""
-    return f"{what}; continue with: {work.request.command}"
+def _stop_line(context: RunContext, message: str) -> str:
+    """Return the single line that an interrupted run ends with."""
+    return f"{message}; continue with: {context.request.command}"
 
 
-def _first_words(stop: InterruptedRun, folder: StageFolder) -> str:
-    """Return what a stage said when it stopped, else what is kept of it, without what the line adds anyway."""
-    said = str(stop)
-    return said.splitlines()[0].removesuffix("; the same command continues") if said else f"stopped, {_kept(folder)}"
-
-
-def _kept(folder: StageFolder) -> str:
-    """Return what an attempt that was stopped at once leaves to go on from."""
+def _what_is_saved(stop: InterruptedRun, folder: StageFolder) -> str:
+    """Return what the stage said when it stopped, or, if it was killed before it could, what its folder holds."""
+    if message := str(stop):
+        return message.splitlines()[0].partition(";")[0]  # the stop line adds how to continue
     step = newest_step(folder)
     if step is not None:
-        return f"the checkpoint of step {step:,} is kept"
+        return f"stopped, the checkpoint of step {step:,} is kept"
     suites = sorted(path.stem for path in folder.suites.glob("*.json"))
-    return f"kept: {', '.join(suites)}" if suites else "nothing of it is saved yet"
+    return f"stopped, finished suites are kept: {', '.join(suites)}" if suites else "stopped, nothing is saved yet"

@@ -74,11 +74,11 @@ def test_plan_why_names_the_changed_field_beforehand(bench):
     """Also for a stage after it, whose inputs are not known yet."""
     bench.run()
     prepared = bench.prepare("sft.horizon.steps=5")
-    judged = prepared.judge()
-    assert "sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "sft")
-    assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, judged, "chat_eval")
+    lookups = prepared.look_up_cache()
+    assert "sft.horizon.steps: 4 -> 5" in explain_stage(prepared, lookups, "sft")
+    assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, lookups, "chat_eval")
     statuses = {
-        s["stage"]: s["status"] for s in plan_report_json(prepared, judged, select_stages(prepared.plan))["stages"]
+        s["stage"]: s["status"] for s in plan_report_json(prepared, lookups, select_stages(prepared.plan))["stages"]
     }
     expected = {"tokenizer": "cached", "pretrain": "cached", "base_eval": "cached", "sft": "run", "chat_eval": "run"}
     assert statuses == expected
@@ -89,7 +89,7 @@ def test_a_plan_without_its_data_says_so(bench):
     (bench.folder / "text.txt").unlink()
     prepared = bench.prepare()
     assert ["text.txt" in problem for problem in prepared.problems] == [True]
-    assert all(j.action == "run" for j in prepared.judge())
+    assert all(j.action == "run" for j in prepared.look_up_cache())
 
 
 def test_a_comparison_shows_scores_and_what_differs(bench):

@@ -86,22 +86,22 @@ def test_the_backend_is_the_recipes_else_the_hostfiles_else_the_devices(
 
 @pytest.mark.parametrize("content", ["no JSON", "[1, 2]", '{"hosts": [{"name": "one"}]}', "{}"])
 def test_a_hostfile_in_another_form_is_refused(hostfile, content):
-    with pytest.raises(PreflightError, match="not in the form of mlx"):
+    with pytest.raises(PreflightError, match="not have the format of mlx"):
         hosts.read_hosts(Path(hostfile(content)))
 
 
 def obstacles(gpus=None, **execution):
-    return list(hosts.find_obstacles(ExecutionSpec(**execution), gpus))
+    return list(hosts.find_launch_problems(ExecutionSpec(**execution), gpus))
 
 
 def test_more_processes_than_gpus_are_refused(on_cuda):
     assert obstacles(gpus=2, processes=2) == []
-    assert obstacles(gpus=2, processes=4) == ["`run.distributed.processes` is 4, and this machine has 2 GPUs"]
+    assert obstacles(gpus=2, processes=4) == ["`run.distributed.processes` is 4, but this machine has 2 GPUs"]
 
 
 def test_nccl_without_gpus_is_refused():
     (found,) = obstacles(processes=2, collectives="nccl", device="cpu")
-    assert "nccl` joins NVIDIA GPUs" in found
+    assert "nccl` needs NVIDIA GPUs" in found
 
 
 def test_mpi_needs_its_launcher(monkeypatch):

@@ -22,7 +22,7 @@ def test_findings_of_all_stages_are_told_before_the_first_begins(bench):
             "chat_eval.suites.math={task: gsm8k, source: math}",
         )
     text = str(caught.value)
-    assert "3 things to settle" in text
+    assert "3 problems to fix" in text
     assert "text.parquet: no column `text`; its columns are: body" in text
     assert "20 of 20 conversations cannot be used" in text
     assert "test.parquet: gsm8k: row 0 must have `question` and `answer`" in text
@@ -36,7 +36,7 @@ def test_only_what_will_be_read_is_looked_at(bench):
     (bench.folder / "chats.jsonl").write_text("{}\n" * 20)
     bench.run(last="base_eval")
     assert bench.calls() == ["tokenizer", "pretrain", "base_eval"]
-    with pytest.raises(PreflightError, match="1 thing to settle"):
+    with pytest.raises(PreflightError, match="1 problem to fix"):
         bench.run()
 
 

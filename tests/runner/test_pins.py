@@ -68,10 +68,10 @@ def test_refreshing_takes_what_the_branch_names_now(bench, hub):
     bench.calls()
     hub.commit = NEWER
     bench.run("run.data.refresh_lock=true")
-    assert "1 of them to another commit than before" in bench.display.text
+    assert "1 of them to a different commit than before" in bench.display.text
     assert lock_of(bench) == [f"{KEY}: {NEWER}"]
     assert bench.calls() == ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
-    with pytest.raises(PreflightError, match="asks the hub, and this run is offline"):
+    with pytest.raises(PreflightError, match="asks the hub, but this run is offline"):
         bench.run("run.data.refresh_lock=true", "run.offline=true")
 
 

@@ -121,7 +121,7 @@ def test_an_out_of_memory_death_names_plan_peak_and_field(bench):
     bench.control(pretrain="killed")
     with pytest.raises(StageError) as caught:
         bench.run("run.micro_batch_size=2")
-    assert "memory planned" in str(caught.value) and "measured peak" in str(caught.value)
+    assert "planned memory" in str(caught.value) and "measured peak" in str(caught.value)
     assert "run.micro_batch_size: 1` (now 2)" in str(caught.value)
 
 
@@ -131,7 +131,7 @@ def test_a_shortage_that_the_stage_noticed_is_told_alike(bench):
     with pytest.raises(StageError) as caught:
         bench.run("run.micro_batch_size=2")
     said = str(caught.value)
-    assert said.startswith("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n  memory planned ")
+    assert said.startswith("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n  planned memory ")
     assert "measured peak 3.00 GiB\n" in said and "run.micro_batch_size: 1` (now 2)" in said
     assert caught.value.exit_code == 4
 
@@ -197,9 +197,22 @@ def test_a_second_signal_kills_a_child_that_does_not_stop(bench):
     """And the run still ends as interrupted."""
     bench.control(pretrain="stubborn")
     bench.display.on_beat = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(InterruptedRun, match=r"^2-pretrain: stopped, nothing of it is saved yet; continue with: "):
+    with pytest.raises(InterruptedRun, match=r"^2-pretrain: stopped, nothing is saved yet; continue with: "):
         run_recipe(bench.request(), bench.display)
     assert list_runs(bench.base)[-1].state.status == "interrupted"
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_why_the_stage_failed(bench, monkeypatch):
+    """The failure of the report is shown, and the error of the stage is raised."""
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat.runner.pipeline.write_report", fail)
+    bench.control(pretrain="fail")
+    with pytest.raises(StageError, match="not finite three times"):
+        bench.run()
+    assert "the report could not be written: OSError: [Errno 28] No space left on device" in bench.display.lines
 
 
 def test_an_unmet_expectation_fails_the_run_also_from_cache(bench):

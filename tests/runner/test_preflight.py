@@ -31,7 +31,7 @@ def test_missing_data_disk_memory_time_and_store_are_told_together(bench, monkey
         "run.limits={memory: 1M, minutes: 0.001}",
         "tracking={kind: mlflow, uri: 'sqlite:////nowhere/mlflow.db'}",
     )
-    assert text.startswith("9 things to settle before the run can start:\n")
+    assert text.startswith("9 problems to fix before the run can start:\n")
     found = re.findall(r"^  - (\w+)", text, re.MULTILINE)
     assert found == ["source", "disk", *["memory"] * 5, "time", "tracking"]  # memory: of each of the five stages
 
@@ -46,7 +46,9 @@ def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage)
         bench.calls()
     limit = "run.limits.memory=150M"
     text = refusal(bench, *shape, *stages[stage], "run.micro_batch_size=64", limit)
-    match = re.search(rf"memory: {stage} needs about .*, the limit is 150 MiB; set `run.micro_batch_size: (\d+)`", text)
+    match = re.search(
+        rf"memory: {stage} needs about .*, but the limit is 150 MiB; set `run.micro_batch_size: (\d+)`", text
+    )
     assert match is not None, text
     assert 64 % int(match[1]) == 0 and int(match[1]) < 64
     bench.run(*shape, *stages[stage], f"run.micro_batch_size={match[1]}", limit)
@@ -72,7 +74,7 @@ def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
     given = (f"sft.init_from={model}", "sft.tokens_per_step=32768", "run.micro_batch_size=64")
     text = refusal(bench, *gone, *given, "run.limits.memory=2G")
     assert re.search(
-        r"memory: sft needs about [\d.]+ GiB, the limit is 2.00 GiB; set `run.micro_batch_size: \d+`", text
+        r"memory: sft needs about [\d.]+ GiB, but the limit is 2.00 GiB; set `run.micro_batch_size: \d+`", text
     )
 
 
@@ -100,7 +102,7 @@ def test_a_database_in_a_folder_that_cannot_be_written_is_found(bench, monkeypat
     database.touch()
     monkeypatch.setattr(preflight.os, "access", lambda path, _: path != bench.folder)
     text = refusal(bench, f"tracking={{kind: mlflow, uri: 'sqlite:///{database}'}}")
-    assert f"tracking: sqlite:///{database} cannot be written ({bench.folder})" in text
+    assert f"tracking: sqlite:///{database} cannot be written: no permission for {bench.folder};" in text
 
 
 def test_a_gpus_memory_is_asked_of_its_driver(tmp_path, monkeypatch):
@@ -121,8 +123,8 @@ def test_a_hostfile_with_another_number_of_hosts_is_refused(bench):
     (bench.folder / "hosts.json").write_text('[{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}]')
     hosts = f"run.distributed.hostfile={bench.folder}/hosts.json"
     text = refusal(bench, "run.device=cpu", "run.distributed.processes=2", hosts)
-    assert "`run.distributed.processes` is 2, and the hostfile" in text
-    assert "names 1 (one entry for each process)" in text
+    assert "`run.distributed.processes` is 2, but the hostfile" in text
+    assert "has 1 entries; it needs one for each process" in text
     missing = refusal(bench, "run.device=cpu", "run.distributed.processes=2", f"{hosts}x")
     assert "hosts.jsonx cannot be read: No such file or directory" in missing
 
@@ -134,7 +136,7 @@ def test_processes_that_share_a_machine_share_its_memory(bench, monkeypatch):
     bench.run(*only)
     bench.calls()
     text = refusal(bench, *only, "seed=2", "run.distributed.processes=2")
-    assert re.search(r"memory: pretrain needs about .*, the limit is 100 MiB", text), text
+    assert re.search(r"memory: pretrain needs about .*, but the limit is 100 MiB", text), text
 
 
 def test_a_run_loads_the_recipe_and_compiles_the_plan_once(bench, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
-from nanochat.runner.report.report import stage_line
+from nanochat.runner.report.report import result_line
 from nanochat.runner.report.scores import Suite, chance_level, describe_stages
 from nanochat.runner.upload.build_view import run_view
 
@@ -81,7 +81,7 @@ def test_conversations_that_were_not_trained_on_are_told():
     """At the end of the terminal's line and in the report, where there are any."""
     metrics = {"loss": 1.5, "conversations": 40.0, "tokens": 900.0, "steps": 7.0, "refused_conversations": 3.0}
     record = SimpleNamespace(stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0})
-    assert stage_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
+    assert result_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
     assert describe_stages({"sft": record}) == [
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
         "3 rows of the data held none and were refused."

@@ -82,13 +82,28 @@ def test_a_run_goes_from_failure_over_a_stop_to_its_end_in_one_mlflow_run(tracke
     assert runs["longer"].data.tags["cached.2-pretrain"] == pretrain.info.run_id
 
 
+@pytest.mark.parametrize(("how", "error", "status"), [("fail", StageError, "FAILED"), ("well", OSError, "FINISHED")])
+def test_a_report_that_cannot_be_written_leaves_no_open_mlflow_run(tracked, monkeypatch, how, error, status):
+    """Whether the stage or only the report failed, MLflow shows how the stages ended."""
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat.runner.pipeline.write_report", fail)
+    tracked.control(tokenizer=how)
+    with pytest.raises(error):
+        tracked.run(last="tokenizer")
+    runs, _ = shown(tracked)
+    assert {name: run.info.status for name, run in runs.items()} == {"tiny": status, "1-tokenizer": status}
+
+
 def test_an_outage_changes_nothing_and_the_next_run_sends_what_is_missing(tracked, tmp_path):
     """The store cannot be opened during the first run; after the second it shows both."""
     database = tmp_path / "mlflow.db"
     database.rename(tmp_path / "aside")
     database.mkdir()
     tracked.run()
-    assert "the next run sends it" in tracked.display.text
+    assert "the next run uploads it" in tracked.display.text
     database.rmdir()
     (tmp_path / "aside").rename(database)
     tracked.run("name=second", "sft.horizon.steps=5")

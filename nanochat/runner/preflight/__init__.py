@@ -1,1 +1,1 @@
-"""Checks before the first stage: data, memory, disk, hub commits, MLflow."""
+"""What happens before the first stage: pin hub data, compile the plan, check data, memory, disk and MLflow."""

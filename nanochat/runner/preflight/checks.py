@@ -1,4 +1,4 @@
-"""What must hold before stage one: sources, disk, memory, time and the tracking store; all findings at once."""
+"""Check sources, disk, memory, time and the tracking store before the first stage, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -21,21 +21,19 @@ from nanochat.plan.specs import PretrainSpec, SftSpec, TokenizerSpec
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.memory_limit import gpu_count, memory_limit
 from nanochat.runner.preflight.prepare import Prepared
-from nanochat.runner.process.hosts import find_obstacles
-from nanochat.runner.store.cache import Judgement
+from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.tracking.store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
 
 
-def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: str | None) -> None:
-    """Check everything that the stages to run need.
+def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking_uri: str | None) -> None:
+    """Check everything that the given stages need to run.
 
     Raises:
-        PreflightError: the message holds every finding.
+        PreflightError: the message lists every problem.
     """
-    stages = [judgement.stage for judgement in to_run]
-    findings = [
+    problems = [
         *prepared.problems,
         *_check_sources(prepared, stages),
         *_check_disk(prepared, stages),
@@ -44,10 +42,10 @@ def check_all(prepared: Prepared, to_run: Sequence[Judgement], *, tracking_uri: 
         *_check_time(prepared, stages),
         *(_check_tracking(tracking_uri) if tracking_uri is not None else ()),
     ]
-    findings = list(dict.fromkeys(findings))  # a source that is not there is found twice
-    if findings:
-        heading = f"{len(findings)} thing{'s' if len(findings) > 1 else ''} to settle before the run can start"
-        raise PreflightError("\n".join([f"{heading}:", *(f"  - {finding}" for finding in findings)]))
+    problems = list(dict.fromkeys(problems))  # a missing source is found twice
+    if problems:
+        heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} to fix before the run can start"
+        raise PreflightError("\n".join([f"{heading}:", *(f"  - {problem}" for problem in problems)]))
 
 
 def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
@@ -69,8 +67,8 @@ def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
     free = shutil.disk_usage(folder).free
     if needed > free:
         yield (
-            f"disk: the plan needs {show_bytes(needed)} under {folder}, and {show_bytes(free)} are free; "
-            f"`nanochat-run gc` drops what no run refers to, or set NANOCHAT_BASE_DIR to another disk"
+            f"disk: the plan needs {show_bytes(needed)} under {folder}, but only {show_bytes(free)} are free; "
+            f"delete unused results with `nanochat-run gc`, or set NANOCHAT_BASE_DIR to a folder on another disk"
         )
 
 
@@ -82,24 +80,25 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
         given = prepared.init_models.get(stage.name)
         config = model_of(stage, prepared.plan) or (_config_in(given) if given is not None else None)
         planned = peak_bytes(stage, config, device)
-        # GPUs have memory of their own, processes on one CPU or Mac share the machine's; a given limit is each one's.
-        is_own = device == "cuda" or run.limits.memory is not None or not is_shared(stage)
-        share = limit if limit is None or is_own else limit // stage.execution.processes_here
+        # Each process has a GPU of its own, but processes on one CPU or Mac share its memory. A limit from the recipe
+        # is for each process.
+        has_own_memory = device == "cuda" or run.limits.memory is not None or not is_shared(stage)
+        share = limit if limit is None or has_own_memory else limit // stage.execution.processes_here
         if share is None or planned is None or planned <= share:
             continue
         fits = rows_that_fit(stage, config, share, device)
         if stage.execution.micro_batch_size is None and fits:
-            continue  # `auto` takes fewer rows than the plan shows
+            continue  # `auto` will choose fewer rows than the plan shows
         advice = f"set `run.micro_batch_size: {fits}`" if fits else _advice_without_rows(stage)
-        yield f"memory: {stage.name} needs about {show_bytes(planned)}, the limit is {show_bytes(share)}; {advice}"
+        yield f"memory: {stage.name} needs about {show_bytes(planned)}, but the limit is {show_bytes(share)}; {advice}"
 
 
 def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
-    """Yield what keeps several processes from starting, and from sharing a step of a model that `init_from` names."""
+    """Yield why processes that train together cannot start, or cannot divide a step of the model in `init_from`."""
     shared = [stage for stage in stages if is_shared(stage)]
     if not shared:
         return
-    yield from find_obstacles(shared[0].execution, gpu_count())
+    yield from find_launch_problems(shared[0].execution, gpu_count())
     for stage in shared:
         given = prepared.init_models.get(stage.name)
         problem = uneven_shares(stage.spec, _config_in(given), stage.execution.processes) if given else None
@@ -118,7 +117,7 @@ def _advice_without_rows(stage: StagePlan) -> str:
 
 
 def _config_in(folder: Path) -> GPTConfig | None:
-    """Return the model of a model folder; None where its config cannot be read, which the stage itself will explain."""
+    """Return the config of a model folder, or None if it cannot be read; the stage itself reports that error."""
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return GPTConfig.from_dict(described["model"])
@@ -131,7 +130,7 @@ def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
     seconds = total([stage.estimate for stage in stages]).seconds
     if minutes is not None and seconds is not None and seconds > 60 * minutes:
         yield (
-            f"time: the plan is estimated at {show_duration(seconds)}, `run.limits.minutes` allows "
+            f"time: the plan needs about {show_duration(seconds)}, but `run.limits.minutes` allows only "
             f"{show_duration(60 * minutes)}; shorten the horizon or raise the limit"
         )
 
@@ -139,14 +138,14 @@ def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
 def _check_tracking(uri: str) -> Iterator[str]:
     path = database_path(uri)
     if path is None:
-        return  # a server that is down costs nothing: what it misses is sent later
-    # SQLite writes a journal beside the file, so the folder counts too.
+        return  # a server that is down does no harm: the run is uploaded later
+    # SQLite writes a journal beside the file, so the folder must be writable too.
     targets = [path, path.parent] if path.exists() else [_existing_parent(path)]
-    target = next((one for one in targets if not os.access(one, os.W_OK)), None)
-    if target is not None:
+    blocked = next((target for target in targets if not os.access(target, os.W_OK)), None)
+    if blocked is not None:
         yield (
-            f"tracking: {show_uri(uri)} cannot be written ({target}); "
-            f"set `tracking.uri`, or `tracking.kind: none` to do without"
+            f"tracking: {show_uri(uri)} cannot be written: no permission for {blocked}; "
+            f"set another `tracking.uri`, or turn MLflow off with `tracking.kind: none`"
         )
 
 

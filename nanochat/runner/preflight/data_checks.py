@@ -1,4 +1,4 @@
-"""Whether the data of a stage has the form that the stage reads: columns, splits, rows, held-out documents."""
+"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Check = tuple[SourceSpec, Callable[[], None]]
 
 
 def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection[str] = ()) -> list[str]:
-    """Return what is wrong with the data that the stages read, each finding once.
+    """Return the problems with the data that the stages read, each one once.
 
-    Left out are the sources `without`, by name, and what is not downloaded yet.
+    Sources that are not downloaded yet, and those named in `without`, are not checked.
     """
-    findings: list[str] = []
+    problems: list[str] = []
     for stage in stages:
         for source, check in _checks(stage, base):
             if source.name in without or not is_available_offline(source, base=base):
@@ -41,8 +41,8 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
             try:
                 check()
             except PreflightError as error:
-                findings.append(str(error))
-    return list(dict.fromkeys(findings))
+                problems.append(str(error))
+    return list(dict.fromkeys(problems))
 
 
 def _checks(stage: StagePlan, base: Path) -> Iterator[Check]:
@@ -51,9 +51,9 @@ def _checks(stage: StagePlan, base: Path) -> Iterator[Check]:
         case TokenizerSpec():
             yield _documents(spec.source, ("train", "validation"), base)
         case PretrainSpec():
-            is_watched = stage.execution.validate_every_steps is not None
+            validates = stage.execution.validate_every_steps is not None
             for item in spec.data:
-                yield _documents(item.source, ("train", "validation") if is_watched else ("train",), base)
+                yield _documents(item.source, ("train", "validation") if validates else ("train",), base)
         case BaseEvalSpec():
             for suite in spec.suites.values():
                 yield _base_suite(suite, base)
@@ -61,8 +61,8 @@ def _checks(stage: StagePlan, base: Path) -> Iterator[Check]:
             for part in spec.data:
                 yield _task(part.task, part.source, part.split, base, max_examples=part.max_examples)
         case ChatEvalSpec():
-            for one in spec.suites.values():
-                yield _task(one.task, one.source, one.split, base)
+            for task in spec.suites.values():
+                yield _task(task.task, task.source, task.split, base)
         case _:
             assert_never(spec)
 

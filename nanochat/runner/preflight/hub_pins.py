@@ -1,4 +1,7 @@
-"""Hub sources pinned to commits: asked for at a recipe's first run, kept in its lock file and read from there."""
+"""Pin hub data sets to commits, so that every later run of a recipe reads the same data.
+
+The first run asks the hub for the commits and writes them into the recipe's lock file. Later runs read them from there.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from nanochat.recipe.load import LoadedRecipe
 
 
 def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
-    """Write into the recipe's lock file what is not in it yet; return a line that says so, None where all is.
+    """Add missing commits to the recipe's lock file. Return a line that says so, or None if nothing was missing.
 
-    A data set that is downloaded is pinned to that commit, else the hub is asked. With `run.data.refresh_lock` it is
-    asked for all of them. Offline, what is not downloaded stays unpinned, for preflight to tell.
+    A downloaded data set is pinned to the commit that was downloaded; for others the hub is asked. With
+    `run.data.refresh_lock` the hub is asked for all of them. Offline, a data set that is not downloaded stays unpinned,
+    and preflight reports it as missing.
 
     Raises:
-        PreflightError: the hub cannot be asked or has no such data set or revision (each is named), or the lock file
-            cannot be read or written.
+        PreflightError: the hub cannot be reached or has no such data set or revision (the message lists all of them),
+            or the lock file cannot be read or written.
     """
     settings = loaded.recipe.run
     unpinned = _unpinned(loaded)
@@ -31,23 +35,25 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     path = lock_path(loaded.path)
     locked = read_lock(path)
     if settings.data.refresh_lock and settings.offline:
-        raise PreflightError("`run.data.refresh_lock` asks the hub, and this run is offline; do without one of them")
-    missing = {key: one for key, one in wanted.items() if settings.data.refresh_lock or key not in locked}
-    users = {key: [name for name, one in unpinned.items() if lock_key(one) == key] for key in missing}
-    found = _look_up(missing, users, base, offline=settings.offline, refresh=settings.data.refresh_lock)
-    if all(locked.get(key) == commit for key, commit in found.items()):
+        raise PreflightError(
+            "`run.data.refresh_lock` asks the hub, but this run is offline; remove one of the two settings"
+        )
+    missing = {key: source for key, source in wanted.items() if settings.data.refresh_lock or key not in locked}
+    users = {key: [name for name, source in unpinned.items() if lock_key(source) == key] for key in missing}
+    commits = _look_up_commits(missing, users, base, offline=settings.offline, refresh=settings.data.refresh_lock)
+    if all(locked.get(key) == commit for key, commit in commits.items()):
         return None
-    write_lock(path, {**locked, **found}, recipe=loaded.path)
-    changed = sum(key in locked and locked[key] != commit for key, commit in found.items())
-    again = f", {changed} of them to another commit than before" if changed else ""
-    return f"pinned {len(found)} hub data set{'s' if len(found) > 1 else ''} in {path}{again}"
+    write_lock(path, {**locked, **commits}, recipe=loaded.path)
+    changed = sum(key in locked and locked[key] != commit for key, commit in commits.items())
+    suffix = f", {changed} of them to a different commit than before" if changed else ""
+    return f"pinned {len(commits)} hub data set{'s' if len(commits) > 1 else ''} in {path}{suffix}"
 
 
 def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
-    """Return the recipe with the commits of its lock file as revisions; what is not in there stays as it is.
+    """Return the recipe with the commits of its lock file as revisions. Sources missing from it are left unchanged.
 
     Raises:
-        PreflightError: the lock file is not of its form.
+        PreflightError: the lock file does not have its format.
     """
     unpinned = _unpinned(loaded)
     locked = read_lock(lock_path(loaded.path)) if unpinned else {}
@@ -61,19 +67,19 @@ def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
 
 def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
     """Return the hub sources whose revision is a branch or a tag, by name."""
-    found = {}
+    unpinned = {}
     for name, section in loaded.recipe.sources.items():
         if section.uri is not None:
             source = HubSource.parse(section.uri, section.revision)
             if not source.is_pinned:
-                found[name] = source
-    return found
+                unpinned[name] = source
+    return unpinned
 
 
-def _look_up(
+def _look_up_commits(
     sources: Mapping[str, HubSource], users: Mapping[str, Sequence[str]], base: Path, *, offline: bool, refresh: bool
 ) -> dict[str, str]:
-    """Return the commit of each key that is known or, online, asked for; `users` are the recipe's sources by name."""
+    """Return the commit of each key, from a download or else from the hub. `users` names its sources for errors."""
     commits: dict[str, str] = {}
     problems: list[str] = []
     for key, source in sources.items():

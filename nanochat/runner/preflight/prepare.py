@@ -1,4 +1,4 @@
-"""From a recipe file to a plan with known inputs: source digests, starting weights, and what the cache holds of it."""
+"""Prepare a recipe for planning and running: compile it, resolve its inputs, and look it up in the cache."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import TokenizerSpec
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.preflight.hub_pins import with_pins
-from nanochat.runner.store.cache import Judgement, judge_plan
+from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
 from nanochat.runner.store.runs import MODEL_STAGES, model_digest, resolve_model
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
-_UNPACKED = 4
-"""Characters of text per byte of a parquet file, roughly."""
+_CHARS_PER_PARQUET_BYTE = 4
+"""A rough average for compressed text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A recipe, ready to be shown or run."""
+    """A compiled recipe with its resolved inputs."""
 
     base: Path
     loaded: LoadedRecipe
     plan: Plan
     device_class: DeviceClass
     init_models: dict[str, Path] = field(default_factory=dict)
-    """Folder of the starting weights of each stage that has `init_from`."""
+    """The folder with the initial weights of each stage that has `init_from`."""
     init_digests: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     """Inputs that are missing. While there are any, the state of the cache is unknown."""
 
-    def judge(self, forced: Collection[str] = ()) -> list[Judgement]:
-        """Return what will happen to each stage."""
+    def look_up_cache(self, forced: Collection[str] = ()) -> list[CacheLookup]:
+        """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
-            return [Judgement(stage=s, action="run", reason="its inputs are not all here") for s in self.plan.stages]
-        return judge_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
+            return [UnresolvedStage(stage=stage, reason="some inputs are missing") for stage in self.plan.stages]
+        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
 
 
 def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
-    """Return the compiled plan of a recipe, with the digests of its sources and the starting weights of its stages.
+    """Return the compiled plan of a recipe, with the digests of its sources and the initial weights of its stages.
 
     Inputs that are missing are listed in `problems`.
 
@@ -87,7 +87,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
 
 
 def _with_text_size(plan: Plan, base: Path) -> Plan:
-    """Return the plan with the tokenizer's estimate by the size of its local files: compiling does not look at it."""
+    """Return the plan with the tokenizer's estimate based on the size of its local files, which compiling ignores."""
     stages = tuple(_sized(stage, base) for stage in plan.stages)
     if stages == plan.stages:
         return plan
@@ -100,14 +100,14 @@ def _sized(stage: StagePlan, base: Path) -> StagePlan:
         return stage
     try:
         files = resolve_files(spec.source, base=base)
-    except PreflightError:  # told with the other inputs that are missing
+    except PreflightError:  # already listed in `problems`
         return stage
-    chars = sum(path.stat().st_size * (_UNPACKED if path.suffix == ".parquet" else 1) for path in files)
+    chars = sum(path.stat().st_size * (_CHARS_PER_PARQUET_BYTE if path.suffix == ".parquet" else 1) for path in files)
     return replace(stage, estimate=estimate_tokenizer(spec, chars=chars))
 
 
 def guess_device_class() -> DeviceClass:
-    """Return what `device: auto` will probably mean here, without asking MLX."""
+    """Return the device that `device: auto` will probably choose on this machine, without importing MLX."""
     if sys.platform == "darwin":
         return "metal"
     return "cuda" if _NVIDIA.exists() else "cpu"
@@ -116,7 +116,7 @@ def guess_device_class() -> DeviceClass:
 def select_stages(
     plan: Plan, *, only: str | None = None, first: str | None = None, last: str | None = None
 ) -> frozenset[str]:
-    """Return the stages to run: one, or those from `first` until `last`.
+    """Return the names of the stages to run: `only` that one, or those from `first` to `last`.
 
     Raises:
         RecipeError: the recipe has no such stage, or `first` comes after `last`.

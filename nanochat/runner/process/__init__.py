@@ -1,1 +1,1 @@
-"""Running one stage in a child process and interpreting how it ended."""
+"""Run one stage in a child process, or several that train together, and interpret how it ended."""

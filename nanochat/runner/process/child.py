@@ -1,8 +1,8 @@
-"""A stage in a process of its own: start it, pass signals on, follow its progress.
+"""Run a stage in a child process: start it, forward signals to it, and follow its progress.
 
-An out-of-memory abort inside MLX kills the process it happens in, so a stage never runs in the parent. The child has
-its own session: a Ctrl-C at the terminal reaches the parent alone, which asks the child once to save and stop, and
-kills it when asked a second time. Not here: what its end means (`endings`).
+Running out of memory inside MLX kills the whole process, so a stage never runs in the parent. The child has its own
+session, so Ctrl-C in the terminal reaches only the parent. The parent forwards the first signal as a request to save
+and stop, and kills the child on the second. Not here: what an exit status means (`exit_status`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from nanochat.stages.context import NOTE_PREFIX
 from nanochat.storage.layout import StageFolder
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")
-LEADER: tuple[str, ...] = (sys.executable, "-m", "nanochat.runner.process.launcher")
-"""For a stage that several processes train."""
+LAUNCHER: tuple[str, ...] = (sys.executable, "-m", "nanochat.runner.process.launcher")
+"""The command for a stage that several processes train together."""
 _POLL_SECONDS = 0.05
 _TICK_SECONDS = 0.25
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -39,19 +39,19 @@ class Progress(BaseModel):
     fraction: float = 0.0
     text: str = ""
     time: float | None = None
-    """When the child last gave a sign of life, seconds since the epoch; None before the first."""
+    """Time of the heartbeat in seconds since the epoch, None before the first."""
     peak_memory_bytes: int | None = None
-    """The largest size of its arrays on a GPU; None where the process's own size says it."""
+    """Peak memory of its arrays on a GPU, None if the peak of the process is the figure to use."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a child ended. `exit_code` is negative for a signal; `interrupted` means that it was asked to stop."""
+class ChildExit:
+    """How a child process ended. `exit_code` is the negative signal number if a signal killed it."""
 
     exit_code: int
     seconds: float
     peak_memory_bytes: int | None
-    interrupted: bool
+    was_asked_to_stop: bool
 
 
 def run_child(
@@ -63,10 +63,17 @@ def run_child(
     on_note: Callable[[str], None],
     lock_descriptor: int,
     command: Sequence[str] = COMMAND,
-) -> Ended:
-    """Run the job of a stage folder to its end.
+) -> ChildExit:
+    """Run the job of a stage folder and wait for it to end.
 
-    `on_tick` is called a few times a second with its progress, `on_note` with what it wants to be shown.
+    Args:
+        folder: holds the job file.
+        interrupts: signals to forward.
+        on_start: called with the process id.
+        on_tick: called a few times a second with the child's progress.
+        on_note: called with each line that the child wants to show to the user.
+        lock_descriptor: open lock file that the child inherits.
+        command: program to run, without the job file.
     """
     folder.progress.unlink(missing_ok=True)
     folder.error.unlink(missing_ok=True)
@@ -89,21 +96,21 @@ def run_child(
         on_tick(read_progress(folder.progress))
 
     peak = _follow(process, interrupts, tick)
-    assert process.returncode is not None, "the child was not waited for"
+    assert process.returncode is not None, "_follow waits for the child"
     for note in notes.read():
         on_note(note)
     on_device = read_progress(folder.progress).peak_memory_bytes
-    return Ended(process.returncode, time.monotonic() - began, on_device or peak or None, interrupts.count > 0)
+    return ChildExit(process.returncode, time.monotonic() - began, on_device or peak or None, interrupts.count > 0)
 
 
 class _Notes:
-    """Reads the notes that a child adds to its log."""
+    """Reads the lines marked as notes that a child appends to its log."""
 
     def __init__(self, log: Path, offset: int) -> None:
         self._log, self._offset = log, offset
 
     def read(self) -> list[str]:
-        """Return the notes added since the last call; a line that is not whole yet is left for the next."""
+        """Return the notes added since the last call. An incomplete line is left for the next call."""
         with self._log.open("rb") as file:
             file.seek(self._offset)
             fresh = file.read()
@@ -114,7 +121,7 @@ class _Notes:
 
 
 def _follow(process: subprocess.Popen[bytes], interrupts: Interrupts, tick: Callable[[], None]) -> int:
-    """Wait for the child while forwarding signals; return its peak resident memory in bytes (0 if unknown)."""
+    """Wait for the child while forwarding signals. Return its peak resident memory in bytes, 0 if unknown."""
     peak, forwarded, next_tick = 0, 0, 0.0
     try:
         while (usage := _poll(process)) is None:
@@ -129,12 +136,12 @@ def _follow(process: subprocess.Popen[bytes], interrupts: Interrupts, tick: Call
     except BaseException:
         _kill(process)
         raise
-    # On Linux ru_maxrss starts at the parent's size; it serves where /proc does not exist or was too slow to be read.
+    # On Linux ru_maxrss starts at the size of the parent, so it is only used if no sample could be taken.
     return peak or usage
 
 
 def _poll(process: subprocess.Popen[bytes]) -> int | None:
-    """Return None while the child runs, afterwards its largest resident size in bytes."""
+    """Return None while the child runs, and its peak resident memory in bytes once it has ended."""
     pid, status, usage = os.wait4(process.pid, os.WNOHANG)
     if pid == 0:
         return None
@@ -179,7 +186,7 @@ def _own_peak(pid: int) -> int:
 
 
 def read_progress(path: Path) -> Progress:
-    """Return the child's heartbeat, an empty one where there is none yet."""
+    """Return the child's heartbeat, an empty one before the first."""
     try:
         return Progress.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):

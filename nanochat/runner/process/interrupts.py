@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a count that the run looks at: the first asks to save and stop, the second insists."""
+"""Count SIGINT, SIGTERM and SIGHUP: the first asks the run to save and stop, the second to stop at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
-        self.last: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -28,6 +27,5 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._previous.clear()
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
-        self.last = signal.Signals(number)

@@ -1,9 +1,9 @@
-"""The process that leads those which train a stage together: `python -m nanochat.runner.process.launcher JOB.json`.
+"""Start the processes that train a stage together: `python -m nanochat.runner.process.launcher JOB.json`.
 
-To the runner it looks like the stage's own process. MLX's launcher runs in it, starts the others here or on other
-hosts, and passes on what they print. Around it stands what the launcher lacks: it forgets exit codes (each process
-leaves its own in the stage's folder), a stop reaches everybody through a file there, and where one process dies the
-others, which would wait for it for ever, are ended.
+The runner starts this module like the process of any other stage. It runs `mlx.launch`, which starts the training
+processes on this machine or on other hosts and forwards their output. This module adds what `mlx.launch` lacks: it
+collects exit codes (each process leaves its own in the stage's folder), forwards a request to stop through a file in
+that folder, and ends the remaining processes when one dies, since they would wait for it forever.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from nanochat.stages.process.group import ENDINGS, STOP
 from nanochat.stages.process.signals import StopFlag
 
 GRACE_SECONDS = 10.0
-"""How long the others may live once a process has ended: all end together where nothing is wrong."""
+"""How long the other processes may run after one has ended. Normally all of them end together."""
 _POLL_SECONDS = 0.2
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stage that the job file describes on several processes and return the exit code of them all."""
+    """Run the stage that the job file describes in several processes and return one exit code for all of them."""
     (path,) = arguments
     job = Job.model_validate_json(Path(path).read_bytes())
     folder = Path(job.stage_dir)
@@ -45,12 +45,12 @@ def main(arguments: list[str]) -> int:
     codes: list[int] = []
 
     def run() -> None:
-        # mpirun ends the others itself, and is the launcher's only child.
+        # mpirun is the only child of mlx.launch, and it ends the other processes itself.
         watched = 0 if backend_of(job.execution) == "mpi" else job.execution.processes
-        overseer = _Overseer(folder, watched, should_stop, keyboard=_own_keyboard())
-        overseer.start()
+        monitor = _ProcessMonitor(folder, watched, should_stop, input_pipe=_replace_stdin())
+        monitor.start()
         _launch(job, path)
-        codes.append(_verdict(job, folder, ended_here=overseer.ended))
+        codes.append(_joint_exit_code(job, folder, n_killed=monitor.n_killed))
 
     code = run_guarded(job, run)
     return codes[0] if code == OK else code
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 def _launch(job: Job, path: str) -> None:
     """Run `mlx.launch` in this thread until all processes have ended."""
     backend = backend_of(job.execution)
-    # For JACCL over a ring the launcher has a name of its own.
+    # mlx.launch calls JACCL over a ring `jaccl-ring`; `mx.distributed.init` knows it as `jaccl`.
     command = [sys.executable, "-m", "nanochat.stages", path, "--join", backend.removesuffix("-ring")]
     (launcher, *_) = importlib.metadata.entry_points(group="console_scripts", name="mlx.launch")
     launch: Callable[[], None] = launcher.load()
@@ -70,11 +70,12 @@ def _launch(job: Job, path: str) -> None:
         raise StageError(f"mlx.launch did not start ({error}); the log says why") from error
 
 
-def _own_keyboard() -> int:
-    """Put a pipe in the place of standard input and return the end to write to.
+def _replace_stdin() -> int:
+    """Replace standard input by a pipe and return the end to write to.
 
-    The launcher passes on what is typed. It never rests while its input is at an end, nor while a process's input takes
-    more; the processes close theirs, which it notices when there is something to pass on.
+    mlx.launch forwards its standard input to the training processes. It would use a full core if its input were closed,
+    or if a process could always take more. The training processes close their input, which mlx.launch only notices
+    when there is something to forward.
     """
     reader, writer = os.pipe()
     os.dup2(reader, sys.stdin.fileno())
@@ -82,41 +83,40 @@ def _own_keyboard() -> int:
     return writer
 
 
-class _Overseer(threading.Thread):
-    """Watches the launcher's processes."""
+class _ProcessMonitor(threading.Thread):
+    """Watches the training processes, forwards a request to stop, and ends those that are left when one dies."""
 
-    def __init__(self, folder: Path, size: int, should_stop: StopFlag, *, keyboard: int) -> None:
+    def __init__(self, folder: Path, size: int, should_stop: StopFlag, *, input_pipe: int) -> None:
         super().__init__(daemon=True)
-        self._folder, self._size, self._should_stop, self._keyboard = folder, size, should_stop, keyboard
-        self._seen: dict[int, psutil.Process] = {}
+        self._folder, self._size, self._should_stop, self._input_pipe = folder, size, should_stop, input_pipe
+        self._watched: dict[int, psutil.Process] = {}
         self._first_end: float | None = None
-        self.ended = 0
-        """Processes that were left and have been ended here."""
+        self.n_killed = 0
 
     def run(self) -> None:
         while True:
             if self._should_stop():
                 (self._folder / STOP).touch()
             with contextlib.suppress(BlockingIOError):
-                os.write(self._keyboard, b"\n")
-            self._look()
+                os.write(self._input_pipe, b"\n")
+            self._end_survivors()
             time.sleep(_POLL_SECONDS)
 
-    def _look(self) -> None:
-        """End those who are left when another has been gone for too long."""
+    def _end_survivors(self) -> None:
+        """Kill the remaining processes once another has been gone for longer than the grace period."""
         for child in psutil.Process().children():
-            if len(self._seen) < self._size:  # what the launcher starts later are helpers
-                self._seen.setdefault(child.pid, child)
-        left = [process for process in self._seen.values() if _is_alive(process)]
-        if len(left) == len(self._seen):
-            return  # all there, or none left to look after
+            if len(self._watched) < self._size:  # what mlx.launch starts after them are helpers
+                self._watched.setdefault(child.pid, child)
+        alive = [process for process in self._watched.values() if _is_alive(process)]
+        if len(alive) == len(self._watched):
+            return  # none has ended, or all have been handled
         self._first_end = self._first_end or time.monotonic()
         if time.monotonic() - self._first_end > GRACE_SECONDS:
-            for process in left:
+            for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-                    self.ended += 1
-            self._seen.clear()
+                    self.n_killed += 1
+            self._watched.clear()
             self._size = 0  # watch no more
 
 
@@ -127,26 +127,26 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _verdict(job: Job, folder: Path, *, ended_here: int) -> int:
-    """Return the exit code that the processes' ends come to.
+def _joint_exit_code(job: Job, folder: Path, *, n_killed: int) -> int:
+    """Return one exit code for all processes: the first one that states a reason, else BUG, else OK.
 
     Raises:
-        StageError: one died without a word, and that is the cause.
+        StageError: a process died without leaving an exit code, and no other process gave a reason.
     """
-    endings = sorted((folder / ENDINGS).glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
-    codes = [int(path.read_text(encoding="utf-8")) for path in endings]
-    meant = [code for code in codes if code not in (OK, BUG)]
-    if meant:
-        return meant[0]
+    exit_files = sorted((folder / ENDINGS).glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
+    codes = [int(path.read_text(encoding="utf-8")) for path in exit_files]
+    reasons = [code for code in codes if code not in (OK, BUG)]
+    if reasons:
+        return reasons[0]
     size = job.execution.processes
     if len(codes) == size:
         return BUG if BUG in codes else OK
-    # A process that lost its peer ends with an error of its own, which says nothing.
+    # A process whose peer died ends with a connection error of its own, which would hide the cause.
     (folder / "error.txt").unlink(missing_ok=True)
     raise StageError(
-        f"{max(1, size - len(codes) - ended_here)} of the {size} processes that train {job.spec.stage} together died "
-        "without a word: out of memory, killed from outside, or their host is gone\n"
-        f"  what was saved is kept: the same command continues; the log is {folder / 'log.txt'}"
+        f"{max(1, size - len(codes) - n_killed)} of the {size} processes that train {job.spec.stage} together died "
+        "without an error message: out of memory, killed by somebody else, or their host is gone\n"
+        f"  what was saved is kept, and the same command continues from it; the log is {folder / 'log.txt'}"
     )
 
 

@@ -1,10 +1,11 @@
-"""One stage from judgement to record: lock, job, child process, result."""
+"""Compute one stage: prepare its folder, run the child process, and write the record that proves it finished."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import StageError
@@ -13,11 +14,11 @@ from nanochat.plan.quantities import show_duration
 from nanochat.plan.sharing import is_shared
 from nanochat.plan.specs import Job, TokenizerSpec
 from nanochat.runner.display import Display
-from nanochat.runner.preflight.downloads import fetch_sources
-from nanochat.runner.process.child import COMMAND, LEADER, Ended, Progress, run_child
-from nanochat.runner.process.exit_status import raise_for
+from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
+from nanochat.runner.process.exit_status import raise_for_exit
+from nanochat.runner.process.fetch_sources import fetch_sources
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.store.cache import Judgement
+from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.headline_params import cost_of
 from nanochat.runner.store.locks import StageLock
@@ -37,94 +38,88 @@ from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
 
 _SILENT_SECONDS = 60.0
-"""A heartbeat older than this is told: the stage may be in one long step, or stuck."""
+"""The progress line warns about a heartbeat older than this: the stage may be in one long step, or stuck."""
+_FRACTION_FOR_ESTIMATE = 0.02
+"""The remaining time is shown once this share of the stage is done."""
 
 
-def execute_stage(
-    judgement: Judgement,
-    lock: StageLock,
-    *,
-    base: Path,
-    title: str,
-    upstream: Mapping[str, Path],
-    init_model: Path | None,
-    is_forced: bool,
-    spent_seconds: float,
-    provenance: Provenance,
-    interrupts: Interrupts,
-    display: Display,
-    command: Sequence[str] = COMMAND,
-) -> StageRecord:
+@dataclass(frozen=True, kw_only=True)
+class StageAttempt:
+    """One attempt to compute a stage."""
+
+    lookup: ResolvedStage
+    base: Path
+    title: str
+    upstream: Mapping[str, Path]
+    """The output folder of each finished stage."""
+    init_model: Path | None
+    """The folder with the initial weights, if the stage has `init_from`."""
+    is_forced: bool
+    spent_seconds: float
+    """The time that earlier attempts took."""
+    provenance: Provenance
+    command: Sequence[str] = COMMAND
+
+
+def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
     """Run a stage in a child process and return its record, which is written last.
 
-    Args:
-        upstream: output folder of each finished stage.
-        init_model: folder of the starting weights.
-        spent_seconds: what earlier attempts took.
-
     Raises:
-        NanochatError: as the child's end says (see `child.raise_for`).
+        NanochatError: the stage failed or was interrupted; `exit_status.raise_for_exit` chooses the class.
     """
-    stage, folder, identity = judgement.stage, judgement.folder, judgement.identity
-    assert folder is not None and identity is not None, f"{stage.name} was not judged"
-    commits = fetch_sources(stage, base, display=display, interrupts=interrupts)
-    if is_forced:
-        folder.clear()
-    else:
-        folder.record.unlink(missing_ok=True)
-        folder.sweep()
-    write_identity(folder, identity)
-    taken = [] if is_forced else reuse_suites(folder, identity, base)
-    if taken:
-        display.log_line(f"{title}: from cache: {', '.join(taken)}")
-    write_text(folder.job, _job(stage, folder, upstream, init_model).model_dump_json(indent=1))
+    stage, folder, title = attempt.lookup.stage, attempt.lookup.folder, attempt.title
+    commits = fetch_sources(stage, attempt.base, display=display, interrupts=interrupts)
+    _prepare_folder(attempt, display)
+    write_text(folder.job, _job(attempt).model_dump_json(indent=1))
     started = time.time()
-    ended = run_child(
+    child_exit = run_child(
         folder,
         interrupts=interrupts,
         on_start=lock.name_child,
-        on_tick=lambda progress: _show(display, title, progress, time.time() - started),
+        on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
         on_note=lambda note: display.log_line(f"{title}: {note}"),
         lock_descriptor=lock.descriptor,
-        command=LEADER if is_shared(stage) else command,
+        command=LAUNCHER if is_shared(stage) else attempt.command,
     )
     display.clear_progress()
-    raise_for(ended, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_remedy(stage))
-    record = _record(
-        judgement, ended, started=started, spent_seconds=spent_seconds, provenance=provenance, commits=commits
-    )
+    raise_for_exit(child_exit, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_memory_remedy(stage))
+    record = _record(attempt, child_exit, started=started, commits=commits)
     write_record(folder, record)
     delete_checkpoints(folder)
     return record
 
 
-def _record(
-    judgement: Judgement,
-    ended: Ended,
-    *,
-    started: float,
-    spent_seconds: float,
-    provenance: Provenance,
-    commits: dict[str, str],
-) -> StageRecord:
-    """Return what a stage's folder says of it, now that its child has ended well."""
-    stage, folder, identity = judgement.stage, judgement.folder, judgement.identity
-    assert folder is not None and identity is not None, f"{stage.name} was not judged"
+def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
+    """Remove what a killed or forced attempt left, and copy evaluation suites that are already finished elsewhere."""
+    folder, identity = attempt.lookup.folder, attempt.lookup.identity
+    if attempt.is_forced:
+        folder.clear()
+    else:
+        folder.record.unlink(missing_ok=True)
+        folder.sweep()
+    write_identity(folder, identity)
+    reused = [] if attempt.is_forced else reuse_suites(folder, identity, attempt.base)
+    if reused:
+        display.log_line(f"{attempt.title}: from cache: {', '.join(reused)}")
+
+
+def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str]) -> StageRecord:
+    stage, folder = attempt.lookup.stage, attempt.lookup.folder
     files, link = output_files(folder.out), read_link(folder.link)
     return StageRecord(
-        **identity.model_dump(),
+        **attempt.lookup.identity.model_dump(),
         output_digest=output_digest(handed_on(stage.name, files)),
         output_files=files,
         metrics=_read_metrics(folder),
-        provenance=provenance,
+        provenance=attempt.provenance,
         device=_device(folder),
         source_commits=commits,
         started=started,
         finished=time.time(),
         planned=cost_of(stage.estimate),
         measured=Cost(
-            seconds=spent_seconds + ended.seconds,
-            peak_memory_bytes=ended.peak_memory_bytes,
+            seconds=attempt.spent_seconds + child_exit.seconds,
+            peak_memory_bytes=child_exit.peak_memory_bytes,
             disk_bytes=folder_bytes(folder.path),
         ),
         tracking_uri=link.uri if link else None,
@@ -132,55 +127,50 @@ def _record(
     )
 
 
-def _job(stage: StagePlan, folder: StageFolder, upstream: Mapping[str, Path], init_model: Path | None) -> Job:
+def _job(attempt: StageAttempt) -> Job:
+    stage = attempt.lookup.stage
     spec = stage.spec
-    if init_model is not None and not isinstance(spec, TokenizerSpec):
-        spec = spec.model_copy(update={"init_from": str(init_model)})
+    if attempt.init_model is not None and not isinstance(spec, TokenizerSpec):
+        spec = spec.model_copy(update={"init_from": str(attempt.init_model)})
     return Job(
         spec=spec,
         execution=stage.execution,
-        stage_dir=str(folder.path),
-        upstream={name: str(upstream[name]) for name in stage.upstream},
+        stage_dir=str(attempt.lookup.folder.path),
+        upstream={name: str(attempt.upstream[name]) for name in stage.upstream},
     )
 
 
-def _show(display: Display, title: str, progress: Progress, seconds: float) -> None:
-    left = ""
-    if 0.02 < progress.fraction < 1:
-        left = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
+def _show_progress(display: Display, title: str, progress: Progress, seconds: float) -> None:
+    suffix = ""
+    if _FRACTION_FOR_ESTIMATE < progress.fraction < 1:
+        suffix = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
     silent = time.time() - progress.time if progress.time else 0.0
     if silent > _SILENT_SECONDS:
-        left = f", no sign of life for {show_duration(silent)}"
-    display.show_progress(title, progress.fraction, f"{progress.text or 'starting'}{left}")
+        suffix = f", no heartbeat for {show_duration(silent)}"
+    display.show_progress(title, progress.fraction, f"{progress.text or 'starting'}{suffix}")
 
 
-def _remedy(stage: StagePlan) -> str:
+def _memory_remedy(stage: StagePlan) -> str:
+    """Return which recipe field to change if the stage runs out of memory."""
     if stage.name == "tokenizer":
-        return "set `tokenizer.max_chars` lower: so much text is held in memory"
-    now = stage.execution.micro_batch_size
-    if now is not None and now > 1:
-        return f"set `run.micro_batch_size: {now // 2}` (now {now}), or `run.activation_checkpointing: true`"
-    if now is None:
+        return "set `tokenizer.max_chars` lower: the tokenizer holds that much text in memory"
+    rows = stage.execution.micro_batch_size
+    if rows is not None and rows > 1:
+        return f"set `run.micro_batch_size: {rows // 2}` (now {rows}), or `run.activation_checkpointing: true`"
+    if rows is None:
         return "set `run.micro_batch_size` (now auto) to a small number, or `run.activation_checkpointing: true`"
     return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter `model.sequence_len`"
 
 
 def _read_metrics(folder: StageFolder) -> dict[str, float]:
     if not folder.result.is_file():
-        raise StageError(f"{folder.stage} ended well but wrote no {folder.result}; its log is {folder.log}")
-    return _read_numbers(folder.result, "metrics")
-
-
-def _read_numbers(path: Path, key: str) -> dict[str, float]:
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    values = content.get(key, {}) if key else content
-    return {str(name): float(value) for name, value in values.items() if isinstance(value, (int, float))}
+        raise StageError(f"{folder.stage} finished but wrote no {folder.result}; its log is {folder.log}")
+    metrics = json.loads(folder.result.read_text(encoding="utf-8")).get("metrics", {})
+    return {str(name): float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
 
 
 def _device(folder: StageFolder) -> str:
-    """Return what the child said it ran on (`runtime.Runtime.describe`), from its log."""
+    """Return the device that the child process printed to its log (see `runtime.Runtime.describe`)."""
     lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines() if folder.log.is_file() else []
-    said = [line.removeprefix("device: ") for line in lines if line.startswith("device: ")]
-    return said[-1] if said else "unknown"
+    devices = [line.removeprefix("device: ") for line in lines if line.startswith("device: ")]
+    return devices[-1] if devices else "unknown"

@@ -133,7 +133,7 @@ def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
     return Result(stage, name, value, metrics.get(f"{name}.stderr"), None if count is None else int(count), chance)
 
 
-def stage_line(record: StageRecord) -> str:
+def result_line(record: StageRecord) -> str:
     """Return a stage's results (an evaluation's scores, the first of others) and losses for a line, after a colon."""
     results = list_results({record.stage: record})
     first = [result for result in results if result.metric not in _LOSSES]

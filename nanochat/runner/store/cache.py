@@ -1,4 +1,4 @@
-"""Whether a stage is done, can go on, or must run, and why: judged from its folder and what the plan says of it."""
+"""Look up a stage in the cache: is it finished, can it resume from a checkpoint, or must it run, and why."""
 
 from __future__ import annotations
 
@@ -9,36 +9,58 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.plan.fingerprint import Document, document, explain, fingerprint_document
-from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.runs import list_runs
 from nanochat.storage.layout import StageFolder, stage_folder, stage_folders
 
-Action = Literal["cached", "resume", "run", "waits"]
+Action = Literal["cached", "resume", "run"]
 _STEP = re.compile(r"(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What will happen to a stage. `waits`: a stage before it runs first, so its own inputs are not known yet."""
+class ResolvedStage:
+    """A stage whose inputs are all known, so that its fingerprint and its folder are known too."""
 
     stage: StagePlan
-    action: Action
+    identity: StageIdentity
+    folder: StageFolder
+    record: StageRecord | None
+    """The finished result, None if the stage has to run."""
+    has_checkpoint: bool = False
     reason: str
-    identity: StageIdentity | None = None
-    folder: StageFolder | None = None
-    record: StageRecord | None = None
+
+    @property
+    def action(self) -> Action:
+        """Return what the runner will do with the stage."""
+        if self.record is not None:
+            return "cached"
+        return "resume" if self.has_checkpoint else "run"
 
 
-def judge_stage(
+@dataclass(frozen=True, kw_only=True)
+class UnresolvedStage:
+    """A stage whose inputs are not known yet. It will run, unless its inputs turn out to match a cached result."""
+
+    stage: StagePlan
+    reason: str
+    waits_for: tuple[str, ...] = ()
+    """Upstream stages that run first; empty if input files are missing."""
+    action: Literal["run"] = "run"
+
+
+CacheLookup = ResolvedStage | UnresolvedStage
+
+
+def look_up_stage(
     stage: StagePlan,
     upstream_digests: Mapping[str, str],
     *,
     base: Path,
     recipe_name: str,
-    forced: bool = False,
-) -> Judgement:
-    """Return what will happen to a stage whose inputs are all known."""
+    is_forced: bool = False,
+) -> ResolvedStage:
+    """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached."""
     content = document(stage, upstream_digests)
     identity = StageIdentity(
         stage=stage.name,
@@ -47,54 +69,52 @@ def judge_stage(
         document=content,
     )
     folder = stage_folder(base, stage.name, identity.fingerprint)
-    action, reason, record = _judge_folder(folder, identity, base=base, forced=forced)
-    return Judgement(stage=stage, action=action, reason=reason, identity=identity, folder=folder, record=record)
-
-
-def _judge_folder(
-    folder: StageFolder, identity: StageIdentity, *, base: Path, forced: bool
-) -> tuple[Action, str, StageRecord | None]:
-    record = read_record(folder)
-    if forced:
-        return "run", "forced", None
-    if record is not None and record.fingerprint == identity.fingerprint:
-        return "cached", f"done in {folder.path.relative_to(base)}", record
+    record, has_checkpoint = None, False
     step = newest_step(folder)
-    if step is not None:
-        return "resume", f"stopped before its end; the newest checkpoint is of step {step:,}", None
-    if read_identity(folder) is not None:
-        return "run", "stopped before anything was saved", None
-    return "run", why_new(identity, base), None
+    if is_forced:
+        reason = "forced"
+    elif (found := read_record(folder)) is not None and found.fingerprint == identity.fingerprint:
+        record, reason = found, f"finished, in {folder.path.relative_to(base)}"
+    elif step is not None:
+        has_checkpoint, reason = True, f"it was interrupted; the newest checkpoint is from step {step:,}"
+    elif read_identity(folder) is not None:
+        reason = "it was interrupted before anything was saved"
+    else:
+        reason = _why_not_cached(identity, base)
+    return ResolvedStage(
+        stage=stage, identity=identity, folder=folder, record=record, has_checkpoint=has_checkpoint, reason=reason
+    )
 
 
-def judge_plan(
+def look_up_plan(
     plan: Plan,
     *,
     base: Path,
     init_digests: Mapping[str, str],
     forced: frozenset[str] = frozenset(),
-) -> list[Judgement]:
-    """Return what will happen to each stage of a plan, as far as it can be known before anything runs.
+) -> list[CacheLookup]:
+    """Look up every stage of a plan, as far as its inputs are known before anything runs.
 
-    `init_digests` holds the digest of the starting weights of each stage that has `init_from`.
+    `init_digests` holds the digest of the initial weights of each stage that has `init_from`.
     """
     digests: dict[str, str] = {}
-    judged = []
+    lookups: list[CacheLookup] = []
     for stage in plan.stages:
-        missing = [name for name in stage.upstream if name not in digests]
+        missing = tuple(name for name in stage.upstream if name not in digests)
         if missing:
-            judged.append(Judgement(stage=stage, action="waits", reason=f"runs after {' and '.join(missing)}"))
+            reason = f"runs after {' and '.join(missing)}"
+            lookups.append(UnresolvedStage(stage=stage, reason=reason, waits_for=missing))
             continue
-        known = digests | ({"init_from": init_digests[stage.name]} if stage.name in init_digests else {})
-        found = judge_stage(stage, known, base=base, recipe_name=plan.recipe_name, forced=stage.name in forced)
-        judged.append(found)
-        if found.record is not None:
-            digests[stage.name] = found.record.output_digest
-    return judged
+        known = digests | ({INIT_FROM: init_digests[stage.name]} if stage.name in init_digests else {})
+        lookup = look_up_stage(stage, known, base=base, recipe_name=plan.recipe_name, is_forced=stage.name in forced)
+        lookups.append(lookup)
+        if lookup.record is not None:
+            digests[stage.name] = lookup.record.output_digest
+    return lookups
 
 
 def newest_step(folder: StageFolder) -> int | None:
-    """Return the step of the newest checkpoint folder, verified or not; None where there is none."""
+    """Return the step of the newest checkpoint folder, verified or not, or None if there is no checkpoint."""
     if not folder.checkpoints.is_dir():
         return None
     steps = [
@@ -105,44 +125,43 @@ def newest_step(folder: StageFolder) -> int | None:
     return max(steps, default=None)
 
 
-def why_new(identity: StageIdentity, base: Path) -> str:
-    """Return in a line why nothing in the cache serves: what changed against the nearest computation of the stage."""
-    changes = changes_against_nearest(identity, base)
+def _why_not_cached(identity: StageIdentity, base: Path) -> str:
+    """Return, in one line, what changed compared with the most closely related earlier computation of the stage."""
+    changes = explain_changes(identity, base)
     if changes is None:
         return "not computed yet"
     shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
     return f"changed: {shown}"
 
 
-def changes_against_nearest(identity: StageIdentity, base: Path) -> list[str] | None:
-    """Return what differs from the last computation of this stage for a recipe of this name, else the most similar one.
+def explain_changes(identity: StageIdentity, base: Path) -> list[str] | None:
+    """Return what differs from the latest computation of this stage for the same recipe name, else the most similar.
 
-    None where the stage was never computed.
+    Returns None if the stage was never computed.
     """
     others = [
-        found
-        for found in _identities(identity.stage, identity.recipe_name, base)
-        if found.fingerprint != identity.fingerprint
+        other
+        for other in _identities(identity.stage, identity.recipe_name, base)
+        if other.fingerprint != identity.fingerprint
     ]
-    return _nearest_changes(others, identity.document, identity.recipe_name)
+    return _smallest_changes(others, identity.document, identity.recipe_name)
 
 
-def own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[str] | None:
-    """Return what differs in the stage's own fields and sources, for one whose upstream outputs are not known yet.
+def explain_own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[str] | None:
+    """Return what differs in the stage's own fields and sources, ignoring upstream outputs, which are not known yet.
 
-    None where the stage was never computed.
+    Returns None if the stage was never computed.
     """
     content: Document = {**stage.identity, "sources": dict(stage.source_digests)}
-    others = _identities(stage.name, recipe_name, base)
     without_upstream = [
-        found.model_copy(update={"document": {k: v for k, v in found.document.items() if k != "upstream"}})
-        for found in others
+        other.model_copy(update={"document": {k: v for k, v in other.document.items() if k != "upstream"}})
+        for other in _identities(stage.name, recipe_name, base)
     ]
-    return _nearest_changes(without_upstream, content, recipe_name)
+    return _smallest_changes(without_upstream, content, recipe_name)
 
 
 def _identities(stage: str, recipe_name: str, base: Path) -> list[StageIdentity]:
-    """Return what computations of a stage were made of: those in runs of this name first, the newest run first."""
+    """Return the identity of every computation of a stage. Runs of this recipe name come first, newest first."""
     in_runs = [
         StageFolder(base / entry.folder)
         for run in reversed(list_runs(base, recipe_name))
@@ -151,19 +170,14 @@ def _identities(stage: str, recipe_name: str, base: Path) -> list[StageIdentity]
     ]
     rest = [folder for folder in stage_folders(base) if folder.stage == stage]
     folders = dict.fromkeys([*in_runs, *rest])
-    return [found for folder in folders if (found := read_identity(folder)) is not None]
+    return [identity for folder in folders if (identity := read_identity(folder)) is not None]
 
 
-def _nearest_changes(others: Sequence[StageIdentity], content: Document, recipe_name: str) -> list[str] | None:
-    """Return the changes against the first of the same recipe's computations, else against the most similar one."""
+def _smallest_changes(others: Sequence[StageIdentity], content: Document, recipe_name: str) -> list[str] | None:
+    """Return the changes against the first computation with this recipe name, else against the most similar one."""
     if not others:
         return None
-    same_name = [found for found in others if found.recipe_name == recipe_name]
+    same_name = [other for other in others if other.recipe_name == recipe_name]
     if same_name:
         return explain(same_name[0].document, content)
-    return min((explain(found.document, content) for found in others), key=len)
-
-
-def forced_stages(names: Sequence[str], plan: Plan) -> frozenset[str]:
-    """Return the stages to run again; `all` means every stage of the plan."""
-    return frozenset(stage.name for stage in plan.stages) if "all" in names else frozenset(names)
+    return min((explain(other.document, content) for other in others), key=len)

@@ -1,4 +1,4 @@
-"""Which code and machine is running: git commit, package versions, host, and whether a process still lives."""
+"""Which code and machine is running: git commit, package versions, host, and whether a process is still alive."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nanochat.runner.store.record import Provenance
 
 _PACKAGES = ("nanochat", "mlx", "numpy", "sentencepiece", "pyarrow", "mlflow")
 _START_TOLERANCE_SECONDS = 2.0
+"""Two readings of when a process started may differ by this much."""
 
 
 def host_name() -> str:
@@ -23,8 +24,8 @@ def host_name() -> str:
 
 
 def collect() -> Provenance:
-    """Return the facts about the code and machine of this process; imports none of the packages."""
-    commit, dirty = _git_state(Path(nanochat.__file__).parent)
+    """Return the code and machine of this process. None of the packages are imported for it."""
+    commit, dirty = git_state(Path(nanochat.__file__))
     return Provenance(
         git_commit=commit,
         git_dirty=dirty,
@@ -36,7 +37,7 @@ def collect() -> Provenance:
 
 
 def process_started(pid: int | None = None) -> float:
-    """Return when a process (default: this one) began, in seconds since the epoch; 0 where it is gone."""
+    """Return when a process (default: this one) started, in seconds since the epoch, or 0 if it has ended."""
     try:
         return float(psutil.Process(os.getpid() if pid is None else pid).create_time())
     except psutil.Error:
@@ -44,7 +45,7 @@ def process_started(pid: int | None = None) -> float:
 
 
 def is_alive(pid: int, started: float) -> bool:
-    """Return whether the process `pid` that began at `started` still runs (a reused pid does not count)."""
+    """Return whether the process `pid` that started at `started` is still running, and not a new one with that pid."""
     now_started = process_started(pid)
     if now_started == 0.0:
         return False
@@ -58,18 +59,24 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(folder: Path) -> tuple[str | None, bool]:
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+def git_state(package_file: Path) -> tuple[str | None, bool]:
+    """Return the commit of the repository that tracks a source file, and whether tracked files were changed since.
+
+    The commit is None unless git tracks the file itself. A package installed from a wheel may lie inside the repository
+    of another project, whose commit says nothing about our code.
+    """
+    folder = package_file.parent
+    if _git(folder, "ls-files", "--error-unmatch", package_file.name) is None:
         return None, False
-    return commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit, commit is not None and bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""The run in progress: its folder and `run.json`, opened anew or continued, and brought up to date as stages end."""
+"""The current run: its folder and its `run.json`, which is created or resumed, and updated as stages begin and end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nanochat.runner.store.runs import Run, list_runs
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder
 
-_PROGRESS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
-"""Fields of an entry that a run which goes on keeps; the others follow the recipe's present `run` section."""
+_KEPT_FIELDS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
+"""Fields of a stage's entry that a resumed run keeps. The others follow the current `run` section of the recipe."""
 
 
 class Session:
-    """A run's folder and state; every change is written at once, so that the folder tells the truth after a kill."""
+    """A run's folder and state. Every change is written at once, so that the folder is correct even after a kill."""
 
     def __init__(self, folder: RunFolder, state: RunState, base: Path) -> None:
         self.folder = folder
@@ -32,25 +32,25 @@ class Session:
         self._write()
 
     def begin_stage(self, name: str, folder: StageFolder, *, reason: str) -> None:
-        """Note that a stage runs now."""
+        """Mark a stage as running."""
         self._change_stage(name, folder, status="running", reason=reason, started=time.time(), finished=None)
 
     def end_stage(self, name: str, folder: StageFolder, status: StageStatus, *, seconds: float) -> None:
-        """Note how a stage ended after so many seconds."""
+        """Store how a stage ended, and add the time of this attempt."""
         spent = self.state.entry(name).spent_seconds + seconds
         self._change_stage(name, folder, status=status, finished=time.time(), spent_seconds=spent)
 
     def use_cached(self, name: str, folder: StageFolder) -> None:
-        """Note that a stage was served from cache. One that this run computed itself stays its own."""
+        """Mark a stage as taken from the cache, unless this run computed it itself."""
         entry = self.state.entry(name)
         if entry.status == "finished" and entry.folder == self._relative(folder):
             return
-        # Died between writing the record and this file: it is this run's own all the same.
+        # If the process died between writing the record and `run.json`, this run computed the stage.
         is_own = entry.status in ("running", "interrupted", "failed") and entry.folder == self._relative(folder)
         self._change_stage(name, folder, status="finished" if is_own else "cached", reason="")
 
     def end(self, status: RunStatus, message: str) -> None:
-        """Note how the run ended."""
+        """Store how the run ended."""
         self.state = self.state.model_copy(update={"status": status, "message": message})
         self._write()
 
@@ -85,22 +85,22 @@ def open_session(
     command: str,
     init_digests: Mapping[str, str],
     init_models: Mapping[str, Path],
-    anew: bool,
+    is_new: bool,
 ) -> Session:
-    """Continue the last run of this name where it asked for the same computation, else begin a new one.
+    """Resume the latest run of this name if it computes the same thing, else create a new run.
 
-    `anew` begins a new one in any case (a forced stage is another run, not more of the old one).
+    `is_new` always creates one: a forced stage belongs to a new run.
     """
     digest = plan_digest(plan, init_digests)
     fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
-    previous = None if anew else find_resumable_run(plan.recipe_name, digest, base)
+    previous = None if is_new else find_resumable_run(plan.recipe_name, digest, base)
     now = time.time()
     if previous is None:
         folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
         created, entries = now, fresh
     else:
         folder, created = previous.folder, previous.state.created
-        kept = {entry.stage: entry.model_dump(include=_PROGRESS) for entry in previous.state.stages}
+        kept = {entry.stage: entry.model_dump(include=_KEPT_FIELDS) for entry in previous.state.stages}
         entries = tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
     state = RunState(
         name=plan.recipe_name,
@@ -126,7 +126,7 @@ def open_session(
 
 
 def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
-    """Return the last run of this name if it asked for the same computation and no process works on it."""
+    """Return the latest run of this name if it computes the same thing and no process is working on it."""
     runs = list_runs(base, name)
     if not runs or runs[-1].state.plan_digest != digest or is_in_progress(runs[-1].state):
         return None
@@ -134,14 +134,14 @@ def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
 
 
 def is_in_progress(state: RunState) -> bool:
-    """Return whether a process works on the run; one on another host is believed."""
+    """Return whether a process is working on the run. A process on another host is assumed to be alive."""
     if state.status != "running" or state.pid == os.getpid():
         return False
     return state.host != provenance.host_name() or provenance.is_alive(state.pid, state.process_started)
 
 
 def close_dead_runs(runs: Iterable[Run]) -> None:
-    """Mark as interrupted the runs whose process died without a word."""
+    """Mark runs as interrupted whose process died before it could do so."""
     for run in runs:
         if run.state.status != "running" or is_in_progress(run.state) or run.state.pid == os.getpid():
             continue
@@ -149,13 +149,13 @@ def close_dead_runs(runs: Iterable[Run]) -> None:
             entry.model_copy(update={"status": "interrupted"}) if entry.status == "running" else entry
             for entry in run.state.stages
         )
-        changes = {"status": "interrupted", "message": "its process died", "stages": entries}
+        changes = {"status": "interrupted", "message": "the process of the run died", "stages": entries}
         if read_run(run.folder) == run.state:
             write_run(run.folder, run.state.model_copy(update=changes))
 
 
 def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
-    """Return a digest that is equal for two plans that compute the same stages from the same data."""
+    """Return a digest that is the same for two plans if they compute the same stages from the same data."""
     content = [
         [dict(stage.identity), dict(stage.source_digests), init_digests.get(stage.name)] for stage in plan.stages
     ]
@@ -163,7 +163,7 @@ def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
 
 
 def _stage_of(model: Path, base: Path) -> str | None:
-    """Return the stage folder that a model folder lies in, relative to the base; None for one from elsewhere."""
+    """Return the stage folder that contains a model folder, relative to the base, or None if it is outside the base."""
     stages = (base / "stages").resolve()
     if not model.resolve().is_relative_to(stages):
         return None

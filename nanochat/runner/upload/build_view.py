@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
-from nanochat.runner.report.report import stage_line
+from nanochat.runner.report.report import result_line
 from nanochat.runner.report.scores import EVALUATIONS, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
 from nanochat.runner.store.runs import Run, list_runs
@@ -171,7 +171,7 @@ def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, .
 
 
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
-    scores = [f"{stage}{stage_line(record)}" for stage, record in records.items() if stage in EVALUATIONS]
+    scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if stage in EVALUATIONS]
     results = f"**{'; '.join(scores)}**" if scores else ""
     first = results or state.message or state.status
     where = "Curves, samples and costs: `report.html` under Artifacts." if records else ""
@@ -187,7 +187,7 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
 def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | None) -> str:
     if record is None:
         return f"{entry.status}: {entry.reason or state.message}"
-    results = stage_line(record).removeprefix(": ")
+    results = result_line(record).removeprefix(": ")
     measured = (
         f"{show_duration(record.measured.seconds)} (planned {show_duration(record.planned.seconds)}), "
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "

@@ -1,8 +1,10 @@
-"""MLflow beside a run: starts the uploader, waits for it at the end, and says where to look."""
+"""Upload a run to MLflow in the background, wait for the upload at the end, and show where to look at the run."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nanochat.recipe.schema.execution_sections import Tracking
@@ -17,22 +19,30 @@ from nanochat.tracking.store import database_path, resolve_uri, show_uri
 from nanochat.tracking.uploader import Uploader
 
 CLOSE_SECONDS = 30.0
-_SLICE_SECONDS = 0.2
+"""The longest time that a run waits for MLflow at its end."""
+_POLL_SECONDS = 0.2
 UI_ADDRESS = "http://127.0.0.1:5000"
 
 
 def tracking_of(section: Tracking, folder: Path) -> RunTracking:
-    """Return where a run is shown; `folder` is where a SQLite store goes by default."""
+    """Return where to upload a run. A SQLite store is created in `folder` by default."""
     if section.kind == "none":
         return RunTracking(kind="none")
     uri = resolve_uri(section.uri, folder)
     return RunTracking(kind="mlflow", uri=uri, experiment=section.experiment, tags=dict(section.tags))
 
 
-def start_upload(folder: RunFolder, tracking: RunTracking, base: Path) -> Uploader | None:
-    """Start sending a run to MLflow, earlier unsent runs of this machine too; None where nothing is tracked."""
+@contextmanager
+def uploading(
+    folder: RunFolder, tracking: RunTracking, base: Path, display: Display, interrupts: Interrupts
+) -> Iterator[None]:
+    """Upload a run while the block runs, and what earlier runs on this machine could not upload.
+
+    However the block ends, the rest is uploaded after it, so that MLflow shows how the run ended.
+    """
     if tracking.kind == "none" or tracking.uri is None:
-        return None
+        yield
+        return
     uri, experiment = tracking.uri, tracking.experiment
     uploader = Uploader(
         uri,
@@ -43,28 +53,29 @@ def start_upload(folder: RunFolder, tracking: RunTracking, base: Path) -> Upload
         is_alive=provenance.is_alive,
     )
     uploader.start()
-    return uploader
+    try:
+        yield
+    finally:
+        _finish_upload(uploader, folder, display, interrupts)
 
 
-def finish_upload(uploader: Uploader | None, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
-    """Send the rest, and say where the run is shown, or that it will be; a second signal ends the waiting."""
-    if uploader is None:
-        return
+def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
+    """Upload the rest and show the run's address, or why it is not uploaded yet. A second signal stops the waiting."""
     uploader.stop()
     deadline = time.monotonic() + CLOSE_SECONDS
-    while not uploader.join(_SLICE_SECONDS):
+    while not uploader.join(_POLL_SECONDS):
         if time.monotonic() > deadline or interrupts.count > 1:
             break
     problem = uploader.problem
     if problem is not None:
-        display.log_line(f"tracking: not everything could be sent: {problem}")
-        display.log_line("tracking: it is kept in local files; the next run sends it")
+        display.log_line(f"MLflow: not everything could be uploaded: {problem}")
+        display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
     elif (link := read_link(folder.link)) is not None:
-        display.log_line(f"MLflow: {where_to_look(link)}")
+        display.log_line(f"MLflow: {_where_to_look(link)}")
 
 
-def where_to_look(link: Link) -> str:
-    """Return the address of a run's page, in MLflow's view for training, and how to have a server there."""
+def _where_to_look(link: Link) -> str:
+    """Return the address of a run's page in MLflow, with the command that starts a server if the store is a file."""
     page = f"#/experiments/{link.experiment_id}/runs/{link.run_id}?workflowType=machine_learning"
     if database_path(link.uri) is None:
         return f"{show_uri(link.uri).rstrip('/')}/{page}"

@@ -1,0 +1,53 @@
+"""Tests of which commit is recorded as the origin of a result."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from nanochat.runner.store.provenance import collect, git_state
+
+
+def git(folder, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def package_file(tmp_path):
+    """A package in a repository that tracks it."""
+    path = tmp_path / "nanochat" / "__init__.py"
+    path.parent.mkdir()
+    path.write_text("")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    return path
+
+
+def test_git_state_is_the_commit_of_the_repository_that_tracks_the_package(tmp_path, package_file):
+    assert git_state(package_file) == (git(tmp_path, "rev-parse", "HEAD"), False)
+    package_file.write_text("changed = True\n")
+    assert git_state(package_file) == (git(tmp_path, "rev-parse", "HEAD"), True)
+
+
+@pytest.mark.parametrize("ignored", ["", "site-packages\n"])
+def test_git_state_is_unknown_for_a_package_installed_inside_another_repository(tmp_path, package_file, ignored):
+    """The environment lies in the repository, whether ignored or merely untracked, but holds other code."""
+    (tmp_path / ".gitignore").write_text(ignored)
+    installed = tmp_path / "site-packages" / "nanochat" / "__init__.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    assert git_state(installed) == (None, False)
+
+
+def test_git_state_is_unknown_outside_a_repository(tmp_path):
+    (tmp_path / "__init__.py").write_text("")
+    assert git_state(tmp_path / "__init__.py") == (None, False)
+
+
+def test_provenance_names_the_package_version_without_a_repository(monkeypatch):
+    monkeypatch.setattr("nanochat.runner.store.provenance._git", lambda *_: None)
+    provenance = collect()
+    assert provenance.git_commit is None and "nanochat" in provenance.packages
