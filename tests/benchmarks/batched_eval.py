@@ -1,11 +1,13 @@
-"""Multiple-choice scoring, batched against one option at a time, side by side in one run.
+"""Multiple-choice scoring on a CPU: batched, compared with one option at a time.
 
     python tests/benchmarks/batched_eval.py [--questions 64] [--rounds 5] [--text FOLDER]
 
-The model has quickstart's size and random weights. Without `--text` the questions are random tokens with HellaSwag's
-lengths at a vocabulary of 2,048 (context 30 to 150, four endings of 10 to 50); `--text` names a folder with HellaSwag's
-parquet file and trains a tokenizer on it. "One at a time" reads each option's whole row and computes all its logits,
-as a straightforward loop does. Times are CPU seconds of the process; the ratio is the median over rounds.
+"One at a time" runs the model on each option's whole row and computes all its logits. Both ways score the same
+questions in alternation, and must choose the same options. The model has the quickstart's size and random weights.
+Without `--text` the questions are random tokens with HellaSwag's lengths (context 30 to 150 tokens, four endings of 10
+to 50). `--text` names a folder with HellaSwag's parquet file; a tokenizer of 2,048 pieces is trained on it.
+
+Prints milliseconds per option of both ways in CPU time, and their ratio: the median over the rounds and its range.
 """
 
 from __future__ import annotations
@@ -80,10 +82,10 @@ def main() -> None:
     )
     groups = [[make_continuation(row, start, len(row), max_tokens=256) for row, start in rows] for rows in questions]
     tokens = sum(len(span.tokens) for group in groups for span in group)
-    print(f"{len(groups)} questions, {tokens / len(groups) / 4:.0f} tokens an option")
+    print(f"{len(groups)} questions, {tokens / len(groups) / 4:.0f} tokens per option")
 
-    def one_at_a_time() -> list[list[float]]:
-        found = []
+    def score_one_at_a_time() -> list[list[float]]:
+        scores = []
         for group in groups:
             sums = []
             for span in group:
@@ -91,34 +93,32 @@ def main() -> None:
                 targets = mx.array(span.tokens[span.start :])[:, None]
                 chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
                 sums.append(float(np.array(chosen, dtype=np.float64).sum()))
-            found.append(sums)
-        return found
+            scores.append(sums)
+        return scores
 
-    def batched() -> list[list[float]]:
+    def score_batched() -> list[list[float]]:
         return [[score.logprob for score in scores] for scores in score_continuations(model, groups)]
 
     lengths = np.array([[span.end - span.start for span in group] for group in groups])
 
-    def choices(sums: np.ndarray) -> np.ndarray:
-        return (sums / lengths).argmax(axis=-1)
-
     def timed(work: Callable[[], list[list[float]]]) -> tuple[float, np.ndarray]:
         start = time.process_time()
-        found = work()
-        return time.process_time() - start, np.array(found)
+        scores = work()
+        return time.process_time() - start, np.array(scores)
 
     pairs = []
     for _ in range(options.rounds):
-        slow, expected = timed(one_at_a_time)
-        fast, found = timed(batched)
-        assert np.abs(found - expected).max() < 1e-4, "the log-probabilities disagree"
-        assert (choices(found) == choices(expected)).all(), "the verdicts disagree"
+        slow, expected = timed(score_one_at_a_time)
+        fast, scores = timed(score_batched)
+        assert np.abs(scores - expected).max() < 1e-4, "the log-probabilities disagree"
+        chosen = [(values / lengths).argmax(axis=-1) for values in (scores, expected)]
+        assert (chosen[0] == chosen[1]).all(), "the two ways choose different options"
         pairs.append((slow, fast))
     ratios = [slow / fast for slow, fast in pairs]
     per_option = [1000 * statistics.median(side) / len(groups) / 4 for side in zip(*pairs, strict=True)]
-    print(f"one at a time {per_option[0]:.2f} ms an option, batched {per_option[1]:.2f} ms (CPU, median)")
+    print(f"one at a time {per_option[0]:.2f} ms per option, batched {per_option[1]:.2f} ms (CPU time, median)")
     print(f"ratio {statistics.median(ratios):.1f} (rounds {min(ratios):.1f} to {max(ratios):.1f})")
-    print(f"largest difference of a log-probability {np.abs(found - expected).max():.1e}")
+    print(f"largest difference of a log-probability {np.abs(scores - expected).max():.1e}")
 
 
 if __name__ == "__main__":

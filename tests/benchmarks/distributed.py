@@ -1,12 +1,15 @@
-"""Training on several processes beside one: tokens a second, and that the losses are the same.
+"""Training on several processes of this machine, compared with one process: speed, and whether the losses agree.
 
-Run: python tests/benchmarks/distributed.py [--processes 2] [--backend auto] [--device auto] [--steps 12] [--rows R]
+    python tests/benchmarks/distributed.py [--processes 2] [--backend auto] [--device auto] [--steps 12] [--rows R]
 
-A step has `--rows` rows for each process (GPU: 16 rows of 2,048 tokens at 286M parameters; CPU: 8 of 256 at the
-quickstart's size), the update included. One process does the same steps alone, in as many micro-batches; on a GPU also
-steps of one process's rows, which is what a single card would be used for. Times are medians of steps that each were
-waited for, so that all is counted that a step costs; losses are of the first steps, from the same weights on the same
-tokens. It exits with 1 where losses differ by more than the bounds below.
+A step has `--rows` rows per process and includes the update. Defaults: on a GPU 16 rows of 2,048 tokens at 286M
+parameters, on a CPU 8 rows of 256 tokens at the quickstart's size. One process trains on the same rows in as many
+micro-batches. On a GPU one process also trains on steps of `--rows` rows, as a user with a single card would.
+
+Prints tokens per second, the range of step times, and peak memory of each; then the speed-up, and how far the losses of
+the first and of all steps are apart. Every run starts from the same weights and sees the same tokens. Times are medians
+over steps that are each waited for, so all the work of a step is counted. Exits with 1 if the losses differ by more
+than `FIRST_BOUND` or `LATER_BOUND`.
 """
 
 from __future__ import annotations
@@ -31,9 +34,9 @@ from nanochat.plan.specs import ExecutionSpec
 from nanochat.runner.process.hosts import backend_of, launch_options
 
 FIRST_BOUND = {"float32": 1e-5, "bfloat16": 2e-3}
-"""Nats between the losses of the first step: the weights are the same, and only sums are in another order."""
+"""Allowed difference of the first losses, in nats: the weights are the same, only the order of sums differs."""
 LATER_BOUND = {"float32": 5e-3, "bfloat16": 0.1}
-"""Nats between the losses of any step: Muon and Adam make whole steps of the smallest gradients, so rounding grows."""
+"""Allowed difference of any losses, in nats: Muon and Adam normalise tiny gradients, so rounding errors grow."""
 CPU_CONFIG = GPTConfig(
     sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128, window_pattern="L"
 )
@@ -42,8 +45,8 @@ TIMEOUT_SECONDS = 240.0
 
 
 def work(options: argparse.Namespace) -> None:
-    """Train as one of `--processes`; the first writes what it measured to `--out`."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())  # the launcher spins while it is open
+    """Train as one of `--processes` processes. Rank 0 writes its measurements to `--out`."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())  # the launcher polls it in a busy loop while open
     chosen = runtime.prepare(device=options.device)
     import mlx.core as mx
 
@@ -69,13 +72,13 @@ def work(options: argparse.Namespace) -> None:
     draw = np.random.default_rng(0)
     losses, seconds = [], []
     for i in range(options.steps):
-        # Low ids are frequent, which is quickly learned: the losses fall, so that an update that is wrong shows.
+        # Low ids are frequent, and the model learns that quickly. The losses fall, so a wrong update shows.
         tokens = (config.vocab_size * draw.random((options.rows, config.sequence_len + 1)) ** 4).astype(np.int32)
         mine = tokens[rank :: options.processes]
         elsewhere = (options.rows - len(mine)) * config.sequence_len
         batch = Batch(mine[:, :-1].copy(), mine[:, 1:].copy(), elsewhere_tokens=elsewhere)
         began = time.perf_counter()
-        # The rate warms up to the end: rounding, which whole steps of tiny gradients blow up, stays small for longer.
+        # The learning rate rises until the end, so that rounding errors grow more slowly.
         rates = Rates(lr_multiplier=(i + 1) / options.steps, momentum=0.95, weight_decay=0.0)
         result = step.run(batch, rates=rates, votes=lambda: [False])
         mx.eval(result.loss, model.named_parameters(), optimizer.state)
@@ -85,7 +88,7 @@ def work(options: argparse.Namespace) -> None:
     if rank == 0:
         tokens_per_second = options.rows * config.sequence_len / statistics.median(seconds[WARM_UP:])
         peak = peak_flops(device_name(), chosen.dtype) if chosen.backend != "cpu" else None
-        found = {
+        measured = {
             "losses": losses,
             "tokens_per_second": tokens_per_second,
             "spread": [min(seconds[WARM_UP:]), max(seconds[WARM_UP:])],
@@ -95,11 +98,11 @@ def work(options: argparse.Namespace) -> None:
             "peak_gib": mx.get_peak_memory() / 2**30,
             "mfu": tokens_per_second * config.flops_per_token() / (peak * options.processes) if peak else None,
         }
-        Path(options.out).write_text(json.dumps(found))
+        Path(options.out).write_text(json.dumps(measured))
 
 
 def measure(options: argparse.Namespace, *, processes: int, rows: int, micro: int) -> dict:
-    """Return what a worker, or several, measured."""
+    """Run one or more worker processes and return their measurements."""
     execution = ExecutionSpec(device=options.device, processes=processes, collectives=options.backend)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -114,7 +117,7 @@ def measure(options: argparse.Namespace, *, processes: int, rows: int, micro: in
 
 
 def run(command: list[str]) -> None:
-    """Run a command to its end; a key pressed now and then lets the launcher find its processes' inputs closed."""
+    """Run a command to its end. Writing to its input lets the launcher notice that its processes closed theirs."""
     began = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
@@ -131,24 +134,23 @@ def run(command: list[str]) -> None:
             os.killpg(process.pid, 9)
 
 
-def show(title: str, found: dict) -> None:
-    low, high = found["spread"]
-    mfu = f", MFU {found['mfu']:.1%}" if found["mfu"] is not None else ""
+def show(title: str, measured: dict) -> None:
+    low, high = measured["spread"]
+    mfu = f", MFU {measured['mfu']:.1%}" if measured["mfu"] is not None else ""
     print(
-        f"{title}: {found['tokens_per_second']:,.0f} tokens/s{mfu}, steps of {1e3 * low:.0f} to {1e3 * high:.0f} ms, "
-        f"peak {found['peak_gib']:.2f} GiB a process",
+        f"{title}: {measured['tokens_per_second']:,.0f} tokens/s{mfu}, "
+        f"steps of {1e3 * low:.0f} to {1e3 * high:.0f} ms, peak {measured['peak_gib']:.2f} GiB per process",
         flush=True,
     )
 
 
 def main() -> int:
-    """Measure, compare, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--backend", default="auto", choices=["auto", "ring", "nccl", "mpi"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "gpu"])
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rows", type=int, help="rows of a step for each process")
+    parser.add_argument("--rows", type=int, help="rows per step and process")
     for hidden in ("--work", "--out", "--micro"):
         parser.add_argument(hidden, help=argparse.SUPPRESS, **({"action": "store_true"} if hidden == "--work" else {}))
     options = parser.parse_args()
@@ -157,21 +159,23 @@ def main() -> int:
         work(options)
         return 0
     on_gpu = options.device != "cpu" and runtime.backend_of_machine() != "cpu"
-    own, many = options.rows or (16 if on_gpu else 8), options.processes
-    alone = measure(options, processes=1, rows=many * own, micro=own)
-    print(f"{alone['device']}; {alone['parameters']:,} parameters; {many * own} rows a step", flush=True)
+    rows, many = options.rows or (16 if on_gpu else 8), options.processes
+    alone = measure(options, processes=1, rows=many * rows, micro=rows)
+    print(f"{alone['device']}; {alone['parameters']:,} parameters; {many * rows} rows per step", flush=True)
     show(f"1 process, {many} micro-batches", alone)
     if on_gpu:
-        show(f"1 process, steps of {own} rows", measure(options, processes=1, rows=own, micro=own))
-    together = measure(options, processes=many, rows=many * own, micro=own)
+        show(f"1 process, steps of {rows} rows", measure(options, processes=1, rows=rows, micro=rows))
+    together = measure(options, processes=many, rows=many * rows, micro=rows)
     show(f"{many} processes", together)
-    print(f"{together['tokens_per_second'] / alone['tokens_per_second']:.2f}x of one process doing the same steps")
-    apart = [abs(a - b) for a, b in zip(alone["losses"], together["losses"], strict=True)]
+    print(
+        f"{together['tokens_per_second'] / alone['tokens_per_second']:.2f}x the speed of one process on the same steps"
+    )
+    differences = [abs(a - b) for a, b in zip(alone["losses"], together["losses"], strict=True)]
     first, later = FIRST_BOUND[alone["dtype"]], LATER_BOUND[alone["dtype"]]
     ends = f"{alone['losses'][-1]:.4f} and {together['losses'][-1]:.4f}"
-    print(f"loss {alone['losses'][0]:.4f} at the first step, apart {apart[0]:.1e} (bound {first:.0e})")
-    print(f"losses {ends} at step {len(apart)}, apart at most {max(apart):.1e} on the way (bound {later:.0e})")
-    return int(apart[0] > first or max(apart) > later)
+    print(f"loss {alone['losses'][0]:.4f} at the first step, difference {differences[0]:.1e} (bound {first:.0e})")
+    print(f"losses {ends} at step {len(differences)}, largest difference {max(differences):.1e} (bound {later:.0e})")
+    return int(differences[0] > first or max(differences) > later)
 
 
 if __name__ == "__main__":

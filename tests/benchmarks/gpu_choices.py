@@ -1,11 +1,13 @@
-"""Multiple-choice scoring on a GPU at the real size: rows without padding against a question and an option at a time.
+"""Multiple-choice scoring on a GPU at the real size: rows without padding, one question and one option at a time.
 
-Run: python tests/benchmarks/gpu_choices.py [--questions 128] [--rounds 3]
+    python tests/benchmarks/gpu_choices.py [--questions 128] [--rounds 3]
 
-286M parameters in bfloat16 with random weights, random tokens in three shapes of questions. Each way meets questions
-that it has not seen, as in an evaluation: on CUDA a fused attention is planned for each new shape, which takes longer
-than to compute it. The slower two do a few questions of each round. Times are wall-clock, medians over rounds. Printed
-besides: how far each way's log-probabilities are from float32's, one option at a time.
+286M parameters in bfloat16 with random weights, and random tokens in three shapes of questions. Every timed question is
+new, as in an evaluation: cuDNN plans its attention for every new shape, which takes longer than computing it. The two
+slow ways score only 8 questions per round.
+
+Prints, for each shape and way, milliseconds per option (wall clock, median and range over the rounds) and the ratio to
+rows without padding; then how far the log-probabilities are from those of float32, one option at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ DRAW = np.random.default_rng(0)
 
 
 def random_model(dtype: mx.Dtype) -> GPT:
-    """Every weight random, hidden states of about the size that training gives them."""
+    """Return a model with random weights whose hidden states are about as large as after training."""
     model = GPT(CONFIG)
     shapes = CONFIG.parameter_shapes()
     keys = mx.random.split(mx.random.key(7), len(shapes))
@@ -75,8 +77,8 @@ def ragged(model: GPT, questions: Questions) -> list[float]:
 
 
 def question_at_a_time(model: GPT, questions: Questions) -> list[float]:
-    """Options padded on the right, logits at scored positions only."""
-    found = []
+    """Score the padded options of a question in one pass, with logits at scored positions only."""
+    scores = []
     for question in questions:
         idx = np.ones((OPTIONS, max(len(span.tokens) for span in question) - 1), dtype=np.int32)
         for row, span in zip(idx, question, strict=True):
@@ -87,22 +89,22 @@ def question_at_a_time(model: GPT, questions: Questions) -> list[float]:
         targets = mx.array([token for span in question for token in span.tokens[span.start :]])
         logprobs = np.array(model.judge(hidden[rows, columns], targets)[0], dtype=np.float64)
         ends = np.cumsum([span.end - span.start for span in question])[:-1]
-        found += [float(part.sum()) for part in np.split(logprobs, ends)]
-    return found
+        scores += [float(part.sum()) for part in np.split(logprobs, ends)]
+    return scores
 
 
 def option_at_a_time(model: GPT, questions: Questions) -> list[float]:
-    found = []
+    scores = []
     for span in (span for question in questions for span in question):
         logits = model(mx.array([span.tokens[:-1]]))[0, span.start - 1 :]
         targets = mx.array(span.tokens[span.start :])[:, None]
         chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
-        found.append(float(chosen.sum()))
-    return found
+        scores.append(float(chosen.sum()))
+    return scores
 
 
 def milliseconds(way: Callable[[GPT, Questions], list[float]], model: GPT, questions: Questions) -> float:
-    """Return what an option takes."""
+    """Return wall-clock milliseconds per option."""
     began = time.perf_counter()
     way(model, questions)
     return 1e3 * (time.perf_counter() - began) / len(questions) / OPTIONS
@@ -120,27 +122,25 @@ def main() -> None:
     ways = {ragged: options.questions, question_at_a_time: FEW, option_at_a_time: FEW}
     for title, shape in SHAPES.items():
         for way in ways:
-            way(model, draw_questions(FEW, shape))  # kernels are compiled at first use
+            way(model, draw_questions(FEW, shape))  # compiles the kernels
         times = {
             way: [milliseconds(way, model, draw_questions(count, shape)) for _ in range(options.rounds)]
             for way, count in ways.items()
         }
-        print(f"\n{title}, ms an option:")
+        print(f"\n{title}, ms per option:")
         own = statistics.median(times[ragged])
-        for way, found in times.items():
-            median = statistics.median(found)
+        for way, values in times.items():
+            median = statistics.median(values)
             print(
-                f"  {way.__name__}: {median:.3f} ({min(found):.3f} to {max(found):.3f}), {median / own:.0f}x",
+                f"  {way.__name__}: {median:.3f} ({min(values):.3f} to {max(values):.3f}), {median / own:.0f}x",
                 flush=True,
             )
         questions = draw_questions(FEW, shape)
         expected = np.array(option_at_a_time(exact, questions))
         for way in ways:
-            apart = np.abs(np.array(way(model, questions)) - expected)
-            print(
-                f"  {way.__name__}: nats from float32 {apart.mean():.3f} in the mean, {apart.max():.3f} at most",
-                flush=True,
-            )
+            differences = np.abs(np.array(way(model, questions)) - expected)
+            mean, largest = differences.mean(), differences.max()
+            print(f"  {way.__name__}: {mean:.3f} nats from float32 on average, {largest:.3f} at most", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Decoding on a GPU at the real size: 286M parameters in bfloat16, batch 1 and 32, prefill, memory over 4,000 tokens.
+"""Decoding speed on a GPU at the real size (286M parameters, bfloat16): batches of 1 and 32, prefill, and memory.
 
-Run: python tests/benchmarks/gpu_decode.py. Beside each rate stands the bound by bytes: every matrix and the cache read
-once a token, one embedding row aside, at the bandwidth that a large copy reaches in the same run.
+    python tests/benchmarks/gpu_decode.py [--steps 200] [--memory-tokens 4000]
+
+Prints tokens per second of decoding after 512 tokens of context, next to an upper bound by memory traffic: all matrices
+and the cache are read once per token, at the bandwidth that a large copy reaches in the same run. Then tokens per
+second of prefill, and the memory held after each eighth of a long generation.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ PROMPT = 512
 
 
 def bandwidth() -> float:
-    """Return bytes a second of a copy, read and written."""
+    """Return bytes per second of a large copy, counting reads and writes."""
     x = mx.zeros((2**28,), mx.float32)
     mx.eval(x)
     times = []
@@ -39,13 +42,13 @@ def bandwidth() -> float:
 
 
 def bytes_per_step(config: GPTConfig, rows: int, position: int) -> int:
-    matrices = 2 * (config.num_scaling_parameters())
-    seen = sum(min(window, position) + 1 for window in config.windows)
-    return matrices + rows * 2 * 2 * config.n_kv_head * config.head_dim * seen
+    matrices = 2 * config.num_scaling_parameters()
+    cached = sum(min(window, position) + 1 for window in config.windows)
+    return matrices + rows * 2 * 2 * config.n_kv_head * config.head_dim * cached
 
 
 def generate(model: GPT, cache: KVCache, token: mx.array, steps: int) -> mx.array:
-    """Return the last of `steps` greedy tokens; the next step is built while the device works on this one."""
+    """Return the last of `steps` greedy tokens. The CPU builds each step while the GPU computes the previous one."""
     for _ in range(steps):
         token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
         mx.async_eval(token)
@@ -54,7 +57,7 @@ def generate(model: GPT, cache: KVCache, token: mx.array, steps: int) -> mx.arra
 
 
 def decode_rate(model: GPT, rows: int, *, steps: int) -> tuple[float, float]:
-    """Return (tokens a second, tokens a second by bytes) from position 512 on."""
+    """Return tokens per second after 512 tokens of context, and their upper bound by memory traffic."""
     cache = KVCache(model.config, capacity=2048)
     idx = mx.random.randint(10, model.config.vocab_size, (rows, PROMPT))
     token = mx.argmax(model.logits(model.hidden(idx, cache)[:, -1]), axis=-1)
@@ -77,7 +80,7 @@ def prefill_rate(model: GPT, rows: int) -> float:
 
 
 def memory_over(model: GPT, tokens: int) -> list[float]:
-    """Return GiB held after each eighth of `tokens` generated in one go, in a cache of that capacity."""
+    """Return the GiB held after each eighth of `tokens` generated tokens."""
     cache = KVCache(model.config, capacity=tokens + 16)
     token, held = mx.array([1]), []
     for _ in range(8):
@@ -101,11 +104,14 @@ def main() -> None:
     print(f"{today}; {device_name()}; MLX {mx.__version__}; {CHOSEN.describe()}; copy {bandwidth() / 1e12:.2f} TB/s")
     for rows in (1, 32):
         rate, bound = decode_rate(model, rows, steps=options.steps)
-        print(f"decode, batch {rows:2d}: {rate:9,.0f} tokens/s; by bytes at most {bound:9,.0f} ({rate / bound:.1%})")
+        print(f"decode, batch {rows:2d}: {rate:9,.0f} tokens/s; at most {bound:9,.0f} ({rate / bound:.1%})")
     for rows in (1, 8):
         print(f"prefill, {rows} x 2,048: {prefill_rate(model, rows):,.0f} tokens/s")
     held = memory_over(model, options.memory_tokens)
-    print(f"memory over {options.memory_tokens:,} tokens, GiB by eighths: " + ", ".join(f"{gib:.3f}" for gib in held))
+    print(
+        f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: "
+        + ", ".join(f"{gib:.3f}" for gib in held)
+    )
 
 
 if __name__ == "__main__":

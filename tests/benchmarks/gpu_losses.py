@@ -1,10 +1,14 @@
-"""Do the fast path in bfloat16 and the plain forms in float32 learn the same? Losses on the same steps of real text.
+"""Whether the kernels in bfloat16 learn the same as the plain forms in float32: losses on the same steps of real text.
 
-Part of `gpu_train.py --text DIR`. Two starts are judged: weights that have learnt for as many steps, everything moving;
-and first weights with `resid_lambdas` and `x0_lambdas` still. A third is printed: first weights, everything moving.
-Output projections begin at zero, so the stream's scale, which is all that those multipliers change then, meets a norm:
-their gradient vanishes but for rounding, of which Adam makes whole steps (at a rate of 0.5), and the step at which the
-loss leaves its plateau follows the signs of rounding errors.
+Part of `gpu_train.py --text DIR`. Training begins from three starts, of which the first two must agree:
+
+1. weights after as many steps of training, with all parameters trained;
+2. initial weights, with `resid_lambdas` and `x0_lambdas` fixed;
+3. initial weights, with all parameters trained (printed only).
+
+The third cannot agree. Output projections begin at zero, so at first those multipliers only scale the residual stream,
+and the norm after it removes the scale. Their gradient is zero except for rounding errors, which Adam turns into whole
+steps (at a learning rate of 0.5), and these decide at which step the loss leaves its plateau.
 """
 
 from __future__ import annotations
@@ -29,30 +33,28 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.train.step import Rates, TrainStep
 
 BOUND = 0.002
-"""Nats between the two, at the first step and in the mean over the last half of the steps.
+"""Allowed difference in nats, at the first step and on average over the last half of the steps.
 
-bfloat16 rounds a value at 2^-9, so a logit of up to 15 is off by up to 0.03. Over the tokens of a batch such errors
-cancel to below 0.001; what is left is their square, half of 0.03^2 = 0.0005 nats, and what it does to the weights.
+bfloat16 rounds a value at 2^-9, so a logit of up to 15 is off by up to 0.03. Over the tokens of a batch these errors
+cancel to below 0.001. Their square, half of 0.03^2 = 0.0005 nats, remains, with its effect on the weights.
 """
 ROWS = 2
-STILL = OptimizerConfig(resid_lr=0.0, x0_lr=0.0)
+FIXED_MULTIPLIERS = OptimizerConfig(resid_lr=0.0, x0_lr=0.0)
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where runs begin: weights, moments (None: none yet), rates of the groups, and the schedule."""
+    """Weights, optimizer moments (None: zero), learning rates and schedule that a run begins with."""
 
     title: str
     weights: dict[str, mx.array]
     moments: dict[str, mx.array] | None
     rates: OptimizerConfig
     multiplier: Callable[[float], float]
-    """Factor on all rates at a share of the steps."""
+    """Maps the fraction of steps done to the factor on all learning rates."""
 
 
 class Run:
-    """A model in training from a start, in one dtype."""
-
     def __init__(self, start: Start, *, dtype: mx.Dtype) -> None:
         config = GPTConfig()
         self.start, self.model = start, GPT(config)
@@ -67,53 +69,58 @@ class Run:
 
     def losses(self, batches: list[Batch]) -> np.ndarray:
         """Return the loss of every step."""
-        found = []
+        values = []
         for i, batch in enumerate(batches):
             multiplier = self.start.multiplier((i + 1) / len(batches))
             rates = Rates(lr_multiplier=multiplier, momentum=0.95, weight_decay=0.0)
-            found.append(float(self.step.run(batch, rates=rates).loss))
-        return np.array(found)
+            values.append(float(self.step.run(batch, rates=rates).loss))
+        return np.array(values)
 
 
 def agree(folder: Path, *, steps: int) -> bool:
-    """Print losses of both paths from every start, on text of a folder's parquet; return whether they agree."""
+    """Print the losses of both paths from every start, on text from a folder of parquet files.
+
+    Returns whether the first two starts agree.
+    """
     batches = text_batches(folder, 2 * steps)
     model = GPT(GPTConfig())
     model.initialise(mx.random.key(0))
     first = model.named_parameters()
-    everything = Start("first weights, everything moving", first, None, OptimizerConfig(), lambda share: share)
-    still = Start("first weights, multipliers of the stream still", first, None, STILL, lambda share: share)
-    learning = Run(everything, dtype=mx.bfloat16)
-    learning.losses(batches[:steps])
-    weights, moments = learning.model.named_parameters(), dict(learning.optimizer.state)
-    learnt = Start(f"weights of step {steps}, everything moving", weights, moments, OptimizerConfig(), lambda _: 1.0)
+    all_trained = Start("initial weights, all parameters trained", first, None, OptimizerConfig(), lambda share: share)
+    fixed = Start("initial weights, residual multipliers fixed", first, None, FIXED_MULTIPLIERS, lambda share: share)
+    warm_up = Run(all_trained, dtype=mx.bfloat16)
+    warm_up.losses(batches[:steps])
+    weights, moments = warm_up.model.named_parameters(), dict(warm_up.optimizer.state)
+    trained = Start(
+        f"weights of step {steps}, all parameters trained", weights, moments, OptimizerConfig(), lambda _: 1.0
+    )
     print(f"\nlosses on {steps} steps of {ROWS} x 2,048 tokens of real text, SSSL, nats:")
-    is_same = _is_close(learnt, batches[steps:])
-    is_same &= _is_close(still, batches[:steps])
-    _is_close(everything, batches[:steps])
+    is_same = _is_close(trained, batches[steps:])
+    is_same &= _is_close(fixed, batches[:steps])
+    _is_close(all_trained, batches[:steps])
     return is_same
 
 
 def _is_close(start: Start, batches: list[Batch]) -> bool:
-    """Print what both paths do from a start; return whether they keep within the bound."""
+    """Print the losses of both paths from one start; return whether they stay within the bound."""
     fast = Run(start, dtype=mx.bfloat16).losses(batches)
     with plain_forms():
         exact = Run(start, dtype=mx.float32).losses(batches)
     shown = range(0, len(batches), max(1, len(batches) // 5))
     print(f"  {start.title}: " + ", ".join(f"step {i + 1} {fast[i]:.4f} / {exact[i]:.4f}" for i in shown))
-    apart = fast - exact
-    later = apart[len(batches) // 2 :].mean()
-    is_kept = bool(abs(apart[0]) <= BOUND and abs(later) <= BOUND)
+    differences = fast - exact
+    later = differences[len(batches) // 2 :].mean()
+    is_close = bool(abs(differences[0]) <= BOUND and abs(later) <= BOUND)
     print(
-        f"    fast bfloat16 / plain float32: first step {apart[0]:+.5f}, mean over the last half {later:+.5f}, largest "
-        f"{np.abs(apart).max():.4f}: {'within' if is_kept else 'beyond'} {BOUND}"
+        f"    fast bfloat16 / plain float32: first step {differences[0]:+.5f}, mean over the last half {later:+.5f}, "
+        f"largest {np.abs(differences).max():.4f}: {'within' if is_close else 'beyond'} {BOUND}"
     )
-    return is_kept
+    return is_close
 
 
 @contextmanager
 def plain_forms() -> Iterator[None]:
-    """The forms without kernels, on the same device."""
+    """Use the implementations without our kernels, on the same device."""
     with ExitStack() as stack:
         for module in (forward, loss, fused_adamw, fused_muon):
             stack.enter_context(mock.patch.object(module, "runs_kernels", lambda: False))
@@ -121,7 +128,7 @@ def plain_forms() -> Iterator[None]:
 
 
 def text_batches(folder: Path, count: int) -> list[Batch]:
-    """Return batches of consecutive real text, in the tokens of a tokenizer trained on its beginning."""
+    """Return batches of consecutive text, encoded by a tokenizer that is trained on its beginning."""
     import pyarrow.parquet as pq
 
     from nanochat.tokenizer import bpe
@@ -135,6 +142,6 @@ def text_batches(folder: Path, count: int) -> list[Batch]:
         ids += [tokenizer.bos_id, *tokenizer.encode(text)]
         if len(ids) >= count * ROWS * length:
             break
-    assert len(ids) >= count * ROWS * length, f"{folder} holds too little text for {count} steps"
-    whole = np.array(ids[: count * ROWS * length], dtype=np.int32).reshape(count, ROWS, length)
-    return [Batch(rows[:, :-1].copy(), rows[:, 1:].copy()) for rows in whole]
+    assert len(ids) >= count * ROWS * length, f"{folder} has too little text for {count} steps"
+    tokens = np.array(ids[: count * ROWS * length], dtype=np.int32).reshape(count, ROWS, length)
+    return [Batch(rows[:, :-1].copy(), rows[:, 1:].copy()) for rows in tokens]

@@ -1,12 +1,12 @@
-"""Training on a GPU at the real size: 286M parameters, B=16 rows of T=2,048 random tokens, bfloat16.
+"""Training speed on a GPU at the real size: 286M parameters in bfloat16, 16 rows of 2,048 random tokens per step.
 
-Run: python tests/benchmarks/gpu_train.py [--text DIR] [--steps 20] [--rows 16] [--compare-steps 50]
+    python tests/benchmarks/gpu_train.py [--text DIR] [--steps 20] [--rows 16] [--compare-steps 50] [--compare-only]
 
-Prints, for windows L and SSSL, tokens a second (medians of steps after warm-up: overlapping as in training, and each
-ended by waiting for the device), peak memory, MFU by the plan's formula, the time to the first step
-and what the parts of a step take alone. With `--text`, a folder of parquet shards, losses of the fast path in bfloat16
-beside those of the plain forms in float32 over the same steps of real text; it exits with 1 where they differ by more
-than the rounding of bfloat16 explains (`gpu_losses.py` says how that is judged).
+Prints, for the window patterns L and SSSL: tokens per second (medians over steps after the warm-up, once with steps
+that overlap as in training and once with every step waited for), peak memory, MFU by the plan's formula, the time to
+the first step, and the time of each part of a step alone. With `--text`, a folder of parquet shards, it also compares
+the losses of the kernels in bfloat16 with those of the plain forms in float32 (see `gpu_losses.py`), and exits with 1
+if they differ by more than the rounding of bfloat16 explains.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to
 
 
 class Training:
-    """A model in training from fixed weights."""
-
     def __init__(self, pattern: str, *, rows: int, dtype: mx.Dtype, sequence_len: int = 2048) -> None:
         self.config = GPTConfig(window_pattern=pattern, sequence_len=sequence_len)
         self.model = GPT(self.config)
@@ -97,18 +95,18 @@ def measure_speed(pattern: str, *, rows: int, steps: int) -> None:
         mfu = f", MFU {rate * training.config.flops_per_token() / peak:.1%}" if peak else ""
         spread = f"{1e3 * min(times):.1f} to {1e3 * max(times):.1f}, mean {1e3 * statistics.mean(times):.1f}"
         print(f"  {name}: median {1e3 * seconds:.1f} ms ({spread}), {rate:,.0f} tokens/s{mfu}")
-    print(f"  peak memory {mx.get_peak_memory() / 2**30:.1f} GiB, of it weights and moments {active_gib():.1f} GiB")
+    print(f"  peak memory {mx.get_peak_memory() / 2**30:.1f} GiB, of which weights and moments {active_gib():.1f} GiB")
     measure_parts(training, batches[0])
 
 
 def overlapped_steps(training: Training, batches: list[Batch], steps: int) -> list[float]:
-    """Return seconds between the ends of consecutive steps, each built while the one before is computed."""
+    """Return the seconds between the ends of consecutive steps. Each is built while the previous one is computed."""
     ends = []
-    for i in range(steps + 2):  # `run` returns when the step before is done: the first call returns at once
+    for i in range(steps + 2):  # `run` waits for the previous step, so the first call returns at once
         training.run(batches[i % len(batches)])
         ends.append(time.perf_counter())
     mx.synchronize()
-    return [after - before for before, after in itertools.pairwise(ends[1:])]
+    return [end - begin for begin, end in itertools.pairwise(ends[1:])]
 
 
 def active_gib() -> float:
@@ -116,7 +114,7 @@ def active_gib() -> float:
 
 
 def measure_parts(training: Training, batch: Batch) -> None:
-    """Print what forward, loss and gradients, and the update take alone."""
+    """Print the time of the forward pass, the loss, the gradients and the update, each measured alone."""
     model, step = training.model, training.step
     parameters = model.named_parameters()
     working = {name: x.astype(mx.bfloat16) if x.ndim > 1 else x for name, x in parameters.items()}
@@ -127,10 +125,10 @@ def measure_parts(training: Training, batch: Batch) -> None:
         model.set_parameters(working)
         return model.hidden(inputs)
 
-    def both():
+    def forward_and_backward():
         return step._micro_step(working, inputs, targets, mx.array(1e-5))
 
-    def nats():
+    def head_loss():
         rows = mx.ones((inputs.size, model.config.n_embd), mx.bfloat16)
         weight = working["lm_head.weight"]
         return mx.value_and_grad(
@@ -138,7 +136,7 @@ def measure_parts(training: Training, batch: Batch) -> None:
             argnums=(0, 1),
         )(rows, weight)
 
-    gradients = both()[1]
+    gradients = forward_and_backward()[1]
     mx.eval(gradients)
     model.set_parameters(parameters)
     state = dict(training.optimizer.state)
@@ -148,7 +146,7 @@ def measure_parts(training: Training, batch: Batch) -> None:
         rates = {"lr_multiplier": 0.0, "momentum": 0.95, "weight_decay": 0.0}
         return training.optimizer.update(parameters, gradients, **rates, is_finite=mx.array(True))
 
-    parts = {"forward": hidden, "loss": nats, "forward, loss and backward": both, "update": update}
+    parts = {"forward": hidden, "loss": head_loss, "forward, loss and backward": forward_and_backward, "update": update}
     times = {name: statistics.median(waited(part) for _ in range(6)) for name, part in parts.items()}
     print("  alone: " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in times.items()))
     model.set_parameters(parameters)
@@ -160,13 +158,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--compare-steps", type=int, default=50)
-    parser.add_argument("--compare-only", action="store_true", help="leave the speed out")
+    parser.add_argument("--compare-only", action="store_true", help="do not measure speed")
     options = parser.parse_args()
     today = datetime.date.today().isoformat()
     print(
         f"{today}; {device.device_name()}; MLX {mx.__version__}; Python {sys.version.split()[0]}; {CHOSEN.describe()}"
     )
-    print(f"{GPTConfig().num_parameters():,} parameters, {options.rows} x 2,048 random tokens a step. {PEERS}")
+    print(f"{GPTConfig().num_parameters():,} parameters, {options.rows} x 2,048 random tokens per step. {PEERS}")
     for pattern in () if options.compare_only else ("L", "SSSL"):
         measure_speed(pattern, rows=options.rows, steps=options.steps)
         mx.clear_cache()

@@ -1,17 +1,19 @@
-"""Does a small model learn at the default learning rates as well as at half and at twice them?
+"""Whether a small model learns as well at the default learning rates as at half and at twice those rates.
 
-Run: python tests/benchmarks/learning.py --text DIR [--device gpu] [--seeds 3] [--steps 60 200] [--fault]. DIR holds
-parquet shards, one of which is kept for validation. 4 layers, width 256, vocabulary 4,096, 8 rows of 256 tokens a step,
-float32, constant rates, no weight decay; both pairs of architecture and optimizer. Prints held-out bits per byte, mean
-and standard deviation over the seeds, and exits with 1 where the default is worse than a neighbour by more than 1 %.
+    python tests/benchmarks/learning.py --text DIR [--device gpu] [--seeds 3] [--steps 60 200] [--fault] [--unscaled]
 
-Norms hide a Muon step that is far too large: at half and at twice of it the loss is much the same, just bad. So the
-default must also hold against Muon at a 16th and at a 256th of its rate (one seed). `--fault` plants what a port of
-nanochat had: the norm not restored after variance reduction, and a factor of sqrt(cols). What that costs against the
-sound rule is printed, and the exit code should be 1. A seed decides the first weights and which rows come when.
+DIR holds parquet shards, one of which is held out. The model has 4 layers, width 256 and vocabulary 4,096; a step has 8
+rows of 256 tokens; float32, constant rates, no weight decay. Both architectures are trained, each with its optimizer. A
+seed decides the initial weights and the order of rows.
 
-Rates follow the batch (`optim.groups.batch_scale`), here by a half (`plain`) and a quarter (`current`): `--unscaled`
-leaves that out.
+Prints held-out bits per byte (mean and standard deviation over the seeds) at each multiple of the rates, and exits with
+1 if the default is worse than a neighbour by more than 1 %. Norms hide a Muon step that is far too large: the loss is
+then equally bad at half and at twice the rate. So the default must also hold against Muon at 1/16 and 1/256 of its rate
+(one seed).
+
+`--fault` plants an error that a port of nanochat had: the norm is not restored after variance reduction, and steps are
+larger by sqrt(cols). It prints the cost of the error; the exit code should be 1. Default rates are scaled with the
+batch (`optim.groups.batch_scale`), here by a half (`plain`) and a quarter (`current`); `--unscaled` leaves that out.
 """
 
 from __future__ import annotations
@@ -34,24 +36,25 @@ MUON_SCALES = (1 / 16, 1 / 256)
 TOLERANCE = 0.01
 SEQUENCE_LEN, ROWS = 256, 8
 VOCAB_SIZE = 4096
-MUON_LR = 0.02  # of both tables
+MUON_LR = 0.02  # in both variants
 TOKENIZER_CHARS = 20_000_000
 VARIANTS = {"seed": "plain", "current": "current"}
-"""Architecture -> optimizer."""
+"""Architecture -> optimizer variant."""
 
 
 def main() -> int:
-    """Train everything, print the tables, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="folder of parquet shards with a column `text`")
-    parser.add_argument("--validation-shard", default="shard_00004.parquet", help="the shard that is not trained on")
+    parser.add_argument("--validation-shard", default="shard_00004.parquet", help="the shard that is held out")
     parser.add_argument("--validation-tokens", type=int, default=2**17)
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="+", default=[60, 200], help="where a run is measured")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[60, 200], help="steps at which bits per byte are measured"
+    )
     parser.add_argument("--architectures", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--unscaled", action="store_true", help="rates of the tables, without the batch's square root")
-    parser.add_argument("--fault", action="store_true", help="plant a wrong size of Muon's step")
+    parser.add_argument("--unscaled", action="store_true", help="do not scale the rates with the batch")
+    parser.add_argument("--fault", action="store_true", help="plant a Muon step of the wrong size")
     options = parser.parse_args()
     options.steps.sort()
     chosen = runtime.prepare(device=options.device, dtype="float32")
@@ -61,23 +64,23 @@ def main() -> int:
     began = time.monotonic()
     data = _read_data(options)
     print(f"{device_name()}, {chosen.describe()}; tokenizer and data in {time.monotonic() - began:.0f} s", flush=True)
-    is_sound = True
+    is_good = True
     for architecture in options.architectures:
         if options.fault:
-            sound = _Bench(architecture, data, options).measure(1.0, range(options.seeds))
+            correct = _Bench(architecture, data, options).measure(1.0, range(options.seeds))
             with _wrong_step():
-                is_sound &= _report(architecture, data, options, against=sound)
+                is_good &= _report(architecture, data, options, reference=correct)
         else:
-            is_sound &= _report(architecture, data, options, against=None)
-    print(f"{time.monotonic() - began:.0f} s in all")
-    return 0 if is_sound else 1
+            is_good &= _report(architecture, data, options, reference=None)
+    print(f"{time.monotonic() - began:.0f} s in total")
+    return 0 if is_good else 1
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Rows to train on, inputs and targets; held-out batches; bytes of each token."""
+    """Rows to train on, held-out batches, and the bytes of each token."""
 
-    inputs: object  # (N, T) int32; arrays of numpy, which is imported after the runtime is ready
+    inputs: object  # (N, T) int32 arrays; typed as objects because NumPy is imported after `runtime.prepare`
     targets: object
     held_out: Sequence[object]
     token_bytes: object
@@ -86,7 +89,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Measure:
-    """Held-out bits per byte and nats per token, by number of steps, of one seed."""
+    """Held-out bits per byte and nats per token of one seed, by the number of steps trained."""
 
     bpb: dict[int, float]
     nats: dict[int, float]
@@ -110,9 +113,8 @@ def _read_data(options: argparse.Namespace) -> _Data:
         rows_per_batch=ROWS,
         buffer_documents=1000,
     )
-    batches = [
-        loader.next() for _ in range(2 * options.steps[-1])
-    ]  # twice what a run needs: seeds differ in their data
+    # Twice as many rows as a run needs, so that seeds differ in their data.
+    batches = [loader.next() for _ in range(2 * options.steps[-1])]
     loader.close()
     held_out = held_out_batches(
         source,
@@ -133,7 +135,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
 
 
 def _tokenizer(source, base: Path):
-    """Return the tokenizer of these files, trained once and kept."""
+    """Return the tokenizer for these files. It is trained once and then cached."""
     from nanochat.data.documents import single_pass
     from nanochat.data.sources import digest
     from nanochat.tokenizer import bpe
@@ -147,7 +149,7 @@ def _tokenizer(source, base: Path):
 
 
 class _Bench:
-    """One architecture and its optimizer, compiled once and started anew for every run."""
+    """One architecture and its optimizer, compiled once and reset for every run."""
 
     def __init__(self, architecture: str, data: _Data, options: argparse.Namespace, *, muon_scale: float = 1.0) -> None:
         import mlx.core as mx
@@ -167,9 +169,9 @@ class _Bench:
         )
         self.model = GPT(config)
         self.model.initialise(mx.random.key(0))
-        chosen = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
+        optimizer_config = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
         tokens_per_step = REFERENCE_TOKENS_PER_STEP[variant] if options.unscaled else ROWS * SEQUENCE_LEN
-        groups = build_groups(config, chosen, tokens_per_step=tokens_per_step)
+        groups = build_groups(config, optimizer_config, tokens_per_step=tokens_per_step)
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         self.step = TrainStep(self.model, self.optimizer, micro_batch_size=ROWS)
         schedule = ScheduleConfig(steps=self.steps[-1], kind="constant")
@@ -178,7 +180,7 @@ class _Bench:
         )
 
     def measure(self, scale: float, seeds: Sequence[int]) -> list[_Measure]:
-        """Return a measurement of each seed with all rates multiplied by `scale`."""
+        """Return one measurement per seed, with all rates multiplied by `scale`."""
         return [self._run(scale, seed) for seed in seeds]
 
     def _run(self, scale: float, seed: int) -> _Measure:
@@ -198,40 +200,40 @@ class _Bench:
             batch = Batch(self.data.inputs[rows], self.data.targets[rows])
             self.step.run(batch, rates=self.rates(scale, done))
             if done + 1 in self.steps:
-                found = evaluate_bpb(self.model, self.data.held_out, self.data.token_bytes)
-                bpb[done + 1], nats[done + 1] = found.bpb, found.nats / found.tokens
+                result = evaluate_bpb(self.model, self.data.held_out, self.data.token_bytes)
+                bpb[done + 1], nats[done + 1] = result.bpb, result.nats / result.tokens
         return _Measure(bpb, nats)
 
 
-def _report(architecture: str, data: _Data, options: argparse.Namespace, *, against: list[_Measure] | None) -> bool:
+def _report(architecture: str, data: _Data, options: argparse.Namespace, *, reference: list[_Measure] | None) -> bool:
     """Measure at every scale, print the table, and return whether the default is good enough."""
     name = f"architecture {architecture}, optimizer {VARIANTS[architecture]}"
     print(f"{name}{', WRONG MUON STEP' if options.fault else ''}: held-out bits per byte")
-    bench, found = _Bench(architecture, data, options), {}
+    bench, at = _Bench(architecture, data, options), {}
     for scale in SCALES:
-        found[scale] = _measure_and_show(f"rates x{scale}", bench, scale, range(options.seeds))
-    verdicts = [_judge(f"default, {n} steps", n, found[1.0], (found[0.5], found[2.0])) for n in options.steps]
+        at[scale] = _measure_and_show(f"rates x{scale}", bench, scale, range(options.seeds))
+    verdicts = [_compare(f"default, {n} steps", n, at[1.0], (at[0.5], at[2.0])) for n in options.steps]
     slow = [
         _measure_and_show(f"Muon's x{scale}", _Bench(architecture, data, options, muon_scale=scale), 1.0, range(1))
         for scale in MUON_SCALES
     ]
-    verdicts += [_judge(f"Muon's default, {n} steps", n, found[1.0][:1], slow) for n in options.steps]
-    for n in options.steps if against is not None else ():
-        lost = statistics.mean(m.nats[n] for m in found[1.0]) - statistics.mean(m.nats[n] for m in against)
-        print(f"  {n} steps: the wrong step costs {lost:+.3f} nats a token at the default rates")
+    verdicts += [_compare(f"Muon's default, {n} steps", n, at[1.0][:1], slow) for n in options.steps]
+    for n in options.steps if reference is not None else ():
+        cost = statistics.mean(m.nats[n] for m in at[1.0]) - statistics.mean(m.nats[n] for m in reference)
+        print(f"  {n} steps: the wrong step costs {cost:+.3f} nats per token at the default rates")
     return all(verdicts)
 
 
 def _measure_and_show(title: str, bench: _Bench, scale: float, seeds: Sequence[int]) -> list[_Measure]:
     began = time.monotonic()
-    found = bench.measure(scale, seeds)
-    columns = "   ".join(f"{n} steps: {_spread([m.bpb[n] for m in found])}" for n in bench.steps)
+    measures = bench.measure(scale, seeds)
+    columns = "   ".join(f"{n} steps: {_mean_and_deviation([m.bpb[n] for m in measures])}" for n in bench.steps)
     print(f"  {title:<18} {columns}   ({time.monotonic() - began:.1f} s)", flush=True)
-    return found
+    return measures
 
 
-def _judge(title: str, steps: int, default: list[_Measure], others: Sequence[list[_Measure]]) -> bool:
-    """Print and return whether the default's mean is not above that of any other by more than the tolerance."""
+def _compare(title: str, steps: int, default: list[_Measure], others: Sequence[list[_Measure]]) -> bool:
+    """Print and return whether the default's mean is within the tolerance of the best of the others."""
     best = min(statistics.mean(m.bpb[steps] for m in measures) for measures in others)
     excess = statistics.mean(m.bpb[steps] for m in default) / best - 1
     is_good = excess <= TOLERANCE
@@ -239,21 +241,21 @@ def _judge(title: str, steps: int, default: list[_Measure], others: Sequence[lis
     return is_good
 
 
-def _spread(values: Sequence[float]) -> str:
+def _mean_and_deviation(values: Sequence[float]) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.4f} +- {deviation:.4f}"
 
 
 @contextmanager
 def _wrong_step() -> Iterator[None]:
-    """Plant the fault: elements of size sqrt(cols) where their root mean square should be max(rows, cols)^-0.5."""
+    """Plant the error: steps with elements of size sqrt(cols) instead of max(rows, cols)^-0.5 (root mean square)."""
     from nanochat.optim.groups import MuonGroup
     from nanochat.optim.optimizer import Optimizer
 
-    sound = Optimizer.update
+    correct_update = Optimizer.update
 
     def wrong(self, parameters, gradients, **settings):
-        updated = sound(self, parameters, gradients, **settings)
+        updated = correct_update(self, parameters, gradients, **settings)
         for name in (name for group in self.groups if isinstance(group, MuonGroup) for name in group.names):
             rows, cols = updated[name].shape
             factor = (max(rows, cols) * cols) ** 0.5

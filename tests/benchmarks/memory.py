@@ -1,10 +1,13 @@
-"""Planned against measured peak memory: training steps and evaluations at several shapes.
+"""Planned and measured peak memory of training steps and evaluations at several model shapes.
 
-Run: python tests/benchmarks/memory.py [--device cpu|gpu] [--save FILE] [--beside FILE ...]. Random tokens, no files, no
-network: about a minute on a GPU, some CPU minutes without. On a GPU what is measured is the largest size of MLX's
-arrays; on a CPU the largest size of a process of its own, Python and libraries included, as in a stage's record. The
-planned peak is that of `nanochat/plan/estimate/memory.py`. `--beside` prints saved results in columns next to this
-device's.
+    python tests/benchmarks/memory.py [--device cpu|gpu] [--only TEXT] [--save FILE] [--beside FILE ...]
+
+The plan's numbers come from `nanochat/plan/estimate/memory.py`. On a GPU the peak size of MLX's arrays is measured; on
+a CPU the peak size of a process that runs only this case, Python and its libraries included, as in a stage's record.
+Takes about a minute on a GPU and some minutes on a CPU; uses random tokens, no files and no network.
+
+Prints planned and measured MiB of each case, then all of them as a Markdown table. `--save` writes the results to a
+file; `--beside` adds columns with results saved on other devices.
 """
 
 from __future__ import annotations
@@ -32,13 +35,13 @@ STEPS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is done, by which model, on so many rows at a time (training: a forward and backward pass)."""
+    """One workload: the model's shape, the kind of work, and the rows per forward pass."""
 
     shape: str
     work: str
     rows: int
     accumulated: int = 1
-    """Micro-batches of a step."""
+    """Micro-batches per step."""
     recompute: bool = False
     devices: tuple[str, ...] = ("cpu", "gpu")
 
@@ -92,7 +95,7 @@ CASES = (
 
 
 def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
-    """Return what the plan says."""
+    """Return the peak memory that the plan estimates."""
     config, length = case.config, case.config.sequence_len
     if case.work in ("pretrain", "sft"):
         step = memory.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=case.recompute)
@@ -104,7 +107,7 @@ def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
 
 
 def run(case: Case, dtype: memory.Dtype) -> None:
-    """Do the work of a case once, on a model with random weights."""
+    """Run a case once, on a model with random weights."""
     import mlx.core as mx
 
     from nanochat.model.gpt import GPT
@@ -124,12 +127,12 @@ def run(case: Case, dtype: memory.Dtype) -> None:
     if case.work not in ("pretrain", "sft"):
         model.cast_matrices(chosen)
         mx.eval(model.named_parameters())
-        forget_beginning()
+        reset_gpu_peak()
     works[case.work]()
 
 
-def forget_beginning() -> None:
-    """Let a GPU's peak begin here: a stage reads its weights from a file and does not draw them."""
+def reset_gpu_peak() -> None:
+    """Start measuring a GPU's peak here: a stage loads its weights and does not draw random ones."""
     import mlx.core as mx
 
     mx.synchronize()
@@ -138,7 +141,7 @@ def forget_beginning() -> None:
 
 
 def train(case: Case, model, *, supervised: float) -> None:
-    """Do a few optimizer steps; so large a share of the targets counts."""
+    """Do a few optimizer steps. `supervised` is the fraction of targets that count."""
     from nanochat.optim.groups import OptimizerConfig, build_groups
     from nanochat.optim.optimizer import Optimizer
     from nanochat.train.step import Rates, TrainStep
@@ -161,7 +164,7 @@ def measure_bpb(case: Case, model) -> None:
 
 
 def choose(case: Case, model) -> None:
-    """Score questions of four options, in batches of the evaluation's size, of lengths as spread as ARC's."""
+    """Score questions of four options, with lengths distributed like ARC's, in the evaluation's batches."""
     from nanochat.evals.continuations import Continuation, score_continuations, tokens_per_batch
 
     draw, vocab_size = np.random.default_rng(0), case.config.vocab_size
@@ -177,7 +180,7 @@ def choose(case: Case, model) -> None:
 
 
 def generate(case: Case, model) -> None:
-    """Answer prompts that fill the context but for a few tokens."""
+    """Answer prompts that fill all but 16 tokens of the context."""
     from nanochat.inference.engine import Engine
     from nanochat.tokenizer import bpe
 
@@ -202,7 +205,7 @@ def measured_on_gpu(case: Case, dtype: memory.Dtype) -> int:
     import mlx.core as mx
 
     gc.collect()
-    forget_beginning()
+    reset_gpu_peak()
     left = mx.get_active_memory()
     run(case, dtype)
     mx.synchronize()
@@ -210,34 +213,34 @@ def measured_on_gpu(case: Case, dtype: memory.Dtype) -> int:
 
 
 def measured_on_cpu(case: Case) -> int:
-    """Return the peak size of a process that does this case alone."""
+    """Return the peak size of a process that runs only this case."""
     command = [sys.executable, __file__, "--device", "cpu", "--alone", str(CASES.index(case))]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def own_peak() -> int:
-    """Return the largest size of this process so far (Linux)."""
+    """Return the peak size of this process (Linux). `getrusage` would include the parent's size before exec."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def measure(options: argparse.Namespace, chosen: runtime.Runtime) -> dict[str, tuple[int, int]]:
-    """Return planned and measured bytes by the name of the case, printing each as it comes."""
+    """Print planned and measured bytes of each case, and return them by the case's name."""
     kind = "cpu" if chosen.backend == "cpu" else "gpu"
-    found = {}
+    results = {}
     for case in CASES:
         if kind not in case.devices or options.only not in case.name:
             continue
         began = time.perf_counter()
         planned = planned_bytes(case, chosen.dtype)
         measured = measured_on_cpu(case) if kind == "cpu" else measured_on_gpu(case, chosen.dtype)
-        found[case.name] = (planned, measured)
+        results[case.name] = (planned, measured)
         seconds = time.perf_counter() - began
-        print(f"{case.name}: {shown(found[case.name])} MiB, {seconds:.1f} s", flush=True)
-    return found
+        print(f"{case.name}: {format_pair(results[case.name])} MiB, {seconds:.1f} s", flush=True)
+    return results
 
 
-def shown(pair: tuple[int, int] | None) -> str:
+def format_pair(pair: tuple[int, int] | None) -> str:
     if pair is None:
         return ""
     planned, measured = pair
@@ -245,10 +248,10 @@ def shown(pair: tuple[int, int] | None) -> str:
 
 
 def table(columns: dict[str, dict[str, tuple[int, int]]]) -> str:
-    """Return planned and measured MiB of each case, a column for each device."""
+    """Return a Markdown table of planned and measured MiB, with one column per device."""
     lines = [f"| planned / measured MiB | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for case in CASES:
-        cells = [shown(column.get(case.name)) for column in columns.values()]
+        cells = [format_pair(column.get(case.name)) for column in columns.values()]
         if any(cells):
             lines.append(f"| {case.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -257,9 +260,9 @@ def table(columns: dict[str, dict[str, tuple[int, int]]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--save", type=Path, help="write the results there")
-    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="results saved on other devices")
+    parser.add_argument("--only", default="", help="run only cases whose name contains this text")
+    parser.add_argument("--save", type=Path, help="write the results to this file")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="add these saved results as columns")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     chosen = runtime.prepare(device=options.device)
@@ -267,19 +270,19 @@ def main() -> int:
 
     select_device(chosen.backend)
     if options.alone is not None:
-        from nanochat.stages import base_eval, chat_eval, pretrain, sft  # noqa: F401 -- loaded in a stage's process
+        from nanochat.stages import base_eval, chat_eval, pretrain, sft  # noqa: F401 -- a stage's process loads these too
 
         run(CASES[options.alone], chosen.dtype)
         print(own_peak())
         return 0
     name = device_name() if chosen.backend != "cpu" else "CPU"
     column = f"{name}, {chosen.dtype}"
-    found = measure(options, chosen)
-    columns = {column: found}
+    results = measure(options, chosen)
+    columns = {column: results}
     for path in options.beside:
         columns |= json.loads(path.read_text())
     if options.save is not None:
-        options.save.write_text(json.dumps({column: found}, indent=1))
+        options.save.write_text(json.dumps({column: results}, indent=1))
     print(f"\n{table(columns)}")
     return 0
 

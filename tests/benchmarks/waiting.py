@@ -1,8 +1,10 @@
-"""How long training steps wait for their batches at the quickstart's size, tokens made on the fly or from the cache.
+"""How long training steps of the quickstart wait for their batches, with tokens made on the fly or read from the cache.
 
-Run `python tests/benchmarks/waiting.py [--steps 40]`. Real steps of the recipe's model on its data: what the loader's
-thread costs them is in their time. The first batch waits for the packing buffer of 1,000 documents to fill; its share
-is of the whole recipe's steps, at the seconds per step that are measured here.
+    python tests/benchmarks/waiting.py [--steps 40]
+
+Trains the recipe's model on its data, so the measured steps include whatever the loader's thread costs them. The first
+batch waits until the packing buffer has 1,000 documents. Prints, for both ways, the time to open the data, the waiting
+times and the step time, the fraction of time spent waiting, and that fraction over all steps of the recipe.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
 def measure(spec, loader, steps):
-    """Return the seconds that each batch was waited for, and those that each step took."""
+    """Return the seconds that each step waited for its batch, and the seconds that it computed."""
     model = GPT(spec.model)
     model.initialise(mx.random.key(0))
     groups = build_groups(spec.model, spec.optimizer, tokens_per_step=spec.tokens_per_step)
@@ -47,21 +49,21 @@ def measure(spec, loader, steps):
     for _ in range(steps):
         began = time.perf_counter()
         batch = loader.next()
-        asked = time.perf_counter()
+        received = time.perf_counter()
         result = step.run(batch, rates=Rates(lr_multiplier=1.0, momentum=0.95, weight_decay=0.1))
         mx.eval(result.loss)
-        waits.append(asked - began)
-        works.append(time.perf_counter() - asked)
+        waits.append(received - began)
+        works.append(time.perf_counter() - received)
     return waits, works
 
 
 def report(title, waits, works, steps):
-    later, work = sum(waits[1:]) / (len(waits) - 1), statistics.median(works)
-    whole = (waits[0] + (steps - 1) * later) / (waits[0] + (steps - 1) * later + steps * work)
+    later_wait, work = sum(waits[1:]) / (len(waits) - 1), statistics.median(works)
+    waiting = waits[0] + (steps - 1) * later_wait
     print(
-        f"{title}: first batch {waits[0]:.2f} s, later ones {later * 1e6:.0f} us each (longest "
-        f"{max(waits[1:]) * 1e3:.1f} ms) against {work:.2f} s a step: {later / (later + work):.4%}; "
-        f"with the first, {whole:.2%} of the recipe's {steps} steps"
+        f"{title}: first batch {waits[0]:.2f} s, later ones {later_wait * 1e6:.0f} us each (longest "
+        f"{max(waits[1:]) * 1e3:.1f} ms) against {work:.2f} s per step: {later_wait / (later_wait + work):.4%}; "
+        f"with the first, {waiting / (waiting + steps * work):.2%} of the recipe's {steps} steps"
     )
 
 
@@ -70,16 +72,16 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     plan = compile_plan(load_recipe(RECIPE))
-    spec, asked = plan.stage("pretrain").spec, plan.stage("tokenizer").spec
-    assert isinstance(spec, PretrainSpec) and isinstance(asked, TokenizerSpec)
+    spec, tokenizer_spec = plan.stage("pretrain").spec, plan.stage("tokenizer").spec
+    assert isinstance(spec, PretrainSpec) and isinstance(tokenizer_spec, TokenizerSpec)
     print(f"{CHOSEN.describe()}; MLX {mx.__version__}; {spec.model.num_parameters():,} parameters")
     with tempfile.TemporaryDirectory() as folder:
         base, source = Path(folder), spec.data[0].source
         tokenizer = bpe.train(
             single_pass(source, "train", base=base),
-            vocab_size=asked.vocab_size,
-            max_chars=asked.max_chars,
-            max_document_chars=asked.max_document_chars,
+            vocab_size=tokenizer_spec.vocab_size,
+            max_chars=tokenizer_spec.max_chars,
+            max_document_chars=tokenizer_spec.max_document_chars,
         )
         streams = {
             "on the fly": lambda: DocumentStream(source, "train", base=base),
