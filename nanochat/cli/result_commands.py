@@ -8,14 +8,13 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.plan.quantities import show_bytes, show_value
+from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.report.report import list_results, write_report
 from nanochat.runner.store.gc import collect, find_unreferenced
 from nanochat.runner.store.runs import Run, find_run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
-
-_HEADLINE_STAGES = ("chat_eval", "base_eval", "sft", "pretrain")
 
 
 def ls(_options: argparse.Namespace) -> None:
@@ -74,7 +73,7 @@ def _stages(run: Run) -> str:
 
 def _headline(run: Run, base: Path) -> str:
     records = run.records(base)
-    for stage in _HEADLINE_STAGES:
+    for stage in (*reversed(evaluation_stages()), *reversed(training_stages())):
         if stage in records:
             results = list_results({stage: records[stage]})[:3]
             return ", ".join(f"{stage}.{one.metric} {show_value(one.value)}" for one in results)

@@ -10,33 +10,22 @@ from collections.abc import Callable, Mapping
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval, derive_tokenizer
-from nanochat.plan.derive.findings import Notebook
+from nanochat.plan.derive.derivation import Derivation, SourceTokens
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_model
-from nanochat.plan.derive.pretrain import SourceTokens, derive_pretrain
-from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
-from nanochat.plan.estimate.estimate import estimate_stage, total
+from nanochat.plan.estimate.estimate import total
 from nanochat.plan.estimate.notes import estimate_notes
 from nanochat.plan.fingerprint import identity
-from nanochat.plan.identity import identity_fields, stage_sources
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.sharing import check_distributed
-from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
+from nanochat.plan.specs import ExecutionSpec, PretrainSpec, StageName, StageSpec, TokenizerSpec, stage_sources
+from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.execution_sections import Run
 
 Digests = Callable[[SourceSpec], str | None]
-
-_UPSTREAM: dict[StageName, tuple[StageName, ...]] = {
-    "tokenizer": (),
-    "pretrain": ("tokenizer",),
-    "base_eval": ("pretrain",),
-    "sft": ("pretrain",),
-    "chat_eval": ("sft", "pretrain"),
-}
-"""What each stage reads: the first of these that the recipe has."""
 
 
 def compile_plan(
@@ -58,14 +47,14 @@ def compile_plan(
     Raises:
         RecipeError: every impossibility, located.
     """
-    recipe, notebook = loaded.recipe, Notebook()
+    recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
-    config = _derive_config(recipe, notebook)
-    specs = _derive_specs(recipe, sources, config, notebook, source_tokens) if not notebook.findings else []
-    if not notebook.findings:
-        check_distributed(recipe.run.distributed, specs, config, notebook)
-    if notebook.findings:
-        raise loaded.error([loaded.diagnose(one.path, one.code, one.message, one.advice) for one in notebook.findings])
+    config = _derive_config(recipe, issues)
+    specs = _derive_specs(recipe, sources, config, issues, source_tokens) if not issues.problems else []
+    if not issues.problems:
+        check_distributed(recipe.run.distributed, specs, config, issues)
+    if issues.problems:
+        raise loaded.error([loaded.diagnose(one.path, one.code, one.message, one.advice) for one in issues.problems])
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
@@ -82,7 +71,7 @@ def compile_plan(
         stages=stages,
         totals=by_class[device],
         expectations=dict(recipe.expect),
-        notes=(*notebook.notes, *estimate_notes(stages, by_class, execution, device)),
+        notes=(*issues.notes, *estimate_notes(stages, by_class, execution, device)),
     )
 
 
@@ -131,10 +120,10 @@ def execution_spec(run: Run) -> ExecutionSpec:
     )
 
 
-def _derive_config(recipe: schema.Recipe, notebook: Notebook) -> GPTConfig | None:
+def _derive_config(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | None:
     if recipe.model is None:
         if recipe.pretrain is not None:
-            notebook.refuse(
+            issues.refuse(
                 ("pretrain", "init_from"),
                 "missing-stage",
                 "`pretrain` needs the section `model`, also where it starts from given weights",
@@ -145,9 +134,9 @@ def _derive_config(recipe: schema.Recipe, notebook: Notebook) -> GPTConfig | Non
         vocab_size = recipe.tokenizer.vocab_size
     else:
         vocab_size = GPTConfig.vocab_size
-        notebook.note(f"vocabulary: that of the starting weights; sizes are shown for {vocab_size:,} pieces")
-    config, findings = derive_model(recipe.model, vocab_size=vocab_size)
-    notebook.findings += findings
+        issues.note(f"vocabulary: that of the starting weights; sizes are shown for {vocab_size:,} pieces")
+    config, problems = derive_model(recipe.model, vocab_size=vocab_size)
+    issues.problems += problems
     return config
 
 
@@ -155,24 +144,24 @@ def _derive_specs(
     recipe: schema.Recipe,
     sources: Mapping[str, SourceSpec],
     config: GPTConfig | None,
-    notebook: Notebook,
+    issues: PlanIssues,
     source_tokens: SourceTokens | None,
 ) -> list[StageSpec]:
     """Return the specs of the recipe's stages, in the order in which they run."""
     specs: list[StageSpec] = []
-    pretrain, seed = None, recipe.seed
-    if recipe.tokenizer is not None:
-        specs.append(derive_tokenizer(recipe.tokenizer, sources, seed=seed))
-    if recipe.pretrain is not None:
-        assert config is not None, "refused before"
-        pretrain = derive_pretrain(recipe.pretrain, config, sources, notebook, seed=seed, source_tokens=source_tokens)
-        specs.append(pretrain)
-    if recipe.base_eval is not None:
-        specs.append(derive_base_eval(recipe.base_eval, recipe.pretrain, sources, notebook, seed=seed))
-    if recipe.sft is not None:
-        specs.append(derive_sft(recipe.sft, config, pretrain, sources, notebook, seed=seed))
-    if recipe.chat_eval is not None:
-        specs.append(derive_chat_eval(recipe.chat_eval, sources, seed=seed))
+    for stage in STAGES.values():
+        section = getattr(recipe, stage.name)
+        if section is None:
+            continue
+        given = Derivation(
+            recipe=recipe,
+            sources=sources,
+            config=config,
+            pretrain=next((spec for spec in specs if isinstance(spec, PretrainSpec)), None),
+            issues=issues,
+            source_tokens=source_tokens,
+        )
+        specs.append(stage.derive(section, given))
     return specs
 
 
@@ -198,7 +187,7 @@ def _plan_stage(
         name=spec.stage,
         spec=spec,
         execution=execution,
-        identity=identity(spec.stage, identity_fields(recipe, spec), seed=recipe.seed),
+        identity=identity(recipe, spec),
         upstream=_upstream(spec, specs),
         sources=sources,
         source_digests={source.name: digests[source.name] for source in sources if source.name in digests},
@@ -210,7 +199,7 @@ def _upstream(spec: StageSpec, specs: list[StageSpec]) -> tuple[StageName, ...]:
     if not isinstance(spec, TokenizerSpec) and spec.init_from is not None:
         return ()
     present = {one.stage for one in specs}
-    return tuple(name for name in _UPSTREAM[spec.stage] if name in present)[:1]
+    return tuple(name for name in STAGES[spec.stage].upstream if name in present)[:1]
 
 
 def device_class_of(device: str, assumed: DeviceClass | None) -> DeviceClass:

@@ -12,22 +12,23 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from nanochat.plan.identity import source_fields
 from nanochat.plan.plan import INIT_FROM, StagePlan
-from nanochat.plan.specs import StageName
-
-CODE_VERSIONS: dict[StageName, int] = {"tokenizer": 1, "pretrain": 1, "base_eval": 3, "sft": 1, "chat_eval": 1}
-"""Raised by whoever changes the numerics of a stage or one of its defaults: results from before are not reused."""
-
-DRAWING_STAGES: tuple[StageName, ...] = ("pretrain", "sft", "chat_eval")
-"""Stages that draw from the seed; tokenizer training and base evaluation do not."""
+from nanochat.plan.specs import StageSpec, stage_sources
+from nanochat.plan.stages import STAGES
+from nanochat.recipe.schema.recipe import Recipe
 
 Document = dict[str, JsonValue]
 
 
-def identity(stage: StageName, fields: Mapping[str, JsonValue], *, seed: int) -> Document:
+def identity(recipe: Recipe, spec: StageSpec) -> Document:
     """Return the part of a stage's document that the recipe alone decides."""
-    drawn: Document = {"seed": seed} if stage in DRAWING_STAGES else {}
-    return {"stage": stage, "code": CODE_VERSIONS[stage], **drawn, "fields": dict(fields)}
+    stage = STAGES[spec.stage]
+    fields = stage.identity_fields(recipe, spec)
+    for source in stage_sources(spec):
+        fields |= source_fields(recipe, source.name)
+    drawn: Document = {"seed": recipe.seed} if stage.draws else {}
+    return {"stage": stage.name, "code": stage.code_version, **drawn, "fields": fields}
 
 
 def document(

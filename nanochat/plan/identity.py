@@ -8,91 +8,28 @@ paths and `init_from` (contents enter as digests).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
-from typing import assert_never
 
 from pydantic import BaseModel, JsonValue
 
-from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.evals import bpb_source
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, StageName, StageSpec, TokenizerSpec
-from nanochat.recipe.schema import recipe as schema
+from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, PretrainSpec, SftSpec
+from nanochat.recipe.schema.recipe import Recipe
 
 Fields = dict[str, JsonValue]
 
 ORIGIN_FIELDS = frozenset({"uri", "revision", "path", "builtin"})
 """Say where a source is, which its digest replaces."""
-DERIVED_FIELDS: Mapping[StageName, frozenset[str]] = {
-    "tokenizer": frozenset(),
-    "pretrain": frozenset({"init_from", "horizon", "tokens_per_step", "schedule"}),
-    "base_eval": frozenset({"init_from"}),
-    "sft": frozenset({"init_from", "horizon", "tokens_per_step", "sequence_len", "lr_scale", "schedule"}),
-    "chat_eval": frozenset({"init_from"}),
-}
-"""Fields of a stage's section in whose place a derived value or a digest stands."""
 
 
-def identity_fields(recipe: schema.Recipe, spec: StageSpec) -> Fields:
-    """Return the fields of the recipe and the plan that decide the stage's result, by dotted path."""
-    own = _own_fields(recipe, spec)
-    for source in stage_sources(spec):
-        section = recipe.sources[source.name]
-        own |= _nondefault(section, f"sources.{source.name}", without=ORIGIN_FIELDS)
-    return own
+def source_fields(recipe: Recipe, name: str) -> Fields:
+    """Return the fields of a source that decide what is read from it."""
+    return nondefault_fields(recipe.sources[name], f"sources.{name}", without=ORIGIN_FIELDS)
 
 
-def stage_sources(spec: StageSpec) -> tuple[SourceSpec, ...]:
-    """Return the sources a stage reads, each once, in the order of their names."""
-    by_name = {source.name: source for source in _read_by(spec)}
-    return tuple(by_name[name] for name in sorted(by_name))
-
-
-def _read_by(spec: StageSpec) -> Iterable[SourceSpec]:
-    match spec:
-        case TokenizerSpec():
-            return [spec.source]
-        case PretrainSpec():
-            return [item.source for item in spec.data]
-        case SftSpec():
-            return [item.source for item in spec.data]
-        case BaseEvalSpec():
-            return [suite.source for suite in spec.suites.values()]
-        case ChatEvalSpec():
-            return [suite.source for suite in spec.suites.values()]
-        case _:
-            assert_never(spec)
-
-
-def _own_fields(recipe: schema.Recipe, spec: StageSpec) -> Fields:
-    match spec:
-        case TokenizerSpec():
-            assert recipe.tokenizer is not None
-            return _nondefault(recipe.tokenizer, "tokenizer")
-        case PretrainSpec():
-            assert recipe.pretrain is not None
-            return _model_fields(spec.model) | _pretrain_fields(recipe.pretrain, spec)
-        case BaseEvalSpec():
-            assert recipe.base_eval is not None
-            return _base_eval_fields(recipe.base_eval, recipe.pretrain)
-        case SftSpec():
-            assert recipe.sft is not None
-            return _sft_fields(recipe.sft, recipe.pretrain, spec)
-        case ChatEvalSpec():
-            assert recipe.chat_eval is not None
-            return _nondefault(recipe.chat_eval, "chat_eval", without=DERIVED_FIELDS["chat_eval"])
-        case _:
-            assert_never(spec)
-
-
-def _model_fields(config: GPTConfig) -> Fields:
-    defaults = {field.name: field.default for field in fields(GPTConfig)}
-    return {f"model.{name}": value for name, value in asdict(config).items() if value != defaults[name]}
-
-
-def _pretrain_fields(section: schema.Pretrain, spec: PretrainSpec) -> Fields:
-    return _nondefault(section, "pretrain", without=DERIVED_FIELDS["pretrain"]) | {
+def pretrain_identity(_recipe: Recipe, spec: PretrainSpec) -> Fields:
+    """Return the model's shape and what the plan derived for pretraining."""
+    return _model_fields(spec.model) | {
         "pretrain.horizon.steps": spec.steps,
         "pretrain.tokens_per_step": spec.tokens_per_step,
         "pretrain.optimizer.weight_decay": spec.weight_decay,
@@ -103,12 +40,12 @@ def _pretrain_fields(section: schema.Pretrain, spec: PretrainSpec) -> Fields:
     }
 
 
-def _sft_fields(section: schema.Sft, pretrain: schema.Pretrain | None, spec: SftSpec) -> Fields:
-    inherited = _nondefault(pretrain.optimizer, "pretrain.optimizer") if pretrain else {}
+def sft_identity(recipe: Recipe, spec: SftSpec) -> Fields:
+    """Return what the plan derived for fine-tuning, and the optimizer that it takes over from pretraining."""
+    inherited = nondefault_fields(recipe.pretrain.optimizer, "pretrain.optimizer") if recipe.pretrain else {}
     horizon = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs}
     return (
         inherited
-        | _nondefault(section, "sft", without=DERIVED_FIELDS["sft"])
         | {f"sft.horizon.{name}": value for name, value in horizon.items() if value is not None}
         | {
             "sft.tokens_per_step": spec.tokens_per_step,
@@ -120,15 +57,22 @@ def _sft_fields(section: schema.Sft, pretrain: schema.Pretrain | None, spec: Sft
     )
 
 
-def _base_eval_fields(section: schema.BaseEval, pretrain: schema.Pretrain | None) -> Fields:
-    own = _nondefault(section, "base_eval", without=DERIVED_FIELDS["base_eval"])
-    for name, suite in section.suites.items():
-        if isinstance(suite, schema.BpbSuite):
-            own[f"base_eval.suites.{name}.source"] = suite.source or bpb_source(pretrain)
-    return own
+def base_eval_identity(_recipe: Recipe, spec: BaseEvalSpec) -> Fields:
+    """Return the source of each suite that measures bits per byte, which the recipe may leave out."""
+    return {
+        f"base_eval.suites.{name}.source": suite.source.name
+        for name, suite in spec.suites.items()
+        if isinstance(suite, BpbSuiteSpec)
+    }
 
 
-def _nondefault(section: BaseModel, prefix: str, *, without: frozenset[str] = frozenset()) -> Fields:
+def _model_fields(config: GPTConfig) -> Fields:
+    defaults = {field.name: field.default for field in fields(GPTConfig)}
+    return {f"model.{name}": value for name, value in asdict(config).items() if value != defaults[name]}
+
+
+def nondefault_fields(section: BaseModel, prefix: str, *, without: frozenset[str] = frozenset()) -> Fields:
+    """Return the fields of a section that differ from their defaults, by dotted path."""
     given = section.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
     return _flatten(given, prefix) if given else {}
 

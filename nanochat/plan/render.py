@@ -5,14 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import assert_never
 
 from pydantic import JsonValue
 
 from nanochat.model.config import GPTConfig
+from nanochat.plan.describe import several
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, StageName, TokenizerSpec
+from nanochat.plan.specs import PretrainSpec, StageName
+from nanochat.plan.stages import STAGES
 
 WIDTH = 100
 _HEAD = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
@@ -65,7 +66,7 @@ def _stage_to_json(stage: StagePlan, status: StageStatus) -> JsonValue:
 
 
 def _title(plan: Plan) -> str:
-    lines = [f"{plan.recipe_name}: {_several(len(plan.stages), 'stage')}, seed {plan.seed}"]
+    lines = [f"{plan.recipe_name}: {several(len(plan.stages), 'stage')}, seed {plan.seed}"]
     lines += textwrap.wrap(" ".join(plan.description.split()), WIDTH, max_lines=3)
     config = _config(plan)
     if config is not None:
@@ -116,7 +117,7 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _describe(stage: StagePlan, status: StageStatus) -> str:
-    lines = [_what(stage)]
+    lines = [STAGES[stage.name].describe(stage.spec)]
     if stage.init_from is not None:
         lines.append(f"starts from {stage.init_from}")
     if status.why:
@@ -129,55 +130,3 @@ def _lines(title: str, lines: Iterable[str], *, bullet: str = "- ") -> str:
     for line in lines:
         wrapped += textwrap.wrap(line, WIDTH, initial_indent=f"  {bullet}", subsequent_indent=" " * (2 + len(bullet)))
     return "\n".join([title, *wrapped])
-
-
-def _what(stage: StagePlan) -> str:
-    """Return in a sentence what a stage computes."""
-    spec = stage.spec
-    match spec:
-        case TokenizerSpec():
-            return (
-                f"{spec.vocab_size:,} pieces from at most {show_count(spec.max_chars)} characters of {spec.source.name}"
-            )
-        case PretrainSpec():
-            return _what_pretrain(spec)
-        case SftSpec():
-            return f"{_sft_horizon(spec)} of {spec.tokens_per_step:,} tokens: {_sft_tasks(spec)}"
-        case BaseEvalSpec():
-            return _names(list(spec.suites)) + (f"; {_several(len(spec.samples), 'sample')}" if spec.samples else "")
-        case ChatEvalSpec():
-            return _names(list(spec.suites))
-        case _:
-            assert_never(spec)
-
-
-def _what_pretrain(spec: PretrainSpec) -> str:
-    schedule, rows = spec.schedule, spec.tokens_per_step // spec.model.sequence_len
-    return (
-        f"{_several(spec.steps, 'step')} of {spec.tokens_per_step:,} tokens ({_several(rows, 'row')}) = "
-        f"{spec.steps * spec.tokens_per_step:,} tokens of {_names([item.source.name for item in spec.data])}; "
-        f"{spec.optimizer.variant} optimizer, weight decay {spec.weight_decay:.3g}, {schedule.kind} schedule: warm-up "
-        f"{schedule.warmup_steps}, warm-down {schedule.warmdown_steps} steps"
-    )
-
-
-def _sft_horizon(spec: SftSpec) -> str:
-    if spec.steps is not None:
-        return _several(spec.steps, "step")
-    if spec.tokens is not None:
-        return f"{spec.tokens:,} tokens in steps"
-    return f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
-
-
-def _sft_tasks(spec: SftSpec) -> str:
-    """Return the names of the mixture's tasks, with their shares where they have weights."""
-    whole = sum(item.weight or 0 for item in spec.data)
-    return _names([item.name + (f" {item.weight / whole:.3g}" if item.weight else "") for item in spec.data])
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.findings import Notebook
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec
 from nanochat.recipe.schema.execution_sections import Distributed
 
 
 def check_distributed(
-    given: Distributed, specs: Sequence[StageSpec], config: GPTConfig | None, notebook: Notebook
+    given: Distributed, specs: Sequence[StageSpec], config: GPTConfig | None, issues: PlanIssues
 ) -> None:
     """Refuse a number of processes that a step's rows cannot be dealt to equally, and a backend that needs hosts."""
     if given.backend == "jaccl" and given.hostfile is None:
-        notebook.refuse(
+        issues.refuse(
             ("run", "distributed", "backend"),
             "missing-field",
             "`jaccl` needs the RDMA devices of each host, which only a hostfile says",
@@ -26,7 +26,7 @@ def check_distributed(
         problem = uneven_shares(spec, config, given.processes)
         if problem is not None:
             message, advice = problem
-            notebook.refuse(("run", "distributed", "processes"), "uneven-shares", message, advice=advice)
+            issues.refuse(("run", "distributed", "processes"), "uneven-shares", message, advice=advice)
 
 
 def is_shared(stage: StagePlan) -> bool:

@@ -31,6 +31,11 @@ class TokenizerSpec(Spec):
     max_document_chars: int
     seed: int
 
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the stage reads."""
+        return (WeightedSource(source=self.source, weight=1),)
+
 
 class WeightedSource(Spec):
     """One source of a pretraining mixture."""
@@ -53,6 +58,11 @@ class PretrainSpec(Spec):
     buffer_documents: int
     init_from: str | None
     seed: int
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the stage reads."""
+        return self.data
 
 
 class BpbSuiteSpec(Spec):
@@ -82,6 +92,33 @@ class CoreSuiteSpec(Spec):
     max_problems: int | None
 
 
+class SftItem(Spec):
+    """One task of the SFT mixture."""
+
+    name: str
+    task: str
+    source: SourceSpec
+    split: str
+    max_examples: int | None
+    repeat: int
+    weight: float | None = None
+
+
+class ChatSuiteSpec(Spec):
+    """One task of the chat evaluation."""
+
+    task: str
+    source: SourceSpec
+    split: str
+    max_problems: int | None
+    num_samples: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+
+
+Input = WeightedSource | BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec | SftItem | ChatSuiteSpec
+"""One thing that a stage reads: a source, and what is read from it."""
 BaseSuiteSpec = Annotated[BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec, Field(discriminator="task")]
 
 
@@ -95,17 +132,10 @@ class BaseEvalSpec(Spec):
     init_from: str | None
     seed: int
 
-
-class SftItem(Spec):
-    """One task of the SFT mixture."""
-
-    name: str
-    task: str
-    source: SourceSpec
-    split: str
-    max_examples: int | None
-    repeat: int
-    weight: float | None = None
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the stage reads."""
+        return tuple(self.suites.values())
 
 
 class SftSpec(Spec):
@@ -125,18 +155,10 @@ class SftSpec(Spec):
     init_from: str | None
     seed: int
 
-
-class ChatSuiteSpec(Spec):
-    """One task of the chat evaluation."""
-
-    task: str
-    source: SourceSpec
-    split: str
-    max_problems: int | None
-    num_samples: int
-    max_tokens: int
-    temperature: float
-    top_k: int | None
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the stage reads."""
+        return self.data
 
 
 class ChatEvalSpec(Spec):
@@ -147,10 +169,21 @@ class ChatEvalSpec(Spec):
     init_from: str | None
     seed: int
 
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the stage reads."""
+        return tuple(self.suites.values())
+
 
 StageSpec = Annotated[
     TokenizerSpec | PretrainSpec | BaseEvalSpec | SftSpec | ChatEvalSpec, Field(discriminator="stage")
 ]
+
+
+def stage_sources(spec: StageSpec) -> tuple[SourceSpec, ...]:
+    """Return the sources that a stage reads, each once, sorted by name."""
+    by_name = {item.source.name: item.source for item in spec.inputs}
+    return tuple(by_name[name] for name in sorted(by_name))
 
 
 class ExecutionSpec(Spec):

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import assert_never
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.plan.specs import Job
+from nanochat.plan.stages import STAGES
 from nanochat.stages.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.group import NO_JOB_FILE, STOP, ProcessGroup, join_group, write_exit_code
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
 def _run_alone(path: Path) -> int:
     job = Job.model_validate_json(path.read_bytes())
     # The tokenizer trains inside C++ and has no checkpoint to save, so the first signal ends the process.
-    should_stop = StopFlag(is_final=job.spec.stage == "tokenizer")
+    should_stop = StopFlag(is_final=not STAGES[job.spec.stage].has_model)
     should_stop.install()
     return run_guarded(job, lambda: _run(job, should_stop))
 
@@ -85,12 +86,12 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     execution = job.execution
     # Before anything imports MLX: a fast BLAS must be loaded first.
     chosen = runtime.prepare(execution.device, execution.dtype, execution.threads)
-    if job.spec.stage != "tokenizer":
+    if STAGES[job.spec.stage].has_model:
         _prepare_device(job, chosen)
     group = join()
     context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, process_group=group)
     context.log_line(chosen.describe() + (f", {group.size} processes" if group.size > 1 else ""))
-    if job.spec.stage != "tokenizer" and chosen.backend != "cpu":
+    if STAGES[job.spec.stage].has_model and chosen.backend != "cpu":
         _watch_device_memory(context)
     context.report_progress(0.0, "starting")
     try:
@@ -120,29 +121,9 @@ def _watch_device_memory(context: StageContext) -> None:
 
 def run_stage(job: Job, context: StageContext) -> StageResult:
     """Run the job's stage in this process. Each stage's module is imported only when it runs."""
-    match job.spec:
-        case TokenizerSpec():
-            from nanochat.stages import tokenizer
-
-            return tokenizer.run(job, context)
-        case PretrainSpec():
-            from nanochat.stages import pretrain
-
-            return pretrain.run(job, context)
-        case BaseEvalSpec():
-            from nanochat.stages import base_eval
-
-            return base_eval.run(job, context)
-        case SftSpec():
-            from nanochat.stages import sft
-
-            return sft.run(job, context)
-        case ChatEvalSpec():
-            from nanochat.stages import chat_eval
-
-            return chat_eval.run(job, context)
-        case _:
-            assert_never(job.spec)
+    module = importlib.import_module(STAGES[job.spec.stage].module)
+    result: StageResult = module.run(job, context)
+    return result
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nanochat.model.config import GPTConfig
 from nanochat.plan import eval_memory
 from nanochat.plan.estimate import memory
-from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer, total
+from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer_training, total
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs import TokenizerSpec
 
@@ -139,15 +139,15 @@ def test_the_planned_peak_of_comparing_options_on_a_gpu(config: GPTConfig, measu
 
 def test_estimates_know_the_sizes_that_evaluations_work_in() -> None:
     """The plan must not import MLX, so it has them again."""
-    from nanochat.evals import spans
-    from nanochat.inference import forward, kv_cache
+    from nanochat.evals import continuations
+    from nanochat.inference import causal_model, kv_cache
     from nanochat.stages import base_eval
 
     assert eval_memory.BPB_TOKENS == base_eval._BPB_TOKENS_PER_BATCH
-    assert eval_memory.CPU_SCORED_TOKENS == spans.CPU_TOKENS_PER_BATCH
-    assert eval_memory.GPU_SCORED_TOKENS == spans.GPU_TOKENS_PER_BATCH
-    assert memory._SCORED_ROWS == spans._LOGIT_ROWS
-    assert memory._PROMPT_CHUNK_TOKENS == forward.CHUNK_TOKENS
+    assert eval_memory.CPU_SCORED_TOKENS == continuations.CPU_TOKENS_PER_BATCH
+    assert eval_memory.GPU_SCORED_TOKENS == continuations.GPU_TOKENS_PER_BATCH
+    assert memory._SCORED_ROWS == continuations._LOGIT_ROWS
+    assert memory._PROMPT_CHUNK_TOKENS == causal_model.CHUNK_TOKENS
     assert memory._CACHE_SLACK_TOKENS == kv_cache._SLACK
 
 
@@ -199,7 +199,7 @@ def test_the_planned_peak_of_training_a_tokenizer_is_that_of_its_process(
     spec = plan.stage("tokenizer").spec
     assert isinstance(spec, TokenizerSpec)
     spec = spec.model_copy(update={"max_chars": chars})
-    planned = estimate_tokenizer(spec, chars=chars).peak_memory_bytes
+    planned = estimate_tokenizer_training(spec, chars=chars).peak_memory_bytes
     assert planned is not None and 0.92 < planned / MIB / measured_mib < 1.4
 
 

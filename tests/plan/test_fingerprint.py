@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
-from nanochat.plan.fingerprint import CODE_VERSIONS, document, explain, fingerprint, fingerprint_document
+from nanochat.plan.fingerprint import document, explain, fingerprint, fingerprint_document
 from nanochat.plan.plan import Plan
+from nanochat.plan.stages import STAGES
 
 Compile = Callable[..., Plan]
 
@@ -147,7 +149,7 @@ def test_a_missing_digest_is_a_bug_not_a_fingerprint(compiled: Compile) -> None:
 
 def test_a_raised_code_version_changes_the_fingerprint(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprints(compiled())
-    monkeypatch.setitem(CODE_VERSIONS, "sft", 2)
+    monkeypatch.setitem(STAGES, "sft", replace(STAGES["sft"], code_version=2))
     after = fingerprints(compiled())
     assert {name for name in ALL if before[name] != after[name]} == CHAT
 
@@ -180,7 +182,7 @@ def test_a_change_is_explained_by_the_fields_of_the_recipe(
 def test_changed_inputs_and_code_are_explained(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = compiled().stage("pretrain")
     old = document(stage, {"tokenizer": "a"})
-    monkeypatch.setitem(CODE_VERSIONS, "pretrain", 2)
+    monkeypatch.setitem(STAGES, "pretrain", replace(STAGES["pretrain"], code_version=2))
     new = document(compiled().stage("pretrain"), {"tokenizer": "b"}, {"stdlib": "other"})
     assert explain(old, new) == ["code version 1 -> 2", "source `stdlib` changed", "upstream tokenizer changed"]
     replaced = document(compiled("sft.init_from=x").stage("sft"), {"init_from": "w"})

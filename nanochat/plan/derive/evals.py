@@ -1,12 +1,10 @@
-"""The specifications of the tokenizer and of the two evaluation stages; suites in the order of their names."""
+"""The specifications of the two evaluation stages. Suites are sorted by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import assert_never
 
-from nanochat.data.sources import SourceSpec
-from nanochat.plan.derive.findings import Notebook
+from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.specs import (
     BaseEvalSpec,
     BaseSuiteSpec,
@@ -15,35 +13,20 @@ from nanochat.plan.specs import (
     ChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
-    TokenizerSpec,
 )
 from nanochat.recipe.schema import recipe as schema
 
-Sources = Mapping[str, SourceSpec]
 
-
-def derive_tokenizer(section: schema.Tokenizer, sources: Sources, *, seed: int) -> TokenizerSpec:
-    """Return the tokenizer stage's spec."""
-    return TokenizerSpec(
-        source=sources[section.source],
-        vocab_size=section.vocab_size,
-        max_chars=section.max_chars,
-        max_document_chars=section.max_document_chars,
-        seed=seed,
-    )
-
-
-def derive_base_eval(
-    section: schema.BaseEval, pretrain: schema.Pretrain | None, sources: Sources, notebook: Notebook, *, seed: int
-) -> BaseEvalSpec:
-    """Return the base_eval stage's spec; bpb reads the pretraining mixture's first source where it names none."""
+def derive_base_eval(section: schema.BaseEval, given: Derivation) -> BaseEvalSpec:
+    """Return the specification of the base_eval stage."""
+    sources = given.sources
     suites: dict[str, BaseSuiteSpec] = {}
     for name, suite in sorted(section.suites.items()):
         match suite:
             case schema.BpbSuite():
-                source = suite.source or bpb_source(pretrain)
+                source = suite.source or given.bpb_source
                 if source is None:
-                    notebook.refuse(
+                    given.issues.refuse(
                         ("base_eval", "suites", name),
                         "missing-field",
                         f"`{name}` names no source, and there is no `pretrain` section to take it from",
@@ -68,21 +51,16 @@ def derive_base_eval(
         samples=section.samples,
         sample_tokens=section.sample_tokens,
         init_from=section.init_from,
-        seed=seed,
+        seed=given.recipe.seed,
     )
 
 
-def bpb_source(pretrain: schema.Pretrain | None) -> str | None:
-    """Return the name of the source that bpb reads by default: the first written in the pretraining mixture."""
-    return next(iter(pretrain.data)) if pretrain else None
-
-
-def derive_chat_eval(section: schema.ChatEval, sources: Sources, *, seed: int) -> ChatEvalSpec:
-    """Return the chat_eval stage's spec."""
+def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> ChatEvalSpec:
+    """Return the specification of the chat_eval stage."""
     suites = {
         name: ChatSuiteSpec(
             task=suite.task,
-            source=sources[suite.source],
+            source=given.sources[suite.source],
             split=suite.split,
             max_problems=suite.max_problems,
             num_samples=suite.num_samples,
@@ -92,4 +70,4 @@ def derive_chat_eval(section: schema.ChatEval, sources: Sources, *, seed: int) -
         )
         for name, suite in sorted(section.suites.items())
     }
-    return ChatEvalSpec(suites=suites, init_from=section.init_from, seed=seed)
+    return ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from nanochat.model.config import DEPTH_HEAD_DIM, GPTConfig
-from nanochat.plan.derive.findings import Finding
+from nanochat.plan.derive.issues import PlanIssue
 from nanochat.recipe.schema import recipe as schema
 
 _CODE = "impossible-shape"
 
 
-def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[Finding]]:
+def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[PlanIssue]]:
     """Return the model's config, and findings where its numbers do not fit together.
 
     Where `depth` is not given, `n_layer` turns the dial: it derives what is left out. The config is only usable
@@ -17,14 +17,14 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
     """
     depth = section.depth or section.n_layer
     if depth is None:
-        missing = Finding(
+        missing = PlanIssue(
             ("model",),
             "missing-field",
             "`model` says neither `depth` nor `n_layer`",
             "write `depth: 12` for the 286M model, or n_layer, n_embd and n_head",
         )
         return GPTConfig(vocab_size=vocab_size), [missing]
-    findings: list[Finding] = []
+    findings: list[PlanIssue] = []
     n_embd, n_head = _derive_width(section, depth, findings)
     config = GPTConfig(
         sequence_len=section.sequence_len,
@@ -37,11 +37,11 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
         architecture=section.architecture,
     )
     if not findings:
-        findings += [Finding(_culprit(section, text), _CODE, text, _advise(config)) for text in config.problems()]
+        findings += [PlanIssue(_culprit(section, text), _CODE, text, _advise(config)) for text in config.problems()]
     return config, findings
 
 
-def _derive_width(section: schema.Model, depth: int, findings: list[Finding]) -> tuple[int, int]:
+def _derive_width(section: schema.Model, depth: int, findings: list[PlanIssue]) -> tuple[int, int]:
     """Return (n_embd, n_head), derived from `depth` where they are not given."""
     dial = GPTConfig.shape_from_depth(depth)
     n_embd = section.n_embd or dial.n_embd
@@ -49,7 +49,7 @@ def _derive_width(section: schema.Model, depth: int, findings: list[Finding]) ->
         return n_embd, section.n_head
     if n_embd % DEPTH_HEAD_DIM:
         findings.append(
-            Finding(
+            PlanIssue(
                 ("model", "n_embd"),
                 _CODE,
                 f"`n_embd` {n_embd} is not a multiple of {DEPTH_HEAD_DIM}, so heads of {DEPTH_HEAD_DIM} do not fit",

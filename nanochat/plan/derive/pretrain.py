@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
-from nanochat.plan.derive.findings import Notebook, RecipePath
+from nanochat.plan.derive.derivation import Derivation, SourceTokens
+from nanochat.plan.derive.issues import PlanIssues, RecipePath
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.recipe.schema import recipe as schema
 
-SourceTokens = Callable[[SourceSpec], int | None]
-"""Returns a source's training tokens, or None where they are not known."""
 
-
-def derive_pretrain(
-    section: schema.Pretrain,
-    config: GPTConfig,
-    sources: Mapping[str, SourceSpec],
-    notebook: Notebook,
-    *,
-    seed: int,
-    source_tokens: SourceTokens | None = None,
-) -> PretrainSpec:
-    """Return the pretrain stage's spec; sources are in the order of their names, so that writing order is no matter."""
+def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec:
+    """Return the specification of the pretrain stage. Sources are sorted by name: their order in the file is free."""
+    config, issues = given.config, given.issues
+    assert config is not None, "a recipe with `pretrain` and without `model` was refused before"
     data = tuple(
-        WeightedSource(source=sources[name], weight=section.data[name].weight) for name in sorted(section.data)
+        WeightedSource(source=given.sources[name], weight=section.data[name].weight) for name in sorted(section.data)
     )
-    tokens = _planned_tokens(section.horizon, config, data, notebook, source_tokens)
-    tokens_per_step = _tokens_per_step(section, config, tokens, notebook)
+    tokens = _planned_tokens(section.horizon, config, data, issues, given.source_tokens)
+    tokens_per_step = _tokens_per_step(section, config, tokens, issues)
     steps = section.horizon.steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
     return PretrainSpec(
@@ -41,11 +30,11 @@ def derive_pretrain(
         steps=steps,
         tokens_per_step=tokens_per_step,
         optimizer=optimizer,
-        schedule=_derive_schedule(section, steps, notebook),
-        weight_decay=_weight_decay(optimizer, config, steps, tokens_per_step, notebook),
+        schedule=_derive_schedule(section, steps, issues),
+        weight_decay=_weight_decay(optimizer, config, steps, tokens_per_step, issues),
         buffer_documents=section.buffer_documents,
         init_from=section.init_from,
-        seed=seed,
+        seed=given.recipe.seed,
     )
 
 
@@ -53,7 +42,7 @@ def _planned_tokens(
     horizon: schema.Horizon,
     config: GPTConfig,
     data: tuple[WeightedSource, ...],
-    notebook: Notebook,
+    issues: PlanIssues,
     source_tokens: SourceTokens | None,
 ) -> float | None:
     """Return the horizon's tokens, or None where it is given in steps."""
@@ -65,7 +54,7 @@ def _planned_tokens(
     known = [size for size in sizes if size is not None]
     if len(known) == len(sizes):
         return horizon.epochs * sum(known)
-    notebook.refuse(
+    issues.refuse(
         ("pretrain", "horizon", "epochs"),
         "unknown-size",
         "`epochs` needs the number of training tokens in the sources, which is not known before they are tokenized",
@@ -75,30 +64,30 @@ def _planned_tokens(
     return None
 
 
-def _tokens_per_step(section: schema.Pretrain, config: GPTConfig, tokens: float | None, notebook: Notebook) -> int:
+def _tokens_per_step(section: schema.Pretrain, config: GPTConfig, tokens: float | None, issues: PlanIssues) -> int:
     if section.tokens_per_step != "auto":
-        notebook.check_whole_rows(("pretrain", "tokens_per_step"), section.tokens_per_step, config.sequence_len)
+        issues.check_whole_rows(("pretrain", "tokens_per_step"), section.tokens_per_step, config.sequence_len)
         return section.tokens_per_step
     # A horizon in steps says nothing about tokens before the batch is known: the default ratio stands in.
     planned = tokens or scaling.DEFAULT_RATIO * config.num_scaling_parameters()
     choice = scaling.auto_tokens_per_step(config, planned)
-    notebook.note(choice.note)
+    issues.note(choice.note)
     return int(choice.value)
 
 
 def _weight_decay(
-    optimizer: OptimizerConfig, config: GPTConfig, steps: int, tokens_per_step: int, notebook: Notebook
+    optimizer: OptimizerConfig, config: GPTConfig, steps: int, tokens_per_step: int, issues: PlanIssues
 ) -> float:
     if optimizer.weight_decay is not None:
         return optimizer.weight_decay
     choice = scaling.muon_weight_decay(
         optimizer.variant, config, tokens=steps * tokens_per_step, tokens_per_step=tokens_per_step
     )
-    notebook.note(choice.note)
+    issues.note(choice.note)
     return choice.value
 
 
-def _derive_schedule(section: schema.Pretrain, steps: int, notebook: Notebook) -> ScheduleConfig:
+def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -> ScheduleConfig:
     given, variant = section.schedule, section.optimizer.variant
     table = schedules.defaults(variant)
     kind = given.kind or table.kind
@@ -115,7 +104,7 @@ def _derive_schedule(section: schema.Pretrain, steps: int, notebook: Notebook) -
         path: RecipePath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
         default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
         left = steps - schedule.warmdown_steps
-        notebook.refuse(
+        issues.refuse(
             path,
             "schedule-too-long",
             problem,

@@ -10,43 +10,32 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
-from nanochat.plan.derive.findings import Notebook, RecipePath
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.issues import PlanIssues, RecipePath
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec
 from nanochat.recipe.schema import recipe as schema
 
 
-def derive_sft(
-    section: schema.Sft,
-    config: GPTConfig | None,
-    pretrain: PretrainSpec | None,
-    sources: Mapping[str, SourceSpec],
-    notebook: Notebook,
-    *,
-    seed: int,
-) -> SftSpec:
-    """Return the sft stage's spec.
-
-    `config` is the model where the recipe says it, `pretrain` the recipe's own pretraining, whose batch and optimizer
-    are the defaults. A horizon by ratio or flops becomes tokens.
-    """
+def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
+    """Return the specification of the sft stage. A horizon given as `ratio` or `flops` becomes one in tokens."""
+    config, pretrain, issues = given.config, given.pretrain, given.issues
     optimizer = pretrain.optimizer if pretrain else OptimizerConfig()
     lr_factor, constant_frac, _ = schedules.sft_defaults(optimizer.variant)
     factor = lr_factor if section.lr_scale is None else section.lr_scale
-    steps, tokens, epochs = _sft_horizon(section.horizon, config, notebook)
-    given = section.schedule.constant_frac
+    steps, tokens, epochs = _sft_horizon(section.horizon, config, issues)
     return SftSpec(
-        data=tuple(_sft_item(name, section.data[name], sources) for name in sorted(section.data)),
+        data=tuple(_sft_item(name, section.data[name], given.sources) for name in sorted(section.data)),
         steps=steps,
         tokens=tokens,
         epochs=epochs,
-        sequence_len=_sft_sequence_len(section, config, notebook),
-        tokens_per_step=_sft_tokens_per_step(section, config, pretrain, notebook),
+        sequence_len=_sft_sequence_len(section, config, issues),
+        tokens_per_step=_sft_tokens_per_step(section, config, pretrain, issues),
         optimizer=replace(optimizer, lr_scale=optimizer.lr_scale * factor),
-        constant_frac=constant_frac if given is None else given,
+        constant_frac=constant_frac if section.schedule.constant_frac is None else section.schedule.constant_frac,
         final_frac=section.schedule.final_frac,
         buffer_conversations=section.buffer_conversations,
         init_from=section.init_from,
-        seed=seed,
+        seed=given.recipe.seed,
     )
 
 
@@ -63,13 +52,13 @@ def _sft_item(name: str, item: schema.SftData, sources: Mapping[str, SourceSpec]
 
 
 def _sft_horizon(
-    horizon: schema.Horizon, config: GPTConfig | None, notebook: Notebook
+    horizon: schema.Horizon, config: GPTConfig | None, issues: PlanIssues
 ) -> tuple[int | None, int | None, float | None]:
     if horizon.ratio is None and horizon.flops is None:
         return horizon.steps, horizon.tokens, horizon.epochs
     name = "ratio" if horizon.ratio is not None else "flops"
     if config is None:
-        notebook.refuse(
+        issues.refuse(
             ("sft", "horizon", name),
             "unknown-size",
             f"`{name}` needs the model's size, and this recipe has no `model` section",
@@ -79,11 +68,11 @@ def _sft_horizon(
     return None, round(scaling.horizon_tokens(config, ratio=horizon.ratio, flops=horizon.flops)), None
 
 
-def _sft_sequence_len(section: schema.Sft, config: GPTConfig | None, notebook: Notebook) -> int | None:
+def _sft_sequence_len(section: schema.Sft, config: GPTConfig | None, issues: PlanIssues) -> int | None:
     if config is None or section.sequence_len is None:
         return section.sequence_len or (config.sequence_len if config else None)
     if section.sequence_len > config.sequence_len:
-        notebook.refuse(
+        issues.refuse(
             ("sft", "sequence_len"),
             "sequence-too-long",
             f"rows of {section.sequence_len:,} tokens are longer than the model's context of {config.sequence_len:,}",
@@ -93,11 +82,11 @@ def _sft_sequence_len(section: schema.Sft, config: GPTConfig | None, notebook: N
 
 
 def _sft_tokens_per_step(
-    section: schema.Sft, config: GPTConfig | None, pretrain: PretrainSpec | None, notebook: Notebook
+    section: schema.Sft, config: GPTConfig | None, pretrain: PretrainSpec | None, issues: PlanIssues
 ) -> int:
     batch = section.tokens_per_step or (pretrain.tokens_per_step if pretrain else None)
     if batch is None:
-        notebook.refuse(
+        issues.refuse(
             ("sft",),
             "missing-field",
             "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from",
@@ -107,5 +96,5 @@ def _sft_tokens_per_step(
     rows = section.sequence_len or (config.sequence_len if config else None)
     if rows is not None and (section.tokens_per_step or section.sequence_len):
         path: RecipePath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
-        notebook.check_whole_rows(path, batch, rows)
+        issues.check_whole_rows(path, batch, rows)
     return batch

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import assert_never
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
@@ -34,7 +33,6 @@ from nanochat.plan.specs import (
     ExecutionSpec,
     PretrainSpec,
     SftSpec,
-    StageSpec,
     TokenizerSpec,
 )
 
@@ -59,35 +57,25 @@ class Estimate:
     seconds: float | None = None
 
 
-def estimate_stage(
-    spec: StageSpec, execution: ExecutionSpec, config: GPTConfig | None, device: DeviceClass
-) -> Estimate:
-    """Return the estimate of one stage; `config` is its model where the recipe says it."""
-    if isinstance(spec, TokenizerSpec):
-        return _estimate_tokenizer(spec)
-    if config is None:
-        return Estimate()
-    dtype = dtype_of(execution, device)
-    match spec:
-        case PretrainSpec():
-            tokens = spec.steps * spec.tokens_per_step
-            sources = [part.source for part in spec.data]
-            return _estimate_training(
-                config, config.sequence_len, spec.tokens_per_step, tokens, sources, execution, dtype, device
-            )
-        case SftSpec():
-            length = spec.sequence_len or config.sequence_len
-            sources = [item.source for item in spec.data]
-            sft_tokens = _sft_tokens(spec)
-            return _estimate_training(
-                config, length, spec.tokens_per_step, sft_tokens, sources, execution, dtype, device
-            )
-        case BaseEvalSpec():
-            return _estimate_base_eval(spec, config, dtype, device)
-        case ChatEvalSpec():
-            return _estimate_chat_eval(spec, config, dtype, device)
-        case _:
-            assert_never(spec)
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a stage is executed, on what, and with which model."""
+
+    execution: ExecutionSpec
+    config: GPTConfig | None
+    """None for a stage without a model."""
+    device: DeviceClass
+
+    @property
+    def dtype(self) -> Dtype:
+        """The type that is computed in."""
+        return dtype_of(self.execution, self.device)
+
+    @property
+    def model(self) -> GPTConfig:
+        """The model of a stage that has one."""
+        assert self.config is not None, "a stage that trains or evaluates a model has one"
+        return self.config
 
 
 def total(estimates: list[Estimate]) -> Estimate:
@@ -153,12 +141,13 @@ def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
     return execution.dtype
 
 
-def _estimate_tokenizer(spec: TokenizerSpec) -> Estimate:
-    return estimate_tokenizer(spec, chars=examples.source_chars(spec.source))
+def estimate_tokenizer(spec: TokenizerSpec, _setting: Setting) -> Estimate:
+    """Return the estimate of the tokenizer stage, without looking at its source."""
+    return estimate_tokenizer_training(spec, chars=examples.source_chars(spec.source))
 
 
-def estimate_tokenizer(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
-    """Return the estimate of a tokenizer stage whose source has so many characters, where that is known."""
+def estimate_tokenizer_training(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
+    """Return the estimate of a tokenizer stage whose source has `chars` characters; None if that is not known."""
     chars = min(spec.max_chars, chars or spec.max_chars)
     return Estimate(
         peak_memory_bytes=tokenizer_memory.peak_bytes(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
@@ -174,16 +163,21 @@ def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
     return memory.PARQUET_BYTES if reads_parquet and dtype == "float32" else 0
 
 
+def estimate_pretrain(spec: PretrainSpec, setting: Setting) -> Estimate:
+    """Return the estimate of the pretrain stage."""
+    return _estimate_training(spec, setting, setting.model.sequence_len, spec.steps * spec.tokens_per_step)
+
+
+def estimate_sft(spec: SftSpec, setting: Setting) -> Estimate:
+    """Return the estimate of the sft stage."""
+    return _estimate_training(spec, setting, spec.sequence_len or setting.model.sequence_len, _sft_tokens(spec))
+
+
 def _estimate_training(
-    config: GPTConfig,
-    sequence_len: int,
-    tokens_per_step: int,
-    tokens: int | None,
-    sources: Sequence[SourceSpec],
-    execution: ExecutionSpec,
-    dtype: Dtype,
-    device: DeviceClass,
+    spec: PretrainSpec | SftSpec, setting: Setting, sequence_len: int, tokens: int | None
 ) -> Estimate:
+    config, execution, dtype, device = setting.model, setting.execution, setting.dtype, setting.device
+    tokens_per_step = spec.tokens_per_step
     step = memory.training_memory(
         config,
         sequence_len=sequence_len,
@@ -206,7 +200,7 @@ def _estimate_training(
         tokens=tokens,
         flops=flops,
         peak_memory_bytes=step.peak(rows, accumulates=rows * sequence_len < tokens_per_step)
-        + _reader_bytes(sources, dtype),
+        + _reader_bytes([item.source for item in spec.data], dtype),
         disk_bytes=saved * one_save,
         kept_disk_bytes=stays * one_save,
         seconds=seconds,
@@ -224,7 +218,9 @@ def _sft_tokens(spec: SftSpec) -> int | None:
     return None if tokens is None else steps_for_tokens(tokens, spec.tokens_per_step) * spec.tokens_per_step
 
 
-def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
+def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
+    """Return the estimate of the base_eval stage."""
+    config, dtype, device = setting.model, setting.dtype, setting.device
     tokens = 0
     for suite in spec.suites.values():
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
@@ -235,7 +231,9 @@ def _estimate_base_eval(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, dev
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
 
 
-def _estimate_chat_eval(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, device: DeviceClass) -> Estimate:
+def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
+    """Return the estimate of the chat_eval stage."""
+    config, dtype, device = setting.model, setting.dtype, setting.device
     tokens, decoded = 0, 0.0
     for suite in spec.suites.values():
         prompt, completion = examples.chat_suite_tokens(suite)

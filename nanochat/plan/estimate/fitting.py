@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.device_rates import DeviceClass
-from nanochat.plan.estimate.estimate import dtype_of, estimate_stage
+from nanochat.plan.estimate.estimate import dtype_of
 from nanochat.plan.estimate.memory import largest_micro_batch
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import PretrainSpec, SftSpec
+from nanochat.plan.stages import estimate_stage
 
 
 def model_of(stage: StagePlan, plan: Plan) -> GPTConfig | None:

@@ -9,6 +9,7 @@ from nanochat.plan.estimate.estimate import GPU_AUTO_ROWS, Estimate
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
+from nanochat.plan.stages import STAGES
 
 _WORTH_COMPARING_SECONDS = 600
 """Shorter runs are not told how long they would take on another device."""
@@ -35,7 +36,7 @@ def estimate_notes(
         notes.append(
             f"trains on {execution.processes} processes: memory is each one's, time as if sharing cost nothing"
         )
-    unknown = [stage.name for stage in stages if stage.estimate.flops is None and stage.name != "tokenizer"]
+    unknown = [stage.name for stage in stages if stage.estimate.flops is None and STAGES[stage.name].has_model]
     if unknown:
         notes.append(f"not known before data or weights are read, and in no total: {', '.join(unknown)}")
     if any(source.uri for stage in stages for source in stage.sources):

@@ -16,9 +16,7 @@ from nanochat.tasks.table import TASKS
 
 _CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
 """A user in a URI, or a parameter that is called like a secret."""
-_EVALS = ("base_eval", "chat_eval")
-_TRAINING_METRICS = ("bpb", "cropped_frac", "loss")
-_COMPOSITES = {"base_eval": ("base_core", "base_core_centred"), "chat_eval": ("chat_core", "chat_core_centred")}
+_EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
 def check_references(data: Mapping[str, Plain]) -> list[Finding]:
@@ -101,8 +99,10 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[Finding]:
             if needed not in data:
                 message = f"`pretrain` needs the section `{needed}`"
                 yield Finding(("pretrain",), "missing-stage", message, "add it, or start with `init_from`", at_key=True)
-    for stage, upstream in (("base_eval", ("pretrain",)), ("sft", ("pretrain",)), ("chat_eval", ("sft", "pretrain"))):
-        if stage in present and not any(name in data for name in upstream) and _at(data, (stage, "init_from")) is None:
+    for stage in present:
+        upstream = STAGE_SECTIONS[stage].upstream
+        has_model = any(name in data for name in upstream) or _at(data, (stage, "init_from")) is not None
+        if stage not in ("tokenizer", "pretrain") and not has_model:
             message = f"`{stage}` has no model to work on"
             help_ = f"add `{'` or `'.join(upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
             yield Finding((stage,), "missing-stage", message, help_, at_key=True)
@@ -112,12 +112,7 @@ def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
     for key in _map(data.get("expect")):
         stage, _, rest = key.partition(".")
         path: KeyPath = ("expect", key)
-        if stage == "pretrain" and rest:
-            if not isinstance(data.get(stage), dict):
-                yield _unknown_result(path, "the recipe has no `pretrain`", key, data)
-            elif rest not in _TRAINING_METRICS:
-                yield _unknown_result(path, f"`{rest}` is not a metric of `pretrain`", key, data)
-        elif stage in _EVALS and rest:
+        if stage in _EVALUATIONS and rest:
             suite = rest.partition(".")[0]
             if rest in _composites(data, stage):
                 continue
@@ -125,6 +120,11 @@ def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
                 yield _unknown_result(path, f"the recipe has no `{stage}`", key, data)
             elif suite not in _map(_at(data, (stage, "suites"))):
                 yield _unknown_result(path, f"`{stage}` has no suite `{suite}`", key, data)
+        elif stage in STAGE_SECTIONS and STAGE_SECTIONS[stage].metrics and rest:
+            if not isinstance(data.get(stage), dict):
+                yield _unknown_result(path, f"the recipe has no `{stage}`", key, data)
+            elif rest not in STAGE_SECTIONS[stage].metrics:
+                yield _unknown_result(path, f"`{rest}` is not a metric of `{stage}`", key, data)
         else:
             yield _unknown_result(path, f"`{key}` is not a result", key, data)
 
@@ -132,16 +132,17 @@ def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
 def _composites(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
     """Return the metrics over several tasks that the stage gives; bits per byte is no part of them."""
     suites = _map(_at(data, (stage, "suites"))).values()
-    return _COMPOSITES[stage] if any(_map(suite).get("task") != "bpb" for suite in suites) else ()
+    return STAGE_SECTIONS[stage].metrics if any(_map(suite).get("task") != "bpb" for suite in suites) else ()
 
 
 def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Plain]) -> Finding:
     results = []
-    for stage in _EVALS:
+    for stage in _EVALUATIONS:
         suites = _map(_at(data, (stage, "suites")))
         results += [f"{stage}.{name}" for name in (*suites, *_composites(data, stage))]
-    if isinstance(data.get("pretrain"), dict):
-        results += [f"pretrain.{metric}" for metric in _TRAINING_METRICS]
+    for stage, section in STAGE_SECTIONS.items():
+        if stage not in _EVALUATIONS and isinstance(data.get(stage), dict):
+            results += [f"{stage}.{metric}" for metric in section.metrics]
     help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
     return Finding(path, "unknown-result", message, help_, at_key=True)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nanochat.recipe.schema.section import Section
+from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.values import Count, InitFrom, Name, NonNegative, SplitName
 from nanochat.tasks.table import ChatTask, ChoiceTask
 
@@ -53,8 +53,11 @@ class CoreSuite(Section):
 BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite, Field(discriminator="task")]
 
 
-class BaseEval(Section):
+class BaseEval(StageSection):
     """The base_eval stage: how well the pretrained model predicts."""
+
+    upstream: ClassVar = ("pretrain",)
+    metrics: ClassVar = ("base_core", "base_core_centred")
 
     suites: Annotated[dict[Name, BaseSuite], Field(min_length=1)]
     """A name of your own to a suite."""
@@ -87,8 +90,11 @@ class ChatSuite(Section):
     """Sample among the k likeliest tokens; null for all."""
 
 
-class ChatEval(Section):
+class ChatEval(StageSection):
     """The chat_eval stage: what the chat model can do."""
+
+    upstream: ClassVar = ("sft", "pretrain")
+    metrics: ClassVar = ("chat_core", "chat_core_centred")
 
     suites: Annotated[dict[Name, ChatSuite], Field(min_length=1)]
     """A name of your own to a suite."""

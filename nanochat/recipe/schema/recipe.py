@@ -6,8 +6,8 @@ Identity sections decide what is computed; `run` and `tracking` never do. Derive
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from nanochat.recipe.schema.evaluation_sections import (
     CoreSuite,
 )
 from nanochat.recipe.schema.execution_sections import Checkpoints, Limits, Monitor, Run, Tracking
-from nanochat.recipe.schema.section import Section
+from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.training_sections import (
     Horizon,
     Model,
@@ -61,6 +61,7 @@ __all__ = [
     "SftSchedule",
     "Source",
     "SourceWeight",
+    "StageSection",
     "Tokenizer",
     "Tracking",
     "Validation",
@@ -144,4 +145,12 @@ class Recipe(Section):
     """Where results are logged."""
 
 
-STAGE_SECTIONS = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")
+def _stage_sections() -> Iterator[tuple[str, type[StageSection]]]:
+    for name, field in Recipe.model_fields.items():
+        for kind in get_args(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, StageSection):
+                yield name, kind
+
+
+STAGE_SECTIONS = dict(_stage_sections())
+"""The section of each stage by its name, in the order in which stages run."""

@@ -53,3 +53,12 @@ class Section(BaseModel):
         if conflict is not None:
             raise PydanticCustomError(CONFLICT, "{message}", {"message": conflict.message})
         return self
+
+
+class StageSection(Section):
+    """Base of the sections that each describe one stage of a run."""
+
+    upstream: ClassVar[tuple[str, ...]] = ()
+    """Stages that can provide what this stage starts from. The first of them that the recipe has is used."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that `expect` may name, besides the names of an evaluation's suites."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nanochat.recipe.schema.section import Section
+from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.values import Count, Fraction, InitFrom, Name, NonNegative, Positive, Scaled, SplitName
 from nanochat.tasks.table import SftTask
 
 
-class Tokenizer(Section):
+class Tokenizer(StageSection):
     """The tokenizer stage: byte-pair encoding trained on a source."""
 
     source: str
@@ -105,8 +105,11 @@ class SourceWeight(Section):
     """Share of documents drawn from this source, relative to the others."""
 
 
-class Pretrain(Section):
+class Pretrain(StageSection):
     """The pretrain stage: next-token prediction on packed documents."""
+
+    upstream: ClassVar = ("tokenizer",)
+    metrics: ClassVar = ("bpb", "cropped_frac", "loss")
 
     data: Annotated[dict[str, SourceWeight], Field(min_length=1)]
     """Mixture: source name to weight."""
@@ -152,8 +155,10 @@ class SftSchedule(Section):
     """Last learning rate as a share of the peak."""
 
 
-class Sft(Section):
+class Sft(StageSection):
     """The sft stage: supervised fine-tuning on rendered conversations, loss on the assistant's tokens only."""
+
+    upstream: ClassVar = ("pretrain",)
 
     data: Annotated[dict[Name, SftData], Field(min_length=1)]
     """Mixture: a name of your own to a task."""

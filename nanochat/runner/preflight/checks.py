@@ -17,7 +17,7 @@ from nanochat.plan.estimate.fitting import model_of, peak_bytes, rows_that_fit
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.sharing import is_shared, uneven_shares
-from nanochat.plan.specs import PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.memory_limit import gpu_count, memory_limit
 from nanochat.runner.preflight.prepare import Prepared
@@ -107,13 +107,12 @@ def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Itera
 
 
 def _advice_without_rows(stage: StagePlan) -> str:
-    match stage.spec:
-        case TokenizerSpec():
-            return "set `tokenizer.max_chars` lower"
-        case PretrainSpec() | SftSpec() if not stage.execution.activation_checkpointing:
-            return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
-        case _:
-            return "use a smaller model or a shorter sequence_len"
+    kind = STAGES[stage.name]
+    if not kind.has_model:
+        return "set `tokenizer.max_chars` lower"
+    if kind.trains and not stage.execution.activation_checkpointing:
+        return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
+    return "use a smaller model or a shorter sequence_len"
 
 
 def _config_in(folder: Path) -> GPTConfig | None:

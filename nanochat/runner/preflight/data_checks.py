@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -12,15 +12,15 @@ from nanochat.data.sources import SourceSpec, is_available_offline
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs import (
-    BaseEvalSpec,
     BpbSuiteSpec,
-    ChatEvalSpec,
+    ChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
-    PretrainSpec,
-    SftSpec,
-    TokenizerSpec,
+    Input,
+    SftItem,
+    WeightedSource,
 )
+from nanochat.plan.stages import STAGES
 from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
 from nanochat.tasks.core.bundle import check_bundle
@@ -35,7 +35,7 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
     """
     problems: list[str] = []
     for stage in stages:
-        for source, check in _checks(stage, base):
+        for source, check in (_check_of(item, stage, base) for item in stage.spec.inputs):
             if source.name in without or not is_available_offline(source, base=base):
                 continue
             try:
@@ -45,43 +45,25 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
     return list(dict.fromkeys(problems))
 
 
-def _checks(stage: StagePlan, base: Path) -> Iterator[Check]:
-    spec = stage.spec
-    match spec:
-        case TokenizerSpec():
-            yield _documents(spec.source, ("train", "validation"), base)
-        case PretrainSpec():
-            validates = stage.execution.validate_every_steps is not None
-            for item in spec.data:
-                yield _documents(item.source, ("train", "validation") if validates else ("train",), base)
-        case BaseEvalSpec():
-            for suite in spec.suites.values():
-                yield _base_suite(suite, base)
-        case SftSpec():
-            for part in spec.data:
-                yield _task(part.task, part.source, part.split, base, max_examples=part.max_examples)
-        case ChatEvalSpec():
-            for task in spec.suites.values():
-                yield _task(task.task, task.source, task.split, base)
-        case _:
-            assert_never(spec)
-
-
-def _base_suite(suite: BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec, base: Path) -> Check:
-    match suite:
+def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:
+    source = item.source
+    match item:
+        case WeightedSource():
+            needs_validation = not STAGES[stage.name].trains or stage.execution.validate_every_steps is not None
+            return _documents(source, ("train", "validation") if needs_validation else ("train",), base)
         case BpbSuiteSpec():
-            return _documents(suite.source, (suite.split,), base)
+            return _documents(source, (item.split,), base)
         case ChoiceSuiteSpec():
-            return suite.source, lambda: check_choices(suite.task, suite.source, suite.split, base=base)
+            return source, lambda: check_choices(item.task, source, item.split, base=base)
         case CoreSuiteSpec():
-            return suite.source, lambda: check_bundle(suite.source)
+            return source, lambda: check_bundle(source)
+        case SftItem():
+            return source, lambda: check_task(item.task, source, item.split, base=base, max_examples=item.max_examples)
+        case ChatSuiteSpec():
+            return source, lambda: check_task(item.task, source, item.split, base=base)
         case _:
-            assert_never(suite)
+            assert_never(item)
 
 
 def _documents(source: SourceSpec, splits: tuple[Split, ...], base: Path) -> Check:
     return source, lambda: check_documents(source, splits, base=base)
-
-
-def _task(task: str, source: SourceSpec, split: str, base: Path, *, max_examples: int | None = None) -> Check:
-    return source, lambda: check_task(task, source, split, base=base, max_examples=max_examples)

@@ -11,13 +11,14 @@ from nanochat.data.sources import SourceSpec, digest, resolve_files
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.device_rates import DeviceClass
-from nanochat.plan.estimate.estimate import estimate_tokenizer, total
+from nanochat.plan.estimate.estimate import estimate_tokenizer_training, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import TokenizerSpec
+from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.preflight.hub_pins import with_pins
 from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
-from nanochat.runner.store.runs import MODEL_STAGES, model_digest, resolve_model
+from nanochat.runner.store.runs import model_digest, resolve_model
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_PARQUET_BYTE = 4
@@ -71,8 +72,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
         if stage.init_from is None:
             continue
         try:
-            prefer = MODEL_STAGES if stage.name == "chat_eval" else MODEL_STAGES[::-1]
-            models[stage.name] = resolve_model(stage.init_from, base, prefer=prefer)
+            models[stage.name] = resolve_model(stage.init_from, base, prefer=_preferred_models(stage))
         except NanochatError as error:
             problems.append(f"{stage.name}.init_from: {error}")
     return Prepared(
@@ -84,6 +84,13 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
         init_digests={} if problems else {stage: model_digest(folder) for stage, folder in models.items()},
         problems=tuple(problems),
     )
+
+
+def _preferred_models(stage: StagePlan) -> list[str]:
+    """Return the training stages whose model a stage starts from, its usual upstream stages first."""
+    models = training_stages()
+    usual = [name for name in STAGES[stage.name].upstream if name in models]
+    return [*usual, *(name for name in models if name not in usual)]
 
 
 def _with_text_size(plan: Plan, base: Path) -> Plan:
@@ -103,7 +110,7 @@ def _sized(stage: StagePlan, base: Path) -> StagePlan:
     except PreflightError:  # already listed in `problems`
         return stage
     chars = sum(path.stat().st_size * (_CHARS_PER_PARQUET_BYTE if path.suffix == ".parquet" else 1) for path in files)
-    return replace(stage, estimate=estimate_tokenizer(spec, chars=chars))
+    return replace(stage, estimate=estimate_tokenizer_training(spec, chars=chars))
 
 
 def guess_device_class() -> DeviceClass:

@@ -12,7 +12,8 @@ from nanochat.errors import StageError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_duration
 from nanochat.plan.sharing import is_shared
-from nanochat.plan.specs import Job, TokenizerSpec
+from nanochat.plan.specs import Job
+from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
 from nanochat.runner.process.exit_status import raise_for_exit
@@ -130,7 +131,7 @@ def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, com
 def _job(attempt: StageAttempt) -> Job:
     stage = attempt.lookup.stage
     spec = stage.spec
-    if attempt.init_model is not None and not isinstance(spec, TokenizerSpec):
+    if attempt.init_model is not None:
         spec = spec.model_copy(update={"init_from": str(attempt.init_model)})
     return Job(
         spec=spec,
@@ -152,7 +153,7 @@ def _show_progress(display: Display, title: str, progress: Progress, seconds: fl
 
 def _memory_remedy(stage: StagePlan) -> str:
     """Return which recipe field to change if the stage runs out of memory."""
-    if stage.name == "tokenizer":
+    if not STAGES[stage.name].has_model:
         return "set `tokenizer.max_chars` lower: the tokenizer holds that much text in memory"
     rows = stage.execution.micro_batch_size
     if rows is not None and rows > 1:

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 
 from nanochat.plan.quantities import show_bytes, show_duration, show_score, show_value
+from nanochat.plan.stages import evaluation_stages
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import SCORES_PICTURE, draw_plots, draw_scores
-from nanochat.runner.report.scores import EVALUATIONS, chance_level, describe_stages, list_suites
+from nanochat.runner.report.scores import chance_level, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
 from nanochat.storage.files import write_text
@@ -124,7 +125,7 @@ def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
 
 
 def _is_quality(stage: str, metric: str) -> bool:
-    return stage in EVALUATIONS or _QUALITY.search(metric) is not None
+    return stage in evaluation_stages() or _QUALITY.search(metric) is not None
 
 
 def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
@@ -137,7 +138,7 @@ def result_line(record: StageRecord) -> str:
     """Return a stage's results (an evaluation's scores, the first of others) and losses for a line, after a colon."""
     results = list_results({record.stage: record})
     first = [result for result in results if result.metric not in _LOSSES]
-    if record.stage in EVALUATIONS:  # every score, not how much text it was taken on
+    if record.stage in evaluation_stages():  # every score, not how much text it was taken on
         first = [one for one in first if not one.metric.endswith((".bytes", ".tokens"))]
     else:
         first = first[:_LINE_METRICS]

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nanochat.plan.quantities import show_count
+from nanochat.plan.stages import STAGES, evaluation_stages
 from nanochat.runner.store.record import StageRecord
 from nanochat.tasks.table import TASKS
 
-EVALUATIONS = ("base_eval", "chat_eval")
-
-_LOST = {
-    "refused_conversations": "rows of the data held none and were refused",
-    "dropped_conversations": "were left out, having no answer that fits a row",
-    "cut_conversations": "were cut behind an answer to fit a row",
-}
-"""What became of conversations that are not trained on whole."""
 _ERRORS = 2
 """A score within so many standard errors of chance is no evidence of skill."""
 
@@ -56,7 +48,7 @@ class Suite:
 def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
     """Return the outcome of every suite of the evaluations that are done."""
     found = []
-    for stage in EVALUATIONS:
+    for stage in evaluation_stages():
         if stage not in records:
             continue
         metrics = records[stage].metrics
@@ -81,7 +73,7 @@ def chance_level(value: float, centred: float) -> float | None:
 
 def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
     """Return a sentence for each stage that is done: what it is for and what came out."""
-    return [f"**{stage}** {_SENTENCES[stage](record.metrics)}" for stage, record in records.items()]
+    return [f"**{stage}** {STAGES[stage].outcome(record.metrics)}" for stage, record in records.items()]
 
 
 def _tasks(record: StageRecord) -> dict[str, str]:
@@ -93,47 +85,3 @@ def _tasks(record: StageRecord) -> dict[str, str]:
         for key, value in fields.items()
         if key.startswith(prefix) and key.endswith(".task")
     }
-
-
-def _tell_tokenizer(metrics: Mapping[str, float]) -> str:
-    return (
-        f"learned to cut text into {_shown(metrics, 'vocab_size')} different pieces (tokens), "
-        f"{metrics.get('bytes_per_token', float('nan')):.2f} bytes each on average."
-    )
-
-
-def _tell_pretrain(metrics: Mapping[str, float]) -> str:
-    bits = f", and needs {metrics['bpb']:.2f} bits per byte of text it has not seen" if "bpb" in metrics else ""
-    return (
-        f"taught a new model of {_shown(metrics, 'parameters')} parameters to predict the next token: "
-        f"it read {_shown(metrics, 'tokens')} tokens in {_shown(metrics, 'steps')} steps{bits}."
-    )
-
-
-def _tell_sft(metrics: Mapping[str, float]) -> str:
-    lost = "".join(f"; {_shown(metrics, name)} {what}" for name, what in _LOST.items() if metrics.get(name))
-    return (
-        f"taught the model to answer, on {_shown(metrics, 'conversations')} example conversations "
-        f"({_shown(metrics, 'tokens')} tokens, {_shown(metrics, 'steps')} steps){lost}."
-    )
-
-
-def _tell_base_eval(_metrics: Mapping[str, float]) -> str:
-    return "measured how well the pretrained model predicts text and answers."
-
-
-def _tell_chat_eval(_metrics: Mapping[str, float]) -> str:
-    return "put questions to the chat model and graded what it answered."
-
-
-def _shown(metrics: Mapping[str, float], name: str) -> str:
-    return show_count(metrics.get(name))
-
-
-_SENTENCES = {
-    "tokenizer": _tell_tokenizer,
-    "pretrain": _tell_pretrain,
-    "base_eval": _tell_base_eval,
-    "sft": _tell_sft,
-    "chat_eval": _tell_chat_eval,
-}

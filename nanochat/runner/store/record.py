@@ -8,13 +8,13 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from nanochat.plan.stages import training_stages
 from nanochat.storage.files import sha256_of_file, write_text
 from nanochat.storage.layout import RunFolder, StageFolder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
 _VOLATILE_PREFIX = "timings"
-_TRAINING_STAGES = ("pretrain", "sft")
 _TOLD_BY_TRAINING = frozenset({"result.json", "samples.md"})
 
 
@@ -190,7 +190,7 @@ def handed_on(stage: str, files: dict[str, str]) -> dict[str, str]:
 
     What a training stage tells people depends on what `run.monitor` looks at, which must not make anything run again.
     """
-    told = _TOLD_BY_TRAINING if stage in _TRAINING_STAGES else frozenset()
+    told = _TOLD_BY_TRAINING if stage in training_stages() else frozenset()
     return {path: digest for path, digest in files.items() if path not in told}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import RecipeError
+from nanochat.plan.stages import training_stages
 from nanochat.runner.store.record import (
     RunState,
     StageRecord,
@@ -19,8 +20,6 @@ from nanochat.storage.files import sha256_of_file
 from nanochat.storage.layout import RunFolder, StageFolder, run_folders
 
 _MODEL_FILES = ("config.json", "model.safetensors")
-MODEL_STAGES = ("sft", "pretrain")
-"""Stages that leave a model, most trained first."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ def find_run(reference: str, base: Path) -> Run:
     raise RecipeError(_no_such_run(reference, runs, base))
 
 
-def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] = MODEL_STAGES) -> Path:
+def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = None) -> Path:
     """Return the model folder that a reference means: a model, checkpoint or stage folder, or a run.
 
-    Of a run with several models it is that of the first stage in `prefer` that is done.
+    If a run has several models, the first finished stage in `prefer` wins; default: the stage that trained last.
 
     Raises:
         RecipeError: there is none; the message lists what there is.
@@ -81,7 +80,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] = MODEL_S
             return candidate.resolve()
     run = _latest_with_model(reference, base)
     records = run.records(base)
-    for stage in prefer:
+    for stage in prefer or reversed(training_stages()):
         if stage in records:
             folder = run.state.entry(stage).folder
             assert folder is not None, "a stage with a record has a folder"
@@ -104,7 +103,7 @@ def _latest_with_model(reference: str, base: Path) -> Run:
     if "/" in reference:
         return latest
     for run in reversed(list_runs(base, reference)):
-        if any(stage in run.records(base) for stage in MODEL_STAGES):
+        if any(stage in run.records(base) for stage in training_stages()):
             return run
     return latest
 

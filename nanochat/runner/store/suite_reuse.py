@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from nanochat.plan.fingerprint import Document, fingerprint_document
-from nanochat.runner.report.scores import EVALUATIONS
+from nanochat.plan.stages import evaluation_stages
 from nanochat.runner.store.record import StageIdentity, read_identity
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import StageFolder, stage_folders
@@ -19,7 +19,7 @@ from nanochat.storage.layout import StageFolder, stage_folders
 
 def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> list[str]:
     """Copy into a stage's folder the suites that another of the same stage has finished; return their names."""
-    if identity.stage not in EVALUATIONS:
+    if identity.stage not in evaluation_stages():
         return []
     wanted = {name: digest for name, digest in suite_digests(identity).items() if not _result(folder, name).exists()}
     taken = []

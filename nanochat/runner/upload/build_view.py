@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
+from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.report import result_line
-from nanochat.runner.report.scores import EVALUATIONS, list_suites
+from nanochat.runner.report.scores import list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
 from nanochat.runner.store.runs import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
@@ -24,9 +25,6 @@ _RUN_STATUS: dict[str, Status] = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-_SERIES = ("pretrain", "sft")
-"""Stages with metrics per step: those are the charts of their page, and the run's page shows what came out."""
-_CONTEXTS = {"tokenizer": "training", "pretrain": "training", "sft": "training"}
 
 
 def run_view(folder: RunFolder, base: Path) -> RunView:
@@ -97,7 +95,8 @@ def _stage_view(state: RunState, entry: StageEntry, base: Path) -> StageView:
         tags=_common_tags(state) | _stage_tags(entry, folder, record),
         params=entry.params,
         streams=(folder.metrics, folder.timings),
-        metrics=run_metrics([record]) if record and entry.stage not in _SERIES else {},
+        # A training stage's page has charts of its metrics by step; the run's page shows its results.
+        metrics=run_metrics([record]) if record and entry.stage not in training_stages() else {},
         artifacts=_stage_artifacts(folder) if status != "RUNNING" else (),
         tables=tables,
         datasets=_datasets(entry, record),
@@ -139,7 +138,7 @@ def _shape_params(state: RunState) -> dict[str, str]:
     return {
         name: entry.params[name]
         for entry in state.stages
-        if entry.stage == "pretrain"
+        if "n_layer" in entry.params
         for name in wanted
         if name in entry.params
     }
@@ -163,7 +162,7 @@ def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, .
     digests = record.document.get("sources") if record else None
     if not isinstance(digests, dict):
         return ()
-    context = _CONTEXTS.get(entry.stage, "evaluation")
+    context = "evaluation" if entry.stage in evaluation_stages() else "training"
     return tuple(
         Dataset(name=name, digest=str(digest), source=entry.sources.get(name, name), context=context)
         for name, digest in digests.items()
@@ -171,7 +170,7 @@ def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, .
 
 
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
-    scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if stage in EVALUATIONS]
+    scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if stage in evaluation_stages()]
     results = f"**{'; '.join(scores)}**" if scores else ""
     first = results or state.message or state.status
     where = "Curves, samples and costs: `report.html` under Artifacts." if records else ""
@@ -195,7 +194,9 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
     )
     why = f"Why it ran: {entry.reason}." if entry.reason else ""
     tables = (
-        "What the model answered, problem by problem: `tables` under Artifacts." if entry.stage in EVALUATIONS else ""
+        "What the model answered, problem by problem: `tables` under Artifacts."
+        if entry.stage in evaluation_stages()
+        else ""
     )
     lines = (f"**{results}**" if results else "", tables, _read_scores({entry.stage: record}), measured, why)
     return "\n\n".join(line for line in lines if line)

@@ -8,7 +8,7 @@ RecipePath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Finding:
+class PlanIssue:
     """One mistake: where in the recipe (keys from the root), a stable code, what is wrong, and what to do."""
 
     path: RecipePath
@@ -18,15 +18,15 @@ class Finding:
 
 
 @dataclass
-class Notebook:
+class PlanIssues:
     """Collects mistakes, so that all are told at once, and sentences that the plan shows."""
 
-    findings: list[Finding] = field(default_factory=list)
+    problems: list[PlanIssue] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, path: RecipePath, code: str, message: str, *, advice: str = "") -> None:
         """Write down a mistake."""
-        self.findings.append(Finding(path, code, message, advice))
+        self.problems.append(PlanIssue(path, code, message, advice))
 
     def note(self, text: str | None) -> None:
         """Write down a sentence for the plan, where there is one."""

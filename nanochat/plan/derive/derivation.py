@@ -1,0 +1,34 @@
+"""What the derivation of a stage's specification may read besides the stage's own section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nanochat.data.sources import SourceSpec
+from nanochat.model.config import GPTConfig
+from nanochat.plan.derive.issues import PlanIssues
+from nanochat.plan.specs import PretrainSpec
+from nanochat.recipe.schema.recipe import Recipe
+
+SourceTokens = Callable[[SourceSpec], int | None]
+"""Returns how many training tokens a source has, or None if that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """The recipe, and what was derived from it before this stage."""
+
+    recipe: Recipe
+    sources: Mapping[str, SourceSpec]
+    config: GPTConfig | None
+    """The recipe's model, if it describes one."""
+    pretrain: PretrainSpec | None
+    """The recipe's own pretraining, whose batch and optimizer are the defaults of later stages."""
+    issues: PlanIssues
+    source_tokens: SourceTokens | None = None
+
+    @property
+    def bpb_source(self) -> str | None:
+        """The source that bits per byte are measured on by default: the first one of the pretraining mixture."""
+        return next(iter(self.recipe.pretrain.data)) if self.recipe.pretrain else None

@@ -1,0 +1,18 @@
+"""The specification of the tokenizer stage."""
+
+from __future__ import annotations
+
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.specs import TokenizerSpec
+from nanochat.recipe.schema import recipe as schema
+
+
+def derive_tokenizer(section: schema.Tokenizer, given: Derivation) -> TokenizerSpec:
+    """Return the specification of the tokenizer stage."""
+    return TokenizerSpec(
+        source=given.sources[section.source],
+        vocab_size=section.vocab_size,
+        max_chars=section.max_chars,
+        max_document_chars=section.max_document_chars,
+        seed=given.recipe.seed,
+    )

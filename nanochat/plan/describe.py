@@ -1,0 +1,144 @@
+"""What each stage does, in words: a line of the plan, the parameters shown in MLflow, and a sentence of the report.
+
+`describe_*` and `*_params` read a specification, before the stage runs. `*_outcome` reads the metrics of a stage that
+finished, and writes for somebody who is new to the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nanochat.plan.quantities import show_count
+from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, TokenizerSpec
+
+Params = Mapping[str, object]
+Metrics = Mapping[str, float]
+
+_LOST_CONVERSATIONS = {
+    "refused_conversations": "rows of the data held none and were refused",
+    "dropped_conversations": "were left out, having no answer that fits a row",
+    "cut_conversations": "were cut behind an answer to fit a row",
+}
+"""Metrics that count the conversations which were not trained on whole, and what happened to them."""
+
+
+def describe_tokenizer(spec: TokenizerSpec) -> str:
+    """Return the size of the vocabulary and of the training text."""
+    return f"{spec.vocab_size:,} pieces from at most {show_count(spec.max_chars)} characters of {spec.source.name}"
+
+
+def describe_pretrain(spec: PretrainSpec) -> str:
+    """Return steps, tokens, sources, optimizer and schedule."""
+    schedule, rows = spec.schedule, spec.tokens_per_step // spec.model.sequence_len
+    return (
+        f"{several(spec.steps, 'step')} of {spec.tokens_per_step:,} tokens ({several(rows, 'row')}) = "
+        f"{spec.steps * spec.tokens_per_step:,} tokens of {', '.join(item.source.name for item in spec.data)}; "
+        f"{spec.optimizer.variant} optimizer, weight decay {spec.weight_decay:.3g}, {schedule.kind} schedule: warm-up "
+        f"{schedule.warmup_steps}, warm-down {schedule.warmdown_steps} steps"
+    )
+
+
+def describe_sft(spec: SftSpec) -> str:
+    """Return the horizon, and the tasks of the mixture with their shares if they have weights."""
+    whole = sum(item.weight or 0 for item in spec.data)
+    tasks = [item.name + (f" {item.weight / whole:.3g}" if item.weight else "") for item in spec.data]
+    if spec.steps is not None:
+        horizon = several(spec.steps, "step")
+    elif spec.tokens is not None:
+        horizon = f"{spec.tokens:,} tokens in steps"
+    else:
+        horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
+    return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}"
+
+
+def describe_base_eval(spec: BaseEvalSpec) -> str:
+    """Return the names of the suites and the number of samples."""
+    return ", ".join(spec.suites) + (f"; {several(len(spec.samples), 'sample')}" if spec.samples else "")
+
+
+def describe_chat_eval(spec: ChatEvalSpec) -> str:
+    """Return the names of the suites."""
+    return ", ".join(spec.suites)
+
+
+def several(count: int, noun: str) -> str:
+    """Return `1 step`, `1,200 steps`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def tokenizer_params(spec: TokenizerSpec) -> Params:
+    """Return the parameters by which runs of this stage differ most; so do the functions below."""
+    return {"source": spec.source.name, "vocab_size": spec.vocab_size, "max_chars": spec.max_chars}
+
+
+def pretrain_params(spec: PretrainSpec) -> Params:
+    """Return shape, size, horizon, optimizer and schedule."""
+    model = spec.model
+    return {
+        "architecture": model.architecture,
+        "n_layer": model.n_layer,
+        "n_embd": model.n_embd,
+        "sequence_len": model.sequence_len,
+        "parameters": model.num_parameters(),
+        "steps": spec.steps,
+        "tokens_per_step": spec.tokens_per_step,
+        "tokens": spec.steps * spec.tokens_per_step,
+        "optimizer": spec.optimizer.variant,
+        "schedule": spec.schedule.kind,
+    }
+
+
+def sft_params(spec: SftSpec) -> Params:
+    """Return the tasks, the horizon, the batch and the factor of the learning rate."""
+    unit = "steps" if spec.steps else "tokens" if spec.tokens else "epochs"
+    return {
+        "data": ", ".join(item.name for item in spec.data),
+        unit: spec.steps or spec.tokens or spec.epochs,
+        "tokens_per_step": spec.tokens_per_step,
+        "lr_scale": spec.optimizer.lr_scale,
+    }
+
+
+def suite_params(spec: BaseEvalSpec | ChatEvalSpec) -> Params:
+    """Return the names of an evaluation's suites."""
+    return {"suites": ", ".join(spec.suites)}
+
+
+def tokenizer_outcome(metrics: Metrics) -> str:
+    """Return what the tokenizer stage did."""
+    return (
+        f"learned to cut text into {_count(metrics, 'vocab_size')} different pieces (tokens), "
+        f"{metrics.get('bytes_per_token', float('nan')):.2f} bytes each on average."
+    )
+
+
+def pretrain_outcome(metrics: Metrics) -> str:
+    """Return what the pretrain stage did, with bits per byte if they were measured."""
+    bits = f", and needs {metrics['bpb']:.2f} bits per byte of text it has not seen" if "bpb" in metrics else ""
+    return (
+        f"taught a new model of {_count(metrics, 'parameters')} parameters to predict the next token: "
+        f"it read {_count(metrics, 'tokens')} tokens in {_count(metrics, 'steps')} steps{bits}."
+    )
+
+
+def sft_outcome(metrics: Metrics) -> str:
+    """Return what the sft stage did, and how many conversations it could not use whole."""
+    lost = [f"; {_count(metrics, name)} {what}" for name, what in _LOST_CONVERSATIONS.items() if metrics.get(name)]
+    return (
+        f"taught the model to answer, on {_count(metrics, 'conversations')} example conversations "
+        f"({_count(metrics, 'tokens')} tokens, {_count(metrics, 'steps')} steps){''.join(lost)}."
+    )
+
+
+def base_eval_outcome(_metrics: Metrics) -> str:
+    """Return what the base_eval stage did; its scores are in a table."""
+    return "measured how well the pretrained model predicts text and answers."
+
+
+def chat_eval_outcome(_metrics: Metrics) -> str:
+    """Return what the chat_eval stage did; its scores are in a table."""
+    return "put questions to the chat model and graded what it answered."
+
+
+def _count(metrics: Metrics, name: str) -> str:
+    return show_count(metrics.get(name))
