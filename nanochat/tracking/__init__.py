@@ -1,1 +1,1 @@
-"""MLflow as a view of local files: the only room that imports MLflow, and only once something is to be sent."""
+"""Upload runs to MLflow. The only room that imports MLflow, and only when there is something to upload."""

@@ -1,4 +1,4 @@
-"""The small file beside a run or stage that remembers which MLflow run shows it and what was sent already."""
+"""`tracking.json`, the file beside a run or stage that stores its MLflow run and what has been uploaded already."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanochat.tracking.run_view import Status
 
 
 class Link(BaseModel):
-    """Which MLflow run shows a folder. `artifacts` maps what was sent to its size and time of change."""
+    """The MLflow run of a folder. `artifacts` maps the name of each uploaded file to its size and modification time."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -28,7 +28,7 @@ class Link(BaseModel):
 
 
 def read_link(path: Path) -> Link | None:
-    """Return the link, or None where nothing was sent yet."""
+    """Return the link, or None if nothing has been uploaded yet."""
     try:
         return Link.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -36,5 +36,5 @@ def read_link(path: Path) -> Link | None:
 
 
 def write_link(path: Path, link: Link) -> None:
-    """Write the link in one piece."""
+    """Write the link atomically."""
     write_text(path, link.model_dump_json(indent=1))

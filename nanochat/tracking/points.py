@@ -1,4 +1,4 @@
-"""Metric points from the JSON-lines files that a stage appends to while it runs."""
+"""Read metric points from the JSON Lines files that a stage appends to while it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Point:
-    """One value of one metric at one step."""
+    """The value of a metric at a step."""
 
     step: int
     name: str
@@ -18,10 +18,11 @@ class Point:
 
 
 class Tail:
-    """Reads what was added to a file since the last call.
+    """Reads what was appended to a file since the last call.
 
-    A stage that resumes cuts its file back to the checkpoint and writes on. The reader notices (its last line is no
-    longer where it was) and begins anew; whoever uses the points skips steps it has seen.
+    A resumed stage truncates its file to the step of the checkpoint and appends from there. The reader notices this
+    because its last line is no longer in the same place, and reads the file from the start. The caller must then skip
+    the steps that it already has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +31,7 @@ class Tail:
         self._last = b""
 
     def read(self) -> list[Point]:
-        """Return the points of the complete lines added since the last call, in file order."""
+        """Return the points of the complete lines appended since the last call, in file order."""
         try:
             with self._path.open("rb") as file:
                 start = self._offset - len(self._last)
@@ -42,18 +43,18 @@ class Tail:
                     block = file.read()
         except FileNotFoundError:
             return []
-        fresh = block[len(self._last) :]
-        end = fresh.rfind(b"\n") + 1
+        added = block[len(self._last) :]
+        end = added.rfind(b"\n") + 1
         if end == 0:
             return []
-        lines = fresh[:end].splitlines(keepends=True)
+        lines = added[:end].splitlines(keepends=True)
         self._offset += end
         self._last = lines[-1]
         return [point for line in lines for point in _points(line)]
 
 
 def _points(line: bytes) -> Iterator[Point]:
-    """Yield a line's points; a line that is not whole (the machine lost power) holds none."""
+    """Yield the points of a line. A line damaged by a power failure has none."""
     try:
         entry = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a run and its stages should look like in MLflow: plain values, built from local files by whoever owns those."""
+"""What a run should look like in MLflow, as plain values. The runner builds them from the files of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A local file and the folder among a run's artifacts that it goes to ("" for the top)."""
+    """A local file, and the artifact folder that it is uploaded to ("" for the top)."""
 
     path: Path
     folder: str = ""
@@ -33,8 +33,8 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageView:
-    """One stage as a child run. `streams` are JSON-lines files of metrics by step; `tables` JSON-lines of records."""
+class RunView:
+    """A run in MLflow: a run of a recipe with its stages as child runs, or one of these stages."""
 
     name: str
     link: Path
@@ -42,28 +42,15 @@ class StageView:
     description: str
     tags: dict[str, str]
     params: dict[str, str]
-    streams: tuple[Path, ...] = ()
     metrics: dict[str, float]
+    streams: tuple[Path, ...] = ()
+    """JSON Lines files of metrics by step."""
     artifacts: tuple[Artifact, ...] = ()
     tables: tuple[Path, ...] = ()
+    """JSON Lines files whose records MLflow shows as a table."""
     datasets: tuple[Dataset, ...] = ()
+    stages: tuple[RunView, ...] = ()
+    """The stages that the run computed itself, in order."""
     started: float | None = None
-    """Seconds since 1970, as `ended`; None where not known: when it is sent."""
-    ended: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunView:
-    """A run of a recipe as a parent run, with the stages it ran itself in order."""
-
-    name: str
-    link: Path
-    status: Status
-    description: str
-    tags: dict[str, str]
-    params: dict[str, str]
-    metrics: dict[str, float]
-    artifacts: tuple[Artifact, ...] = ()
-    stages: tuple[StageView, ...] = ()
-    started: float | None = None
+    """Seconds since the epoch. If None, MLflow uses the time of the upload; likewise for `ended`."""
     ended: float | None = None

@@ -1,4 +1,4 @@
-"""Close runs that a killed process left open in the store."""
+"""Close runs that a killed process left open in MLflow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 
 
 def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], bool]) -> list[str]:
-    """End, as KILLED, the runs of this host that are open though their process is gone; return their ids.
+    """Mark as KILLED the open runs of this host whose process has ended, and return their ids.
 
-    `is_alive(pid, started)` tells whether the process `pid` that began at `started` still runs. Raises
-    TrackingOutageError.
+    `is_alive(pid, started)` returns whether the process `pid` that started at `started` is still running.
+
+    Raises:
+        TrackingOutageError: the store does not answer.
     """
     with raise_outages(store.uri):
         closed = []

@@ -1,4 +1,4 @@
-"""The connection to an MLflow tracking store. MLflow is imported here, when a store is opened and not before."""
+"""Connect to an MLflow tracking store. MLflow is imported when a store is opened, not before."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from nanochat.storage.files import move_into_place
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-# A server that is gone must not hold the sender for the minutes that MLflow's own retries take.
-_QUIET_AND_QUICK = {
+# By default MLflow prints a lot, and retries for minutes if a server is down.
+_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -37,16 +37,16 @@ _PORTS = {"http": 80, "https": 443}
 _PROBE_SECONDS = 3.0
 _REASON_CHARS = 200
 _SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
-"""Names of a URI's parameters whose values are nobody's business."""
+"""URI parameters with such a name are secret."""
 
 
 class TrackingOutageError(NanochatError):
-    """The tracking store cannot be reached or refuses; what was not sent stays in local files."""
+    """The tracking store cannot be reached or refuses the request. What was not uploaded stays in local files."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """An open store and the experiment that runs go to."""
+    """An open store, and the experiment that runs are uploaded to."""
 
     client: MlflowClient
     uri: str
@@ -57,7 +57,7 @@ class Store:
 def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
     """Return the tracking URI: the recipe's, else MLFLOW_TRACKING_URI, else a SQLite file in `folder`.
 
-    It is without credentials, for it is written into files; `open_store` takes those from the environment.
+    The result has no credentials, since it is written to files. `open_store` reads them from the environment.
     """
     given = recipe_uri or runtime.environment("MLFLOW_TRACKING_URI")
     if not given:
@@ -68,7 +68,7 @@ def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
 
 
 def show_uri(uri: str) -> str:
-    """Return the URI without user name, password, and parameters that are called like a secret."""
+    """Return the URI without user name, password, and parameters that look like secrets."""
     parts = urlsplit(uri)
     query = parse_qsl(parts.query, keep_blank_values=True)
     harmless = [(name, value) for name, value in query if not _SECRET.search(name)]
@@ -78,9 +78,10 @@ def show_uri(uri: str) -> str:
 
 
 def _with_credentials(uri: str) -> str:
-    """Return the URI to connect to: that of the environment where it is the same but for credentials.
+    """Return the URI to connect to: the one in the environment, if it only differs by its credentials.
 
-    A server's user and password go where MLflow looks for them apart from the URI, which it prints.
+    The user and password of an HTTP server are put into environment variables that MLflow reads, because MLflow prints
+    the URI.
     """
     given = runtime.environment("MLFLOW_TRACKING_URI")
     if not given or show_uri(given) != uri:
@@ -95,13 +96,13 @@ def _with_credentials(uri: str) -> str:
 
 
 def database_path(uri: str) -> Path | None:
-    """Return the file of a SQLite store, None for a server."""
+    """Return the file of a SQLite store, or None for a server."""
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def open_store(uri: str, experiment: str) -> Store:
-    """Connect, creating the database and the experiment on first use. Raises TrackingOutageError."""
-    for name, value in _QUIET_AND_QUICK.items():
+    """Connect to a store, and create the database and the experiment on first use. Raises TrackingOutageError."""
+    for name, value in _ENVIRONMENT.items():
         if runtime.environment(name) is None:
             runtime.set_environment(name, value)
     probe(uri)
@@ -110,17 +111,17 @@ def open_store(uri: str, experiment: str) -> Store:
 
         _create_database(uri)
         client = MlflowClient(tracking_uri=_with_credentials(uri))
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
+        existing = client.get_experiment_by_name(experiment)
+        if existing is None:
             created = client.create_experiment(experiment, artifact_location=_artifact_location(uri, experiment))
             return Store(client, uri, experiment, str(created))
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return Store(client, uri, experiment, str(found.experiment_id))
+        if existing.lifecycle_stage == "deleted":
+            client.restore_experiment(existing.experiment_id)
+        return Store(client, uri, experiment, str(existing.experiment_id))
 
 
 def probe(uri: str) -> None:
-    """Raise TrackingOutageError where a store is surely not there, before MLflow tries for a minute."""
+    """Raise TrackingOutageError if a store is certainly unreachable, instead of letting MLflow retry for a minute."""
     path, parts = database_path(uri), urlsplit(uri)
     try:
         if path is not None:
@@ -140,7 +141,7 @@ def _is_proxied(scheme: str, host: str) -> bool:
 
 @contextmanager
 def raise_outages(uri: str) -> Iterator[None]:
-    """Turn whatever a dead, busy or full store raises into TrackingOutageError."""
+    """Convert the errors of a store that is down, busy or full into TrackingOutageError."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -152,14 +153,14 @@ def raise_outages(uri: str) -> Iterator[None]:
 
 
 def _reason(error: Exception, uri: str) -> str:
-    """Return the heart of an error's first line: requests wraps it in address, retries and class names."""
+    """Return the useful part of an error: requests wraps it in the address, retries and class names."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     return line.rpartition("Caused by ")[2].replace(_with_credentials(uri), uri)[:_REASON_CHARS]
 
 
 @contextmanager
 def _first_use_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time create a SQLite database: MLflow's migrations do not expect company."""
+    """Let only one process at a time create a SQLite database, since MLflow's migrations are not safe to run twice."""
     path = database_path(uri)
     if path is None:
         yield
@@ -174,19 +175,19 @@ def _first_use_lock(uri: str) -> Iterator[None]:
 
 
 def _create_database(uri: str) -> None:
-    """Create a SQLite store's file whole or not at all, where there is none.
+    """Create the database of a SQLite store atomically, if it does not exist. The caller must hold the lock.
 
-    MLflow fills it over seconds, and cannot open what a process left that was killed meanwhile. The lock must be held.
+    MLflow needs seconds to create the tables, and cannot open a database whose creation was killed.
     """
     path = database_path(uri)
-    if path is None or (path.exists() and path.stat().st_size):  # an empty one is what asking for it leaves
+    if path is None or (path.exists() and path.stat().st_size):  # `probe` leaves an empty file
         return
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for leftover in path.parent.glob(f".{path.name}.creating-*"):
         leftover.unlink()
-    # A name of its own each time: MLflow keeps its connection to a file by the name.
+    # Every attempt uses a new name, because MLflow caches connections by file name.
     scratch = path.with_name(f".{path.name}.creating-{time.time_ns()}")
     store = SqlAlchemyStore(f"{_SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()
@@ -194,7 +195,7 @@ def _create_database(uri: str) -> None:
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:
-    """Return where artifacts of a SQLite store go: beside the database, whatever the working directory is."""
+    """Return the artifact folder of a SQLite store: beside the database, whatever the working directory is."""
     path = database_path(uri)
     if path is None:
         return None

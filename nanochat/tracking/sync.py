@@ -1,7 +1,7 @@
-"""Bring MLflow's view of a run up to date with the local files. Doing it twice, or after a crash, changes nothing.
+"""Bring a run in MLflow up to date with its local files. Doing so twice, or after a crash, uploads nothing twice.
 
-Nothing is kept that the files do not hold: the link beside each run says which MLflow run shows it, and the store
-itself is asked for the last step of each metric, so that a point is sent once however often the sender died.
+The link file beside each run names its MLflow run. The last uploaded step of each metric is read from the store itself,
+so that every point is uploaded exactly once, however often the uploading process was killed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanochat.tracking.link import Link, read_link, write_link
 from nanochat.tracking.points import Point, Tail
-from nanochat.tracking.run_view import Artifact, Dataset, RunView, StageView, Status
+from nanochat.tracking.run_view import Artifact, Dataset, RunView
 from nanochat.tracking.store import Store, probe, raise_outages
 
 _BATCH = 1000
@@ -23,7 +23,7 @@ _BAD_NAME = re.compile(r"[^\w\-. :/]")
 
 
 class Sender:
-    """Sends run views to one store; remembers, while it lives, how far each metric is."""
+    """Uploads run views to a store, and caches how far each metric is uploaded."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,35 +34,26 @@ class Sender:
         self._checked: set[str] = set()
 
     def send(self, view: RunView) -> Link:
-        """Send what is new in a run and its stages; return the run's link. Raises TrackingOutageError."""
+        """Upload what is new in a run and its stages, and return the run's link. Raises TrackingOutageError."""
         try:
             probe(self._store.uri)
             with raise_outages(self._store.uri):
-                return self._send_run(view)
+                return self._send(view)
         except BaseException:
-            # What arrived of the last call is not known: ask the store again.
+            # It is unknown how much of the last request arrived, so the store must be asked again.
             self._tails.clear()
             self._last_steps.clear()
             self._known_empty.clear()
             raise
 
-    def _send_run(self, view: RunView) -> Link:
-        link = self._open(view.name, view.link, view.tags, view.started)
-        if _is_sent(view) and all(_is_sent(stage) for stage in view.stages):
+    def _send(self, view: RunView, *, parent: str | None = None) -> Link:
+        tags = view.tags if parent is None else {**view.tags, "mlflow.parentRunId": parent}
+        link = self._open(view, tags)
+        if all(_is_sent(part) for part in (view, *view.stages)):
             return link
-        link = self._describe(view.link, link, view.description, view.tags, view.params)
+        link = self._describe(view, link, tags)
         for stage in view.stages:
-            self._send_stage(stage, link.run_id)
-        self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
-        link = self._send_artifacts(view.link, link, view.artifacts)
-        return self._close(view.link, link, view.status, view.ended)
-
-    def _send_stage(self, view: StageView, parent: str) -> None:
-        tags = {**view.tags, "mlflow.parentRunId": parent}
-        link = self._open(view.name, view.link, tags, view.started)
-        if _is_sent(view):
-            return
-        link = self._describe(view.link, link, view.description, tags, view.params)
+            self._send(stage, parent=link.run_id)
         if view.datasets and not link.has_datasets:
             self._send_datasets(link.run_id, view.datasets)
             link = _update(view.link, link, has_datasets=True)
@@ -71,17 +62,20 @@ class Sender:
         self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
         link = self._send_artifacts(view.link, link, view.artifacts)
         link = self._send_tables(view.link, link, view.tables)
-        self._close(view.link, link, view.status, view.ended)
+        if view.status == "RUNNING":
+            return link
+        self._client.set_terminated(link.run_id, view.status, end_time=_milliseconds(view.ended))
+        return _update(view.link, link, status=view.status, is_complete=True)
 
-    def _open(self, name: str, path: Path, tags: dict[str, str], started: float | None) -> Link:
-        """Return the link of the run at `path`, creating a run in the store where there is none."""
-        link = read_link(path)
-        if link is not None and self._is_mine(link):
+    def _open(self, view: RunView, tags: dict[str, str]) -> Link:
+        """Return the link to the view's MLflow run, which is created if there is none yet."""
+        link = read_link(view.link)
+        if link is not None and self._exists(link):
             return link
         run = self._client.create_run(
             self._store.experiment_id,
-            run_name=name,
-            start_time=_milliseconds(started),
+            run_name=view.name,
+            start_time=_milliseconds(view.started),
             tags={_name(key): value[:_TAG_CHARS] for key, value in tags.items()},
         )
         self._checked.add(run.info.run_id)
@@ -92,11 +86,11 @@ class Sender:
             experiment_id=self._store.experiment_id,
             run_id=run.info.run_id,
         )
-        write_link(path, link)
+        write_link(view.link, link)
         return link
 
-    def _is_mine(self, link: Link) -> bool:
-        """Return whether the link points to a run that this store still has (people delete runs in the UI)."""
+    def _exists(self, link: Link) -> bool:
+        """Return whether the link's run still exists in this store. Users may delete runs in the UI."""
         from mlflow.exceptions import MlflowException
 
         if (link.uri, link.experiment) != (self._store.uri, self._store.experiment):
@@ -112,22 +106,23 @@ class Sender:
         self._checked.add(link.run_id)
         return bool(run.info.lifecycle_stage == "active")
 
-    def _describe(self, path: Path, link: Link, description: str, tags: dict[str, str], params: dict[str, str]) -> Link:
+    def _describe(self, view: RunView, link: Link, tags: dict[str, str]) -> Link:
+        """Upload parameters, tags and description if they changed, and reopen the run if it was closed."""
         from mlflow.entities import Param, RunTag
 
         if link.status != "RUNNING":
             self._client.update_run(link.run_id, status="RUNNING")
-            link = _update(path, link, status="RUNNING", is_complete=False)
-        if not link.has_params and params:
+            link = _update(view.link, link, status="RUNNING", is_complete=False)
+        if not link.has_params and view.params:
             present = self._client.get_run(link.run_id).data.params
-            fresh = [Param(_name(k), v[:_PARAM_CHARS]) for k, v in params.items() if _name(k) not in present]
-            self._client.log_batch(link.run_id, params=fresh)
-            link = _update(path, link, has_params=True)
-        texts = {**tags, "mlflow.note.content": description}
+            new = [Param(_name(k), v[:_PARAM_CHARS]) for k, v in view.params.items() if _name(k) not in present]
+            self._client.log_batch(link.run_id, params=new)
+            link = _update(view.link, link, has_params=True)
+        texts = {**tags, "mlflow.note.content": view.description}
         digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
         if digest != link.text_digest:
             self._client.log_batch(link.run_id, tags=[RunTag(_name(k), v[:_TAG_CHARS]) for k, v in texts.items()])
-            link = _update(path, link, text_digest=digest)
+            link = _update(view.link, link, text_digest=digest)
         return link
 
     def _send_datasets(self, run_id: str, datasets: tuple[Dataset, ...]) -> None:
@@ -149,14 +144,14 @@ class Sender:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        fresh: list[Metric] = []
+        new: list[Metric] = []
         for point in points:
             key = (run_id, _name(point.name))
             if point.step > self._last_step(*key):
                 self._last_steps[key] = point.step
-                fresh.append(Metric(key[1], point.value, now, point.step))
-        for start in range(0, len(fresh), _BATCH):
-            self._client.log_batch(run_id, metrics=fresh[start : start + _BATCH])
+                new.append(Metric(key[1], point.value, now, point.step))
+        for start in range(0, len(new), _BATCH):
+            self._client.log_batch(run_id, metrics=new[start : start + _BATCH])
 
     def _last_step(self, run_id: str, name: str) -> int:
         known = self._last_steps.get((run_id, name))
@@ -174,7 +169,7 @@ class Sender:
         return link
 
     def _send_tables(self, path: Path, link: Link, tables: tuple[Path, ...]) -> Link:
-        """Send JSON-lines files in the form `log_table` gives them, but whole: `log_table` appends."""
+        """Upload JSON Lines files in the format of `log_table`, which would append to an existing table."""
         for table in tables:
             name, stamp = f"tables/{table.stem}.json", _stamp(table)
             if not stamp or link.artifacts.get(name) == stamp:
@@ -185,19 +180,13 @@ class Sender:
             self._client.set_tag(link.run_id, "mlflow.loggedArtifacts", json.dumps(shown))
         return link
 
-    def _close(self, path: Path, link: Link, status: Status, ended: float | None) -> Link:
-        if status == "RUNNING":
-            return link
-        self._client.set_terminated(link.run_id, status, end_time=_milliseconds(ended))
-        return _update(path, link, status=status, is_complete=True)
-
 
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(1000 * seconds)
 
 
-def _is_sent(view: RunView | StageView) -> bool:
-    """Return whether all of an ended run is sent; an artifact may be written after the end was."""
+def _is_sent(view: RunView) -> bool:
+    """Return whether an ended run is uploaded completely. Artifacts may be written after the run ended."""
     link = read_link(view.link)
     if link is None or not link.is_complete or link.status != view.status:
         return False

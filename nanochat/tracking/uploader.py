@@ -1,4 +1,4 @@
-"""A thread that keeps MLflow up to date while a run goes on, so that neither its import nor an outage holds the run."""
+"""Upload a run to MLflow in a background thread, so that neither importing MLflow nor an outage delays the run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from nanochat.tracking.stale import close_stale
 from nanochat.tracking.store import Store, TrackingOutageError, open_store, show_uri
 from nanochat.tracking.sync import Sender
 
-SEND_EVERY_SECONDS = 3.0
+UPLOAD_EVERY_SECONDS = 3.0
 _RETRY_SECONDS = 10.0
 
 
 class Uploader:
-    """Sends a run's view every few seconds, and once more at the end; first what earlier runs could not send.
+    """Uploads a run every few seconds and once more at its end, as well as what earlier runs could not upload.
 
-    `view` builds the present view from local files; `pending` the views of earlier runs that are not sent wholly.
+    `view` builds the current view of the run from local files, `pending` the views of earlier runs that are incomplete
+    in MLflow.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Uploader:
         pending: Callable[[], Sequence[RunView]],
         host: str,
         is_alive: Callable[[int, float], bool],
-        every_seconds: float = SEND_EVERY_SECONDS,
+        every_seconds: float = UPLOAD_EVERY_SECONDS,
     ) -> None:
         self._uri, self._experiment = uri, experiment
         self._view, self._pending = view, pending
@@ -44,27 +45,27 @@ class Uploader:
         self._problem: str | None = None
 
     def start(self) -> None:
-        """Begin sending."""
+        """Start uploading."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask for a last sending; `join` waits for it."""
+        """Ask for a last upload. `join` waits for it."""
         self._stop.set()
         self._wake.set()
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the end of the last sending; return whether it came."""
+        """Wait for the last upload to end, and return whether it did."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     def close(self, timeout_seconds: float) -> bool:
-        """Send the rest and stop; return whether everything arrived within the time."""
+        """Upload the rest and stop. Return whether everything was uploaded within the time."""
         self.stop()
         return self.join(timeout_seconds) and self.problem is None
 
     @property
     def problem(self) -> str | None:
-        """Why not everything is sent; None where everything is."""
+        """Why not everything is uploaded, or None if everything is."""
         if self._thread.is_alive() and self._stop.is_set():
             return self._problem or f"{show_uri(self._uri)} did not answer in time"
         return self._problem
@@ -75,8 +76,8 @@ class Uploader:
                 self._attempt()
                 self._wake.wait(self._every if self._problem is None else _RETRY_SECONDS)
             self._attempt()
-        except BaseException as error:  # a bug: nobody may take the silence after it for success
-            self._problem = f"the sending broke down: {type(error).__name__}: {error}"
+        except BaseException as error:  # a bug, which must not look like a successful upload
+            self._problem = f"the upload failed with a bug: {type(error).__name__}: {error}"
             raise
 
     def _attempt(self) -> None:
@@ -84,10 +85,10 @@ class Uploader:
             self._send()
         except TrackingOutageError as error:
             self._problem = str(error)
-        except OSError as error:  # our own files: a full disk must not end the sending for good
-            self._problem = f"the local files: {error}"
+        except OSError as error:  # our own files, for example on a full disk: try again later
+            self._problem = f"local files cannot be read or written: {error}"
         except ImportError as error:
-            self._problem = f"MLflow's installation is not whole: {error}"
+            self._problem = f"MLflow is not completely installed: {error}"
         else:
             self._problem = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.tracking.run_view import RunView, StageView
+from nanochat.tracking.run_view import RunView
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class FakeRun:
             tags={"host": "here", "pid": "1", "pid_started": "0"},
             params={"seed": "42"},
             metrics={},
-            stages=(StageView(**stage),),
+            stages=(RunView(**stage),),
         )
 
 

@@ -153,8 +153,8 @@ def test_an_outage_is_named_and_never_raised_from_the_uploader(tmp_path, fake_ru
 @pytest.mark.parametrize(
     ("error", "problem"),
     [
-        (ModuleNotFoundError("No module named 'x'"), "MLflow's installation is not whole: No module named 'x'"),
-        (KeyError("step"), "the sending broke down: KeyError: 'step'"),
+        (ModuleNotFoundError("No module named 'x'"), "MLflow is not completely installed: No module named 'x'"),
+        (KeyError("step"), "the upload failed with a bug: KeyError: 'step'"),
     ],
 )
 def test_a_sending_that_could_not_be_is_not_taken_for_done(fake_run, monkeypatch, error, problem):

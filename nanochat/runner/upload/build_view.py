@@ -16,7 +16,7 @@ from nanochat.runner.store.runs import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.run_view import Artifact, Dataset, RunView, StageView, Status
+from nanochat.tracking.run_view import Artifact, Dataset, RunView, Status
 from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
 
 _RUN_STATUS: dict[str, Status] = {
@@ -81,13 +81,13 @@ def _record(entry: StageEntry, base: Path) -> StageRecord | None:
     return read_record(StageFolder(base / entry.folder)) if entry.folder and entry.status != "running" else None
 
 
-def _stage_view(state: RunState, entry: StageEntry, base: Path) -> StageView:
+def _stage_view(state: RunState, entry: StageEntry, base: Path) -> RunView:
     assert entry.folder is not None, "a stage of its own has a folder"
     folder = StageFolder(base / entry.folder)
     record = _record(entry, base)
     status: Status = _RUN_STATUS[entry.status]
     tables = tuple(sorted((folder.out / "tables").glob("*.jsonl"))) if record else ()
-    return StageView(
+    return RunView(
         name=entry.title,
         link=folder.link,
         status=status,
