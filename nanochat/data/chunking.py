@@ -1,21 +1,21 @@
-"""Cutting of long texts into documents at line ends."""
+"""Splitting long texts into documents at line ends."""
 
 from __future__ import annotations
 
 
 def chunk_text(text: str, max_chars: int) -> list[str]:
-    """Return `text` in pieces of at most `max_chars` characters that joined give it back.
+    """Return consecutive chunks of `text`, each of at most `max_chars` characters; joined they are `text` again.
 
-    Pieces end at line ends; a line longer than `max_chars` is cut inside.
+    Chunks end at line ends; only a line longer than `max_chars` is split inside.
     """
-    pieces: list[str] = []
+    chunks: list[str] = []
     start = 0
     while len(text) - start > max_chars:
         end = text.rfind("\n", start, start + max_chars) + 1
         if end <= start:
             end = start + max_chars
-        pieces.append(text[start:end])
+        chunks.append(text[start:end])
         start = end
     if start < len(text):
-        pieces.append(text[start:])
-    return pieces
+        chunks.append(text[start:])
+    return chunks

@@ -1,7 +1,7 @@
-"""Whether documents or rows can be read, told before any work starts.
+"""Checks before a run that documents and task rows can be read.
 
-Of documents and of large files the beginning is looked at; rows of small files, as most tasks have, are all read, so
-that a bad one does not end a run after hours of pretraining.
+Of documents and of large files only the beginning is read. Small files of rows, which most tasks have, are read whole,
+so that a bad row does not stop a run after hours of pretraining.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from itertools import islice
 from pathlib import Path
 
 from nanochat.data.documents import DocumentStream, Split
-from nanochat.data.files.readers import START, check_file, read_texts
+from nanochat.data.files.cursors import START
+from nanochat.data.files.readers import check_file, read_texts
 from nanochat.data.sources import SourceSpec, as_preflight_error, resolve_files
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 
 SMALL_BYTES = 1 << 23
+"""Files of a split up to this size together are read in about a second."""
 
 
 def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
-    """Check that each file of a source begins with a text, and that there is a document on each side of `splits`.
-
-    Of each file only the beginning is read, so damage further on is found where it is met.
+    """Check that each file of a source begins with a text, and that each of `splits` has a document.
 
     Raises:
-        PreflightError: it is not so; the message names the source and the file.
+        PreflightError: the message names the source and the file.
     """
     with as_preflight_error(spec):
         if spec.builtin == "python-stdlib":
@@ -46,12 +46,12 @@ def check_rows(
     base: Path,
     max_rows: int | None = None,
 ) -> None:
-    """Check that `parse`, given a row and its number, takes the first row of each file of a split.
+    """Check that `parse`, called with a row and its number, accepts the first row of each file of a split.
 
-    Of a small split it is given all rows, or the first `max_rows`.
+    If the split is small, check all of its rows, or the first `max_rows`.
 
     Raises:
-        PreflightError: it does not; the message names the source, the file and what `parse` raised.
+        PreflightError: the message names the source and the file, and contains the error that `parse` raised.
     """
     with as_preflight_error(spec):
         for path, row in first_rows(spec, split, base=base):
@@ -65,7 +65,7 @@ def check_rows(
 
 
 def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
-    """Return whether the files of a split are so small that reading them whole takes about a second.
+    """Return whether the files of a split are small enough to be read whole.
 
     Raises:
         PreflightError: the source or the split is missing.

@@ -1,6 +1,6 @@
-"""Sources of documents and examples, resolved to files with digests; local, hub or built in.
+"""Sources of documents and task rows: their files, their digests, and whether they can be read.
 
-Light on purpose: planning computes digests here, so nothing heavy is imported before files are read.
+A source is local, a data set of the hub, or built in. Planning a run imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DESCRIPTION_SUFFIXES = (".yaml", ".csv")
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """A source as the plan fixes it: exactly one of `uri`, `path`, `builtin` is set."""
+    """A source of the plan. Exactly one of `uri`, `path` and `builtin` is set."""
 
     name: str
     uri: str | None = None
@@ -41,8 +41,14 @@ class SourceSpec:
     validation_hash_frac: float | None = None
 
 
+def describe(spec: SourceSpec) -> str:
+    """Return the source's name and origin, for messages."""
+    origin = spec.uri or spec.builtin or ", ".join(spec.path or ())
+    return f"source `{spec.name}` ({origin})"
+
+
 def validation_frac(spec: SourceSpec) -> float:
-    """Return the share of documents that a hash holds out, where no shard is named."""
+    """Return the fraction of documents that a hash holds out if the source names no validation shard."""
     if spec.validation_hash_frac is not None:
         return spec.validation_hash_frac
     return stdlib_corpus.VALIDATION_FRAC if spec.builtin == "python-stdlib" else DEFAULT_VALIDATION_FRAC
@@ -51,8 +57,8 @@ def validation_frac(spec: SourceSpec) -> float:
 def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
     """Return the files of a source in their fixed order; none for a built-in one.
 
-    Local ones are in sorted order, and a folder stands for the data files in it. Of a hub data set, the files of the
-    downloaded copy are returned. `max_files` keeps the first so many and the validation shard.
+    Local files are sorted, and a folder stands for the data files in it. For a hub data set, these are the files of
+    the downloaded copy. `max_files` keeps the first files, and the validation shard in addition.
 
     Raises:
         PreflightError: a path or pattern matches nothing, or the hub data set is not downloaded.
@@ -60,43 +66,47 @@ def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
     if spec.builtin is not None:
         return ()
     if spec.uri is not None:
-        return hub.cached(hub.HubSource.parse(spec.uri, spec.revision), _selection(spec), base=base).files
+        return hub.cached(*_hub_files(spec, spec.uri), base=base).files
     assert spec.path is not None, f"source {spec.name} has no origin"
-    found = sorted({file for pattern in spec.path for file in _match(spec.name, pattern)})
-    return tuple(_selection(spec).pick(found))
+    files = sorted({file for pattern in spec.path for file in _match(spec.name, pattern)})
+    return tuple(_selection(spec).select(files))
 
 
 def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | None = None) -> None:
-    """Download a hub data set where it is not downloaded yet; other sources are there already.
+    """Download a hub data set if it is not downloaded yet. Other sources need no download.
 
     Raises:
-        PreflightError: it cannot be had, or `offline` and it is not downloaded.
+        PreflightError: the download fails, or is needed but `offline` forbids it.
     """
     if spec.uri is not None:
-        source = hub.HubSource.parse(spec.uri, spec.revision)
-        hub.fetch(source, _selection(spec), base=base, offline=offline, progress=progress)
+        hub.fetch(*_hub_files(spec, spec.uri), base=base, offline=offline, progress=progress)
 
 
 def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | None:
-    """Return the commit that a hub data set is pinned to, or would be if it were downloaded now; None for others.
+    """Return the commit of a hub data set: of its downloaded copy, else the one a download would get. None for others.
 
     Raises:
-        PreflightError: the hub cannot be asked, or `offline` and it is not downloaded.
+        PreflightError: the hub cannot be reached, or `offline` and the data set is not downloaded.
     """
     if spec.uri is None:
         return None
-    source = hub.HubSource.parse(spec.uri, spec.revision)
-    if offline or hub.is_cached(source, _selection(spec), base=base):
-        return hub.cached(source, _selection(spec), base=base).commit
+    source, selection = _hub_files(spec, spec.uri)
+    if offline or hub.is_cached(source, selection, base=base):
+        return hub.cached(source, selection, base=base).commit
     return hub.check(source)
 
 
-def digest(spec: SourceSpec, *, base: Path) -> str:
-    """Return the sha256 (hex) of what a source holds: names and contents of local files, uri and revision of the hub.
+def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
+    """Return whether the source can be read without the network; a hub data set can once it is downloaded."""
+    return spec.uri is None or hub.is_cached(*_hub_files(spec, spec.uri), base=base)
 
-    Of a folder, its yaml and csv files count too: they describe data, such as the tasks of a bundle. Settings such as
-    `column` are not in it. Contents of unchanged files (path, size, time) are hashed once and
-    remembered under `base`. The hub is not asked.
+
+def digest(spec: SourceSpec, *, base: Path) -> str:
+    """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set.
+
+    In a folder, yaml and csv files count too, since they describe data, such as the tasks of a bundle. Settings such
+    as `column` do not count. The digest of an unchanged file (path, size, time) is remembered under `base`. The hub is
+    not contacted.
 
     Raises:
         PreflightError: a path or pattern matches nothing.
@@ -107,17 +117,17 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
         return stdlib_corpus.describe().digest
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
-    files = (*resolve_files(spec, base=base), *_descriptions(spec))
+    files = (*resolve_files(spec, base=base), *_description_files(spec))
     with FileDigests(base / MEMORY_FILE) as digests:
-        parts = [f"{name}\0{digests.of(file)}" for name, file in zip(_names(files), files, strict=True)]
+        parts = [f"{name}\0{digests.of(file)}" for name, file in zip(_relative_names(files), files, strict=True)]
     return _sha256("\n".join(parts))
 
 
 def content_digest(spec: SourceSpec, *, base: Path) -> str:
-    """Return the sha256 (hex) of what a source holds, of a hub data set that of the commit which is downloaded.
+    """Return the sha256 (hex) of a source as `digest` does, but for a hub data set that of the downloaded commit.
 
     Raises:
-        PreflightError: the source is not here.
+        PreflightError: the source is not on this machine.
     """
     if spec.uri is None:
         return digest(spec, base=base)
@@ -125,38 +135,24 @@ def content_digest(spec: SourceSpec, *, base: Path) -> str:
 
 
 def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequence[str] = ()) -> None:
-    """Check before any work starts that a source can be read, and that its parquet files have `columns`.
+    """Check before a run that a source can be read, and that its parquet files have `columns`.
 
     Raises:
-        PreflightError: it cannot; the message says what is missing and where.
+        PreflightError: the message says what is missing and where.
     """
-    if spec.uri is not None and not offline:
-        source = hub.HubSource.parse(spec.uri, spec.revision)
-        if not hub.is_cached(source, _selection(spec), base=base):
-            with as_preflight_error(spec):
-                hub.check(source)
-            return
     with as_preflight_error(spec):
+        if spec.uri is not None and not offline and not is_available_offline(spec, base=base):
+            hub.check(_hub_files(spec, spec.uri)[0])
+            return
         for path in resolve_files(spec, base=base):
             check_file(path, columns)
     if spec.builtin is not None:
         digest(spec, base=base)
 
 
-def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
-    """Return whether the source can be read without the network: a hub data set only once it is downloaded."""
-    return spec.uri is None or hub.is_cached(hub.HubSource.parse(spec.uri, spec.revision), _selection(spec), base=base)
-
-
-def describe(spec: SourceSpec) -> str:
-    """Return what the source is, for messages: its name and origin."""
-    origin = spec.uri or spec.builtin or ", ".join(spec.path or ())
-    return f"source `{spec.name}` ({origin})"
-
-
 @contextmanager
 def as_preflight_error(spec: SourceSpec) -> Iterator[None]:
-    """Turn what reading a source raises into a finding of preflight that names the source."""
+    """Raise errors of reading a source as preflight errors whose message names the source."""
     try:
         yield
     except (PreflightError, StageError) as error:
@@ -166,35 +162,40 @@ def as_preflight_error(spec: SourceSpec) -> Iterator[None]:
         raise PreflightError(text) from error
 
 
+def _hub_files(spec: SourceSpec, uri: str) -> tuple[hub.HubSource, FileSelection]:
+    return hub.HubSource.parse(uri, spec.revision), _selection(spec)
+
+
 def _selection(spec: SourceSpec) -> FileSelection:
     return FileSelection(max_files=spec.max_files, validation_shard=spec.validation_shard)
 
 
 def _match(name: str, pattern: str) -> list[Path]:
+    """Return the files of a path, folder or glob of source `name`, in no fixed order."""
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES and file.is_file()]
+        files = [file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES and file.is_file()]
         problem = f"the folder holds no {', '.join(DATA_SUFFIXES)} file"
     elif glob.has_magic(pattern):
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
-        found = [Path(file) for file in matches if Path(file).is_file()]
+        files = [Path(file) for file in matches if Path(file).is_file()]
         problem = "no file matches the pattern"
     else:
-        found = [path] if path.is_file() else []
+        files = [path] if path.is_file() else []
         problem = "no such file"
-    if not found:
+    if not files:
         raise PreflightError(f"source `{name}`: {pattern}: {problem}")
-    return found
+    return files
 
 
-def _descriptions(spec: SourceSpec) -> list[Path]:
+def _description_files(spec: SourceSpec) -> list[Path]:
     folders = [Path(pattern).expanduser() for pattern in spec.path or ()]
-    found = {file for folder in folders if folder.is_dir() for file in folder.rglob("*")}
-    return sorted(file for file in found if file.suffix in _DESCRIPTION_SUFFIXES and file.is_file())
+    files = {file for folder in folders if folder.is_dir() for file in folder.rglob("*")}
+    return sorted(file for file in files if file.suffix in _DESCRIPTION_SUFFIXES and file.is_file())
 
 
-def _names(files: Sequence[Path]) -> list[str]:
-    """Return the files' names relative to the folder that holds them all."""
+def _relative_names(files: Sequence[Path]) -> list[str]:
+    """Return the files' names relative to the innermost folder that contains them all."""
     folders = [file.absolute().parent for file in files]
     candidates = (folders[0], *folders[0].parents)
     shared = next(folder for folder in candidates if all(other.is_relative_to(folder) for other in folders))

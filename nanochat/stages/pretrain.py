@@ -10,8 +10,10 @@ from pathlib import Path
 import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
-from nanochat.data.documents import DocumentStream, Stream
-from nanochat.data.loaders.pretrain import Document, PretrainLoader
+from nanochat.data.documents import DocumentStream
+from nanochat.data.loaders.batches import BatchLoader
+from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
+from nanochat.data.mixture import Stream
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
@@ -65,7 +67,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     monitor = _ValidationAndSamples(spec, context, model, tokenizer, rows=micro_batch_size)
     position = training.run(evaluate=monitor.evaluate, sample=monitor.sample)
     training.write_output()
-    return _result(position, training, monitor, cropped_frac=loader.stats.cropped_frac)
+    return _result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
 
 
 def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
@@ -106,18 +108,16 @@ def _given_model(spec: PretrainSpec, init_from: str, context: StageContext) -> t
 
 def _loader(
     spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
-) -> PretrainLoader:
+) -> BatchLoader[DocumentRowsState]:
     if not context.process_group.is_writer:
         context.process_group.barrier()  # until the writer has made the token cache, where the recipe wants one
     streams = [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data]
     if context.process_group.is_writer:
         context.process_group.barrier()
-    return PretrainLoader(
-        streams,
-        tokenizer,
-        sequence_len=sequence_len,
+    return BatchLoader(
+        DocumentRows(streams, tokenizer, sequence_len=sequence_len, buffer_documents=spec.buffer_documents),
         rows_per_batch=rows,
-        buffer_documents=spec.buffer_documents,
+        pad_id=tokenizer.bos_id,
         rank=context.process_group.rank,
         world_size=context.process_group.size,
     )

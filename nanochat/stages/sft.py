@@ -9,7 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
-from nanochat.data.loaders.sft import SftLoader
+from nanochat.data.loaders.batches import BatchLoader
+from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
@@ -64,12 +65,12 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
     training.write_output()
-    stats = loader.stats
+    stats = loader.state.stats
     context.log_line(
         f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
         f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {refused:,} rows refused"
     )
-    metrics = {**_metrics(position, loader, has_moments=has_moments), "refused_conversations": float(refused)}
+    metrics = {**_metrics(position, loader.state, has_moments=has_moments), "refused_conversations": float(refused)}
     return StageResult(metrics, training.timings())
 
 
@@ -157,26 +158,30 @@ def _refused(task: Task) -> Sequence[str]:
 
 def _loader(
     spec: SftSpec, context: StageContext, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int
-) -> SftLoader:
-    return SftLoader(
+) -> BatchLoader[ConversationRowsState]:
+    conversations = ConversationRows(
         _Rendered(examples, tokenizer),
         sequence_len=sequence_len,
-        rows_per_batch=rows,
         buffer_conversations=spec.buffer_conversations,
         pad_id=tokenizer.bos_id,
         seed=derive_seed(spec.seed, "sft", "order"),
         epochs=spec.epochs,
         turn_end_id=tokenizer.special("<|assistant_end|>"),
+    )
+    return BatchLoader(
+        conversations,
+        rows_per_batch=rows,
+        pad_id=tokenizer.bos_id,
         rank=context.process_group.rank,
         world_size=context.process_group.size,
     )
 
 
-def _schedule(spec: SftSpec, loader: SftLoader) -> TrainingSchedule:
+def _schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
     last_step = _last_step(spec)
 
     def progress(step: int) -> float:
-        return loader.progress if last_step is None else step / last_step
+        return loader.state.progress if last_step is None else step / last_step
 
     # Momentum as where pretraining begins, for its warm-down is over; no weight decay, as in nanochat's chat_sft.
     schedule = ScheduleConfig(steps=last_step or 1, kind="constant")
@@ -208,13 +213,13 @@ def _sample(position: TrainingPosition, context: StageContext, model: GPT, token
         write_samples(context.out / "samples.md", position.step, texts)
 
 
-def _metrics(position: TrainingPosition, loader: SftLoader, *, has_moments: bool) -> dict[str, float]:
-    stats = loader.stats
+def _metrics(position: TrainingPosition, data: ConversationRowsState, *, has_moments: bool) -> dict[str, float]:
+    stats = data.stats
     metrics = {
         "steps": float(position.step),
         "skipped_steps": float(position.skipped_steps),
         "tokens": float(position.valid_tokens),
-        "epochs": loader.epochs_done,
+        "epochs": data.epochs_done,
         "conversations": float(stats.placed_conversations),
         "cut_conversations": float(stats.cut_conversations),
         "dropped_conversations": float(stats.dropped_conversations),

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from nanochat.data.files.readers import START, check_file, json_lines, parquet_batches
+from nanochat.data.files.json_lines import json_lines
+from nanochat.data.files.parquet_batches import parquet_batches
+from nanochat.data.files.readers import check_file
 from nanochat.data.source_checks import is_small
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
@@ -187,7 +189,7 @@ def _values(paths: Sequence[Path]) -> Iterator[tuple[str, object]]:
                 yield line.where(), line.value if line.problem is None else _Problem(line.problem)
         else:
             count = 0
-            for batch, _ in parquet_batches(path, None, START):
+            for batch, _ in parquet_batches(path, None):
                 for row in batch.to_pylist():
                     yield f"{path} row {count}", row
                     count += 1

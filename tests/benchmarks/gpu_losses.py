@@ -22,7 +22,7 @@ from unittest import mock
 import mlx.core as mx
 import numpy as np
 
-from nanochat.data.loaders.pretrain import Batch
+from nanochat.data.loaders.batches import Batch
 from nanochat.model import loss
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda import forward

@@ -33,7 +33,7 @@ runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32
 import gpu_losses  # noqa: E402 -- beside this file
 import mlx.core as mx  # noqa: E402
 
-from nanochat.data.loaders.pretrain import Batch  # noqa: E402
+from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model import device, loss  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402

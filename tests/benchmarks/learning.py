@@ -99,20 +99,18 @@ def _read_data(options: argparse.Namespace) -> _Data:
     import numpy as np
 
     from nanochat.data.documents import DocumentStream
-    from nanochat.data.loaders.pretrain import PretrainLoader
+    from nanochat.data.loaders.batches import BatchLoader
+    from nanochat.data.loaders.document_rows import DocumentRows
     from nanochat.data.sources import SourceSpec
     from nanochat.stages.heldout import held_out_batches
 
     base = Path(tempfile.gettempdir()) / "nanochat-learning"
     source = SourceSpec(name="text", path=(str(options.text / "*.parquet"),), validation_shard=options.validation_shard)
     tokenizer = _tokenizer(source, base)
-    loader = PretrainLoader(
-        [(DocumentStream(source, "train", base=base), 1.0)],
-        tokenizer,
-        sequence_len=SEQUENCE_LEN,
-        rows_per_batch=ROWS,
-        buffer_documents=1000,
+    rows = DocumentRows(
+        [(DocumentStream(source, "train", base=base), 1.0)], tokenizer, sequence_len=SEQUENCE_LEN, buffer_documents=1000
     )
+    loader = BatchLoader(rows, rows_per_batch=ROWS, pad_id=tokenizer.bos_id)
     # Twice as many rows as a run needs, so that seeds differ in their data.
     batches = [loader.next() for _ in range(2 * options.steps[-1])]
     loader.close()
@@ -187,7 +185,7 @@ class _Bench:
         import mlx.core as mx
         import numpy as np
 
-        from nanochat.data.loaders.pretrain import Batch
+        from nanochat.data.loaders.batches import Batch
         from nanochat.evals.bpb import evaluate_bpb
 
         self.model.initialise(mx.random.key(seed))

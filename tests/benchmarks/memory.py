@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat import runtime
-from nanochat.data.loaders.pretrain import Batch
+from nanochat.data.loaders.batches import Batch
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import memory
 

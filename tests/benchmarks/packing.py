@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.data.builtin import stdlib_corpus
-from nanochat.data.packing.documents import BestFitPacker
+from nanochat.data.packing.documents import DocumentPacker
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import CachedStream, cached_stream
 from nanochat.tokenizer import bpe
@@ -55,7 +55,7 @@ def straightforward_rows(documents: Iterator[list[int]], count: int) -> list[lis
 
 
 def our_rows(documents: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
-    packer = BestFitPacker(ROW_TOKENS, BUFFER)
+    packer = DocumentPacker(ROW_TOKENS, BUFFER)
     return [packer.next_row(lambda: packer.add(next(documents))) for _ in range(count)]
 
 

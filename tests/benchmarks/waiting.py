@@ -22,7 +22,8 @@ CHOSEN = runtime.prepare(device="cpu")
 import mlx.core as mx  # noqa: E402
 
 from nanochat.data.documents import DocumentStream, single_pass  # noqa: E402
-from nanochat.data.loaders.pretrain import PretrainLoader  # noqa: E402
+from nanochat.data.loaders.batches import BatchLoader  # noqa: E402
+from nanochat.data.loaders.document_rows import DocumentRows  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
 from nanochat.optim.groups import build_groups  # noqa: E402
@@ -91,12 +92,16 @@ def main():
             began = time.perf_counter()
             stream = open_stream()
             print(f"{title}: opened in {time.perf_counter() - began:.2f} s")
-            loader = PretrainLoader(
+            rows = DocumentRows(
                 [(stream, 1.0)],
                 tokenizer,
                 sequence_len=spec.model.sequence_len,
-                rows_per_batch=spec.tokens_per_step // spec.model.sequence_len,
                 buffer_documents=spec.buffer_documents,
+            )
+            loader = BatchLoader(
+                rows,
+                rows_per_batch=spec.tokens_per_step // spec.model.sequence_len,
+                pad_id=tokenizer.bos_id,
             )
             try:
                 report(title, *measure(spec, loader, options.steps), spec.steps)

@@ -96,9 +96,9 @@ def test_a_folder_a_file_or_a_pattern_picks_the_files(texts, base, tail, names):
 
 def test_the_validation_shard_comes_along_beside_the_first_files(texts, base):
     paths = [PurePosixPath(f"{letter}.parquet") for letter in "abcd"]
-    picked = FileSelection(max_files=2, validation_shard="d.parquet").pick(paths)
+    picked = FileSelection(max_files=2, validation_shard="d.parquet").select(paths)
     assert [path.name for path in picked] == ["a.parquet", "b.parquet", "d.parquet"]
-    assert FileSelection(max_files=1, validation_shard="a.parquet").pick(paths) == paths[:2]
+    assert FileSelection(max_files=1, validation_shard="a.parquet").select(paths) == paths[:2]
 
 
 def test_files_are_downloaded_at_the_same_time(texts, base):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.packing.documents import BestFitPacker, PackingStats
+from nanochat.data.packing.documents import DocumentPacker, DocumentStats
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "packing.json").read_text())
 SCENARIOS = GOLDEN["scenarios"] if isinstance(GOLDEN, dict) else GOLDEN
@@ -20,7 +20,7 @@ def golden_document(i, length):
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))
 def test_rows_and_buffer_are_the_golden_ones(scenario):
-    packer = BestFitPacker(scenario["T"] + 1, scenario["buffer_size"])
+    packer = DocumentPacker(scenario["T"] + 1, scenario["buffer_size"])
     lengths = scenario["document_lengths"]
     taken = 0
 
@@ -34,7 +34,7 @@ def test_rows_and_buffer_are_the_golden_ones(scenario):
     assert rows == scenario["rows"]
     assert taken == scenario["documents_taken_from_stream"]
     left = [golden_document(i, lengths[i]).tolist() for i in scenario["documents_left_in_buffer"]]
-    assert [document.tolist() for document in packer.documents()] == left
+    assert [document.tolist() for document in packer.buffered()] == left
 
 
 @st.composite
@@ -76,7 +76,7 @@ def test_no_token_is_lost_but_cropped_tails_and_none_is_invented(packing):
         documents.append(list(range(start, start + lengths[i % len(lengths)])))
     rows, cropped, buffer = slow_rows(row_tokens, buffer_size, per_refill, documents, count)
 
-    packer = BestFitPacker(row_tokens, buffer_size)
+    packer = DocumentPacker(row_tokens, buffer_size)
     stream = iter(documents)
     given_out = []
 
@@ -87,13 +87,13 @@ def test_no_token_is_lost_but_cropped_tails_and_none_is_invented(packing):
 
     found = [packer.next_row(refill).tolist() for _ in range(count)]
     assert found == rows
-    left = [document.tolist() for document in packer.documents()]
+    left = [document.tolist() for document in packer.buffered()]
     assert left == buffer
     everything = sorted([token for part in (*rows, cropped, *left) for token in part])
     assert everything == sorted(token for document in given_out for token in document)
-    assert packer.stats == PackingStats(placed_tokens=count * row_tokens, cropped_tokens=len(cropped))
+    assert packer.stats == DocumentStats(placed_tokens=count * row_tokens, cropped_tokens=len(cropped))
 
 
 def test_the_cropped_share_is_of_all_tokens_taken():
-    assert PackingStats(placed_tokens=60, cropped_tokens=40).cropped_frac == 0.4
-    assert PackingStats().cropped_frac == 0.0
+    assert DocumentStats(placed_tokens=60, cropped_tokens=40).cropped_frac == 0.4
+    assert DocumentStats().cropped_frac == 0.0

@@ -4,9 +4,10 @@ from pathlib import Path, PurePath
 
 import pytest
 
+from nanochat.data.files.json_lines import json_lines
 from nanochat.data.sources import SourceSpec
 from nanochat.data.splits import split_of_file
-from nanochat.data.task_rows import iter_json_lines, iter_rows, split_files
+from nanochat.data.task_rows import iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 
 
@@ -26,11 +27,11 @@ from nanochat.errors import PreflightError, StageError
         ("self_instruct_human.jsonl", None),
     ],
 )
-def test_a_file_tells_its_split_by_name_or_folder(path, split):
+def test_split_of_file_reads_the_name_or_the_folder(path, split):
     assert split_of_file(PurePath(path)) == split
 
 
-def test_rows_of_a_split_come_in_order_with_the_columns_asked_for(files, base):
+def test_iter_rows_yields_a_split_in_order_with_the_requested_columns(files, base):
     for i in range(2):
         files.parquet(f"train-0000{i}-of-00002.parquet", [f"{i}{j}" for j in range(3)], column="question")
     files.parquet("test-00000-of-00001.parquet", ["never"], column="question")
@@ -39,19 +40,19 @@ def test_rows_of_a_split_come_in_order_with_the_columns_asked_for(files, base):
     assert rows == [{"question": text} for text in ["00", "01", "02", "10", "11", "12"]]
 
 
-def test_a_split_that_is_not_there_is_named_with_those_that_are(files, base):
+def test_split_files_names_a_missing_split_and_those_that_exist(files, base):
     files.parquet("train-0.parquet", ["x"])
     files.parquet("dev-0.parquet", ["x"])
     with pytest.raises(PreflightError, match=r"no file of split `test`; .*: dev \(1\), train \(1\)"):
         split_files(files.source("*.parquet"), "test", base=base)
 
 
-def test_files_that_tell_no_split_serve_for_every_one(files, base):
+def test_split_files_without_a_split_in_their_names_belong_to_every_split(files, base):
     files.jsonl("own.jsonl", [{"a": 1}])
     assert [path.name for path in split_files(files.source("own.jsonl"), "test", base=base)] == ["own.jsonl"]
 
 
-def test_a_missing_column_is_named(files, base):
+def test_iter_rows_names_a_missing_column(files, base):
     path = files.parquet("train.parquet", ["x"], column="query")
     with pytest.raises(PreflightError) as caught:
         list(iter_rows(files.source("train.parquet"), "train", base=base, columns=["question"]))
@@ -66,26 +67,26 @@ def test_a_missing_column_is_named(files, base):
         ('{"query": 1}', PreflightError, "no key `question`; its keys are: query"),
     ],
 )
-def test_a_bad_line_is_named(files, base, line, error, message):
+def test_iter_rows_names_a_bad_line(files, base, line, error, message):
     path = files.text("train.jsonl", f'{{"question": "fine"}}\n{line}\n')
     with pytest.raises(error) as caught:
         list(iter_rows(files.source("train.jsonl"), "train", base=base, columns=["question"]))
     assert str(caught.value).startswith(f"{path}:2: {message}")
 
 
-def test_bad_lines_can_be_gone_over(files, base):
-    files.text("own.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n{bad\n[1, 2]\n{"a": "\xff"}')
-    lines = list(iter_json_lines(files.source("own.jsonl"), "train", base=base))
+def test_json_lines_carry_the_problem_of_a_bad_line(files):
+    path = files.text("own.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n{bad\n[1, 2]\n{"a": "\xff"}')
+    lines = list(json_lines(path))
     assert [(line.line, line.value) for line in lines] == [(1, {"a": 1}), (3, None), (4, [1, 2]), (5, None)]
     assert [line.problem is None for line in lines] == [True, False, True, False]
 
 
-def test_no_rows_at_all_is_an_error(files, base):
+def test_iter_rows_refuses_a_split_without_rows(files, base):
     files.text("train.jsonl", "\n\n")
     with pytest.raises(PreflightError, match="split `train` has no rows"):
         list(iter_rows(files.source("train.jsonl"), "train", base=base))
 
 
-def test_a_builtin_source_has_no_rows(base):
+def test_split_files_refuses_a_builtin_source(base):
     with pytest.raises(PreflightError, match="has no rows to read"):
         split_files(SourceSpec(name="w", builtin="spelling"), "train", base=Path(base))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat.data.packing.conversations import fit
+from nanochat.data.packing.conversations import fit_to_row
 from nanochat.data.sources import SourceSpec
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.base_multiple_choice import build_choice_items
@@ -91,8 +91,8 @@ def test_every_row_supervises_its_answer_and_grades_it_as_right(name, split, tok
     assert len(task) > 200
     for example in task:
         rendered = render(tokenizer, example.conversation)
-        packed, is_cut = fit(rendered.ids, rendered.mask, number=0, row_tokens=10**6, turn_end_id=None)
-        assert packed is not None and not is_cut
+        packed = fit_to_row(rendered.ids, rendered.mask, number=0, row_tokens=10**6, turn_end_id=None)
+        assert packed is not None and not packed.is_cut
         start = rendered.ids.index(tokenizer.special("<|assistant_start|>"))
         assert not any(rendered.mask[: start + 1]) and rendered.mask[start + 1] == rendered.mask[-1] == 1
         assert task.grade(example, gold_text(example))

@@ -1,4 +1,4 @@
-"""Which of the files that a source has are used."""
+"""Which of a source's files are read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 @dataclass(frozen=True)
 class FileSelection:
-    """The first `max_files` files, and beside them the validation shard, wherever it stands."""
+    """The first `max_files` files, and the validation shard in addition, wherever it comes in the order."""
 
     max_files: int | None = None
     validation_shard: str | None = None
 
-    def pick(self, files: Sequence[AnyPath]) -> list[AnyPath]:
-        """Return the files to use, in the order given."""
+    def select(self, files: Sequence[AnyPath]) -> list[AnyPath]:
+        """Return the files to read, in the order given."""
         others = [file for file in files if file.name != self.validation_shard]
         kept = set(others[: self.max_files])
         return [file for file in files if file in kept or file.name == self.validation_shard]

@@ -180,7 +180,7 @@ def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, lis
     if not asked:
         known = ", ".join(file.path for file in listing.files[:10]) or "none"
         raise PreflightError(f"{source.describe()}: no data file matches; files there are: {known}")
-    return listing.commit, [asked[path] for path in selection.pick(sorted(asked))]
+    return listing.commit, [asked[path] for path in selection.select(sorted(asked))]
 
 
 def _check_space(folder: Path, files: list[RemoteFile]) -> None:

@@ -1,10 +1,11 @@
-"""Making things ahead of time in a thread, in order, with errors passed on."""
+"""Producing items ahead of time in a thread, in order."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -13,9 +14,10 @@ _POLL_SECONDS = 0.1
 
 
 class Prefetcher(Generic[Item]):
-    """Calls `produce` in a thread of its own and holds up to `depth` results; `next` hands them out in order.
+    """Calls `produce` in a thread and keeps up to `depth` results ready for `next`.
 
-    What `produce` raises is raised by the `next` whose turn it was, StopIteration included, and ends the thread.
+    An exception of `produce`, StopIteration included, ends the thread. `next` raises it once the results before it
+    have been returned.
     """
 
     def __init__(self, produce: Callable[[], Item], depth: int) -> None:
@@ -27,7 +29,7 @@ class Prefetcher(Generic[Item]):
         self._thread.start()
 
     def next(self) -> Item:
-        """Return the next result, waiting for it; raises what `produce` raised."""
+        """Wait for the next result and return it, or raise the exception of `produce`."""
         if self._failure is None:
             item = self._ready.get()
             if not isinstance(item, _Failure):
@@ -36,7 +38,7 @@ class Prefetcher(Generic[Item]):
         raise self._failure.error
 
     def close(self) -> None:
-        """End the thread; what was made and not handed out is lost."""
+        """End the thread and drop the results that `next` has not returned."""
         self._stopped.set()
         self._thread.join()
 
@@ -44,7 +46,7 @@ class Prefetcher(Generic[Item]):
         while not self._stopped.is_set():
             try:
                 item: Item | _Failure = self._produce()
-            except BaseException as error:  # noqa: BLE001 -- raised again by `next`, in the thread that waits for it
+            except BaseException as error:  # noqa: BLE001 -- `next` raises it again in the thread that waits
                 item = _Failure(error)
             self._put(item)
             if isinstance(item, _Failure):
@@ -59,8 +61,6 @@ class Prefetcher(Generic[Item]):
             return
 
 
+@dataclass(frozen=True)
 class _Failure:
-    """What `produce` raised."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    error: BaseException

@@ -15,14 +15,13 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nanochat.data.documents import DocumentStream, Position, Split, parse_position
-from nanochat.data.files.readers import START
+from nanochat.data.documents import DocumentPosition, DocumentStream, Split
 from nanochat.data.sources import SourceSpec, content_digest, describe
 from nanochat.data.token_cache.files import (
     FOLDER,
@@ -92,10 +91,10 @@ def cached_stream(
 class CachedStream:
     """The token ids of documents, without BOS, in the same order every time, over and over."""
 
-    def __init__(self, parts: list[Part], start: Position | None = None) -> None:
+    def __init__(self, parts: list[Part], start: Mapping[str, object] | None = None) -> None:
         self._parts = parts
         self._ends: list[int] = np.cumsum([len(part.index) for part in parts]).tolist()
-        self._given = _given(parts, start)
+        self._given = _documents_before(parts, start)
         """Documents given in all, over all epochs."""
 
     @property
@@ -117,12 +116,12 @@ class CachedStream:
     def position(self) -> dict[str, object]:
         """Return, JSON-able, where the stream stands, as the source's `DocumentStream` would."""
         if self._given == 0:
-            return {"epoch": 0, "part": 0, "cursor": [0, 0], "piece": 0}
+            return DocumentPosition().to_json()
         part, row = self._place(self._given - 1)
         *cursor, piece = part.place(row)
-        return {"epoch": self.epoch, "part": part.number, "cursor": cursor, "piece": piece}
+        return DocumentPosition(self.epoch, part.number, tuple(cursor), piece).to_json()
 
-    def reopened(self, start: Position) -> CachedStream:
+    def reopened(self, start: Mapping[str, object]) -> CachedStream:
         """Return a new stream of the same documents that stands at `start`."""
         return CachedStream(self._parts, start)
 
@@ -132,21 +131,23 @@ class CachedStream:
         return self._parts[i], within - (self._ends[i - 1] if i else 0)
 
 
-def _given(parts: list[Part], start: Position | None) -> int:
-    """Return how many documents had been given at a position."""
-    epoch, part, cursor, piece = parse_position(start)
-    total = sum(len(one.index) for one in parts)
-    if (part, cursor, piece) == (0, START, 0):
-        return epoch * total
-    place = (*cursor, piece)
-    before = 0
-    for one in parts:
-        if one.number == part:
-            row = bisect.bisect_left(range(len(one.index)), place, key=one.place)
-            if row < len(one.index) and one.place(row) == place:
-                return epoch * total + before + row + 1
-        before += len(one.index)
-    raise PreflightError("the recorded data position is not one of these documents; start the stage anew")
+def _documents_before(parts: list[Part], start: Mapping[str, object] | None) -> int:
+    """Return how many documents, over all epochs, come before a position."""
+    position = DocumentPosition.from_json(start)
+    before = position.epoch * sum(len(part.index) for part in parts)
+    if position == DocumentPosition(position.epoch):
+        return before
+    place = (*position.cursor, position.piece)
+    for part in parts:
+        if part.number == position.part:
+            row = bisect.bisect_left(range(len(part.index)), place, key=part.place)
+            if row < len(part.index) and part.place(row) == place:
+                return before + row + 1
+        before += len(part.index)
+    raise PreflightError(
+        f"the checkpoint's data position {position.to_json()} is not one in these documents; "
+        "start the stage over with `--force`"
+    )
 
 
 def _key(spec: SourceSpec, split: Split, tokenizer: Tokenizer, base: Path) -> CacheKey:
@@ -188,9 +189,9 @@ def _entries(stream: DocumentStream, first_part: int) -> Iterator[tuple[str, int
     if first_part == stream.part_count:
         return
     if first_part:
-        stream = stream.reopened({"epoch": 0, "part": first_part, "cursor": list(START), "piece": 0})
+        stream = stream.reopened(DocumentPosition(part=first_part).to_json())
     for text in stream:
-        epoch, part, cursor, piece = parse_position(stream.position())
-        if epoch > 0:
+        position = DocumentPosition.from_json(stream.position())
+        if position.epoch > 0:
             return
-        yield text, part, (*cursor, piece)
+        yield text, position.part, (*position.cursor, position.piece)

@@ -11,7 +11,8 @@ from typing import assert_never
 
 import yaml
 
-from nanochat.data.files.readers import check_file, json_lines
+from nanochat.data.files.json_lines import json_lines
+from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core.prompts import (

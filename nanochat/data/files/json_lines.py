@@ -1,0 +1,100 @@
+"""Lines of a jsonl file, read one at a time from a cursor on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.data.files.cursors import START, Cursor
+from nanochat.errors import PreflightError, StageError
+
+
+@dataclass(frozen=True)
+class JsonLine:
+    """A line of a jsonl file: its value, or `problem`, which says why it has none."""
+
+    path: Path
+    line: int
+    value: object
+    problem: str | None
+    next_byte: int
+
+    def where(self) -> str:
+        """Return `file:line`."""
+        return f"{self.path}:{self.line}"
+
+    @property
+    def next_cursor(self) -> Cursor:
+        """The cursor after this line."""
+        return self.next_byte, self.line
+
+
+def json_lines(path: Path, cursor: Cursor = START) -> Iterator[JsonLine]:
+    """Yield the lines of a jsonl file from `cursor` on, without blank ones; a bad line carries its problem.
+
+    Raises:
+        PreflightError: the file cannot be opened.
+    """
+    offset, number = cursor
+    for raw in raw_lines(path, offset):
+        offset += len(raw)
+        number += 1
+        if raw.strip(b"\xef\xbb\xbf \t\r\n"):
+            value, problem = _parse(raw)
+            yield JsonLine(path, number, value, problem, offset)
+
+
+def json_objects(
+    path: Path, keys: Sequence[str], cursor: Cursor = START
+) -> Iterator[tuple[JsonLine, dict[str, object]]]:
+    """Yield the objects of a jsonl file from `cursor` on, each with its line.
+
+    Raises:
+        StageError: a line is not JSON, or not an object.
+        PreflightError: an object lacks one of `keys`, or the file cannot be opened.
+    """
+    for line in json_lines(path, cursor):
+        if line.problem is not None:
+            raise StageError(f"{line.where()}: {line.problem}")
+        row = line.value
+        if not isinstance(row, dict):
+            raise StageError(f"{line.where()}: expected an object, found {type(row).__name__}")
+        for key in keys:
+            if key not in row:
+                raise PreflightError(f"{line.where()}: no key `{key}`; its keys are: {', '.join(map(str, row))}")
+        yield line, row
+
+
+def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
+    """Yield the lines of a file from a byte on.
+
+    Raises:
+        PreflightError: the file cannot be opened.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        file.seek(offset)
+        yield from file
+
+
+def _parse(raw: bytes) -> tuple[object, str | None]:
+    """Return a line's value, and what is wrong with the line."""
+    try:
+        text = raw.decode("utf-8-sig")
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8 at byte {error.start + 1} of the line"
+    except UnicodeEncodeError:
+        return None, "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
+    except json.JSONDecodeError as error:
+        return None, f"not JSON: {error.msg} at column {error.colno}"
+    except RecursionError:
+        return None, "JSON nested too deeply"
+    return value, None
