@@ -102,7 +102,7 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[Finding]:
     for stage in present:
         upstream = STAGE_SECTIONS[stage].upstream
         has_model = any(name in data for name in upstream) or _at(data, (stage, "init_from")) is not None
-        if stage not in ("tokenizer", "pretrain") and not has_model:
+        if stage != "pretrain" and upstream and not has_model:
             message = f"`{stage}` has no model to work on"
             help_ = f"add `{'` or `'.join(upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
             yield Finding((stage,), "missing-stage", message, help_, at_key=True)

@@ -1,0 +1,168 @@
+"""A sixth stage, added through the table and run to its end. Run as a script, this file is the stage's child process.
+
+The classes up to `ROW` are what a developer writes for a real stage; `nanochat/README.md` names the places.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+from pydantic import Field
+
+from nanochat.checkpoint import load_tokenizer
+from nanochat.data.documents import single_pass
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import RecipeError
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.estimate.estimate import Estimate
+from nanochat.plan.specs import Job, Spec, StageSpec, WeightedSource
+from nanochat.plan.stages import STAGES, Stage
+from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe, StageSection
+from nanochat.runner.pipeline import run_recipe
+from nanochat.runner.stage_loop import RunRequest
+from nanochat.stages import __main__ as child
+from nanochat.stages.context import StageContext, StageResult
+
+
+class CountWords(StageSection):
+    """Count the words of a source that a tokenizer gives back."""
+
+    upstream: ClassVar = ("tokenizer",)
+    metrics: ClassVar = ("words",)
+
+    source: str
+    longest: int = 100
+
+
+class CountWordsSpec(Spec):
+    """Count the words of at most `longest` letters."""
+
+    stage: Literal["count_words"] = "count_words"
+    source: SourceSpec
+    longest: int
+    init_from: None = None
+
+    @property
+    def inputs(self) -> tuple[WeightedSource, ...]:
+        return (WeightedSource(source=self.source, weight=1),)
+
+
+def derive(section: CountWords, given: Derivation) -> CountWordsSpec:
+    return CountWordsSpec(source=given.sources[section.source], longest=section.longest)
+
+
+def run(job: CountWordsJob, context: StageContext) -> StageResult:
+    """The stage function."""
+    spec = job.spec
+    assert spec.stage == "count_words"
+    tokenizer = load_tokenizer(context.require_upstream("tokenizer"))
+    texts = [tokenizer.decode(tokenizer.encode(text)) for text in single_pass(spec.source, "train", base=context.base)]
+    words = [word for text in texts for word in text.split() if len(word) <= spec.longest]
+    (context.out / "words.txt").write_text("\n".join(words))
+    return StageResult({"words": float(len(words))})
+
+
+ROW = Stage[CountWordsSpec](
+    name="count_words",  # type: ignore[arg-type]  # a real stage is added to `StageName`
+    module="test_new_stage",
+    draws=False,
+    code_version=1,
+    derive=derive,
+    estimate=lambda _spec, _setting: Estimate(seconds=1.0),
+    describe=lambda spec: f"words of at most {spec.longest} letters in {spec.source.name}",
+    params=lambda spec: {"longest": spec.longest},
+    outcome=lambda metrics: f"counted {metrics['words']:.0f} words.",
+)
+
+
+class CountWordsRecipe(Recipe):
+    count_words: CountWords | None = None
+
+
+class CountWordsJob(Job):
+    spec: Annotated[StageSpec | CountWordsSpec, Field(discriminator="stage")]  # type: ignore[assignment]
+
+
+class Lines:
+    """A display that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log_line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
+        pass
+
+    def clear_progress(self) -> None:
+        pass
+
+
+RECIPE = """\
+nanochat: 1
+name: count
+sources:
+  text: {path: [text.txt, held_out.txt], validation: {shard: held_out.txt}}
+tokenizer: {source: text, vocab_size: 300}
+count_words: {source: text, longest: 3}
+expect: {count_words.words: "== 80"}
+tracking: {kind: none}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe with the new stage, in a program that knows it."""
+    monkeypatch.setitem(STAGES, "count_words", ROW)
+    monkeypatch.setitem(STAGE_SECTIONS, "count_words", CountWords)
+    monkeypatch.setattr("nanochat.recipe.check.validation.Recipe", CountWordsRecipe)
+    monkeypatch.setattr("nanochat.runner.process.run_stage.Job", CountWordsJob)
+    (tmp_path / "text.txt").write_text("one two four\n" * 40)
+    (tmp_path / "held_out.txt").write_text("five six\n")
+    path = tmp_path / "count.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def run_once(recipe: Path, *overrides: str) -> tuple[str, str]:
+    """Return what the run displays, and its report."""
+    display = Lines()
+    request = RunRequest(
+        recipe=recipe,
+        base=recipe.parent / "base",
+        folder=recipe.parent,
+        command="nanochat-run count.yaml",
+        overrides=overrides,
+        child_command=(sys.executable, __file__),
+    )
+    run = run_recipe(request, display)
+    return "\n".join(display.lines), run.folder.report.read_text()
+
+
+def test_new_stage_runs_in_a_child_process_and_is_cached_afterwards(recipe: Path) -> None:
+    lines, report = run_once(recipe)
+    assert "words of at most 3 letters in text" in lines
+    assert "count_words: done: words 80" in lines
+    assert "**count_words** counted 80 words." in report
+    assert "count_words: from cache" in run_once(recipe)[0]
+
+
+def test_new_stage_explains_a_changed_field(recipe: Path) -> None:
+    run_once(recipe)
+    lines, _ = run_once(recipe, "count_words.longest=2", "expect=null")
+    assert "count_words.longest: 3 -> 2" in lines
+
+
+def test_new_stage_has_its_metrics_checked_in_expectations(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match="`letters` is not a metric of `count_words`"):
+        run_once(recipe, 'expect={count_words.letters: "> 1"}')
+
+
+if __name__ == "__main__":
+    STAGES["count_words"] = ROW
+    setattr(child, "Job", CountWordsJob)  # noqa: B010 -- mypy knows the name only as an import
+    sys.exit(child.main(sys.argv[1:]))
