@@ -1,7 +1,7 @@
-"""Rows of held-out text to measure bits per byte on: every token once, in the order of the documents.
+"""Rows of held-out text for measuring bits per byte: every token once, in the order of the documents.
 
-Unlike training rows these are not packed by best fit: that would throw away what does not fit, and what is thrown away
-is not chance (the ends of long documents).
+Unlike training rows they are not packed by best fit. That would drop tokens that do not fit, and those are not a random
+sample: they come from the ends of long documents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class HeldOutBatch:
-    """Rows of tokens and what follows each: inputs and targets (B, T) int32; -1 behind the end of the text."""
+    """Inputs and targets, (B, T) int32. Targets after the end of the text are -1."""
 
     inputs: Ints
     targets: Ints
@@ -42,18 +42,18 @@ def held_out_batches(
     rows_per_batch: int,
     base: Path,
 ) -> list[HeldOutBatch]:
-    """Return the first `max_tokens` tokens (rounded up to whole rows) of one side of a source, or all that there are.
+    """Return the first `max_tokens` tokens of one split of a source, rounded up to whole rows, or all its tokens.
 
-    Documents stand one after the other, each behind a BOS, and are cut into rows of `sequence_len` targets. The rows
-    do not depend on `rows_per_batch`.
+    Documents are joined, each after a BOS, and cut into rows of `sequence_len` targets. The rows do not depend on
+    `rows_per_batch`.
 
     Raises:
         PreflightError: the source is missing.
-        StageError: it has no document on that side.
+        StageError: the split has no documents.
     """
     rows = -(-max_tokens // sequence_len)
     tokens = _first_tokens(single_pass(source, split, base=base), tokenizer, rows * sequence_len + 1)
-    inputs, targets = _cut(tokens, sequence_len, padding=tokenizer.bos_id)
+    inputs, targets = _cut_rows(tokens, sequence_len, padding=tokenizer.bos_id)
     starts = range(0, len(inputs), rows_per_batch)
     return [HeldOutBatch(inputs[i : i + rows_per_batch], targets[i : i + rows_per_batch]) for i in starts]
 
@@ -61,12 +61,12 @@ def held_out_batches(
 def _first_tokens(texts: Iterable[str], tokenizer: Tokenizer, count: int) -> Ints:
     bos = np.array([tokenizer.bos_id], dtype=np.int32)
     pieces: list[Ints] = []
-    found = 0
+    total = 0
     for chunk in _chunks(iter(texts)):
         for ids in tokenizer.encode_batch(chunk):
             pieces += [bos, ids]
-            found += 1 + len(ids)
-        if found >= count:
+            total += 1 + len(ids)
+        if total >= count:
             break
     return np.concatenate(pieces)[:count] if pieces else np.zeros(0, np.int32)
 
@@ -76,8 +76,8 @@ def _chunks(texts: Iterator[str]) -> Iterator[Sequence[str]]:
         yield chunk
 
 
-def _cut(tokens: Ints, sequence_len: int, *, padding: int) -> tuple[Ints, Ints]:
-    """Return inputs and targets (rows, T); the last row is filled up with `padding`, its targets with -1."""
+def _cut_rows(tokens: Ints, sequence_len: int, *, padding: int) -> tuple[Ints, Ints]:
+    """Return inputs and targets (rows, T). The last row is filled with `padding`, and its targets with -1."""
     rows = -(-(len(tokens) - 1) // sequence_len)
     inputs = np.full(rows * sequence_len, padding, dtype=np.int32)
     targets = np.full(rows * sequence_len, IGNORED, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Stage pretrain: next-token prediction on packed documents, from random weights or from `init_from`."""
+"""The pretrain stage: next-token prediction on packed documents, from random weights or from `init_from`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SAMPLE_TOKENS = 48
 def run(job: Job, context: StageContext) -> StageResult:
     """Pretrain; write `out/model/` and `out/optimizer.safetensors`; return the metrics.
 
-    Metrics: `loss` (nats per token, last step), `bpb` (held out, where validation is on), `tokens`, `steps`,
-    `skipped_steps`, `cropped_frac` (share of tokens that packing threw away), `parameters`.
+    Metrics: `loss` (nats per token, last step), `bpb` (held out, if validation is on), `tokens`, `steps`,
+    `skipped_steps`, `cropped_frac` (fraction of tokens that packing dropped), `parameters`.
 
     Raises:
-        InterruptedRun: asked to stop; a checkpoint is saved.
+        InterruptedRun: a signal asked to stop; a checkpoint is saved.
         PreflightError: a source, the tokenizer or `init_from` is missing.
-        StageError: training diverged, or what it starts from does not fit the recipe.
+        StageError: training diverged, or `init_from` does not fit the recipe.
     """
     spec = job.spec
     assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"
@@ -61,7 +61,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         tokenizer=tokenizer,
         optimizer=Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group),
         loader=loader,
-        schedule=_schedule(spec),
+        schedule=_training_schedule(spec),
         micro_batch_size=micro_batch_size,
     )
     monitor = _ValidationAndSamples(spec, context, model, tokenizer, rows=micro_batch_size)
@@ -71,9 +71,9 @@ def run(job: Job, context: StageContext) -> StageResult:
 
 
 def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
-    """Return the model to train and its tokenizer: freshly drawn weights, or those of `init_from`."""
+    """Return the model to train, with random weights or those of `init_from`, and its tokenizer."""
     if spec.init_from is not None:
-        return _given_model(spec, spec.init_from, context)
+        return _load_init_model(spec, spec.init_from, context)
     tokenizer = load_tokenizer(context.require_upstream("tokenizer"))
     model = GPT(_fit_vocabulary(spec.model, tokenizer))
     model.initialise(mx.random.key(derive_seed(spec.seed, "pretrain", "init")))
@@ -82,27 +82,25 @@ def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tok
 
 
 def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """Return the planned model with the tokenizer's actual number of pieces: a small text yields fewer than asked for.
+    """Return the planned configuration with the actual size of the vocabulary.
 
-    Logits then have no column for an id that nothing can decode.
+    A small text yields fewer pieces than the recipe asks for. Logits must not have columns that no piece belongs to.
     """
     if tokenizer.vocab_size > planned.vocab_size:
-        raise StageError(
-            f"the tokenizer has {tokenizer.vocab_size:,} pieces and the model is planned for {planned.vocab_size:,}"
-        )
+        raise StageError(f"the tokenizer has {tokenizer.vocab_size:,} pieces, the model only {planned.vocab_size:,}")
     return dataclasses.replace(planned, vocab_size=tokenizer.vocab_size)
 
 
-def _given_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[GPT, Tokenizer]:
+def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[GPT, Tokenizer]:
     folder = Path(init_from)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    of_recipe = context.upstream("tokenizer")
-    if of_recipe is not None and load_tokenizer(of_recipe).model != tokenizer.model:
-        raise StageError(f"`init_from` {folder} was trained with another tokenizer than this recipe's")
-    found, wanted = model.config.to_dict(), _fit_vocabulary(spec.model, tokenizer).to_dict()
-    other = [f"{name} {found[name]} there, {wanted[name]} here" for name in found if found[name] != wanted[name]]
-    if other:
-        raise StageError(f"`init_from` {folder} is another model than the recipe's: {'; '.join(other)}")
+    recipe_tokenizer = context.upstream("tokenizer")
+    if recipe_tokenizer is not None and load_tokenizer(recipe_tokenizer).model != tokenizer.model:
+        raise StageError(f"`init_from` {folder} was trained with a different tokenizer than this recipe's")
+    theirs, ours = model.config.to_dict(), _fit_vocabulary(spec.model, tokenizer).to_dict()
+    differences = [f"{name} {theirs[name]} there, {ours[name]} here" for name in theirs if theirs[name] != ours[name]]
+    if differences:
+        raise StageError(f"`init_from` {folder} is not the model of this recipe: {'; '.join(differences)}")
     return model, tokenizer
 
 
@@ -110,7 +108,7 @@ def _loader(
     spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> BatchLoader[DocumentRowsState]:
     if not context.process_group.is_writer:
-        context.process_group.barrier()  # until the writer has made the token cache, where the recipe wants one
+        context.process_group.barrier()  # until rank 0 has written the token cache
     streams = [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data]
     if context.process_group.is_writer:
         context.process_group.barrier()
@@ -124,7 +122,7 @@ def _loader(
 
 
 def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) -> Stream[Document]:
-    """Return a source's training documents: as text, or from the cache of its tokens where the recipe wants one."""
+    """Return a source's training documents, as text or, if the recipe asks for it, as tokens from the cache."""
     if not context.job.execution.token_cache:
         return DocumentStream(source, "train", base=context.base)
 
@@ -136,7 +134,7 @@ def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) 
     return cached_stream(source, "train", tokenizer, base=context.base, tell=tell)
 
 
-def _schedule(spec: PretrainSpec) -> TrainingSchedule:
+def _training_schedule(spec: PretrainSpec) -> TrainingSchedule:
     def rates(step: int) -> Rates:
         return Rates(
             lr_multiplier=lr_multiplier(spec.schedule, step),
@@ -153,7 +151,7 @@ def _schedule(spec: PretrainSpec) -> TrainingSchedule:
 
 
 class _ValidationAndSamples:
-    """Measures and samples the model while it trains, and remembers the last bits per byte."""
+    """Validates and samples the model during training, and keeps the last bits per byte."""
 
     def __init__(self, spec: PretrainSpec, context: StageContext, model: GPT, tokenizer: Tokenizer, *, rows: int):
         self.spec, self.context, self.model, self.tokenizer = spec, context, model, tokenizer
@@ -162,8 +160,8 @@ class _ValidationAndSamples:
 
     @functools.cached_property
     def held_out(self) -> list[HeldOutBatch]:
-        """Held-out rows, read once: of each source its share of `run.monitor.validate_tokens`."""
-        execution, whole = self.context.job.execution, sum(part.weight for part in self.spec.data)
+        """Held-out rows, read once. Each source contributes its share of `run.monitor.validate_tokens`."""
+        execution, total_weight = self.context.job.execution, sum(part.weight for part in self.spec.data)
         return [
             batch
             for part in self.spec.data
@@ -172,21 +170,21 @@ class _ValidationAndSamples:
                 "validation",
                 self.tokenizer,
                 sequence_len=self.model.config.sequence_len,
-                max_tokens=math.ceil(execution.validate_tokens * part.weight / whole),
+                max_tokens=math.ceil(execution.validate_tokens * part.weight / total_weight),
                 rows_per_batch=self.rows,
                 base=self.context.base,
             )
         ]
 
     def evaluate(self, position: TrainingPosition) -> float:
-        """Measure bits per byte on held-out documents and log it."""
-        of = f"step {position.step:,}/{self.spec.steps:,} · validating"
+        """Return bits per byte on held-out documents, and log it."""
+        step = f"step {position.step:,}/{self.spec.steps:,} · validating"
         fraction = position.step / self.spec.steps
 
         def on_batch(tokens: int) -> None:
             if self.context.should_stop():
                 raise InterruptedRun(f"stopped while validating at step {position.step:,}, saved")
-            self.context.report_progress(fraction, f"{of} · {tokens:,} tokens")
+            self.context.report_progress(fraction, f"{step} · {tokens:,} tokens")
 
         result = evaluate_bpb(self.model, self.held_out, self.tokenizer.token_bytes, on_batch=on_batch)
         self.context.log_metrics(position.step, {"val/bpb": result.bpb, "val/loss": result.nats / result.tokens})
@@ -197,7 +195,7 @@ class _ValidationAndSamples:
         return result.bpb
 
     def sample(self, position: TrainingPosition) -> None:
-        """Let the model continue the recipe's prompts and keep the text in `out/samples.md`."""
+        """Add the model's continuations of the recipe's prompts to `out/samples.md`."""
         engine, prompts = Engine(self.model, self.tokenizer), self.context.job.execution.prompts
         ids = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
         completions = engine.complete(ids, max_tokens=SAMPLE_TOKENS, use_calculator=False)

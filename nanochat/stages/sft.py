@@ -1,4 +1,4 @@
-"""Stage sft: supervised fine-tuning on rendered conversations; only what the assistant says is learned."""
+"""The sft stage: supervised fine-tuning on rendered conversations, with the loss on the assistant's tokens only."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def run(job: Job, context: StageContext) -> StageResult:
 
     Metrics: `loss` (nats per supervised token, last step), `steps`, `skipped_steps`, `tokens` (supervised), `epochs`,
     `conversations`, `cut_conversations`, `dropped_conversations` (too long), `refused_conversations` (rows of chat data
-    that are none), `padding_frac`, `has_moments` (1 where the optimizer went on with pretraining's moments).
+    that are not conversations), `padding_frac`, `has_moments` (1 if the optimizer started with pretraining's moments).
 
     Raises:
-        InterruptedRun: asked to stop; a checkpoint is saved.
+        InterruptedRun: a signal asked to stop; a checkpoint is saved.
         PreflightError: the model or the data of a task is missing.
         StageError: training diverged, or the data do not fit the model.
     """
@@ -60,7 +60,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         tokenizer=tokenizer,
         optimizer=optimizer,
         loader=loader,
-        schedule=_schedule(spec, loader),
+        schedule=_training_schedule(spec, loader),
         micro_batch_size=choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows),
     )
     position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
@@ -81,26 +81,22 @@ def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
 
 
 def _optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
-    """Return the optimizer, and whether it has the moments that training left beside the weights; rates start anew."""
+    """Return the optimizer, and whether it starts with the moments that pretraining saved beside the weights."""
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     optimizer = Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group)
-    # Beside a stage's model folder; inside a checkpoint.
+    # A stage saves them beside its model folder, a checkpoint inside.
     path = next((at for at in (folder.parent / OPTIMIZER_FILE, folder / OPTIMIZER_FILE) if at.is_file()), None)
     if path is None:
         return optimizer, False
     state = mx.load(str(path))
-    assert isinstance(state, dict), "a safetensors file holds named arrays"
+    assert isinstance(state, dict), "a safetensors file must hold named arrays"
     mx.eval(state)
     optimizer.load_state(state)
     return optimizer, True
 
 
 def _sequence_len(spec: SftSpec, model: GPT) -> int:
-    """Return the length of rows: the recipe's, else the model's.
-
-    Raises:
-        StageError: longer than the model's context.
-    """
+    """Return the length of rows: the recipe's or the model's. Raise a StageError if the model's context is shorter."""
     context_len = model.config.sequence_len
     if spec.sequence_len is not None and spec.sequence_len > context_len:
         raise StageError(f"`sft.sequence_len` {spec.sequence_len:,} is longer than the model's context {context_len:,}")
@@ -109,7 +105,7 @@ def _sequence_len(spec: SftSpec, model: GPT) -> int:
 
 @dataclass(frozen=True)
 class _Rendered:
-    """The mixture's conversations by number, rendered when asked for: ids and loss mask."""
+    """A sequence of token ids and loss masks. Indexing renders that conversation of the mixture."""
 
     examples: TaskMixture
     tokenizer: Tokenizer
@@ -123,7 +119,7 @@ class _Rendered:
 
 
 def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
-    """Return the examples to train on, and how many rows of the tasks' data were refused."""
+    """Return the examples to train on, and the number of refused rows in the tasks' data."""
     tasks: list[Task] = []
     refused = 0
     for item in spec.data:
@@ -136,21 +132,21 @@ def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
             seed=derive_seed(spec.seed, "sft", item.name),
             base=context.base,
         )
-        bad = _refused(task)
-        if bad:
-            context.log_line(f"{item.name}: {len(bad):,} rows refused, the first: {bad[0]}")
-            refused += len(bad)
+        problems = _refused_rows(task)
+        if problems:
+            context.log_line(f"{item.name}: {len(problems):,} rows refused, the first: {problems[0]}")
+            refused += len(problems)
         tasks.append(task)
     available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
     counts = mixture_counts(available, [item.weight for item in spec.data])
-    shown = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
-    context.log_line(f"an epoch has {sum(counts):,} conversations: {shown}")
+    parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
+    context.log_line(f"an epoch has {sum(counts):,} conversations: {parts}")
     seed = derive_seed(spec.seed, "sft", "mixture")
     return TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), refused
 
 
-def _refused(task: Task) -> Sequence[str]:
-    """Return which rows of a task's data were refused, also where it is a part of another task."""
+def _refused_rows(task: Task) -> Sequence[str]:
+    """Return a message for each refused row of a task's data. The task may be a part of another task."""
     while isinstance(task, TaskSubset):
         task = task.task
     return task.refused if isinstance(task, Conversations) else ()
@@ -177,13 +173,13 @@ def _loader(
     )
 
 
-def _schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
+def _training_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
     last_step = _last_step(spec)
 
     def progress(step: int) -> float:
         return loader.state.progress if last_step is None else step / last_step
 
-    # Momentum as where pretraining begins, for its warm-down is over; no weight decay, as in nanochat's chat_sft.
+    # Momentum as at the start of pretraining; no weight decay, as in nanochat's chat_sft.
     schedule = ScheduleConfig(steps=last_step or 1, kind="constant")
 
     def rates(step: int) -> Rates:
@@ -204,10 +200,10 @@ def _last_step(spec: SftSpec) -> int | None:
 
 
 def _sample(position: TrainingPosition, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
-    """Let the model answer the recipe's prompts and keep the text in `out/samples.md`."""
+    """Add the model's answers to the recipe's prompts to `out/samples.md`."""
     prompts = context.job.execution.prompts
-    asked = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
-    answers = Engine(model, tokenizer).complete(asked, max_tokens=SAMPLE_TOKENS)
+    rendered = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
+    answers = Engine(model, tokenizer).complete(rendered, max_tokens=SAMPLE_TOKENS)
     texts = [f"{prompt}\n> {tokenizer.decode(answer)}" for prompt, answer in zip(prompts, answers, strict=True)]
     if context.process_group.is_writer:
         write_samples(context.out / "samples.md", position.step, texts)

@@ -1,4 +1,4 @@
-"""Stage tokenizer: train on a source's training documents, measure on its held-out ones."""
+"""The tokenizer stage: trains on a source's training documents and measures compression on its held-out documents."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from nanochat.stages.context import SeriesSizes, StageContext, StageResult
 from nanochat.tokenizer import bpe
 
 HELD_OUT_CHARS = 1_000_000
-"""Compression is measured on about so many characters."""
+"""Compression is measured on about this much held-out text."""
 PROGRESS_DOCUMENTS = 200
 
 
 def run(job: Job, context: StageContext) -> StageResult:
     """Train a tokenizer; write `out/tokenizer.model`; return the metrics.
 
-    Metrics: `vocab_size` (pieces, specials included), `bytes_per_token` on held-out documents.
+    Metrics: `vocab_size` (pieces, including special tokens), `bytes_per_token` on held-out documents.
 
     Raises:
         PreflightError: the source is missing.
-        StageError: it has no training documents, or none held out.
+        StageError: the source has no training documents or no held-out documents.
     """
     spec = job.spec
     assert isinstance(spec, TokenizerSpec), f"tokenizer got the job of {spec.stage}"
-    context.rewind(SeriesSizes(metrics=0, timings=0))  # of an attempt that was killed: this stage starts over
+    context.rewind(SeriesSizes(metrics=0, timings=0))  # left by a killed attempt: this stage always starts over
     began = time.monotonic()
     tokenizer = bpe.train(
         _training_texts(spec, context),
@@ -46,7 +46,7 @@ def run(job: Job, context: StageContext) -> StageResult:
 
 
 def _training_texts(spec: TokenizerSpec, context: StageContext) -> Iterator[str]:
-    """Yield the training documents once, as far as training reads them, and say how far it is."""
+    """Yield the training documents once, and report how much of `max_chars` has been read."""
     chars, count = 0, 0
     for count, text in enumerate(single_pass(spec.source, "train", base=context.base), start=1):
         chars += min(len(text), spec.max_document_chars)

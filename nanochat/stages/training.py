@@ -1,4 +1,8 @@
-"""What the two training stages share: a model in training with its files, its log, and how it goes on after a kill."""
+"""The part that pretraining and fine-tuning share: the training loop connected to the stage's folder.
+
+It saves checkpoints and resumes from them, logs metrics, and writes the trained model. Not here: the data, the model's
+initial weights and the learning rates, which each stage passes in; the loop itself is `train.loop`.
+"""
 
 from __future__ import annotations
 
@@ -30,46 +34,47 @@ _SAMPLE_HEADING = "\n## Step "
 
 
 class Loader(Protocol):
-    """A source of batches whose state is that after the batch last handed out."""
+    """A source of batches. Its state is the state after the last batch that `next` returned."""
 
     def next(self) -> Rows:
-        """Return the next rows; StopIteration where the data ends."""
+        """Return the next rows; raise StopIteration at the end of the data."""
         ...
 
     def state_dict(self) -> dict[str, object]:
-        """Return everything needed to go on exactly: numpy arrays and JSON-able values."""
+        """Return everything needed to resume exactly: NumPy arrays and JSON values."""
         ...
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a state."""
+        """Resume from a state that `state_dict` returned."""
         ...
 
     def close(self) -> None:
-        """End the thread that works ahead."""
+        """End the thread that prepares batches."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSchedule:
-    """How a training goes: the size of a step, the end, the schedules. `last_step` None: the data's end."""
+    """The size of a step, the last step (None: train to the end of the data), and the rates at each step."""
 
     tokens_per_step: int
     last_step: int | None
     rates: Callable[[int], Rates]
     fraction: Callable[[int], float]
-    """Of the training done after so many steps, for progress."""
+    """Maps the number of steps done to the fraction of training done, for progress."""
 
 
 class Training:
-    """A model in training, joined to the stage's folder.
+    """A model, its optimizer and its data, connected to the stage's folder.
 
     Args:
-        context: the stage's.
+        context: the folder and the log of the stage.
         model: trained in place.
         tokenizer: saved beside the weights.
-        optimizer: holds the moments.
+        optimizer: updates the model; its moments are saved too.
         loader: the batches of this process.
-        course: how the training goes.
+        schedule: when training ends, and the rates at each step.
+        micro_batch_size: rows per forward pass.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class Training:
         evaluate: Callable[[TrainingPosition], float] | None = None,
         sample: Callable[[TrainingPosition], None] | None = None,
     ) -> TrainingPosition:
-        """Train from the newest sound checkpoint, or from the start, to the end.
+        """Train to the end, from the newest undamaged checkpoint if there is one, and return the last position.
 
         Raises:
             InterruptedRun, StageError: see `train.loop.train`.
@@ -116,7 +121,7 @@ class Training:
             evaluate=evaluate,
             sample=sample,
             should_stop=self.context.should_stop,
-            after_step=self._show,
+            after_step=self._report_progress,
         )
         intervals = intervals_of(self.context.job.execution)
         try:
@@ -125,14 +130,14 @@ class Training:
             self.loader.close()
 
     def timings(self) -> dict[str, float]:
-        """Return what the clock and the machine say, for the stage's result."""
-        found = {"peak_memory_bytes": float(mx.get_peak_memory())}
+        """Return peak memory and speed, for the stage's result."""
+        timings = {"peak_memory_bytes": float(mx.get_peak_memory())}
         if self.tokens_per_second is not None:
-            found["tokens_per_second"] = self.tokens_per_second
-        return found
+            timings["tokens_per_second"] = self.tokens_per_second
+        return timings
 
     def write_output(self) -> None:
-        """Write `out/model/` and the optimizer's moments, for the stage that goes on from here."""
+        """Write `out/model/` and the optimizer's moments, which the next stage starts from."""
         if not self.context.process_group.is_writer:
             return
         write_arrays(self.context.out / OPTIMIZER_FILE, self.optimizer.state)
@@ -145,12 +150,12 @@ class Training:
             return None
 
     def _describe_batch(self) -> str:
-        _, state = _split(self.loader.state_dict())
-        return f"behind it the data stand at {json.dumps(state)}"
+        _, state = _split_state(self.loader.state_dict())
+        return f"the loader's state after it is {json.dumps(state)}"
 
     def _resume(self) -> TrainingPosition | None:
         view = latest_checkpoint(self.context.checkpoints, self.context.notify_user)
-        self.context.process_group.require_same(view.step if view is not None else -1, "the checkpoint to go on from")
+        self.context.process_group.require_same(view.step if view is not None else -1, "the checkpoint to resume from")
         if view is None:
             self.context.rewind(SeriesSizes(metrics=0, timings=0))
             return None
@@ -162,26 +167,26 @@ class Training:
         load_weights(self.model, view.path / "model.safetensors")
         mx.eval(self.model.named_parameters())
         self.optimizer.load_state(view.arrays("optimizer"))
-        of_json = view.state["loader"]
-        assert isinstance(of_json, dict), "the state's `loader` is an object"
-        self.loader.load_state_dict({**of_json, **view.numpy_arrays("loader")})
+        json_state = view.state["loader"]
+        assert isinstance(json_state, dict), "the state's `loader` must be an object"
+        self.loader.load_state_dict({**json_state, **view.numpy_arrays("loader")})
         self.context.rewind(SeriesSizes(**_fields(view.state["series"])))
         return TrainingPosition(**_fields(view.state["position"]))
 
     def _save(self, position: TrainingPosition) -> None:
-        """Write a checkpoint; of several processes one writes, and all go on once it is there."""
+        """Write a checkpoint. Rank 0 writes it, and all other processes wait until it is complete."""
         if self.context.process_group.is_writer:
             self._write_checkpoint(position)
         self.context.process_group.barrier()
 
     def _write_checkpoint(self, position: TrainingPosition) -> None:
-        arrays, of_json = _split(self.loader.state_dict())
+        arrays, json_state = _split_state(self.loader.state_dict())
         series = asdict(self.context.series_sizes())
         save_checkpoint(
             self.context.checkpoints,
             position.step,
             {"optimizer": self.optimizer.state, "loader": arrays},
-            {"position": asdict(position), "series": series, "loader": of_json},
+            {"position": asdict(position), "series": series, "loader": json_state},
             keep=self.context.job.execution.checkpoint_keep,
             best=position.best_step,
             fill=lambda folder: write_model_files(folder, self.model, self.tokenizer),
@@ -205,7 +210,7 @@ class Training:
             timings["train/mfu"] = flops / (self.peak_flops * self.context.process_group.size)
         self.context.log_timings(step, timings)
 
-    def _show(self, position: TrainingPosition) -> None:
+    def _report_progress(self, position: TrainingPosition) -> None:
         of = "" if self.schedule.last_step is None else f"/{self.schedule.last_step:,}"
         parts = [f"step {position.step:,}{of}"]
         if position.loss is not None:
@@ -215,16 +220,16 @@ class Training:
         self.context.report_progress(self.schedule.fraction(position.step), " · ".join(parts))
 
 
-def _split(state: Mapping[str, object]) -> tuple[dict[str, np.ndarray], dict[str, JsonValue]]:
-    """Return the arrays of a loader's state, and the rest."""
+def _split_state(state: Mapping[str, object]) -> tuple[dict[str, np.ndarray], dict[str, JsonValue]]:
+    """Return the NumPy arrays of a loader's state, and its JSON values."""
     arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-    of_json = {name: cast(JsonValue, value) for name, value in state.items() if name not in arrays}
-    return arrays, of_json
+    json_state = {name: cast(JsonValue, value) for name, value in state.items() if name not in arrays}
+    return arrays, json_state
 
 
 def _fields(value: JsonValue) -> dict[str, int]:
     assert isinstance(value, dict), f"expected an object, found {value!r}"
-    return dict(value)  # type: ignore[arg-type]  # checked by the sha256 of the file that it was written to
+    return dict(value)  # type: ignore[arg-type]  # the checkpoint's sha256 was verified
 
 
 def intervals_of(execution: ExecutionSpec) -> Intervals:
@@ -240,14 +245,15 @@ def intervals_of(execution: ExecutionSpec) -> Intervals:
 
 
 def write_samples(path: Path, step: int, texts: Sequence[str]) -> None:
-    """Add a step's section to a Markdown file; sections from that step on, of before a restart, are replaced."""
+    """Add a section for a step to a Markdown file, and drop sections of later steps, written before a restart."""
     sections = _read_samples(path) if path.exists() else {}
-    kept = {at: body for at, body in sections.items() if at < step}
-    kept[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
-    whole = "# What the model says\n" + "".join(f"{_SAMPLE_HEADING}{at}\n{body}" for at, body in sorted(kept.items()))
-    write_text(path, whole)
+    sections = {at: text for at, text in sections.items() if at < step}
+    sections[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
+    body = "".join(f"{_SAMPLE_HEADING}{at}\n{text}" for at, text in sorted(sections.items()))
+    write_text(path, f"# Samples\n{body}")
 
 
 def _read_samples(path: Path) -> dict[int, str]:
-    found = path.read_text(encoding="utf-8").split(_SAMPLE_HEADING)[1:]
-    return {int(section.split("\n", 1)[0]): section.split("\n", 1)[1] for section in found}
+    """Return the text of each section by its step."""
+    sections = path.read_text(encoding="utf-8").split(_SAMPLE_HEADING)[1:]
+    return {int(section.split("\n", 1)[0]): section.split("\n", 1)[1] for section in sections}
