@@ -11,10 +11,14 @@ from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.report.report import list_results, write_report
-from nanochat.runner.store.gc import collect, find_unreferenced
+from nanochat.runner.store.gc import (
+    delete_unreferenced_stages,
+    delete_unreferenced_token_caches,
+    find_unreferenced_stages,
+    find_unreferenced_token_caches,
+)
 from nanochat.runner.store.runs import Run, find_run, list_runs
 from nanochat.runner.store.session import is_in_progress
-from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 
 
 def ls(_options: argparse.Namespace) -> None:
@@ -49,15 +53,14 @@ def compare(options: argparse.Namespace) -> None:
 def gc(options: argparse.Namespace) -> None:
     """Drop stage outputs that no run refers to, and token caches of tokenizers that no run has."""
     base = runtime.base_dir()
-    found = find_unreferenced(base) if options.dry_run else collect(base)
-    caches = find_unused_caches(base) if options.dry_run else drop_unused_caches(base)
-    sizes = {one.folder.path: one.size_bytes for one in found} | {one.path: one.size_bytes for one in caches}
-    for path, size_bytes in sizes.items():
-        print(f"{path} ({show_bytes(size_bytes)})")
-    what = f"{len(found)} stage output{'s' if len(found) != 1 else ''}"
+    stages = find_unreferenced_stages(base) if options.dry_run else delete_unreferenced_stages(base)
+    caches = find_unreferenced_token_caches(base) if options.dry_run else delete_unreferenced_token_caches(base)
+    for folder in (*stages, *caches):
+        print(f"{folder.path} ({show_bytes(folder.size_bytes)})")
+    what = f"{len(stages)} stage output{'s' if len(stages) != 1 else ''}"
     what += f" and {len(caches)} token cache{'s' if len(caches) != 1 else ''}" if caches else ""
     verb = "would free" if options.dry_run else "freed"
-    print(f"{what}, {verb} {show_bytes(sum(sizes.values()))}")
+    print(f"{what}, {verb} {show_bytes(sum(folder.size_bytes for folder in (*stages, *caches)))}")
 
 
 def _status(run: Run) -> str:

@@ -11,9 +11,13 @@ import threading
 import pytest
 
 from nanochat.errors import PreflightError
-from nanochat.runner.store.gc import collect, find_unreferenced
+from nanochat.runner.store.gc import (
+    delete_unreferenced_stages,
+    delete_unreferenced_token_caches,
+    find_unreferenced_stages,
+    find_unreferenced_token_caches,
+)
 from nanochat.runner.store.locks import claims, stage_lock
-from nanochat.runner.token_caches import drop_unused_caches, find_unused_caches
 from nanochat.storage.layout import StageFolder, stage_folders
 
 
@@ -21,11 +25,11 @@ def test_only_stages_that_no_run_names_are_dropped(bench):
     """After the second run's folder is deleted, its own stages are what is left over."""
     bench.run()
     second = bench.run("sft.horizon.steps=5", "name=second")
-    assert find_unreferenced(bench.base) == []
+    assert find_unreferenced_stages(bench.base) == []
     shutil.rmtree(second.folder.path)
-    assert {one.folder.stage for one in find_unreferenced(bench.base)} == {"sft", "chat_eval"}
-    assert {one.folder.stage for one in collect(bench.base)} == {"sft", "chat_eval"}
-    assert collect(bench.base) == []
+    assert {folder.path.parent.name for folder in find_unreferenced_stages(bench.base)} == {"sft", "chat_eval"}
+    assert {folder.path.parent.name for folder in delete_unreferenced_stages(bench.base)} == {"sft", "chat_eval"}
+    assert delete_unreferenced_stages(bench.base) == []
     bench.calls()
     bench.run()
     assert bench.calls() == []
@@ -37,7 +41,7 @@ def test_weights_that_another_run_starts_from_are_kept(bench):
     gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null", "expect=null")
     bench.run(*gone, "name=tuned", "sft.init_from=tiny", "sft.tokens_per_step=64")
     shutil.rmtree(first.folder.path)
-    assert {one.folder.stage for one in collect(bench.base)} == {"tokenizer"}
+    assert {folder.path.parent.name for folder in delete_unreferenced_stages(bench.base)} == {"tokenizer"}
     assert next((bench.base / "stages" / "pretrain").glob("*/out/model/model.safetensors")).exists()
 
 
@@ -46,7 +50,7 @@ def test_nothing_is_deleted_between_being_found_and_being_named(bench):
     run = bench.run()
     kept = run.folder.path.rename(bench.folder / "aside")
     with claims(bench.base):
-        collecting = threading.Thread(target=collect, args=(bench.base,))
+        collecting = threading.Thread(target=delete_unreferenced_stages, args=(bench.base,))
         collecting.start()
         collecting.join(0.3)
         assert collecting.is_alive()
@@ -62,7 +66,7 @@ def test_a_locked_stage_is_kept(bench):
     shutil.rmtree(run.folder.path)
     folder = next(f for f in stage_folders(bench.base) if f.stage == "pretrain")
     with stage_lock(folder):
-        assert "pretrain" not in {one.folder.stage for one in collect(bench.base)}
+        assert "pretrain" not in {folder.path.parent.name for folder in delete_unreferenced_stages(bench.base)}
     assert folder.record.exists()
 
 
@@ -78,9 +82,9 @@ def test_what_a_killed_gc_left_is_dropped_by_the_next(bench, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("nanochat.runner.store.gc.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            collect(bench.base)
+            delete_unreferenced_stages(bench.base)
     assert len(list((bench.base / "stages").glob("*/.deleting-*"))) == 1
-    collect(bench.base)
+    delete_unreferenced_stages(bench.base)
     assert not list((bench.base / "stages").glob("*/*"))
 
 
@@ -89,7 +93,7 @@ def test_a_run_that_cannot_be_read_stops_gc(bench):
     run = bench.run()
     run.folder.state.write_text("{")
     with pytest.raises(PreflightError, match="cannot be read"):
-        collect(bench.base)
+        delete_unreferenced_stages(bench.base)
     assert all(StageFolder(f.path).record.exists() for f in stage_folders(bench.base))
 
 
@@ -107,9 +111,9 @@ def test_token_caches_go_with_their_tokenizer(bench):
         (folder / ".lock").touch()
     with (bench.base / "tokens" / "being made" / ".lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert [one.path.name for one in find_unused_caches(bench.base)] == ["of none"]
-        assert [one.path.name for one in drop_unused_caches(bench.base)] == ["of none"]
-    assert [one.path.name for one in drop_unused_caches(bench.base)] == ["being made"]
+        assert [folder.path.name for folder in find_unreferenced_token_caches(bench.base)] == ["of none"]
+        assert [folder.path.name for folder in delete_unreferenced_token_caches(bench.base)] == ["of none"]
+    assert [folder.path.name for folder in delete_unreferenced_token_caches(bench.base)] == ["being made"]
     shutil.rmtree(run.folder.path)
-    assert [one.path.name for one in drop_unused_caches(bench.base)] == ["of the run"]
+    assert [folder.path.name for folder in delete_unreferenced_token_caches(bench.base)] == ["of the run"]
     assert list((bench.base / "tokens").iterdir()) == []

@@ -27,7 +27,7 @@ from nanochat.runner.store.record import (
     Cost,
     Provenance,
     StageRecord,
-    handed_on,
+    files_for_downstream,
     output_digest,
     output_files,
     write_identity,
@@ -109,7 +109,7 @@ def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, com
     files, link = output_files(folder.out), read_link(folder.link)
     return StageRecord(
         **attempt.lookup.identity.model_dump(),
-        output_digest=output_digest(handed_on(stage.name, files)),
+        output_digest=output_digest(files_for_downstream(stage.name, files)),
         output_files=files,
         metrics=_read_metrics(folder),
         provenance=attempt.provenance,

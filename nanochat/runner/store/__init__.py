@@ -1,1 +1,1 @@
-"""Runs and cached stages on disk: records, locks, provenance, garbage collection."""
+"""The runs and stages on disk: their records, cache look-ups, locks, and the deletion of what is no longer needed."""

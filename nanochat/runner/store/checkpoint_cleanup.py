@@ -1,4 +1,4 @@
-"""Checkpoints of a finished stage: deleted, for its output holds the model, unless the recipe asked to keep them."""
+"""Delete the checkpoints of finished stages. Their output holds the model, unless the recipe asks to keep them."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from nanochat.plan.specs import Job
 from nanochat.runner.store.locks import stage_lock
 from nanochat.storage.layout import StageFolder
 
-_DOOMED = ".deleting-checkpoints"
+_DELETING = ".deleting-checkpoints"
 
 
 def delete_checkpoints(folder: StageFolder) -> None:
-    """Delete the checkpoints of a stage whose record is written, unless its job keeps them; the lock must be held.
+    """Delete the checkpoints of a stage whose record is written, unless its job keeps them. The lock must be held.
 
-    They are renamed first: after a kill in the middle there is no half checkpoint that looks whole.
+    The folder is renamed first, so that an interrupted deletion never leaves a damaged checkpoint that looks complete.
     """
-    doomed = folder.path / _DOOMED
-    if doomed.exists():
-        shutil.rmtree(doomed)
-    if folder.checkpoints.is_dir() and not _are_kept(folder):
-        folder.checkpoints.rename(doomed)
-        shutil.rmtree(doomed)
+    renamed = folder.path / _DELETING
+    if renamed.exists():
+        shutil.rmtree(renamed)
+    if folder.checkpoints.is_dir() and not _keeps_checkpoints(folder):
+        folder.checkpoints.rename(renamed)
+        shutil.rmtree(renamed)
 
 
 def sweep_checkpoints(folder: StageFolder) -> None:
-    """Delete what a kill between record and deletion left in a finished stage's folder; nothing where it is in use."""
-    if not (folder.checkpoints.is_dir() or (folder.path / _DOOMED).exists()):
+    """Delete the checkpoints of a finished stage if a kill prevented that before. Does nothing while it is locked."""
+    if not (folder.checkpoints.is_dir() or (folder.path / _DELETING).exists()):
         return
     with suppress(LockError), stage_lock(folder, orphan_wait_seconds=0):
         if folder.record.is_file():
             delete_checkpoints(folder)
 
 
-def _are_kept(folder: StageFolder) -> bool:
-    """Return whether the run that computed the stage asked to keep them; true where that cannot be read."""
+def _keeps_checkpoints(folder: StageFolder) -> bool:
+    """Return whether the run that computed the stage asked to keep checkpoints. True if its job cannot be read."""
     try:
         job = Job.model_validate_json(folder.job.read_bytes())
     except (FileNotFoundError, ValidationError):

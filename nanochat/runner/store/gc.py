@@ -1,86 +1,124 @@
-"""Delete stage folders that no run refers to.
+"""Delete results that no run refers to: stage folders, and token caches of tokenizers that no run uses.
 
-A stage is kept when any run names it, as its own or as what `init_from` means, or when somebody holds its lock. Before
-a folder is deleted it is renamed, so that a killed gc leaves a folder that is whole or one that the next gc removes,
-never a half stage that looks done.
+A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. A
+stage folder is kept while somebody holds its lock, and a token cache while it is being written. A stage folder is
+renamed before it is deleted. If the deletion is killed, the next one removes the renamed folder, so a half-deleted
+stage never looks finished.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.token_cache.files import FOLDER, LOCK_FILE
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.record import read_run
-from nanochat.storage.files import folder_bytes
+from nanochat.storage.files import folder_bytes, sha256_of_file
 from nanochat.storage.layout import StageFolder, run_folders, stage_folders
 
-_DOOMED = ".deleting-"
+_DELETING = ".deleting-"
+_TOKENIZER = "tokenizer.model"
 
 
 @dataclass(frozen=True)
 class Unreferenced:
-    """A stage folder that no run refers to."""
+    """A folder that no run refers to."""
 
-    folder: StageFolder
+    path: Path
     size_bytes: int
 
 
-def find_unreferenced(base: Path) -> list[Unreferenced]:
+def find_unreferenced_stages(base: Path) -> list[Unreferenced]:
     """Return the stage folders that no run refers to and nobody is working in.
 
     Raises:
-        PreflightError: a run's `run.json` cannot be read, so that what it refers to is not known.
+        PreflightError: a `run.json` cannot be read, so it is unknown what that run refers to.
     """
-    kept = referenced(base)
+    kept = _referenced_folders(base)
     return [
-        Unreferenced(folder, folder_bytes(folder.path))
+        Unreferenced(folder.path, folder_bytes(folder.path))
         for folder in stage_folders(base)
-        if not folder.path.name.startswith(_DOOMED) and folder.path not in kept and not is_locked(folder)
+        if not folder.path.name.startswith(_DELETING) and folder.path not in kept and not is_locked(folder)
     ]
 
 
-def collect(base: Path) -> list[Unreferenced]:
-    """Delete the unreferenced stage folders and what a killed gc left; return what was deleted."""
-    for leftover in _leftovers(base):
+def delete_unreferenced_stages(base: Path) -> list[Unreferenced]:
+    """Delete the unreferenced stage folders and what an interrupted deletion left. Return what was deleted."""
+    for leftover in (base / "stages").glob(f"*/{_DELETING}*"):
         shutil.rmtree(leftover)
     deleted = []
-    for candidate in find_unreferenced(base):
-        with suppress(LockError), stage_lock(candidate.folder, orphan_wait_seconds=0):
-            doomed = candidate.folder.path.with_name(f"{_DOOMED}{candidate.folder.path.name}-{os.getpid()}")
+    for candidate in find_unreferenced_stages(base):
+        path = candidate.path
+        with suppress(LockError), stage_lock(StageFolder(path), orphan_wait_seconds=0):
+            renamed = path.with_name(f"{_DELETING}{path.name}-{os.getpid()}")
             with claims(base, to_delete=True):
-                # A run may have claimed the stage since it was listed: it is named in the run before it is used.
-                if candidate.folder.path in referenced(base):
+                # Runs name a stage before they use it, so a run that started in the meantime is seen here.
+                if path in _referenced_folders(base):
                     continue
-                candidate.folder.path.rename(doomed)
-            shutil.rmtree(doomed)
+                path.rename(renamed)
+            shutil.rmtree(renamed)
             deleted.append(candidate)
     return deleted
 
 
-def referenced(base: Path) -> set[Path]:
-    """Return the stage folders that runs refer to.
+def find_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
+    """Return the token caches whose tokenizer belongs to no referenced stage. Raises as `find_unreferenced_stages`."""
+    known = {sha256_of_file(path) for stage in _referenced_folders(base) for path in stage.rglob(_TOKENIZER)}
+    return [
+        Unreferenced(folder, folder_bytes(folder))
+        for folder in sorted((base / FOLDER).glob("*"))
+        if _tokenizer_digest(folder) not in known and not _is_being_written(folder)
+    ]
 
-    Raises:
-        PreflightError: a run's `run.json` cannot be read.
-    """
-    kept: set[Path] = set()
+
+def delete_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
+    """Delete the unreferenced token caches and return them. A run that needs one again writes it again."""
+    caches = find_unreferenced_token_caches(base)
+    for cache in caches:
+        # The list of parts is deleted first: without it, a half-deleted cache counts as not written.
+        for path in sorted(cache.path.glob("*.json")):
+            path.unlink()
+        shutil.rmtree(cache.path)
+    return caches
+
+
+def _referenced_folders(base: Path) -> set[Path]:
+    """Return the stage folders that runs refer to. Raises PreflightError if a `run.json` cannot be read."""
+    referenced: set[Path] = set()
     for run in run_folders(base):
         state = read_run(run)
         if state is None:
             raise PreflightError(
-                f"{run.state} cannot be read, so it is not known which stages that run refers to; "
-                f"repair it, or delete the folder {run.path} if the run is not wanted"
+                f"{run.state} cannot be read, so it is unknown which stages that run refers to; "
+                f"repair it, or delete the folder {run.path} if you do not need the run"
             )
-        named = (place for entry in state.stages for place in (entry.folder, entry.init_from) if place is not None)
-        kept |= {base / place for place in named}
-    return kept
+        places = (place for entry in state.stages for place in (entry.folder, entry.init_from) if place is not None)
+        referenced |= {base / place for place in places}
+    return referenced
 
 
-def _leftovers(base: Path) -> Iterator[Path]:
-    yield from sorted((base / "stages").glob(f"*/{_DOOMED}*"))
+def _tokenizer_digest(cache: Path) -> str | None:
+    try:
+        key = json.loads((cache / "key.json").read_text())
+    except (OSError, ValueError):
+        return None
+    digest = key.get("tokenizer") if isinstance(key, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _is_being_written(cache: Path) -> bool:
+    try:
+        with (cache / LOCK_FILE).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

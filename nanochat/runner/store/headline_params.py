@@ -1,4 +1,4 @@
-"""The handful of parameters of a stage that tell runs apart at a glance; the resolved recipe holds the rest."""
+"""The most important parameters of a stage, for MLflow and the report. The resolved recipe holds all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanochat.runner.store.record import Cost
 
 
 def params_of(stage: StagePlan) -> dict[str, str]:
-    """Return the parameters of a stage that matter most, as text."""
+    """Return the most important parameters of a stage, as text."""
     values = dict(STAGES[stage.name].params(stage.spec))
     if STAGES[stage.name].trains:
         values["micro_batch_size"] = stage.execution.micro_batch_size or "auto"
@@ -23,13 +23,13 @@ def params_of(stage: StagePlan) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def source_places(stage: StagePlan) -> dict[str, str]:
-    """Return where each source of a stage is, by its name."""
-    return {source.name: source_place(source) for source in stage.sources}
+def source_locations(stage: StagePlan) -> dict[str, str]:
+    """Return the location of each source of a stage, by its name."""
+    return {source.name: _location(source) for source in stage.sources}
 
 
-def source_place(source: SourceSpec) -> str:
-    """Return where a source is, as a user would write it."""
+def _location(source: SourceSpec) -> str:
+    """Return the location of a source as a recipe would state it."""
     if source.uri is not None:
         return source.uri if source.revision is None else f"{source.uri} @ {source.revision}"
     if source.builtin is not None:
@@ -38,7 +38,7 @@ def source_place(source: SourceSpec) -> str:
 
 
 def cost_of(estimate: Estimate) -> Cost:
-    """Return the part of an estimate that is measured as well."""
+    """Return the part of an estimate that is later compared with measurements."""
     return Cost(
         seconds=estimate.seconds,
         peak_memory_bytes=estimate.peak_memory_bytes,

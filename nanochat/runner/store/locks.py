@@ -1,8 +1,8 @@
-"""One runner per stage folder: an advisory file lock that dies with its holders.
+"""Lock a stage folder, so that only one run computes it at a time. The lock ends with the processes that hold it.
 
-The lock is a `flock` on `<stage folder>/lock`. The child process inherits the open file, so the stage stays locked
-while a child outlives a killed parent. A lock whose holders are all dead is free by itself; the text in the file only
-says who they were.
+The lock is a `flock` on `<stage folder>/lock`. The child process inherits the open file, so the stage stays locked if
+the child outlives a killed parent. Once all holders have ended, the operating system frees the lock. The text in the
+file only names them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from nanochat.storage.layout import StageFolder
 
 _POLL_SECONDS = 0.1
 ORPHAN_WAIT_SECONDS = 30.0
-_NAMELESS_WAIT_SECONDS = 1.0
-"""A lock whose holder has no name is held for the moment in which somebody asks whether it is held."""
+"""How long to wait for a child process whose parent was killed. It notices that, and ends by itself."""
+_UNNAMED_WAIT_SECONDS = 1.0
+"""An empty lock file means that `is_locked` is probing. Wait this long before treating it as held."""
 
 
 class Owner(BaseModel):
-    """Who holds, or last held, a lock."""
+    """The process that holds, or last held, a lock."""
 
     host: str
     pid: int
@@ -38,13 +39,13 @@ class Owner(BaseModel):
 
 @dataclass(frozen=True)
 class StageLock:
-    """A held lock. `descriptor` is to be inherited by the child process."""
+    """A held lock. The child process inherits `descriptor`."""
 
     descriptor: int
     taken_over_from: Owner | None
 
     def name_child(self, child_pid: int) -> None:
-        """Write the child's pid into the lock, for whoever finds it held."""
+        """Write the child's pid into the lock file, for the error message of other runs."""
         _write_owner(self.descriptor, child_pid)
 
 
@@ -52,8 +53,10 @@ class StageLock:
 def stage_lock(folder: StageFolder, *, orphan_wait_seconds: float = ORPHAN_WAIT_SECONDS) -> Iterator[StageLock]:
     """Hold the lock of a stage folder, creating the folder.
 
-    A child that outlived its parent is waited for, since it notices and ends by itself. Raises LockError naming host
-    and pid where somebody else lives and holds it.
+    If the lock is held by a child whose parent was killed, wait `orphan_wait_seconds` for it to end.
+
+    Raises:
+        LockError: another run holds the lock. The message names its host and pid.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(folder, orphan_wait_seconds)
@@ -67,7 +70,7 @@ def stage_lock(folder: StageFolder, *, orphan_wait_seconds: float = ORPHAN_WAIT_
 
 
 def is_locked(folder: StageFolder) -> bool:
-    """Return whether somebody holds the lock of a stage folder right now."""
+    """Return whether a process holds the lock of a stage folder right now."""
     try:
         descriptor = os.open(folder.lock, os.O_RDWR)
     except FileNotFoundError:
@@ -80,7 +83,10 @@ def is_locked(folder: StageFolder) -> bool:
 
 @contextmanager
 def claims(base: Path, *, to_delete: bool = False) -> Iterator[None]:
-    """Hold off gc while a stage is found in the cache and named in a run; `to_delete` holds off those who do that."""
+    """Prevent `gc` from deleting a stage between its cache look-up and its entry in `run.json`.
+
+    Runs share this lock; with `to_delete`, `gc` holds it exclusively.
+    """
     base.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(base / "claims.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -102,8 +108,8 @@ def _acquire(folder: StageFolder, orphan_wait_seconds: float) -> int:
             continue
         os.close(descriptor)
         owner = _read_owner(folder.lock)
-        patience = _NAMELESS_WAIT_SECONDS if owner is None else orphan_wait_seconds if _is_orphaned(owner) else 0.0
-        if time.monotonic() - began >= patience:
+        wait = _UNNAMED_WAIT_SECONDS if owner is None else orphan_wait_seconds if _is_orphaned(owner) else 0.0
+        if time.monotonic() - began >= wait:
             raise _held_by(folder, owner)
         time.sleep(_POLL_SECONDS)
 
@@ -117,13 +123,13 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _is_current(descriptor: int, path: Path) -> bool:
-    """Return whether the locked file is still the one at the path (gc may have removed it meanwhile)."""
+    """Return whether the locked file is still the one at the path. `gc` may have deleted it in the meantime."""
     try:
-        there = path.stat()
+        current = path.stat()
     except FileNotFoundError:
         return False
-    mine = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+    locked = os.fstat(descriptor)
+    return (current.st_dev, current.st_ino) == (locked.st_dev, locked.st_ino)
 
 
 def _is_orphaned(owner: Owner) -> bool:

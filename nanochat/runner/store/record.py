@@ -1,4 +1,4 @@
-"""What is kept about a finished stage (`record.json`) and about a run (`run.json`), and the digest of outputs."""
+"""Read and write `record.json` of a finished stage and `run.json` of a run, and compute the digests of outputs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from nanochat.storage.layout import RunFolder, StageFolder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
-_VOLATILE_PREFIX = "timings"
-_TOLD_BY_TRAINING = frozenset({"result.json", "samples.md"})
+_TIMINGS_PREFIX = "timings"
+"""Output files of wall-clock times, which differ every time."""
+_MONITORING_FILES = frozenset({"result.json", "samples.md"})
+"""Files of a training stage that depend on the fields of `run.monitor`."""
 
 
-class _Kept(BaseModel):
-    """Base of what is written to disk. Unknown keys of a later version are ignored."""
+class _Stored(BaseModel):
+    """Base class of everything that is stored as JSON. Unknown keys, written by a later version, are ignored."""
 
-    # JSON knows no NaN, but a metric may be one: it must come back as it was.
+    # JSON has no NaN, but metrics may be NaN and must be read back as such.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
-class Provenance(_Kept):
-    """Which code and machine produced something."""
+class Provenance(_Stored):
+    """The code and the machine that produced a result."""
 
     git_commit: str | None
+    """None if the package is not in a git repository of its own."""
     git_dirty: bool
     packages: dict[str, str]
     python: str
@@ -36,22 +39,23 @@ class Provenance(_Kept):
     host: str
 
 
-class Cost(_Kept):
-    """Time and space, planned or measured; None where it is not known."""
+class Cost(_Stored):
+    """Time, memory and disk space, planned or measured. None if not known."""
 
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     disk_bytes: int | None = None
 
 
-class StageIdentity(_Kept):
-    """What a stage's fingerprint was made of, and who asked for it first."""
+class StageIdentity(_Stored):
+    """The inputs that a stage's fingerprint was computed from."""
 
     stage: str
     fingerprint: str
     recipe_name: str
+    """The recipe that computed the stage."""
     document: dict[str, JsonValue]
-    """What was hashed: fields, source digests, upstream digests; see `plan.fingerprint`."""
+    """The hashed content: fields, source digests and upstream digests, see `plan.fingerprint`."""
 
 
 class StageRecord(StageIdentity):
@@ -73,7 +77,7 @@ class StageRecord(StageIdentity):
     mlflow_run_id: str | None = None
 
 
-class StageEntry(_Kept):
+class StageEntry(_Stored):
     """A stage in a run."""
 
     stage: str
@@ -82,20 +86,20 @@ class StageEntry(_Kept):
     folder: str | None = None
     """Relative to the base folder."""
     init_from: str | None = None
-    """Folder of the stage whose weights this one starts from, where `init_from` means one; relative likewise."""
+    """The stage folder with the initial weights, relative to the base folder. None if there is none under it."""
     reason: str = ""
     planned: Cost = Cost()
     params: dict[str, str] = {}
     sources: dict[str, str] = {}
-    """Where each source came from, by name."""
+    """The location of each source by its name."""
     started: float | None = None
     finished: float | None = None
     spent_seconds: float = 0.0
-    """Time of all attempts."""
+    """The time of all attempts together."""
 
 
-class RunTracking(_Kept):
-    """Where a run is shown."""
+class RunTracking(_Stored):
+    """Where a run is uploaded to."""
 
     kind: Literal["mlflow", "none"]
     uri: str | None = None
@@ -103,8 +107,8 @@ class RunTracking(_Kept):
     tags: dict[str, str] = {}
 
 
-class RunState(_Kept):
-    """A run: what was asked and how far it is."""
+class RunState(_Stored):
+    """A run: what was asked for, and how far it has come."""
 
     format: Literal[1] = 1
     name: str
@@ -117,19 +121,19 @@ class RunState(_Kept):
     updated: float
     status: RunStatus
     message: str = ""
-    """How it ended, in a sentence."""
+    """How it ended, as text for the user."""
     host: str
     pid: int
     process_started: float
     provenance: Provenance
     tracking: RunTracking
     command: str = ""
-    """What continues or repeats the run."""
+    """The command that resumes or repeats the run."""
     expectations: dict[str, str] = {}
     stages: tuple[StageEntry, ...] = Field(default=())
 
     def entry(self, stage: str) -> StageEntry:
-        """Return a stage's entry; KeyError where the run has no such stage."""
+        """Return the entry of a stage. Raises KeyError if the run has no such stage."""
         for entry in self.stages:
             if entry.stage == stage:
                 return entry
@@ -147,51 +151,52 @@ def _read(path: Path, model: type[_T]) -> _T | None:
 
 
 def read_record(folder: StageFolder) -> StageRecord | None:
-    """Return a stage's record, or None where the stage is not done (or the record cannot be read)."""
+    """Return the record of a finished stage, or None if it is not finished or its record cannot be read."""
     return _read(folder.record, StageRecord)
 
 
 def read_identity(folder: StageFolder) -> StageIdentity | None:
-    """Return what a stage was made of, done or not."""
+    """Return the identity of a stage, finished or not, or None if there is none."""
     return _read(folder.record, StageIdentity) or _read(folder.pending, StageIdentity)
 
 
 def read_run(folder: RunFolder) -> RunState | None:
-    """Return a run's state, or None where there is none that can be read."""
+    """Return the state of a run, or None if it cannot be read."""
     return _read(folder.state, RunState)
 
 
 def write_record(folder: StageFolder, record: StageRecord) -> None:
-    """Write the proof that a stage is done; must be the last thing written."""
+    """Write the record of a stage. It proves that the stage is finished, so it must be written last."""
     write_text(folder.record, record.model_dump_json(indent=1))
 
 
 def write_identity(folder: StageFolder, identity: StageIdentity) -> None:
-    """Write what a stage that begins is made of."""
+    """Write the identity of a stage that begins."""
     write_text(folder.pending, identity.model_dump_json(indent=1))
 
 
 def write_run(folder: RunFolder, state: RunState) -> None:
-    """Write a run's state."""
+    """Write the state of a run."""
     write_text(folder.state, state.model_dump_json(indent=1))
 
 
 def output_files(out: Path) -> dict[str, str]:
-    """Return the sha256 of each file under `out` by its relative path, without files of wall-clock values."""
+    """Return the sha256 of each file under `out` by its relative path, without files of wall-clock times."""
     return {
         path.relative_to(out).as_posix(): sha256_of_file(path)
         for path in sorted(out.rglob("*"))
-        if path.is_file() and not path.name.startswith(_VOLATILE_PREFIX)
+        if path.is_file() and not path.name.startswith(_TIMINGS_PREFIX)
     }
 
 
-def handed_on(stage: str, files: dict[str, str]) -> dict[str, str]:
-    """Return the files that later stages may read: their digest stands for the stage in those stages' fingerprints.
+def files_for_downstream(stage: str, files: dict[str, str]) -> dict[str, str]:
+    """Return the output files that later stages may read. Their digest enters the fingerprints of those stages.
 
-    What a training stage tells people depends on what `run.monitor` looks at, which must not make anything run again.
+    The result and samples of a training stage are left out. They depend on `run.monitor`, which must not cause later
+    stages to run again.
     """
-    told = _TOLD_BY_TRAINING if stage in training_stages() else frozenset()
-    return {path: digest for path, digest in files.items() if path not in told}
+    excluded = _MONITORING_FILES if stage in training_stages() else frozenset()
+    return {path: digest for path, digest in files.items() if path not in excluded}
 
 
 def output_digest(files: dict[str, str]) -> str:

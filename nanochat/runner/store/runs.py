@@ -1,4 +1,4 @@
-"""The runs of this machine: find one by name, and the model that a reference means."""
+"""Find the runs on this machine, a run by its name, and the model that a name refers to."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ _MODEL_FILES = ("config.json", "model.safetensors")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was found."""
+    """A run on disk."""
 
     folder: RunFolder
     state: RunState
 
     @property
     def reference(self) -> str:
-        """How a user names this run."""
+        """The name by which users refer to this run."""
         return f"{self.folder.path.parent.name}/{self.folder.path.name}"
 
     def records(self, base: Path) -> dict[str, StageRecord]:
-        """Return the records of the stages that are done, in the run's order."""
-        found = {}
+        """Return the records of the finished stages, in the order of the run."""
+        records = {}
         for entry in self.state.stages:
             record = read_record(StageFolder(base / entry.folder)) if entry.folder else None
             if record is not None:
-                found[entry.stage] = record
-        return found
+                records[entry.stage] = record
+        return records
 
 
 def list_runs(base: Path, name: str | None = None) -> list[Run]:
-    """Return the runs that can be read, of one name or of all, oldest first."""
+    """Return the readable runs, of one recipe name or of all, oldest first."""
     return [Run(folder, state) for folder in run_folders(base, name) if (state := read_run(folder)) is not None]
 
 
 def find_run(reference: str, base: Path) -> Run:
-    """Return the run that a reference means: a folder, NAME (its latest run) or NAME/TIME.
+    """Return the run that a reference names: a folder, NAME (its latest run) or NAME/TIME.
 
     Raises:
         RecipeError: there is no such run.
@@ -67,12 +67,12 @@ def find_run(reference: str, base: Path) -> Run:
 
 
 def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = None) -> Path:
-    """Return the model folder that a reference means: a model, checkpoint or stage folder, or a run.
+    """Return the model folder that a reference names: a model, checkpoint or stage folder, or a run.
 
     If a run has several models, the first finished stage in `prefer` wins; default: the stage that trained last.
 
     Raises:
-        RecipeError: there is none; the message lists what there is.
+        RecipeError: there is no such model. The message lists the runs on this machine.
     """
     path = Path(reference).expanduser()
     for candidate in (path, path / "model", path / "out" / "model"):
@@ -92,13 +92,13 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
 
 
 def model_digest(folder: Path) -> str:
-    """Return the digest of a model folder's contents: the same weights are the same wherever they lie."""
+    """Return the digest of the files in a model folder. It does not depend on where the folder is."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     return output_digest({name: sha256_of_file(folder / name) for name in names})
 
 
 def _latest_with_model(reference: str, base: Path) -> Run:
-    """Return the run a reference means; for a bare name, rather an earlier run than one without a model."""
+    """Return the run that a reference names. For a bare name, return the latest run that has a model."""
     latest = find_run(reference, base)
     if "/" in reference:
         return latest

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nanochat.plan.plan import Plan
 from nanochat.runner.store import provenance
-from nanochat.runner.store.headline_params import cost_of, params_of, source_places
+from nanochat.runner.store.headline_params import cost_of, params_of, source_locations
 from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run, write_run
 from nanochat.runner.store.runs import Run, list_runs
 from nanochat.storage.files import write_bytes
@@ -178,7 +178,7 @@ def _entries(plan: Plan, init_stages: Mapping[str, str | None]) -> tuple[StageEn
             init_from=init_stages.get(stage.name),
             planned=cost_of(stage.estimate),
             params=params_of(stage),
-            sources=source_places(stage),
+            sources=source_locations(stage),
         )
         for number, stage in enumerate(plan.stages, start=1)
     )

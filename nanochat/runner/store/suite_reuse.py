@@ -1,7 +1,7 @@
-"""Finished suites of an evaluation, taken over from another fingerprint of it: a changed or added suite runs alone.
+"""Copy finished suites of an evaluation from its earlier computations, so that only changed or new suites run.
 
-A suite's result depends on the stage's code, seed and model, and on the suite's own fields and source; not on which
-other suites stand beside it. Where all of that is the same in two documents, the result is.
+The result of a suite depends on the stage's code, seed and model, and on the suite's own fields and source. It does not
+depend on the other suites. If all of that is the same in two computations of the stage, so is the result.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from nanochat.storage.layout import StageFolder, stage_folders
 
 
 def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> list[str]:
-    """Copy into a stage's folder the suites that another of the same stage has finished; return their names."""
+    """Copy suites that are finished in other folders of the same stage into `folder`, and return their names."""
     if identity.stage not in evaluation_stages():
         return []
-    wanted = {name: digest for name, digest in suite_digests(identity).items() if not _result(folder, name).exists()}
-    taken = []
+    missing = {name: digest for name, digest in _suite_digests(identity).items() if not _result(folder, name).exists()}
+    reused = []
     for other in stage_folders(base):
         known = read_identity(other) if other.stage == identity.stage and other != folder else None
-        digests = suite_digests(known) if known is not None else {}
-        for name in [name for name, digest in wanted.items() if digests.get(name) == digest]:
-            if _copy(other, folder, name):
-                taken.append(name)
-                del wanted[name]
-    return sorted(taken)
+        digests = _suite_digests(known) if known is not None else {}
+        for name in [name for name, digest in missing.items() if digests.get(name) == digest]:
+            if _copy_suite(name, other, folder):
+                reused.append(name)
+                del missing[name]
+    return sorted(reused)
 
 
-def suite_digests(identity: StageIdentity) -> dict[str, str]:
-    """Return a digest of all that a suite's result depends on, by the suite's name."""
+def _suite_digests(identity: StageIdentity) -> dict[str, str]:
+    """Return, for each suite, a digest of everything that its result depends on."""
     content = identity.document
-    fields, sources = _map(content, "fields"), _map(content, "sources")
+    fields, sources = _mapping(content, "fields"), _mapping(content, "sources")
     prefix = f"{identity.stage}.suites."
-    own: dict[str, Document] = {}
+    suites: dict[str, Document] = {}
     for path, value in fields.items():
         if path.startswith(prefix):
             name, _, field = path.removeprefix(prefix).partition(".")
-            own.setdefault(name, {})[field] = value
+            suites.setdefault(name, {})[field] = value
     shared = {key: content.get(key) for key in ("stage", "code", "seed", "upstream")}
     digests = {}
-    for name, suite in own.items():
+    for name, suite in suites.items():
         source = str(suite.get("source"))
         of_source: Document = {path: value for path, value in fields.items() if path.startswith(f"sources.{source}.")}
         digests[name] = fingerprint_document(
@@ -54,16 +54,16 @@ def suite_digests(identity: StageIdentity) -> dict[str, str]:
     return digests
 
 
-def _copy(other: StageFolder, folder: StageFolder, name: str) -> bool:
-    """Copy the records, where there are any, and then the result that proves the suite done; return whether it was."""
-    table, result = other.out / "tables" / f"{name}.jsonl", _result(other, name)
+def _copy_suite(name: str, source: StageFolder, target: StageFolder) -> bool:
+    """Copy a suite's table and then its result, which marks it as finished. Return whether there was a result."""
+    table, result = source.out / "tables" / f"{name}.jsonl", _result(source, name)
     if not result.is_file():
         return False
     try:
         if table.is_file():
-            write_bytes(folder.out / "tables" / table.name, table.read_bytes())
-        write_bytes(_result(folder, name), result.read_bytes())
-    except FileNotFoundError:  # deleted meanwhile, as `gc` does
+            write_bytes(target.out / "tables" / table.name, table.read_bytes())
+        write_bytes(_result(target, name), result.read_bytes())
+    except FileNotFoundError:  # `gc` deleted it in the meantime
         return False
     return True
 
@@ -72,6 +72,6 @@ def _result(folder: StageFolder, name: str) -> Path:
     return folder.suites / f"{name}.json"
 
 
-def _map(content: Document, key: str) -> dict[str, JsonValue]:
+def _mapping(content: Document, key: str) -> dict[str, JsonValue]:
     value = content.get(key)
     return value if isinstance(value, dict) else {}
