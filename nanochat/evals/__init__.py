@@ -1,1 +1,1 @@
-"""Model and data to numbers."""
+"""Evaluations: a model and data in, scores out."""

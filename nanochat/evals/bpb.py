@@ -1,4 +1,4 @@
-"""Bits per byte: cross-entropy that does not depend on the tokenizer."""
+"""Computes bits per byte, a cross-entropy that does not depend on the tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Losses = Callable[[mx.array, mx.array], mx.array]
 
 
 class TokenBatch(Protocol):
-    """Rows of tokens and what follows each."""
+    """Rows of tokens and the token that follows each of them."""
 
     @property
     def inputs(self) -> Ints:
@@ -27,15 +27,15 @@ class TokenBatch(Protocol):
 
     @property
     def targets(self) -> Ints:
-        """(B, T) int32, -1 where ignored."""
+        """(B, T) int32; -1 for positions that are ignored."""
 
 
 @dataclass(frozen=True)
 class BpbResult:
-    """Bits per byte and the sums that it is the ratio of."""
+    """Bits per byte, and the sums that it is computed from."""
 
     bpb: float
-    """Infinite where there was no byte to predict."""
+    """Infinite if there was no byte to predict."""
     nats: float
     bytes: int
     tokens: int

@@ -1,4 +1,4 @@
-"""Chat tasks: letters compared at the end of the prompt (categorical), or answers written and graded (generative)."""
+"""Evaluates chat tasks: the model picks a letter at the end of the prompt, or writes an answer that is graded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
-from nanochat.evals.metrics import pass_at_k, score
-from nanochat.evals.results import ExampleRecord, TaskResult
+from nanochat.evals.metrics import pass_at_k, score_problems
+from nanochat.evals.results import ExampleRecord, TaskResult, summarize
 from nanochat.inference.causal_model import CausalModel
 from nanochat.inference.engine import Engine
 from nanochat.tasks.base import Example, Task, gold_text
@@ -30,29 +30,29 @@ def evaluate_categorical(
     max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
-    """Return accuracy and records of a task whose answers are letters, each one token.
+    """Return accuracy and records of a task whose answers are letters, each of them one token.
 
-    The model is never asked to write: of the example's letters, the one with the largest logit after the prompt is
-    its answer, the first of equal ones. A prompt longer than the context keeps its newest turns and tokens.
+    The model generates nothing. Its answer is the letter of the example with the largest logit after the prompt; the
+    first one wins a tie. A prompt longer than the context keeps its newest turns and tokens.
 
     Args:
         on_scored: called with the number of examples scored so far.
 
     Raises:
-        StageError: an example without letters, or a letter that is not one token.
+        StageError: an example has no letters, or a letter is not one token.
     """
     examples = [task[i] for i in range(len(task))]
     prompts = [_prompt(tokenizer, example, model.config.sequence_len) for example in examples]
-    letters = [_letter_ids(tokenizer, example) for example in examples]
-    found: dict[int, Doubles] = {}
-    for number, logprobs in _next_logprobs(model, prompts, letters, max_tokens_per_batch or tokens_per_batch()):
-        found[number] = logprobs
+    letter_ids = [_letter_ids(tokenizer, example) for example in examples]
+    logprobs: dict[int, Doubles] = {}
+    for number, row in _next_logprobs(model, prompts, letter_ids, max_tokens_per_batch or tokens_per_batch()):
+        logprobs[number] = row
         if on_scored is not None:
-            on_scored(len(found))
+            on_scored(len(logprobs))
     records = []
     for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
         assert example.letters is not None, "checked by _letter_ids"
-        chosen = example.letters[int(np.argmax(found[number]))]
+        chosen = example.letters[int(np.argmax(logprobs[number]))]
         record = ExampleRecord(
             index=number,
             task=task.name,
@@ -61,12 +61,11 @@ def evaluate_categorical(
             expected=gold_text(example),
             correct=task.grade(example, chosen),
             options=example.letters,
-            logprobs=tuple(found[number].tolist()),
+            logprobs=tuple(logprobs[number].tolist()),
             is_truncated=_is_truncated(tokenizer, example, prompt),
         )
         records.append(record)
-    values = [float(record.correct) for record in records]
-    return TaskResult(score(values, chance=TASKS[task.name].chance), tuple(records))
+    return summarize(tuple(records), chance=TASKS[task.name].chance)
 
 
 def evaluate_generative(
@@ -84,8 +83,8 @@ def evaluate_generative(
 ) -> TaskResult:
     """Return the share of completions that the task grades as right, pass@k, and a record of each completion.
 
-    Accuracy is the mean over problems of the share of their samples that are right, which is pass@1; its standard
-    error is over problems. pass@k is estimated for the powers of two up to `num_samples`, and for that.
+    Accuracy is the mean over problems of the share of right samples, which is pass@1; its standard error is over
+    problems. pass@k is estimated for the powers of two up to `num_samples` and for `num_samples` itself.
 
     Args:
         on_finished: called with the number of completions (problems times samples) finished so far.
@@ -103,47 +102,34 @@ def evaluate_generative(
         max_rows=max_rows,
         on_finished=on_finished,
     )
-    records: list[ExampleRecord] = []
-    passed: list[int] = []
-    for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
-        outputs = completions[number * num_samples : (number + 1) * num_samples]
-        graded = [_grade(task, tokenizer, example, number, prompt, sample, ids) for sample, ids in enumerate(outputs)]
-        records.extend(graded)
-        passed.append(sum(record.correct for record in graded))
-    estimates = tuple((k, _mean_pass_at(num_samples, passed, k)) for k in _ks(num_samples))
-    values = [count / num_samples for count in passed]
-    return TaskResult(score(values, chance=TASKS[task.name].chance), tuple(records), estimates)
+    records = []
+    for number, completion in enumerate(completions):
+        index, sample = divmod(number, num_samples)
+        example, prompt, output = examples[index], prompts[index], tokenizer.decode(completion)
+        record = ExampleRecord(
+            index=index,
+            sample=sample,
+            task=task.name,
+            prompt=tokenizer.decode(prompt),
+            output=output,
+            expected=gold_text(example),
+            correct=task.grade(example, output),
+            is_truncated=_is_truncated(tokenizer, example, prompt),
+        )
+        records.append(record)
+    passed = [
+        sum(record.correct for record in records[start : start + num_samples])
+        for start in range(0, len(records), num_samples)
+    ]
+    score = score_problems([count / num_samples for count in passed], chance=TASKS[task.name].chance)
+    return TaskResult(score, tuple(records), _estimate_pass_at(num_samples, passed))
 
 
-def _grade(
-    task: Task,
-    tokenizer: Tokenizer,
-    example: Example,
-    number: int,
-    prompt: Sequence[int],
-    sample: int,
-    completion: Sequence[int],
-) -> ExampleRecord:
-    output = tokenizer.decode(completion)
-    return ExampleRecord(
-        index=number,
-        sample=sample,
-        task=task.name,
-        prompt=tokenizer.decode(prompt),
-        output=output,
-        expected=gold_text(example),
-        correct=task.grade(example, output),
-        is_truncated=_is_truncated(tokenizer, example, prompt),
-    )
-
-
-def _ks(num_samples: int) -> list[int]:
-    powers = {2**i for i in range(num_samples.bit_length())}
-    return sorted(powers | {num_samples}) if num_samples > 1 else []
-
-
-def _mean_pass_at(num_samples: int, passed: Sequence[int], k: int) -> float:
-    return sum(pass_at_k(num_samples, count, k) for count in passed) / len(passed)
+def _estimate_pass_at(num_samples: int, passed: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    if num_samples == 1:
+        return ()
+    ks = {2**i for i in range(num_samples.bit_length())} | {num_samples}
+    return tuple((k, sum(pass_at_k(num_samples, count, k) for count in passed) / len(passed)) for k in sorted(ks))
 
 
 def _prompt(tokenizer: Tokenizer, example: Example, max_tokens: int) -> list[int]:
@@ -151,8 +137,7 @@ def _prompt(tokenizer: Tokenizer, example: Example, max_tokens: int) -> list[int
 
 
 def _is_truncated(tokenizer: Tokenizer, example: Example, prompt: Sequence[int]) -> bool:
-    whole = render_for_completion(tokenizer, Conversation(example.conversation.messages))
-    return len(whole) > len(prompt)
+    return len(render_for_completion(tokenizer, Conversation(example.conversation.messages))) > len(prompt)
 
 
 def _letter_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
@@ -161,14 +146,16 @@ def _letter_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
     encoded = [tokenizer.encode(letter) for letter in example.letters]
     for letter, ids in zip(example.letters, encoded, strict=True):
         if len(ids) != 1:
-            raise StageError(f"the answer {letter!r} is {len(ids)} tokens of this tokenizer; it must be one to compare")
+            raise StageError(
+                f"the answer {letter!r} is {len(ids)} tokens with this tokenizer; answers are compared as single tokens"
+            )
     return [ids[0] for ids in encoded]
 
 
 def _next_logprobs(
     model: CausalModel, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], max_tokens: int
 ) -> Iterator[tuple[int, Doubles]]:
-    """Yield for each prompt, in an order of its own, its number and its candidates' log-probabilities as next token."""
+    """Yield the number of each prompt, longest first, with its candidates' log-probabilities as the next token."""
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]), reverse=True)
     while order:
         longest = len(prompts[order[0]])

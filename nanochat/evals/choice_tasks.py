@@ -1,4 +1,4 @@
-"""Multiple choice by log-probability: the option that the model finds likeliest, per token."""
+"""Evaluates multiple choice by log-probability: the model chooses the option that it finds most likely per token."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from nanochat.evals.continuations import (
     most_likely,
     score_continuations,
 )
-from nanochat.evals.metrics import score
-from nanochat.evals.results import ExampleRecord, TaskResult
+from nanochat.evals.results import ExampleRecord, TaskResult, summarize
 from nanochat.inference.causal_model import CausalModel
 from nanochat.tasks.base_multiple_choice import ChoiceItem
 from nanochat.tasks.table import TASKS, ChoiceTask
@@ -32,7 +31,7 @@ def evaluate_choices(
     """Return accuracy and records of `items`.
 
     The model's choice is the option with the largest mean log-probability per token, as in CORE; the first one wins a
-    tie. A row longer than the model's context loses tokens on the left.
+    tie. A row longer than the model's context loses its first tokens.
 
     Args:
         on_scored: called with the number of items scored so far.
@@ -41,28 +40,24 @@ def evaluate_choices(
     groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]
     scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
     records = tuple(
-        _record(number, task, item, group, found)
-        for number, (item, group, found) in enumerate(zip(items, groups, scores, strict=True))
+        _record(number, task, *parts) for number, parts in enumerate(zip(items, groups, scores, strict=True))
     )
-    return TaskResult(score([float(record.correct) for record in records], chance=TASKS[task].chance), records)
+    return summarize(records, chance=TASKS[task].chance)
 
 
 def option_continuations(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | None) -> list[Continuation]:
-    """Return one row for each option: BOS, context and option tokenized as one text, scored where the option begins.
+    """Return one row for each option: BOS, then context and option tokenized as one text, scored from the option on.
 
-    The option begins after the tokens that context alone and context with option have in common: where a token
-    reaches over the edge, it is scored whole.
+    The option begins after the tokens that the context alone and the context with the option have in common. A token
+    that spans the boundary belongs to the option.
     """
     context = [tokenizer.bos_id, *tokenizer.encode(item.context)]
     rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]
-    starts = [common_prefix_length(context, row) for row in rows]
-    return [
-        make_continuation(row, start, len(row), max_tokens=max_tokens) for row, start in zip(rows, starts, strict=True)
-    ]
+    return [make_continuation(row, common_prefix_length(context, row), max_tokens=max_tokens) for row in rows]
 
 
 def _record(
-    number: int, task: str, item: ChoiceItem, spans: Sequence[Continuation], scores: Sequence[ContinuationScore]
+    number: int, task: str, item: ChoiceItem, rows: Sequence[Continuation], scores: Sequence[ContinuationScore]
 ) -> ExampleRecord:
     chosen = most_likely(scores)
     return ExampleRecord(
@@ -73,6 +68,6 @@ def _record(
         expected=item.options[item.gold],
         correct=chosen == item.gold,
         options=item.options,
-        logprobs=tuple(found.logprob for found in scores),
-        is_truncated=any(span.is_truncated for span in spans),
+        logprobs=tuple(score.logprob for score in scores),
+        is_truncated=any(row.is_truncated for row in rows),
     )

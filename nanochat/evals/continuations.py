@@ -1,8 +1,8 @@
-"""Log-probability of parts of token rows, many rows at once.
+"""Scores continuations: the log-probability that a model gives to the last part of a row of tokens.
 
-Rows come in groups that may begin alike (the options of one question). What a group's rows share is computed once, and
-the rows go on from there; many groups go through the model together, without padding
-(`nanochat.model.ragged.rows`). Logits are computed at scored positions only.
+Rows come in groups that may begin alike, such as the options of one question. The model computes what the rows of a
+group share once, and many groups go through it together without padding (`nanochat.model.ragged.rows`). Logits are
+computed at scored positions only.
 
 Shape letters: C width, N scored positions.
 """
@@ -26,49 +26,53 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 2048, 8192
-"""A CPU's caches like small batches, a GPU is then idle between its kernels."""
-_SHORTEST_SHARE = 8
-"""Shorter common beginnings are not worth a row of their own."""
+"""Small batches fit a CPU's caches; a GPU needs large ones to stay busy."""
+_MIN_SHARED_TOKENS = 8
+"""A shorter common prefix is not worth a row of its own."""
 _LOGIT_ROWS = 1024
+"""Positions whose logits exist at a time on a GPU."""
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """A row of tokens, BOS first, of which [start, end) is scored; token j is predicted from token j - 1."""
+    """A row of tokens that begins with BOS. The tokens from `start` on are scored, each given all before it."""
 
     tokens: tuple[int, ...]
     start: int
-    end: int
     is_truncated: bool = False
 
     def __post_init__(self) -> None:
-        assert 1 <= self.start <= self.end <= len(self.tokens), f"span {self.start}:{self.end} of {len(self.tokens)}"
+        assert 1 <= self.start <= len(self.tokens), f"a continuation from {self.start} of {len(self.tokens)} tokens"
+
+    @property
+    def length(self) -> int:
+        """Number of scored tokens."""
+        return len(self.tokens) - self.start
 
 
 @dataclass(frozen=True)
 class ContinuationScore:
-    """What the model says about a span."""
+    """How likely a model finds a continuation."""
 
     logprob: float
-    """Sum over the span, nats, at most 0."""
+    """Sum over its tokens in nats, at most 0."""
     tokens: int
     is_greedy: bool
-    """Every token of the span is the likeliest one."""
+    """Whether every token is the model's most likely one."""
 
     @property
     def mean_nats(self) -> float:
-        """Mean negative log-likelihood of a token; 0 for an empty span."""
+        """Mean negative log-likelihood of a token; 0 for an empty continuation."""
         return -self.logprob / self.tokens if self.tokens else 0.0
 
 
-def make_continuation(tokens: Sequence[int], start: int, end: int, *, max_tokens: int | None) -> Continuation:
-    """Return the span; a row longer than `max_tokens` loses tokens on the left, and start and end move along.
+def make_continuation(tokens: Sequence[int], start: int, *, max_tokens: int | None) -> Continuation:
+    """Return the continuation from `start` on; a row longer than `max_tokens` loses its first tokens.
 
-    Scored tokens that are lost that way, and the first that is left (nothing predicts it), are not scored.
+    Scored tokens that are lost this way, and the first token that is left (nothing predicts it), are not scored.
     """
     lost = max(0, len(tokens) - max_tokens) if max_tokens is not None else 0
-    first = max(start - lost, 1)
-    return Continuation(tuple(tokens[lost:]), first, max(end - lost, first), is_truncated=lost > 0)
+    return Continuation(tuple(tokens[lost:]), max(start - lost, 1), is_truncated=lost > 0)
 
 
 def score_continuations(
@@ -78,56 +82,56 @@ def score_continuations(
     max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> list[list[ContinuationScore]]:
-    """Return the score of every span, grouped as given.
+    """Return the score of every continuation, in the groups of the input.
 
     Args:
-        max_tokens_per_batch: tokens per forward at most; a single group may exceed it. None chooses for the device.
+        max_tokens_per_batch: upper limit of the tokens in one forward pass, which a single group may exceed. None picks
+            a limit for the device.
         on_scored: called with the number of groups scored so far.
     """
     scores: dict[int, list[ContinuationScore]] = {}
-    shares = [shared_prefix_length(group) for group in groups]
-    for numbers in _batches(groups, shares, max_tokens_per_batch or tokens_per_batch()):
-        found = iter(_score_batch(model, [(groups[number], shares[number]) for number in numbers]))
+    shared = [shared_prefix_length(group) for group in groups]
+    for numbers in _batches(groups, shared, max_tokens_per_batch or tokens_per_batch()):
+        batch_scores = iter(_score_batch(model, [(groups[number], shared[number]) for number in numbers]))
         for number in numbers:
-            scores[number] = list(itertools.islice(found, len(groups[number])))
+            scores[number] = list(itertools.islice(batch_scores, len(groups[number])))
         if on_scored is not None:
             on_scored(len(scores))
     return [scores[number] for number in range(len(groups))]
 
 
 def tokens_per_batch() -> int:
-    """Return how many tokens a forward should have."""
+    """Return how many tokens one forward pass should have on this device."""
     return CPU_TOKENS_PER_BATCH if runs_on_cpu() else GPU_TOKENS_PER_BATCH
 
 
 def shared_prefix_length(group: Sequence[Continuation]) -> int:
-    """Return how many first tokens all rows have in common and none needs logits at, 0 where it does not pay."""
+    """Return how many first tokens are common to all rows and need no logits; 0 if sharing them does not pay."""
     if len(group) < 2:
         return 0
-    limit = min(span.start for span in group) - 1
-    low, high = min(span.tokens for span in group), max(span.tokens for span in group)
-    alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
-    shared = min(limit, alike)
-    return shared if shared >= _SHORTEST_SHARE else 0
+    rows = [row.tokens for row in group]
+    # All rows between the smallest and the largest begin with what those two have in common.
+    common = min(common_prefix_length(min(rows), max(rows)), min(row.start for row in group) - 1)
+    return common if common >= _MIN_SHARED_TOKENS else 0
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many first elements are the same."""
+    """Return how many first elements are equal."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def most_likely(scores: Sequence[ContinuationScore]) -> int:
-    """Return the index of the smallest mean loss, the first of equal ones; an empty span loses to any other."""
+    """Return the index of the smallest mean loss, the first one of a tie; an empty continuation loses to any other."""
     return min(range(len(scores)), key=lambda i: (scores[i].tokens == 0, scores[i].mean_nats))
 
 
-def _batches(groups: Sequence[Sequence[Continuation]], shares: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Yield the numbers of groups that go together: alike in shape, `max_tokens` tokens at most or one group."""
+def _batches(groups: Sequence[Sequence[Continuation]], shared: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Yield the numbers of the groups of each batch: groups of similar size, `max_tokens` tokens or a single group."""
     batch: list[int] = []
     tokens = 0
-    for number in sorted(range(len(groups)), key=lambda n: (shares[n] > 0, sum(len(s.tokens) for s in groups[n]))):
-        more = shares[number] + sum(len(span.tokens) - shares[number] for span in groups[number])
+    for number in sorted(range(len(groups)), key=lambda n: (shared[n] > 0, sum(len(row.tokens) for row in groups[n]))):
+        more = shared[number] + sum(len(row.tokens) - shared[number] for row in groups[number])
         if batch and tokens + more > max_tokens:
             yield batch
             batch, tokens = [], 0
@@ -139,43 +143,45 @@ def _batches(groups: Sequence[Sequence[Continuation]], shares: Sequence[int], ma
 
 def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Continuation], int]]) -> list[ContinuationScore]:
     rows: list[Row] = []
-    spans: list[Continuation] = []
-    read_from: list[tuple[int, int]] = []  # of each span: the row that reads its end, the token that the row begins at
+    continuations: list[Continuation] = []
+    sources: list[tuple[int, int]] = []  # of each continuation: the row that has its end, and that row's first token
     for group, shared in batch:
         parent = len(rows) if shared else None
         if shared:
             rows.append(Row(group[0].tokens[:shared]))
-        for span in group:
-            spans.append(span)
-            read_from.append((len(rows), shared))
-            if span.end > span.start:  # else nothing is asked
-                rows.append(Row(span.tokens[shared : span.end - 1], parent))
+        for continuation in group:
+            continuations.append(continuation)
+            sources.append((len(rows), shared))
+            if continuation.length:
+                rows.append(Row(continuation.tokens[shared:-1], parent))  # nothing follows the last token
     if not rows:
-        return [ContinuationScore(0.0, 0, is_greedy=True) for _ in spans]
+        return [ContinuationScore(0.0, 0, is_greedy=True) for _ in continuations]
     layout = lay_out(rows)
     positions: list[int] = []
-    for span, (row, begin) in zip(spans, read_from, strict=True):
-        if span.end > span.start:
-            before = layout.extents[row].own.start - begin - 1
-            positions.extend(range(before + span.start, before + span.end))
-    targets = [token for span in spans for token in span.tokens[span.start : span.end]]
-    logprobs, greedy = _judge(model, model.hidden_ragged(layout), positions, targets)
+    for continuation, (row, first) in zip(continuations, sources, strict=True):
+        if continuation.length:
+            begin = layout.extents[row].own.start - first + continuation.start - 1
+            positions.extend(range(begin, begin + continuation.length))
+    targets = [token for continuation in continuations for token in continuation.tokens[continuation.start :]]
+    logprobs, greedy = _score_targets(model, model.hidden_ragged(layout), positions, targets)
     scores, done = [], 0
-    for span in spans:
-        part = slice(done, done + span.end - span.start)
+    for continuation in continuations:
+        part = slice(done, done + continuation.length)
         done = part.stop
-        scores.append(ContinuationScore(float(logprobs[part].sum()), span.end - span.start, bool(greedy[part].all())))
+        scores.append(ContinuationScore(float(logprobs[part].sum()), continuation.length, bool(greedy[part].all())))
     return scores
 
 
-def _judge(model: CausalModel, hidden: mx.array, positions: list[int], targets: list[int]) -> tuple[Doubles, Bools]:
-    """Return each target's log-probability and whether it is the likeliest token, (N,), from hidden (rows, C)."""
+def _score_targets(
+    model: CausalModel, hidden: mx.array, positions: list[int], targets: list[int]
+) -> tuple[Doubles, Bools]:
+    """Return each target's log-probability and whether it is the most likely token, (N,), from hidden (rows, C)."""
     logprobs, greedy = [np.zeros(0)], [np.zeros(0, dtype=bool)]
     size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else _LOGIT_ROWS
     for start in range(0, len(positions), size):
         rows = hidden[mx.array(positions[start : start + size])]
-        found, is_likeliest = model.judge(rows, mx.array(targets[start : start + size]))
-        mx.eval(found, is_likeliest)
-        logprobs.append(np.array(found, dtype=np.float64))
-        greedy.append(np.array(is_likeliest))
+        block_logprobs, block_greedy = model.judge(rows, mx.array(targets[start : start + size]))
+        mx.eval(block_logprobs, block_greedy)
+        logprobs.append(np.array(block_logprobs, dtype=np.float64))
+        greedy.append(np.array(block_greedy))
     return np.concatenate(logprobs), np.concatenate(greedy)

@@ -1,7 +1,7 @@
-"""CORE: the three task types of the DCLM bundle, scored on tokens (Li et al. 2024, "DataComp-LM").
+"""Evaluates the tasks of CORE, in the three forms of the DCLM bundle (Li et al. 2024, "DataComp-LM").
 
-`multiple_choice` compares what follows the prompts' common beginning, `schema` their common end, `language_modeling`
-asks that every token of the continuation be the likeliest. Not here: how prompts are written
+`multiple_choice` compares what follows the prompts' common beginning, and `schema` compares their common end.
+`language_modeling` asks that every token of the continuation be the most likely one. Not here: how prompts are written
 (`nanochat.tasks.core.prompts`).
 """
 
@@ -18,8 +18,7 @@ from nanochat.evals.continuations import (
     most_likely,
     score_continuations,
 )
-from nanochat.evals.metrics import score
-from nanochat.evals.results import ExampleRecord, TaskResult
+from nanochat.evals.results import ExampleRecord, TaskResult, summarize
 from nanochat.inference.causal_model import CausalModel
 from nanochat.tasks.core.bundle import CorePrompts
 from nanochat.tasks.core.prompts import CoreKind
@@ -27,21 +26,21 @@ from nanochat.tokenizer.bpe import Tokenizer
 
 
 def find_continuations(kind: CoreKind, rows: Sequence[Sequence[int]], *, max_tokens: int | None) -> list[Continuation]:
-    """Return the rows to score, with the span of each, from the tokens (BOS first) of a problem's prompts.
+    """Return the continuations to score, given the tokens (BOS first) of a problem's prompts.
 
-    Rows longer than `max_tokens` lose tokens on the left. For `language_modeling` the one row is the full prompt,
-    scored from where it departs from the prompt without continuation.
+    Rows longer than `max_tokens` lose their first tokens. `language_modeling` scores one row, the full prompt, from
+    where it departs from the prompt without continuation.
     """
     match kind:
         case "multiple_choice":
             start = min(common_prefix_length(rows[0], row) for row in rows)
-            return [make_continuation(row, start, len(row), max_tokens=max_tokens) for row in rows]
+            return [make_continuation(row, start, max_tokens=max_tokens) for row in rows]
         case "schema":
             length = min(common_prefix_length(rows[0][::-1], row[::-1]) for row in rows)
-            return [make_continuation(row, len(row) - length, len(row), max_tokens=max_tokens) for row in rows]
+            return [make_continuation(row, len(row) - length, max_tokens=max_tokens) for row in rows]
         case "language_modeling":
             context, full = rows
-            return [make_continuation(full, common_prefix_length(context, full), len(full), max_tokens=max_tokens)]
+            return [make_continuation(full, common_prefix_length(context, full), max_tokens=max_tokens)]
         case _:
             assert_never(kind)
 
@@ -73,12 +72,12 @@ def evaluate_core_task(
     for problem in problems:
         rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
         groups.append(find_continuations(problem.kind, rows, max_tokens=model.config.sequence_len))
-    found = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
+    scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
     records = tuple(
-        _record(number, task, tokenizer, problem, spans, scores)
-        for number, (problem, spans, scores) in enumerate(zip(problems, groups, found, strict=True))
+        _record(number, task, tokenizer, *parts)
+        for number, parts in enumerate(zip(problems, groups, scores, strict=True))
     )
-    return TaskResult(score([float(record.correct) for record in records], chance=chance), records)
+    return summarize(records, chance=chance)
 
 
 def _record(
@@ -86,22 +85,24 @@ def _record(
     task: str,
     tokenizer: Tokenizer,
     problem: CorePrompts,
-    spans: Sequence[Continuation],
+    rows: Sequence[Continuation],
     scores: Sequence[ContinuationScore],
 ) -> ExampleRecord:
     chosen = choose_option(problem.kind, scores)
-    scored = tuple(tokenizer.decode(span.tokens[span.start : span.end]) for span in spans)
-    gold = spans[0 if problem.kind == "language_modeling" else problem.gold]
-    if problem.kind == "schema":  # the scored ends are alike: what differs is in front
-        scored = tuple(problem.prompts)
+    has_options = problem.kind != "language_modeling"
+    gold = problem.gold if has_options else 0
+    if problem.kind == "schema":  # the scored parts are equal; the options differ in what precedes them
+        texts = problem.prompts
+    else:
+        texts = tuple(tokenizer.decode(row.tokens[row.start :]) for row in rows)
     return ExampleRecord(
         index=number,
         task=task,
-        prompt=tokenizer.decode(gold.tokens[: gold.start]),
-        output="" if chosen is None else scored[chosen],
-        expected=scored[0 if problem.kind == "language_modeling" else problem.gold],
-        correct=chosen is not None and (problem.kind == "language_modeling" or chosen == problem.gold),
-        options=scored if problem.kind != "language_modeling" else (),
-        logprobs=tuple(found.logprob for found in scores),
-        is_truncated=any(span.is_truncated for span in spans),
+        prompt=tokenizer.decode(rows[gold].tokens[: rows[gold].start]),
+        output="" if chosen is None else texts[chosen],
+        expected=texts[gold],
+        correct=chosen == gold,
+        options=texts if has_options else (),
+        logprobs=tuple(score.logprob for score in scores),
+        is_truncated=any(row.is_truncated for row in rows),
     )

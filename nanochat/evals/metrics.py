@@ -1,4 +1,4 @@
-"""Scores from verdicts: means with standard errors, centring on chance, pass@k, the composite scores; pure."""
+"""Computes scores from graded problems: means with standard errors, centring on chance, pass@k, composite scores."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class Score:
 
     accuracy: float
     stderr: float
-    """Standard error of the mean: sqrt(p (1 - p) / n) where every problem is right or wrong."""
+    """Standard error of the mean: sqrt(p (1 - p) / n) if every problem is right or wrong."""
     n: int
     chance: float
 
     @property
     def centred(self) -> float:
-        """0 at chance, 1 when all is right."""
+        """0 for guessing, 1 if every problem is right."""
         return centre(self.accuracy, self.chance)
 
 
-def score(values: Sequence[float], *, chance: float = 0.0) -> Score:
+def score_problems(values: Sequence[float], *, chance: float) -> Score:
     """Return mean and standard error (population variance over n) of the problems' values, each in [0, 1]."""
     assert values, "a score needs at least one problem"
     mean = math.fsum(values) / len(values)

@@ -1,10 +1,10 @@
-"""What is kept of every example, so that one can read what the model did."""
+"""The result of one task: its score, and a record of every example, so that readers can see what the model did."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanochat.evals.metrics import Score
+from nanochat.evals.metrics import Score, score_problems
 
 
 @dataclass(frozen=True)
@@ -15,25 +15,30 @@ class ExampleRecord:
     """Number of the example in its suite."""
     task: str
     prompt: str
-    """What the model saw, special tokens written out; its end, where the context cut off the beginning."""
+    """What the model read, special tokens written out; only its end if the context was too short."""
     output: str
-    """What it chose or wrote."""
+    """What the model chose or wrote."""
     expected: str
     correct: bool
     options: tuple[str, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """Nats of each option: the sum over its tokens."""
+    """Log-probability of each option in nats, summed over its tokens."""
     sample: int = 0
-    """Which of several completions of the same example."""
+    """Number of the completion, if the model completed the same example several times."""
     is_truncated: bool = False
-    """The prompt lost tokens on the left."""
+    """Whether the prompt lost its first tokens."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A suite's score and the records behind it."""
+    """The score of a suite, and the records that it summarizes."""
 
     score: Score
     records: tuple[ExampleRecord, ...]
     pass_at: tuple[tuple[int, float], ...] = ()
     """(k, pass@k) for the k that were estimated."""
+
+
+def summarize(records: tuple[ExampleRecord, ...], *, chance: float) -> TaskResult:
+    """Return the result of a task with one record for each problem."""
+    return TaskResult(score_problems([float(record.correct) for record in records], chance=chance), records)

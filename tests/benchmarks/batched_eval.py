@@ -80,17 +80,17 @@ def main() -> None:
     questions = (
         hellaswag_questions(options.text, options.questions) if options.text else random_questions(options.questions)
     )
-    groups = [[make_continuation(row, start, len(row), max_tokens=256) for row, start in rows] for rows in questions]
-    tokens = sum(len(span.tokens) for group in groups for span in group)
+    groups = [[make_continuation(row, start, max_tokens=256) for row, start in rows] for rows in questions]
+    tokens = sum(len(option.tokens) for group in groups for option in group)
     print(f"{len(groups)} questions, {tokens / len(groups) / 4:.0f} tokens per option")
 
     def score_one_at_a_time() -> list[list[float]]:
         scores = []
         for group in groups:
             sums = []
-            for span in group:
-                logits = model(mx.array([span.tokens[:-1]]))[0, span.start - 1 :]
-                targets = mx.array(span.tokens[span.start :])[:, None]
+            for option in group:
+                logits = model(mx.array([option.tokens[:-1]]))[0, option.start - 1 :]
+                targets = mx.array(option.tokens[option.start :])[:, None]
                 chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
                 sums.append(float(np.array(chosen, dtype=np.float64).sum()))
             scores.append(sums)
@@ -99,7 +99,7 @@ def main() -> None:
     def score_batched() -> list[list[float]]:
         return [[score.logprob for score in scores] for scores in score_continuations(model, groups)]
 
-    lengths = np.array([[span.end - span.start for span in group] for group in groups])
+    lengths = np.array([[option.length for option in group] for group in groups])
 
     def timed(work: Callable[[], list[list[float]]]) -> tuple[float, np.ndarray]:
         start = time.process_time()

@@ -68,7 +68,7 @@ def draw_questions(count: int, shape: tuple[tuple[int, int], tuple[int, int]]) -
     for _ in range(count):
         context = [1, *tokens(*shape[0])]
         rows = [context + tokens(*shape[1]) for _ in range(OPTIONS)]
-        questions.append([make_continuation(row, len(context), len(row), max_tokens=None) for row in rows])
+        questions.append([make_continuation(row, len(context), max_tokens=None) for row in rows])
     return questions
 
 
@@ -80,24 +80,24 @@ def question_at_a_time(model: GPT, questions: Questions) -> list[float]:
     """Score the padded options of a question in one pass, with logits at scored positions only."""
     scores = []
     for question in questions:
-        idx = np.ones((OPTIONS, max(len(span.tokens) for span in question) - 1), dtype=np.int32)
-        for row, span in zip(idx, question, strict=True):
-            row[: len(span.tokens) - 1] = span.tokens[:-1]
+        idx = np.ones((OPTIONS, max(len(option.tokens) for option in question) - 1), dtype=np.int32)
+        for row, option in zip(idx, question, strict=True):
+            row[: len(option.tokens) - 1] = option.tokens[:-1]
         hidden = model.hidden(mx.array(idx))
-        places = [(row, j - 1) for row, span in enumerate(question) for j in range(span.start, span.end)]
+        places = [(row, j - 1) for row, option in enumerate(question) for j in range(option.start, len(option.tokens))]
         rows, columns = mx.array(places).T
-        targets = mx.array([token for span in question for token in span.tokens[span.start :]])
+        targets = mx.array([token for option in question for token in option.tokens[option.start :]])
         logprobs = np.array(model.judge(hidden[rows, columns], targets)[0], dtype=np.float64)
-        ends = np.cumsum([span.end - span.start for span in question])[:-1]
+        ends = np.cumsum([option.length for option in question])[:-1]
         scores += [float(part.sum()) for part in np.split(logprobs, ends)]
     return scores
 
 
 def option_at_a_time(model: GPT, questions: Questions) -> list[float]:
     scores = []
-    for span in (span for question in questions for span in question):
-        logits = model(mx.array([span.tokens[:-1]]))[0, span.start - 1 :]
-        targets = mx.array(span.tokens[span.start :])[:, None]
+    for option in (option for question in questions for option in question):
+        logits = model(mx.array([option.tokens[:-1]]))[0, option.start - 1 :]
+        targets = mx.array(option.tokens[option.start :])[:, None]
         chosen = mx.take_along_axis(logits, targets, axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
         scores.append(float(chosen.sum()))
     return scores

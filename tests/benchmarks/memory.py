@@ -174,7 +174,7 @@ def choose(case: Case, model) -> None:
         ends = np.clip(draw.geometric(0.12, 4), 1, 50).tolist()
         shared = draw.integers(0, vocab_size, asked).tolist()
         rows = [(*shared, *draw.integers(0, vocab_size, end).tolist()) for end in ends]
-        groups.append([Continuation(row, asked, len(row)) for row in rows])
+        groups.append([Continuation(row, asked) for row in rows])
         tokens += asked + sum(ends)
     score_continuations(model, groups)
 

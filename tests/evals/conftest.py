@@ -1,4 +1,4 @@
-"""Stand-ins that tests of evaluations share."""
+"""Models, a tokenizer and a reference that the tests of evaluations share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from nanochat.tokenizer import bpe
 
 @pytest.fixture(scope="session")
 def tokenizer() -> bpe.Tokenizer:
-    """Special tokens, the 256 bytes, and a few pieces; a digit or an ASCII letter by itself is one token."""
+    """A tokenizer in which a digit or an ASCII letter by itself is one token."""
     return bpe.train(["the cat sat on the mat ABCD 0123456789"], vocab_size=320, max_chars=999, max_document_chars=999)
 
 
 class TableModel:
-    """Logits depend on the last token alone: `rows(tokens (N,)) -> (N, V)`. A hidden state is the token's number."""
+    """A model whose logits depend on the last token alone: `rows(tokens (N,)) -> (N, V)`.
+
+    A hidden state is the number of a token.
+    """
 
     def __init__(self, rows: Callable[[np.ndarray], np.ndarray], *, vocab_size: int, sequence_len: int = 512) -> None:
         self.rows = rows
@@ -50,9 +53,43 @@ def table_model():
     return TableModel
 
 
+class Oracle:
+    """A model that knows the next token after each prompt: `answers[prompt]`. A hidden state is that token's number."""
+
+    def __init__(self, answers: dict[tuple[int, ...], int], vocab_size: int) -> None:
+        self.answers, self.vocab_size = answers, vocab_size
+        self.config = GPTConfig(sequence_len=1024, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8)
+
+    def hidden(self, idx: mx.array, cache=None) -> mx.array:
+        rows = [[self.answers.get(tuple(row[: i + 1]), 0) for i in range(len(row))] for row in idx.tolist()]
+        return mx.array(rows, dtype=mx.float32)[..., None]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        return (mx.arange(self.vocab_size) == hidden).astype(mx.float32)
+
+
+@pytest.fixture
+def oracle() -> type[Oracle]:
+    return Oracle
+
+
+@pytest.fixture
+def reference_score() -> Callable[..., tuple[float, bool]]:
+    """A function that scores a continuation in float64 from the full logits of its row."""
+
+    def score(model, continuation) -> tuple[float, bool]:
+        tokens, scored = continuation.tokens, range(continuation.start, len(continuation.tokens))
+        logits = np.array(model(mx.array([list(tokens)]))[0], dtype=np.float64)
+        logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        is_greedy = all(int(logits[j - 1].argmax()) == tokens[j] for j in scored)
+        return sum(logprobs[j - 1, tokens[j]] for j in scored), is_greedy
+
+    return score
+
+
 @pytest.fixture(scope="session", params=["seed", "current"])
 def random_model(request) -> GPT:
-    """Both architectures, windows shorter than the context, grouped heads, and every weight random."""
+    """A model of each architecture with windows shorter than the context, grouped heads, and every weight random."""
     shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
     length = 96 if request.param == "seed" else 256
     model = GPT(GPTConfig.for_architecture(request.param, sequence_len=length, vocab_size=320, **shape))

@@ -1,4 +1,4 @@
-"""Bits per byte is a ratio of sums over the same targets."""
+"""Bits per byte is the ratio of two sums over the same targets."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Rows:
 
 
 @pytest.mark.parametrize("used", RESULTS)
-def test_golden(used):
-    """The inputs carry the number of the batch, by which the stand-in for a model finds its logits."""
+def test_bpb_equals_the_golden_results(used):
+    """The inputs hold the number of the batch, by which the fake model finds its logits."""
     golden = load_file(GOLDEN / "bits_per_byte.safetensors")
     numbers = [int(number) for number in used.split(",")]
     batches = [Rows(np.full((2, 9), n, dtype=np.int32), golden["targets"][n]) for n in numbers]
@@ -43,8 +43,8 @@ def test_golden(used):
     assert result.bytes == RESULTS[used]["total_bytes"]
 
 
-def test_specials_and_ignored_targets_are_in_neither_sum():
-    """Token 1 has no bytes, token 2 has three, token 3 one; each counted target costs 1.5 nats, the others 100."""
+def test_bpb_counts_neither_special_tokens_nor_ignored_targets():
+    """Token 1 has no bytes, token 2 has three and token 3 has one. Counted targets cost 1.5 nats, the others 100."""
     targets = np.array([[2, 1, -1, 3, 2]], dtype=np.int32)
     costs = mx.array([[1.5, 100.0, 100.0, 1.5, 1.5]])
     batch = Rows(np.zeros_like(targets), targets)
@@ -53,8 +53,8 @@ def test_specials_and_ignored_targets_are_in_neither_sum():
     assert result.bpb == pytest.approx(9.0 / (math.log(2) * 14), rel=1e-12)
 
 
-def test_a_uniform_model_costs_log2_of_the_vocabulary_a_token():
-    """All weights 0: every logit 0. 64 tokens of 2 bytes each: 6 bits for 2 bytes."""
+def test_bpb_of_a_uniform_model_is_log2_of_the_vocabulary_per_token():
+    """With all weights 0, every logit is 0. Each of 64 tokens costs 6 bits and has 2 bytes."""
     model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=1, n_head=1, n_kv_head=1, n_embd=32))
     model.set_parameters({name: mx.zeros_like(value) for name, value in model.named_parameters().items()})
     rows = np.random.default_rng(0).integers(0, 64, size=(3, 17)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Chat tasks are scored the same in any batching; an oracle scores 1, its opposite 0, a coin chance."""
+"""Chat tasks are graded by letters or by generated text, whatever the batch size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.tokenizer.chat_format import render_for_completion
 
 @dataclass(frozen=True)
 class Quiz:
-    """Questions `0?`, `1?`, ... with letters, whose answers go round."""
+    """A task with the questions `0?`, `1?`, ..., whose right letters vary."""
 
     kind: str
     size: int
@@ -38,26 +38,6 @@ class Quiz:
         return completion.strip() == example.conversation.messages[-1].text()
 
 
-class Oracle:
-    """A model that knows what to say after each prompt: `answers[prompt]` is the next token's number."""
-
-    def __init__(self, tokenizer, answers: dict[tuple[int, ...], int]) -> None:
-        from nanochat.model.config import GPTConfig
-
-        self.answers = answers
-        self.vocab_size = tokenizer.vocab_size
-        self.config = GPTConfig(
-            sequence_len=512, vocab_size=self.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
-        )
-
-    def hidden(self, idx: mx.array, cache=None) -> mx.array:
-        rows = [[self.answers.get(tuple(row[: i + 1]), 0) for i in range(len(row))] for row in idx.tolist()]
-        return mx.array(rows, dtype=mx.float32)[..., None]
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        return (mx.arange(self.vocab_size) == hidden).astype(mx.float32)
-
-
 def answers_for(task: Quiz, tokenizer, shift: int) -> dict[tuple[int, ...], int]:
     answers = {}
     for i in range(len(task)):
@@ -68,10 +48,10 @@ def answers_for(task: Quiz, tokenizer, shift: int) -> dict[tuple[int, ...], int]
 
 
 @pytest.mark.parametrize(("shift", "accuracy", "centred"), [(0, 1.0, 1.0), (1, 0.0, -1 / 3)])
-def test_a_categorical_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accuracy, centred):
-    """Letters of the data, digits here; prompts of several lengths in one batch."""
+def test_categorical_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, tokenizer, shift, accuracy, centred):
+    """The letters are digits here, and prompts of several lengths share a batch."""
     task = Quiz("categorical", 20, letters=("1", "2", "3"), padding=3)
-    result = evaluate_categorical(Oracle(tokenizer, answers_for(task, tokenizer, shift)), tokenizer, task)
+    result = evaluate_categorical(oracle(answers_for(task, tokenizer, shift), tokenizer.vocab_size), tokenizer, task)
     assert (result.score.accuracy, result.score.n) == (accuracy, 20)
     assert result.score.centred == pytest.approx(centred)
     assert result.records[3].prompt.endswith("3?<|user_end|><|assistant_start|>")
@@ -79,23 +59,23 @@ def test_a_categorical_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accu
     assert result.records[3].expected == task.letters[21 % 3]
 
 
-def test_only_the_problems_letters_compete(tokenizer):
-    """The likeliest token of all is another: the best of the letters wins, and equal ones fall to the first."""
+def test_categorical_compares_only_the_letters_of_the_problem(oracle, tokenizer):
+    """Z is the most likely token but no letter of the problem. B and C tie, and the first one wins."""
 
-    class Fixed(Oracle):
+    class Fixed(oracle):
         def logits(self, hidden: mx.array) -> mx.array:
             values = np.zeros(self.vocab_size, dtype=np.float32)
             for token, value in (("Z", 9.0), ("A", 1.0), ("B", 2.0), ("C", 2.0)):
                 values[tokenizer.encode(token)[0]] = value
             return mx.array(np.broadcast_to(values, (*hidden.shape[:-1], self.vocab_size)))
 
-    result = evaluate_categorical(Fixed(tokenizer, {}), tokenizer, Quiz("categorical", 4))
+    result = evaluate_categorical(Fixed({}, tokenizer.vocab_size), tokenizer, Quiz("categorical", 4))
     assert {record.output for record in result.records} == {"B"}
     assert result.score.accuracy == 0.25
 
 
-def test_batched_letters_equal_one_by_one(random_model, tokenizer):
-    """Log-probabilities within 1e-4, from the whole row's logits in float64."""
+def test_categorical_in_batches_equals_single_prompts(random_model, tokenizer):
+    """Log-probabilities agree within 1e-4 with each row's full logits in float64."""
     task = Quiz("categorical", 30, letters=("D", "A", "C", "B"), padding=3)
     together = evaluate_categorical(random_model, tokenizer, task)
     alone = evaluate_categorical(random_model, tokenizer, task, max_tokens_per_batch=1)
@@ -109,13 +89,13 @@ def test_batched_letters_equal_one_by_one(random_model, tokenizer):
         assert record.output == task.letters[int(logits[ids].argmax())]
 
 
-def test_a_random_model_guesses(random_model, tokenizer):
-    """400 problems whose answers go round: within two standard errors of chance."""
+def test_categorical_of_a_random_model_is_guessing(random_model, tokenizer):
+    """On 400 problems the score is within two standard errors of chance."""
     score = evaluate_categorical(random_model, tokenizer, Quiz("categorical", 400)).score
     assert abs(score.accuracy - 0.25) <= 2 * score.stderr + 1e-9
 
 
-def test_prompts_beyond_the_context_lose_their_oldest_tokens_and_say_so(random_model, tokenizer):
+def test_prompts_longer_than_the_context_lose_their_first_tokens_and_are_marked(random_model, tokenizer):
     task = Quiz("categorical", 5, padding=400)
     result = evaluate_categorical(random_model, tokenizer, task)
     assert [record.is_truncated for record in result.records] == [False, True, True, True, True]
@@ -125,7 +105,7 @@ def test_prompts_beyond_the_context_lose_their_oldest_tokens_and_say_so(random_m
 
 
 @pytest.mark.parametrize("letters", [("A", "the Bee"), ()])
-def test_letters_that_cannot_be_compared_are_refused(random_model, tokenizer, letters):
+def test_categorical_refuses_letters_that_are_not_single_tokens(random_model, tokenizer, letters):
     class Odd(Quiz):
         def __getitem__(self, index: int) -> Example:
             return Example(single_turn("x?", "A"), letters=letters)
@@ -135,14 +115,14 @@ def test_letters_that_cannot_be_compared_are_refused(random_model, tokenizer, le
 
 
 @pytest.mark.parametrize(("shift", "accuracy"), [(0, 1.0), (1, 0.0)])
-def test_a_generative_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accuracy):
-    """The oracle writes one token and, after it, token 0 until the limit: the grade looks at the text."""
+def test_generative_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, tokenizer, shift, accuracy):
+    """The oracle writes one letter and then BOS, which ends the answer."""
     task = Quiz("generative", 12, padding=3, name="gsm8k")
     answers = answers_for(task, tokenizer, shift)
     ended = {(*prompt, token): tokenizer.bos_id for prompt, token in answers.items()}
 
-    class Writer(Oracle):
-        """Remembers what each row was fed, as a cache would."""
+    class Writer(oracle):
+        """An oracle that remembers the tokens of each row, as a cache would."""
 
         def hidden(self, idx: mx.array, cache=None) -> mx.array:
             if idx.shape[1] > 1:
@@ -155,7 +135,7 @@ def test_a_generative_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accur
             following = [self.answers.get(row, 0) for row in self.rows]
             return mx.broadcast_to(mx.array(following, dtype=mx.float32)[:, None, None], (*idx.shape, 1))
 
-    engine = Engine(Writer(tokenizer, answers | ended), tokenizer)
+    engine = Engine(Writer(answers | ended, tokenizer.vocab_size), tokenizer)
     result = evaluate_generative(engine, tokenizer, task, max_tokens=5)
     assert result.score.accuracy == accuracy
     assert result.score.centred == accuracy
@@ -163,7 +143,7 @@ def test_a_generative_oracle_scores_1_and_its_opposite_0(tokenizer, shift, accur
 
 
 class Recited:
-    """An engine that returns prepared texts, the same number for every problem."""
+    """An engine that returns prepared texts."""
 
     def __init__(self, tokenizer, *texts: str) -> None:
         self.tokenizer = tokenizer
@@ -175,8 +155,8 @@ class Recited:
         return [self.tokenizer.encode(next(self.texts)) for _ in prompts]
 
 
-def test_samples_of_a_problem_give_pass_at_k(tokenizer):
-    """Answers go A, D, C, B, A, ...: of four samples A A x x, problem 0 passes two and the others none, by hand."""
+def test_generative_estimates_pass_at_k_from_several_samples(tokenizer):
+    """The right answers are A, D, C. Of the samples A, A, x, y, two are right for problem 0 and none for the others."""
     engine = Recited(tokenizer, "A", " A\n", "x", "y")
     result = evaluate_generative(
         engine, tokenizer, Quiz("generative", 3), num_samples=4, temperature=0.7, top_k=9, seed=5
@@ -189,7 +169,7 @@ def test_samples_of_a_problem_give_pass_at_k(tokenizer):
     assert (engine.settings["temperature"], engine.settings["top_k"], engine.settings["seed"]) == (0.7, 9, 5)
 
 
-def test_generated_scores_do_not_depend_on_the_batch(random_model, tokenizer):
+def test_generative_results_do_not_depend_on_the_batch_size(random_model, tokenizer):
     task = Quiz("generative", 8, padding=2)
     engine = Engine(random_model, tokenizer)
     runs = [

@@ -1,11 +1,10 @@
-"""CORE's spans and verdicts are those of the original."""
+"""CORE scores the same tokens, and reaches the same results, as the original implementation."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -33,48 +32,50 @@ def toy_rows(tokens: np.ndarray) -> np.ndarray:
     return logits + 12 * (b == following[:, None])
 
 
+def ranges(rows) -> tuple[list[int], list[int]]:
+    """Where the scored tokens of each row start and end."""
+    return [row.start for row in rows], [len(row.tokens) for row in rows]
+
+
 @pytest.mark.parametrize(("a", "b", "logit"), GOLDEN["toy_samples"])
-def test_the_toy_model_is_the_golden_one(a, b, logit):
+def test_toy_model_equals_the_golden_one(a, b, logit):
     assert toy_rows(np.array([a]))[0, b] == pytest.approx(logit, abs=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_spans_with_byte_tokens(case):
+def test_core_scores_the_golden_tokens_with_a_byte_tokenizer(case):
     for example in case["examples"]:
-        spans = find_continuations(case["task_type"], byte_rows(example), max_tokens=case["max_seq_len"])
+        rows = find_continuations(case["task_type"], byte_rows(example), max_tokens=case["max_seq_len"])
         toy = example["toy"]
-        assert [span.start for span in spans] == toy["start"]
-        assert [span.end for span in spans] == toy["end"]
+        assert ranges(rows) == (toy["start"], toy["end"])
         lost = [
-            max(0, len(row) - len(span.tokens))
-            for row, span in zip(byte_rows(example)[-len(spans) :], spans, strict=True)
+            max(0, len(prompt) - len(row.tokens))
+            for prompt, row in zip(byte_rows(example)[-len(rows) :], rows, strict=True)
         ]
         assert lost == toy["cropped_on_the_left"]
         whole = find_continuations(case["task_type"], byte_rows(example), max_tokens=None)
-        assert [span.start for span in whole] == example["byte"]["start"]
-        assert [span.end for span in whole] == example["byte"]["end"]
-        assert [len(span.tokens) for span in whole] == example["byte"]["lengths"]
+        assert ranges(whole) == (example["byte"]["start"], example["byte"]["end"])
+        assert [len(row.tokens) for row in whole] == example["byte"]["lengths"]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["task_type"] != "language_modeling"])
-def test_spans_with_word_tokens(case):
+def test_core_scores_the_golden_tokens_with_a_word_tokenizer(case):
     for example in case["examples"]:
-        spans = find_continuations(case["task_type"], example["word"]["tokens"], max_tokens=None)
-        assert [span.start for span in spans] == example["word"]["start"]
-        assert [span.end for span in spans] == example["word"]["end"]
+        rows = find_continuations(case["task_type"], example["word"]["tokens"], max_tokens=None)
+        assert ranges(rows) == (example["word"]["start"], example["word"]["end"])
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["task_type"] == "language_modeling"])
-def test_a_continuation_is_scored_from_where_the_prompt_without_it_ends(case):
-    """With word tokens the prompt without continuation is the first `start` tokens."""
+def test_core_scores_a_continuation_from_the_end_of_the_prompt_without_it(case):
+    """With word tokens, the prompt without continuation is the first `start` tokens."""
     for example in case["examples"]:
         full, start = example["word"]["tokens"][-1], example["word"]["start"][0]
-        (span,) = find_continuations("language_modeling", [full[:start], full], max_tokens=None)
-        assert (span.start, span.end) == (start, example["word"]["end"][0])
+        rows = find_continuations("language_modeling", [full[:start], full], max_tokens=None)
+        assert ranges(rows) == ([start], example["word"]["end"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_the_toy_models_losses_and_verdicts(case, table_model):
+def test_core_gives_the_golden_losses_and_choices_of_the_toy_model(case, table_model):
     kind = case["task_type"]
     model = table_model(toy_rows, vocab_size=257)
     groups = [
@@ -95,8 +96,7 @@ def test_the_toy_models_losses_and_verdicts(case, table_model):
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_the_whole_evaluation_agrees(case, table_model):
-    """Prompts in, score and records out, with byte tokens."""
+def test_core_evaluation_gives_the_golden_score(case, table_model):
 
     class Bytes:
         bos_id = BYTE_BOS
@@ -141,22 +141,15 @@ def written_problems(kind: str) -> list[CorePrompts]:
 
 
 @pytest.mark.parametrize("kind", ["multiple_choice", "schema", "language_modeling"])
-def test_batched_problems_equal_one_by_one(kind, random_model, tokenizer):
-    """Verdicts equal, log-probabilities within 1e-4 of each row's whole logits in float64."""
+def test_core_problems_in_batches_equal_single_rows(kind, random_model, tokenizer, reference_score):
+    """Log-probabilities agree within 1e-4 with each row's full logits in float64."""
     problems = written_problems(kind)
     together = evaluate_core_task(random_model, tokenizer, problems, task="t", chance=0.0)
     for problem, record in zip(problems, together.records, strict=True):
-        rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
-        spans = find_continuations(kind, rows, max_tokens=random_model.config.sequence_len)
-        sums, means, is_greedy = [], [], []
-        for span in spans:
-            logits = np.array(random_model(mx.array([list(span.tokens)]))[0], dtype=np.float64)
-            logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-            scored = range(span.start, span.end)
-            sums.append(sum(logprobs[j - 1, span.tokens[j]] for j in scored))
-            means.append(sums[-1] / len(scored))
-            is_greedy.append(all(int(logits[j - 1].argmax()) == span.tokens[j] for j in scored))
-        assert record.logprobs == pytest.approx(sums, abs=1e-4)
-        expected = is_greedy[0] if kind == "language_modeling" else int(np.argmax(means)) == problem.gold
-        assert record.correct == expected
+        prompts = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
+        rows = find_continuations(kind, prompts, max_tokens=random_model.config.sequence_len)
+        logprobs, is_greedy = zip(*(reference_score(random_model, row) for row in rows), strict=True)
+        assert record.logprobs == pytest.approx(logprobs, abs=1e-4)
+        means = [logprob / row.length for logprob, row in zip(logprobs, rows, strict=True)]
+        assert record.correct == (is_greedy[0] if kind == "language_modeling" else np.argmax(means) == problem.gold)
     assert any(record.is_truncated for record in together.records) == (random_model.config.sequence_len < 100)

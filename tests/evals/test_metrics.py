@@ -1,4 +1,4 @@
-"""Scores are what their formulas say, by hand."""
+"""Scores agree with their formulas, worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.evals.metrics import centre, composite, pass_at_k, score
+from nanochat.evals.metrics import centre, composite, pass_at_k, score_problems
 
 
-def test_the_standard_error_of_right_and_wrong_is_binomial():
-    found = score([1.0, 1.0, 1.0, 0.0], chance=0.25)
-    assert (found.accuracy, found.n) == (0.75, 4)
-    assert found.stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
-    assert found.centred == pytest.approx(2 / 3)
+def test_standard_error_of_right_and_wrong_answers_is_binomial():
+    score = score_problems([1.0, 1.0, 1.0, 0.0], chance=0.25)
+    assert (score.accuracy, score.n) == (0.75, 4)
+    assert score.stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    assert score.centred == pytest.approx(2 / 3)
 
 
-def test_centring_puts_chance_at_0_and_all_right_at_1():
+def test_centre_maps_chance_to_0_and_all_right_to_1():
     assert centre(0.25, 0.25) == 0.0
     assert centre(1.0, 0.25) == 1.0
     assert centre(0.0, 0.25) == pytest.approx(-1 / 3)
@@ -34,9 +34,9 @@ def test_pass_at_k_is_the_share_of_k_subsets_with_a_passing_sample(case):
     assert pass_at_k(num_samples, num_correct, k) == pytest.approx(share, abs=1e-12)
 
 
-def test_a_composite_is_the_mean_over_suites_not_over_problems():
-    small, large = score([1.0], chance=0.25), score([0.0, 0.0, 1.0, 1.0], chance=0.0)
+def test_composite_is_the_mean_over_suites_and_not_over_problems():
+    small, large = score_problems([1.0], chance=0.25), score_problems([0.0, 0.0, 1.0, 1.0], chance=0.0)
     plain, centred = composite([small, large])
     assert plain == pytest.approx(0.75)
     assert centred == pytest.approx(0.75)
-    assert composite([score([0.0], chance=0.25)])[1] == pytest.approx(-1 / 3)
+    assert composite([score_problems([0.0], chance=0.25)])[1] == pytest.approx(-1 / 3)

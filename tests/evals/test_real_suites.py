@@ -1,4 +1,4 @@
-"""Multiple choice on the real sets: an oracle scores 1, its opposite 0, a random model guesses, ties go to the first.
+"""Multiple choice on the real sets: scores of an oracle, its opposite, a random model, and a uniform model.
 
     NANOCHAT_TEST_DATA=../shared/data pytest -m slow tests/evals/test_real_suites.py
 
@@ -53,7 +53,7 @@ def tokenizer():
 
 
 class Guessing:
-    """Every logit and log-probability is drawn anew."""
+    """A model that draws every logit and log-probability at random."""
 
     def __init__(self, vocab_size: int, sequence_len: int) -> None:
         self.vocab_size = vocab_size
@@ -78,7 +78,7 @@ class Guessing:
 
 @pytest.fixture(scope="module")
 def even(tokenizer) -> GPT:
-    """All weights 0: every token is as likely as any other. Half the quickstart's context, so that prompts are cut."""
+    """A model of zeros, which finds all tokens equally likely. Its context is short, so that prompts are cut."""
     config = GPTConfig(sequence_len=128, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32)
     model = GPT(config)
     model.set_parameters({key: mx.zeros_like(value) for key, value in model.named_parameters().items()})
@@ -86,9 +86,9 @@ def even(tokenizer) -> GPT:
 
 
 class Knowing:
-    """Likes, or with `likes` false dislikes, every token of `rows`: logarithm 0 against -9.
+    """A model that gives every token of `rows` log-probability 0 and others -9, or the reverse if `likes` is false.
 
-    A hidden state is the number of a token in the forward.
+    A hidden state is the number of a token in the forward pass.
     """
 
     def __init__(self, rows, *, likes: bool, vocab_size: int, sequence_len: int) -> None:
@@ -99,7 +99,7 @@ class Knowing:
         self.likes = likes
 
     def hidden_ragged(self, layout) -> mx.array:
-        """Note what each token's row reads up to it, and which of `rows` its whole row is, but for the last token."""
+        """Remember the tokens up to each token of the layout, and which of `rows` its row belongs to."""
         self.read: list[tuple[int, ...]] = []
         for token, before in zip(layout.tokens[0].tolist(), layout.previous.tolist(), strict=True):
             self.read.append((*(self.read[before] if before >= 0 else ()), token))
@@ -120,49 +120,34 @@ class Knowing:
 
 @pytest.mark.parametrize("name", BASE_SUITES)
 @pytest.mark.parametrize(("likes", "accuracy"), [(True, 1.0), (False, 0.0)])
-def test_a_base_oracle_scores_1_and_its_opposite_0(name, likes, accuracy, tokenizer):
-    """Centred, 1 and -chance / (1 - chance)."""
+def test_base_suite_scores_1_for_an_oracle_and_0_for_its_opposite(name, likes, accuracy, tokenizer):
+    """The centred scores are 1 and -chance / (1 - chance)."""
     items = base_items(name, 60)
-    spans = [option_continuations(tokenizer, item, max_tokens=256)[item.gold] for item in items]
-    gold = [span.tokens for span in spans]
+    rows = [option_continuations(tokenizer, item, max_tokens=256)[item.gold] for item in items]
+    gold = [row.tokens for row in rows]
     model = Knowing(gold, likes=likes, vocab_size=tokenizer.vocab_size, sequence_len=256)
     score = evaluate_choices(model, tokenizer, items, task=name).score
     assert (score.accuracy, score.n) == (accuracy, 60)
     assert score.centred == pytest.approx((accuracy - TASKS[name].chance) / (1 - TASKS[name].chance))
 
 
-class KnowingLetters:
-    """Knows a next token for some rows; a hidden state is that token's number."""
-
-    def __init__(self, answers: dict[tuple[int, ...], int], vocab_size: int) -> None:
-        self.answers, self.vocab_size = answers, vocab_size
-        self.config = GPTConfig(sequence_len=1024, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8)
-
-    def hidden(self, idx: mx.array, cache=None) -> mx.array:
-        rows = [[self.answers.get(tuple(row[: i + 1]), 0) for i in range(len(row))] for row in idx.tolist()]
-        return mx.array(rows, dtype=mx.float32)[..., None]
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        return (mx.arange(self.vocab_size) == hidden).astype(mx.float32)
-
-
 @pytest.mark.parametrize("name", CHAT_SUITES)
 @pytest.mark.parametrize(("shift", "accuracy"), [(0, 1.0), (1, 0.0)])
-def test_a_chat_oracle_scores_1_and_its_opposite_0(name, shift, accuracy, tokenizer):
-    """The opposite names the letter after the right one."""
+def test_chat_suite_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, name, shift, accuracy, tokenizer):
+    """The opposite answers with the letter after the right one."""
     task, answers = chat_task(name, 60), {}
     for example in task:
         prompt = render_for_completion(tokenizer, example.conversation, max_tokens=1024)
         letters = example.letters
         letter = letters[(letters.index(gold_text(example)) + shift) % len(letters)]
         answers[tuple(prompt)] = tokenizer.encode(letter)[0]
-    score = evaluate_categorical(KnowingLetters(answers, tokenizer.vocab_size), tokenizer, task).score
+    score = evaluate_categorical(oracle(answers, tokenizer.vocab_size), tokenizer, task).score
     assert (score.accuracy, score.n) == (accuracy, 60)
 
 
 @pytest.mark.parametrize("name", BASE_SUITES)
-def test_a_random_base_model_guesses(name, tokenizer):
-    """Within two standard errors of chance, and centred about 0."""
+def test_base_suite_scores_chance_for_a_random_model(name, tokenizer):
+    """The score is within two standard errors of chance, and the centred score within two of 0."""
     model = Guessing(tokenizer.vocab_size, 256)
     score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name).score
     assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
@@ -170,27 +155,26 @@ def test_a_random_base_model_guesses(name, tokenizer):
 
 
 @pytest.mark.parametrize("name", CHAT_SUITES)
-def test_a_random_chat_model_guesses(name, tokenizer):
-    """Within two standard errors of chance."""
+def test_chat_suite_scores_chance_for_a_random_model(name, tokenizer):
+    """The score is within two standard errors of chance."""
     score = evaluate_categorical(Guessing(tokenizer.vocab_size, 1024), tokenizer, chat_task(name, 800)).score
     assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
 
 
 @pytest.mark.parametrize("name", BASE_SUITES)
-def test_ties_go_to_the_first_option_and_cut_prompts_say_so(name, even, tokenizer):
-    """Whatever the options' lengths; the newest tokens of a prompt are kept."""
+def test_base_suite_gives_the_first_option_of_a_tie_and_marks_cut_prompts(name, even, tokenizer):
+    """The first option wins whatever the options' lengths, and the last tokens of a prompt are kept."""
     items = base_items(name, 200)
     records = evaluate_choices(even, tokenizer, items, task=name).records
     assert all(record.output == record.options[0] for record in records)
     for item, record in zip(items, records, strict=True):
         rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]
-        spans = option_continuations(tokenizer, item, max_tokens=128)
+        cut = option_continuations(tokenizer, item, max_tokens=128)
         assert record.is_truncated == any(len(row) > 128 for row in rows)
-        assert [list(span.tokens) for span in spans] == [row[-128:] for row in rows]
+        assert [list(row.tokens) for row in cut] == [row[-128:] for row in rows]
 
 
 @pytest.mark.parametrize("name", CHAT_SUITES)
-def test_ties_go_to_the_first_letter(name, even, tokenizer):
-    """The first that the data name."""
+def test_chat_suite_gives_the_first_letter_of_a_tie(name, even, tokenizer):
     records = evaluate_categorical(even, tokenizer, chat_task(name, 200)).records
     assert all(record.output == record.options[0] for record in records)
