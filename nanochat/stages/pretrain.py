@@ -30,7 +30,7 @@ from nanochat.stages.heldout import HeldOutBatch, held_out_batches
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training import Training, TrainingSchedule, write_samples
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.train.loop import TrainingPosition
+from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
 
 SAMPLE_TOKENS = 48

@@ -27,7 +27,7 @@ from nanochat.tasks.conversations import Conversations
 from nanochat.tasks.mixture import TaskMixture, TaskSubset, mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
-from nanochat.train.loop import TrainingPosition
+from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
 
 SAMPLE_TOKENS = 128

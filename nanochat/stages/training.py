@@ -26,7 +26,8 @@ from nanochat.plan.specs import ExecutionSpec
 from nanochat.stages.context import SeriesSizes, StageContext, indented
 from nanochat.storage.files import write_text
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.train.loop import Intervals, LoopCallbacks, StepReport, TrainingPosition, train
+from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
+from nanochat.train.loop import train
 from nanochat.train.step import Rates, Rows, TrainStep
 
 OPTIMIZER_FILE = "optimizer.safetensors"

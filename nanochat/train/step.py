@@ -1,7 +1,7 @@
-"""One optimizer step: gradients over micro-batches, their mean over the step's tokens, the update.
+"""One optimizer step: accumulate gradients over micro-batches and processes, then update the model.
 
-The loss is the mean over the valid tokens of the whole step and the whole world, never a mean of micro-batch means.
-Not here: schedules, data, what happens between steps (`loop`).
+The loss is the mean over the valid tokens of the whole step, of all processes; it is not a mean of micro-batch means.
+Not here: schedules, data, and the loop around the steps (`loop`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from nanochat.model.loss import summed_nats
 from nanochat.optim.fused_adamw import squared_norm
 from nanochat.optim.optimizer import Optimizer
 
-Named = dict[str, mx.array]
-MicroStep = Callable[[Named, mx.array, mx.array, mx.array], tuple[mx.array, Named]]
-"""(parameters, inputs (B, T), targets (B, T), scale) -> (scale * sum of nats, gradients of that)."""
+NamedArrays = dict[str, mx.array]
+MicroStep = Callable[[NamedArrays, mx.array, mx.array, mx.array], tuple[mx.array, NamedArrays]]
+"""(parameters, inputs (B, T), targets (B, T), scale) -> (scale * summed loss in nats, its gradients)."""
 
 
 class Rows(Protocol):
@@ -33,22 +33,19 @@ class Rows(Protocol):
     @property
     def inputs(self) -> np.ndarray:
         """Tokens, (B, T) int32."""
-        ...
 
     @property
     def targets(self) -> np.ndarray:
         """Next tokens, (B, T) int32."""
-        ...
 
     @property
     def elsewhere_tokens(self) -> int:
-        """Targets that count in the rows that other processes have of the same step."""
-        ...
+        """Scored targets of the same step in the rows of other processes."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What schedules give for one step."""
+    """The schedules' values for one step."""
 
     lr_multiplier: float
     momentum: float
@@ -57,11 +54,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured. `loss` (nats per valid token) and `grad_norm` are float32 scalars.
+    """The measurements of a step. `loss` (nats per valid token) and `grad_norm` are float32 scalars.
 
-    `is_applied` is false where loss or gradients were not finite: the weights and the optimizer are then unchanged. On
-    a GPU the three are on their way when the step returns, and reading one waits for the step. `votes` are the sums
-    over the world of what each process voted before the step; None where this process is alone.
+    `is_applied` is false if the loss or a gradient was not finite; the step then left weights and optimizer unchanged.
+    On a GPU the step returns before these three are computed, and reading one waits for it. `votes` are the sums over
+    all processes of their votes before the step; None if this process trains alone.
     """
 
     loss: mx.array
@@ -75,10 +72,10 @@ class TrainStep:
     """Runs optimizer steps on a model.
 
     Args:
-        model: its weights are replaced after each step.
+        model: the model to train; each step replaces its weights.
         optimizer: holds the moments.
         micro_batch_size: rows per forward and backward pass; the last pass of a step may have fewer.
-        world: the processes that share each step; None for this process alone.
+        world: the processes that share each step; None if this process trains alone.
     """
 
     def __init__(
@@ -95,40 +92,42 @@ class TrainStep:
         self.micro_batch_size = micro_batch_size
         self._world = world if world is not None and world.size() > 1 else None
         micro_step = _gradients_of(model)
-        # The CPU's fused operations are slower, and CUDA has its own kernels: compiling there takes over a minute.
+        # Compiled operations are slower on a CPU. On CUDA the model has its own kernels, and compiling takes a minute.
         self._micro_step: MicroStep = micro_step if runs_on_cpu() or runs_kernels() else mx.compile(micro_step)
-        self._under_way: mx.array | None = None
+        self._pending: mx.array | None = None
 
     def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[bool]] = tuple) -> StepResult:
-        """Do one step on this process's rows of a batch and return what it measured.
+        """Run a step on this process's rows of a batch, and return its measurements.
 
-        On a GPU it returns when the work is on its way, with one step under way before it at most. `votes` is asked
-        where several processes share the step: what they say is added up along with the loss, at no cost.
+        On a GPU this returns while the step is still being computed; at most one earlier step is then unfinished.
+        `votes` is called only if several processes share the step. Their votes are summed together with the loss, which
+        costs nothing extra.
 
         Raises:
-            StageError: no target of the whole batch counts.
+            StageError: no target of the whole batch is scored.
         """
         valid_tokens = int((batch.targets != IGNORED).sum()) + batch.elsewhere_tokens
         if valid_tokens == 0:
-            raise StageError("no target in the whole batch counts: every token is masked")
+            raise StageError("no target in the whole batch is scored: every token is masked")
         parameters = self.model.named_parameters()
         nats, gradients = self._accumulate(parameters, batch, scale=mx.array(1 / valid_tokens))
         loss, voted = self._sum_with_votes(nats, votes)
         gradients = {name: self._sum_over_world(value) for name, value in gradients.items()}
         grad_norm = mx.sqrt(mx.stack([squared_norm(value) for value in gradients.values()]).sum())
-        finish = self._finish_waiting if runs_on_cpu() else self._finish_ahead
+        finish = self._update_and_wait if runs_on_cpu() else self._start_update
         is_applied = finish(parameters, gradients, rates, (loss, grad_norm))
         return StepResult(loss=loss, grad_norm=grad_norm, valid_tokens=valid_tokens, is_applied=is_applied, votes=voted)
 
-    def _accumulate(self, parameters: Named, batch: Rows, *, scale: mx.array) -> tuple[mx.array, Named]:
-        """Return the scaled sums over micro-batches.
+    def _accumulate(self, parameters: NamedArrays, batch: Rows, *, scale: mx.array) -> tuple[mx.array, NamedArrays]:
+        """Return the loss and the gradients, summed over micro-batches and multiplied by `scale`.
 
-        Each is evaluated before the next: a lazy sum would keep every graph. Matrices are cast to the compute dtype
-        once; their gradients come in it and are added up in float32: a bfloat16 sum would lose the small ones.
+        Each micro-batch is evaluated before the next, because a lazy sum would keep all their graphs in memory.
+        Matrices are cast to the compute dtype once. Their gradients have that dtype and are summed in float32, because
+        a bfloat16 sum would lose the small ones.
         """
         dtype = self.model.compute_dtype
         working = {name: value.astype(dtype) if value.ndim > 1 else value for name, value in parameters.items()}
-        nats, gradients = mx.array(0.0), Named()
+        nats, gradients = mx.array(0.0), NamedArrays()
         for start in range(0, len(batch.inputs), self.micro_batch_size):
             rows = slice(start, start + self.micro_batch_size)
             inputs, targets = mx.array(batch.inputs[rows]), mx.array(batch.targets[rows])
@@ -141,7 +140,7 @@ class TrainStep:
             gradients = {name: gradients[name] + value for name, value in summands.items()} if gradients else summands
             del summands
             mx.eval(nats, gradients)
-        # Back to the dtype of a single micro-batch, so that the update is the same whatever their number.
+        # The dtype of a single micro-batch, so that the update does not depend on the number of micro-batches.
         return nats, {name: value.astype(working[name].dtype) for name, value in gradients.items()}
 
     def _sum_with_votes(self, nats: mx.array, votes: Callable[[], Sequence[bool]]) -> tuple[mx.array, mx.array | None]:
@@ -153,10 +152,10 @@ class TrainStep:
     def _sum_over_world(self, value: mx.array) -> mx.array:
         return value if self._world is None else mx.distributed.all_sum(value, group=self._world)
 
-    def _finish_waiting(
-        self, parameters: Named, gradients: Named, rates: Rates, measured: tuple[mx.array, mx.array]
+    def _update_and_wait(
+        self, parameters: NamedArrays, gradients: NamedArrays, rates: Rates, measured: tuple[mx.array, mx.array]
     ) -> bool:
-        """Evaluate, and update where all is finite."""
+        """Evaluate the gradients, and update the model if loss and gradients are finite."""
         mx.eval(measured, gradients)
         is_finite = bool(mx.isfinite(measured[0] + measured[1]).item())
         if is_finite:
@@ -165,20 +164,20 @@ class TrainStep:
         self.model.set_parameters(parameters)
         return is_finite
 
-    def _finish_ahead(
-        self, parameters: Named, gradients: Named, rates: Rates, measured: tuple[mx.array, mx.array]
+    def _start_update(
+        self, parameters: NamedArrays, gradients: NamedArrays, rates: Rates, measured: tuple[mx.array, mx.array]
     ) -> mx.array:
-        """Send everything on its way without waiting: the device decides whether the update takes place."""
+        """Start the update without waiting: the device itself skips it if loss or gradients are not finite."""
         is_finite = mx.isfinite(measured[0] + measured[1])
         parameters = self._update(parameters, gradients, rates, is_finite=is_finite)
         self.model.set_parameters(parameters)
         mx.async_eval(measured, is_finite, parameters, self.optimizer.state)  # type: ignore[no-untyped-call]
-        before, self._under_way = self._under_way, measured[0]
-        if before is not None:
-            mx.eval(before)
+        previous, self._pending = self._pending, measured[0]
+        if previous is not None:
+            mx.eval(previous)
         return is_finite
 
-    def _update(self, parameters: Named, gradients: Named, rates: Rates, **guard: mx.array) -> Named:
+    def _update(self, parameters: NamedArrays, gradients: NamedArrays, rates: Rates, **guard: mx.array) -> NamedArrays:
         return self.optimizer.update(
             parameters,
             gradients,
@@ -190,8 +189,8 @@ class TrainStep:
 
 
 def _gradients_of(model: GPT) -> MicroStep:
-    def nats_of(parameters: Named, inputs: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
-        # The model then holds the tracer's arrays; `run` puts real ones back.
+    def nats_of(parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
+        # The model holds the tracer's arrays from here on, until `run` sets real ones.
         model.set_parameters(parameters)
         return scale * summed_nats(model, inputs, targets)
 

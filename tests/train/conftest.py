@@ -1,4 +1,4 @@
-"""Fakes of the training room: a tiny model with random weights, rows with unequal masks, an optimizer that records."""
+"""Fakes for training: a tiny model with random weights, rows with unequal masks, an optimizer that only records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batch:
 
 
 class RecordingOptimizer:
-    """Keeps the gradients it is given and changes nothing."""
+    """Records the gradients and changes nothing."""
 
     def __init__(self):
         self.gradients = {}
@@ -58,5 +58,5 @@ def config():
 
 @pytest.fixture
 def fakes():
-    """The module's makers, without importing one test file from another."""
+    """This module's fakes, for test files that cannot import it."""
     return {"batch": random_batch, "model": random_model, "optimizer": RecordingOptimizer, "rows": Batch}

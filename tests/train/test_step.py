@@ -1,4 +1,4 @@
-"""One step: accumulated gradients are the full batch's, whatever the masks, in the memory of one micro-batch."""
+"""Tests of one optimizer step: its gradients, its memory, its update, and two processes that share it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def golden_case(fakes):
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_loss_and_gradients_are_the_reference_ones(fakes, micro_batch_size):
+def test_step_computes_the_reference_loss_and_gradients(fakes, micro_batch_size):
     """Tolerances of the golden files: 1e-5 for the loss, 1e-4 of the largest entry for gradients."""
     golden, model, batch = golden_case(fakes)
     optimizer = fakes["optimizer"]()
     result = TrainStep(model, optimizer, micro_batch_size=micro_batch_size).run(batch, rates=RATES)
     valid = (batch.targets != -1).sum(axis=1)
-    assert valid[0] != valid[1], "the case must tell a mean of means from the mean"
+    assert valid[0] != valid[1], "rows with equal masks cannot distinguish a mean of means from the mean"
     assert result.valid_tokens == valid.sum() == 51
     assert abs(result.loss.item() - golden["out.loss"].item()) <= 1e-5 * golden["out.loss"].item()
     for name, gradient in optimizer.gradients.items():
@@ -57,9 +57,11 @@ def test_loss_and_gradients_are_the_reference_ones(fakes, micro_batch_size):
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 4, 6])
-def test_accumulated_gradients_equal_the_full_batch(fakes, config, micro_batch_size):
-    """Unequal masks, also a last micro-batch with fewer rows (3 and 4 of 7). Float32 rounds at 6e-8; x0's
-    gradients are sums of 3,584 products that nearly cancel."""
+def test_step_accumulates_the_gradients_of_the_full_batch(fakes, config, micro_batch_size):
+    """Masks are unequal, and the last micro-batch may have fewer rows (3 and 4 of 7).
+
+    Float32 rounds at 6e-8; x0's gradients are sums of 3,584 products that nearly cancel.
+    """
     batch, whole, parts = fakes["batch"](config, 7), fakes["optimizer"](), fakes["optimizer"]()
     full = TrainStep(fakes["model"](config), whole, micro_batch_size=7).run(batch, rates=RATES)
     split = TrainStep(fakes["model"](config), parts, micro_batch_size=micro_batch_size).run(batch, rates=RATES)
@@ -68,11 +70,11 @@ def test_accumulated_gradients_equal_the_full_batch(fakes, config, micro_batch_s
         assert relative_error(parts.gradients[name], gradient) <= 3e-5, name
 
 
-def test_eight_micro_batches_need_the_memory_of_one(fakes):
-    """Within 10 %: sums that are not evaluated would keep every micro-batch's activations.
+def test_step_of_eight_micro_batches_needs_the_memory_of_one(fakes):
+    """The peak is within 10 %. Sums that are not evaluated would keep every micro-batch's activations.
 
-    The largest of a few steps, for buffers are freed by another thread and a single peak varies by 8 %; on a GPU, which
-    is sent work ahead, by more.
+    Another thread frees buffers, so a single peak varies by 8 %, and by more on a GPU, which is given work ahead. The
+    test therefore takes the largest peak of a few steps.
     """
     config = GPTConfig(sequence_len=128, vocab_size=256, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)
     peaks = {}
@@ -88,13 +90,13 @@ def test_eight_micro_batches_need_the_memory_of_one(fakes):
     assert peaks[8] <= (1.1 if runs_on_cpu() else 1.5) * peaks[1]
 
 
-def test_rates_reach_the_update(fakes, config):
-    """Weights and moments are those of the optimizer called by hand with the same rates, each of which matters."""
+def test_step_passes_its_rates_to_the_update(fakes, config):
+    """Weights and moments equal those of the optimizer called directly with the same rates; each rate matters."""
     name, batch, recorded = "transformer.h.0.mlp.c_fc.weight", fakes["batch"](config, 4), fakes["optimizer"]()
     TrainStep(fakes["model"](config), recorded, micro_batch_size=4).run(batch, rates=RATES)
     groups = build_groups(config, OptimizerConfig(), tokens_per_step=64)
 
-    def by_hand(rates):
+    def direct_update(rates):
         weights = fakes["model"](config).named_parameters()
         optimizer = Optimizer(groups, weights)
         updated = optimizer.update(weights, recorded.gradients, **asdict(rates))
@@ -105,12 +107,12 @@ def test_rates_reach_the_update(fakes, config):
     rates = Rates(lr_multiplier=0.3, momentum=0.7, weight_decay=0.5)
     TrainStep(model, optimizer, micro_batch_size=4).run(batch, rates=rates)
     found = (model.named_parameters()[name], optimizer.state[f"{name}.first_moment"])
-    assert max(map(relative_error, found, by_hand(rates))) < 1e-5
+    assert max(map(relative_error, found, direct_update(rates))) < 1e-5
     for other in ({"lr_multiplier": 1.0}, {"momentum": 0.95}, {"weight_decay": 0.0}):
-        assert max(map(relative_error, found, by_hand(replace(rates, **other)))) > 1e-3, other
+        assert max(map(relative_error, found, direct_update(replace(rates, **other)))) > 1e-3, other
 
 
-def test_a_step_that_is_not_finite_changes_nothing(fakes, config):
+def test_step_that_is_not_finite_changes_nothing(fakes, config):
     model, batch = fakes["model"](config), fakes["batch"](config, 2)
     optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=32), model.named_parameters())
     step = TrainStep(model, optimizer, micro_batch_size=1)
@@ -127,7 +129,7 @@ def test_a_step_that_is_not_finite_changes_nothing(fakes, config):
         np.testing.assert_array_equal(np.array(value), state[name], err_msg=name)
 
 
-def test_a_batch_without_any_target_is_an_error(fakes, config):
+def test_step_refuses_a_batch_without_a_scored_target(fakes, config):
     batch = fakes["batch"](config, 2)
     masked = fakes["rows"](batch.inputs, np.full_like(batch.targets, -1))
     with pytest.raises(StageError, match="no target"):
@@ -161,26 +163,15 @@ np.savez({out!r} + str(world.rank()), loss=np.array(result.loss), tokens=result.
 
 
 def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
-    """Rows dealt to two ranks with unequal numbers of valid tokens: loss, tokens and gradients are the whole step's.
+    """Two ranks with unequal numbers of valid tokens compute the loss, token count and gradients of the whole step.
 
-    What the two vote is counted on the way, and Muon's iteration, each doing its part of an odd stack, is the same.
+    Their votes are counted, and Muon's iteration of an odd stack, divided between the two, gives the same result.
     """
     script = tmp_path / "rank.py"
     names = {"tests": str(Path(__file__).parent), "config": config.to_dict(), "out": str(tmp_path / "rank")}
     script.write_text(TWO_PROCESSES.format(**names))
-    launch = str(Path(sys.executable).parent / "mlx.launch")
-    command = [
-        launch,
-        "-n",
-        "2",
-        "--backend",
-        "ring",
-        "--starting-port",
-        str(free_ports(2)),
-        "--python",
-        sys.executable,
-        str(script),
-    ]
+    launcher = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--backend", "ring"]
+    command = [*launcher, "--starting-port", str(free_ports(2)), "--python", sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     whole = fakes["optimizer"]()

@@ -1,0 +1,81 @@
+"""What the training loop and its caller exchange: callbacks, their intervals, the position, and reports of steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from nanochat.train.step import Rates, Rows, StepResult
+
+RowsType = TypeVar("RowsType", bound=Rows)
+
+
+@dataclass(frozen=True)
+class TrainingPosition:
+    """How far training has come: everything that the loop itself must remember across a restart.
+
+    `loss` is that of the last applied step, in nats per token.
+    """
+
+    step: int = 0
+    loss: float | None = None
+    valid_tokens: int = 0
+    skipped_steps: int = 0
+    nonfinite_streak: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """How often the loop logs, evaluates, samples and saves; None means never.
+
+    If it evaluates at all, it also does so at the end of training. It always saves at the end.
+    """
+
+    log_every_steps: int = 1
+    evaluate_every_steps: int | None = None
+    sample_every_steps: int | None = None
+    save_every_steps: int | None = None
+    save_every_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step to log. `seconds` is the mean per step since the last report, without saving and evaluating."""
+
+    position: TrainingPosition
+    result: StepResult
+    rates: Rates
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopCallbacks(Generic[RowsType]):
+    """The functions that the loop calls.
+
+    Attributes:
+        next_batch: returns the next rows, or None at the end of the data.
+        describe_batch: returns, for an error message, where in the data the last batch came from.
+        rates: returns the schedules' values after this number of steps; called before the next step's rows are drawn.
+        log: called every `log_every_steps` and at the last step.
+        save: writes a checkpoint.
+        evaluate: measures the model; a lower value is better.
+        sample: generates text from the model.
+        should_stop: returns whether to save and stop. If several processes share the steps, one of them can stop all.
+        after_step: called after every step, for progress displays.
+        clock: returns seconds, for periodic saves and reports.
+    """
+
+    next_batch: Callable[[], RowsType | None]
+    describe_batch: Callable[[], str]
+    rates: Callable[[int], Rates]
+    log: Callable[[StepReport], None]
+    save: Callable[[TrainingPosition], None]
+    evaluate: Callable[[TrainingPosition], float] | None = None
+    sample: Callable[[TrainingPosition], None] | None = None
+    should_stop: Callable[[], bool] = lambda: False
+    after_step: Callable[[TrainingPosition], None] = lambda _: None
+    clock: Callable[[], float] = time.monotonic
