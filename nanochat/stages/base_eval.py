@@ -1,4 +1,4 @@
-"""Stage base_eval: how well a pretrained model predicts: bits per byte, multiple choice, CORE, and samples."""
+"""The base_eval stage: scores a pretrained model by bits per byte, multiple choice and CORE, and samples from it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
 from nanochat.stages.context import StageContext, StageResult, indented
 from nanochat.stages.heldout import held_out_batches
-from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_evaluated, task_metrics
+from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_model_to_evaluate, suite_result
 from nanochat.storage.files import write_text
 from nanochat.tasks.base_multiple_choice import build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tokenizer.bpe import Tokenizer
 
 _BPB_TOKENS_PER_BATCH = 4096
-"""Fixed, not the micro-batch: the last bits of a sum must not depend on how a run is executed."""
+"""Fixed instead of the micro-batch size, because the rounding of a sum must not depend on how a run is executed."""
 
 
 def run(job: Job, context: StageContext) -> StageResult:
@@ -35,24 +35,19 @@ def run(job: Job, context: StageContext) -> StageResult:
     `SUITE.centred`, `SUITE.n`; `base_core` and `base_core_centred`, the means over the multiple-choice suites.
 
     Raises:
-        InterruptedRun: asked to stop; finished suites are kept.
+        InterruptedRun: a signal asked to stop; finished suites are kept.
         PreflightError, StageError: the model or a suite's data is missing or broken.
     """
     spec = job.spec
     assert isinstance(spec, BaseEvalSpec), f"base_eval got the job of {spec.stage}"
-    model, tokenizer = load_evaluated(context, init_from=spec.init_from, stages=("pretrain",))
+    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from, stages=("pretrain",))
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():
-        runner.run(name, functools.partial(_plan_suite, name, suite, model, tokenizer, context))
-    metrics = {key: value for result in runner.done.values() for key, value in result.metrics.items()}
-    scores = [result.score for result in runner.done.values() if result.score is not None]
-    if scores:
-        metrics["base_core"], metrics["base_core_centred"] = composite(scores)
+        runner.run(name, functools.partial(_prepare_suite, name, suite, model, tokenizer, context))
     if spec.samples:
         text = sample_text(model, tokenizer, spec.samples, max_tokens=spec.sample_tokens)
         write_text(context.out / "samples.md", text)
-    timings = {f"{name}.seconds": result.seconds for name, result in runner.done.items()}
-    return StageResult(metrics, timings)
+    return runner.stage_result("base_core")
 
 
 def sample_text(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int) -> str:
@@ -60,29 +55,28 @@ def sample_text(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)][: model.config.sequence_len - 1] for prompt in prompts]
     completions = Engine(model, tokenizer).complete(ids, max_tokens=max_tokens, use_calculator=False)
     texts = [tokenizer.decode([*prompt[1:], *completion]) for prompt, completion in zip(ids, completions, strict=True)]
-    return "# How the model goes on\n\nGreedy; each block begins with its prompt.\n\n" + "\n\n".join(
-        map(indented, texts)
-    )
+    heading = "# Continuations\n\nGreedy sampling; each block begins with its prompt."
+    return "\n\n".join([heading, *map(indented, texts)])
 
 
-def _plan_suite(name: str, suite: BaseSuiteSpec, model: GPT, tokenizer: Tokenizer, context: StageContext) -> Suite:
-    """Return the suite, ready to run.
+def _prepare_suite(name: str, suite: BaseSuiteSpec, model: GPT, tokenizer: Tokenizer, context: StageContext) -> Suite:
+    """Read the suite's data and return the suite, ready to run.
 
     Raises:
-        PreflightError, StageError: its data is missing, broken or empty.
+        PreflightError, StageError: the data is missing, broken or empty.
     """
     match suite:
         case BpbSuiteSpec():
-            return _plan_bpb(name, suite, model, tokenizer, base=context.base)
+            return _prepare_bpb(name, suite, model, tokenizer, base=context.base)
         case ChoiceSuiteSpec():
-            return _plan_choices(name, suite, model, tokenizer, base=context.base)
+            return _prepare_choices(name, suite, model, tokenizer, base=context.base)
         case CoreSuiteSpec():
-            return _plan_core(name, suite, model, tokenizer)
+            return _prepare_core(name, suite, model, tokenizer)
         case _:
             assert_never(suite)
 
 
-def _plan_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     sequence_len = model.config.sequence_len
     batches = held_out_batches(
         suite.source,
@@ -95,14 +89,14 @@ def _plan_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenizer, 
     )
 
     def compute(tick: Tick) -> SuiteResult:
-        found = evaluate_bpb(model, batches, tokenizer.token_bytes, on_batch=tick)
-        sizes = {f"{name}.bytes": float(found.bytes), f"{name}.tokens": float(found.tokens)}
-        return SuiteResult({name: found.bpb, **sizes})
+        result = evaluate_bpb(model, batches, tokenizer.token_bytes, on_batch=tick)
+        sizes = {f"{name}.bytes": float(result.bytes), f"{name}.tokens": float(result.tokens)}
+        return SuiteResult({name: result.bpb, **sizes})
 
     return Suite(name, compute, sum(batch.targets.size for batch in batches), "tokens")
 
 
-def _plan_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     items = build_choice_items(
         suite.task,
         suite.source,
@@ -116,12 +110,12 @@ def _plan_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: Toke
 
     def compute(tick: Tick) -> SuiteResult:
         found = evaluate_choices(model, tokenizer, items, task=suite.task, on_scored=tick)
-        return task_metrics(name, found)
+        return suite_result(name, found)
 
     return Suite(name, compute, len(items))
 
 
-def _plan_core(name: str, suite: CoreSuiteSpec, model: GPT, tokenizer: Tokenizer) -> Suite:
+def _prepare_core(name: str, suite: CoreSuiteSpec, model: GPT, tokenizer: Tokenizer) -> Suite:
     tasks = read_bundle(bundle_folder(suite.source))
     problems = [build_core_prompts(task, max_problems=suite.max_problems) for task in tasks]
 
@@ -130,21 +124,21 @@ def _plan_core(name: str, suite: CoreSuiteSpec, model: GPT, tokenizer: Tokenizer
         records: list[ExampleRecord] = []
         scores: list[Score] = []
         for task, prompts in zip(tasks, problems, strict=True):
-            found = evaluate_core_task(
+            result = evaluate_core_task(
                 model,
                 tokenizer,
                 prompts,
                 task=task.label,
                 chance=task.chance,
-                on_scored=functools.partial(_tick_after, tick, len(records)),
+                on_scored=functools.partial(_tick_from, len(records), tick),
             )
-            metrics |= task_metrics(f"{name}.{task.label}", found).metrics
-            records.extend(found.records)
-            scores.append(found.score)
+            metrics |= suite_result(f"{name}.{task.label}", result).metrics
+            records.extend(result.records)
+            scores.append(result.score)
         return SuiteResult({name: composite(scores)[1], **metrics}, records=tuple(records))
 
     return Suite(name, compute, sum(map(len, problems)))
 
 
-def _tick_after(tick: Tick, before: int, amount: int) -> None:
-    tick(before + amount)
+def _tick_from(start: int, tick: Tick, amount: int) -> None:
+    tick(start + amount)

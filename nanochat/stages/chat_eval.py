@@ -1,4 +1,4 @@
-"""Stage chat_eval: what the chat model can do, suite by suite, and the mean of them (ChatCORE)."""
+"""The chat_eval stage: scores a chat model on every suite and computes their mean, ChatCORE."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
-from nanochat.evals.metrics import composite
 from nanochat.evals.results import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
@@ -17,9 +16,9 @@ from nanochat.stages.suites import (
     SuiteResult,
     SuiteRunner,
     Tick,
-    load_evaluated,
+    load_model_to_evaluate,
     sample_section,
-    task_metrics,
+    suite_result,
 )
 from nanochat.storage.files import write_text
 from nanochat.tasks.base import Task
@@ -33,30 +32,26 @@ def run(job: Job, context: StageContext) -> StageResult:
     Metrics: `SUITE` (accuracy), `SUITE.stderr`, `SUITE.centred`, `SUITE.n`, `chat_core`, `chat_core_centred`.
 
     Raises:
-        InterruptedRun: asked to stop; finished suites are kept.
+        InterruptedRun: a signal asked to stop; finished suites are kept.
         PreflightError, StageError: the model or a suite's data is missing or broken.
     """
     spec = job.spec
     assert isinstance(spec, ChatEvalSpec), f"chat_eval got the job of {spec.stage}"
-    model, tokenizer = load_evaluated(context, init_from=spec.init_from, stages=("sft", "pretrain"))
+    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from, stages=("sft", "pretrain"))
     engine = Engine(model, tokenizer)
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():
-        runner.run(name, functools.partial(_plan_suite, engine, name, suite, seed=spec.seed, base=context.base))
-    metrics = {key: value for result in runner.done.values() for key, value in result.metrics.items()}
-    scores = [result.score for result in runner.done.values() if result.score is not None]
-    metrics["chat_core"], metrics["chat_core_centred"] = composite(scores)
+        runner.run(name, functools.partial(_prepare_suite, engine, name, suite, seed=spec.seed, base=context.base))
     sections = [sample_section(context, name) for name in spec.suites]
-    write_text(context.out / "samples.md", "# What the model answered\n\n" + "\n".join(sections))
-    timings = {f"{name}.seconds": result.seconds for name, result in runner.done.items()}
-    return StageResult(metrics, timings)
+    write_text(context.out / "samples.md", "# Answers\n\n" + "\n".join(sections))
+    return runner.stage_result("chat_core")
 
 
-def _plan_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, base: Path) -> Suite:
-    """Return the suite, ready to run.
+def _prepare_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, base: Path) -> Suite:
+    """Read the suite's data and return the suite, ready to run.
 
     Raises:
-        PreflightError, StageError: its data is missing, broken or empty.
+        PreflightError, StageError: the data is missing, broken or empty.
     """
     task = build_task(
         suite.task, suite.source, suite.split, max_examples=suite.max_problems, seed=seed, base=base, choose="shuffled"
@@ -65,7 +60,7 @@ def _plan_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, b
         raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem in split `{suite.split}`")
 
     def compute(tick: Tick) -> SuiteResult:
-        return task_metrics(name, _evaluate(engine, task, suite, seed=derive_seed(seed, "chat_eval", name), tick=tick))
+        return suite_result(name, _evaluate(engine, task, suite, seed=derive_seed(seed, "chat_eval", name), tick=tick))
 
     samples = suite.num_samples if TASKS[suite.task].kind == "generative" else 1
     return Suite(name, compute, len(task) * samples, "problems" if samples == 1 else "completions")

@@ -1,8 +1,8 @@
-"""The suites of an evaluation stage: each is computed once and kept, so that a stopped stage goes on with the next.
+"""The suites of an evaluation stage. Each finished suite is saved, so that a stopped stage resumes with the next one.
 
-A finished suite is `suites/NAME.json` in the stage's folder, written last, and `out/tables/NAME.jsonl`, its records.
-The stage's folder belongs to one fingerprint, so what is kept there is never stale; the runner also puts suites there
-that an earlier evaluation of the same model has computed alike (`runner.suites`).
+A finished suite has its records in `out/tables/NAME.jsonl` and its scores in `suites/NAME.json`, which is written last.
+The stage's folder belongs to one fingerprint, so saved suites are never stale. The runner also copies suites there that
+an earlier evaluation of the same model has computed in the same way (`runner.store.suite_reuse`).
 """
 
 from __future__ import annotations
@@ -11,41 +11,42 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
-from nanochat.evals.metrics import Score
+from nanochat.evals.metrics import Score, composite
 from nanochat.evals.results import ExampleRecord, TaskResult
 from nanochat.model.gpt import GPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.specs import StageName
-from nanochat.stages.context import StageContext, indented
+from nanochat.stages.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
 from nanochat.tokenizer.bpe import Tokenizer
 
 _SHOWN_RECORDS = 3
 
 Tick = Callable[[int], None]
-"""Called with how much of a suite is done: examples, completions or tokens."""
+"""Called with the amount of a suite that is done: examples, completions or tokens."""
 
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite adds to the stage's metrics, and its score where it counts towards the composite."""
+    """What one suite measured."""
 
     metrics: dict[str, float]
     score: Score | None = None
+    """The score that counts towards the composite. Bits per byte and CORE have none."""
     records: tuple[ExampleRecord, ...] = ()
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite to run: how, and how much there is to do."""
+    """A suite that is ready to run. `total` is the amount of work, in `unit`s."""
 
     name: str
     compute: Callable[[Tick], SuiteResult]
@@ -55,33 +56,40 @@ class Suite:
 
 @dataclass
 class SuiteRunner:
-    """Runs suites in order, keeps what is finished, reports progress, and stops between batches when asked to."""
+    """Runs suites in order, saves finished ones, reports progress, and stops between batches if asked to."""
 
     context: StageContext
     count: int
-    """Number of suites in all."""
+    """The number of suites."""
     done: dict[str, SuiteResult] = field(default_factory=dict)
 
-    def run(self, name: str, plan: Callable[[], Suite]) -> SuiteResult:
-        """Return the suite's result: what is kept from before, or what `plan`, which reads its data, computes.
+    def run(self, name: str, prepare: Callable[[], Suite]) -> None:
+        """Add the suite's saved result to `done`, or prepare and compute the suite and save its result.
 
         Raises:
-            InterruptedRun: asked to stop; finished suites are kept.
+            InterruptedRun: a signal asked to stop; finished suites are kept.
         """
         path = self.context.folder / "suites" / f"{name}.json"
-        result = _read(path) if path.is_file() else self._compute(plan(), path)
+        result = _read(path) if path.is_file() else self._compute(prepare(), path)
         self.done[name] = result
-        self.context.log_line(f"{name}: {summary(name, result)}")
-        return result
+        self.context.log_line(f"{name}: {_summarise(name, result)}")
+
+    def stage_result(self, composite_name: str) -> StageResult:
+        """Return the metrics of all suites, their composite score if any suite has a score, and their times."""
+        metrics = {key: value for result in self.done.values() for key, value in result.metrics.items()}
+        scores = [result.score for result in self.done.values() if result.score is not None]
+        if scores:
+            metrics[composite_name], metrics[f"{composite_name}_centred"] = composite(scores)
+        return StageResult(metrics, {f"{name}.seconds": result.seconds for name, result in self.done.items()})
 
     def _compute(self, suite: Suite, path: Path) -> SuiteResult:
         started = time.monotonic()
         self._tick(suite, 0)
-        found = suite.compute(lambda amount: self._tick(suite, amount))
-        result = SuiteResult(found.metrics, found.score, found.records, time.monotonic() - started)
-        _write_table(self.context.out / "tables" / f"{suite.name}.jsonl", found.records)
+        result = suite.compute(lambda amount: self._tick(suite, amount))
+        result = replace(result, seconds=time.monotonic() - started)
+        _write_table(self.context.out / "tables" / f"{suite.name}.jsonl", result.records)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(_described(result), indent=1))
+        write_text(path, json.dumps(_to_json(result), indent=1))
         return result
 
     def _tick(self, suite: Suite, amount: int) -> None:
@@ -91,8 +99,8 @@ class SuiteRunner:
         self.context.report_progress(fraction, f"{suite.name}: {amount:,}/{suite.total:,} {suite.unit}")
 
 
-def task_metrics(name: str, result: TaskResult) -> SuiteResult:
-    """Return a task's score as a suite's: `NAME`, `NAME.stderr`, `NAME.centred`, `NAME.n`, `NAME.pass_at_K`."""
+def suite_result(name: str, result: TaskResult) -> SuiteResult:
+    """Return a task's result with the metrics `NAME`, `NAME.stderr`, `NAME.centred`, `NAME.n`, `NAME.pass_at_K`."""
     score = result.score
     metrics = {
         name: score.accuracy,
@@ -104,7 +112,7 @@ def task_metrics(name: str, result: TaskResult) -> SuiteResult:
     return SuiteResult(metrics, score, result.records)
 
 
-def summary(name: str, result: SuiteResult) -> str:
+def _summarise(name: str, result: SuiteResult) -> str:
     """Return a suite's result in a few words: the score with its error, the number of problems, and chance."""
     if result.score is None:
         return f"{result.metrics[name]:.4f}"
@@ -112,14 +120,14 @@ def summary(name: str, result: SuiteResult) -> str:
     return f"{show_score(score.accuracy, score.stderr, score.n)}, chance {score.chance:.2g}"
 
 
-def load_evaluated(
+def load_model_to_evaluate(
     context: StageContext, *, init_from: str | None, stages: tuple[StageName, ...]
 ) -> tuple[GPT, Tokenizer]:
-    """Return the model and tokenizer that the stage evaluates: those of `init_from`, else of the first upstream stage.
+    """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage.
 
     Raises:
-        PreflightError: there is no model there.
-        StageError: it cannot be read, or the job names no upstream stage.
+        PreflightError: the folder holds no model.
+        StageError: the model cannot be read, or the job names no upstream stage.
     """
     if init_from is not None:
         folder = Path(init_from)
@@ -130,19 +138,19 @@ def load_evaluated(
 
 
 def sample_section(context: StageContext, name: str) -> str:
-    """Return a few of a suite's records as Markdown."""
+    """Return the first few records of a suite as Markdown."""
     path = context.out / "tables" / f"{name}.jsonl"
     with path.open(encoding="utf-8") as file:
         records = [json.loads(line) for line in itertools.islice(file, _SHOWN_RECORDS)]
     blocks = [f"## {name}"]
     for record in records:
-        verdict = "right" if record["correct"] else "wrong"
-        blocks += [f"Problem {record['index']}, {verdict}:", indented(record["prompt"] + record["output"])]
+        outcome = "right" if record["correct"] else "wrong"
+        blocks += [f"Problem {record['index']}, {outcome}:", indented(record["prompt"] + record["output"])]
         blocks += ["Expected:", indented(record["expected"])]
     return "\n\n".join(blocks) + "\n"
 
 
-def _described(result: SuiteResult) -> Mapping[str, object]:
+def _to_json(result: SuiteResult) -> Mapping[str, object]:
     return {
         "metrics": result.metrics,
         "score": asdict(result.score) if result.score is not None else None,
@@ -151,9 +159,9 @@ def _described(result: SuiteResult) -> Mapping[str, object]:
 
 
 def _read(path: Path) -> SuiteResult:
-    described = json.loads(path.read_text(encoding="utf-8"))
-    score = Score(**described["score"]) if described["score"] is not None else None
-    return SuiteResult(described["metrics"], score, seconds=described["seconds"])
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    score = Score(**fields["score"]) if fields["score"] is not None else None
+    return SuiteResult(fields["metrics"], score, seconds=fields["seconds"])
 
 
 def _write_table(path: Path, records: Sequence[ExampleRecord]) -> None:
