@@ -1,4 +1,4 @@
-"""Runs of a shipped recipe through real stages, in this process as the parent."""
+"""Runs of a shipped recipe with real stage processes; the test process is their parent."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from nanochat.runner.stage_loop import RunRequest
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
-class Watcher:
-    """A display that keeps lines and calls `on_beat` at each heartbeat of a stage."""
+class RecordingDisplay:
+    """A display that records its lines and calls `on_heartbeat` at each heartbeat of a stage."""
 
-    def __init__(self, on_beat=lambda title: None) -> None:
+    def __init__(self, on_heartbeat) -> None:
         self.lines: list[str] = []
-        self._on_beat = on_beat
+        self._on_heartbeat = on_heartbeat
 
     def log_line(self, text: str) -> None:
         self.lines.append(text)
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        self._on_beat(title)
+        self._on_heartbeat(title)
 
     def clear_progress(self) -> None:
         pass
 
-    def ran(self) -> list[str]:
-        """Return the titles of the stages that were computed."""
+    def computed_stages(self) -> list[str]:
+        """Return the titles of the stages that were computed, not skipped."""
         done = (re.match(r"(\d-\w+): done", line) for line in self.lines)
         return [match[1] for match in done if match is not None]
 
 
 @pytest.fixture(scope="session")
-def runner():
-    """Return a function that runs dry_run.yaml under a base folder and returns the run and what was shown."""
+def run_dry():
+    """A function that runs dry_run.yaml under a base folder and returns the run and its display."""
 
-    def run(base: Path, *overrides: str, on_beat=lambda title: None, **changes):
-        watcher = Watcher(on_beat)
+    def run(base: Path, *overrides: str, on_heartbeat=lambda title: None, **changes):
+        display = RecordingDisplay(on_heartbeat)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NANOCHAT_BASE_DIR", str(base))
             request = RunRequest(
@@ -51,6 +51,6 @@ def runner():
                 overrides=("tracking.kind=none", *overrides),
                 **changes,
             )
-            return run_recipe(request, watcher), watcher
+            return run_recipe(request, display), display
 
     return run
