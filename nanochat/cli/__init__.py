@@ -1,1 +1,1 @@
-"""Command lines: arguments become calls, errors become exit codes."""
+"""The commands `nanochat-run` and `nanochat-chat`."""

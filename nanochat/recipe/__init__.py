@@ -1,1 +1,1 @@
-"""What a user may write, and the only reader of YAML."""
+"""Recipes: the schema, the YAML reader, `extends`, `--set` and variables, and checks with located error messages."""

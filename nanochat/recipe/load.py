@@ -1,6 +1,6 @@
-"""From a recipe file and `--set` flags to a validated `Recipe`, and where each of its values came from.
+"""Loads a recipe: from a file and `--set` flags to a validated `Recipe` that knows where each value was written.
 
-`load_recipe` finds everything that is wrong in one pass: the YAML, the schema, and references inside the recipe.
+`load_recipe` reports everything that is wrong at once: YAML syntax, types and ranges, and references inside the recipe.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 from nanochat.recipe.check.cross_references import check_references
-from nanochat.recipe.check.validation import Finding, validate
-from nanochat.recipe.merge.extends import Layered, Unreadable, read_layers
+from nanochat.recipe.check.validation import FieldProblem, validate
+from nanochat.recipe.merge.extends import read_with_bases
 from nanochat.recipe.merge.overrides import read_override
 from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
 from nanochat.recipe.merge.variables import substitute
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin
-from nanochat.recipe.source.yaml_reader import Node, Refused
+from nanochat.recipe.source.nodes import Node
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
+"""Errors that would be false alarms if an extended file could not be read."""
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A valid recipe and where its values were written. What is not in `origins` has its default."""
+    """A valid recipe, and the places where its values were written."""
 
     recipe: Recipe
     path: Path
     """The recipe file, as the caller named it."""
     origins: dict[KeyPath, Origin] = field(repr=False)
-    """Path of each given value, sections included, to its place; the root is the empty path."""
+    """Place of each given value and section by its path. The root has the empty path, and defaults have no place."""
     key_origins: dict[KeyPath, Origin] = field(repr=False)
-    """Path of each given key to its place."""
+    """Place of each given key by its path."""
     files: tuple[Path, ...]
-    """Absolute paths of all files read, the recipe itself among them."""
+    """Absolute paths of all files that were read, including the recipe itself."""
 
     def diagnose(
         self,
@@ -46,65 +47,57 @@ class LoadedRecipe:
         *,
         at_key: bool = False,
     ) -> Diagnostic:
-        """Return a finding located at `path`: at its value (or key), else at the nearest section given above it."""
-        finding = Finding(tuple(path), code, message, help, at_key)
-        return _located(finding, self.origins, self.key_origins)
+        """Return an error at the value (or key) at `path`, or at the nearest section above it if that is a default."""
+        problem = FieldProblem(tuple(path), code, message, help, at_key)
+        return _locate(problem, self.origins, self.key_origins)
 
     def error(self, diagnostics: Iterable[Diagnostic]) -> RecipeError:
-        """Return one error that shows all `diagnostics`, for the caller to raise."""
+        """Return an exception that shows all `diagnostics`, for the caller to raise."""
         return LocatedRecipeError(diagnostics)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Return the recipe at `path` with each `KEY=VALUE` of `overrides` written over it, later ones last.
+    """Return the recipe at `path` with the `KEY=VALUE` settings of `overrides`, of which later ones win.
 
-    Raises `RecipeError`, whose text shows everything that is wrong.
+    Raises:
+        RecipeError: the recipe is wrong; the message shows all errors.
     """
-    layered = _read(Path(path))
-    node, diagnostics = layered.node, list(layered.diagnostics)
+    files = read_with_bases(Path(path))
+    node, diagnostics = files.node, list(files.diagnostics)
     for number, override in enumerate(overrides, start=1):
         try:
             node = merge(node, read_override(override, number))
-        except Refused as refused:
-            diagnostics.append(refused.diagnostic)
+        except LocatedRecipeError as error:
+            diagnostics += error.diagnostics
     substituted = substitute(drop_nulls(node))
     node = resolve_paths(substituted.node)
     diagnostics += substituted.diagnostics
     origins, key_origins = origins_of(node)
-    recipe, findings = validate(node)
-    blamed = {found.origin for found in diagnostics}
-    for finding in [*findings, *_references(node)]:
-        located = _located(finding, origins, key_origins)
-        is_known = finding.path in substituted.failed or (located.origin in blamed and not finding.at_key)
-        if not is_known and (layered.is_complete or finding.code not in _NEEDS_ALL_FILES):
+    recipe, problems = validate(node)
+    reported_places = {diagnostic.origin for diagnostic in diagnostics}
+    for problem in [*problems, *_reference_problems(node)]:
+        located = _locate(problem, origins, key_origins)
+        is_reported = problem.path in substituted.failed or (located.origin in reported_places and not problem.at_key)
+        if not is_reported and (files.is_complete or problem.code not in _NEEDS_ALL_FILES):
             diagnostics.append(located)
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
-    assert recipe is not None, "no findings, so the recipe is valid"
-    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, layered.files)
+    assert recipe is not None, "without problems the recipe is valid"
+    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, files.files)
 
 
-def _read(path: Path) -> Layered:
-    try:
-        return read_layers(path)
-    except Refused as refused:
-        raise LocatedRecipeError([refused.diagnostic]) from None
-    except Unreadable as unreadable:
-        raise LocatedRecipeError(unreadable.diagnostics) from None
-
-
-def _references(node: Node) -> list[Finding]:
+def _reference_problems(node: Node) -> list[FieldProblem]:
     data = plain(node)
-    assert isinstance(data, dict), "layers are maps"
+    assert isinstance(data, dict), "a recipe is a map"
     return check_references(data)
 
 
-def _located(finding: Finding, origins: Mapping[KeyPath, Origin], keys: Mapping[KeyPath, Origin]) -> Diagnostic:
-    path = finding.path
-    if not finding.at_key and path in origins:
+def _locate(problem: FieldProblem, origins: Mapping[KeyPath, Origin], keys: Mapping[KeyPath, Origin]) -> Diagnostic:
+    path = problem.path
+    if not problem.at_key and path in origins:
         origin = origins[path]
     else:
         while path and path not in keys:
             path = path[:-1]
         origin = keys[path] if path else origins[()]
-    return Diagnostic(finding.code, finding.message, origin, finding.help)
+    return Diagnostic(problem.code, problem.message, origin, problem.help)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from nanochat.recipe.check.descriptions import expected
+from nanochat.recipe.check.descriptions import describe_type
 from nanochat.recipe.schema.introspection import ROOT, Slot, child, map_value, sections_of, tags
 from nanochat.recipe.schema.section import Section
 
@@ -64,7 +64,7 @@ def _type(section: type[Section], slot: Slot, name: str) -> str:
     assert inner is not None, "a field of the section"
     if sections_of(inner):
         return "a section"
-    return expected(inner).replace("|", "\\|")
+    return describe_type(inner).replace("|", "\\|")
 
 
 def _default(field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""A loaded recipe as text: resolved, with the origin of each value, and compared with another."""
+"""Prints a loaded recipe with its defaults, with the origin of each value, or as the difference from another recipe."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nanochat.recipe.source.scalars import NUMBER
 
 Value: TypeAlias = "str | int | float | bool | dict[str, Value] | list[Value] | None"
 
-_READ_AND_GONE = ("extends", "vars")
+_MERGED_FIELDS = ("extends", "vars")
 _COMMENT_COLUMN = 48
 
 
 def resolved_yaml(loaded: LoadedRecipe) -> str:
-    """Return the recipe with all its defaults as YAML; loading that gives the same recipe."""
+    """Return the recipe with all defaults as YAML. Loading that YAML gives the same recipe."""
     return "".join(f"{line}\n" for line, _ in _lines(recipe_values(loaded.recipe), ()))
 
 
 def yaml_with_origins(loaded: LoadedRecipe) -> str:
-    """Return the resolved recipe, each value with a comment that says which line, flag or default set it."""
+    """Return the recipe with all defaults as YAML, with a comment that says which line or flag set each value."""
     text = []
     for line, path in _lines(recipe_values(loaded.recipe), ()):
         comment = "" if path is None else f"# {loaded.origins.get(path, 'default')}"
@@ -36,9 +36,9 @@ def yaml_with_origins(loaded: LoadedRecipe) -> str:
 
 
 def diff_recipes(a: Recipe, b: Recipe) -> list[tuple[str, Value, Value]]:
-    """Return (dotted path, value in `a`, value in `b`) for each leaf that differs, defaults included.
+    """Return (dotted path, value in `a`, value in `b`) for each value that differs, defaults included.
 
-    None stands for a value that is absent.
+    A value that is absent is None.
     """
     left, right = dict(_leaves(recipe_values(a), "")), dict(_leaves(recipe_values(b), ""))
     names = [*left, *(name for name in right if name not in left)]
@@ -46,11 +46,11 @@ def diff_recipes(a: Recipe, b: Recipe) -> list[tuple[str, Value, Value]]:
 
 
 def recipe_values(section: Section) -> dict[str, Value]:
-    """Return a section as plain data, defaults included; fields that are absent by default and not given are not."""
+    """Return a section as plain data with its defaults. Fields whose value and default are None are left out."""
     values: dict[str, Value] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if name in _READ_AND_GONE or (value is None and field.default is None):
+        if name in _MERGED_FIELDS or (value is None and field.default is None):
             continue
         values[name] = _plain(value)
     return values
@@ -71,7 +71,7 @@ def _plain(value: object) -> Value:
 
 
 def _lines(values: dict[str, Value], path: KeyPath) -> Iterator[tuple[str, KeyPath | None]]:
-    """Yield each line, and the path of the value on it (None where the line only opens a section)."""
+    """Yield each line, and the path of the value on it (None if the line starts a section)."""
     indent = "  " * len(path)
     for name, value in values.items():
         key = f"{indent}{_flow(name)}:"
@@ -84,7 +84,7 @@ def _lines(values: dict[str, Value], path: KeyPath) -> Iterator[tuple[str, KeyPa
 
 def _escaped(value: Value) -> Value:
     if isinstance(value, list):
-        return [_escaped(each) for each in value]
+        return [_escaped(item) for item in value]
     return escape(value) if isinstance(value, str) else value
 
 
@@ -97,17 +97,17 @@ def _leaves(values: dict[str, Value], prefix: str) -> Iterator[tuple[str, Value]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would take for something else."""
+    """A dumper that quotes text which YAML 1.1 or 1.2 would read as another type."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Keep text with line breaks on one line and unfolded: in double quotes."""
+    """Write text that has line breaks in double quotes, so that it stays on one line."""
     style = '"' if LINE_BREAK.search(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)
-# What is a number in 1.2 and text in 1.1; SafeDumper knows the numbers of 1.1.
+# SafeDumper knows only the numbers of YAML 1.1, and would leave text that is a number in 1.2 without quotes.
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
 

@@ -1,4 +1,4 @@
-"""Recipes written for one test."""
+"""Fixtures that write recipes for a test."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pretrain:
 
 @pytest.fixture
 def body() -> str:
-    """A valid recipe, to which a test adds lines."""
+    """A valid recipe, to which tests add lines."""
     return BODY
 
 
 @pytest.fixture
 def write(tmp_path) -> Callable[..., Path]:
-    """Writes files below a temporary folder; returns the path of the last one."""
+    """Return a function that writes files into a temporary folder and returns the path of the last one."""
 
     def write_all(**files: str) -> Path:
         path = tmp_path
@@ -42,5 +42,5 @@ def write(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture
 def codes() -> Callable[[pytest.ExceptionInfo[BaseException]], list[str]]:
-    """Returns the codes of the findings in a caught error, in order."""
-    return lambda caught: [found.code for found in caught.value.diagnostics]
+    """Return a function that returns the codes of a caught error, in order."""
+    return lambda caught: [diagnostic.code for diagnostic in caught.value.diagnostics]

@@ -1,4 +1,4 @@
-"""`extends`: what wins, what is dropped, and which files may be named."""
+"""`extends` merges recipes, and only reads files inside the recipe folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ VALID = Path(__file__).parent / "valid"
 
 
 def test_a_child_merges_maps_replaces_lists_and_drops_with_null():
-    """Field by field, read off the two files."""
     base, child = load_recipe(VALID / "all_stages.yaml").recipe, load_recipe(VALID / "child.yaml").recipe
     assert child.name == "child"
     assert child.model.depth == 1 and base.model.depth == 2  # by the variable
@@ -26,7 +25,7 @@ def test_a_child_merges_maps_replaces_lists_and_drops_with_null():
 
 
 def test_a_later_choice_of_exactly_one_replaces_the_earlier():
-    """`horizon`, `sources.NAME` with what goes with it, and `validation`."""
+    """The sections are `horizon`, a source with its dependent field, and `validation`."""
     child = load_recipe(VALID / "child.yaml").recipe
     assert (child.pretrain.horizon.tokens, child.pretrain.horizon.flops) == (1_000_000, None)
     web = child.sources["web"]
@@ -35,16 +34,15 @@ def test_a_later_choice_of_exactly_one_replaces_the_earlier():
     assert child.sources["stdlib"].validation.hash_frac is None
 
 
-def test_null_stays_a_value_where_the_default_is_another():
-    """`top_k: null` means all tokens, and does not fall back to 50."""
+def test_null_is_a_value_where_the_default_is_not_null():
+    """For example, `top_k: null` means all tokens, while the default is 50."""
     recipe = load_recipe(VALID / "all_stages.yaml").recipe
     assert recipe.chat_eval.suites["spelling"].top_k is None
     assert recipe.run.checkpoint.every_minutes is None
     assert recipe.run.monitor.validate_every_steps is None
 
 
-def test_later_bases_win_over_earlier_and_the_file_over_all(write, body):
-    """`extends: [a, b]`: a, then b, then the file."""
+def test_later_bases_win_over_earlier_ones_and_the_file_wins_over_all(write, body):
     path = write(
         a=body + "seed: 1\nrun: {threads: 1, offline: true}\n",
         b="seed: 2\nrun: {threads: 2}\n",
@@ -56,7 +54,7 @@ def test_later_bases_win_over_earlier_and_the_file_over_all(write, body):
 
 
 def test_a_base_reached_twice_is_read_once(write, body):
-    """A ladder of 2^20 paths ends at once."""
+    """Reading every one of the 3^9 paths would take minutes."""
     files = {"f0": body}
     for i in range(1, 10):
         files[f"f{i}"] = f"extends: [f{i - 1}.yaml, f{i - 1}.yaml, f{i - 1}.yaml]\n"
@@ -64,22 +62,21 @@ def test_a_base_reached_twice_is_read_once(write, body):
 
 
 def test_extends_may_not_go_deeper_than_its_limit(write, body, codes):
-    """Twenty files in a row are refused, not recursed into."""
     files = {"f0": body} | {f"f{i}": f"extends: f{i - 1}.yaml\n" for i in range(1, 20)}
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(**files))
     assert codes(caught) == ["too-deep"]
 
 
-def test_a_list_of_thousands_of_files_is_one_error(write, body, codes):
-    """None of them is looked for: a message for each would take seconds."""
+def test_a_list_of_thousands_of_files_is_a_single_error(write, body, codes):
+    """An error for each file would take seconds."""
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(child="extends: [" + "gone.yaml, " * 3_000 + "]\n" + body))
     assert codes(caught) == ["too-deep"]
 
 
-def test_paths_are_relative_to_the_file_that_writes_them(write, body, tmp_path):
-    """Sources and `init_from`, also through `extends`; names of runs stay names."""
+def test_paths_are_relative_to_the_file_that_contains_them(write, body, tmp_path):
+    """This holds for sources and `init_from`, also through `extends`. Names of runs are not paths."""
     path = write(
         recipes__parts__base=body
         + "  init_from: ./weights\nbase_eval:\n  init_from: quickstart/latest\n  suites: {b: {task: bpb}}\n",
@@ -93,7 +90,6 @@ def test_paths_are_relative_to_the_file_that_writes_them(write, body, tmp_path):
 
 
 def test_paths_of_flags_are_relative_to_the_working_directory(write, body, tmp_path, monkeypatch):
-    """What is typed is typed where one stands."""
     path = write(recipes__mine=body)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -102,22 +98,19 @@ def test_paths_of_flags_are_relative_to_the_working_directory(write, body, tmp_p
     assert recipe.pretrain.init_from == str(tmp_path / "weights")
 
 
-def test_a_recipe_may_extend_anything_inside_the_folder_recipes(write, body):
-    """Up from a sub-folder, but not out of `recipes`."""
+def test_a_recipe_may_extend_any_file_inside_the_folder_recipes(write, body):
     path = write(recipes__base=body, recipes__mine__deep__child="extends: ../../base.yaml\nname: child\n")
     assert load_recipe(path).recipe.name == "child"
 
 
-def test_a_recipe_elsewhere_may_extend_only_beside_itself(write, body, codes):
-    """The folder above is out of bounds."""
+def test_a_recipe_elsewhere_may_not_extend_a_file_outside_its_folder(write, body, codes):
     path = write(base=body, mine__child="extends: ../base.yaml\nname: child\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     assert codes(caught) == ["extends-outside"]
 
 
-def test_a_link_does_not_lead_out(write, body, tmp_path, codes):
-    """Where a link points decides, not where it stands."""
+def test_a_recipe_may_not_extend_a_link_to_a_file_outside_its_folder(write, body, tmp_path, codes):
     write(secret=body)
     path = write(recipes__child="extends: link.yaml\nname: child\n")
     (tmp_path / "recipes/link.yaml").symlink_to(tmp_path / "secret.yaml")
@@ -126,8 +119,7 @@ def test_a_link_does_not_lead_out(write, body, tmp_path, codes):
     assert codes(caught) == ["extends-outside"]
 
 
-def test_a_base_cannot_use_its_place_to_reach_further_than_the_recipe(write, body, codes):
-    """The bounds are those of the recipe that was named, for its bases too."""
+def test_an_extended_recipe_may_not_extend_a_file_outside_the_folder_of_the_first(write, body, codes):
     path = write(outside=body, recipes__base="extends: ../outside.yaml\n", recipes__child="extends: base.yaml\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
@@ -135,22 +127,20 @@ def test_a_base_cannot_use_its_place_to_reach_further_than_the_recipe(write, bod
 
 
 @pytest.mark.parametrize("name", ["nothing.yaml", "", "a\0b.yaml", "x" * 5000 + ".yaml"])
-def test_a_recipe_that_is_not_there_is_an_error_without_a_place(tmp_path, name, codes):
-    """Odd names too; the empty name is the folder itself."""
+def test_a_missing_recipe_is_an_error_without_a_place(tmp_path, name, codes):
+    """The empty name is the folder itself."""
     with pytest.raises(RecipeError) as caught:
         load_recipe(tmp_path / name)
     assert codes(caught)[0] in ("file-missing", "file-unreadable")
 
 
 def test_a_mistyped_file_name_gets_a_suggestion(write, body, tmp_path):
-    """From the files beside it."""
     write(quickstart=body)
     with pytest.raises(RecipeError, match=r"did you mean `.*quickstart\.yaml`"):
         load_recipe(tmp_path / "quikstart.yaml")
 
 
-def test_a_file_over_the_limit_is_refused_unread(write, body, codes):
-    """256 KiB is far more than any recipe."""
+def test_a_file_above_the_size_limit_is_refused(write, body, codes):
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(big=body + "#" * 2**18))
     assert codes(caught) == ["too-large"]

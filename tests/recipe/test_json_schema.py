@@ -1,4 +1,4 @@
-"""The JSON Schema for editors: fresh, described, and of one mind with the loader."""
+"""The JSON Schema for editors is up to date, has descriptions, and agrees with `load_recipe`."""
 
 from __future__ import annotations
 
@@ -25,28 +25,20 @@ def test_files_in_schemas_are_up_to_date(golden):
 
 
 def test_every_field_has_a_description():
-    """An editor shows it on hover."""
     schema = json_schema()
-    sections = {"": schema, **schema["$defs"]}
-    bare = [
-        (name, field)
-        for name, section in sections.items()
-        for field, about in section.get("properties", {}).items()
-        if not about.get("description")
-    ]
-    assert bare == []
+    for section in (schema, *schema["$defs"].values()):
+        assert all(field.get("description") for field in section.get("properties", {}).values())
 
 
 @pytest.mark.parametrize(
     "path", [*VALID.glob("*.yaml"), *(ROOT / "recipes").glob("**/*.yaml")], ids=lambda path: path.stem
 )
-def test_valid_recipes_fit_the_schema(path):
-    """No red lines under what the loader accepts: variables, nulls and variants included."""
+def test_schema_accepts_every_valid_recipe(path):
+    """The recipes use variables, nulls and `extends`."""
     assert _fits(_data(path.read_text(encoding="utf-8")), json_schema())
 
 
-def test_the_example_in_the_schema_fits_it():
-    """Examples are read as instructions."""
+def test_schema_accepts_its_own_example():
     schema = json_schema()
     assert all(_fits(example, schema) for example in schema["examples"])
 
@@ -69,8 +61,7 @@ def test_the_example_in_the_schema_fits_it():
         "{nanochat: 1, name: x, run: {offline: 'no'}}",
     ],
 )
-def test_mistakes_do_not_fit(wrong):
-    """So the red line appears while one types."""
+def test_schema_rejects_mistakes(wrong):
     assert not _fits(_data(wrong), json_schema())
 
 
@@ -82,7 +73,7 @@ TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": 
 
 
 def _fits(value, schema, root=None):
-    """A small independent judge of the part of JSON Schema that is used."""
+    """Validate the part of JSON Schema that recipes use, independently of Pydantic."""
     root = root or schema
     if "$ref" in schema and not _fits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root):
         return False

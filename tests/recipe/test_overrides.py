@@ -1,4 +1,4 @@
-"""`--set KEY=VALUE` and `${vars.NAME}`."""
+"""`--set KEY=VALUE` and `${vars.NAME}` change the values of a recipe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 
 
-def test_values_are_strict_yaml(write, body):
-    """Numbers, words, lists, maps, quoted text."""
-    path = write(a=body)
+def test_set_reads_values_as_yaml_1_2(write, body):
+    """The values are numbers, words, lists, maps and quoted text."""
     recipe = load_recipe(
-        path,
+        write(a=body),
         [
             "seed=1000",
             "pretrain.optimizer.matrix_lr=1e-4",
@@ -31,15 +30,14 @@ def test_values_are_strict_yaml(write, body):
 
 
 def test_the_last_flag_wins_and_replaces_an_exclusive_choice(write, body):
-    """Over the file and over earlier flags."""
     path = write(a=body + "  horizon: {ratio: 20}\n")
     recipe = load_recipe(path, ["pretrain.horizon.tokens=1M", "seed=1", "pretrain.horizon.steps=5", "seed=2"]).recipe
     assert recipe.pretrain.horizon.model_dump(exclude_none=True) == {"steps": 5}
     assert recipe.seed == 2
 
 
-def test_null_or_nothing_drops_what_the_file_set(write, body):
-    """A section, a field, an entry of a map; later flags may start it again."""
+def test_set_to_null_or_nothing_drops_a_value_of_the_file(write, body):
+    """This holds for sections, fields and entries of maps. Later flags can set them again."""
     path = write(a=body + "seed: 7\nbase_eval:\n  suites: {x: {task: bpb}, y: {task: bpb}}\n")
     recipe = load_recipe(path, ["base_eval.suites.x=null", "seed="]).recipe
     assert list(recipe.base_eval.suites) == ["y"]
@@ -48,15 +46,14 @@ def test_null_or_nothing_drops_what_the_file_set(write, body):
     assert list(again.base_eval.suites) == ["z"]
 
 
-def test_keys_of_plain_maps_may_hold_dots(write, body):
-    """`expect` and `tracking.tags` are maps from text to text."""
+def test_keys_of_free_maps_may_contain_dots(write, body):
     recipe = load_recipe(write(a=body), ["expect.pretrain.bpb=<= 3", "tracking.tags.a.b=c"]).recipe
     assert recipe.expect == {"pretrain.bpb": "<= 3"}
     assert recipe.tracking.tags == {"a.b": "c"}
 
 
-def test_a_whole_variable_keeps_its_type_and_text_takes_any(write, body):
-    """Also from `--set vars.x`, which comes before substitution."""
+def test_a_variable_keeps_its_type_as_a_whole_value_and_becomes_text_inside_text(write, body):
+    """Variables that `--set vars.NAME` sets behave alike."""
     text = "vars: {n: 3, r: 0.5, t: true, w: word}\nseed: ${vars.n}\n"
     text += "description: a ${vars.n} ${vars.r} ${vars.t} ${vars.w}\n"
     loaded = load_recipe(write(a=body + text), ["run.offline=${vars.t}", "vars.n=4"])
@@ -65,15 +62,14 @@ def test_a_whole_variable_keeps_its_type_and_text_takes_any(write, body):
     assert loaded.recipe.vars == {}
 
 
-def test_substituted_text_is_not_substituted_again(write, body, codes):
-    """No recursion: a variable that holds `${` is refused where it stands."""
+def test_a_variable_that_uses_a_variable_is_refused(write, body, codes):
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(a=body + "vars: {a: '${vars.b}', b: '${vars.a}'}\ndescription: ${vars.a}\n"))
     assert codes(caught) == ["bad-variable", "bad-variable"]
 
 
-def test_variables_cannot_blow_a_recipe_up(write, body, codes):
-    """200 KB of variable used 400 times would be 80 MB."""
+def test_variables_that_expand_to_megabytes_are_refused(write, body, codes):
+    """A variable of 200 KB that is used 400 times would expand to 80 MB."""
     text = f"vars: {{a: {'x' * 200_000}}}\nrun:\n  monitor:\n    prompts:\n"
     uses = "".join('      - "y ${vars.a}"\n' for _ in range(400))
     with pytest.raises(RecipeError) as caught:
@@ -81,8 +77,7 @@ def test_variables_cannot_blow_a_recipe_up(write, body, codes):
     assert codes(caught) == ["too-large"]
 
 
-def test_a_doubled_dollar_writes_the_characters_themselves(write, body):
-    """For prompts about shells."""
+def test_a_doubled_dollar_is_a_literal_dollar(write, body):
     recipe = load_recipe(write(a=body + "description: echo $${HOME} $HOME $5 $$\n")).recipe
     assert recipe.description == "echo ${HOME} $HOME $5 $$"
 
@@ -96,23 +91,23 @@ def test_a_doubled_dollar_writes_the_characters_themselves(write, body):
         (["vars.data=/abs"], "/abs/text/*.parquet"),
     ],
 )
-def test_a_path_that_begins_with_a_variable_starts_where_the_variable_was_written(
+def test_a_path_that_starts_with_a_variable_is_relative_to_the_file_that_sets_it(
     write, body, tmp_path, monkeypatch, flags, expected
 ):
-    """A flag's value is relative to the working directory, like that of a path itself."""
+    """A variable that a flag sets is relative to the working directory."""
     (tmp_path / "recipes").mkdir()
     (tmp_path / "elsewhere").mkdir()
     path = tmp_path / "recipes" / "a.yaml"
     path.write_text(write(a=body).read_text() + "vars: {data: data}\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
     source = "sources.x={path: '${vars.data}/text/*.parquet'}"
-    flags = [source, *flags]
-    found = load_recipe(path, flags).recipe.sources["x"].path
-    assert found == str(tmp_path / expected)
+    recipe = load_recipe(path, [source, *flags]).recipe
+    assert recipe.sources["x"].path == str(tmp_path / expected)
 
 
-def test_only_the_beginning_of_a_path_decides_and_names_stay_names(write, body, tmp_path, monkeypatch):
-    """A variable inside a path, and one that holds the name of a run."""
+def test_a_variable_inside_a_path_or_with_the_name_of_a_run_does_not_change_the_folder(
+    write, body, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     text = body + "vars: {part: a, run: quickstart, at: ./runs}\n"
     flags = ["sources.x={path: 'in/${vars.part}.txt'}", "pretrain.init_from='${vars.run}'"]

@@ -1,4 +1,4 @@
-"""The resolved recipe as text, and the difference of two."""
+"""Printed recipes: with defaults, with origins, and the difference of two recipes."""
 
 from __future__ import annotations
 
@@ -14,30 +14,11 @@ from nanochat.recipe.show import diff_recipes, resolved_yaml, yaml_with_origins
 
 VALID = Path(__file__).parent / "valid"
 
-# All that YAML can hold; the reader refuses NUL and half surrogate pairs.
+# All text that YAML can represent. The reader refuses NUL and unpaired surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30) | st.sampled_from(
     [
-        "no",
-        "1e5",
-        "1e-4",
-        "010",
-        "0o7",
-        "12:30",
-        "null",
-        "~",
-        "",
-        " a ",
-        "a: b",
-        "a #b",
-        "- a",
-        "${vars.x}",
-        "$${",
-        "<<",
-        "1_0",
-        "=",
-        "2024-01-01",
-        "\u0085",
-        "\ufeff",
+        *("no", "1e5", "1e-4", "010", "0o7", "12:30", "null", "~", "", " a ", "a: b", "a #b", "- a"),
+        *("${vars.x}", "$${", "<<", "1_0", "=", "2024-01-01", "\u0085", "\ufeff"),
     ]
 )
 FLOATS = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
@@ -65,16 +46,15 @@ RECIPES = st.builds(
 
 
 @given(recipe=RECIPES)
-def test_loading_what_was_dumped_is_the_identity(recipe, tmp_path_factory):
-    """Whatever the texts and numbers are."""
+def test_loading_a_printed_recipe_gives_the_same_recipe(recipe, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(resolved_yaml(_as_loaded(recipe)), encoding="utf-8", newline="")
     assert load_recipe(path).recipe == recipe
 
 
 @pytest.mark.parametrize("name", ["all_stages", "child"])
-def test_a_resolved_file_resolves_to_itself(name, tmp_path):
-    """Layers, variables and flags are gone, the recipe is the same."""
+def test_printing_a_printed_recipe_changes_nothing(name, tmp_path):
+    """The recipes use `extends`, variables and flags."""
     loaded = load_recipe(VALID / f"{name}.yaml", ["seed=9"])
     path = tmp_path / "resolved.yaml"
     path.write_text(resolved_yaml(loaded), encoding="utf-8")
@@ -83,8 +63,7 @@ def test_a_resolved_file_resolves_to_itself(name, tmp_path):
     assert resolved_yaml(again) == resolved_yaml(loaded)
 
 
-def test_each_value_is_shown_with_its_origin(monkeypatch):
-    """A line of a file, a flag, or the default."""
+def test_each_value_is_printed_with_its_line_flag_or_default(monkeypatch):
     monkeypatch.chdir(VALID)
     lines = yaml_with_origins(load_recipe(Path("child.yaml"), ["seed=9"])).splitlines()
     shown = {line.split("#")[0].strip(): line.partition("#")[2].strip() for line in lines}
@@ -95,8 +74,7 @@ def test_each_value_is_shown_with_its_origin(monkeypatch):
     assert shown["model:"] == ""
 
 
-def test_the_difference_of_two_recipes_is_over_resolved_values():
-    """Defaults count as values; None is what is absent."""
+def test_difference_of_two_recipes_includes_defaults():
     one = load_recipe(VALID / "child.yaml").recipe
     two = load_recipe(
         VALID / "child.yaml", ["run.threads=2", "pretrain.horizon.steps=5", "base_eval.samples=[]"]

@@ -1,4 +1,4 @@
-"""Counts and sizes with factor letters."""
+"""Counts and sizes can be written with letters, and sections are strict."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from nanochat.recipe.schema.values import Bytes, Count
         (7, 7),
     ],
 )
-def test_a_count_may_have_a_letter(written, value):
-    """Powers of 1000, exactly."""
+def test_a_count_with_a_letter_is_an_exact_power_of_1000(written, value):
     assert TypeAdapter(Count).validate_python(written) == value
 
 
@@ -33,8 +32,7 @@ def test_a_count_may_have_a_letter(written, value):
     "written",
     ["20m", "M", "1.0001K", "6_4_", "_1", "1__0", "-1", "1e3K", "", "٣", "1.5", 0, -1, 1.5, True, None, 10**19],
 )
-def test_what_is_not_a_count_is_refused(written):
-    """Also zero, negative, and what does not come to a whole number."""
+def test_a_value_that_is_not_a_positive_whole_number_is_refused_as_a_count(written):
     with pytest.raises(ValidationError):
         TypeAdapter(Count).validate_python(written)
 
@@ -42,13 +40,11 @@ def test_what_is_not_a_count_is_refused(written):
 @pytest.mark.parametrize(
     ("written", "value"), [("16G", 16 * 2**30), ("16GiB", 16 * 2**30), ("512MB", 512 * 2**20), ("1K", 1024), ("9", 9)]
 )
-def test_a_size_is_in_powers_of_1024(written, value):
-    """As the tools that show memory count."""
+def test_a_size_with_a_letter_is_a_power_of_1024(written, value):
     assert TypeAdapter(Bytes).validate_python(written) == value
 
 
-def test_sections_are_frozen_and_strict():
-    """No field changes after validation, and text is not a number."""
+def test_sections_are_immutable_and_strict_about_types():
     recipe = Recipe(nanochat=1, name="x")
     with pytest.raises(ValidationError):
         recipe.seed = 3
@@ -57,7 +53,6 @@ def test_sections_are_frozen_and_strict():
 
 
 @pytest.mark.parametrize("given", [{}, {"steps": 1, "tokens": 2}])
-def test_exactly_one_holds_in_python_too(given):
-    """A recipe built without a file is checked alike."""
+def test_exactly_one_is_checked_for_recipes_built_in_python(given):
     with pytest.raises(ValidationError, match="exactly one"):
         Recipe(nanochat=1, name="x", pretrain={"data": {"a": {}}, "horizon": given})

@@ -1,4 +1,4 @@
-"""The YAML reader: YAML 1.2 values, places, and what it refuses."""
+"""The YAML reader reads YAML 1.2 values with their places, and refuses other features."""
 
 from __future__ import annotations
 
@@ -60,28 +60,24 @@ SCALARS = [
 
 @pytest.mark.parametrize(("written", "value"), SCALARS)
 def test_a_plain_scalar_means_what_yaml_1_2_says(written, value):
-    """Type and value agree with the core schema."""
-    found = resolve_scalar(written)
-    assert (type(found), found) == (type(value), value)
+    resolved = resolve_scalar(written)
+    assert (type(resolved), resolved) == (type(value), value)
 
 
 def test_nan_is_a_number():
-    """NaN does not equal itself, so the table cannot hold it."""
     assert math.isnan(resolve_scalar(".nan"))
 
 
-def test_quoted_scalars_stay_text():
-    """Quotes turn any scalar into text."""
+def test_quoted_scalars_are_text():
     assert _plain('["1", \'null\', "true", 1, null]') == ("1", "null", "true", 1, None)
 
 
 def test_keys_are_text_as_written():
-    """`no`, `1` and `1e3` as keys are words."""
     assert _plain("{no: 1, 1: 2, 1e3: 3, null: 4}") == {"no": 1, "1": 2, "1e3": 3, "null": 4}
 
 
 def test_each_value_and_key_has_its_line_and_column():
-    """Counted by hand, from 1."""
+    """The places are counted by hand, from 1."""
     node = _read("a: 1\nb:\n  - x\n  - {c: 'y'}\n").node
     values, keys = origins_of(node)
     places = {path: (origin.line, origin.column, origin.length) for path, origin in values.items()}
@@ -97,26 +93,23 @@ def test_each_value_and_key_has_its_line_and_column():
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
-def test_lines_are_counted_whatever_ends_them(line_break):
-    """Windows and old Mac files too."""
+def test_lines_are_counted_with_any_line_break(line_break):
     node = _read(f"a: 1{line_break}{line_break}b: 2").node
     assert origins_of(node)[1]["b",].line == 3
 
 
 def test_an_alias_repeats_its_anchor():
-    """Aliases are plain YAML and stay allowed."""
     assert _plain("a: &x {b: 1}\nc: *x") == {"a": {"b": 1}, "c": {"b": 1}}
 
 
-def test_aliases_count_what_they_expand_to():
-    """Nine levels of nine would be 387 million values; it must stop long before."""
+def test_aliases_that_expand_to_too_many_values_are_refused():
+    """Nine levels of nine aliases would expand to 387 million values."""
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
     assert _codes("\n".join(lines)) == ["too-large"]
 
 
-def test_aliases_count_how_deep_they_nest():
-    """A chain of anchors nests as deep as if it were written out."""
+def test_aliases_that_nest_too_deeply_are_refused():
     lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 80)]
     assert _codes("\n".join(lines)) == ["too-deep"]
     assert _codes("\n".join(lines[:60])) == []
@@ -140,13 +133,11 @@ def test_aliases_count_how_deep_they_nest():
         ("a: \x1b[31m", "yaml-syntax"),
     ],
 )
-def test_what_a_recipe_does_not_need_is_refused(text, code):
-    """Each with a code of its own."""
+def test_features_that_recipes_do_not_need_are_refused(text, code):
     assert _codes(text)[0] == code
 
 
-def test_sixty_four_levels_are_enough_for_anyone():
-    """The limit is exact."""
+def test_sixty_four_levels_are_accepted():
     assert _codes("[" * 64 + "]" * 64) == []
 
 
@@ -161,4 +152,4 @@ def _plain(text):
 
 
 def _codes(text):
-    return [found.code for found in _read(text).diagnostics]
+    return [diagnostic.code for diagnostic in _read(text).diagnostics]

@@ -1,1 +1,1 @@
-"""Checking a merged recipe: types, ranges and cross-references, with error messages."""
+"""Checks a merged recipe against the schema, and its references to sources, stages and suites."""

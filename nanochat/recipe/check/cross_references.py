@@ -1,6 +1,6 @@
-"""Cross-references inside a recipe: sources, stages and suites that are named must exist and fit together.
+"""Checks references inside a recipe: the sources, stages and suites that it names must exist and fit together.
 
-Works on plain data, so that references are checked also where other fields are wrong.
+The checks work on plain data, so that they also run if other fields are invalid.
 """
 
 from __future__ import annotations
@@ -8,44 +8,44 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from nanochat.recipe.check.validation import Finding
+from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.tasks.table import TASKS
 
 _CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
-"""A user in a URI, or a parameter that is called like a secret."""
+"""Matches a URI with a user name, or with a parameter whose name suggests a secret."""
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
-def check_references(data: Mapping[str, Plain]) -> list[Finding]:
+def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
     """Return what is wrong with the references of a merged recipe."""
     checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets)
-    return [finding for check in checks for finding in check(data)]
+    return [problem for check in checks for problem in check(data)]
 
 
-def _check_secrets(data: Mapping[str, Plain]) -> Iterator[Finding]:
+def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     uri = _at(data, ("tracking", "uri"))
     if isinstance(uri, str) and _CREDENTIALS.search(uri):
-        help_ = (
-            "give the whole address in MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        help_ = "set MLFLOW_TRACKING_URI to the whole address, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        yield FieldProblem(
+            ("tracking", "uri"), "secret-in-recipe", "a recipe must not contain a user name, password or token", help_
         )
-        yield Finding(("tracking", "uri"), "secret-in-recipe", "a recipe holds no user name, password or token", help_)
 
 
-def _check_sources(data: Mapping[str, Plain]) -> Iterator[Finding]:
+def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     sources = _map(data.get("sources"))
     for path, name, at_key in _source_names(data):
         if name not in sources:
-            help_ = did_you_mean(name, sources) or "declare it under `sources`"
-            yield Finding(path, "unknown-source", f"there is no source `{name}`", help_, at_key)
+            help_ = did_you_mean(name, sources) or "add it under `sources`"
+            yield FieldProblem(path, "unknown-source", f"there is no source `{name}`", help_, at_key)
         else:
             yield from _check_fit(data, path, name, at_key)
 
 
 def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, bool]]:
-    """Yield path and name of each use of a source, and whether the name is the key."""
+    """Yield the path and the name of each use of a source, and whether the name is a key."""
     for name in _map(_map(data.get("pretrain")).get("data")):
         yield ("pretrain", "data", name), name, True
     holders: list[KeyPath] = [("tokenizer",)]
@@ -57,58 +57,66 @@ def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, boo
             yield (*holder, "source"), source, False
 
 
-def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool) -> Iterator[Finding]:
-    """Say where a source cannot give what its user reads."""
+def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool) -> Iterator[FieldProblem]:
+    """Report a source that does not contain what its user reads."""
     builtin = _at(data, ("sources", name, "builtin"))
     task = _at(data, (*path[:-1], "task"))
     facts = TASKS.get(task) if isinstance(task, str) else None
     reads_documents = path[0] in ("tokenizer", "pretrain") or (facts is not None and facts.reads == "documents")
     if reads_documents and builtin == "spelling":
-        message = f"the source `{name}` holds words to spell, not documents"
-        yield Finding(path, "source-mismatch", message, "use `builtin: python-stdlib`, a `path` or a `uri`", at_key)
+        message = f"the source `{name}` contains words to spell, not documents"
+        yield FieldProblem(
+            path, "source-mismatch", message, "use `builtin: python-stdlib`, a `path` or a `uri`", at_key
+        )
     elif facts is not None and facts.reads == "words":
         if builtin == "python-stdlib" or _at(data, ("sources", name, "uri")) is not None:
-            message = f"the task `{task}` needs words, which the source `{name}` does not hold"
-            help_ = "use a source with `builtin: spelling`, or the `path` of a text file with a word a line"
-            yield Finding(path, "source-mismatch", message, help_)
+            message = f"the task `{task}` needs words, which the source `{name}` does not contain"
+            help_ = "use a source with `builtin: spelling`, or the `path` of a text file with one word per line"
+            yield FieldProblem(path, "source-mismatch", message, help_)
     elif not reads_documents and isinstance(task, str) and builtin is not None:
-        message = f"the task `{task}` needs rows of data, which the built-in source `{name}` does not hold"
-        yield Finding(path, "source-mismatch", message, "use a source with a `uri` or a `path`")
+        message = f"the task `{task}` needs rows of data, which the built-in source `{name}` does not contain"
+        yield FieldProblem(path, "source-mismatch", message, "use a source with a `uri` or a `path`")
 
 
-def _check_weights(data: Mapping[str, Plain]) -> Iterator[Finding]:
-    """Say where some tasks of the SFT mixture have a weight and others none."""
+def _check_weights(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report tasks of the SFT mixture without a weight if other tasks have one."""
     items = _map(_at(data, ("sft", "data")))
     without = [name for name, item in items.items() if isinstance(item, dict) and item.get("weight") is None]
     if len(without) < len(items):
         for name in without:
-            message = f"other tasks of the mixture have a `weight`, and `{name}` has none"
-            help_ = "give each task a weight, or none of them"
-            yield Finding(("sft", "data", name), "missing-weight", message, help_, at_key=True)
+            message = f"`{name}` has no `weight`, but other tasks of the mixture have one"
+            help_ = "give all tasks a weight, or none"
+            yield FieldProblem(("sft", "data", name), "missing-weight", message, help_, at_key=True)
 
 
-def _check_stages(data: Mapping[str, Plain]) -> Iterator[Finding]:
-    """Say where a stage lacks what it works on."""
+def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report stages that lack a model, a tokenizer or pretrained weights."""
     present = [name for name in STAGE_SECTIONS if isinstance(data.get(name), dict)]
     if not present and not any(name in data for name in STAGE_SECTIONS):
         help_ = f"add one of {', '.join(STAGE_SECTIONS)}"
-        yield Finding((), "missing-stage", "the recipe has no stage", help_, at_key=True)
+        yield FieldProblem((), "missing-stage", "the recipe has no stage", help_, at_key=True)
     starts_fresh = "pretrain" in present and _at(data, ("pretrain", "init_from")) is None
     if starts_fresh:
         for needed in ("model", "tokenizer"):
             if needed not in data:
                 message = f"`pretrain` needs the section `{needed}`"
-                yield Finding(("pretrain",), "missing-stage", message, "add it, or start with `init_from`", at_key=True)
+                yield FieldProblem(
+                    ("pretrain",),
+                    "missing-stage",
+                    message,
+                    "add this section, or start from existing weights with `init_from`",
+                    at_key=True,
+                )
     for stage in present:
         upstream = STAGE_SECTIONS[stage].upstream
         has_model = any(name in data for name in upstream) or _at(data, (stage, "init_from")) is not None
         if stage != "pretrain" and upstream and not has_model:
-            message = f"`{stage}` has no model to work on"
+            message = f"`{stage}` has no model to start from"
             help_ = f"add `{'` or `'.join(upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
-            yield Finding((stage,), "missing-stage", message, help_, at_key=True)
+            yield FieldProblem((stage,), "missing-stage", message, help_, at_key=True)
 
 
-def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
+def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     for key in _map(data.get("expect")):
         stage, _, rest = key.partition(".")
         path: KeyPath = ("expect", key)
@@ -130,12 +138,12 @@ def _check_expectations(data: Mapping[str, Plain]) -> Iterator[Finding]:
 
 
 def _composites(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
-    """Return the metrics over several tasks that the stage gives; bits per byte is no part of them."""
+    """Return the metrics over several tasks that the stage reports. Bits per byte is not part of them."""
     suites = _map(_at(data, (stage, "suites"))).values()
     return STAGE_SECTIONS[stage].metrics if any(_map(suite).get("task") != "bpb" for suite in suites) else ()
 
 
-def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Plain]) -> Finding:
+def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Plain]) -> FieldProblem:
     results = []
     for stage in _EVALUATIONS:
         suites = _map(_at(data, (stage, "suites")))
@@ -144,7 +152,7 @@ def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Pl
         if stage not in _EVALUATIONS and isinstance(data.get(stage), dict):
             results += [f"{stage}.{metric}" for metric in section.metrics]
     help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
-    return Finding(path, "unknown-result", message, help_, at_key=True)
+    return FieldProblem(path, "unknown-result", message, help_, at_key=True)
 
 
 def _map(value: Plain) -> dict[str, Plain]:
@@ -152,7 +160,7 @@ def _map(value: Plain) -> dict[str, Plain]:
 
 
 def _at(data: Mapping[str, Plain], path: KeyPath) -> Plain:
-    """Return the value at `path`, or None where there is none."""
+    """Return the value at `path`, or None if there is none."""
     value: Plain = dict(data)
     for key in path:
         value = _map(value).get(str(key))

@@ -1,4 +1,4 @@
-"""Words for messages: what a field takes, what was found instead, and paths as users write them."""
+"""Descriptions for messages: the type that a field expects, the value that was found, and the path of a field."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema.introspection import Slot, is_free_map, json_type, map_value, section_of, tags
-from nanochat.recipe.source.yaml_reader import Node
+from nanochat.recipe.source.nodes import Node
 
-_LONGEST_VALUE = 40
+_MAX_VALUE_CHARS = 40
 _TYPES = {"string": "text", "boolean": "true or false", "object": "a map"}
 
 
@@ -20,8 +20,8 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
-def found(node: Node) -> str:
-    """Return words for a value that does not fit: `the text "four"`, `a list`."""
+def describe_value(node: Node) -> str:
+    """Return a description of a value, such as `the text "four"` or `a list`."""
     match node.value:
         case dict():
             return "a map" if node.value else "an empty map"
@@ -32,57 +32,49 @@ def found(node: Node) -> str:
         case bool():
             return f"`{str(node.value).lower()}`"
         case str():
-            cut = node.value if len(node.value) <= _LONGEST_VALUE else node.value[:_LONGEST_VALUE] + "..."
+            cut = node.value if len(node.value) <= _MAX_VALUE_CHARS else node.value[:_MAX_VALUE_CHARS] + "..."
             return f'the text "{cut}"'
         case _:
             return f"{node.value}"
 
 
-def expected(slot: Slot, tag: object = None) -> str:
-    """Return words for what may stand in `slot`: `a whole number from 1 to 200`."""
+def describe_type(slot: Slot, tag: object = None) -> str:
+    """Return a description of the values that `slot` accepts, such as `a whole number from 1 to 200`."""
     section = section_of(slot, tag)
     if section is not None:
         return f"a map of fields ({', '.join(sorted(section.model_fields))})"
     if words := tags(slot):
         return f"a map with a `task` ({', '.join(words)})"
     if map_value(slot) is not None:
-        return "a map" if is_free_map(slot) else "a map from names of your own to sections"
-    options = [each for each in _options(json_type(slot)) if each.get("type") != "null"]
-    if any(each.get("type") == "integer" for each in options):
-        options = [each for each in options if "pattern" not in each]  # `20M` is a way to write the number
-    phrases = list(dict.fromkeys(_phrase(each) for each in options))
+        return "a map" if is_free_map(slot) else "a map from names of your choice to sections"
+    options = [option for option in _options(json_type(slot)) if option.get("type") != "null"]
+    if any(option.get("type") == "integer" for option in options):
+        options = [option for option in options if "pattern" not in option]  # `20M` is a way to write the number
+    phrases = list(dict.fromkeys(_describe(option) for option in options))
     return " or ".join(part for part in (", ".join(phrases[:-1]), phrases[-1]) if part)
 
 
 def choices(slot: Slot) -> list[str]:
-    """Return the words that `slot` takes, where it takes only certain ones (or besides a number)."""
-    return [str(each) for option in _options(json_type(slot)) for each in _enum(option)]
-
-
-def example(slot: Slot) -> str | None:
-    """Return an example of what `slot` takes, where its schema has one."""
-    for option in _options(json_type(slot)):
-        if option.get("examples"):
-            return str(option["examples"][0])
-    return None
+    """Return the words that `slot` accepts, or an empty list if it accepts any text or none."""
+    return [str(word) for option in _options(json_type(slot)) for word in _enum(option)]
 
 
 def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [inner for each in schema["anyOf"] for inner in _options(each)] if "anyOf" in schema else [schema]
+    return [inner for option in schema["anyOf"] for inner in _options(option)] if "anyOf" in schema else [schema]
 
 
 def _enum(schema: dict[str, Any]) -> list[Any]:
     return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
 
 
-def _phrase(schema: dict[str, Any]) -> str:
+def _describe(schema: dict[str, Any]) -> str:
     if words := _enum(schema):
-        return f"`{words[0]}`" if len(words) == 1 else "one of " + ", ".join(f"`{each}`" for each in words)
+        return f"`{words[0]}`" if len(words) == 1 else "one of " + ", ".join(f"`{word}`" for word in words)
     kind = schema.get("type")
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _limits(schema)
     if kind == "array":
-        return "a list of " + _phrase(schema.get("items", {}))
+        return "a list of " + _describe(schema.get("items", {}))
     if kind == "string" and "examples" in schema:
         return f"text like `{schema['examples'][0]}`"
     if kind == "string" and schema.get("minLength"):
@@ -95,11 +87,6 @@ def _limits(schema: dict[str, Any]) -> str:
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None and high is not None:
         return f" from {low} to {high}"
-    parts = [
-        (low, "of at least"),
-        (above, "above"),
-        (high, "of at most"),
-        (below, "below"),
-    ]
-    given = [f"{word} {limit}" for limit, word in parts if limit is not None]
+    limits = [(low, "of at least"), (above, "above"), (high, "of at most"), (below, "below")]
+    given = [f"{word} {limit}" for limit, word in limits if limit is not None]
     return " " + " and ".join(given) if given else ""

@@ -1,4 +1,4 @@
-"""Runs the schema over the merged tree and turns what Pydantic finds into findings in our words."""
+"""Validates a merged recipe against the schema, and rewrites the errors of Pydantic in our own words."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nanochat.recipe.check.descriptions import choices, dotted, expected, found
+from nanochat.recipe.check.descriptions import choices, describe_type, describe_value, dotted
 from nanochat.recipe.merge.tree import KeyPath, plain, tag_of
 from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, allowed_fields, child, section_of, tags, tags_with
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.schema.section import CONFLICT
 from nanochat.recipe.schema.suggestions import did_you_mean, unknown_field_help
-from nanochat.recipe.source.yaml_reader import Node
+from nanochat.recipe.source.nodes import Node
 
 _LIMITS = {
     "greater_than",
@@ -28,48 +28,52 @@ _LIMITS = {
     "string_too_short",
 }
 _BOOLEAN_WORDS = ("yes", "no", "on", "off", "y", "n")
-_NAME_RULE = "a name has letters, digits, `-` and `_`, begins with a letter or digit, and has at most 64 characters"
+_NAME_RULE = (
+    "a name consists of letters, digits, `-` and `_`, starts with a letter or digit, and has at most 64 characters"
+)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is wrong at a path, before it has a place in a file."""
+class FieldProblem:
+    """What is wrong with the field at a path. Its place in a file is not known yet."""
 
     path: KeyPath
     code: str
     message: str
     help: str = ""
     at_key: bool = False
-    """Whether the key is to blame, not the value."""
+    """Whether the key is wrong rather than the value."""
 
 
-def validate(node: Node) -> tuple[Recipe | None, list[Finding]]:
-    """Return the recipe, or None and all that the schema finds wrong."""
+def validate(node: Node) -> tuple[Recipe | None, list[FieldProblem]]:
+    """Return the recipe, or None and everything that is wrong with it."""
     try:
         return Recipe.model_validate(plain(node)), []
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
-    errors = [each for each in errors if each["type"] != CONFLICT]  # found below, also beside other errors
-    grouped: dict[tuple[KeyPath, str], list[Mapping[str, Any]]] = {}
-    for each in errors:
-        kind = each["type"] if each["type"] in ("missing", "extra_forbidden") else "value"
-        missing = str(each["loc"][-1]) if kind == "missing" else ""
-        path = _locate(node, each["loc"][:-1] if missing else each["loc"]).path
-        grouped.setdefault((path, kind + missing), []).append(each)
-    findings = [_finding(_locate(node, path), group) for (path, _), group in grouped.items()]
-    return None, [*findings, *_conflicts(_Place((), node, ROOT))]
+    except ValidationError as raised:
+        errors = raised.errors(include_url=False, include_input=False)
+    grouped: dict[tuple[KeyPath, str], list[Mapping[str, Any]]] = {}  # a union reports one error per member
+    for error in errors:
+        kind = error["type"] if error["type"] in ("missing", "extra_forbidden") else "value"
+        missing = str(error["loc"][-1]) if kind == "missing" else ""
+        path = _find_place(node, error["loc"][:-1] if missing else error["loc"]).path
+        if error["type"] != CONFLICT:  # Pydantic omits conflicts if there are other errors; `_conflicts` finds them all
+            grouped.setdefault((path, kind + missing), []).append(error)
+    problems = [_problem(_find_place(node, path), group) for (path, _), group in grouped.items()]
+    return None, [*problems, *_conflicts(_Place((), node, ROOT))]
 
 
 @dataclass(frozen=True)
 class _Place:
+    """A place in the tree, and what the schema accepts there."""
+
     path: KeyPath
     node: Node
     slot: Slot | None
     parent: _Place | None = None
 
 
-def _locate(root: Node, loc: tuple[str | int, ...]) -> _Place:
-    """Return the place that Pydantic means, leaving out what it puts between for unions and keys."""
+def _find_place(root: Node, loc: tuple[str | int, ...]) -> _Place:
+    """Return the place of a Pydantic error, whose `loc` also contains names of union members and `[key]`."""
     place = _Place((), root, ROOT)
     for key in loc:
         value = place.node.value
@@ -83,7 +87,7 @@ def _locate(root: Node, loc: tuple[str | int, ...]) -> _Place:
     return place
 
 
-def _finding(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
+def _problem(place: _Place, group: list[Mapping[str, Any]]) -> FieldProblem:
     first = group[0]
     match first["type"]:
         case "missing":
@@ -96,79 +100,73 @@ def _finding(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
             return _unknown_tag(place)
         case _ if "[key]" in first["loc"]:
             message = f"`{place.path[-1]}` cannot be a name" if place.path else "an empty key cannot be a name"
-            return Finding(place.path, "bad-name", message, _NAME_RULE, at_key=True)
+            return FieldProblem(place.path, "bad-name", message, _NAME_RULE, at_key=True)
         case _:
             return _wrong_value(place, group)
 
 
-def _conflicts(place: _Place) -> Iterator[Finding]:
-    """Yield the fields that exclude one another in the section at `place` and in all sections below it."""
+def _conflicts(place: _Place) -> Iterator[FieldProblem]:
+    """Yield the conflicts between fields of the section at `place` and of all sections inside it."""
     if not isinstance(place.node.value, dict):
         return
     section, tag = section_of(place.slot, tag_of(place.node)), tag_of(place.node)
     given = [name for name, entry in place.node.value.items() if entry.node.value is not None]
     if section is not None and (conflict := section.conflict(given)) is not None:
         path = place.path if conflict.field is None else (*place.path, conflict.field)
-        yield Finding(path, conflict.code, f"`{dotted(place.path)}`: {conflict.message}", at_key=True)
+        yield FieldProblem(path, conflict.code, f"`{dotted(place.path)}`: {conflict.message}", at_key=True)
     for name, entry in place.node.value.items():
         yield from _conflicts(_Place((*place.path, name), entry.node, child(place.slot, name, tag), place))
 
 
-def _missing(place: _Place, name: str) -> Finding:
+def _missing(place: _Place, name: str) -> FieldProblem:
     where = f"`{dotted(place.path)}`" if place.path else "the recipe"
     inner = child(place.slot, name, tag_of(place.node))
     if name == TAG:
-        help_ = "it takes one of " + ", ".join(f"`{each}`" for each in tags(place.slot))
+        help_ = "it takes one of " + ", ".join(f"`{task}`" for task in tags(place.slot))
     else:
-        help_ = f"it takes {expected(inner)}" if inner is not None else ""
-    return Finding(place.path, "missing-field", f"{where} needs the field `{name}`", help_, at_key=True)
+        help_ = f"it takes {describe_type(inner)}" if inner is not None else ""
+    return FieldProblem(place.path, "missing-field", f"{where} needs the field `{name}`", help_, at_key=True)
 
 
-def _unknown(place: _Place) -> Finding:
+def _unknown(place: _Place) -> FieldProblem:
     assert place.parent is not None, "a field is inside something"
     name, section = str(place.path[-1]), place.parent.path
     where = f"`{dotted(section)}`" if section else "a recipe"
     allowed = allowed_fields(place.parent.slot, tag_of(place.parent.node))
     if others := tags_with(place.parent.slot, name):
-        help_ = f"`{name}` goes with `task: {' | '.join(others)}`; allowed here: {', '.join(allowed)}"
+        help_ = f"`{name}` is a field of `task: {' | '.join(others)}`; allowed here: {', '.join(allowed)}"
     else:
         help_ = unknown_field_help(name, tuple(str(key) for key in section), allowed)
-    return Finding(place.path, "unknown-field", f"`{name}` is not a field of {where}", help_, at_key=True)
+    return FieldProblem(place.path, "unknown-field", f"`{name}` is not a field of {where}", help_, at_key=True)
 
 
-def _unknown_tag(place: _Place) -> Finding:
+def _unknown_tag(place: _Place) -> FieldProblem:
     assert isinstance(place.node.value, dict), "a tag is read from a map"
     written = place.node.value[TAG].node
     name = dotted((*place.path, TAG))
     words = tags(place.slot)
-    message = f"`{name}` must be one of {', '.join(f'`{each}`' for each in words)}, found {found(written)}"
-    return Finding((*place.path, TAG), "bad-choice", message, did_you_mean(str(written.value), words))
+    message = f"`{name}` must be one of {', '.join(f'`{each}`' for each in words)}, found {describe_value(written)}"
+    return FieldProblem((*place.path, TAG), "bad-choice", message, did_you_mean(str(written.value), words))
 
 
-def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> Finding:
-    kinds = {str(each["type"]) for each in group}
+def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> FieldProblem:
+    kinds = {str(error["type"]) for error in group}
     if place.slot is None:
-        return Finding(place.path, "wrong-type", f"`{dotted(place.path)}`: {group[0]['msg']}")
+        return FieldProblem(place.path, "wrong-type", f"`{dotted(place.path)}`: {group[0]['msg']}")
     words = choices(place.slot)
     help_ = ""
     if kinds & _LIMITS:
         code = "out-of-range"
     elif "string_pattern_mismatch" in kinds or "value_error" in kinds:
         code = "bad-format"
-        help_ = next(
-            (
-                str(each["msg"]).removeprefix("Value error, ")
-                for each in group
-                if "ctx" in each and "error" in each["ctx"]
-            ),
-            "",
-        )
+        reasons = [str(error["msg"]).removeprefix("Value error, ") for error in group if error["type"] == "value_error"]
+        help_ = next(iter(reasons), "")
     elif "literal_error" in kinds and (isinstance(place.node.value, str) or kinds == {"literal_error"}):
         code, help_ = "bad-choice", did_you_mean(str(place.node.value), words) if len(words) > 1 else ""
     else:
         code = "wrong-type"
         if "bool_type" in kinds and str(place.node.value).lower() in _BOOLEAN_WORDS:
-            help_ = "in YAML 1.2 this is a word; write `true` or `false`"
-    want = expected(place.slot, tag_of(place.node))
+            help_ = f"`{place.node.value}` is text in YAML 1.2; write `true` or `false`"
+    expected = describe_type(place.slot, tag_of(place.node))
     where = f"`{dotted(place.path)}`" if place.path else "a recipe"
-    return Finding(place.path, code, f"{where} must be {want}, found {found(place.node)}", help_)
+    return FieldProblem(place.path, code, f"{where} must be {expected}, found {describe_value(place.node)}", help_)

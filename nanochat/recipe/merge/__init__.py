@@ -1,1 +1,1 @@
-"""Combining a recipe with its parents, `--set` overrides and variables."""
+"""Combines a recipe with the recipes it extends, `--set` flags and variables."""

@@ -1,29 +1,32 @@
-"""`--set KEY.PATH=VALUE`: one flag to a tree of located nodes, written over the recipe like a file that extends it."""
+"""Turns a flag `--set KEY.PATH=VALUE` into a tree, which is merged like a recipe that extends the recipe file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from nanochat.recipe.schema.introspection import ROOT, Slot, child, is_free_map
-from nanochat.recipe.source.diagnostics import Diagnostic, Origin, Text
-from nanochat.recipe.source.yaml_reader import Entry, Node, Refused, read_yaml
+from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text
+from nanochat.recipe.source.nodes import Entry, Node
+from nanochat.recipe.source.yaml_reader import read_yaml
 
 _FLAG = "--set "
 _EXAMPLE = "write `--set pretrain.horizon.steps=100`"
 
 
 def read_override(override: str, number: int) -> Node:
-    """Return the tree that `KEY.PATH=VALUE` stands for; VALUE is a YAML scalar, or a list or map in brackets.
+    """Return the tree of a `KEY.PATH=VALUE`, where VALUE is a YAML scalar, or a list or map in brackets.
 
-    `number` is the flag's place among all flags, from 1.
-    Raises `Refused` for what cannot be read; whether the keys exist is for validation to say.
+    `number` is the position of the flag among all flags, counted from 1. Whether the keys exist is checked later.
+
+    Raises:
+        LocatedRecipeError: the flag has no `=`, a key is empty, or the value is not YAML.
     """
     text = Text("--set", _FLAG + override, Path(), flag_number=number)
     if len(text.lines) > 1:
-        raise _refuse("a `--set` is one line", Origin(text, 1, len(_FLAG) + 1), _EXAMPLE)
+        raise _refuse("the value of `--set` must be a single line", Origin(text, 1, len(_FLAG) + 1), _EXAMPLE)
     path, equals, _ = override.partition("=")
     if not equals:
-        raise _refuse("there is no `=`", Origin(text, 1, len(_FLAG) + 1, max(len(override), 1)), _EXAMPLE)
+        raise _refuse("`=` is missing", Origin(text, 1, len(_FLAG) + 1, max(len(override), 1)), _EXAMPLE)
     keys = _keys(path, text)
     node = _value(text, len(_FLAG) + len(path) + 1)
     for name, origin in reversed(keys):
@@ -33,7 +36,10 @@ def read_override(override: str, number: int) -> Node:
 
 
 def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
-    """Return the keys of a dotted path with their places; the rest of a path into a map of plain values is one key."""
+    """Return the keys of a dotted path with their places.
+
+    Inside a map with free keys, such as `expect`, the rest of the path is a single key, because its keys contain dots.
+    """
     keys: list[tuple[str, Origin]] = []
     inner: Slot | None = ROOT
     column, rest = len(_FLAG) + 1, path
@@ -41,7 +47,7 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
         name, dot, after = (rest, "", "") if is_free_map(inner) else rest.partition(".")
         origin = Origin(text, 1, column, max(len(name), 1))
         if not name.strip() or name != name.strip():
-            raise _refuse("a key is empty or has blanks around it", origin, _EXAMPLE)
+            raise _refuse("a key is empty or has spaces around it", origin, _EXAMPLE)
         keys.append((name, origin))
         if not dot:
             break
@@ -49,7 +55,9 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
         column += len(name) + 1
         rest = after
     if keys[0][0] == "extends":
-        raise _refuse("`extends` belongs in a file", keys[0][1], "name the recipe that extends it instead")
+        raise _refuse(
+            "`extends` can only be set in a recipe file", keys[0][1], "write a recipe with this `extends`, and run it"
+        )
     return keys
 
 
@@ -58,12 +66,12 @@ def _value(text: Text, skip: int) -> Node:
         return Node(None, Origin(text, 1, skip + 1))
     reading = read_yaml(text, skip=skip)
     if reading.diagnostics:
-        found = reading.diagnostics[0]
-        help_ = found.help or "put the value in quotes of its own: `KEY='\"text\"'`"
-        raise Refused(Diagnostic("bad-override", found.message, found.origin, help_))
-    assert reading.node is not None, "no findings, so there is a tree"
+        error = reading.diagnostics[0]
+        help_ = error.help or "put the value in quotes inside the quotes of the shell: `KEY='\"text\"'`"
+        raise LocatedRecipeError([Diagnostic("bad-override", error.message, error.origin, help_)])
+    assert reading.node is not None, "without errors there is a tree"
     return reading.node
 
 
-def _refuse(message: str, origin: Origin, help_: str) -> Refused:
-    return Refused(Diagnostic("bad-override", message, origin, help_))
+def _refuse(message: str, origin: Origin, help_: str) -> LocatedRecipeError:
+    return LocatedRecipeError([Diagnostic("bad-override", message, origin, help_)])

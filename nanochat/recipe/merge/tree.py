@@ -1,4 +1,4 @@
-"""Pure operations on trees of located nodes: merge layers, drop nulls, resolve paths, turn into plain data."""
+"""Operations on the tree of a recipe: merge two trees, drop nulls, resolve paths, convert to plain data."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, child, local_path, section_of
+from nanochat.recipe.schema.section import Section
 from nanochat.recipe.source.diagnostics import Origin
+from nanochat.recipe.source.nodes import Entry, Node
 from nanochat.recipe.source.scalars import Scalar
-from nanochat.recipe.source.yaml_reader import Entry, Node
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 Plain: TypeAlias = "Scalar | dict[str, Plain] | tuple[Plain, ...]"
 
 
 def tag_of(node: Node) -> object:
-    """Return the value of `task` in a map, which picks the kind of suite; None where there is none."""
+    """Return the value of `task` in a map, which decides the kind of suite, or None if there is none."""
     entry = node.value.get(TAG) if isinstance(node.value, dict) else None
     return entry.node.value if entry is not None else None
 
 
 def merge(base: Node, over: Node, slot: Slot | None = ROOT) -> Node:
-    """Return `base` with `over` written over it: maps deeply, all else replaced.
+    """Return `base` with the values of `over`. Maps are merged deeply, and other values are replaced.
 
-    Where `over` sets one of the fields of which exactly one may be given, those of `base` give way, and so do
-    the fields that go with them.
+    If `over` sets one of the fields of which a section allows exactly one, the alternatives in `base` are dropped,
+    together with the fields that depend on them.
     """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     tag = tag_of(over) or tag_of(base)
     merged = dict(base.value)
-    for name in _giving_way(over.value, section_of(slot, tag)):
+    for name in _replaced_alternatives(over.value, section_of(slot, tag)):
         merged.pop(name, None)
     for name, entry in over.value.items():
         before = merged.get(name)
-        merged[name] = (
-            entry if before is None else Entry(entry.key, merge(before.node, entry.node, child(slot, name, tag)))
-        )
+        node = entry.node if before is None else merge(before.node, entry.node, child(slot, name, tag))
+        merged[name] = Entry(entry.key, node)
     return Node(merged, over.origin)
 
 
 def drop_nulls(node: Node, slot: Slot | None = ROOT) -> Node:
-    """Return the tree without the entries that null drops; where null is a value of its own it stays."""
+    """Return the tree without the entries that are null, except where null is a value that differs from the default."""
     if not isinstance(node.value, dict):
         return node
     kept = {}
@@ -62,12 +62,12 @@ def map_scalars(node: Node, change: Callable[[Node, Slot | None, KeyPath], Node]
 
 
 def resolve_paths(node: Node) -> Node:
-    """Return the tree with relative paths of local files made absolute, from the folder of the text that wrote them."""
+    """Return the tree with absolute paths. Relative paths start at the folder of the text that contains them."""
     return map_scalars(node, _resolve_path)
 
 
 def plain(node: Node) -> Plain:
-    """Return the tree as plain data; lists as tuples, as strict Pydantic wants them."""
+    """Return the tree as plain data, with lists as tuples, which strict Pydantic models require."""
     if isinstance(node.value, dict):
         return {name: plain(entry.node) for name, entry in node.value.items()}
     if isinstance(node.value, tuple):
@@ -76,21 +76,21 @@ def plain(node: Node) -> Plain:
 
 
 def origins_of(node: Node) -> tuple[dict[KeyPath, Origin], dict[KeyPath, Origin]]:
-    """Return where each value and where each key was written, by path; the root is the empty path."""
+    """Return the place of each value and the place of each key by their path. The root has the empty path."""
     values: dict[KeyPath, Origin] = {}
     keys: dict[KeyPath, Origin] = {}
     _collect_origins(node, (), values, keys)
     return values, keys
 
 
-def _giving_way(over: dict[str, Entry], section: object) -> list[str]:
-    group: tuple[str, ...] = getattr(section, "exactly_one", ())
-    chosen = [name for name in group if name in over and over[name].node.value is not None]
+def _replaced_alternatives(over: dict[str, Entry], section: type[Section] | None) -> list[str]:
+    if section is None:
+        return []
+    chosen = [name for name in section.exactly_one if name in over and over[name].node.value is not None]
     if not chosen:
         return []
-    goes_with: dict[str, str] = getattr(section, "goes_with", {})
-    followers = [name for name, leader in goes_with.items() if leader not in chosen]
-    return [name for name in group if name not in chosen] + followers
+    dependent = [name for name, needed in section.needs.items() if needed not in chosen]
+    return [name for name in section.exactly_one if name not in chosen] + dependent
 
 
 def _map_scalars(
@@ -115,7 +115,7 @@ def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
         return node
     if marker.only_explicit and not node.value.startswith(("./", "../", "/", "~/")):
         return node
-    written = os.path.expanduser(node.value)  # noqa: PTH111 -- Path would raise where there is no home
+    written = os.path.expanduser(node.value)  # noqa: PTH111 -- Path.expanduser raises without a home
     absolute = os.path.normpath(Path.cwd() / node.origin.text.folder / written)
     return replace(node, value=absolute)
 

@@ -1,7 +1,8 @@
-"""`${vars.NAME}`: a whole value keeps the variable's type, inside text it is text. No expressions, no nesting.
+"""Replaces `${vars.NAME}` by the value of a variable. There are no expressions, and variables cannot use variables.
 
-Where a path of local files begins with a variable, it is relative to whatever wrote the variable: its file, or for
-`--set vars.NAME=...` the working directory.
+If `${vars.NAME}` is the whole value, the type of the variable is kept; inside longer text the value becomes text. A
+relative path that starts with a variable is relative to the file that sets the variable, or to the working directory
+for `--set vars.NAME=...`.
 """
 
 from __future__ import annotations
@@ -15,36 +16,34 @@ from nanochat.recipe.merge.tree import KeyPath, map_scalars
 from nanochat.recipe.schema.introspection import Slot, local_path
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.source.diagnostics import Diagnostic, Origin
+from nanochat.recipe.source.nodes import Node
 from nanochat.recipe.source.scalars import Scalar
-from nanochat.recipe.source.yaml_reader import Node
 
 _USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
 _NAME = re.compile(r"vars\.[A-Za-z0-9_-]+")
-_LITERAL = "write `$${` for the two characters themselves"
+_LITERAL = "write `$${` for a literal `${`"
 _MAX_EXPANDED_CHARS = 2**18
 
 
 @dataclass(frozen=True)
 class Substituted:
-    """A tree with its variables put in, what was wrong with their uses, and the paths left as they were."""
+    """A tree with its variables replaced, and the errors that this found."""
 
     node: Node
     diagnostics: tuple[Diagnostic, ...]
     failed: frozenset[KeyPath]
+    """Paths of the values that could not be replaced."""
 
 
 def substitute(root: Node) -> Substituted:
-    """Return the tree with its variables put in.
-
-    `$${` writes a literal `${`. Variables hold plain values and may not use one another.
-    """
+    """Return the tree with its variables replaced. `$${` becomes a literal `${`."""
     substitution = _Substitution(_variables(root))
     node = map_scalars(root, substitution.apply)
     return Substituted(node, tuple(substitution.diagnostics), frozenset(substitution.failed))
 
 
 def escape(text: str) -> str:
-    """Return `text` such that `substitute` gives it back."""
+    """Return text that `substitute` turns into `text`."""
     return text.replace("${", "$${")
 
 
@@ -52,14 +51,14 @@ def escape(text: str) -> str:
 class _Variable:
     value: Scalar
     folder: Path
-    """Of the text that wrote it."""
+    """Folder of the text that sets the variable."""
 
 
 def _variables(root: Node) -> dict[str, _Variable]:
     entry = root.value.get("vars") if isinstance(root.value, dict) else None
     if entry is None or not isinstance(entry.node.value, dict):
         return {}
-    nodes = {name: each.node for name, each in entry.node.value.items()}
+    nodes = {name: inner.node for name, inner in entry.node.value.items()}
     return {
         name: _Variable(node.value, node.origin.text.folder)
         for name, node in nodes.items()
@@ -81,7 +80,7 @@ class _Substitution:
             return node
         self._path = path
         if path[:1] == ("vars",):
-            self._note("bad-variable", "a variable cannot use another one", node, "${", "write the value out")
+            self._report("bad-variable", "a variable cannot use another variable", node, "${", "write the value itself")
             return node
         whole = _USE.fullmatch(text)
         if whole is not None and whole[2] is not None:
@@ -90,7 +89,7 @@ class _Substitution:
         return replace(node, value=self._from_its_folder(value, text, slot))
 
     def _from_its_folder(self, value: Scalar, written: str, slot: Slot | None) -> Scalar:
-        """Return a relative path that begins with a variable as it stands from the variable's folder; others as is."""
+        """Return a relative path that starts with a variable as an absolute path, and any other value unchanged."""
         marker, use = local_path(slot), _USE.match(written)
         if marker is None or use is None or use[2] is None or not isinstance(value, str):
             return value
@@ -109,31 +108,33 @@ class _Substitution:
         self._expanded_chars += len(text)
         if self._expanded_chars > _MAX_EXPANDED_CHARS:
             if self._expanded_chars - len(text) <= _MAX_EXPANDED_CHARS:
-                self._note("too-large", "variables grow the recipe too far", node, use[0])
+                self._report(
+                    "too-large", f"variables expand to more than {_MAX_EXPANDED_CHARS} characters", node, use[0]
+                )
             return ""
         return text
 
     def _value(self, use: re.Match[str], node: Node) -> Scalar:
         inner = use[2].strip()
         if not use[3]:
-            self._note("bad-variable", "this `${` is not closed", node, use[0], _LITERAL)
+            self._report("bad-variable", "this `${` is not closed", node, use[0], _LITERAL)
         elif not _NAME.fullmatch(inner):
-            help_ = f"there are no expressions; {_LITERAL}"
-            self._note("bad-variable", f"`{use[0]}` is not of the form `${{vars.NAME}}`", node, use[0], help_)
+            help_ = f"expressions are not supported; {_LITERAL}"
+            self._report("bad-variable", f"`{use[0]}` does not have the form `${{vars.NAME}}`", node, use[0], help_)
         elif inner.removeprefix("vars.") not in self._variables:
             name = inner.removeprefix("vars.")
-            help_ = did_you_mean(name, self._variables) or "this recipe sets no `vars`"
-            self._note("unknown-variable", f"there is no variable `{name}`", node, use[0], help_)
+            help_ = did_you_mean(name, self._variables) or "this recipe has no `vars`"
+            self._report("unknown-variable", f"there is no variable `{name}`", node, use[0], help_)
         else:
             return self._variables[inner.removeprefix("vars.")].value
         return use[0]
 
-    def _note(self, code: str, message: str, node: Node, part: str, help_: str = "") -> None:
+    def _report(self, code: str, message: str, node: Node, part: str, help_: str = "") -> None:
         self.failed.add(self._path)
         self.diagnostics.append(Diagnostic(code, message, _place_of(part, node.origin), help_))
 
 
 def _place_of(part: str, origin: Origin) -> Origin:
-    """Return where `part` stands in the text at `origin`; `origin` itself where it is not on that line."""
+    """Return the place of `part` in the value at `origin`, or `origin` itself if the line does not contain it."""
     column = origin.text.line(origin.line).find(part, origin.column - 1) + 1
     return replace(origin, column=column, length=len(part)) if column else origin

@@ -1,1 +1,1 @@
-"""The recipe's fields: Pydantic models with a description of every field."""
+"""The sections and fields of recipes, as Pydantic models in which every field has a description."""

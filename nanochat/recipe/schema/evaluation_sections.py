@@ -1,4 +1,4 @@
-"""The recipe sections that evaluate: `base_eval` and `chat_eval`."""
+"""The sections of the stages that evaluate: `base_eval` and `chat_eval`."""
 
 from __future__ import annotations
 
@@ -12,91 +12,94 @@ from nanochat.tasks.table import ChatTask, ChoiceTask
 
 
 class BpbSuite(Section):
-    """Bits per byte on held-out documents."""
+    """Bits per byte of the documents of a source."""
 
     task: Literal["bpb"]
     """`bpb`: bits per byte."""
     source: str | None = None
-    """Source whose held-out documents are used. Default: the pretraining mixture's first."""
+    """Name of the source. Default: the first source of `pretrain.data`."""
     split: Literal["train", "validation"] = "validation"
-    """Which of the source's documents."""
+    """Which documents of the source: those held out for validation, or those used for training."""
     tokens: Count = 1_000_000
-    """Tokens to evaluate, at most."""
+    """Maximum number of tokens to evaluate."""
 
 
 class ChoiceSuite(Section):
-    """Multiple choice scored by the log-probability of each option."""
+    """Multiple-choice problems. The model's answer is the option with the highest log-probability."""
 
     task: ChoiceTask
-    """Which problems."""
+    """Kind of problems."""
     source: str
-    """Name of the source the task reads."""
+    """Name of the source that holds the problems."""
     split: SplitName | None = None
-    """Split of the source, or rows of it such as `train[-50:]`. Default: the task's usual evaluation split."""
+    """Split of the source, or some of its rows, such as `train[-50:]`. Default: the task's usual evaluation split."""
     max_problems: Count | None = None
-    """Evaluate at most so many problems, chosen by a fixed shuffle."""
+    """Maximum number of problems, chosen by a fixed shuffle. Default: all."""
     num_fewshot: Annotated[int, Field(ge=0, le=64)] = 0
-    """Solved examples shown before each question."""
+    """Number of solved examples in front of each question."""
 
 
 class CoreSuite(Section):
-    """CORE: the tasks of a DCLM evaluation bundle, averaged after centring."""
+    """The CORE metric: the mean of the centred accuracies over the tasks of a DCLM evaluation bundle."""
 
     task: Literal["core"]
     """`core`: the CORE metric."""
     source: str
-    """Name of the source that holds the bundle folder."""
+    """Name of the source whose path is the folder of the bundle."""
     max_problems: Count | None = None
-    """Problems per task, at most."""
+    """Maximum number of problems per task. Default: all."""
 
 
 BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite, Field(discriminator="task")]
 
 
 class BaseEval(StageSection):
-    """The base_eval stage: how well the pretrained model predicts."""
+    """The base_eval stage measures how well the pretrained model predicts text."""
 
     upstream: ClassVar = ("pretrain",)
     metrics: ClassVar = ("base_core", "base_core_centred")
 
     suites: Annotated[dict[Name, BaseSuite], Field(min_length=1)]
-    """A name of your own to a suite."""
+    """The evaluations: for each, a name of your own and the fields of the evaluation."""
     samples: tuple[str, ...] = ()
-    """Prompts the model continues; the text is kept as an artifact."""
+    """Prompts for the model to continue. The run keeps the generated text."""
     sample_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Tokens per sample."""
+    """Number of tokens to generate per prompt."""
     init_from: InitFrom | None = None
-    """Evaluate these weights instead of this recipe's pretraining."""
+    """Evaluate these weights instead of this recipe's `pretrain`: a run, a stage folder or a checkpoint folder."""
 
 
 class ChatSuite(Section):
-    """One task of the chat evaluation; multiple-choice tasks compare letters, the others generate."""
+    """A task of the chat evaluation. Multiple-choice tasks compare the probabilities of the letters; in the other tasks
+    the model generates an answer."""
 
     task: ChatTask
-    """Which problems, and how answers are judged."""
+    """Kind of problems, and how answers are scored."""
     source: str
-    """Name of the source the task reads."""
+    """Name of the source that holds the problems."""
     split: SplitName = "test"
-    """Split of the source, or rows of it such as `train[-50:]`; generated tasks hold out words of their own."""
+    """Split of the source, or some of its rows, such as `train[-50:]`. The spelling tasks hold out words of their
+    own."""
     max_problems: Count | None = None
-    """Evaluate at most so many problems, chosen by a fixed shuffle."""
+    """Maximum number of problems, chosen by a fixed shuffle. Default: all."""
     num_samples: Annotated[int, Field(ge=1, le=256)] = 1
-    """Completions per problem (generative tasks)."""
+    """Number of answers to generate per problem. Multiple-choice tasks ignore it."""
     max_tokens: Annotated[int, Field(ge=1, le=65536)] = 512
-    """Tokens per completion, at most."""
+    """Maximum length of a generated answer, in tokens."""
     temperature: NonNegative = 0.0
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature. 0 is greedy."""
     top_k: Annotated[int, Field(ge=1)] | None = 50
-    """Sample among the k likeliest tokens; null for all."""
+    """Sample from this number of most likely tokens. `null` samples from all."""
 
 
 class ChatEval(StageSection):
-    """The chat_eval stage: what the chat model can do."""
+    """The chat_eval stage measures what the chat model can do."""
 
     upstream: ClassVar = ("sft", "pretrain")
     metrics: ClassVar = ("chat_core", "chat_core_centred")
 
     suites: Annotated[dict[Name, ChatSuite], Field(min_length=1)]
-    """A name of your own to a suite."""
+    """The evaluations: for each, a name of your own and the fields of the evaluation."""
     init_from: InitFrom | None = None
-    """Evaluate these weights instead of this recipe's SFT (or pretraining)."""
+    """Evaluate these weights instead of this recipe's `sft` or `pretrain`: a run, a stage folder or a checkpoint
+    folder."""

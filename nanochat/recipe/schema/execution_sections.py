@@ -1,4 +1,4 @@
-"""The recipe sections `run` and `tracking`: how to execute and where to log, never what is computed."""
+"""The sections `run` and `tracking`: how to execute the stages and where to log. They never change what is computed."""
 
 from __future__ import annotations
 
@@ -11,97 +11,105 @@ from nanochat.recipe.schema.values import Bytes, Count, LocalPath, NonEmptyText,
 
 
 class Checkpoints(Section):
-    """When checkpoints are saved; never changes what is computed."""
+    """When to save checkpoints. Never changes what is computed."""
 
     every_steps: Count | None = None
-    """Save every so many steps."""
+    """Save after this number of steps."""
     every_minutes: Positive | None = 10.0
-    """Save when so many minutes have passed since the last save."""
+    """Save when this number of minutes has passed since the last save."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Newest checkpoints kept while a stage runs."""
+    """Number of most recent checkpoints to keep while a stage is running."""
     keep_when_done: bool = False
-    """Keep them when the stage is done. Default: deleted then, for the stage's output holds the model."""
+    """Keep the checkpoints when the stage has finished. By default they are deleted then, because the stage's output
+    contains the model."""
 
 
 class Monitor(Section):
-    """What is looked at while training; never changes what is computed."""
+    """What to record during training. Never changes what is computed."""
 
     log_every_steps: Count = 1
-    """Record loss and rates every so many steps."""
+    """Record loss and speed after this number of steps."""
     validate_every_steps: Count | None = 250
-    """Measure validation bpb every so many steps; null for never."""
+    """Measure bits per byte on held-out documents after this number of steps. `null` for never."""
     validate_tokens: Count = 131_072
-    """Tokens per validation, at most."""
+    """Maximum number of tokens per validation."""
     sample_every_steps: Count | None = None
-    """Write samples every so many steps; null for never."""
+    """Generate samples after this number of steps. Default: never."""
     prompts: tuple[str, ...] = ()
-    """Prompts of those samples."""
+    """Prompts of the samples."""
 
 
 class Data(Section):
-    """How data are kept between runs; never changes what is computed."""
+    """How data are stored between runs. Never changes what is computed."""
 
     token_cache: bool = False
-    """Tokenize pretraining sources whole, once, into files that later runs share. Default: on the fly, kept nowhere."""
+    """Tokenize each pretraining source once into files that later runs share. By default text is tokenized during
+    training and not stored."""
     refresh_lock: bool = False
-    """Ask the hub anew what branches and tags name; the answer goes into the lock file beside the recipe."""
+    """Ask the hub again which commits the branches and tags of `sources` name, and write them to the lock file next to
+    the recipe."""
 
 
 class Limits(Section):
-    """Where a run must stop before it starts."""
+    """Limits above which a run is refused before it starts."""
 
     memory: Bytes | None = None
-    """Refuse a plan that needs more memory. Default: the device's."""
+    """Maximum memory that the plan may need, in bytes. Default: the memory of the device."""
     minutes: Positive | None = None
-    """Refuse a plan whose estimated time is longer."""
+    """Maximum estimated time of the run, in minutes."""
 
 
 class Distributed(Section):
-    """Training on several processes that share each step; never changes what is computed but the order of sums."""
+    """Training on several processes, each of which computes a part of every step. Changes only the order in which
+    numbers are added."""
 
     processes: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Processes that train together, one per GPU or machine; each takes its share of a step's rows."""
+    """Number of processes that train together, one per GPU or machine. Each computes its share of the rows of a
+    step."""
     backend: Literal["auto", "ring", "nccl", "jaccl", "mpi"] = "auto"
-    """How they talk. `auto` is what the hostfile says, else `nccl` on CUDA and `ring` elsewhere."""
+    """How the processes communicate. `auto` is the backend of the hostfile if there is one, else `nccl` on CUDA and
+    `ring` elsewhere."""
     hostfile: Annotated[NonEmptyText | None, LocalPath()] = None
-    """Hosts to start them on, one entry per process, in the form of `mlx.launch`. Default: all on this machine."""
+    """File that lists the hosts to start the processes on, one entry per process, in the format of `mlx.launch`.
+    Default: all processes run on this machine."""
 
 
 class Run(Section):
-    """How to execute; never changes what is computed and is never part of a fingerprint."""
+    """How to execute the stages. Never changes what is computed and is never part of a fingerprint."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; `auto` is the GPU where MLX has one."""
+    """Where to compute. `auto` is the GPU if MLX has one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    """Data type of the computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Rows per forward pass; `auto` is the largest that fits."""
+    """Number of rows per forward pass. `auto` is the largest number that fits into memory."""
     activation_checkpointing: bool = False
-    """Recompute each block in the backward pass: less memory, about a third more time."""
+    """Recompute each block in the backward pass, which takes less memory and about a third more time."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """BLAS threads of a CPU run."""
+    """Number of BLAS threads. Applies on a CPU."""
     checkpoint: Checkpoints = Checkpoints()
-    """When to save."""
+    """When to save checkpoints."""
     monitor: Monitor = Monitor()
-    """What to record while training."""
+    """What to record during training."""
     data: Data = Data()
-    """How data are kept."""
+    """How data are stored between runs."""
     distributed: Distributed = Distributed()
-    """On how many processes to train; evaluations run in one."""
+    """Number of processes to train on. Evaluations run in one process."""
     limits: Limits = Limits()
-    """What a plan may need at most."""
+    """Limits above which the run is refused."""
     offline: bool = False
-    """Never touch the network."""
+    """Do not use the network."""
 
 
 class Tracking(Section):
-    """Where results are logged; local files are written in any case."""
+    """Where to log results. Local files are written in any case."""
 
     kind: Literal["mlflow", "none"] = "mlflow"
-    """`mlflow`, or `none` for local files alone."""
+    """`mlflow` logs to MLflow, and `none` writes local files only."""
     uri: str | None = None
-    """MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    """MLflow tracking URI. Default: the environment variable MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db` in the
+    working directory."""
     experiment: Annotated[str, Field(min_length=1)] = "nanochat"
-    """MLflow experiment the run belongs to."""
+    """Name of the MLflow experiment."""
     tags: dict[str, str] = Field(default={})
-    """Tags set on the parent run."""
+    """Tags of the recipe's MLflow run."""

@@ -1,6 +1,7 @@
-"""What the schema says about a place in a recipe: its section, the fields allowed there, whether null is a value.
+"""Looks up what the schema accepts at a place in a recipe: which section, which fields, and whether null is a value.
 
-Everything is read from the models of `schema`; no field is named here but the tag `task` of suites.
+Everything is derived from the Pydantic models. The only field that this module names is `task`, which decides the kind
+of a suite.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import functools
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
@@ -22,22 +23,22 @@ TAG = "task"
 
 @dataclass(frozen=True)
 class Slot:
-    """A place a value may stand in: its type, and the markers and limits that belong to it."""
+    """A place for a value: its type, with markers such as `LocalPath` and limits as metadata."""
 
     annotation: object
     metadata: tuple[object, ...] = ()
     examples: tuple[object, ...] = ()
     drops_null: bool = True
-    """Whether null there means "not given"; False where null is a value that differs from the default."""
+    """True if null means "not given", and False if null is a value that differs from the default."""
 
 
 ROOT = Slot(Recipe)
 
 
 def child(slot: Slot | None, key: str | int, tag: object = None) -> Slot | None:
-    """Return the slot of `key` inside `slot`, or None where the schema knows no such key.
+    """Return the slot of `key` inside `slot`, or None if the schema has no such key.
 
-    `tag` is the value of `task` beside the key, which picks the kind of suite.
+    `tag` is the value of `task` next to the key, which decides the kind of suite.
     """
     if slot is None:
         return None
@@ -54,35 +55,37 @@ def child(slot: Slot | None, key: str | int, tag: object = None) -> Slot | None:
 
 
 def section_of(slot: Slot | None, tag: object = None) -> type[Section] | None:
-    """Return the section that belongs into `slot`; of several kinds, the one whose `task` may be `tag`."""
+    """Return the section that `slot` accepts. If there are several kinds, return the one for `task: tag`."""
     sections = sections_of(slot)
     if len(sections) <= 1:
         return sections[0] if sections else None
-    return next((each for each in sections if tag in _tags_of(each)), None)
+    return next((section for section in sections if tag in _tags_of(section)), None)
 
 
 def tags(slot: Slot | None) -> tuple[str, ...]:
-    """Return the values of `task` that the sections of `slot` know, sorted."""
-    return tuple(sorted({str(tag) for each in sections_of(slot) for tag in _tags_of(each)}))
+    """Return the values of `task` that `slot` accepts, sorted."""
+    return tuple(sorted({str(tag) for section in sections_of(slot) for tag in _tags_of(section)}))
 
 
 def tags_with(slot: Slot | None, name: str) -> tuple[str, ...]:
-    """Return the values of `task` that make `name` a field in `slot`; empty where there is only one kind."""
+    """Return the values of `task` for which `name` is a field in `slot`, or nothing if `slot` has a single kind."""
     sections = sections_of(slot)
     if len(sections) < 2:
         return ()
-    return tuple(sorted({str(tag) for each in sections if name in each.model_fields for tag in _tags_of(each)}))
+    return tuple(
+        sorted({str(tag) for section in sections if name in section.model_fields for tag in _tags_of(section)})
+    )
 
 
 def allowed_fields(slot: Slot | None, tag: object = None) -> tuple[str, ...]:
-    """Return the names that may be written in `slot`, sorted; empty for maps with names of the user's own."""
-    section = section_of(slot, tag)
-    sections = [section] if section is not None else sections_of(slot)
-    return tuple(sorted({name for each in sections for name in each.model_fields}))
+    """Return the names of the fields that `slot` accepts, sorted. A map with free keys has none."""
+    chosen = section_of(slot, tag)
+    sections = [chosen] if chosen is not None else sections_of(slot)
+    return tuple(sorted({name for section in sections for name in section.model_fields}))
 
 
 def map_value(slot: Slot) -> object | None:
-    """Return the type of the values where `slot` holds a map with names of the user's own, else None."""
+    """Return the type of the values if `slot` accepts a map with free keys, else None."""
     for option in _options(slot.annotation):
         if get_origin(option) is dict:
             value: object = get_args(option)[1]
@@ -91,34 +94,34 @@ def map_value(slot: Slot) -> object | None:
 
 
 def is_free_map(slot: Slot | None) -> bool:
-    """Return whether `slot` holds a map from any text to a plain value, so that its keys may hold dots."""
+    """Return whether `slot` accepts a map from any text to plain values, whose keys may contain dots."""
     value = None if slot is None else map_value(slot)
     return value is not None and not sections_of(Slot(value))
 
 
 def local_path(slot: Slot | None) -> LocalPath | None:
-    """Return how relative paths are read in `slot`; None where it holds no path."""
+    """Return the path marker of `slot`, or None if it does not accept a path."""
     if slot is None:
         return None
-    return next((each for each in (*slot.metadata, *_markers(slot.annotation)) if isinstance(each, LocalPath)), None)
+    return next((mark for mark in (*slot.metadata, *_markers(slot.annotation)) if isinstance(mark, LocalPath)), None)
 
 
 def places(name: str) -> frozenset[tuple[str, ...]]:
-    """Return the paths of all sections that have a field `name`; names of the user's own show as `NAME`."""
+    """Return the paths of all sections that have a field `name`, with `NAME` for free keys."""
     return frozenset(_all_places().get(name, ()))
 
 
 @functools.cache
 def _all_places() -> dict[str, list[tuple[str, ...]]]:
-    """Return the paths by the name of the field: a recipe with hundreds of unknown ones walks the schema once."""
-    found: dict[str, list[tuple[str, ...]]] = {}
+    """Return the paths of the sections by field name. Cached, for recipes with hundreds of unknown fields."""
+    paths: dict[str, list[tuple[str, ...]]] = {}
     for name, path in _places(ROOT, ()):
-        found.setdefault(name, []).append(path)
-    return found
+        paths.setdefault(name, []).append(path)
+    return paths
 
 
 def json_type(slot: Slot) -> dict[str, Any]:
-    """Return the JSON Schema of what may stand in `slot`."""
+    """Return the JSON Schema of the values that `slot` accepts."""
     whole: Any = Annotated[slot.annotation, *slot.metadata] if slot.metadata else slot.annotation
     schema: dict[str, Any] = TypeAdapter(whole).json_schema()
     if slot.examples:
@@ -143,9 +146,9 @@ def _field_slot(field: FieldInfo) -> Slot:
 
 
 def sections_of(slot: Slot | None) -> list[type[Section]]:
-    """Return the sections that may stand in `slot`: none, one, or one for each kind of suite."""
+    """Return the sections that `slot` accepts: none, one, or one for each kind of suite."""
     options = () if slot is None else _options(slot.annotation)
-    return [each for each in options if isinstance(each, type) and issubclass(each, Section)]
+    return [option for option in options if isinstance(option, type) and issubclass(option, Section)]
 
 
 def _markers(annotation: object) -> tuple[object, ...]:
@@ -155,7 +158,7 @@ def _markers(annotation: object) -> tuple[object, ...]:
     inner = get_args(annotation)[:1] if origin is Annotated else ()
     if origin in (Union, types.UnionType):
         inner = get_args(annotation)
-    return (*own, *(marker for each in inner for marker in _markers(each)))
+    return (*own, *(marker for member in inner for marker in _markers(member)))
 
 
 def _tags_of(section: type[Section]) -> tuple[object, ...]:
@@ -163,12 +166,10 @@ def _tags_of(section: type[Section]) -> tuple[object, ...]:
 
 
 def _options(annotation: object) -> tuple[object, ...]:
-    """Return the members of a union, markers taken off; any other type as its only member."""
+    """Return the members of a union without their markers, or a tuple with the type itself if it is no union."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _options(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return tuple(option for each in get_args(annotation) for option in _options(each))
-    if origin is Literal:
-        return (annotation,)
+        return tuple(option for member in get_args(annotation) for option in _options(member))
     return (annotation,)

@@ -1,7 +1,8 @@
-"""The whole of a recipe, and its sources: frozen Pydantic models behind validation and the JSON Schema.
+"""The whole recipe and its sources, as frozen Pydantic models from which validation and the JSON Schema follow.
 
-The sections stand in `training`, `evaluation` and `execution`, and are named here for those who read recipes.
-Identity sections decide what is computed; `run` and `tracking` never do. Derived numbers are not here: see `plan`.
+This module also re-exports the sections from `training_sections`, `evaluation_sections` and `execution_sections`, so
+that readers of recipes need a single import. `run` and `tracking` never change what is computed; all other sections do.
+Not here: numbers derived from a recipe (see `nanochat.plan`).
 """
 
 from __future__ import annotations
@@ -69,80 +70,83 @@ __all__ = [
 
 
 class Validation(Section):
-    """Which documents are held out. A named shard, or a hash of each document; never "the last file"."""
+    """Which documents of a source are held out for validation. Give exactly one of the fields."""
 
     exactly_one = ("shard", "hash_frac")
 
     shard: Annotated[str, Field(min_length=1)] | None = None
-    """File name of the shard that is held out whole, such as `shard_00004.parquet`."""
+    """Name of a file whose documents are all held out, such as `shard_00004.parquet`."""
     hash_frac: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of documents held out by a hash of their content."""
+    """Share of documents to hold out. A hash of the content of each document decides."""
 
 
 class Source(Section):
-    """Something outside the recipe: exactly one of `uri`, `path`, `builtin`."""
+    """Data from outside the recipe. Give exactly one of `uri`, `path` and `builtin`."""
 
     exactly_one = ("uri", "path", "builtin")
-    goes_with: ClassVar[Mapping[str, str]] = {"revision": "uri"}
+    needs: ClassVar[Mapping[str, str]] = {"revision": "uri"}
 
     uri: (
         Annotated[str, Field(pattern=r"^hf://datasets/[^/]+/[^/]+(/.*)?$", examples=["hf://datasets/OWNER/NAME"])]
         | None
     ) = None
-    """A data set on the hub: `hf://datasets/OWNER/NAME`, optionally with a folder or a glob of files."""
+    """Data set on the Hugging Face hub: `hf://datasets/OWNER/NAME`, optionally followed by a folder or a pattern of
+    files."""
     revision: str | None = None
-    """Branch, tag or commit of the hub data set."""
+    """Branch, tag or commit of the hub data set. Default: its main branch."""
     path: Annotated[NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath()] = None
-    """Local files: a path, a glob, or a list of them, relative to the recipe (parquet, jsonl, txt)."""
+    """Local files (parquet, jsonl or txt): a path, a pattern such as `data/*.txt`, or a list of them. Relative paths
+    start at the folder of the recipe."""
     builtin: Literal["python-stdlib", "spelling"] | None = None
-    """What ships with every installation: `python-stdlib` (documents), `spelling` (words to spell)."""
+    """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
+    and `spelling` is a list of words."""
     column: str = "text"
     """Name of the column or key that holds a document's text."""
     max_files: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first so many files, in sorted order."""
+    """Use only the first files in sorted order, up to this number. Default: all."""
     max_document_chars: Count | None = None
-    """Longer documents are cut into pieces of at most so many characters, at line ends."""
+    """Cut longer documents into pieces of at most this number of characters, at line ends. Default: do not cut."""
     validation: Validation | None = None
-    """Which documents are held out for validation. Default: 1 % by hash (`python-stdlib`: 2 %)."""
+    """Which documents are held out for validation. Default: 1 % by hash (2 % for `python-stdlib`)."""
 
 
 class Recipe(Section):
-    """One run, from text to chat model. A missing stage section means that there is no such stage."""
+    """A run, from text to chat model. A stage runs only if its section is present."""
 
     extends: NonEmptyText | tuple[NonEmptyText, ...] | None = None
-    """Recipes this one is written over: a path or a list, relative to this file and inside the recipe folder.
-
-    Maps merge, lists are replaced, `null` drops."""
+    """Recipes on which this recipe is based: a path or a list of paths, relative to this file and inside the recipe
+    folder. This recipe changes them: maps are merged, other values are replaced, and `null` removes a value."""
     vars: dict[Name, str | int | float | bool] = Field(default={})
-    """Values used elsewhere as `${vars.NAME}`."""
+    """Values that can be used elsewhere in the recipe as `${vars.NAME}`."""
     nanochat: Literal[1]
-    """Version of this schema."""
+    """Version of the recipe format."""
     name: Name
     """Name of the run."""
     description: str = ""
     """What the run is for, in a sentence or a paragraph of markdown."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
-    """Seed of everything random; each stage derives its own keys from it."""
+    """Seed of all random numbers. Each stage derives its own keys from it."""
     sources: dict[Name, Source] = Field(default={})
-    """The only place that names anything outside: a name of your own to a source."""
+    """The data that stages read: for each source, a name of your own and the fields of the source."""
     tokenizer: Tokenizer | None = None
     """Train a tokenizer."""
     model: Model | None = None
-    """Shape of the model."""
+    """The shape of the model."""
     pretrain: Pretrain | None = None
     """Train the model on documents."""
     base_eval: BaseEval | None = None
     """Evaluate the pretrained model."""
     sft: Sft | None = None
-    """Tune the model on conversations."""
+    """Fine-tune the model on conversations."""
     chat_eval: ChatEval | None = None
-    """Evaluate the tuned model."""
+    """Evaluate the chat model."""
     expect: dict[str, Condition] = Field(default={})
-    """Conditions on results, such as `base_eval.bpb: "<= 1.6"`: the run exits 5 where one is not met."""
+    """Conditions on results, such as `base_eval.bpb: "<= 1.6"`. The command exits with code 5 if a result does not meet
+    its condition."""
     run: Run = Run()
-    """How to execute."""
+    """How to execute the stages."""
     tracking: Tracking = Tracking()
-    """Where results are logged."""
+    """Where to log results."""
 
 
 def _stage_sections() -> Iterator[tuple[str, type[StageSection]]]:

@@ -1,4 +1,4 @@
-"""The base of all recipe sections: frozen, strict, with "exactly one of" rules that merging reads too."""
+"""The base class of all sections of a recipe, with rules such as "exactly one of these fields"."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 CONFLICT = "conflict"
-"""Pydantic's error type where fields of a section exclude one another."""
+"""The type of Pydantic error that a section with conflicting fields raises."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Fields of a section that exclude one another."""
+    """What is wrong with the combination of fields that a section gives."""
 
     code: str
     message: str
     field: str | None
-    """The field to point at; None where none is given."""
+    """The field to point at, or None if the section gives none of the fields."""
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, and unknown keys are refused."""
+    """Base of every section: immutable, strict about types, and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
     exactly_one: ClassVar[tuple[str, ...]] = ()
-    """Fields of which exactly one must be given; in `extends` and `--set` a later one replaces an earlier one."""
-    goes_with: ClassVar[Mapping[str, str]] = {}
-    """Field to the one of `exactly_one` without which it means nothing."""
+    """Fields of which exactly one must be given. In `extends` and `--set` a later one replaces an earlier one."""
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Fields that are only allowed together with another field, which is one of `exactly_one`."""
 
     @classmethod
     def conflict(cls, given: Collection[str]) -> Conflict | None:
-        """Return what is wrong with giving just the fields `given` together, or None."""
+        """Return what is wrong with a section that gives the fields `given`, or None."""
         chosen = [name for name in cls.exactly_one if name in given]
         if cls.exactly_one and len(chosen) != 1:
             choices = ", ".join(f"`{name}`" for name in cls.exactly_one)
-            found = " and ".join(f"`{name}`" for name in chosen) or "none"
-            message = f"give exactly one of {choices}; found {found}"
+            names = " and ".join(f"`{name}`" for name in chosen) or "none"
+            message = f"give exactly one of {choices}; found {names}"
             return Conflict("exactly-one" if chosen else "missing-field", message, chosen[-1] if chosen else None)
-        for name, other in cls.goes_with.items():
+        for name, other in cls.needs.items():
             if name in given and other not in given:
-                return Conflict("exactly-one", f"`{name}` means nothing without `{other}`", name)
+                return Conflict("exactly-one", f"`{name}` is only allowed together with `{other}`", name)
         return None
 
     @model_validator(mode="after")

@@ -1,37 +1,38 @@
-"""Did you mean ...? Likely words for a mistyped one, and where a misplaced field belongs."""
+"""Suggestions for mistyped words ("did you mean ...?") and for fields in the wrong section."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 from nanochat.recipe.schema.introspection import places
 
-_ENOUGH = 0.62
-_LONGEST_WORD = 64
-_MOST_NAMES = 24
+_MIN_SIMILARITY = 0.62
+_MAX_WORD_CHARS = 64
+_MAX_SHOWN_NAMES = 24
 
 
 def closest(word: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate most like `word`, also by its beginning; None where none is like it."""
-    if len(word) > _LONGEST_WORD:
+    """Return the candidate whose whole or beginning is most similar to `word`, or None if none is similar enough."""
+    if len(word) > _MAX_WORD_CHARS:
         return None
-    scored = [(_likeness(word.lower(), each.lower()), each) for each in sorted(candidates)]
+    scored = [(_similarity(word.lower(), name.lower()), name) for name in sorted(candidates)]
     best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
-    return best[1] if best[0] >= _ENOUGH else None
+    return best[1] if best[0] >= _MIN_SIMILARITY else None
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return a help text: the likely candidate where there is one, and all that are allowed."""
+    """Return a help text that suggests the most similar candidate, if any, and lists the candidates."""
     names = sorted(candidates)
     likely = closest(word, names)
-    shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    shown = ", ".join(names[:_MAX_SHOWN_NAMES]) + (", ..." if len(names) > _MAX_SHOWN_NAMES else "")
     allowed = f"allowed: {shown}" if names else ""
     return f"did you mean `{likely}`? {allowed}".strip() if likely else allowed
 
 
 def unknown_field_help(name: str, path: tuple[str, ...], allowed: Iterable[str]) -> str:
-    """Return the help for field `name` that the section at `path` does not have."""
+    """Return the help text for a field `name` that the section at `path` does not have."""
     names = sorted(allowed)
     if closest(name, names) is None and (home := _home(name, path)):
         return f"`{name}` belongs in {home}; allowed here: {', '.join(names)}"
@@ -39,24 +40,20 @@ def unknown_field_help(name: str, path: tuple[str, ...], allowed: Iterable[str])
 
 
 def _home(name: str, path: tuple[str, ...]) -> str:
-    """Return the sections that have a field `name`, nearest to `path` first, two at most."""
-    if len(name) > _LONGEST_WORD:
+    """Return the sections that have a field `name`: the nearest to `path`, and at most two."""
+    if len(name) > _MAX_WORD_CHARS:
         return ""
 
     def distance(place: tuple[str, ...]) -> tuple[int, int]:
-        shared = 0
-        for mine, its in zip(path, place, strict=False):
-            if mine != its:
-                break
-            shared += 1
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, place, strict=False)))
         return (-shared, len(place))
 
-    found = sorted((place for place in places(name) if place != path), key=lambda place: (distance(place), place))
-    nearest = [place for place in found if distance(place)[0] == distance(found[0])[0]][:2]
+    homes = sorted((place for place in places(name) if place != path), key=lambda place: (distance(place), place))
+    nearest = [place for place in homes if distance(place)[0] == distance(homes[0])[0]][:2]
     return " or ".join(f"`{'.'.join(place)}`" if place else "the top level" for place in nearest)
 
 
-def _likeness(word: str, candidate: str) -> float:
+def _similarity(word: str, candidate: str) -> float:
     whole = SequenceMatcher(None, word, candidate).ratio()
     if len(word) < 4:
         return whole

@@ -1,4 +1,4 @@
-"""The recipe sections that train: `tokenizer`, `model`, `pretrain` and `sft`."""
+"""The sections of the stages that train: `tokenizer`, `model`, `pretrain` and `sft`."""
 
 from __future__ import annotations
 
@@ -12,167 +12,176 @@ from nanochat.tasks.table import SftTask
 
 
 class Tokenizer(StageSection):
-    """The tokenizer stage: byte-pair encoding trained on a source."""
+    """The tokenizer stage trains a byte-pair encoding."""
 
     source: str
-    """Name of the source to train on (its training documents only)."""
+    """Name of the source to train on. Only its training documents are read."""
     vocab_size: Annotated[int, Scaled(300, 1_000_000)] = 32768
-    """Pieces in all, the 9 special tokens and 256 bytes included."""
+    """Number of tokens, including the 256 bytes and the 9 special tokens."""
     max_chars: Count = 2_000_000_000
-    """Train on at most so many characters."""
+    """Maximum number of characters to train on."""
     max_document_chars: Count = 10_000
-    """Only the first so many characters of each document count."""
+    """Maximum number of characters to read of each document."""
 
 
 class Model(Section):
-    """The model. `depth` is a dial that derives width and heads where they are not given."""
+    """The shape of the model. Give `depth` or `n_layer`; widths and heads that are not given follow from it."""
 
     architecture: Literal["seed", "current"] = "seed"
-    """`seed` is the NanoChat MLX architecture, `current` that of nanochat as of 2026-07."""
+    """`seed` is the architecture of NanoChat MLX, and `current` is the architecture of nanochat as of 2026-07."""
     depth: Annotated[int, Field(ge=1, le=200)] | None = None
-    """Number of layers; derives n_embd = 64 x depth rounded up to 128, and heads of 128."""
+    """Number of layers. Unless given, `n_embd` is 64 x depth, rounded up to a multiple of 128, and each head has 128
+    dimensions."""
     n_layer: Annotated[int, Field(ge=1, le=200)] | None = None
-    """Number of blocks."""
+    """Number of transformer blocks. Default: `depth`."""
     n_embd: Annotated[int, Field(ge=8, le=16384)] | None = None
-    """Width of the residual stream."""
+    """Width of the residual stream. Default: see `depth`."""
     n_head: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Query heads; must divide n_embd."""
+    """Number of query heads. Must divide `n_embd`. Default: see `depth`."""
     n_kv_head: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Key/value heads; must divide n_head. Default: n_head."""
+    """Number of key/value heads. Must divide `n_head`. Default: `n_head`."""
     sequence_len: Annotated[int, Scaled(8, 1_048_576)] = 2048
-    """Context length T, in tokens."""
+    """Context length, in tokens."""
     window_pattern: Annotated[str, Field(pattern="^[SL]+$", max_length=200, examples=["SSSL"])] = "SSSL"
-    """Attention window per layer, repeated: S short, L the whole context. The last layer is always L."""
+    """Attention window of each layer, as a pattern that is repeated: `S` is a short window, and `L` is the whole
+    context. The last layer always has the whole context."""
 
 
 class Horizon(Section):
-    """How long to train: exactly one of the fields."""
+    """How long to train. Give exactly one of the fields."""
 
     exactly_one = ("steps", "tokens", "ratio", "flops", "epochs")
 
     steps: Count | None = None
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     tokens: Count | None = None
-    """Training tokens."""
+    """Number of training tokens."""
     ratio: Positive | None = None
-    """Training tokens per scaling parameter (block matrices and lm_head)."""
+    """Number of training tokens per scaling parameter (the matrices of the blocks and `lm_head`)."""
     flops: Positive | None = None
     """Total training FLOPs."""
     epochs: Positive | None = None
-    """Passes over the training data. Of `sft` only: pretraining's sources are of unknown size until tokenized."""
+    """Number of passes over the training data. Allowed only in `sft`, because the size of the pretraining data is
+    unknown before it is tokenized."""
 
 
 class Optimizer(Section):
-    """Muon for matrices, AdamW for the rest. What is not given comes from the variant's table."""
+    """The optimizer: Muon for matrices, AdamW for all other parameters. Values that are not given come from
+    `variant`."""
 
     variant: Literal["plain", "current"] = "plain"
-    """`plain` is the seed's optimizer and learning rates, `current` nanochat's as of 2026-07."""
+    """`plain` has the optimizer and learning rates of NanoChat MLX, and `current` has those of nanochat as of
+    2026-07."""
     lr_scale: Positive = 1.0
-    """Multiplies every learning rate."""
+    """Factor on every learning rate."""
     matrix_lr: NonNegative | None = None
-    """Muon, all matrices inside the blocks."""
+    """Learning rate of the matrices inside the blocks (Muon)."""
     embedding_lr: NonNegative | None = None
-    """AdamW, token embedding, before width scaling."""
+    """Learning rate of the token embedding (AdamW), before scaling by width."""
     value_embedding_lr: NonNegative | None = None
-    """AdamW, value embeddings, before width scaling."""
+    """Learning rate of the value embeddings (AdamW), before scaling by width."""
     unembedding_lr: NonNegative | None = None
-    """AdamW, lm_head, before width scaling."""
+    """Learning rate of `lm_head` (AdamW), before scaling by width."""
     resid_lr: NonNegative | None = None
-    """AdamW, residual multipliers."""
+    """Learning rate of the factors on the residual stream, one per block (AdamW)."""
     x0_lr: NonNegative | None = None
-    """AdamW, multipliers of the embedding fed to each block."""
+    """Learning rate of the factors on the token embedding that is added in each block (AdamW)."""
     weight_decay: NonNegative | None = None
-    """Muon's cautious weight decay at its largest."""
+    """Largest value of Muon's cautious weight decay."""
 
 
 class Schedule(Section):
-    """Learning rate over steps: linear warm-up, constant, then a warm-down. Defaults follow the optimizer variant."""
+    """The learning rate over steps: a linear warm-up, a constant part, and a warm-down. Defaults depend on the
+    optimizer variant."""
 
     kind: Literal["trapezoid", "cosine", "constant"] | None = None
-    """Shape of the warm-down: `trapezoid` linear, `cosine` half a cosine, `constant` none."""
+    """Shape of the warm-down: `trapezoid` is linear, `cosine` is half a cosine, and `constant` has no warm-down."""
     warmup_steps: Annotated[int, Scaled(0)] | None = None
-    """Steps of linear warm-up from 0."""
+    """Number of steps of linear warm-up from 0."""
     warmdown_frac: Fraction | None = None
-    """Share of the horizon spent on the warm-down."""
+    """Share of all steps that belongs to the warm-down."""
     final_frac: Fraction | None = None
-    """Last learning rate as a share of the peak."""
+    """Learning rate of the last step, as a share of the peak."""
 
 
 class SourceWeight(Section):
-    """One source of a pretraining mixture."""
+    """A source in the pretraining mixture."""
 
     weight: Positive = 1.0
-    """Share of documents drawn from this source, relative to the others."""
+    """How often documents are drawn from this source, relative to the weights of the other sources."""
 
 
 class Pretrain(StageSection):
-    """The pretrain stage: next-token prediction on packed documents."""
+    """The pretrain stage trains the model to predict the next token, on packed documents."""
 
     upstream: ClassVar = ("tokenizer",)
     metrics: ClassVar = ("bpb", "cropped_frac", "loss")
 
     data: Annotated[dict[str, SourceWeight], Field(min_length=1)]
-    """Mixture: source name to weight."""
+    """The mixture: for each source, by its name in `sources`, the weight of the source."""
     horizon: Horizon = Horizon(ratio=12.0)
     """How long to train. Default: 12 tokens per scaling parameter."""
     tokens_per_step: Count | Literal["auto"] = "auto"
-    """Tokens per optimizer step over all devices; `auto` follows the batch-size power law."""
+    """Number of tokens per optimizer step, summed over all devices. `auto` computes it from the size of the model and
+    the horizon by a power law."""
     optimizer: Optimizer = Optimizer()
-    """Learning rates and their rules."""
+    """Optimizer and learning rates."""
     schedule: Schedule = Schedule()
     """Learning rate over steps."""
     buffer_documents: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Documents the best-fit packer chooses from."""
+    """Number of documents that the best-fit packer can choose from when it fills a row."""
     init_from: InitFrom | None = None
-    """Start from these weights: a run, a stage folder or a checkpoint folder."""
+    """Start from existing weights instead of random ones: a run, a stage folder or a checkpoint folder."""
 
 
 class SftData(Section):
-    """One task of the SFT mixture."""
+    """A task in the SFT mixture."""
 
     task: SftTask
-    """What the rows are and how they are rendered; `conversations` reads chat data as it is."""
+    """What the rows of the source are, and how they become conversations. `conversations` reads chats as they are."""
     source: str
-    """Name of the source the task reads."""
+    """Name of the source to read."""
     split: SplitName = "train"
-    """Split of the source, where it has several, or rows of it, such as `train[:500]` or `train[:-50]`."""
+    """Split of the source to read, or some of its rows, such as `train[:500]` or `train[:-50]`. If the names of the
+    source's files and folders contain no split, all files belong to every split."""
     max_examples: Count | None = None
-    """Use only the first so many examples (generated tasks: generate so many)."""
+    """Use only the first examples, up to this number. Tasks that generate their examples generate this number."""
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many times the task's examples are in the mixture: its epochs in each epoch of the whole."""
+    """How often each example of the task is in the mixture."""
     weight: Positive | None = None
-    """Share of the mixture's examples, relative to the other tasks; all tasks have one, or none has.
-
-    The mixture is then as large as it can be with these shares and no example in it more than `repeat` times."""
+    """Share of the mixture that comes from this task, relative to the weights of the other tasks. Give either all tasks
+    a weight or none. With weights, the mixture is as large as it can be while it keeps these shares and holds no
+    example more than `repeat` times."""
 
 
 class SftSchedule(Section):
-    """Learning rate over progress (rows consumed / rows): constant, then linear to the final share."""
+    """The learning rate over progress, which is the share of rows that have been used: a constant part, then a linear
+    warm-down."""
 
     constant_frac: Fraction | None = None
-    """Share of progress at the full rate. Default: 0.8 (`current`: 0.5)."""
+    """Share of progress with the full learning rate. Default: 0.8, or 0.5 with the optimizer variant `current`."""
     final_frac: Fraction = 0.0
-    """Last learning rate as a share of the peak."""
+    """Last learning rate, as a share of the peak."""
 
 
 class Sft(StageSection):
-    """The sft stage: supervised fine-tuning on rendered conversations, loss on the assistant's tokens only."""
+    """The sft stage fine-tunes the model on conversations. Only the tokens of the assistant count in the loss."""
 
     upstream: ClassVar = ("pretrain",)
 
     data: Annotated[dict[Name, SftData], Field(min_length=1)]
-    """Mixture: a name of your own to a task."""
+    """The mixture: for each task, a name of your own and the fields of the task."""
     horizon: Horizon = Horizon(epochs=1.0)
     """How long to train. Default: one epoch."""
     sequence_len: Annotated[int, Scaled(8)] | None = None
-    """Row length in tokens. Default: the model's."""
+    """Length of a row, in tokens. Default: that of the model."""
     tokens_per_step: Count | None = None
-    """Tokens per optimizer step. Default: pretraining's."""
+    """Number of tokens per optimizer step. Default: that of `pretrain`."""
     lr_scale: Positive | None = None
-    """Multiplies pretraining's learning rates. Default: 1 (`current`: 0.8)."""
+    """Factor on the learning rates of `pretrain`. Default: 1, or 0.8 with the optimizer variant `current`."""
     schedule: SftSchedule = SftSchedule()
     """Learning rate over progress."""
     buffer_conversations: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Conversations the best-fit packer chooses from."""
+    """Number of conversations that the best-fit packer can choose from when it fills a row."""
     init_from: InitFrom | None = None
-    """Start from these weights instead of this recipe's pretraining."""
+    """Start from these weights instead of this recipe's `pretrain`: a run, a stage folder or a checkpoint folder."""

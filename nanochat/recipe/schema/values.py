@@ -1,4 +1,4 @@
-"""Types of single recipe values: counts such as `20M`, sizes such as `16G`, names, bounded numbers."""
+"""Types of single values: counts such as `20M`, sizes such as `16G`, names, and numbers with limits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from nanochat.data.splits import SPLIT_PATTERN
 
-_MOST = 10**18
+_MAX_COUNT = 10**18
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How a scaled number is written: digits, an optional factor letter, an optional ending."""
+    """How a number with a unit is written: digits, a letter for a factor (optional), and an ending (optional)."""
 
     factors: tuple[tuple[str, int], ...]
     ending: str
@@ -26,12 +26,12 @@ class Unit:
 
     @property
     def letters(self) -> str:
-        """The factor letters, ascending."""
+        """The letters of the factors, in ascending order."""
         return "".join(letter for letter, _ in self.factors)
 
     @property
     def pattern(self) -> str:
-        """Regular expression of the text, digits in group 1 and the letter in group 2."""
+        """Regular expression with the digits in group 1 and the letter in group 2."""
         return rf"^((?:[0-9]_?){{0,23}}[0-9](?:\.[0-9]{{1,9}})?) *([{self.letters}]?){self.ending}$"
 
 
@@ -40,9 +40,10 @@ _SIZE = Unit((("K", 2**10), ("M", 2**20), ("G", 2**30), ("T", 2**40)), "(?:i?B)?
 
 
 def parse_scaled(value: object, unit: Unit) -> object:
-    """Return `20M`, `1.5K`, `1_000` or `2e9` as an int; what is neither text nor a whole float passes on.
+    """Return text such as `20M`, `1.5K` or `1_000`, or a float such as 2e9, as an int. Return other values unchanged.
 
-    Raises ValueError for text that is no such number, or that does not come to a whole one.
+    Raises:
+        ValueError: the text is not a number of this form, or not a whole number.
     """
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -50,19 +51,21 @@ def parse_scaled(value: object, unit: Unit) -> object:
         return value
     match = re.match(unit.pattern, value.strip())
     if match is None:
-        raise ValueError(f"write a whole number, or one like `{unit.example}` ({', '.join(unit.letters)})")
+        raise ValueError(
+            f"write a whole number, with or without a letter as in `{unit.example}` ({', '.join(unit.letters)})"
+        )
     scaled = Decimal(match[1].replace("_", "")) * dict(unit.factors).get(match[2], 1)
     if scaled != int(scaled):
-        raise ValueError(f"`{value}` does not come to a whole number")
+        raise ValueError(f"`{value}` is not a whole number")
     return int(scaled)
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Marks an int between `low` and `high` that may be written with a factor letter."""
+    """Marks an int from `low` to `high` that can be written with the letter of a factor."""
 
     low: int
-    high: int = _MOST
+    high: int = _MAX_COUNT
     unit: Unit = _COUNT
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -71,16 +74,16 @@ class Scaled:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         number: dict[str, Any] = {"type": "integer", "minimum": self.low}
-        if self.high < _MOST:
+        if self.high < _MAX_COUNT:
             number["maximum"] = self.high
         return {"anyOf": [number, {"type": "string", "pattern": self.unit.pattern, "examples": [self.unit.example]}]}
 
 
 @dataclass(frozen=True)
 class LocalPath:
-    """Marks a field whose relative paths start at the file that wrote them (for a flag: at the working directory).
+    """Marks a path that is relative to the folder of the recipe file, or to the working directory for a flag.
 
-    With `only_explicit`, text is a path only where it begins with `./`, `../`, `/` or `~/`; else it is a name.
+    With `only_explicit`, only text that starts with `./`, `../`, `/` or `~/` is a path. Other text is a name.
     """
 
     only_explicit: bool = False

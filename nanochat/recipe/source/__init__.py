@@ -1,1 +1,1 @@
-"""Reading YAML with the position of every value, and showing errors in the source text."""
+"""Reads YAML with the place of every value, and shows errors in the source text."""

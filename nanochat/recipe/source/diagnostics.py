@@ -1,35 +1,37 @@
-"""Located findings about a recipe, and how they are shown: code, place, snippet with carets, suggestion.
+"""Errors in a recipe, shown with code, file, line and column, the line with carets under the error, and a suggestion.
 
-Not here: finding them (see `yaml_reader`, `layers`, `validate`, `references`).
+Not here: finding the errors. See `source.yaml_reader`, `merge` and `check`.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.errors import RecipeError
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-"""What ends a line for PyYAML, so that line numbers agree."""
-_SHOWN_WIDTH = 110
-_SHOWN_DIAGNOSTICS = 50
+"""The line breaks of PyYAML, so that its line numbers are ours."""
+_MAX_LINE_CHARS = 110
+_MAX_SHOWN = 50
+_UNPRINTABLE = ("Cc", "Cs", "Cf", "Zl", "Zp")
+"""Unicode categories that would disturb a terminal: controls, surrogates, formats, line and paragraph separators."""
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Something that a recipe was read from: a file, or one `--set` flag."""
+    """A text that a recipe is read from: a file, or a `--set` flag."""
 
     name: str
     """The file as the user wrote it, or `--set`."""
     content: str
     folder: Path
-    """Relative paths written in this text are relative to this folder."""
+    """The folder at which relative paths in this text start."""
     flag_number: int = 0
-    """Place among the `--set` flags, from 1; 0 for a file."""
+    """Position among the `--set` flags, counted from 1; 0 for a file."""
     lines: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -37,32 +39,22 @@ class Text:
 
     @property
     def is_flag(self) -> bool:
-        """Whether this is a flag, not a file."""
+        """Whether this is a `--set` flag."""
         return self.flag_number > 0
 
     def line(self, number: int) -> str:
-        """Return line `number`, counted from 1; empty past the end."""
+        """Return line `number`, counted from 1, or an empty string if there is no such line."""
         return self.lines[number - 1] if 1 <= number <= len(self.lines) else ""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a key or value was written; line and column count from 1."""
+    """The place of a key or value in a text. Line and column count from 1."""
 
     text: Text = field(repr=False)
     line: int
     column: int
     length: int = 1
-
-    @property
-    def file(self) -> str | None:
-        """The file's name, or None for a flag."""
-        return None if self.text.is_flag else self.text.name
-
-    @property
-    def flag(self) -> str | None:
-        """The flag as typed (`--set KEY=VALUE`), or None for a file."""
-        return self.text.content if self.text.is_flag else None
 
     def __str__(self) -> str:
         return self.text.content if self.text.is_flag else f"{self.text.name}:{self.line}"
@@ -70,99 +62,78 @@ class Origin:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding. `origin` is None where there is no text to point at, such as a file that does not exist."""
+    """An error in a recipe. `origin` is None if there is no text to point at, such as a missing file."""
 
     code: str
     message: str
     origin: Origin | None
     help: str = ""
-    length: int | None = None
-    """Characters underlined, where that is not the origin's own length."""
 
     def render(self) -> str:
-        """Return the finding as shown to the user, several lines without a final newline."""
+        """Return the lines to show to the user, without a final newline."""
         lines = [f"error[{self.code}]: {_printable(self.message)}"]
         if self.origin is not None:
-            lines += _snippet(self.origin, self.length or self.origin.length)
+            lines += _snippet(self.origin)
         if self.help:
             lines.append(f"  = {_printable(self.help)}")
         return "\n".join(lines)
 
 
 class LocatedRecipeError(RecipeError):
-    """A `RecipeError` whose text shows each of its `diagnostics`."""
+    """A `RecipeError` whose message shows all its `diagnostics`, sorted by place and without duplicates."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(in_order(diagnostics))
-        assert self.diagnostics, "an error needs at least one finding"
-        super().__init__(render_all(self.diagnostics))
+        self.diagnostics = tuple(sorted(dict.fromkeys(diagnostics), key=_place))
+        assert self.diagnostics, "there is something wrong"
+        super().__init__(_render(self.diagnostics))
 
 
-def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """Return the findings without repetitions, by text, line and column; flags last."""
-    unique = dict.fromkeys(diagnostics)
-
-    def place(finding: Diagnostic) -> tuple[int, str, int, int]:
-        if finding.origin is None:
-            return (0, "", 0, 0)
-        where = finding.origin
-        return (where.text.flag_number, where.text.name, where.line, where.column)
-
-    return sorted(unique, key=place)
+def _place(diagnostic: Diagnostic) -> tuple[int, str, int, int]:
+    origin = diagnostic.origin
+    return (origin.text.flag_number, origin.text.name, origin.line, origin.column) if origin else (0, "", 0, 0)
 
 
-def render_all(diagnostics: Iterable[Diagnostic]) -> str:
-    """Return all findings as shown to the user, with a last line that counts them."""
-    findings = list(diagnostics)
-    blocks = [finding.render() for finding in findings[:_SHOWN_DIAGNOSTICS]]
-    count = "1 error" if len(findings) == 1 else f"{len(findings)} errors"
-    if len(findings) > _SHOWN_DIAGNOSTICS:
-        count += f" (the first {_SHOWN_DIAGNOSTICS} are shown)"
-    return "\n\n".join([*blocks, f"{count} in the recipe"])
+def _render(diagnostics: Sequence[Diagnostic]) -> str:
+    count = "1 error" if len(diagnostics) == 1 else f"{len(diagnostics)} errors"
+    if len(diagnostics) > _MAX_SHOWN:
+        count += f" (the first {_MAX_SHOWN} are shown)"
+    return "\n\n".join([*(each.render() for each in diagnostics[:_MAX_SHOWN]), f"{count} in the recipe"])
 
 
-def _snippet(origin: Origin, length: int) -> list[str]:
-    line, column = origin.text.line(origin.line), origin.column
-    line, column = _window(line, column)
+def _snippet(origin: Origin) -> list[str]:
+    """Return the place, and its line with carets under the characters that are wrong."""
+    line, column = _cut(origin.text.line(origin.line), origin.column)
+    place, number = f"{origin.text.name}:{origin.line}:{origin.column}", str(origin.line)
     if origin.text.is_flag:
-        arrow, number = f"  --> {origin.text.name}", ""
-    else:
-        arrow, number = f"  --> {origin.text.name}:{origin.line}:{origin.column}", str(origin.line)
-    gutter = max(len(number), 2)
-    before, under = _printable(line[: column - 1]), _printable(line[column - 1 : column - 1 + length])
-    carets = " " * _width(before) + "^" * max(_width(under), 1)
-    bar = " " * (gutter + 2) + "|"
-    shown = _printable(line).rstrip()
-    return [_printable(arrow), bar, f" {number:>{gutter}} | {shown}".rstrip(), f"{bar} {carets}"]
+        place, number = origin.text.name, ""
+    margin = max(len(number), 2)
+    start, end = column - 1, column - 1 + origin.length
+    carets = " " * _width(_printable(line[:start])) + "^" * max(_width(_printable(line[start:end])), 1)
+    bar = " " * (margin + 2) + "|"
+    return [
+        _printable(f"  --> {place}"), bar, f" {number:>{margin}} | {_printable(line)}".rstrip(), f"{bar} {carets}",
+    ]  # fmt: skip
 
 
-def _window(line: str, column: int) -> tuple[str, int]:
-    """Return the part of a long line around `column`, and the column in that part."""
-    if len(line) <= _SHOWN_WIDTH:
+def _cut(line: str, column: int) -> tuple[str, int]:
+    """Return the part of a long line around `column`, and the position of the column in that part."""
+    if len(line) <= _MAX_LINE_CHARS:
         return line, column
-    start = max(0, column - 1 - _SHOWN_WIDTH // 2)
-    part = line[start : start + _SHOWN_WIDTH]
-    head, tail = ("…" if start else ""), ("…" if start + _SHOWN_WIDTH < len(line) else "")
+    start = max(0, column - 1 - _MAX_LINE_CHARS // 2)
+    part = line[start : start + _MAX_LINE_CHARS]
+    head, tail = ("…" if start else ""), ("…" if start + _MAX_LINE_CHARS < len(line) else "")
     return head + part + tail, column - start + len(head)
 
 
 def _printable(text: str) -> str:
-    """Return `text` with tabs as one blank and other control characters and surrogates replaced."""
-    return "".join(_shown(char) for char in text)
-
-
-def _shown(char: str) -> str:
-    if char == "\t":
-        return " "
-    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cs", "Cf", "Zl", "Zp") else char
+    """Return `text` with a space for each tab, and other control characters and surrogates replaced."""
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in _UNPRINTABLE else char
+        for char in text.replace("\t", " ")
+    )
 
 
 def _width(text: str) -> int:
-    """Return how many terminal cells `text` takes."""
-    return sum(_cells(char) for char in text)
-
-
-def _cells(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+    """Return the number of terminal cells that `text` takes."""
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)

@@ -1,4 +1,4 @@
-"""Plain scalars by the YAML 1.2 core schema, which is not what PyYAML knows (that is 1.1)."""
+"""Values of plain (unquoted) scalars in YAML 1.2. PyYAML implements YAML 1.1, which differs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
 _NAN = re.compile(r"\.nan|\.NaN|\.NAN")
-NUMBER = re.compile(f"^(?:{'|'.join(each.pattern for each in (_INT, _OCTAL, _HEX, _FLOAT, _INF, _NAN))})$")
-"""Plain scalars that are numbers in YAML 1.2."""
+NUMBER = re.compile(f"^(?:{'|'.join(part.pattern for part in (_INT, _OCTAL, _HEX, _FLOAT, _INF, _NAN))})$")
+"""Matches the plain scalars that are numbers."""
 
 
 def resolve_scalar(written: str) -> Scalar:
-    """Return the value of a plain scalar by the YAML 1.2 core schema: `1e-4` a number, `no` and `12:30` words."""
+    """Return the value of a plain scalar by the core schema of YAML 1.2: `1e-4` is a number, `no` and `12:30` are text.
+
+    Source: YAML 1.2.2, section 10.3.2.
+    """
     if _NULL.fullmatch(written):
         return None
     if _TRUE.fullmatch(written):

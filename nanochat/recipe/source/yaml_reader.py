@@ -1,7 +1,7 @@
-"""The only YAML reader: strict YAML 1.2 in, a tree of located nodes out.
+"""Reads YAML 1.2 strictly into a tree in which every key and value knows its line and column.
 
-What YAML can do beyond maps, lists and scalars is refused with a reason: tags, merge keys, several documents,
-repeated keys, aliases that run in a circle or multiply. Nothing in a file can run code.
+Other features than maps, lists, scalars and aliases are refused with a reason: tags, merge keys, several documents,
+repeated keys, and aliases that contain themselves or expand to too many values. Nothing in a file can run code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from nanochat.recipe.source.diagnostics import Diagnostic, Origin, Text
+from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text
+from nanochat.recipe.source.nodes import Entry, Node
 from nanochat.recipe.source.scalars import Scalar, resolve_scalar
 from nanochat.recipe.source.syntax_errors import explain_syntax_error
 
@@ -27,47 +28,23 @@ _NEVER_IN_A_VALUE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Node:
-    """A value and where it was written. A block map or list that belongs to a key has the key's origin."""
-
-    value: Scalar | dict[str, Entry] | tuple[Node, ...]
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A key of a map, and the value under it."""
-
-    key: Origin
-    node: Node
-
-
-@dataclass(frozen=True)
 class Reading:
-    """What came of a text: the tree (None where it could not be built), and what was wrong."""
+    """The result of reading a text: the tree, or None if it could not be built, and the errors."""
 
     node: Node | None
     diagnostics: tuple[Diagnostic, ...]
 
 
-class Refused(Exception):  # noqa: N818 -- never leaves the room; carries the finding
-    """Reading cannot go on."""
-
-    def __init__(self, diagnostic: Diagnostic) -> None:
-        self.diagnostic = diagnostic
-        super().__init__(diagnostic.message)
-
-
 def read_yaml(text: Text, *, skip: int = 0) -> Reading:
-    """Return the tree of one YAML document.
+    """Return the tree of a YAML document.
 
-    `skip` characters of a one-line text are not YAML (the key of a `--set` flag); columns count them.
+    The first `skip` characters of a `--set` flag are not YAML, but count as columns.
     """
     builder = _Builder(text, skip)
     try:
         node = builder.document()
-    except Refused as refused:
-        return Reading(None, (*builder.diagnostics, refused.diagnostic))
+    except LocatedRecipeError as error:
+        return Reading(None, (*builder.diagnostics, *error.diagnostics))
     return Reading(node, tuple(builder.diagnostics))
 
 
@@ -77,7 +54,7 @@ class _TooDeepError(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at too many brackets: the scanner looks 1024 characters ahead, in time quadratic in their depth."""
+    """A loader that stops at too many open brackets, because the scanner's time is quadratic in their number."""
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 -- the name in the base class
         if self.flow_level >= MAX_DEPTH:
@@ -87,7 +64,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class _Anchor:
-    """A node that may be repeated: None while it is still being read. Sizes count what an alias would expand to."""
+    """A node that aliases can repeat, or None while it is being read. `nodes` and `height` count expanded aliases."""
 
     node: Node | None
     nodes: int = 0
@@ -95,7 +72,7 @@ class _Anchor:
 
 
 class _Builder:
-    """Builds the tree from the parser's events; counts nodes as aliases expand them."""
+    """Builds the tree from the parser's events, and counts nodes as if aliases were written out."""
 
     def __init__(self, text: Text, skip: int) -> None:
         self.diagnostics: list[Diagnostic] = []
@@ -111,16 +88,18 @@ class _Builder:
         self._next()
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            raise self._refuse("empty", "there is nothing here", Origin(self._text, 1, 1))
+            raise self._refuse("empty", "the recipe is empty", Origin(self._text, 1, 1))
         assert isinstance(event, yaml.DocumentStartEvent)
         if event.version is not None and event.version != (1, 2):
-            raise self._refuse("yaml-syntax", "recipes are YAML 1.2", self._origin(event), "drop the %YAML line")
+            message = "recipes are written in YAML 1.2"
+            raise self._refuse("yaml-syntax", message, self._origin(event), "remove the %YAML line")
         node = self._node(self._next(), 0)
         self._next()
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
-            help_ = "a file holds one recipe; give each recipe a file of its own, and use `extends` to share"
-            raise self._refuse("several-documents", "a second document begins here", self._origin(event), help_)
+            help_ = "write each recipe into its own file, and use `extends` to share sections"
+            message = "a second document starts here, but a file contains a single recipe"
+            raise self._refuse("several-documents", message, self._origin(event), help_)
         return node
 
     def _parse(self) -> Iterator[yaml.Event]:
@@ -176,28 +155,28 @@ class _Builder:
                 continue
             if name in entries:
                 first = entries[name].key
-                help_ = f"first given at line {first.line}, column {first.column}; keep one of them"
-                self._note("duplicate-key", f"`{name}` is given twice in the same map", origin, help_)
+                help_ = f"the first is at line {first.line}, column {first.column}; remove one of them"
+                self._report("duplicate-key", f"`{name}` appears twice in the same map", origin, help_)
             else:
                 entries[name] = Entry(origin, node)
         return Node(entries, self._collection_origin(event, key))
 
     def _key(self, event: yaml.Event, origin: Origin, depth: int) -> str | None:
-        """Return the key as text, or None after noting why it cannot be one."""
+        """Return the key as text, or report why it is not a valid key and return None."""
         if not isinstance(event, yaml.ScalarEvent):
             self._node(event, depth + 1)
-            self._note("yaml-feature", "a key must be a word", origin)
+            self._report("yaml-feature", "a key must be text, not a map or a list", origin)
             return None
         self._count(1, depth, event)
         self._refuse_tag(event)
         if event.anchor is not None:
-            self._note("yaml-feature", "an anchor belongs on a value, not on a key", origin)
+            self._report("yaml-feature", "an anchor belongs on a value, not on a key", origin)
         if event.implicit[0] and event.value == "<<":
-            help_ = "use `extends` for another file, or write the fields out"
-            self._note("yaml-feature", "merge keys (`<<`) are not part of YAML 1.2", origin, help_)
+            help_ = "use `extends` to share fields between files, or repeat the fields"
+            self._report("yaml-feature", "merge keys (`<<`) are not part of YAML 1.2", origin, help_)
             return None
         if event.implicit[0] and event.value == "":
-            self._note("yaml-syntax", "there is no key before this `:`", origin)
+            self._report("yaml-syntax", "there is no key before this `:`", origin)
             return None
         return self._text_value(event.value, origin)
 
@@ -206,13 +185,13 @@ class _Builder:
         if not event.implicit[0]:
             return self._text_value(event.value, origin)
         if len(event.value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\.?[0-9][-+.0-9a-fA-FxoX]*", event.value):
-            self._note("out-of-range", f"a number of {len(event.value)} digits is too long", origin)
+            self._report("out-of-range", f"this number is too long ({len(event.value)} digits)", origin)
             return 0
         return resolve_scalar(event.value)
 
     def _text_value(self, value: str, origin: Origin) -> str:
         if _NEVER_IN_A_VALUE.search(value):
-            self._note("yaml-syntax", "text may hold neither NUL nor half a surrogate pair", origin)
+            self._report("yaml-syntax", "text cannot contain NUL characters or unpaired surrogates", origin)
             return _NEVER_IN_A_VALUE.sub("", value)
         return value
 
@@ -220,9 +199,9 @@ class _Builder:
         origin = self._origin(event)
         anchor = self._anchors.get(event.anchor or "")
         if anchor is None:
-            raise self._refuse("yaml-syntax", f"there is no anchor `&{event.anchor}` before this", origin)
+            raise self._refuse("yaml-syntax", f"there is no anchor `&{event.anchor}` above this alias", origin)
         if anchor.node is None:
-            raise self._refuse("yaml-feature", f"`*{event.anchor}` would contain itself", origin)
+            raise self._refuse("yaml-feature", f"`*{event.anchor}` contains itself", origin)
         self._count(anchor.nodes, depth + anchor.height, event)
         self._height = max(self._height, depth + anchor.height)
         return anchor.node
@@ -230,7 +209,8 @@ class _Builder:
     def _count(self, nodes: int, depth: int, event: yaml.Event) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            raise self._refuse("too-large", f"more than {MAX_NODES} values, aliases counted", self._origin(event))
+            message = f"the recipe has more than {MAX_NODES} values, counting expanded aliases"
+            raise self._refuse("too-large", message, self._origin(event))
         if depth > MAX_DEPTH:
             raise self._too_deep(self._origin(event))
 
@@ -238,14 +218,14 @@ class _Builder:
         tag = getattr(event, "tag", None)
         if tag is not None:
             tag = tag.replace("tag:yaml.org,2002:", "!!")
-            help_ = "drop the tag; put quotes around text that looks like a number"
-            self._note("yaml-feature", f"tags (here `{tag}`) are not allowed in recipes", self._origin(event), help_)
+            help_ = "remove the tag; put text that looks like a number in quotes"
+            self._report("yaml-feature", f"tags (here `{tag}`) are not allowed in recipes", self._origin(event), help_)
 
     def _check_characters(self) -> None:
         for number, line in enumerate(self._text.lines, start=1):
-            if found := _UNPRINTABLE.search(line):
-                what = f"the character U+{ord(found[0]):04X} is not allowed in YAML"
-                raise self._refuse("yaml-syntax", what, Origin(self._text, number, found.start() + 1))
+            if match := _UNPRINTABLE.search(line):
+                message = f"the character U+{ord(match[0]):04X} is not allowed in YAML"
+                raise self._refuse("yaml-syntax", message, Origin(self._text, number, match.start() + 1))
 
     def _origin(self, event: yaml.Event) -> Origin:
         start, end = _marks(event)
@@ -265,19 +245,19 @@ class _Builder:
         return Origin(self._text, line + 1, column + 1 + (self._skip if line == 0 else 0))
 
     def _line_at(self, mark: yaml.Mark) -> tuple[str, str]:
-        """Return the line before and from `mark` on."""
+        """Return the parts of the line before and after `mark`."""
         origin = self._at(mark.line, mark.column)
         line = self._text.line(origin.line)
         return line[: origin.column - 1], line[origin.column - 1 :]
 
-    def _too_deep(self, origin: Origin) -> Refused:
-        return self._refuse("too-deep", f"nested more than {MAX_DEPTH} levels deep", origin)
+    def _too_deep(self, origin: Origin) -> LocatedRecipeError:
+        return self._refuse("too-deep", f"the recipe is nested more than {MAX_DEPTH} levels deep", origin)
 
-    def _note(self, code: str, message: str, origin: Origin, help_: str = "") -> None:
+    def _report(self, code: str, message: str, origin: Origin, help_: str = "") -> None:
         self.diagnostics.append(Diagnostic(code, message, origin, help_))
 
-    def _refuse(self, code: str, message: str, origin: Origin, help_: str = "") -> Refused:
-        return Refused(Diagnostic(code, message, origin, help_))
+    def _refuse(self, code: str, message: str, origin: Origin, help_: str = "") -> LocatedRecipeError:
+        return LocatedRecipeError([Diagnostic(code, message, origin, help_)])
 
 
 def _marks(event: yaml.Event) -> tuple[yaml.Mark, yaml.Mark]:

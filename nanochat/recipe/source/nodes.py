@@ -1,0 +1,24 @@
+"""The tree of a recipe before validation: values and keys with their places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanochat.recipe.source.diagnostics import Origin
+from nanochat.recipe.source.scalars import Scalar
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value and its place. A block map or list has the place of its key."""
+
+    value: Scalar | dict[str, Entry] | tuple[Node, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of a key in a map, and its value."""
+
+    key: Origin
+    node: Node
