@@ -1,4 +1,4 @@
-"""What a stage writes while it runs: series that can be cut back, and a heartbeat."""
+"""What a stage writes while it runs (metric series, heartbeat), upstream folders, and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.errors import StageError
 from nanochat.stages.context import SeriesSizes, derive_seed
 
 
-def test_values_are_appended_a_line_a_step_and_floats_come_back_exactly(make_context, tokenizer_spec):
+def test_log_metrics_appends_a_line_per_step_with_exact_floats(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec)
     context.log_metrics(1, {"train/loss": 0.1 + 0.2, "train/lr": 1e-30})
     context.log_metrics(2, {"train/loss": 2.0})
@@ -23,7 +23,7 @@ def test_values_are_appended_a_line_a_step_and_floats_come_back_exactly(make_con
     ]
 
 
-def test_rewinding_cuts_both_series_to_a_checkpoint(make_context, tokenizer_spec):
+def test_rewind_truncates_both_series_to_a_checkpoint(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec)
     context.log_metrics(1, {"a": 1.0})
     context.log_timings(1, {"b": 1.0})
@@ -38,22 +38,22 @@ def test_rewinding_cuts_both_series_to_a_checkpoint(make_context, tokenizer_spec
     assert (context.folder / "metrics.jsonl").read_bytes() == b""
 
 
-def test_what_is_not_finite_is_never_written(make_context, tokenizer_spec):
+def test_log_metrics_refuses_values_that_are_not_finite(make_context, tokenizer_spec):
     with pytest.raises(AssertionError, match="not finite"):
         make_context(tokenizer_spec).log_metrics(1, {"loss": math.nan})
 
 
-def test_the_heartbeat_is_whole_bounded_and_not_written_at_every_call(make_context, tokenizer_spec):
+def test_heartbeat_is_limited_in_rate_and_fraction(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec)
     context.report_progress(0.25, "step 1")
     context.report_progress(0.5, "step 2")
-    beat = json.loads((context.folder / "progress.json").read_text())
-    assert (beat["fraction"], beat["text"]) == (0.25, "step 1")
+    heartbeat = json.loads((context.folder / "progress.json").read_text())
+    assert (heartbeat["fraction"], heartbeat["text"]) == (0.25, "step 1")
     context.report_progress(1.5, "done")
     assert json.loads((context.folder / "progress.json").read_text())["fraction"] == 1.0
 
 
-def test_a_missing_upstream_is_named(make_context, tokenizer_spec):
+def test_upstream_error_names_the_missing_stage(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec, upstream={"pretrain": "/somewhere/out"})
     assert str(context.upstream("sft", "pretrain")) == "/somewhere/out"
     assert context.upstream("sft") is None

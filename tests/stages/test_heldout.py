@@ -1,4 +1,4 @@
-"""Held-out rows hold every token once, in order, whatever the batch."""
+"""Rows of held-out text for measuring bits per byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nanochat.stages.heldout import held_out_batches
 from nanochat.tokenizer import bpe
 
 
-def test_every_token_is_a_target_once_and_rows_do_not_depend_on_the_batch(documents, tmp_path):
+def test_held_out_rows_have_every_token_as_a_target_once_for_any_batch_size(documents, tmp_path):
     texts = list(single_pass(documents, "validation", base=tmp_path))
     tokenizer = bpe.train(texts, vocab_size=300, max_chars=100_000, max_document_chars=10_000)
     expected = [i for text in texts for i in (tokenizer.bos_id, *tokenizer.encode(text))]
@@ -32,7 +32,7 @@ def test_every_token_is_a_target_once_and_rows_do_not_depend_on_the_batch(docume
         assert all(len(batch.inputs) <= rows_per_batch for batch in batches)
 
 
-def test_at_most_the_tokens_asked_for_are_used(documents, tmp_path):
+def test_held_out_rows_end_after_max_tokens(documents, tmp_path):
     tokenizer = bpe.train(["a b c"] * 9, vocab_size=300, max_chars=1000, max_document_chars=1000)
     batches = held_out_batches(
         documents, "validation", tokenizer, sequence_len=16, max_tokens=40, rows_per_batch=2, base=tmp_path

@@ -1,4 +1,4 @@
-"""How a stage's process ends: exit codes, last words, signals, and a parent that dies."""
+"""How a stage's process ends: exit codes, error messages, signals, and the death of its parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def job_in(tmp_path, tokenizer_spec):
     return Job(spec=tokenizer_spec, execution={}, stage_dir=str(tmp_path), upstream={})
 
 
-ENDS = {
+ERRORS = {
     "user's error": (PreflightError("no such source"), 3, "no such source\n"),
     "failed": (StageError("diverged"), 4, "diverged\n"),
     "stopped": (InterruptedRun("saved at step 3"), 75, "saved at step 3\n"),
@@ -32,21 +32,21 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("error", "code", "words"), ENDS.values(), ids=ENDS.keys())
-def test_every_end_has_its_exit_code_and_last_words(tmp_path, tokenizer_spec, error, code, words):
+@pytest.mark.parametrize(("error", "code", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_stage_error_sets_the_exit_code_and_error_file(tmp_path, tokenizer_spec, error, code, message):
     def run():
         raise error
 
     assert run_guarded(job_in(tmp_path, tokenizer_spec), run) == code
-    assert words in (tmp_path / "error.txt").read_text()
+    assert message in (tmp_path / "error.txt").read_text()
 
 
-def test_without_a_job_it_says_how_it_is_used(capsys):
+def test_stage_process_without_a_job_prints_its_usage(capsys):
     assert main([]) == 2
     assert "JOB.json" in capsys.readouterr().err
 
 
-WAITS = """
+WAIT_FOR_SIGNAL = """
 import sys, time
 from nanochat.stages.process.signals import StopFlag
 flag = StopFlag(is_final={is_final})
@@ -54,30 +54,30 @@ flag.install()
 print("ready", flush=True)
 began = time.monotonic()
 while time.monotonic() - began < 30:
-    if flag() and not {keeps_going}:
+    if flag() and not {ignores_flag}:
         print("saved", flush=True)
         sys.exit(75)
     time.sleep(0.01)
 """
 
 
-def start(*, is_final=False, keeps_going=False):
-    code = WAITS.format(is_final=is_final, keeps_going=keeps_going)
+def start(*, is_final=False, ignores_flag=False):
+    code = WAIT_FOR_SIGNAL.format(is_final=is_final, ignores_flag=ignores_flag)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_asks_to_save_and_stop(number):
+def test_first_signal_sets_the_stop_flag(number):
     process = start()
     process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert (out, process.returncode) == ("saved\n", 75)
 
 
-def test_two_signals_at_once_are_one_press(tmp_path):
-    """A terminal's Ctrl-C may come from the terminal and from the parent: that must not skip the saving."""
+def test_two_signals_at_once_count_as_one():
+    """Ctrl-C may arrive from the terminal and from the parent, and the stage must still save."""
     process = start()
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
@@ -85,8 +85,8 @@ def test_two_signals_at_once_are_one_press(tmp_path):
     assert (out, process.returncode) == ("saved\n", 75)
 
 
-def test_a_later_second_signal_ends_the_process_at_once():
-    process = start(keeps_going=True)
+def test_second_signal_ends_the_process_at_once():
+    process = start(ignores_flag=True)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
@@ -95,8 +95,8 @@ def test_a_later_second_signal_ends_the_process_at_once():
     assert (out, process.returncode) == ("", 75)
 
 
-def test_work_with_nothing_to_save_ends_at_the_first_signal():
-    process = start(is_final=True, keeps_going=True)
+def test_first_signal_ends_a_stage_that_has_nothing_to_save():
+    process = start(is_final=True, ignores_flag=True)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 75
@@ -110,13 +110,13 @@ print(child.pid, flush=True)
 """
 
 
-def test_a_stage_ends_with_its_parent():
-    """Else it would go on writing into a folder that a new run takes over."""
-    parent = [sys.executable, "-c", ORPHAN.format(code=WAITS.format(is_final=False, keeps_going=True))]
+def test_stage_process_ends_when_its_parent_dies():
+    """Otherwise it would keep writing into a folder that a new run may use."""
+    parent = [sys.executable, "-c", ORPHAN.format(code=WAIT_FOR_SIGNAL.format(is_final=False, ignores_flag=True))]
     pid = int(subprocess.run(parent, capture_output=True, text=True, check=True, timeout=30).stdout)
     deadline = time.monotonic() + 10
     while is_running(pid):
-        assert time.monotonic() < deadline, "the orphan lives on"
+        assert time.monotonic() < deadline, "the orphan is still running"
         time.sleep(0.05)
 
 
