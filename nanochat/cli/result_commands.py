@@ -10,7 +10,8 @@ from nanochat import runtime
 from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import render_comparison
-from nanochat.runner.report.report import list_results, write_report
+from nanochat.runner.report.report import write_report
+from nanochat.runner.report.results import list_results
 from nanochat.runner.store.gc import (
     delete_unreferenced_stages,
     delete_unreferenced_token_caches,

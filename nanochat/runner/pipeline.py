@@ -18,7 +18,8 @@ from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
-from nanochat.runner.report.report import named_results, write_report
+from nanochat.runner.report.report import write_report
+from nanochat.runner.report.results import metrics_by_name
 from nanochat.runner.stage_loop import RunContext, RunRequest, cache_line, run_stages
 from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
@@ -151,7 +152,7 @@ def _finish(context: RunContext, session: Session, records: dict[str, StageRecor
 
     Expectations on stages without a record are ignored: they were not selected.
     """
-    checked = check_expectations(context.prepared.plan.expectations, named_results(records))
+    checked = check_expectations(context.prepared.plan.expectations, metrics_by_name(records))
     checked = [result for result in checked if result.metric.partition(".")[0] in records]
     for result in checked:
         context.display.log_line(f"expected {result}")

@@ -15,7 +15,7 @@ from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.process.run_stage import StageAttempt, execute_stage
-from nanochat.runner.report.report import result_line
+from nanochat.runner.report.results import result_line
 from nanochat.runner.store.cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock

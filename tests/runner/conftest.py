@@ -179,6 +179,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch) -> Bench:
     """The bench draws no pictures: matplotlib would take most of the time."""
-    monkeypatch.setattr("nanochat.runner.report.report.draw_plots", lambda streams, folder: [])
+    monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
     monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
     return Bench(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from nanochat.runner.report.plots import draw_plots
+from nanochat.runner.report.plots import draw_curves
 
 
 def test_loss_and_learning_rate_are_drawn_for_the_stages_that_have_them(tmp_path):
@@ -12,7 +12,7 @@ def test_loss_and_learning_rate_are_drawn_for_the_stages_that_have_them(tmp_path
     stream = tmp_path / "metrics.jsonl"
     lines = [{"step": s, "metrics": {"train/loss": 1.0 / s, "train/lr": 0.1, "val/bpb": 2.0}} for s in range(1, 150)]
     stream.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    drawn = draw_plots({"pretrain": stream, "base_eval": tmp_path / "none.jsonl"}, tmp_path / "plots")
+    drawn = draw_curves({"pretrain": stream, "base_eval": tmp_path / "none.jsonl"}, tmp_path / "plots")
     assert [path.name for path in drawn] == ["loss.png", "learning_rate.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG\r\n") for path in drawn)
-    assert draw_plots({"base_eval": tmp_path / "none.jsonl"}, tmp_path / "other") == []
+    assert draw_curves({"base_eval": tmp_path / "none.jsonl"}, tmp_path / "other") == []

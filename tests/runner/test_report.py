@@ -10,8 +10,8 @@ import pytest
 
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
-from nanochat.runner.report.report import result_line
-from nanochat.runner.report.scores import Suite, chance_level, describe_stages
+from nanochat.runner.report.results import chance_level, result_line
+from nanochat.runner.report.scores import Suite, describe_stages
 from nanochat.runner.upload.build_view import run_view
 
 
@@ -52,7 +52,7 @@ def test_nothing_that_a_model_wrote_becomes_html(tmp_path, markdown):
 )
 def test_a_score_is_read_against_chance(value, chance, verdict):
     """By two standard errors, here 0.06."""
-    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).verdict == verdict
+    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).reading == verdict
 
 
 def test_chance_is_solved_from_the_centred_score():
@@ -91,7 +91,7 @@ def test_conversations_that_were_not_trained_on_are_told():
 def test_samples_of_a_problem_are_read_as_tries():
     """pass@4 of 0.3 beside an accuracy of 0.1: three of ten problems are solved by one of four answers."""
     suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
-    assert suite.verdict == "10% solved, 30% in 4 tries"
+    assert suite.reading == "10% solved, 30% in 4 tries"
 
 
 def test_a_run_says_in_mlflow_what_its_scores_mean(bench):
@@ -102,5 +102,8 @@ def test_a_run_says_in_mlflow_what_its_scores_mean(bench):
     assert re.fullmatch(r"\*\*base_eval: bpb .*; chat_eval: spelling 0\.75 .*\*\*", first), "whose score it is"
     for description in (view.description, evaluation.description):
         assert "spelling 0.75 ± 0.12 (n 12)" in description.splitlines()[0]
-        assert "- chat_eval spelling 0.75 ± 0.12: no better than guessing, spell a word letter by letter" in description
+        assert (
+            "- chat_eval spelling 0.75 ± 0.12: no better than guessing (task: spell a word letter by letter)"
+            in description
+        )
         assert "under Artifacts" in description

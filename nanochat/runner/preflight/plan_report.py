@@ -27,9 +27,7 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
     if not is_selected and lookup.action != "cached":
         return StageStatus("skip", "not selected")
     if isinstance(lookup, UnresolvedStage) and lookup.waits_for:
-        return StageStatus(
-            lookup.action, f"{lookup.reason}; only then is it known whether an earlier result can be used"
-        )
+        return StageStatus(lookup.action, f"{lookup.reason}; whether it is cached is known then")
     return StageStatus(lookup.action, lookup.reason)
 
 

@@ -1,1 +1,1 @@
-"""The run's report: results, plots, expectations, HTML."""
+"""The report of a run: results, scores, plots, expectations, as markdown and HTML."""

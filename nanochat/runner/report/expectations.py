@@ -1,4 +1,4 @@
-"""Conditions of a recipe on the results of its run."""
+"""Check the conditions in a recipe's `expect` section against the results of a run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One condition and what came of it. `value` is None where no stage reported the metric."""
+class CheckedExpectation:
+    """A condition and whether it is met. `value` is None if no stage reported the metric."""
 
     metric: str
     condition: str
@@ -31,16 +31,16 @@ class Verdict:
         return f"{self.metric} {self.condition.strip()}: {value}, {'met' if self.is_met else 'NOT MET'}"
 
 
-def check_expectations(expect: Mapping[str, str], results: Mapping[str, float]) -> list[Verdict]:
-    """Return a verdict for each condition; `results` are named `stage.metric`.
+def check_expectations(expect: Mapping[str, str], metrics: Mapping[str, float]) -> list[CheckedExpectation]:
+    """Return each condition with its outcome. The keys of both mappings are `stage.metric`.
 
-    A metric that is missing or NaN fails.
+    A condition on a metric that is missing or NaN is not met.
     """
-    verdicts = []
+    checked = []
     for metric, condition in expect.items():
         match = _CONDITION.match(condition)
-        assert match is not None, f"the schema let the condition {condition!r} through"
-        value = results.get(metric)
+        assert match is not None, f"the recipe schema accepted the condition {condition!r}"
+        value = metrics.get(metric)
         is_met = value is not None and _COMPARE[match[1]](value, float(match[2]))
-        verdicts.append(Verdict(metric, condition, value, is_met))
-    return verdicts
+        checked.append(CheckedExpectation(metric, condition, value, is_met))
+    return checked

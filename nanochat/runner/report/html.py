@@ -1,7 +1,6 @@
-"""`report.html`: the report as one file that needs no other, for a browser, a mail or MLflow's preview.
+"""Convert the markdown of a report to one self-contained HTML file, for a browser, an email or MLflow's preview.
 
-Its text is the report's markdown; pictures and the recipe are put inside. Nothing in it runs, and nothing that a model
-wrote is taken for HTML.
+Images and the recipe are embedded. The page contains no scripts, and text written by a model is never treated as HTML.
 """
 
 from __future__ import annotations
@@ -70,12 +69,12 @@ _PAGE = """\
 
 
 def render_html(markdown: str, folder: Path, *, attached: Sequence[Path] = ()) -> str:
-    """Return the page of a report.
+    """Return a report as an HTML page.
 
     Args:
         markdown: the report.
-        folder: what the names of pictures in it are relative to; a picture that is not there stays a link.
-        attached: text files shown folded at the end; links of the report to their names lead there.
+        folder: folder that image names in the report are relative to. A missing image remains a link.
+        attached: text files shown in collapsed sections at the end. Links to their names lead to those sections.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
@@ -89,12 +88,12 @@ def render_html(markdown: str, folder: Path, *, attached: Sequence[Path] = ()) -
         style=_STYLE,
         navigation=_navigation(tokens),
         body=parser.renderer.render(tokens, parser.options, {}),
-        attached="\n".join(_folded(path) for path in attached if path.is_file()),
+        attached="\n".join(_collapsed_section(path) for path in attached if path.is_file()),
     )
 
 
 def _embed(token: Token, folder: Path, names: set[str]) -> None:
-    """Put a picture's bytes in place of its name, and lead a link to an attached file to its place on the page."""
+    """Replace the name of an image by its content, and point links to attached files to their section of the page."""
     source, target = token.attrGet("src"), token.attrGet("href")
     if token.type == "image" and isinstance(source, str) and (folder / source).is_file():
         content = base64.b64encode((folder / source).read_bytes()).decode("ascii")
@@ -104,7 +103,7 @@ def _embed(token: Token, folder: Path, names: set[str]) -> None:
 
 
 def _navigation(tokens: Sequence[Token]) -> str:
-    """Give every heading of the second level an id, and return links to them."""
+    """Add an id to every second-level heading, and return links to them."""
     links = []
     for opening, text in itertools.pairwise(tokens):
         if opening.type == "heading_open" and opening.tag == "h2":
@@ -114,7 +113,7 @@ def _navigation(tokens: Sequence[Token]) -> str:
     return " ".join(links)
 
 
-def _folded(path: Path) -> str:
+def _collapsed_section(path: Path) -> str:
     text = html.escape(path.read_text(encoding="utf-8", errors="replace"))
     return (
         f'<details id="{html.escape(path.name)}"><summary>{html.escape(path.name)}</summary><pre>{text}</pre></details>'

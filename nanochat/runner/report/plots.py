@@ -1,4 +1,4 @@
-"""Pictures of a run: scores against chance; loss, validation and learning rate by step. Drawn without a display."""
+"""Plots of a run: scores compared with guessing, and loss and learning rate by step. They need no display."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from nanochat.runner.report.scores import Suite
 from nanochat.storage.files import atomic_write
 from nanochat.tracking.points import Point, read_points
 
-if TYPE_CHECKING:  # imported late: drawing is the only use of matplotlib
+if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
     from matplotlib.figure import Figure
 
-SCORES_PICTURE = "scores.png"
+SCORES_PLOT = "scores.png"
 
 Curve = tuple[list[int], list[float]]
 _SMOOTHING_SHARE = 50
+"""Curves are averaged over this fraction (one fiftieth) of their points."""
+_DPI = 110
 
 
-def draw_plots(streams: Mapping[str, Path], folder: Path) -> list[Path]:
-    """Draw what the metric files of the stages hold into `folder`; return the pictures, the loss curve first.
+def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
+    """Draw `loss.png` and `learning_rate.png` into `folder` and return their paths.
 
-    Args:
-        streams: stage name to its `metrics.jsonl`.
-        folder: where `loss.png` and `learning_rate.png` go.
+    `streams` holds the `metrics.jsonl` of each stage by its name.
     """
     by_stage = {stage: _curves(read_points(path)) for stage, path in streams.items()}
-    pictures: list[tuple[str, str, Callable[[str], bool]]] = [
+    plots: list[tuple[str, str, Callable[[str], bool]]] = [
         ("loss.png", "loss (nats per token) and bits per byte", lambda n: n.endswith(("loss", "bpb"))),
         ("learning_rate.png", "learning rate", lambda n: "lr" in n.rpartition("/")[2].split("_")),
     ]
     drawn = []
-    for file, title, wanted in pictures:
+    for file, title, is_shown in plots:
         panels = {
-            stage: chosen
+            stage: selected
             for stage, curves in by_stage.items()
-            if (chosen := {name: curve for name, curve in curves.items() if wanted(name)})
+            if (selected := {name: curve for name, curve in curves.items() if is_shown(name)})
         }
         if panels:
             _draw(folder / file, title, panels)
@@ -46,7 +46,7 @@ def draw_plots(streams: Mapping[str, Path], folder: Path) -> list[Path]:
 
 
 def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
-    """Draw every suite that is a share of problems, with its standard error and chance; return the picture, if any."""
+    """Draw every score that is a share of problems into `scores.png` and return its path, if there are any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     figure = Figure(figsize=(8, 1.1 + 0.36 * len(shares)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title("share of problems solved, with two standard errors; red: guessing")
+    axes.set_title("share of problems solved ± two standard errors; red line: score of a guess")
     for row, suite in enumerate(shares):
         errors = 2 * (suite.stderr or 0.0)
         axes.barh(
@@ -69,8 +69,8 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    _save(figure, folder / SCORES_PICTURE)
-    return [folder / SCORES_PICTURE]
+    _save(figure, folder / SCORES_PLOT)
+    return [folder / SCORES_PLOT]
 
 
 def _curves(points: Sequence[Point]) -> dict[str, Curve]:
@@ -82,7 +82,7 @@ def _curves(points: Sequence[Point]) -> dict[str, Curve]:
 
 
 def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> None:
-    # The object interface needs no global backend, so nothing depends on a display.
+    # Unlike pyplot, the object interface does not choose a backend that may need a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -108,11 +108,11 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
 
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as scratch:
-        figure.savefig(scratch, dpi=110, metadata={"Software": None})
+        figure.savefig(scratch, dpi=_DPI, metadata={"Software": None})
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return an exponential moving average over about a fiftieth of the curve, corrected for its start."""
+    """Return an exponential moving average, corrected for the bias at its start."""
     decay = 1 - _SMOOTHING_SHARE / len(values)
     average, weight, smooth = 0.0, 0.0, []
     for value in values:

@@ -1,42 +1,42 @@
-"""The report of a run: what was run, what came out, what the model says, and what it cost against the plan."""
+"""Write the report of a run: what it did, its scores, curves and samples, what it cost, and how to repeat it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nanochat.plan.quantities import show_bytes, show_duration, show_score, show_value
-from nanochat.plan.stages import evaluation_stages
+from nanochat.plan.quantities import show_bytes, show_duration, show_value
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
-from nanochat.runner.report.plots import SCORES_PICTURE, draw_plots, draw_scores
-from nanochat.runner.report.scores import chance_level, describe_stages, list_suites
+from nanochat.runner.report.markdown import markdown_table
+from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
+from nanochat.runner.report.results import list_results, metrics_by_name
+from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
 
-_LEGEND = """\
-A score is the share of problems solved, 1 being all, unless its line says otherwise. ± is one standard error: a repeat
-on other problems would most often land within two of it. Chance is what guessing scores."""
+_CURVES_INTRO = """\
+The loss measures how badly the model predicts the next token: it is the negative logarithm of the probability that the
+model gave to the right one, on average. Bits per byte (bpb) is the same measure per byte of text, so that models with
+different tokenizers can be compared. Lower is better for both."""
+_SAMPLES_INTRO = "Text that the models wrote. The prompts come from the recipe."
+_COST_INTRO = "Planned values were estimated before the run. The time includes interrupted attempts."
+_FINGERPRINT_INTRO = """\
+A fingerprint is a hash of everything that decides a stage's result: its recipe fields, its data, the seed, its code
+version, and the outputs of earlier stages. A later run with the same fingerprint reuses the result. The hashes here are
+shortened."""
 _SAMPLE_CHARS = 12_000
-_LINE_METRICS = 6
-_COMPANION = re.compile(r"^(?P<metric>.+)\.(?P<kind>stderr|n|centred)$")
-_QUALITY = re.compile(r"loss|bpb|bytes_per_token")
-"""Metrics of the other stages that say how good something is rather than how much was done: shown first."""
-_LOSSES = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
-"""Metrics that are shown wherever they are not 0."""
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
-    """Write `report.md`, `report.html` and the pictures into the run's folder; return the first one's path."""
-    records = run.records(base)
-    pictures = _draw(run, records, base) if with_plots else []
-    text = render_report(run, records, samples=_samples(run, base), pictures=[path.name for path in pictures])
-    folder = run.folder
+    """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
+    records, folder = run.records(base), run.folder
+    plots = _draw(run, records, base) if with_plots else []
+    text = render_report(run, records, samples=_samples(run, base), plots=[path.name for path in plots])
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
@@ -44,153 +44,91 @@ def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
 
 
 def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path]:
-    streams = {
-        entry.stage: StageFolder(base / entry.folder).metrics for entry in run.state.stages if entry.folder is not None
-    }
-    written = {stage: path for stage, path in streams.items() if path.is_file()}
-    return [*draw_scores(list_suites(records), run.folder.plots), *draw_plots(written, run.folder.plots)]
+    streams = {entry.stage: StageFolder(base / entry.folder).metrics for entry in run.state.stages if entry.folder}
+    existing = {stage: path for stage, path in streams.items() if path.is_file()}
+    return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
-def render_report(
-    run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], pictures: list[str]
-) -> str:
-    """Return the report as markdown. `samples` by stage; `pictures` are names in the folder `plots/`."""
-    curves = [_picture(name) for name in pictures if name != SCORES_PICTURE]
+def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], plots: list[str]) -> str:
+    """Return the report as markdown.
+
+    Args:
+        run: the run to report.
+        records: its finished stages.
+        samples: markdown with the samples of each stage that wrote some.
+        plots: names of images in the folder `plots/`.
+    """
+    state = run.state
+    outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
+    curves = [_image(name) for name in plots if name != SCORES_PLOT]
     parts = [
-        f"# {run.state.name}",
-        run.state.description,
-        _outcome(run),
+        f"# {state.name}",
+        state.description,
+        outcome,
         "## What happened",
-        "\n".join(f"- {sentence}" for sentence in describe_stages(records)) or "No stage is done yet.",
-        _scores(records),
-        _picture(SCORES_PICTURE) if SCORES_PICTURE in pictures else "",
-        _expectations(run, records),
-        "\n\n".join(["## Learning curves", *curves]) if curves else "",
-        "\n\n".join(["## Samples", *map(_lowered, samples.values())]) if samples else "",
+        "\n".join(f"- {sentence}" for sentence in describe_stages(records)) or "No stage is finished yet.",
+        *_scores(records, has_plot=SCORES_PLOT in plots),
+        *_expectations(run, records),
+        *(["## Learning curves", _CURVES_INTRO, *curves] if curves else ()),
+        *(["## Samples", _SAMPLES_INTRO, *map(_lower_headings, samples.values())] if samples else ()),
         "## Time and memory",
+        _COST_INTRO,
         _cost_table(run, records),
         "## What was run",
         _facts(run),
-        _digests(records),
-        f"## All results\n\n{_results_table(records)}" if records else "",
+        *([_FINGERPRINT_INTRO, _fingerprint_table(records)] if records else ()),
+        *(["## All results", _results_table(records)] if records else ()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _picture(name: str) -> str:
+def _image(name: str) -> str:
     return f"![{name.removesuffix('.png').replace('_', ' ')}](plots/{name})"
 
 
-def _lowered(samples: str) -> str:
-    """Return samples with their headings two levels lower; what a model wrote is indented, so no heading."""
+def _lower_headings(samples: str) -> str:
+    """Return samples with headings two levels lower. Text written by a model is indented, so it has no headings."""
     return re.sub(r"^#", "###", samples, flags=re.MULTILINE)
 
 
-def _scores(records: Mapping[str, StageRecord]) -> str:
+def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
     suites = list_suites(records)
     if not suites:
-        return ""
-    lines = [
-        "| evaluation | score | ± | problems | chance | reading | what it asks |",
-        "|---|---:|---:|---:|---:|---|---|",
+        return []
+    columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks")
+    rows = [
+        (
+            f"{suite.stage} {suite.name}",
+            show_value(suite.value),
+            *_uncertainty(suite.stderr, suite.count, suite.chance),
+            suite.reading,
+            suite.asks,
+        )
+        for suite in suites
     ]
-    for one in suites:
-        count = "" if one.count is None else f"{one.count:,}"
-        cells = (f"{one.stage} {one.name}", show_value(one.value), _number(one.stderr), count, _number(one.chance))
-        lines.append(f"| {' | '.join((*cells, one.verdict, one.meaning))} |")
-    return "\n\n".join(["## Scores", "\n".join(lines), _LEGEND])
+    plot = [_image(SCORES_PLOT)] if has_plot else []
+    return ["## Scores", SCORE_LEGEND, markdown_table(columns, "lrrrrll", rows), *plot]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One result of a stage, with what its stage says of its certainty."""
-
-    stage: str
-    metric: str
-    value: float
-    stderr: float | None = None
-    count: int | None = None
-    chance: float | None = None
-
-
-def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
-    """Return every result, each with its standard error, number of problems and chance level where there are such."""
-    results = []
-    for stage, record in records.items():
-        for name in sorted(record.metrics, key=lambda metric: not _is_quality(stage, metric)):
-            match = _COMPANION.match(name)
-            if match is None or match["metric"] not in record.metrics:
-                results.append(_result(stage, name, record.metrics))
-    return results
-
-
-def _is_quality(stage: str, metric: str) -> bool:
-    return stage in evaluation_stages() or _QUALITY.search(metric) is not None
-
-
-def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
-    value, count, centred = metrics[name], metrics.get(f"{name}.n"), metrics.get(f"{name}.centred")
-    chance = None if centred is None else chance_level(value, centred)
-    return Result(stage, name, value, metrics.get(f"{name}.stderr"), None if count is None else int(count), chance)
-
-
-def result_line(record: StageRecord) -> str:
-    """Return a stage's results (an evaluation's scores, the first of others) and losses for a line, after a colon."""
-    results = list_results({record.stage: record})
-    first = [result for result in results if result.metric not in _LOSSES]
-    if record.stage in evaluation_stages():  # every score, not how much text it was taken on
-        first = [one for one in first if not one.metric.endswith((".bytes", ".tokens"))]
-    else:
-        first = first[:_LINE_METRICS]
-    lost = [result for result in results if result.metric in _LOSSES and result.value > 0]
-    shown = [_in_words(result) for result in (*first, *lost)]
-    return f": {', '.join(shown)}" if shown else ""
-
-
-def _in_words(result: Result) -> str:
-    return f"{result.metric} {show_score(result.value, result.stderr, result.count)}"
-
-
-def _outcome(run: Run) -> str:
-    state = run.state
-    message = f": {state.message}" if state.message else ""
-    return f"**{state.status}**{message}"
-
-
-def _results_table(records: Mapping[str, StageRecord]) -> str:
-    lines = ["| stage | metric | value | ± stderr | n | chance |", "|---|---|---:|---:|---:|---:|"]
-    for one in list_results(records):
-        cells = (_number(one.stderr), "" if one.count is None else f"{one.count:,}", _number(one.chance))
-        lines.append(f"| {one.stage} | {one.metric} | {show_value(one.value)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _expectations(run: Run, records: Mapping[str, StageRecord]) -> str:
-    results = named_results(records)
-    verdicts = check_expectations(run.state.expectations, results)
-    return "\n".join(["Expected:", "", *(f"- {verdict}" for verdict in verdicts)]) if verdicts else ""
-
-
-def named_results(records: Mapping[str, StageRecord]) -> dict[str, float]:
-    """Return every result by `stage.metric`, the way `expect` names them."""
-    return {f"{stage}.{name}": value for stage, record in records.items() for name, value in record.metrics.items()}
+def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
+    checked = check_expectations(run.state.expectations, metrics_by_name(records))
+    intro = "The recipe expects these results:"
+    return [intro, "\n".join(f"- {expectation}" for expectation in checked)] if checked else []
 
 
 def _samples(run: Run, base: Path) -> dict[str, str]:
-    found = {}
+    samples = {}
     for entry in run.state.stages:
         path = StageFolder(base / entry.folder).out / "samples.md" if entry.folder else None
         if path is not None and path.is_file():
             text = path.read_text(encoding="utf-8").strip()
-            found[entry.stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
-    return found
+            samples[entry.stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
+    return samples
 
 
 def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
-    lines = [
-        "| stage | status | time | planned | peak memory | planned | disk | device |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
-    ]
+    columns = ("stage", "status", "time", "planned", "peak memory", "planned", "disk", "device")
+    rows = []
     for entry in run.state.stages:
         record = records.get(entry.stage)
         planned = record.planned if record else entry.planned
@@ -205,34 +143,53 @@ def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
             show_bytes(measured.disk_bytes if measured else None),
             record.device if record else "",
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(columns, "llrrrrrl", rows)
 
 
 def _facts(run: Run) -> str:
-    state, made = run.state, run.state.provenance
+    state, provenance = run.state, run.state.provenance
     started = datetime.fromtimestamp(state.created).strftime("%Y-%m-%d %H:%M:%S")
-    packages = ", ".join(f"{name} {version}" for name, version in made.packages.items())
+    packages = ", ".join(f"{name} {version}" for name, version in provenance.packages.items())
     return "\n".join(
         [
             f"- command: `{state.command}`",
-            f"- recipe: `{state.recipe}` (kept as [recipe.yaml](recipe.yaml), resolved as [config.yaml](config.yaml))",
-            f"- started: {started} on {made.host}, {made.platform}, Python {made.python}",
-            f"- commit: {made.git_commit or 'unknown'}{' with local changes' if made.git_dirty else ''}",
+            f"- recipe: `{state.recipe}` (copied to [recipe.yaml](recipe.yaml); with everything that it extends and "
+            "every `--set` applied: [config.yaml](config.yaml))",
+            f"- started: {started} on {provenance.host}, {provenance.platform}, Python {provenance.python}",
+            f"- commit: {provenance.git_commit or 'unknown'}{' with local changes' if provenance.git_dirty else ''}",
             f"- packages: {packages}",
             f"- seed: {state.seed}",
         ]
     )
 
 
-def _digests(records: Mapping[str, StageRecord]) -> str:
-    lines = ["| stage | fingerprint | output | data |", "|---|---|---|---|"]
+def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
+    rows = []
     for stage, record in records.items():
         sources = record.document.get("sources")
-        data = sources.items() if isinstance(sources, dict) else ()
-        shown = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in data)
-        lines.append(f"| {stage} | {record.fingerprint[:12]} | {record.output_digest[:12]} | {shown} |")
-    return "\n".join(lines) if records else ""
+        digests = sources.items() if isinstance(sources, dict) else ()
+        data = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in digests)
+        rows.append((stage, record.fingerprint[:12], record.output_digest[:12], data))
+    return markdown_table(("stage", "fingerprint", "output", "data"), "llll", rows)
+
+
+def _results_table(records: Mapping[str, StageRecord]) -> str:
+    rows = [
+        (
+            result.stage,
+            result.metric,
+            show_value(result.value),
+            *_uncertainty(result.stderr, result.count, result.chance),
+        )
+        for result in list_results(records)
+    ]
+    return markdown_table(("stage", "metric", "value", "±", "problems", "guess"), "llrrrr", rows)
+
+
+def _uncertainty(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
+    """Return the cells for standard error, number of problems and score of a guess."""
+    return _number(stderr), "" if count is None else f"{count:,}", _number(chance)
 
 
 def _number(value: float | None) -> str:

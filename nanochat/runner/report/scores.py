@@ -1,4 +1,4 @@
-"""What a run's stages did and how good the outcome is, in words for a reader new to the code and the field."""
+"""The scores of evaluation suites, with a reading of each one for newcomers to the field."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nanochat.plan.stages import STAGES, evaluation_stages
+from nanochat.runner.report.results import list_results
 from nanochat.runner.store.record import StageRecord
 from nanochat.tasks.table import TASKS
 
-_ERRORS = 2
-"""A score within so many standard errors of chance is no evidence of skill."""
+SCORE_LEGEND = """\
+A score is the share of problems that the model solved, from 0 to 1, unless its task says otherwise. ± is the standard
+error: on other problems of the same kind, most scores would be within two standard errors of this one. n is the number
+of problems. A guess is what a model would score by choosing answers at random."""
+_SIGNIFICANT_ERRORS = 2
+"""A score closer to chance than this many standard errors is no evidence of skill."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The outcome of one suite of an evaluation; error, count and chance are None where it is no share of problems."""
+    """The score of a suite. Error, count and chance are None unless the score is a share of problems."""
 
     stage: str
     name: str
@@ -25,61 +30,49 @@ class Suite:
     count: int | None
     chance: float | None
     passes: Mapping[int, float] = field(default_factory=dict)
-    """Share of problems that at least one of k answers solves, by k."""
+    """The share of problems that at least one of k answers solves, by k."""
 
     @property
-    def meaning(self) -> str:
-        """What its task asks, in a few words."""
+    def asks(self) -> str:
+        """What the task asks of the model, in a few words."""
         return TASKS[self.task].asks if self.task in TASKS else ""
 
     @property
-    def verdict(self) -> str:
-        """How to read the score."""
+    def reading(self) -> str:
+        """What the score says about the model, in a few words."""
         if self.stderr is None or self.chance is None:
             return ""
         if self.chance == 0:
             tries = f", {self.passes[most]:.0%} in {most} tries" if (most := max(self.passes, default=1)) > 1 else ""
             return ("none solved" if self.value == 0 else f"{self.value:.0%} solved") + tries
-        if abs(self.value - self.chance) <= _ERRORS * self.stderr:
+        if abs(self.value - self.chance) <= _SIGNIFICANT_ERRORS * self.stderr:
             return "no better than guessing"
         return "better than guessing" if self.value > self.chance else "worse than guessing"
 
 
 def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
-    """Return the outcome of every suite of the evaluations that are done."""
-    found = []
+    """Return the score of every suite of the finished evaluations."""
+    results = {(result.stage, result.metric): result for result in list_results(records)}
+    suites = []
     for stage in evaluation_stages():
-        if stage not in records:
-            continue
-        metrics = records[stage].metrics
-        for name, task in _tasks(records[stage]).items():
-            if name in metrics:
-                centred, count = metrics.get(f"{name}.centred"), metrics.get(f"{name}.n")
-                chance = None if centred is None else chance_level(metrics[name], centred)
-                n = None if count is None else int(count)
-                passes = {
-                    int(metric.removeprefix(f"{name}.pass_at_")): value
-                    for metric, value in metrics.items()
-                    if metric.startswith(f"{name}.pass_at_")
-                }
-                found.append(Suite(stage, name, task, metrics[name], metrics.get(f"{name}.stderr"), n, chance, passes))
-    return found
-
-
-def chance_level(value: float, centred: float) -> float | None:
-    """Return the score of a guess, from centred = (value - chance) / (1 - chance); None at 1, which hides it."""
-    return round((value - centred) / (1 - centred), 4) if centred < 1 else None
+        for name, task in _tasks(records[stage]).items() if stage in records else ():
+            if (score := results.get((stage, name))) is not None:
+                prefix = f"{name}.pass_at_"
+                metrics = records[stage].metrics.items()
+                passes = {int(key.removeprefix(prefix)): share for key, share in metrics if key.startswith(prefix)}
+                suites.append(Suite(stage, name, task, score.value, score.stderr, score.count, score.chance, passes))
+    return suites
 
 
 def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
-    """Return a sentence for each stage that is done: what it is for and what came out."""
+    """Return a sentence for each finished stage: what it did, and with what outcome."""
     return [f"**{stage}** {STAGES[stage].outcome(record.metrics)}" for stage, record in records.items()]
 
 
 def _tasks(record: StageRecord) -> dict[str, str]:
-    """Return the task of each suite by its name, from what the stage's fingerprint was made of."""
+    """Return the task of each suite by the suite's name."""
     fields, prefix = record.document.get("fields"), f"{record.stage}.suites."
-    assert isinstance(fields, dict), "a document has fields"
+    assert isinstance(fields, dict), "the document of every stage has fields"
     return {
         key.removeprefix(prefix).removesuffix(".task"): str(value)
         for key, value in fields.items()

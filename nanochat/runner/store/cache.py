@@ -102,7 +102,7 @@ def look_up_plan(
     for stage in plan.stages:
         missing = tuple(name for name in stage.upstream if name not in digests)
         if missing:
-            reason = f"runs after {' and '.join(missing)}"
+            reason = f"after {' and '.join(missing)}"
             lookups.append(UnresolvedStage(stage=stage, reason=reason, waits_for=missing))
             continue
         known = digests | ({INIT_FROM: init_digests[stage.name]} if stage.name in init_digests else {})

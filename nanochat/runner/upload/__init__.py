@@ -1,1 +1,1 @@
-"""Preparing a run's files for MLflow and uploading them."""
+"""Build what MLflow should show about a run, and upload it in the background."""

@@ -1,0 +1,87 @@
+"""The results of a run's stages: each metric with its standard error, number of problems, and score of a guess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nanochat.plan.quantities import show_score
+from nanochat.plan.stages import evaluation_stages
+from nanochat.runner.store.record import StageRecord
+
+_LINE_METRICS = 6
+"""How many metrics the line of a stage shows that is not an evaluation."""
+_COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred)$")
+"""Metrics that qualify another one. They are shown beside it, not as results of their own."""
+_QUALITY = re.compile(r"loss|bpb|bytes_per_token")
+"""Metrics of a stage that is not an evaluation which tell how good its output is. They are shown first."""
+_SKIPPED = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
+"""Metrics that count what was left out. They are shown last, if they are not 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A metric of a stage. Error, count and chance are None unless it is a share of problems."""
+
+    stage: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    count: int | None = None
+    """The number of problems."""
+    chance: float | None = None
+    """The score of a guess."""
+
+    def __str__(self) -> str:
+        return f"{self.metric} {show_score(self.value, self.stderr, self.count)}"
+
+
+def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
+    """Return every result of the finished stages. Those that tell how good the stage's output is come first."""
+    results = []
+    for stage, record in records.items():
+        metrics = record.metrics
+        for name in sorted(metrics, key=lambda metric: not _is_quality(stage, metric)):
+            match = _COMPANION.match(name)
+            if match is None or match["metric"] not in metrics:
+                results.append(_result(stage, name, metrics))
+    return results
+
+
+def metrics_by_name(records: Mapping[str, StageRecord]) -> dict[str, float]:
+    """Return every metric by `stage.metric`, the name that `expect` in a recipe uses."""
+    return {f"{stage}.{name}": value for stage, record in records.items() for name, value in record.metrics.items()}
+
+
+def result_line(record: StageRecord) -> str:
+    """Return the most important results of a stage as the end of a line, starting with a colon."""
+    results = list_results({record.stage: record})
+    main = [result for result in results if result.metric not in _SKIPPED]
+    if record.stage in evaluation_stages():  # all scores, but not how much text was evaluated
+        main = [result for result in main if not result.metric.endswith((".bytes", ".tokens"))]
+    else:
+        main = main[:_LINE_METRICS]
+    skipped = [result for result in results if result.metric in _SKIPPED and result.value > 0]
+    return f": {', '.join(map(str, [*main, *skipped]))}" if main or skipped else ""
+
+
+def chance_level(value: float, centred: float) -> float | None:
+    """Return the score of a guess, from centred = (value - chance) / (1 - chance). None if centred is 1."""
+    return round((value - centred) / (1 - centred), 4) if centred < 1 else None
+
+
+def _is_quality(stage: str, metric: str) -> bool:
+    return stage in evaluation_stages() or _QUALITY.search(metric) is not None
+
+
+def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
+    value, count, centred = metrics[name], metrics.get(f"{name}.n"), metrics.get(f"{name}.centred")
+    return Result(
+        stage=stage,
+        metric=name,
+        value=value,
+        stderr=metrics.get(f"{name}.stderr"),
+        count=None if count is None else int(count),
+        chance=None if centred is None else chance_level(value, centred),
+    )
