@@ -15,9 +15,9 @@ from nanochat.errors import PreflightError, StageError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
 from nanochat.storage.files import new_folder, write_text
+from nanochat.storage.layout import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
 FORMAT = 1
 
 
@@ -30,8 +30,8 @@ def save_model(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> Non
 def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
     """Write a model's files into an existing folder (as part of something larger that is written atomically)."""
     described = {"format": FORMAT, "model": model.config.to_dict()}
-    write_text(folder / CONFIG, json.dumps(described, indent=1) + "\n", durable=False)
-    write_arrays(folder / WEIGHTS, model.named_parameters(), durable=False)
+    write_text(folder / CONFIG_FILE, json.dumps(described, indent=1) + "\n", durable=False)
+    write_arrays(folder / WEIGHTS_FILE, model.named_parameters(), durable=False)
     if tokenizer is not None:
         tokenizer.save(folder)
 
@@ -43,11 +43,11 @@ def load_config(folder: Path) -> GPTConfig:
         PreflightError: the folder holds no model.
         StageError: its config.json cannot be understood.
     """
-    path = folder / CONFIG
+    path = folder / CONFIG_FILE
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PreflightError(f"{folder} holds no model: {CONFIG} is missing") from None
+        raise PreflightError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
     except ValueError as error:
         raise StageError(f"{path} is not JSON: {error}") from None
     try:
@@ -66,14 +66,14 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None) -> gpt.GPT:
         StageError: config and weights do not fit each other, or cannot be read.
     """
     model = gpt.GPT(load_config(folder))
-    path = folder / WEIGHTS
+    path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise PreflightError(f"{folder} holds no model: {WEIGHTS} is missing")
+        raise PreflightError(f"{folder} holds no model: {WEIGHTS_FILE} is missing")
     try:
         gpt.load_weights(model, path)
         mx.eval(model.named_parameters())
     except StageError as error:
-        raise StageError(f"{path} and its {CONFIG} do not fit: {error}") from error
+        raise StageError(f"{path} and its {CONFIG_FILE} do not fit: {error}") from error
     except RuntimeError as error:  # MLX has no class of its own for a file it cannot read
         raise StageError(f"{path} cannot be read: {error}") from error
     if dtype is not None:
@@ -89,6 +89,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         PreflightError: there is none.
     """
-    if not (folder / TOKENIZER).is_file():
-        raise PreflightError(f"{folder} holds no tokenizer: {TOKENIZER} is missing")
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise PreflightError(f"{folder} holds no tokenizer: {TOKENIZER_FILE} is missing")
     return Tokenizer.load(folder)

@@ -10,6 +10,7 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import TOKENIZER_FILE
 
 
 def import_model(options: argparse.Namespace) -> None:
@@ -24,13 +25,12 @@ def import_model(options: argparse.Namespace) -> None:
     config = read_config(options.config or _beside(options.weights), architecture=options.architecture)
     runtime.prepare(device="cpu")
     from nanochat.checkpoint import load_tokenizer, save_model
-    from nanochat.checkpoint.model_folder import TOKENIZER
     from nanochat.model.gpt import GPT
     from nanochat.model.torch_weights import read_torch_weights
 
     given: Path = options.tokenizer
-    if not given.is_dir() and given.name != TOKENIZER:
-        raise PreflightError(f"{given}: name a {TOKENIZER} or the folder that holds it; no other kind can be read")
+    if not given.is_dir() and given.name != TOKENIZER_FILE:
+        raise PreflightError(f"{given}: name a {TOKENIZER_FILE} or the folder that holds it; no other kind can be read")
     tokenizer = load_tokenizer(given if given.is_dir() else given.parent)
     if tokenizer.vocab_size > config.vocab_size:
         raise PreflightError(

@@ -20,6 +20,7 @@ from nanochat.runner.store.gc import (
 )
 from nanochat.runner.store.runs import Run, find_run, list_runs
 from nanochat.runner.store.session import is_in_progress
+from nanochat.storage.layout import runs_folder
 
 
 def ls(_options: argparse.Namespace) -> None:
@@ -27,7 +28,7 @@ def ls(_options: argparse.Namespace) -> None:
     base = runtime.base_dir()
     runs = list_runs(base)
     if not runs:
-        print(f"no runs under {base / 'runs'} yet; start one with `nanochat-run RECIPE`")
+        print(f"no runs under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`")
         return
     rows = [("run", "status", "stages", "results")]
     rows += [(run.reference, _status(run), _stages(run), _headline(run, base)) for run in runs]

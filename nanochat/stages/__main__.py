@@ -21,8 +21,9 @@ from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.group import NO_JOB_FILE, STOP, ProcessGroup, join_group, write_exit_code
+from nanochat.stages.process.group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
 from nanochat.stages.process.signals import StopFlag
+from nanochat.storage.layout import StageFolder
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +58,7 @@ def _run_in_group(path: Path, backend: str) -> int:
     except OSError:
         return _report_missing_job(path, backend)
     job = Job.model_validate_json(content)
-    stop_file = path.with_name(STOP)
+    stop_file = StageFolder(path.parent).stop
     digest = int.from_bytes(hashlib.sha256(content).digest()[:4], "big") >> 1
 
     def run() -> None:
@@ -68,7 +69,7 @@ def _run_in_group(path: Path, backend: str) -> int:
         )
 
     code = run_guarded(job, run)
-    write_exit_code(Path(job.stage_dir), code)
+    write_exit_code(StageFolder(Path(job.stage_dir)), code)
     return code
 
 

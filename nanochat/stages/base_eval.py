@@ -46,7 +46,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         runner.run(name, functools.partial(_prepare_suite, name, suite, model, tokenizer, context))
     if spec.samples:
         text = sample_text(model, tokenizer, spec.samples, max_tokens=spec.sample_tokens)
-        write_text(context.out / "samples.md", text)
+        write_text(context.folder.samples, text)
     return runner.stage_result("base_core")
 
 

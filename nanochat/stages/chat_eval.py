@@ -43,7 +43,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     for name, suite in spec.suites.items():
         runner.run(name, functools.partial(_prepare_suite, engine, name, suite, seed=spec.seed, base=context.base))
     sections = [sample_section(context, name) for name in spec.suites]
-    write_text(context.out / "samples.md", "# Answers\n\n" + "\n".join(sections))
+    write_text(context.folder.samples, "# Answers\n\n" + "\n".join(sections))
     return runner.stage_result("chat_core")
 
 

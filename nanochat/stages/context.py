@@ -20,6 +20,7 @@ from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
 from nanochat.stages.process.group import ProcessGroup
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import Series
 
 HEARTBEAT_SECONDS = 0.5
@@ -68,9 +69,9 @@ class StageContext:
         self.base = base
         self.runtime = runtime
         self.should_stop = should_stop
-        self.folder = Path(job.stage_dir)
-        self._metrics = Series(self.folder / "metrics.jsonl")
-        self._timings = Series(self.folder / "timings.jsonl")
+        self.folder = StageFolder(Path(job.stage_dir))
+        self._metrics = Series(self.folder.metrics)
+        self._timings = Series(self.folder.timings)
         self.device_peak: Callable[[], int] | None = None
         """Returns the peak memory of a GPU, which the size of the process does not include."""
         self._heartbeat_at = 0.0
@@ -79,14 +80,8 @@ class StageContext:
     @property
     def out(self) -> Path:
         """The folder of the stage's output, created at first use."""
-        path = self.folder / "out"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.folder / "checkpoints"
+        self.folder.out.mkdir(parents=True, exist_ok=True)
+        return self.folder.out
 
     def upstream(self, *stages: StageName) -> Path | None:
         """Return the output folder of the first of `stages` that the job names, or None if it names none of them."""
@@ -121,8 +116,8 @@ class StageContext:
 
     def write_result(self, result: StageResult) -> None:
         """Write `out/timings.json` and, last, `out/result.json`, which completes the stage."""
-        write_text(self.out / "timings.json", json.dumps(result.timings, indent=1))
-        write_text(self.out / "result.json", json.dumps({"metrics": result.metrics}, indent=1))
+        write_text(self.folder.result_timings, json.dumps(result.timings, indent=1))
+        write_text(self.folder.result, json.dumps({"metrics": result.metrics}, indent=1))
 
     def report_progress(self, fraction: float, text: str) -> None:
         """Update the progress that the parent shows, at most twice a second."""
@@ -140,7 +135,7 @@ class StageContext:
         beat = {**self._heartbeat, "time": time.time(), "pid": os.getpid()}
         if self.device_peak is not None:
             beat["peak_memory_bytes"] = self.device_peak()
-        write_text(self.folder / "progress.json", json.dumps(beat), durable=False)
+        write_text(self.folder.progress, json.dumps(beat), durable=False)
 
     def log_line(self, text: str) -> None:
         """Write a line to the stage's log, which is the output of the process."""

@@ -201,7 +201,7 @@ class _ValidationAndSamples:
         completions = engine.complete(ids, max_tokens=SAMPLE_TOKENS, use_calculator=False)
         texts = [prompt + self.tokenizer.decode(ids) for prompt, ids in zip(prompts, completions, strict=True)]
         if self.context.process_group.is_writer:
-            write_samples(self.context.out / "samples.md", position.step, texts)
+            write_samples(self.context.folder.samples, position.step, texts)
 
 
 def _result(

@@ -20,7 +20,8 @@ from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multi
 from nanochat.plan.specs import Job, SftSpec
 from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import OPTIMIZER_FILE, Training, TrainingSchedule, write_samples
+from nanochat.stages.training import Training, TrainingSchedule, write_samples
+from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
@@ -77,7 +78,7 @@ def run(job: Job, context: StageContext) -> StageResult:
 def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
     if spec.init_from is not None:
         return Path(spec.init_from)
-    return context.require_upstream("pretrain") / "model"
+    return context.require_upstream("pretrain") / MODEL_FOLDER
 
 
 def _optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
@@ -206,7 +207,7 @@ def _sample(position: TrainingPosition, context: StageContext, model: GPT, token
     answers = Engine(model, tokenizer).complete(rendered, max_tokens=SAMPLE_TOKENS)
     texts = [f"{prompt}\n> {tokenizer.decode(answer)}" for prompt, answer in zip(prompts, answers, strict=True)]
     if context.process_group.is_writer:
-        write_samples(context.out / "samples.md", position.step, texts)
+        write_samples(context.folder.samples, position.step, texts)
 
 
 def _metrics(position: TrainingPosition, data: ConversationRowsState, *, has_moments: bool) -> dict[str, float]:

@@ -25,6 +25,7 @@ from nanochat.plan.quantities import show_score
 from nanochat.plan.specs import StageName
 from nanochat.stages.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.tokenizer.bpe import Tokenizer
 
 _SHOWN_RECORDS = 3
@@ -69,7 +70,7 @@ class SuiteRunner:
         Raises:
             InterruptedRun: a signal asked to stop; finished suites are kept.
         """
-        path = self.context.folder / "suites" / f"{name}.json"
+        path = self.context.folder.suite(name)
         result = _read(path) if path.is_file() else self._compute(prepare(), path)
         self.done[name] = result
         self.context.log_line(f"{name}: {_summarise(name, result)}")
@@ -87,8 +88,7 @@ class SuiteRunner:
         self._tick(suite, 0)
         result = suite.compute(lambda amount: self._tick(suite, amount))
         result = replace(result, seconds=time.monotonic() - started)
-        _write_table(self.context.out / "tables" / f"{suite.name}.jsonl", result.records)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_table(self.context.folder.table(suite.name), result.records)
         write_text(path, json.dumps(_to_json(result), indent=1))
         return result
 
@@ -132,15 +132,14 @@ def load_model_to_evaluate(
     if init_from is not None:
         folder = Path(init_from)
     else:
-        folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / "model"
+        folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / MODEL_FOLDER
     dtype = mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32
     return load_model(folder, dtype), load_tokenizer(folder)
 
 
 def sample_section(context: StageContext, name: str) -> str:
     """Return the first few records of a suite as Markdown."""
-    path = context.out / "tables" / f"{name}.jsonl"
-    with path.open(encoding="utf-8") as file:
+    with context.folder.table(name).open(encoding="utf-8") as file:
         records = [json.loads(line) for line in itertools.islice(file, _SHOWN_RECORDS)]
     blocks = [f"## {name}"]
     for record in records:
@@ -167,5 +166,4 @@ def _read(path: Path) -> SuiteResult:
 def _write_table(path: Path, records: Sequence[ExampleRecord]) -> None:
     if not records:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))

@@ -25,12 +25,12 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
 from nanochat.stages.context import SeriesSizes, StageContext, indented
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
 from nanochat.train.step import Rates, Rows, TrainStep
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 _SAMPLE_HEADING = "\n## Step "
 
 
@@ -141,8 +141,8 @@ class Training:
         """Write `out/model/` and the optimizer's moments, which the next stage starts from."""
         if not self.context.process_group.is_writer:
             return
-        write_arrays(self.context.out / OPTIMIZER_FILE, self.optimizer.state)
-        save_model(self.context.out / "model", self.model, self.tokenizer)
+        write_arrays(self.context.folder.optimizer, self.optimizer.state)
+        save_model(self.context.folder.model, self.model, self.tokenizer)
 
     def _next_batch(self) -> Rows | None:
         try:
@@ -155,7 +155,7 @@ class Training:
         return f"the loader's state after it is {json.dumps(state)}"
 
     def _resume(self) -> TrainingPosition | None:
-        view = latest_checkpoint(self.context.checkpoints, self.context.notify_user)
+        view = latest_checkpoint(self.context.folder.checkpoints, self.context.notify_user)
         self.context.process_group.require_same(view.step if view is not None else -1, "the checkpoint to resume from")
         if view is None:
             self.context.rewind(SeriesSizes(metrics=0, timings=0))
@@ -165,7 +165,7 @@ class Training:
         return position
 
     def _restore(self, view: CheckpointView) -> TrainingPosition:
-        load_weights(self.model, view.path / "model.safetensors")
+        load_weights(self.model, view.path / WEIGHTS_FILE)
         mx.eval(self.model.named_parameters())
         self.optimizer.load_state(view.arrays("optimizer"))
         json_state = view.state["loader"]
@@ -184,7 +184,7 @@ class Training:
         arrays, json_state = _split_state(self.loader.state_dict())
         series = asdict(self.context.series_sizes())
         save_checkpoint(
-            self.context.checkpoints,
+            self.context.folder.checkpoints,
             position.step,
             {"optimizer": self.optimizer.state, "loader": arrays},
             {"position": asdict(position), "series": series, "loader": json_state},

@@ -1,7 +1,10 @@
-"""Where stages and runs live under the base folder, and how their small files are written.
+"""Names the files of a stage, a run and a model, and finds the folders of stages and runs under the base folder.
 
-<base>/stages/<stage>/<fp12>/        one computed stage, shared by every run that needs it
-<base>/runs/<name>/<YYYYmmdd-HHMMSS>/  one run of a recipe: what was asked, the report, links to its stages
+<base>/stages/<stage>/<fingerprint>/    one computed stage, shared by every run that needs it
+<base>/runs/<name>/<YYYYmmdd-HHMMSS>/   one run of a recipe: its state, its report, links to its stages
+
+The runner and the stage's child process exchange everything through the files of a stage folder, so both take the names
+from here. Not here: what the files contain.
 """
 
 from __future__ import annotations
@@ -15,6 +18,22 @@ from pathlib import Path
 from nanochat.storage.files import delete_scratch
 
 FINGERPRINT_CHARS = 12
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.model"
+"""The files of a model folder."""
+MODEL_FOLDER = "model"
+OPTIMIZER_FILE = "optimizer.safetensors"
+SAMPLES_FILE = "samples.md"
+RESULT_FILE = "result.json"
+
+
+class _Entry:
+    """The path of a file or folder inside a stage folder or run folder, as an attribute of that folder."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __get__(self, folder: StageFolder | RunFolder, owner: type) -> Path:
+        return folder.path.joinpath(*self._names)
 
 
 @dataclass(frozen=True)
@@ -23,83 +42,47 @@ class StageFolder:
 
     path: Path
 
+    # Written by the runner.
+    identity = _Entry("identity.json")  # what the fingerprint of an unfinished stage was made of
+    job = _Entry("job.json")  # what the child process is to do
+    record = _Entry("record.json")
+    lock = _Entry("lock")
+    link = _Entry("tracking.json")  # the MLflow run that shows the stage
+    # Written by the child process.
+    log = _Entry("log.txt")  # its standard output and error
+    progress = _Entry("progress.json")  # its heartbeat
+    error = _Entry("error.txt")  # the message of the error that ended it
+    metrics = _Entry("metrics.jsonl")  # values by step that are the same in every run of the same code
+    timings = _Entry("timings.jsonl")  # values by step that depend on the clock and the machine
+    checkpoints = _Entry("checkpoints")  # deleted once the stage is done
+    suites = _Entry("suites")  # a result for each finished suite of an evaluation
+    # Between the processes that train one stage together.
+    stop = _Entry("stop")  # its existence asks all of them to save and stop
+    exit_codes = _Entry("exit_codes")  # a file with the exit code of each process that ended by itself
+    # Written by the child process; later stages read it.
+    out = _Entry("out")
+    result = _Entry("out", RESULT_FILE)  # the final metrics, written last
+    result_timings = _Entry("out", "timings.json")
+    samples = _Entry("out", SAMPLES_FILE)
+    tables = _Entry("out", "tables")  # an evaluation's records, one file for each suite
+    model = _Entry("out", MODEL_FOLDER)
+    optimizer = _Entry("out", OPTIMIZER_FILE)  # the optimizer's moments, for a stage that starts from the model
+
     @property
     def stage(self) -> str:
         """The stage's name."""
         return self.path.parent.name
 
-    @property
-    def job(self) -> Path:
-        """What the child process is told."""
-        return self.path / "job.json"
+    def suite(self, name: str) -> Path:
+        """Return the file with the result of a finished suite."""
+        return self.suites / f"{name}.json"
 
-    @property
-    def record(self) -> Path:
-        """Proof of success."""
-        return self.path / "record.json"
+    def table(self, suite: str) -> Path:
+        """Return the file with a suite's records."""
+        return self.tables / f"{suite}.jsonl"
 
-    @property
-    def pending(self) -> Path:
-        """Identity of a stage that is not done yet."""
-        return self.path / "identity.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Deterministic values by step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """Wall-clock values by step."""
-        return self.path / "timings.jsonl"
-
-    @property
-    def progress(self) -> Path:
-        """The child's heartbeat."""
-        return self.path / "progress.json"
-
-    @property
-    def log(self) -> Path:
-        """What the child printed."""
-        return self.path / "log.txt"
-
-    @property
-    def error(self) -> Path:
-        """The child's last words."""
-        return self.path / "error.txt"
-
-    @property
-    def out(self) -> Path:
-        """What the stage hands on."""
-        return self.path / "out"
-
-    @property
-    def result(self) -> Path:
-        """Final metrics."""
-        return self.out / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of an unfinished stage."""
-        return self.path / "checkpoints"
-
-    @property
-    def suites(self) -> Path:
-        """Finished suites of an evaluation."""
-        return self.path / "suites"
-
-    @property
-    def lock(self) -> Path:
-        """The lock file."""
-        return self.path / "lock"
-
-    @property
-    def link(self) -> Path:
-        """Where in MLflow the stage is shown."""
-        return self.path / "tracking.json"
-
-    def sweep(self) -> None:
-        """Delete what a process was writing when it was killed, so that it is no output; the lock must be held."""
+    def delete_scratch(self) -> None:
+        """Delete what a killed process was writing, so that it does not count as output. The lock must be held."""
         delete_scratch(self.path)
 
     def clear(self) -> None:
@@ -120,80 +103,51 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def state(self) -> Path:
-        """Status and stages, see `record.RunState`."""
-        return self.path / "run.json"
+    state = _Entry("run.json")
+    recipe = _Entry("recipe.yaml")  # the recipe file as it was
+    resolved = _Entry("config.yaml")  # the recipe with `extends`, `vars` and `--set` applied
+    plan_text = _Entry("plan.txt")
+    plan_json = _Entry("plan.json")
+    report = _Entry("report.md")
+    report_page = _Entry("report.html")  # the report as one HTML file with its pictures
+    plots = _Entry("plots")  # the report's pictures
+    stages = _Entry("stages")  # links to the stage folders
+    link = _Entry("tracking.json")  # the MLflow run that shows this run
 
-    @property
-    def recipe(self) -> Path:
-        """The recipe file as it was."""
-        return self.path / "recipe.yaml"
 
-    @property
-    def resolved(self) -> Path:
-        """The recipe with `extends`, `vars` and `--set` applied."""
-        return self.path / "config.yaml"
+def stages_folder(base: Path) -> Path:
+    """Return the folder that holds `<stage>/<fingerprint>` for every stage."""
+    return base / "stages"
 
-    @property
-    def plan_text(self) -> Path:
-        """The plan as it was printed."""
-        return self.path / "plan.txt"
 
-    @property
-    def plan_json(self) -> Path:
-        """The plan for programs."""
-        return self.path / "plan.json"
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self.path / "report.md"
-
-    @property
-    def report_page(self) -> Path:
-        """The report as one HTML file, pictures inside."""
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        """Pictures of the report."""
-        return self.path / "plots"
-
-    @property
-    def stages(self) -> Path:
-        """Links to the stage folders."""
-        return self.path / "stages"
-
-    @property
-    def link(self) -> Path:
-        """Where in MLflow the run is shown."""
-        return self.path / "tracking.json"
+def runs_folder(base: Path) -> Path:
+    """Return the folder that holds `<name>/<time>` for every run."""
+    return base / "runs"
 
 
 def stage_folder(base: Path, stage: str, fingerprint: str) -> StageFolder:
     """Return the folder of a stage with this fingerprint; it need not exist."""
-    return StageFolder(base / "stages" / stage / fingerprint[:FINGERPRINT_CHARS])
+    return StageFolder(stages_folder(base) / stage / fingerprint[:FINGERPRINT_CHARS])
 
 
 def stage_folders(base: Path) -> Iterator[StageFolder]:
-    """Yield every stage folder under the base, sorted."""
-    for path in sorted((base / "stages").glob("*/*")):
+    """Yield every stage folder under the base folder, sorted by path."""
+    for path in sorted(stages_folder(base).glob("*/*")):
         if path.is_dir():
             yield StageFolder(path)
 
 
 def run_folders(base: Path, name: str | None = None) -> list[RunFolder]:
-    """Return the run folders, of one name or of all, oldest first."""
-    found = (base / "runs").glob(f"{name or '*'}/*/run.json")
-    return [RunFolder(path.parent) for path in sorted(found, key=lambda p: (p.parent.name, str(p)))]
+    """Return the run folders of one name, or of all names, oldest first."""
+    states = runs_folder(base).glob(f"{name or '*'}/*/run.json")
+    return [RunFolder(path.parent) for path in sorted(states, key=lambda path: (path.parent.name, str(path)))]
 
 
 def create_run_folder(base: Path, name: str, now: datetime) -> RunFolder:
     """Create and return a run folder named after the time; a second one in the same second gets `-2`."""
     stamp = now.strftime("%Y%m%d-%H%M%S")
     for attempt in range(1, 1000):
-        path = base / "runs" / name / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        path = runs_folder(base) / name / (stamp if attempt == 1 else f"{stamp}-{attempt}")
         try:
             path.mkdir(parents=True)
         except FileExistsError:

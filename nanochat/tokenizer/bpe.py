@@ -18,12 +18,12 @@ import sentencepiece
 
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_bytes
+from nanochat.storage.layout import TOKENIZER_FILE
 from nanochat.tokenizer import training
 from nanochat.tokenizer.pieces import BASIC_PIECES, SPACE_MARK, SPECIAL_TOKENS, TextError
 
 __all__ = ["SPECIAL_TOKENS", "StreamDecoder", "TextError", "Tokenizer", "train"]
 
-FILE_NAME = "tokenizer.model"
 
 IntArray = npt.NDArray[np.int32]
 _SPACE_MARK_BYTES = SPACE_MARK.encode()
@@ -65,7 +65,7 @@ class Tokenizer:
         Raises:
             PreflightError: there is none, or it is damaged.
         """
-        path = folder / FILE_NAME
+        path = folder / TOKENIZER_FILE
         if not path.is_file():
             raise PreflightError(f"no tokenizer at {path}; train one with a `tokenizer` stage")
         try:
@@ -75,7 +75,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.model` into `folder`, which is created if missing."""
-        write_bytes(folder / FILE_NAME, self.model)
+        write_bytes(folder / TOKENIZER_FILE, self.model)
 
     @property
     def piece_count(self) -> int:

@@ -16,7 +16,7 @@ def test_log_metrics_appends_a_line_per_step_with_exact_floats(make_context, tok
     context = make_context(tokenizer_spec)
     context.log_metrics(1, {"train/loss": 0.1 + 0.2, "train/lr": 1e-30})
     context.log_metrics(2, {"train/loss": 2.0})
-    lines = (context.folder / "metrics.jsonl").read_text().splitlines()
+    lines = context.folder.metrics.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "metrics": {"train/loss": 0.30000000000000004, "train/lr": 1e-30}},
         {"step": 2, "metrics": {"train/loss": 2.0}},
@@ -28,14 +28,14 @@ def test_rewind_truncates_both_series_to_a_checkpoint(make_context, tokenizer_sp
     context.log_metrics(1, {"a": 1.0})
     context.log_timings(1, {"b": 1.0})
     sizes = context.series_sizes()
-    before = [(context.folder / name).read_bytes() for name in ("metrics.jsonl", "timings.jsonl")]
+    before = [path.read_bytes() for path in (context.folder.metrics, context.folder.timings)]
     context.log_metrics(1, {"val/bpb": 3.0})
     context.log_metrics(2, {"a": 2.0})
     context.log_timings(2, {"b": 2.0})
     context.rewind(sizes)
-    assert [(context.folder / name).read_bytes() for name in ("metrics.jsonl", "timings.jsonl")] == before
+    assert [path.read_bytes() for path in (context.folder.metrics, context.folder.timings)] == before
     context.rewind(SeriesSizes(metrics=0, timings=0))
-    assert (context.folder / "metrics.jsonl").read_bytes() == b""
+    assert context.folder.metrics.read_bytes() == b""
 
 
 def test_log_metrics_refuses_values_that_are_not_finite(make_context, tokenizer_spec):
@@ -47,10 +47,10 @@ def test_heartbeat_is_limited_in_rate_and_fraction(make_context, tokenizer_spec)
     context = make_context(tokenizer_spec)
     context.report_progress(0.25, "step 1")
     context.report_progress(0.5, "step 2")
-    heartbeat = json.loads((context.folder / "progress.json").read_text())
+    heartbeat = json.loads(context.folder.progress.read_text())
     assert (heartbeat["fraction"], heartbeat["text"]) == (0.25, "step 1")
     context.report_progress(1.5, "done")
-    assert json.loads((context.folder / "progress.json").read_text())["fraction"] == 1.0
+    assert json.loads(context.folder.progress.read_text())["fraction"] == 1.0
 
 
 def test_upstream_error_names_the_missing_stage(make_context, tokenizer_spec):

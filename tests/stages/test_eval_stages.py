@@ -132,7 +132,7 @@ def test_an_interrupted_base_eval_goes_on_with_the_same_results(base_context, en
     """Stopped in the third suite; what is finished is not computed again, and all numbers are bit-identical."""
     whole = base_context("undisturbed")
     expected = base_eval.run(whole.job, whole)
-    folder = base_context("stopped").folder
+    folder = base_context("stopped").folder.path
     stopped = base_context("stopped", should_stop=lambda: (folder / "suites" / "core.json").exists())
     with pytest.raises(InterruptedRun, match="swag"):
         base_eval.run(stopped.job, stopped)
@@ -143,7 +143,7 @@ def test_an_interrupted_base_eval_goes_on_with_the_same_results(base_context, en
     assert (folder / "suites" / "core.json").read_bytes() == kept
     for name in ("swag", "mmlu", "core"):
         table = f"out/tables/{name}.jsonl"
-        assert (folder / table).read_bytes() == (whole.folder / table).read_bytes()
+        assert (folder / table).read_bytes() == (whole.folder.path / table).read_bytes()
 
 
 def chat_spec(questions, **bee) -> ChatEvalSpec:

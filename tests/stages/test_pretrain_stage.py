@@ -111,7 +111,7 @@ def test_it_learns_and_reports_what_the_saved_model_computes(make_context, upstr
         byte_count += sum(sizes)
     assert metrics["bpb"] == pytest.approx(nats / math.log(2) / byte_count, rel=1e-5)
 
-    logged = series(context.folder)
+    logged = series(context.folder.path)
     losses = [line["metrics"]["train/loss"] for line in logged if "train/loss" in line["metrics"]]
     assert len(losses) == STEPS
     assert losses[0] == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02), "the first loss is that of chance"
@@ -124,7 +124,7 @@ def test_logged_rates_follow_the_schedule(make_context, upstream, spec):
     """Warm-up over 2 steps to Muon's 0.02, then half a cosine over the last 4 (by hand: 1, .854, .5, .146)."""
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
-    rates = [line["metrics"]["train/lr"] for line in series(context.folder) if "train/lr" in line["metrics"]]
+    rates = [line["metrics"]["train/lr"] for line in series(context.folder.path) if "train/lr" in line["metrics"]]
     expected = [0.5, 1, 1, 1, 1, 1, 1, 0.853553, 0.5, 0.146447]
     assert rates == pytest.approx([0.02 * value for value in expected], rel=1e-5)
 
@@ -132,7 +132,7 @@ def test_logged_rates_follow_the_schedule(make_context, upstream, spec):
 def test_timings_are_apart_from_what_every_run_repeats(make_context, upstream, spec):
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
-    timings = series(context.folder, "timings.jsonl")
+    timings = series(context.folder.path, "timings.jsonl")
     assert [line["step"] for line in timings] == list(range(1, STEPS + 1))
     assert set(timings[0]["metrics"]) == {"train/tokens_per_second", "train/step_seconds", "train/peak_memory_bytes"}
     values = timings[0]["metrics"]
@@ -150,7 +150,7 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstrea
             run(stopped)
         assert not (stopped.out / "result.json").exists()
         run(make_context(spec, upstream=upstream, name=name, **MONITOR))
-        assert contents(stopped.folder) == contents(undisturbed.folder), f"stopped at call {call}"
+        assert contents(stopped.folder.path) == contents(undisturbed.folder.path), f"stopped at call {call}"
 
 
 def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(make_context, upstream, spec, capsys):
@@ -159,12 +159,12 @@ def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(make_context, ups
     stopped = make_context(spec, upstream=upstream, name="stopped", should_stop=StopAtCall(9), **MONITOR)
     with pytest.raises(InterruptedRun):
         run(stopped)
-    newest = max(list_checkpoints(stopped.checkpoints).items())[1]
+    newest = max(list_checkpoints(stopped.folder.checkpoints).items())[1]
     os.truncate(newest / "optimizer.safetensors", 100)
     capsys.readouterr()
     run(make_context(spec, upstream=upstream, name="stopped", **MONITOR))
     assert f"checkpoint {newest} is damaged (optimizer.safetensors has 100 bytes" in capsys.readouterr().out
-    assert contents(stopped.folder) == contents(undisturbed.folder)
+    assert contents(stopped.folder.path) == contents(undisturbed.folder.path)
 
 
 def test_how_it_is_executed_changes_no_result(make_context, upstream, spec):
@@ -174,7 +174,7 @@ def test_how_it_is_executed_changes_no_result(make_context, upstream, spec):
     for i, execution in enumerate(runs):
         context = make_context(spec, upstream=upstream, name=f"run{i}", **execution)
         run(context)
-        folders.append(context.folder)
+        folders.append(context.folder.path)
     weights = [(folder / "out/model/model.safetensors").read_bytes() for folder in folders]
     losses = [[line for line in series(folder) if "train/loss" in line["metrics"]] for folder in folders]
     assert weights[0] == weights[1]
@@ -220,16 +220,16 @@ def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_conte
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **execution)
     run(undisturbed)
     killed = make_context(spec, upstream=upstream, name="killed", **execution)
-    job = killed.folder / "job.json"
+    job = killed.folder.job
     job.write_text(killed.job.model_dump_json())
     moments = sorted(random.Random(7).sample(range(1, 28), 2))
     for lines in moments:
         process = subprocess.Popen([sys.executable, "-m", "nanochat.stages", str(job)], stdout=subprocess.DEVNULL)
-        kill_when(process, lambda lines=lines: count_lines(killed.folder) >= lines)
+        kill_when(process, lambda lines=lines: count_lines(killed.folder.path) >= lines)
         assert process.returncode == -signal.SIGKILL
     subprocess.run([sys.executable, "-m", "nanochat.stages", str(job)], check=True, stdout=subprocess.DEVNULL)
-    assert contents(killed.folder) == contents(undisturbed.folder)
-    shutil.rmtree(killed.folder)
+    assert contents(killed.folder.path) == contents(undisturbed.folder.path)
+    shutil.rmtree(killed.folder.path)
 
 
 def count_lines(folder):
@@ -250,7 +250,7 @@ def test_a_token_cache_changes_nothing_that_is_computed(make_context, spec, upst
     """Not the weights, nor where a stopped run goes on; the second run finds the tokens made."""
     plain = make_context(spec, name="plain", upstream=upstream, **MONITOR)
     run(plain)
-    saved = plain.folder.parent / "cached" / "checkpoints"
+    saved = plain.folder.path.parent / "cached" / "checkpoints"
     stop = {"should_stop": lambda: bool(list_checkpoints(saved))}
     stopped = make_context(spec, name="cached", upstream=upstream, token_cache=True, **stop, **MONITOR)
     with pytest.raises(InterruptedRun):
@@ -260,4 +260,4 @@ def test_a_token_cache_changes_nothing_that_is_computed(make_context, spec, upst
     run(make_context(spec, name="cached", upstream=upstream, token_cache=True, **MONITOR))
     assert (folder / "parts.json").stat().st_mtime_ns == made
     for name in OUTPUTS:
-        assert (stopped.folder / name).read_bytes() == (plain.folder / name).read_bytes(), name
+        assert (stopped.folder.path / name).read_bytes() == (plain.folder.path / name).read_bytes(), name

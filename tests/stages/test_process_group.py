@@ -40,17 +40,17 @@ def start_together(context):
     """Start the context's job on two processes, as the runner does."""
     job = context.job
     execution = job.execution.model_copy(update={"processes": 2, "collectives": "ring"})
-    path = context.folder / "job.json"
+    path = context.folder.job
     path.write_text(job.model_copy(update={"execution": execution}).model_dump_json())
     command = [sys.executable, "-m", "nanochat.runner.process.launcher", str(path)]
-    with (context.folder / "log.txt").open("ab") as log:
+    with context.folder.log.open("ab") as log:
         return psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
 def run_together(context):
     leader = start_together(context)
     code = leader.wait(timeout=300)
-    assert code == 0, (context.folder / "log.txt").read_text()
+    assert code == 0, context.folder.log.read_text()
 
 
 def weights(folder):
@@ -125,22 +125,24 @@ def test_pretraining_goes_on_with_another_number_of_processes(make_context, upst
     alone = make_context(pretrain_spec, upstream=upstream, name="alone", **EXECUTION)
     run_alone(alone, pretrain)
     shared = make_context(pretrain_spec, upstream=upstream, name="shared", checkpoint_keep=9, **EXECUTION)
-    shared.should_stop = lambda: 1 in list_checkpoints(shared.checkpoints)  # asked after step 2, before it is saved
+    shared.should_stop = lambda: (
+        1 in list_checkpoints(shared.folder.checkpoints)
+    )  # asked after step 2, before it is saved
     with pytest.raises(InterruptedRun):
         pretrain.run(shared.job, shared)
     run_together(shared)
-    assert "resuming after step 2" in (shared.folder / "log.txt").read_text()
-    assert_same(alone.folder, shared.folder)
-    assert values(shared.folder, "val/bpb") == pytest.approx(values(alone.folder, "val/bpb"), rel=1e-5)
+    assert "resuming after step 2" in shared.folder.log.read_text()
+    assert_same(alone.folder.path, shared.folder.path)
+    assert values(shared.folder.path, "val/bpb") == pytest.approx(values(alone.folder.path, "val/bpb"), rel=1e-5)
     metrics = [json.loads((one.out / "result.json").read_text())["metrics"] for one in (alone, shared)]
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
-    assert distance(alone.out / "model", alone.checkpoints / f"step_{STEPS - 1:08d}") > 1e-4
+    assert distance(alone.out / "model", alone.folder.checkpoints / f"step_{STEPS - 1:08d}") > 1e-4
 
     shutil.rmtree(shared.out)
-    shutil.rmtree(shared.checkpoints / f"step_{STEPS:08d}")
+    shutil.rmtree(shared.folder.checkpoints / f"step_{STEPS:08d}")
     shared.should_stop = lambda: False
     run_alone(shared, pretrain)
-    assert_same(alone.folder, shared.folder)
+    assert_same(alone.folder.path, shared.folder.path)
 
 
 def test_fine_tuning_on_two_processes_is_that_of_one(make_context, upstream, pretrain_spec, sft_spec):
@@ -151,7 +153,7 @@ def test_fine_tuning_on_two_processes_is_that_of_one(make_context, upstream, pre
     run_alone(alone, sft)
     shared = make_context(sft_spec, upstream={"pretrain": str(base.out)}, name="shared", **EXECUTION)
     run_together(shared)
-    assert_same(alone.folder, shared.folder)
+    assert_same(alone.folder.path, shared.folder.path)
 
 
 @pytest.fixture
@@ -160,9 +162,9 @@ def endless(make_context, upstream, documents):
     spec = make_pretrain_spec(documents, steps=100_000)
     context = make_context(spec, upstream=upstream, name="endless", device="cpu")
     leader = start_together(context)
-    steps = context.folder / "metrics.jsonl"
+    steps = context.folder.metrics
     while not steps.exists() or len(steps.read_text().splitlines()) < 3:
-        assert leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE, (context.folder / "log.txt").read_text()
+        assert leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE, context.folder.log.read_text()
         time.sleep(0.1)
     processes = [one for one in leader.children() if "--join" in one.cmdline()]
     yield context, leader, processes
@@ -173,7 +175,7 @@ def endless(make_context, upstream, documents):
 
 
 def said(context):
-    return (context.folder / "error.txt").read_text()
+    return context.folder.error.read_text()
 
 
 @pytest.mark.slow
@@ -183,9 +185,9 @@ def test_a_stop_that_one_process_hears_of_stops_all_at_the_same_step(endless, to
     (leader if told == "leader" else processes[1]).send_signal(signal.SIGTERM)
     assert leader.wait(timeout=60) == InterruptedRun.exit_code
     assert not any(one.is_running() for one in processes)
-    (saved,) = list_checkpoints(context.checkpoints)
+    (saved,) = list_checkpoints(context.folder.checkpoints)
     assert f"stopped after step {saved:,} of" in said(context)
-    assert len(values(context.folder, "train/loss")) == saved
+    assert len(values(context.folder.path, "train/loss")) == saved
 
 
 @pytest.mark.slow
@@ -219,8 +221,8 @@ def test_no_process_outlives_the_leader(endless):
 def test_processes_that_do_not_see_the_folder_are_named(make_context, pretrain_spec, tmp_path):
     """As on two hosts without a shared file system: the second process looks for the job where it is not."""
     context = make_context(pretrain_spec, device="cpu")
-    path = context.folder / "job.json"
-    (context.folder / "endings").mkdir()
+    path = context.folder.job
+    context.folder.exit_codes.mkdir()
     path.write_text(context.job.model_copy(update={"execution": context.job.execution}).model_dump_json())
     script = tmp_path / "rank.sh"
     script.write_text(
@@ -232,4 +234,4 @@ def test_processes_that_do_not_see_the_folder_are_named(make_context, pretrain_s
     command = [launch, "-n", "2", "--backend", "ring", "--starting-port", port, "--", "bash", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert "process 1 of 2 (counted from 0) do not see the stage's folder" in said(context), done.stderr
-    assert [ending.read_text() for ending in (context.folder / "endings").iterdir()] == ["3\n"]
+    assert [ending.read_text() for ending in context.folder.exit_codes.iterdir()] == ["3\n"]

@@ -131,7 +131,7 @@ def test_five_epochs_learn_every_answer_token_five_times(make_context, upstream,
     masks = [render(tokenizer, Conversation((Message("user", q), Message("assistant", a)))).mask for q, a in PAIRS]
     assert metrics["tokens"] == 5 * sum(sum(mask[1:]) for mask in masks)
     assert (metrics["conversations"], metrics["dropped_conversations"], metrics["epochs"]) == (5 * 23, 0, 5)
-    losses = [line["metrics"]["train/loss"] for line in series(context.folder)]
+    losses = [line["metrics"]["train/loss"] for line in series(context.folder.path)]
     assert len(losses) == metrics["steps"]
     assert losses[-1] < losses[0] - 1
 
@@ -140,7 +140,7 @@ def test_the_rate_is_constant_and_then_falls_over_the_rows_consumed(make_context
     """Half of the progress at Muon's 0.02, then in a straight line towards 0, never reached by a step."""
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
-    rates = [line["metrics"]["train/lr"] / 0.02 for line in series(context.folder)]
+    rates = [line["metrics"]["train/lr"] / 0.02 for line in series(context.folder.path)]
     half = [rate for rate in rates if rate > 0.999]
     assert len(rates) * 0.4 <= len(half) <= len(rates) * 0.7
     falling = rates[len(half) :]
@@ -154,7 +154,7 @@ def test_moments_come_along_and_change_the_first_step(make_context, upstream, sp
     (tmp_path / "pretrain" / "out" / "optimizer.safetensors").unlink()
     without = make_context(spec, upstream=upstream, name="without", **MONITOR)
     assert run(without)["has_moments"] == 0
-    first, second = series(with_moments.folder), series(without.folder)
+    first, second = series(with_moments.folder.path), series(without.folder.path)
     assert first[0]["metrics"]["train/loss"] == second[0]["metrics"]["train/loss"]
     assert first[1]["metrics"]["train/loss"] != second[1]["metrics"]["train/loss"]
 
@@ -169,7 +169,7 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstrea
         with pytest.raises(InterruptedRun, match="saved"):
             run(stopped)
         run(make_context(spec, upstream=upstream, name=name, **MONITOR))
-        assert contents(stopped.folder) == contents(undisturbed.folder), f"stopped at call {call}"
+        assert contents(stopped.folder.path) == contents(undisturbed.folder.path), f"stopped at call {call}"
 
 
 def spelling_item(**fields):
@@ -187,19 +187,19 @@ def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_conte
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
     run(undisturbed)
     killed = make_context(spec, upstream=upstream, name="killed", **MONITOR)
-    job = killed.folder / "job.json"
+    job = killed.folder.job
     job.write_text(killed.job.model_dump_json())
     command = [sys.executable, "-m", "nanochat.stages", str(job)]
     for step in random.Random(11).sample(range(1, 24), 1):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while process.poll() is None and count_lines(killed.folder) < step:
+        while process.poll() is None and count_lines(killed.folder.path) < step:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert contents(killed.folder) == contents(undisturbed.folder)
+    assert contents(killed.folder.path) == contents(undisturbed.folder.path)
 
 
 def test_refused_rows_are_counted_in_a_part_of_a_split_too(make_context, upstream, spec, chats):
@@ -236,7 +236,7 @@ def test_it_can_start_from_a_given_model(make_context, upstream, chats):
     spec = make_spec(chats, init_from=f"{upstream['pretrain']}/model", optimizer=OptimizerConfig(lr_scale=1e-30))
     context = make_context(spec, micro_batch_size=4)
     run(context)
-    before = load_model(context.folder.parent / "pretrain" / "out" / "model").named_parameters()
+    before = load_model(context.folder.path.parent / "pretrain" / "out" / "model").named_parameters()
     for name, value in load_model(context.out / "model").named_parameters().items():
         np.testing.assert_allclose(np.array(value), np.array(before[name]), atol=1e-20, err_msg=name)
 

@@ -30,7 +30,7 @@ def test_a_second_attempt_leaves_the_metrics_of_one(make_context, tokenizer_spec
     for context in contexts:
         stage.run(context.job, context)
     assert contexts[0].folder == contexts[1].folder
-    assert len((contexts[0].folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len(contexts[0].folder.metrics.read_text().splitlines()) == 1
 
 
 def test_held_out_documents_are_not_learned(make_context, tokenizer_spec, documents, tmp_path):

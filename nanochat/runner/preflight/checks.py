@@ -22,6 +22,7 @@ from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.memory_limit import gpu_count, memory_limit
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.hosts import find_launch_problems
+from nanochat.storage.layout import CONFIG_FILE
 from nanochat.tracking.store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
@@ -118,7 +119,7 @@ def _advice_without_rows(stage: StagePlan) -> str:
 def _config_in(folder: Path) -> GPTConfig | None:
     """Return the config of a model folder, or None if it cannot be read; the stage itself reports that error."""
     try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return GPTConfig.from_dict(described["model"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

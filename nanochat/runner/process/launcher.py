@@ -24,8 +24,8 @@ from nanochat.errors import BUG, OK, StageError
 from nanochat.plan.specs import Job
 from nanochat.runner.process.hosts import backend_of, launch_options
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.group import ENDINGS, STOP
 from nanochat.stages.process.signals import StopFlag
+from nanochat.storage.layout import StageFolder
 
 GRACE_SECONDS = 10.0
 """How long the other processes may run after one has ended. Normally all of them end together."""
@@ -36,10 +36,10 @@ def main(arguments: list[str]) -> int:
     """Run the stage that the job file describes in several processes and return one exit code for all of them."""
     (path,) = arguments
     job = Job.model_validate_json(Path(path).read_bytes())
-    folder = Path(job.stage_dir)
-    shutil.rmtree(folder / ENDINGS, ignore_errors=True)
-    (folder / ENDINGS).mkdir()
-    (folder / STOP).unlink(missing_ok=True)
+    folder = StageFolder(Path(job.stage_dir))
+    shutil.rmtree(folder.exit_codes, ignore_errors=True)
+    folder.exit_codes.mkdir()
+    folder.stop.unlink(missing_ok=True)
     should_stop = StopFlag()
     should_stop.install()
     codes: list[int] = []
@@ -86,7 +86,7 @@ def _replace_stdin() -> int:
 class _ProcessMonitor(threading.Thread):
     """Watches the training processes, forwards a request to stop, and ends those that are left when one dies."""
 
-    def __init__(self, folder: Path, size: int, should_stop: StopFlag, *, input_pipe: int) -> None:
+    def __init__(self, folder: StageFolder, size: int, should_stop: StopFlag, *, input_pipe: int) -> None:
         super().__init__(daemon=True)
         self._folder, self._size, self._should_stop, self._input_pipe = folder, size, should_stop, input_pipe
         self._watched: dict[int, psutil.Process] = {}
@@ -96,7 +96,7 @@ class _ProcessMonitor(threading.Thread):
     def run(self) -> None:
         while True:
             if self._should_stop():
-                (self._folder / STOP).touch()
+                self._folder.stop.touch()
             with contextlib.suppress(BlockingIOError):
                 os.write(self._input_pipe, b"\n")
             self._end_survivors()
@@ -127,13 +127,13 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _joint_exit_code(job: Job, folder: Path, *, n_killed: int) -> int:
+def _joint_exit_code(job: Job, folder: StageFolder, *, n_killed: int) -> int:
     """Return one exit code for all processes: the first one that states a reason, else BUG, else OK.
 
     Raises:
         StageError: a process died without leaving an exit code, and no other process gave a reason.
     """
-    exit_files = sorted((folder / ENDINGS).glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
+    exit_files = sorted(folder.exit_codes.glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
     codes = [int(path.read_text(encoding="utf-8")) for path in exit_files]
     reasons = [code for code in codes if code not in (OK, BUG)]
     if reasons:
@@ -142,11 +142,11 @@ def _joint_exit_code(job: Job, folder: Path, *, n_killed: int) -> int:
     if len(codes) == size:
         return BUG if BUG in codes else OK
     # A process whose peer died ends with a connection error of its own, which would hide the cause.
-    (folder / "error.txt").unlink(missing_ok=True)
+    folder.error.unlink(missing_ok=True)
     raise StageError(
         f"{max(1, size - len(codes) - n_killed)} of the {size} processes that train {job.spec.stage} together died "
         "without an error message: out of memory, killed by somebody else, or their host is gone\n"
-        f"  what was saved is kept, and the same command continues from it; the log is {folder / 'log.txt'}"
+        f"  what was saved is kept, and the same command continues from it; the log is {folder.log}"
     )
 
 

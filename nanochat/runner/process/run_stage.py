@@ -97,7 +97,7 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
         folder.clear()
     else:
         folder.record.unlink(missing_ok=True)
-        folder.sweep()
+        folder.delete_scratch()
     write_identity(folder, identity)
     reused = [] if attempt.is_forced else reuse_suites(folder, identity, attempt.base)
     if reused:

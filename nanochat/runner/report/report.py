@@ -119,7 +119,7 @@ def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
 def _samples(run: Run, base: Path) -> dict[str, str]:
     samples = {}
     for entry in run.state.stages:
-        path = StageFolder(base / entry.folder).out / "samples.md" if entry.folder else None
+        path = StageFolder(base / entry.folder).samples if entry.folder else None
         if path is not None and path.is_file():
             text = path.read_text(encoding="utf-8").strip()
             samples[entry.stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")

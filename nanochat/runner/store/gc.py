@@ -21,10 +21,9 @@ from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.record import read_run
 from nanochat.storage.files import folder_bytes, sha256_of_file
-from nanochat.storage.layout import StageFolder, run_folders, stage_folders
+from nanochat.storage.layout import TOKENIZER_FILE, StageFolder, run_folders, stage_folders, stages_folder
 
 _DELETING = ".deleting-"
-_TOKENIZER = "tokenizer.model"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def find_unreferenced_stages(base: Path) -> list[Unreferenced]:
 
 def delete_unreferenced_stages(base: Path) -> list[Unreferenced]:
     """Delete the unreferenced stage folders and what an interrupted deletion left. Return what was deleted."""
-    for leftover in (base / "stages").glob(f"*/{_DELETING}*"):
+    for leftover in stages_folder(base).glob(f"*/{_DELETING}*"):
         shutil.rmtree(leftover)
     deleted = []
     for candidate in find_unreferenced_stages(base):
@@ -70,7 +69,7 @@ def delete_unreferenced_stages(base: Path) -> list[Unreferenced]:
 
 def find_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
     """Return the token caches whose tokenizer belongs to no referenced stage. Raises as `find_unreferenced_stages`."""
-    known = {sha256_of_file(path) for stage in _referenced_folders(base) for path in stage.rglob(_TOKENIZER)}
+    known = {sha256_of_file(path) for stage in _referenced_folders(base) for path in stage.rglob(TOKENIZER_FILE)}
     return [
         Unreferenced(folder, folder_bytes(folder))
         for folder in sorted((base / FOLDER).glob("*"))

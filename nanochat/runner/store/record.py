@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from nanochat.plan.stages import training_stages
 from nanochat.storage.files import sha256_of_file, write_text
-from nanochat.storage.layout import RunFolder, StageFolder
+from nanochat.storage.layout import RESULT_FILE, SAMPLES_FILE, RunFolder, StageFolder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
 _TIMINGS_PREFIX = "timings"
 """Output files of wall-clock times, which differ every time."""
-_MONITORING_FILES = frozenset({"result.json", "samples.md"})
+_MONITORING_FILES = frozenset({RESULT_FILE, SAMPLES_FILE})
 """Files of a training stage that depend on the fields of `run.monitor`."""
 
 
@@ -157,7 +157,7 @@ def read_record(folder: StageFolder) -> StageRecord | None:
 
 def read_identity(folder: StageFolder) -> StageIdentity | None:
     """Return the identity of a stage, finished or not, or None if there is none."""
-    return _read(folder.record, StageIdentity) or _read(folder.pending, StageIdentity)
+    return _read(folder.record, StageIdentity) or _read(folder.identity, StageIdentity)
 
 
 def read_run(folder: RunFolder) -> RunState | None:
@@ -172,7 +172,7 @@ def write_record(folder: StageFolder, record: StageRecord) -> None:
 
 def write_identity(folder: StageFolder, identity: StageIdentity) -> None:
     """Write the identity of a stage that begins."""
-    write_text(folder.pending, identity.model_dump_json(indent=1))
+    write_text(folder.identity, identity.model_dump_json(indent=1))
 
 
 def write_run(folder: RunFolder, state: RunState) -> None:

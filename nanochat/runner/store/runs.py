@@ -17,9 +17,15 @@ from nanochat.runner.store.record import (
     read_run,
 )
 from nanochat.storage.files import sha256_of_file
-from nanochat.storage.layout import RunFolder, StageFolder, run_folders
-
-_MODEL_FILES = ("config.json", "model.safetensors")
+from nanochat.storage.layout import (
+    CONFIG_FILE,
+    MODEL_FOLDER,
+    WEIGHTS_FILE,
+    RunFolder,
+    StageFolder,
+    run_folders,
+    runs_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,8 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
         RecipeError: there is no such model. The message lists the runs on this machine.
     """
     path = Path(reference).expanduser()
-    for candidate in (path, path / "model", path / "out" / "model"):
-        if all((candidate / name).is_file() for name in _MODEL_FILES):
+    for candidate in (path, path / MODEL_FOLDER, StageFolder(path).model):
+        if all((candidate / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
             return candidate.resolve()
     run = _latest_with_model(reference, base)
     records = run.records(base)
@@ -84,7 +90,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
         if stage in records:
             folder = run.state.entry(stage).folder
             assert folder is not None, "a stage with a record has a folder"
-            return base / folder / "out" / "model"
+            return StageFolder(base / folder).model
     raise RecipeError(
         f"the run {run.reference} has no trained model yet (status: {run.state.status}); "
         f"finish it with `nanochat-run {run.state.recipe}`"
@@ -111,7 +117,9 @@ def _latest_with_model(reference: str, base: Path) -> Run:
 def _no_such_run(reference: str, runs: list[Run], base: Path) -> str:
     names = list(dict.fromkeys(run.folder.path.parent.name for run in runs))
     if not names:
-        return f"no run `{reference}`: there are none under {base / 'runs'} yet; start one with `nanochat-run RECIPE`"
+        return (
+            f"no run `{reference}`: there are none under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`"
+        )
     close = difflib.get_close_matches(reference, names, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""
     return f"no run or model `{reference}`; {hint}runs here: {', '.join(sorted(names))} (`nanochat-run ls`)"

@@ -16,7 +16,7 @@ from nanochat.runner.store.headline_params import cost_of, params_of, source_loc
 from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run, write_run
 from nanochat.runner.store.runs import Run, list_runs
 from nanochat.storage.files import write_bytes
-from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder
+from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, stages_folder
 
 _KEPT_FIELDS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
 """Fields of a stage's entry that a resumed run keeps. The others follow the current `run` section of the recipe."""
@@ -164,10 +164,10 @@ def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
 
 def _stage_of(model: Path, base: Path) -> str | None:
     """Return the stage folder that contains a model folder, relative to the base, or None if it is outside the base."""
-    stages = (base / "stages").resolve()
+    stages = stages_folder(base).resolve()
     if not model.resolve().is_relative_to(stages):
         return None
-    return Path("stages", *model.resolve().relative_to(stages).parts[:2]).as_posix()
+    return Path(stages.name, *model.resolve().relative_to(stages).parts[:2]).as_posix()
 
 
 def _entries(plan: Plan, init_stages: Mapping[str, str | None]) -> tuple[StageEntry, ...]:

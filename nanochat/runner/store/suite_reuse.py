@@ -21,7 +21,7 @@ def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> li
     """Copy suites that are finished in other folders of the same stage into `folder`, and return their names."""
     if identity.stage not in evaluation_stages():
         return []
-    missing = {name: digest for name, digest in _suite_digests(identity).items() if not _result(folder, name).exists()}
+    missing = {name: digest for name, digest in _suite_digests(identity).items() if not folder.suite(name).exists()}
     reused = []
     for other in stage_folders(base):
         known = read_identity(other) if other.stage == identity.stage and other != folder else None
@@ -56,20 +56,16 @@ def _suite_digests(identity: StageIdentity) -> dict[str, str]:
 
 def _copy_suite(name: str, source: StageFolder, target: StageFolder) -> bool:
     """Copy a suite's table and then its result, which marks it as finished. Return whether there was a result."""
-    table, result = source.out / "tables" / f"{name}.jsonl", _result(source, name)
+    table, result = source.table(name), source.suite(name)
     if not result.is_file():
         return False
     try:
         if table.is_file():
-            write_bytes(target.out / "tables" / table.name, table.read_bytes())
-        write_bytes(_result(target, name), result.read_bytes())
+            write_bytes(target.table(name), table.read_bytes())
+        write_bytes(target.suite(name), result.read_bytes())
     except FileNotFoundError:  # `gc` deleted it in the meantime
         return False
     return True
-
-
-def _result(folder: StageFolder, name: str) -> Path:
-    return folder.suites / f"{name}.json"
 
 
 def _mapping(content: Document, key: str) -> dict[str, JsonValue]:

@@ -84,7 +84,7 @@ def _stage_view(state: RunState, entry: StageEntry, base: Path) -> RunView:
     folder = StageFolder(base / entry.folder)
     record = _record(entry, base)
     status: Status = _RUN_STATUS[entry.status]
-    tables = tuple(sorted((folder.out / "tables").glob("*.jsonl"))) if record else ()
+    tables = tuple(sorted(folder.tables.glob("*.jsonl"))) if record else ()
     return RunView(
         name=entry.title,
         link=folder.link,
@@ -152,7 +152,7 @@ def _run_artifacts(folder: RunFolder) -> tuple[Artifact, ...]:
 
 
 def _stage_artifacts(folder: StageFolder) -> tuple[Artifact, ...]:
-    files = [folder.out / "samples.md", folder.result, folder.record, folder.log, folder.error]
+    files = [folder.samples, folder.result, folder.record, folder.log, folder.error]
     return tuple(Artifact(path=path) for path in files if path.is_file() and path.stat().st_size)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, StageError
 from nanochat.plan.specs import Job
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import StageFolder
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY_TEXTS = (
@@ -28,7 +29,7 @@ _OUT_OF_MEMORY_TEXTS = (
 
 def run_guarded(job: Job, run: Callable[[], None]) -> int:
     """Call `run` and return the exit code of the process. An error is written to `error.txt` and the log."""
-    folder = Path(job.stage_dir)
+    folder = StageFolder(Path(job.stage_dir))
     stage = job.spec.stage
     try:
         run()
@@ -58,10 +59,9 @@ def _disk_full_message(stage: str, error: OSError) -> str:
     )
 
 
-def _report(folder: Path, message: str, code: int) -> int:
+def _report(folder: StageFolder, message: str, code: int) -> int:
     sys.stderr.write(message + "\n")
-    path = folder / "error.txt"
-    if not path.exists():  # another process of this stage may have failed first, and that error is the cause
+    if not folder.error.exists():  # another process of this stage may have failed first, and that error is the cause
         with contextlib.suppress(OSError):  # the disk may be full; the log has the message as well
-            write_text(path, message + "\n")
+            write_text(folder.error, message + "\n")
     return code

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, cast
 
 from nanochat.errors import PreflightError, StageError
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import StageFolder
 
 if TYPE_CHECKING:  # importing MLX must wait until a BLAS is loaded
     import mlx.core as mx
 
-ENDINGS = "endings"
-"""Folder inside a stage's folder. Each process that exits by itself leaves a file with its exit code there."""
-STOP = "stop"
-"""File in a stage's folder that asks all processes to save and stop."""
 NO_JOB_FILE = -1
 
 
@@ -85,7 +82,7 @@ def join_group(backend: str, *, job_digest: int, job_path: Path) -> ProcessGroup
     return group
 
 
-def write_exit_code(stage_dir: Path, code: int) -> None:
+def write_exit_code(folder: StageFolder, code: int) -> None:
     """Record in the stage's folder that this process exited by itself, and with which code."""
-    path = stage_dir / ENDINGS / f"{socket.gethostname()}-{os.getpid()}"
+    path = folder.exit_codes / f"{socket.gethostname()}-{os.getpid()}"
     write_text(path, f"{code}\n", durable=False)
