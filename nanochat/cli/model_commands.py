@@ -1,4 +1,4 @@
-"""The verbs that carry weights between PyTorch nanochat and model folders of ours: import and export."""
+"""The verbs of `nanochat-run` that convert models from and to PyTorch nanochat: import and export."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from nanochat.storage.layout import TOKENIZER_FILE
 
 
 def import_model(options: argparse.Namespace) -> None:
-    """Write a model folder from a file of PyTorch nanochat's weights, its configuration and a tokenizer.
+    """Write a model folder from a file of PyTorch nanochat weights, a configuration and a tokenizer.
 
     Raises:
-        PreflightError: a file is missing, or they do not fit each other.
-        StageError: the weights are not those of the configuration.
+        PreflightError: a file is missing, or the files do not belong together.
+        StageError: the shapes of the weights differ from the configuration.
     """
     if options.folder.exists():
-        raise PreflightError(f"{options.folder} exists: name a folder that does not")
-    config = read_config(options.config or _beside(options.weights), architecture=options.architecture)
+        raise PreflightError(f"{options.folder} already exists; name a new folder")
+    config = read_config(options.config or _config_next_to(options.weights), architecture=options.architecture)
     runtime.prepare(device="cpu")
     from nanochat.checkpoint import load_tokenizer, save_model
     from nanochat.model.gpt import GPT
     from nanochat.model.torch_weights import read_torch_weights
 
-    given: Path = options.tokenizer
-    if not given.is_dir() and given.name != TOKENIZER_FILE:
-        raise PreflightError(f"{given}: name a {TOKENIZER_FILE} or the folder that holds it; no other kind can be read")
-    tokenizer = load_tokenizer(given if given.is_dir() else given.parent)
+    path: Path = options.tokenizer
+    if not path.is_dir() and path.name != TOKENIZER_FILE:
+        raise PreflightError(
+            f"{path} is not a tokenizer; name a file called {TOKENIZER_FILE}, or the folder that contains it"
+        )
+    tokenizer = load_tokenizer(path if path.is_dir() else path.parent)
     if tokenizer.vocab_size > config.vocab_size:
         raise PreflightError(
-            f"{given} has {tokenizer.vocab_size} tokens, and the model knows {config.vocab_size}: it is another one's"
+            f"{path} has {tokenizer.vocab_size} tokens but the model has {config.vocab_size}: this tokenizer belongs to"
+            " a different model"
         )
     model = GPT(config)
     model.set_parameters(read_torch_weights(options.weights, config))
     save_model(options.folder, model, tokenizer)
     print(f"{options.folder}: {config.num_parameters():,} parameters")
-    print(f"evaluate it: nanochat-run recipes/eval_only.yaml --set base_eval.init_from={options.folder}")
+    print(f"to evaluate it, run: nanochat-run recipes/eval_only.yaml --set base_eval.init_from={options.folder}")
 
 
 def export_model(options: argparse.Namespace) -> None:
-    """Write a model of ours as a safetensors file of PyTorch nanochat's names, and its configuration beside it.
+    """Write a model as a safetensors file with the names of PyTorch nanochat, and its configuration next to it.
 
     Raises:
         RecipeError: there is no such model.
-        PreflightError: the file exists.
+        PreflightError: the file already exists, or its name does not end in .safetensors.
     """
     weights: Path = options.weights
     if weights.suffix != ".safetensors":
-        raise PreflightError(f"{weights}: weights are written as safetensors, so name a file that ends in .safetensors")
+        raise PreflightError(f"{weights}: the name must end in .safetensors, the format of the file")
     if weights.exists():
-        raise PreflightError(f"{weights} exists: name a file that does not")
+        raise PreflightError(f"{weights} already exists; name a new file")
     runtime.prepare(device="cpu")
     from nanochat.checkpoint import load_model
     from nanochat.model.torch_weights import export_weights
@@ -62,36 +65,39 @@ def export_model(options: argparse.Namespace) -> None:
 
     model = load_model(resolve_model(options.model, runtime.base_dir()))
     export_weights(model.named_parameters(), weights)
-    described = weights.with_suffix(".json")
-    write_text(described, json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n")
-    print(f"{weights}, {described}")
+    config = weights.with_suffix(".json")
+    write_text(config, json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n")
+    print(f"wrote {weights} and {config}")
 
 
 def read_config(path: Path, *, architecture: str | None = None) -> GPTConfig:
-    """Return the configuration in a JSON file: PyTorch nanochat's `meta_STEP.json`, or a model folder's config.json.
+    """Return the configuration in a JSON file: PyTorch nanochat's `meta_STEP.json`, or config.json of a model folder.
 
     Args:
-        architecture: stands in for what the file does not say; PyTorch nanochat's do not. Default: the seed's.
+        path: the file.
+        architecture: used if the file does not name one, as files of PyTorch nanochat do not. Default: `seed`.
 
     Raises:
-        PreflightError: it is missing or describes no possible model.
+        PreflightError: the file is missing or does not describe a valid model.
     """
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        values = described.get("model_config") or described.get("model") or described
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = content.get("model_config") or content.get("model") or content
         named = {"architecture": architecture} if architecture is not None else {}
         config = GPTConfig.from_dict({**named, **values})
         problems = config.problems()
     except FileNotFoundError:
-        raise PreflightError(f"{path}: no such file; say `--config FILE`, the meta_*.json beside the weights") from None
+        raise PreflightError(
+            f"there is no file {path}; give the configuration (meta_*.json) with `--config FILE`"
+        ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise PreflightError(f"{path} does not describe a nanochat model: {error}") from None
     if problems:
-        raise PreflightError(f"{path} does not describe a possible model: {'; '.join(problems)}")
+        raise PreflightError(f"{path} does not describe a valid model: {'; '.join(problems)}")
     return config
 
 
-def _beside(weights: Path) -> Path:
-    """Return where PyTorch nanochat keeps the configuration of `model_STEP.pt`, or `export` that of a file."""
+def _config_next_to(weights: Path) -> Path:
+    """Return the configuration file that PyTorch nanochat or `export` writes next to a file of weights."""
     meta = weights.with_name(weights.name.replace("model_", "meta_", 1)).with_suffix(".json")
     return meta if meta.is_file() else weights.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""The verbs that start another program: the MLflow page, and the seven verifications."""
+"""The verbs of `nanochat-run` that start another program: ui (the MLflow web page) and verify."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nanochat import runtime
 from nanochat.errors import PreflightError, StageError
 from nanochat.tracking.store import database_path, resolve_uri, show_uri
 
-# As it comes, `mlflow ui` starts 15 processes that take 2.4 GB; in this form 2 and 0.5 GB.
-_LIGHT = {
+# By default `mlflow ui` starts 15 processes that use 2.4 GB. With these settings it starts 2 that use 0.5 GB.
+_SMALL_SERVER = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -22,21 +22,23 @@ _LIGHT = {
 
 
 def ui(options: argparse.Namespace) -> None:
-    """Serve the MLflow page of this folder's results until interrupted."""
+    """Serve the MLflow web page with the results of the working directory, until interrupted."""
     uri = resolve_uri(options.uri, Path.cwd())
     path = database_path(uri)
     if path is None:
-        print(f"the results are on a server: {show_uri(uri)}/?workflowType=machine_learning")
+        print(f"the results are on a server: open {show_uri(uri)}/?workflowType=machine_learning")
         return
     if not path.exists():
-        raise PreflightError(f"no {path} yet: run a recipe here first, as with `nanochat-run recipes/quickstart.yaml`")
+        raise PreflightError(
+            f"{path} does not exist; run a recipe first, for example `nanochat-run recipes/quickstart.yaml`"
+        )
     if _is_taken(options.port):
-        raise PreflightError(f"port {options.port} is taken, perhaps by another page: choose one with `--port`")
-    for name, value in _LIGHT.items():
+        raise PreflightError(f"port {options.port} is already in use; choose another one with `--port`")
+    for name, value in _SMALL_SERVER.items():
         runtime.set_environment(name, value)
-    print(f"open http://127.0.0.1:{options.port}/?workflowType=machine_learning (Ctrl-C ends)", flush=True)
+    print(f"open http://127.0.0.1:{options.port}/?workflowType=machine_learning (Ctrl-C stops the server)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    # In place of this process, so that whoever ends it ends the server.
+    # The server replaces this process, so that a signal to this process stops the server.
     os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
 
 
@@ -46,7 +48,7 @@ def _is_taken(port: int) -> bool:
 
 
 def verify(_options: argparse.Namespace) -> None:
-    """Run the verifications in a process of their own, which prints them."""
+    """Check the arithmetic of this machine in another process, which prints the results."""
     done = subprocess.run([sys.executable, "-m", "nanochat.stages.verify"], check=False)
     if done.returncode != 0:
-        raise StageError("a verification failed: this machine or installation does not compute what it should")
+        raise StageError("a check failed: this machine or its installation of MLX computes wrong results")

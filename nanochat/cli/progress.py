@@ -1,4 +1,4 @@
-"""How a run shows its progress: one live line on a terminal, plain lines every few seconds elsewhere."""
+"""Shows the progress of a run: a progress bar on a terminal, and otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 class TerminalDisplay:
-    """A bar that is redrawn in place, below the lines that stay."""
+    """A progress bar below the lines that have been printed."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -21,11 +21,11 @@ class TerminalDisplay:
         self._task: TaskID | None = None
 
     def log_line(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the progress bar."""
         self._console.print(text, markup=False)
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        """Redraw the bar."""
+        """Draw or update the progress bar."""
         if self._progress is None or self._task is None:
             self._progress = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -41,14 +41,14 @@ class TerminalDisplay:
         self._progress.update(self._task, completed=fraction, description=title, text=text)
 
     def clear_progress(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
         self._progress, self._task = None, None
 
 
 class PlainDisplay:
-    """Lines only, for logs and pipes."""
+    """Plain lines, for logs and pipes."""
 
     def __init__(self) -> None:
         self._last_shown = time.monotonic()
@@ -58,7 +58,7 @@ class PlainDisplay:
         print(text, flush=True)
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        """Print where the stage is, at most every few seconds."""
+        """Print a line with the progress, unless one was printed a few seconds ago."""
         now = time.monotonic()
         if now - self._last_shown < _PLAIN_EVERY_SECONDS:
             return
@@ -66,9 +66,9 @@ class PlainDisplay:
         print(f"{title}: {fraction:4.0%} {text}", flush=True)
 
     def clear_progress(self) -> None:
-        """Nothing to take away."""
+        """Do nothing, because lines stay."""
 
 
 def make_display() -> TerminalDisplay | PlainDisplay:
-    """Return the display that suits where output goes."""
+    """Return a display for a terminal if the standard output is one, else a display for logs."""
     return TerminalDisplay() if sys.stdout.isatty() else PlainDisplay()

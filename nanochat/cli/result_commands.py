@@ -1,4 +1,4 @@
-"""The verbs about runs on this machine: ls, report, compare, gc."""
+"""The verbs of `nanochat-run` that work on the runs of this machine: ls, report, compare and gc."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nanochat.storage.layout import runs_folder
 
 
 def ls(_options: argparse.Namespace) -> None:
-    """Print the runs of this machine, the newest last."""
+    """List the runs of this machine, the newest last."""
     base = runtime.base_dir()
     runs = list_runs(base)
     if not runs:
@@ -38,7 +38,7 @@ def ls(_options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Print a run's report, rendered from its records as they are now."""
+    """Write the report of a run from its current records, and print it."""
     base = runtime.base_dir()
     run = find_run(options.run, base)
     path = write_report(run, base)
@@ -47,22 +47,22 @@ def report(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print several runs' results and recipe differences side by side."""
+    """Print the results of several runs, and the differences of their recipes, side by side."""
     base = runtime.base_dir()
     print(render_comparison([find_run(reference, base) for reference in options.runs], base), end="")
 
 
 def gc(options: argparse.Namespace) -> None:
-    """Drop stage outputs that no run refers to, and token caches of tokenizers that no run has."""
+    """Delete stage outputs that no run uses, and token caches of tokenizers that no run uses."""
     base = runtime.base_dir()
     stages = find_unreferenced_stages(base) if options.dry_run else delete_unreferenced_stages(base)
     caches = find_unreferenced_token_caches(base) if options.dry_run else delete_unreferenced_token_caches(base)
     for folder in (*stages, *caches):
         print(f"{folder.path} ({show_bytes(folder.size_bytes)})")
-    what = f"{len(stages)} stage output{'s' if len(stages) != 1 else ''}"
-    what += f" and {len(caches)} token cache{'s' if len(caches) != 1 else ''}" if caches else ""
-    verb = "would free" if options.dry_run else "freed"
-    print(f"{what}, {verb} {show_bytes(sum(folder.size_bytes for folder in (*stages, *caches)))}")
+    count = f"{len(stages)} stage output{'s' if len(stages) != 1 else ''}"
+    count += f" and {len(caches)} token cache{'s' if len(caches) != 1 else ''}" if caches else ""
+    action = "would delete" if options.dry_run else "deleted"
+    print(f"{action} {count}: {show_bytes(sum(folder.size_bytes for folder in (*stages, *caches)))}")
 
 
 def _status(run: Run) -> str:
@@ -81,5 +81,5 @@ def _headline(run: Run, base: Path) -> str:
     for stage in (*reversed(evaluation_stages()), *reversed(training_stages())):
         if stage in records:
             results = list_results({stage: records[stage]})[:3]
-            return ", ".join(f"{stage}.{one.metric} {show_value(one.value)}" for one in results)
+            return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results)
     return datetime.fromtimestamp(run.state.created).strftime("%Y-%m-%d %H:%M")

@@ -1,4 +1,4 @@
-"""`nanochat-run import` and `export`: weights of PyTorch nanochat become a model folder, and go back."""
+"""`nanochat-run import` and `export` convert models from and to PyTorch nanochat."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = {"sequence_len": 32, "vocab_size": 300, "n_layer": 2, "n_head": 2, "n_kv
 
 @pytest.fixture
 def given(tmp_path) -> Path:
-    """A folder as PyTorch nanochat leaves it (compiled, not padded, all weights random), and a tokenizer."""
+    """A folder as PyTorch nanochat writes it (compiled, not padded, all weights random), and a tokenizer."""
     generator = np.random.default_rng(0)
     shapes = GPTConfig.from_dict({**SHAPE, "architecture": "current"}).parameter_shapes()
     weights = {
@@ -39,8 +39,8 @@ def command(folder: Path, *more: str) -> list[str]:
     return ["import", weights, model, "--tokenizer", tokenizer, "--architecture", "current", *more]
 
 
-def test_imported_weights_are_a_model_folder_and_go_back_unchanged(given, capsys):
-    """Configuration from the meta file beside the weights; every value survives both ways."""
+def test_import_and_export_preserve_every_weight(given, capsys):
+    """The configuration comes from the meta file next to the weights."""
     assert main(command(given)) == OK
     model = load_model(given / "mine")
     assert model.config == GPTConfig.from_dict({**SHAPE, "architecture": "current"})
@@ -64,7 +64,11 @@ def test_imported_weights_are_a_model_folder_and_go_back_unchanged(given, capsys
         (lambda d: (d / "mine").mkdir(), PreflightError, "exists"),
         (lambda d: (d / "meta_000012.json").unlink(), PreflightError, "--config FILE"),
         (lambda d: (d / "meta_000012.json").write_text("{"), PreflightError, "does not describe a nanochat model"),
-        (lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_head": 3})), PreflightError, "possible"),
+        (
+            lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_head": 3})),
+            PreflightError,
+            "valid model",
+        ),
         (lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_embd": 64})), StageError, "has shape"),
         (
             lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"vocab_size": 260})),
@@ -75,18 +79,16 @@ def test_imported_weights_are_a_model_folder_and_go_back_unchanged(given, capsys
         (lambda d: (d / "model_000012.safetensors").unlink(), PreflightError, "no such file of weights"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_is_written(given, capsys, change, code, words):
-    """With the exit code of its kind, and words that say what to do."""
+def test_import_of_files_that_do_not_belong_together_is_refused_and_writes_nothing(given, capsys, change, code, words):
     change(given)
     assert main(command(given)) == code.exit_code
     assert words in capsys.readouterr().err
     assert not (given / "mine" / "config.json").exists()
 
 
-def test_a_model_is_exported_as_safetensors_to_a_new_file_only(given, capsys):
-    """Neither as another kind nor over something."""
+def test_export_refuses_other_formats_and_existing_files(given, capsys):
     (given / "there.safetensors").write_bytes(b"dear")
     assert main(["export", str(given), str(given / "model.pt")]) == PreflightError.exit_code
     assert main(["export", str(given), str(given / "there.safetensors")]) == PreflightError.exit_code
     assert (given / "there.safetensors").read_bytes() == b"dear"
-    assert "ends in .safetensors" in capsys.readouterr().err
+    assert "must end in .safetensors" in capsys.readouterr().err

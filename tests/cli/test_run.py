@@ -121,7 +121,7 @@ def test_ls_and_gc_without_runs_succeed_and_report_of_a_missing_run_fails(capsys
     assert main(["ls"]) == 0
     assert "no runs under" in capsys.readouterr().out
     assert main(["gc", "--dry-run"]) == 0
-    assert "0 stage outputs" in capsys.readouterr().out
+    assert "would delete 0 stage outputs" in capsys.readouterr().out
     assert main(["report", "nothing"]) == 2
 
 
@@ -139,5 +139,5 @@ def test_ui_with_a_taken_port_fails_and_prints_no_link(tmp_path, monkeypatch, ca
         port = str(other.getsockname()[1])
         assert main(["ui", "--port", port]) == 3
     shown = capsys.readouterr()
-    assert f"port {port} is taken" in shown.err
+    assert f"port {port} is already in use" in shown.err
     assert "http://" not in shown.out
