@@ -49,10 +49,10 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"
-    model, tokenizer = _starting_point(spec, context)
+    model, tokenizer = _load_or_initialise(spec, context)
     sequence_len = model.config.sequence_len
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.process_group.size)
-    loader = _loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
+    loader = _make_loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     micro_batch_size = choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows)
     training = Training(
@@ -61,16 +61,16 @@ def run(job: Job, context: StageContext) -> StageResult:
         tokenizer=tokenizer,
         optimizer=Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group),
         loader=loader,
-        schedule=_training_schedule(spec),
+        schedule=_make_schedule(spec),
         micro_batch_size=micro_batch_size,
     )
     monitor = _ValidationAndSamples(spec, context, model, tokenizer, rows=micro_batch_size)
     position = training.run(evaluate=monitor.evaluate, sample=monitor.sample)
     training.write_output()
-    return _result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
+    return _make_result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
 
 
-def _starting_point(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
+def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
     """Return the model to train, with random weights or those of `init_from`, and its tokenizer."""
     if spec.init_from is not None:
         return _load_init_model(spec, spec.init_from, context)
@@ -104,12 +104,12 @@ def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) 
     return model, tokenizer
 
 
-def _loader(
+def _make_loader(
     spec: PretrainSpec, context: StageContext, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> BatchLoader[DocumentRowsState]:
     if not context.process_group.is_writer:
         context.process_group.barrier()  # until rank 0 has written the token cache
-    streams = [(_documents(part.source, context, tokenizer), part.weight) for part in spec.data]
+    streams = [(_open_documents(part.source, context, tokenizer), part.weight) for part in spec.data]
     if context.process_group.is_writer:
         context.process_group.barrier()
     return BatchLoader(
@@ -121,7 +121,7 @@ def _loader(
     )
 
 
-def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) -> Stream[Document]:
+def _open_documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) -> Stream[Document]:
     """Return a source's training documents, as text or, if the recipe asks for it, as tokens from the cache."""
     if not context.job.execution.token_cache:
         return DocumentStream(source, "train", base=context.base)
@@ -134,7 +134,7 @@ def _documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) 
     return cached_stream(source, "train", tokenizer, base=context.base, tell=tell)
 
 
-def _training_schedule(spec: PretrainSpec) -> TrainingSchedule:
+def _make_schedule(spec: PretrainSpec) -> TrainingSchedule:
     def rates(step: int) -> Rates:
         return Rates(
             lr_multiplier=lr_multiplier(spec.schedule, step),
@@ -204,7 +204,7 @@ class _ValidationAndSamples:
             write_samples(self.context.folder.samples, position.step, texts)
 
 
-def _result(
+def _make_result(
     position: TrainingPosition, training: Training, monitor: _ValidationAndSamples, *, cropped_frac: float
 ) -> StageResult:
     metrics = {

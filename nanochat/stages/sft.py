@@ -48,20 +48,20 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
-    folder = _starting_folder(spec, context)
+    folder = _find_start_model(spec, context)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    optimizer, has_moments = _optimizer(spec, context, model, folder)
+    optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.process_group.size)
-    examples, refused = _mixture(spec, context)
-    loader = _loader(spec, context, examples, tokenizer, sequence_len=sequence_len, rows=rows)
+    examples, refused = _read_mixture(spec, context)
+    loader = _make_loader(spec, context, examples, tokenizer, sequence_len=sequence_len, rows=rows)
     training = Training(
         context,
         model=model,
         tokenizer=tokenizer,
         optimizer=optimizer,
         loader=loader,
-        schedule=_training_schedule(spec, loader),
+        schedule=_make_schedule(spec, loader),
         micro_batch_size=choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows),
     )
     position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
@@ -75,13 +75,13 @@ def run(job: Job, context: StageContext) -> StageResult:
     return StageResult(metrics, training.timings())
 
 
-def _starting_folder(spec: SftSpec, context: StageContext) -> Path:
+def _find_start_model(spec: SftSpec, context: StageContext) -> Path:
     if spec.init_from is not None:
         return Path(spec.init_from)
     return context.require_upstream("pretrain") / MODEL_FOLDER
 
 
-def _optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
+def _make_optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
     """Return the optimizer, and whether it starts with the moments that pretraining saved beside the weights."""
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     optimizer = Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group)
@@ -105,7 +105,7 @@ def _sequence_len(spec: SftSpec, model: GPT) -> int:
 
 
 @dataclass(frozen=True)
-class _Rendered:
+class _RenderedConversations:
     """A sequence of token ids and loss masks. Indexing renders that conversation of the mixture."""
 
     examples: TaskMixture
@@ -119,7 +119,7 @@ class _Rendered:
         return rendered.ids, rendered.mask
 
 
-def _mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
+def _read_mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
     """Return the examples to train on, and the number of refused rows in the tasks' data."""
     tasks: list[Task] = []
     refused = 0
@@ -153,11 +153,11 @@ def _refused_rows(task: Task) -> Sequence[str]:
     return task.refused if isinstance(task, Conversations) else ()
 
 
-def _loader(
+def _make_loader(
     spec: SftSpec, context: StageContext, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> BatchLoader[ConversationRowsState]:
     conversations = ConversationRows(
-        _Rendered(examples, tokenizer),
+        _RenderedConversations(examples, tokenizer),
         sequence_len=sequence_len,
         buffer_conversations=spec.buffer_conversations,
         pad_id=tokenizer.bos_id,
@@ -174,7 +174,7 @@ def _loader(
     )
 
 
-def _training_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
+def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
     last_step = _last_step(spec)
 
     def progress(step: int) -> float:

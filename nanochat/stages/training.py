@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from nanochat.checkpoint import CheckpointView, latest_checkpoint, save_checkpoint, save_model, write_model_files
 from nanochat.checkpoint.arrays import write_arrays
+from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.gpt import GPT, load_weights
 from nanochat.optim.groups import MuonGroup
@@ -29,29 +30,9 @@ from nanochat.storage.layout import WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
-from nanochat.train.step import Rates, Rows, TrainStep
+from nanochat.train.step import Rates, TrainStep
 
 _SAMPLE_HEADING = "\n## Step "
-
-
-class Loader(Protocol):
-    """A source of batches. Its state is the state after the last batch that `next` returned."""
-
-    def next(self) -> Rows:
-        """Return the next rows; raise StopIteration at the end of the data."""
-        ...
-
-    def state_dict(self) -> dict[str, object]:
-        """Return everything needed to resume exactly: NumPy arrays and JSON values."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Resume from a state that `state_dict` returned."""
-        ...
-
-    def close(self) -> None:
-        """End the thread that prepares batches."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +66,7 @@ class Training:
         model: GPT,
         tokenizer: Tokenizer,
         optimizer: Optimizer,
-        loader: Loader,
+        loader: BatchLoader[RowState],
         schedule: TrainingSchedule,
         micro_batch_size: int,
     ):
@@ -113,7 +94,7 @@ class Training:
             InterruptedRun, StageError: see `train.loop.train`.
         """
         start = self._resume()
-        callbacks = LoopCallbacks[Rows](
+        callbacks = LoopCallbacks[Batch](
             next_batch=self._next_batch,
             describe_batch=self._describe_batch,
             rates=self.schedule.rates,
@@ -144,7 +125,7 @@ class Training:
         write_arrays(self.context.folder.optimizer, self.optimizer.state)
         save_model(self.context.folder.model, self.model, self.tokenizer)
 
-    def _next_batch(self) -> Rows | None:
+    def _next_batch(self) -> Batch | None:
         try:
             return self.loader.next()
         except StopIteration:
