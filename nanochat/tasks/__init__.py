@@ -1,1 +1,1 @@
-"""Examples to train on and to be graded by. No model calls, no MLX."""
+"""Tasks: examples to train on, and rules that grade a model's answers. No model calls, no MLX."""

@@ -1,4 +1,4 @@
-"""Reading an answer out of a completion: special tokens taken off, the number after `####`."""
+"""Extracts the answer from a completion: its text without special tokens, or the number after `####`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def strip_special_tokens(completion: str) -> str:
 
 
 def parse_final_number(text: str) -> Decimal | None:
-    """Return the number after the first `####`, or None where there is none.
+    """Return the number after the first `####`, or None if there is none.
 
-    Thousands commas, a leading $ and a full stop behind it are ignored (`$1,000.` is 1000). No other number of the
-    text counts, and neither does one that goes on as something else (`10/3`, `10x`).
+    Thousands commas, a leading $ and a final full stop are ignored (`$1,000.` is 1000). No other number of the text
+    counts, and neither does a number that is part of something longer (`10/3`, `10x`).
     """
     start = text.find("####")
     match = _FINAL.match(text, start) if start >= 0 else None

@@ -1,4 +1,4 @@
-"""What a task is: examples to train on, and a verdict on a model's completion. No model calls, no files."""
+"""What every task offers: examples to train on, and a rule that grades completions. No model calls, no files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Example:
     conversation: Conversation
     """Ends with the assistant's gold answer."""
     letters: tuple[str, ...] | None = None
-    """Labels to choose among, of a categorical task."""
+    """The labels to choose from; None for tasks that are not categorical."""
     meta: Mapping[str, str] = field(default_factory=dict)
     """What grading and records need beyond the conversation."""
 
@@ -29,7 +29,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the task, as recipes spell it."""
+        """The task's name in recipes."""
         ...
 
     def __len__(self) -> int: ...
@@ -37,7 +37,7 @@ class Task(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the completion (decoded, special tokens or not) answers the example."""
+        """Return whether a decoded completion, with or without special tokens, answers the example."""
         ...
 
 
@@ -52,10 +52,10 @@ def gold_text(example: Example) -> str:
 
 
 def check_index(index: int, length: int) -> int:
-    """Return `index` where it is within [0, length).
+    """Return `index` if it is within [0, length).
 
     Raises:
-        IndexError: outside; this is also what ends a plain `for` over a task.
+        IndexError: it is outside. This error also ends a plain `for` over a task.
     """
     if not 0 <= index < length:
         raise IndexError(f"example {index} of {length}")

@@ -1,8 +1,8 @@
-"""Multiple choice for base models: a text to continue and several continuations, scored by log-probability.
+"""Multiple choice for base models: a context and several continuations, which are compared by log-probability.
 
-HellaSwag (Zellers et al. 2019) continues its context. MMLU and ARC ask `Question: ...\\nAnswer:` and the options' own
-texts are compared, not letters: small base models do not read lists of options. Solved examples, where asked for, stand
-before the question with an empty line between.
+HellaSwag (Zellers et al. 2019) continues its context. MMLU and ARC ask `Question: ...\\nAnswer:` and compare the texts
+of the options instead of letters, because small base models do not use lists of options. Solved examples, if a recipe
+asks for them, precede the question, each followed by an empty line.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, resolve_files
 from nanochat.data.splits import parse_split, splits_of_files
-from nanochat.data.task_rows import iter_rows
-from nanochat.errors import PreflightError, StageError
+from nanochat.errors import PreflightError
 from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, Question
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.row_parsing import RowParser, read_rows, row_error
 from nanochat.tasks.table import TASKS, ChoiceTask
 
 _FEWSHOT_SEED = 1234
@@ -28,21 +28,17 @@ _BRACKETED = re.compile(r"\[.*?\]")
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """One question: what each option is appended to, the options with the space in front, the right one's index."""
+    """One problem: the context, the options that may follow it (leading space included), the right option's index."""
 
     context: str
     options: tuple[str, ...]
     gold: int
-
-
-@dataclass(frozen=True)
-class _Problem:
-    item: ChoiceItem
     subject: str = ""
 
     @property
     def solved(self) -> str:
-        return f"{self.item.context}{self.item.options[self.item.gold]}\n\n"
+        """The context with its right option, as a solved example."""
+        return f"{self.context}{self.options[self.gold]}\n\n"
 
 
 def build_choice_items(
@@ -54,46 +50,60 @@ def build_choice_items(
     num_fewshot: int = 0,
     max_problems: int | None = None,
 ) -> tuple[ChoiceItem, ...]:
-    """Return the problems of a split with `num_fewshot` solved examples in front of each.
+    """Return the problems of a split, each preceded by `num_fewshot` solved examples, or by all if there are fewer.
 
-    The examples come from the source's `dev` (MMLU, of the same subject) or `train` split, or from the other problems
-    where it has none; as many as there are where there are fewer. `max_problems` problems are chosen by a fixed
-    shuffle, the same for every recipe.
+    The examples come from the source's `dev` split for MMLU (from the same subject) and from its `train` split for the
+    other tasks. If the source lacks that split, they are other problems of the evaluated split. `max_problems` keeps
+    the first problems of a fixed shuffle, which is the same for every recipe.
 
     Raises:
         PreflightError: the split or a column is missing.
-        StageError: a row is not of the task's form.
+        StageError: a row does not have the task's form.
     """
-    asked = split or TASKS[task].eval_split
-    split, bounds = parse_split(asked)
-    problems = _read(task, source, split, base=base)
+    split = split or TASKS[task].eval_split
+    split_name, bounds = parse_split(split)
+    parse = _parser(task)
+    problems = read_rows(parse, source, split_name, base=base)
     if bounds is not None:
         problems = problems[bounds]
         if not problems:
-            raise PreflightError(f"{describe(source)}: no rows in `{asked}`")
-    shot_split = TASKS[task].fewshot_split
-    separate = (
-        num_fewshot > 0 and split != shot_split and shot_split in splits_of_files(resolve_files(source, base=base))
-    )
-    shots = _read(task, source, shot_split, base=base) if separate else problems
+            raise PreflightError(f"{describe(source)}: no rows in `{split}`")
     order = list(range(len(problems)))
     if max_problems is not None:
         random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
+    order = order[:max_problems]
+    if num_fewshot == 0:
+        return tuple(problems[number] for number in order)
+    shot_split = TASKS[task].fewshot_split
+    is_separate = split_name != shot_split and shot_split in splits_of_files(resolve_files(source, base=base))
+    shots = read_rows(parse, source, shot_split, base=base) if is_separate else problems
+    return _add_fewshot(problems, order, shots, num_fewshot, is_separate=is_separate)
+
+
+def _add_fewshot(
+    problems: Sequence[ChoiceItem],
+    order: Sequence[int],
+    shots: Sequence[ChoiceItem],
+    num_fewshot: int,
+    *,
+    is_separate: bool,
+) -> tuple[ChoiceItem, ...]:
+    """Return the problems in `order` after solved `shots` of the same subject, never after themselves."""
     by_subject: dict[str, list[int]] = {}
     for number, shot in enumerate(shots):
         by_subject.setdefault(shot.subject, []).append(number)
     items = []
-    for number in order[:max_problems]:
+    for number in order:
         problem = problems[number]
-        pool = [other for other in by_subject.get(problem.subject, ()) if separate or other != number]
+        pool = [other for other in by_subject.get(problem.subject, ()) if is_separate or other != number]
         drawn = random.Random(_FEWSHOT_SEED + number).sample(pool, min(num_fewshot, len(pool)))
-        before = "".join(shots[other].solved for other in drawn)
-        items.append(ChoiceItem(before + problem.item.context, problem.item.options, problem.item.gold))
+        context = "".join(shots[other].solved for other in drawn) + problem.context
+        items.append(ChoiceItem(context, problem.options, problem.gold, problem.subject))
     return tuple(items)
 
 
 def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, base: Path) -> None:
-    """Check that a task's split can be read: by all rows where the files are small, else by the first of each file.
+    """Check that a task can read its split: all rows of small files, the first row of each large one.
 
     Raises:
         PreflightError: it cannot; the message names the source, the file, and what a row must have.
@@ -102,22 +112,29 @@ def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, ba
     if parse_split(split)[1] is not None:
         with as_preflight_error(source):
             build_choice_items(task, source, split, base=base)
-        return
-    check_rows(source, split, lambda row, number: _parse(task, row, number), base=base)
+    else:
+        check_rows(source, split, _parser(task), base=base)
+
+
+def _parser(task: ChoiceTask) -> RowParser[ChoiceItem]:
+    if task == "hellaswag":
+        return parse_hellaswag
+    parse = QUESTION_PARSERS[task]
+    return lambda row, number: to_choice_item(parse(row, number))
 
 
 def parse_hellaswag(row: dict[str, object], number: int) -> ChoiceItem:
-    """Return a HellaSwag row (`ctx`, `endings`, `label`), WikiHow's marks cleaned out.
+    """Return a HellaSwag row (`ctx`, `endings`, `label`) without WikiHow's marks.
 
     Raises:
-        StageError: the row is not of that form, or has no label (as in the hub's test split).
+        StageError: the row does not have this form, or has no label (as in the hub's test split).
     """
     match row:
         case {"ctx": str(context), "endings": [*endings], "label": str() | int() as label} if str(label).isdigit():
             if int(label) < len(endings):
                 options = tuple(f" {clean_wikihow(str(ending))}" for ending in endings)
                 return ChoiceItem(clean_wikihow(context), options, int(label))
-    raise StageError(f"hellaswag: row {number} must have `ctx`, `endings`, `label` (an index); it is {str(row)[:200]}")
+    raise row_error("hellaswag", row, number, "`ctx`, `endings`, `label` (an index)")
 
 
 def clean_wikihow(text: str) -> str:
@@ -127,23 +144,6 @@ def clean_wikihow(text: str) -> str:
 
 
 def to_choice_item(question: Question) -> ChoiceItem:
-    """Return a question whose options are compared by their texts."""
+    """Return the item that compares the texts of a question's options."""
     options = tuple(f" {option}" for option in question.options)
-    return ChoiceItem(f"Question: {question.text}\nAnswer:", options, question.gold)
-
-
-def _read(task: ChoiceTask, source: SourceSpec, split: str, *, base: Path) -> Sequence[_Problem]:
-    problems = []
-    for number, row in enumerate(iter_rows(source, split, base=base)):
-        try:
-            problems.append(_parse(task, row, number))
-        except StageError as error:
-            raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
-    return problems
-
-
-def _parse(task: ChoiceTask, row: dict[str, object], number: int) -> _Problem:
-    if task == "hellaswag":
-        return _Problem(parse_hellaswag(row, number))
-    question = QUESTION_PARSERS[task](row, number)
-    return _Problem(to_choice_item(question), question.subject)
+    return ChoiceItem(f"Question: {question.text}\nAnswer:", options, question.gold, question.subject)

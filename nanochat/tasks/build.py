@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
-from nanochat.data.task_rows import iter_rows
-from nanochat.errors import PreflightError, RecipeError, StageError
+from nanochat.errors import PreflightError, RecipeError
 from nanochat.tasks.base import Task
 from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, MultipleChoice
 from nanochat.tasks.conversations import check_conversations, read_conversations
 from nanochat.tasks.gsm8k import GSM8K, parse_word_problem
 from nanochat.tasks.humaneval import HumanEval, parse_function
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_slice
+from nanochat.tasks.row_parsing import RowParser, read_rows
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, read_words
 from nanochat.tasks.table import ExampleTask, RowTask
 
@@ -33,17 +32,17 @@ _Problem = TypeVar("_Problem")
 
 
 @dataclass(frozen=True)
-class _RowReader(Generic[_Problem]):
+class _RowFormat(Generic[_Problem]):
     """How the rows of a file become a task."""
 
-    parse: Callable[[dict[str, object], int], _Problem]
+    parse: RowParser[_Problem]
     build: Callable[[Sequence[_Problem]], Task]
 
 
-_ROW_READERS: Mapping[RowTask, _RowReader[Any]] = {
-    "gsm8k": _RowReader(parse_word_problem, GSM8K),
-    "humaneval": _RowReader(parse_function, HumanEval),
-    **{name: _RowReader(parse, partial(MultipleChoice, name)) for name, parse in QUESTION_PARSERS.items()},
+_ROW_FORMATS: Mapping[RowTask, _RowFormat[Any]] = {
+    "gsm8k": _RowFormat(parse_word_problem, GSM8K),
+    "humaneval": _RowFormat(parse_function, HumanEval),
+    **{name: _RowFormat(parse, partial(MultipleChoice, name)) for name, parse in QUESTION_PARSERS.items()},
 }
 
 
@@ -98,7 +97,8 @@ def _read_chosen(
     if name == "conversations":
         task = read_conversations(source, split_name, base=base, max_examples=row_limit)
     else:
-        task = _read_rows(_ROW_READERS[name], source, split_name, base=base, max_rows=row_limit)
+        rows = _ROW_FORMATS[name]
+        task = rows.build(read_rows(rows.parse, source, split_name, base=base, max_rows=row_limit))
     if bounds is not None:
         task = take_slice(task, bounds.start, bounds.stop)
         if len(task) == 0:
@@ -110,16 +110,6 @@ def _read_chosen(
 
 def _usual_choice(split_name: str) -> Choice:
     return "first" if split_name.endswith("train") else "shuffled"
-
-
-def _read_rows(
-    reader: _RowReader[_Problem], source: SourceSpec, split: str, *, base: Path, max_rows: int | None
-) -> Task:
-    rows = islice(iter_rows(source, split, base=base), max_rows)
-    try:
-        return reader.build([reader.parse(row, number) for number, row in enumerate(rows)])
-    except StageError as error:
-        raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
 
 
 def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
@@ -144,7 +134,7 @@ def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_exa
         case "conversations":
             check_conversations(source, split, base=base, max_examples=max_rows)
         case _:
-            check_rows(source, split, _ROW_READERS[name].parse, base=base, max_rows=max_rows)
+            check_rows(source, split, _ROW_FORMATS[name].parse, base=base, max_rows=max_rows)
 
 
 def _known(task: str) -> ExampleTask:

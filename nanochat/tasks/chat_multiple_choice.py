@@ -1,24 +1,23 @@
-"""Multiple choice in chat form (MMLU, Hendrycks et al. 2021; ARC, Clark et al. 2018): answered with one letter.
+"""Multiple choice for chat models, which answer with one letter (MMLU, Hendrycks et al. 2021; ARC, Clark et al. 2018).
 
-Options carry their letter behind them and without a space in front (`- Paris=B`), so that the letter is tokenized as
-it is in the answer.
+Each option is followed by its letter without a space (`- Paris=B`), so that the letter is tokenized as in the answer.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nanochat.errors import StageError
 from nanochat.tasks.answer_parsing import strip_special_tokens
-from nanochat.tasks.base import Example, single_turn
+from nanochat.tasks.base import Example, gold_text, single_turn
+from nanochat.tasks.row_parsing import RowParser, row_error
 from nanochat.tasks.table import LetterTask
 
 
 @dataclass(frozen=True)
 class Question:
-    """One row of the data; `labels` are the data's own where it has some, else A, B, C, ..."""
+    """One row of the data. `labels` are those of the data if it has any, else A, B, C, ..."""
 
     text: str
     options: tuple[str, ...]
@@ -29,7 +28,7 @@ class Question:
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """Questions answered with the letter of an option."""
+    """Questions that are answered with the letter of an option."""
 
     name: LetterTask
     rows: Sequence[Question]
@@ -43,22 +42,22 @@ class MultipleChoice:
         return Example(single_turn(render_question(row), row.labels[row.gold]), letters=row.labels, meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the completion is the right letter alone."""
-        return strip_special_tokens(completion) == example.conversation.messages[-1].text()
+        """Return whether the completion is the right letter and nothing else."""
+        return strip_special_tokens(completion) == gold_text(example)
 
 
 def render_question(question: Question) -> str:
-    """Return the user's message: the question, a line for each option, a request for the letter."""
+    """Return the user's message: the question, a line for each option, and a request for the letter."""
     pairs = zip(question.options, question.labels, strict=True)
     options = "".join(f"- {option}={label}\n" for option, label in pairs)
     return f"Multiple choice question: {question.text}\n{options}\nAnswer with the letter only."
 
 
-def parse_mmlu(row: dict[str, object], index: int) -> Question:
+def parse_mmlu(row: dict[str, object], number: int) -> Question:
     """Return an MMLU row (`question`, `subject`, `choices`, `answer` as an index); auxiliary_train wraps it in `train`.
 
     Raises:
-        StageError: the row is not of that form.
+        StageError: the row does not have this form.
     """
     match row:
         case {"question": str(text), "choices": [*choices], "answer": int(gold)} if 0 <= gold < len(choices):
@@ -67,16 +66,16 @@ def parse_mmlu(row: dict[str, object], index: int) -> Question:
             labels = tuple(string.ascii_uppercase[: len(options)])
             return Question(text, options, labels, gold, subject if isinstance(subject, str) else "")
         case {"train": dict(wrapped)}:
-            return parse_mmlu(wrapped, index)
+            return parse_mmlu(wrapped, number)
         case _:
-            raise _broken("mmlu", row, index, "`question`, `choices` (a list), `answer` (an index into it)")
+            raise row_error("mmlu", row, number, "`question`, `choices` (a list), `answer` (an index into it)")
 
 
-def parse_arc(row: dict[str, object], index: int) -> Question:
-    """Return an ARC row (`question`, `choices` with `text` and `label`, `answerKey`), with the labels it has.
+def parse_arc(row: dict[str, object], number: int) -> Question:
+    """Return an ARC row (`question`, `choices` with `text` and `label`, `answerKey`) with the labels that it has.
 
     Raises:
-        StageError: the row is not of that form, or the answer key is none of its labels.
+        StageError: the row does not have this form, or the answer key is not one of its labels.
     """
     match row:
         case {
@@ -86,15 +85,12 @@ def parse_arc(row: dict[str, object], index: int) -> Question:
         } if key in labels and len(texts) == len(labels):
             return Question(text, tuple(map(str, texts)), tuple(map(str, labels)), labels.index(key))
         case _:
-            raise _broken("arc", row, index, "`question`, `choices` {text, label}, `answerKey` (one of the labels)")
+            expected = "`question`, `choices` {text, label}, `answerKey` (one of the labels)"
+            raise row_error("arc", row, number, expected)
 
 
-QUESTION_PARSERS: Mapping[LetterTask, Callable[[dict[str, object], int], Question]] = {
+QUESTION_PARSERS: Mapping[LetterTask, RowParser[Question]] = {
     "mmlu": parse_mmlu,
     "arc_easy": parse_arc,
     "arc_challenge": parse_arc,
 }
-
-
-def _broken(task: str, row: dict[str, object], index: int, expected: str) -> StageError:
-    return StageError(f"{task}: row {index} must have {expected}; it is {str(row)[:200]}")

@@ -1,10 +1,10 @@
-"""Chat data as it is: conversations in any of a few JSON forms, one a line or one a parquet row.
+"""Reads chat data: conversations in one of several JSON forms, one on each line or in each parquet row.
 
     {"messages": [{"role": "user", "content": "..."}, ...], "ideal"?: "..."}     a bare list of messages
     {"question": "...", "answer": "..."}     {"prompt": "...", "completion": "..."}
 
-An assistant's content may be a list of parts, {"type": "text" | "python" | "python_output", "text": "..."}. Rows that
-are none of these, or train nothing, are refused and counted; above a limit the source is refused.
+An assistant's content may be a list of parts, {"type": "text" | "python" | "python_output", "text": "..."}. Rows of
+another form, and rows that train nothing, are refused and counted. Too many of them make the whole source unusable.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
 MAX_REFUSED_FRAC = 0.01
 MIN_REFUSED_LIMIT = 10
-"""So many refused rows are let through in a source of any size."""
+"""This many refused rows are tolerated in a source of any size."""
 _SHOWN = 5
+"""Refused rows that an error message shows."""
 
 
-class BadConversation(ValueError):  # noqa: N818 -- not an error yet: rows are refused and counted
+class BadConversation(ValueError):  # noqa: N818 -- a refused row is counted; it is no error by itself
     """What is wrong with one row."""
 
 
 @dataclass(frozen=True)
 class Conversations:
-    """Chat data; held as compact JSON, since a million message objects would cost more than their text."""
+    """Chat data. It is stored as compact JSON, because a million message objects need more memory than their text."""
 
     name: ClassVar[TaskName] = "conversations"
     packed: Sequence[bytes]
     refused: Sequence[str] = ()
-    """What was refused: `file:line: why`."""
+    """The refused rows, as `file:line: reason`."""
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -53,25 +54,25 @@ class Conversations:
         return Example(_unpack(self.packed[index]))
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the completion is the reference answer, word for word."""
+        """Return whether the completion equals the reference answer."""
         return strip_special_tokens(completion) == example.conversation.messages[-1].text().strip()
 
 
 def read_conversations(source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> Conversations:
-    """Return the conversations of a split, in order; bad rows are left out and listed in `refused`.
+    """Return the conversations of a split, in order. Bad rows are left out and listed in `refused`.
 
     Raises:
-        StageError: more rows are bad than `MAX_REFUSED_FRAC` allows, or none is good.
+        StageError: there are more bad rows than `MAX_REFUSED_FRAC` and `MIN_REFUSED_LIMIT` allow, or no good one.
         PreflightError: a file or the split is missing.
     """
     packed: list[bytes] = []
     refused: list[str] = []
-    for place, value in _values(split_files(source, split, base=base)):
+    for place, value in _read_values(split_files(source, split, base=base)):
         if max_examples is not None and len(packed) >= max_examples:
             break
         try:
-            if isinstance(value, _Problem):
-                raise BadConversation(value.text)
+            if isinstance(value, BadConversation):
+                raise value
             packed.append(_pack(parse_conversation(value)))
         except BadConversation as error:
             refused.append(f"{place}: {error}")
@@ -88,26 +89,26 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
 
 
 def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examples: int | None = None) -> None:
-    """Check that the files of a split are whole and that a usable conversation comes before too many bad rows.
+    """Check that the files of a split are complete and contain usable conversations.
 
-    A small split is read as training will read it, with `max_examples`.
+    Small splits are read as training will read them, with `max_examples`. Large ones are read up to the first usable
+    conversation.
 
     Raises:
-        PreflightError: it is not so; the message names the source, the file and the first bad rows.
+        PreflightError: the split is unusable; the message names the source, the file and the first bad rows.
     """
     with as_preflight_error(source):
         for path in split_files(source, split, base=base):
             check_file(path, ())
-        read_conversations(
-            source, split, base=base, max_examples=max_examples if is_small(source, split, base=base) else 1
-        )
+        limit = max_examples if is_small(source, split, base=base) else 1
+        read_conversations(source, split, base=base, max_examples=limit)
 
 
 def parse_conversation(value: object) -> Conversation:
-    """Return the conversation that a decoded JSON value holds, in any of the forms above.
+    """Return the conversation in a decoded JSON value, in any of the forms above.
 
     Raises:
-        BadConversation: it holds none, or one that trains nothing.
+        BadConversation: the value has another form, or the conversation trains nothing.
     """
     match value:
         case [*messages]:
@@ -160,7 +161,7 @@ def _text(value: object) -> str:
 
 
 def _checked(messages: list[Message]) -> Conversation:
-    """Return the conversation where roles alternate, the assistant has the last word, and says something each time."""
+    """Return the conversation if roles alternate, no answer is empty, and the last message is an answer."""
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     if len(turns) < 2:
         raise BadConversation("expected at least a question and an answer")
@@ -176,17 +177,12 @@ def _checked(messages: list[Message]) -> Conversation:
     return Conversation(tuple(messages))
 
 
-@dataclass(frozen=True)
-class _Problem:
-    text: str
-
-
-def _values(paths: Sequence[Path]) -> Iterator[tuple[str, object]]:
-    """Yield where each row stands and what it holds."""
+def _read_values(paths: Sequence[Path]) -> Iterator[tuple[str, object]]:
+    """Yield the place of each row and its decoded value, or a `BadConversation` for a line that is not JSON."""
     for path in paths:
         if path.suffix == ".jsonl":
             for line in json_lines(path):
-                yield line.where(), line.value if line.problem is None else _Problem(line.problem)
+                yield line.where(), line.value if line.problem is None else BadConversation(line.problem)
         else:
             count = 0
             for batch, _ in parquet_batches(path, None):

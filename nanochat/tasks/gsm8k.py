@@ -1,7 +1,7 @@
 """GSM8K (Cobbe et al. 2021): word problems whose worked answers call a calculator and end in `#### number`.
 
-In the data a call is written `<<48/2=24>>`, and the text goes on with the result. Rendered, the left side becomes
-Python and its output what the calculator gives for it, so that a model reads in training what the engine will write.
+The data writes a call as `<<48/2=24>>` and repeats the result in the text that follows. Rendered, the left side becomes
+Python, and its output is what the calculator returns for it. So training shows the model what the engine will inject.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nanochat.errors import StageError
 from nanochat.tasks.answer_parsing import parse_final_number, strip_special_tokens
 from nanochat.tasks.base import Example, single_turn
+from nanochat.tasks.row_parsing import row_error
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
@@ -44,27 +44,26 @@ class GSM8K:
         return Example(single_turn(row.question, split_calls(row.answer)), meta={"answer": row.answer})
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the number after `####` is the right one; no other number of the text counts."""
+        """Return whether the number after `####` is right; no other number of the text counts."""
         return parse_final_number(strip_special_tokens(completion)) == parse_final_number(example.meta["answer"])
 
 
-def parse_word_problem(row: dict[str, object], index: int) -> WordProblem:
+def parse_word_problem(row: dict[str, object], number: int) -> WordProblem:
     """Return a row of the data (`question`, `answer` with a number after `####`).
 
     Raises:
-        StageError: the row is not of that form.
+        StageError: the row does not have this form.
     """
     match row:
         case {"question": str(question), "answer": str(answer)} if parse_final_number(answer) is not None:
             return WordProblem(question, answer)
-    expected = "`question` and `answer` with a number after `####`"
-    raise StageError(f"gsm8k: row {index} must have {expected}; it is {str(row)[:200]}")
+    raise row_error("gsm8k", row, number, "`question` and `answer` with a number after `####`")
 
 
 def split_calls(answer: str) -> tuple[Part, ...]:
-    """Return the parts of a worked answer: text, each call as Python and its output, and the text that goes on.
+    """Return the parts of a worked answer: text, and each call as Python followed by its output.
 
-    A call that the calculator refuses is left out, since the engine would inject nothing for it.
+    Calls that the calculator refuses are left out, because the engine would inject nothing for them.
     """
     parts: list[Part] = []
     text = ""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from nanochat.errors import StageError
 from nanochat.tasks.answer_parsing import strip_special_tokens
 from nanochat.tasks.base import Example, single_turn
+from nanochat.tasks.row_parsing import row_error
 from nanochat.tasks.table import TaskName
 from nanochat.tools.sandbox import Limits, run_program
 
@@ -19,7 +19,7 @@ _IMPORT = re.compile(r"(?:import|from)\s")
 
 @dataclass(frozen=True)
 class Function:
-    """One row of the data: signature and docstring, a body that solves it, tests that define `check`."""
+    """One row of the data: signature and docstring, a body that solves it, and tests that define `check`."""
 
     task_id: str
     prompt: str
@@ -30,7 +30,7 @@ class Function:
 
 @dataclass(frozen=True)
 class HumanEval:
-    """Functions to write; a completion is right where its tests pass."""
+    """Functions to write. A completion is right if its tests pass."""
 
     name: ClassVar[TaskName] = "humaneval"
     rows: Sequence[Function]
@@ -46,20 +46,20 @@ class HumanEval:
         return Example(single_turn(row.prompt, gold), meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the tests pass on the completion, in the sandbox."""
+        """Return whether the completion passes the tests in the sandbox."""
         return run_program(assemble_program(example, completion), limits=self.limits).passed
 
 
-def parse_function(row: dict[str, object], index: int) -> Function:
+def parse_function(row: dict[str, object], number: int) -> Function:
     """Return a row of the data (`task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`).
 
     Raises:
-        StageError: the row is not of that form.
+        StageError: the row does not have this form.
     """
     names = [part.name for part in fields(Function)]
     texts = {name: value for name in names if isinstance(value := row.get(name), str)}
     if len(texts) < len(names):
-        raise StageError(f"humaneval: row {index} must have the texts {', '.join(names)}; it is {str(row)[:200]}")
+        raise row_error("humaneval", row, number, f"the texts {', '.join(names)}")
     return Function(**texts)
 
 
@@ -70,7 +70,7 @@ def assemble_program(example: Example, completion: str) -> str:
 
 
 def extract_code(completion: str) -> str:
-    """Return the first fenced block, or all text where there is none; a fence that never closes goes to the end."""
+    """Return the first fenced block, or the whole text if there is none. An unclosed block extends to the end."""
     text = strip_special_tokens(completion)
     block = _FENCED.search(text)
     return block[1] if block else text

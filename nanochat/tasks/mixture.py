@@ -1,21 +1,23 @@
-"""Tasks put together and cut: mixtures, sequences, and chosen examples of one task."""
+"""Parts of tasks and mixtures of several tasks."""
 
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from nanochat.tasks.base import Example, Task, check_index
 
 PROBLEM_SHUFFLE_SEED = 1337
-"""Of the shuffle that chooses problems to evaluate on: the same for every recipe and model."""
+"""Seed of the shuffle that chooses problems to evaluate on. It is the same for every recipe and model."""
 
 
 @dataclass(frozen=True)
 class TaskSubset:
-    """Some examples of a task, in the order given."""
+    """Some examples of a task, in the order of `indices`."""
 
     task: Task
     indices: Sequence[int]
@@ -32,83 +34,67 @@ class TaskSubset:
         return self.task[self.indices[check_index(index, len(self))]]
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return the task's verdict."""
+        """Return the task's grade."""
         return self.task.grade(example, completion)
 
 
-def take_slice(task: Task, start: int = 0, stop: int | None = None, step: int = 1) -> TaskSubset:
-    """Return examples start, start + step, ... before `stop`; bounds as in Python's slices."""
-    return TaskSubset(task, range(len(task))[start:stop:step])
+def take_slice(task: Task, start: int | None = None, stop: int | None = None) -> TaskSubset:
+    """Return the examples from `start` to before `stop`, which may be negative as in Python's slices."""
+    return TaskSubset(task, range(len(task))[start:stop])
 
 
 def take_shuffled(task: Task, count: int, *, seed: int) -> TaskSubset:
-    """Return `count` examples, or all, drawn from `seed` without repetition; a larger count adds to a smaller one's."""
+    """Return `count` different examples, or all, drawn with `seed`. A larger count adds examples to a smaller one."""
     order = list(range(len(task)))
     random.Random(seed).shuffle(order)
     return TaskSubset(task, order[:count])
 
 
 @dataclass(frozen=True)
-class TaskSequence:
-    """Examples of several tasks, one task after the other."""
-
-    tasks: Sequence[Task]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.tasks))
-
-    def __getitem__(self, index: int) -> Example:
-        task, own_index = self.locate(index)
-        return task[own_index]
-
-    def locate(self, index: int) -> tuple[Task, int]:
-        """Return the task that example `index` comes from, and its index there."""
-        check_index(index, len(self))
-        for task in self.tasks:
-            if index < len(task):
-                return task, index
-            index -= len(task)
-        raise AssertionError("check_index lets no other index through")
-
-
-@dataclass(frozen=True)
 class TaskMixture:
-    """So many examples of each of several tasks, task by task: whole passes over a task, then some of it.
+    """A given number of examples of each of several tasks: whole passes over a task, then a part of it.
 
-    Those of a pass that is not whole are drawn from `seed`. The order in which a model sees them is the loader's.
+    The examples of a partial pass are drawn with `seed`. The examples are in the order of the tasks; the loader decides
+    the order in which a model sees them.
     """
 
     tasks: Sequence[tuple[Task, int]]
-    """Tasks, and how many examples of each are in the mixture."""
+    """Each task with the number of its examples in the mixture."""
     seed: int
 
     @cached_property
-    def _sequence(self) -> TaskSequence:
-        parts: list[Task] = []
+    def _passes(self) -> list[Task]:
+        passes: list[Task] = []
         for task, count in self.tasks:
             whole, rest = divmod(count, len(task)) if len(task) else (0, 0)
-            parts += [task] * whole
+            passes += [task] * whole
             if rest:
-                parts.append(take_shuffled(task, rest, seed=self.seed))
-        return TaskSequence(parts)
+                passes.append(take_shuffled(task, rest, seed=self.seed))
+        return passes
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self._passes)))
 
     def __len__(self) -> int:
-        return len(self._sequence)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Example:
-        return self._sequence[index]
+        number = bisect_right(self._ends, check_index(index, len(self)))
+        return self._passes[number][index - self._ends[number] + len(self._passes[number])]
 
 
 def mixture_counts(available: Sequence[int], weights: Sequence[float | None]) -> tuple[int, ...]:
     """Return how many examples of each task are in a mixture.
 
-    Without weights, all that are `available`. With them, shares of the whole are as the weights, and the whole is as
-    large as `available` lets it be: the task that is shortest of its share gives all it has, each other one at least 1.
+    Without weights, these are all the `available` examples. With weights, the shares of the mixture are proportional to
+    them, and the mixture is as large as `available` allows: the task that is scarcest for its share gives all its
+    examples, and every other task gives at least one.
     """
-    assert len(available) == len(weights), "one weight a task"
+    assert len(available) == len(weights), "one weight per task"
     given = [weight for weight in weights if weight is not None]
     if not given:
         return tuple(available)
-    assert len(given) == len(weights), "all tasks have a weight, or none has"
-    whole = min(count / weight for count, weight in zip(available, given, strict=True))
-    return tuple(min(count, max(1, round(whole * weight))) for count, weight in zip(available, given, strict=True))
+    assert len(given) == len(weights), "either all tasks have a weight or none has one"
+    total = min(count / weight for count, weight in zip(available, given, strict=True))
+    return tuple(min(count, max(1, round(total * weight))) for count, weight in zip(available, given, strict=True))

@@ -1,7 +1,7 @@
-"""Generated tasks about letters: spelling a word, and counting a letter in it by hand and with the calculator.
+"""Generated tasks about letters: spell a word, and count a letter in it by hand and with the calculator.
 
-Examples are made when they are asked for, each from its own random stream. Training and evaluation use different
-words (`data.words` splits them by hash) and different streams.
+Each example is generated on access, from its own random stream. Training and evaluation use different words
+(`nanochat.data.builtin.words` splits them by hash) and different streams.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,34 +31,9 @@ QUESTION_MARK_FRAC = 0.5
 _QUOTES = ("", "", "'", '"')
 
 
-def spell_out(word: str) -> str:
-    """Return `word:w,o,r,d`."""
-    return f"{word}:{','.join(word)}"
-
-
-def read_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]:
-    """Return the words of a split, sorted: `train`, or for any other split those held out. The two share none.
-
-    The source is the built-in word list, or files with one word a line.
-
-    Raises:
-        PreflightError: the source is no word list, or has too few words for both splits.
-    """
-    if source.builtin not in (None, "spelling"):
-        raise PreflightError(f"{describe(source)} holds no words to spell; use `builtin: spelling` or a words file")
-    if parse_split(split)[1] is not None:
-        raise PreflightError(f"{describe(source)}: words have no rows as in `{split}`; say how many examples to make")
-    train, held_out = split_words(word_list(resolve_files(source, base=base)))
-    words = train if split == "train" else held_out
-    words = tuple(word for word in words if MIN_LETTERS <= len(word) <= MAX_LETTERS)
-    if not words:
-        raise PreflightError(f"{describe(source)} has no word of {MIN_LETTERS} to {MAX_LETTERS} letters for `{split}`")
-    return words
-
-
 @dataclass(frozen=True)
 class SimpleSpelling:
-    """`Spell the word: apple` answered by `apple:a,p,p,l,e`. The question has one form, for the smallest models."""
+    """`Spell the word: apple`, answered by `apple:a,p,p,l,e`. The question has one form, for the smallest models."""
 
     name: ClassVar[TaskName] = "simple_spelling"
     words: tuple[str, ...]
@@ -69,22 +44,18 @@ class SimpleSpelling:
     def __len__(self) -> int:
         return self.size
 
-    @cached_property
-    def _ordered(self) -> _ShuffledWords:
-        return _ShuffledWords(self.words, stream=f"{self.name}/{self.split}/{self.seed}")
-
     def __getitem__(self, index: int) -> Example:
-        word = self._ordered[check_index(index, self.size)]
+        word = _pick_word(self.words, check_index(index, self.size), stream=f"{self.name}/{self.split}/{self.seed}")
         return Example(single_turn(f"Spell the word: {word}", spell_out(word)), meta={"word": word})
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the completion is the spelling, exactly."""
+        """Return whether the completion is exactly the spelling."""
         return strip_special_tokens(completion) == spell_out(example.meta["word"])
 
 
 @dataclass(frozen=True)
 class SpellingBee:
-    """How often a letter is in a word: spelled out, counted by hand, then checked with the calculator."""
+    """How often a letter occurs in a word: spelled out, counted by hand, then checked with the calculator."""
 
     name: ClassVar[TaskName] = "spelling_bee"
     words: tuple[str, ...]
@@ -95,49 +66,53 @@ class SpellingBee:
     def __len__(self) -> int:
         return self.size
 
-    @cached_property
-    def _ordered(self) -> _ShuffledWords:
-        return _ShuffledWords(self.words, stream=f"{self.name}/{self.split}/{self.seed}")
-
     def __getitem__(self, index: int) -> Example:
-        word = self._ordered[check_index(index, self.size)]
-        draw = random.Random(f"{self.name}/{self.split}/{self.seed}/{index}")
+        stream = f"{self.name}/{self.split}/{self.seed}"
+        word = _pick_word(self.words, check_index(index, self.size), stream=stream)
+        draw = random.Random(f"{stream}/{index}")
         letter = draw.choice(word if draw.random() < LETTER_FROM_WORD_FRAC else _ALPHABET)
         meta = {"word": word, "letter": letter, "answer": str(word.count(letter))}
-        return Example(single_turn(_question(draw, word, letter), render_counting(word, letter)), meta=meta)
+        return Example(single_turn(_render_question(draw, word, letter), render_counting(word, letter)), meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the number after `####` is the count."""
         return parse_final_number(strip_special_tokens(completion)) == Decimal(example.meta["answer"])
 
 
-class _ShuffledWords:
-    """Words in an order drawn from the named random stream, over and over."""
+def read_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]:
+    """Return the words of a split, sorted. `train` has the training words, every other split the held-out words.
 
-    def __init__(self, words: tuple[str, ...], *, stream: str) -> None:
-        self._words = words
-        self._order = random.Random(stream).sample(range(len(words)), len(words))
+    The source is the built-in word list, or files with one word per line.
 
-    def __getitem__(self, index: int) -> str:
-        return self._words[self._order[index % len(self._order)]]
+    Raises:
+        PreflightError: the source is not a word list, or has too few words for both splits.
+    """
+    if source.builtin not in (None, "spelling"):
+        raise PreflightError(f"{describe(source)} holds no words to spell; use `builtin: spelling` or a words file")
+    if parse_split(split)[1] is not None:
+        raise PreflightError(
+            f"{describe(source)}: words have no rows as in `{split}`; set the number of examples instead"
+        )
+    train, held_out = split_words(word_list(resolve_files(source, base=base)))
+    words = train if split == "train" else held_out
+    words = tuple(word for word in words if MIN_LETTERS <= len(word) <= MAX_LETTERS)
+    if not words:
+        raise PreflightError(f"{describe(source)} has no word of {MIN_LETTERS} to {MAX_LETTERS} letters for `{split}`")
+    return words
 
 
-def _question(draw: random.Random, word: str, letter: str) -> str:
-    template = draw.choice(QUESTIONS)
-    if draw.random() < LOWER_CASE_FRAC:
-        template = template.lower()
-    quote = draw.choice(_QUOTES)
-    mark = "?" if draw.random() < QUESTION_MARK_FRAC else ""
-    return template.format(word=f"{quote}{word}{quote}", letter=f"{quote}{letter}{quote}") + mark
+def spell_out(word: str) -> str:
+    """Return `word:w,o,r,d`."""
+    return f"{word}:{','.join(word)}"
 
 
 def render_counting(word: str, letter: str) -> tuple[Part, ...]:
     """Return the parts of the answer: by hand, then `'word'.count('letter')` and its output, then `#### n`."""
     lines = []
     hits = 0
-    for position, found in enumerate(word, start=1):
-        hits += found == letter
-        lines.append(f"{position}:{found}" + (f" * {hits}" if found == letter else ""))
+    for position, character in enumerate(word, start=1):
+        hits += character == letter
+        lines.append(f"{position}:{character}" + (f" * {hits}" if character == letter else ""))
     by_hand = f"I spell the word out and mark every {letter}.\n\n{spell_out(word)}\n\n" + "\n".join(lines)
     call = f"'{word}'.count('{letter}')"
     output = calculate(call)
@@ -148,6 +123,25 @@ def render_counting(word: str, letter: str) -> tuple[Part, ...]:
         Part("python_output", output),
         Part("text", f"\n\n#### {hits}"),
     )
+
+
+def _pick_word(words: tuple[str, ...], index: int, *, stream: str) -> str:
+    order = _word_order(stream, len(words))
+    return words[order[index % len(order)]]
+
+
+@cache
+def _word_order(stream: str, count: int) -> list[int]:
+    return random.Random(stream).sample(range(count), count)
+
+
+def _render_question(draw: random.Random, word: str, letter: str) -> str:
+    template = draw.choice(QUESTIONS)
+    if draw.random() < LOWER_CASE_FRAC:
+        template = template.lower()
+    quote = draw.choice(_QUOTES)
+    mark = "?" if draw.random() < QUESTION_MARK_FRAC else ""
+    return template.format(word=f"{quote}{word}{quote}", letter=f"{quote}{letter}{quote}") + mark
 
 
 QUESTIONS: tuple[str, ...] = (
@@ -204,4 +198,4 @@ QUESTIONS: tuple[str, ...] = (
     "{word} 단어에 {letter} 가 몇 번 나오나요",
     "{word} शब्द में {letter} कितनी बार आता है",
 )
-"""Ways to ask for a count, in several languages and without the closing mark, which `_question` adds."""
+"""Questions for a count, in several languages. `_render_question` adds the question mark."""

@@ -1,4 +1,4 @@
-"""Multiple choice for base models: contexts, options with their space, few-shot examples."""
+"""Multiple choice for base models has contexts, options with a leading space, and few-shot examples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _source(folder, **splits):
 
 
 def test_hellaswag_continues_a_cleaned_context(tmp_path):
-    """The ending follows after one space; WikiHow's marks are gone."""
+    """The ending follows after one space, and WikiHow's marks are removed."""
     row = {"ctx": "[header] How to sing [title] Breathe", "endings": ["in [step] deep.", "out."], "label": "1"}
     assert build_choice_items("hellaswag", _source(tmp_path, validation=[row]), base=tmp_path) == (
         ChoiceItem("How to sing. Breathe", (" in deep.", " out."), 1),
@@ -42,13 +42,12 @@ def test_hellaswag_continues_a_cleaned_context(tmp_path):
     ("text", "clean"),
     [("a [title] b", "a. b"), ("a [substeps] b", "a b"), (" a  b ", "a b"), ("[header] x [step] y", "x y")],
 )
-def test_wikihow_marks(text, clean):
-    """As the usual evaluation harnesses clean them."""
+def test_wikihow_marks_are_cleaned_as_in_the_usual_harnesses(text, clean):
     assert clean_wikihow(text) == clean
 
 
-def test_arc_asks_and_compares_texts(tmp_path):
-    """The gold index follows the data's labels, digits included."""
+def test_arc_compares_the_texts_of_the_options(tmp_path):
+    """The gold index follows the labels of the data, which may be digits."""
     source = _source(tmp_path, test=[_arc(2), _arc(3, labels="1234")])
     assert build_choice_items("arc_easy", source, base=tmp_path) == (
         ChoiceItem("Question: q2?\nAnswer:", (" 2A", " 2B", " 2C", " 2D"), 2),
@@ -57,7 +56,7 @@ def test_arc_asks_and_compares_texts(tmp_path):
 
 
 def test_fewshot_examples_come_from_the_train_split(tmp_path):
-    """Solved, with an empty line behind each; the same every time."""
+    """They are solved, an empty line follows each, and they are the same every time."""
     source = _source(tmp_path, test=[_arc(0), _arc(1)], train=[_arc(number) for number in range(10, 20)])
     items = build_choice_items("arc_challenge", source, base=tmp_path, num_fewshot=2)
     assert items == build_choice_items("arc_challenge", source, base=tmp_path, num_fewshot=2)
@@ -71,8 +70,8 @@ def test_fewshot_examples_come_from_the_train_split(tmp_path):
         assert first != second
 
 
-def test_without_a_train_split_other_problems_are_shown(tmp_path):
-    """Never the question itself; as many as there are."""
+def test_fewshot_examples_are_other_problems_if_there_is_no_train_split(tmp_path):
+    """The question itself is never among them, and there may be fewer than asked for."""
     source = _source(tmp_path, test=[_arc(number) for number in range(4)])
     for number, item in enumerate(build_choice_items("arc_easy", source, base=tmp_path, num_fewshot=9)):
         asked = [part.split("?")[0] for part in item.context.split("Question: ")[1:]]
@@ -80,8 +79,7 @@ def test_without_a_train_split_other_problems_are_shown(tmp_path):
         assert asked[-1] == f"q{number}"
 
 
-def test_mmlu_shows_examples_of_the_same_subject(tmp_path):
-    """From the dev split."""
+def test_fewshot_examples_of_mmlu_come_from_the_dev_split_and_the_same_subject(tmp_path):
     dev = [_mmlu(number, "law" if number < 3 else "art") for number in range(6)]
     source = _source(tmp_path, test=[_mmlu(7, "art"), _mmlu(8, "law")], dev=dev)
     art, law = build_choice_items("mmlu", source, base=tmp_path, num_fewshot=5)
@@ -89,8 +87,8 @@ def test_mmlu_shows_examples_of_the_same_subject(tmp_path):
     assert sorted(part[:2] for part in law.context.split("Question: ")[1:-1]) == ["q0", "q1", "q2"]
 
 
-def test_some_problems_are_the_first_of_one_shuffle(tmp_path):
-    """More problems add to fewer; few-shot examples stay with the problem."""
+def test_max_problems_keeps_the_first_of_a_fixed_shuffle(tmp_path):
+    """A larger number adds problems to a smaller one, and every problem keeps its few-shot examples."""
     source = _source(tmp_path, test=[_arc(number) for number in range(40)])
     few, many = (build_choice_items("arc_easy", source, base=tmp_path, num_fewshot=1, max_problems=n) for n in (5, 20))
     assert many[:5] == few
@@ -101,13 +99,12 @@ def test_some_problems_are_the_first_of_one_shuffle(tmp_path):
 @pytest.mark.parametrize(
     "row", [{"ctx": "a", "endings": ["b"], "label": ""}, {"ctx": "a", "endings": ["b"], "label": "1"}, {"ctx": "a"}]
 )
-def test_a_row_without_a_label_is_refused(row, tmp_path):
-    """The source, the split and the row are named."""
+def test_hellaswag_row_without_a_valid_label_is_refused(row, tmp_path):
+    """The message names the source, the split and the row."""
     with pytest.raises(StageError, match=r"`mine`.*`validation`.*row 0 must have `ctx`, `endings`, `label`"):
         build_choice_items("hellaswag", _source(tmp_path, validation=[row]), base=tmp_path)
 
 
-def test_a_split_that_is_not_there_is_named(tmp_path):
-    """Not replaced by another."""
+def test_missing_split_is_named_and_not_replaced_by_another(tmp_path):
     with pytest.raises(PreflightError, match="no file of split `test`"):
         build_choice_items("arc_easy", _source(tmp_path, train=[_arc(1)]), base=tmp_path)

@@ -1,4 +1,4 @@
-"""Every task from its source: the answer of each training example is trained on, mixtures hold what they should."""
+"""Tasks are built from sources, cut to parts of a split, and mixed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.base_multiple_choice import build_choice_items, check_choices
 from nanochat.tasks.build import TASK_NAMES, build_task, check_task
-from nanochat.tasks.mixture import TaskMixture, TaskSequence, mixture_counts, take_shuffled, take_slice
+from nanochat.tasks.mixture import TaskMixture, mixture_counts, take_shuffled, take_slice
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.chat_format import render
@@ -29,14 +29,13 @@ CHAT = [
 
 @pytest.fixture
 def sources(tmp_path):
-    """A source for each task."""
-    found = {name: SourceSpec(name=name, builtin="spelling") for name in ("spelling_bee", "simple_spelling")}
-    found |= {name: SourceSpec(name=name, path=(str(SAMPLES / name),)) for name in ("gsm8k", "humaneval")}
+    sources = {name: SourceSpec(name=name, builtin="spelling") for name in ("spelling_bee", "simple_spelling")}
+    sources |= {name: SourceSpec(name=name, path=(str(SAMPLES / name),)) for name in ("gsm8k", "humaneval")}
     for name, rows in {"mmlu": MMLU, "arc_easy": ARC, "arc_challenge": ARC, "conversations": CHAT}.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found[name] = SourceSpec(name=name, path=(str(path),))
-    return found
+        sources[name] = SourceSpec(name=name, path=(str(path),))
+    return sources
 
 
 def _build(name, sources, split=None, **options):
@@ -46,7 +45,7 @@ def _build(name, sources, split=None, **options):
 
 
 def _spoken(message):
-    """What the model must produce for an assistant's message, special tokens written out."""
+    """What the model must produce for an assistant's message, with special tokens written out."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -55,8 +54,8 @@ def _spoken(message):
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
-def test_every_examples_answer_is_trained_on(name, sources, tokenizer):
-    """The tokens under the mask decode to the assistant's words, nothing more and nothing less; none is empty."""
+def test_build_gives_examples_whose_answers_are_trained_on(name, sources, tokenizer):
+    """The tokens under the mask decode to exactly the assistant's words, and no answer is empty."""
     task = _build(name, sources)
     assert task.name == name
     assert len(task) >= 8
@@ -73,24 +72,22 @@ def test_every_examples_answer_is_trained_on(name, sources, tokenizer):
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
-def test_the_same_arguments_give_the_same_examples(name, sources):
-    """Built twice, example for example."""
+def test_build_gives_equal_examples_for_equal_arguments(name, sources):
     first, second = (_build(name, sources, max_examples=6) for _ in range(2))
     assert len(first) == 6
     assert [first[i] for i in range(6)] == [second[i] for i in range(6)]
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
-def test_the_kind_goes_with_letters(name, sources):
-    """Categorical tasks have letters with the gold one among them, generative ones none."""
+def test_build_gives_letters_to_categorical_tasks_only(name, sources):
     task = _build(name, sources)
     letters = task[0].letters
     assert (TASKS[name].kind == "categorical") == (letters is not None)
     assert letters is None or gold_text(task[0]) in letters
 
 
-def test_training_takes_the_first_rows_and_evaluation_a_fixed_shuffle(sources):
-    """The same problems whatever the seed, and more of them add to fewer."""
+def test_build_takes_the_first_rows_to_train_and_a_fixed_shuffle_to_evaluate(sources):
+    """The problems do not depend on the seed, and a larger number adds problems to a smaller one."""
     questions = lambda task: [example.conversation.messages[0].text().split("\n")[0][-2:] for example in task]  # noqa: E731
     whole = questions(_build("mmlu", sources))
     assert questions(_build("mmlu", sources, max_examples=5)) == whole[:5]
@@ -114,15 +111,15 @@ def test_training_takes_the_first_rows_and_evaluation_a_fixed_shuffle(sources):
         ("train[:]", list(range(12))),
     ],
 )
-def test_a_split_may_be_a_part_of_one(sources, split, numbers):
-    """Bounds as in Python, so that one file serves for training and, with other rows, for evaluation."""
+def test_build_takes_a_part_of_a_split(sources, split, numbers):
+    """The bounds work as in Python, so that one file can serve both training and evaluation."""
 
-    def found(name, **options):
+    def questions(name, **options):
         return [e.conversation.messages[0].text().split("\n")[0] for e in _build(name, sources, split, **options)]
 
-    assert found("conversations") == [f"hi {n}" for n in numbers]
-    assert found("conversations", max_examples=2) == [f"hi {n}" for n in numbers[:2]]
-    assert sorted(found("mmlu", max_examples=99, choose="shuffled")) == sorted(
+    assert questions("conversations") == [f"hi {n}" for n in numbers]
+    assert questions("conversations", max_examples=2) == [f"hi {n}" for n in numbers[:2]]
+    assert sorted(questions("mmlu", max_examples=99, choose="shuffled")) == sorted(
         f"Multiple choice question: q{n}" for n in numbers
     )
     check_task("conversations", sources["conversations"], split, base=Path())
@@ -130,7 +127,7 @@ def test_a_split_may_be_a_part_of_one(sources, split, numbers):
     assert [item.context.split("\n\n")[1] for item in items] == [f"Question: q{n}\nAnswer:" for n in numbers]
 
 
-def test_a_part_without_rows_is_told_and_words_have_no_parts(sources):
+def test_build_refuses_an_empty_part_and_a_part_of_words(sources):
     for check in (check_task, check_choices):
         with pytest.raises(PreflightError, match=r"source `mmlu` .*no rows in `test\[12:\]`"):
             check("mmlu", sources["mmlu"], "test[12:]", base=Path())
@@ -140,16 +137,14 @@ def test_a_part_without_rows_is_told_and_words_have_no_parts(sources):
             act("spelling_bee", sources["spelling_bee"], "train[:5]", base=Path(), **more)
 
 
-def test_generated_tasks_make_as_many_as_asked(sources):
-    """By default one example for each word."""
+def test_build_generates_the_wanted_number_of_examples_or_one_for_each_word(sources):
     assert len(_build("simple_spelling", sources, max_examples=50_000)) == 50_000
     assert len(_build("simple_spelling", sources, "test")) == len(
         {e.meta["word"] for e in _build("simple_spelling", sources, "test")}
     )
 
 
-def test_train_and_test_words_of_both_spelling_tasks_are_disjoint(sources):
-    """Of either task, no word of either training set is evaluated on."""
+def test_build_evaluates_no_word_that_either_spelling_task_trains_on(sources):
     words = {
         split: {e.meta["word"] for name in ("spelling_bee", "simple_spelling") for e in _build(name, sources, split)}
         for split in ("train", "test")
@@ -157,8 +152,7 @@ def test_train_and_test_words_of_both_spelling_tasks_are_disjoint(sources):
     assert not words["train"] & words["test"]
 
 
-def test_what_is_wrong_is_named(sources, tmp_path):
-    """An unknown task, a source without rows, a broken row."""
+def test_build_names_an_unknown_task_a_wrong_source_and_a_broken_row(sources, tmp_path):
     with pytest.raises(RecipeError, match=r"no task `chess`; tasks are .*gsm8k"):
         build_task("chess", sources["mmlu"], "train", max_examples=None, seed=0, base=tmp_path)
     with pytest.raises(PreflightError, match="`spelling_bee`"):
@@ -175,17 +169,8 @@ def _words(tasks):
     return [example.meta["word"] for example in tasks]
 
 
-def test_a_sequence_is_one_task_after_the_other():
-    """With the task that each example comes from."""
-    sequence = TaskSequence([A, B, A])
-    assert _words(sequence) == _words(A) + _words(B) + _words(A)
-    assert [sequence.locate(i) for i in (0, 2, 3, 5)] == [(A, 0), (A, 2), (B, 0), (A, 0)]
-    with pytest.raises(IndexError):
-        sequence[8]
-
-
-def test_a_mixture_holds_so_many_examples_of_each_task():
-    """Whole passes hold every example; of one that is not whole none comes twice, and the seed decides which."""
+def test_mixture_has_the_given_number_of_examples_of_each_task():
+    """A whole pass has every example. A partial pass repeats none, and the seed decides which it has."""
     mixture = TaskMixture([(A, 6), (B, 5), (A, 2)], seed=1)
     assert len(mixture) == 13
     assert _words(mixture)[:6] == _words(A) * 2
@@ -194,6 +179,7 @@ def test_a_mixture_holds_so_many_examples_of_each_task():
     assert len(set(_words(mixture)[11:])) == 2
     assert _words(mixture) == _words(TaskMixture([(A, 6), (B, 5), (A, 2)], seed=1))
     assert len({tuple(_words(TaskMixture([(A, 1)], seed=seed))) for seed in range(20)}) == 3
+    assert len(TaskMixture([(A, 0)], seed=1)) == 0
     with pytest.raises(IndexError):
         mixture[13]
 
@@ -203,19 +189,17 @@ def test_a_mixture_holds_so_many_examples_of_each_task():
     [
         ((7, 20), (None, None), (7, 20)),
         ((100, 400, 50), (1, 1, 1), (50, 50, 50)),
-        ((100, 400, 50), (1.0, 7.0, 0.5), (57, 400, 29)),  # the second is short: 400 / 7 is a weight of 1
+        ((100, 400, 50), (1.0, 7.0, 0.5), (57, 400, 29)),  # the second is scarcest: a weight of 1 is 400 / 7 examples
         ((1000, 3), (1, 1e-6), (1000, 1)),
     ],
 )
-def test_weights_are_shares_of_the_largest_mixture_without_more_than_there_is(available, weights, counts):
-    """Worked out by hand."""
+def test_mixture_counts_follow_the_weights_up_to_the_scarcest_task(available, weights, counts):
     assert mixture_counts(available, weights) == counts
 
 
-def test_slices_and_draws_keep_the_tasks_verdict():
-    """Bounds as in Python; a draw has no example twice."""
+def test_subset_keeps_the_tasks_name_and_grades():
+    """Slices have bounds as in Python, and a draw repeats no example."""
     assert _words(take_slice(A, 1)) == _words(A)[1:]
-    assert _words(take_slice(A, 0, None, 2)) == _words(A)[::2]
     assert _words(take_slice(A, 0, 99)) == _words(A)
     drawn = take_shuffled(A, 2, seed=0)
     assert len(set(_words(drawn))) == 2

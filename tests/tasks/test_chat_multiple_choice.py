@@ -1,4 +1,4 @@
-"""MMLU and ARC in chat form: one line an option, letters as the data has them."""
+"""MMLU and ARC in chat form have one line per option, with the letters of the data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ ARC_ROW = {
 }
 
 
-def test_a_question_is_written_line_by_line():
-    """The letter stands behind the option, with no space in front."""
+def test_question_has_the_letter_after_each_option_without_a_space():
     assert render_question(parse_mmlu(MMLU_ROW, 0)) == (
         "Multiple choice question: 1+1?\n- 1=A\n- 2=B\n\nAnswer with the letter only."
     )
 
 
-def test_an_example_is_rendered_as_written_by_hand(tokenizer):
+def test_mmlu_example_is_rendered_as_by_hand(tokenizer):
     """Only the letter and the end mark are trained on."""
     task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW, 0)])
     rendered = render(tokenizer, task[0].conversation)
@@ -34,8 +33,8 @@ def test_an_example_is_rendered_as_written_by_hand(tokenizer):
     assert task[0].letters == ("A", "B")
 
 
-def test_an_arc_example_is_rendered_as_written_by_hand(tokenizer):
-    """With the digit of the data as the letter."""
+def test_arc_example_is_rendered_as_by_hand(tokenizer):
+    """The digit of the data is the letter."""
     task = MultipleChoice("arc_easy", [parse_arc(ARC_ROW, 0)])
     rendered = render(tokenizer, task[0].conversation)
     head = [256, 257, *b"Multiple choice question: Which is hot?", 10]
@@ -45,15 +44,15 @@ def test_an_arc_example_is_rendered_as_written_by_hand(tokenizer):
 
 
 def test_arc_keeps_the_labels_of_the_data():
-    """Digits stay digits, in the prompt, in the letters and in the answer."""
+    """Digits stay digits in the prompt, in the letters and in the answer."""
     task = MultipleChoice("arc_easy", [parse_arc(ARC_ROW, 0)])
     assert render_question(task.rows[0]).splitlines()[1:4] == ["- ice=1", "- fire=2", "- snow=3"]
     assert task[0].letters == ("1", "2", "3")
     assert task[0].conversation.messages[1].content == "2"
 
 
-def test_only_the_bare_letter_is_right():
-    """Special tokens and white space around it are taken off, nothing else."""
+def test_grade_accepts_only_the_bare_letter():
+    """Special tokens and white space around it are removed, nothing else."""
     task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW, 0)])
     assert task.grade(task[0], "B")
     assert task.grade(task[0], " B<|assistant_end|>")
@@ -61,8 +60,8 @@ def test_only_the_bare_letter_is_right():
         assert not task.grade(task[0], wrong)
 
 
-def test_auxiliary_train_of_the_hub_is_unwrapped():
-    """There each row stands in a column `train`."""
+def test_mmlu_rows_of_auxiliary_train_are_unwrapped():
+    """On the hub, each of these rows is in a column `train`."""
     assert parse_mmlu({"train": MMLU_ROW}, 0) == parse_mmlu(MMLU_ROW, 0)
 
 
@@ -77,7 +76,7 @@ def test_auxiliary_train_of_the_hub_is_unwrapped():
         (parse_arc, ARC_ROW | {"choices": {"text": ["a"], "label": ["1", "2"]}}),
     ],
 )
-def test_a_broken_row_is_named(parse, row):
+def test_parsers_refuse_rows_of_another_form(parse, row):
     """A gold answer outside of the options is never guessed."""
     with pytest.raises(StageError, match="row 5 must have"):
         parse(row, 5)

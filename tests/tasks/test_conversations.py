@@ -1,4 +1,4 @@
-"""Chat data in its forms; bad rows are named with their line, counted, and refused above a limit."""
+"""Chat data is read in several forms. Bad rows are counted, and too many of them are an error."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ EXPECTED = Conversation((Message("user", "hi"), Message("assistant", "yo")))
         [USER, ASSISTANT],
     ],
 )
-def test_each_form_holds_the_same_conversation(value):
-    """The forms of the module's docstring."""
+def test_conversation_is_parsed_from_each_form(value):
     assert parse_conversation(value) == EXPECTED
 
 
@@ -55,8 +54,7 @@ def test_each_form_holds_the_same_conversation(value):
         ({"question": "hi", "answer": None}, "expected text, found NoneType"),
     ],
 )
-def test_what_is_wrong_is_said(value, problem):
-    """Each problem in words."""
+def test_bad_conversation_is_refused_with_its_problem(value, problem):
     with pytest.raises(BadConversation, match=problem):
         parse_conversation(value)
 
@@ -66,8 +64,8 @@ def _write(path, lines):
     return SourceSpec(name="mine", path=(str(path),))
 
 
-def test_bad_lines_are_left_out_and_named(tmp_path):
-    """Line numbers count from 1, blank lines too."""
+def test_bad_lines_are_left_out_and_listed(tmp_path):
+    """Line numbers start at 1 and count blank lines."""
     path = tmp_path / "chat.jsonl"
     source = _write(path, [[USER, ASSISTANT], "", "{broken", [USER, USER], {"prompt": "hi", "completion": "yo"}])
     task = read_conversations(source, "train", base=tmp_path)
@@ -75,8 +73,8 @@ def test_bad_lines_are_left_out_and_named(tmp_path):
     assert [refused.split(": ")[0] for refused in task.refused] == [f"{path}:3", f"{path}:4"]
 
 
-def test_too_many_bad_lines_refuse_the_source(tmp_path):
-    """Ten of any number may be bad, or one in a hundred; the message shows the first ones."""
+def test_source_with_too_many_bad_lines_is_refused(tmp_path):
+    """Ten lines of any number may be bad, or one in a hundred. The message shows the first of them."""
     good, bad = [[USER, ASSISTANT]] * 100, [[USER]] * 11
     read_conversations(_write(tmp_path / "ten.jsonl", good + bad[:10]), "train", base=tmp_path)
     with pytest.raises(StageError, match=r"11 of 111 conversations cannot be used[^$]*eleven\.jsonl:101: "):
@@ -84,16 +82,15 @@ def test_too_many_bad_lines_refuse_the_source(tmp_path):
     read_conversations(_write(tmp_path / "many.jsonl", good * 11 + bad), "train", base=tmp_path)
 
 
-def test_a_source_without_a_good_line_is_refused(tmp_path):
-    """Nothing would be trained."""
+def test_source_without_a_good_line_is_refused(tmp_path):
     with pytest.raises(StageError, match="1 of 1 conversations cannot be used"):
         read_conversations(_write(tmp_path / "a.jsonl", [[USER]]), "train", base=tmp_path)
     with pytest.raises(PreflightError, match="`mine`"):
         read_conversations(SourceSpec(name="mine", path=(str(tmp_path / "none.jsonl"),)), "train", base=tmp_path)
 
 
-def test_parts_and_system_messages_survive_storage(tmp_path):
-    """Tool calls, white space and any letters come back as they were."""
+def test_parts_and_system_messages_are_stored_without_loss(tmp_path):
+    """Tool calls, white space and letters of any language are preserved."""
     parts = [{"type": "text", "text": "so "}, {"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
     messages = [{"role": "system", "content": " é\n"}, USER, {"role": "assistant", "content": parts}]
     one = [USER, {"role": "assistant", "content": [{"type": "text", "text": "yo"}]}]
@@ -104,8 +101,8 @@ def test_parts_and_system_messages_survive_storage(tmp_path):
     assert gold_text(task[1]) == "yo"
 
 
-def test_parquet_rows_are_read_alike(tmp_path):
-    """A column `messages`, others ignored; the first so many."""
+def test_parquet_rows_are_read_from_the_column_messages(tmp_path):
+    """Other columns are ignored, and `max_examples` keeps the first rows."""
     table = pa.table({"messages": [[USER, ASSISTANT]] * 3, "source": ["x"] * 3})
     pq.write_table(table, tmp_path / "train-0.parquet")
     source = SourceSpec(name="smol", path=(str(tmp_path),))
@@ -113,16 +110,16 @@ def test_parquet_rows_are_read_alike(tmp_path):
     assert read_conversations(source, "train", base=tmp_path)[2].conversation == EXPECTED
 
 
-def test_a_conversation_is_rendered_as_written_by_hand(tokenizer):
-    """Only what the assistant says is trained on."""
+def test_conversation_is_rendered_as_by_hand(tokenizer):
+    """Only the assistant's words are trained on."""
     rendered = render(tokenizer, parse_conversation([USER, ASSISTANT, USER, ASSISTANT]))
     turn = [257, 104, 105, 258, 259, 121, 111, 260]
     assert rendered.ids == [256, *turn, *turn]
     assert rendered.mask == [0, *[0, 0, 0, 0, 0, 1, 1, 1] * 2]
 
 
-def test_an_answer_is_graded_word_for_word(tmp_path):
-    """White space around it aside."""
+def test_grade_accepts_only_the_reference_answer(tmp_path):
+    """Surrounding white space is ignored."""
     task = read_conversations(_write(tmp_path / "a.jsonl", [[USER, ASSISTANT]]), "train", base=tmp_path)
     assert task.grade(task[0], "yo <|assistant_end|>")
     assert not task.grade(task[0], "yo!")

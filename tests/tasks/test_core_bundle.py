@@ -1,4 +1,4 @@
-"""CORE: prompts and draws against the golden file, and the bundle's files."""
+"""CORE reads its bundle, and renders the prompts of the golden file."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ CSV = 'Eval Task,Task Category,Random baseline,Description\neasy,reading,25,"a, 
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['task_type']}-{case['max_seq_len']}")
-def test_prompts_and_draws_are_the_golden_ones(case):
-    """Strings exactly, with and without solved examples."""
+def test_prompts_and_draws_equal_the_golden_ones(case):
     items = [parse_item(case["task_type"], item) for item in GOLDEN["datasets"][case["task_type"]]]
     delimiter = case["continuation_delimiter"]
     for example in case["examples"]:
@@ -44,7 +43,7 @@ def test_prompts_and_draws_are_the_golden_ones(case):
 
 @pytest.fixture
 def bundle(tmp_path):
-    """An unpacked bundle of two tasks."""
+    """The folder of an unpacked bundle with two tasks."""
     folder = tmp_path / "eval_bundle"
     (folder / "eval_data" / "reading").mkdir(parents=True)
     (folder / "core.yaml").write_text(YAML)
@@ -56,11 +55,11 @@ def bundle(tmp_path):
     return folder
 
 
-def test_the_bundle_is_read(bundle, tmp_path):
-    """Tasks in order, delimiter a space by default, chance as a share of 1."""
-    found = bundle_folder(SourceSpec(name="core", path=(str(tmp_path),)))
-    assert found == bundle == bundle_folder(SourceSpec(name="core", path=(str(bundle),)))
-    easy, words = read_bundle(found)
+def test_bundle_is_read_in_order_with_defaults(bundle, tmp_path):
+    """The default delimiter is a space, and chance is a share of 1."""
+    folder = bundle_folder(SourceSpec(name="core", path=(str(tmp_path),)))
+    assert folder == bundle == bundle_folder(SourceSpec(name="core", path=(str(bundle),)))
+    easy, words = read_bundle(folder)
     assert (easy.label, easy.kind, easy.num_fewshot, easy.delimiter, easy.chance) == (
         "easy", "multiple_choice", 2, "\nAnswer: ", 0.25,
     )  # fmt: skip
@@ -68,7 +67,7 @@ def test_the_bundle_is_read(bundle, tmp_path):
 
 
 def test_problems_are_shuffled_cut_and_given_examples(bundle):
-    """Random(1337) shuffles the items; examples are drawn among those kept."""
+    """Random(1337) shuffles the items, and solved examples are drawn from those that are kept."""
     easy, words = read_bundle(bundle)
     order = list(range(9))
     random.Random(1337).shuffle(order)
@@ -84,8 +83,7 @@ def test_problems_are_shuffled_cut_and_given_examples(bundle):
     ]
 
 
-def test_what_is_broken_is_named(bundle):
-    """A missing file, a line, a baseline, a task type, too few items."""
+def test_errors_of_the_bundle_name_the_file_or_the_task(bundle):
     easy, words = read_bundle(bundle)
     with pytest.raises(StageError, match="2 items are too few for 2"):
         build_core_prompts(easy, max_problems=2)
@@ -125,6 +123,5 @@ def test_what_is_broken_is_named(bundle):
         ("language_modeling", ["context"]),
     ],
 )
-def test_an_item_of_another_kind_is_none(kind, value):
-    """Nothing is guessed."""
+def test_item_of_another_kind_is_not_parsed(kind, value):
     assert parse_item(kind, value) is None

@@ -1,4 +1,4 @@
-"""GSM8K: calls rendered as the engine would make them, numbers graded as numbers."""
+"""GSM8K renders calls as the engine would make them, and compares answers as numbers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" /
 SMALL = WordProblem("2+2?", "It is <<2+2=4.0>>4.\n#### 4")
 
 
-def test_a_worked_answer_is_rendered_as_written_by_hand(tokenizer):
-    """Ids and mask byte by byte; the output is not trained on, and is spelled as the engine spells it."""
+def test_worked_answer_is_rendered_as_by_hand(tokenizer):
+    """The output is written as the engine writes it, and is not trained on."""
     rendered = render(tokenizer, GSM8K([SMALL])[0].conversation)
     # bos 256, user 257-258, assistant 259-260, python 261-262, output 263-264
     before = [256, 257, 50, 43, 50, 63, 258, 259]
@@ -33,8 +33,8 @@ def test_a_worked_answer_is_rendered_as_written_by_hand(tokenizer):
     assert rendered.mask == [0] * 8 + [1] * 6 + [1] * 5 + [0] * 3 + [1] * 10
 
 
-def test_every_call_becomes_python_output_and_the_text_goes_on():
-    """Two calls, one at the very beginning."""
+def test_split_calls_turns_every_call_into_python_and_its_output():
+    """One of the two calls is at the very beginning."""
     assert split_calls("<<10/4=2.5>>2.5 each, 2*2.5=<<2*2.5=5.00>>$5\n#### 5") == (
         Part("python", "10/4"),
         Part("python_output", "2.5"),
@@ -45,13 +45,12 @@ def test_every_call_becomes_python_output_and_the_text_goes_on():
     )
 
 
-def test_a_call_that_the_engine_would_not_answer_is_left_out():
-    """The engine injects nothing for it, so there is nothing to learn from."""
+def test_split_calls_leaves_out_a_call_that_the_engine_would_not_answer():
+    """The engine injects nothing for it, so there is nothing to learn."""
     assert split_calls("so <<x+1=3>>3 and << =4>>4 <<no>> #### 4") == (Part("text", "so 3 and 4 <<no>> #### 4"),)
 
 
-def test_data_and_calculator_spell_every_result_of_the_sample_alike():
-    """In each annotated call, what the data says is what the engine would inject."""
+def test_calculator_gives_every_result_of_the_sample_as_the_data_does():
     task = build_task("gsm8k", SAMPLE, "train", max_examples=None, seed=0, base=Path())
     assert len(task) == 60
     calls = 0
@@ -79,8 +78,7 @@ def test_data_and_calculator_spell_every_result_of_the_sample_alike():
         "#### 10%",
     ],
 )
-def test_the_number_may_be_written_in_several_ways(completion):
-    """Compared as numbers."""
+def test_grade_accepts_the_right_number_in_several_notations(completion):
     task = GSM8K([WordProblem("q", "a\n#### 10")])
     assert task.grade(task[0], completion)
 
@@ -107,8 +105,8 @@ def test_the_number_may_be_written_in_several_ways(completion):
         "#### 10.5.3",
     ],
 )
-def test_near_misses_are_wrong(completion):
-    """Neither another number nor the right one elsewhere counts."""
+def test_grade_refuses_near_misses(completion):
+    """Neither another number nor the right number elsewhere counts."""
     task = GSM8K([WordProblem("q", "a\n#### 10")])
     assert not task.grade(task[0], completion)
 
@@ -117,13 +115,11 @@ def test_near_misses_are_wrong(completion):
     ("text", "number"),
     [("#### 1,234,567", "1234567"), ("#### -$5.50", "-5.5"), ("#### $-5.5", "-5.5"), ("#### .5", "0.5")],
 )
-def test_numbers_are_read(text, number):
-    """Commas and dollars go."""
+def test_final_number_is_parsed_without_commas_and_dollar_signs(text, number):
     assert parse_final_number(text) == Decimal(number)
 
 
-def test_gold_answers_of_the_sample_are_right():
-    """With and without the calls in it."""
+def test_grade_accepts_the_gold_answers_of_the_sample():
     task = build_task("gsm8k", SAMPLE, "train", max_examples=None, seed=0, base=Path())
     for example in task:
         assert task.grade(example, gold_text(example))
@@ -133,7 +129,7 @@ def test_gold_answers_of_the_sample_are_right():
 @pytest.mark.parametrize(
     "row", [{"question": "q"}, {"question": "q", "answer": "no number"}, {"question": 1, "answer": "#### 1"}]
 )
-def test_a_broken_row_is_named(row):
-    """The message says which row and what it must have."""
+def test_parser_refuses_a_row_of_another_form(row):
+    """The message gives the number of the row and what it must have."""
     with pytest.raises(StageError, match="row 7 must have `question` and `answer` with a number after `####`"):
         parse_word_problem(row, 7)

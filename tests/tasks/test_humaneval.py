@@ -1,4 +1,4 @@
-"""HumanEval: what program is run, and that canonical solutions pass and empty ones do not."""
+"""HumanEval runs the right program: canonical solutions pass, and empty ones do not."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ DOUBLE = Function(
 )
 
 
-def test_the_program_is_imports_code_tests_and_the_call():
-    """Imports of the prompt's head alone, then the first fenced block."""
+def test_program_consists_of_imports_code_tests_and_the_call():
+    """The imports are those before the prompt's first definition, and the code is the first fenced block."""
     task = HumanEval([DOUBLE])
     completion = "Sure!\n```python\ndef double(x):\n    return x\n```\nor\n```\nno\n```"
     assert assemble_program(task[0], completion) == (
@@ -36,8 +36,8 @@ def test_the_program_is_imports_code_tests_and_the_call():
     )
 
 
-def test_an_example_is_rendered_as_written_by_hand(tokenizer):
-    """The prompt as it is; the answer in a fence, all of it supervised."""
+def test_example_is_rendered_as_by_hand(tokenizer):
+    """The prompt is unchanged. The whole fenced answer is trained on."""
     small = Function("T/1", "def f():\n", "    return 1\n", "def check(f): ...", "f")
     rendered = render(tokenizer, HumanEval([small])[0].conversation)
     answer = b"```python\ndef f():\n    return 1\n\n```"
@@ -56,13 +56,12 @@ def test_an_example_is_rendered_as_written_by_hand(tokenizer):
         ("a `b` c", "a `b` c"),
     ],
 )
-def test_code_is_found(completion, code):
-    """The first fenced block, closed or not, or all there is."""
+def test_extract_code_takes_the_first_fenced_block_or_the_whole_text(completion, code):
     assert extract_code(completion) == code
 
 
-def test_canonical_solutions_pass_and_others_do_not():
-    """A body that returns None, nothing at all, and a program that leaves before its tests all fail."""
+def test_grade_accepts_canonical_solutions_only():
+    """A body that returns None, an empty answer, and a program that exits before its tests all fail."""
     task = build_task("humaneval", SAMPLE, "test", max_examples=None, seed=0, base=Path())
     assert len(task) == 8
     for example in task:
@@ -75,7 +74,7 @@ def test_canonical_solutions_pass_and_others_do_not():
         )
 
 
-def test_a_broken_row_is_named():
+def test_parser_refuses_a_row_of_another_form():
     """The message lists what a row must have."""
     with pytest.raises(StageError, match="row 3 must have the texts task_id, prompt"):
         parse_function({"task_id": "x", "prompt": "y"}, 3)

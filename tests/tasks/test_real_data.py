@@ -1,9 +1,9 @@
-"""The real sets, all rows: minutes long, and only where the environment names their folder.
+"""The real data sets, with all their rows. These tests take minutes and need a folder with the data.
 
     NANOCHAT_TEST_DATA=../shared/data pytest -m slow tests/tasks/test_real_data.py
 
-The folder holds eval/gsm8k, eval/mmlu, ... as `recipes/local_text.yaml` describes. The same questions are asked of the
-samples beside this file in every run of the tests.
+The folder contains eval/gsm8k, eval/mmlu, ... as `recipes/local_text.yaml` describes. Every test run checks the small
+samples beside this file in the same way.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ slow = [pytest.mark.slow, pytest.mark.skipif(FOLDER is None, reason="NANOCHAT_TE
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """One that is trained on arithmetic, so that calls are tokens of several characters."""
+    """A tokenizer that is trained on arithmetic, so that calls consist of tokens of several characters."""
     texts = [f"{a}*{b}={a * b} and {a}/{b} or '{a}'.count('1')" for a in range(60) for b in range(1, 30)]
     return bpe.train(texts, vocab_size=400, max_chars=10**6, max_document_chars=10**4)
 
 
-def read(name, folder, split):
+def read_task(name, folder, split):
     source = SourceSpec(name=name, path=(str(folder),))
     check_task(name, source, split, base=Path("unused"))
     return build_task(name, source, split, max_examples=None, seed=0, base=Path("unused"))
@@ -47,12 +47,12 @@ def read(name, folder, split):
     [(SAMPLES / "gsm8k", 120, 0), pytest.param(REAL / "gsm8k", 15_000, 20, marks=slow)],
     ids=["sample", "real"],
 )
-def test_tool_text_in_the_data_is_what_the_engine_injects(folder, fewest_calls, most_left_out, tokenizer):
-    """The ids between the marks of a call, decoded and calculated as the engine does, give the ids of its output."""
+def test_call_outputs_in_the_data_are_what_the_engine_injects(folder, fewest_calls, most_left_out, tokenizer):
+    """The ids inside a call, decoded and calculated as the engine does, give the ids of its output."""
     marks = {name: tokenizer.special(f"<|{name}|>") for name in ("python_start", "python_end", "output_start")}
     end = tokenizer.special("<|output_end|>")
     calls = annotated = 0
-    for example in read("gsm8k", folder, "train"):
+    for example in read_task("gsm8k", folder, "train"):
         rendered = render(tokenizer, example.conversation)
         annotated += example.meta["answer"].count("<<")
         ids = np.array(rendered.ids)
@@ -85,9 +85,9 @@ def test_tool_text_in_the_data_is_what_the_engine_injects(folder, fewest_calls, 
         ]
     ],
 )
-def test_every_row_supervises_its_answer_and_grades_it_as_right(name, split, tokenizer):
-    """The last answer's tokens and the end mark are scored; nothing of the question is."""
-    task = read(name, REAL / name, split)
+def test_every_row_trains_on_its_answer_and_accepts_it(name, split, tokenizer):
+    """The tokens of the answer and the end mark are trained on, and nothing of the question is."""
+    task = read_task(name, REAL / name, split)
     assert len(task) > 200
     for example in task:
         rendered = render(tokenizer, example.conversation)
@@ -106,7 +106,6 @@ def test_every_row_supervises_its_answer_and_grades_it_as_right(name, split, tok
     ],
 )
 def test_every_problem_for_base_models_is_read(name, count):
-    """With different options, one of them right, and a few solved examples in front where asked for."""
     source = SourceSpec(name=name, path=(str(REAL / name),))
     items = build_choice_items(name, source, base=Path("unused"), num_fewshot=2)
     assert len(items) == count
@@ -115,9 +114,8 @@ def test_every_problem_for_base_models_is_read(name, count):
 
 @pytest.mark.slow
 @pytest.mark.skipif(FOLDER is None, reason="NANOCHAT_TEST_DATA names no folder")
-def test_all_canonical_solutions_pass_and_none_that_returns_nothing():
-    """Each problem is run twice in the sandbox."""
-    task = read("humaneval", REAL / "humaneval", "test")
+def test_all_canonical_solutions_pass_and_empty_bodies_fail():
+    task = read_task("humaneval", REAL / "humaneval", "test")
     assert len(task) >= 100
     assert [example.meta["task_id"] for example in task if not task.grade(example, gold_text(example))] == []
     empty = [example.conversation.messages[0].text() + "    return None\n" for example in task]
@@ -126,9 +124,8 @@ def test_all_canonical_solutions_pass_and_none_that_returns_nothing():
 
 @pytest.mark.slow
 @pytest.mark.skipif(FOLDER is None, reason="NANOCHAT_TEST_DATA names no folder")
-def test_near_misses_of_every_word_problem_are_wrong():
-    """Nothing, the right number without its marks, and a number beside it; ways to write the right one are right."""
-    task = read("gsm8k", REAL / "gsm8k", "test")
+def test_every_word_problem_refuses_near_misses_and_accepts_other_notations():
+    task = read_task("gsm8k", REAL / "gsm8k", "test")
     assert len(task) >= 1000
     for example in task:
         number = gold_text(example).rpartition("#### ")[2].strip()

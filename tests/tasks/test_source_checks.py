@@ -1,4 +1,4 @@
-"""Whether a task can read its source is told before any work starts, by the first row of each file."""
+"""A task checks whether it can read its source before any work starts."""
 
 from __future__ import annotations
 
@@ -47,25 +47,24 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("task", sorted(ROWS))
-def test_a_row_as_the_task_reads_it_passes_and_one_without_a_column_is_told(task, write, tmp_path):
-    """With source, file and the column that is needed."""
+def test_check_accepts_the_tasks_rows_and_refuses_one_without_a_column(task, write, tmp_path):
+    """The message names the source, the file and the missing column."""
     check_task(task, write([ROWS[task]]), "train", base=tmp_path)
     bad = {name: value for name, value in ROWS[task].items() if name != NEEDED[task]} or {"text": "x"}
     source = write([bad], "train-1.parquet")
-    if task == "conversations":  # a single bad row is refused and counted, not all of them
+    if task == "conversations":  # one bad row among good ones would only be counted
         (tmp_path / "data" / "train-0.parquet").unlink()
     with pytest.raises(PreflightError, match=rf"(must have|expected) .*\b{NEEDED[task]}\b") as caught:
         check_task(task, source, "train", base=tmp_path)
     assert "train-1.parquet" in str(caught.value) and "source `mine`" in str(caught.value)
 
 
-def test_mmlu_as_its_training_split_wraps_it_passes(write, tmp_path):
-    """Each row inside `train`."""
+def test_check_accepts_mmlu_rows_inside_train(write, tmp_path):
     check_task("mmlu", write([{"train": MMLU}]), "train", base=tmp_path)
 
 
-def test_options_for_base_models_are_checked_alike(write, tmp_path):
-    """HellaSwag's default split is validation."""
+def test_check_reads_the_usual_split_of_a_base_task(write, tmp_path):
+    """HellaSwag's usual split is validation, and MMLU's is test."""
     row = {"ctx": "c", "endings": ["a", "b"], "label": "1"}
     check_choices("hellaswag", write([row], "validation-0.parquet"), None, base=tmp_path)
     with pytest.raises(PreflightError, match=r"validation-1\.parquet: hellaswag: row 0 must have `ctx`"):
@@ -74,8 +73,7 @@ def test_options_for_base_models_are_checked_alike(write, tmp_path):
         check_choices("mmlu", write([MMLU]), None, base=tmp_path)
 
 
-def test_chat_data_may_begin_with_bad_lines_but_not_consist_of_them(tmp_path):
-    """As in training, where they are refused and counted."""
+def test_check_accepts_chat_data_with_a_few_bad_lines_only(tmp_path):
     good = json.dumps(ROWS["conversations"])
     path = tmp_path / "a.jsonl"
     source = SourceSpec(name="mine", path=(str(path),))
@@ -89,8 +87,8 @@ def test_chat_data_may_begin_with_bad_lines_but_not_consist_of_them(tmp_path):
         check_task("conversations", source, "train", base=tmp_path)
 
 
-def test_bad_rows_in_the_middle_are_told_before_the_run_that_would_end_on_them(tmp_path):
-    """Eleven of a hundred lines are too many; what lies behind the examples that are asked for is not read."""
+def test_check_finds_bad_rows_in_the_middle_of_small_files(tmp_path):
+    """Eleven of a hundred lines are too many. Rows after the examples that training uses are not read."""
     good = json.dumps(ROWS["conversations"])
     path = tmp_path / "a.jsonl"
     source = SourceSpec(name="mine", path=(str(path),))
@@ -105,8 +103,7 @@ def test_bad_rows_in_the_middle_are_told_before_the_run_that_would_end_on_them(t
     check_task("gsm8k", source, "train", base=tmp_path, max_examples=5)
 
 
-def test_words_to_spell_are_checked(tmp_path):
-    """A list without words is none."""
+def test_check_refuses_a_word_list_without_words(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("UPPER\n123\n")
     with pytest.raises(PreflightError, match=r"words\.txt: no word of lower-case letters"):
@@ -114,8 +111,7 @@ def test_words_to_spell_are_checked(tmp_path):
     check_task("spelling_bee", SourceSpec(name="mine", builtin="spelling"), "test", base=tmp_path)
 
 
-def test_the_bundle_is_checked_down_to_its_data(tmp_path):
-    """Tasks file, baselines, and each task's items."""
+def test_check_of_the_bundle_covers_tasks_baselines_and_items(tmp_path):
     source = SourceSpec(name="bundle", path=(str(tmp_path),))
     with pytest.raises(PreflightError, match=r"no core\.yaml there"):
         check_bundle(source)
@@ -129,7 +125,6 @@ def test_the_bundle_is_checked_down_to_its_data(tmp_path):
     check_bundle(source)
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    """With the source."""
+def test_check_names_a_missing_folder_and_its_source(tmp_path):
     with pytest.raises(PreflightError, match=r"source `mine`: .*nowhere: no such file"):
         check_task("gsm8k", SourceSpec(name="mine", path=(str(Path("nowhere")),)), "train", base=tmp_path)

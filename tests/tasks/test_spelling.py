@@ -1,4 +1,4 @@
-"""Spelling tasks: renderings by hand, grading, the same examples every time, no word on both sides."""
+"""Spelling tasks generate the same examples every time, and train and evaluate on different words."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.spelling import QUESTIONS, SimpleSpelling, SpellingBee, read_words, render_counting, spell_out
+from nanochat.tasks.spelling import QUESTIONS, SimpleSpelling, SpellingBee, read_words, render_counting
 from nanochat.tokenizer.chat_format import Part, render
 
 WORDS = ("apple", "banana", "cherry", "date", "elderberry", "fig", "grape")
 BUILTIN = SourceSpec(name="words", builtin="spelling")
 
 
-def test_a_spelling_is_rendered_as_written_by_hand(tokenizer):
-    """Ids and mask of `Spell the word: fig`, byte by byte."""
+def test_spelling_example_is_rendered_as_by_hand(tokenizer):
     task = SimpleSpelling(words=("fig",), size=1, split="train", seed=0)
     rendered = render(tokenizer, task[0].conversation)
     # <|bos|> 256, <|user_start|> 257, <|user_end|> 258, <|assistant_start|> 259, <|assistant_end|> 260
@@ -27,8 +26,7 @@ def test_a_spelling_is_rendered_as_written_by_hand(tokenizer):
     assert rendered.mask == [0] * 23 + [1] * 10
 
 
-def test_counting_is_written_out_as_by_hand():
-    """Spelled out, one line a letter with marks and running count, the call with its output, the number."""
+def test_counting_answer_is_rendered_as_by_hand():
     assert render_counting("noon", "o") == (
         Part(
             "text",
@@ -41,8 +39,8 @@ def test_counting_is_written_out_as_by_hand():
     )
 
 
-def test_a_count_is_rendered_as_written_by_hand(tokenizer):
-    """Ids and mask of a whole example: marks 261-264 of call and output, the output alone not trained on."""
+def test_counting_example_is_rendered_as_by_hand(tokenizer):
+    """The ids 261-264 mark call and output, and only the output is not trained on."""
     task = SpellingBee(words=("fig",), size=2, split="train", seed=0)
     rendered = render(tokenizer, task[1].conversation)
     user = b'Count the letter "g" in "fig"?'
@@ -53,8 +51,7 @@ def test_a_count_is_rendered_as_written_by_hand(tokenizer):
     assert rendered.mask == [0] * 34 + [1] * (68 + 38 + 18) + [0] * 3 + [1] * 9
 
 
-def test_only_the_output_of_the_call_is_not_trained_on(tokenizer):
-    """Of the answer, the calculator's output and its marks have mask 0, all else 1."""
+def test_counting_example_trains_on_all_but_the_output_of_the_call(tokenizer):
     task = SpellingBee(words=("noon",), size=1, split="train", seed=0)
     rendered = render(tokenizer, task[0].conversation)
     start = rendered.ids.index(259) + 1
@@ -64,8 +61,8 @@ def test_only_the_output_of_the_call_is_not_trained_on(tokenizer):
 
 
 @pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
-def test_examples_hang_on_seed_split_and_index_alone(kind):
-    """Asked twice, in any order, at any size, the same example comes back; another seed or split gives others."""
+def test_examples_depend_on_seed_split_and_index_alone(kind):
+    """The order of access and the size of the task do not matter. Another seed or split gives other examples."""
     task = kind(words=WORDS, size=70, split="train", seed=0)
     again = kind(words=WORDS, size=700, split="train", seed=0)
     assert [task[i] for i in range(70)] == [again[i] for i in reversed(range(70))][::-1]
@@ -73,15 +70,13 @@ def test_examples_hang_on_seed_split_and_index_alone(kind):
         assert [task[i] for i in range(70)] != [other[i] for i in range(70)]
 
 
-def test_every_word_comes_once_before_any_comes_twice():
-    """The first pass over the words is a permutation of them."""
+def test_every_word_occurs_once_before_any_occurs_twice():
     task = SimpleSpelling(words=WORDS, size=14, split="train", seed=3)
-    found = [task[i].meta["word"] for i in range(14)]
-    assert sorted(found[:7]) == sorted(found[7:]) == sorted(WORDS)
+    words = [task[i].meta["word"] for i in range(14)]
+    assert sorted(words[:7]) == sorted(words[7:]) == sorted(WORDS)
 
 
-def test_an_index_outside_is_an_error():
-    """Iterating ends where the task ends."""
+def test_index_outside_the_task_is_an_error_and_ends_iteration():
     task = SpellingBee(words=WORDS, size=3, split="train", seed=0)
     assert len(list(task)) == len(task) == 3
     with pytest.raises(IndexError):
@@ -90,8 +85,7 @@ def test_an_index_outside_is_an_error():
         task[-1]
 
 
-def test_train_and_test_share_no_word():
-    """The built-in words are split into two sets without overlap, both large."""
+def test_built_in_words_for_training_and_evaluation_do_not_overlap():
     train, test = (set(read_words(BUILTIN, split, base=None)) for split in ("train", "test"))
     assert not train & test
     assert len(train) > 2000
@@ -99,8 +93,8 @@ def test_train_and_test_share_no_word():
     assert all(re.fullmatch("[a-z]{2,32}", word) for word in train | test)
 
 
-def test_words_may_come_from_a_file(tmp_path):
-    """One word a line, any line ends; other lines are not words."""
+def test_words_are_read_from_a_file_with_one_word_per_line(tmp_path):
+    """Any line ending works, and lines that are not words are ignored."""
     path = tmp_path / "words.txt"
     path.write_bytes(
         "\r\n".join([*(f"word{c}" for c in "0"), "x", *(a + b + "ly" for a in "abc" for b in "defg")]).encode()
@@ -110,21 +104,19 @@ def test_words_may_come_from_a_file(tmp_path):
     assert sorted(train + test) == sorted(a + b + "ly" for a in "abc" for b in "defg")
 
 
-def test_a_source_without_words_is_refused(tmp_path):
-    """The message names the source."""
+def test_source_without_words_is_refused_by_name(tmp_path):
     with pytest.raises(PreflightError, match=r"`docs`.*holds no words"):
         read_words(SourceSpec(name="docs", builtin="python-stdlib"), "train", base=tmp_path)
 
 
-def test_letters_come_from_the_word_nine_times_in_ten_or_more():
-    """p 0.9 by choice, the rest any letter: P(letter not in word) is about 0.1 * 0.8."""
+def test_letter_is_from_the_word_in_nine_cases_of_ten():
+    """In the tenth it is any letter, so that P(letter not in word) is about 0.1 * 0.8."""
     task = SpellingBee(words=WORDS, size=4000, split="train", seed=0)
     misses = sum(example.meta["letter"] not in example.meta["word"] for example in task)
     assert 0.05 < misses / 4000 < 0.11  # standard error 0.004
 
 
-def test_questions_vary():
-    """About fifty templates, several languages, some lower-cased, quoted, with a question mark."""
+def test_questions_vary_in_case_quotes_marks_and_language():
     task = SpellingBee(words=WORDS, size=3000, split="train", seed=0)
     texts = [example.conversation.messages[0].text() for example in task]
     shares = {
@@ -143,8 +135,7 @@ def test_questions_vary():
 
 
 @pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
-def test_gold_answers_are_right_and_wrong_ones_are_not(kind):
-    """Gold grades 1 with or without special tokens; an empty or another word's answer grades 0."""
+def test_grade_accepts_gold_answers_and_refuses_empty_ones(kind):
     task = kind(words=WORDS, size=40, split="test", seed=0)
     for example in task:
         gold = gold_text(example)
@@ -153,16 +144,15 @@ def test_gold_answers_are_right_and_wrong_ones_are_not(kind):
         assert not task.grade(example, "")
 
 
-def test_a_spelling_is_graded_exactly():
-    """A letter too many, another word or other separators are wrong."""
+def test_grade_of_a_spelling_requires_the_exact_text():
     task = SimpleSpelling(words=("fig",), size=1, split="test", seed=0)
     assert task.grade(task[0], "fig:f,i,g\n")
     for wrong in ("f,i,g", "fig:f,i,g,g", "fig: f, i, g", "Fig:f,i,g", "fig:f,i", "fig:f,i,g fig:f,i,g"):
         assert not task.grade(task[0], wrong), wrong
 
 
-def test_a_count_is_graded_by_the_number_after_the_hashes():
-    """The call's output alone, or a number elsewhere, does not count."""
+def test_grade_of_a_count_uses_the_number_after_the_hashes():
+    """The output of the call alone, or a number elsewhere, does not count."""
     task = SpellingBee(words=("noon",), size=30, split="test", seed=0)
     example = next(example for example in task if example.meta["letter"] == "o")
     for right in (
@@ -175,8 +165,3 @@ def test_a_count_is_graded_by_the_number_after_the_hashes():
         assert task.grade(example, right), right
     for wrong in ("2", "That makes 2.", "#### 3", "#### 2 2"[:4], "#### two", "<|assistant_end|>#### 2", "#### 22"):
         assert not task.grade(example, wrong), wrong
-
-
-def test_spelling():
-    """word:w,o,r,d"""
-    assert spell_out("word") == "word:w,o,r,d"

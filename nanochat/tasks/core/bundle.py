@@ -1,4 +1,4 @@
-"""The DCLM evaluation bundle: `core.yaml` lists tasks, `eval_meta_data.csv` their baselines, `eval_data/` the items."""
+"""Reads the DCLM evaluation bundle: tasks (`core.yaml`), baselines (`eval_meta_data.csv`) and items (`eval_data/`)."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ class CoreTask:
     num_fewshot: int
     delimiter: str
     chance: float
-    """Accuracy of a guess, as a share of 1 (the bundle says percent)."""
+    """Expected accuracy of a guess, as a share of 1 (the bundle has percent)."""
 
 
 @dataclass(frozen=True)
 class CorePrompts:
-    """One problem written out: prompts to compare (or without and with the continuation), and the right one."""
+    """One rendered problem."""
 
     kind: CoreKind
     prompts: tuple[str, ...]
+    """The prompts to compare; for `language_modeling`, the prompt without and with the continuation."""
     gold: int
 
 
@@ -55,7 +56,7 @@ def bundle_folder(source: SourceSpec) -> Path:
     """Return the folder of the unpacked bundle.
 
     Raises:
-        PreflightError: no path of the source is such a folder, or has one called `eval_bundle`.
+        PreflightError: no path of the source is such a folder or contains one called `eval_bundle`.
     """
     for name in source.path or ():
         for folder in (Path(name).expanduser(), Path(name).expanduser() / "eval_bundle"):
@@ -68,7 +69,7 @@ def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
     """Return the tasks that `core.yaml` lists, in its order.
 
     Raises:
-        PreflightError: a file is missing or not of the bundle's form.
+        PreflightError: a file is missing or does not have the bundle's form.
     """
     path = folder / TASKS_FILE
     try:
@@ -84,10 +85,10 @@ def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
 
 
 def check_bundle(source: SourceSpec) -> None:
-    """Check that the bundle is there with every task's data.
+    """Check that the bundle exists and has every task's data.
 
     Raises:
-        PreflightError: it is not; the message names the source and the file.
+        PreflightError: something is missing; the message names the source and the file.
     """
     with as_preflight_error(source):
         for task in read_bundle(bundle_folder(source)):
@@ -95,7 +96,7 @@ def check_bundle(source: SourceSpec) -> None:
 
 
 def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tuple[CorePrompts, ...]:
-    """Return the problems of a task with their solved examples, in the order of the fixed shuffle, cut to a number.
+    """Return the problems of a task with their solved examples, in the order of a fixed shuffle.
 
     Raises:
         PreflightError: the data is missing.
@@ -130,7 +131,7 @@ def read_items(task: CoreTask) -> Sequence[CoreItem]:
 
 
 def parse_item(kind: CoreKind, value: object) -> CoreItem | None:
-    """Return the item that a decoded line holds, None where it holds none of this type."""
+    """Return the item in a decoded line, or None if the line has no item of this kind."""
     match kind:
         case "multiple_choice":
             match value:
@@ -174,7 +175,7 @@ def _task(entry: object, baselines: dict[str, float], folder: Path) -> CoreTask:
 
 
 def _read_baselines(path: Path) -> dict[str, float]:
-    """Return the accuracy of a guess in percent, by task."""
+    """Return the expected accuracy of a guess in percent, by task."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(file)}

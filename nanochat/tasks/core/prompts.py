@@ -1,6 +1,6 @@
-"""Prompts of CORE's three task types, with solved examples in front (Li et al. 2024, "DataComp-LM").
+"""Renders the prompts of CORE's three task types, after solved examples (Li et al. 2024, "DataComp-LM").
 
-Texts only: which of their tokens are scored, and how, is `nanochat.evals.core_tasks`'s business.
+Not here: which tokens of a prompt are scored, and how (`nanochat.evals.core_tasks`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MultipleChoiceItem:
 
 @dataclass(frozen=True)
 class SchemaItem:
-    """Contexts that may stand before one continuation."""
+    """Contexts that may precede one continuation."""
 
     context_options: tuple[str, ...]
     continuation: str
@@ -35,14 +35,14 @@ class SchemaItem:
 
 @dataclass(frozen=True)
 class LanguageModelingItem:
-    """A context and what must follow it."""
+    """A context and the text that must follow it."""
 
     context: str
     continuation: str
 
     @property
     def gold(self) -> int:
-        """There is one continuation."""
+        """The index of the only continuation."""
         return 0
 
 
@@ -50,16 +50,16 @@ CoreItem = MultipleChoiceItem | SchemaItem | LanguageModelingItem
 
 
 def fewshot_indices(index: int, total: int, count: int) -> list[int]:
-    """Return which `count` of the other items stand in front of item `index`, in that order."""
+    """Return the numbers of the `count` other items that precede item `index` as solved examples, in order."""
     others = [other for other in range(total) if other != index]
     return random.Random(_FEWSHOT_SEED + index).sample(others, count)
 
 
 def render_prompts(item: CoreItem, fewshot: Sequence[CoreItem], *, delimiter: str) -> tuple[str, ...]:
-    """Return the prompts of an item: one for each option, or the one without and the one with the continuation.
+    """Return the prompts of an item: one for each option, or one without and one with the continuation.
 
-    Contexts of `language_modeling` are stripped on both sides, and so is its prompt without continuation as a whole;
-    nothing else is trimmed or escaped.
+    Contexts of `language_modeling` are stripped on both sides, and so is its whole prompt without continuation. Nothing
+    else is trimmed or escaped.
     """
     before = "".join(f"{_solved(shot, delimiter)}\n\n" for shot in fewshot)
     match item:
