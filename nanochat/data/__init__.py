@@ -1,1 +1,1 @@
-"""Where documents come from and how they become training rows."""
+"""Sources of text and task data, and how they become rows of training batches."""

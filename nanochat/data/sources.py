@@ -114,7 +114,7 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
     if spec.uri is not None:
         return _sha256(f"{spec.uri}@{spec.revision or hub.DEFAULT_REVISION}")
     if spec.builtin == "python-stdlib":
-        return stdlib_corpus.describe().digest
+        return stdlib_corpus.corpus_digest()
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
     files = (*resolve_files(spec, base=base), *_description_files(spec))

@@ -126,12 +126,12 @@ def _open_documents(source: SourceSpec, context: StageContext, tokenizer: Tokeni
     if not context.job.execution.token_cache:
         return DocumentStream(source, "train", base=context.base)
 
-    def tell(documents: int, tokens: int) -> None:
+    def on_progress(documents: int, tokens: int) -> None:
         if context.should_stop():
             raise InterruptedRun(f"stopped while tokenizing `{source.name}`, finished files are kept")
         context.report_progress(0.0, f"tokenizing {source.name}: {documents:,} documents, {tokens:,} tokens")
 
-    return cached_stream(source, "train", tokenizer, base=context.base, tell=tell)
+    return cached_stream(source, "train", tokenizer, base=context.base, on_progress=on_progress)
 
 
 def _make_schedule(spec: PretrainSpec) -> TrainingSchedule:

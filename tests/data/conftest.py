@@ -18,7 +18,7 @@ from nanochat.data.sources import SourceSpec
 
 
 class ByteTokenizer:
-    """A text's bytes plus 10; BOS is 1."""
+    """Encodes a text as its bytes plus 10; BOS is 1."""
 
     bos_id = 1
 
@@ -35,7 +35,7 @@ def byte_tokenizer():
 
 
 class Files:
-    """Writes small data files and names sources of them."""
+    """Writes small data files and makes sources of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,8 +56,7 @@ class Files:
         return path
 
     def source(self, *patterns, **settings):
-        found = tuple(str(self.folder / pattern) for pattern in patterns)
-        return SourceSpec(name="mine", path=found, **settings)
+        return SourceSpec(name="mine", path=tuple(str(self.folder / name) for name in patterns), **settings)
 
     def _path(self, name):
         path = self.folder / name
@@ -78,10 +77,10 @@ def base(tmp_path):
 
 
 class FakeHub:
-    """Speaks the hub's layout on a local port: a listing per revision, files with ranges behind a redirect.
+    """A hub on a local port: it answers with a listing per revision, and with files and ranges after a redirect.
 
-    Faults happen once a file: `cut` ends the connection after so many bytes, `corrupt` changes a byte, `broken` always.
-    `hold` sends so many bytes, then nothing until `released`.
+    Faults happen once per file: `cut` ends the connection after that many bytes, and `corrupt` changes a byte; `broken`
+    changes a byte every time. `hold` sends that many bytes, and the rest only after `released`.
     """
 
     def __init__(self) -> None:
@@ -169,7 +168,7 @@ class FakeHub:
             self.holding.set()
             self.released.wait(timeout=30)
             start = held
-        with contextlib.suppress(ConnectionError):  # who asked may have been killed
+        with contextlib.suppress(ConnectionError):  # the client may have been killed
             request.wfile.write(content[start : self.cut.pop(name, len(content))])
 
     def _refuse(self, request, code: str) -> None:

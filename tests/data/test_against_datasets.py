@@ -1,4 +1,4 @@
-"""The rows that our readers give are those that the library `datasets` gives, an implementation of its own."""
+"""Tests that our readers give the rows that the independent library `datasets` gives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # importing `datasets` takes seconds
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """`datasets`, offline and with its cache in the test's folder."""
+    """The library `datasets`, offline, with its cache in the test's folder."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     with warnings.catch_warnings():
@@ -29,7 +29,7 @@ def library(tmp_path, monkeypatch):
 
 
 def rows_of(count):
-    """Rows with what the sets have: text of any kind, lists, structs, numbers, nothing."""
+    """Rows with the values of real data sets: any text, lists, structs, numbers, nulls."""
     draw = random.Random(0)
     return [
         {
@@ -43,7 +43,7 @@ def rows_of(count):
 
 
 @pytest.mark.parametrize("row_group_size", [7, 300, 5000])
-def test_parquet_rows(library, files, base, tmp_path, row_group_size):
+def test_parquet_rows_equal_those_of_datasets(library, files, base, tmp_path, row_group_size):
     for name, count in (("train-0.parquet", 1000), ("train-1.parquet", 3)):
         table = pa.Table.from_pylist(rows_of(count))
         pq.write_table(table, files.folder / name, row_group_size=row_group_size, compression="zstd")
@@ -53,7 +53,7 @@ def test_parquet_rows(library, files, base, tmp_path, row_group_size):
     assert ours == list(theirs) and len(ours) == 1003
 
 
-def test_json_lines(library, files, base, tmp_path):
+def test_json_lines_equal_those_of_datasets(library, files, base, tmp_path):
     path = files.jsonl("train.jsonl", rows_of(500))
     theirs = library.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     ours = list(iter_rows(files.source("train.jsonl"), "train", base=base))

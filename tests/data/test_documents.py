@@ -21,7 +21,7 @@ def take(stream, count):
 
 
 def whole(files, kind):
-    """A source of all TEXTS but those held out, in one of the forms that sources have."""
+    """A source of TEXTS, in one of the formats."""
     match kind:
         case "parquet":
             files.parquet("a.parquet", TEXTS[:25], row_group_size=4)
@@ -47,23 +47,23 @@ KINDS = ["parquet", "jsonl", "txt", "pieces"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "stdlib"])
-def test_a_stream_goes_on_from_any_position_through_json(files, base, kind):
-    """Resumed after n documents, it gives what the undisturbed one gives, also into the next epoch."""
+def test_document_stream_resumes_from_any_position_through_json(files, base, kind):
+    """Resumed after n documents, it gives what a stream gives that never stopped, also in the next epoch."""
     source = whole(files, kind)
-    undisturbed = DocumentStream(source, "train", base=base)
+    uninterrupted = DocumentStream(source, "train", base=base)
     count = len(list(single_pass(source, "train", base=base))) + 10
-    expected = take(undisturbed, count)
-    assert undisturbed.epoch == 1
+    expected = take(uninterrupted, count)
+    assert uninterrupted.epoch == 1
     for n in {*range(0, min(count, 70), 1 if count < 100 else 35), count - 11, count - 10, count - 9}:
         stream = DocumentStream(source, "train", base=base)
         assert take(stream, n) == expected[:n]
         resumed = DocumentStream(source, "train", base=base, start=json.loads(json.dumps(stream.position())))
         assert take(resumed, count - n) == expected[n:]
-        assert resumed.position() == undisturbed.position()
+        assert resumed.position() == uninterrupted.position()
 
 
 @pytest.mark.parametrize("n", [255, 256, 257, 511, 513, 699, 700, 701, 1199])
-def test_a_stream_goes_on_inside_a_row_group_larger_than_what_is_read_at_once(files, base, n):
+def test_document_stream_resumes_inside_a_large_row_group(files, base, n):
     files.parquet("a.parquet", [f"text {i}" for i in range(1200)], row_group_size=700)
     source = files.source("a.parquet", validation_hash_frac=1e-9)
     stream = DocumentStream(source, "train", base=base)
@@ -73,7 +73,7 @@ def test_a_stream_goes_on_inside_a_row_group_larger_than_what_is_read_at_once(fi
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_each_document_is_on_exactly_one_side(files, base, kind):
+def test_document_belongs_to_exactly_one_split(files, base, kind):
     source = whole(files, kind)
     train = list(single_pass(source, "train", base=base))
     try:
@@ -83,14 +83,14 @@ def test_each_document_is_on_exactly_one_side(files, base, kind):
     assert sorted(train + held_out) == sorted(TEXTS)
 
 
-def test_a_hash_holds_out_about_its_share(files, base):
-    """Of 4,000 documents a quarter is 1,000 with standard deviation 27."""
+def test_hash_holds_out_about_its_fraction(files, base):
+    """A quarter of 4,000 documents is 1,000, with a standard deviation of 27."""
     files.parquet("a.parquet", [f"text {i}" for i in range(4000)])
     source = files.source("a.parquet", validation_hash_frac=0.25)
     assert 890 < len(list(single_pass(source, "validation", base=base))) < 1110
 
 
-def test_a_named_shard_is_held_out_whole(files, base):
+def test_validation_shard_is_held_out_whole(files, base):
     for name in "abc":
         files.parquet(f"{name}.parquet", [f"{name}{i}" for i in range(30)])
     source = files.source("*.parquet", validation_shard="b.parquet", max_files=1)
@@ -98,13 +98,13 @@ def test_a_named_shard_is_held_out_whole(files, base):
     assert list(single_pass(source, "train", base=base)) == [f"a{i}" for i in range(30)]
 
 
-def test_a_shard_that_is_not_there_is_named(files, base):
+def test_document_stream_names_a_missing_validation_shard(files, base):
     files.parquet("a.parquet", ["text"])
     with pytest.raises(PreflightError, match=r"no validation shard z\.parquet; its files are: a\.parquet"):
         DocumentStream(files.source("a.parquet", validation_shard="z.parquet"), "train", base=base)
 
 
-def test_pieces_of_a_cut_document_stay_on_one_side(files, base):
+def test_documents_of_one_text_are_in_the_same_split(files, base):
     files.parquet("a.parquet", [f"{i} first\n{i} second\n" for i in range(200)])
     source = files.source("a.parquet", max_document_chars=12, validation_hash_frac=0.5)
     held_out = list(single_pass(source, "validation", base=base))
@@ -114,27 +114,27 @@ def test_pieces_of_a_cut_document_stay_on_one_side(files, base):
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab\n", max_size=60), st.integers(1, 20))
-def test_cutting_loses_nothing_and_cuts_at_line_ends_where_it_can(text, limit):
-    pieces = chunk_text(text, limit)
-    assert "".join(pieces) == text
-    assert all(0 < len(piece) <= limit for piece in pieces)
-    assert all(piece.endswith("\n") or "\n" not in piece for piece in pieces[:-1])
+def test_chunk_text_loses_nothing_and_splits_at_line_ends(text, limit):
+    chunks = chunk_text(text, limit)
+    assert "".join(chunks) == text
+    assert all(0 < len(chunk) <= limit for chunk in chunks)
+    assert all(chunk.endswith("\n") or "\n" not in chunk for chunk in chunks[:-1])
 
 
-def test_a_side_without_documents_is_an_error_that_tells_the_rule(files, base):
+def test_document_stream_explains_a_split_without_documents(files, base):
     files.parquet("a.parquet", ["only one"])
     stream = DocumentStream(files.source("a.parquet"), "validation", base=base)
     with pytest.raises(StageError, match=r"source `mine` .*no validation document; validation is a hash .* 0\.01"):
         next(stream)
 
 
-def test_empty_texts_and_nulls_are_left_out(files, base):
+def test_document_stream_skips_empty_texts_and_nulls(files, base):
     files.parquet("a.parquet", ["one", "", None, "two"])
     assert take(DocumentStream(files.source("a.parquet"), "train", base=base), 3) == ["one", "two", "one"]
 
 
-def test_a_mixture_gives_each_stream_its_share_and_resumes(files, base):
-    """Weights 3 and 1: every four documents hold three of the first."""
+def test_mixture_gives_each_stream_its_share_and_resumes(files, base):
+    """With weights 3 and 1, three of every four documents are of the first stream."""
     streams = []
     for name in "ab":
         files.parquet(f"{name}.parquet", [f"{name}{i}" for i in range(20)])
@@ -152,34 +152,28 @@ def test_a_mixture_gives_each_stream_its_share_and_resumes(files, base):
         assert take(mixture, 40 - n) == texts[n:]
 
 
-def fail(files, base, **settings):
+def reading_error(files, base):
     with pytest.raises((PreflightError, StageError)) as caught:
-        take(DocumentStream(files.source("a*", **settings), "train", base=base), 50)
+        take(DocumentStream(files.source("a*"), "train", base=base), 50)
     return str(caught.value)
 
 
-def test_a_missing_column_is_named_with_those_there_are(files, base):
+def test_document_stream_names_a_missing_column_and_the_others(files, base):
     path = files.parquet("a.parquet", TEXTS, column="content")
-    assert fail(files, base) == f"{path}: no column `text`; its columns are: content"
+    assert reading_error(files, base) == f"{path}: no column `text`; its columns are: content"
 
 
-def test_a_column_of_numbers_is_refused(files, base):
+def test_document_stream_refuses_a_column_of_numbers(files, base):
     files.parquet("a.parquet", [1, 2])
-    assert "column `text` holds int64, not text" in fail(files, base)
+    assert "column `text` holds int64, not text" in reading_error(files, base)
 
 
-def test_a_truncated_parquet_file_is_named(files, base):
-    path = files.parquet("a.parquet", TEXTS)
-    path.write_bytes(path.read_bytes()[:-20])
-    assert fail(files, base).startswith(f"{path}: damaged or cut off")
-
-
-def test_a_parquet_file_damaged_inside_is_named(files, base):
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+def test_document_stream_names_a_damaged_parquet_file(files, base, damage):
     path = files.parquet("a.parquet", [f"{i}" * 50 for i in range(2000)])
-    content = bytearray(path.read_bytes())
-    content[4:600] = bytes(596)
-    path.write_bytes(bytes(content))
-    assert fail(files, base).startswith(f"{path}: damaged or cut off")
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] if damage == "cut off" else content[:4] + bytes(596) + content[600:])
+    assert reading_error(files, base).startswith(f"{path}: damaged or cut off")
 
 
 @pytest.mark.parametrize(
@@ -194,18 +188,18 @@ def test_a_parquet_file_damaged_inside_is_named(files, base):
         (b"[" * 100_000, "JSON nested too deeply"),
     ],
 )
-def test_a_bad_line_is_named_by_file_and_line(files, base, line, message):
+def test_document_stream_names_a_bad_line(files, base, line, message):
     path = files.text("a.jsonl", b'{"text": "fine"}\n\n' + line + b"\n")
-    found = fail(files, base)
+    found = reading_error(files, base)
     assert found.startswith(f"{path}:3: ")
     assert message in found
 
 
-def test_a_txt_file_that_is_not_utf8_is_named_by_line(files, base):
+def test_document_stream_names_a_txt_line_that_is_not_utf8(files, base):
     path = files.text("a.txt", b"fine\n\xe9t\xe9\n")
-    assert fail(files, base) == f"{path}:2: not UTF-8 at byte 1 of the line"
+    assert reading_error(files, base) == f"{path}:2: not UTF-8 at byte 1 of the line"
 
 
-def test_words_are_not_documents(base):
+def test_document_stream_refuses_a_source_of_words(base):
     with pytest.raises(PreflightError, match="holds words, not documents"):
         DocumentStream(SourceSpec(name="w", builtin="spelling"), "train", base=base)

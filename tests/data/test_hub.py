@@ -45,7 +45,7 @@ def _no_pauses(monkeypatch):
 
 @pytest.fixture
 def texts(fake_hub):
-    """Three shards in a folder, another configuration beside them, and files that are no data."""
+    """A data set of three shards in a folder, another configuration, and a file that holds no data."""
     for i in range(3):
         rows = [f"shard {i} text {j} {'x' * 4000}" for j in range(50)]
         fake_hub.files[f"data/train-0000{i}-of-00003.parquet"] = parquet(rows)
@@ -66,7 +66,7 @@ def file_requests(fake_hub, name):
     return [wanted for path, wanted in fake_hub.requests if path == f"/cdn/{name}"]
 
 
-def test_a_data_set_is_downloaded_once_and_read_like_local_files(texts, base):
+def test_fetch_downloads_a_data_set_once_and_its_files_are_read_like_local_ones(texts, base):
     spec = source(f"{URI}/data", validation_hash_frac=1e-9)
     get(spec, base)
     assert [path.read_bytes() for path in resolve_files(spec, base=base)] == [
@@ -87,27 +87,27 @@ def test_a_data_set_is_downloaded_once_and_read_like_local_files(texts, base):
         ("/other/lines.jsonl", ["other/lines.jsonl"]),
     ],
 )
-def test_a_folder_a_file_or_a_pattern_picks_the_files(texts, base, tail, names):
+def test_hub_uri_selects_files_by_folder_file_or_pattern(texts, base, tail, names):
     spec = source(URI + tail, max_files=2)
     get(spec, base)
     files = resolve_files(spec, base=base)
     assert ["/".join(path.parts[-2:]) for path in files] == names
 
 
-def test_the_validation_shard_comes_along_beside_the_first_files(texts, base):
+def test_file_selection_adds_the_validation_shard_to_the_first_files():
     paths = [PurePosixPath(f"{letter}.parquet") for letter in "abcd"]
-    picked = FileSelection(max_files=2, validation_shard="d.parquet").select(paths)
-    assert [path.name for path in picked] == ["a.parquet", "b.parquet", "d.parquet"]
+    selected = FileSelection(max_files=2, validation_shard="d.parquet").select(paths)
+    assert [path.name for path in selected] == ["a.parquet", "b.parquet", "d.parquet"]
     assert FileSelection(max_files=1, validation_shard="a.parquet").select(paths) == paths[:2]
 
 
-def test_files_are_downloaded_at_the_same_time(texts, base):
-    """Each of the three answers only when all three have been asked for."""
+def test_fetch_downloads_files_in_parallel(texts, base):
+    """The hub answers only once all three files have been requested."""
     texts.at_once = threading.Barrier(3)
     get(source(f"{URI}/data"), base)
 
 
-def test_a_connection_cut_in_the_middle_goes_on_from_the_last_whole_chunk(texts, base):
+def test_fetch_resumes_a_cut_connection_after_the_last_whole_chunk(texts, base):
     name = "data/train-00001-of-00003.parquet"
     texts.cut[name] = 65536 + 700
     get(source(f"{URI}/data"), base)
@@ -115,7 +115,7 @@ def test_a_connection_cut_in_the_middle_goes_on_from_the_last_whole_chunk(texts,
     assert resolve_files(source(f"{URI}/data"), base=base)[1].read_bytes() == texts.files[name]
 
 
-def test_a_download_that_was_killed_goes_on_where_it_stopped(texts, base):
+def test_fetch_resumes_a_killed_download(texts, base):
     name = "data/train-00000-of-00003.parquet"
     part = base / "hub/datasets/some/texts" / texts.commit / f"{name}.part"
     part.parent.mkdir(parents=True)
@@ -125,8 +125,8 @@ def test_a_download_that_was_killed_goes_on_where_it_stopped(texts, base):
     assert resolve_files(source(f"{URI}/data"), base=base)[0].read_bytes() == texts.files[name]
 
 
-def test_a_process_killed_while_it_downloads_leaves_nothing_that_counts(texts, base):
-    """SIGKILL with one file under way: no manifest, no file under its own name; then only the rest is asked for."""
+def test_killed_download_leaves_no_complete_file_or_manifest(texts, base):
+    """After SIGKILL during one file, there is no manifest and no file of that name; then only the rest is requested."""
     name = "data/train-00001-of-00003.parquet"
     texts.hold[name] = 2 * 65536
     program = (
@@ -156,7 +156,7 @@ def test_a_process_killed_while_it_downloads_leaves_nothing_that_counts(texts, b
 
 
 @pytest.mark.parametrize("name", ["data/train-00002-of-00003.parquet", "other/lines.jsonl"])
-def test_a_corrupted_file_is_refused_and_fetched_again(texts, base, name):
+def test_fetch_downloads_a_corrupted_file_again(texts, base, name):
     texts.corrupt.add(name)
     spec = source()
     get(spec, base)
@@ -164,8 +164,8 @@ def test_a_corrupted_file_is_refused_and_fetched_again(texts, base, name):
     assert texts.files[name] in [path.read_bytes() for path in resolve_files(spec, base=base)]
 
 
-def test_a_file_that_is_wrong_after_it_was_resumed_is_fetched_anew(texts, base):
-    """What a killed download left may be anything: the whole is judged by its digest."""
+def test_fetch_starts_a_file_over_if_it_is_wrong_after_resuming(texts, base):
+    """A killed download may leave anything, so the digest of the whole file decides."""
     name = "data/train-00000-of-00003.parquet"
     part = base / "hub/datasets/some/texts" / texts.commit / f"{name}.part"
     part.parent.mkdir(parents=True)
@@ -175,7 +175,7 @@ def test_a_file_that_is_wrong_after_it_was_resumed_is_fetched_anew(texts, base):
     assert resolve_files(source(f"{URI}/data"), base=base)[0].read_bytes() == texts.files[name]
 
 
-def test_a_file_that_stays_corrupted_is_named_and_nothing_counts_as_downloaded(texts, base):
+def test_fetch_names_a_file_that_stays_corrupted_and_the_data_set_is_not_downloaded(texts, base):
     name = "data/train-00002-of-00003.parquet"
     texts.broken.add(name)
     spec = source(f"{URI}/data")
@@ -198,27 +198,27 @@ def test_a_file_that_stays_corrupted_is_named_and_nothing_counts_as_downloaded(t
         (source("hf://models/x"), "expected hf://datasets/OWNER/NAME"),
     ],
 )
-def test_what_the_hub_does_not_have_is_named_at_preflight(texts, base, spec, message):
+def test_check_source_names_what_the_hub_does_not_have(texts, base, spec, message):
     with pytest.raises(PreflightError, match=message):
         if spec.uri == f"{URI}/missing":
             hub.check(hub.HubSource.parse(spec.uri, None))
         check_source(spec, base, False)
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error_at_once(base, monkeypatch):
+def test_check_source_refuses_a_hub_that_cannot_be_reached(base, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PreflightError, match=r"no usable answer from the hub at http://127\.0\.0\.1:9 .*network\?"):
         check_source(source(), base, False)
 
 
-def test_offline_without_a_download_names_it_and_asks_nobody(texts, base):
+def test_offline_source_without_a_download_is_named_without_a_request(texts, base):
     for act in (lambda: get(source(), base, offline=True), lambda: check_source(source(), base, True)):
         with pytest.raises(PreflightError, match=r"hf://datasets/some/texts \(revision main\) is not downloaded"):
             act()
     assert texts.requests == []
 
 
-def test_offline_with_a_download_asks_nobody(texts, base):
+def test_offline_source_with_a_download_needs_no_request(texts, base):
     get(source(), base)
     before = len(texts.requests)
     get(source(), base, offline=True)
@@ -228,7 +228,7 @@ def test_offline_with_a_download_asks_nobody(texts, base):
     assert len(texts.requests) == before
 
 
-def test_a_file_missing_from_a_download_is_named_and_fetched_again(texts, base):
+def test_fetch_replaces_a_file_missing_from_a_download(texts, base):
     get(source(), base)
     path = resolve_files(source(), base=base)[0]
     path.unlink()
@@ -238,8 +238,8 @@ def test_a_file_missing_from_a_download_is_named_and_fetched_again(texts, base):
     assert path.is_file()
 
 
-def test_a_file_damaged_after_its_download_is_told_and_fetched_again(texts, base):
-    """Same size, other content: without the network an error, with it that file alone is downloaded."""
+def test_fetch_replaces_a_file_damaged_after_its_download(texts, base):
+    """The size is the same. Without the network this is an error; with it, only that file is downloaded."""
     get(source(), base)
     path = resolve_files(source(), base=base)[0]
     path.write_bytes(b"X" + path.read_bytes()[1:])
@@ -251,8 +251,8 @@ def test_a_file_damaged_after_its_download_is_told_and_fetched_again(texts, base
     assert path.read_bytes() == texts.files[f"data/{path.name}"]
 
 
-def test_a_revision_is_pinned_to_its_commit(texts, base):
-    """The branch moves on; what was downloaded under its name stays."""
+def test_downloaded_revision_keeps_its_commit(texts, base):
+    """The branch moves on, but the files downloaded under its name remain those of the old commit."""
     spec = source(revision="v1/a")
     get(spec, base)
     commit, texts.commit = texts.commit, "d" * 40
@@ -262,7 +262,7 @@ def test_a_revision_is_pinned_to_its_commit(texts, base):
     assert [json.loads(path.read_text())["commit"] for path in manifests] == [commit]
 
 
-def test_the_digest_is_of_uri_and_revision_and_asks_nobody(texts, base):
+def test_hub_digest_is_of_uri_and_revision_and_needs_no_request(texts, base):
     digests = {
         digest(source(uri, revision=revision), base=base) for uri in (URI, f"{URI}/data") for revision in (None, "v1")
     }
@@ -271,30 +271,30 @@ def test_the_digest_is_of_uri_and_revision_and_asks_nobody(texts, base):
     assert texts.requests == []
 
 
-def test_progress_ends_with_all_bytes(texts, base):
-    seen = []
+def test_fetch_progress_ends_with_all_bytes(texts, base):
+    reports = []
     texts.cut["data/train-00000-of-00003.parquet"] = 70_000
-    get(source(), base, progress=lambda done_bytes, total_bytes: seen.append((done_bytes, total_bytes)))
+    get(source(), base, progress=lambda done_bytes, total_bytes: reports.append((done_bytes, total_bytes)))
     size = sum(len(content) for name, content in texts.files.items() if name != "README.md")
-    assert seen[-1] == (size, size)
-    assert all(done <= total for done, total in seen)
+    assert reports[-1] == (size, size)
+    assert all(done <= total for done, total in reports)
 
 
-def test_a_token_goes_along(texts, base, monkeypatch):
+def test_fetch_sends_the_token(texts, base, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "abc")
     get(source(f"{URI}/other"), base)
     assert set(texts.authorizations) == {"Bearer abc"}
 
 
-def test_a_disk_too_small_is_told_before_the_download(texts, base, monkeypatch):
+def test_fetch_refuses_a_disk_that_is_too_small(texts, base, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
     with pytest.raises(PreflightError, match=r"no room to download: 0\.3 GB needed, 0\.0 GB free"):
         get(source(), base)
     assert not [path for path, _ in texts.requests if path.startswith("/cdn")]
 
 
-def test_a_disk_that_fills_up_leaves_nothing_that_counts(texts, base, monkeypatch):
-    """The error names the file; with room again the download is made."""
+def test_disk_that_fills_up_leaves_no_complete_download(texts, base, monkeypatch):
+    """The error names the file. Once there is space, the download succeeds."""
     write = Path.open
 
     def refuse(self, mode="r", *arguments, **options):
@@ -312,8 +312,8 @@ def test_a_disk_that_fills_up_leaves_nothing_that_counts(texts, base, monkeypatc
     assert len(resolve_files(source(), base=base)) == 4
 
 
-def test_what_a_branch_named_last_serves_every_pattern_of_the_data_set(texts, base):
-    """Offline, a second source of the same branch is looked up under the same commit."""
+def test_commit_that_a_branch_last_named_applies_to_every_pattern_of_the_data_set(texts, base):
+    """Offline, two sources of the same branch have the same commit."""
     get(source(f"{URI}/data"), base)
     get(source(f"{URI}/other"), base)
     texts.commit = "d" * 40

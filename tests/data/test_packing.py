@@ -19,7 +19,7 @@ def golden_document(i, length):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))
-def test_rows_and_buffer_are_the_golden_ones(scenario):
+def test_document_packer_makes_the_golden_rows(scenario):
     packer = DocumentPacker(scenario["T"] + 1, scenario["buffer_size"])
     lengths = scenario["document_lengths"]
     taken = 0
@@ -49,7 +49,7 @@ def packings(draw):
 
 
 def slow_rows(row_tokens, buffer_size, per_refill, documents, count):
-    """The rules of the golden README, written out with linear searches."""
+    """Packs by the rules of the golden README, with linear searches."""
     stream, buffer, rows, cropped = iter(documents), [], [], []
     for _ in range(count):
         row = []
@@ -68,7 +68,7 @@ def slow_rows(row_tokens, buffer_size, per_refill, documents, count):
 
 @settings(max_examples=300, deadline=None)
 @given(packings())
-def test_no_token_is_lost_but_cropped_tails_and_none_is_invented(packing):
+def test_document_packer_loses_only_cropped_tails_and_invents_no_token(packing):
     row_tokens, buffer_size, per_refill, lengths, count = packing
     documents = []
     for i in range(2000):
@@ -85,8 +85,7 @@ def test_no_token_is_lost_but_cropped_tails_and_none_is_invented(packing):
             given_out.append(next(stream))
             packer.add(np.array(given_out[-1], dtype=np.int32))
 
-    found = [packer.next_row(refill).tolist() for _ in range(count)]
-    assert found == rows
+    assert [packer.next_row(refill).tolist() for _ in range(count)] == rows
     left = [document.tolist() for document in packer.buffered()]
     assert left == buffer
     everything = sorted([token for part in (*rows, cropped, *left) for token in part])
@@ -94,6 +93,6 @@ def test_no_token_is_lost_but_cropped_tails_and_none_is_invented(packing):
     assert packer.stats == DocumentStats(placed_tokens=count * row_tokens, cropped_tokens=len(cropped))
 
 
-def test_the_cropped_share_is_of_all_tokens_taken():
+def test_cropped_frac_is_of_all_tokens_taken():
     assert DocumentStats(placed_tokens=60, cropped_tokens=40).cropped_frac == 0.4
     assert DocumentStats().cropped_frac == 0.0

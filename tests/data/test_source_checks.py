@@ -1,4 +1,4 @@
-"""What is wrong with a source is told before any work starts, with the source and the file."""
+"""Tests that a source that cannot be read is refused before any work, with the source and the file named."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nanochat.errors import PreflightError, StageError
 TEXTS = [f"text {i}" for i in range(400)]
 
 
-def break_it(files, kind):
-    """Two good files, of which the second is then broken."""
+def damaged_file(files, kind):
+    """Write two good files, damage the second one, and return its path."""
     files.parquet("a.parquet", TEXTS)
     path = files.parquet("b.parquet", TEXTS)
     match kind:
@@ -53,8 +53,8 @@ def break_it(files, kind):
         ("damaged page", "damaged or cut off"),
     ],
 )
-def test_every_file_is_looked_at_and_the_broken_one_named(files, base, kind, message):
-    path = break_it(files, kind)
+def test_check_documents_names_the_damaged_file(files, base, kind, message):
+    path = damaged_file(files, kind)
     with pytest.raises(PreflightError, match=message) as caught:
         check_documents(files.source("*.parquet"), ("train", "validation"), base=base)
     assert str(path) in str(caught.value) and "source `mine`" in str(caught.value)
@@ -72,14 +72,14 @@ def test_every_file_is_looked_at_and_the_broken_one_named(files, base, kind, mes
         ("a.txt", b"", r"a\.txt: the file is empty"),
     ],
 )
-def test_lines_are_named(files, base, name, content, message):
+def test_check_documents_names_the_bad_line(files, base, name, content, message):
     files.text(name, content)
     with pytest.raises(PreflightError, match=message) as caught:
         check_documents(files.source(name), ("train",), base=base)
     assert "source `mine`" in str(caught.value)
 
 
-def test_a_side_without_a_document_is_told_with_the_rule(files, base):
+def test_check_documents_explains_a_split_without_documents(files, base):
     files.jsonl("a.jsonl", [{"text": "the only one"}])
     check_documents(files.source("a.jsonl"), ("train",), base=base)
     with pytest.raises(PreflightError, match="no validation document; validation is a hash"):
@@ -88,7 +88,7 @@ def test_a_side_without_a_document_is_told_with_the_rule(files, base):
         check_documents(files.source("a.jsonl", validation_shard="b.parquet"), ("train",), base=base)
 
 
-def test_what_is_good_passes(files, base):
+def test_check_documents_accepts_good_sources(files, base):
     files.parquet("a.parquet", TEXTS)
     files.parquet("b.parquet", TEXTS)
     check_documents(files.source("*.parquet", validation_shard="b.parquet"), ("train", "validation"), base=base)
@@ -97,13 +97,13 @@ def test_what_is_good_passes(files, base):
         check_documents(SourceSpec(name="x", builtin="spelling"), ("train",), base=base)
 
 
-def test_of_large_files_the_first_row_of_each_one_of_the_split_is_tried(files, base, monkeypatch):
+def test_check_rows_of_large_files_parses_the_first_row_of_each_file_of_the_split(files, base, monkeypatch):
     monkeypatch.setattr(source_checks, "SMALL_BYTES", 10)
     for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
         files.parquet(name, [name, "more"])
-    tried = []
-    check_rows(files.source(""), "train", lambda row, number: tried.append((row, number)), base=base)
-    assert tried == [({"text": "train-0.parquet"}, 0), ({"text": "train-1.parquet"}, 0)]
+    parsed = []
+    check_rows(files.source(""), "train", lambda row, number: parsed.append((row, number)), base=base)
+    assert parsed == [({"text": "train-0.parquet"}, 0), ({"text": "train-1.parquet"}, 0)]
 
     def refuse(row, number):
         if row["text"] == "train-1.parquet":
@@ -115,8 +115,7 @@ def test_of_large_files_the_first_row_of_each_one_of_the_split_is_tried(files, b
         check_rows(files.source(""), "validation", refuse, base=base)
 
 
-def test_of_small_files_every_row_that_is_asked_for_is_tried(files, base):
-    """A bad one behind them is of no account."""
+def test_check_rows_of_small_files_parses_the_requested_rows(files, base):
     files.jsonl("train-0.jsonl", [{"a": i} for i in range(5)])
     files.jsonl("train-1.jsonl", [{"a": 5}, {"b": 6}, {"a": 7}])
 

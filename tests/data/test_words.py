@@ -9,7 +9,7 @@ from nanochat.data.builtin.words import builtin_words, split_words, word_list
 from nanochat.errors import PreflightError
 
 
-def test_the_builtin_words_are_lower_case_letters_in_order():
+def test_builtin_words_are_sorted_and_of_lower_case_letters():
     words = word_list()
     assert words == builtin_words()
     assert list(words) == sorted(set(words))
@@ -18,8 +18,8 @@ def test_the_builtin_words_are_lower_case_letters_in_order():
     assert 3000 < len(words) < 20_000
 
 
-def test_a_words_side_is_its_hash_and_both_sides_together_are_all():
-    """Held out: sha256 of the word, first 7 bytes as a fraction, below 0.1."""
+def test_split_words_holds_out_words_by_their_hash():
+    """The test computes the rule itself: sha256 of the word, first 7 bytes as a fraction, below 0.1."""
     words = word_list()
     train, held_out = split_words(words)
     assert sorted(train + held_out) == list(words)
@@ -28,19 +28,19 @@ def test_a_words_side_is_its_hash_and_both_sides_together_are_all():
     assert 0.08 < len(held_out) / len(words) < 0.12
 
 
-def test_a_word_keeps_its_side_in_another_list():
+def test_split_words_does_not_depend_on_the_other_words():
     train, held_out = split_words(word_list())
     fewer = [word for word in word_list() if word < "m"]
     assert set(split_words(fewer)[0]) <= set(train)
     assert set(split_words(fewer)[1]) <= set(held_out)
 
 
-def test_own_words_may_have_any_line_ends(files):
+def test_word_list_accepts_any_line_ends(files):
     path = files.text("words.txt", b"pear\r\nfig\r\n\r\nO'Clock\r\nfig\nApple\n")
     assert word_list([path]) == ("fig", "pear")
 
 
-def test_a_file_without_words_is_named(files):
+def test_word_list_names_a_missing_file_and_a_file_without_words(files):
     path = files.text("words.txt", "ONE\nTWO\n")
     with pytest.raises(PreflightError, match=r"words\.txt: no word of lower-case letters"):
         word_list([path])
@@ -48,7 +48,7 @@ def test_a_file_without_words_is_named(files):
         word_list([path.with_name("gone.txt")])
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_builtin_words_name_a_missing_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(PreflightError, match="pip install wonderwords"):
         builtin_words()

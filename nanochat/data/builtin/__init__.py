@@ -1,1 +1,1 @@
-"""Text and words that every installation carries: the standard library's source, and a word list."""
+"""Data that every installation has: the standard library's source, and a word list."""

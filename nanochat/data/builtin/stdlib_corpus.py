@@ -1,14 +1,13 @@
-"""The interpreter's own library source as documents: text that every Python installation carries.
+"""The source code of Python's standard library as documents: text that every Python installation has.
 
-Left out: tests, installed packages, and files that the build generates. Long modules are cut at line ends; all pieces
-of a module are on the same side of the split, which hangs on the module's name alone.
+Tests, installed packages and generated files are left out. A long module gives several documents, split at line ends.
+A hash of the module's name decides which split all of them belong to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,22 +20,12 @@ from nanochat.errors import PreflightError
 MAX_DOCUMENT_CHARS = 16_000
 VALIDATION_FRAC = 0.02
 
-_LEFT_OUT_FOLDERS = frozenset(
+_EXCLUDED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "_bundled", "lib-dynload"}
 )
 _GENERATED_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize", "usercustomize")
 _TABLE_FOLDER = "encodings"
-_FEWEST_MODULES = 100
-
-
-@dataclass(frozen=True)
-class CorpusFacts:
-    """What the corpus of this interpreter is, for the record of a run."""
-
-    python_version: str
-    modules: int
-    size_bytes: int
-    digest: str
+_MIN_MODULES = 100
 
 
 @dataclass(frozen=True)
@@ -45,20 +34,17 @@ class _Module:
     content: bytes
 
 
-def describe() -> CorpusFacts:
-    """Return the interpreter's version and the number, size and digest of its library's modules.
+def corpus_digest() -> str:
+    """Return the sha256 (hex) of the names and contents of the library's modules.
 
     Raises:
-        PreflightError: this interpreter comes without its library's source.
+        PreflightError: this Python was installed without its library's source.
     """
     hashed = hashlib.sha256()
-    count = size = 0
     for module in _modules():
         hashed.update(f"{module.name}\0{len(module.content)}\0".encode())
         hashed.update(module.content)
-        count += 1
-        size += len(module.content)
-    return CorpusFacts(platform.python_version(), count, size, hashed.hexdigest())
+    return hashed.hexdigest()
 
 
 def documents(
@@ -68,33 +54,33 @@ def documents(
     held_out_frac: float | None = None,
     max_modules: int | None = None,
 ) -> list[str]:
-    """Return the documents of one side in a fixed order that mixes the modules.
+    """Return the documents of a split, in a fixed order that mixes the modules.
 
-    `max_modules` limits the modules to train on, to the first by name; those held out stay the same.
+    `max_modules` keeps the first training modules by name. It does not change the validation documents.
 
     Raises:
-        PreflightError: this interpreter comes without its library's source.
+        PreflightError: this Python was installed without its library's source.
     """
     limit = max_document_chars or MAX_DOCUMENT_CHARS
     frac = VALIDATION_FRAC if held_out_frac is None else held_out_frac
-    found: list[tuple[bytes, str]] = []
+    keyed: list[tuple[bytes, str]] = []
     is_validation = split == "validation"
     modules = [module for module in _modules() if _is_validation(module.name, frac) == is_validation]
     for module in modules if is_validation else modules[:max_modules]:
         for i, piece in enumerate(chunk_text(module.content.decode(), limit)):
-            found.append((hashlib.sha256(f"{module.name}:{i}".encode()).digest(), piece))
-    return [piece for _, piece in sorted(found)]
+            keyed.append((hashlib.sha256(f"{module.name}:{i}".encode()).digest(), piece))
+    return [piece for _, piece in sorted(keyed)]
 
 
 def _is_validation(name: str, frac: float) -> bool:
-    # The prefix makes the default share of modules about that share of bytes as well: modules differ widely in size.
+    # With this prefix, the default fraction of modules is about the same fraction of bytes, though sizes differ widely.
     return not name.startswith(f"{_TABLE_FOLDER}/") and is_held_out(f"python-stdlib/{name}", frac)
 
 
 def _modules() -> list[_Module]:
     root = sysconfig.get_paths()["stdlib"]
     modules = [_Module(name, content) for name, content in sorted(_read(root, "")) if _is_text(content)]
-    if len(modules) < _FEWEST_MODULES:
+    if len(modules) < _MIN_MODULES:
         raise PreflightError(
             f"`builtin: python-stdlib`: only {len(modules)} library modules are readable as source in {root}; "
             "use a Python installed with its library's source files"
@@ -105,7 +91,7 @@ def _modules() -> list[_Module]:
 def _read(folder: str, prefix: str) -> Iterator[tuple[str, bytes]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name in _LEFT_OUT_FOLDERS or entry.name.startswith(_GENERATED_PREFIXES):
+            if entry.name in _EXCLUDED_FOLDERS or entry.name.startswith(_GENERATED_PREFIXES):
                 continue
             if entry.is_dir():
                 yield from _read(entry.path, f"{prefix}{entry.name}/")

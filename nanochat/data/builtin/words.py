@@ -1,4 +1,4 @@
-"""Words to spell: the built-in list, or one's own; split by hash into words to train on and words held out."""
+"""Words to spell, built in or from files, split by hash into training words and held-out words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.errors import PreflightError
 
 HELD_OUT_FRAC = 0.1
 
-# Of the word lists in the package `wonderwords` (MIT); its list of profanities is left out.
+# Word lists in the package `wonderwords` (MIT). Its list of profanities is not used.
 _LISTS = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
 _WORD = re.compile("[a-z]+")
 
@@ -21,7 +21,7 @@ def builtin_words() -> tuple[str, ...]:
     """Return English nouns, adjectives and verbs, a-z only, sorted.
 
     Raises:
-        PreflightError: the package that carries them is not installed.
+        PreflightError: the package `wonderwords`, which has the lists, is not installed.
     """
     package = importlib.util.find_spec("wonderwords")
     if package is None or not package.submodule_search_locations:
@@ -36,27 +36,29 @@ def builtin_words() -> tuple[str, ...]:
 
 
 def word_list(files: Sequence[Path] = ()) -> tuple[str, ...]:
-    """Return the built-in words, or those of `files` (one a line, any line ends); a-z only, sorted, each once.
+    """Return the built-in words, or those of `files` (one per line), sorted and without duplicates.
+
+    Lines that are not words of lower-case letters a-z are ignored.
 
     Raises:
-        PreflightError: a file is missing, or there is no such word in it.
+        PreflightError: a file is missing or has no word.
     """
     if not files:
         return builtin_words()
-    found: list[str] = []
+    words: list[str] = []
     for path in files:
         try:
-            own = _clean(path.read_text("utf-8", errors="replace").splitlines())
+            in_file = _clean(path.read_text("utf-8", errors="replace").splitlines())
         except OSError as error:
             raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
-        if not own:
-            raise PreflightError(f"{path}: no word of lower-case letters a-z; expected one word a line")
-        found += own
-    return _clean(found)
+        if not in_file:
+            raise PreflightError(f"{path}: no word of lower-case letters a-z; expected one word per line")
+        words += in_file
+    return _clean(words)
 
 
 def split_words(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the words to train on and those held out; a word's side hangs on the word alone."""
+    """Return the training words and the held-out words. Which of them a word is depends on the word alone."""
     held_out = tuple(word for word in words if is_held_out(word, HELD_OUT_FRAC))
     return tuple(word for word in words if not is_held_out(word, HELD_OUT_FRAC)), held_out
 

@@ -1,1 +1,1 @@
-"""Reading local files: rows out of each format, digests, and checks before a run."""
+"""Reading local data files, choosing among them, and computing their digests."""

@@ -1,4 +1,4 @@
-"""Digests of files, remembered by path, size and time of change so that nothing large is hashed twice."""
+"""Digests of files, remembered by path, size and modification time so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import TracebackType
 from nanochat.storage.files import sha256_of_file, write_text
 
 MEMORY_FILE = "file_digests.json"
-"""Under the base folder."""
+"""The name of the memory file under the base folder."""
 
-# A file changed so recently may change again within the clock's grain without looking different.
+# A file modified this recently could change again without a different modification time, because the clock is coarse.
 _SETTLED_NS = 2_000_000_000
 
 
 class FileDigests:
-    """A context in which digests are looked up; what was new is written to the memory file at its end."""
+    """A context manager that looks digests up in the memory file, and adds new ones to it at the end."""
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
@@ -25,7 +25,7 @@ class FileDigests:
         self._changed = False
 
     def __enter__(self) -> FileDigests:
-        """Read the memory; an unreadable one counts as empty."""
+        """Read the memory file; an unreadable one counts as empty."""
         try:
             known = json.loads(self._memory.read_text())
         except (OSError, ValueError):
@@ -36,13 +36,12 @@ class FileDigests:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what was new, at once or not at all."""
-        if not self._changed:
-            return
-        write_text(self._memory, json.dumps(self._known), durable=False)
+        """Write the memory file if there are new digests."""
+        if self._changed:
+            write_text(self._memory, json.dumps(self._known), durable=False)
 
     def of(self, path: Path) -> str:
-        """Return the sha256 (hex) of a file's content."""
+        """Return the sha256 (hex) of a file."""
         status = path.stat()
         key = str(path.absolute())
         stamp = [status.st_size, status.st_mtime_ns]

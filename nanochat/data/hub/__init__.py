@@ -1,1 +1,1 @@
-"""Data sets on the Hugging Face hub: listing, choosing and downloading their files."""
+"""Data sets of the Hugging Face hub: listing and downloading their files, and pinning their commits."""

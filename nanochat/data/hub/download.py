@@ -1,4 +1,4 @@
-"""Download of a list of files: parallel, resumed where cut off, verified, each visible only when whole."""
+"""Parallel download of files. Each is resumed if it was cut off, verified, and visible only when it is complete."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from nanochat.storage.files import move_into_place, sha256_of_file
 _WORKERS = 6
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
-_CHUNK_BYTES = 1 << 16  # what a cut connection costs at most
+_CHUNK_BYTES = 1 << 16  # the most that a cut connection costs
 _TIMEOUT_SECONDS = 30.0
 
 
 class Progress(Protocol):
-    """Is told how far a download has come; called from several threads, never at the same time."""
+    """Receives a download's progress, from several threads but never at the same time."""
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        """Take note."""
+        """Receive the bytes downloaded so far, and the bytes of all files."""
 
 
 class _DamagedError(Exception):
-    """What arrived is not what the hub announced; never leaves this module."""
+    """The content received is not what the hub announced. Never leaves this module."""
 
 
 def download(
     files: Sequence[RemoteFile], folder: Path, *, base_url: str, token: str | None, progress: Progress | None
 ) -> dict[str, str]:
-    """Return the sha256 of each file by its path, once all of them lie in `folder`; whole ones are kept as they are.
+    """Download the files that are not in `folder` yet, and return the sha256 of each file by its path.
 
     Raises:
-        PreflightError: a file cannot be had, or arrives damaged again and again; what has arrived stays.
+        PreflightError: a file cannot be downloaded or is damaged at every attempt; what was received is kept.
     """
     job = _Job(base_url, request_headers(token), files, progress)
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -53,7 +53,7 @@ def download(
 
 
 class _Job:
-    """What the workers share: where to ask, how many bytes have arrived, and whether to stop."""
+    """What the workers share: address, headers, bytes received so far, and whether to stop."""
 
     def __init__(
         self, base_url: str, headers: dict[str, str], files: Sequence[RemoteFile], progress: Progress | None
@@ -62,20 +62,20 @@ class _Job:
         self.headers = headers
         self.stopped = threading.Event()
         self._total = sum(file.size for file in files)
-        self._arrived: dict[str, int] = {}
+        self._received: dict[str, int] = {}
         self._progress = progress
         self._lock = threading.Lock()
 
-    def note(self, file: RemoteFile, size: int) -> None:
-        """Record that the first `size` bytes of a file are here."""
+    def report(self, file: RemoteFile, size: int) -> None:
+        """Report that the first `size` bytes of a file have been received."""
         with self._lock:
-            self._arrived[file.path] = size
+            self._received[file.path] = size
             if self._progress is not None:
-                self._progress(sum(self._arrived.values()), self._total)
+                self._progress(sum(self._received.values()), self._total)
 
 
 def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
-    """Return the sha256 of the file at `target`, downloaded where it is not there yet."""
+    """Return the sha256 of the file at `target`, after downloading it if it is missing or damaged."""
     import requests
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
     if target.is_file():
         with contextlib.suppress(_DamagedError):
             digest = _verify(file, target)
-            job.note(file, file.size)
+            job.report(file, file.size)
             return digest
     url = f"{job.base_url}/{quote(file.path)}"
     problem = "stopped"
@@ -102,17 +102,17 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
         else:
             move_into_place(part, target)
             return digest
-    raise PreflightError(f"{url}: cannot be downloaded ({problem}); the same command goes on from what has arrived")
+    raise PreflightError(f"{url}: cannot be downloaded ({problem}); the same command continues with what was received")
 
 
 def _is_final(error: Exception) -> bool:
-    """Return whether asking again is useless."""
+    """Return whether another attempt is useless."""
     response = getattr(error, "response", None)
     return response is not None and response.status_code in (401, 403, 404)
 
 
 def _transfer(job: _Job, url: str, file: RemoteFile, part: Path) -> None:
-    """Add to the part file what it lacks."""
+    """Append the missing bytes to the part file."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -126,13 +126,17 @@ def _transfer(job: _Job, url: str, file: RemoteFile, part: Path) -> None:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 out.write(chunk)
                 have += len(chunk)
-                job.note(file, have)
+                job.report(file, have)
                 if job.stopped.is_set():
                     raise _DamagedError("stopped")
 
 
 def _verify(file: RemoteFile, part: Path) -> str:
-    """Return the sha256 of a file that is what the hub announced; a wrong one is deleted, one cut off is kept."""
+    """Return the sha256 of a file with the announced content; delete a wrong file, but keep an incomplete one.
+
+    Raises:
+        _DamagedError: the content is wrong or incomplete.
+    """
     size = part.stat().st_size
     if size < file.size:
         raise _DamagedError(f"cut off at {size:,} of {file.size:,} bytes")

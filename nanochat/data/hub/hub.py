@@ -1,9 +1,8 @@
-"""Data sets of the Hugging Face hub: listed, downloaded in parallel and kept under `<base>/hub`, verified.
+"""Data sets of the Hugging Face hub, downloaded to `<base>/hub` and verified.
 
-A download is of one commit. Its manifest, written last and by rename, is the only proof that it is whole; without the
-network, data come from complete downloads alone. Which commit a branch or tag named when it was last asked for is kept
-beside it. Interrupted files go on from where they stopped. Not here: which split or column of the files is read, and
-the lock files of recipes.
+A download has the files of one commit. Its manifest is written last, and only the manifest shows that the download is
+complete. Without the network, only complete downloads are read. The commit that a branch or tag last named is kept
+beside them. Not here: which split or column is read, and the lock files of recipes.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class HubSource:
 
     @classmethod
     def parse(cls, uri: str, revision: str | None) -> HubSource:
-        """Return the parts of `hf://datasets/OWNER/NAME` with an optional folder, file or glob behind.
+        """Return the parts of `hf://datasets/OWNER/NAME`, which a folder, file or glob may follow.
 
         Raises:
-            PreflightError: `uri` is not such.
+            PreflightError: `uri` has another form.
         """
         parts = uri.removeprefix(_PREFIX).split("/", 2)
         if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]):
@@ -63,12 +62,12 @@ class HubSource:
         return _COMMIT.fullmatch(self.revision) is not None
 
     def describe(self) -> str:
-        """Return the data set, files and revision as messages show them."""
+        """Return the data set, files and revision, for messages."""
         pattern = f"/{self.pattern}" if self.pattern else ""
         return f"{_PREFIX}{self.repository}{pattern} (revision {self.revision})"
 
     def matches(self, name: str) -> bool:
-        """Return whether a file of the repository is asked for."""
+        """Return whether a file of the repository belongs to the source."""
         if not name.endswith(DATA_SUFFIXES):
             return False
         if not self.pattern or name == self.pattern or name.startswith(f"{self.pattern}/"):
@@ -78,19 +77,19 @@ class HubSource:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A complete download: the commit it is pinned to, and its files in order."""
+    """A complete download: its commit, and its files in order."""
 
     commit: str
     files: tuple[Path, ...]
 
 
 def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapshot:
-    """Return a download that is complete, without the network.
+    """Return the complete download of a source, without the network.
 
-    A file that has changed since it was last looked at (size or time) is compared with its digest.
+    A file whose size or modification time has changed is compared with its digest.
 
     Raises:
-        PreflightError: it is not; the message names what is missing or damaged.
+        PreflightError: there is no complete download; the message names what is missing or damaged.
     """
     folder, commit = _folder(source, base), known_commit(source, base=base)
     try:
@@ -121,24 +120,24 @@ def is_cached(source: HubSource, selection: FileSelection, *, base: Path) -> boo
 
 
 def known_commit(source: HubSource, *, base: Path) -> str | None:
-    """Return the commit of a source without the network: its revision, or what that named when it was last asked."""
+    """Return, without the network, the commit that a source's revision is or last named; None if it is unknown."""
     if source.is_pinned:
         return source.revision
     try:
-        noted = _reference(source, base).read_text().strip()
+        commit = _reference(source, base).read_text().strip()
     except OSError:
         return None
-    return noted if _COMMIT.fullmatch(noted) else None
+    return commit if _COMMIT.fullmatch(commit) else None
 
 
 def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
-    """Keep which commit a branch or tag names now."""
+    """Record the commit that a branch or tag names now."""
     if not source.is_pinned:
         write_text(_reference(source, base), f"{commit}\n")
 
 
 def check(source: HubSource) -> str:
-    """Return the commit that the revision names now, once the hub says that there are files to download.
+    """Ask the hub for the commit that the revision names now, and check that there are files to download.
 
     Raises:
         PreflightError: the hub cannot be reached, or has no such data set, revision or files.
@@ -149,7 +148,7 @@ def check(source: HubSource) -> str:
 def fetch(
     source: HubSource, selection: FileSelection, *, base: Path, offline: bool, progress: Progress | None = None
 ) -> Snapshot:
-    """Return the download, made now where it is not complete.
+    """Return the complete download of a source, after downloading what is missing.
 
     Raises:
         PreflightError: the hub cannot be reached or has no such data, a file stays damaged, or the disk is too small.
@@ -176,11 +175,11 @@ def fetch(
 
 def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, list[RemoteFile]]:
     listing = list_files(_endpoint(), source.repository, source.revision, token=runtime.environment("HF_TOKEN"))
-    asked = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
-    if not asked:
+    matching = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
+    if not matching:
         known = ", ".join(file.path for file in listing.files[:10]) or "none"
         raise PreflightError(f"{source.describe()}: no data file matches; files there are: {known}")
-    return listing.commit, [asked[path] for path in selection.select(sorted(asked))]
+    return listing.commit, [matching[path] for path in selection.select(sorted(matching))]
 
 
 def _check_space(folder: Path, files: list[RemoteFile]) -> None:
@@ -190,7 +189,7 @@ def _check_space(folder: Path, files: list[RemoteFile]) -> None:
     if needed > free:
         raise PreflightError(
             f"no room to download: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {folder}; "
-            "free some, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
+            "free some space, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
         )
 
 
@@ -224,7 +223,7 @@ def _endpoint() -> str:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from downloading the same data set meanwhile."""
+    """Keep other processes from downloading the same data set at the same time."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

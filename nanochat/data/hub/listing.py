@@ -1,4 +1,4 @@
-"""What the hub says a data set consists of: its commit, and its files with sizes and digests."""
+"""Asking the hub which commit a revision names, and which files a data set has there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set; its digest is a sha256 of the content, or git's sha1 of small files, or not told."""
+    """A file of a data set. The hub gives the sha256 of large files, git's sha1 of small ones, or no digest ('')."""
 
     path: str
     size: int
@@ -30,7 +30,7 @@ class Listing:
 
 
 def request_headers(token: str | None) -> dict[str, str]:
-    """Return the headers of every request; the hub's files are asked for as they are, without compression."""
+    """Return the headers of every request, which ask for files without compression."""
     headers = {"User-Agent": "nanochat", "Accept-Encoding": "identity"}
     return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
@@ -41,7 +41,7 @@ def list_files(endpoint: str, repository: str, revision: str, *, token: str | No
     Raises:
         PreflightError: the hub does not answer, or has no such data set or revision.
     """
-    import requests  # imported late: planning and offline runs need none of it
+    import requests  # planning imports this module, but only downloads need it
 
     where = f"hf://datasets/{repository}"
     url = f"{endpoint}/api/datasets/{repository}/revision/{quote(revision, safe='')}?blobs=true"
@@ -52,7 +52,8 @@ def list_files(endpoint: str, repository: str, revision: str, *, token: str | No
             raise PreflightError(f"{where} has no revision `{revision}`; give a branch, tag or commit of it")
         if kind in ("RepoNotFound", "GatedRepo") or response.status_code in (401, 403, 404):
             raise PreflightError(
-                f"{where}: no such data set on {endpoint}, or it wants a token in the environment variable HF_TOKEN"
+                f"{where}: no such data set on {endpoint}, or it is private or gated and needs a token in the "
+                "environment variable HF_TOKEN"
             )
         response.raise_for_status()
         return _parse(response.json())

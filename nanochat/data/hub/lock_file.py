@@ -1,8 +1,9 @@
-"""The lock file beside a recipe: which commit each hub data set is pinned to, a line each, to be kept with the recipe.
+"""The lock file beside a recipe, which pins each hub data set to a commit. It is kept together with the recipe.
 
     hf://datasets/OWNER/NAME@REVISION: COMMIT
 
-The key is the data set and the revision that the recipe names, so that sources that share a data set share its commit.
+The key is the data set and the revision that the recipe names. Sources with the same data set and revision therefore
+read the same commit.
 """
 
 from __future__ import annotations
@@ -30,36 +31,36 @@ def lock_path(recipe: Path) -> Path:
 
 
 def lock_key(source: HubSource) -> str:
-    """Return the name of a source in lock files."""
+    """Return the key of a source in lock files."""
     return f"hf://datasets/{source.repository}@{source.revision}"
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Return the commit of each key, none where there is no lock file.
+    """Return the commit of each key; without a lock file, an empty dict.
 
     Raises:
-        PreflightError: a line is not of the form; file and line are named.
+        PreflightError: the file cannot be read, or a line has another form; the message names file and line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise PreflightError(f"{path}: cannot be read ({error}); delete it to pin anew") from error
+        raise PreflightError(f"{path}: cannot be read ({error}); delete it to pin the current commits") from error
     commits: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        found = _LINE.fullmatch(line.strip())
-        if found is None:
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
             expected = "`hf://datasets/OWNER/NAME@REVISION: COMMIT` with a commit of 40 hex digits"
-            raise PreflightError(f"{path}:{number}: expected {expected}; repair it, or delete the line to pin anew")
-        commits[found[1]] = found[2]
+            raise PreflightError(f"{path}:{number}: expected {expected}; repair the line or delete it")
+        commits[match[1]] = match[2]
     return commits
 
 
 def write_lock(path: Path, commits: Mapping[str, str], *, recipe: Path) -> None:
-    """Write the lock file, at once or not at all.
+    """Write the lock file.
 
     Raises:
         PreflightError: the folder cannot be written.

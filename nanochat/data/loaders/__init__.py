@@ -1,1 +1,1 @@
-"""Batches for training: packed rows, the position to resume from, and prefetching."""
+"""Batches for training: packed rows, prefetched and resumable."""

@@ -1,1 +1,1 @@
-"""Tokenized documents on disk, so that a second run does not tokenize again."""
+"""Tokenized documents on disk, so that later runs need not tokenize them again."""

@@ -1,12 +1,12 @@
-"""Documents tokenized once, into memory-mapped files that every run with the same tokenizer and source shares.
+"""Tokenized documents in memory-mapped files, shared by all runs with the same tokenizer and source.
 
-<base>/tokens/<key>/key.json         what the folder is for
+<base>/tokens/<key>/key.json         the settings that the folder's contents depend on
                     00000.tokens     the ids of the documents of the source's first file, one after the other
-                    00000.index.npy  for each document where it ends there, and where the source stands behind it
-                    parts.json       written last: only with it the cache is whole
+                    00000.index.npy  for each document, the end of its ids and the source's position after it
+                    parts.json       the list of parts, written last: without it the cache is not complete
 
-A killed build goes on with the first file that is not finished. Streams from a cache give the documents, epochs and
-positions that a `DocumentStream` gives, so that a run may go on with or without it.
+A build that was killed continues with the first unfinished file. A `CachedStream` has the documents, epochs and
+positions of a `DocumentStream`, so that a run can resume with or without the cache.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ import numpy as np
 
 from nanochat.data.documents import DocumentPosition, DocumentStream, Split
 from nanochat.data.sources import SourceSpec, content_digest, describe
-from nanochat.data.token_cache.files import (
+from nanochat.data.token_cache.parts import (
     FOLDER,
     LIST_FILE,
-    IntArray,
+    OnProgress,
     Part,
     PartWriter,
-    Tell,
     TokenType,
     locked,
     open_parts,
 )
 from nanochat.errors import PreflightError
 from nanochat.storage.files import delete_scratch, write_text
-from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.bpe import IntArray, Tokenizer
 
 FORMAT = 1
 
@@ -46,12 +45,13 @@ _SMALL_VOCABULARY = 1 << 16
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that decides what a cache holds."""
+    """Everything that a cache's contents depend on.
+
+    `tokenizer` is the sha256 of the tokenizer's file, and `content` the digest of the source's content.
+    """
 
     tokenizer: str
-    """The sha256 of the tokenizer's file."""
     content: str
-    """The digest of the source's content."""
     split: Split
     column: str
     max_files: int | None
@@ -67,65 +67,69 @@ class CacheKey:
 
 
 def cached_stream(
-    spec: SourceSpec, split: Split, tokenizer: Tokenizer, *, base: Path, tell: Tell = lambda documents, tokens: None
+    spec: SourceSpec,
+    split: Split,
+    tokenizer: Tokenizer,
+    *,
+    base: Path,
+    on_progress: OnProgress = lambda documents, tokens: None,
 ) -> CachedStream:
-    """Return the tokenized documents of one side of a source, tokenized now where that was not done before.
+    """Return the tokenized documents of a split of a source, after building the cache if there is none.
 
-    Another process that needs the same cache waits until it is made.
+    If another process is building the same cache, this one waits for it.
 
     Raises:
-        PreflightError, StageError: as the source's stream.
+        PreflightError, StageError: the source's documents cannot be read.
     """
     key = _key(spec, split, tokenizer, base)
     folder = base / FOLDER / key.name
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= _SMALL_VOCABULARY else "<i4")
-    with locked(folder, tell):
+    with locked(folder, on_progress):
         parts = open_parts(folder, dtype)
         if parts is None:
-            _build(DocumentStream(spec, split, base=base), tokenizer, folder, key, dtype, tell)
+            _build(DocumentStream(spec, split, base=base), tokenizer, folder, key, dtype, on_progress)
             parts = open_parts(folder, dtype)
-    assert parts, f"{describe(spec)}: a source without documents raises before"
+    assert parts, f"{describe(spec)}: the cache has no documents"
     return CachedStream(parts)
 
 
 class CachedStream:
-    """The token ids of documents, without BOS, in the same order every time, over and over."""
+    """The token ids of documents, without BOS, in the same order every time, repeated without end."""
 
     def __init__(self, parts: list[Part], start: Mapping[str, object] | None = None) -> None:
         self._parts = parts
         self._ends: list[int] = np.cumsum([len(part.index) for part in parts]).tolist()
-        self._given = _documents_before(parts, start)
-        """Documents given in all, over all epochs."""
+        self._count = _documents_before(parts, start)
+        """Documents returned so far, over all epochs."""
 
     @property
     def epoch(self) -> int:
-        """How often the source had been read to its end before the last document."""
-        return max(self._given - 1, 0) // self._ends[-1]
+        """How many times the source had been read to its end before the document last returned."""
+        return max(self._count - 1, 0) // self._ends[-1]
 
     def __iter__(self) -> CachedStream:
-        """Return the stream itself; it never ends."""
         return self
 
     def __next__(self) -> IntArray:
         """Return the ids of the next document, int32."""
-        part, row = self._place(self._given)
-        self._given += 1
+        part, row = self._locate(self._count)
+        self._count += 1
         begin = int(part.index[row - 1, 0]) if row else 0
         return np.asarray(part.tokens[begin : int(part.index[row, 0])], dtype=np.int32)
 
     def position(self) -> dict[str, object]:
-        """Return, JSON-able, where the stream stands, as the source's `DocumentStream` would."""
-        if self._given == 0:
+        """Return, JSON-able, the position after the document last returned, equal to that of a `DocumentStream`."""
+        if self._count == 0:
             return DocumentPosition().to_json()
-        part, row = self._place(self._given - 1)
+        part, row = self._locate(self._count - 1)
         *cursor, piece = part.place(row)
         return DocumentPosition(self.epoch, part.number, tuple(cursor), piece).to_json()
 
     def reopened(self, start: Mapping[str, object]) -> CachedStream:
-        """Return a new stream of the same documents that stands at `start`."""
+        """Return a new stream of the same documents that continues from `start`."""
         return CachedStream(self._parts, start)
 
-    def _place(self, document: int) -> tuple[Part, int]:
+    def _locate(self, document: int) -> tuple[Part, int]:
         within = document % self._ends[-1]
         i = bisect.bisect_right(self._ends, within)
         return self._parts[i], within - (self._ends[i - 1] if i else 0)
@@ -164,9 +168,9 @@ def _key(spec: SourceSpec, split: Split, tokenizer: Tokenizer, base: Path) -> Ca
 
 
 def _build(
-    stream: DocumentStream, tokenizer: Tokenizer, folder: Path, key: CacheKey, dtype: TokenType, tell: Tell
+    stream: DocumentStream, tokenizer: Tokenizer, folder: Path, key: CacheKey, dtype: TokenType, on_progress: OnProgress
 ) -> None:
-    """Tokenize what is not in the folder yet, one file of the source after the other."""
+    """Tokenize the files of the source that are not in the folder yet, one after the other."""
     delete_scratch(folder)
     write_text(folder / "key.json", json.dumps(asdict(key), indent=1))
     done = [int(path.name.split(".")[0]) for path in sorted(folder.glob("*.index.npy"))]
@@ -178,14 +182,14 @@ def _build(
                 writer.add(encoded, [place for _, _, place in batch])
                 documents += len(encoded)
                 tokens += sum(map(len, encoded))
-                tell(documents, tokens)
+                on_progress(documents, tokens)
         done.append(number)
     sizes = {number: (folder / f"{number:05d}.tokens").stat().st_size for number in done}
     write_text(folder / LIST_FILE, json.dumps(sizes))
 
 
 def _entries(stream: DocumentStream, first_part: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """Yield each document from a file on, once, with the file's number and the place behind it."""
+    """Yield each document once, from file `first_part` on, with the file's number and the position after it."""
     if first_part == stream.part_count:
         return
     if first_part:

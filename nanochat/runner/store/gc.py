@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.data.token_cache.files import FOLDER, LOCK_FILE
+from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.record import read_run

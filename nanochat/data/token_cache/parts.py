@@ -1,4 +1,4 @@
-"""Files of a token cache: parts that are visible only once they are whole, and the lock of whoever makes them."""
+"""Files of a token cache: a pair of files per part, the list of complete parts, and the lock of the builder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.storage.files import atomic_write
+from nanochat.tokenizer.bpe import IntArray
 
-IntArray = npt.NDArray[np.int32]
 TokenType = np.dtype[np.generic]
-Tell = Callable[[int, int], None]
-"""Told documents and tokens so far; may raise to stop."""
+OnProgress = Callable[[int, int], None]
+"""Receives the numbers of documents and tokens so far; may raise an exception to stop the build."""
 
 FOLDER = "tokens"
 LIST_FILE, LOCK_FILE = "parts.json", ".lock"
@@ -29,19 +29,25 @@ _WAIT_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Part:
-    """The documents of one file: ids, and a row (end of the ids, two numbers of the cursor, piece) for each."""
+    """The documents of one file of a source.
+
+    Attributes:
+        number: the file's number in the source.
+        tokens: the token ids of all documents, one after the other.
+        index: a row per document: the end of its ids, and the source's position after it (cursor and piece).
+    """
 
     number: int
     tokens: npt.NDArray[np.generic]
     index: npt.NDArray[np.int64]
 
     def place(self, row: int) -> tuple[int, ...]:
-        """Return where the source stands behind a document: its cursor, and the piece."""
+        """Return the source's position after a document: the cursor's two numbers, and the piece."""
         return tuple(self.index[row, 1:].tolist())
 
 
 class PartWriter:
-    """The two files of one part, visible only once they are whole: first the tokens, then the index."""
+    """Writes the two files of a part, each visible only once it is complete: first the tokens, then the index."""
 
     def __init__(self, folder: Path, number: int, dtype: TokenType) -> None:
         self._tokens = folder / f"{number:05d}.tokens"
@@ -57,7 +63,7 @@ class PartWriter:
         return self
 
     def add(self, encoded: list[IntArray], places: list[tuple[int, ...]]) -> None:
-        """Add documents with the places behind them."""
+        """Add documents, each with the source's position after it."""
         for ids, place in zip(encoded, places, strict=True):
             self._end += len(ids)
             self._rows.append((self._end, *place))
@@ -66,7 +72,7 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Make the files visible; after an error, here or before, drop what is there."""
+        """Complete both files or, after an error, delete them."""
         self._writing.__exit__(kind, error, trace)
         if kind is None:
             with atomic_write(self._index) as scratch, scratch.open("wb") as file:
@@ -74,7 +80,7 @@ class PartWriter:
 
 
 def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
-    """Return the parts of a whole cache, None where it is not; one that was damaged is deleted."""
+    """Return the parts of a complete cache, or None. A damaged cache is deleted."""
     try:
         sizes = json.loads((folder / LIST_FILE).read_text())
     except FileNotFoundError:
@@ -97,15 +103,15 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, tell: Tell) -> Iterator[None]:
-    """Hold the folder's lock; while another process does, wait and let `tell` stop the waiting."""
+def locked(folder: Path, on_progress: OnProgress) -> Iterator[None]:
+    """Hold the folder's lock. While waiting for another process, call `on_progress`, which may stop the waiting."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell(0, 0)
+                on_progress(0, 0)
                 time.sleep(_WAIT_SECONDS)
             else:
                 break
