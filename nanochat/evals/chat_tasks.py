@@ -12,6 +12,7 @@ from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score_problems
 from nanochat.evals.results import ExampleRecord, TaskResult, summarize
+from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.causal_model import CausalModel
 from nanochat.inference.engine import Engine
 from nanochat.tasks.base import Example, Task, gold_text
@@ -78,7 +79,7 @@ def evaluate_generative(
     temperature: float = 0.0,
     top_k: int | None = 50,
     seed: int = 0,
-    max_rows: int = 32,
+    max_rows: int = GENERATED_ROWS,
     on_finished: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return the share of completions that the task grades as right, pass@k, and a record of each completion.

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from nanochat.inference.batch_sizes import CPU_SCORED_TOKENS, GPU_SCORED_ROWS, GPU_SCORED_TOKENS
 from nanochat.inference.causal_model import CausalModel
 from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
@@ -25,12 +26,8 @@ from nanochat.model.ragged.rows import Row, lay_out
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 2048, 8192
-"""Small batches fit a CPU's caches; a GPU needs large ones to stay busy."""
 _MIN_SHARED_TOKENS = 8
 """A shorter common prefix is not worth a row of its own."""
-_LOGIT_ROWS = 1024
-"""Positions whose logits exist at a time on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def score_continuations(
 
 def tokens_per_batch() -> int:
     """Return how many tokens one forward pass should have on this device."""
-    return CPU_TOKENS_PER_BATCH if runs_on_cpu() else GPU_TOKENS_PER_BATCH
+    return CPU_SCORED_TOKENS if runs_on_cpu() else GPU_SCORED_TOKENS
 
 
 def shared_prefix_length(group: Sequence[Continuation]) -> int:
@@ -177,7 +174,7 @@ def _score_targets(
 ) -> tuple[Doubles, Bools]:
     """Return each target's log-probability and whether it is the most likely token, (N,), from hidden (rows, C)."""
     logprobs, greedy = [np.zeros(0)], [np.zeros(0, dtype=bool)]
-    size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else _LOGIT_ROWS
+    size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else GPU_SCORED_ROWS
     for start in range(0, len(positions), size):
         rows = hidden[mx.array(positions[start : start + size])]
         block_logprobs, block_greedy = model.judge(rows, mx.array(targets[start : start + size]))

@@ -10,12 +10,10 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from nanochat.inference.batch_sizes import PROMPT_CHUNK_TOKENS
 from nanochat.inference.kv_cache import KVCache, pad_left
 from nanochat.model.config import GPTConfig
 from nanochat.model.ragged.rows import Ragged
-
-CHUNK_TOKENS = 512
-"""Positions per forward while reading a prompt: bounds the attention scores alive at once."""
 
 
 class CausalModel(Protocol):
@@ -51,8 +49,8 @@ def prefill(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) 
     lengths = [len(prompt) for prompt in prompts]
     idx = pad_left(prompts, pad_id=prompts[0][0])
     cache = KVCache(model.config, capacity=idx.shape[1] + room, lengths=lengths)
-    hidden = model.hidden(idx[:, :CHUNK_TOKENS], cache)
-    for start in range(CHUNK_TOKENS, idx.shape[1], CHUNK_TOKENS):
+    hidden = model.hidden(idx[:, :PROMPT_CHUNK_TOKENS], cache)
+    for start in range(PROMPT_CHUNK_TOKENS, idx.shape[1], PROMPT_CHUNK_TOKENS):
         mx.eval(hidden)  # of the chunk before: frees its activations
-        hidden = model.hidden(idx[:, start : start + CHUNK_TOKENS], cache)
+        hidden = model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
     return hidden[:, -1], cache

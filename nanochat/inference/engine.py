@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import RecipeError
+from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.causal_model import CausalModel, prefill
 from nanochat.inference.kv_cache import KVCache
 from nanochat.inference.sampling import check_settings, row_keys, sample, step_keys
@@ -122,7 +123,7 @@ class Engine:
         top_k: int | None = None,
         seed: int = 0,
         use_calculator: bool = True,
-        max_rows: int = 32,
+        max_rows: int = GENERATED_ROWS,
         on_finished: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """Return one completion for each prompt, as `generate` ends them.

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from nanochat.inference.batch_sizes import CACHE_SLACK_TOKENS
 from nanochat.model.config import GPTConfig
-
-_SLACK = 256
-"""Room of a windowed layer beyond its window; where it is full, the window moves to the front."""
 
 
 class LayerCache:
@@ -23,7 +21,7 @@ class LayerCache:
     def __init__(self, window: int, capacity: int) -> None:
         """Keep `window` earlier positions, in a buffer of at most `capacity`."""
         self.window = window
-        self.capacity = min(capacity, window + _SLACK)
+        self.capacity = min(capacity, window + CACHE_SLACK_TOKENS)
         self.used = 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None

@@ -15,10 +15,10 @@ from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_model
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import total
-from nanochat.plan.estimate.notes import estimate_notes
+from nanochat.plan.estimate_notes import estimate_notes
 from nanochat.plan.fingerprint import identity
+from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.sharing import check_distributed
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, StageName, StageSpec, TokenizerSpec, stage_sources
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.load import LoadedRecipe

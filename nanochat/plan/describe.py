@@ -42,10 +42,8 @@ def describe_sft(spec: SftSpec) -> str:
     """Return the horizon, and the tasks of the mixture with their shares if they have weights."""
     whole = sum(item.weight or 0 for item in spec.data)
     tasks = [item.name + (f" {item.weight / whole:.3g}" if item.weight else "") for item in spec.data]
-    if spec.steps is not None:
-        horizon = several(spec.steps, "step")
-    elif spec.tokens is not None:
-        horizon = f"{spec.tokens:,} tokens in steps"
+    if spec.last_step is not None:
+        horizon = several(spec.last_step, "step")
     else:
         horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
     return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}"

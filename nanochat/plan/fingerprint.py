@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from nanochat.plan.identity import source_fields
+from nanochat.plan.derive.identity import source_fields
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.plan.specs import StageSpec, stage_sources
 from nanochat.plan.stages import STAGES

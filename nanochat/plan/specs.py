@@ -156,6 +156,13 @@ class SftSpec(Spec):
     seed: int
 
     @property
+    def last_step(self) -> int | None:
+        """Optimizer steps in all; None if the end of the data decides. A horizon in tokens is rounded to steps."""
+        if self.steps is not None:
+            return self.steps
+        return None if self.tokens is None else max(1, round(self.tokens / self.tokens_per_step))
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """What the stage reads."""
         return self.data

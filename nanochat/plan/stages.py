@@ -16,6 +16,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan import describe
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
+from nanochat.plan.derive.identity import base_eval_identity, nondefault_fields, pretrain_identity, sft_identity
 from nanochat.plan.derive.pretrain import derive_pretrain
 from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.derive.tokenizer import derive_tokenizer
@@ -29,7 +30,6 @@ from nanochat.plan.estimate.estimate import (
     estimate_sft,
     estimate_tokenizer,
 )
-from nanochat.plan.identity import base_eval_identity, nondefault_fields, pretrain_identity, sft_identity
 from nanochat.plan.specs import (
     BaseEvalSpec,
     ChatEvalSpec,

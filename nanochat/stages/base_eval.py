@@ -13,6 +13,7 @@ from nanochat.evals.choice_tasks import evaluate_choices
 from nanochat.evals.core_tasks import evaluate_core_task
 from nanochat.evals.metrics import Score, composite
 from nanochat.evals.results import ExampleRecord
+from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
@@ -23,9 +24,6 @@ from nanochat.storage.files import write_text
 from nanochat.tasks.base_multiple_choice import build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tokenizer.bpe import Tokenizer
-
-_BPB_TOKENS_PER_BATCH = 4096
-"""Fixed instead of the micro-batch size, because the rounding of a sum must not depend on how a run is executed."""
 
 
 def run(job: Job, context: StageContext) -> StageResult:
@@ -84,7 +82,7 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenize
         tokenizer,
         sequence_len=sequence_len,
         max_tokens=suite.tokens,
-        rows_per_batch=max(1, _BPB_TOKENS_PER_BATCH // sequence_len),
+        rows_per_batch=max(1, BPB_TOKENS // sequence_len),
         base=base,
     )
 

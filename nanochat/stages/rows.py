@@ -1,39 +1,35 @@
-"""How many rows of tokens this process takes in a step, and how many at a time."""
+"""How a training step is divided: the rows of this process, and the rows of a forward pass."""
 
 from __future__ import annotations
 
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.device import memory_bytes
-from nanochat.plan.estimate.memory import largest_micro_batch
+from nanochat.plan.estimate.memory import cpu_micro_batch_limit, micro_batch_size
 from nanochat.stages.context import StageContext
 
-CPU_MICRO_BATCH_TOKENS = 16_384
-"""`micro_batch_size: auto` on a CPU: more tokens at once are no faster there and leave the caches."""
 MEMORY_SHARE = 0.8
-"""Of a device's memory, what `auto` plans to use; the allocator's slack needs the rest."""
+"""Share of a device's memory that `micro_batch_size: auto` plans to use. The allocator's slack needs the rest."""
 
 
 def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len: int, rows: int) -> int:
-    """Return the rows per forward pass: what the recipe says, or the largest divisor of `rows` that fits.
+    """Return the rows per forward pass, given this process's rows of a step.
 
     Raises:
         StageError: not even one row fits in memory.
     """
     execution, runtime = context.job.execution, context.runtime
-    if execution.micro_batch_size is not None:
-        return min(execution.micro_batch_size, rows)
-    # GPUs have memory of their own; processes on one CPU or one Mac share the machine's.
+    # A GPU has memory of its own. Processes on one CPU or one Mac share the machine's.
     sharing = 1 if runtime.backend == "cuda" else execution.processes_here
     limit = execution.memory_limit_bytes or int(MEMORY_SHARE * memory_bytes() / sharing)
-    chosen = largest_micro_batch(
+    chosen = micro_batch_size(
         config,
-        limit,
-        tokens_per_step=rows * sequence_len,
+        execution,
+        rows=rows,
         sequence_len=sequence_len,
         dtype=runtime.dtype,
-        activation_checkpointing=execution.activation_checkpointing,
-        at_most=max(1, CPU_MICRO_BATCH_TOKENS // sequence_len) if runtime.backend == "cpu" else None,
+        limit_bytes=limit,
+        at_most=cpu_micro_batch_limit(sequence_len) if runtime.backend == "cpu" else None,
     )
     if chosen == 0:
         raise StageError(
@@ -44,7 +40,7 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
 
 
 def rows_of_step(tokens_per_step: int, sequence_len: int, *, world_size: int) -> int:
-    """Return this process's rows of a step.
+    """Return how many rows of a step this process has.
 
     Raises:
         StageError: a step is not a whole number of rows for each process.

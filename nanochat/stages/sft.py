@@ -175,7 +175,7 @@ def _make_loader(
 
 
 def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
-    last_step = _last_step(spec)
+    last_step = spec.last_step
 
     def progress(step: int) -> float:
         return loader.state.progress if last_step is None else step / last_step
@@ -191,13 +191,6 @@ def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) ->
         )
 
     return TrainingSchedule(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
-
-
-def _last_step(spec: SftSpec) -> int | None:
-    """Return the steps in all, or None where the data's end decides."""
-    if spec.steps is not None:
-        return spec.steps
-    return None if spec.tokens is None else max(1, round(spec.tokens / spec.tokens_per_step))
 
 
 def _sample(position: TrainingPosition, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:

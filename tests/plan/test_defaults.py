@@ -17,7 +17,7 @@ from nanochat.data import sources
 from nanochat.data.builtin import stdlib_corpus
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
-from nanochat.plan.identity import ORIGIN_FIELDS
+from nanochat.plan.derive.identity import ORIGIN_FIELDS
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS

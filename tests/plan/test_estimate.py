@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
-from nanochat.plan import eval_memory
 from nanochat.plan.estimate import memory
 from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer_training, total
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import TokenizerSpec
+from nanochat.plan.specs import SftSpec, TokenizerSpec
 
 Compile = Callable[..., Plan]
 
@@ -119,8 +119,8 @@ def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
 ) -> None:
     """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context."""
     planned = (
-        memory.scoring_bytes(config, tokens=eval_memory.BPB_TOKENS, dtype="float32"),
-        memory.scoring_bytes(config, tokens=eval_memory.CPU_SCORED_TOKENS, gathers=True, dtype="float32"),
+        memory.scoring_bytes(config, tokens=batch_sizes.BPB_TOKENS, dtype="float32"),
+        memory.scoring_bytes(config, tokens=batch_sizes.CPU_SCORED_TOKENS, gathers=True, dtype="float32"),
         memory.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
     )
     for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
@@ -132,23 +132,16 @@ def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
 )
 def test_the_planned_peak_of_comparing_options_on_a_gpu(config: GPTConfig, measured_mib: tuple[int, ...]) -> None:
     """MLX's arrays, bfloat16, in runs on one H100: how far it lags behind what it is sent differs."""
-    planned = memory.scoring_bytes(config, tokens=eval_memory.GPU_SCORED_TOKENS, gathers=True, dtype="bfloat16") / MIB
+    planned = memory.scoring_bytes(config, tokens=batch_sizes.GPU_SCORED_TOKENS, gathers=True, dtype="bfloat16") / MIB
     assert min(measured_mib) < planned < 1.45 * min(measured_mib)
     assert planned > 0.75 * max(measured_mib)
 
 
-def test_estimates_know_the_sizes_that_evaluations_work_in() -> None:
-    """The plan must not import MLX, so it has them again."""
-    from nanochat.evals import continuations
-    from nanochat.inference import causal_model, kv_cache
-    from nanochat.stages import base_eval
+def test_chunk_of_logits_has_the_size_that_the_cpu_computes_at_a_time() -> None:
+    """The plan must not import MLX, so it repeats this number."""
+    from nanochat.model.cpu import fast_math
 
-    assert eval_memory.BPB_TOKENS == base_eval._BPB_TOKENS_PER_BATCH
-    assert eval_memory.CPU_SCORED_TOKENS == continuations.CPU_TOKENS_PER_BATCH
-    assert eval_memory.GPU_SCORED_TOKENS == continuations.GPU_TOKENS_PER_BATCH
-    assert memory._SCORED_ROWS == continuations._LOGIT_ROWS
-    assert memory._PROMPT_CHUNK_TOKENS == causal_model.CHUNK_TOKENS
-    assert memory._CACHE_SLACK_TOKENS == kv_cache._SLACK
+    assert memory.LOGIT_VALUES == fast_math.BLOCK_ELEMENTS
 
 
 def test_a_process_that_reads_parquet_is_larger(compiled: Compile) -> None:
@@ -246,16 +239,13 @@ def test_the_automatic_micro_batch_fits_and_divides_the_step(limit_mib: int, row
     """The largest that does; 0 where not even one row fits."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     limit = limit_mib * 2**20
-    chosen = memory.largest_micro_batch(TINY, limit, tokens_per_step=rows * 32, sequence_len=32, dtype="float32")
+    chosen = memory.largest_micro_batch(TINY, limit, rows=rows, sequence_len=32, dtype="float32")
     fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n, accumulates=n < rows) <= limit]
     assert chosen == max(fitting, default=0)
 
 
 def test_the_automatic_micro_batch_can_be_capped() -> None:
-    assert (
-        memory.largest_micro_batch(TINY, 2**33, tokens_per_step=48 * 32, sequence_len=32, dtype="float32", at_most=20)
-        == 16
-    )
+    assert memory.largest_micro_batch(TINY, 2**33, rows=48, sequence_len=32, dtype="float32", at_most=20) == 16
 
 
 def test_training_flops_and_tokens_are_those_of_whole_steps(compiled: Compile) -> None:
@@ -264,6 +254,15 @@ def test_training_flops_and_tokens_are_those_of_whole_steps(compiled: Compile) -
     per_token = 6 * (4 * 12 * 128**2 + 2048 * 128 + 2 * 64) + 12 * 128 * (3 * 128 + 256)
     assert one.tokens == 367 * 4096 == 1_503_232
     assert one.flops == 1_503_232 * per_token
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(500_000, 122), (400_000, 98), (1, 1)])
+def test_sft_tokens_are_rounded_to_the_nearest_whole_step(compiled: Compile, tokens: int, steps: int) -> None:
+    """The stage trains `last_step` steps, and the estimate counts the same ones."""
+    sft = compiled(f"sft.horizon.tokens={tokens}").stage("sft")
+    assert isinstance(sft.spec, SftSpec)
+    assert sft.spec.last_step == steps
+    assert sft.estimate.tokens == steps * 4096
 
 
 def test_an_evaluation_counts_the_forward_pass(compiled: Compile) -> None:

@@ -112,7 +112,7 @@ SFT = "  horizon: {tokens: 400_000}\n"
             "uneven-shares",
             ":23:32",
             "pretrain's step of 16 rows cannot be shared equally by 6 processes",
-            "so many fit: 1, 2, 4, 8, 16; or change `tokens_per_step`",
+            "numbers of processes that fit: 1, 2, 4, 8, 16; or change `tokens_per_step`",
         ),
         (
             SFT,

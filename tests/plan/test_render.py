@@ -29,7 +29,7 @@ def test_the_text_names_sizes_steps_and_conditions(compiled: Compile) -> None:
     assert "model: 1,835,144 parameters, 7,275,264 training FLOPs per token" in text
     assert "367 steps of 4,096 tokens (16 rows) = 1,503,232 tokens of stdlib" in text
     assert "base_eval.bpb < 2" in text
-    assert "400,000 tokens in steps of 4,096 tokens: spelling" in text
+    assert "98 steps of 4,096 tokens: spelling" in text
 
 
 def test_a_recipe_that_starts_from_weights_says_so(compiled: Compile) -> None:

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nanochat.data.sources import SourceSpec
+from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.model.config import GPTConfig
-from nanochat.plan import eval_memory, tokenizer_memory
 from nanochat.plan.derive.scaling import steps_for_tokens
-from nanochat.plan.estimate import dataset_sizes as examples
-from nanochat.plan.estimate import memory
+from nanochat.plan.estimate import dataset_sizes, memory
 from nanochat.plan.estimate.device_rates import (
     RATES,
     STARTUP_SECONDS,
@@ -110,30 +109,6 @@ def _disk_at_once(estimates: list[Estimate]) -> int | None:
     return most
 
 
-def shown_micro_batch(
-    config: GPTConfig,
-    execution: ExecutionSpec,
-    *,
-    tokens_per_step: int,
-    sequence_len: int,
-    device: DeviceClass,
-) -> int:
-    """Return a process's rows per forward pass that estimates assume: the recipe's, or what `auto` takes if it fits."""
-    rows = max(1, tokens_per_step // sequence_len // execution.processes)
-    if execution.micro_batch_size is not None:
-        return min(execution.micro_batch_size, rows)
-    fits = memory.largest_micro_batch(
-        config,
-        execution.memory_limit_bytes or sys.maxsize,
-        tokens_per_step=rows * sequence_len,
-        sequence_len=sequence_len,
-        dtype=dtype_of(execution, device),
-        activation_checkpointing=execution.activation_checkpointing,
-        at_most=max(1, memory.CPU_MICRO_BATCH_TOKENS // sequence_len) if device == "cpu" else GPU_AUTO_ROWS,
-    )
-    return max(1, fits)
-
-
 def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
     """Return what `run.dtype` computes in on a class of device."""
     if execution.dtype == "auto":
@@ -143,14 +118,14 @@ def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
 
 def estimate_tokenizer(spec: TokenizerSpec, _setting: Setting) -> Estimate:
     """Return the estimate of the tokenizer stage, without looking at its source."""
-    return estimate_tokenizer_training(spec, chars=examples.source_chars(spec.source))
+    return estimate_tokenizer_training(spec, chars=dataset_sizes.source_chars(spec.source))
 
 
 def estimate_tokenizer_training(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
     """Return the estimate of a tokenizer stage whose source has `chars` characters; None if that is not known."""
     chars = min(spec.max_chars, chars or spec.max_chars)
     return Estimate(
-        peak_memory_bytes=tokenizer_memory.peak_bytes(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
+        peak_memory_bytes=memory.tokenizer_peak(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
@@ -184,9 +159,7 @@ def _estimate_training(
         dtype=dtype,
         activation_checkpointing=execution.activation_checkpointing,
     )
-    rows = shown_micro_batch(
-        config, execution, tokens_per_step=tokens_per_step, sequence_len=sequence_len, device=device
-    )
+    rows = _planned_micro_batch(setting, tokens_per_step, sequence_len)
     flops = None if tokens is None else float(tokens * config.flops_per_token())
     recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
     rate = RATES[device].flops_per_second * execution.processes
@@ -207,15 +180,28 @@ def _estimate_training(
     )
 
 
+def _planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
+    """Return a process's rows per forward pass that the estimate assumes."""
+    fits = memory.micro_batch_size(
+        setting.model,
+        setting.execution,
+        rows=max(1, tokens_per_step // sequence_len // setting.execution.processes),
+        sequence_len=sequence_len,
+        dtype=setting.dtype,
+        limit_bytes=setting.execution.memory_limit_bytes or sys.maxsize,
+        at_most=memory.cpu_micro_batch_limit(sequence_len) if setting.device == "cpu" else GPU_AUTO_ROWS,
+    )
+    return max(1, fits)
+
+
 def _sft_tokens(spec: SftSpec) -> int | None:
-    """Return the tokens of an SFT run in whole steps, or None where an epoch's size is not known."""
-    if spec.steps is not None:
-        return spec.steps * spec.tokens_per_step
-    tokens: float | None = spec.tokens
-    if spec.epochs is not None:
-        epoch = examples.sft_mixture_tokens(spec.data)
-        tokens = None if epoch is None else spec.epochs * epoch
-    return None if tokens is None else steps_for_tokens(tokens, spec.tokens_per_step) * spec.tokens_per_step
+    """Return the tokens of an SFT run in whole steps, or None if the size of an epoch is not known."""
+    steps = spec.last_step
+    if steps is None:
+        assert spec.epochs is not None, "a horizon is in steps, tokens or epochs"
+        epoch = dataset_sizes.sft_mixture_tokens(spec.data)
+        steps = None if epoch is None else steps_for_tokens(spec.epochs * epoch, spec.tokens_per_step)
+    return None if steps is None else steps * spec.tokens_per_step
 
 
 def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
@@ -223,9 +209,9 @@ def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     config, dtype, device = setting.model, setting.dtype, setting.device
     tokens = 0
     for suite in spec.suites.values():
-        tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else examples.base_suite_tokens(suite)
+        tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else dataset_sizes.base_suite_tokens(suite)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    peak = eval_memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu") + _reader_bytes(
+    peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu") + _reader_bytes(
         [suite.source for suite in spec.suites.values()], dtype
     )
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
@@ -236,10 +222,10 @@ def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
     config, dtype, device = setting.model, setting.dtype, setting.device
     tokens, decoded = 0, 0.0
     for suite in spec.suites.values():
-        prompt, completion = examples.chat_suite_tokens(suite)
+        prompt, completion = dataset_sizes.chat_suite_tokens(suite)
         tokens += prompt + completion
-        decoded += decode_seconds(config, completion, eval_memory.EVAL_ROWS, dtype, device)
-    peak = eval_memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
+        decoded += decode_seconds(config, completion, GENERATED_ROWS, dtype, device)
+    peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(config, tokens, decoded, peak, dtype, device)
 

@@ -1,19 +1,31 @@
-"""Peak memory of training, of scoring and of generating, by formula from the model's shape; bytes throughout.
+"""Peak memory of training, scoring, generating and of training a tokenizer, by formula from the shapes; in bytes.
 
-What is counted: weights, gradients, optimizer state, activations kept for the backward pass, one chunk of logits. On a
-CPU also the process itself and the heap's slack, since there the size of the process is what is measured; on a GPU the
-arrays alone. float32 stands for a CPU and bfloat16 for a GPU, as `run.dtype: auto` has it. `tests/plan` holds the
-formulas to measured peaks; `tests/benchmarks/memory.py` measures them anew.
+Training counts weights, gradients, optimizer state, the activations kept for the backward pass, and one chunk of
+logits. On a CPU the size of the whole process is measured, so the process and the slack of its heap are added. On a GPU
+only arrays count. float32 stands for a CPU and bfloat16 for a GPU, as `run.dtype: auto` chooses them. `tests/plan`
+compares the formulas with measured peaks, which `tests/benchmarks/memory.py` measures.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from nanochat.inference.batch_sizes import (
+    BPB_TOKENS,
+    CACHE_SLACK_TOKENS,
+    CPU_SCORED_TOKENS,
+    GENERATED_ROWS,
+    GPU_SCORED_ROWS,
+    GPU_SCORED_TOKENS,
+    PROMPT_CHUNK_TOKENS,
+)
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import MuonGroup, OptimizerConfig, build_groups
+from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
+from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ExecutionSpec
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -21,70 +33,68 @@ VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 PROCESS_BYTES: dict[Dtype, int] = {"float32": 100 * 2**20, "bfloat16": 96 * 2**20}
 """CPU: Python with numpy, MLX, BLAS and SentencePiece, and the loader's buffers. GPU: workspaces of kernels."""
 PARQUET_BYTES = 48 * 2**20
-"""Of a process that reads parquet, besides: pyarrow and a row group."""
+"""Added for a process that reads parquet: pyarrow and a row group."""
 HEAP_SLACK: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 1.1}
-"""Over what is counted. CPU: freed pages are kept, in pieces that do not fit what comes next. GPU: work is sent ahead,
-and what it frees is free when it is done."""
+"""Measured memory relative to the arrays counted. A CPU process keeps freed pages in pieces that do not fit the next
+request. A GPU frees arrays only when the work that was queued on them is done."""
 LOGIT_VALUES = 2**18
-"""Logits that exist at a time on a CPU; their gradient as many again. A GPU is sent all chunks of a step at once."""
+"""Logits that exist at a time on a CPU, and as many gradients. A GPU receives all chunks of a step at once."""
 CPU_MICRO_BATCH_TOKENS = 16_384
-"""More tokens per forward pass are no faster on a CPU and leave its caches."""
+"""`micro_batch_size: auto` on a CPU takes at most this many tokens: more are no faster and do not fit the caches."""
 _CPU_ATTENTION_VALUES = 64 * 6
 """On a CPU: queries of an attention block, times the copies of its weights that exist in the backward pass."""
 _CPU_SCORING_VALUES = 64 * 3
-"""Likewise of a forward pass alone."""
+"""The same in a forward pass alone."""
 _FORWARD_WIDTHS = 17.5
-"""What a forward pass holds at most, in widths per token: residual, embedding, norm; the MLP's hidden before and after
-relu and square."""
+"""Peak of a forward pass in widths per token: residual, embedding, norm; the MLP's hidden layer before and after relu
+and square."""
 _GATHERED_WIDTHS: dict[Dtype, int] = {"float32": 6, "bfloat16": 70}
-"""Likewise of queries, keys and values besides, where rows without padding attend. A GPU gathers them in float32, once
-for every row that reads them and of unlike rows together, for two blocks at a time; fitted to three peaks."""
+"""Widths per token added by queries, keys and values when rows attend without padding. A GPU gathers them in float32,
+once for each row that reads them, unlike rows together, and for two blocks at a time; fitted to three peaks."""
 _CACHED_WIDTHS = 7
-"""Likewise while attention reads a cache: residual, embedding, norm, q, k, v."""
-_SCORED_ROWS = 1024
-"""Positions whose logits exist at a time on a GPU (`evals.continuations`)."""
-_PROMPT_CHUNK_TOKENS = 512
-"""Positions of a prompt that are read at a time (`inference.causal_model`)."""
-_CACHE_SLACK_TOKENS = 256
-"""Room of a windowed layer's cache beyond its window (`inference.kv_cache`)."""
+"""Widths per token while attention reads a cache: residual, embedding, norm, q, k, v."""
 _RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}
-"""With activation checkpointing, what a block holds while it is computed again and gone back through, over what a block
-keeps that is not: without, the blocks behind it are free by then. A GPU is sent several blocks ahead."""
+"""Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted). A GPU
+works on several blocks at a time."""
 _KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (22, 5), "bfloat16": (13, 5)}
-"""Widths that a block keeps, and those that go with the share of key/value heads (`_block_bytes_per_token`)."""
+"""Widths that a block keeps, and those proportional to the share of key/value heads (`_block_bytes_per_token`)."""
 _CACHE_COPIES: dict[Dtype, int] = {"float32": 1, "bfloat16": 3}
-"""Caches that exist while one grows: on a GPU the step before still reads its own."""
+"""Copies of the cache while it grows: on a GPU the previous step still reads its own."""
+_SAMPLE_PROMPT_TOKENS = 64
+_TEXT_BYTES_PER_CHAR, _INDEX_BYTES_PER_CHAR, _CHARS_OF_NEW_WORDS, _BYTES_PER_PIECE = 6, 9, 12_000_000, 1200
+"""Of training a tokenizer, fitted to nine peaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """Bytes of a training step: what stays whatever the micro-batch, and what each row of it adds."""
+    """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
 
     weights: int
     gradients: int
     optimizer_state: int
     per_row: int
     logits_at_most: int | None
-    """None: no less than all."""
+    """None if the logits of all rows exist at once."""
     logits_per_row: int
     dtype: Dtype
 
     def peak(self, rows: int, *, accumulates: bool) -> int:
-        """Return the peak with micro-batches of `rows` rows, several of them in a step (`accumulates`) or one.
+        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
 
-        That is in the backward pass, or in the update: new weights and half of the new state stand beside the old.
+        The peak is in the backward pass or in the update, when new weights and half of the new state exist beside the
+        old ones.
         """
         kept = self.weights + self.gradients + self.optimizer_state
         backward = rows * self.per_row + min(self.logits_at_most or sys.maxsize, rows * self.logits_per_row)
         backward += self.gradients if accumulates else 0
-        if self.dtype == "bfloat16":  # a GPU has an update under way while the next step goes forth and back
+        if self.dtype == "bfloat16":  # a GPU still updates while it computes the next step
             return process_peak(kept + backward + self.weights + self.optimizer_state, self.dtype)
         update = self.weights + self.optimizer_state // 2
         return process_peak(kept + max(backward, update), self.dtype)
 
 
 def process_peak(arrays: int, dtype: Dtype) -> int:
-    """Return the peak that is measured where arrays take so much."""
+    """Return the peak that is measured if all arrays together have `arrays` bytes."""
     return PROCESS_BYTES[dtype] + round(HEAP_SLACK[dtype] * arrays)
 
 
@@ -93,8 +103,8 @@ def training_memory(
 ) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens.
 
-    Weights are fp32, with a second copy in the compute type where that is bf16; gradients are fp32, and there twice
-    while a micro-batch's are added to the sum; Muon keeps one fp32 value per weight, AdamW two.
+    Weights are fp32, with a bf16 copy if that is the compute type. Gradients are fp32, and exist twice while those of a
+    micro-batch are added to the sum. Muon keeps one fp32 value per weight, AdamW two.
     """
     parameters = config.num_parameters()
     copy = VALUE_BYTES[dtype] if dtype == "bfloat16" else 0
@@ -118,12 +128,12 @@ def training_memory(
 
 
 def _block_bytes_per_token(config: GPTConfig, dtype: Dtype) -> int:
-    """Return what a block keeps for its backward pass, per token.
+    """Return the bytes per token that a block keeps for its backward pass.
 
-    In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v likewise 5 (times the
-    share of key/value heads), attention's output 1, its projection 1, norm 1, the MLP's hidden before and after relu
-    and square 12, its projection 1. Attention's weights are computed again, or never written (a GPU's fused form). A
-    GPU's kernels keep less: of the MLP only the squares, no relu; of queries and keys only what attention reads.
+    In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v 5 (times the share of
+    key/value heads), attention's output 1, its projection 1, norm 1, the MLP's hidden layer before and after relu and
+    square 12, its projection 1. Attention weights are recomputed, or never stored by a GPU's fused kernel. A GPU's
+    kernels keep less: only the squares of the MLP, and only the queries and keys that attention reads.
     """
     kv_share = config.n_kv_head / config.n_head
     fixed, shared = _KEPT_WIDTHS[dtype]
@@ -137,7 +147,7 @@ def optimizer_state_bytes(config: GPTConfig) -> int:
     for group in build_groups(config, OptimizerConfig(), tokens_per_step=1):
         is_muon = isinstance(group, MuonGroup)
         for name in group.names:
-            size = _size(shapes[name])
+            size = math.prod(shapes[name])
             values += size + max(shapes[name]) if is_muon else 2 * size
     return 4 * values
 
@@ -148,11 +158,11 @@ def checkpoint_bytes(config: GPTConfig) -> int:
 
 
 def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtype: Dtype) -> int:
-    """Return the peak of a forward pass on `tokens` tokens, which are whole rows or gathered (`model.ragged`)."""
+    """Return the peak of a forward pass on `tokens` tokens, in whole rows or without padding (`gathers`)."""
     attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
     widths = _FORWARD_WIDTHS + (_GATHERED_WIDTHS[dtype] if gathers else 0)
     forward = tokens * round(widths * config.n_embd * VALUE_BYTES[dtype] + attention)
-    at_once = LOGIT_VALUES if dtype == "float32" else _SCORED_ROWS * config.padded_vocab_size
+    at_once = LOGIT_VALUES if dtype == "float32" else GPU_SCORED_ROWS * config.padded_vocab_size
     logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)
     return process_peak(_inference_weights(config, dtype) + forward + logits, dtype)
 
@@ -160,12 +170,12 @@ def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtyp
 def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -> int:
     """Return the peak of generating `rows` rows at once, up to `tokens` tokens each, prompts included.
 
-    That is while the last part of the longest prompts is read: in attention, whose scores stand there twice (on a GPU
-    also those of the layer before), or in the MLP.
+    The peak is reached while the last chunk of the longest prompts is read: in attention, whose scores exist twice (on
+    a GPU also those of the previous layer), or in the MLP.
     """
-    positions = sum(min(window + _CACHE_SLACK_TOKENS, tokens) for window in config.windows)
+    positions = sum(min(window + CACHE_SLACK_TOKENS, tokens) for window in config.windows)
     cache = _CACHE_COPIES[dtype] * rows * positions * _cache_bytes_per_position(config, dtype)
-    chunk = min(_PROMPT_CHUNK_TOKENS, tokens)
+    chunk = min(PROMPT_CHUNK_TOKENS, tokens)
     widths = rows * chunk * config.n_embd * VALUE_BYTES[dtype]
     copies = 2 if dtype == "float32" else 4
     scores = copies * rows * config.n_head * chunk * tokens * VALUE_BYTES[dtype]
@@ -175,42 +185,104 @@ def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -
 
 
 def _inference_weights(config: GPTConfig, dtype: Dtype) -> int:
-    """Return the weights; where they are cast, what they are cast from is there until it is done."""
+    """Return the bytes of the weights, including those that a cast starts from."""
     return config.num_parameters() * (4 if dtype == "float32" else 4 + VALUE_BYTES[dtype])
 
 
 def _cache_bytes_per_position(config: GPTConfig, dtype: Dtype) -> int:
-    """Return the keys and values of one position in one layer."""
+    """Return the bytes of the keys and values of one position in one layer."""
     return 2 * config.n_kv_head * config.head_dim * VALUE_BYTES[dtype]
+
+
+def base_eval_peak(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, *, on_cpu: bool) -> int:
+    """Return the peak of a base_eval stage: that of its largest suite, or of its samples."""
+    scored = _scored_tokens(config, on_cpu)
+    peaks = [_base_suite_peak(suite, config, dtype, scored) for suite in spec.suites.values()]
+    if spec.samples:
+        length = min(config.sequence_len, _SAMPLE_PROMPT_TOKENS + spec.sample_tokens)
+        peaks.append(decoding_bytes(config, rows=len(spec.samples), tokens=length, dtype=dtype))
+    return max(peaks)
+
+
+def chat_eval_peak(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, *, on_cpu: bool) -> int:
+    """Return the peak of a chat_eval stage: that of its largest suite."""
+    scored = _scored_tokens(config, on_cpu)
+    return max(_chat_suite_peak(suite, config, dtype, scored) for suite in spec.suites.values())
+
+
+def _scored_tokens(config: GPTConfig, on_cpu: bool) -> int:
+    return max(CPU_SCORED_TOKENS if on_cpu else GPU_SCORED_TOKENS, config.sequence_len)
+
+
+def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
+    if isinstance(suite, BpbSuiteSpec):
+        return scoring_bytes(config, tokens=max(BPB_TOKENS, config.sequence_len), dtype=dtype)
+    return scoring_bytes(config, tokens=scored_tokens, gathers=True, dtype=dtype)
+
+
+def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
+    length = longest_chat_tokens(suite)
+    if length is None:
+        return scoring_bytes(config, tokens=scored_tokens, dtype=dtype)
+    rows = min(GENERATED_ROWS, (suite.max_problems or GENERATED_ROWS) * suite.num_samples)
+    return decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
+
+
+def tokenizer_peak(chars: int, vocab_size: int) -> int:
+    """Return the peak of training a tokenizer: SentencePiece keeps the text and indexes its words and their pairs.
+
+    New words become rarer further into a text, so the index grows fastest at the start.
+    """
+    indexes = _INDEX_BYTES_PER_CHAR * min(chars, _CHARS_OF_NEW_WORDS) + _BYTES_PER_PIECE * vocab_size
+    return PROCESS_BYTES["float32"] + _TEXT_BYTES_PER_CHAR * chars + indexes
+
+
+def micro_batch_size(
+    config: GPTConfig,
+    execution: ExecutionSpec,
+    *,
+    rows: int,
+    sequence_len: int,
+    dtype: Dtype,
+    limit_bytes: int,
+    at_most: int | None,
+) -> int:
+    """Return a process's rows per forward pass: the recipe's number, or what `auto` chooses; 0 if not one row fits.
+
+    `rows` are the process's rows of a step. `at_most` limits the choice where more rows would not be faster.
+    """
+    if execution.micro_batch_size is not None:
+        return min(execution.micro_batch_size, rows)
+    return largest_micro_batch(
+        config,
+        limit_bytes,
+        rows=rows,
+        sequence_len=sequence_len,
+        dtype=dtype,
+        activation_checkpointing=execution.activation_checkpointing,
+        at_most=at_most,
+    )
+
+
+def cpu_micro_batch_limit(sequence_len: int) -> int:
+    """Return the most rows that `micro_batch_size: auto` takes on a CPU."""
+    return max(1, CPU_MICRO_BATCH_TOKENS // sequence_len)
 
 
 def largest_micro_batch(
     config: GPTConfig,
     limit_bytes: int,
     *,
-    tokens_per_step: int,
+    rows: int,
     sequence_len: int,
     dtype: Dtype,
     activation_checkpointing: bool = False,
     at_most: int | None = None,
 ) -> int:
-    """Return the rows per forward pass to use under a memory limit; 0 where not even one row fits.
-
-    The largest divisor of the step's rows that fits (equal micro-batches), of at most `at_most` rows.
-    """
+    """Return the largest divisor of a step's `rows` that fits in memory, at most `at_most`; 0 if not one row fits."""
     memory = training_memory(
         config, sequence_len=sequence_len, dtype=dtype, activation_checkpointing=activation_checkpointing
     )
-    rows_per_step = max(1, tokens_per_step // sequence_len)
-    divisors = (
-        rows for rows in range(min(rows_per_step, at_most or rows_per_step), 0, -1) if rows_per_step % rows == 0
-    )
-    fitting = (rows for rows in divisors if memory.peak(rows, accumulates=rows < rows_per_step) <= limit_bytes)
+    divisors = (size for size in range(min(rows, at_most or rows), 0, -1) if rows % size == 0)
+    fitting = (size for size in divisors if memory.peak(size, accumulates=size < rows) <= limit_bytes)
     return next(fitting, 0)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

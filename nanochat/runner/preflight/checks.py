@@ -13,10 +13,9 @@ from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
 from nanochat.plan.estimate.estimate import total
-from nanochat.plan.estimate.fitting import model_of, peak_bytes, rows_that_fit
+from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.sharing import is_shared, uneven_shares
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.memory_limit import gpu_count, memory_limit

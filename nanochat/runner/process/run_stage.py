@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import StageError
+from nanochat.plan.fitting import is_shared
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_duration
-from nanochat.plan.sharing import is_shared
 from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display

@@ -1,0 +1,93 @@
+"""Whether a stage fits: its memory into a limit, and the rows of a training step into equal shares of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan.derive.issues import PlanIssues
+from nanochat.plan.estimate.device_rates import DeviceClass
+from nanochat.plan.estimate.estimate import dtype_of
+from nanochat.plan.estimate.memory import largest_micro_batch
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec
+from nanochat.plan.stages import estimate_stage
+from nanochat.recipe.schema.execution_sections import Distributed
+
+_SHOWN_DIVISORS_UP_TO = 1024
+
+
+def model_of(stage: StagePlan, plan: Plan) -> GPTConfig | None:
+    """Return the model that a stage trains, or None if only its starting weights know it."""
+    if isinstance(stage.spec, PretrainSpec):
+        return stage.spec.model
+    trained = (other.spec.model for other in plan.stages if isinstance(other.spec, PretrainSpec))
+    return next(trained, None) if stage.init_from is None else None
+
+
+def peak_bytes(stage: StagePlan, config: GPTConfig | None, device: DeviceClass) -> int | None:
+    """Return the planned peak memory of a stage; `config` is its model if the recipe does not say it. None: unknown."""
+    known = stage.estimate.peak_memory_bytes
+    return known if known is not None else estimate_stage(stage.spec, stage.execution, config, device).peak_memory_bytes
+
+
+def rows_that_fit(stage: StagePlan, config: GPTConfig | None, limit_bytes: int, device: DeviceClass) -> int:
+    """Return the largest `micro_batch_size` with which a training stage stays within a memory limit; 0 if none does."""
+    spec, execution = stage.spec, stage.execution
+    if config is None or not isinstance(spec, PretrainSpec | SftSpec):
+        return 0
+    sequence_len = _sequence_len(spec, config) or config.sequence_len
+    return largest_micro_batch(
+        config,
+        limit_bytes,
+        rows=max(1, spec.tokens_per_step // execution.processes // sequence_len),
+        sequence_len=sequence_len,
+        dtype=dtype_of(execution, device),
+        activation_checkpointing=execution.activation_checkpointing,
+    )
+
+
+def check_distributed(
+    section: Distributed, specs: Sequence[StageSpec], config: GPTConfig | None, issues: PlanIssues
+) -> None:
+    """Refuse a number of processes that cannot share a step's rows equally, and a backend that needs a hostfile."""
+    if section.backend == "jaccl" and section.hostfile is None:
+        issues.refuse(
+            ("run", "distributed", "backend"),
+            "missing-field",
+            "`jaccl` needs the RDMA devices of each host, which only a hostfile says",
+            advice="give `run.distributed.hostfile`, as `mlx.distributed_config` writes it",
+        )
+    for spec in specs:
+        problem = uneven_shares(spec, config, section.processes)
+        if problem is not None:
+            message, advice = problem
+            issues.refuse(("run", "distributed", "processes"), "uneven-shares", message, advice=advice)
+
+
+def is_shared(stage: StagePlan) -> bool:
+    """Return whether several processes run a stage together."""
+    return isinstance(stage.spec, PretrainSpec | SftSpec) and stage.execution.processes > 1
+
+
+def uneven_shares(spec: StageSpec, config: GPTConfig | None, processes: int) -> tuple[str, str] | None:
+    """Return what is wrong and what to do if `processes` cannot share the rows of a step equally.
+
+    None if they can, if the stage does not train, and if the length of a row is not known.
+    """
+    if not isinstance(spec, PretrainSpec | SftSpec):
+        return None
+    sequence_len = _sequence_len(spec, config)
+    if sequence_len is None:
+        return None
+    rows = max(1, spec.tokens_per_step // sequence_len)
+    if rows % processes == 0:
+        return None
+    fitting = [str(n) for n in range(1, min(rows, _SHOWN_DIVISORS_UP_TO) + 1) if rows % n == 0]
+    message = f"{spec.stage}'s step of {rows:,} rows cannot be shared equally by {processes:,} processes"
+    return message, f"numbers of processes that fit: {', '.join(fitting)}; or change `tokens_per_step`"
+
+
+def _sequence_len(spec: PretrainSpec | SftSpec, config: GPTConfig | None) -> int | None:
+    own = spec.sequence_len if isinstance(spec, SftSpec) else None
+    return own or (config.sequence_len if config is not None else None)
