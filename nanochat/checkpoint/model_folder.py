@@ -14,6 +14,7 @@ from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import PreflightError, StageError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
+from nanochat.model.dispatch import FastGPT
 from nanochat.storage.files import new_folder, write_text
 from nanochat.storage.layout import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
@@ -58,14 +59,14 @@ def load_config(folder: Path) -> GPTConfig:
         raise StageError(f"{path} does not describe a model of ours: {error}") from None
 
 
-def load_model(folder: Path, dtype: mx.Dtype | None = None) -> gpt.GPT:
+def load_model(folder: Path, dtype: mx.Dtype | None = None) -> FastGPT:
     """Return the model in a folder; with a `dtype` it computes in that and holds its matrices so, for inference.
 
     Raises:
         PreflightError: the folder holds no model.
         StageError: config and weights do not fit each other, or cannot be read.
     """
-    model = gpt.GPT(load_config(folder))
+    model = FastGPT(load_config(folder))
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise PreflightError(f"{folder} holds no model: {WEIGHTS_FILE} is missing")

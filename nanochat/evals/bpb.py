@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from nanochat.model.dispatch import token_losses
 from nanochat.model.gpt import GPT
-from nanochat.model.loss import token_nats
 
 Ints = npt.NDArray[np.int32]
 Losses = Callable[[mx.array, mx.array], mx.array]
@@ -50,7 +50,7 @@ def evaluate_bpb(
         token_bytes: (vocab_size,) raw bytes of each token, 0 for specials.
         on_batch: called after each batch with the number of tokens counted so far.
     """
-    return measure_bpb(lambda idx, targets: token_nats(model, idx, targets), batches, token_bytes, on_batch=on_batch)
+    return measure_bpb(lambda idx, targets: token_losses(model, idx, targets), batches, token_bytes, on_batch=on_batch)
 
 
 def measure_bpb(

@@ -177,7 +177,7 @@ def _score_targets(
     size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else GPU_SCORED_ROWS
     for start in range(0, len(positions), size):
         rows = hidden[mx.array(positions[start : start + size])]
-        block_logprobs, block_greedy = model.judge(rows, mx.array(targets[start : start + size]))
+        block_logprobs, block_greedy = model.target_logprobs(rows, mx.array(targets[start : start + size]))
         mx.eval(block_logprobs, block_greedy)
         logprobs.append(np.array(block_logprobs, dtype=np.float64))
         greedy.append(np.array(block_greedy))

@@ -36,8 +36,8 @@ class CausalModel(Protocol):
         """`logits(hidden (..., C))` -> (..., V) float32, after the softcap."""
 
     @property
-    def judge(self) -> Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]:
-        """`judge(hidden (N, C), targets (N,))` -> (N,) log-probabilities of the targets, (N,) whether the likeliest."""
+    def target_logprobs(self) -> Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]:
+        """`target_logprobs(hidden (N, C), targets (N,))` -> log-probabilities, and whether each is the likeliest."""
 
 
 def prefill(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:

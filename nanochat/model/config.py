@@ -87,11 +87,6 @@ class GPTConfig:
     architecture: Architecture = "seed"
 
     @classmethod
-    def for_architecture(cls, architecture: Architecture, **shape: int | str) -> GPTConfig:
-        """Return a config of `architecture`; what `shape` does not give keeps its default."""
-        return cls.from_dict({**shape, "architecture": architecture})
-
-    @classmethod
     def from_dict(cls, values: dict[str, int | str]) -> GPTConfig:
         """Return the config that `to_dict` wrote.
 

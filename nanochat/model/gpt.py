@@ -1,11 +1,27 @@
-"""GPT: tokens -> residual stream -> logits, for both architectures; parameter names are the original's.
+"""The GPT, written out in plain MLX to be read from top to bottom: tokens to residual stream to logits.
 
-Shapes: B batch, T time, C width, V vocabulary. Not here: the loss (`loss`), initial values (`init`), where a cache
-keeps its arrays (`nanochat.inference.kv_cache`).
+    x0 = norm(wte[tokens])                                    token embeddings, (B, T, C)
+    x0 = x0 + smear_lambda * gate * (x0 of the token before)  smear, `current` architecture only
+    x  = x0
+    for each block:
+        x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
+        x = x + attention(norm(x))                            over a window; value embeddings in every second block
+        x = x + mlp(norm(x))
+    x  = x - backout_lambda * (x after the middle block)      backout, `current` architecture only
+    logits = softcap(norm(x) lm_head^T)                       (B, T, V)
+
+This module is the reference: the implementations in `cpu`, `cuda` and `ragged` compute the same function faster and are
+tested against it; `dispatch` chooses between them. Parameters have the names of karpathy/nanochat's checkpoints, so
+weights move between the two without a table. Weights are float32 and are cast to the activations' dtype at each use.
+
+Shapes: B batch, T new positions, S visible positions (cached ones included), H query heads, G key/value heads, D head
+size, C = H * D width, V vocabulary. Matrices are (out, in). Not here: the loss (`loss`), initial values (`init`), sizes
+and architecture constants (`config`), where a cache keeps its arrays (`nanochat.inference.kv_cache`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,54 +31,253 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
-from nanochat.model.capped_softmax import judged
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
-from nanochat.model.cuda import forward
 from nanochat.model.init import initial_parameters
-from nanochat.model.layers import Block, Embedding, LayerCache, Linear, norm, scaled
-from nanochat.model.ragged.rows import Ragged
 from nanochat.model.recompute import recomputed
 
 
+class LayerCache(Protocol):
+    """Keys and values of one layer's earlier positions."""
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Add new keys and values (B, G, T, D); return all that are kept, (B, G, S, D), the newest last."""
+        ...
+
+
 class Cache(Protocol):
-    """What the model reads and writes of earlier positions."""
+    """What the model reads and writes about earlier positions while it decodes."""
 
     offset: int
-    """Positions that are in already."""
+    """Number of positions already in the cache."""
     starts: mx.array | None
-    """(B,) first visible position of each row, where rows are padded on the left."""
+    """(B,) first position of each row that is not padding; None if no row is padded on the left."""
     previous_embedding: mx.array | None
-    """(B, 1, C) normed embedding of the newest position, for the smear."""
+    """(B, 1, C) normed embedding of the newest position, which the smear needs."""
 
     @property
     def layers(self) -> Sequence[LayerCache]:
-        """One cache a layer."""
+        """One cache per layer."""
         ...
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` new positions, after every layer has seen them."""
+        """Count `tokens` new positions, after every layer has stored them."""
         ...
 
 
-class _Transformer(Module):
-    """Holds `wte` and the blocks under the names that checkpoints have."""
+class Linear(Module):
+    """A linear map without bias: y = x W^T."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = mx.zeros(shape)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return (..., out) from (..., in), in x's dtype."""
+        return x @ self.weight.astype(x.dtype).T
+
+
+class Embedding(Module):
+    """A table with one row per token."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = mx.zeros(shape)
+
+    def __call__(self, idx: mx.array) -> mx.array:
+        """Return the rows of tokens `idx`, (..., width), in the weight's dtype."""
+        return self.weight[idx]
+
+
+def norm(x: mx.array, eps: float) -> mx.array:
+    """Return x / sqrt(mean(x^2) + eps) over the last axis, in x's dtype; MLX takes the mean in float32."""
+    return mx.fast.rms_norm(x, None, eps)
+
+
+def scaled(x: mx.array, factor: mx.array) -> mx.array:
+    """Return x * factor in x's dtype. The product is float32, so that a learned factor is not rounded first."""
+    return (x.astype(mx.float32) * factor.astype(mx.float32)).astype(x.dtype)
+
+
+def rotate(x: mx.array, *, base: float, offset: int) -> mx.array:
+    """Return queries or keys x (B, H, T, D) with the rotary embedding of positions offset, offset + 1, ...
+
+    Channels j and j + D/2 are a pair, which is rotated by the angle -position * base^(-2j/D), in float32 whatever x is.
+    Source: Su et al. 2021 (2104.09864), section 3.2; the sign is nanochat's.
+    """
+    return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=-1.0, offset=offset)
+
+
+def visible_keys(length: int, size: int, *, window: int, starts: mx.array | None = None) -> mx.array:
+    """Return the attention mask of the newest `length` of `size` positions: (T, S), or (B, 1, T, S) with `starts`.
+
+    A position sees itself and the `window` positions before it, but none before its row's start. A padding position
+    before the start sees only itself, so that no softmax is empty.
+    """
+    key = mx.arange(size)
+    query = mx.arange(size - length, size)[:, None]
+    distance = query - key
+    mask = (distance >= 0) & (distance <= window)
+    if starts is None:
+        return mask
+    from_start = key >= starts[:, None, None, None]
+    return (mask & from_start) | (distance == 0)
+
+
+def repeat_heads(x: mx.array, queries: mx.array) -> mx.array:
+    """Return keys or values (B, G, S, D) as (B, H, S, D): query head j reads key/value head j // (H / G)."""
+    groups = queries.shape[1] // x.shape[1]
+    return x if groups == 1 else mx.repeat(x, groups, axis=1)
+
+
+def attention(
+    queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
+) -> mx.array:
+    """Return softmax(q k^T / sqrt(D)) v over the keys that each query sees, (B, H, T, D) in the values' dtype.
+
+    Args:
+        queries: (B, H, T, D), normed; the newest T of the S positions.
+        keys: (B, G, S, D), normed; G divides H.
+        values: (B, G, S, D).
+        window: how many positions before its own a query sees.
+        starts: (B,) index of the first key that each row sees (left padding); None if no row is padded.
+    """
+    keys, values = repeat_heads(keys, queries), repeat_heads(values, queries)
+    scores = (queries @ keys.swapaxes(-1, -2)).astype(mx.float32) * queries.shape[-1] ** -0.5
+    mask = visible_keys(queries.shape[2], keys.shape[2], window=window, starts=starts)
+    weights = mx.softmax(mx.where(mask, scores, -mx.inf), axis=-1)
+    return weights.astype(values.dtype) @ values
+
+
+class Attend(Protocol):
+    """The signature of `attention`, which `dispatch` implements faster."""
+
+    def __call__(
+        self, queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
+    ) -> mx.array:
+        """Return (B, H, T, D); arguments as in `attention`."""
+        ...
+
+
+def first_visible(cache: Cache | None, keys: mx.array, length: int) -> mx.array | None:
+    """Return each row's first visible position as an index into cached keys (B, G, S, D) that end with the newest.
+
+    A windowed layer keeps the last S of offset + T positions, so position p has index p - (offset + T - S).
+    """
+    if cache is None or cache.starts is None:
+        return None
+    return cache.starts - (cache.offset + length - keys.shape[2])
+
+
+class CausalSelfAttention(Module):
+    """Attention over a window, with normed queries and keys and, in every second layer, value embeddings.
+
+    Parameters: c_q (C, C), c_k and c_v (G * D, C), c_proj (C, C), and ve_gate (G, 32 or 12) if the layer has value
+    embeddings.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int, attend: Attend) -> None:
+        super().__init__()
+        width, kv_width = config.n_embd, config.n_kv_head * config.head_dim
+        self._config, self._layer, self._attend = config, layer, attend
+        self.c_q = Linear((width, width))
+        self.c_k = Linear((kv_width, width))
+        self.c_v = Linear((kv_width, width))
+        self.c_proj = Linear((width, width))
+        if config.has_value_embedding(layer):
+            self.ve_gate = Linear((config.n_kv_head, config.variant.gate_channels))
+
+    def __call__(self, x: mx.array, value_rows: mx.array | None = None, cache: Cache | None = None) -> mx.array:
+        """Return (B, T, C).
+
+        Args:
+            x: the normed residual stream, (B, T, C).
+            value_rows: the tokens' value embeddings, (B, T, G * D); None in layers without.
+            cache: earlier keys and values; it receives the new ones.
+        """
+        batch, length, _ = x.shape
+        offset = 0 if cache is None else cache.offset
+        base = self._config.variant.rope_base
+        queries, keys = (
+            self.norm_heads(rotate(self.split_heads(project(x)).swapaxes(1, 2), base=base, offset=offset))
+            for project in (self.c_q, self.c_k)
+        )
+        values = self.gated_values(x, value_rows).swapaxes(1, 2)
+        if cache is not None:
+            keys, values = cache.layers[self._layer].update(keys, values)
+        window, starts = self._config.windows[self._layer], first_visible(cache, keys, length)
+        mixed = self._attend(queries, keys, values, window=window, starts=starts)
+        return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, length, -1))
+
+    def gated_values(self, x: mx.array, value_rows: mx.array | None) -> mx.array:
+        """Return the values (B, T, G, D): c_v x, plus the value embedding times one gate per head and token.
+
+        The gate is gate_scale * sigmoid(ve_gate x), of the first channels of x. Source of value embeddings: Zhou et al.
+        2024 (2410.17897); of the gate: nanochat.
+        """
+        values = self.split_heads(self.c_v(x))
+        if value_rows is None:
+            return values
+        variant = self._config.variant
+        gate = variant.gate_scale * mx.sigmoid(self.ve_gate(x[..., : variant.gate_channels]))
+        return values + gate[..., None] * self.split_heads(value_rows)
+
+    def split_heads(self, x: mx.array) -> mx.array:
+        """Return (B, T, heads, D) from (B, T, heads * D)."""
+        return x.reshape(*x.shape[:2], -1, self._config.head_dim)
+
+    def norm_heads(self, x: mx.array) -> mx.array:
+        """Return queries or keys with every head normed (QK norm) and multiplied by the architecture's factor."""
+        variant = self._config.variant
+        normed = norm(x, variant.norm_eps)
+        return normed if variant.qk_scale == 1.0 else normed * variant.qk_scale
+
+
+class MLP(Module):
+    """c_proj relu(c_fc x)^2, with c_fc (4C, C) and c_proj (C, 4C). Source: So et al. 2021 (2109.08668)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.c_fc = Linear((4 * config.n_embd, config.n_embd))
+        self.c_proj = Linear((config.n_embd, 4 * config.n_embd))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return (B, T, C) from the normed residual stream (B, T, C)."""
+        return self.c_proj(mx.square(mx.maximum(self.c_fc(x), 0)))
+
+
+class Block(Module):
+    """Attention, then MLP; each reads the normed residual stream and its output is added to the stream."""
+
+    def __init__(self, config: GPTConfig, layer: int, attend: Attend) -> None:
+        super().__init__()
+        self._eps = config.variant.norm_eps
+        self.attn = CausalSelfAttention(config, layer, attend)
+        self.mlp = MLP(config)
+
+    def __call__(self, x: mx.array, value_rows: mx.array | None = None, cache: Cache | None = None) -> mx.array:
+        """Return the residual stream (B, T, C) after this block; arguments as in `CausalSelfAttention`."""
+        x = x + self.attn(norm(x, self._eps), value_rows, cache)
+        return x + self.mlp(norm(x, self._eps))
+
+
+class _Transformer(Module):
+    """Holds `wte` and the blocks `h` under the names that checkpoints use."""
+
+    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+        super().__init__()
         self.wte = Embedding((config.padded_vocab_size, config.n_embd))
-        self.h = [Block(config, layer) for layer in range(config.n_layer)]
+        self.h = [Block(config, layer, attend) for layer in range(config.n_layer)]
 
 
 class GPT(Module):
-    """The model. Parameters are float32; `set_compute_dtype` sets the dtype of activations."""
+    """The model. Weights are float32; `set_compute_dtype` sets the dtype of activations."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend = attention) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = mx.float32
-        self.checkpoints_blocks = False
-        self._joined: list[mx.array] = []
-        variant, vocab = config.variant, config.padded_vocab_size
+        self.recomputes_blocks = False
+        variant, vocab, kv_width = config.variant, config.padded_vocab_size, config.n_kv_head * config.head_dim
         self.resid_lambdas = mx.zeros((config.n_layer,))
         self.x0_lambdas = mx.zeros((config.n_layer,))
         if variant.has_smear:
@@ -70,38 +285,95 @@ class GPT(Module):
             self.smear_gate = Linear((1, SMEAR_CHANNELS))
         if variant.has_backout:
             self.backout_lambda = mx.zeros((1,))
-        self.transformer = _Transformer(config)
+        self.transformer = _Transformer(config, attend)
         self.lm_head = Linear((vocab, config.n_embd))
-        kv_width = config.n_kv_head * config.head_dim
-        # An empty module stands where a layer has none: MLX's trees need a list without holes.
+        # A layer without value embeddings has an empty module: MLX's parameter trees need lists without holes.
         self.value_embeds = [
             Embedding((vocab, kv_width)) if config.has_value_embedding(layer) else Module()
             for layer in range(config.n_layer)
         ]
 
+    def __call__(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        """Return float32 logits (B, T, V) of tokens (B, T), which continue the cache if there is one."""
+        return self.logits(self.hidden(idx, cache))
+
+    def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        """Return the final normed residual stream, (B, T, C) in the compute dtype."""
+        return deque(self.residual_stream(idx, cache), maxlen=1).pop()
+
+    def residual_stream(self, idx: mx.array, cache: Cache | None = None) -> Iterator[mx.array]:
+        """Yield the residual stream (B, T, C) after the embedding, after each block, and after the final norm."""
+        variant = self.config.variant
+        x0 = self.embed(idx)
+        if variant.has_smear:
+            x0 = self.smear(x0, self.previous(x0, cache))
+        yield x0
+        x, after_middle = x0, None
+        for layer, block in enumerate(self.transformer.h):
+            x = self.mix_in_embedding(x, x0, layer)
+            value_rows = self.value_rows(idx, layer)
+            if self.recomputes_blocks and cache is None:
+                x = recomputed(block, x) if value_rows is None else recomputed(block, x, value_rows)
+            else:
+                x = block(x, value_rows, cache)
+            yield x
+            if variant.has_backout and layer == self.config.backout_layer:
+                after_middle = x
+        if after_middle is not None:
+            x = x - scaled(after_middle, self.backout_lambda)
+        if cache is not None:
+            cache.advance(idx.shape[1])
+        yield norm(x, variant.norm_eps)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Return float32 logits (..., V), bounded by the softcap; the columns that pad the vocabulary are cut off."""
+        raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32)
+        return SOFTCAP * mx.tanh(raw / SOFTCAP)
+
+    def embed(self, idx: mx.array) -> mx.array:
+        """Return normed token embeddings (B, T, C) in the compute dtype."""
+        return norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
+
+    def smear(self, embedded: mx.array, previous: mx.array) -> mx.array:
+        """Return normed embeddings (B, T, C), each with a gated share of the previous token's: bigrams at no cost."""
+        gate = mx.sigmoid(self.smear_gate(embedded[..., :SMEAR_CHANNELS]))
+        return embedded + scaled(gate * previous, self.smear_lambda)
+
+    def previous(self, embedded: mx.array, cache: Cache | None) -> mx.array:
+        """Return the embedding before each position (B, T, C), zero at a row's start; the cache keeps the newest."""
+        before = None if cache is None else cache.previous_embedding
+        first = mx.zeros_like(embedded[:, :1]) if before is None else before
+        previous = mx.concatenate([first, embedded[:, :-1]], axis=1)
+        if cache is not None:
+            cache.previous_embedding = embedded[:, -1:]
+            if cache.starts is not None:
+                position = cache.offset + mx.arange(embedded.shape[1])
+                previous = previous * (position > cache.starts[:, None])[..., None]
+        return previous
+
+    def mix_in_embedding(self, x: mx.array, x0: mx.array, layer: int) -> mx.array:
+        """Return the input of a block: the residual stream and the token embeddings, each times a learned scalar."""
+        return scaled(x, self.resid_lambdas[layer]) + scaled(x0, self.x0_lambdas[layer])
+
+    def value_rows(self, idx: mx.array, layer: int) -> mx.array | None:
+        """Return the tokens' value embeddings (B, T, G * D) in the compute dtype; None if the layer has none."""
+        if not self.config.has_value_embedding(layer):
+            return None
+        rows: mx.array = self.value_embeds[layer](idx)
+        return rows.astype(self.compute_dtype)
+
     def set_compute_dtype(self, dtype: mx.Dtype) -> None:
-        """Set the dtype of activations; weights keep theirs, and logits are float32."""
+        """Set the dtype of activations. Weights keep theirs, and logits are always float32."""
         self.compute_dtype = dtype
-
-    @property
-    def joined(self) -> list[mx.array]:
-        """What a layer multiplies first, as one matrix a layer: made by `cast_matrices`, empty else.
-
-        Empty also where activations are of another dtype than the matrices, which are then cast at each use.
-        """
-        fits = self._joined and self._joined[0].dtype == self.compute_dtype
-        return self._joined if fits else []
 
     def cast_matrices(self, dtype: mx.Dtype) -> None:
         """Store matrices and tables in `dtype`, for inference: the same results as casting them at each use."""
-        cast = {name: x.astype(dtype) if x.ndim > 1 else x for name, x in self.named_parameters().items()}
-        self.set_parameters(cast)
-        if forward.applies(self.config):
-            self._joined = [forward.joined_projection(block.attn, dtype) for block in self.transformer.h]
+        named = self.named_parameters().items()
+        self.set_parameters({name: x.astype(dtype) if x.ndim > 1 else x for name, x in named})
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        self.checkpoints_blocks = enabled
+        self.recomputes_blocks = enabled
 
     def initialise(self, key: mx.array) -> None:
         """Set every weight as the architecture prescribes, drawn from `key`."""
@@ -109,102 +381,17 @@ class GPT(Module):
 
     def named_parameters(self) -> dict[str, mx.array]:
         """Return name -> array of every parameter, in checkpoint order."""
-        found = dict(tree_flatten(self.parameters()))
-        return {name: found[name] for name in self.config.parameter_shapes()}
+        parameters = dict(tree_flatten(self.parameters()))
+        return {name: parameters[name] for name in self.config.parameter_shapes()}
 
     def set_parameters(self, parameters: dict[str, mx.array]) -> None:
         """Replace every parameter.
 
         Raises:
-            StageError: a name is missing or unknown, or a shape is another.
+            StageError: a name is missing or unknown, or a shape is wrong.
         """
         _check_names_and_shapes(self.config, parameters)
         self.update(tree_unflatten(list(parameters.items())))
-        self._joined = []
-
-    def __call__(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return float32 logits (B, T, vocab_size) of tokens (B, T); with a cache, of the positions that follow it."""
-        return self.logits(self.hidden(idx, cache))
-
-    def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the final normed residual stream, (B, T, C) in the compute dtype."""
-        if not self.checkpoints_blocks and forward.applies(self.config):
-            return forward.hidden(self, idx, cache)
-        x = None
-        for x in self.residual_stream(idx, cache):  # noqa: B007 -- only the last is wanted
-            pass
-        assert x is not None, "the stream has at least the embedding"
-        return x
-
-    def hidden_ragged(self, rows: Ragged) -> mx.array:
-        """Return the final normed residual stream (N, C) of rows without padding, in the compute dtype."""
-        before = None
-        for stream in self.residual_stream(rows.tokens, ragged=rows):
-            mx.async_eval(stream)
-            if before is not None:
-                mx.eval(before)  # a GPU that is sent all blocks at once keeps what all of them need: gigabytes
-            before = stream
-        return stream[0]
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        """Return float32 softcapped logits (..., vocab_size); padding columns are cut off."""
-        raw = self.lm_head(hidden)[..., : self.config.vocab_size].astype(mx.float32)
-        return SOFTCAP * mx.tanh(raw / SOFTCAP)
-
-    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-        """Return each target's log-probability after its hidden state, float32, and whether it is the likeliest token.
-
-        Shapes: hidden (N, C), targets and both results (N,). On a CPU take rows by the block (`fast_math`).
-        """
-        return judged(hidden, self.lm_head.weight[: self.config.vocab_size], targets)
-
-    def residual_stream(
-        self, idx: mx.array, cache: Cache | None = None, ragged: Ragged | None = None
-    ) -> Iterator[mx.array]:
-        """Yield the residual stream (B, T, C) after the embedding, after each block, and after the final norm."""
-        variant, offset = self.config.variant, 0 if cache is None else cache.offset
-        x = first = self._embed(idx, cache, ragged)
-        yield x
-        kept = None
-        for layer, block in enumerate(self.transformer.h):
-            x = scaled(x, self.resid_lambdas[layer]) + scaled(first, self.x0_lambdas[layer])
-            value_rows = (
-                self.value_embeds[layer](idx).astype(x.dtype) if self.config.has_value_embedding(layer) else None
-            )
-            if cache is not None:
-                x = block(x, value_rows, offset=offset, cache=cache.layers[layer], starts=cache.starts)
-            elif self.checkpoints_blocks:
-                x = recomputed(block, *(array for array in (x, value_rows) if array is not None))
-            else:
-                x = block(x, value_rows, ragged=ragged)
-            yield x
-            if variant.has_backout and layer == self.config.backout_layer:
-                kept = x
-        if kept is not None:
-            x = x - scaled(kept, self.backout_lambda)
-        if cache is not None:
-            cache.advance(idx.shape[1])
-        yield norm(x, variant.norm_eps)
-
-    def _embed(self, idx: mx.array, cache: Cache | None, ragged: Ragged | None) -> mx.array:
-        embedded = norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
-        return self.smeared(embedded, cache, ragged) if self.config.variant.has_smear else embedded
-
-    def smeared(self, embedded: mx.array, cache: Cache | None = None, ragged: Ragged | None = None) -> mx.array:
-        """Return normed embeddings (B, T, C), each with a gated share of the one before it; a row's first has none."""
-        before = None if cache is None else cache.previous_embedding
-        first = mx.zeros_like(embedded[:, :1]) if before is None else before
-        if ragged is None:
-            previous = mx.concatenate([first, embedded[:, :-1]], axis=1)
-        else:
-            previous = mx.concatenate([first, embedded], axis=1)[:, ragged.previous + 1]
-        gate = mx.sigmoid(self.smear_gate(embedded[..., :SMEAR_CHANNELS]))
-        if cache is not None:
-            cache.previous_embedding = embedded[:, -1:]
-            if cache.starts is not None:
-                position = cache.offset + mx.arange(embedded.shape[1])
-                gate = gate * (position > cache.starts[:, None])[..., None]
-        return embedded + scaled(gate * previous, self.smear_lambda)
 
 
 def load_weights(model: GPT, path: Path) -> None:
@@ -227,6 +414,6 @@ def _check_names_and_shapes(config: GPTConfig, parameters: dict[str, mx.array]) 
             f"the weights are not those of this model: missing {missing or 'none'}, unknown {unknown or 'none'}"
         )
     for name, shape in expected.items():
-        found = parameters[name].shape
-        if tuple(found) != shape:
-            raise StageError(f"weight `{name}` has shape {tuple(found)}, but the model needs {shape}")
+        actual = tuple(parameters[name].shape)
+        if actual != shape:
+            raise StageError(f"weight `{name}` has shape {actual}, but the model needs {shape}")

@@ -1,120 +1,205 @@
-"""Cross-entropy of next tokens in nats, from tokens to a number, without ever holding all logits.
+"""Cross-entropy of next tokens, in nats, from hidden states and lm_head, without ever holding all logits.
 
-Rows of hidden states are taken in chunks: logits, softcap, softmax, loss and, in training, the gradients of that chunk,
-before the next one begins (`capped_softmax`). Targets of -1 are ignored. Shapes: B batch, T time, C width,
-V vocabulary, N = B * T, R rows of a chunk.
+`plain_losses` writes the loss out. The chunked forms compute logits, softcap, softmax, losses and, for training,
+gradients of one chunk of rows before the next chunk begins. A `LossKernels` does the work inside a chunk: `KERNELS`
+here for Metal, others in `cpu.softcap_loss` and `cuda.softcap_loss`; `dispatch` chooses.
+
+The softcap bounds the logits, so the softmax needs no pass for their maximum: e^15 times any vocabulary stays far below
+the largest float32. Targets of -1 are ignored. Shapes: N rows, C width, V vocabulary, R rows of a chunk.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, cast
 
 import mlx.core as mx
 
-from nanochat.model.capped_softmax import IGNORED, capped_softmax
-from nanochat.model.cpu import fast_math
-from nanochat.model.cuda import cross_entropy
-from nanochat.model.cuda.launch import runs_kernels
-from nanochat.model.device import runs_on_cpu
-from nanochat.model.gpt import GPT
+from nanochat.model.config import SOFTCAP
 
-_GPU_CHUNK_ELEMENTS = 2**27
-"""Logits of a chunk on a GPU: 4,096 rows of 32,768, half a gigabyte in float32."""
+IGNORED = -1
+"""Target of a position that has no loss."""
+_CHUNK_ELEMENTS = 2**27
+"""Logits per chunk on Metal: 4,096 rows of 32,768, half a gigabyte in float32."""
 
 
-def token_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Return float32 (B, T): -ln p(target) in nats, 0 where the target is -1; tokens and targets are (B, T).
-
-    For evaluation: it refuses to be differentiated.
-    """
-    rows, flat = _hidden_rows(model, idx), targets.reshape(-1)
-    if runs_kernels():
-        weight = model.lm_head.weight.astype(rows.dtype)
-        nats = cross_entropy.row_nats(rows, weight, flat, vocab_size=model.config.vocab_size)
-    else:
-        nats = cast("mx.array", _row_nats(rows, _vocabulary_rows(model), flat))
-    return nats.reshape(targets.shape)
-
-
-def summed_nats(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Return the float32 sum of -ln p(target) over all targets that are not -1; for training.
-
-    Gradients are computed along with the loss, chunk by chunk; for the loss alone `token_nats` is cheaper.
-    """
-    rows, flat = _hidden_rows(model, idx), targets.reshape(-1)
-    if runs_kernels():
-        weight = model.lm_head.weight.astype(rows.dtype)
-        return cross_entropy.summed_nats(rows, weight, flat, vocab_size=model.config.vocab_size)
-    results = _sum_and_gradients(rows, _vocabulary_rows(model), flat)
-    return cast("tuple[mx.array, ...]", results)[0]
-
-
-def plain_nats(logits: mx.array, targets: mx.array) -> mx.array:
-    """Return the same as `token_nats` from float32 logits (..., V), written out: the chunked forms' reference."""
+def plain_losses(logits: mx.array, targets: mx.array) -> mx.array:
+    """Return -ln p(target) from float32 logits (..., V), 0 where the target is -1: the chunked forms' reference."""
     is_counted = targets != IGNORED
     chosen = mx.take_along_axis(logits, mx.where(is_counted, targets, 0)[..., None], axis=-1)[..., 0]
     return mx.where(is_counted, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
 
 
-def _hidden_rows(model: GPT, idx: mx.array) -> mx.array:
-    """Return the final hidden states as (N, C)."""
-    hidden = model.hidden(idx)
-    return hidden.reshape(-1, hidden.shape[-1])
+class ChunkLosses(Protocol):
+    """Computes the losses of a chunk."""
+
+    def __call__(self, logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
+        """Return losses (R,) float32 from logits before the softcap (R, V or more) and targets (R,)."""
+        ...
 
 
-def _vocabulary_rows(model: GPT) -> mx.array:
-    """Return lm_head's rows without the padding, (V, C)."""
-    return model.lm_head.weight[: model.config.vocab_size]
+class ChunkGradients(Protocol):
+    """Computes the losses of a chunk and the gradient of their sum."""
+
+    def __call__(self, logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
+        """Return losses (R,) float32 and the gradient for the logits, in their dtype; arguments as in `ChunkLosses`."""
+        ...
 
 
-def _chunk_rows(vocab_size: int) -> int:
-    elements = fast_math.BLOCK_ELEMENTS if runs_on_cpu() else _GPU_CHUNK_ELEMENTS
-    return max(1, elements // vocab_size)
+class LossKernels(NamedTuple):
+    """What a device computes inside a chunk. `vocab_size` is how many columns of the logits exist."""
+
+    chunk_elements: int
+    """Logits per chunk."""
+    losses: ChunkLosses
+    losses_and_gradient: ChunkGradients
+    add_product: Callable[[mx.array | None, mx.array, mx.array], mx.array]
+    """(sum so far or None, gradient of the logits (R, V), rows (R, C)) -> sum of the gradients for lm_head (V, C)."""
 
 
-@mx.custom_function
-def _row_nats(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
-    """Return nats (N,) of hidden states (N, C), lm_head's rows (V, C) and targets (N,)."""
-    size = _chunk_rows(weight.shape[0])
-    nats: list[mx.array] = []
+def chunked_losses(
+    kernels: LossKernels, rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int
+) -> mx.array:
+    """Return losses (N,) float32 of hidden states (N, C), lm_head's weight (V, C) and targets (N,); no gradient."""
+    return _losses(kernels, vocab_size)(rows, weight, targets)
+
+
+def chunked_sum(
+    kernels: LossKernels, rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int
+) -> mx.array:
+    """Return the float32 sum of the losses; differentiable with respect to `rows` and `weight`."""
+    return _sum_and_gradients(kernels, vocab_size)(rows, weight, targets)[0]
+
+
+@functools.cache
+def _losses(kernels: LossKernels, vocab_size: int) -> Callable[..., mx.array]:
+    @mx.custom_function
+    def run(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
+        weight = weight.astype(rows.dtype)
+        losses: list[mx.array] = []
+        for chunk, chunk_targets in _chunks(rows, targets, max(1, kernels.chunk_elements // weight.shape[0])):
+            (waiting,) = mx.depends([chunk], losses[-1:]) if losses else (chunk,)  # one chunk's logits at a time
+            losses.append(kernels.losses(waiting @ weight.T, chunk_targets, vocab_size=vocab_size))
+        return mx.concatenate(losses)
+
+    @run.vjp
+    def _refuse_gradient(*_: object) -> None:
+        raise AssertionError("token_losses has no gradient: train on summed_loss")
+
+    return cast("Callable[..., mx.array]", run)
+
+
+@functools.cache
+def _sum_and_gradients(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx.array, mx.array, mx.array]]:
+    """Return the function of (rows, weight, targets) that gives the summed loss and its two gradients."""
+
+    @mx.custom_function
+    def run(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        total, weight_gradient = mx.array(0.0), None
+        row_gradients: list[mx.array] = []
+        cast_weight = weight.astype(rows.dtype)
+        for chunk, chunk_targets in _chunks(rows, targets, max(1, kernels.chunk_elements // weight.shape[0])):
+            if weight_gradient is not None:  # one chunk's logits at a time
+                (chunk,) = mx.depends([chunk], [total, weight_gradient, row_gradients[-1]])
+            losses, gradient = kernels.losses_and_gradient(chunk @ cast_weight.T, chunk_targets, vocab_size=vocab_size)
+            total = total + losses.sum()
+            row_gradients.append(gradient @ cast_weight)
+            weight_gradient = kernels.add_product(weight_gradient, gradient, chunk)
+        assert weight_gradient is not None, "there is at least one row"
+        return total, mx.concatenate(row_gradients), weight_gradient.astype(weight.dtype)
+
+    @run.vjp
+    def _scale(
+        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+    ) -> tuple[mx.array, ...]:
+        """Return the gradients that the forward pass computed, times the one factor that a sum can have."""
+        rows, weight = (cotangents[0].astype(gradient.dtype) * gradient for gradient in outputs[1:])
+        return rows, weight, mx.zeros_like(primals[2])
+
+    return cast("Callable[..., tuple[mx.array, mx.array, mx.array]]", run)
+
+
+def _chunks(rows: mx.array, targets: mx.array, size: int) -> Iterator[tuple[mx.array, mx.array]]:
     for start in range(0, rows.shape[0], size):
-        chunk = rows[start : start + size]
-        if nats:
-            (chunk,) = mx.depends([chunk], nats[-1:])  # one chunk's logits at a time
-        nats.append(capped_softmax(chunk, weight, targets[start : start + size]).nats()[:, 0])
-    return mx.concatenate(nats)
+        yield rows[start : start + size], targets[start : start + size]
 
 
-@_row_nats.vjp
-def _refuse_gradient(*_: object) -> None:
-    raise AssertionError("token_nats has no gradient: train on summed_nats")
+class CappedSoftmax(NamedTuple):
+    """A chunk's softmax of softcapped logits; all float32, (R, 1) except for the first two."""
+
+    tanh: mx.array  # (R, V), capped logits / SOFTCAP
+    exponentials: mx.array  # (R, V), of the capped logits
+    total: mx.array
+    counted: mx.array  # 1, or 0 where the target is ignored
+    target: mx.array  # 0 where ignored
+    target_tanh: mx.array
+
+    def losses(self) -> mx.array:
+        """Return -ln p(target), 0 where it is ignored, (R,)."""
+        return (self.counted * (mx.log(self.total) - SOFTCAP * self.target_tanh))[:, 0]
+
+    def logit_gradient(self) -> mx.array:
+        """Return the gradient of the summed losses with respect to the logits before the softcap, (R, V)."""
+        inverse = self.counted / self.total
+        dense = (self.exponentials * inverse) * (1 - mx.square(self.tanh))
+        target_share = mx.exp(SOFTCAP * self.target_tanh) * inverse
+        at_target = (target_share - self.counted) * (1 - mx.square(self.target_tanh))
+        return mx.put_along_axis(dense, self.target, at_target, axis=-1)
 
 
-@mx.custom_function
-def _sum_and_gradients(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Return (summed nats, its gradient for rows (N, C), its gradient for weight (V, C))."""
-    size = _chunk_rows(weight.shape[0])
-    total = mx.array(0.0)
-    weight_gradient = mx.zeros(weight.shape)
-    row_gradients: list[mx.array] = []
-    for start in range(0, rows.shape[0], size):
-        chunk = rows[start : start + size]
-        (chunk,) = mx.depends([chunk], [total, weight_gradient, *row_gradients[-1:]])  # one chunk's logits at a time
-        softmax = capped_softmax(chunk, weight, targets[start : start + size])
-        total = total + softmax.nats().sum()
-        gradient = softmax.raw_logit_gradient().astype(rows.dtype)
-        row_gradients.append(gradient @ weight.astype(rows.dtype))
-        weight_gradient = weight_gradient + (gradient.T @ chunk).astype(mx.float32)
-    return total, mx.concatenate(row_gradients), weight_gradient.astype(weight.dtype)
+def tanh_and_exponentials(x: mx.array) -> tuple[mx.array, mx.array]:
+    """Return tanh(x) and e^(SOFTCAP * tanh(x)), in float32."""
+    tanh = mx.tanh(x)
+    return tanh, mx.exp(SOFTCAP * tanh)
 
 
-@_sum_and_gradients.vjp
-def _scale_gradients(
-    primals: tuple[mx.array, mx.array, mx.array],
-    cotangents: tuple[mx.array, ...],
-    outputs: tuple[mx.array, mx.array, mx.array],
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Return the gradients found on the way forward, times the one factor that a sum can have."""
-    factor = cotangents[0]
-    rows, weight = (factor.astype(gradient.dtype) * gradient for gradient in outputs[1:])
-    return rows, weight, mx.zeros_like(primals[2])
+Elementwise = Callable[[mx.array], tuple[mx.array, mx.array]]
+"""`tanh_and_exponentials`, or a faster form of it."""
+
+
+def capped_softmax(
+    logits: mx.array, targets: mx.array, elementwise: Elementwise = tanh_and_exponentials
+) -> CappedSoftmax:
+    """Return the softmax of logits before the softcap (R, V), for targets (R,)."""
+    tanh, exponentials = elementwise(logits.astype(mx.float32) * (1 / SOFTCAP))
+    target = mx.maximum(targets, 0)[:, None]
+    return CappedSoftmax(
+        tanh=tanh,
+        exponentials=exponentials,
+        total=exponentials.sum(axis=-1, keepdims=True),
+        counted=(targets != IGNORED).astype(mx.float32)[:, None],
+        target=target,
+        target_tanh=mx.take_along_axis(tanh, target, axis=-1),
+    )
+
+
+def target_logprobs(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Return ln p(target), float32, and whether the target is the likeliest token, the first of equal ones, both (R,).
+
+    From hidden states (R, C), lm_head's weight without padding (V, C) and targets (R,), none of them ignored.
+    """
+    softmax = capped_softmax(rows @ weight.astype(rows.dtype).T, targets)
+    return -softmax.losses(), mx.argmax(softmax.tanh, axis=-1) == softmax.target[:, 0]
+
+
+def softmax_kernels(chunk_elements: int, elementwise: Elementwise) -> LossKernels:
+    """Return kernels in plain MLX, which differ between devices only in their chunks and elementwise functions."""
+
+    def losses(logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
+        return capped_softmax(logits, targets, elementwise).losses()
+
+    def losses_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
+        softmax = capped_softmax(logits, targets, elementwise)
+        return softmax.losses(), softmax.logit_gradient().astype(logits.dtype)
+
+    return LossKernels(chunk_elements, losses, losses_and_gradient, _add_product)
+
+
+def _add_product(total: mx.array | None, gradient: mx.array, rows: mx.array) -> mx.array:
+    """Return total + gradient^T rows, (V, C). The sum over many chunks is float32."""
+    product = (gradient.T @ rows).astype(mx.float32)
+    return product if total is None else total + product
+
+
+KERNELS = softmax_kernels(_CHUNK_ELEMENTS, tanh_and_exponentials)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nanochat.data.documents import Split, single_pass
 from nanochat.data.sources import SourceSpec
-from nanochat.model.capped_softmax import IGNORED
+from nanochat.model.loss import IGNORED
 from nanochat.tokenizer.bpe import Tokenizer
 
 _CHUNK_DOCUMENTS = 64

@@ -20,6 +20,7 @@ from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bpb import evaluate_bpb
 from nanochat.inference.engine import Engine
 from nanochat.model.config import GPTConfig
+from nanochat.model.dispatch import FastGPT
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
@@ -75,7 +76,7 @@ def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[GPT,
     if spec.init_from is not None:
         return _load_init_model(spec, spec.init_from, context)
     tokenizer = load_tokenizer(context.require_upstream("tokenizer"))
-    model = GPT(_fit_vocabulary(spec.model, tokenizer))
+    model = FastGPT(_fit_vocabulary(spec.model, tokenizer))
     model.initialise(mx.random.key(derive_seed(spec.seed, "pretrain", "init")))
     mx.eval(model.named_parameters())
     return model, tokenizer

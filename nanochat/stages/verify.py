@@ -166,9 +166,9 @@ def _require(condition: bool, message: str) -> None:
 def _new_model(config: GPTConfig) -> GPT:
     import mlx.core as mx
 
-    from nanochat.model.gpt import GPT
+    from nanochat.model.dispatch import FastGPT
 
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(0))
     return model
 
@@ -196,9 +196,9 @@ def _random_tokens(config: GPTConfig, length: int) -> mx.array:
 
 
 def _mean_loss(model: GPT, tokens: mx.array) -> mx.array:
-    from nanochat.model.loss import summed_nats
+    from nanochat.model.dispatch import summed_loss
 
-    return summed_nats(model, tokens[:, :-1], tokens[:, 1:]) / (tokens.shape[0] * (tokens.shape[1] - 1))
+    return summed_loss(model, tokens[:, :-1], tokens[:, 1:]) / (tokens.shape[0] * (tokens.shape[1] - 1))
 
 
 def _gradients(model: GPT, tokens: mx.array) -> dict[str, mx.array]:

@@ -14,11 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import StageError
-from nanochat.model.capped_softmax import IGNORED
 from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.device import runs_on_cpu
+from nanochat.model.dispatch import summed_loss
 from nanochat.model.gpt import GPT
-from nanochat.model.loss import summed_nats
+from nanochat.model.loss import IGNORED
 from nanochat.optim.fused_adamw import squared_norm
 from nanochat.optim.optimizer import Optimizer
 
@@ -189,10 +189,10 @@ class TrainStep:
 
 
 def _gradients_of(model: GPT) -> MicroStep:
-    def nats_of(parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
+    def scaled_loss(parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
         # The model holds the tracer's arrays from here on, until `run` sets real ones.
         model.set_parameters(parameters)
-        return scale * summed_nats(model, inputs, targets)
+        return scale * summed_loss(model, inputs, targets)
 
-    micro_step: MicroStep = mx.value_and_grad(nats_of)
+    micro_step: MicroStep = mx.value_and_grad(scaled_loss)
     return micro_step

@@ -68,9 +68,9 @@ def main() -> None:
 
     from nanochat.evals.continuations import make_continuation, score_continuations
     from nanochat.model.config import GPTConfig
-    from nanochat.model.gpt import GPT
+    from nanochat.model.dispatch import FastGPT
 
-    model = GPT(GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128))
+    model = FastGPT(GPTConfig(sequence_len=256, vocab_size=2048, n_layer=4, n_head=2, n_kv_head=2, n_embd=128))
     generator = np.random.default_rng(1)
     weights = model.named_parameters().items()
     model.set_parameters(

@@ -13,8 +13,6 @@ import argparse
 import resource
 import statistics
 import time
-from contextlib import contextmanager
-from unittest import mock
 
 from nanochat import runtime
 
@@ -24,10 +22,10 @@ import mlx.core as mx  # noqa: E402
 from mlx.nn.utils import value_and_grad  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from nanochat.model import layers, loss  # noqa: E402
-from nanochat.model.attention import plain_attention  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
+from nanochat.model.dispatch import FastGPT, summed_loss  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
+from nanochat.model.loss import plain_losses  # noqa: E402
 from nanochat.optim.groups import OptimizerConfig, build_groups  # noqa: E402
 from nanochat.optim.optimizer import Optimizer  # noqa: E402
 
@@ -37,31 +35,20 @@ TOKENS = ROWS * CONFIG.sequence_len
 
 
 def plain_loss(model, idx, targets):
-    return loss.plain_nats(model(idx), targets).sum()
-
-
-@contextmanager
-def plain_forms():
-    with mock.patch.object(layers, "attention", plain_attention):
-        yield plain_loss
-
-
-@contextmanager
-def fast_forms():
-    yield loss.summed_nats
+    return plain_losses(model(idx), targets).sum()
 
 
 class Training:
-    def __init__(self) -> None:
-        self.model = GPT(CONFIG)
+    def __init__(self, model, loss) -> None:
+        self.model, self.loss = model, loss
         self.model.initialise(mx.random.key(0))
         groups = build_groups(CONFIG, OptimizerConfig(), tokens_per_step=TOKENS)
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         shape = (ROWS, CONFIG.sequence_len)
         self.batch = tuple(mx.random.randint(0, CONFIG.vocab_size, shape, key=mx.random.key(i)) for i in (1, 2))
 
-    def step(self, summed_nats):
-        function = value_and_grad(self.model, lambda *batch: summed_nats(self.model, *batch) / TOKENS)
+    def step(self):
+        function = value_and_grad(self.model, lambda *batch: self.loss(self.model, *batch) / TOKENS)
         value, tree = function(*self.batch)
         rates = {"lr_multiplier": 0.1, "momentum": 0.95, "weight_decay": 0.0}
         updated = self.optimizer.update(self.model.named_parameters(), dict(tree_flatten(tree)), **rates)
@@ -69,15 +56,14 @@ class Training:
         mx.eval(value, updated, self.optimizer.state)
 
 
-def rate(training, forms, steps):
+def rate(training, steps):
     """Return tokens per CPU second and MLX's peak bytes over `steps` steps, after one step of warm-up."""
-    with forms() as summed_nats:
-        training.step(summed_nats)
-        mx.reset_peak_memory()
-        begin = time.process_time()
-        for _ in range(steps):
-            training.step(summed_nats)
-        return steps * TOKENS / (time.process_time() - begin), mx.get_peak_memory()
+    training.step()
+    mx.reset_peak_memory()
+    begin = time.process_time()
+    for _ in range(steps):
+        training.step()
+    return steps * TOKENS / (time.process_time() - begin), mx.get_peak_memory()
 
 
 def median_and_range(values):
@@ -90,11 +76,11 @@ def main():
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     print(f"{CHOSEN.describe()}; MLX {mx.__version__}; {CONFIG.num_parameters():,} parameters")
-    training, rates = Training(), {"plain": [], "fast": []}
-    peaks = {}
+    trainings = {"plain": Training(GPT(CONFIG), plain_loss), "fast": Training(FastGPT(CONFIG), summed_loss)}
+    rates, peaks = {"plain": [], "fast": []}, {}
     for _ in range(options.rounds):
-        for name, forms in (("plain", plain_forms), ("fast", fast_forms)):
-            tokens_per_second, peaks[name] = rate(training, forms, options.steps)
+        for name, training in trainings.items():
+            tokens_per_second, peaks[name] = rate(training, options.steps)
             rates[name].append(tokens_per_second)
     for name, values in rates.items():
         print(f"{name}: {median_and_range(values)} tokens per CPU second, MLX's peak {peaks[name] / 2**20:,.0f} MiB")

@@ -39,12 +39,12 @@ def main() -> None:
 
     from nanochat.inference.causal_model import prefill
     from nanochat.model.config import GPTConfig
-    from nanochat.model.gpt import GPT
+    from nanochat.model.dispatch import FastGPT
 
     mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
     heads = options.n_embd // 64
-    config = GPTConfig.for_architecture(
-        options.architecture,
+    config = GPTConfig(
+        architecture=options.architecture,
         sequence_len=options.sequence_len,
         vocab_size=2048,
         n_layer=options.n_layer,
@@ -53,7 +53,7 @@ def main() -> None:
         n_embd=options.n_embd,
         window_pattern=options.window_pattern,
     )
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(0))
     if chosen.dtype == "bfloat16":
         model.set_compute_dtype(mx.bfloat16)

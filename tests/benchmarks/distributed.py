@@ -51,7 +51,7 @@ def work(options: argparse.Namespace) -> None:
     import mlx.core as mx
 
     from nanochat.model.device import device_name, peak_flops, select_device
-    from nanochat.model.gpt import GPT
+    from nanochat.model.dispatch import FastGPT
     from nanochat.optim.groups import OptimizerConfig, build_groups
     from nanochat.optim.optimizer import Optimizer
     from nanochat.train.step import Rates, TrainStep
@@ -63,7 +63,7 @@ def work(options: argparse.Namespace) -> None:
         assert world.size() == options.processes, f"{world.size()} processes, not {options.processes}"
     rank = 0 if world is None else world.rank()
     config = CPU_CONFIG if chosen.backend == "cpu" else GPTConfig(sequence_len=2048)
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(0))
     model.set_compute_dtype(mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
     groups = build_groups(config, OptimizerConfig(), tokens_per_step=options.rows * config.sequence_len)

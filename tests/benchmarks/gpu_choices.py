@@ -29,7 +29,7 @@ import mlx.core as mx  # noqa: E402
 from nanochat.evals.continuations import Continuation, make_continuation, score_continuations  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.device import device_name, select_device  # noqa: E402
-from nanochat.model.gpt import GPT  # noqa: E402
+from nanochat.model.dispatch import FastGPT  # noqa: E402
 
 CONFIG = GPTConfig(sequence_len=2048)
 OPTIONS, FEW = 4, 8
@@ -42,9 +42,9 @@ Questions = list[list[Continuation]]
 DRAW = np.random.default_rng(0)
 
 
-def random_model(dtype: mx.Dtype) -> GPT:
+def random_model(dtype: mx.Dtype) -> FastGPT:
     """Return a model with random weights whose hidden states are about as large as after training."""
-    model = GPT(CONFIG)
+    model = FastGPT(CONFIG)
     shapes = CONFIG.parameter_shapes()
     keys = mx.random.split(mx.random.key(7), len(shapes))
     drawn = {
@@ -72,11 +72,11 @@ def draw_questions(count: int, shape: tuple[tuple[int, int], tuple[int, int]]) -
     return questions
 
 
-def ragged(model: GPT, questions: Questions) -> list[float]:
+def ragged(model: FastGPT, questions: Questions) -> list[float]:
     return [score.logprob for scores in score_continuations(model, questions) for score in scores]
 
 
-def question_at_a_time(model: GPT, questions: Questions) -> list[float]:
+def question_at_a_time(model: FastGPT, questions: Questions) -> list[float]:
     """Score the padded options of a question in one pass, with logits at scored positions only."""
     scores = []
     for question in questions:
@@ -87,13 +87,13 @@ def question_at_a_time(model: GPT, questions: Questions) -> list[float]:
         places = [(row, j - 1) for row, option in enumerate(question) for j in range(option.start, len(option.tokens))]
         rows, columns = mx.array(places).T
         targets = mx.array([token for option in question for token in option.tokens[option.start :]])
-        logprobs = np.array(model.judge(hidden[rows, columns], targets)[0], dtype=np.float64)
+        logprobs = np.array(model.target_logprobs(hidden[rows, columns], targets)[0], dtype=np.float64)
         ends = np.cumsum([option.length for option in question])[:-1]
         scores += [float(part.sum()) for part in np.split(logprobs, ends)]
     return scores
 
 
-def option_at_a_time(model: GPT, questions: Questions) -> list[float]:
+def option_at_a_time(model: FastGPT, questions: Questions) -> list[float]:
     scores = []
     for option in (option for question in questions for option in question):
         logits = model(mx.array([option.tokens[:-1]]))[0, option.start - 1 :]
@@ -103,7 +103,7 @@ def option_at_a_time(model: GPT, questions: Questions) -> list[float]:
     return scores
 
 
-def milliseconds(way: Callable[[GPT, Questions], list[float]], model: GPT, questions: Questions) -> float:
+def milliseconds(way: Callable[[FastGPT, Questions], list[float]], model: FastGPT, questions: Questions) -> float:
     """Return wall-clock milliseconds per option."""
     began = time.perf_counter()
     way(model, questions)

@@ -23,7 +23,7 @@ import mlx.core as mx  # noqa: E402
 from nanochat.inference.kv_cache import KVCache  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.device import device_name  # noqa: E402
-from nanochat.model.gpt import GPT  # noqa: E402
+from nanochat.model.dispatch import FastGPT  # noqa: E402
 
 PROMPT = 512
 
@@ -47,7 +47,7 @@ def bytes_per_step(config: GPTConfig, rows: int, position: int) -> int:
     return matrices + rows * 2 * 2 * config.n_kv_head * config.head_dim * cached
 
 
-def generate(model: GPT, cache: KVCache, token: mx.array, steps: int) -> mx.array:
+def generate(model: FastGPT, cache: KVCache, token: mx.array, steps: int) -> mx.array:
     """Return the last of `steps` greedy tokens. The CPU builds each step while the GPU computes the previous one."""
     for _ in range(steps):
         token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
@@ -56,7 +56,7 @@ def generate(model: GPT, cache: KVCache, token: mx.array, steps: int) -> mx.arra
     return token
 
 
-def decode_rate(model: GPT, rows: int, *, steps: int) -> tuple[float, float]:
+def decode_rate(model: FastGPT, rows: int, *, steps: int) -> tuple[float, float]:
     """Return tokens per second after 512 tokens of context, and their upper bound by memory traffic."""
     cache = KVCache(model.config, capacity=2048)
     idx = mx.random.randint(10, model.config.vocab_size, (rows, PROMPT))
@@ -68,7 +68,7 @@ def decode_rate(model: GPT, rows: int, *, steps: int) -> tuple[float, float]:
     return rows / seconds, rows / (bytes_per_step(model.config, rows, PROMPT + steps // 2) / bandwidth())
 
 
-def prefill_rate(model: GPT, rows: int) -> float:
+def prefill_rate(model: FastGPT, rows: int) -> float:
     idx = mx.random.randint(10, model.config.vocab_size, (rows, 2048))
     times = []
     for _ in range(6):
@@ -79,7 +79,7 @@ def prefill_rate(model: GPT, rows: int) -> float:
     return idx.size / statistics.median(times[1:])
 
 
-def memory_over(model: GPT, tokens: int) -> list[float]:
+def memory_over(model: FastGPT, tokens: int) -> list[float]:
     """Return the GiB held after each eighth of `tokens` generated tokens."""
     cache = KVCache(model.config, capacity=tokens + 16)
     token, held = mx.array([1]), []
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--memory-tokens", type=int, default=4000)
     options = parser.parse_args()
-    model = GPT(GPTConfig(sequence_len=2048))
+    model = FastGPT(GPTConfig(sequence_len=2048))
     model.initialise(mx.random.key(0))
     if CHOSEN.dtype == "bfloat16":
         model.set_compute_dtype(mx.bfloat16)

@@ -23,10 +23,10 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.data.loaders.batches import Batch
-from nanochat.model import loss
+from nanochat.model import dispatch
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda import forward
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
@@ -57,7 +57,7 @@ class Start:
 class Run:
     def __init__(self, start: Start, *, dtype: mx.Dtype) -> None:
         config = GPTConfig()
-        self.start, self.model = start, GPT(config)
+        self.start, self.model = start, FastGPT(config)
         self.model.set_parameters(start.weights)
         self.model.set_compute_dtype(dtype)
         mx.eval(self.model.parameters())
@@ -83,7 +83,7 @@ def agree(folder: Path, *, steps: int) -> bool:
     Returns whether the first two starts agree.
     """
     batches = text_batches(folder, 2 * steps)
-    model = GPT(GPTConfig())
+    model = FastGPT(GPTConfig())
     model.initialise(mx.random.key(0))
     first = model.named_parameters()
     all_trained = Start("initial weights, all parameters trained", first, None, OptimizerConfig(), lambda share: share)
@@ -122,7 +122,7 @@ def _is_close(start: Start, batches: list[Batch]) -> bool:
 def plain_forms() -> Iterator[None]:
     """Use the implementations without our kernels, on the same device."""
     with ExitStack() as stack:
-        for module in (forward, loss, fused_adamw, fused_muon):
+        for module in (forward, dispatch, fused_adamw, fused_muon):
             stack.enter_context(mock.patch.object(module, "runs_kernels", lambda: False))
         yield
 

@@ -36,7 +36,8 @@ import mlx.core as mx  # noqa: E402
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model import device, loss  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
-from nanochat.model.gpt import GPT  # noqa: E402
+from nanochat.model.cuda import softcap_loss  # noqa: E402
+from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.optim.groups import OptimizerConfig, build_groups  # noqa: E402
 from nanochat.optim.optimizer import Optimizer  # noqa: E402
 from nanochat.train.step import Rates, TrainStep  # noqa: E402
@@ -48,7 +49,7 @@ PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to
 class Training:
     def __init__(self, pattern: str, *, rows: int, dtype: mx.Dtype, sequence_len: int = 2048) -> None:
         self.config = GPTConfig(window_pattern=pattern, sequence_len=sequence_len)
-        self.model = GPT(self.config)
+        self.model = FastGPT(self.config)
         self.model.initialise(mx.random.key(0))
         self.model.set_compute_dtype(dtype)
         mx.eval(self.model.parameters())
@@ -132,7 +133,9 @@ def measure_parts(training: Training, batch: Batch) -> None:
         rows = mx.ones((inputs.size, model.config.n_embd), mx.bfloat16)
         weight = working["lm_head.weight"]
         return mx.value_and_grad(
-            lambda r, w: loss.cross_entropy.summed_nats(r, w, targets.reshape(-1), vocab_size=model.config.vocab_size),
+            lambda r, w: loss.chunked_sum(
+                softcap_loss.KERNELS, r, w, targets.reshape(-1), vocab_size=model.config.vocab_size
+            ),
             argnums=(0, 1),
         )(rows, weight)
 

@@ -153,7 +153,7 @@ class _Bench:
         import mlx.core as mx
 
         from nanochat.model.config import GPTConfig
-        from nanochat.model.gpt import GPT
+        from nanochat.model.dispatch import FastGPT
         from nanochat.optim.groups import REFERENCE_TOKENS_PER_STEP, OptimizerConfig, build_groups
         from nanochat.optim.optimizer import Optimizer
         from nanochat.optim.schedules import ScheduleConfig, muon_momentum
@@ -162,10 +162,8 @@ class _Bench:
         self.data, self.steps = data, options.steps
         variant = VARIANTS[architecture]
         shape = {"n_layer": 4, "n_embd": 256, "n_head": 2, "n_kv_head": 2}
-        config = GPTConfig.for_architecture(
-            architecture, sequence_len=SEQUENCE_LEN, vocab_size=data.vocab_size, **shape
-        )
-        self.model = GPT(config)
+        config = GPTConfig(architecture=architecture, sequence_len=SEQUENCE_LEN, vocab_size=data.vocab_size, **shape)
+        self.model = FastGPT(config)
         self.model.initialise(mx.random.key(0))
         optimizer_config = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
         tokens_per_step = REFERENCE_TOKENS_PER_STEP[variant] if options.unscaled else ROWS * SEQUENCE_LEN

@@ -110,9 +110,9 @@ def run(case: Case, dtype: memory.Dtype) -> None:
     """Run a case once, on a model with random weights."""
     import mlx.core as mx
 
-    from nanochat.model.gpt import GPT
+    from nanochat.model.dispatch import FastGPT
 
-    model = GPT(case.config)
+    model = FastGPT(case.config)
     model.initialise(mx.random.key(0))
     mx.eval(model.named_parameters())
     chosen = mx.bfloat16 if dtype == "bfloat16" else mx.float32

@@ -25,7 +25,7 @@ from nanochat.data.documents import DocumentStream, single_pass  # noqa: E402
 from nanochat.data.loaders.batches import BatchLoader  # noqa: E402
 from nanochat.data.loaders.document_rows import DocumentRows  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
-from nanochat.model.gpt import GPT  # noqa: E402
+from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.optim.groups import build_groups  # noqa: E402
 from nanochat.optim.optimizer import Optimizer  # noqa: E402
 from nanochat.plan.compile import compile_plan  # noqa: E402
@@ -39,7 +39,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 def measure(spec, loader, steps):
     """Return the seconds that each step waited for its batch, and the seconds that it computed."""
-    model = GPT(spec.model)
+    model = FastGPT(spec.model)
     model.initialise(mx.random.key(0))
     groups = build_groups(spec.model, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     rows = spec.tokens_per_step // spec.model.sequence_len

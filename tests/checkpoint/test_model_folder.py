@@ -11,7 +11,7 @@ import pytest
 from nanochat.checkpoint import load_model, load_tokenizer, save_model
 from nanochat.errors import PreflightError, StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer import bpe
 
 CONFIG = GPTConfig(
@@ -28,7 +28,7 @@ CONFIG = GPTConfig(
 
 def random_model(seed=0):
     """A model of the newer architecture whose every weight is random."""
-    model = GPT(CONFIG)
+    model = FastGPT(CONFIG)
     keys = mx.random.split(mx.random.key(seed), len(CONFIG.parameter_shapes()))
     shapes = CONFIG.parameter_shapes().items()
     model.set_parameters(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer import bpe
 
 
@@ -41,7 +41,7 @@ class TableModel:
         tokens = np.array(hidden[..., 0]).astype(int)
         return mx.array(self.rows(tokens.reshape(-1)).reshape(*tokens.shape, -1).astype(np.float32))
 
-    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    def target_logprobs(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         logits, wanted = np.array(self.logits(hidden), dtype=np.float64), np.array(targets)
         chosen = np.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
         logprobs = chosen - np.log(np.exp(logits).sum(axis=-1))
@@ -88,11 +88,11 @@ def reference_score() -> Callable[..., tuple[float, bool]]:
 
 
 @pytest.fixture(scope="session", params=["seed", "current"])
-def random_model(request) -> GPT:
+def random_model(request) -> FastGPT:
     """A model of each architecture with windows shorter than the context, grouped heads, and every weight random."""
     shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
     length = 96 if request.param == "seed" else 256
-    model = GPT(GPTConfig.for_architecture(request.param, sequence_len=length, vocab_size=320, **shape))
+    model = FastGPT(GPTConfig(architecture=request.param, sequence_len=length, vocab_size=320, **shape))
     generator = np.random.default_rng(0)
     weights = {
         name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 
 from nanochat.evals.bpb import evaluate_bpb, measure_bpb
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
-from nanochat.model.loss import plain_nats
+from nanochat.model.dispatch import FastGPT
+from nanochat.model.loss import plain_losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RESULTS = json.loads((GOLDEN / "bits_per_byte.json").read_text())["results_by_batches_used"]
@@ -35,7 +35,7 @@ def test_bpb_equals_the_golden_results(used):
     batches = [Rows(np.full((2, 9), n, dtype=np.int32), golden["targets"][n]) for n in numbers]
 
     def losses(idx: mx.array, targets: mx.array) -> mx.array:
-        return plain_nats(mx.array(golden["logits"][idx[0, 0].item()]), targets)
+        return plain_losses(mx.array(golden["logits"][idx[0, 0].item()]), targets)
 
     result = measure_bpb(losses, batches, golden["token_bytes"])
     assert result.bpb == pytest.approx(float(RESULTS[used]["bpb"]), rel=1e-5)
@@ -55,7 +55,7 @@ def test_bpb_counts_neither_special_tokens_nor_ignored_targets():
 
 def test_bpb_of_a_uniform_model_is_log2_of_the_vocabulary_per_token():
     """With all weights 0, every logit is 0. Each of 64 tokens costs 6 bits and has 2 bytes."""
-    model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=1, n_head=1, n_kv_head=1, n_embd=32))
+    model = FastGPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=1, n_head=1, n_kv_head=1, n_embd=32))
     model.set_parameters({name: mx.zeros_like(value) for name, value in model.named_parameters().items()})
     rows = np.random.default_rng(0).integers(0, 64, size=(3, 17)).astype(np.int32)
     result = evaluate_bpb(model, [Rows(rows[:, :-1], rows[:, 1:])], np.full(64, 2, dtype=np.int32))

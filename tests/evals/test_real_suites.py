@@ -18,7 +18,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.evals.chat_tasks import evaluate_categorical
 from nanochat.evals.choice_tasks import evaluate_choices, option_continuations
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.base_multiple_choice import build_choice_items
 from nanochat.tasks.build import build_task
@@ -71,16 +71,16 @@ class Guessing:
     def logits(self, hidden: mx.array) -> mx.array:
         return mx.array(self.generator.normal(size=(*hidden.shape[:-1], self.vocab_size)).astype(np.float32))
 
-    def judge(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    def target_logprobs(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         drawn = self.generator.normal(size=targets.shape).astype(np.float32)
         return mx.array(drawn - 10), mx.zeros(targets.shape, dtype=mx.bool_)
 
 
 @pytest.fixture(scope="module")
-def even(tokenizer) -> GPT:
+def even(tokenizer) -> FastGPT:
     """A model of zeros, which finds all tokens equally likely. Its context is short, so that prompts are cut."""
     config = GPTConfig(sequence_len=128, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32)
-    model = GPT(config)
+    model = FastGPT(config)
     model.set_parameters({key: mx.zeros_like(value) for key, value in model.named_parameters().items()})
     return model
 
@@ -108,7 +108,7 @@ class Knowing:
         ]
         return mx.arange(len(self.read))[:, None]
 
-    def judge(self, hidden, targets) -> tuple[mx.array, mx.array]:
+    def target_logprobs(self, hidden, targets) -> tuple[mx.array, mx.array]:
         pairs = zip(hidden[:, 0].tolist(), targets.tolist(), strict=True)
         is_known = [
             (whole := self.whole[number]) is not None and whole[len(self.read[number])] == target

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer import bpe
 
 
@@ -59,11 +59,11 @@ def chain(tokenizer):
 
 
 @pytest.fixture(scope="session", params=["seed", "current"])
-def random_model(request) -> GPT:
+def random_model(request) -> FastGPT:
     """Both architectures, windows shorter than the context, grouped heads, and every weight random."""
     shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
     length = 64 if request.param == "seed" else 256
-    model = GPT(GPTConfig.for_architecture(request.param, sequence_len=length, vocab_size=300, **shape))
+    model = FastGPT(GPTConfig(architecture=request.param, sequence_len=length, vocab_size=300, **shape))
     generator = np.random.default_rng(0)
     weights = {
         name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.inference.kv_cache import KVCache, pad_left
-from nanochat.model.attention import visible
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
+from nanochat.model.gpt import visible_keys
 
 TOLERANCE = 1e-4  # float32, logits of size up to 15
 ARCHITECTURES = ["seed", "current"]
@@ -18,7 +18,7 @@ SEQUENCE_LEN = {"seed": 24, "current": 384}  # short windows of 12 and of 128
 
 def randomised(architecture, *, n_kv_head=2):
     shape = {"n_layer": 3, "n_head": 4, "n_kv_head": n_kv_head, "n_embd": 64, "vocab_size": 90, "window_pattern": "SSL"}
-    model = GPT(GPTConfig.for_architecture(architecture, sequence_len=SEQUENCE_LEN[architecture], **shape))
+    model = FastGPT(GPTConfig(architecture=architecture, sequence_len=SEQUENCE_LEN[architecture], **shape))
     shapes = model.config.parameter_shapes()
     drawn = {}
     for key, (name, size) in zip(mx.random.split(mx.random.key(5), len(shapes)), shapes.items(), strict=True):
@@ -169,7 +169,7 @@ def test_number_of_visible_keys(sizes):
         for size in sizes:
             position = mx.arange(len(counts), len(counts) + size).reshape(1, 1, size, 1)
             keys, _ = layer.update(position, position)
-            mask = visible(size, keys.shape[2], window=window)
+            mask = visible_keys(size, keys.shape[2], window=window)
             newest = [mx.where(row, keys[0, 0, :, 0], -1) for row in mask]
             counts += [int((row >= 0).sum()) for row in newest]
             assert [int(row.max()) for row in newest] == position.flatten().tolist()
@@ -179,7 +179,7 @@ def test_number_of_visible_keys(sizes):
 def test_buffers_are_as_large_as_said():
     """Windowed layers hold their window and a slack; the others the capacity; nothing grows while decoding."""
     config = GPTConfig(sequence_len=2048, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, vocab_size=90)
-    model = GPT(config)
+    model = FastGPT(config)
     cache = KVCache(config, capacity=2000)
     model(tokens(1, 40), cache)
     held = cache.nbytes

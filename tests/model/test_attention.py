@@ -4,9 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.model import attention as module
-from nanochat.model.attention import attention, blocked_attention, plain_attention, visible
+from nanochat.model import gpt
 from nanochat.model.cpu.attention import cpu_attention
+from nanochat.model.dispatch import attention
+from nanochat.model.fused_attention import blocked_attention, fused_attention
 
 TOLERANCE = 1e-5  # float32: sums of a few hundred products, of the largest value
 
@@ -47,7 +48,7 @@ def numpy_attention(queries, keys, values, window):
 def test_plain_form_against_a_loop(shape, window):
     """Queries that are the newest of the keys, in grouped heads."""
     q, k, v = inputs(*shape, groups=2)
-    assert_close(plain_attention(q, k, v, window=window), numpy_attention(q, k, v, window))
+    assert_close(gpt.attention(q, k, v, window=window), numpy_attention(q, k, v, window))
 
 
 @pytest.mark.parametrize("window", [0, 5, 64, 100, 200])
@@ -55,7 +56,7 @@ def test_plain_form_against_a_loop(shape, window):
 def test_chosen_form(shape, window):
     """What the model calls, on this backend, in grouped heads and at the largest scale of q and k."""
     q, k, v = inputs(*shape, groups=2, scale=1.2)
-    assert_close(attention(q, k, v, window=window), plain_attention(q, k, v, window=window))
+    assert_close(attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
 
 
 def gradients(function, q, k, v):
@@ -68,7 +69,7 @@ def gradients(function, q, k, v):
 def test_cpu_form_has_the_plain_forms_gradients(shape, window):
     q, k, v = inputs(*shape, scale=1.2, head_dim=32)
     found = gradients(lambda *x: cpu_attention(*x, window=window), q, k, v)
-    expected = gradients(lambda *x: plain_attention(*x, window=window), q, k, v)
+    expected = gradients(lambda *x: gpt.attention(*x, window=window), q, k, v)
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b)
 
@@ -78,7 +79,7 @@ def test_cpu_form_stays_finite_at_the_bound():
     x = normed((1, 1, 1, 256), 0, scale=1.2)
     q = mx.broadcast_to(x, (1, 1, 65, 256)) * 1.0
     v = mx.random.normal((1, 1, 65, 256), key=mx.random.key(1))
-    assert_close(cpu_attention(q, q, v, window=64), plain_attention(q, q, v, window=64))
+    assert_close(cpu_attention(q, q, v, window=64), gpt.attention(q, q, v, window=64))
 
 
 @pytest.mark.parametrize("window", [1, 8, 32, 50])
@@ -86,20 +87,19 @@ def test_cpu_form_stays_finite_at_the_bound():
 def test_blocked_form(length, window):
     """Windows that divide the length and windows that do not, in grouped heads; values and gradients."""
     q, k, v = inputs(length, length, groups=2)
-    assert_close(blocked_attention(q, k, v, window=window), plain_attention(q, k, v, window=window))
+    assert_close(blocked_attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
     found = gradients(lambda *x: blocked_attention(*x, window=window), q, k, v)
-    expected = gradients(lambda *x: plain_attention(*x, window=window), q, k, v)
+    expected = gradients(lambda *x: gpt.attention(*x, window=window), q, k, v)
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b)
 
 
 @pytest.mark.parametrize("shape", [(1, 40), (7, 40), (40, 40)])
 @pytest.mark.parametrize("window", [10, 39, 60])
-def test_every_choice_for_a_gpu(shape, window, monkeypatch):
-    """The branches that a GPU takes, computed here."""
-    monkeypatch.setattr(module, "runs_on_cpu", lambda: False)
+def test_fused_attention(shape, window):
+    """Every branch that a GPU takes gives the reference's result, computed here on the CPU."""
     q, k, v = inputs(*shape, groups=2)
-    assert_close(attention(q, k, v, window=window), plain_attention(q, k, v, window=window))
+    assert_close(fused_attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
 
 
 @pytest.mark.parametrize("shape", [(1, 40), (7, 40), (40, 40)])
@@ -107,9 +107,9 @@ def test_left_padding(shape):
     """A row that starts later gives what the row alone gives."""
     q, k, v = inputs(*shape, groups=2)
     found = attention(q, k, v, window=12, starts=mx.array([0, 35]))
-    assert_close(found[:1], plain_attention(q[:1], k[:1], v[:1], window=12))
+    assert_close(found[:1], gpt.attention(q[:1], k[:1], v[:1], window=12))
     own = min(shape[0], 5)
-    alone = plain_attention(q[1:, :, -own:], k[1:, :, 35:], v[1:, :, 35:], window=12)
+    alone = gpt.attention(q[1:, :, -own:], k[1:, :, 35:], v[1:, :, 35:], window=12)
     assert_close(found[1:, :, -own:], alone)
     assert mx.isfinite(found).all().item()
 
@@ -117,5 +117,5 @@ def test_left_padding(shape):
 @pytest.mark.parametrize("window", [0, 3, 20])
 def test_number_of_visible_keys(window):
     """Position t sees min(t, window) + 1 keys."""
-    counts = visible(12, 12, window=window).sum(axis=1).tolist()
+    counts = gpt.visible_keys(12, 12, window=window).sum(axis=1).tolist()
     assert counts == [min(t, window) + 1 for t in range(12)]

@@ -18,7 +18,7 @@ def golden(name):
 def test_config_agrees_with_the_golden_files(name):
     """Names and their order, number of parameters, windows, value embeddings, padding are the original's."""
     expected = golden(name)
-    config = GPTConfig.for_architecture(expected["architecture"], **expected["config"])
+    config = GPTConfig(architecture=expected["architecture"], **expected["config"])
     assert list(config.parameter_shapes()) == list(expected["grad_norm"])
     assert config.num_parameters() == expected["n_parameters"]
     assert list(config.windows) == expected["window_per_layer"]
@@ -73,7 +73,7 @@ def test_last_layer_sees_everything():
 
 def test_dict_round_trip():
     """What `to_dict` writes is JSON and comes back equal."""
-    config = GPTConfig.for_architecture("current", n_layer=3, n_embd=96, n_head=6, n_kv_head=2, vocab_size=300)
+    config = GPTConfig(architecture="current", n_layer=3, n_embd=96, n_head=6, n_kv_head=2, vocab_size=300)
     assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -9,9 +9,10 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
 from nanochat.errors import StageError
+from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT, load_weights
-from nanochat.model.loss import summed_nats, token_nats
+from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
+from nanochat.model.gpt import load_weights
 
 RELATIVE = 1e-4  # the golden files' tolerance, of the reference's largest absolute value
 
@@ -32,8 +33,8 @@ def test_logits(golden):
 def test_losses(golden):
     """Per position, zero where ignored, and the mean over the counted targets."""
     idx, targets = mx.array(golden.tensors["in.idx"]), mx.array(golden.tensors["in.targets"])
-    assert_close(token_nats(golden.model, idx, targets), golden.tensors["out.losses"])
-    mean = summed_nats(golden.model, idx, targets).item() / golden.facts["n_counted_targets"]
+    assert_close(token_losses(golden.model, idx, targets), golden.tensors["out.losses"])
+    mean = summed_loss(golden.model, idx, targets).item() / golden.facts["n_counted_targets"]
     assert mean == pytest.approx(golden.tensors["out.loss"].item(), rel=1e-5)
 
 
@@ -52,7 +53,7 @@ def test_gradients(golden, checkpointing):
     golden.model.set_activation_checkpointing(checkpointing)
     idx, targets = mx.array(golden.tensors["in.idx"]), mx.array(golden.tensors["in.targets"])
     count = golden.facts["n_counted_targets"]
-    _, tree = value_and_grad(golden.model, lambda *a: summed_nats(golden.model, *a) / count)(idx, targets)
+    _, tree = value_and_grad(golden.model, lambda *a: summed_loss(golden.model, *a) / count)(idx, targets)
     gradients = dict(tree_flatten(tree))
     assert set(gradients) == set(golden.model.config.parameter_shapes())
     for name, gradient in gradients.items():
@@ -98,18 +99,18 @@ def test_bfloat16_is_not_promoted(random_model):
     assert mx.abs(logits - exact).mean().item() < 0.05 * mx.std(exact).item()
 
 
-def test_bfloat16_activations_reach_every_matmul(random_model, monkeypatch):
+@pytest.mark.parametrize("attend", [attention, gpt.attention])
+def test_bfloat16_activations_reach_every_matmul(random_model, monkeypatch, attend):
     """No linear map and no attention is given anything wider than bfloat16."""
-    from nanochat.model import attention, layers
-
-    seen = []
-    linear, attend = layers.Linear.__call__, attention.attention
-    monkeypatch.setattr(layers.Linear, "__call__", lambda self, x: (seen.append(x.dtype), linear(self, x))[1])
-    spy = lambda q, k, v, **rest: (seen.extend([q.dtype, k.dtype, v.dtype]), attend(q, k, v, **rest))[1]  # noqa: E731
-    monkeypatch.setattr(layers, "attention", spy)
-    random_model.set_compute_dtype(mx.bfloat16)
-    mx.eval(random_model(mx.zeros((1, 8), dtype=mx.int32)))
-    assert set(seen) == {mx.bfloat16}
+    dtypes = []
+    linear = gpt.Linear.__call__
+    monkeypatch.setattr(gpt.Linear, "__call__", lambda self, x: (dtypes.append(x.dtype), linear(self, x))[1])
+    spy = lambda q, k, v, **rest: (dtypes.extend([q.dtype, k.dtype, v.dtype]), attend(q, k, v, **rest))[1]  # noqa: E731
+    model = gpt.GPT(random_model.config, spy)
+    model.set_parameters(random_model.named_parameters())
+    model.set_compute_dtype(mx.bfloat16)
+    mx.eval(model(mx.zeros((1, 8), dtype=mx.int32)))
+    assert set(dtypes) == {mx.bfloat16}
 
 
 def test_causality(random_model):
@@ -146,7 +147,7 @@ def test_every_position_of_every_layer_sees_its_window_and_no_more(architecture,
 def test_initial_values_of_the_seed():
     """Spread of each kind as the reference gives it: sampling error below 3 % at these sizes."""
     config = GPTConfig(n_layer=3, n_embd=192, n_head=3, n_kv_head=3, vocab_size=2048)
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(0))
     spread = {name: np.array(p).std() for name, p in model.named_parameters().items()}
     uniform = 192**-0.5
@@ -171,7 +172,7 @@ def test_initial_values_of_the_seed():
 
 def test_initial_values_of_the_current_architecture():
     config = GPTConfig(n_layer=3, n_embd=192, n_head=3, n_kv_head=3, vocab_size=2048, architecture="current")
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(0))
     assert mx.std(model.transformer.wte.weight).item() == pytest.approx(0.8, rel=0.03)
     assert mx.std(model.transformer.h[0].mlp.c_fc.weight).item() == pytest.approx(0.4 * 192**-0.5, rel=0.03)
@@ -185,7 +186,7 @@ def test_initial_values_of_the_current_architecture():
 
 def test_initial_values_follow_the_key():
     """The same key gives the same weights, another key others; no two matrices are alike."""
-    models = [GPT(GPTConfig(n_layer=2, n_embd=64, n_head=2, n_kv_head=2, vocab_size=64)) for _ in range(3)]
+    models = [FastGPT(GPTConfig(n_layer=2, n_embd=64, n_head=2, n_kv_head=2, vocab_size=64)) for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
         model.initialise(mx.random.key(seed))
     same, again, other = (model.named_parameters() for model in models)
@@ -198,7 +199,7 @@ def test_weights_are_loaded_strictly(random_model, tmp_path):
     """A missing name, an unknown one and another shape are refused and named; the right file is taken."""
     weights = random_model.named_parameters()
     mx.save_safetensors(str(tmp_path / "right.safetensors"), weights)
-    fresh = GPT(random_model.config)
+    fresh = FastGPT(random_model.config)
     load_weights(fresh, tmp_path / "right.safetensors")
     assert all(mx.array_equal(p, weights[name]) for name, p in fresh.named_parameters().items())
     missing = {name: p for name, p in weights.items() if name != "lm_head.weight"}

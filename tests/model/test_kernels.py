@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 
 from nanochat.inference.kv_cache import KVCache
-from nanochat.model import loss
+from nanochat.model import gpt
 from nanochat.model.config import SOFTCAP, GPTConfig
-from nanochat.model.cuda import embedding as lookup
-from nanochat.model.cuda import qkv as heads
-from nanochat.model.cuda import residual, squared_relu
-from nanochat.model.cuda import softcap_loss as nats
-from nanochat.model.cuda import windows as spans
+from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu, windows
 from nanochat.model.cuda.launch import runs_kernels
-from nanochat.model.gpt import GPT
-from nanochat.model.layers import norm, rotate
+from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
+from nanochat.model.gpt import norm, rotate
+from nanochat.model.loss import plain_losses
 
 pytestmark = pytest.mark.gpu
 
@@ -90,14 +87,14 @@ def test_squared_relu(dtype):
 @dtypes
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("size", [64, 128])
-def test_heads(dtype, gated, size):
+def test_split_qkv(dtype, gated, size):
     """Rotation, norm, scale and gate; grouped keys; a table row used twice."""
-    shape = heads.Heads(
+    shape = qkv.QKVShape(
         queries=4, keys=2, size=size, positions=20, eps=1e-6, qk_scale=1.2, gate_scale=3.0, rope_base=1e4
     )
     idx = mx.random.randint(0, 7, (40,), key=mx.random.key(3))
-    tokens = lookup.lookup_of(idx)
-    width = shape.width + heads.GATE_PADDING * gated
+    tokens = embedding.index_tokens(idx)
+    width = shape.width + qkv.GATE_PADDING * gated
 
     def by_head(x):
         return x.reshape(2, 20, -1, size).swapaxes(1, 2)
@@ -112,42 +109,42 @@ def test_heads(dtype, gated, size):
         return *(x.reshape(40, -1) for x in done), values.reshape(40, -1)
 
     def fused(projected, table=None):
-        return heads.split_heads(shape, projected, table, tokens if gated else None)
+        return qkv.split_qkv(shape, projected, table, tokens if gated else None)
 
     arrays = [draw(40, width)] + [draw(7, 2 * size, seed=1)] * gated
     assert_same(fused, plain, arrays, dtype)
 
 
 @dtypes
-def test_lookup(dtype):
+def test_embed(dtype):
     """Rows of absent tokens have no gradient; one token stands at most positions."""
     idx = mx.where(mx.random.uniform(shape=(500,), key=mx.random.key(1)) < 0.6, 3, mx.arange(500) % 40)
-    tokens = lookup.lookup_of(idx)
+    tokens = embedding.index_tokens(idx)
     table = draw(64, 768)
-    assert_same(lambda t: (lookup.rows_of(t, tokens),), lambda t: (t[idx],), [table], dtype)
-    gradient = mx.vjp(lambda t: lookup.rows_of(t, tokens), [table], [draw(500, 768)])[1][0]
+    assert_same(lambda t: (embedding.embed(t, tokens),), lambda t: (t[idx],), [table], dtype)
+    gradient = mx.vjp(lambda t: embedding.embed(t, tokens), [table], [draw(500, 768)])[1][0]
     assert mx.all(gradient[40:] == 0).item()
 
 
 @dtypes
-def test_nats(dtype):
+def test_softcap_loss(dtype):
     """Loss and gradient of softcapped logits, with ignored targets and padding columns."""
     logits, targets = (20 * draw(50, 1024)).astype(dtype), mx.arange(50) * 19
     targets = mx.where(mx.arange(50) % 7 == 0, -1, targets)
-    found, gradient = nats.nats_and_gradient(logits, targets, vocab_size=1000)
+    found, gradient = softcap_loss.losses_and_gradient(logits, targets, vocab_size=1000)
 
     def plain(x):
-        return loss.plain_nats(SOFTCAP * mx.tanh(x[:, :1000] / SOFTCAP), targets)
+        return plain_losses(SOFTCAP * mx.tanh(x[:, :1000] / SOFTCAP), targets)
 
     exact = logits.astype(mx.float32)
     assert distance(found, plain(exact)) <= 2e-5
     assert distance(gradient, mx.grad(lambda x: plain(x).sum())(exact)) <= TOLERANCE[dtype]
-    assert distance(nats.nats_of(logits, targets, vocab_size=1000), plain(exact)) <= 2e-5
+    assert distance(softcap_loss.losses(logits, targets, vocab_size=1000), plain(exact)) <= 2e-5
 
 
 def plain_loss(model, idx, targets):
     *_, hidden = model.residual_stream(idx)
-    return loss.plain_nats(model.logits(hidden), targets).sum()
+    return plain_losses(model.logits(hidden), targets).sum()
 
 
 def gradients_of(model, function, dtype, *batch):
@@ -171,51 +168,49 @@ def test_whole_model(make_random_model, architecture):
     idx = mx.random.randint(0, 1000, (3, 256), key=mx.random.key(1))
     targets = mx.where(mx.arange(256) % 5 == 0, -1, mx.random.randint(0, 1000, (3, 256), key=mx.random.key(2)))
     exact, wanted = gradients_of(model, plain_loss, mx.float32, idx, targets)
-    value, gradients = gradients_of(model, loss.summed_nats, mx.float32, idx, targets)
+    value, gradients = gradients_of(model, summed_loss, mx.float32, idx, targets)
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
     for name, gradient in gradients.items():
         assert distance(gradient, wanted[name]) <= 1e-3, name
     rounded, of_plain = gradients_of(model, plain_loss, mx.bfloat16, idx, targets)
-    value, gradients = gradients_of(model, loss.summed_nats, mx.bfloat16, idx, targets)
+    value, gradients = gradients_of(model, summed_loss, mx.bfloat16, idx, targets)
     assert abs(value.item() - exact.item()) <= max(2 * abs(rounded.item() - exact.item()), 1e-3 * exact.item())
     for name, gradient in gradients.items():
         assert distance(gradient, wanted[name]) <= max(2 * distance(of_plain[name], wanted[name]), 0.05), name
 
 
-def test_token_nats_on_the_gpu(make_random_model):
+def test_token_losses_on_the_gpu(make_random_model):
     """Per position, as the plain form gives them."""
     model = make_random_model("seed", vocab_size=1000)
     idx = mx.random.randint(0, 1000, (2, 32), key=mx.random.key(1))
-    found = loss.token_nats(model, idx, idx)
-    assert distance(found, loss.plain_nats(model(idx), idx)) <= 1e-4
+    found = token_losses(model, idx, idx)
+    assert distance(found, plain_losses(model(idx), idx)) <= 1e-4
 
 
 def test_windowed_attention_in_bfloat16():
     """Half the context as window, at the real head size: as the plain form in float32."""
-    from nanochat.model.attention import attention, plain_attention
-
     arrays = [draw(2, 2, 1024, 128, seed=i, dtype=mx.bfloat16) for i in range(3)]
     for window in (256, 512):
-        plain = lambda *x: (plain_attention(*x, window=window),)  # noqa: B023, E731
+        plain = lambda *x: (gpt.attention(*x, window=window),)  # noqa: B023, E731
         assert_same(lambda *x: (attention(*x, window=window),), plain, arrays, mx.bfloat16)  # noqa: B023
 
 
 @dtypes
-def test_spans(dtype):
+def test_overlapping_windows(dtype):
     """Overlapping stretches: the gradient of a position is the sum over those that hold it."""
     cut = ((0, 4), (2, 6), (4, 8))
     plain = lambda x: tuple(x[:, first:end] for first, end in cut)  # noqa: E731
-    assert_same(lambda x: spans.spans_of(x, cut), plain, [draw(3, 8, 2, 32)], dtype)
+    assert_same(lambda x: windows.overlapping_windows(x, cut), plain, [draw(3, 8, 2, 32)], dtype)
 
 
 def test_the_real_shape_runs():
     """One layer at width 768 and T=2048 gives finite logits and an evaluated loss near ln(vocabulary)."""
     config = GPTConfig(n_layer=1)
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(0))
     model.set_compute_dtype(mx.bfloat16)
     idx = mx.random.randint(0, config.vocab_size, (2, 2048), key=mx.random.key(1))
-    mean = loss.summed_nats(model, idx, idx).item() / idx.size
+    mean = summed_loss(model, idx, idx).item() / idx.size
     assert mean == pytest.approx(np.log(config.vocab_size), rel=0.02)
 
 
@@ -231,4 +226,4 @@ def test_decoding_through_the_kernels(make_random_model, architecture):
         parts = [model.hidden(idx[:, first:end], cache) for first, end in itertools.pairwise(cuts)]
         assert distance(mx.concatenate(parts, axis=1), expected) <= 1e-5
         model.cast_matrices(mx.float32)
-        assert model.joined
+        assert model.fused_qkv

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.model.gpt import GPT
+from nanochat.model import dispatch
+from nanochat.model.dispatch import FastGPT
 from nanochat.model.ragged import attention as ragged_attention
 from nanochat.model.ragged.rows import Row, lay_out
 
 
 @pytest.fixture(scope="module", params=["seed", "current"])
-def model(request, make_random_model) -> GPT:
+def model(request, make_random_model) -> FastGPT:
     """Windows shorter than the longest row, grouped heads, and every weight random."""
     length = 64 if request.param == "seed" else 256
     return make_random_model(request.param, n_layer=3, vocab_size=300, window_pattern="SSL", sequence_len=length)
@@ -34,7 +35,7 @@ def random_rows(shapes: list[tuple[int, tuple[int, ...]]]) -> list[Row]:
 @pytest.fixture(params=["row by row", "by group"])
 def form(request, monkeypatch):
     """Both backends' forms, computed here, and blocks of 16 queries."""
-    monkeypatch.setattr(ragged_attention, "runs_on_cpu", lambda: request.param == "row by row")
+    monkeypatch.setattr(dispatch, "runs_on_cpu", lambda: request.param == "row by row")
     monkeypatch.setattr(ragged_attention, "_BLOCK_SCORES", 0)
     monkeypatch.setattr(ragged_attention, "_FEWEST_QUERIES", 16)
 

@@ -4,11 +4,11 @@ import mlx.core as mx
 import pytest
 from mlx.nn.utils import value_and_grad
 
-from nanochat.model.loss import summed_nats
+from nanochat.model.dispatch import summed_loss
 
 
 def peak_bytes(model, idx):
-    function = value_and_grad(model, lambda x: summed_nats(model, x, x))
+    function = value_and_grad(model, lambda x: summed_loss(model, x, x))
     mx.eval(function(idx))
     model.set_parameters({name: p * 1 for name, p in model.named_parameters().items()})
     mx.eval(model.parameters())

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nanochat.errors import PreflightError, StageError
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.model.torch_weights import export_weights, read_torch_weights
 
 
@@ -36,7 +36,7 @@ def test_safetensors_with_compiled_names_and_buffers(random_model, tmp_path):
     tensors = {f"_orig_mod.{name}": x for name, x in state(random_model).items()}
     tensors |= {"_orig_mod.cos": np.ones((1, 4), np.float32), "_orig_mod.sin": np.ones((1, 4), np.float32)}
     save_file(tensors, str(tmp_path / "model.safetensors"))
-    loaded = GPT(random_model.config)
+    loaded = FastGPT(random_model.config)
     loaded.set_parameters(read_torch_weights(tmp_path / "model.safetensors", random_model.config))
     idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
     assert mx.array_equal(loaded(idx), random_model(idx))
@@ -61,7 +61,7 @@ def test_vocabulary_padded_otherwise(random_model, tmp_path, rows):
         if x.shape[0] == 128 and x.ndim == 2 and "transformer.h" not in name:
             tensors[name] = np.concatenate([x, np.full((32, x.shape[1]), 7, np.float32)])[:rows].copy()
     save_file(tensors, str(tmp_path / "model.safetensors"))
-    loaded = GPT(random_model.config)
+    loaded = FastGPT(random_model.config)
     loaded.set_parameters(read_torch_weights(tmp_path / "model.safetensors", random_model.config))
     idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
     assert mx.array_equal(loaded(idx), random_model(idx))

@@ -11,8 +11,7 @@ from mlx.utils import tree_flatten
 
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
-from nanochat.model.loss import summed_nats
+from nanochat.model.dispatch import FastGPT, summed_loss
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.muon import muon_update
 from nanochat.optim.optimizer import Optimizer
@@ -24,14 +23,14 @@ RUN = json.loads((GOLDEN / "seed_c1_train.json").read_text())
 def seed_c1():
     tensors = mx.load(str(GOLDEN / "seed_c1.safetensors"))
     config = GPTConfig(**json.loads((GOLDEN / "seed_c1.json").read_text())["config"])
-    model = GPT(config)
+    model = FastGPT(config)
     model.set_parameters({name: tensors[name].astype(mx.float32) for name in config.parameter_shapes()})
     return model, tensors["in.idx"], tensors["in.targets"]
 
 
 def loss_and_gradients(model, idx, targets):
     count = (targets != -1).sum()
-    loss, tree = value_and_grad(model, lambda *a: summed_nats(model, *a) / count)(idx, targets)
+    loss, tree = value_and_grad(model, lambda *a: summed_loss(model, *a) / count)(idx, targets)
     return loss, dict(tree_flatten(tree))
 
 

@@ -12,7 +12,7 @@ from nanochat.checkpoint import save_model
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec
 from nanochat.stages import base_eval, chat_eval
 from nanochat.tokenizer import bpe
@@ -27,7 +27,7 @@ def model_out(tmp_path_factory):
         ["the cat sat on the mat ABCD 0123456789"], vocab_size=320, max_chars=999, max_document_chars=999
     )
     shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32}
-    model = GPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
+    model = FastGPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
     generator = np.random.default_rng(0)
     weights = {
         name: mx.array(generator.normal(scale=0.2, size=value.shape).astype(np.float32))

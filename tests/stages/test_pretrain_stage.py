@@ -20,7 +20,7 @@ from nanochat.checkpoint import list_checkpoints, load_model, load_tokenizer
 from nanochat.data.documents import single_pass
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.loss import token_nats
+from nanochat.model.dispatch import token_losses
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, WeightedSource
@@ -105,7 +105,7 @@ def test_it_learns_and_reports_what_the_saved_model_computes(make_context, upstr
     nats = byte_count = 0.0
     for row in range(4):
         inputs, targets = ids[16 * row : 16 * row + 16], ids[16 * row + 1 : 16 * row + 17]
-        losses = np.array(token_nats(model, mx.array([inputs]), mx.array([targets])), np.float64)[0]
+        losses = np.array(token_losses(model, mx.array([inputs]), mx.array([targets])), np.float64)[0]
         sizes = [len(tokenizer.id_to_bytes(i)) for i in targets]
         nats += sum(loss for loss, size in zip(losses, sizes, strict=True) if size)
         byte_count += sum(sizes)

@@ -19,7 +19,7 @@ from nanochat.checkpoint import load_model, load_tokenizer, save_model
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import SftItem, SftSpec
@@ -52,7 +52,7 @@ def upstream(tmp_path):
         ["what follows the word: 1 2 3? spell it"] * 20, vocab_size=300, max_chars=9999, max_document_chars=999
     )
     config = GPTConfig.from_dict({**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
-    model = GPT(config)
+    model = FastGPT(config)
     model.initialise(mx.random.key(5))
     save_model(out / "model", model, tokenizer)
     optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=256), model.named_parameters())

@@ -30,7 +30,7 @@ def _patched(target, name, function):
     return plant
 
 
-_initialise, _logits, _embed, _update = gpt.GPT.initialise, gpt.GPT.logits, gpt.GPT._embed, Optimizer.update
+_initialise, _logits, _embed, _update = gpt.GPT.initialise, gpt.GPT.logits, gpt.GPT.embed, Optimizer.update
 
 
 def _without_zeros(model, key):
@@ -60,11 +60,11 @@ FAULTS = {
     verify.check_initial_weights: _patched(gpt.GPT, "initialise", _without_zeros),
     verify.check_logits: _patched(gpt.GPT, "logits", lambda self, hidden: 4 * _logits(self, hidden)),
     verify.check_untrained_loss: _patched(gpt.GPT, "initialise", _overconfident),
-    verify.check_gradients: _patched(gpt.GPT, "_embed", lambda self, *a: mx.stop_gradient(_embed(self, *a))),
+    verify.check_gradients: _patched(gpt.GPT, "embed", lambda self, *a: mx.stop_gradient(_embed(self, *a))),
     verify.check_optimizer: _patched(Optimizer, "update", _uphill),
     verify.check_round_trip: _patched(model_folder, "load_model", _load_rounded),
     verify.check_kv_cache: _patched(
-        gpt.GPT, "_embed", lambda self, i, *a: _embed(self, i, *a) * (1 + 0.01 * i.shape[1])
+        gpt.GPT, "embed", lambda self, i, *a: _embed(self, i, *a) * (1 + 0.01 * i.shape[1])
     ),
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RecordingOptimizer:
 
 
 def random_model(config, seed=0):
-    model = GPT(config)
+    model = FastGPT(config)
     shapes = config.parameter_shapes().items()
     keys = mx.random.split(mx.random.key(seed), len(shapes))
     # 0.3 keeps activations of a narrow model in range and leaves no projection at zero.

@@ -14,7 +14,7 @@ import pytest
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.device import runs_on_cpu
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.runner.process.hosts import free_ports
@@ -34,7 +34,7 @@ def golden_case(fakes):
     config = GPTConfig(
         sequence_len=32, vocab_size=257, n_layer=4, n_head=4, n_kv_head=4, n_embd=64, window_pattern="SSSL"
     )
-    model = GPT(config)
+    model = FastGPT(config)
     model.set_parameters({name: golden[name].astype(mx.float32) for name in config.parameter_shapes()})
     batch = fakes["rows"](np.array(golden["in.idx"]), np.array(golden["in.targets"]))
     return golden, model, batch

@@ -1,7 +1,7 @@
-"""Windowed causal attention for the CPU: query blocks against the keys they can see, exponentials without a max pass.
+"""Windowed causal attention for the CPU: blocks of queries against the keys they see, exponentials without a maximum.
 
-Queries and keys are normed, so a score is at most sqrt(D) * 1.2^2 and its exponential needs no shift. Weights are
-computed again in the backward pass, block by block. Shapes: B batch, H heads, T queries, S keys, D head size.
+Queries and keys are normed, so a score is at most sqrt(D) * 1.2^2 and its exponential needs no shift. The backward pass
+recomputes the weights, block by block. Shapes: B batch, H heads, T queries, S keys, D head size.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 import mlx.core as mx
 
 from nanochat.model.cpu import fast_math
+from nanochat.model.gpt import visible_keys
 
 _BLOCK_QUERIES = 64
 
@@ -27,20 +28,18 @@ class _Block(NamedTuple):
 
 
 def cpu_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return (B, H, T, D) like `plain_attention`, from float32 queries (B, H, T, D), keys and values (B, H, S, D).
+    """Return (B, H, T, D) like `gpt.attention`, from float32 queries (B, H, T, D), keys and values (B, H, S, D).
 
-    Args:
-        queries: normed.
-        keys: normed.
-        values: any.
-        window: how many positions before its own a query sees.
+    Queries and keys are normed, and a query sees `window` positions before its own.
     """
     return _windowed(window)(queries, keys, values)[0]
 
 
 def cpu_masked_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
-    """Return (B, H, T, D) like `cpu_attention`, for keys that are seen where `mask`, (B, 1, T, S), is true."""
-    queries, keys, values = (x.swapaxes(0, 1) for x in (queries, keys, values))  # a mask of the last axes is cheap
+    """Return (B, H, T, D) like `cpu_attention`, where a query sees the keys at which `mask`, (B, 1, T, S), is true."""
+    queries, keys, values = (
+        x.swapaxes(0, 1) for x in (queries, keys, values)
+    )  # broadcasting a mask over the first axis is cheap
     weights = fast_math.exp(queries @ keys.swapaxes(-1, -2), queries.shape[-1] ** -0.5) * mask[:, 0].astype(mx.float32)
     mixed = (weights @ values) * mx.reciprocal(weights.sum(axis=-1, keepdims=True))
     return mixed.swapaxes(0, 1)
@@ -48,7 +47,7 @@ def cpu_masked_attention(queries: mx.array, keys: mx.array, values: mx.array, ma
 
 @cache
 def _windowed(window: int) -> Callable[..., tuple[mx.array, mx.array]]:
-    """Return the function of (queries, keys, values) for one window: custom functions take arrays alone."""
+    """Return the function of (queries, keys, values) for one window: custom functions take only arrays."""
     function = mx.custom_function(lambda queries, keys, values: _forward(queries, keys, values, window))
     function.vjp(lambda primals, cotangents, outputs: _backward(primals, cotangents[0], outputs, window))
     return cast("Callable[..., tuple[mx.array, mx.array]]", function)
@@ -94,7 +93,7 @@ def _backward(
 
 
 def _blocks(length: int, size: int, window: int) -> Iterator[_Block]:
-    """Yield blocks of queries; query i stands at key size - length + i."""
+    """Yield blocks of queries; query i is at position size - length + i."""
     before = size - length
     for begin in range(0, length, _BLOCK_QUERIES):
         end = min(begin + _BLOCK_QUERIES, length)
@@ -110,6 +109,5 @@ def _exponentials(queries: mx.array, keys: mx.array, block: _Block, window: int)
 
 @lru_cache(maxsize=32)
 def _visible(length: int, size: int, window: int) -> mx.array:
-    """Return 1 where the newest `length` of `size` positions see a key, else 0, (length, size); layers share it."""
-    key, query = mx.arange(size), mx.arange(size - length, size)[:, None]
-    return ((query >= key) & (query - key <= window)).astype(mx.float32)
+    """Return `visible_keys` as 1 and 0 in float32; layers share it."""
+    return visible_keys(length, size, window=window).astype(mx.float32)

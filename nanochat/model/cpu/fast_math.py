@@ -1,7 +1,7 @@
-"""exp and tanh from cheap operations, for the CPU, where MLX's own cost 4 to 5 times as much.
+"""exp and tanh composed of cheap operations, for the CPU, where MLX's own functions cost 4 to 5 times as much.
 
-Both are as exact as float32 arithmetic allows (relative error below 1e-6, that of `mx.exp` and `mx.tanh`). They make a
-dozen passes over their argument, so they pay on blocks that stay in the L2 cache: `BLOCK_ELEMENTS` at a time.
+Both are as exact as float32 arithmetic allows (relative error below 1e-6, like `mx.exp` and `mx.tanh`). They make a
+dozen passes over their argument, so they are fast only on blocks that stay in the L2 cache: `BLOCK_ELEMENTS`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ BLOCK_ELEMENTS = 256 * 1024
 
 _LOG2_E = 1.4426950408889634
 _ROUND = 1.5 * 2.0**23
-"""Adding it rounds to an integer, whose low bits then stand in the float's low bits."""
+"""Adding it rounds a float to an integer and leaves the integer's bits in the float's low bits."""
 _EXPONENT_SHIFT = 23
 # Weighted least squares at Chebyshev points for 2^r, |r| <= 1/2, relative error 2e-9.
 _EXP2 = (

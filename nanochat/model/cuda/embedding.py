@@ -1,7 +1,7 @@
-"""Embedding lookup whose gradient costs one pass: tokens are sorted once a step, each row is summed in order.
+"""Token embeddings on CUDA, with a gradient that takes one pass over the tokens.
 
-The sums are float32 and their order is fixed, so that the same step gives the same bits. Shapes: N tokens, V rows of
-the table, W its width.
+Tokens are sorted once per step, and a kernel adds up the gradients of each token in that order. The sums are float32
+and their order is fixed, so that the same step gives the same bits. Shapes: N tokens, V rows of the table, W its width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import mlx.core as mx
 from nanochat.model.cuda.launch import Kernel
 
 _CHANNELS = 4
-"""Channels of a thread: few, so that many occurrences of a token are on their way at once."""
+"""Channels per thread: few, so that many occurrences of a token load at once."""
 
 _SUM_ROWS = Kernel(
     "sum_rows",
@@ -24,20 +24,20 @@ _SUM_ROWS = Kernel(
   using Element = decltype(nanochat::element_of(gradients));
   constexpr int UNROLL = 16;
   const int begin = blockIdx.x, token = ordered[begin];
-  if (begin > 0 && ordered[begin - 1] == token) return;  // one block an own token: where its run begins
+  if (begin > 0 && ordered[begin - 1] == token) return;  // the block at the beginning of a token's run sums the run
   const int channel = threadIdx.x * CHANNELS;
   if (channel >= W) return;
   float total[CHANNELS] = {0.f, 0.f, 0.f, 0.f};
-  bool goes_on = true;
-  for (int base = begin; goes_on; base += UNROLL) {
+  bool in_run = true;
+  for (int base = begin; in_run; base += UNROLL) {
     nanochat::Four<Element> part[UNROLL];
     float weight[UNROLL];
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
       const int at = base + u;
-      goes_on = goes_on && at < count && __ldg(ordered + (at < count ? at : begin)) == token;
+      in_run = in_run && at < count && __ldg(ordered + (at < count ? at : begin)) == token;
       weight[u] = 0.f;
-      if (goes_on) {
+      if (in_run) {
         const size_t position = __ldg(order + at);
         weight[u] = WEIGHTED ? nanochat::to_float(__ldg(weights + position * HEADS + channel / (W / HEADS))) : 1.f;
         part[u].load(gradients + position * W + channel);
@@ -53,54 +53,54 @@ _SUM_ROWS = Kernel(
 )
 
 
-class Lookup(NamedTuple):
-    """Tokens to look up, (N,) int32 each: in their order, the positions sorted by token, the tokens sorted."""
+class TokenIndex(NamedTuple):
+    """Tokens to embed, (N,) int32 each: the tokens, their positions sorted by token, and the sorted tokens."""
 
     idx: mx.array
     order: mx.array
     ordered: mx.array
 
 
-def lookup_of(idx: mx.array) -> Lookup:
-    """Return the lookup of tokens of any shape."""
+def index_tokens(idx: mx.array) -> TokenIndex:
+    """Return the index of tokens of any shape."""
     flat = idx.reshape(-1).astype(mx.int32)
     order = mx.argsort(flat)
-    return Lookup(flat, order.astype(mx.int32), flat[order])
+    return TokenIndex(flat, order.astype(mx.int32), flat[order])
 
 
-def lookup_without_gradient(idx: mx.array) -> Lookup:
-    """Return the lookup of tokens of any shape for reading alone: nothing is sorted."""
+def index_without_gradient(idx: mx.array) -> TokenIndex:
+    """Return the index of tokens of any shape for a forward pass only: nothing is sorted."""
     flat = idx.reshape(-1).astype(mx.int32)
-    return Lookup(flat, flat, flat)
+    return TokenIndex(flat, flat, flat)
 
 
-def rows_of(table: mx.array, lookup: Lookup) -> mx.array:
+def embed(table: mx.array, tokens: TokenIndex) -> mx.array:
     """Return the tokens' rows, (N, W) in the table's dtype; the gradient of the table (V, W) is dense, in its dtype."""
-    return cast("mx.array", _rows_of(table, *lookup))
+    return cast("mx.array", _embed(table, *tokens))
 
 
 @mx.custom_function
-def _rows_of(table: mx.array, idx: mx.array, order: mx.array, ordered: mx.array) -> mx.array:
+def _embed(table: mx.array, idx: mx.array, order: mx.array, ordered: mx.array) -> mx.array:
     return table[idx]
 
 
-@_rows_of.vjp
+@_embed.vjp
 def _backward(primals: tuple[mx.array, ...], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
     table, *tokens = primals
-    return sum_rows(cotangent, Lookup(*tokens), rows=table.shape[0]), *(mx.zeros_like(x) for x in tokens)
+    return sum_rows(cotangent, TokenIndex(*tokens), rows=table.shape[0]), *(mx.zeros_like(x) for x in tokens)
 
 
-def sum_rows(gradients: mx.array, lookup: Lookup, *, rows: int, weights: mx.array | None = None) -> mx.array:
-    """Return (rows, W): at each token the sum of its positions' gradients (N, W), 0 where a token does not occur.
+def sum_rows(gradients: mx.array, tokens: TokenIndex, *, rows: int, weights: mx.array | None = None) -> mx.array:
+    """Return (rows, W): for each token the sum of the gradients (N, W) at its positions, 0 if it does not occur.
 
-    With weights (N, H) float32, each of a row's H equal parts is multiplied by its own.
+    With weights (N, H) float32, each of the H equal parts of a gradient row is multiplied by its own weight.
     """
     count, width = gradients.shape
     return _SUM_ROWS(
         gradients,
-        lookup.order,
-        lookup.ordered,
-        lookup.ordered if weights is None else weights,
+        tokens.order,
+        tokens.ordered,
+        tokens.ordered if weights is None else weights,
         blocks=count,
         threads=-(-width // _CHANNELS // 32) * 32,
         shapes=[(rows, width)],

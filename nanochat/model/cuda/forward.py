@@ -1,78 +1,79 @@
-"""The forward pass composed of the kernels: the same function as `GPT.residual_stream`'s last value.
+"""The forward pass composed of CUDA kernels: it computes the same function as `GPT.hidden`.
 
-Tokens of all rows stand in one axis, N = B * T. With a cache nothing is differentiated. Not here: activation
-checkpointing (the plain form's).
+The tokens of all rows are one axis, N = B * T. With a cache the pass has no gradient. Not here: recomputing blocks in
+the backward pass, which only the plain form does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import mlx.core as mx
 
-from nanochat.model.attention import attention
 from nanochat.model.config import GPTConfig
-from nanochat.model.cuda.embedding import lookup_of, lookup_without_gradient, rows_of
+from nanochat.model.cuda.embedding import embed, index_tokens, index_without_gradient
 from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.cuda.linear import linear
-from nanochat.model.cuda.qkv import GATE_PADDING, Heads, split_heads
+from nanochat.model.cuda.qkv import GATE_PADDING, QKVShape, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
-from nanochat.model.layers import Attention, Embedding, Linear, norm, scaled, starts_among
-
-if TYPE_CHECKING:
-    from nanochat.model.gpt import GPT, Cache
+from nanochat.model.fused_attention import fused_attention
+from nanochat.model.gpt import GPT, Cache, CausalSelfAttention, Embedding, Linear, first_visible, norm, scaled
 
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 _MAX_WIDTH = 2048
 
 
 def applies(config: GPTConfig) -> bool:
-    """Return whether the kernels run here and take this shape."""
+    """Return whether this device runs the kernels and they support the model's shape."""
     fits = config.head_dim in _HEAD_SIZES and config.n_embd % 8 == 0 and config.n_embd <= _MAX_WIDTH
     return fits and runs_kernels()
 
 
-def hidden(model: GPT, idx: mx.array, cache: Cache | None = None) -> mx.array:
-    """Return the final normed residual stream (B, T, C) of tokens (B, T), in the compute dtype."""
+def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: Sequence[mx.array] = ()) -> mx.array:
+    """Return the final normed residual stream (B, T, C) of tokens (B, T), in the compute dtype.
+
+    `fused_qkv` holds each layer's `fuse_qkv` in the compute dtype; if it is empty, the matrices are made here.
+    """
     config, variant, dtype = model.config, model.config.variant, model.compute_dtype
     batch, time = idx.shape
     offset = 0 if cache is None else cache.offset
-    lookup = lookup_of(idx) if cache is None else lookup_without_gradient(idx)
-    first = norm(rows_of(_cast(model.transformer.wte, dtype), lookup), variant.norm_eps)
+    tokens = index_tokens(idx) if cache is None else index_without_gradient(idx)
+    x0 = norm(embed(_cast(model.transformer.wte, dtype), tokens), variant.norm_eps)
     if variant.has_smear:
-        first = model.smeared(first.reshape(batch, time, -1), cache).reshape(first.shape)
-    heads = _heads(config, time)
-    residual_factors = mx.split(model.resid_lambdas, config.n_layer)
-    first_factors = mx.split(model.x0_lambdas, config.n_layer)
-    x, y, kept = first, None, None
+        embedded = x0.reshape(batch, time, -1)
+        x0 = model.smear(embedded, model.previous(embedded, cache)).reshape(x0.shape)
+    shape = _qkv_shape(config, time)
+    resid_lambdas = mx.split(model.resid_lambdas, config.n_layer)
+    x0_lambdas = mx.split(model.x0_lambdas, config.n_layer)
+    x, y, after_middle = x0, None, None
     for layer, block in enumerate(model.transformer.h):
-        factors = (residual_factors[layer], first_factors[layer])
-        mixed, normed, first = mix_norm(x, y, first, factors, variant.norm_eps)
-        value_rows = model.value_embeds[layer]
-        table = _cast(value_rows, dtype) if isinstance(value_rows, Embedding) else None
-        projected = linear(normed, model.joined[layer] if model.joined else joined_projection(block.attn, dtype))
-        split = split_heads(heads, projected, table, lookup, offset=offset)
+        factors = (resid_lambdas[layer], x0_lambdas[layer])
+        mixed, normed, x0 = mix_norm(x, y, x0, factors, variant.norm_eps)
+        value_embedding = model.value_embeds[layer]
+        table = _cast(value_embedding, dtype) if isinstance(value_embedding, Embedding) else None
+        projected = linear(normed, fused_qkv[layer] if fused_qkv else fuse_qkv(block.attn, dtype))
+        split = split_qkv(shape, projected, table, tokens, offset=offset)
         queries, keys, values = (_by_head(part, batch, config.head_dim) for part in split)
         if cache is not None:
             keys, values = cache.layers[layer].update(keys, values)
-        starts = None if cache is None else starts_among(cache.starts, keys, newest=offset + time)
-        attended = attention(queries, keys, values, window=config.windows[layer], starts=starts)
+        starts = first_visible(cache, keys, time)
+        attended = fused_attention(queries, keys, values, window=config.windows[layer], starts=starts)
         flat = attended.swapaxes(1, 2).reshape(batch * time, -1)
         x, normed = add_norm(mixed, linear(flat, _cast(block.attn.c_proj, dtype)), variant.norm_eps)
         y = linear(squared_relu(linear(normed, _cast(block.mlp.c_fc, dtype))), _cast(block.mlp.c_proj, dtype))
         if variant.has_backout and layer == config.backout_layer:
-            kept = x + y
+            after_middle = x + y
     assert y is not None, "a model has at least one layer"
-    if kept is not None:
-        y = y - scaled(kept, model.backout_lambda)
+    if after_middle is not None:
+        y = y - scaled(after_middle, model.backout_lambda)
     if cache is not None:
         cache.advance(time)
     return add_norm(x, y, variant.norm_eps)[1].reshape(batch, time, -1)
 
 
-def _heads(config: GPTConfig, time: int) -> Heads:
-    return Heads(
+def _qkv_shape(config: GPTConfig, time: int) -> QKVShape:
+    return QKVShape(
         queries=config.n_head,
         keys=config.n_kv_head,
         size=config.head_dim,
@@ -84,8 +85,8 @@ def _heads(config: GPTConfig, time: int) -> Heads:
     )
 
 
-def joined_projection(attn: Attention, dtype: mx.Dtype) -> mx.array:
-    """Return the weights of queries, keys, values and, where there is one, the gate as one matrix."""
+def fuse_qkv(attn: CausalSelfAttention, dtype: mx.Dtype) -> mx.array:
+    """Return the weights of queries, keys, values and, if the layer has one, the value gate as one matrix."""
     parts = [_cast(part, dtype) for part in (attn.c_q, attn.c_k, attn.c_v)]
     if "ve_gate" in attn:
         gate = _cast(attn.ve_gate, dtype)

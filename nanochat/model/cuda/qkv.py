@@ -1,8 +1,8 @@
-"""From one projection to queries, keys and values: rotation, norm and the value gate in one pass each way.
+"""Fused projection to queries, keys and values on CUDA: one kernel rotates, norms and gates, another goes backwards.
 
-The projection of a token is a row of H query heads, G key heads, G value heads and, in layers with value embeddings,
-the gate's logits, padded. Norm and rotation commute, and neither changes a dot product: the gradient needs the results
-and the norms' factors alone. Shapes: N tokens, T positions of a row, D head size.
+The fused projection of a token is a row of H query heads, G key heads, G value heads and, in layers with value
+embeddings, the padded logits of the value gate. Norm and rotation commute, so the gradient needs only the results and
+the factors of the norms. Shapes: N tokens, T positions of a row, D head size.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import cast
 
 import mlx.core as mx
 
-from nanochat.model.cuda.embedding import Lookup, sum_rows
+from nanochat.model.cuda.embedding import TokenIndex, sum_rows
 from nanochat.model.cuda.launch import THREADS, Kernel
-from nanochat.model.cuda.rope_tables import angles
+from nanochat.model.rope_tables import angles
 
 _GROUP = """
   constexpr int LANES = D / 16, PARTS = (HEADS + PER - 1) / PER, HALF = D / 2;
@@ -27,7 +27,7 @@ _GROUP = """
 """
 
 _SPLIT = Kernel(
-    "split_heads",
+    "split_qkv",
     ("projected", "cosines", "sines", "table", "idx"),
     ("queries", "keys", "values", "inverse", "gates"),
     ("rows", "positions", "offset"),
@@ -89,7 +89,7 @@ _SPLIT = Kernel(
 )
 
 _BACKWARD = Kernel(
-    "split_heads_backward",
+    "split_qkv_backward",
     ("d_queries", "d_keys", "d_values", "queries", "keys", "inverse", "gates", "cosines", "sines", "table", "idx"),
     ("d_projected",),
     ("rows", "positions"),
@@ -152,16 +152,16 @@ _BACKWARD = Kernel(
     ),
 )
 _PER_GROUP = {"forward": 1, "backward": 1}
-"""Heads that a group of threads takes, by direction: more share more, and need more registers."""
+"""Heads per group of threads, by direction: more heads share more loads, but need more registers."""
 
 Arrays = tuple[mx.array, ...]
 GATE_PADDING = 64
-"""Columns that the gate's logits take in a projection: matrix products like widths of a multiple."""
+"""Columns for the gate's logits in a fused projection: matrix products are faster at multiples of 64."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads:
-    """What fixes the computation: head counts and size, positions of a row, and the architecture's constants."""
+class QKVShape:
+    """Head counts and size, positions per row, and the architecture's constants."""
 
     queries: int
     keys: int
@@ -174,73 +174,78 @@ class Heads:
 
     @property
     def width(self) -> int:
-        """Columns of a projection without gates."""
+        """Columns of the projection without the gate."""
         return (self.queries + 2 * self.keys) * self.size
 
 
-def split_heads(
-    heads: Heads, projected: mx.array, table: mx.array | None = None, lookup: Lookup | None = None, *, offset: int = 0
+def split_qkv(
+    shape: QKVShape,
+    projected: mx.array,
+    table: mx.array | None = None,
+    tokens: TokenIndex | None = None,
+    *,
+    offset: int = 0,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries (N, H * D), keys and values (N, G * D), ready for attention, in the projection's dtype.
 
-    Differentiable where the offset is 0.
+    Differentiable if the offset is 0.
 
     Args:
-        heads: the shape.
+        shape: head counts and architecture constants.
         projected: (N, width), with a table (N, width + GATE_PADDING).
         table: (V, G * D) value embeddings, in the projection's dtype.
-        lookup: the tokens, where there is a table.
+        tokens: needed if there is a table.
         offset: position of each row's first token.
     """
     if offset:
-        queries, keys, values, _, _ = _launch(heads, projected, table, None if lookup is None else lookup.idx, offset)
-        return queries, keys, values if table is not None else projected[:, -heads.keys * heads.size :]
-    if table is None or lookup is None:
-        queries, keys, values, _ = _plain_split(heads)(projected)
+        queries, keys, values, _, _ = _launch(shape, projected, table, None if tokens is None else tokens.idx, offset)
+        return queries, keys, values if table is not None else projected[:, -shape.keys * shape.size :]
+    if table is None or tokens is None:
+        queries, keys, values, _ = _plain_split(shape)(projected)
     else:
-        queries, keys, values, _, _ = _gated_split(heads)(projected, table, *lookup)
+        queries, keys, values, _, _ = _gated_split(shape)(projected, table, *tokens)
     return queries, keys, values
 
 
 @functools.cache
-def _plain_split(heads: Heads) -> Callable[..., Arrays]:
+def _plain_split(shape: QKVShape) -> Callable[..., Arrays]:
     @mx.custom_function
     def run(projected: mx.array) -> Arrays:
-        queries, keys, _, inverse, _ = _launch(heads, projected, None, None)
-        return queries, keys, projected[:, heads.width - heads.keys * heads.size :], inverse
+        queries, keys, _, inverse, _ = _launch(shape, projected, None, None)
+        return queries, keys, projected[:, shape.width - shape.keys * shape.size :], inverse
 
     @run.vjp
     def _backward(_: mx.array, cotangents: Arrays, outputs: Arrays) -> mx.array:
         queries, keys, _, inverse = outputs
-        return _launch_backward(heads, cotangents, (queries, keys, inverse, inverse), None, None)
+        return _launch_backward(shape, cotangents, (queries, keys, inverse, inverse), None, None)
 
     return cast("Callable[..., Arrays]", run)
 
 
 @functools.cache
-def _gated_split(heads: Heads) -> Callable[..., Arrays]:
+def _gated_split(shape: QKVShape) -> Callable[..., Arrays]:
     @mx.custom_function
     def run(projected: mx.array, table: mx.array, idx: mx.array, order: mx.array, ordered: mx.array) -> Arrays:
-        return tuple(_launch(heads, projected, table, idx))
+        return tuple(_launch(shape, projected, table, idx))
 
     @run.vjp
     def _backward(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:
-        _, table, *tokens = primals
-        lookup = Lookup(*tokens)
+        _, table, *index = primals
+        tokens = TokenIndex(*index)
         queries, keys, _, inverse, gates = outputs
-        d_projected = _launch_backward(heads, cotangents, (queries, keys, inverse, gates), table, lookup.idx)
-        d_table = sum_rows(cotangents[2], lookup, rows=table.shape[0], weights=gates)
-        return d_projected, d_table, *(mx.zeros_like(x) for x in tokens)
+        d_projected = _launch_backward(shape, cotangents, (queries, keys, inverse, gates), table, tokens.idx)
+        d_table = sum_rows(cotangents[2], tokens, rows=table.shape[0], weights=gates)
+        return d_projected, d_table, *(mx.zeros_like(x) for x in index)
 
     return cast("Callable[..., Arrays]", run)
 
 
 def _launch(
-    heads: Heads, projected: mx.array, table: mx.array | None, idx: mx.array | None, offset: int = 0
+    shape: QKVShape, projected: mx.array, table: mx.array | None, idx: mx.array | None, offset: int = 0
 ) -> list[mx.array]:
     rows, gated = projected.shape[0], table is not None
-    h, g, d = heads.queries, heads.keys, heads.size
-    cosines, sines = angles(offset + heads.positions, d, heads.rope_base)
+    h, g, d = shape.queries, shape.keys, shape.size
+    cosines, sines = angles(offset + shape.positions, d, shape.rope_base)
     groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
     return _SPLIT(
         projected,
@@ -251,19 +256,19 @@ def _launch(
         blocks=-(-groups * (d // 16) // THREADS),
         shapes=[(rows, h * d), (rows, g * d), (rows, g * d) if gated else (1,), (rows, h + g), (rows, g)],
         dtypes=[projected.dtype] * 3 + [mx.float32] * 2,
-        sizes=[rows, heads.positions, offset],
-        constants=_constants(heads, projected.shape[1], gated) | {"PER": _PER_GROUP["forward"]},
+        sizes=[rows, shape.positions, offset],
+        constants=_constants(shape, projected.shape[1], gated) | {"PER": _PER_GROUP["forward"]},
     )
 
 
 def _launch_backward(
-    heads: Heads, cotangents: Arrays, kept: Arrays, table: mx.array | None, idx: mx.array | None
+    shape: QKVShape, cotangents: Arrays, kept: Arrays, table: mx.array | None, idx: mx.array | None
 ) -> mx.array:
     queries, keys, inverse, gates = kept
     rows = queries.shape[0]
-    cosines, sines = angles(heads.positions, heads.size, heads.rope_base)
-    width = heads.width + (GATE_PADDING if table is not None else 0)
-    groups = rows * -(-(heads.queries + 2 * heads.keys) // _PER_GROUP["backward"])
+    cosines, sines = angles(shape.positions, shape.size, shape.rope_base)
+    width = shape.width + (GATE_PADDING if table is not None else 0)
+    groups = rows * -(-(shape.queries + 2 * shape.keys) // _PER_GROUP["backward"])
     return _BACKWARD(
         *cotangents[:3],
         queries,
@@ -274,22 +279,22 @@ def _launch_backward(
         sines,
         queries if table is None else table,
         cosines if idx is None else idx,
-        blocks=-(-groups * (heads.size // 16) // THREADS),
+        blocks=-(-groups * (shape.size // 16) // THREADS),
         shapes=[(rows, width)],
         dtypes=[queries.dtype],
-        sizes=[rows, heads.positions],
-        constants=_constants(heads, width, table is not None) | {"PER": _PER_GROUP["backward"]},
+        sizes=[rows, shape.positions],
+        constants=_constants(shape, width, table is not None) | {"PER": _PER_GROUP["backward"]},
     )[0]
 
 
-def _constants(heads: Heads, width: int, gated: bool) -> dict[str, int | float | bool]:
+def _constants(shape: QKVShape, width: int, gated: bool) -> dict[str, int | float | bool]:
     return {
-        "H": heads.queries,
-        "G": heads.keys,
-        "D": heads.size,
+        "H": shape.queries,
+        "G": shape.keys,
+        "D": shape.size,
         "WIDTH": width,
         "GATED": gated,
-        "EPS": heads.eps,
-        "QK_SCALE": heads.qk_scale,
-        "GATE_SCALE": heads.gate_scale,
+        "EPS": shape.eps,
+        "QK_SCALE": shape.qk_scale,
+        "GATE_SCALE": shape.gate_scale,
     }

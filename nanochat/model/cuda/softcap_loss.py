@@ -1,8 +1,8 @@
-"""A chunk of logits to nats and, in the same two passes, to the gradient of the logits; the softcap included.
+"""Cross-entropy of softcapped logits on CUDA: one kernel computes a chunk's losses and the gradient of its logits.
 
-With s the softcap, e = exp(2 x / s) and c = 1 / (1 + e): the capped logit is s - 2 s c, its slope 4 c (1 - c). The cap
-bounds the logits, so no pass looks for their maximum. Three special
-functions an element and pass; TO_E and TO_P turn them into powers of 2.
+With s the softcap, e = exp(2 x / s) and c = 1 / (1 + e), the capped logit is s - 2 s c and its slope is 4 c (1 - c).
+The cap bounds the logits, so no pass looks for their maximum. Each element needs three special functions per pass; the
+constants TO_E and TO_P turn exponentials into powers of 2.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import mlx.core as mx
 
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cuda.launch import Kernel
+from nanochat.model.loss import LossKernels
 
 _THREADS = 512
+_CHUNK_ELEMENTS = 2**28
+"""Logits per chunk: 8,192 rows of 32,768, half a gigabyte in bfloat16."""
 
-_NATS = Kernel(
-    "softcapped_nats",
+_LOSSES = Kernel(
+    "softcap_loss",
     ("logits", "targets"),
-    ("nats", "d_logits"),
+    ("losses", "d_logits"),
     (),
     """
   const int row = blockIdx.x, target = targets[row];
@@ -45,7 +48,7 @@ _NATS = Kernel(
       const float c = 1.f / (1.f + exp2f(nanochat::to_float(from[target]) * TO_E));
       loss = logf(total) - 0.693147180559945f * c * TO_P;
     }
-    nats[row] = loss;
+    losses[row] = loss;
   }
   if (!HAS_GRADIENT) return;
   const float inverse = target >= 0 ? 1.f / total : 0.f;
@@ -70,26 +73,26 @@ _NATS = Kernel(
 )
 
 
-def nats_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
-    """Return (nats (R,) float32, gradient of their sum for the logits (R, V) in the logits' dtype).
+def losses_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
+    """Return (losses (R,) float32, gradient of their sum for the logits (R, V) in the logits' dtype).
 
     Args:
         logits: (R, V) before the softcap; V a multiple of 8.
         targets: (R,) int32; rows with -1 have neither loss nor gradient.
-        vocab_size: columns that exist; those beyond are padding.
+        vocab_size: columns that exist; the columns after them are padding.
     """
-    nats, gradient = _launch(logits, targets, vocab_size, has_gradient=True)
-    return nats, gradient
+    losses, gradient = _launch(logits, targets, vocab_size, has_gradient=True)
+    return losses, gradient
 
 
-def nats_of(logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
-    """Return the nats alone, (R,) float32; arguments as in `nats_and_gradient`."""
+def losses(logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
+    """Return only the losses, (R,) float32; arguments as in `losses_and_gradient`."""
     return _launch(logits, targets, vocab_size, has_gradient=False)[0]
 
 
 def _launch(logits: mx.array, targets: mx.array, vocab_size: int, *, has_gradient: bool) -> list[mx.array]:
     rows, columns = logits.shape
-    return _NATS(
+    return _LOSSES(
         logits,
         targets.astype(mx.int32),
         blocks=rows,
@@ -105,3 +108,14 @@ def _launch(logits: mx.array, targets: mx.array, vocab_size: int, *, has_gradien
             "TO_P": -2 * SOFTCAP * math.log2(math.e),
         },
     )
+
+
+def _add_product(total: mx.array | None, gradient: mx.array, rows: mx.array) -> mx.array:
+    """Return total + gradient^T rows, (V, C) in the rows' dtype.
+
+    Few chunks are summed, inside the matrix product, so that the sum is rounded no more than the gradient itself.
+    """
+    return gradient.T @ rows if total is None else mx.addmm(total, gradient.T, rows)
+
+
+KERNELS = LossKernels(_CHUNK_ELEMENTS, losses, losses_and_gradient, _add_product)

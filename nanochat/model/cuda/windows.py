@@ -1,6 +1,6 @@
-"""Overlapping stretches of positions, read in place; their gradients are added up in one pass.
+"""Overlapping windows of positions, read in place; the backward pass adds up their gradients in one kernel.
 
-Shapes: B rows of a batch, T positions, F features of a position (heads and their size, flat or not).
+Shapes: B rows of a batch, T positions, F features of a position (heads times head size, flat or not).
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import mlx.core as mx
 
 from nanochat.model.cuda.launch import THREADS, Kernel
 
-Span = tuple[int, int]
-"""First position, and the one behind the last."""
+Window = tuple[int, int]
+"""First position, and the position after the last."""
 
 
-def spans_of(x: mx.array, spans: tuple[Span, ...]) -> tuple[mx.array, ...]:
-    """Return x[:, first:end] of (B, T, ...) for each span, views; together the spans cover all positions."""
-    return _spans_of(spans)(x)
+def overlapping_windows(x: mx.array, windows: tuple[Window, ...]) -> tuple[mx.array, ...]:
+    """Return views x[:, first:end] of (B, T, ...), one per window; together the windows cover all positions."""
+    return _overlapping_windows(windows)(x)
 
 
 @functools.cache
-def _spans_of(spans: tuple[Span, ...]) -> Callable[..., tuple[mx.array, ...]]:
+def _overlapping_windows(windows: tuple[Window, ...]) -> Callable[..., tuple[mx.array, ...]]:
     @mx.custom_function
     def run(x: mx.array) -> tuple[mx.array, ...]:
-        return tuple(x[:, first:end] for first, end in spans)
+        return tuple(x[:, first:end] for first, end in windows)
 
     @run.vjp
     def _backward(x: mx.array, cotangents: tuple[mx.array, ...], _: tuple[mx.array, ...]) -> mx.array:
         batch, length = x.shape[:2]
         flat = [cotangent.reshape(-1) for cotangent in cotangents]
         vectors = x.size // 8
-        (total,) = _kernel(spans)(
+        (total,) = _kernel(windows)(
             *flat,
             sizes=[vectors],
             blocks=-(-vectors // THREADS),
@@ -47,7 +47,7 @@ def _spans_of(spans: tuple[Span, ...]) -> Callable[..., tuple[mx.array, ...]]:
 
 
 @functools.cache
-def _kernel(spans: tuple[Span, ...]) -> Kernel:
+def _kernel(windows: tuple[Window, ...]) -> Kernel:
     body = """
   const int vector = blockIdx.x * blockDim.x + threadIdx.x;
   if (vector >= vectors) return;
@@ -55,7 +55,7 @@ def _kernel(spans: tuple[Span, ...]) -> Kernel:
   const size_t row = at / ((size_t)T * F), within = at % ((size_t)T * F);
   float total[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, part[8];
 """
-    for i, (first, end) in enumerate(spans):
+    for i, (first, end) in enumerate(windows):
         body += f"""
   if (within >= (size_t){first} * F && within < (size_t){end} * F) {{
     nanochat::load(part{i} + row * {end - first} * F + within - (size_t){first} * F, part);
@@ -64,4 +64,4 @@ def _kernel(spans: tuple[Span, ...]) -> Kernel:
   }}
 """
     body += "  nanochat::store(total_out + at, total);\n"
-    return Kernel("sum_spans", tuple(f"part{i}" for i in range(len(spans))), ("total_out",), ("vectors",), body)
+    return Kernel("sum_windows", tuple(f"part{i}" for i in range(len(windows))), ("total_out",), ("vectors",), body)

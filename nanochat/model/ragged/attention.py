@@ -1,19 +1,20 @@
-"""Attention of rows without padding (`ragged`): a row sees its own tokens and those before it.
+"""Attention of rows without padding (`ragged.rows`): a token sees its own row and the parent row, within the window.
 
-One function chooses the form for the backend. Shapes: N tokens in all, H query heads, G key/value heads, D head size.
-Scores are scaled by D^-0.5.
+`row_by_row` is for a CPU, `by_group` for a GPU; `dispatch` chooses. Shapes: N tokens in all rows, H query heads, G
+key/value heads, D head size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.model.device import runs_on_cpu
+from nanochat.model.gpt import visible_keys
 from nanochat.model.ragged.row_groups import Extent
 from nanochat.model.ragged.rows import Ragged
 
@@ -24,46 +25,45 @@ _BLOCK_SCORES = 2**16
 _FEWEST_QUERIES = 32
 
 
-def ragged_attention(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
-    """Return softmax(q k / sqrt(D)) v over the keys that each token may see, (N, H * D) in the queries' dtype.
+class RaggedAttend(Protocol):
+    """The signature of `by_group` and `row_by_row`."""
 
-    Args:
-        queries: (N, H, D), normed.
-        keys: (N, G, D), normed, G a divisor of H.
-        values: (N, G, D).
-        rows: where rows stand.
-        window: how many positions before its own a token sees.
-    """
-    attend = row_by_row if runs_on_cpu() else by_group
-    heads = queries.shape[1]
-    scaled = queries.astype(mx.float32) * queries.shape[-1] ** -0.5  # scores are not rounded
-    mixed = attend(scaled, keys.astype(mx.float32), values.astype(mx.float32), rows, window=window)
-    return mixed.reshape(-1, heads * queries.shape[-1]).astype(queries.dtype)
+    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
+        """Return softmax(q k) v over the keys that each token sees, (N, H, D) float32.
+
+        Args:
+            queries: (N, H, D) float32, normed and already multiplied by D^-0.5.
+            keys: (N, G, D) float32, normed; G divides H.
+            values: (N, G, D) float32.
+            rows: the layout of the rows.
+            window: how many positions before its own a token sees.
+        """
+        ...
 
 
 def by_group(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
-    """Return (N, H, D) from float32 arrays and scaled queries, a group of padded rows at a time, by plain products.
+    """Return attention of one group of padded rows at a time, by plain matrix products; arguments as in `RaggedAttend`.
 
-    A fused form would be planned anew for each shape, which takes cuDNN 40 ms, and hardly two groups have the same.
-    Where the compute type is bfloat16, MLX multiplies with TF32's 11 bits.
+    Fused attention would be slower: cuDNN plans it for every shape, which takes 40 ms, and groups rarely share a shape.
+    If the compute dtype is bfloat16, MLX multiplies with the 11 bits of TF32.
     """
     heads, size = queries.shape[1:]
-    # Heads outermost: what is picked is then contiguous by head, which a batch of matrix products wants.
+    # With heads outermost, `take` returns arrays that are contiguous by head, as batched matrix products need them.
     queries, keys, values = (mx.repeat(x.swapaxes(0, 1), heads // x.shape[1], axis=0) for x in (queries, keys, values))
     mixed = []
     for group in rows.grouping.groups:
-        own = mx.take(queries, group.queries, axis=1)
-        seen, told = (mx.take(x, group.keys, axis=1) for x in (keys, values))
-        weights = mx.softmax(own @ seen.swapaxes(-1, -2) + group.bias(window), axis=-1)
-        mixed.append((weights @ told).reshape(heads, -1, size))
+        q = mx.take(queries, group.queries, axis=1)
+        k, v = (mx.take(x, group.keys, axis=1) for x in (keys, values))
+        weights = mx.softmax(q @ k.swapaxes(-1, -2) + group.bias(window), axis=-1)
+        mixed.append((weights @ v).reshape(heads, -1, size))
     return mx.take(mx.concatenate(mixed, axis=1), rows.grouping.order, axis=1).swapaxes(0, 1)
 
 
 def row_by_row(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
-    """Return the same as `by_group`, without padding, on a CPU.
+    """Return the same as `by_group` without padding, in NumPy, for a CPU.
 
-    In NumPy: there its exponential costs a ninth of MLX's, and a product of small matrices less than an MLX operation.
-    Queries and keys are normed, so exponentials need no shift (`cpu_attention`).
+    NumPy's exponential costs a ninth of MLX's there, and its product of small matrices costs less than the overhead of
+    an MLX operation. Queries and keys are normed, so exponentials need no shift (`cpu.attention`).
     """
     count, heads, size = queries.shape
     mx.eval(queries, keys, values)
@@ -91,7 +91,7 @@ def _by_head(x: Floats, groups: int) -> Floats:
 
 
 def _blocks(extents: Sequence[Extent], block: int, window: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield places of at most `block` queries of a row, and of keys that one of them sees: before the row, its own."""
+    """Yield slices of at most `block` queries of a row, of the parent's keys they see, and of the row's own keys."""
     for extent in extents:
         for begin in range(0, extent.length, block):
             end = min(begin + block, extent.length)
@@ -103,6 +103,5 @@ def _blocks(extents: Sequence[Extent], block: int, window: int) -> Iterator[tupl
 
 @lru_cache(maxsize=8)
 def _mask(length: int, before: int, window: int) -> Floats:
-    """Return 1 where the newest `length` positions, `before` earlier ones, see a key, else 0: (length, all)."""
-    distance = np.arange(before, before + length)[:, None] - np.arange(before + length)
-    return ((distance >= 0) & (distance <= window)).astype(np.float32)
+    """Return 1 where the newest `length` positions, after `before` earlier ones, see a key, else 0: (length, all)."""
+    return np.array(visible_keys(length, before + length, window=window).astype(mx.float32))

@@ -1,4 +1,4 @@
-"""Rows of a common axis, put together by similar shape and padded: what attention takes on a GPU.
+"""Groups of rows with similar shapes, padded to a common one: the batches that attention needs on a GPU.
 
 Shapes: R rows of a group, P tokens before a row's own, T own tokens, S = P + T keys; N tokens in the axis.
 """
@@ -11,69 +11,69 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from nanochat.model.attention import visible
+from nanochat.model.gpt import visible_keys
 
 _MOST_WASTE = 8.0
-"""Scores that a group may compute for each one that is needed, beyond the causal half."""
+"""Scores that a group may compute per score that it needs, not counting the causal half."""
 _FEWEST_SCORES, _MOST_SCORES = 2**21, 2**22
-"""Scores of a head in a group: fewer take longer to start than to compute, and more are 16 MiB a head."""
+"""Scores per head in a group: fewer take longer to launch than to compute, and more need over 16 MiB per head."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a row's own tokens stand in the axis, and the tokens before them."""
+    """Slices of the axis that hold a row's own tokens and the tokens before them."""
 
     own: slice
     before: slice
-    """Of another row, which this one goes on from; empty where there is none."""
+    """Tokens of the parent row, which this row continues; empty without a parent."""
 
     @property
     def length(self) -> int:
-        """How many tokens are the row's own."""
+        """Number of the row's own tokens."""
         return int(self.own.stop - self.own.start)
 
     @property
     def context(self) -> int:
-        """How many tokens stand before them."""
+        """Number of tokens before them."""
         return int(self.before.stop - self.before.start)
 
 
 @dataclass(eq=False)
 class Group:
-    """Rows that attend together: shorter ones are padded, their own tokens on the right, what is before on the left."""
+    """Rows that attend together, padded: own tokens on the right, the tokens before them on the left."""
 
     queries: mx.array
-    """(R, T) places of the rows' own tokens; any place where a row is shorter."""
+    """(R, T) indices of the rows' own tokens; any index where a row is shorter."""
     keys: mx.array
-    """(R, S) places of what the rows see."""
+    """(R, S) indices of the tokens that the rows see."""
     starts: mx.array | None
-    """(R,) first key of each row, None where all begin at 0."""
+    """(R,) first key of each row; None if all begin at 0."""
     _biases: dict[int, mx.array] = field(default_factory=dict)
 
     def bias(self, window: int) -> mx.array:
-        """Return what is added to scores, 0 or -inf, (R, T, S) or (T, S), made once for all layers."""
+        """Return 0 or -inf to add to the scores, (R, T, S) or (T, S), made once for all layers."""
         length, size = self.queries.shape[1], self.keys.shape[1]
-        window = min(window, size)  # wider ones are the same
+        window = min(window, size)  # wider windows give the same mask
         if window not in self._biases:
-            seen = visible(length, size, window=window, starts=self.starts)
-            by_row = seen if self.starts is None else seen[:, 0]
+            visible = visible_keys(length, size, window=window, starts=self.starts)
+            by_row = visible if self.starts is None else visible[:, 0]
             self._biases[window] = mx.where(by_row, mx.array(0.0), mx.array(-mx.inf))
         return self._biases[window]
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """All rows of an axis in groups."""
+    """All rows of an axis, in groups."""
 
     groups: tuple[Group, ...]
     order: mx.array
-    """(N,) place of each token among the groups' padded queries."""
+    """(N,) index of each token among the padded queries of all groups."""
 
 
 def group_rows(extents: Sequence[Extent]) -> Grouping:
-    """Return the groups of rows that fill an axis."""
+    """Return groups of the rows of an axis."""
     order, groups, used = np.empty(extents[-1].own.stop, dtype=np.int64), [], 0
-    for numbers in _alike(extents):
+    for numbers in _similar_rows(extents):
         members = [extents[n] for n in numbers]
         group = _group(members)
         for line, extent in enumerate(members):
@@ -83,8 +83,8 @@ def group_rows(extents: Sequence[Extent]) -> Grouping:
     return Grouping(tuple(groups), mx.array(order.astype(np.int32)))
 
 
-def _alike(extents: Sequence[Extent]) -> Iterator[list[int]]:
-    """Yield the numbers of rows that make a group."""
+def _similar_rows(extents: Sequence[Extent]) -> Iterator[list[int]]:
+    """Yield the indices of the rows of each group, rows of similar shape together."""
     numbers: list[int] = []
     needed = longest = most = 0
     shapes = [(extent.length, extent.context) for extent in extents]

@@ -1,8 +1,8 @@
-"""Rows of different lengths in one axis, without padding; a row may go on from another, whose tokens stand there once.
+"""Rows of different lengths in one axis, without padding; a row may continue another row, which is then computed once.
 
-Everything that looks at one position alone (projections, MLP, norms) sees N tokens and no padding; attention is
-`ragged_attention`. Not here: keys and values that outlive a forward (`nanochat.inference.kv_cache`).
-Shapes: N tokens in all, H heads, D head size.
+Projections, MLP and norms look at one position at a time, so they see N tokens and no padding; attention is in
+`ragged.attention`. Not here: keys and values that outlive a forward pass (`nanochat.inference.kv_cache`).
+Shapes: N tokens in all rows, H heads, D head size.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
-from nanochat.model.cuda.rope_tables import angles
 from nanochat.model.ragged.row_groups import Extent, Grouping, group_rows
+from nanochat.model.rope_tables import angles
 
 
 @dataclass(frozen=True)
 class Row:
-    """Some tokens, which go on from all of another row's where `parent` is its number."""
+    """Tokens of a row. If `parent` is the number of another row, they continue that row."""
 
     tokens: tuple[int, ...]
     parent: int | None = None
@@ -28,47 +28,47 @@ class Row:
 
 @dataclass(eq=False)
 class Ragged:
-    """Where the tokens of rows stand in the one axis."""
+    """The layout of rows in one axis."""
 
     tokens: mx.array
-    """(1, N), row after row."""
+    """(1, N), one row after the other."""
     extents: tuple[Extent, ...]
-    """Of each row."""
+    """One per row."""
     previous: mx.array
-    """(N,) place of the token before, -1 where there is none."""
+    """(N,) index of the token before each token, -1 at the beginning of a row without parent."""
     positions: mx.array
-    """(N,) how many tokens of its row, and before that, stand before each token."""
+    """(N,) position of each token in its row, its parent's tokens included."""
     longest: int
-    """Tokens of the longest row, and before it."""
-    _turns: dict[tuple[tuple[int, ...], float], tuple[mx.array, mx.array]] = field(default_factory=dict)
+    """Tokens of the longest row, its parent's tokens included."""
+    _rotations: dict[tuple[tuple[int, ...], float], tuple[mx.array, mx.array]] = field(default_factory=dict)
 
     @cached_property
     def grouping(self) -> Grouping:
-        """The rows in groups, made once for all layers."""
+        """The rows in groups for a GPU, made once for all layers."""
         return group_rows(self.extents)
 
     def rotate(self, x: mx.array, *, base: float) -> mx.array:
-        """Return x (N, H, D) rotated as `layers.rotate` does, each token by its position, in float32 whatever x is."""
-        cos, sin = self._turn(x.shape[1:], base)
+        """Return x (N, H, D) rotated as `gpt.rotate` does, each token by its position, in float32 whatever x is."""
+        cos, sin = self._angles(x.shape[1:], base)
         half = x.shape[-1] // 2
         swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
         return (x * cos + swapped * sin).astype(x.dtype)
 
-    def _turn(self, shape: tuple[int, ...], base: float) -> tuple[mx.array, mx.array]:
-        """Return cosine and signed sine of each token's angles, (N, H, D), computed once for all layers.
+    def _angles(self, shape: tuple[int, ...], base: float) -> tuple[mx.array, mx.array]:
+        """Return cosines and signed sines of each token's angles, (N, H, D), computed once for all layers.
 
-        They stand there for every head: a product that spreads an axis takes a CPU twice as long.
+        They are repeated for every head, because a CPU takes twice as long for a product that broadcasts an axis.
         """
-        if (shape, base) not in self._turns:
+        if (shape, base) not in self._rotations:
             cos, sin = angles(self.longest, shape[-1], base)
             tables = mx.concatenate([cos, cos], axis=-1), mx.concatenate([sin, -sin], axis=-1)
             cosines, sines = (mx.repeat(table[self.positions][:, None], shape[0], axis=1) for table in tables)
-            self._turns[shape, base] = cosines, sines
-        return self._turns[shape, base]
+            self._rotations[shape, base] = cosines, sines
+        return self._rotations[shape, base]
 
 
 def lay_out(rows: Sequence[Row]) -> Ragged:
-    """Return the layout of rows, none of them empty, each behind its parent, which has no parent itself."""
+    """Return the layout of rows. No row is empty; a parent comes before its rows and has no parent itself."""
     extents: list[Extent] = []
     previous, positions, end = [], [], 0
     for row in rows:
