@@ -67,7 +67,7 @@ def _plain(value: object) -> Value:
         case str() | int() | float() | None:
             return value
         case _:
-            raise AssertionError(f"a recipe holds no {type(value).__name__}")
+            raise AssertionError(f"a recipe contains no {type(value).__name__}")
 
 
 def _lines(values: dict[str, Value], path: KeyPath) -> Iterator[tuple[str, KeyPath | None]]:

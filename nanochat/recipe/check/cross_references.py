@@ -29,9 +29,8 @@ def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     uri = _at(data, ("tracking", "uri"))
     if isinstance(uri, str) and _CREDENTIALS.search(uri):
         help_ = "set MLFLOW_TRACKING_URI to the whole address, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        yield FieldProblem(
-            ("tracking", "uri"), "secret-in-recipe", "a recipe must not contain a user name, password or token", help_
-        )
+        message = "a recipe must not contain a user name, password or token"
+        yield FieldProblem(("tracking", "uri"), "secret-in-recipe", message, help_)
 
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
@@ -65,9 +64,8 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
     reads_documents = path[0] in ("tokenizer", "pretrain") or (facts is not None and facts.reads == "documents")
     if reads_documents and builtin == "spelling":
         message = f"the source `{name}` contains words to spell, not documents"
-        yield FieldProblem(
-            path, "source-mismatch", message, "use `builtin: python-stdlib`, a `path` or a `uri`", at_key
-        )
+        help_ = "use `builtin: python-stdlib`, a `path` or a `uri`"
+        yield FieldProblem(path, "source-mismatch", message, help_, at_key)
     elif facts is not None and facts.reads == "words":
         if builtin == "python-stdlib" or _at(data, ("sources", name, "uri")) is not None:
             message = f"the task `{task}` needs words, which the source `{name}` does not contain"
@@ -91,68 +89,54 @@ def _check_weights(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report stages that lack a model, a tokenizer or pretrained weights."""
-    present = [name for name in STAGE_SECTIONS if isinstance(data.get(name), dict)]
-    if not present and not any(name in data for name in STAGE_SECTIONS):
+    if not any(name in data for name in STAGE_SECTIONS):
         help_ = f"add one of {', '.join(STAGE_SECTIONS)}"
         yield FieldProblem((), "missing-stage", "the recipe has no stage", help_, at_key=True)
-    starts_fresh = "pretrain" in present and _at(data, ("pretrain", "init_from")) is None
-    if starts_fresh:
-        for needed in ("model", "tokenizer"):
-            if needed not in data:
-                message = f"`pretrain` needs the section `{needed}`"
-                yield FieldProblem(
-                    ("pretrain",),
-                    "missing-stage",
-                    message,
-                    "add this section, or start from existing weights with `init_from`",
-                    at_key=True,
-                )
-    for stage in present:
-        upstream = STAGE_SECTIONS[stage].upstream
-        has_model = any(name in data for name in upstream) or _at(data, (stage, "init_from")) is not None
-        if stage != "pretrain" and upstream and not has_model:
+    for stage, section in STAGE_SECTIONS.items():
+        if not isinstance(data.get(stage), dict) or _at(data, (stage, "init_from")) is not None:
+            continue
+        if stage == "pretrain":
+            help_ = "add this section, or start from existing weights with `init_from`"
+            for needed in ("model", "tokenizer"):
+                if needed not in data:
+                    message = f"`pretrain` needs the section `{needed}`"
+                    yield FieldProblem((stage,), "missing-stage", message, help_, at_key=True)
+        elif section.upstream and not any(name in data for name in section.upstream):
             message = f"`{stage}` has no model to start from"
-            help_ = f"add `{'` or `'.join(upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
+            help_ = f"add `{'` or `'.join(section.upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
             yield FieldProblem((stage,), "missing-stage", message, help_, at_key=True)
 
 
 def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report conditions on results that no stage of the recipe has."""
     for key in _map(data.get("expect")):
-        stage, _, rest = key.partition(".")
-        path: KeyPath = ("expect", key)
-        if stage in _EVALUATIONS and rest:
-            suite = rest.partition(".")[0]
-            if rest in _composites(data, stage):
-                continue
-            if not isinstance(data.get(stage), dict):
-                yield _unknown_result(path, f"the recipe has no `{stage}`", key, data)
-            elif suite not in _map(_at(data, (stage, "suites"))):
-                yield _unknown_result(path, f"`{stage}` has no suite `{suite}`", key, data)
-        elif stage in STAGE_SECTIONS and STAGE_SECTIONS[stage].metrics and rest:
-            if not isinstance(data.get(stage), dict):
-                yield _unknown_result(path, f"the recipe has no `{stage}`", key, data)
-            elif rest not in STAGE_SECTIONS[stage].metrics:
-                yield _unknown_result(path, f"`{rest}` is not a metric of `{stage}`", key, data)
+        stage, _, metric = key.partition(".")
+        suite = metric.partition(".")[0]
+        if metric in _results(data, stage) or suite in _map(_at(data, (stage, "suites"))):
+            continue
+        if not metric or stage not in STAGE_SECTIONS or not STAGE_SECTIONS[stage].metrics:
+            message = f"`{key}` is not a result"
+        elif not isinstance(data.get(stage), dict):
+            message = f"the recipe has no `{stage}`"
+        elif stage in _EVALUATIONS:
+            message = f"`{stage}` has no suite `{suite}`"
         else:
-            yield _unknown_result(path, f"`{key}` is not a result", key, data)
+            message = f"`{metric}` is not a metric of `{stage}`"
+        results = [f"{name}.{result}" for name in STAGE_SECTIONS for result in _results(data, name)]
+        help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
+        yield FieldProblem(("expect", key), "unknown-result", message, help_, at_key=True)
 
 
-def _composites(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
-    """Return the metrics over several tasks that the stage reports. Bits per byte is not part of them."""
-    suites = _map(_at(data, (stage, "suites"))).values()
-    return STAGE_SECTIONS[stage].metrics if any(_map(suite).get("task") != "bpb" for suite in suites) else ()
+def _results(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
+    """Return the names of a stage's results: its metrics, and for an evaluation also its suites.
 
-
-def _unknown_result(path: KeyPath, message: str, key: str, data: Mapping[str, Plain]) -> FieldProblem:
-    results = []
-    for stage in _EVALUATIONS:
-        suites = _map(_at(data, (stage, "suites")))
-        results += [f"{stage}.{name}" for name in (*suites, *_composites(data, stage))]
-    for stage, section in STAGE_SECTIONS.items():
-        if stage not in _EVALUATIONS and isinstance(data.get(stage), dict):
-            results += [f"{stage}.{metric}" for metric in section.metrics]
-    help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
-    return FieldProblem(path, "unknown-result", message, help_, at_key=True)
+    The metrics of an evaluation are averages over its tasks, which do not include bits per byte.
+    """
+    if not isinstance(data.get(stage), dict) or stage not in STAGE_SECTIONS:
+        return ()
+    suites = _map(_at(data, (stage, "suites")))
+    has_metrics = stage not in _EVALUATIONS or any(_map(suite).get("task") != "bpb" for suite in suites.values())
+    return (*suites, *(STAGE_SECTIONS[stage].metrics if has_metrics else ()))
 
 
 def _map(value: Plain) -> dict[str, Plain]:

@@ -17,15 +17,8 @@ from nanochat.recipe.schema.suggestions import did_you_mean, unknown_field_help
 from nanochat.recipe.source.nodes import Node
 
 _LIMITS = {
-    "greater_than",
-    "greater_than_equal",
-    "less_than",
-    "less_than_equal",
-    "finite_number",
-    "too_long",
-    "too_short",
-    "string_too_long",
-    "string_too_short",
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"),
+    *("too_long", "too_short", "string_too_long", "string_too_short"),
 }
 _BOOLEAN_WORDS = ("yes", "no", "on", "off", "y", "n")
 _NAME_RULE = (
@@ -145,7 +138,7 @@ def _unknown_tag(place: _Place) -> FieldProblem:
     written = place.node.value[TAG].node
     name = dotted((*place.path, TAG))
     words = tags(place.slot)
-    message = f"`{name}` must be one of {', '.join(f'`{each}`' for each in words)}, found {describe_value(written)}"
+    message = f"`{name}` must be one of {', '.join(f'`{word}`' for word in words)}, found {describe_value(written)}"
     return FieldProblem((*place.path, TAG), "bad-choice", message, did_you_mean(str(written.value), words))
 
 

@@ -56,9 +56,21 @@ def drop_nulls(node: Node, slot: Slot | None = ROOT) -> Node:
     return replace(node, value=kept)
 
 
-def map_scalars(node: Node, change: Callable[[Node, Slot | None, KeyPath], Node]) -> Node:
+def map_scalars(
+    node: Node, change: Callable[[Node, Slot | None, KeyPath], Node], slot: Slot | None = ROOT, path: KeyPath = ()
+) -> Node:
     """Return the tree with each scalar node replaced by `change(node, slot, path)`."""
-    return _map_scalars(node, change, ROOT, ())
+    if isinstance(node.value, dict):
+        tag = tag_of(node)
+        entries = {
+            name: Entry(entry.key, map_scalars(entry.node, change, child(slot, name, tag), (*path, name)))
+            for name, entry in node.value.items()
+        }
+        return replace(node, value=entries)
+    if isinstance(node.value, tuple):
+        items = enumerate(node.value)
+        return replace(node, value=tuple(map_scalars(item, change, child(slot, i), (*path, i)) for i, item in items))
+    return change(node, slot, path)
 
 
 def resolve_paths(node: Node) -> Node:
@@ -91,22 +103,6 @@ def _replaced_alternatives(over: dict[str, Entry], section: type[Section] | None
         return []
     dependent = [name for name, needed in section.needs.items() if needed not in chosen]
     return [name for name in section.exactly_one if name not in chosen] + dependent
-
-
-def _map_scalars(
-    node: Node, change: Callable[[Node, Slot | None, KeyPath], Node], slot: Slot | None, path: KeyPath
-) -> Node:
-    if isinstance(node.value, dict):
-        tag = tag_of(node)
-        entries = {
-            name: Entry(entry.key, _map_scalars(entry.node, change, child(slot, name, tag), (*path, name)))
-            for name, entry in node.value.items()
-        }
-        return replace(node, value=entries)
-    if isinstance(node.value, tuple):
-        items = enumerate(node.value)
-        return replace(node, value=tuple(_map_scalars(item, change, child(slot, i), (*path, i)) for i, item in items))
-    return change(node, slot, path)
 
 
 def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:

@@ -1,8 +1,7 @@
 """The whole recipe and its sources, as frozen Pydantic models from which validation and the JSON Schema follow.
 
-This module also re-exports the sections from `training_sections`, `evaluation_sections` and `execution_sections`, so
-that readers of recipes need a single import. `run` and `tracking` never change what is computed; all other sections do.
-Not here: numbers derived from a recipe (see `nanochat.plan`).
+`run` and `tracking` never change what is computed; all other sections do. This module also exports the sections that
+the plan reads. Not here: numbers derived from a recipe (see `nanochat.plan`).
 """
 
 from __future__ import annotations
@@ -12,61 +11,16 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from nanochat.recipe.schema.evaluation_sections import (
-    BaseEval,
-    BaseSuite,
-    BpbSuite,
-    ChatEval,
-    ChatSuite,
-    ChoiceSuite,
-    CoreSuite,
-)
-from nanochat.recipe.schema.execution_sections import Checkpoints, Limits, Monitor, Run, Tracking
+from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatEval, ChoiceSuite, CoreSuite
+from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.section import Section, StageSection
-from nanochat.recipe.schema.training_sections import (
-    Horizon,
-    Model,
-    Optimizer,
-    Pretrain,
-    Schedule,
-    Sft,
-    SftData,
-    SftSchedule,
-    SourceWeight,
-    Tokenizer,
-)
+from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
 from nanochat.recipe.schema.values import Condition, Count, LocalPath, Name, NonEmptyText
 
 __all__ = [
-    "STAGE_SECTIONS",
-    "BaseEval",
-    "BaseSuite",
-    "BpbSuite",
-    "ChatEval",
-    "ChatSuite",
-    "Checkpoints",
-    "ChoiceSuite",
-    "CoreSuite",
-    "Horizon",
-    "Limits",
-    "Model",
-    "Monitor",
-    "Optimizer",
-    "Pretrain",
-    "Recipe",
-    "Run",
-    "Schedule",
-    "Section",
-    "Sft",
-    "SftData",
-    "SftSchedule",
-    "Source",
-    "SourceWeight",
-    "StageSection",
-    "Tokenizer",
-    "Tracking",
-    "Validation",
-]
+    "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Horizon", "Model", "Optimizer",
+    "Pretrain", "Recipe", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
+]  # fmt: skip
 
 
 class Validation(Section):
