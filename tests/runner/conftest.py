@@ -1,8 +1,11 @@
-"""A recipe on a small text file, a child that only pretends to train, and a display that remembers."""
+"""A recipe on a small text file, a child process that only pretends to train, and a display that records."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.prepare import Prepared, prepare
 from nanochat.runner.stage_loop import RunRequest
+from nanochat.storage.layout import StageFolder
 
 RECIPE = """\
 nanochat: 1
@@ -40,7 +44,7 @@ tracking: {kind: none}
 """
 
 FAKE_CHILD = '''\
-"""Pretends to be a stage. What it does is in `control.json` two folders above the stages, by stage name."""
+"""Pretends to be a stage. `control.json` in the base folder says how each stage behaves, by stage name."""
 import hashlib, json, os, pathlib, signal, sys, time
 
 job = json.loads(pathlib.Path(sys.argv[1]).read_text())
@@ -51,33 +55,33 @@ with open(folder.parents[2] / "calls.txt", "a") as calls:
     calls.write(stage + "\\n")
 print("device: pretend")
 
-def last_words(text, code):
+def exit_with(text, code):
     (folder / "error.txt").write_text(text + "\\n")
     os._exit(code)
 
 if how == "fail":
-    last_words("the loss was not finite three times in a row", 4)
+    exit_with("the loss was not finite three times in a row", 4)
 if how == "bug":
-    last_words("Traceback\\nZeroDivisionError: division by zero", 1)
-if how == "short of memory":
+    exit_with("Traceback\\nZeroDivisionError: division by zero", 1)
+if how == "out of memory":
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "", "peak_memory_bytes": 3 * 2**30}))
-    last_words("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
-if how == "tells":
+    exit_with("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
+if how == "notes":
     print("note: step_00000008 is damaged\\nnot a note\\nnote: half", end="", flush=True)
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "wait":
     def stop(number, frame):
         (folder / "checkpoints" / "step-00000002").mkdir(parents=True, exist_ok=True)
-        last_words("saved at step 2 of 4", 75)
+        exit_with("saved at step 2 of 4", 75)
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
-if how == "spiteful":
-    signal.signal(signal.SIGTERM, lambda number, frame: last_words("pretrain: no space left", 4))
+if how == "fails on signal":
+    signal.signal(signal.SIGTERM, lambda number, frame: exit_with("pretrain: no space left", 4))
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
-if how == "stubborn":
+if how == "ignores signals":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
@@ -90,12 +94,12 @@ if stage in ("pretrain", "sft"):
     (folder / "checkpoints" / "step_00000004").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / "step_00000004" / "weights.bin").write_bytes(bytes(1000))
     (out / "samples.md").write_text(str(job["execution"]["prompts"]))
-told = json.dumps([job["spec"], sorted(job["upstream"])], sort_keys=True)
-(out / "weights.bin").write_bytes(hashlib.sha256(told.encode()).digest())
+inputs = json.dumps([job["spec"], sorted(job["upstream"])], sort_keys=True)
+(out / "weights.bin").write_bytes(hashlib.sha256(inputs.encode()).digest())
 if stage in ("pretrain", "sft"):
     (out / "model").mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors"):
-        (out / "model" / name).write_text(told)
+        (out / "model" / name).write_text(inputs)
 (out / "timings.json").write_text(json.dumps({"seconds": time.time()}))
 metrics = {"tokenizer": {}, "base_eval": {"bpb": 1.5}, "pretrain": {"val/bpb": 1.5}, "sft": {"train/loss": 2.0},
            "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0}}
@@ -105,21 +109,21 @@ if job["execution"]["validate_tokens"] == 64:
 '''
 
 
-class Lines:
-    """A display that keeps what it is told."""
+class RecordingDisplay:
+    """Records lines and progress, and calls `on_progress` when a stage has made some."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.beats: list[tuple[str, float, str]] = []
-        self.on_beat = lambda: None
+        self.progress: list[tuple[str, float, str]] = []
+        self.on_progress = lambda: None
 
     def log_line(self, text: str) -> None:
         self.lines.append(text)
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
-        self.beats.append((title, fraction, text))
+        self.progress.append((title, fraction, text))
         if fraction:
-            self.on_beat()
+            self.on_progress()
 
     def clear_progress(self) -> None:
         pass
@@ -141,9 +145,10 @@ class Bench:
         (folder / "chats.jsonl").write_text('{"prompt": "hello", "completion": "world"}\n')
         self.child = folder / "fake_child.py"
         self.child.write_text(FAKE_CHILD)
-        self.display = Lines()
+        self.display = RecordingDisplay()
 
     def control(self, **how: str) -> None:
+        """Set how stages behave: "well" unless given here, see FAKE_CHILD."""
         self.base.mkdir(exist_ok=True)
         (self.base / "control.json").write_text(json.dumps(how))
 
@@ -159,7 +164,7 @@ class Bench:
         )
 
     def run(self, *overrides: str, **changes):
-        self.display = Lines()
+        self.display = RecordingDisplay()
         return run_recipe(self.request(*overrides, **changes), self.display)
 
     def load(self, *overrides: str) -> LoadedRecipe:
@@ -168,8 +173,18 @@ class Bench:
     def prepare(self, *overrides: str) -> Prepared:
         return prepare(self.load(*overrides), self.base)
 
+    def stage_folder(self, stage: str) -> StageFolder:
+        """Return the only folder of a stage."""
+        (path,) = (self.base / "stages" / stage).iterdir()
+        return StageFolder(path)
+
+    def interrupt(self, times: int = 1) -> None:
+        """Send SIGINT to this process at the next progress of a stage, `times` times in all."""
+        remaining = iter(range(times))
+        self.display.on_progress = lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in itertools.islice(remaining, 1)]
+
     def calls(self) -> list[str]:
-        """Return the stages that ran since the last time this was asked."""
+        """Return the stages that ran since the last call."""
         path = self.base / "calls.txt"
         calls = path.read_text().split() if path.exists() else []
         path.unlink(missing_ok=True)
@@ -178,7 +193,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch) -> Bench:
-    """The bench draws no pictures: matplotlib would take most of the time."""
+    """A bench that draws no plots, since matplotlib would take most of the time."""
     monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
     monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
     return Bench(tmp_path)

@@ -1,4 +1,4 @@
-"""Runs and models are found by the names people use."""
+"""Tests that runs and models are found by the names that people use, and that plans explain changes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nanochat.runner.store.runs import find_run, model_digest, resolve_model
 from nanochat.storage.layout import stage_folders
 
 
-def test_a_run_is_found_by_name_time_and_folder(bench):
-    """NAME means its latest run."""
+def test_find_run_accepts_name_time_and_folder(bench):
+    """A bare name refers to the latest run."""
     run = bench.run()
     for reference in ("tiny", run.reference, str(run.folder.path)):
         assert find_run(reference, bench.base).folder == run.folder
@@ -24,8 +24,7 @@ def test_a_run_is_found_by_name_time_and_folder(bench):
         find_run("tny", bench.base)
 
 
-def test_a_model_is_the_sft_model_of_a_run_else_the_pretrained_one(bench):
-    """And folders mean themselves."""
+def test_resolve_model_prefers_the_sft_model_of_a_run(bench):
     run = bench.run(last="pretrain")
     pretrained = resolve_model("tiny", bench.base)
     assert pretrained.parts[-4] == "pretrain"
@@ -38,8 +37,8 @@ def test_a_model_is_the_sft_model_of_a_run_else_the_pretrained_one(bench):
     assert resolve_model(str(pretrained.parents[1]), bench.base) == pretrained
 
 
-def test_a_run_to_start_from_means_the_model_that_the_stage_wants(bench):
-    """Tuning and base evaluation begin with the pretrained model, chat evaluation with the tuned one."""
+def test_init_from_a_run_uses_the_model_that_the_stage_needs(bench):
+    """SFT and base evaluation start from the pretrained model, chat evaluation from the tuned one."""
     bench.run()
     from_run = [f"{stage}.init_from=tiny" for stage in ("base_eval", "sft", "chat_eval")]
     gone = (
@@ -55,8 +54,8 @@ def test_a_run_to_start_from_means_the_model_that_the_stage_wants(bench):
     assert started == {"base_eval": "pretrain", "sft": "pretrain", "chat_eval": "sft"}
 
 
-def test_starting_weights_count_by_content(bench, tmp_path):
-    """`init_from` elsewhere with the same files is the same computation."""
+def test_init_from_is_identified_by_the_content_of_the_model(bench, tmp_path):
+    """A copy of the same files in another folder is the same computation."""
     bench.run()
     model = resolve_model("tiny", bench.base)
     copy = tmp_path / "copy"
@@ -70,8 +69,8 @@ def test_starting_weights_count_by_content(bench, tmp_path):
     assert bench.calls() == []
 
 
-def test_plan_why_names_the_changed_field_beforehand(bench):
-    """Also for a stage after it, whose inputs are not known yet."""
+def test_explain_stage_names_the_changed_field_before_anything_runs(bench):
+    """It does so for later stages too, whose inputs are not known yet."""
     bench.run()
     prepared = bench.prepare("sft.horizon.steps=5")
     lookups = prepared.look_up_cache()
@@ -84,16 +83,15 @@ def test_plan_why_names_the_changed_field_beforehand(bench):
     assert statuses == expected
 
 
-def test_a_plan_without_its_data_says_so(bench):
-    """Looking is not running: the plan is shown and the missing input named."""
+def test_plan_without_its_data_names_the_missing_input(bench):
     (bench.folder / "text.txt").unlink()
     prepared = bench.prepare()
     assert ["text.txt" in problem for problem in prepared.problems] == [True]
     assert all(j.action == "run" for j in prepared.look_up_cache())
 
 
-def test_a_comparison_shows_scores_and_what_differs(bench):
-    """Side by side, fields that are equal left out; a run without the stage has neither a score nor a default."""
+def test_comparison_shows_scores_and_differing_fields(bench):
+    """A run without the stage shows neither a score nor a default."""
     runs = [bench.run(), bench.run("sft.horizon.steps=5", "name=longer"), bench.run("chat_eval=null", "name=less")]
     table = render_comparison(runs, bench.base)
     assert "| chat_eval.spelling | 0.75 ± 0.12 (n 12) | 0.75 ± 0.12 (n 12) | - |" in table

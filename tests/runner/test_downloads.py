@@ -1,4 +1,4 @@
-"""What a stage reads from the hub is downloaded before it begins."""
+"""Tests that hub data is downloaded before the first stage begins."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ def stage(bench):
     return bench.prepare(*overrides).plan.stage("tokenizer")
 
 
-def test_progress_is_shown_and_the_commit_kept(bench, stage, monkeypatch):
-    """The record then says which version of the data was used."""
-
+def test_fetch_sources_shows_progress_and_returns_the_commit(bench, stage, monkeypatch):
     def fetch(source, *, base, offline, progress):
         progress(50, 200)
 
@@ -27,11 +25,10 @@ def test_progress_is_shown_and_the_commit_kept(bench, stage, monkeypatch):
     )
     commits = fetch_sources(stage, bench.base, display=bench.display, interrupts=Interrupts())
     assert commits == {"text": "c0ffee"}
-    assert bench.display.beats == [("download text", 0.25, "50 B of 200 B")]
+    assert bench.display.progress == [("download text", 0.25, "50 B of 200 B")]
 
 
-def test_a_signal_ends_the_download(bench, stage, monkeypatch):
-    """At its next sign of life."""
+def test_fetch_sources_stops_on_a_signal(bench, stage, monkeypatch):
     monkeypatch.setattr("nanochat.runner.process.fetch_sources.fetch", lambda source, progress, **_: progress(1, 2))
     interrupts = Interrupts()
     interrupts.count = 1
@@ -39,9 +36,7 @@ def test_a_signal_ends_the_download(bench, stage, monkeypatch):
         fetch_sources(stage, bench.base, display=bench.display, interrupts=interrupts)
 
 
-def test_what_cannot_be_downloaded_ends_the_run_with_exit_3(bench, monkeypatch):
-    """And the run is marked as failed."""
-
+def test_failed_download_ends_the_run_before_any_stage(bench, monkeypatch):
     def refuse(source, **_):
         raise PreflightError("no route")
 

@@ -1,61 +1,55 @@
-"""What a finished stage leaves: its output and record, no checkpoints; and a digest that `run` does not change."""
+"""Tests of what a finished stage leaves: output and record, no checkpoints, and a digest that `run` does not change."""
 
 from __future__ import annotations
 
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.runner.process import run_stage as execute
-from nanochat.storage.layout import StageFolder, stage_folders
+from nanochat.runner.process import run_stage
 
 
-def folder_of(bench, stage: str) -> StageFolder:
-    return next(f for f in stage_folders(bench.base) if f.stage == stage)
-
-
-def test_checkpoints_go_when_the_stage_is_done(bench):
-    """They would fill the disk; the output holds the model."""
+def test_checkpoints_are_deleted_when_the_stage_is_finished(bench):
     bench.run()
     for stage in ("pretrain", "sft"):
-        assert not folder_of(bench, stage).checkpoints.exists()
-        assert (folder_of(bench, stage).out / "model" / "model.safetensors").is_file()
+        assert not bench.stage_folder(stage).checkpoints.exists()
+        assert (bench.stage_folder(stage).out / "model" / "model.safetensors").is_file()
 
 
-def test_checkpoints_stay_where_the_recipe_says_so_also_for_the_next_recipe(bench):
-    """A later run of the stage from cache, which does not ask to keep them, did not make them."""
+def test_kept_checkpoints_survive_a_later_run_that_does_not_keep_its_own(bench):
+    """The later run takes the stage from the cache, so the checkpoints are not its own."""
     bench.run("run.checkpoint.keep_when_done=true")
     bench.run("name=other")
-    assert (folder_of(bench, "pretrain").checkpoints / "step_00000004" / "weights.bin").is_file()
+    assert (bench.stage_folder("pretrain").checkpoints / "step_00000004" / "weights.bin").is_file()
 
 
-def test_what_they_took_is_in_the_record(bench):
-    """The plan's disk column is of the stage at its largest, so is what is measured: 1,000 bytes of checkpoint here."""
+def test_measured_disk_space_includes_deleted_checkpoints(bench):
+    """Disk space is planned and measured for the stage at its largest. The checkpoint has 1,000 bytes here."""
     run = bench.run()
-    folder = folder_of(bench, "pretrain")
+    folder = bench.stage_folder("pretrain")
     left = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file() and path != folder.record)
     assert run.records(bench.base)["pretrain"].measured.disk_bytes >= left + 1000
 
 
-def test_checkpoints_stay_until_the_record_is_written(bench, monkeypatch):
-    """Killed before it: the stage can still go on from them."""
+def test_checkpoints_are_kept_until_the_record_is_written(bench, monkeypatch):
+    """A stage that is killed before that can still resume."""
 
     def killed(folder, record):
         raise KeyboardInterrupt
 
     bench.run(last="tokenizer")
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "write_record", killed)
+        patch.setattr(run_stage, "write_record", killed)
         with pytest.raises(KeyboardInterrupt):
             bench.run(last="pretrain")
-    assert (folder_of(bench, "pretrain").checkpoints / "step_00000004").is_dir()
+    assert (bench.stage_folder("pretrain").checkpoints / "step_00000004").is_dir()
 
 
-def test_a_kill_between_record_and_deletion_is_made_good_by_the_next_run(bench, monkeypatch):
+def test_checkpoints_left_by_a_kill_are_deleted_by_the_next_run(bench, monkeypatch):
     """Whole or half deleted, the stage comes from cache and its folder is swept."""
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "delete_checkpoints", lambda folder: None)
+        patch.setattr(run_stage, "delete_checkpoints", lambda folder: None)
         bench.run()
-    pretrain, sft = folder_of(bench, "pretrain"), folder_of(bench, "sft")
+    pretrain, sft = bench.stage_folder("pretrain"), bench.stage_folder("sft")
     sft.checkpoints.rename(sft.path / ".deleting-checkpoints")
     bench.calls()
     bench.run()
@@ -64,13 +58,11 @@ def test_a_kill_between_record_and_deletion_is_made_good_by_the_next_run(bench, 
     assert not (sft.path / ".deleting-checkpoints").exists()
 
 
-def test_a_failed_stage_keeps_its_checkpoints(bench):
-    """The same command goes on from them."""
+def test_failed_stage_keeps_its_checkpoints(bench):
     bench.control(pretrain="fail")
-    folder = None
     with pytest.raises(StageError):
         bench.run()
-    folder = folder_of(bench, "pretrain")
+    folder = bench.stage_folder("pretrain")
     (folder.checkpoints / "step_00000002").mkdir(parents=True)
     with pytest.raises(StageError):
         bench.run()
@@ -78,8 +70,8 @@ def test_a_failed_stage_keeps_its_checkpoints(bench):
 
 
 @pytest.mark.parametrize("change", ["run.monitor.validate_tokens=64", "run.monitor.prompts=[a, b]"])
-def test_what_is_monitored_does_not_change_what_later_stages_read(bench, change):
-    """Pretraining runs again with other monitoring: its results and samples differ, and nothing after it runs."""
+def test_monitoring_does_not_change_the_output_digest(bench, change):
+    """Pretraining runs again with other monitoring, which changes its results and samples, but no later stage runs."""
     before = bench.run().records(bench.base)["pretrain"]
     bench.calls()
     after = bench.run(change, force=("pretrain",)).records(bench.base)["pretrain"]
@@ -88,8 +80,8 @@ def test_what_is_monitored_does_not_change_what_later_stages_read(bench, change)
     assert before.output_digest == after.output_digest
 
 
-def test_other_weights_do_change_it(bench):
-    """Else a forced stage that came out differently would leave stale results behind it."""
+def test_changed_weights_change_the_output_digest(bench):
+    """Otherwise later stages would keep results of the old weights."""
     first = bench.run().records(bench.base)["pretrain"]
     second = bench.run("seed=7").records(bench.base)["pretrain"]
     assert first.output_digest != second.output_digest

@@ -1,4 +1,4 @@
-"""gc drops what no run refers to, and nothing else, also when it was killed before."""
+"""Tests that gc deletes what no run refers to, and nothing else, even if an earlier gc was killed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from nanochat.runner.store.locks import claims, stage_lock
 from nanochat.storage.layout import StageFolder, stage_folders
 
 
-def test_only_stages_that_no_run_names_are_dropped(bench):
-    """After the second run's folder is deleted, its own stages are what is left over."""
+def test_gc_deletes_only_stages_that_no_run_refers_to(bench):
     bench.run()
     second = bench.run("sft.horizon.steps=5", "name=second")
     assert find_unreferenced_stages(bench.base) == []
@@ -35,8 +34,8 @@ def test_only_stages_that_no_run_names_are_dropped(bench):
     assert bench.calls() == []
 
 
-def test_weights_that_another_run_starts_from_are_kept(bench):
-    """The run that made them is gone; the one that was fine-tuned from them by name still refers to them."""
+def test_gc_keeps_weights_that_a_run_starts_from(bench):
+    """The run that trained the weights is deleted, but a fine-tuned run still refers to them."""
     first = bench.run(last="pretrain")
     gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null", "expect=null")
     bench.run(*gone, "name=tuned", "sft.init_from=tiny", "sft.tokens_per_step=64")
@@ -45,8 +44,7 @@ def test_weights_that_another_run_starts_from_are_kept(bench):
     assert next((bench.base / "stages" / "pretrain").glob("*/out/model/model.safetensors")).exists()
 
 
-def test_nothing_is_deleted_between_being_found_and_being_named(bench):
-    """While a run claims a stage of the cache, gc waits before it looks whether anybody names it."""
+def test_gc_waits_while_a_run_claims_a_cached_stage(bench):
     run = bench.run()
     kept = run.folder.path.rename(bench.folder / "aside")
     with claims(bench.base):
@@ -60,18 +58,17 @@ def test_nothing_is_deleted_between_being_found_and_being_named(bench):
     assert len(list(stage_folders(bench.base))) == 5
 
 
-def test_a_locked_stage_is_kept(bench):
-    """Somebody works in it."""
+def test_gc_keeps_a_locked_stage(bench):
     run = bench.run()
     shutil.rmtree(run.folder.path)
-    folder = next(f for f in stage_folders(bench.base) if f.stage == "pretrain")
+    folder = bench.stage_folder("pretrain")
     with stage_lock(folder):
         assert "pretrain" not in {folder.path.parent.name for folder in delete_unreferenced_stages(bench.base)}
     assert folder.record.exists()
 
 
-def test_what_a_killed_gc_left_is_dropped_by_the_next(bench, monkeypatch):
-    """A folder is renamed before it is deleted, so that a half-deleted one never looks done."""
+def test_gc_deletes_what_a_killed_gc_left(bench, monkeypatch):
+    """A folder is renamed before it is deleted, so that a half-deleted one never looks finished."""
     run = bench.run()
     shutil.rmtree(run.folder.path)
 
@@ -88,8 +85,7 @@ def test_what_a_killed_gc_left_is_dropped_by_the_next(bench, monkeypatch):
     assert not list((bench.base / "stages").glob("*/*"))
 
 
-def test_a_run_that_cannot_be_read_stops_gc(bench):
-    """What it refers to is not known, so nothing is deleted."""
+def test_gc_deletes_nothing_if_a_run_cannot_be_read(bench):
     run = bench.run()
     run.folder.state.write_text("{")
     with pytest.raises(PreflightError, match="cannot be read"):
@@ -97,11 +93,10 @@ def test_a_run_that_cannot_be_read_stops_gc(bench):
     assert all(StageFolder(f.path).record.exists() for f in stage_folders(bench.base))
 
 
-def test_token_caches_go_with_their_tokenizer(bench):
-    """One of a tokenizer that a run has is kept, and one that is being made."""
+def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(bench):
+    """A cache that is being written is kept."""
     run = bench.run()
-    stage = next(f for f in stage_folders(bench.base) if f.stage == "tokenizer")
-    (stage.out / "tokenizer.model").write_bytes(b"pieces")
+    (bench.stage_folder("tokenizer").out / "tokenizer.model").write_bytes(b"pieces")
     digests = {"of the run": hashlib.sha256(b"pieces").hexdigest(), "of none": "0" * 64, "being made": "1" * 64}
     for name, digest in digests.items():
         folder = bench.base / "tokens" / name

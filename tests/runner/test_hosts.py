@@ -1,4 +1,4 @@
-"""What `mlx.launch` is told, and what is refused before it would stumble."""
+"""Tests of the options for `mlx.launch`, and of what is refused before it starts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def options(**execution):
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
-def test_on_this_machine_there_are_as_many_processes_as_asked_for_and_ports_that_are_free():
+def test_launch_options_on_one_machine_name_processes_and_free_ports():
     found = options(processes=3, device="cpu")
     assert (found["--backend"], found["-n"]) == ("ring", "3")
     for port in range(int(found["--starting-port"]), int(found["--starting-port"]) + 3):
@@ -43,8 +43,8 @@ def test_on_this_machine_there_are_as_many_processes_as_asked_for_and_ports_that
             one.bind(("127.0.0.1", port))
 
 
-def test_ports_in_use_are_not_taken(monkeypatch):
-    """Of two candidates the first begins with a port that somebody listens on."""
+def test_free_ports_skips_ports_in_use(monkeypatch):
+    """The first of two candidates is a port that somebody listens on."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -54,8 +54,8 @@ def test_ports_in_use_are_not_taken(monkeypatch):
         assert hosts.free_ports(1) == busy + 2
 
 
-def test_a_hostfile_says_where_and_how_many_share_a_host(hostfile, monkeypatch):
-    """The launcher numbers GPUs by rank modulo `-n`; the base folder travels, for environments do not."""
+def test_launch_options_with_a_hostfile_count_processes_per_host(hostfile, monkeypatch):
+    """mlx.launch numbers GPUs by rank modulo `-n`. The base folder is passed on, since environments are not."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "/shared/base")
     path = hostfile(GPU_TWICE)
     found = options(processes=4, hostfile=path, device="cpu")
@@ -77,15 +77,13 @@ def test_a_hostfile_says_where_and_how_many_share_a_host(hostfile, monkeypatch):
         ("mpi", "auto", "jaccl", "mpi"),
     ],
 )
-def test_the_backend_is_the_recipes_else_the_hostfiles_else_the_devices(
-    on_cuda, hostfile, given, device, named, backend
-):
+def test_backend_comes_from_recipe_then_hostfile_then_device(on_cuda, hostfile, given, device, named, backend):
     path = hostfile({"backend": named, "hosts": GPU_TWICE}) if named else None
     assert hosts.backend_of(ExecutionSpec(collectives=given, device=device, hostfile=path)) == backend
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[1, 2]", '{"hosts": [{"name": "one"}]}', "{}"])
-def test_a_hostfile_in_another_form_is_refused(hostfile, content):
+def test_hostfile_with_another_format_is_refused(hostfile, content):
     with pytest.raises(PreflightError, match="not have the format of mlx"):
         hosts.read_hosts(Path(hostfile(content)))
 
@@ -104,7 +102,7 @@ def test_nccl_without_gpus_is_refused():
     assert "nccl` needs NVIDIA GPUs" in found
 
 
-def test_mpi_needs_its_launcher(monkeypatch):
+def test_mpi_without_mpirun_is_refused(monkeypatch):
     monkeypatch.setattr(hosts.shutil, "which", lambda _: None)
     (found,) = obstacles(processes=2, collectives="mpi", device="cpu")
     assert "`mpirun`, which is not on the PATH" in found

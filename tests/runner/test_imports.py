@@ -1,4 +1,4 @@
-"""What the parent process must never load."""
+"""Tests of what the parent process must never import."""
 
 from __future__ import annotations
 
@@ -30,14 +30,12 @@ def loaded_after_runs(tmp_path, *overrides) -> str:
     return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_a_run_without_tracking_loads_neither_mlx_nor_mlflow(tmp_path):
-    """Stages run in children, and nothing is sent."""
+def test_run_without_tracking_imports_neither_mlx_nor_mlflow(tmp_path):
     assert loaded_after_runs(tmp_path) == "[]"
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-def test_a_run_with_nothing_to_do_does_not_load_mlflow(bench, tmp_path, fresh_database):
-    """Though the run before was tracked: what is all sent needs no MLflow."""
+def test_uploaded_run_with_nothing_to_do_does_not_import_mlflow(bench, tmp_path, fresh_database):
     shutil.copy(fresh_database, tmp_path / "mlflow.db")
     run = bench.run("tracking.kind=mlflow")
     assert "MLflow:" in bench.display.text

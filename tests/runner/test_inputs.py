@@ -1,4 +1,4 @@
-"""Data that do not have the form a stage reads end the run at preflight, all of them at once, before any stage."""
+"""Tests that preflight refuses data that does not have the format a stage reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from nanochat.errors import PreflightError
 from nanochat.runner.preflight.data_checks import check_inputs
 
 
-def test_findings_of_all_stages_are_told_before_the_first_begins(bench):
-    """A column missing for the last stage costs no training."""
+def test_problems_with_data_of_all_stages_are_reported_before_the_first_begins(bench):
     pq.write_table(pa.table({"body": ["a"] * 50}), bench.folder / "text.parquet")
     pq.write_table(pa.table({"question": ["q"]}), bench.folder / "test.parquet")
     (bench.folder / "chats.jsonl").write_text("{}\n" * 20)
@@ -31,8 +30,7 @@ def test_findings_of_all_stages_are_told_before_the_first_begins(bench):
     assert not (bench.base / "stages").exists()
 
 
-def test_only_what_will_be_read_is_looked_at(bench):
-    """A stage that is cached or not asked for needs nothing."""
+def test_data_of_cached_and_unselected_stages_is_not_checked(bench):
     (bench.folder / "chats.jsonl").write_text("{}\n" * 20)
     bench.run(last="base_eval")
     assert bench.calls() == ["tokenizer", "pretrain", "base_eval"]
@@ -40,8 +38,8 @@ def test_only_what_will_be_read_is_looked_at(bench):
         bench.run()
 
 
-def test_a_held_out_document_is_needed_only_where_one_is_used(bench):
-    """Pretraining without validation does without, the tokenizer measures its compression on some."""
+def test_validation_documents_are_required_only_by_stages_that_use_them(bench):
+    """The tokenizer measures its compression on some. Pretraining without validation does not need any."""
     (bench.folder / "text.txt").write_text("hello world\n" * 3)
 
     def findings(stage, *flags):

@@ -1,4 +1,4 @@
-"""One runner per stage folder, and a lock that dies with its holder."""
+"""Tests that only one run computes a stage at a time, and that a lock ends with its holder."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ def holder(folder: StageFolder) -> subprocess.Popen:
     return process
 
 
-def test_a_second_runner_is_told_host_and_pid(folder):
-    """While the first lives."""
+def test_stage_lock_names_host_and_pid_of_a_living_holder(folder):
     with holder(folder) as other:
         try:
             with pytest.raises(LockError, match=f"host {host_name()}, pid {other.pid};"), stage_lock(folder):
@@ -50,8 +49,8 @@ def test_a_second_runner_is_told_host_and_pid(folder):
             other.kill()
 
 
-def test_a_lock_held_for_the_moment_of_a_question_is_waited_for(folder):
-    """`is_locked`, as gc asks it, holds a lock without a name for an instant: no reason to send a runner away."""
+def test_stage_lock_waits_while_another_process_is_only_probing(folder):
+    """`is_locked` holds the lock for an instant without naming itself, which must not turn a run away."""
     folder.path.mkdir(parents=True)
     with folder.lock.open("w") as asking:
         fcntl.flock(asking, fcntl.LOCK_EX)
@@ -60,8 +59,7 @@ def test_a_lock_held_for_the_moment_of_a_question_is_waited_for(folder):
             pass
 
 
-def test_a_dead_owners_lock_is_taken_over(folder):
-    """And the new holder learns whose it was."""
+def test_stage_lock_is_taken_over_from_a_killed_process(folder):
     with holder(folder) as other:
         other.kill()
         other.wait()
@@ -71,8 +69,8 @@ def test_a_dead_owners_lock_is_taken_over(folder):
         assert lock.taken_over_from is None
 
 
-def test_a_child_that_outlives_its_parent_keeps_the_lock_until_it_ends(folder):
-    """The lock's open file is inherited, so a stage folder never has two writers."""
+def test_stage_lock_is_kept_by_a_child_that_outlives_its_parent(folder):
+    """The child inherits the open lock file, so a stage folder never has two writers."""
     code = (
         "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.storage.layout import StageFolder\n"
         "from nanochat.runner.store.locks import stage_lock\n"

@@ -1,4 +1,4 @@
-"""Hub sources are pinned at a recipe's first run, in a lock file beside it, and read from there afterwards."""
+"""Tests that the first run of a recipe pins its hub data in a lock file, and that later runs read it from there."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def lock_of(bench):
     return [line for line in path.read_text().splitlines() if not line.startswith("#")]
 
 
-def test_the_first_run_pins_and_later_ones_read_the_same_data(bench, hub):
-    """Also when the branch has moved on and the download is gone."""
+def test_pins_keep_the_data_of_the_first_run(bench, hub):
+    """Later runs read the pinned commit, even if the branch has moved and the download is gone."""
     bench.run()
     assert "pinned 1 hub data set in" in bench.display.text
     assert lock_of(bench) == [f"{KEY}: {OLDER}"]
@@ -62,8 +62,7 @@ def test_the_first_run_pins_and_later_ones_read_the_same_data(bench, hub):
     assert f"revision: {OLDER}" in bench.run().folder.resolved.read_text()
 
 
-def test_refreshing_takes_what_the_branch_names_now(bench, hub):
-    """Other data: everything that reads them runs again."""
+def test_refresh_lock_pins_the_current_commit_and_runs_the_stages_again(bench, hub):
     bench.run()
     bench.calls()
     hub.commit = NEWER
@@ -75,8 +74,8 @@ def test_refreshing_takes_what_the_branch_names_now(bench, hub):
         bench.run("run.data.refresh_lock=true", "run.offline=true")
 
 
-def test_offline_a_recipe_without_a_lock_takes_what_is_downloaded(bench, hub):
-    """Of another recipe, say; nobody is asked."""
+def test_offline_run_without_lock_file_pins_what_is_downloaded(bench, hub):
+    """The download may come from another recipe. The hub is not asked."""
     bench.run()
     bench.calls()
     bench.recipe.with_suffix(".lock").unlink()
@@ -87,8 +86,7 @@ def test_offline_a_recipe_without_a_lock_takes_what_is_downloaded(bench, hub):
     assert len(hub.requests) == before
 
 
-def test_offline_without_a_download_ends_at_once_and_names_it(bench, hub):
-    """With and without a lock; each source once."""
+def test_offline_run_without_download_names_each_source_once(bench, hub):
     for content in (None, f"{KEY}: {OLDER}\n"):
         if content is not None:
             bench.recipe.with_suffix(".lock").write_text(content)
@@ -99,8 +97,7 @@ def test_offline_without_a_download_ends_at_once_and_names_it(bench, hub):
     assert hub.requests == [] and bench.calls() == []
 
 
-def test_a_missing_revision_is_named_and_nothing_is_pinned(bench, hub):
-    """With every other that cannot be had."""
+def test_pins_name_every_missing_revision_and_data_set_and_write_nothing(bench, hub):
     with pytest.raises(PreflightError) as caught:
         bench.run("sources.text.revision=v9", "sources.chats.uri=hf://datasets/some/nothing")
     assert "hf://datasets/some/texts has no revision `v9`" in str(caught.value)
@@ -108,8 +105,8 @@ def test_a_missing_revision_is_named_and_nothing_is_pinned(bench, hub):
     assert not bench.recipe.with_suffix(".lock").exists() and bench.calls() == []
 
 
-def test_what_is_downloaded_is_checked_before_the_first_stage(bench, hub):
-    """Preflight could not look at it: nothing was here. The chats of a later stage end the run before the tokenizer."""
+def test_downloads_are_checked_before_the_first_stage(bench, hub):
+    """Preflight cannot check data that is not on disk. Bad chat data must stop the run before the tokenizer."""
     hub.files["chats/train.jsonl"] = b'{"text": "no chat"}\n'
     with pytest.raises(PreflightError, match=r"source `chats` .*1 of 1 conversations cannot be used"):
         bench.run()
@@ -118,8 +115,8 @@ def test_what_is_downloaded_is_checked_before_the_first_stage(bench, hub):
     assert run.state.status == "failed"
 
 
-def test_a_plan_reads_the_lock_and_asks_nobody(bench, hub):
-    """As a commit in the recipe would, which needs no lock."""
+def test_plan_reads_the_lock_file_without_asking_the_hub(bench, hub):
+    """A commit written into the recipe gives the same plan and needs no lock file."""
     plain = bench.prepare().plan.stage("tokenizer").source_digests
     bench.recipe.with_suffix(".lock").write_text(f"# kept\n\n{KEY}: {OLDER}\n")
     locked = bench.prepare().plan.stage("tokenizer").source_digests
@@ -130,16 +127,14 @@ def test_a_plan_reads_the_lock_and_asks_nobody(bench, hub):
 
 
 @pytest.mark.parametrize("line", ["hf://datasets/some/texts@main: c0ffee", "some/texts@main: " + OLDER, "nonsense"])
-def test_a_broken_lock_is_named_with_its_line(bench, hub, line):
-    """It is not passed over: the data would be others."""
+def test_broken_lock_file_is_refused_with_its_line(bench, hub, line):
+    """Ignoring the line would silently read different data."""
     bench.recipe.with_suffix(".lock").write_text(f"# kept\n{line}\n")
     with pytest.raises(PreflightError, match=r"tiny\.lock:2: expected `hf://datasets/OWNER/NAME@REVISION: COMMIT`"):
         bench.run()
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(bench, hub, monkeypatch):
-    """As one that belongs to the system."""
-
+def test_lock_file_that_cannot_be_written_is_named_with_a_remedy(bench, hub, monkeypatch):
     write = Path.write_bytes
 
     def refuse(self, *arguments, **options):
@@ -152,7 +147,6 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(bench, hub, mon
         pin_sources(bench.load("sources.chats={path: chats.jsonl}"), bench.base)
 
 
-def test_sources_without_a_hub_need_no_lock(bench):
-    """No file appears."""
+def test_recipe_without_hub_sources_gets_no_lock_file(bench):
     bench.run()
     assert not bench.recipe.with_suffix(".lock").exists()

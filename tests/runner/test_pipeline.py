@@ -1,10 +1,9 @@
-"""A run skips what is done, continues what was stopped, and ends with the error that says what happened."""
+"""Tests that a run skips finished stages, resumes interrupted ones, and ends with an error that says what happened."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 
 import pytest
 
@@ -12,7 +11,6 @@ from nanochat.errors import (
     ExpectationError,
     InterruptedRun,
     LockError,
-    PreflightError,
     RecipeError,
     StageError,
 )
@@ -22,13 +20,12 @@ from nanochat.runner.store.cache import newest_step
 from nanochat.runner.store.locks import stage_lock
 from nanochat.runner.store.record import read_record
 from nanochat.runner.store.runs import list_runs
-from nanochat.storage.layout import stage_folders
 
 ALL = ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 
 
-def test_the_same_command_again_runs_nothing_and_shows_the_results(bench):
-    """The second time every stage comes from the cache, in the same run folder."""
+def test_run_again_takes_every_stage_from_the_cache_and_shows_the_results(bench):
+    """The second run uses the same run folder."""
     first = bench.run()
     assert bench.calls() == ALL
     again = bench.run()
@@ -39,8 +36,7 @@ def test_the_same_command_again_runs_nothing_and_shows_the_results(bench):
     assert "spelling 0.75 ± 0.12 (n 12)" in bench.display.text
 
 
-def test_a_changed_sft_field_runs_sft_and_chat_eval_only(bench):
-    """What does not depend on the field is served from cache."""
+def test_changed_sft_field_runs_only_sft_and_chat_eval(bench):
     bench.run()
     bench.calls()
     bench.run("sft.horizon.steps=5")
@@ -49,16 +45,15 @@ def test_a_changed_sft_field_runs_sft_and_chat_eval_only(bench):
 
 
 @pytest.mark.parametrize("change", ["name=other", "run.threads=2", "tracking.experiment=else", "description=words"])
-def test_what_is_not_identity_runs_nothing(bench, change):
-    """Names, execution and tracking are no reason to compute anything."""
+def test_changed_name_execution_or_tracking_runs_nothing(bench, change):
     bench.run()
     bench.calls()
     bench.run(change)
     assert bench.calls() == []
 
 
-def test_a_cached_run_under_another_name_has_a_folder_of_its_own(bench):
-    """So that the new name can be talked to and reported on."""
+def test_cached_run_with_a_new_name_gets_its_own_folder(bench):
+    """Users can chat with the model and read the report under the new name."""
     bench.run()
     other = bench.run("name=other")
     assert other.reference.startswith("other/")
@@ -66,8 +61,7 @@ def test_a_cached_run_under_another_name_has_a_folder_of_its_own(bench):
     assert (other.folder.stages / "2-pretrain" / "out" / "model").is_dir()
 
 
-def test_a_forced_stage_runs_again_and_what_follows_is_cached_when_it_came_out_the_same(bench):
-    """Upstream digests decide, not the time of the upstream run."""
+def test_forced_stage_runs_again_and_later_stages_stay_cached_if_its_output_is_equal(bench):
     first = bench.run()
     bench.calls()
     second = bench.run(force=("pretrain",))
@@ -77,8 +71,8 @@ def test_a_forced_stage_runs_again_and_what_follows_is_cached_when_it_came_out_t
     assert bench.calls() == ALL
 
 
-def test_selections_run_what_they_say(bench):
-    """--until, --only and --from."""
+def test_selection_runs_only_the_selected_stages(bench):
+    """These are the options --until, --only and --from."""
     bench.run(last="pretrain")
     assert bench.calls() == ALL[:2]
     bench.run(only="base_eval")
@@ -87,8 +81,7 @@ def test_selections_run_what_they_say(bench):
     assert bench.calls() == ["sft", "chat_eval"]
 
 
-def test_a_selection_that_leaves_out_what_it_needs_is_refused(bench):
-    """Before anything starts, naming what is missing."""
+def test_selection_without_a_needed_stage_is_refused_before_anything_runs(bench):
     with pytest.raises(RecipeError, match="sft needs pretrain"):
         bench.run(only="sft")
     assert bench.calls() == []
@@ -102,8 +95,8 @@ def test_a_selection_that_leaves_out_what_it_needs_is_refused(bench):
         ("killed", StageError, 4, "out of memory"),
     ],
 )
-def test_a_failing_stage_ends_the_run_with_its_error(bench, how, error, code, message):
-    """Later stages do not run, the run is marked, and the same command begins with the failed stage."""
+def test_failing_stage_ends_the_run_with_its_error(bench, how, error, code, message):
+    """Later stages do not run, the run is marked as failed, and the same command starts with the failed stage."""
     bench.control(pretrain=how)
     with pytest.raises(error, match=message) as caught:
         bench.run()
@@ -116,8 +109,7 @@ def test_a_failing_stage_ends_the_run_with_its_error(bench, how, error, code, me
     assert bench.calls() == ALL[1:]
 
 
-def test_an_out_of_memory_death_names_plan_peak_and_field(bench):
-    """The parent outlives the child and says what to change."""
+def test_out_of_memory_kill_is_reported_with_planned_and_measured_memory_and_the_field_to_change(bench):
     bench.control(pretrain="killed")
     with pytest.raises(StageError) as caught:
         bench.run("run.micro_batch_size=2")
@@ -125,19 +117,19 @@ def test_an_out_of_memory_death_names_plan_peak_and_field(bench):
     assert "run.micro_batch_size: 1` (now 2)" in str(caught.value)
 
 
-def test_a_shortage_that_the_stage_noticed_is_told_alike(bench):
-    """With the peak on the device, which the size of the process does not show; the command ends with 4."""
-    bench.control(pretrain="short of memory")
+def test_out_of_memory_noticed_by_the_stage_is_reported_in_the_same_way(bench):
+    """The measured peak is that of the device, not of the process."""
+    bench.control(pretrain="out of memory")
     with pytest.raises(StageError) as caught:
         bench.run("run.micro_batch_size=2")
-    said = str(caught.value)
-    assert said.startswith("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n  planned memory ")
-    assert "measured peak 3.00 GiB\n" in said and "run.micro_batch_size: 1` (now 2)" in said
+    message = str(caught.value)
+    assert message.startswith("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n  planned memory ")
+    assert "measured peak 3.00 GiB\n" in message and "run.micro_batch_size: 1` (now 2)" in message
     assert caught.value.exit_code == 4
 
 
-def test_what_a_killed_stage_was_writing_is_no_output(bench):
-    """A scratch file that its process left behind is gone, and the digest is that of an undisturbed run."""
+def test_scratch_files_of_a_killed_stage_are_not_part_of_its_output(bench):
+    """The output digest equals that of a run that was not killed."""
     bench.run()
     digest = list_runs(bench.base)[-1].records(bench.base)["pretrain"].output_digest
     shutil.rmtree(bench.base)
@@ -153,29 +145,21 @@ def test_what_a_killed_stage_was_writing_is_no_output(bench):
     assert not any(".writing" in path for path in record.output_files)
 
 
-def test_what_a_stage_wants_known_is_shown(bench):
-    """Whole lines of its log that are marked so, once, and nothing else of the log."""
-    bench.control(pretrain="tells")
+def test_notes_in_the_log_of_a_stage_are_shown_once(bench):
+    """Other lines and incomplete lines are not shown."""
+    bench.control(pretrain="notes")
     bench.run()
     shown = [line for line in bench.display.lines if line.startswith("2-pretrain: ")]
     assert shown[0] == "2-pretrain: runs, not computed yet"
     assert shown[1:-1] == ["2-pretrain: step_00000008 is damaged"]
 
 
-def test_a_signal_stops_the_child_once_and_the_same_command_resumes(bench):
-    """The run is marked interrupted, one line says what was saved and how to go on."""
+def test_signal_stops_the_stage_and_the_same_command_resumes_it(bench):
+    """The run is marked as interrupted, and one line says what was saved and how to continue."""
     bench.control(pretrain="wait")
-    request = bench.request()
-    sent = []
-
-    def once():
-        if not sent:
-            sent.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    bench.display.on_beat = once
+    bench.interrupt()
     with pytest.raises(InterruptedRun) as caught:
-        run_recipe(request, bench.display)
+        run_recipe(bench.request(), bench.display)
     assert str(caught.value) == "2-pretrain: saved at step 2 of 4; continue with: nanochat-run tiny.yaml"
     run = list_runs(bench.base)[-1]
     assert (run.state.status, run.state.entry("pretrain").status) == ("interrupted", "interrupted")
@@ -184,27 +168,24 @@ def test_a_signal_stops_the_child_once_and_the_same_command_resumes(bench):
     assert "2-pretrain: resumes" in bench.display.text
 
 
-def test_a_stage_that_fails_while_it_is_asked_to_stop_is_a_failure(bench):
-    """A save on Ctrl-C that meets a full disk must not be called saved."""
-    bench.control(pretrain="spiteful")
-    bench.display.on_beat = lambda: os.kill(os.getpid(), signal.SIGTERM)
+def test_stage_that_fails_to_save_on_a_signal_fails_the_run(bench):
+    """If the disk is full when Ctrl-C asks for a checkpoint, the run must not claim that it was saved."""
+    bench.control(pretrain="fails on signal")
+    bench.interrupt()
     with pytest.raises(StageError, match="no space left"):
         run_recipe(bench.request(), bench.display)
     assert list_runs(bench.base)[-1].state.status == "failed"
 
 
-def test_a_second_signal_kills_a_child_that_does_not_stop(bench):
-    """And the run still ends as interrupted."""
-    bench.control(pretrain="stubborn")
-    bench.display.on_beat = lambda: os.kill(os.getpid(), signal.SIGTERM)
+def test_second_signal_kills_a_stage_that_does_not_stop(bench):
+    bench.control(pretrain="ignores signals")
+    bench.interrupt(times=2)
     with pytest.raises(InterruptedRun, match=r"^2-pretrain: stopped, nothing is saved yet; continue with: "):
         run_recipe(bench.request(), bench.display)
     assert list_runs(bench.base)[-1].state.status == "interrupted"
 
 
-def test_a_report_that_cannot_be_written_does_not_hide_why_the_stage_failed(bench, monkeypatch):
-    """The failure of the report is shown, and the error of the stage is raised."""
-
+def test_failed_report_does_not_replace_the_error_of_the_stage(bench, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -215,8 +196,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_the_stage_failed(benc
     assert "the report could not be written: OSError: [Errno 28] No space left on device" in bench.display.lines
 
 
-def test_an_unmet_expectation_fails_the_run_also_from_cache(bench):
-    """Exit code 5, with the value; the stages stay done."""
+def test_unmet_expectation_fails_the_run_even_if_all_stages_are_cached(bench):
     for _ in range(2):
         with pytest.raises(ExpectationError, match=r"base_eval.bpb <= 1.4: 1.5000, NOT MET"):
             bench.run('expect={"base_eval.bpb": "<= 1.4"}')
@@ -224,32 +204,14 @@ def test_an_unmet_expectation_fails_the_run_also_from_cache(bench):
     bench.run('expect={"base_eval.bpb": "<= 1.6"}')
 
 
-def test_a_stage_that_another_run_holds_is_refused(bench):
-    """Exit code 6 naming host and pid, before a run folder is made."""
+def test_stage_locked_by_another_run_is_refused_before_a_run_folder_is_made(bench):
     bench.run()
-    folder = next(f for f in stage_folders(bench.base) if f.stage == "sft")
-    with stage_lock(folder), pytest.raises(LockError, match=f"pid {os.getpid()}"):
+    with stage_lock(bench.stage_folder("sft")), pytest.raises(LockError, match=f"pid {os.getpid()}"):
         bench.run(force=("sft",))
     assert len(list_runs(bench.base)) == 1
 
 
-def test_missing_data_and_disk_are_told_together(bench, monkeypatch):
-    """Preflight collects its findings."""
-    from nanochat.runner.preflight import checks as preflight
-
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(PreflightError) as caught:
-        bench.run("run.limits.memory=1M", "run.micro_batch_size=2")
-    text = str(caught.value)
-    assert "disk: the plan needs" in text and "memory: pretrain needs about" in text
-    (bench.folder / "text.txt").unlink()
-    with pytest.raises(PreflightError, match="no such file"):
-        bench.run()
-    assert bench.calls() == []
-
-
 def test_records_hold_inputs_outputs_and_costs(bench):
-    """What proves a stage is also what explains it."""
     run = bench.run()
     record = run.records(bench.base)["sft"]
     pretrain = run.records(bench.base)["pretrain"]
@@ -260,11 +222,11 @@ def test_records_hold_inputs_outputs_and_costs(bench):
     assert record.measured.seconds > 0 and record.planned.peak_memory_bytes > 0
 
 
-def test_a_stage_without_a_record_is_not_done_whatever_else_is_there(bench):
-    """Only the record counts."""
+def test_stage_without_a_record_runs_again(bench):
+    """Only the record proves that a stage is finished, whatever else its folder holds."""
     run = bench.run()
     bench.calls()
-    folder = next(f for f in stage_folders(bench.base) if f.stage == "base_eval")
+    folder = bench.stage_folder("base_eval")
     folder.record.unlink()
     bench.run()
     assert bench.calls() == ["base_eval"]
@@ -273,7 +235,6 @@ def test_a_stage_without_a_record_is_not_done_whatever_else_is_there(bench):
     assert list_runs(bench.base)[-1].folder == run.folder
 
 
-def test_the_report_holds_results_with_errors_and_chance(bench):
-    """Value, standard error, number of problems and the chance level solved from the centred score."""
+def test_report_lists_results_with_standard_error_count_and_chance(bench):
     report = bench.run().folder.report.read_text()
     assert "| chat_eval | spelling | 0.75 | 0.125 | 12 | 0.5 |" in report

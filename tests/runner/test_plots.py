@@ -1,4 +1,4 @@
-"""Pictures of the curves."""
+"""Tests of the learning curves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 from nanochat.runner.report.plots import draw_curves
 
 
-def test_loss_and_learning_rate_are_drawn_for_the_stages_that_have_them(tmp_path):
-    """Two PNG files; a stage without curves adds nothing."""
+def test_draw_curves_skips_stages_without_metrics_by_step(tmp_path):
     stream = tmp_path / "metrics.jsonl"
     lines = [{"step": s, "metrics": {"train/loss": 1.0 / s, "train/lr": 0.1, "val/bpb": 2.0}} for s in range(1, 150)]
     stream.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,4 +1,4 @@
-"""Before stage one: everything that will not work, together, with what to change."""
+"""Tests that preflight reports every problem at once, with what to change."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def refusal(bench, *overrides, **changes) -> str:
     return str(caught.value)
 
 
-def test_missing_data_disk_memory_time_and_store_are_told_together(bench, monkeypatch):
-    """One refusal, and each finding is told once."""
+def test_preflight_reports_data_disk_memory_time_and_store_together(bench, monkeypatch):
+    """Every problem is reported once."""
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     monkeypatch.setattr(preflight.os, "access", lambda *_: False)
     (bench.folder / "text.txt").unlink()
@@ -37,8 +37,8 @@ def test_missing_data_disk_memory_time_and_store_are_told_together(bench, monkey
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
-def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage):
-    """And with that one the same command starts; 64 rows of 32 tokens a step are divided evenly."""
+def test_micro_batch_that_is_too_large_is_refused_with_one_that_fits(bench, stage):
+    """The suggested size divides the 64 rows of a step, and the command runs with it."""
     shape = ("pretrain.tokens_per_step=2048", "sft.tokens_per_step=2048", "model.n_embd=256")
     stages = {"pretrain": ("base_eval=null", "sft=null", "chat_eval=null"), "sft": ("base_eval=null", "chat_eval=null")}
     if stage == "sft":
@@ -55,14 +55,14 @@ def test_too_large_a_micro_batch_is_refused_with_the_one_that_fits(bench, stage)
     assert stage in bench.calls()
 
 
-def test_auto_takes_what_fits_and_is_not_refused(bench):
-    """Under the limit at which 64 rows are refused."""
+def test_automatic_micro_batch_is_not_refused(bench):
+    """The limit is the one under which 64 rows are refused."""
     bench.run("pretrain.tokens_per_step=2048", "model.n_embd=256", "run.limits.memory=150M", last="pretrain")
     assert bench.calls() == ["tokenizer", "pretrain"]
 
 
-def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
-    """An sft whose recipe has no `model` is refused by the model it starts from."""
+def test_memory_of_a_model_from_init_from_is_checked(bench):
+    """The recipe has no `model`, so its size comes from the weights that SFT starts from."""
     bench.run("model.n_embd=256", last="pretrain")
     bench.calls()
     model = next((bench.base / "stages" / "pretrain").glob("*/out/model"))
@@ -78,15 +78,15 @@ def test_weights_from_elsewhere_say_how_large_the_model_is(bench):
     )
 
 
-def test_a_plan_counts_the_text_that_is_there(bench):
-    """A file of 690 bytes is no 2e9 characters: the tokenizer needs a process and little more, and a second."""
+def test_tokenizer_estimate_uses_the_size_of_local_files(bench):
+    """The 690 bytes on disk count, not the 2e9 characters that the recipe allows."""
     estimate = bench.prepare().plan.stage("tokenizer").estimate
     assert 0 < estimate.peak_memory_bytes - memory.PROCESS_BYTES["float32"] < 2**20
     assert estimate.seconds == pytest.approx(1, abs=0.01)
 
 
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    """The smaller of both versions' files; `max` is none."""
+def test_memory_limit_includes_the_limit_of_the_container(tmp_path, monkeypatch):
+    """The files of both cgroup versions are read, and `max` means no limit."""
     files = (tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes", tmp_path / "not there")
     monkeypatch.setattr(runtime, "_CONTAINER_LIMITS", files)
     files[0].write_text("max\n")
@@ -96,8 +96,8 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
     assert limits.memory_limit(2**40, "cpu") == 2**40
 
 
-def test_a_database_in_a_folder_that_cannot_be_written_is_found(bench, monkeypatch):
-    """SQLite writes a journal beside it."""
+def test_database_in_a_read_only_folder_is_refused(bench, monkeypatch):
+    """SQLite writes a journal beside the database."""
     database = bench.folder / "runs.db"
     database.touch()
     monkeypatch.setattr(preflight.os, "access", lambda path, _: path != bench.folder)
@@ -105,8 +105,8 @@ def test_a_database_in_a_folder_that_cannot_be_written_is_found(bench, monkeypat
     assert f"tracking: sqlite:///{database} cannot be written: no permission for {bench.folder};" in text
 
 
-def test_a_gpus_memory_is_asked_of_its_driver(tmp_path, monkeypatch):
-    """Where the recipe names no limit; unknown where there is no driver to ask."""
+def test_memory_limit_of_a_gpu_comes_from_its_driver(tmp_path, monkeypatch):
+    """It is unknown if there is no driver."""
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 81559\necho 40960\n")
     program.chmod(0o755)
@@ -119,7 +119,7 @@ def test_a_gpus_memory_is_asked_of_its_driver(tmp_path, monkeypatch):
     assert limits.memory_limit(None, "cuda") is None
 
 
-def test_a_hostfile_with_another_number_of_hosts_is_refused(bench):
+def test_hostfile_with_a_wrong_number_of_hosts_is_refused(bench):
     (bench.folder / "hosts.json").write_text('[{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}]')
     hosts = f"run.distributed.hostfile={bench.folder}/hosts.json"
     text = refusal(bench, "run.device=cpu", "run.distributed.processes=2", hosts)
@@ -129,8 +129,7 @@ def test_a_hostfile_with_another_number_of_hosts_is_refused(bench):
     assert "hosts.jsonx cannot be read: No such file or directory" in missing
 
 
-def test_processes_that_share_a_machine_share_its_memory(bench, monkeypatch):
-    """What fits once need not fit twice."""
+def test_processes_on_one_machine_divide_its_memory(bench, monkeypatch):
     monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 200 * 2**20})())
     only = ("base_eval=null", "sft=null", "chat_eval=null", "run.device=cpu", "run.micro_batch_size=1")
     bench.run(*only)
@@ -139,7 +138,7 @@ def test_processes_that_share_a_machine_share_its_memory(bench, monkeypatch):
     assert re.search(r"memory: pretrain needs about .*, but the limit is 100 MiB", text), text
 
 
-def test_a_run_loads_the_recipe_and_compiles_the_plan_once(bench, monkeypatch):
+def test_run_loads_the_recipe_and_compiles_the_plan_once(bench, monkeypatch):
     """Also if inputs are missing."""
     (bench.folder / "text.txt").unlink()
     calls = []

@@ -1,4 +1,4 @@
-"""Records are read back as they were written, and digests are what anybody can compute."""
+"""Tests that records are read back as written, and that digests can be recomputed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from nanochat.runner.store.record import output_digest, output_files, read_recor
 from nanochat.storage.layout import StageFolder
 
 
-def test_the_output_digest_is_a_hash_over_sorted_paths_and_hashes(tmp_path):
-    """By hand; files of wall-clock values are not in it."""
+def test_output_digest_is_the_hash_of_sorted_paths_and_hashes(tmp_path):
+    """Computed by hand. Files of wall-clock times are left out."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.bin").write_bytes(b"\0\1")
     (tmp_path / "a.json").write_bytes(b"{}")
@@ -21,8 +21,8 @@ def test_the_output_digest_is_a_hash_over_sorted_paths_and_hashes(tmp_path):
     assert output_digest(files) == hashlib.sha256(f"a.json\0{a}\nb/x.bin\0{x}\n".encode()).hexdigest()
 
 
-def test_a_record_with_a_metric_that_is_no_number_comes_back(bench):
-    """NaN is a result too, and must not make the stage look unfinished."""
+def test_record_with_nan_and_infinity_is_read_back(bench):
+    """Otherwise the stage would look unfinished."""
     record = bench.run(last="tokenizer").records(bench.base)["tokenizer"]
     folder = StageFolder(bench.base / "stages" / "tokenizer" / "other")
     folder.path.mkdir()

@@ -1,4 +1,4 @@
-"""The report as one HTML file, and the words it has for scores."""
+"""Tests of the report as HTML and of its descriptions of scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from nanochat.runner.report.scores import Suite, describe_stages
 from nanochat.runner.upload.build_view import run_view
 
 
-def test_the_page_needs_no_other_file(tmp_path):
-    """Pictures are inside, byte for byte, and a link to the recipe leads to where it is shown on the page."""
+def test_html_page_embeds_images_and_attached_files(tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "loss.png").write_bytes(b"\x89PNG picture")
     recipe = tmp_path / "recipe.yaml"
@@ -34,8 +33,7 @@ def test_the_page_needs_no_other_file(tmp_path):
 @pytest.mark.parametrize(
     "markdown", ["<script>alert(1)</script>", "    <img src=x onerror=alert(1)>", "[a](javascript:x)"]
 )
-def test_nothing_that_a_model_wrote_becomes_html(tmp_path, markdown):
-    """Neither as text nor in a block of code, nor as a link that runs."""
+def test_html_page_escapes_text_written_by_a_model(tmp_path, markdown):
     body = render_html(f"# tiny\n\n{markdown}\n", tmp_path).split("<main>")[1]
     assert "<script" not in body and "<img" not in body and 'href="javascript' not in body
 
@@ -50,35 +48,33 @@ def test_nothing_that_a_model_wrote_becomes_html(tmp_path, markdown):
         (0.5, 0.0, "50% solved"),
     ],
 )
-def test_a_score_is_read_against_chance(value, chance, verdict):
-    """By two standard errors, here 0.06."""
+def test_reading_of_a_score_compares_it_with_chance(value, chance, verdict):
+    """Two standard errors are 0.06 here."""
     assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).reading == verdict
 
 
-def test_chance_is_solved_from_the_centred_score():
-    """(0.4 - 0.25) / (1 - 0.25) is 0.2; a perfect score hides what guessing would have scored."""
+def test_chance_level_is_solved_from_the_centred_score():
+    """(0.4 - 0.25) / (1 - 0.25) = 0.2. From a perfect score, chance cannot be computed."""
     assert chance_level(0.4, 0.2) == 0.25
     assert chance_level(1.0, 1.0) is None
 
 
-def test_scores_are_drawn_where_there_are_shares_of_problems(tmp_path):
-    """Bits per byte are none, so alone they give no picture."""
+def test_scores_are_drawn_only_for_shares_of_problems(tmp_path):
+    """Bits per byte are not a share of problems."""
     bpb = Suite("base_eval", "bpb", "bpb", 1.5, None, None, None)
     assert draw_scores([bpb], tmp_path) == []
     (picture,) = draw_scores([bpb, Suite("chat_eval", "arc", "arc_easy", 0.3, 0.02, 9, 0.25)], tmp_path)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_a_finished_run_tells_its_stages_and_scores_on_the_page(bench):
-    """What each stage did in a sentence, each score with its error and chance, the cost, and where the code was."""
+def test_html_report_describes_stages_scores_costs_and_commit(bench):
     page = bench.run().folder.report_page.read_text()
     assert "<strong>pretrain</strong> taught a new model" in page
     assert re.search(r"chat_eval spelling</td>.*0\.75<.*0\.125<.*spell a word letter by letter</td>", page, re.DOTALL)
     assert "Time and memory" in page and "commit:" in page and "validation: {hash_frac: 0.5}" in page
 
 
-def test_conversations_that_were_not_trained_on_are_told():
-    """At the end of the terminal's line and in the report, where there are any."""
+def test_result_line_and_report_count_conversations_that_were_not_used():
     metrics = {"loss": 1.5, "conversations": 40.0, "tokens": 900.0, "steps": 7.0, "refused_conversations": 3.0}
     record = SimpleNamespace(stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0})
     assert result_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
@@ -88,14 +84,14 @@ def test_conversations_that_were_not_trained_on_are_told():
     ]
 
 
-def test_samples_of_a_problem_are_read_as_tries():
-    """pass@4 of 0.3 beside an accuracy of 0.1: three of ten problems are solved by one of four answers."""
+def test_reading_of_pass_at_k_counts_tries():
+    """An accuracy of 0.1 and pass@4 of 0.3: one of four answers solves three of ten problems."""
     suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
     assert suite.reading == "10% solved, 30% in 4 tries"
 
 
-def test_a_run_says_in_mlflow_what_its_scores_mean(bench):
-    """First the scores, then each suite's question and how to read the answer (chance is 0.5 here)."""
+def test_mlflow_description_starts_with_scores_and_explains_them(bench):
+    """The score of a guess is 0.5 here."""
     view = run_view(bench.run().folder, bench.base)
     (evaluation,) = [stage for stage in view.stages if stage.name.endswith("chat_eval")]
     first = view.description.splitlines()[0]

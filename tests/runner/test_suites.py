@@ -1,4 +1,4 @@
-"""An evaluation that changes runs only the suites that changed."""
+"""Tests that a changed evaluation runs only the suites that changed."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def identity(changes: dict[str, object], number: str) -> StageIdentity:
         ({"code": 2}, []),
     ],
 )
-def test_a_suite_is_taken_over_where_nothing_it_depends_on_changed(tmp_path, changes, expected):
-    """Its own fields, its source's fields and data, the model, the seed and the code; with its records."""
+def test_reuse_suites_copies_suites_whose_inputs_are_unchanged(tmp_path, changes, expected):
+    """A suite depends on its own fields, the fields and data of its source, the model, the seed and the code."""
     before, after = identity({}, "1"), identity(changes, "2")
-    old, new = (stage_folder(tmp_path, "chat_eval", one.fingerprint) for one in (before, after))
+    old, new = (stage_folder(tmp_path, "chat_eval", content.fingerprint) for content in (before, after))
     write_identity(old, before)
     (old.out / "tables").mkdir(parents=True)
     old.suites.mkdir()
@@ -66,10 +66,9 @@ def test_a_suite_is_taken_over_where_nothing_it_depends_on_changed(tmp_path, cha
     assert reuse_suites(new, after, tmp_path) == []
 
 
-def test_an_evaluation_with_other_samples_keeps_its_suites_unless_forced(bench):
-    """What the run takes over it says, and --force computes everything again."""
+def test_evaluation_with_changed_samples_keeps_its_suites_unless_forced(bench):
     bench.run(last="base_eval")
-    (first,) = (folder for folder in stage_folders(bench.base) if folder.stage == "base_eval")
+    first = bench.stage_folder("base_eval")
     first.suites.mkdir()
     (first.suites / "bpb.json").write_text("{}")
     bench.run("base_eval.samples=[hello]", last="base_eval", force=("base_eval",))

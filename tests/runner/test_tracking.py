@@ -1,10 +1,8 @@
-"""What a run leaves in MLflow, in a real SQLite store: done, failed, stopped, continued, served from cache."""
+"""Tests of what a run leaves in MLflow, with a SQLite store: finished, failed, interrupted, resumed, cached."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 
 import pytest
 
@@ -34,8 +32,8 @@ def shown(bench):
     return {run.info.run_name: run for run in runs}, store.client
 
 
-def test_a_run_goes_from_failure_over_a_stop_to_its_end_in_one_mlflow_run(tracked):
-    """Statuses follow; every step is there once; artifacts, tags and inputs where people look for them."""
+def test_failed_interrupted_and_resumed_run_is_one_mlflow_run(tracked):
+    """Every step is logged once, and statuses, artifacts, tags and inputs are in place."""
     tracked.control(pretrain="fail")
     with pytest.raises(StageError):
         run_recipe(tracked.request(), tracked.display)
@@ -46,14 +44,7 @@ def test_a_run_goes_from_failure_over_a_stop_to_its_end_in_one_mlflow_run(tracke
         "2-pretrain": "FAILED",
     }
     tracked.control(pretrain="wait")
-    stopped = []
-
-    def once():
-        if not stopped:
-            stopped.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    tracked.display.on_beat = once
+    tracked.interrupt()
     with pytest.raises(InterruptedRun):
         run_recipe(tracked.request(), tracked.display)
     runs, _ = shown(tracked)
@@ -83,9 +74,7 @@ def test_a_run_goes_from_failure_over_a_stop_to_its_end_in_one_mlflow_run(tracke
 
 
 @pytest.mark.parametrize(("how", "error", "status"), [("fail", StageError, "FAILED"), ("well", OSError, "FINISHED")])
-def test_a_report_that_cannot_be_written_leaves_no_open_mlflow_run(tracked, monkeypatch, how, error, status):
-    """Whether the stage or only the report failed, MLflow shows how the stages ended."""
-
+def test_failed_report_leaves_no_open_mlflow_run(tracked, monkeypatch, how, error, status):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -97,8 +86,7 @@ def test_a_report_that_cannot_be_written_leaves_no_open_mlflow_run(tracked, monk
     assert {name: run.info.status for name, run in runs.items()} == {"tiny": status, "1-tokenizer": status}
 
 
-def test_an_outage_changes_nothing_and_the_next_run_sends_what_is_missing(tracked, tmp_path):
-    """The store cannot be opened during the first run; after the second it shows both."""
+def test_run_during_an_outage_is_uploaded_by_the_next_run(tracked, tmp_path):
     database = tmp_path / "mlflow.db"
     database.rename(tmp_path / "aside")
     database.mkdir()
@@ -117,8 +105,8 @@ def test_an_outage_changes_nothing_and_the_next_run_sends_what_is_missing(tracke
     assert [m.step for m in client.get_metric_history(pretrain.info.run_id, "train/loss")] == [1, 2, 3, 4]
 
 
-def test_a_run_whose_process_died_is_closed_by_the_next(tracked):
-    """It was left RUNNING, on disk and in the store."""
+def test_run_of_a_killed_process_is_closed_by_the_next_run(tracked):
+    """It was left running, both on disk and in the store."""
     first = tracked.run(last="tokenizer")
     state = first.state.model_copy(update={"status": "running", "pid": 2**22 - 3, "process_started": 1.0})
     write_run(first.folder, state)

@@ -1,4 +1,4 @@
-"""A real SQLite store in a temporary folder, made once, and views to send to it."""
+"""A real SQLite store in a temporary folder, and run views to upload to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def uri(fresh_database, tmp_path) -> str:
 
 
 class FakeRun:
-    """A parent with one stage, whose files the test writes."""
+    """A run with one stage, whose files the test writes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A real MLflow server that dies and comes back: the run does not notice, and nothing is missing afterwards."""
+"""Tests with a real MLflow server that is killed and restarted while a run uploads to it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def wait_for(condition) -> None:
         time.sleep(0.1)
 
 
-def test_a_server_killed_and_restarted_ends_with_every_metric_once_and_in_order(tmp_path, fake_run, monkeypatch):
-    """Metrics are written all the while; two outages; one of them in the middle of sending."""
+def test_server_killed_twice_ends_with_every_metric_once_and_in_order(tmp_path, fake_run, monkeypatch):
+    """Metrics are written all the time, and one of the outages is in the middle of an upload."""
     monkeypatch.setattr(uploader_module, "_RETRY_SECONDS", 0.3)
     server = Server(tmp_path)
     server.start()

@@ -1,4 +1,4 @@
-"""Reading metric points from files that grow, break off and are cut back."""
+"""Tests of reading metric points from files that grow, end in an incomplete line, or are truncated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ def line(step, value):
     return f'{{"step": {step}, "metrics": {{"loss": {value}}}}}\n'
 
 
-def test_a_tail_yields_each_line_once(tmp_path):
-    """A second read returns only what was added."""
+def test_tail_returns_each_line_once(tmp_path):
     path = tmp_path / "m.jsonl"
     tail = Tail(path)
     assert tail.read() == []
@@ -21,8 +20,7 @@ def test_a_tail_yields_each_line_once(tmp_path):
     assert tail.read() == []
 
 
-def test_a_half_written_line_waits_for_its_end(tmp_path):
-    """The part of a line that is there is not taken for a line."""
+def test_tail_waits_for_the_end_of_an_incomplete_line(tmp_path):
     path = tmp_path / "m.jsonl"
     whole = line(7, 1.5)
     path.write_text(line(6, 1.0) + whole[:10])
@@ -32,8 +30,8 @@ def test_a_half_written_line_waits_for_its_end(tmp_path):
     assert tail.read() == [Point(7, "loss", 1.5)]
 
 
-def test_a_file_cut_back_and_grown_again_is_read_anew(tmp_path):
-    """A resumed stage's file is read from its beginning, even when it has grown past the old end."""
+def test_tail_reads_a_truncated_file_from_its_start(tmp_path):
+    """A resumed stage truncates its file, which may then have grown past its old end."""
     path = tmp_path / "m.jsonl"
     path.write_text(line(0, 1) + line(1, 2) + line(2, 3))
     tail = Tail(path)
@@ -42,8 +40,7 @@ def test_a_file_cut_back_and_grown_again_is_read_anew(tmp_path):
     assert [p.step for p in tail.read()] == [0, 1, 2, 3, 4]
 
 
-def test_a_damaged_line_holds_no_points(tmp_path):
-    """Garbage between whole lines is skipped."""
+def test_damaged_line_has_no_points(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text(line(0, 1) + '{"step": 1, "met\n' + line(2, 3))
     assert [p.step for p in read_points(path)] == [0, 2]

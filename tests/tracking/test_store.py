@@ -1,4 +1,4 @@
-"""Which store is used, and that its address is shown without secrets."""
+"""Tests of which store is used, and that its address is shown without secrets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 from nanochat.tracking.store import TrackingOutageError, open_store, resolve_uri, show_uri
 
 
-def test_the_recipe_wins_over_the_environment_over_a_local_database(tmp_path, monkeypatch):
-    """The order of precedence."""
+def test_resolve_uri_prefers_recipe_then_environment_then_local_database(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
@@ -31,13 +30,11 @@ def test_the_recipe_wins_over_the_environment_over_a_local_database(tmp_path, mo
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],
 )
-def test_a_shown_address_has_no_password(uri, shown):
-    """Credentials never reach a log."""
+def test_show_uri_removes_passwords(uri, shown):
     assert show_uri(uri) == shown
 
 
-def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp_path, monkeypatch, capfd):
-    """A server that wants a password gets it; what is kept of the store, and what is said of it, has none."""
+def test_credentials_from_the_environment_are_used_but_never_stored_or_shown(tmp_path, monkeypatch, capfd):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,8 +65,8 @@ def test_credentials_in_the_environment_are_used_to_connect_and_kept_nowhere(tmp
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-def test_a_database_whose_creation_was_killed_is_created_by_the_next(tmp_path, monkeypatch):
-    """MLflow itself cannot open a half-made one: the run's tracking would be down for good."""
+def test_database_whose_creation_was_killed_is_created_again(tmp_path, monkeypatch):
+    """MLflow itself cannot open a database with only some of its tables."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
 
     def killed(engine):
@@ -86,8 +83,8 @@ def test_a_database_whose_creation_was_killed_is_created_by_the_next(tmp_path, m
     assert [path.name for path in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
 
 
-def test_importing_the_room_does_not_import_mlflow():
-    """MLflow costs seconds; only opening a store pays them."""
+def test_importing_tracking_does_not_import_mlflow():
+    """Importing MLflow takes seconds."""
     code = (
         "import sys, nanochat.tracking.uploader, nanochat.tracking.sync, nanochat.tracking.store;"
         "print(any(m.split('.')[0] == 'mlflow' for m in sys.modules))"

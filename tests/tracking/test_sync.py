@@ -1,4 +1,4 @@
-"""MLflow shows what the local files hold, each point once, whatever happens in between."""
+"""Tests that MLflow shows what the local files hold, with each point once, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.tracking.uploader import Uploader
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
-def sending_of(fake_run, uri: str) -> Uploader:
+def uploader_of(fake_run, uri: str) -> Uploader:
     return Uploader(uri, "nanochat", view=fake_run.view, pending=list, host="here", is_alive=lambda pid, started: True)
 
 
@@ -26,8 +26,8 @@ def steps_of(store, fake_run, name="train/loss"):
     return [(m.step, m.value) for m in store.client.get_metric_history(link.run_id, name)]
 
 
-def test_a_resumed_stage_continues_its_run_without_a_duplicate_step(uri, fake_run):
-    """A second sender, after a cut-back file, adds only the steps that the store lacks, in order."""
+def test_sender_continues_a_resumed_stage_without_duplicate_steps(uri, fake_run):
+    """A second sender adds only the steps that the store lacks, though the file was truncated."""
     store = open_store(uri, "nanochat")
     fake_run.append(fake_run.metrics, range(5))
     Sender(store).send(fake_run.view())
@@ -38,8 +38,7 @@ def test_a_resumed_stage_continues_its_run_without_a_duplicate_step(uri, fake_ru
     assert len(store.client.search_runs([store.experiment_id])) == 2
 
 
-def test_the_stage_is_a_named_child_with_params_tags_and_status(uri, fake_run):
-    """What a reader of the UI looks for is there."""
+def test_stage_is_a_named_child_run_with_params_tags_and_status(uri, fake_run):
     store = open_store(uri, "nanochat")
     Sender(store).send(fake_run.view("FINISHED", "FINISHED", metrics={"pretrain/bpb": 1.25}))
     parent = store.client.get_run(read_link(fake_run.folder / "run.json").run_id)
@@ -51,16 +50,15 @@ def test_the_stage_is_a_named_child_with_params_tags_and_status(uri, fake_run):
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
 
 
-def test_times_are_those_of_the_run_not_of_its_sending(uri, fake_run):
-    """MLflow's own clock counts milliseconds."""
+def test_times_are_those_of_the_run_not_of_the_upload(uri, fake_run):
+    """MLflow stores milliseconds."""
     store = open_store(uri, "nanochat")
     Sender(store).send(fake_run.view("FINISHED", "FINISHED", started=1_700_000_000.5, ended=1_700_000_060.25))
     child = store.client.get_run(read_link(fake_run.folder / "stage.json").run_id)
     assert (child.info.start_time, child.info.end_time) == (1_700_000_000_500, 1_700_000_060_250)
 
 
-def test_a_closed_run_opens_again_when_the_stage_goes_on(uri, fake_run):
-    """KILLED becomes RUNNING and then FINISHED in the same run."""
+def test_closed_run_is_reopened_when_the_stage_resumes(uri, fake_run):
     store = open_store(uri, "nanochat")
     seen = []
     for status in ("KILLED", "RUNNING", "FINISHED"):
@@ -69,8 +67,7 @@ def test_a_closed_run_opens_again_when_the_stage_goes_on(uri, fake_run):
     assert seen == ["KILLED", "RUNNING", "FINISHED"]
 
 
-def test_artifacts_tables_and_datasets_are_sent_once(uri, fake_run, tmp_path):
-    """Files appear in their folders, records as a table, data sets as inputs; sending again changes nothing."""
+def test_artifacts_tables_and_datasets_are_uploaded_once(uri, fake_run, tmp_path):
     note, table = tmp_path / "samples.md", tmp_path / "spelling.jsonl"
     note.write_text("hello")
     table.write_text('{"prompt": "a", "correct": true}\n{"prompt": "b", "correct": false}\n')
@@ -90,8 +87,8 @@ def test_artifacts_tables_and_datasets_are_sent_once(uri, fake_run, tmp_path):
     assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["stdlib"]
 
 
-def test_a_report_written_after_the_end_still_arrives(uri, fake_run):
-    """The sender may see the last status before the last file; what an earlier sending had stays, unrepeated."""
+def test_artifact_written_after_the_run_ended_is_uploaded(uri, fake_run):
+    """The sender may see the final status before the report is written."""
     report = fake_run.folder / "report.md"
     view = replace(fake_run.view("FINISHED", "FINISHED"), artifacts=(Artifact(path=report),))
     store = open_store(uri, "nanochat")
@@ -104,8 +101,7 @@ def test_a_report_written_after_the_end_still_arrives(uri, fake_run):
     assert store.client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_run_deleted_in_the_ui_is_made_anew(uri, fake_run):
-    """A link to a run that is gone does not stop the sending."""
+def test_run_deleted_in_the_ui_is_created_again(uri, fake_run):
     store = open_store(uri, "nanochat")
     Sender(store).send(fake_run.view())
     before = read_link(fake_run.folder / "stage.json").run_id
@@ -116,8 +112,7 @@ def test_a_run_deleted_in_the_ui_is_made_anew(uri, fake_run):
     assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
 
 
-def test_what_failed_half_way_is_sent_later_in_order(uri, fake_run, monkeypatch):
-    """A store that fails between two batches loses nothing and shows nothing twice."""
+def test_failure_between_two_batches_loses_and_duplicates_nothing(uri, fake_run, monkeypatch):
     monkeypatch.setattr("nanochat.tracking.sync._BATCH", 4)
     store = open_store(uri, "nanochat")
     fake_run.append(fake_run.metrics, range(10))
@@ -139,10 +134,9 @@ def test_what_failed_half_way_is_sent_later_in_order(uri, fake_run, monkeypatch)
     assert [step for step, _ in steps_of(store, fake_run)] == list(range(12))
 
 
-def test_an_outage_is_named_and_never_raised_from_the_uploader(tmp_path, fake_run):
-    """A store that cannot be made leaves a problem to print, and local files as they were."""
+def test_uploader_reports_an_outage_instead_of_raising_it(tmp_path, fake_run):
     (tmp_path / "file").write_text("")
-    uploader = sending_of(fake_run, f"sqlite:///{tmp_path}/file/mlflow.db")
+    uploader = uploader_of(fake_run, f"sqlite:///{tmp_path}/file/mlflow.db")
     uploader.start()
     assert not uploader.close(20)
     assert "mlflow.db" in uploader.problem
@@ -157,21 +151,20 @@ def test_an_outage_is_named_and_never_raised_from_the_uploader(tmp_path, fake_ru
         (KeyError("step"), "the upload failed with a bug: KeyError: 'step'"),
     ],
 )
-def test_a_sending_that_could_not_be_is_not_taken_for_done(fake_run, monkeypatch, error, problem):
-    """For want of a part of MLflow, or by a bug, which Python's own hook for threads shows."""
+def test_uploader_reports_broken_installations_and_bugs(fake_run, monkeypatch, error, problem):
+    """Python's hook for threads also shows the traceback of a bug."""
 
     def open_store(uri, experiment):
         raise error
 
     monkeypatch.setattr("nanochat.tracking.uploader.open_store", open_store)
-    uploader = sending_of(fake_run, "sqlite:///unused.db")
+    uploader = uploader_of(fake_run, "sqlite:///unused.db")
     uploader.start()
     assert not uploader.close(20)
     assert uploader.problem == problem
 
 
-def test_the_uploader_sends_what_earlier_runs_could_not(uri, fake_run, tmp_path):
-    """Views of earlier runs are sent, and open runs of dead processes closed."""
+def test_uploader_uploads_earlier_runs_and_closes_runs_of_dead_processes(uri, fake_run, tmp_path):
     earlier = type(fake_run)(tmp_path / "earlier")
     earlier.append(earlier.metrics, range(3))
     stale = type(fake_run)(tmp_path / "stale")
@@ -192,8 +185,7 @@ def test_the_uploader_sends_what_earlier_runs_could_not(uri, fake_run, tmp_path)
     assert statuses == ["FINISHED", "FINISHED", "KILLED", "KILLED", "KILLED", "KILLED"]
 
 
-def test_runs_of_live_processes_and_other_hosts_stay_open(uri, fake_run):
-    """Only what is surely dead is closed."""
+def test_close_stale_keeps_runs_of_live_processes_and_other_hosts(uri, fake_run):
     store = open_store(uri, "nanochat")
     Sender(store).send(fake_run.view())
     assert close_stale(store, host="elsewhere", is_alive=lambda pid, started: False) == []
