@@ -16,17 +16,14 @@ class Stream(Protocol[Item_co]):
     @property
     def epoch(self) -> int:
         """How many times the source had been read to its end before the document last returned."""
-        ...
 
     def __next__(self) -> Item_co: ...
 
     def position(self) -> dict[str, object]:
         """Return, JSON-able, the position after the document last returned."""
-        ...
 
     def reopened(self, start: Mapping[str, object]) -> Stream[Item_co]:
         """Return a new stream of the same documents that continues from `start`."""
-        ...
 
 
 class Mixture(Generic[Item_co]):

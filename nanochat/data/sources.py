@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.data.builtin import stdlib_corpus, words
-from nanochat.data.files.digests import MEMORY_FILE, FileDigests
+from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.data.files.file_selection import FileSelection
 from nanochat.data.files.readers import DATA_SUFFIXES, check_file
 from nanochat.data.hub import hub
@@ -57,7 +57,7 @@ def validation_frac(spec: SourceSpec) -> float:
 def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
     """Return the files of a source in their fixed order; none for a built-in one.
 
-    Local files are sorted, and a folder stands for the data files in it. For a hub data set, these are the files of
+    Local files are sorted, and a folder means the data files in it. For a hub data set, these are the files of
     the downloaded copy. `max_files` keeps the first files, and the validation shard in addition.
 
     Raises:
@@ -118,8 +118,8 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
     files = (*resolve_files(spec, base=base), *_description_files(spec))
-    with FileDigests(base / MEMORY_FILE) as digests:
-        parts = [f"{name}\0{digests.of(file)}" for name, file in zip(_relative_names(files), files, strict=True)]
+    with remembered_digests(base / MEMORY_FILE) as digest_of:
+        parts = [f"{name}\0{digest_of(file)}" for name, file in zip(_relative_names(files), files, strict=True)]
     return _sha256("\n".join(parts))
 
 

@@ -7,7 +7,7 @@ Not here: schedules, data, and the loop around the steps (`loop`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import mlx.core as mx
@@ -159,7 +159,7 @@ class TrainStep:
         mx.eval(measured, gradients)
         is_finite = bool(mx.isfinite(measured[0] + measured[1]).item())
         if is_finite:
-            parameters = self._update(parameters, gradients, rates)
+            parameters = self.optimizer.update(parameters, gradients, **asdict(rates))
             mx.eval(parameters, self.optimizer.state)
         self.model.set_parameters(parameters)
         return is_finite
@@ -169,23 +169,13 @@ class TrainStep:
     ) -> mx.array:
         """Start the update without waiting: the device itself skips it if loss or gradients are not finite."""
         is_finite = mx.isfinite(measured[0] + measured[1])
-        parameters = self._update(parameters, gradients, rates, is_finite=is_finite)
+        parameters = self.optimizer.update(parameters, gradients, **asdict(rates), is_finite=is_finite)
         self.model.set_parameters(parameters)
         mx.async_eval(measured, is_finite, parameters, self.optimizer.state)  # type: ignore[no-untyped-call]
         previous, self._pending = self._pending, measured[0]
         if previous is not None:
             mx.eval(previous)
         return is_finite
-
-    def _update(self, parameters: NamedArrays, gradients: NamedArrays, rates: Rates, **guard: mx.array) -> NamedArrays:
-        return self.optimizer.update(
-            parameters,
-            gradients,
-            lr_multiplier=rates.lr_multiplier,
-            momentum=rates.momentum,
-            weight_decay=rates.weight_decay,
-            **guard,
-        )
 
 
 def _gradients_of(model: GPT) -> MicroStep:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nanochat.data.files.digests import FileDigests
+from nanochat.data.files.digests import remembered_digests
 from nanochat.data.sources import SourceSpec, check_source, digest, resolve_files, validation_frac
 from nanochat.errors import PreflightError
 
@@ -92,8 +92,8 @@ def test_file_digests_ignore_a_damaged_memory_file(files, base):
     for content in ("{broken", "[]", '{"x": 5}'):
         memory = base / "memory.json"
         memory.write_text(content)
-        with FileDigests(memory) as digests:
-            assert digests.of(path) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+        with remembered_digests(memory) as digest_of:
+            assert digest_of(path) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
 
 
 def test_digest_of_each_builtin_source_differs(base):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from nanochat.storage.files import sha256_of_file, write_text
 
@@ -16,40 +17,32 @@ MEMORY_FILE = "file_digests.json"
 _SETTLED_NS = 2_000_000_000
 
 
-class FileDigests:
-    """A context manager that looks digests up in the memory file, and adds new ones to it at the end."""
+@contextmanager
+def remembered_digests(memory: Path) -> Iterator[Callable[[Path], str]]:
+    """Yield a function that returns the sha256 (hex) of a file.
 
-    def __init__(self, memory: Path) -> None:
-        self._memory = memory
-        self._known: dict[str, list[object]] = {}
-        self._changed = False
+    At the end, new digests are added to the file `memory`. If it cannot be read, it counts as empty.
+    """
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    known = known if isinstance(known, dict) else {}
+    new: dict[str, list[object]] = {}
 
-    def __enter__(self) -> FileDigests:
-        """Read the memory file; an unreadable one counts as empty."""
-        try:
-            known = json.loads(self._memory.read_text())
-        except (OSError, ValueError):
-            known = {}
-        self._known = known if isinstance(known, dict) else {}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Write the memory file if there are new digests."""
-        if self._changed:
-            write_text(self._memory, json.dumps(self._known), durable=False)
-
-    def of(self, path: Path) -> str:
-        """Return the sha256 (hex) of a file."""
-        status = path.stat()
-        key = str(path.absolute())
-        stamp = [status.st_size, status.st_mtime_ns]
-        known = self._known.get(key)
-        if isinstance(known, list) and known[:2] == stamp and isinstance(known[-1], str):
-            return known[-1]
+    def digest_of(path: Path) -> str:
+        status, key = path.stat(), str(path.absolute())
+        stamp: list[object] = [status.st_size, status.st_mtime_ns]
+        entry = new.get(key, known.get(key))
+        if isinstance(entry, list) and entry[:2] == stamp and isinstance(entry[-1], str):
+            return entry[-1]
         digest = sha256_of_file(path)
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
-            self._known[key] = [*stamp, digest]
-            self._changed = True
+            new[key] = [*stamp, digest]
         return digest
+
+    try:
+        yield digest_of
+    finally:
+        if new:
+            write_text(memory, json.dumps({**known, **new}), durable=False)

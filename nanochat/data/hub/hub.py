@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from nanochat import runtime
-from nanochat.data.files.digests import MEMORY_FILE, FileDigests
+from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.data.files.file_selection import FileSelection
 from nanochat.data.files.readers import DATA_SUFFIXES
 from nanochat.data.hub.download import Progress, download
@@ -99,12 +99,12 @@ def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapsh
             f"{source.describe()} is not downloaded under {folder}; run once with the network, without `--offline`"
         ) from None
     files = []
-    with FileDigests(base / MEMORY_FILE) as digests:
+    with remembered_digests(base / MEMORY_FILE) as digest_of:
         for entry in manifest["files"]:
             path = folder / manifest["commit"] / entry["path"]
             if not path.is_file() or path.stat().st_size != entry["size"]:
                 raise PreflightError(f"{source.describe()}: {path} is missing or cut off; run once with the network")
-            if digests.of(path) != entry["sha256"]:
+            if digest_of(path) != entry["sha256"]:
                 raise PreflightError(f"{source.describe()}: {path} is damaged; run once with the network")
             files.append(path)
     return Snapshot(manifest["commit"], tuple(files))

@@ -7,13 +7,14 @@ Shapes: B rows per batch, T tokens per row.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from nanochat.data.loaders.prefetch import Prefetcher
 from nanochat.data.packing.documents import IntArray
 
 _PREFETCHED_BATCHES = 4
@@ -46,7 +47,6 @@ class RowState(Protocol):
 
     def to_dict(self) -> StateDict:
         """Return the state as a checkpoint keeps it."""
-        ...
 
 
 State = TypeVar("State", bound=RowState, covariant=True)
@@ -57,11 +57,9 @@ class RowSource(Protocol[State]):
 
     def next_row(self) -> Row | None:
         """Return the next row, or None after the last one."""
-        ...
 
     def state(self) -> State:
         """Return the state after the row last returned."""
-        ...
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue after the row at which the state was taken.
@@ -69,7 +67,6 @@ class RowSource(Protocol[State]):
         Raises:
             PreflightError: the state belongs to other data.
         """
-        ...
 
 
 class BatchLoader(Generic[State]):
@@ -94,7 +91,8 @@ class BatchLoader(Generic[State]):
         self._rows_per_batch = rows_per_batch
         self._pad_id = pad_id
         self._rank, self._world_size = rank, world_size
-        self._prefetcher: Prefetcher[tuple[Batch, State]] | None = None
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._prefetched: deque[Future[tuple[Batch, State]]] = deque()
         self._state = rows.state()
 
     @property
@@ -109,9 +107,11 @@ class BatchLoader(Generic[State]):
             StopIteration: the row source has no row left.
             PreflightError, StageError: the row source raised it while packing this batch.
         """
-        if self._prefetcher is None:
-            self._prefetcher = Prefetcher(self._make_batch, _PREFETCHED_BATCHES)
-        batch, self._state = self._prefetcher.next()
+        while len(self._prefetched) <= _PREFETCHED_BATCHES:
+            self._prefetched.append(self._thread.submit(self._make_batch))
+        # A failed batch stays first in line, so that every later call raises its exception again.
+        batch, self._state = self._prefetched[0].result()
+        self._prefetched.popleft()
         return batch
 
     def state_dict(self) -> StateDict:
@@ -125,14 +125,14 @@ class BatchLoader(Generic[State]):
             PreflightError: the state belongs to other data.
         """
         self.close()
+        self._thread = ThreadPoolExecutor(1, "batches")
         self._rows.load_state_dict(state)
         self._state = self._rows.state()
 
     def close(self) -> None:
         """End the thread. The batches it made ahead are lost: only `load_state_dict` may follow."""
-        if self._prefetcher is not None:
-            self._prefetcher.close()
-            self._prefetcher = None
+        self._thread.shutdown(cancel_futures=True)
+        self._prefetched.clear()
 
     def _make_batch(self) -> tuple[Batch, State]:
         rows = list(itertools.islice(iter(self._rows.next_row, None), self._rows_per_batch * self._world_size))

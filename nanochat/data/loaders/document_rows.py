@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -99,7 +99,8 @@ class DocumentRows:
         assert int(lengths.sum()) == len(tokens), "the recorded buffer is inconsistent"
         documents = np.split(tokens, np.cumsum(lengths)[:-1]) if len(lengths) else []
         self._mixture.seek(position)
-        self._packer.load(documents, DocumentStats(_count(state, "placed_tokens"), _count(state, "cropped_tokens")))
+        placed, cropped = cast(int, state["placed_tokens"]), cast(int, state["cropped_tokens"])
+        self._packer.load(documents, DocumentStats(placed, cropped))
 
     def _refill(self) -> None:
         documents = [next(self._mixture) for _ in range(_DOCUMENTS_PER_REFILL)]
@@ -109,9 +110,3 @@ class DocumentRows:
         for document in documents:
             ids = next(encoded) if isinstance(document, str) else document
             self._packer.add(np.concatenate([bos, ids]))
-
-
-def _count(state: Mapping[str, object], name: str) -> int:
-    value = state[name]
-    assert isinstance(value, int), f"{name} is a count"
-    return value

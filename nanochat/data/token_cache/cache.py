@@ -28,10 +28,10 @@ from nanochat.data.token_cache.parts import (
     LIST_FILE,
     OnProgress,
     Part,
-    PartWriter,
     TokenType,
     locked,
     open_parts,
+    write_part,
 )
 from nanochat.errors import PreflightError
 from nanochat.storage.files import delete_scratch, write_text
@@ -41,6 +41,9 @@ FORMAT = 1
 
 _BATCH_DOCUMENTS = 64
 _SMALL_VOCABULARY = 1 << 16
+
+_Entry = tuple[str, int, tuple[int, ...]]
+"""A document, the number of its file, and the source's position after it (cursor and piece)."""
 
 
 @dataclass(frozen=True)
@@ -175,20 +178,24 @@ def _build(
     write_text(folder / "key.json", json.dumps(asdict(key), indent=1))
     done = [int(path.name.split(".")[0]) for path in sorted(folder.glob("*.index.npy"))]
     documents = tokens = 0
-    for number, group in itertools.groupby(_entries(stream, done[-1] + 1 if done else 0), key=lambda entry: entry[1]):
-        with PartWriter(folder, number, dtype) as writer:
-            while batch := list(itertools.islice(group, _BATCH_DOCUMENTS)):
-                encoded = tokenizer.encode_batch([text for text, _, _ in batch])
-                writer.add(encoded, [place for _, _, place in batch])
-                documents += len(encoded)
-                tokens += sum(map(len, encoded))
-                on_progress(documents, tokens)
+
+    def encode(entries: Iterator[_Entry]) -> Iterator[tuple[list[IntArray], list[tuple[int, ...]]]]:
+        nonlocal documents, tokens
+        while batch := list(itertools.islice(entries, _BATCH_DOCUMENTS)):
+            encoded = tokenizer.encode_batch([text for text, _, _ in batch])
+            yield encoded, [place for _, _, place in batch]
+            documents += len(encoded)
+            tokens += sum(map(len, encoded))
+            on_progress(documents, tokens)
+
+    for number, entries in itertools.groupby(_entries(stream, done[-1] + 1 if done else 0), key=lambda entry: entry[1]):
+        write_part(folder, number, dtype, encode(entries))
         done.append(number)
     sizes = {number: (folder / f"{number:05d}.tokens").stat().st_size for number in done}
     write_text(folder / LIST_FILE, json.dumps(sizes))
 
 
-def _entries(stream: DocumentStream, first_part: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+def _entries(stream: DocumentStream, first_part: int) -> Iterator[_Entry]:
     """Yield each document once, from file `first_part` on, with the file's number and the position after it."""
     if first_part == stream.part_count:
         return

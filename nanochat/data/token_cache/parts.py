@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -46,37 +45,24 @@ class Part:
         return tuple(self.index[row, 1:].tolist())
 
 
-class PartWriter:
-    """Writes the two files of a part, each visible only once it is complete: first the tokens, then the index."""
+def write_part(
+    folder: Path, number: int, dtype: TokenType, batches: Iterable[tuple[list[IntArray], list[tuple[int, ...]]]]
+) -> None:
+    """Write the two files of a part, each visible only once it is complete: first the tokens, then the index.
 
-    def __init__(self, folder: Path, number: int, dtype: TokenType) -> None:
-        self._tokens = folder / f"{number:05d}.tokens"
-        self._index = folder / f"{number:05d}.index.npy"
-        self._writing = ExitStack()
-        self._dtype = dtype
-        self._rows: list[tuple[int, ...]] = []
-        self._end = 0
-
-    def __enter__(self) -> PartWriter:
-        scratch = self._writing.enter_context(atomic_write(self._tokens))
-        self._file = self._writing.enter_context(scratch.open("wb"))
-        return self
-
-    def add(self, encoded: list[IntArray], places: list[tuple[int, ...]]) -> None:
-        """Add documents, each with the source's position after it."""
-        for ids, place in zip(encoded, places, strict=True):
-            self._end += len(ids)
-            self._rows.append((self._end, *place))
-        self._file.write(np.concatenate(encoded).astype(self._dtype).tobytes())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Complete both files or, after an error, delete them."""
-        self._writing.__exit__(kind, error, trace)
-        if kind is None:
-            with atomic_write(self._index) as scratch, scratch.open("wb") as file:
-                np.save(file, np.array(self._rows, dtype=np.int64))
+    A batch holds the ids of some documents, and the source's position after each.
+    """
+    tokens, index = _paths(folder, number)
+    rows: list[tuple[int, ...]] = []
+    end = 0
+    with atomic_write(tokens) as scratch, scratch.open("wb") as file:
+        for encoded, places in batches:
+            for ids, place in zip(encoded, places, strict=True):
+                end += len(ids)
+                rows.append((end, *place))
+            file.write(np.concatenate(encoded).astype(dtype).tobytes())
+    with atomic_write(index) as scratch, scratch.open("wb") as file:
+        np.save(file, np.array(rows, dtype=np.int64))
 
 
 def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
@@ -87,13 +73,17 @@ def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
         return None
     parts = []
     for name, size in sizes.items():
-        tokens, index = folder / f"{int(name):05d}.tokens", folder / f"{int(name):05d}.index.npy"
+        tokens, index = _paths(folder, int(name))
         if not (tokens.is_file() and index.is_file() and tokens.stat().st_size == size):
             _clear(folder)
             return None
         mapped = np.memmap(tokens, dtype=dtype, mode="r") if size else np.zeros(0, dtype)
         parts.append(Part(int(name), mapped, np.load(index, mmap_mode="r")))
     return parts
+
+
+def _paths(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f"{number:05d}.tokens", folder / f"{number:05d}.index.npy"
 
 
 def _clear(folder: Path) -> None:
