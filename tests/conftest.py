@@ -38,7 +38,7 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture
-def golden(request) -> Callable[[str, Path], None]:
+def check_golden(request) -> Callable[[str, Path], None]:
     """Return a check that a text equals a golden file; under `--update-golden` it rewrites the file instead."""
 
     def check(text: str, path: Path) -> None:

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 VALID = Path(__file__).parent / "valid"
 
 
-def test_files_in_schemas_are_up_to_date(golden):
+def test_files_in_schemas_are_up_to_date(check_golden):
     """`just schemas` updates them after a change of the schema."""
-    golden(schema_text(), ROOT / "schemas" / "recipe.schema.json")
-    golden(reference_text(), ROOT / "schemas" / "README.md")
+    check_golden(schema_text(), ROOT / "schemas" / "recipe.schema.json")
+    check_golden(reference_text(), ROOT / "schemas" / "README.md")
 
 
 def test_every_field_has_a_description():
