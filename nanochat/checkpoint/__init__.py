@@ -1,4 +1,4 @@
-"""Weights and training state on disk: whole, verified and durable, or not there at all."""
+"""Saves and loads models and training checkpoints. A file is complete and verified, or it counts as missing."""
 
 from nanochat.checkpoint.model_folder import (
     load_config,

@@ -1,6 +1,6 @@
-"""Model folders: config.json, model.safetensors and tokenizer.model, all that is needed to use a model.
+"""Saves and loads model folders: config.json, model.safetensors and tokenizer.model.
 
-Weight names are the original's (see `model.gpt`). Checkpoints are model folders too.
+The weights have the names of PyTorch nanochat (see `model.gpt`). A checkpoint is a model folder with more files in it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ FORMAT = 1
 
 
 def save_model(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
-    """Write a model folder, whole or not at all; one that is there is replaced."""
+    """Write a model folder; see `storage.files.new_folder`. A folder that exists is replaced."""
     with new_folder(folder) as scratch:
         write_model_files(scratch, model, tokenizer)
 
 
 def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
-    """Write a model's files into an existing folder (as part of something larger that is written atomically)."""
-    described = {"format": FORMAT, "model": model.config.to_dict()}
-    write_text(folder / CONFIG_FILE, json.dumps(described, indent=1) + "\n", durable=False)
+    """Write a model's files into a folder that is part of a larger atomic write."""
+    content = {"format": FORMAT, "model": model.config.to_dict()}
+    write_text(folder / CONFIG_FILE, json.dumps(content, indent=1) + "\n", durable=False)
     write_arrays(folder / WEIGHTS_FILE, model.named_parameters(), durable=False)
     if tokenizer is not None:
         tokenizer.save(folder)
@@ -41,30 +41,30 @@ def load_config(folder: Path) -> GPTConfig:
     """Return a model folder's configuration.
 
     Raises:
-        PreflightError: the folder holds no model.
-        StageError: its config.json cannot be understood.
+        PreflightError: the folder does not contain a model.
+        StageError: its config.json is damaged or of another format.
     """
     path = folder / CONFIG_FILE
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PreflightError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
     except ValueError as error:
         raise StageError(f"{path} is not JSON: {error}") from None
     try:
-        if described["format"] != FORMAT:
-            raise StageError(f"{path} has format {described['format']}; this version reads {FORMAT}")
-        return GPTConfig.from_dict(described["model"])
+        if content["format"] != FORMAT:
+            raise StageError(f"{path} has format {content['format']}; this version reads {FORMAT}")
+        return GPTConfig.from_dict(content["model"])
     except (KeyError, TypeError) as error:
         raise StageError(f"{path} does not describe a model of ours: {error}") from None
 
 
 def load_model(folder: Path, dtype: mx.Dtype | None = None) -> FastGPT:
-    """Return the model in a folder; with a `dtype` it computes in that and holds its matrices so, for inference.
+    """Return the model in a folder. With a `dtype` it stores its matrices and computes in that dtype, for inference.
 
     Raises:
-        PreflightError: the folder holds no model.
-        StageError: config and weights do not fit each other, or cannot be read.
+        PreflightError: the folder does not contain a model.
+        StageError: the config does not fit the weights, or one of them cannot be read.
     """
     model = FastGPT(load_config(folder))
     path = folder / WEIGHTS_FILE
@@ -75,7 +75,7 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None) -> FastGPT:
         mx.eval(model.named_parameters())
     except StageError as error:
         raise StageError(f"{path} and its {CONFIG_FILE} do not fit: {error}") from error
-    except RuntimeError as error:  # MLX has no class of its own for a file it cannot read
+    except RuntimeError as error:  # MLX has no special exception for unreadable files
         raise StageError(f"{path} cannot be read: {error}") from error
     if dtype is not None:
         model.set_compute_dtype(dtype)
@@ -85,10 +85,10 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None) -> FastGPT:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer in a model folder, or in the tokenizer stage's output.
+    """Return the tokenizer in a model folder or in the output of the tokenizer stage.
 
     Raises:
-        PreflightError: there is none.
+        PreflightError: the folder does not contain a tokenizer.
     """
     if not (folder / TOKENIZER_FILE).is_file():
         raise PreflightError(f"{folder} holds no tokenizer: {TOKENIZER_FILE} is missing")

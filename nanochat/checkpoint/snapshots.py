@@ -1,7 +1,8 @@
-"""Checkpoints of a running stage: groups of arrays and a JSON state, verified by sha256 before they are used.
+"""Saves and loads checkpoints of a running stage: groups of arrays and a JSON state.
 
-A checkpoint is a folder `step_00000123` with one safetensors file per group, `state.json`, whatever `fill` writes,
-and `manifest.json` (format version, size and digest of every other file), written last. Not here: what the arrays mean.
+A checkpoint is a folder such as `step_00000123` with one safetensors file per group, `state.json`, other files of the
+caller, and `manifest.json`, which lists the size and sha256 of every file. A checkpoint is used only if all files match
+the manifest; otherwise the one before it is used. Not here: what the arrays mean.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _File(BaseModel):
 
 
 class _Version(BaseModel):
-    """What every version's manifest has."""
+    """The part of a manifest that every format version has."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -52,21 +53,21 @@ class _Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """A verified checkpoint; arrays are read when asked for."""
+    """A verified checkpoint. Its arrays are read on request."""
 
     path: Path
     step: int
     state: dict[str, JsonValue]
 
     def arrays(self, group: str) -> dict[str, mx.array]:
-        """Return a group of MLX arrays, read into memory."""
+        """Read and return a group of MLX arrays."""
         loaded = mx.load(str(self.path / f"{group}.safetensors"))
         assert isinstance(loaded, dict), "a safetensors file holds named arrays"
         mx.eval(loaded)
         return loaded
 
     def numpy_arrays(self, group: str) -> dict[str, np.ndarray]:
-        """Return a group of numpy arrays."""
+        """Read and return a group of numpy arrays."""
         return load_file(self.path / f"{group}.safetensors")
 
 
@@ -80,16 +81,16 @@ def save_checkpoint(
     best: int | None = None,
     fill: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write the checkpoint of a step and return its folder; older ones than the `keep` newest are deleted.
+    """Write the checkpoint of a step and return its folder. All but the `keep` newest checkpoints are deleted.
 
     Args:
-        root: folder of the stage's checkpoints.
-        step: optimizer steps done.
-        arrays: group name to named arrays, all of MLX or all of numpy within a group (bfloat16 through MLX).
-        state: anything JSON can hold exactly.
-        keep: how many of the newest stay.
-        best: step of a checkpoint that stays besides.
-        fill: writes further files into the folder, such as `save_model`'s.
+        root: the folder of all checkpoints of the stage.
+        step: the number of finished optimizer steps.
+        arrays: named arrays by group. A group has MLX arrays or numpy arrays; numpy has no bfloat16.
+        state: values that JSON represents exactly.
+        keep: how many of the newest checkpoints to keep.
+        best: the step of another checkpoint to keep.
+        fill: writes more files into the folder, for example `write_model_files`.
     """
     target = root / f"step_{step:08d}"
     with new_folder(target) as folder:
@@ -110,7 +111,7 @@ def _save_arrays(path: Path, named: Arrays) -> None:
         write_arrays(path, of_mlx, durable=False)
     else:
         of_numpy = {name: np.ascontiguousarray(value) for name, value in named.items()}
-        # Through Python's file, for safetensors' own writer says a full disk by an exception without errno.
+        # safetensors' own file writer raises an exception without errno if the disk is full.
         write_bytes(path, save(of_numpy), durable=False)
 
 
@@ -121,7 +122,7 @@ def _describe(folder: Path) -> _Manifest:
 
 
 def _delete_old(root: Path, *, newest: int, keep: int, best: int | None) -> None:
-    """Keep `newest`, the ones just before it, and `best`; later ones are damaged leftovers of an abandoned future."""
+    """Keep `best` and the `keep` last ones up to `newest`. Later ones are damaged and were skipped when resuming."""
     found = list_checkpoints(root)
     kept = {step for step in sorted(found, reverse=True) if step <= newest}
     kept = set(sorted(kept, reverse=True)[:keep]) | ({best} if best is not None else set())
@@ -131,7 +132,7 @@ def _delete_old(root: Path, *, newest: int, keep: int, best: int | None) -> None
 
 
 def list_checkpoints(root: Path) -> dict[int, Path]:
-    """Return the checkpoint folders by step, verified or not."""
+    """Return the checkpoint folders by step. They are not verified."""
     found = {}
     for path in root.iterdir() if root.is_dir() else ():
         match = _NAME.match(path.name)
@@ -141,10 +142,10 @@ def list_checkpoints(root: Path) -> dict[int, Path]:
 
 
 def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: None) -> CheckpointView | None:
-    """Return the newest checkpoint that verifies, or None; `on_damage` hears of each newer one.
+    """Return the newest undamaged checkpoint, or None. `on_damage` gets a message about each damaged one.
 
     Raises:
-        StageError: one was written by a later version: to pass it over would throw that work away.
+        StageError: a later version wrote a checkpoint. Skipping it would lose its steps.
     """
     found = sorted(list_checkpoints(root).items(), reverse=True)
     for step, path in found:
@@ -153,7 +154,7 @@ def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: N
         if problem is None:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return CheckpointView(path=path, step=step, state=state)
-        then = "begins anew" if path == found[-1][1] else "trying the one before it"
+        then = "starting over" if path == found[-1][1] else "trying the one before it"
         on_damage(f"checkpoint {path} is damaged ({problem}); {then}")
     return None
 
@@ -167,12 +168,12 @@ def _refuse_later_format(path: Path) -> None:
         raise StageError(
             f"checkpoint {path} has format {written} and this version reads up to {FORMAT}: a later version of "
             "nanochat wrote it\n"
-            "  use that version, or delete this folder to go on from the checkpoint before it"
+            "  use that version, or delete this folder to continue from the checkpoint before it"
         )
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder, or None where every file is as it was written."""
+    """Return what is wrong with a checkpoint folder, or None if every file matches the manifest."""
     try:
         manifest = _Manifest.model_validate_json((path / "manifest.json").read_bytes())
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Files that survive crashes: atomic writes, the layout of run and stage folders, metric series."""
+"""Writes files that survive crashes, and names the files of runs and stages."""

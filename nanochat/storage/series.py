@@ -1,4 +1,4 @@
-"""A file of values by step, one JSON object a line, that can be cut back to what it was at a checkpoint."""
+"""Files of metrics by step, which are truncated to their size at a checkpoint when training resumes there."""
 
 from __future__ import annotations
 
@@ -12,32 +12,29 @@ from nanochat.storage import files
 
 
 class Series:
-    """An append-only file of `{"step": int, "metrics": {name: float}}` lines.
+    """An append-only file of lines `{"step": int, "metrics": {name: float}}`.
 
-    Nothing is buffered beyond a line, so that a reader and a killed process lose no more than the line being written.
+    Every line is written at once, so a killed process loses at most the line that it was writing.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line.
-
-        JSON has no NaN: the caller leaves out what is not finite (an assert says so).
-        """
+        """Append one line. All values must be finite, because JSON has no NaN."""
         assert all(math.isfinite(value) for value in metrics.values()), f"step {step}: not finite: {metrics}"
         line = json.dumps({"step": step, "metrics": dict(metrics)})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def sync(self) -> int:
-        """Flush the file to disk and return its size in bytes; 0 where nothing was written."""
+        """Flush the file to disk and return its size in bytes, 0 if it does not exist."""
         if not self.path.exists():
             return 0
         files.sync(self.path)
         return self.path.stat().st_size
 
     def truncate(self, size: int) -> None:
-        """Cut the file back to `size` bytes; a shorter file stays as it is."""
+        """Truncate the file to `size` bytes. A shorter file stays as it is."""
         if self.path.exists() and self.path.stat().st_size > size:
             os.truncate(self.path, size)

@@ -1,1 +1,1 @@
-"""Text to token ids and back, and conversations to ids with a loss mask. No model code."""
+"""Converts text to token ids and back, and conversations to token ids with a loss mask."""

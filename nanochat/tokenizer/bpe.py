@@ -1,8 +1,8 @@
-"""Lossless byte-pair encoding (SentencePiece): training, encoding, decoding, bytes per token, streaming.
+"""Lossless byte-pair encoding with SentencePiece: training, encoding, decoding, and decoding of a stream.
 
-Ids: 0 unknown (never produced), 1-9 the special tokens, 10-265 the bytes, then the learned pieces. A special token is
-only ever put in by its id: its spelling inside a text is encoded as ordinary text. Not here: how a conversation is
-laid out (`chat_format`).
+Id 0 is the unknown token (never produced), 1-9 are the special tokens, 10-265 the bytes, and the rest learned pieces.
+Encoding a text never gives a special token: text such as `<|bos|>` is encoded as ordinary characters.
+Not here: which special tokens a conversation has (`chat_format`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from nanochat.tokenizer.pieces import BASIC_PIECES, SPACE_MARK, SPECIAL_TOKENS, 
 
 __all__ = ["SPECIAL_TOKENS", "StreamDecoder", "TextError", "Tokenizer", "train"]
 
-
 IntArray = npt.NDArray[np.int32]
 _SPACE_MARK_BYTES = SPACE_MARK.encode()
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 
 class Tokenizer:
-    """A trained tokenizer; `decode(encode(text)) == text` for every valid Unicode text."""
+    """A trained tokenizer. `decode(encode(text)) == text` for every valid Unicode text."""
 
     def __init__(self, model: bytes) -> None:
-        """Build from the bytes of a SentencePiece model.
+        """Read the bytes of a SentencePiece model.
 
         Raises:
-            PreflightError: they are not one, or one without our special tokens at ids 1 to 9.
+            PreflightError: the bytes are not a model, or its ids 1 to 9 are not our special tokens.
         """
         self.model = model
         try:
@@ -63,7 +62,7 @@ class Tokenizer:
         """Return the tokenizer saved in `folder`.
 
         Raises:
-            PreflightError: there is none, or it is damaged.
+            PreflightError: the folder contains no tokenizer, or it is damaged.
         """
         path = folder / TOKENIZER_FILE
         if not path.is_file():
@@ -78,11 +77,6 @@ class Tokenizer:
         write_bytes(folder / TOKENIZER_FILE, self.model)
 
     @property
-    def piece_count(self) -> int:
-        """The number of pieces, special tokens and bytes included; the same as `vocab_size`."""
-        return self.vocab_size
-
-    @property
     def bos_id(self) -> int:
         """The id that starts every document and conversation."""
         return self._special_ids["<|bos|>"]
@@ -92,10 +86,10 @@ class Tokenizer:
         return self._special_ids[name]
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, never a special one.
+        """Return the ids of `text`, without special tokens.
 
         Raises:
-            TextError: `text` holds a lone surrogate.
+            TextError: `text` contains a lone surrogate.
         """
         try:
             first, *others = text.encode().split(_SPACE_MARK_BYTES)
@@ -108,12 +102,12 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[IntArray]:
-        """Return the ids of each text as an int32 array, faster than one by one; other threads run meanwhile.
+        """Return the ids of each text as an int32 array. This is faster than `encode` and releases the GIL.
 
-        On a machine with many cores several threads share the texts; the ids are the same.
+        Several threads share the texts if the machine has many cores; the ids are the same.
 
         Raises:
-            TextError: a text holds a lone surrogate.
+            TextError: a text contains a lone surrogate.
         """
         try:
             raw = [text.encode() for text in texts]
@@ -128,15 +122,15 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`; special tokens are shown by name, bytes that are not UTF-8 as U+FFFD."""
+        """Return the text of `ids`. Special tokens are written by name, and bytes that are not UTF-8 as U+FFFD."""
         return b"".join([self._shown[i] for i in ids]).decode("utf-8", errors="replace")
 
     def id_to_bytes(self, i: int) -> bytes:
-        """Return the raw bytes that id `i` stands for; none for special tokens and the unknown."""
+        """Return the bytes of id `i`, which are empty for special tokens and the unknown token."""
         return self._bytes[i]
 
     def is_special(self, i: int) -> bool:
-        """Return whether `i` is one of the special tokens."""
+        """Return whether `i` is the id of a special token."""
         return 1 <= i <= len(SPECIAL_TOKENS)
 
     def _piece_bytes(self, i: int) -> bytes:
@@ -149,25 +143,25 @@ class Tokenizer:
 
 
 def _threads() -> int:
-    """Return how many threads encode: a quarter of the cores, for the rest of the program wants to run as well."""
-    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 4))
+    """Return the number of threads that encode: a quarter of the cores, so that the training step can use the rest."""
+    return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 4))
 
 
 class StreamDecoder:
-    """Text from ids that arrive one at a time, never half a character."""
+    """Decodes ids that arrive one at a time and returns only complete characters."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, i: int) -> str:
-        """Return what can be shown now that id `i` has come; empty while a character is incomplete."""
+        """Return the text that id `i` completes, which is empty while a character is incomplete."""
         if self._tokenizer.is_special(i):
             return self._utf8.decode(SPECIAL_TOKENS[i - 1].encode())
         return self._utf8.decode(self._tokenizer.id_to_bytes(i))
 
     def flush(self) -> str:
-        """Return what is left at the end: U+FFFD for an incomplete character, else nothing."""
+        """Return the rest of the stream: U+FFFD for an incomplete character, or nothing."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
@@ -176,10 +170,10 @@ class StreamDecoder:
 def train(texts: Iterable[str], *, vocab_size: int, max_chars: int, max_document_chars: int) -> Tokenizer:
     """Return a tokenizer trained on the first `max_chars` characters of `texts`, each cut to `max_document_chars`.
 
-    The same texts give the same bytes. `vocab_size` is an upper bound: a small text may not have that many pieces.
+    The same texts give the same model. `vocab_size` is an upper bound, because a small text may have fewer pieces.
 
     Raises:
-        StageError: there is no text, or `vocab_size` cannot hold the specials, the bytes and the text's characters.
+        StageError: there is no text, or `vocab_size` is too small for the special tokens, bytes and characters.
     """
     model = training.train_model(
         texts, vocab_size=vocab_size, max_chars=max_chars, max_document_chars=max_document_chars

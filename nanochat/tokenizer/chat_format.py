@@ -1,9 +1,10 @@
-"""Conversations as tokens: the layout of turns, and which tokens the model is trained to produce.
+"""Converts conversations to token ids and a mask of the tokens that the model is trained on.
 
     <|bos|> (<|user_start|> text <|user_end|> <|assistant_start|> parts <|assistant_end|>)*
 
-Every text is tokenized by itself between the special tokens. The loss mask is 1 on what the assistant says, on the
-Python it writes with its two marks, and on its end mark; 0 on everything that others say, tool output included.
+Each text between two special tokens is tokenized separately. The loss mask is 1 for the assistant's text, for its
+Python code including `<|python_start|>` and `<|python_end|>`, and for `<|assistant_end|>`. It is 0 for everything else,
+such as the user's text and the output of tools.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ Role = Literal["system", "user", "assistant"]
 
 
 class ConversationError(NanochatError, ValueError):
-    """Messages are in an order, or of a kind, that a conversation cannot have."""
+    """The messages of a conversation have the wrong order or kind."""
 
     exit_code = 4
 
 
 class ChatTokenizer(Protocol):
-    """What is needed of a tokenizer here."""
+    """The methods of a tokenizer that this module needs."""
 
     @property
     def bos_id(self) -> int:
@@ -39,7 +40,7 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of an assistant's turn: what it says, Python that it runs, or what that printed."""
+    """A part of an assistant message: text, Python code that it runs, or the output of that code."""
 
     kind: Literal["text", "python", "python_output"]
     text: str
@@ -47,55 +48,55 @@ class Part:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; only the assistant's may consist of parts."""
+    """A message. Only an assistant message may consist of parts."""
 
     role: Role
     content: str | tuple[Part, ...]
 
     def text(self) -> str:
-        """Return all that the turn says, parts joined."""
+        """Return the content of the message, with its parts concatenated."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order: perhaps a system message, then user and assistant in turn."""
+    """An optional system message, followed by alternating user and assistant messages."""
 
     messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Ids of a conversation, and for each whether the model is trained to produce it (1) or not (0)."""
+    """The ids of a conversation, and a mask that is 1 for each id that the model is trained on."""
 
     ids: list[int]
     mask: list[int]
 
 
 def render(tokenizer: ChatTokenizer, conversation: Conversation) -> Rendered:
-    """Return a whole conversation as ids with its loss mask.
+    """Return the ids and the loss mask of a whole conversation.
 
-    A system message is put before the first user text, with an empty line between.
+    A system message is prepended to the first user message, with an empty line in between.
 
     Raises:
-        ConversationError: roles do not alternate starting with the user, or there is no turn at all.
+        ConversationError: there is no message, or the roles do not alternate, starting with the user.
     """
-    canvas = _Canvas(tokenizer)
-    for message in _without_system(conversation):
-        canvas.turn(message)
-    return Rendered(canvas.ids, canvas.mask)
+    renderer = _Renderer(tokenizer)
+    for message in _merge_system(conversation):
+        renderer.add(message)
+    return Rendered(renderer.ids, renderer.mask)
 
 
 def render_for_completion(
     tokenizer: ChatTokenizer, conversation: Conversation, *, max_tokens: int | None = None
 ) -> list[int]:
-    """Return the prompt after which the assistant speaks: a last assistant message is dropped, its start mark added.
+    """Return the prompt for the assistant's next message, which ends with `<|assistant_start|>`.
 
-    Where the prompt is longer than `max_tokens`, the oldest turns go, then the oldest text of the last question. The
-    system message stays in front of the oldest turn that is left, while it fits.
+    A final assistant message is dropped. If the prompt is longer than `max_tokens`, the oldest messages are dropped
+    first, and then the start of the last user message. The system message is kept as long as it fits.
 
     Raises:
-        ConversationError: as `render`, or nothing is left to answer, or `max_tokens` cannot hold the marks.
+        ConversationError: as in `render`; no user message to answer; or `max_tokens` is too small for any text.
     """
     messages = conversation.messages
     if messages and messages[-1].role == "assistant":
@@ -103,18 +104,18 @@ def render_for_completion(
     if not messages or messages[-1].role != "user":
         raise ConversationError("there is no user message to answer")
     system = messages[:1] if messages[0].role == "system" else ()
-    turns = messages[len(system) :]
-    _without_system(Conversation(messages))
+    others = messages[len(system) :]
+    _merge_system(Conversation(messages))  # raises if the roles do not alternate, before any message is dropped
     while True:
-        ids = [*render(tokenizer, Conversation((*system, *turns))).ids, tokenizer.special("<|assistant_start|>")]
+        ids = [*render(tokenizer, Conversation((*system, *others))).ids, tokenizer.special("<|assistant_start|>")]
         if max_tokens is None or len(ids) <= max_tokens:
             return ids
-        if len(turns) == 1:
-            return _cut_question(ids, max_tokens)
-        turns = turns[2:]
+        if len(others) == 1:
+            return _truncate_question(ids, max_tokens)
+        others = others[2:]
 
 
-def _cut_question(ids: list[int], max_tokens: int) -> list[int]:
+def _truncate_question(ids: list[int], max_tokens: int) -> list[int]:
     head, text, tail = ids[:2], ids[2:-2], ids[-2:]
     kept = max_tokens - len(head) - len(tail)
     if kept < 1:
@@ -122,8 +123,8 @@ def _cut_question(ids: list[int], max_tokens: int) -> list[int]:
     return head + text[-kept:] + tail
 
 
-def _without_system(conversation: Conversation) -> Sequence[Message]:
-    """Return the turns with a leading system message merged into the first user's, once their order is checked."""
+def _merge_system(conversation: Conversation) -> Sequence[Message]:
+    """Check the order of the roles and return the messages, with a system message merged into the first user one."""
     messages = conversation.messages
     if messages and messages[0].role == "system":
         system, *rest = messages
@@ -146,15 +147,15 @@ def _plain(message: Message, place: int) -> str:
     return message.content
 
 
-class _Canvas:
-    """Ids and mask while they are written."""
+class _Renderer:
+    """Appends messages to a list of ids and a list of mask values."""
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
         self._tokenizer = tokenizer
         self.ids = [tokenizer.bos_id]
         self.mask = [0]
 
-    def turn(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         if message.role != "assistant":
             self._special("<|user_start|>", 0)
             self._text(_plain(message, 1), 0)

@@ -1,4 +1,4 @@
-"""The special tokens, how SentencePiece writes a space, and what text cannot be encoded."""
+"""Constants of the vocabulary, and the error for text that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ SPECIAL_TOKENS: tuple[str, ...] = (
 )
 BASIC_PIECES = 1 + len(SPECIAL_TOKENS) + 256
 
-# SentencePiece writes spaces as U+2581 inside pieces, so a U+2581 of the text itself goes in as its three bytes.
+# Inside pieces SentencePiece writes a space as U+2581, so a U+2581 in the text is encoded as its three UTF-8 bytes.
 SPACE_MARK = "\u2581"
 
 
 class TextError(StageError):
-    """A text is not valid Unicode (it holds half of a surrogate pair), so it has no bytes to encode."""
+    """A text contains half of a surrogate pair, so it is not valid Unicode and has no UTF-8 bytes."""
 
     def __init__(self, error: UnicodeEncodeError) -> None:
-        """Describe what `str.encode` refused."""
         super().__init__(
             f"not valid Unicode text: lone surrogate U+{ord(error.object[error.start]):04X} at character "
             f"{error.start + 1} of a text of {len(error.object):,}; repair or drop it"

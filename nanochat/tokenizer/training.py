@@ -1,4 +1,4 @@
-"""Training of the SentencePiece model: its settings, limits on the text, and errors in words."""
+"""Trains a SentencePiece model: the settings, the limits on the text, and readable errors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import sentencepiece
 from nanochat.errors import StageError
 from nanochat.tokenizer.pieces import SPACE_MARK, SPECIAL_TOKENS, TextError
 
-# Training skips every text that holds one of SentencePiece's own separators, so texts are split there.
+# SentencePiece skips every text that contains one of its own separators, so texts are split there.
 _BREAKS = re.compile(f"[{SPACE_MARK}\u2585]")
 _MAX_TEXT_BYTES = 1 << 22
 _NEEDED_PIECES = re.compile(r"required_chars\. \d+ vs (\d+)")
 
 
 def train_model(texts: Iterable[str], *, vocab_size: int, max_chars: int, max_document_chars: int) -> bytes:
-    """Return the bytes of a model trained within these limits; see `bpe.train`.
+    """Return the bytes of a trained model; see `bpe.train` for the arguments.
 
     Raises:
-        StageError: there is no text, or `vocab_size` cannot hold the specials, the bytes and the text's characters.
+        StageError: there is no text, or `vocab_size` is too small for the special tokens, bytes and characters.
     """
     feed = _TrainingFeed(texts, max_chars, max_document_chars)
     written = io.BytesIO()
@@ -47,7 +47,7 @@ def train_model(texts: Iterable[str], *, vocab_size: int, max_chars: int, max_do
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            num_threads=4,  # written into the file, so it must not follow the machine
+            num_threads=4,  # stored in the model file, so it must not depend on the machine
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -58,7 +58,7 @@ def train_model(texts: Iterable[str], *, vocab_size: int, max_chars: int, max_do
 
 
 class _TrainingFeed:
-    """Training texts within their limits; keeps what `texts` raised, which SentencePiece would hide in a string."""
+    """Yields the training texts within the limits. Keeps the exception of `texts`, which SentencePiece would hide."""
 
     def __init__(self, texts: Iterable[str], max_chars: int, max_document_chars: int) -> None:
         self._texts = texts
@@ -75,14 +75,14 @@ class _TrainingFeed:
             raise
 
     def _limited(self) -> Iterator[str]:
-        longest = _MAX_TEXT_BYTES // 4  # a character has at most 4 bytes
+        max_chars = _MAX_TEXT_BYTES // 4  # a character has at most 4 bytes in UTF-8
         for text in self._texts:
             text = text[: min(self._max_document_chars, self._max_chars - self.chars)]
             self.chars += len(text)
             for part in _BREAKS.split(text):
                 _check_unicode(part)
-                for start in range(0, len(part), longest):
-                    yield part[start : start + longest]
+                for start in range(0, len(part), max_chars):
+                    yield part[start : start + max_chars]
             if self.chars >= self._max_chars:
                 return
 
@@ -99,7 +99,7 @@ def _training_error(error: RuntimeError, chars: int, vocab_size: int) -> StageEr
     if needed is not None:
         return StageError(
             f"`tokenizer.vocab_size: {vocab_size}` is too small for this text: the special tokens, the 256 bytes "
-            f"and the text's characters are {int(needed[1]):,} pieces already; give more than that"
+            f"and the text's characters need {int(needed[1]):,} pieces; set it higher than that"
         )
     if chars == 0:
         return StageError("the tokenizer's source has no text to train on; is its column empty?")

@@ -1,1 +1,1 @@
-"""What a model may call: a calculator, and a sandbox for Python programs. Never imports MLX."""
+"""Tools that a model can call: a calculator and a sandbox for Python programs. Does not import MLX."""

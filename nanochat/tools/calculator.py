@@ -1,8 +1,8 @@
-"""The calculator: what stands between `<|python_start|>` and `<|python_end|>`, evaluated over a parsed syntax tree.
+"""The calculator that a model calls by writing an expression between `<|python_start|>` and `<|python_end|>`.
 
-Arithmetic and `'text'.count('x')`, nothing else: the source is parsed, never run, and length, depth, size of numbers
-and exponents are bounded, so that no expression costs noticeable time or memory. `format_result` is the only place
-that spells a result; training data and engine both go through it, so that a model sees one spelling.
+It computes arithmetic and `'text'.count('x')` and refuses everything else. The expression is parsed but never executed.
+Its length and depth, the size of its numbers and its exponents are limited, so no expression takes noticeable time or
+memory. Training data and the engine format every result with `format_result`, so a model sees one format only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from decimal import Decimal
 
 MAX_EXPRESSION_CHARS = 1024
 MAX_MAGNITUDE = 10**18
-"""No operand, intermediate value or result may be larger."""
+"""Limit for operands, intermediate values and results."""
 MAX_EXPONENT = 64
 MAX_DEPTH = 64
 SIGNIFICANT_DIGITS = 12
-"""Fewer than a double holds, so that 0.1 + 0.2 is spelled 0.3."""
+"""Fewer than a double has, so that 0.1 + 0.2 is printed as 0.3."""
 
 _STRING = re.compile(r"'[^'\\\n]*'|\"[^\"\\\n]*\"")
 _ARITHMETIC = re.compile(r"[-+*/%(). 0-9]*")
@@ -32,16 +32,16 @@ _MAX_NUMBER_CHARS = 64
 Number = int | float
 
 
-class _Refused(Exception):  # noqa: N818 -- control flow inside this module
-    """The expression is outside what the calculator does."""
+class _UnsupportedError(Exception):
+    """The calculator does not compute this expression. Never leaves this module."""
 
 
 def calculate(expression: str) -> str | None:
-    """Return the result of `expression` as `format_result` spells it, or None where it is refused or has no value.
+    """Return the formatted result of `expression`, or None if it is not supported or has no value.
 
-    Numbers may hold thousands commas (`1,200*3`) and percent signs (`20%*50` is 10); operators are + - * / // % and
-    ** with small exponents. Over text there is `'text'.count('x')`. Refused: names, calls and attributes of any other
-    kind, exponents of exponents, numbers beyond `MAX_MAGNITUDE`, more than `MAX_EXPRESSION_CHARS` characters.
+    Numbers may contain thousands commas (`1,200*3`) and percent signs (`20%*50` is 10). The operators are + - * / // %
+    and ** with small exponents. The only call is `'text'.count('x')`. Not supported: names, other calls and attributes,
+    exponents of exponents, numbers beyond `MAX_MAGNITUDE`, more than `MAX_EXPRESSION_CHARS` characters.
     """
     source = _python_source(expression)
     if source is None:
@@ -49,25 +49,25 @@ def calculate(expression: str) -> str | None:
     try:
         tree = ast.parse(source, mode="eval")
         return format_result(_evaluate(tree.body, depth=0))
-    except (_Refused, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+    except (_UnsupportedError, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
 
 
 def format_result(value: Number | str) -> str:
-    """Return the one spelling of a result: `10` for 10.0, `0.3` for 0.1 + 0.2, no exponent, no commas.
+    """Return a result as text: `10` for 10.0, `0.3` for 0.1 + 0.2, without exponent and without commas.
 
-    Text that reads as a number (`$1,200.00`, `.50`) is spelled as that number; other text comes back stripped.
+    Text that is a number (`$1,200.00`, `.50`) is formatted as that number. Other text is returned stripped.
     """
     if isinstance(value, str):
         number = read_number(value)
-        return value.strip() if number is None else _spell(number)
+        return value.strip() if number is None else _format_decimal(number)
     if isinstance(value, int):
         return str(value)
-    return _spell(Decimal(repr(round(value, SIGNIFICANT_DIGITS))))
+    return _format_decimal(Decimal(repr(round(value, SIGNIFICANT_DIGITS))))
 
 
 def read_number(text: str) -> Decimal | None:
-    """Return the number that `text` spells, thousands commas, a leading $ and a final full stop ignored, or None."""
+    """Return the number in `text`, or None. Thousands commas, a leading $ and a final full stop are allowed."""
     text = text.strip()
     match = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER_CHARS else None
     if match is None or (match[1] and match[2]):
@@ -76,16 +76,16 @@ def read_number(text: str) -> Decimal | None:
     return -number if match[1] or match[2] else number
 
 
-def _spell(number: Decimal) -> str:
+def _format_decimal(number: Decimal) -> str:
     if number == number.to_integral_value():
         return str(int(number))
     digits = format(float(number), f".{SIGNIFICANT_DIGITS}g")
-    spelled = format(Decimal(digits), "f")
-    return spelled.rstrip("0").rstrip(".") if "." in spelled else spelled
+    text = format(Decimal(digits), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _python_source(expression: str) -> str | None:
-    """Return what to parse, or None where a character has no business in an expression."""
+    """Return the expression as Python source, or None if it contains a character that is not allowed."""
     if len(expression) > MAX_EXPRESSION_CHARS:
         return None
     expression = expression.strip()
@@ -101,7 +101,7 @@ def _python_source(expression: str) -> str | None:
 
 def _evaluate(node: ast.expr, *, depth: int) -> Number:
     if depth > MAX_DEPTH:
-        raise _Refused
+        raise _UnsupportedError
     match node:
         case ast.Constant(value=value) if type(value) in (int, float):
             result: Number = value  # type: ignore[assignment]
@@ -111,15 +111,15 @@ def _evaluate(node: ast.expr, *, depth: int) -> Number:
             result = _evaluate(operand, depth=depth + 1)
         case ast.BinOp(left=left, op=operator, right=right):
             if isinstance(operator, ast.Pow) and (_has_power(left) or _has_power(right)):
-                raise _Refused
+                raise _UnsupportedError
             left_value = _evaluate(left, depth=depth + 1)
             result = _apply(operator, left_value, _evaluate(right, depth=depth + 1))
         case ast.Call():
             result = _count(node)
         case _:
-            raise _Refused
+            raise _UnsupportedError
     if not math.isfinite(result) or abs(result) > MAX_MAGNITUDE:
-        raise _Refused
+        raise _UnsupportedError
     return result
 
 
@@ -141,9 +141,9 @@ def _apply(operator: ast.operator, left: Number, right: Number) -> Number:
             power = left**right
             if isinstance(power, int | float):
                 return power
-            raise _Refused  # a negative number to a fraction is complex
+            raise _UnsupportedError  # a negative number to the power of a fraction is complex
         case _:
-            raise _Refused
+            raise _UnsupportedError
 
 
 def _has_power(node: ast.expr) -> bool:
@@ -159,4 +159,4 @@ def _count(call: ast.Call) -> int:
         ):
             return text.count(wanted)
         case _:
-            raise _Refused
+            raise _UnsupportedError

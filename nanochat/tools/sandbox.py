@@ -1,17 +1,17 @@
-"""Runs a generated Python program where it can do little harm, and says whether it ran to its end.
+"""Runs a generated Python program in a sandbox and reports whether it ran to its end.
 
-Every program gets a process of its own in a new session with an empty environment, in a temporary folder that goes
-with it. Wall and CPU time, memory, file size, open files, threads and output are limited. It may not start processes,
-open sockets, send signals, load native code, or write outside its folder: an attempt ends it there. Where Linux allows
-(as root, or with unprivileged user namespaces) it also runs in namespaces of its own: no network at all, every file
-system read-only but a small in-memory one, no other process in sight, no privileges; whatever it managed to start
-ends with it. It has the standard library and no installed packages.
+Each program runs in its own process, in a new session, with an empty environment and a temporary folder that is deleted
+afterwards. Wall time, CPU time, memory, file size, open files, threads and output are limited. A program that tries to
+start a process, open a socket, send a signal, load native code or write outside its folder is ended at once. If Linux
+allows it (as root, or with unprivileged user namespaces), the program also runs in its own namespaces: it has no
+network, no privileges and sees no other process, every file system is read-only except a small one in memory, and all
+processes that it managed to start end with it. It can import the standard library but no installed packages.
 
-Not covered. The refusals (`sandbox_guard`) live in the same interpreter: native code smuggled in, or a broken
-interpreter, gets past them, and where there are no namespaces (macOS, many containers: `Outcome.isolation` says
-"hooks") nothing else refuses. Files that the user may read stay readable. Memory is limited for each process; macOS
-does not enforce it. A program that digs for the sandbox's bookkeeping inside its own process can claim to have reached
-its end. This keeps the mistakes and the mischief of a language model in; it is no wall against a determined attacker.
+Not covered: the refusals of `sandbox_guard` run in the program's own interpreter, so native code and bugs of the
+interpreter can bypass them. Without namespaces (macOS, many containers; `Outcome.isolation` is "hooks") they are the
+only protection. The program can read every file that the user can read. The memory limit is per process, and macOS does
+not enforce it. A program that searches its own process for the sandbox's data can claim to have reached its end. The
+sandbox contains a language model's mistakes and mischief, but it does not stop a determined attacker.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ Reason = Literal["finished", "failed", "refused", "timeout", "output"]
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 REFUSED = 98
-"""Exit code of a program that was ended for something it may not do."""
+"""Exit code of a program that was ended because it tried something forbidden."""
 _START_SECONDS = 30.0
-"""The sandbox itself stands within it, or there is none; a program's own time begins after that."""
+"""Setting up the sandbox may take this long. The program's own time starts after that."""
 _STOP_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use."""
+    """How much a program may use."""
 
     wall_seconds: float = 5.0
-    """From when the sandbox stands, so that a busy machine costs a program little of its time."""
+    """Counted from when the sandbox is ready, so that a busy machine takes little of the program's time."""
     cpu_seconds: int = 5
     memory_bytes: int = 512 * 2**20
     """Address space of the process."""
     file_bytes: int = 4 * 2**20
-    """Size of each file; in namespaces, of all files together too."""
+    """Limit for each file; in namespaces, also for all files together."""
     output_bytes: int = 64 * 2**10
-    """Of standard output and standard error, each."""
+    """Limit for standard output and for standard error."""
     open_files: int = 32
     threads: int = 32
     """Processes and threads."""
@@ -82,10 +82,12 @@ class Outcome:
 
 
 def run_program(source: str, *, limits: Limits | None = None, isolation: Isolation | None = None) -> Outcome:
-    """Return how the program `source` ended. Only reaching its last line counts as passed, not an exit code.
+    """Run the program `source` and return how it ended. It passes only if it reaches its last line.
 
     Args:
-        isolation: by default namespaces where they work, else hooks.
+        source: the program's text.
+        limits: the default limits if None.
+        isolation: namespaces if they work and else hooks if None.
 
     Raises:
         StageError: the sandbox itself could not be set up.
@@ -100,7 +102,7 @@ def run_program(source: str, *, limits: Limits | None = None, isolation: Isolati
 
 @cache
 def namespaces_work() -> bool:
-    """Return whether this machine lets this user make namespaces; tried once per process."""
+    """Return whether this user can create namespaces on this machine. Tried once per process."""
     if sys.platform != "linux":
         return False
     outcome, _ = _run("", Limits(), "namespaces")
@@ -108,9 +110,9 @@ def namespaces_work() -> bool:
 
 
 def _run(source: str, limits: Limits, isolation: Isolation, *, is_guarded: bool = True) -> tuple[Outcome, bool]:
-    """Return how the program ended, and whether the sandbox got as far as starting it.
+    """Return how the program ended, and whether the sandbox could be set up.
 
-    Without the guard only the kernel's walls stand: for tests of those.
+    Tests of the namespaces pass `is_guarded=False`, so that only the kernel refuses.
     """
     start = time.monotonic()
     nonce = secrets.token_hex(16)
@@ -119,12 +121,12 @@ def _run(source: str, limits: Limits, isolation: Isolation, *, is_guarded: bool 
         _pipe() as ready,
         _pipe() as done,
     ):
-        order: dict[str, object] = {"source": source, "nonce": nonce, "limits": asdict(limits)}
-        order |= {"folder": os.path.realpath(folder), "isolation": isolation, "is_guarded": is_guarded}
-        order |= {"ready": ready.write, "done": done.write}
-        with _started(folder, keep=(ready.write, done.write)) as process:
+        request: dict[str, object] = {"source": source, "nonce": nonce, "limits": asdict(limits)}
+        request |= {"folder": os.path.realpath(folder), "isolation": isolation, "is_guarded": is_guarded}
+        request |= {"ready": ready.write, "done": done.write}
+        with _child_process(folder, keep=(ready.write, done.write)) as process:
             output = _Output(process, limits.output_bytes)
-            _send(process, json.dumps(order).encode())
+            _send(process, json.dumps(request).encode())
             reason: Reason | None = output.collect(ready.read, wall_seconds=limits.wall_seconds)
             _stop(process)
             output.drain()
@@ -135,8 +137,8 @@ def _run(source: str, limits: Limits, isolation: Isolation, *, is_guarded: bool 
 
 
 @contextlib.contextmanager
-def _started(folder: str, *, keep: tuple[int, ...]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the child process, which waits for its order on standard input; it is dead afterwards."""
+def _child_process(folder: str, *, keep: tuple[int, ...]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the child process, which reads its request from standard input. It is killed when the block ends."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"}
     environment |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     pipe = subprocess.PIPE
@@ -160,15 +162,15 @@ def _started(folder: str, *, keep: tuple[int, ...]) -> Iterator[subprocess.Popen
                     stream.close()
 
 
-def _send(process: subprocess.Popen[bytes], order: bytes) -> None:
+def _send(process: subprocess.Popen[bytes], request: bytes) -> None:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(order)
+        process.stdin.write(request)
         process.stdin.close()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the supervisor, which ends the program first, and whatever is left of the process group."""
+    """End the supervisor, which ends the program first, and then everything left in the process group."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -179,7 +181,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Output:
-    """What a process prints, up to a limit."""
+    """Collects what a process prints, up to a limit."""
 
     def __init__(self, process: subprocess.Popen[bytes], limit_bytes: int) -> None:
         assert process.stdout is not None
@@ -189,9 +191,9 @@ class _Output:
         self._texts = {process.stdout: bytearray(), process.stderr: bytearray()}
 
     def collect(self, ready: int, *, wall_seconds: float) -> Literal["timeout", "output"] | None:
-        """Read until the process ends; return why it should be ended sooner, or None.
+        """Read until the process ends, and return None; return a reason as soon as it exceeds a limit.
 
-        Its time begins when there is something to read at `ready`.
+        Its wall time starts when something can be read from the descriptor `ready`.
         """
         deadline = time.monotonic() + _START_SECONDS
         with selectors.DefaultSelector() as selector:
@@ -214,13 +216,13 @@ class _Output:
         return None
 
     def drain(self) -> None:
-        """Read what an ended process has left in its pipes."""
+        """Read what is left in the pipes of a process that has ended."""
         for stream, text in self._texts.items():
             while len(text) <= self._limit_bytes and self._read(stream):
                 pass
 
     def texts(self) -> tuple[str, str]:
-        """Return standard output and standard error, each cut at the limit."""
+        """Return standard output and standard error, each truncated at the limit."""
         out, err = (bytes(text[: self._limit_bytes]).decode(errors="replace") for text in self._texts.values())
         return out, err
 
@@ -241,7 +243,7 @@ class _Pipe:
     write: int
 
     def received(self) -> bytes:
-        """Return what has been written so far; never waits."""
+        """Return what has been written so far, without waiting."""
         os.set_blocking(self.read, False)
         try:
             return os.read(self.read, 4096)

@@ -1,8 +1,9 @@
-"""The process that `sandbox.run_program` starts: builds the walls, runs the program behind them, ends with it.
+"""The process that `sandbox.run_program` starts: it isolates itself, runs the program, and returns its exit code.
 
-Three processes: the supervisor (this script, as started), in namespaces an `init` of its own whose death ends all
-others there, and the program, forked from it. Run as a script, with the standard library alone; the order arrives as
-JSON on standard input. The exit code is 0, 1 or `sandbox.REFUSED`; only what is written to the pipe `done` counts.
+There are up to three processes: the supervisor (this script), in namespaces an init process whose end also ends all
+other processes there, and the program, which is forked from it. This file runs as a script and uses only the standard
+library. It reads its request as JSON from standard input. It exits with 0, 1 or `sandbox.REFUSED`, but the program
+passes only if the nonce of the request was written to the pipe `done`.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> int:
     """Return the exit code of the program's process: 0, 1 or REFUSED."""
-    order = json.loads(sys.stdin.buffer.read())
+    request = json.loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    guard = _load_guard()  # before its folder is out of sight
-    is_confined = order["isolation"] == "namespaces"
+    guard = _load_guard()  # before mounts hide its folder
+    is_confined = request["isolation"] == "namespaces"
     if is_confined:
         _unshare()
     elif os.geteuid() == 0 and sys.platform == "linux":
-        os.chown(order["folder"], _NOBODY, _NOBODY)
-    child = _fork(order, guard)
+        os.chown(request["folder"], _NOBODY, _NOBODY)
+    child = _fork(request, guard)
     _end_on_terminate(child)
     code = _wait(child)
     if not is_confined and sys.platform == "linux":
@@ -58,26 +59,26 @@ def main() -> int:
     return code
 
 
-def _fork(order: dict[str, object], guard: types.ModuleType) -> int:
-    """Return the process id of the program, or in namespaces of its init."""
+def _fork(request: dict[str, object], guard: types.ModuleType) -> int:
+    """Return the process id of the program or, in namespaces, of the init process."""
     child = os.fork()
     if child:
         return child
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if order["isolation"] == "namespaces":
+        if request["isolation"] == "namespaces":
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            _mount(str(order["folder"]), order["limits"]["file_bytes"])  # type: ignore[index]
+            _mount(str(request["folder"]), request["limits"]["file_bytes"])  # type: ignore[index]
             program = os.fork()
             if program:
                 os._exit(_wait(program))
-        _program(order, guard)
-    except BaseException as error:  # noqa: BLE001 -- nothing may get past the walls
+        _run_program(request, guard)
+    except BaseException as error:  # noqa: BLE001 -- nothing may escape from this process
         _fail(error)
 
 
 def _end_on_terminate(child: int) -> None:
-    """Let SIGTERM end the child; the wait for it goes on."""
+    """Make SIGTERM kill the child. The supervisor still waits for it."""
 
     def end(*_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -87,7 +88,7 @@ def _end_on_terminate(child: int) -> None:
 
 
 def _wait(child: int) -> int:
-    """Return how `child` ended, as our exit code; others that end meanwhile are reaped."""
+    """Wait for `child` and return the exit code for it. Other processes that end in the meantime are reaped."""
     while True:
         ended, status = os.waitpid(-1, 0)
         if ended == child:
@@ -98,7 +99,7 @@ def _wait(child: int) -> int:
 
 
 def _end_orphans() -> None:
-    """End what the program left behind, all of which has come to the supervisor as its children (Linux)."""
+    """Kill the processes that the program left. Linux has made them children of the supervisor."""
     while True:
         for entry in os.listdir("/proc"):  # noqa: PTH208
             if entry.isdigit() and _parent(entry) == os.getpid():
@@ -119,7 +120,7 @@ def _parent(process: str) -> int:
 
 
 def _unshare() -> None:
-    """Enter namespaces of our own: mounts, processes (from the next fork), network, IPC, host name."""
+    """Enter new namespaces for mounts, processes (from the next fork on), network, IPC and host name."""
     flags = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWPID | _CLONE_NEWNET
     user, group = os.geteuid(), os.getegid()
     _check("unshare", _libc.unshare(flags | (_CLONE_NEWUSER if user else 0)))
@@ -135,7 +136,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _mount(folder: str, size_bytes: int) -> None:
-    """Make every file system read-only, hide shared folders, put a small file system in memory over `folder`."""
+    """Make every file system read-only, hide shared folders, and mount a small in-memory file system at `folder`."""
     _check("mount private", _libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
     needed = [os.path.realpath(path) + "/" for path in (sys.prefix, sys.base_prefix, sys.executable, os.__file__)]
     plain = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
@@ -157,10 +158,10 @@ def _mount_new(kind: str, target: str, flags: int, options: str) -> None:
     _check(f"mount {kind} on {target}", _libc.mount(*arguments))
 
 
-def _program(order: dict[str, object], guard: types.ModuleType) -> NoReturn:
-    """Give up what the program may not have, then run it."""
-    limits: dict[str, int] = order["limits"]  # type: ignore[assignment]
-    ready, done = int(str(order["ready"])), int(str(order["done"]))
+def _run_program(request: dict[str, object], guard: types.ModuleType) -> NoReturn:
+    """Drop descriptors and privileges, set the limits, and run the program."""
+    limits: dict[str, int] = request["limits"]  # type: ignore[assignment]
+    ready, done = int(str(request["ready"])), int(str(request["done"]))
     os.closerange(3, min(ready, done))
     os.closerange(min(ready, done) + 1, max(ready, done))
     os.closerange(max(ready, done) + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -170,24 +171,24 @@ def _program(order: dict[str, object], guard: types.ModuleType) -> NoReturn:
     sys.modules["__main__"] = main_module
     os.write(ready, b"ready")
     os.close(ready)
-    if order["is_guarded"]:
+    if request["is_guarded"]:
         _forget_native_code()
-        guard.install(folder=str(order["folder"]), max_threads=limits["threads"])
+        guard.install(folder=str(request["folder"]), max_threads=limits["threads"])
     try:
-        exec(compile(str(order["source"]), "program.py", "exec", dont_inherit=True), main_module.__dict__)
+        exec(compile(str(request["source"]), "program.py", "exec", dont_inherit=True), main_module.__dict__)
         sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001 -- an exit or an interrupt of the program is its failure too
+    except BaseException as error:  # noqa: BLE001 -- a program that exits or is interrupted has failed
         assert error.__traceback__ is not None
         _fail(error.with_traceback(error.__traceback__.tb_next))
     if _thread._count():
         os.write(2, b"ended with threads still running\n")
         os._exit(1)
-    os.write(done, str(order["nonce"]).encode())
+    os.write(done, str(request["nonce"]).encode())
     os._exit(0)
 
 
 def _forget_native_code() -> None:
-    """Leave nothing of ctypes within the program's reach."""
+    """Remove ctypes, so that the program cannot reach it."""
     for name in list(globals()):
         if name in ("ctypes", "_libc"):
             del globals()[name]
@@ -205,12 +206,12 @@ def _fail(error: BaseException) -> NoReturn:
 
 
 def _give_up_privileges() -> None:
-    """Keep no capability and gain none; root becomes nobody, and may still read where Python itself lies hidden."""
+    """Drop all capabilities for good and change from root to nobody, who can still read Python's own files."""
     if sys.platform != "linux":
         return
     kept = 0
     for capability in range(64):
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused behind the last one, and to ordinary users
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails beyond the last capability, and for ordinary users
     if os.geteuid() == 0:
         kept = 0 if _is_readable_by_all(os.path.realpath(os.__file__)) else _CAP_DAC_READ_SEARCH
         _prctl(_PR_SET_KEEPCAPS, 1)
@@ -220,7 +221,7 @@ def _give_up_privileges() -> None:
     header, masks = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
     _check("capset", _libc.capset(header, masks))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user has cleared it
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the change of user has cleared it
 
 
 def _is_readable_by_all(file: str) -> bool:

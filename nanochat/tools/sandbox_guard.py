@@ -1,7 +1,7 @@
-"""What a sandboxed program may not do in Python, refused through an audit hook (PEP 578).
+"""Refuses forbidden actions of a sandboxed program by an audit hook (PEP 578).
 
-Loaded by `sandbox_child` in the program's own process, with the standard library alone. A refusal ends the program at
-once, so that it cannot be caught and forgotten. Native code and tricks on the interpreter are not covered.
+`sandbox_child` loads this module in the program's own process; it uses only the standard library. A refusal ends the
+program at once, so that the program cannot catch it. Native code and attacks on the interpreter are not covered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSED_EVENTS = frozenset(
     }
 )  # fmt: skip
 _REFUSED_PREFIXES = ("ctypes.", "socket.", "syslog.", "winreg.")
-# Arguments that are paths, and the first that is a folder descriptor, by event.
+# For each event: the number of leading arguments that are paths, and the index of the first folder descriptor.
 _PATHS = {
     "os.chmod": (1, 2),
     "os.chown": (1, 3),
@@ -39,7 +39,7 @@ _PATHS = {
     "os.utime": (1, 3),
 }
 _NATIVE = ("ctypes", "_ctypes", "_dbm", "_gdbm", "readline", "_testcapi", "_testinternalcapi", "_xxsubinterpreters")
-# What changes the world without an audit event.
+# Functions that have effects outside the process but raise no audit event.
 _SILENT = {
     "posix": (
         "chroot", "copy_file_range", "login_tty", "memfd_create", "mkfifo", "mknod", "nice", "pidfd_open",
@@ -54,7 +54,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def install(*, folder: str, max_threads: int) -> None:
-    """Refuse from now on, in this process, what this module names; `folder` may be written to. Cannot be undone."""
+    """Refuse forbidden actions in this process from now on. Only `folder` may be written to. Cannot be undone."""
     refuse = _refusal()
     for module_name, names in _SILENT.items():
         _replace(module_name, names, refuse)
@@ -99,7 +99,7 @@ def _hook(folder: str, max_threads: int, refuse: Callable[[str], NoReturn]) -> C
 
     def check_write(event: str, path: Any) -> None:
         if isinstance(path, int):
-            return  # opened before, and judged then
+            return  # checked when it was opened
         real = realpath(fsdecode(path))
         if real == os.devnull:
             return
@@ -133,7 +133,7 @@ def _hook(folder: str, max_threads: int, refuse: Callable[[str], NoReturn]) -> C
             count("threads", max_threads)
         elif event == "import":
             if arguments[0] in _NATIVE:
-                raise ImportError(f"{arguments[0]} is not there in the sandbox")
+                raise ImportError(f"{arguments[0]} is not available in the sandbox")
         elif event in _REFUSED_EVENTS or event.startswith(_REFUSED_PREFIXES):
             refuse(event)
 

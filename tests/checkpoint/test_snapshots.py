@@ -149,7 +149,7 @@ def test_the_last_that_is_left_says_that_the_stage_begins_anew(tmp_path):
         empty(save(tmp_path, step))
     messages = []
     assert latest_checkpoint(tmp_path, messages.append) is None
-    assert [message.rpartition("; ")[2] for message in messages] == ["trying the one before it", "begins anew"]
+    assert [message.rpartition("; ")[2] for message in messages] == ["trying the one before it", "starting over"]
 
 
 def test_no_checkpoint_is_none(tmp_path):

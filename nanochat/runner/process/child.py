@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat.runner.process.interrupts import Interrupts
@@ -166,15 +167,16 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _peak_memory(pid: int) -> int:
-    """Return the peak of the largest process among `pid` and its descendants, 0 where the system does not say it."""
-    peak = _own_peak(pid)
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            peak = max([peak, *map(_peak_memory, map(int, children.read_text().split()))])
-    return peak
+    """Return the peak resident memory of the largest process among `pid` and its descendants, 0 if unknown."""
+    try:
+        descendants = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:  # it has ended
+        return 0
+    return max(map(_own_peak, (pid, *(process.pid for process in descendants))))
 
 
 def _own_peak(pid: int) -> int:
+    # psutil reports the present size only. Linux also keeps the peak, which sampling would miss.
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
