@@ -1,1 +1,1 @@
-"""From a validated recipe to a plan: derived numbers, stage specifications, fingerprints, estimates. Pure; no MLX."""
+"""Compiles a validated recipe into a plan: stage specifications, fingerprints and estimates. Pure, and without MLX."""

@@ -1,7 +1,7 @@
-"""From a loaded recipe to a plan: sources, specifications, order, identity and estimate of each stage.
+"""Compiles a loaded recipe into a plan: the order of its stages, and the specification, identity and estimate of each.
 
-Pure: the only things asked of the world are source digests, through an argument. All that does not fit together is told
-at once, located in the recipe.
+Pure: digests of sources come in through an argument. All problems of the recipe are reported together, each with its
+place in the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.derivation import Derivation, SourceTokens
+from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_model
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
@@ -32,7 +32,6 @@ def compile_plan(
     loaded: LoadedRecipe,
     *,
     digests: Digests | None = None,
-    source_tokens: SourceTokens | None = None,
     device_class: DeviceClass | None = None,
 ) -> Plan:
     """Return the plan of a recipe.
@@ -41,20 +40,21 @@ def compile_plan(
         loaded: the validated recipe.
         digests: returns the sha256 of a source, or None if the source cannot be read. A stage that lacks a digest has
             no fingerprint.
-        source_tokens: returns a source's training tokens where known; only pretraining by epochs asks.
-        device_class: what times are estimated for where the recipe says `run.device: auto`; default a CPU.
+        device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
 
     Raises:
-        RecipeError: every impossibility, located.
+        RecipeError: the sections do not fit together; the message lists every problem with its place.
     """
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
     config = _derive_config(recipe, issues)
-    specs = _derive_specs(recipe, sources, config, issues, source_tokens) if not issues.problems else []
+    specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
     if not issues.problems:
         check_distributed(recipe.run.distributed, specs, config, issues)
     if issues.problems:
-        raise loaded.error([loaded.diagnose(one.path, one.code, one.message, one.advice) for one in issues.problems])
+        raise loaded.error(
+            [loaded.diagnose(issue.path, issue.code, issue.message, issue.advice) for issue in issues.problems]
+        )
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
@@ -76,8 +76,8 @@ def compile_plan(
 
 
 def source_spec(name: str, section: schema.Source) -> SourceSpec:
-    """Return a source as the data room takes it, which also knows what is held out where the recipe does not say."""
-    given = section.validation
+    """Return the specification of a source, which also holds the default for its held-out documents."""
+    validation = section.validation
     path = (section.path,) if isinstance(section.path, str) else section.path
     return SourceSpec(
         name=name,
@@ -88,13 +88,13 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
         column=section.column,
         max_files=section.max_files,
         max_document_chars=section.max_document_chars,
-        validation_shard=given.shard if given else None,
-        validation_hash_frac=given.hash_frac if given else None,
+        validation_shard=validation.shard if validation else None,
+        validation_hash_frac=validation.hash_frac if validation else None,
     )
 
 
 def execution_spec(run: Run) -> ExecutionSpec:
-    """Return how stages are executed; `auto` for the micro-batch becomes None."""
+    """Return how stages are executed. A micro-batch size of `auto` becomes None."""
     monitor = run.monitor
     return ExecutionSpec(
         device=run.device,
@@ -126,7 +126,7 @@ def _derive_config(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | Non
             issues.refuse(
                 ("pretrain", "init_from"),
                 "missing-stage",
-                "`pretrain` needs the section `model`, also where it starts from given weights",
+                "`pretrain` needs the section `model`, even if it starts from given weights",
                 advice="add the `model` section that the weights were made with",
             )
         return None
@@ -134,7 +134,7 @@ def _derive_config(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | Non
         vocab_size = recipe.tokenizer.vocab_size
     else:
         vocab_size = GPTConfig.vocab_size
-        issues.note(f"vocabulary: that of the starting weights; sizes are shown for {vocab_size:,} pieces")
+        issues.note(f"the vocabulary is that of the starting weights; sizes are shown for {vocab_size:,} pieces")
     config, problems = derive_model(recipe.model, vocab_size=vocab_size)
     issues.problems += problems
     return config
@@ -145,9 +145,8 @@ def _derive_specs(
     sources: Mapping[str, SourceSpec],
     config: GPTConfig | None,
     issues: PlanIssues,
-    source_tokens: SourceTokens | None,
 ) -> list[StageSpec]:
-    """Return the specs of the recipe's stages, in the order in which they run."""
+    """Return the specifications of the recipe's stages, in the order in which they run."""
     specs: list[StageSpec] = []
     for stage in STAGES.values():
         section = getattr(recipe, stage.name)
@@ -159,7 +158,6 @@ def _derive_specs(
             config=config,
             pretrain=next((spec for spec in specs if isinstance(spec, PretrainSpec)), None),
             issues=issues,
-            source_tokens=source_tokens,
         )
         specs.append(stage.derive(section, given))
     return specs
@@ -198,12 +196,12 @@ def _plan_stage(
 def _upstream(spec: StageSpec, specs: list[StageSpec]) -> tuple[StageName, ...]:
     if not isinstance(spec, TokenizerSpec) and spec.init_from is not None:
         return ()
-    present = {one.stage for one in specs}
+    present = {other.stage for other in specs}
     return tuple(name for name in STAGES[spec.stage].upstream if name in present)[:1]
 
 
 def device_class_of(device: str, assumed: DeviceClass | None) -> DeviceClass:
-    """Return what `run.device` stands for where `auto` is assumed to mean `assumed`."""
+    """Return the class of device that `run.device` means; `auto` means `assumed`, or a CPU."""
     if device == "cpu":
         return "cpu"
     if device == "gpu":

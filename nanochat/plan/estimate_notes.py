@@ -1,4 +1,4 @@
-"""Sentences under a plan that say what its estimates assume."""
+"""The sentences below a plan that say what its estimates assume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
 from nanochat.plan.stages import STAGES
 
 _WORTH_COMPARING_SECONDS = 600
-"""Shorter runs are not told how long they would take on another device."""
+"""A plan shows the time on other devices only if the run takes longer than this."""
 
 
 def estimate_notes(
@@ -21,24 +21,24 @@ def estimate_notes(
     execution: ExecutionSpec,
     device: DeviceClass,
 ) -> list[str]:
-    """Return what the reader should know about estimates; `totals` are by possible device class."""
+    """Return what the reader should know about the estimates. `totals` has an entry for each possible device class."""
     notes = [f"time and memory are estimates for {RATES[device].basis}"]
     if (totals[device].seconds or 0) > _WORTH_COMPARING_SECONDS:
-        for name, one in totals.items():
+        for name, estimate in totals.items():
             if name != device:
-                cost = f"~{show_duration(one.seconds)}, {show_bytes(one.peak_memory_bytes)} of memory"
+                cost = f"~{show_duration(estimate.seconds)}, {show_bytes(estimate.peak_memory_bytes)} of memory"
                 notes.append(f"{cost} on {RATES[name].basis}")
     trains = any(isinstance(stage.spec, PretrainSpec | SftSpec) for stage in stages)
     if trains and execution.micro_batch_size is None:
-        gpu = f"on a GPU memory is shown for at most {GPU_AUTO_ROWS} rows"
+        gpu = f"on a GPU, memory is shown for at most {GPU_AUTO_ROWS} rows"
         notes.append(f"micro_batch_size auto takes as many rows as fit and help; {gpu}")
     if trains and execution.processes > 1:
         notes.append(
-            f"trains on {execution.processes} processes: memory is each one's, time as if sharing cost nothing"
+            f"trains on {execution.processes} processes: memory is per process, and time ignores communication"
         )
     unknown = [stage.name for stage in stages if stage.estimate.flops is None and STAGES[stage.name].has_model]
     if unknown:
-        notes.append(f"not known before data or weights are read, and in no total: {', '.join(unknown)}")
+        notes.append(f"not known before data or weights are read, and not in any total: {', '.join(unknown)}")
     if any(source.uri for stage in stages for source in stage.sources):
-        notes.append("disk does not count downloads")
+        notes.append("the disk estimate does not include downloads")
     return notes

@@ -1,7 +1,8 @@
 """The fingerprint of a stage, and what changed between two of them.
 
-The hashed document is {stage, code, seed where the stage draws, fields, sources, upstream}: `fields` from `identity`,
-the other two maps hold sha256 digests of what is read. Nothing of how a stage is executed is in it.
+The hashed document is {stage, code, seed, fields, sources, upstream}. `seed` is left out if the stage draws nothing at
+random, `fields` is described in `derive.identity`, and `sources` and `upstream` hold the sha256 digests of what the
+stage reads. How a stage is executed is not in it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Document = dict[str, JsonValue]
 
 
 def identity(recipe: Recipe, spec: StageSpec) -> Document:
-    """Return the part of a stage's document that the recipe alone decides."""
+    """Return the part of a stage's document that depends on the recipe alone."""
     stage = STAGES[spec.stage]
     fields = stage.identity_fields(recipe, spec)
     for source in stage_sources(spec):
@@ -34,10 +35,10 @@ def identity(recipe: Recipe, spec: StageSpec) -> Document:
 def document(
     stage: StagePlan, upstream_digests: Mapping[str, str], source_digests: Mapping[str, str] | None = None
 ) -> Document:
-    """Return what is hashed: the stage's identity and the digests of what it reads.
+    """Return the document that is hashed: the stage's identity and the digests of what it reads.
 
-    Digests of anything else are ignored. Where the stage starts from `init_from`, the digest of those weights stands
-    under the key `init_from` in `upstream_digests`. `source_digests` by source name; default: those of the plan.
+    `upstream_digests` holds the digest of each upstream stage by name, and of the starting weights under the key
+    `init_from`; other digests in it are ignored. `source_digests` is by source name; default: those of the plan.
     """
     known = stage.source_digests if source_digests is None else source_digests
     read = [*stage.upstream, INIT_FROM] if stage.init_from is not None else [*stage.upstream]
@@ -65,7 +66,7 @@ def fingerprint_document(content: Mapping[str, JsonValue]) -> str:
 
 
 def explain(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:
-    """Return what changed between two documents (or identities), a line each; empty where nothing did."""
+    """Return a line for each change between two documents (or identities)."""
     changes = []
     if old.get("code") != new.get("code"):
         changes.append(f"code version {_show(old.get('code'))} -> {_show(new.get('code'))}")

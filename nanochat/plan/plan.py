@@ -1,4 +1,4 @@
-"""The plan of a run: its stages in order, each fully specified, with identity and estimate. Values only."""
+"""The plan of a run: its stages in order, each with specification, identity and estimate. Values only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
 
 INIT_FROM = "init_from"
-"""Key of the starting weights' digest among a stage's upstream digests."""
+"""Key of the digest of the starting weights among a stage's upstream digests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +25,15 @@ class StagePlan:
     identity: Mapping[str, JsonValue]
     """{stage, code, seed, fields}: see `fingerprint`."""
     upstream: tuple[StageName, ...]
-    """Stages of this plan whose output is read; empty where `init_from` takes their place."""
+    """Stages of this plan whose output is read; empty if `init_from` takes their place."""
     sources: tuple[SourceSpec, ...]
     source_digests: Mapping[str, str]
-    """By source name; empty where the plan was made without digests."""
+    """By source name; without those that could not be computed."""
     estimate: Estimate
 
     @property
     def init_from(self) -> str | None:
-        """The weights this stage starts from instead of an upstream stage's, as written in the recipe."""
+        """The weights that this stage starts from instead of an upstream stage's, as written in the recipe."""
         return None if isinstance(self.spec, TokenizerSpec) else self.spec.init_from
 
 
@@ -48,10 +48,10 @@ class Plan:
     totals: Estimate
     expectations: Mapping[str, str]
     notes: tuple[str, ...]
-    """What the plan decided that the recipe does not say, and what its estimates assume."""
+    """What the plan decided without the recipe, and what its estimates assume."""
 
     def stage(self, name: str) -> StagePlan:
-        """Return the stage of that name; KeyError where the plan has none."""
+        """Return the stage of that name, or raise KeyError."""
         for stage in self.stages:
             if stage.name == name:
                 return stage

@@ -44,7 +44,7 @@ def show_score(value: float, stderr: float | None, count: int | None = None, *, 
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...], blank: str) -> str:
-    size, unit = next((one for one in units if value >= one[0]), units[-1])
+    size, unit = next((entry for entry in units if value >= entry[0]), units[-1])
     number = value / size
     digits = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
     return f"{number:.{digits}f}{blank}{unit}"

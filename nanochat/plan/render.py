@@ -1,4 +1,4 @@
-"""A plan as text of at most 100 columns, and as JSON. What will happen to each stage and why comes in as words."""
+"""A plan as text of at most 100 columns, and as JSON. The caller provides the status of each stage."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RIGHT = (False, False, True, True, True, True, True)
 
 @dataclass(frozen=True)
 class StageStatus:
-    """What will happen to a stage, in a word (`run`, `resume`, `cached`), and why."""
+    """What will happen to a stage (`run`, `resume`, `cached`), and why."""
 
     text: str
     why: str = ""
 
 
 def render_plan(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
-    """Return the plan as shown by `nanochat-run plan`; stages without a status have none shown."""
+    """Return the plan as `nanochat-run plan` shows it."""
     shown = {stage.name: statuses.get(stage.name, StageStatus("")) for stage in plan.stages}
     parts = [_title(plan), _table(plan, shown), *(_describe(stage, shown[stage.name]) for stage in plan.stages)]
     if plan.expectations:

@@ -1,4 +1,4 @@
-"""What each stage is told: every number derived, nothing left to decide. Serialised to JSON for the child process."""
+"""The specification of each stage: every number that its process needs. Serialised to JSON for the child process."""
 
 from __future__ import annotations
 
@@ -214,22 +214,22 @@ class ExecutionSpec(Spec):
     token_cache: bool = False
     offline: bool = False
     processes: int = 1
-    """That train together; evaluations run in one."""
+    """Number of processes that train together. Evaluations run in one."""
     collectives: Literal["auto", "ring", "nccl", "jaccl", "mpi"] = "auto"
     hostfile: str | None = None
-    """Absolute."""
+    """Absolute path."""
 
     @property
     def processes_here(self) -> int:
-        """Processes that share this machine's memory: all, or, of several hosts' processes, one."""
+        """Processes that share this machine's memory: all of them, or one if a hostfile distributes them."""
         return self.processes if self.hostfile is None else 1
 
 
 class Job(Spec):
-    """All that a child process needs to run one stage: read from `job.json` in the stage's folder."""
+    """Everything that a child process needs to run one stage. It is read from `job.json` in the stage's folder."""
 
     spec: StageSpec
     execution: ExecutionSpec
     stage_dir: str
     upstream: dict[StageName, str]
-    """Folder `out/` of each finished stage that this one reads."""
+    """The folder `out/` of each stage that this one reads."""

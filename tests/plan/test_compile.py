@@ -26,7 +26,7 @@ def sft_of(plan: Plan) -> SftSpec:
     return spec
 
 
-def test_stages_run_in_order_and_read_the_one_before(compiled: Compile) -> None:
+def test_plan_orders_stages_and_names_their_upstream(compiled: Compile) -> None:
     plan = compiled()
     assert [(stage.name, stage.upstream) for stage in plan.stages] == [
         ("tokenizer", ()),
@@ -37,18 +37,18 @@ def test_stages_run_in_order_and_read_the_one_before(compiled: Compile) -> None:
     ]
 
 
-def test_chat_eval_reads_pretraining_where_there_is_no_sft(compiled: Compile) -> None:
+def test_plan_lets_chat_eval_read_pretraining_without_sft(compiled: Compile) -> None:
     assert compiled("sft=null").stage("chat_eval").upstream == ("pretrain",)
 
 
-def test_starting_weights_replace_the_upstream_stage(compiled: Compile) -> None:
+def test_plan_replaces_the_upstream_stage_by_starting_weights(compiled: Compile) -> None:
     plan = compiled("sft.init_from=other")
     assert plan.stage("sft").upstream == ()
     assert plan.stage("sft").init_from == "other"
     assert plan.stage("chat_eval").upstream == ("sft",)
 
 
-def test_fine_tuning_alone_takes_its_numbers_from_its_own_section(compiled: Compile) -> None:
+def test_derive_sft_alone_uses_its_own_section(compiled: Compile) -> None:
     """Without a model section the row length is the checkpoint's, which the plan cannot know."""
     plan = compiled(*WITHOUT_PRETRAINING, "expect=null", "sft.init_from=other", "sft.tokens_per_step=1024")
     spec = sft_of(plan)
@@ -56,7 +56,7 @@ def test_fine_tuning_alone_takes_its_numbers_from_its_own_section(compiled: Comp
     assert plan.stage("sft").estimate.flops is None
 
 
-def test_pretraining_numbers_are_derived(compiled: Compile) -> None:
+def test_derive_pretrain_derives_steps_and_schedule(compiled: Compile) -> None:
     """ceil(1,500,000 / 4096) = 367 steps; the seed's warm-down is 0.4 of them, round(146.8) = 147."""
     spec = pretrain_of(compiled())
     assert (spec.steps, spec.tokens_per_step) == (367, 4096)
@@ -66,17 +66,11 @@ def test_pretraining_numbers_are_derived(compiled: Compile) -> None:
     assert spec.seed == 7
 
 
-def test_a_given_weight_decay_is_taken_as_it_is(compiled: Compile) -> None:
+def test_derive_pretrain_keeps_a_given_weight_decay(compiled: Compile) -> None:
     assert pretrain_of(compiled("pretrain.optimizer={variant: current, weight_decay: 0.03}")).weight_decay == 0.03
 
 
-def test_epochs_of_pretraining_use_the_known_size_of_the_sources(compiled: Compile) -> None:
-    """2.5 passes over 10,000 tokens are ceil(25,000 / 4096) = 7 steps."""
-    plan = compiled("pretrain.horizon={epochs: 2.5}", source_tokens=lambda source: 10_000)
-    assert pretrain_of(plan).steps == 7
-
-
-def test_fine_tuning_inherits_batch_and_optimizer(compiled: Compile) -> None:
+def test_derive_sft_inherits_batch_and_optimizer(compiled: Compile) -> None:
     """The learning rates of `current` are scaled by 0.8 on top of pretraining's own scale; constant to half."""
     spec = sft_of(compiled("pretrain.optimizer={variant: current, lr_scale: 0.5, matrix_lr: 0.03}"))
     assert spec.tokens_per_step == 4096
@@ -86,13 +80,13 @@ def test_fine_tuning_inherits_batch_and_optimizer(compiled: Compile) -> None:
     assert (spec.constant_frac, spec.final_frac) == (0.5, 0.0)
 
 
-def test_a_fine_tuning_horizon_by_ratio_becomes_tokens(compiled: Compile) -> None:
+def test_derive_sft_turns_a_ratio_into_tokens(compiled: Compile) -> None:
     """Scaling parameters: 4 blocks of 12 * 128^2, lm_head 2048 * 128, 2 gates of 2 x 32 = 1,048,704; half of them."""
     spec = sft_of(compiled("sft.horizon={ratio: 0.5}"))
     assert (spec.steps, spec.tokens, spec.epochs) == (None, 524_352, None)
 
 
-def test_mixtures_are_in_the_order_of_their_names(compiled: Compile) -> None:
+def test_derive_pretrain_sorts_the_mixture_by_name(compiled: Compile) -> None:
     """YAML maps have no order, so the order of writing must not decide anything."""
     sources = (
         "sources={b: {path: b.txt}, a: {path: a.txt}, stdlib: {builtin: python-stdlib}, words: {builtin: spelling}}"
@@ -105,14 +99,14 @@ def test_mixtures_are_in_the_order_of_their_names(compiled: Compile) -> None:
     ]
 
 
-def test_local_paths_are_absolute_so_that_a_child_process_finds_them(compiled: Compile, tmp_path: Path) -> None:
+def test_plan_makes_local_paths_absolute(compiled: Compile, tmp_path: Path) -> None:
     spec = compiled("sources.stdlib={path: ../texts/*.txt}").stage("tokenizer").spec
     assert isinstance(spec, TokenizerSpec)
     assert spec.source.path is not None
     assert all(Path(path).is_absolute() for path in spec.source.path)
 
 
-def test_bits_per_byte_reads_the_pretraining_mixture_by_default(compiled: Compile) -> None:
+def test_derive_base_eval_measures_bpb_on_the_pretraining_mixture_by_default(compiled: Compile) -> None:
     spec = compiled().stage("base_eval").spec
     assert isinstance(spec, BaseEvalSpec)
     suite = spec.suites["bpb"]
@@ -120,7 +114,7 @@ def test_bits_per_byte_reads_the_pretraining_mixture_by_default(compiled: Compil
     assert (suite.source.name, suite.split, suite.tokens) == ("stdlib", "validation", 131_072)
 
 
-def test_execution_comes_from_the_run_section(compiled: Compile) -> None:
+def test_execution_spec_comes_from_the_run_section(compiled: Compile) -> None:
     plan = compiled("run={device: cpu, micro_batch_size: 3, limits: {memory: 2G}, checkpoint: {keep: 5}}")
     execution = plan.stage("pretrain").execution
     assert (execution.device, execution.micro_batch_size, execution.checkpoint_keep) == ("cpu", 3, 5)
@@ -128,7 +122,7 @@ def test_execution_comes_from_the_run_section(compiled: Compile) -> None:
     assert compiled().stage("pretrain").execution.micro_batch_size is None
 
 
-def test_every_stage_travels_to_its_process_as_json(compiled: Compile) -> None:
+def test_job_of_every_stage_survives_json(compiled: Compile) -> None:
     for stage in compiled().stages:
         job = Job(spec=stage.spec, execution=stage.execution, stage_dir="/stage", upstream={"tokenizer": "/out"})
         assert Job.model_validate_json(job.model_dump_json()) == job

@@ -51,7 +51,7 @@ def test_training_memory_counts_weights_gradients_and_activations() -> None:
     assert step.peak(3, accumulates=True) == memory.process_peak(arrays + 4 * parameters, "float32")
 
 
-def test_a_large_model_on_few_tokens_peaks_in_the_update() -> None:
+def test_training_memory_of_a_large_model_on_few_tokens_peaks_in_the_update() -> None:
     """Old and new weights, gradients, the state and half of the new one; one row of 32 tokens is little beside them."""
     config = shape(2, 512, 4, 32, 32768)
     step = memory.training_memory(config, sequence_len=32, dtype="float32", activation_checkpointing=True)
@@ -60,7 +60,7 @@ def test_a_large_model_on_few_tokens_peaks_in_the_update() -> None:
     assert step.peak(1, accumulates=False) == memory.process_peak(arrays, "float32")
 
 
-def test_bf16_keeps_a_second_copy_of_the_weights_and_what_the_kernels_read_again() -> None:
+def test_training_memory_in_bf16_has_a_second_copy_of_the_weights() -> None:
     step = memory.training_memory(TINY, sequence_len=32, dtype="bfloat16")
     assert step.weights == 6 * (TINY_MATRICES + TINY_REST)
     assert step.per_row == 32 * (2 * 18 * 64 + 4 * 4 * 64)
@@ -77,10 +77,10 @@ def test_bf16_keeps_a_second_copy_of_the_weights_and_what_the_kernels_read_again
         (shape(2, 128, 4, 1024, 2048), 4, "float32", 159 * 2**20),
     ],
 )
-def test_the_formula_is_within_15_percent_of_what_was_measured(
+def test_training_memory_is_within_15_percent_of_measured_arrays(
     config: GPTConfig, rows: int, dtype: memory.Dtype, measured: int
 ) -> None:
-    """15 %: the formula counts no transient of the backward pass, and what frees early is not modelled."""
+    """The tolerance is 15 % because the formula leaves out temporary arrays of the backward pass and early frees."""
     step = memory.training_memory(config, sequence_len=config.sequence_len, dtype=dtype)
     whole = memory.process_peak(measured, dtype)
     assert step.peak(rows, accumulates=False) == pytest.approx(whole, rel=0.15)
@@ -101,10 +101,10 @@ MIB = 2**20
         (DEPTH_4, 2, False, True, 1131),
     ],
 )
-def test_the_planned_peak_of_training_is_that_of_whole_processes(
+def test_training_memory_matches_measured_cpu_processes(
     config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
 ) -> None:
-    """Sizes of processes on a CPU, by tests/benchmarks/memory.py; never 5 % below, for too low a plan is the worse."""
+    """Process sizes on a CPU from `tests/benchmarks/memory.py`. Too low a plan is worse, so 5 % below is the limit."""
     step = memory.training_memory(
         config, sequence_len=config.sequence_len, dtype="float32", activation_checkpointing=recomputes
     )
@@ -114,10 +114,10 @@ def test_the_planned_peak_of_training_is_that_of_whole_processes(
 @pytest.mark.parametrize(
     ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 131, 234), (DEPTH_4, 392, 303, 1493)]
 )
-def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
+def test_evaluation_memory_matches_measured_cpu_processes(
     config: GPTConfig, bpb_mib: int, choices_mib: int, decoding_mib: int
 ) -> None:
-    """Likewise: bits per byte, options behind a common beginning, and 32 prompts that fill the context."""
+    """Measured in the same way: bits per byte, options with a common prefix, and 32 prompts that fill the context."""
     planned = (
         memory.scoring_bytes(config, tokens=batch_sizes.BPB_TOKENS, dtype="float32"),
         memory.scoring_bytes(config, tokens=batch_sizes.CPU_SCORED_TOKENS, gathers=True, dtype="float32"),
@@ -130,22 +130,22 @@ def test_the_planned_peak_of_evaluations_is_that_of_whole_processes(
 @pytest.mark.parametrize(
     ("config", "measured_mib"), [(QUICK, (282, 316, 408)), (DEPTH_4, (810, 847, 1059)), (GPTConfig(), (3471, 3471))]
 )
-def test_the_planned_peak_of_comparing_options_on_a_gpu(config: GPTConfig, measured_mib: tuple[int, ...]) -> None:
-    """MLX's arrays, bfloat16, in runs on one H100: how far it lags behind what it is sent differs."""
+def test_scoring_memory_matches_measured_gpu_runs(config: GPTConfig, measured_mib: tuple[int, ...]) -> None:
+    """Sizes of MLX's arrays in bfloat16 on one H100. Runs differ, because frees lag behind the work that is queued."""
     planned = memory.scoring_bytes(config, tokens=batch_sizes.GPU_SCORED_TOKENS, gathers=True, dtype="bfloat16") / MIB
     assert min(measured_mib) < planned < 1.45 * min(measured_mib)
     assert planned > 0.75 * max(measured_mib)
 
 
-def test_chunk_of_logits_has_the_size_that_the_cpu_computes_at_a_time() -> None:
+def test_logit_values_match_the_block_that_the_cpu_computes() -> None:
     """The plan must not import MLX, so it repeats this number."""
     from nanochat.model.cpu import fast_math
 
     assert memory.LOGIT_VALUES == fast_math.BLOCK_ELEMENTS
 
 
-def test_a_process_that_reads_parquet_is_larger(compiled: Compile) -> None:
-    """pyarrow; chats in JSON lines need none."""
+def test_estimate_adds_memory_for_reading_parquet(compiled: Compile) -> None:
+    """Parquet needs pyarrow, JSON lines do not."""
     peaks = {}
     for path in ("c.jsonl", "c.parquet"):
         plan = compiled(f"sources.chat={{path: {path}}}", "sft.data={chat: {task: conversations, source: chat}}")
@@ -153,8 +153,8 @@ def test_a_process_that_reads_parquet_is_larger(compiled: Compile) -> None:
     assert peaks["c.jsonl"] is not None and peaks["c.parquet"] == peaks["c.jsonl"] + memory.PARQUET_BYTES
 
 
-def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> None:
-    """On a GPU options are compared on more tokens at a time than bits per byte are taken."""
+def test_estimate_of_an_evaluation_has_the_memory_of_its_largest_suite(compiled: Compile) -> None:
+    """A GPU scores options on more tokens at a time than it measures bits per byte on."""
     sources = "sources.questions={path: q.jsonl}"
 
     def peak(stage: str, *suites: str) -> int:
@@ -182,10 +182,10 @@ def test_an_evaluation_takes_what_its_largest_suite_takes(compiled: Compile) -> 
         ("text", 60_000_000, 32_768, 545),
     ],
 )
-def test_the_planned_peak_of_training_a_tokenizer_is_that_of_its_process(
+def test_tokenizer_memory_matches_measured_processes(
     compiled: Compile, source: str, chars: int, vocab_size: int, measured_mib: int
 ) -> None:
-    """Measured in runs of `--only tokenizer` on Python's library and on books in parquet; code has more new words."""
+    """Measured in runs with `--only tokenizer`, on Python's library and on books in parquet."""
     plan = compiled(
         "sources.text={path: t.parquet}", f"tokenizer.source={source}", f"tokenizer.vocab_size={vocab_size}"
     )
@@ -207,25 +207,25 @@ def test_the_planned_peak_of_training_a_tokenizer_is_that_of_its_process(
         (GPTConfig(), 16, False, True, 18887),
     ],
 )
-def test_a_gpu_needs_no_more_than_planned(
+def test_training_memory_covers_measured_gpu_runs(
     config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
 ) -> None:
     """The larger of two runs of `tests/benchmarks/memory.py` on one H100 (MLX 0.32, T=2048), which differ by up to 7 %.
 
-    Below 4 GiB a plan may say much more.
+    Below 4 GiB the plan may be far too high.
     """
     step = memory.training_memory(config, sequence_len=2048, dtype="bfloat16", activation_checkpointing=recomputes)
     share = step.peak(rows, accumulates=accumulates) / MIB / measured_mib
     assert 0.94 < share < (1.16 if measured_mib > 4096 else 1.7)
 
 
-def test_the_aim_at_the_real_size_is_planned_for() -> None:
-    """The project's aim for B=16, T=2048 at 286M parameters on a GPU is 25 GiB: a plan must not refuse it there."""
+def test_training_memory_of_the_speedrun_fits_25_gib() -> None:
+    """B=16, T=2048 at 286M parameters should fit into 25 GiB of a GPU, so the plan must not refuse it there."""
     peak = memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16").peak(16, accumulates=False)
     assert 15 * 2**30 < peak < 25 * 2**30
 
 
-def test_checkpointing_keeps_one_block_and_the_inputs_of_all() -> None:
+def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() -> None:
     plain, checkpointed = (
         memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16", activation_checkpointing=flag).per_row
         for flag in (False, True)
@@ -235,8 +235,8 @@ def test_checkpointing_keeps_one_block_and_the_inputs_of_all() -> None:
 
 
 @given(limit_mib=st.integers(1, 4000), rows=st.integers(1, 96))
-def test_the_automatic_micro_batch_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
-    """The largest that does; 0 where not even one row fits."""
+def test_largest_micro_batch_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
+    """It is the largest that does, or 0 if not even one row fits."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     limit = limit_mib * 2**20
     chosen = memory.largest_micro_batch(TINY, limit, rows=rows, sequence_len=32, dtype="float32")
@@ -244,20 +244,20 @@ def test_the_automatic_micro_batch_fits_and_divides_the_step(limit_mib: int, row
     assert chosen == max(fitting, default=0)
 
 
-def test_the_automatic_micro_batch_can_be_capped() -> None:
+def test_largest_micro_batch_respects_at_most() -> None:
     assert memory.largest_micro_batch(TINY, 2**33, rows=48, sequence_len=32, dtype="float32", at_most=20) == 16
 
 
-def test_training_flops_and_tokens_are_those_of_whole_steps(compiled: Compile) -> None:
+def test_estimate_of_training_counts_whole_steps(compiled: Compile) -> None:
     """367 steps of 4096 tokens; per token 6 * (4 * 12 * 128^2 + 2048 * 128 + 2 * 64) + 12 * 128 * (3 * 128 + 256)."""
-    one = compiled().stage("pretrain").estimate
+    estimate = compiled().stage("pretrain").estimate
     per_token = 6 * (4 * 12 * 128**2 + 2048 * 128 + 2 * 64) + 12 * 128 * (3 * 128 + 256)
-    assert one.tokens == 367 * 4096 == 1_503_232
-    assert one.flops == 1_503_232 * per_token
+    assert estimate.tokens == 367 * 4096 == 1_503_232
+    assert estimate.flops == 1_503_232 * per_token
 
 
 @pytest.mark.parametrize(("tokens", "steps"), [(500_000, 122), (400_000, 98), (1, 1)])
-def test_sft_tokens_are_rounded_to_the_nearest_whole_step(compiled: Compile, tokens: int, steps: int) -> None:
+def test_sft_spec_rounds_tokens_to_the_nearest_step(compiled: Compile, tokens: int, steps: int) -> None:
     """The stage trains `last_step` steps, and the estimate counts the same ones."""
     sft = compiled(f"sft.horizon.tokens={tokens}").stage("sft")
     assert isinstance(sft.spec, SftSpec)
@@ -265,20 +265,21 @@ def test_sft_tokens_are_rounded_to_the_nearest_whole_step(compiled: Compile, tok
     assert sft.estimate.tokens == steps * 4096
 
 
-def test_an_evaluation_counts_the_forward_pass(compiled: Compile) -> None:
-    one = compiled().stage("base_eval").estimate
+def test_estimate_of_an_evaluation_counts_the_forward_pass(compiled: Compile) -> None:
+    evaluation = compiled().stage("base_eval").estimate
     pretrain = compiled().stage("pretrain").estimate
-    assert one.tokens == 131_072
-    assert one.flops is not None and pretrain.flops is not None and pretrain.tokens is not None
-    assert one.flops / one.tokens == pytest.approx(pretrain.flops / pretrain.tokens / 3)
+    assert evaluation.tokens == 131_072
+    assert evaluation.flops is not None and evaluation.tokens is not None
+    assert pretrain.flops is not None and pretrain.tokens is not None
+    assert evaluation.flops / evaluation.tokens == pytest.approx(pretrain.flops / pretrain.tokens / 3)
 
 
-def test_the_epochs_of_generated_examples_are_known(compiled: Compile) -> None:
+def test_estimate_knows_the_epochs_of_generated_examples(compiled: Compile) -> None:
     """1,000 words of about 40 tokens are ceil(40,000 / 4096) = 10 steps."""
     assert compiled("sft.horizon={epochs: 1}").stage("sft").estimate.tokens == 10 * 4096
 
 
-def test_the_epochs_of_unread_conversations_are_not(compiled: Compile) -> None:
+def test_estimate_does_not_know_the_epochs_of_unread_conversations(compiled: Compile) -> None:
     plan = compiled(
         "sources.chat={path: c.jsonl}",
         "sft.data={chat: {task: conversations, source: chat}}",
@@ -286,16 +287,16 @@ def test_the_epochs_of_unread_conversations_are_not(compiled: Compile) -> None:
     )
     assert plan.stage("sft").estimate.tokens is None
     assert plan.stage("sft").estimate.peak_memory_bytes is not None
-    assert any("in no total: sft" in note for note in plan.notes)
+    assert any("not in any total: sft" in note for note in plan.notes)
 
 
-def test_disk_holds_the_kept_checkpoints_one_being_written_and_the_output(compiled: Compile) -> None:
+def test_estimate_of_disk_counts_checkpoints_and_output(compiled: Compile) -> None:
     plan = compiled("run.checkpoint.keep=3")
     config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
     assert plan.stage("pretrain").estimate.disk_bytes == 5 * memory.checkpoint_bytes(config)
 
 
-def test_disk_of_a_finished_stage_is_its_output_unless_checkpoints_are_kept(compiled: Compile) -> None:
+def test_estimate_of_kept_disk_is_the_output_unless_checkpoints_are_kept(compiled: Compile) -> None:
     config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
     one_save = memory.checkpoint_bytes(config)
     assert compiled().stage("pretrain").estimate.kept_disk_bytes == one_save
@@ -303,14 +304,14 @@ def test_disk_of_a_finished_stage_is_its_output_unless_checkpoints_are_kept(comp
     assert kept.kept_disk_bytes == 5 * one_save
 
 
-def test_disk_in_total_is_what_is_used_at_once() -> None:
+def test_total_disk_is_the_most_used_at_once() -> None:
     """Stages of 10 (3 stay), 8 (all stay), 4 (1 stays): 10, then 3 + 8, then 3 + 8 + 4."""
     stages = [Estimate(disk_bytes=10, kept_disk_bytes=3), Estimate(disk_bytes=8), Estimate(), Estimate(disk_bytes=4)]
     assert [total(stages[:count]).disk_bytes for count in (1, 2, 4)] == [10, 11, 15]
     assert total([*stages[:2], Estimate(disk_bytes=1, kept_disk_bytes=0), Estimate(disk_bytes=30)]).disk_bytes == 41
 
 
-def test_totals_add_costs_and_take_the_largest_memory() -> None:
+def test_total_adds_costs_and_takes_the_largest_memory() -> None:
     one = Estimate(parameters=5, tokens=10, flops=1.0, peak_memory_bytes=7, disk_bytes=1, seconds=2.0)
     other = Estimate(parameters=5, tokens=None, flops=2.0, peak_memory_bytes=3, disk_bytes=2, seconds=None)
     assert total([Estimate(), one, other]) == Estimate(
@@ -319,7 +320,7 @@ def test_totals_add_costs_and_take_the_largest_memory() -> None:
     assert total([Estimate()]) == Estimate()
 
 
-def test_time_is_said_to_be_an_estimate_for_a_named_device(compiled: Compile) -> None:
+def test_estimate_notes_name_the_device(compiled: Compile) -> None:
     assert compiled().notes[0].startswith("time and memory are estimates for one x86-64 core")
     on_gpu = compiled("run.device=gpu")
     assert "H100" in on_gpu.notes[0]
@@ -328,8 +329,8 @@ def test_time_is_said_to_be_an_estimate_for_a_named_device(compiled: Compile) ->
     assert "Apple" in compiled("run.device=gpu", device_class="metal").notes[0]
 
 
-def test_processes_share_the_time_and_the_rows_of_a_step(compiled: Compile) -> None:
-    """Two do all but the second of starting up in half the time, each with the memory of its own 8 rows of 16."""
+def test_estimate_divides_time_and_rows_among_processes(compiled: Compile) -> None:
+    """Two processes need half the time, apart from one second to start, and the memory of 8 of the 16 rows each."""
     one, two = (compiled(f"run.distributed.processes={n}").stage("pretrain") for n in (1, 2))
     assert one.estimate.seconds is not None and two.estimate.seconds is not None
     assert two.estimate.seconds - 1 == pytest.approx((one.estimate.seconds - 1) / 2)

@@ -1,4 +1,4 @@
-"""What changes which stage's fingerprint, and what is said about a change."""
+"""Which fields change the fingerprint of which stage, and how a change is explained."""
 
 import hashlib
 from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ def plan_of(name: str, *overrides: str) -> Plan:
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_recipe_compiles_and_has_a_header(path: Path) -> None:
+def test_shipped_recipe_compiles_and_has_a_header(path: Path) -> None:
     """The header says purpose, cost and expected result, and points editors at the schema."""
     plan = plan_of(path.stem)
     assert plan.recipe_name == path.stem
@@ -30,7 +30,7 @@ def test_every_shipped_recipe_compiles_and_has_a_header(path: Path) -> None:
     assert all(word in header for word in ("Purpose:", "Cost:", "Expect:"))
 
 
-def test_the_speedrun_is_the_hand_computed_size() -> None:
+def test_speedrun_has_the_hand_computed_size() -> None:
     """Every number from the shape: 12 layers of width 768, 6 heads, 32,768 pieces, T = 2048, windows SSSL."""
     blocks = 12 * (4 * 768**2 + 8 * 768**2)  # attention: four squares; MLP: two of 768 x 3072
     gates = 6 * (6 * 32)  # every second layer: 6 heads read 32 channels
@@ -55,7 +55,7 @@ def test_the_speedrun_is_the_hand_computed_size() -> None:
     assert stage.estimate.flops == tokens * flops_per_token == pytest.approx(4.8134e17, rel=1e-4)
 
 
-def test_the_speedrun_prints_its_size() -> None:
+def test_speedrun_plan_shows_its_size() -> None:
     text = render_plan(plan_of("speedrun"), {})
     assert "286,262,424 parameters" in text
     assert "600,047,616 tokens" in text
@@ -63,7 +63,7 @@ def test_the_speedrun_prints_its_size() -> None:
     assert "600M" in text and "4.81e17" in text
 
 
-def test_the_speedrun_has_the_mixture_and_every_evaluation() -> None:
+def test_speedrun_has_every_chat_evaluation() -> None:
     plan = plan_of("speedrun")
     chat = plan.stage("chat_eval").spec
     assert isinstance(chat, ChatEvalSpec)
@@ -71,14 +71,14 @@ def test_the_speedrun_has_the_mixture_and_every_evaluation() -> None:
     assert {suite.task for suite in chat.suites.values()} == tasks
 
 
-def test_current_variants_use_both_halves_of_the_variant() -> None:
+def test_current_recipes_select_architecture_and_optimizer() -> None:
     for name in ("current", "quickstart_current"):
         spec = plan_of(name).stage("pretrain").spec
         assert isinstance(spec, PretrainSpec)
         assert (spec.model.architecture, spec.optimizer.variant) == ("current", "current")
 
 
-def test_a_depth_series_follows_the_dial() -> None:
+def test_depth_recipes_derive_width_and_horizon() -> None:
     for depth in (4, 6, 8, 12):
         spec = plan_of(f"d{depth}").stage("pretrain").spec
         assert isinstance(spec, PretrainSpec)
@@ -86,7 +86,7 @@ def test_a_depth_series_follows_the_dial() -> None:
         assert 12 <= spec.steps * spec.tokens_per_step / spec.model.num_scaling_parameters() < 12.1
 
 
-def test_the_dry_run_is_small_enough_for_a_slow_core() -> None:
+def test_dry_run_is_small_enough_for_a_slow_core() -> None:
     """Under 20 GFLOP and 400 MiB in all, so that start-up is most of its time."""
     totals = plan_of("dry_run").totals
     assert totals.flops is not None and totals.flops < 2e10

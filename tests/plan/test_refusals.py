@@ -47,7 +47,7 @@ SFT = "  horizon: {tokens: 400_000}\n"
             "model: {sequence_len: 256}",
             "missing-field",
             ":9:8",
-            "`model` says neither `depth` nor `n_layer`",
+            "`model` has neither `depth` nor `n_layer`",
             "depth: 12",
         ),
         (

@@ -10,7 +10,7 @@ from nanochat.plan.render import StageStatus, plan_to_json, render_plan
 Compile = Callable[..., Plan]
 
 
-def test_the_text_fits_in_100_columns_and_says_what_happens_and_why(compiled: Compile) -> None:
+def test_render_plan_fits_in_100_columns_and_shows_status_and_reason(compiled: Compile) -> None:
     plan = compiled("description=" + "a long story " * 30)
     statuses = {
         "tokenizer": StageStatus("cached", "done in stages/tokenizer/0123456789ab"),
@@ -23,7 +23,7 @@ def test_the_text_fits_in_100_columns_and_says_what_happens_and_why(compiled: Co
     assert text.endswith("\n") and not any(line != line.rstrip() for line in text.splitlines())
 
 
-def test_the_text_names_sizes_steps_and_conditions(compiled: Compile) -> None:
+def test_render_plan_names_sizes_steps_and_conditions(compiled: Compile) -> None:
     """4 blocks of 12 * 128^2, gates, two tables and two value tables of 2048 x 128, 8 multipliers: 1,835,144."""
     text = render_plan(compiled(), {})
     assert "model: 1,835,144 parameters, 7,275,264 training FLOPs per token" in text
@@ -32,11 +32,11 @@ def test_the_text_names_sizes_steps_and_conditions(compiled: Compile) -> None:
     assert "98 steps of 4,096 tokens: spelling" in text
 
 
-def test_a_recipe_that_starts_from_weights_says_so(compiled: Compile) -> None:
+def test_render_plan_names_starting_weights(compiled: Compile) -> None:
     assert "starts from other-run" in render_plan(compiled("chat_eval.init_from=other-run"), {})
 
 
-def test_the_json_form_is_json_with_specs_identities_and_estimates(compiled: Compile) -> None:
+def test_plan_to_json_has_specs_identities_and_estimates(compiled: Compile) -> None:
     values = json.loads(json.dumps(plan_to_json(compiled(), {"sft": StageStatus("run", "why")}), allow_nan=False))
     by_name = {stage["stage"]: stage for stage in values["stages"]}
     assert by_name["sft"]["status"] == "run" and by_name["sft"]["why"] == "why"
@@ -57,7 +57,7 @@ def test_quantities_have_three_digits_and_a_unit() -> None:
     assert show_flops(4.8134e17) == "4.81e17"
 
 
-def test_a_score_is_shown_with_its_standard_error_and_number_of_problems() -> None:
+def test_show_score_has_standard_error_and_number_of_problems() -> None:
     assert show_score(0.75, 0.1234, 1_200) == "0.75 ± 0.12 (n 1,200)"
     assert show_score(1.23456789, None) == "1.235"
     assert show_score(1.23456789, None, digits=6) == "1.23457"

@@ -71,7 +71,7 @@ def test_a_tiny_training_gets_a_batch_that_leaves_256_steps_and_says_so() -> Non
     config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
     choice = scaling.auto_tokens_per_step(config, 1_500_000)
     assert choice.value == 4096
-    assert choice.note is not None and "the batch law gives 32,768" in choice.note and "taken 4,096" in choice.note
+    assert choice.note is not None and "the batch law gives 32,768" in choice.note and "takes 4,096" in choice.note
 
 
 @given(st.integers(1, 10**13), st.sampled_from([8, 96, 256, 1000, 2048, 65_536]))

@@ -1,1 +1,1 @@
-"""From recipe sections to stage specifications: every derived number."""
+"""Derives stage specifications, with all their numbers, from the sections of a recipe."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nanochat.data.sources import SourceSpec
@@ -10,9 +10,6 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec
 from nanochat.recipe.schema.recipe import Recipe
-
-SourceTokens = Callable[[SourceSpec], int | None]
-"""Returns how many training tokens a source has, or None if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +23,6 @@ class Derivation:
     pretrain: PretrainSpec | None
     """The recipe's own pretraining, whose batch and optimizer are the defaults of later stages."""
     issues: PlanIssues
-    source_tokens: SourceTokens | None = None
 
     @property
     def bpb_source(self) -> str | None:

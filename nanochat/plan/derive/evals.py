@@ -35,13 +35,8 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> BaseEvalSpe
                     continue
                 suites[name] = BpbSuiteSpec(source=sources[source], split=suite.split, tokens=suite.tokens)
             case schema.ChoiceSuite():
-                suites[name] = ChoiceSuiteSpec(
-                    task=suite.task,
-                    source=sources[suite.source],
-                    split=suite.split,
-                    max_problems=suite.max_problems,
-                    num_fewshot=suite.num_fewshot,
-                )
+                fields = suite.model_dump(exclude={"source"})
+                suites[name] = ChoiceSuiteSpec(source=sources[suite.source], **fields)
             case schema.CoreSuite():
                 suites[name] = CoreSuiteSpec(source=sources[suite.source], max_problems=suite.max_problems)
             case _:
@@ -58,16 +53,7 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> BaseEvalSpe
 def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> ChatEvalSpec:
     """Return the specification of the chat_eval stage."""
     suites = {
-        name: ChatSuiteSpec(
-            task=suite.task,
-            source=given.sources[suite.source],
-            split=suite.split,
-            max_problems=suite.max_problems,
-            num_samples=suite.num_samples,
-            max_tokens=suite.max_tokens,
-            temperature=suite.temperature,
-            top_k=suite.top_k,
-        )
+        name: ChatSuiteSpec(source=given.sources[suite.source], **suite.model_dump(exclude={"source"}))
         for name, suite in sorted(section.suites.items())
     }
     return ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)

@@ -1,9 +1,9 @@
-"""What decides a stage's result, as a flat map of dotted recipe paths; `fingerprint` hashes it.
+"""The fields that decide a stage's result, as a flat map of dotted recipe paths, which `fingerprint` hashes.
 
-Fields at their schema default are left out, so that a new field leaves old caches valid. What the plan derives stands
-in place of the dial it came from (steps for a horizon in tokens, the width for a depth), so that two ways of writing
-the same computation are one, and a changed derivation is a changed identity. Not in it: `run`, `tracking`, names,
-paths and `init_from` (contents enter as digests).
+Fields with their default value are left out, so that a new field leaves old caches valid. A derived value replaces the
+field that it comes from: steps replace a horizon in tokens, the width replaces a depth. Two ways to write the same
+computation are therefore equal, and a changed derivation changes the identity. Left out: `run`, `tracking`, names,
+paths and `init_from`, whose contents enter as digests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nanochat.recipe.schema.recipe import Recipe
 Fields = dict[str, JsonValue]
 
 ORIGIN_FIELDS = frozenset({"uri", "revision", "path", "builtin"})
-"""Say where a source is, which its digest replaces."""
+"""Fields that say where a source is. Its digest replaces them."""
 
 
 def source_fields(recipe: Recipe, name: str) -> Fields:
@@ -78,7 +78,7 @@ def nondefault_fields(section: BaseModel, prefix: str, *, without: frozenset[str
 
 
 def _flatten(value: JsonValue, prefix: str) -> Fields:
-    """Return the leaves by dotted path; an empty map is a leaf, so that its name is not lost."""
+    """Return the leaves by dotted path. An empty map counts as a leaf, so that its name is kept."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     flat: Fields = {}

@@ -1,4 +1,4 @@
-"""What is found while a plan is derived: mistakes of the recipe, not yet located, and notes for the reader."""
+"""Problems that are found while a plan is derived, without their place in the file, and notes for the reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RecipePath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class PlanIssue:
-    """One mistake: where in the recipe (keys from the root), a stable code, what is wrong, and what to do."""
+    """One mistake of the recipe: its path (keys from the root), a stable code, what is wrong, and what to do."""
 
     path: RecipePath
     code: str
@@ -19,22 +19,22 @@ class PlanIssue:
 
 @dataclass
 class PlanIssues:
-    """Collects mistakes, so that all are told at once, and sentences that the plan shows."""
+    """Collects mistakes, so that they are reported together, and sentences that the plan shows."""
 
     problems: list[PlanIssue] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, path: RecipePath, code: str, message: str, *, advice: str = "") -> None:
-        """Write down a mistake."""
+        """Add a mistake."""
         self.problems.append(PlanIssue(path, code, message, advice))
 
     def note(self, text: str | None) -> None:
-        """Write down a sentence for the plan, where there is one."""
+        """Add a sentence to the plan, unless `text` is None."""
         if text:
             self.notes.append(text)
 
     def check_whole_rows(self, path: RecipePath, tokens_per_step: int, sequence_len: int) -> None:
-        """Refuse a batch that is not a whole number of rows, naming the nearest that are."""
+        """Refuse a batch that is not a whole number of rows, and suggest the nearest sizes that are."""
         if tokens_per_step % sequence_len == 0:
             return
         below = tokens_per_step // sequence_len * sequence_len

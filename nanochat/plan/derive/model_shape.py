@@ -1,4 +1,4 @@
-"""The model's shape from its recipe section: the depth dial, and what is impossible, located field by field."""
+"""The shape of the model: `depth` derives the other numbers, and impossible combinations are refused field by field."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _CODE = "impossible-shape"
 
 
 def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[PlanIssue]]:
-    """Return the model's config, and findings where its numbers do not fit together.
+    """Return the model's config, and the problems if its numbers do not fit together.
 
-    Where `depth` is not given, `n_layer` turns the dial: it derives what is left out. The config is only usable
-    where there are no findings.
+    If `depth` is not given, `n_layer` takes its place and derives the missing numbers. The config is usable only if
+    there are no problems.
     """
     depth = section.depth or section.n_layer
     if depth is None:
         missing = PlanIssue(
             ("model",),
             "missing-field",
-            "`model` says neither `depth` nor `n_layer`",
+            "`model` has neither `depth` nor `n_layer`",
             "write `depth: 12` for the 286M model, or n_layer, n_embd and n_head",
         )
         return GPTConfig(vocab_size=vocab_size), [missing]
-    findings: list[PlanIssue] = []
-    n_embd, n_head = _derive_width(section, depth, findings)
+    problems: list[PlanIssue] = []
+    n_embd, n_head = _derive_width(section, depth, problems)
     config = GPTConfig(
         sequence_len=section.sequence_len,
         vocab_size=vocab_size,
@@ -36,19 +36,19 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
         window_pattern=section.window_pattern,
         architecture=section.architecture,
     )
-    if not findings:
-        findings += [PlanIssue(_culprit(section, text), _CODE, text, _advise(config)) for text in config.problems()]
-    return config, findings
+    if not problems:
+        problems += [PlanIssue(_path_of(section, text), _CODE, text, _advise(config)) for text in config.problems()]
+    return config, problems
 
 
-def _derive_width(section: schema.Model, depth: int, findings: list[PlanIssue]) -> tuple[int, int]:
-    """Return (n_embd, n_head), derived from `depth` where they are not given."""
-    dial = GPTConfig.shape_from_depth(depth)
-    n_embd = section.n_embd or dial.n_embd
+def _derive_width(section: schema.Model, depth: int, problems: list[PlanIssue]) -> tuple[int, int]:
+    """Return (n_embd, n_head); those that are not given are derived from `depth`."""
+    derived = GPTConfig.shape_from_depth(depth)
+    n_embd = section.n_embd or derived.n_embd
     if section.n_head is not None:
         return n_embd, section.n_head
     if n_embd % DEPTH_HEAD_DIM:
-        findings.append(
+        problems.append(
             PlanIssue(
                 ("model", "n_embd"),
                 _CODE,
@@ -60,8 +60,8 @@ def _derive_width(section: schema.Model, depth: int, findings: list[PlanIssue]) 
     return n_embd, n_embd // DEPTH_HEAD_DIM
 
 
-def _culprit(section: schema.Model, problem: str) -> tuple[str, ...]:
-    """Return the path of the first field that `problem` names and the recipe gives, else the section's."""
+def _path_of(section: schema.Model, problem: str) -> tuple[str, ...]:
+    """Return the path of the first field that the problem names and the recipe gives, else that of the section."""
     given = section.model_fields_set
     names = ("n_kv_head", "n_head", "n_embd", "window_pattern")
     return next((("model", name) for name in names if f"`{name}`" in problem and name in given), ("model",))
@@ -77,7 +77,7 @@ def _advise(config: GPTConfig) -> str:
 
 
 def _head_counts(n_embd: int) -> list[int]:
-    """Return the head counts that give heads of an even size of at least 8 channels, or all even ones if none does."""
+    """Return the numbers of heads with an even size of at least 8 channels, or of any even size if there are none."""
     fits = [n for n in range(1, n_embd // 2 + 1) if n_embd % (2 * n) == 0]
     return [n for n in fits if n_embd // n >= 8] or fits
 

@@ -1,4 +1,4 @@
-"""The pretrain stage's specification: horizon, batch, schedule and weight decay, derived from the recipe's section."""
+"""The specification of the pretrain stage: horizon, batch, schedule and weight decay."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
-from nanochat.plan.derive.derivation import Derivation, SourceTokens
+from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues, RecipePath
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.recipe.schema import recipe as schema
 
 
 def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec:
-    """Return the specification of the pretrain stage. Sources are sorted by name: their order in the file is free."""
+    """Return the specification of the pretrain stage. Sources are sorted by name."""
     config, issues = given.config, given.issues
     assert config is not None, "a recipe with `pretrain` and without `model` was refused before"
     data = tuple(
         WeightedSource(source=given.sources[name], weight=section.data[name].weight) for name in sorted(section.data)
     )
-    tokens = _planned_tokens(section.horizon, config, data, issues, given.source_tokens)
+    tokens = _planned_tokens(section.horizon, config, issues)
     tokens_per_step = _tokens_per_step(section, config, tokens, issues)
     steps = section.horizon.steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
@@ -38,28 +38,18 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
     )
 
 
-def _planned_tokens(
-    horizon: schema.Horizon,
-    config: GPTConfig,
-    data: tuple[WeightedSource, ...],
-    issues: PlanIssues,
-    source_tokens: SourceTokens | None,
-) -> float | None:
-    """Return the horizon's tokens, or None where it is given in steps."""
+def _planned_tokens(horizon: schema.Horizon, config: GPTConfig, issues: PlanIssues) -> float | None:
+    """Return the tokens of a horizon, or None if it is given in steps."""
     if horizon.steps is not None:
         return None
     if horizon.epochs is None:
         return scaling.horizon_tokens(config, tokens=horizon.tokens, ratio=horizon.ratio, flops=horizon.flops)
-    sizes = [source_tokens(item.source) if source_tokens else None for item in data]
-    known = [size for size in sizes if size is not None]
-    if len(known) == len(sizes):
-        return horizon.epochs * sum(known)
     issues.refuse(
         ("pretrain", "horizon", "epochs"),
         "unknown-size",
         "`epochs` needs the number of training tokens in the sources, which is not known before they are tokenized",
         advice="give the horizon of pretraining as `steps`, `tokens`, `ratio` or `flops`; an epoch has about as many "
-        "tokens as the text has bytes, divided by the `bytes_per_token` that the tokenizer stage tells",
+        "tokens as the text has bytes, divided by the `bytes_per_token` that the tokenizer stage reports",
     )
     return None
 
@@ -68,7 +58,7 @@ def _tokens_per_step(section: schema.Pretrain, config: GPTConfig, tokens: float 
     if section.tokens_per_step != "auto":
         issues.check_whole_rows(("pretrain", "tokens_per_step"), section.tokens_per_step, config.sequence_len)
         return section.tokens_per_step
-    # A horizon in steps says nothing about tokens before the batch is known: the default ratio stands in.
+    # A horizon in steps has no number of tokens before the batch is known, so the default ratio replaces it.
     planned = tokens or scaling.DEFAULT_RATIO * config.num_scaling_parameters()
     choice = scaling.auto_tokens_per_step(config, planned)
     issues.note(choice.note)
@@ -114,7 +104,7 @@ def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -
 
 
 def _overlap(schedule: ScheduleConfig) -> list[str]:
-    """Return what is wrong where the learning rate would begin to fall before it has risen."""
+    """Return what is wrong if the learning rate would start to fall before it has risen."""
     warmup, warmdown = schedule.warmup_steps, schedule.warmdown_steps
     if warmup + warmdown <= schedule.steps:
         return []

@@ -1,10 +1,10 @@
-"""Numbers the plan derives from a few dials: the model's shape, the batch, the horizon, weight decay and schedule.
+"""Scaling laws that derive the horizon, the batch and the weight decay of pretraining from the model's size.
 
-Pure functions of values. Not here: which learning rate a parameter gets (`optim.groups`), the rate over steps
-(`optim.schedules`), the sizes and FLOPs of a shape (`model.config`).
+Not here: the learning rate of a parameter (`optim.groups`), the rate over steps (`optim.schedules`), and the sizes and
+FLOPs of a shape (`model.config`).
 
-Rounding rule: a horizon that is not given in steps becomes ceil(tokens / tokens_per_step) steps, so that a run never
-sees less than was asked for.
+A pretraining horizon that is not given in steps is rounded up to ceil(tokens / tokens_per_step) steps, so that a run
+never sees fewer tokens than the recipe asks for.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import Variant
 
 DEFAULT_RATIO = 12.0
-"""Training tokens per scaling parameter where nothing else says how long the training is."""
+"""Training tokens per scaling parameter, used if the recipe gives no number of tokens."""
 REFERENCE_DEPTH = 12
-"""Depth at which batch and weight decay were tuned: both laws are relative to it."""
+"""Depth at which batch and weight decay were tuned. Both laws are relative to it."""
 REFERENCE_TOKENS_PER_STEP = 2**19
 BATCH_EXPONENT = 0.383
 """Best batch ~ tokens^0.383: Bergsma et al. 2025, "Power Lines" (2505.13738), as in nanochat 2026-07."""
 MIN_AUTO_STEPS = 256
-"""`auto` never takes a batch so large that fewer steps remain; the law was fitted at depth 12 and above."""
+"""`auto` never chooses a batch so large that fewer steps remain. The law was fitted at depth 12 and above."""
 CURRENT_WEIGHT_DECAY = 0.28
 """Muon's weight decay at the reference depth, batch and ratio (nanochat 2026-07)."""
 MAX_WEIGHT_DECAY = 2.0
-"""About what the law gives at depth 4; below that depth it grows without bound, so it is held there."""
+"""About what the law gives at depth 4. Below that depth it grows without bound, so it is limited to this."""
 PLAIN_WEIGHT_DECAY = 0.1
-"""Muon's weight decay of the seed optimizer, the value of the golden training run; it does not scale."""
+"""Muon's weight decay of the plain optimizer, from the golden training run. It does not scale."""
 
 
 class Choice(NamedTuple):
-    """A number the plan chose, and a sentence for the plan's notes where the choice needs one."""
+    """A number that the plan chose, and a sentence for its notes if the choice needs an explanation."""
 
     value: float
     note: str | None = None
 
 
 def steps_for_tokens(tokens: float, tokens_per_step: int) -> int:
-    """Return the steps that see at least `tokens` tokens: ceil(tokens / tokens_per_step), at least 1."""
+    """Return the number of steps that see at least `tokens` tokens: ceil(tokens / tokens_per_step), at least 1."""
     return max(1, math.ceil(tokens / tokens_per_step))
 
 
@@ -53,7 +53,7 @@ def horizon_tokens(
 ) -> float:
     """Return the training tokens of a horizon given as exactly one of `tokens`, `ratio`, `flops`.
 
-    ratio counts tokens per scaling parameter; flops are the whole training's, by `GPTConfig.flops_per_token`.
+    `ratio` is tokens per scaling parameter; `flops` is the FLOPs of the whole training (`GPTConfig.flops_per_token`).
     """
     if tokens is not None:
         return tokens
@@ -79,7 +79,7 @@ def reference_tokens(config: GPTConfig) -> float:
 def auto_tokens_per_step(config: GPTConfig, tokens: float) -> Choice:
     """Return the batch in tokens for a horizon of `tokens`: 2^round(log2(2^19 * (D / D_d12)^0.383)), in whole rows.
 
-    The law is held to at least MIN_AUTO_STEPS steps and at least one row; the note says so where it was.
+    The batch leaves at least MIN_AUTO_STEPS steps and has at least one row. A note says if the law was limited.
     """
     share = tokens / reference_tokens(config)
     law = 2 ** round(math.log2(REFERENCE_TOKENS_PER_STEP * share**BATCH_EXPONENT))
@@ -90,13 +90,13 @@ def auto_tokens_per_step(config: GPTConfig, tokens: float) -> Choice:
         return Choice(batch)
     return Choice(
         batch,
-        f"tokens_per_step: the batch law gives {law:,}, which leaves under {MIN_AUTO_STEPS} steps at this size: "
-        f"taken {batch:,}",
+        f"tokens_per_step: the batch law gives {law:,}, which leaves fewer than {MIN_AUTO_STEPS} steps at this "
+        f"size, so the plan takes {batch:,}",
     )
 
 
 def muon_weight_decay(variant: Variant, config: GPTConfig, *, tokens: float, tokens_per_step: int) -> Choice:
-    """Return Muon's peak weight decay: constant (plain), or 0.28 * sqrt(B / 2^19) * (D_d12 / D) held at 2 (current)."""
+    """Return Muon's peak weight decay: constant (plain), or 0.28 * sqrt(B / 2^19) * (D_d12 / D) up to 2 (current)."""
     if variant == "plain":
         return Choice(PLAIN_WEIGHT_DECAY)
     batch_factor = math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP)
@@ -105,5 +105,5 @@ def muon_weight_decay(variant: Variant, config: GPTConfig, *, tokens: float, tok
         return Choice(law)
     return Choice(
         MAX_WEIGHT_DECAY,
-        f"weight decay: the scaling law gives {law:.3g} for so short a training: held at {MAX_WEIGHT_DECAY:g}",
+        f"weight decay: the scaling law gives {law:.3g} for this short training; limited to {MAX_WEIGHT_DECAY:g}",
     )

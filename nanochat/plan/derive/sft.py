@@ -1,4 +1,4 @@
-"""The sft stage's specification, with what it inherits from the recipe's pretraining."""
+"""The specification of the sft stage, which takes its batch and optimizer from pretraining by default."""
 
 from __future__ import annotations
 
@@ -40,15 +40,7 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
 
 
 def _sft_item(name: str, item: schema.SftData, sources: Mapping[str, SourceSpec]) -> SftItem:
-    return SftItem(
-        name=name,
-        task=item.task,
-        source=sources[item.source],
-        split=item.split,
-        max_examples=item.max_examples,
-        repeat=item.repeat,
-        weight=item.weight,
-    )
+    return SftItem(name=name, source=sources[item.source], **item.model_dump(exclude={"source"}))
 
 
 def _sft_horizon(

@@ -1,1 +1,1 @@
-"""Estimates of time, memory and disk for each stage."""
+"""Estimates the time, memory and disk of each stage."""

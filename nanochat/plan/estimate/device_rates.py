@@ -1,4 +1,4 @@
-"""How fast a class of device is taken to be: FLOPs over a rate, decoding over a bandwidth, and what a start takes."""
+"""The assumed speed of each class of device: FLOPs and bytes per second, and the time to start."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ DeviceClass = Literal["cpu", "metal", "cuda"]
 TOKENIZER_CHARS_PER_SECOND = 6.4e6
 """SentencePiece BPE training, 32 MB in 5 s on one core."""
 STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
-"""A child process until its first step: imports, weights, compiled kernels."""
+"""From the start of a child process to its first step: imports, weights, compiled kernels."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What a device class is assumed to do."""
+    """The assumed speed of a class of device."""
 
     flops_per_second: float
     bytes_per_second: float
-    """Memory bandwidth, which bounds decoding."""
+    """Memory bandwidth, which limits decoding."""
     basis: str
-    """Where the numbers come from, for the plan's reader."""
+    """Where the numbers come from, for the notes of the plan."""
 
 
 RATES: dict[DeviceClass, Rate] = {
