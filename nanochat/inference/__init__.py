@@ -1,1 +1,1 @@
-"""Decoding: key/value cache, sampling, tools and the chat engine."""
+"""Inference: prefill, key/value cache, sampling, the generation engine and chat sessions."""

@@ -1,4 +1,4 @@
-"""The model as inference and evaluation see it: hidden states of new positions, then logits of the wanted ones.
+"""The interface of a model for inference and evaluation, and the prefill that reads prompts into a cache.
 
 Shape letters: B batch, T time, C width, V vocabulary.
 """
@@ -17,7 +17,7 @@ from nanochat.model.ragged.rows import Ragged
 
 
 class CausalModel(Protocol):
-    """What `nanochat.model.gpt.GPT` offers, and what a stand-in in a test must."""
+    """The part of `nanochat.model.gpt.GPT` that inference and evaluations use. Tests implement it in fakes."""
 
     @property
     def config(self) -> GPTConfig:
@@ -29,7 +29,7 @@ class CausalModel(Protocol):
 
     @property
     def hidden_ragged(self) -> Callable[[Ragged], mx.array]:
-        """`hidden_ragged(rows)` -> (N, C), the same of rows without padding, which end with the forward."""
+        """`hidden_ragged(rows)` -> (N, C), the same for rows without padding and without a cache."""
 
     @property
     def logits(self) -> Callable[[mx.array], mx.array]:
@@ -41,16 +41,16 @@ class CausalModel(Protocol):
 
 
 def prefill(model: CausalModel, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
-    """Read prompts that may differ in length; return their last hidden states (B, C) and a cache with `room` positions.
+    """Read prompts into a cache; return their last hidden states (B, C) and the cache, with `room` free positions.
 
-    Shorter prompts are padded on the left, and the cache hides the padding: what follows stands at the same position of
-    every row. Prompts are fed in causal chunks.
+    Shorter prompts are padded on the left, and the cache hides the padding, so that new tokens have the same position
+    in every row. The model reads the prompts in causal chunks.
     """
     lengths = [len(prompt) for prompt in prompts]
     idx = pad_left(prompts, pad_id=prompts[0][0])
     cache = KVCache(model.config, capacity=idx.shape[1] + room, lengths=lengths)
     hidden = model.hidden(idx[:, :PROMPT_CHUNK_TOKENS], cache)
     for start in range(PROMPT_CHUNK_TOKENS, idx.shape[1], PROMPT_CHUNK_TOKENS):
-        mx.eval(hidden)  # of the chunk before: frees its activations
+        mx.eval(hidden)  # frees the activations of the previous chunk
         hidden = model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
     return hidden[:, -1], cache

@@ -1,6 +1,6 @@
-"""A conversation with a model: history, system prompt, settings, and answers as they are written.
+"""A chat with a model: its history, its system prompt, its settings, and answers streamed as text.
 
-Not here: what a typed line means (`commands`), the terminal (`nanochat.cli.chat`).
+Not here: slash commands and the terminal (`nanochat.cli`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class ChatSettings:
 
 
 class ChatSession:
-    """Remembers the turns and answers the next one; what no longer fits the context is forgotten, oldest first."""
+    """Remembers the turns of a chat and answers the next one. The oldest turns are dropped if the context is full."""
 
     def __init__(self, engine: Engine, *, system: str | None = None, settings: ChatSettings | None = None) -> None:
         self.engine = engine
         self.system = system
-        """The system prompt; assign to replace it, also in the middle of a conversation."""
+        """The system prompt, which may be replaced at any time."""
         self.settings = settings if settings is not None else ChatSettings()
         self.turns: tuple[Message, ...] = ()
 
@@ -48,11 +48,11 @@ class ChatSession:
         return self.engine.tokenizer
 
     def reset(self) -> None:
-        """Forget all turns; system prompt and settings stay."""
+        """Forget all turns but keep the system prompt and the settings."""
         self.turns = ()
 
     def change(self, *, temperature: float | None = None, max_tokens: int | None = None) -> None:
-        """Answer with other settings from now on; what is None stays."""
+        """Change settings for later answers; None keeps the current value."""
         old = self.settings
         self.settings = replace(
             old,
@@ -61,7 +61,7 @@ class ChatSession:
         )
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Return what the model reads for the next question: the newest turns that leave room for an answer."""
+        """Return the prompt for the next question: the newest turns that leave room for an answer."""
         system = (Message("system", self.system),) if self.system else ()
         conversation = Conversation((*system, *self.turns, Message("user", text)))
         context = self.engine.model.config.sequence_len
@@ -69,10 +69,10 @@ class ChatSession:
         return render_for_completion(self.tokenizer, conversation, max_tokens=context - room)
 
     def reply(self, text: str) -> Generator[str, None, None]:
-        """Yield the answer in pieces of whole characters; calculator use is shown as `[6*7][= 42]`.
+        """Yield the answer in pieces of whole characters. Calculator calls are shown as `[6*7][= 42]`.
 
-        Question and answer become history when the answer ends, or with what there is of it when the caller closes
-        the iterator early. The same session (seed, settings, texts) gives the same answers.
+        Question and answer become part of the history when the answer ends. If the caller closes the iterator early,
+        the partial answer does. The same seed, settings and questions give the same answers.
         """
         settings = self.settings
         turn = len(self.turns) // 2
@@ -106,7 +106,7 @@ class ChatSession:
 
 
 class _Display:
-    """Tokens to what is shown of them."""
+    """Turns tokens into the text that users see."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._text = StreamDecoder(tokenizer)
@@ -122,9 +122,9 @@ class _Display:
 
 
 def parse_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str | tuple[Part, ...]:
-    """Return what the assistant wrote as a message's content: one text, or parts where the calculator was used.
+    """Return the content of the assistant's message: one text, or parts if the model called the calculator.
 
-    A part that is not closed ends with the answer; rendering the message again then closes it.
+    A part without an end marker ends with the answer. Rendering the message adds the marker.
     """
     opens = {tokenizer.special(name): kind for name, kind in _OPENS.items()}
     closes = {tokenizer.special(name) for name in _CLOSES}

@@ -1,8 +1,8 @@
-"""Generation: one causal prefill, then one token a row and step, with a calculator on the side.
+"""Generates text: one causal prefill, then one token per row and step, with a calculator that the model may call.
 
-Here: many samples of one prompt (`Engine.generate`, streaming) and one completion each of many prompts
-(`Engine.complete`). Rows leave the batch as they end. Not here: how prompts of different lengths share a batch
-(`forward`), turns and text (`chat`).
+`Engine.generate` streams several samples of one prompt, and `Engine.complete` completes many prompts once. Rows leave
+the batch when they end. Not here: how prompts of different lengths share a batch (`causal_model`), chat turns
+(`chat_session`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from nanochat.tools.calculator import calculate
 
 @dataclass(frozen=True)
 class Step:
-    """One step of all samples: the token each wrote, None from its end on, and whether it was forced on it."""
+    """One step of all samples."""
 
     tokens: list[int | None]
+    """The token of each sample; None once the sample has ended."""
     forced: list[bool]
+    """Whether the token belongs to the calculator's output and was not sampled."""
 
 
 @dataclass(frozen=True)
 class _Sampling:
     temperature: float
     top_k: int | None
-    keys: mx.array  # (rows, 2), by row number
+    keys: mx.array
+    """(rows, 2), by row number."""
 
 
 class _Markers:
@@ -50,19 +53,21 @@ class _Markers:
 
 
 class _Row:
-    """One completion in the making: what it is forced to write next, what it has written."""
+    """One unfinished completion."""
 
     def __init__(self, number: int, limit: int) -> None:
         self.number = number
+        self.limit = limit
         self.forced: deque[int] = deque()
+        """Tokens of the calculator's output that come next, whatever the model samples."""
         self.written: list[int] = []
         self.code: list[int] | None = None
-        self.limit = limit
+        """The tokens since the Python start marker; None outside of Python code."""
         self.is_done = False
         self.last_was_forced = False
 
     def write(self, sampled: int, ends: frozenset[int]) -> int | None:
-        """Return the token that the row writes now, or None where it ends instead."""
+        """Return the token that the row writes now, or None if it ends instead."""
         self.last_was_forced = bool(self.forced)
         token = self.forced.popleft() if self.forced else sampled
         if token in ends and not self.last_was_forced:
@@ -74,7 +79,7 @@ class _Row:
 
 
 class Engine:
-    """Generates with one model and its tokenizer; holds no state between calls."""
+    """Generates with one model and its tokenizer. It keeps no state between calls."""
 
     def __init__(self, model: CausalModel, tokenizer: Tokenizer) -> None:
         self.model = model
@@ -92,13 +97,13 @@ class Engine:
         seed: int = 0,
         use_calculator: bool = True,
     ) -> Iterator[Step]:
-        """Yield the steps of `num_samples` continuations of one prompt, each with a first token of its own.
+        """Yield the steps of `num_samples` continuations of one prompt, which may differ from their first token on.
 
-        A sample ends before `<|assistant_end|>` or BOS (neither is given out), after `max_tokens` tokens (forced ones
-        count), or where prompt and answer fill the model's context. The same seed gives the same tokens.
+        A sample ends before `<|assistant_end|>` or BOS (neither is returned), after `max_tokens` tokens (forced tokens
+        count), or when prompt and answer fill the model's context. The same seed gives the same tokens.
 
         Raises:
-            RecipeError: the prompt is empty or leaves no room in the context, or a setting means nothing.
+            RecipeError: the prompt is empty or leaves no room in the context, or a setting is invalid.
         """
         self._check_request([prompt_ids], max_tokens)
         check_settings(temperature=temperature, top_k=top_k)
@@ -126,16 +131,16 @@ class Engine:
         max_rows: int = GENERATED_ROWS,
         on_finished: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """Return one completion for each prompt, as `generate` ends them.
+        """Return one completion for each prompt, which ends as in `generate`.
 
-        Prompts of similar length go together, at most `max_rows` at once, the longest first (what does not fit in
-        memory fails at once). Prompt i samples from the key of row i: batching changes no draw.
+        Prompts of similar length share a batch of at most `max_rows`. The longest go first, so that a lack of memory
+        shows at once. Prompt i samples with the key of row i, so that batching changes no draw.
 
         Args:
-            on_finished: called with the number of completions finished so far, each time that some end.
+            on_finished: called with the number of finished completions whenever one ends.
 
         Raises:
-            RecipeError: as `generate`.
+            RecipeError: as in `generate`.
         """
         self._check_request(prompts, max_tokens)
         check_settings(temperature=temperature, top_k=top_k)
@@ -177,50 +182,41 @@ class Engine:
         *,
         use_calculator: bool,
     ) -> Iterator[dict[int, int]]:
-        """Yield for each step the token that each row wrote, by row number, until every row is done.
+        """Yield the token that each unfinished row wrote in each step, by row number, until every row is done.
 
         Args:
-            rows: (B) rows, in the order of the cache's.
-            hidden: (B, C) at the last position read.
+            rows: (B) rows, in the order of the cache's rows.
+            hidden: (B, C) at the last position of the prompts.
         """
-        live = list(rows)
-        while live:
-            sampled = self._sample(live, hidden, sampling)
+        active = list(rows)
+        while True:
             written: dict[int, int] = {}
-            fed: list[int] = []
-            for row, choice in zip(live, sampled, strict=True):
-                fed.append(self._write(row, choice, use_calculator, written))
+            for row, sampled in zip(active, self._sample(active, hidden, sampling), strict=True):
+                token = row.write(sampled, self._markers.ends)
+                if token is not None:
+                    written[row.number] = token
+                    if use_calculator:
+                        self._run_calculator(row, token)
             yield written
-            kept = [i for i, row in enumerate(live) if not row.is_done]
-            if len(kept) < len(live):
-                live = [live[i] for i in kept]
-                fed = [fed[i] for i in kept]
-                if not live:
-                    return
+            kept = [i for i, row in enumerate(active) if not row.is_done]
+            if not kept:
+                return
+            if len(kept) < len(active):
+                active = [active[i] for i in kept]
                 cache = cache.take(kept)
-            hidden = self.model.hidden(mx.array(fed)[:, None], cache)[:, -1]
+            hidden = self.model.hidden(mx.array([[row.written[-1]] for row in active]), cache)[:, -1]
 
-    def _sample(self, live: Sequence[_Row], hidden: mx.array, sampling: _Sampling) -> list[int]:
-        if all(row.forced for row in live):
-            return [0] * len(live)
-        # A small text gives fewer pieces than the model has rows for: those beyond mean nothing.
+    def _sample(self, rows: Sequence[_Row], hidden: mx.array, sampling: _Sampling) -> list[int]:
+        if all(row.forced for row in rows):
+            return [0] * len(rows)
+        # A tokenizer trained on little text has fewer tokens than the model, whose further logits mean nothing.
         logits = self.model.logits(hidden)[:, : self.tokenizer.vocab_size]
-        keys = step_keys(sampling.keys[mx.array([row.number for row in live])], [len(row.written) for row in live])
+        keys = step_keys(sampling.keys[mx.array([row.number for row in rows])], [len(row.written) for row in rows])
         tokens = sample(logits, keys, temperature=sampling.temperature, top_k=sampling.top_k)
         return [int(token) for token in np.array(tokens)]
 
-    def _write(self, row: _Row, choice: int, use_calculator: bool, written: dict[int, int]) -> int:
-        """Let the row write and note it in `written`; return the token to feed (any, where the row ended)."""
-        token = row.write(choice, self._markers.ends)
-        if token is None:
-            return choice
-        written[row.number] = token
-        if use_calculator:
-            self._watch_code(row, token)
-        return token
-
-    def _watch_code(self, row: _Row, token: int) -> None:
-        """Collect what stands between the Python markers; at the end of it force the result, if there is one."""
+    def _run_calculator(self, row: _Row, token: int) -> None:
+        """Collect the tokens between the Python markers. After the last one, force the result if there is one."""
         marks = self._markers
         if token == marks.python_start:
             row.code = []
@@ -241,6 +237,5 @@ class Engine:
                 raise RecipeError("an empty prompt cannot be continued: begin with BOS")
             if len(prompt) >= context:
                 raise RecipeError(
-                    f"the prompt has {len(prompt)} tokens and the model's context {context}: shorten it, nothing can "
-                    "be added"
+                    f"the prompt has {len(prompt)} tokens, which fills the model's context of {context}: shorten it"
                 )

@@ -1,8 +1,10 @@
-"""KVCache: keys and values of earlier positions, preallocated and written in place; windowed layers keep their window.
+"""Caches the keys and values of earlier positions. Buffers are preallocated, and windowed layers keep their window.
 
-Prompts of different lengths share a batch by padding on the left: `KVCache(..., lengths=...)` knows how many of a row's
-first positions are padding, and the model hides them. The rotation depends on differences of positions only, so a row's
-shift changes nothing. Shapes: B rows, G key/value heads, T new positions, S kept positions, D head size.
+Prompts of different lengths share a batch by padding on the left. `KVCache(..., lengths=...)` stores how many of a
+row's first positions are padding, and the model hides them. Rotary embeddings depend only on differences of positions,
+so the shift of a row changes nothing.
+
+Shape letters: B rows, G key/value heads, T new positions, S kept positions, D head size, C width.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from nanochat.model.config import GPTConfig
 
 
 class LayerCache:
-    """One layer's keys and values: the newest `window` positions stay visible to the next one."""
+    """The keys and values of one layer. The newest `window` positions stay visible to the next position."""
 
     def __init__(self, window: int, capacity: int) -> None:
-        """Keep `window` earlier positions, in a buffer of at most `capacity`."""
+        """Keep `window` earlier positions in a buffer of at most `capacity` positions."""
         self.window = window
         self.capacity = min(capacity, window + CACHE_SLACK_TOKENS)
         self.used = 0
@@ -27,7 +29,7 @@ class LayerCache:
         self.values: mx.array | None = None
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add (B, G, T, D); return the new positions and up to `window` before them, (B, G, S, D), the newest last."""
+        """Add (B, G, T, D); return up to `window` earlier positions and the new ones, (B, G, S, D), the newest last."""
         time = keys.shape[2]
         if self.keys is None or self.values is None:
             shape = (*keys.shape[:2], self.capacity, keys.shape[3])
@@ -42,9 +44,9 @@ class LayerCache:
         return self.keys[:, :, first:end], self.values[:, :, first:end]
 
     def _update_beyond_capacity(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Make room: join the window with the new positions, and write what the next position sees to the front."""
+        """Return the window and the new positions, and move what the next position sees to the front of the buffer."""
         assert self.keys is not None and self.values is not None
-        assert self.window <= self.capacity, f"the cache has room for {self.capacity} positions, and more are coming"
+        assert self.window <= self.capacity, f"the cache has room for {self.capacity} positions only"
         first = max(0, self.used - self.window)
         keys = mx.concatenate([self.keys[:, :, first : self.used], keys], axis=2)
         values = mx.concatenate([self.values[:, :, first : self.used], values], axis=2)
@@ -55,7 +57,7 @@ class LayerCache:
         return keys, values
 
     def with_rows(self, rows: mx.array) -> LayerCache:
-        """Return a copy whose row i is this one's row rows[i]."""
+        """Return a copy whose row i is row `rows[i]` of this cache."""
         copy = LayerCache(self.window, self.capacity)
         copy.used = self.used
         if self.keys is not None and self.values is not None:
@@ -64,22 +66,23 @@ class LayerCache:
 
 
 class KVCache:
-    """Every layer's cache, and what else the model needs of earlier positions.
+    """The caches of all layers, and what else the model needs to know about earlier positions.
 
     Attributes:
-        layers: one cache a layer.
-        offset: positions that are in, padding included.
-        starts: (B,) first real position of each row; None where no row is padded.
+        layers: one cache per layer.
+        offset: number of positions in the cache, padding included.
+        starts: (B,) first real position of each row; None if no row is padded.
         previous_embedding: (B, 1, C) normed embedding of the newest position, for the smear.
     """
 
     def __init__(self, config: GPTConfig, *, capacity: int, lengths: Sequence[int] | None = None) -> None:
-        """Make room for `capacity` positions (prompt and what is generated; memory follows it, and each window).
+        """Create an empty cache.
 
         Args:
-            config: the model's.
-            capacity: positions that a row may come to hold; a cache that gets more copies at each further step.
-            lengths: tokens of each row's prompt, where they differ: feed the prompts padded on the left to the longest.
+            config: the configuration of the model.
+            capacity: positions of prompt and answer together. It decides the memory of layers without a window. A cache
+                with more positions copies its buffers at each further step.
+            lengths: number of tokens in each row's prompt if they differ. Pad the prompts on the left to the longest.
         """
         self.layers = [LayerCache(window, capacity) for window in config.windows]
         self.offset = 0
@@ -89,15 +92,15 @@ class KVCache:
         self.previous_embedding: mx.array | None = None
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` new positions, after every layer has seen them."""
+        """Add `tokens` new positions to the offset, after every layer has processed them."""
         self.offset += tokens
 
     def expand(self, rows: int) -> KVCache:
-        """Return a cache of `rows` rows, each a copy of this one's only row."""
+        """Return a cache of `rows` rows, each of them a copy of the only row of this cache."""
         return self.take([0] * rows)
 
     def take(self, rows: Sequence[int]) -> KVCache:
-        """Return a cache whose row i is this one's row rows[i]: drops, repeats or reorders rows."""
+        """Return a cache whose row i is row `rows[i]` of this cache. Rows can be dropped, repeated and reordered."""
         copy = KVCache.__new__(KVCache)
         index = mx.array(list(rows), dtype=mx.int32)
         copy.layers = [layer.with_rows(index) for layer in self.layers]
@@ -108,7 +111,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by the buffers."""
+        """Bytes of all buffers."""
         arrays = [x for layer in self.layers for x in (layer.keys, layer.values) if x is not None]
         return sum(x.nbytes for x in arrays)
 

@@ -1,7 +1,9 @@
-"""Choosing the next token from logits: greedy, by temperature, among the k likeliest.
+"""Samples the next token from logits: greedily, with a temperature, or among the k most likely tokens.
 
-Every row draws from a key of its own (B rows, V vocabulary), so what a row samples does not depend on which other rows
-share its batch. Not here: when a row ends, forced tokens (see `engine`).
+Every row draws with its own key, so that its samples do not depend on the other rows of its batch. Not here: when a row
+ends, forced tokens (`engine`).
+
+Shape letters: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,38 +17,40 @@ from nanochat.errors import RecipeError
 
 
 def check_settings(*, temperature: float, top_k: int | None) -> None:
-    """Refuse sampling settings that mean nothing.
+    """Refuse invalid sampling settings.
 
     Raises:
-        RecipeError: a negative or infinite temperature, or a `top_k` below 1.
+        RecipeError: the temperature is negative or infinite, or `top_k` is below 1.
     """
     if not 0 <= temperature < float("inf"):
         raise RecipeError(f"temperature is {temperature}: give 0 (greedy) or a positive number")
     if top_k is not None and top_k < 1:
-        raise RecipeError(f"top_k is {top_k}: give at least 1, or none to sample among all tokens")
+        raise RecipeError(f"top_k is {top_k}: give at least 1, or leave it out to sample among all tokens")
 
 
 def row_keys(seed: int, rows: Sequence[int]) -> mx.array:
-    """Return one random key for each row number, (B, 2) uint32: the same seed and row number give the same key."""
+    """Return one random key for each row number, (B, 2) uint32. It depends only on the seed and the row number."""
     keys = [np.random.SeedSequence(seed, spawn_key=(row,)).generate_state(2, np.uint32) for row in rows]
     return mx.array(np.stack(keys))
 
 
 def step_keys(keys: mx.array, counts: Sequence[int]) -> mx.array:
-    """Return the keys (B, 2) of the rows' draws number `counts`: a count in the second word suits threefry."""
+    """Return the keys (B, 2) for draws number `counts`; a count is added to the second word of its row's key."""
     return keys + mx.array([[0, count] for count in counts], dtype=mx.uint32)
 
 
 def sample(logits: mx.array, key: mx.array, *, temperature: float = 1.0, top_k: int | None = None) -> mx.array:
-    """Return one token for each row, (B,) uint32, drawn from softmax(logits / temperature) over the `top_k` likeliest.
+    """Return one token for each row, (B,) uint32, drawn from softmax(logits / temperature) over the `top_k` largest.
 
-    The draw is the argmax of logits plus Gumbel noise (Maddison et al. 2014, "A* Sampling"), the same distribution.
+    The draw is the argmax of logits plus Gumbel noise, which has this distribution (Maddison et al. 2014, "A*
+    Sampling").
 
     Args:
         logits: (B, V) float32.
-        key: one key for all rows, (2,), or one for each, (B, 2); unused where the choice is greedy.
-        temperature: 0 takes the largest logit, the first of equal ones.
-        top_k: sample among so many tokens; None, or a number from V up, means all. Ties at the edge keep k tokens.
+        key: one key for all rows, (2,), or one per row, (B, 2). Greedy choices do not use it.
+        temperature: 0 takes the largest logit, and the first one of a tie.
+        top_k: number of most likely tokens to sample from. None, or V and more, means all tokens. If logits tie at the
+            boundary, exactly k tokens are kept.
 
     Raises:
         RecipeError: see `check_settings`.

@@ -1,4 +1,4 @@
-"""Stand-ins that tests of generation share: a small tokenizer, a scripted model, a model with random weights."""
+"""A small tokenizer, a scripted model, and a model with random weights, for the tests of generation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nanochat.tokenizer import bpe
 
 @pytest.fixture(scope="session")
 def tokenizer() -> bpe.Tokenizer:
-    """Special tokens, the 256 bytes, and a few pieces."""
+    """A tokenizer of special tokens, the 256 bytes, and a few longer tokens."""
     return bpe.train(["abc abd 0123456789 +-*/"], vocab_size=300, max_chars=1000, max_document_chars=1000)
 
 
 @dataclass
 class ScriptedModel:
-    """A model whose next token depends on the last one alone, and that notes what it was fed.
+    """A model whose next token depends on the last token alone. It records its inputs.
 
     A hidden state is the number of the next token.
     """
@@ -49,7 +49,7 @@ class ScriptedModel:
 
 @pytest.fixture
 def chain(tokenizer):
-    """Build a model in which each token of a list is followed by the next one."""
+    """A function that builds a model in which each token of a list is followed by the next one."""
 
     def build(*chains: list[int], sequence_len: int = 64) -> ScriptedModel:
         successors = {a: b for tokens in chains for a, b in itertools.pairwise(tokens)}
@@ -60,7 +60,7 @@ def chain(tokenizer):
 
 @pytest.fixture(scope="session", params=["seed", "current"])
 def random_model(request) -> FastGPT:
-    """Both architectures, windows shorter than the context, grouped heads, and every weight random."""
+    """A model of each architecture with windows shorter than the context, grouped heads, and every weight random."""
     shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
     length = 64 if request.param == "seed" else 256
     model = FastGPT(GPTConfig(architecture=request.param, sequence_len=length, vocab_size=300, **shape))

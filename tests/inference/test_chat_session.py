@@ -1,4 +1,4 @@
-"""A chat remembers what fits, forgets the oldest first, and shows whole characters."""
+"""A chat session remembers the turns that fit the context, and streams whole characters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 
 
 class FakeEngine:
-    """Answers with prepared tokens and remembers what it was asked."""
+    """An engine that answers with prepared tokens and records the requests."""
 
     def __init__(self, tokenizer, *answers: list[int], sequence_len: int = 200) -> None:
         self.tokenizer = tokenizer
@@ -38,7 +38,7 @@ def fake(tokenizer):
     return build
 
 
-def test_every_turn_is_read_again(fake):
+def test_session_repeats_the_history_in_every_prompt(fake):
     engine = fake("two", "four")
     session = ChatSession(engine)
     assert "".join(session.reply("one?")) == "two"
@@ -49,7 +49,7 @@ def test_every_turn_is_read_again(fake):
     )
 
 
-def test_a_second_system_prompt_replaces_the_first(fake):
+def test_session_replaces_the_system_prompt(fake):
     engine = fake("a", "b", "c")
     session = ChatSession(engine, system="Be brief.")
     list(session.reply("1"))
@@ -63,8 +63,8 @@ def test_a_second_system_prompt_replaces_the_first(fake):
     assert "Be" not in engine.prompts[2]
 
 
-def test_the_oldest_turns_go_when_the_context_is_full(fake, tokenizer):
-    """Room for the answer stays free, and the system prompt stays in front."""
+def test_session_drops_the_oldest_turns_if_the_context_is_full(fake, tokenizer):
+    """The prompt leaves room for the answer and keeps the system prompt."""
     engine = fake("x" * 10, "y" * 10, "z" * 10, sequence_len=80)
     session = ChatSession(engine, system="S", settings=ChatSettings(max_tokens=16))
     for question in ("first question", "second question", "third question"):
@@ -75,7 +75,7 @@ def test_the_oldest_turns_go_when_the_context_is_full(fake, tokenizer):
     assert len(session.prompt_ids("fourth")) <= 80 - 16
 
 
-def test_reset_forgets_the_turns_and_keeps_the_rest(fake):
+def test_reset_forgets_the_turns_but_keeps_system_prompt_and_settings(fake):
     engine = fake("a", "b")
     session = ChatSession(engine, system="S")
     session.change(temperature=0.0, max_tokens=7)
@@ -86,7 +86,7 @@ def test_reset_forgets_the_turns_and_keeps_the_rest(fake):
     assert (engine.requests[1]["temperature"], engine.requests[1]["max_tokens"]) == (0.0, 7)
 
 
-def test_turns_draw_from_seeds_of_their_own(fake):
+def test_session_draws_each_turn_with_a_different_seed(fake):
     engine, again, other = fake("a", "b"), fake("a", "b"), fake("a", "b")
     for target, seed in ((engine, 1), (again, 1), (other, 2)):
         session = ChatSession(target, settings=ChatSettings(seed=seed))
@@ -97,7 +97,7 @@ def test_turns_draw_from_seeds_of_their_own(fake):
     assert len({*seeds, *(request["seed"] for request in other.requests)}) == 4
 
 
-def test_a_stopped_answer_is_remembered_as_far_as_it_came(fake):
+def test_session_remembers_a_partial_answer(fake):
     engine = fake("xyz", "d")
     session = ChatSession(engine)
     pieces = session.reply("1")
@@ -108,14 +108,14 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_came(fake):
     assert "<|assistant_start|>xy<|assistant_end|>" in engine.prompts[1]
 
 
-def test_characters_arrive_whole(tokenizer, fake):
-    """Bytes of the tokenizer: an emoji is four tokens and one piece."""
+def test_reply_streams_whole_characters(tokenizer, fake):
+    """An emoji consists of four byte tokens, and arrives in one piece."""
     session = ChatSession(fake("aé\U0001f600z"))
     assert list(session.reply("1")) == ["a", "é", "\U0001f600", "z"]
 
 
-def test_random_bytes_stream_as_python_decodes_them(tokenizer):
-    """20,000 byte sequences, valid and not: joined pieces are the decoded whole, and no piece is half a character."""
+def test_reply_streams_random_bytes_as_python_decodes_them(tokenizer):
+    """The joined pieces of 20,000 valid and invalid byte sequences equal the decoded whole."""
     generator = np.random.default_rng(0)
     byte_ids = {tokenizer.id_to_bytes(i): i for i in range(10, 266)}
     engine = FakeEngine(tokenizer)
@@ -131,8 +131,8 @@ def test_random_bytes_stream_as_python_decodes_them(tokenizer):
         assert all(pieces)
 
 
-def test_calculator_use_is_shown_and_remembered_as_parts(tokenizer):
-    """What is remembered renders to the tokens that were written."""
+def test_session_shows_calculator_calls_and_remembers_them_as_parts(tokenizer):
+    """The remembered answer renders to the generated tokens."""
     ids = [tokenizer.special(f"<|{name}|>") for name in ("python_start", "python_end", "output_start", "output_end")]
     python_start, python_end, output_start, output_end = ids
     encode = tokenizer.encode
@@ -146,18 +146,18 @@ def test_calculator_use_is_shown_and_remembered_as_parts(tokenizer):
     assert rendered[-len(answer) - 1 : -1] == answer
 
 
-def test_an_unclosed_part_ends_with_the_answer(tokenizer):
+def test_parse_answer_ends_an_unclosed_part_with_the_answer(tokenizer):
     start = tokenizer.special("<|python_start|>")
     assert parse_answer(tokenizer, [start, *tokenizer.encode("1+")]) == (Part("python", "1+"),)
     assert parse_answer(tokenizer, tokenizer.encode("plain")) == "plain"
     assert parse_answer(tokenizer, []) == ""
 
 
-def test_a_real_model_answers_within_its_context(random_model, tokenizer):
-    """Six turns with a model of 64 (or 256) tokens: nothing overflows, and the same seed says the same."""
+def test_session_with_a_real_model_is_reproducible_and_fits_the_context(random_model, tokenizer):
+    """Six turns are more than the context of 64 (or 256) tokens."""
 
-    def talk() -> list[str]:
+    def chat() -> list[str]:
         session = ChatSession(Engine(random_model, tokenizer), settings=ChatSettings(max_tokens=12))
         return ["".join(session.reply(f"question number {turn}")) for turn in range(6)]
 
-    assert talk() == talk()
+    assert chat() == chat()

@@ -1,4 +1,4 @@
-"""The engine writes what the model would write without a cache, one row at a time, and keeps its own rules."""
+"""The engine generates what the model would without cache and batch, and applies its own rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanochat.inference.engine import Engine, Step
 
 
 def greedy_reference(model, prompt: list[int], max_tokens: int, ends: set[int]) -> list[int]:
-    """Without a cache: the whole sequence is read again for every token."""
+    """Return a greedy continuation computed without a cache, from the whole sequence for every token."""
     tokens = list(prompt)
     for _ in range(max_tokens):
         if len(tokens) >= model.config.sequence_len:
@@ -23,7 +23,7 @@ def greedy_reference(model, prompt: list[int], max_tokens: int, ends: set[int]) 
     return tokens[len(prompt) :]
 
 
-def written(steps: list[Step], row: int = 0) -> list[int]:
+def row_tokens(steps: list[Step], row: int = 0) -> list[int]:
     return [step.tokens[row] for step in steps if step.tokens[row] is not None]
 
 
@@ -38,16 +38,16 @@ def ends(tokenizer) -> set[int]:
     return {tokenizer.bos_id, tokenizer.special("<|assistant_end|>")}
 
 
-def test_greedy_generation_equals_rereading_everything(random_model, tokenizer, ends):
-    """Past the short window, and for chunked prefill by the caller's prompt of several lengths."""
+def test_greedy_generation_equals_generation_without_a_cache(random_model, tokenizer, ends):
+    """The answers extend beyond the short window."""
     engine = Engine(random_model, tokenizer)
     for prompt in some_prompts(3, 40):
         steps = list(engine.generate(prompt, max_tokens=30, temperature=0.0, use_calculator=False))
-        assert written(steps) == greedy_reference(random_model, prompt, 30, ends)
+        assert row_tokens(steps) == greedy_reference(random_model, prompt, 30, ends)
 
 
-def test_a_batch_of_different_prompts_equals_one_by_one(random_model, tokenizer, ends):
-    """Prompts of 2 to 40 tokens in batches of 4: rows still read while others write, and leave as they end."""
+def test_complete_in_batches_equals_single_prompts(random_model, tokenizer, ends):
+    """Batches of 4 contain prompts of 2 to 40 tokens, whose answers end at different steps."""
     engine = Engine(random_model, tokenizer)
     prompts = some_prompts(9, 40)
     finished: list[int] = []
@@ -56,14 +56,14 @@ def test_a_batch_of_different_prompts_equals_one_by_one(random_model, tokenizer,
     assert finished == list(range(1, 10))
 
 
-def test_sampled_batches_equal_sampling_alone(random_model, tokenizer):
-    """A prompt's draws depend on its number and the seed, not on which rows share its batch."""
+def test_sampled_batches_equal_single_prompts(random_model, tokenizer):
+    """The draws of a prompt depend on its number and the seed, not on the rows that share its batch."""
     engine = Engine(random_model, tokenizer)
     prompts = some_prompts(5, 20)
     settings = {"max_tokens": 8, "temperature": 1.0, "top_k": 20, "seed": 3}
     assert engine.complete(prompts, max_rows=5, **settings) == engine.complete(prompts, max_rows=1, **settings)
     alone = list(engine.generate(prompts[0], **settings))
-    assert engine.complete(prompts, **settings)[0] == written(alone)
+    assert engine.complete(prompts, **settings)[0] == row_tokens(alone)
 
 
 def test_samples_of_one_prompt_differ_from_their_first_token_on(random_model, tokenizer):
@@ -72,15 +72,15 @@ def test_samples_of_one_prompt_differ_from_their_first_token_on(random_model, to
     assert len(set(first.tokens)) > 10
 
 
-def test_every_step_draws_anew(chain, tokenizer, monkeypatch):
-    """A model that finds every token equally likely does not repeat one."""
+def test_every_step_draws_independently(chain, tokenizer, monkeypatch):
+    """A model that finds every token equally likely does not repeat the same token."""
     model = chain([])
     monkeypatch.setattr(type(model), "logits", lambda self, hidden: mx.zeros((*hidden.shape[:-1], self.vocab_size)))
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=20, use_calculator=False))
-    assert len(set(written(steps))) > len(steps) / 2
+    assert len(set(row_tokens(steps))) > len(steps) / 2
 
 
-def test_the_seed_reproduces_and_matters(random_model, tokenizer):
+def test_seed_decides_the_samples(random_model, tokenizer):
     engine = Engine(random_model, tokenizer)
 
     def text(seed: int) -> list[Step]:
@@ -88,35 +88,35 @@ def test_the_seed_reproduces_and_matters(random_model, tokenizer):
 
     assert text(0) == text(0)
     assert text(0) != text(1)
-    assert written(text(0), 0) != written(text(0), 1)
+    assert row_tokens(text(0), 0) != row_tokens(text(0), 1)
 
 
 @pytest.mark.parametrize("end", ["<|assistant_end|>", "<|bos|>"])
-def test_a_row_ends_before_its_end_token(chain, tokenizer, end):
+def test_row_ends_before_its_end_token(chain, tokenizer, end):
     model = chain([50, 51, 52, tokenizer.special(end), 53])
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=10, temperature=0.0))
     assert steps == [Step([51], [False]), Step([52], [False])]
 
 
-def test_max_tokens_counts_and_the_last_token_is_not_read(chain, tokenizer):
+def test_max_tokens_ends_the_answer_and_the_last_token_is_not_processed(chain, tokenizer):
     model = chain([50, 51, 52, 53, 54, 55])
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=3, temperature=0.0))
-    assert written(steps) == [51, 52, 53]
+    assert row_tokens(steps) == [51, 52, 53]
     assert model.fed == [[[1, 50]], [[51]], [[52]]]
 
 
-def test_the_context_ends_the_answer(chain, tokenizer):
+def test_context_ends_the_answer(chain, tokenizer):
     model = chain([50, 51, 50], sequence_len=8)
     engine = Engine(model, tokenizer)
-    assert written(list(engine.generate([1, 1, 50], max_tokens=99, temperature=0.0))) == [51, 50, 51, 50, 51]
+    assert row_tokens(list(engine.generate([1, 1, 50], max_tokens=99, temperature=0.0))) == [51, 50, 51, 50, 51]
     assert engine.complete([[1, 1, 50], [50]], max_tokens=99) == [[51, 50, 51, 50, 51], [51, 50, 51, 50, 51, 50, 51]]
 
 
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "message"),
-    [([], 5, "empty prompt"), ([1] * 8, 5, "context 8"), ([1], 0, "max_tokens is 0")],
+    [([], 5, "empty prompt"), ([1] * 8, 5, "context of 8"), ([1], 0, "max_tokens is 0")],
 )
-def test_requests_without_room_are_refused(chain, tokenizer, prompt, max_tokens, message):
+def test_engine_refuses_requests_without_room(chain, tokenizer, prompt, max_tokens, message):
     engine = Engine(chain([1, 50], sequence_len=8), tokenizer)
     with pytest.raises(RecipeError, match=message):
         list(engine.generate(prompt, max_tokens=max_tokens))
@@ -125,61 +125,61 @@ def test_requests_without_room_are_refused(chain, tokenizer, prompt, max_tokens,
 
 
 def calculation(tokenizer, expression: str) -> tuple[list[int], int, int]:
-    """Return a model's call of the calculator as tokens, with its markers; no token may occur twice in it."""
+    """Return the tokens of a calculator call and both markers. No token may occur twice in it."""
     start, end = tokenizer.special("<|python_start|>"), tokenizer.special("<|python_end|>")
     tokens = [start, *tokenizer.encode(expression), end]
     assert len(set(tokens)) == len(tokens), "a chain needs different tokens"
     return tokens, start, end
 
 
-def test_the_calculators_result_is_forced_on_the_row(chain, tokenizer):
-    """6*7 in Python markers: output_start 4 2 output_end follow, marked as forced and fed to the model in order."""
+def test_engine_forces_the_calculators_result(chain, tokenizer):
+    """The tokens of the result follow the call, are marked as forced, and are given to the model in order."""
     call, _, python_end = calculation(tokenizer, "6*7")
     output_start, output_end = tokenizer.special("<|output_start|>"), tokenizer.special("<|output_end|>")
     forced = [output_start, *tokenizer.encode("42"), output_end]
     model = chain([50, *call, 99], [output_end, 60, tokenizer.bos_id])
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=30, temperature=0.0))
-    assert written(steps) == [*call, *forced, 60]
+    assert row_tokens(steps) == [*call, *forced, 60]
     assert [step.forced[0] for step in steps] == [False] * len(call) + [True] * len(forced) + [False]
     assert model.fed[1:] == [[[token]] for token in [*call, *forced, 60]]
-    assert python_end in written(steps)
+    assert python_end in row_tokens(steps)
 
 
 def test_forced_tokens_count_towards_max_tokens(chain, tokenizer):
     call, _, _ = calculation(tokenizer, "6*7")
     model = chain([50, *call, 99])
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=len(call) + 2, temperature=0.0))
-    assert len(written(steps)) == len(call) + 2
+    assert len(row_tokens(steps)) == len(call) + 2
     assert [step.forced[0] for step in steps][-2:] == [True, True]
 
 
 @pytest.mark.parametrize("expression", ["6/0", "abc", ""])
-def test_a_failing_expression_forces_nothing(chain, tokenizer, expression):
+def test_engine_forces_nothing_for_a_failing_expression(chain, tokenizer, expression):
     call, _, _ = calculation(tokenizer, expression)
     model = chain([50, *call, 60, tokenizer.bos_id])
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=30, temperature=0.0))
-    assert written(steps) == [*call, 60]
+    assert row_tokens(steps) == [*call, 60]
     assert not any(step.forced[0] for step in steps)
 
 
-def test_the_calculator_can_be_left_out(chain, tokenizer):
+def test_engine_works_without_the_calculator(chain, tokenizer):
     call, _, _ = calculation(tokenizer, "6*7")
     model = chain([50, *call, 60, tokenizer.bos_id])
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=30, temperature=0.0, use_calculator=False))
-    assert written(steps) == [*call, 60]
+    assert row_tokens(steps) == [*call, 60]
 
 
-def test_an_end_marker_without_a_start_calculates_nothing(chain, tokenizer):
-    """Nor do markers in the prompt open a calculation."""
+def test_engine_ignores_an_end_marker_without_a_start(chain, tokenizer):
+    """A start marker in the prompt does not count."""
     call, start, end = calculation(tokenizer, "6*7")
     model = chain([call[-2], end, 60, tokenizer.bos_id])
     steps = list(Engine(model, tokenizer).generate([1, *call[:-1]], max_tokens=9, temperature=0.0))
-    assert written(steps) == [end, 60]
-    assert start not in written(steps)
+    assert row_tokens(steps) == [end, 60]
+    assert start not in row_tokens(steps)
 
 
-def test_rows_calculate_for_themselves(chain, tokenizer):
-    """Two prompts in one batch, one of which calculates: the other is not touched, and ends first."""
+def test_rows_call_the_calculator_independently(chain, tokenizer):
+    """One of two prompts in a batch calls the calculator. The other is unaffected and ends first."""
     call, _, _ = calculation(tokenizer, "6*7")
     output_end = tokenizer.special("<|output_end|>")
     model = chain([50, *call, 99], [output_end, 60, tokenizer.bos_id], [70, 71, 72, tokenizer.bos_id])
@@ -188,13 +188,13 @@ def test_rows_calculate_for_themselves(chain, tokenizer):
     assert engine.complete([[1, 50], [1, 70]], max_tokens=30) == [[*call, *forced, 60], [71, 72]]
 
 
-def test_ids_that_the_tokenizer_does_not_have_are_never_written(chain, tokenizer):
-    """A model may have more rows than a small text gave pieces, and even prefer one of those."""
+def test_engine_never_generates_ids_that_the_tokenizer_lacks(chain, tokenizer):
+    """A tokenizer trained on little text has fewer tokens than the model, which may prefer one of the others."""
     model = chain([50, tokenizer.vocab_size + 3])
     model.vocab_size = tokenizer.vocab_size + 8
     steps = list(Engine(model, tokenizer).generate([1, 50], max_tokens=1, temperature=0.0))
-    assert written(steps)[0] < tokenizer.vocab_size
+    assert row_tokens(steps)[0] < tokenizer.vocab_size
 
 
-def test_no_prompt_gives_no_completion(chain, tokenizer):
+def test_complete_without_prompts_returns_nothing(chain, tokenizer):
     assert Engine(chain([1, 50]), tokenizer).complete([], max_tokens=3) == []

@@ -1,4 +1,4 @@
-"""Cached logits equal uncached ones, on models whose every weight is random."""
+"""Cached logits equal uncached logits, on models with random weights."""
 
 import mlx.core as mx
 import numpy as np
@@ -39,7 +39,7 @@ def tokens(rows, length, seed=0):
 
 
 def feed(model, idx, cache, sizes):
-    """Return the logits of idx fed in chunks of the given sizes."""
+    """Return the logits of idx, processed in chunks of the given sizes."""
     pieces, start = [], 0
     for size in sizes:
         pieces.append(model(idx[:, start : start + size], cache))
@@ -55,8 +55,8 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("rows", [1, 3])
-def test_prefill(architecture, rows):
-    """A whole prompt at once, within the context and past it."""
+def test_cached_prefill_equals_uncached(architecture, rows):
+    """The prompt is processed at once, within the context and beyond it."""
     model = MODELS[architecture]
     for length in (SEQUENCE_LEN[architecture], SEQUENCE_LEN[architecture] + 40):
         idx = tokens(rows, length)
@@ -65,8 +65,8 @@ def test_prefill(architecture, rows):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("n_kv_head", [1, 4])
-def test_token_by_token_past_the_window(architecture, n_kv_head):
-    """One token at a time up to the context's end, past the short window, for one and for as many key heads."""
+def test_cached_decoding_beyond_the_window_equals_uncached(architecture, n_kv_head):
+    """The model has one key head, or as many as query heads."""
     model = randomised(architecture, n_kv_head=n_kv_head)
     length = 24 if architecture == "seed" else 150
     idx = tokens(2, length)
@@ -76,8 +76,8 @@ def test_token_by_token_past_the_window(architecture, n_kv_head):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_chunks_of_any_size(architecture, data):
-    """However the sequence is cut, shorter and longer than the window and its slack."""
+def test_cached_chunks_of_any_size_equal_uncached(architecture, data):
+    """Chunks are shorter and longer than the window and its slack."""
     model, length = MODELS[architecture], 3 * SEQUENCE_LEN[architecture] // 2
     sizes = []
     while sum(sizes) < length:
@@ -86,8 +86,8 @@ def test_chunks_of_any_size(architecture, data):
     assert_equal(feed(model, idx, KVCache(model.config, capacity=length), sizes), model(idx))
 
 
-def test_window_moves_to_the_front_many_times():
-    """A windowed layer's buffer fills several times over, by small chunks, and the logits stay right."""
+def test_cache_moves_the_window_to_the_front_of_a_full_buffer():
+    """Small chunks fill the buffer of a windowed layer several times."""
     model = MODELS["seed"]
     idx = tokens(1, 900)
     sizes = [7] * 128 + [4]
@@ -98,8 +98,8 @@ def test_window_moves_to_the_front_many_times():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_one_prompt_expanded_to_rows_that_part(architecture):
-    """Rows copied from one prompt go on with tokens of their own; some leave, and the others do not notice."""
+def test_cache_of_one_prompt_is_expanded_to_several_rows(architecture):
+    """The rows continue with different tokens. Rows that leave do not change the others."""
     model, length = MODELS[architecture], 20
     prompt, own = tokens(1, length), tokens(4, 8, seed=3)
     cache = KVCache(model.config, capacity=length + 8)
@@ -112,8 +112,7 @@ def test_one_prompt_expanded_to_rows_that_part(architecture):
     assert_equal(model(own[rows, 3:], cache), uncached[rows, 3:])
 
 
-def test_expanding_leaves_the_original_as_it_was():
-    """A prompt's cache can be expanded twice."""
+def test_cache_can_be_expanded_twice():
     model = MODELS["current"]
     prompt, own = tokens(1, 10), tokens(2, 4, seed=3)
     cache = KVCache(model.config, capacity=14)
@@ -124,8 +123,8 @@ def test_expanding_leaves_the_original_as_it_was():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_prompts_of_different_lengths_in_one_batch(architecture):
-    """Padded on the left, each row's logits are those of its prompt alone, also once rows have left."""
+def test_cache_pads_prompts_of_different_lengths(architecture):
+    """The logits of each row are those of its prompt alone, also after rows have left the batch."""
     model = MODELS[architecture]
     lengths = [17, 5, 1, 11]
     prompts = [tokens(1, n, seed=n)[0].tolist() for n in lengths]
@@ -147,20 +146,20 @@ def test_prompts_of_different_lengths_in_one_batch(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cached_prefill_is_causal(architecture):
-    """A later token of a chunk moves no earlier logit."""
+    """Changing a token of a chunk changes no earlier logits."""
     model = MODELS[architecture]
     idx = tokens(1, 20)
     changed = mx.array(idx)
     changed[0, 15] = (idx[0, 15] + 1) % 90
     logits = [feed(model, x, KVCache(model.config, capacity=20), [6, 14]) for x in (idx, changed)]
-    moved = mx.abs(logits[0] - logits[1]).max(axis=-1)[0]
-    assert moved[:15].max().item() == 0
-    assert moved[15:].min().item() > 1e-3
+    change = mx.abs(logits[0] - logits[1]).max(axis=-1)[0]
+    assert change[:15].max().item() == 0
+    assert change[15:].min().item() > 1e-3
 
 
 @pytest.mark.parametrize("sizes", [[30], [1] * 30, [4, 9, 17], [20, 1, 1, 8]])
-def test_number_of_visible_keys(sizes):
-    """Position t sees min(t, window) + 1 keys in every layer, cached and in chunks."""
+def test_cache_makes_the_keys_of_the_window_visible(sizes):
+    """Position t sees min(t, window) + 1 keys in every layer."""
     config = GPTConfig(sequence_len=24, n_layer=4, n_head=2, n_kv_head=2, n_embd=64, vocab_size=90)
     assert config.windows == (12, 12, 12, 24)
     cache = KVCache(config, capacity=30)
@@ -176,21 +175,21 @@ def test_number_of_visible_keys(sizes):
         assert counts == [min(t, window) + 1 for t in range(30)]
 
 
-def test_buffers_are_as_large_as_said():
-    """Windowed layers hold their window and a slack; the others the capacity; nothing grows while decoding."""
+def test_cache_buffers_have_a_fixed_size():
+    """Windowed layers have room for their window and a slack, the others for the capacity."""
     config = GPTConfig(sequence_len=2048, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, vocab_size=90)
     model = FastGPT(config)
     cache = KVCache(config, capacity=2000)
     model(tokens(1, 40), cache)
-    held = cache.nbytes
-    assert held == (3 * (1024 + 256) + 2000) * 32 * 4 * 2
+    nbytes = cache.nbytes
+    assert nbytes == (3 * (1024 + 256) + 2000) * 32 * 4 * 2
     model(tokens(1, 1), cache)
-    assert cache.nbytes == held
+    assert cache.nbytes == nbytes
 
 
-def test_more_than_the_capacity_is_refused():
-    """A layer whose window is larger than the capacity must not drop keys in silence."""
+def test_cache_refuses_more_positions_than_its_capacity():
+    """A layer with a window larger than the capacity must not drop keys silently."""
     model = MODELS["current"]
     cache = KVCache(model.config, capacity=8)
-    with pytest.raises(AssertionError, match="room for 8 positions"):
+    with pytest.raises(AssertionError, match="room for 8 positions only"):
         model(tokens(1, 9), cache)

@@ -1,4 +1,4 @@
-"""Sampling follows the distribution it was given, and nothing but its key decides the draw."""
+"""Sampling follows the given distribution, and only the key decides a draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from nanochat.errors import RecipeError
 from nanochat.inference.sampling import row_keys, sample, step_keys
 
-# softmax of these logits is 0.1, 0.2, 0.3, 0.4 in the order 3, 0, 4, 1; token 2 has the rest: nothing.
+# softmax of these logits is 0.1, 0.2, 0.3, 0.4 in the order 3, 0, 4, 1; token 2 has none.
 PROBABILITIES = {3: 0.1, 0: 0.2, 4: 0.3, 1: 0.4}
 LOGITS = [math.log(PROBABILITIES.get(token, 1e-30)) for token in range(5)]
 DRAWS = 20_000
@@ -29,7 +29,7 @@ def chi_square(counts: np.ndarray, expected: dict[int, float]) -> float:
     return sum((counts[token] - DRAWS * share) ** 2 / (DRAWS * share) for token, share in expected.items())
 
 
-def test_all_tokens_come_by_their_probability():
+def test_sample_draws_tokens_by_their_probability():
     counts = draw_counts(temperature=1.0, top_k=None)
     assert counts[2] == 0
     assert chi_square(counts, PROBABILITIES) < CHI_SQUARE_999[3]
@@ -39,8 +39,8 @@ def test_all_tokens_come_by_their_probability():
     ("top_k", "expected"),
     [(2, {4: 3 / 7, 1: 4 / 7}), (3, {0: 2 / 9, 4: 3 / 9, 1: 4 / 9}), (5, PROBABILITIES), (99, PROBABILITIES)],
 )
-def test_top_k_keeps_the_k_likeliest_in_proportion(top_k, expected):
-    """Not greedy among them, as happens when the largest value is taken for the threshold."""
+def test_top_k_keeps_the_k_most_likely_tokens_in_proportion(top_k, expected):
+    """A threshold at the largest value instead of the k-th would make the draw greedy."""
     counts = draw_counts(temperature=1.0, top_k=top_k)
     assert counts.sum() == sum(counts[token] for token in expected)
     assert chi_square(counts, expected) < CHI_SQUARE_999[len(expected) - 1]
@@ -53,25 +53,25 @@ def test_temperature_raises_the_probabilities_to_its_inverse():
     assert chi_square(draw_counts(temperature=0.5, top_k=2), top) < CHI_SQUARE_999[1]
 
 
-def test_temperature_zero_takes_the_first_of_the_largest():
+def test_temperature_0_takes_the_first_of_the_largest_logits():
     logits = mx.array([[0.0, 3.0, 3.0], [5.0, 1.0, 2.0]])
     assert sample(logits, mx.random.key(0), temperature=0.0, top_k=50).tolist() == [1, 0]
     assert sample(logits, mx.random.key(0), temperature=1.0, top_k=1).tolist() == [1, 0]
 
 
-def test_ties_at_the_edge_keep_exactly_k_tokens():
+def test_top_k_keeps_exactly_k_tokens_if_logits_tie():
     logits = mx.zeros((4000, 6))
     assert len(set(sample(logits, mx.random.key(3), temperature=1.0, top_k=2).tolist())) == 2
 
 
-def test_the_key_decides_the_draw():
+def test_key_decides_the_draw():
     first, again, other = (draw_counts(temperature=1.0, top_k=None, seed=seed) for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
 
 
 @pytest.mark.parametrize("top_k", [None, 3])
-def test_a_row_draws_the_same_whatever_shares_its_batch(top_k):
+def test_row_draws_the_same_alone_and_in_a_batch(top_k):
     logits = mx.array(np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32))
     keys = row_keys(5, range(7))
     together = sample(logits, keys, temperature=1.0, top_k=top_k).tolist()
@@ -79,8 +79,8 @@ def test_a_row_draws_the_same_whatever_shares_its_batch(top_k):
     assert together == alone
 
 
-def test_rows_and_steps_draw_independently():
-    """Rows and steps of one seed: pairs of draws from a fair coin are uniform over the four outcomes."""
+def test_rows_and_steps_of_one_seed_draw_independently():
+    """Pairs of draws from a fair coin are uniform over the four outcomes."""
     keys = row_keys(7, range(500))
     flips = np.array(
         [sample(mx.zeros((500, 2)), step_keys(keys, [t] * 500), temperature=1.0).tolist() for t in range(20)]
@@ -97,6 +97,6 @@ def test_row_keys_do_not_depend_on_the_other_rows():
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(-0.1, None), (math.inf, None), (math.nan, 5), (1.0, 0)])
-def test_meaningless_settings_are_refused(temperature, top_k):
+def test_sample_refuses_invalid_settings(temperature, top_k):
     with pytest.raises(RecipeError):
         sample(mx.zeros((1, 3)), mx.random.key(0), temperature=temperature, top_k=top_k)
