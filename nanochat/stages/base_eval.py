@@ -17,8 +17,8 @@ from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
-from nanochat.stages.context import StageContext, StageResult, indented
 from nanochat.stages.heldout import held_out_batches
+from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_model_to_evaluate, suite_result
 from nanochat.storage.files import write_text
 from nanochat.tasks.base_multiple_choice import build_choice_items

@@ -10,7 +10,7 @@ from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.evals.results import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
-from nanochat.stages.context import StageContext, StageResult, derive_seed
+from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites import (
     Suite,
     SuiteResult,

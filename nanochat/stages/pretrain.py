@@ -26,8 +26,8 @@ from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
 from nanochat.plan.specs import Job, PretrainSpec
-from nanochat.stages.context import StageContext, StageResult, derive_seed
 from nanochat.stages.heldout import HeldOutBatch, held_out_batches
+from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training import Training, TrainingSchedule, write_samples
 from nanochat.tokenizer.bpe import Tokenizer

@@ -6,7 +6,7 @@ from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.device import memory_bytes
 from nanochat.plan.estimate.memory import cpu_micro_batch_limit, micro_batch_size
-from nanochat.stages.context import StageContext
+from nanochat.stages.process.context import StageContext
 
 MEMORY_SHARE = 0.8
 """Share of a device's memory that `micro_batch_size: auto` plans to use. The allocator's slack needs the rest."""

@@ -18,7 +18,7 @@ from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
 from nanochat.plan.specs import Job, SftSpec
-from nanochat.stages.context import StageContext, StageResult, derive_seed
+from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training import Training, TrainingSchedule, write_samples
 from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE

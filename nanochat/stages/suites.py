@@ -23,7 +23,7 @@ from nanochat.evals.results import ExampleRecord, TaskResult
 from nanochat.model.gpt import GPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.specs import StageName
-from nanochat.stages.context import StageContext, StageResult, indented
+from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.tokenizer.bpe import Tokenizer

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nanochat.data.documents import single_pass
 from nanochat.plan.specs import Job, TokenizerSpec
-from nanochat.stages.context import SeriesSizes, StageContext, StageResult
+from nanochat.stages.process.context import SeriesSizes, StageContext, StageResult
 from nanochat.tokenizer import bpe
 
 HELD_OUT_CHARS = 1_000_000

@@ -24,7 +24,7 @@ from nanochat.model.gpt import GPT, load_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.stages.context import SeriesSizes, StageContext, indented
+from nanochat.stages.process.context import SeriesSizes, StageContext, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer

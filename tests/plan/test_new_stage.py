@@ -23,8 +23,8 @@ from nanochat.plan.stages import STAGES, Stage
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe, StageSection
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.stage_loop import RunRequest
-from nanochat.stages import __main__ as child
-from nanochat.stages.context import StageContext, StageResult
+from nanochat.stages.process import job as child
+from nanochat.stages.process.context import StageContext, StageResult
 
 
 class CountWords(StageSection):

@@ -8,7 +8,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs import ExecutionSpec, Job, TokenizerSpec
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer
-from nanochat.stages.context import StageContext
+from nanochat.stages.process.context import StageContext
 
 CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
 

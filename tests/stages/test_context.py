@@ -9,7 +9,7 @@ import math
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.stages.context import SeriesSizes, derive_seed
+from nanochat.stages.process.context import SeriesSizes, derive_seed
 
 
 def test_log_metrics_appends_a_line_per_step_with_exact_floats(make_context, tokenizer_spec):

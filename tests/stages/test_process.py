@@ -12,8 +12,8 @@ import pytest
 
 from nanochat.errors import OUT_OF_MEMORY, InterruptedRun, PreflightError, StageError
 from nanochat.plan.specs import Job
-from nanochat.stages.__main__ import main
 from nanochat.stages.process.exit import run_guarded
+from nanochat.stages.process.job import main
 
 
 def job_in(tmp_path, tokenizer_spec):

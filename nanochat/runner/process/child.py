@@ -21,7 +21,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.stages.context import NOTE_PREFIX
+from nanochat.stages.process.context import NOTE_PREFIX
 from nanochat.storage.layout import StageFolder
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "nanochat.stages")

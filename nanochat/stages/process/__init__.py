@@ -1,1 +1,1 @@
-"""The process around a stage: signals, how it ends, and groups of processes that train together."""
+"""The process around a stage: the job, the context that the stage sees, signals, exit codes, groups of processes."""
