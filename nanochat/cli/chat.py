@@ -107,7 +107,7 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> None:
         command = slash_commands.parse_line(line)
         if isinstance(command, slash_commands.Quit):
             return
-        if isinstance(command, slash_commands.Message):
+        if isinstance(command, slash_commands.UserMessage):
             _reply(session, command.text, is_terminal=is_terminal)
         elif notice := _apply(session, command):
             print(notice, file=sys.stderr)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Message:
+class UserMessage:
     """A message to the model."""
 
     text: str
@@ -64,7 +64,7 @@ class Invalid:
 
 
 SessionCommand = Nothing | Reset | SetSystem | SetTemperature | SetMaxTokens | Help | Invalid
-Line = Message | Quit | SessionCommand
+Line = UserMessage | Quit | SessionCommand
 
 HELP = """\
 /system TEXT   replace the system prompt (without TEXT: remove it)
@@ -84,9 +84,9 @@ def parse_line(line: str) -> Line:
     if not line:
         return Nothing()
     if line.startswith("//"):
-        return Message(line[1:])
+        return UserMessage(line[1:])
     if not line.startswith("/"):
-        return Message(line)
+        return UserMessage(line)
     name, _, argument = line.partition(" ")
     return _parse_command(name.lower(), argument.strip())
 

@@ -10,13 +10,13 @@ from nanochat.cli.slash_commands import (
     HELP,
     Help,
     Invalid,
-    Message,
     Nothing,
     Quit,
     Reset,
     SetMaxTokens,
     SetSystem,
     SetTemperature,
+    UserMessage,
     parse_line,
 )
 
@@ -24,9 +24,9 @@ from nanochat.cli.slash_commands import (
 @pytest.mark.parametrize(
     ("line", "meaning"),
     [
-        ("hello /quit", Message("hello /quit")),
-        ("  spaced  ", Message("spaced")),
-        ("//quit is a command", Message("/quit is a command")),
+        ("hello /quit", UserMessage("hello /quit")),
+        ("  spaced  ", UserMessage("spaced")),
+        ("//quit is a command", UserMessage("/quit is a command")),
         ("", Nothing()),
         (" \t", Nothing()),
         ("/quit", Quit()),
@@ -79,7 +79,7 @@ def test_a_command_unlike_any_other_gets_no_suggestion():
 def test_any_text_is_parsed_and_plain_text_is_an_unchanged_message(text):
     meaning = parse_line(text)
     if text.strip() and not text.strip().startswith("/"):
-        assert meaning == Message(text.strip())
+        assert meaning == UserMessage(text.strip())
 
 
 def test_help_lists_every_command():

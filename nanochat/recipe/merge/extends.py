@@ -174,11 +174,11 @@ def _missing(path: Path, shown: str, named_at: Origin | None) -> Diagnostic:
         return Diagnostic(code, f"`{shown}` is a folder, not a recipe", named_at)
     if path.exists():
         return Diagnostic(code, f"`{shown}` is not an ordinary file", named_at)
-    names = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    names = {each.stem: each.name for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
     if named_at is not None:
-        names = [name for name in names if name != Path(named_at.text.name).name]
-    likely = closest(path.name, names)
-    help_ = f"did you mean `{os.path.normpath(Path(shown).parent / likely)}`?" if likely else ""
+        names.pop(Path(named_at.text.name).stem, None)
+    likely = closest(path.stem, names)
+    help_ = f"did you mean `{os.path.normpath(Path(shown).parent / names[likely])}`?" if likely else ""
     return Diagnostic(code, f"there is no file `{shown}`", named_at, help_)
 
 

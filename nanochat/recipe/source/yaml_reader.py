@@ -85,17 +85,17 @@ class _Builder:
     def document(self) -> Node:
         self._check_characters()
         self._events = self._parse()
-        self._next()
-        event = self._next()
+        next(self._events)
+        event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
             raise self._refuse("empty", "the recipe is empty", Origin(self._text, 1, 1))
         assert isinstance(event, yaml.DocumentStartEvent)
         if event.version is not None and event.version != (1, 2):
             message = "recipes are written in YAML 1.2"
             raise self._refuse("yaml-syntax", message, self._origin(event), "remove the %YAML line")
-        node = self._node(self._next(), 0)
-        self._next()
-        event = self._next()
+        node = self._node(next(self._events), 0)
+        next(self._events)
+        event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
             help_ = "write each recipe into its own file, and use `extends` to share sections"
             message = "a second document starts here, but a file contains a single recipe"
@@ -110,9 +110,6 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             mark, message, help_ = explain_syntax_error(error, self._line_at)
             raise self._refuse("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
-
-    def _next(self) -> yaml.Event:
-        return next(self._events)
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
@@ -138,16 +135,16 @@ class _Builder:
             return self._map(event, depth)
         assert isinstance(event, yaml.SequenceStartEvent)
         items = []
-        while not isinstance(item := self._next(), yaml.SequenceEndEvent):
+        while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
             items.append(self._node(item, depth + 1))
         return Node(tuple(items), self._collection_origin(event, item))
 
     def _map(self, event: yaml.MappingStartEvent, depth: int) -> Node:
         entries: dict[str, Entry] = {}
-        while not isinstance(key := self._next(), yaml.MappingEndEvent):
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
             origin = self._origin(key)
             name = self._key(key, origin, depth)
-            first_event = self._next()
+            first_event = next(self._events)
             node = self._node(first_event, depth + 1)
             if isinstance(first_event, yaml.CollectionStartEvent) and not first_event.flow_style:
                 node = Node(node.value, origin)
@@ -182,7 +179,7 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         origin = self._origin(event)
-        if not event.implicit[0]:
+        if not event.implicit[0]:  # the scalar is in quotes
             return self._text_value(event.value, origin)
         if len(event.value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\.?[0-9][-+.0-9a-fA-FxoX]*", event.value):
             self._report("out-of-range", f"this number is too long ({len(event.value)} digits)", origin)
