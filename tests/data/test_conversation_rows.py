@@ -23,10 +23,10 @@ def conversation(number, *answers):
     return ids, mask
 
 
-def loader_of(conversations, *, rows_per_batch=2, rank=0, world_size=1, **changes):
+def loader_of(conversations, *, rows_per_batch=2, **changes):
     arguments = {"sequence_len": 12, "buffer_conversations": 4, "pad_id": BOS, "seed": 3, "epochs": 1.0}
     rows = ConversationRows(conversations, **{**arguments, "turn_end_id": END, **changes})
-    return BatchLoader(rows, rows_per_batch=rows_per_batch, pad_id=BOS, rank=rank, world_size=world_size)
+    return BatchLoader(rows, rows_per_batch=rows_per_batch, pad_id=BOS)
 
 
 def all_batches(loader, limit=10_000):
@@ -175,24 +175,6 @@ def test_conversation_order_differs_between_epochs_and_seeds():
     assert numbers[:40] != list(range(40))
 
 
-@pytest.mark.parametrize("epochs", [2.0, None])
-@pytest.mark.parametrize("n", [0, 1, 4, 9, 14])
-def test_conversation_loader_resumes_with_the_batches_of_one_that_never_stopped(n, epochs):
-    uninterrupted, first, second = (loader_of(MIXTURE, epochs=epochs) for _ in range(3))
-    expected = all_batches(uninterrupted, 25)
-    all_batches(first, n)
-    second.load_state_dict(first.state_dict())
-    assert second.state.progress == first.state.progress
-    batches = all_batches(second, 25 - n)
-    assert len(batches) == len(expected) - n
-    for a, b in zip(batches, expected[n:], strict=True):
-        np.testing.assert_array_equal(a.inputs, b.inputs)
-        np.testing.assert_array_equal(a.targets, b.targets)
-    assert second.state.stats == uninterrupted.state.stats
-    for loader in (uninterrupted, first, second):
-        loader.close()
-
-
 def test_conversation_rows_of_half_an_epoch_hold_half_of_the_conversations():
     loader = loader_of(MIXTURE, epochs=0.5)
     all_batches(loader)
@@ -208,58 +190,3 @@ def test_conversation_progress_grows_from_0_to_1():
     assert progress[0] == 0.0
     assert progress[-1] == 1.0
     assert progress == sorted(progress)
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_conversation_loader_deals_the_rows_of_one_process_to_the_ranks(world_size):
-    whole = all_batches(loader_of(MIXTURE, rows_per_batch=2 * world_size))
-    rows = np.concatenate([batch.inputs for batch in whole])
-    scored = [int((batch.targets >= 0).sum()) for batch in whole]
-    count = 0
-    for rank in range(world_size):
-        batches = all_batches(loader_of(MIXTURE, rank=rank, world_size=world_size))
-        assert [int((batch.targets >= 0).sum()) + batch.elsewhere_tokens for batch in batches] == scored
-        own_rows = np.concatenate([batch.inputs[(batch.targets >= 0).any(axis=1)] for batch in batches])
-        np.testing.assert_array_equal(own_rows[: len(rows[rank::world_size])], rows[rank::world_size])
-        count += len(own_rows)
-    assert count == len(rows)
-
-
-@pytest.mark.parametrize(("world_size", "ranks_later"), [(2, 2), (3, 3), (3, 1), (1, 2)])
-@pytest.mark.parametrize("n", [2, 5])
-def test_conversation_loader_resumes_on_any_number_of_ranks(n, world_size, ranks_later):
-    """From the last rank's state, taken with conversations in the buffer, to the last row of the data.
-
-    A rank that the last batch has no row for receives a masked one.
-    """
-    step = 6
-    rows = [
-        np.stack([row, scored])
-        for batch in all_batches(loader_of(MIXTURE, rows_per_batch=step))
-        for row, scored in zip(batch.inputs, batch.targets, strict=True)
-    ]
-    assert len(rows) % step
-    first = loader_of(MIXTURE, rows_per_batch=step // world_size, rank=world_size - 1, world_size=world_size)
-    all_batches(first, n)
-    state = first.state_dict()
-    resumed, counts = {}, set()
-    for rank in range(ranks_later):
-        later = loader_of(MIXTURE, rows_per_batch=step // ranks_later, rank=rank, world_size=ranks_later)
-        later.load_state_dict(state)
-        batches = all_batches(later)
-        counts.add(len(batches))
-        pairs = [pair for batch in batches for pair in zip(batch.inputs, batch.targets, strict=True)]
-        for place, (row, scored) in enumerate(pairs):
-            if (scored >= 0).any():
-                resumed[step * n + rank + place * ranks_later] = np.stack([row, scored])
-    assert len(counts) == 1 and sorted(resumed) == list(range(step * n, len(rows)))
-    for place, row in resumed.items():
-        np.testing.assert_array_equal(row, rows[place])
-    first.close()
-
-
-def test_batch_loader_gives_a_rank_without_rows_a_masked_one():
-    """One row for two ranks: both must take the step."""
-    (first,), (second,) = (all_batches(loader_of([conversation(0, 3)], rank=rank, world_size=2)) for rank in range(2))
-    assert first.inputs.shape == second.inputs.shape and (first.targets >= 0).any()
-    assert (second.inputs == BOS).all() and (second.targets == -1).all()
