@@ -21,8 +21,8 @@ def adamw_update(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return (parameter, first moment, second moment) after step number `step`, counted from 1.
 
-    Arithmetic is float32; the parameter comes back in its own dtype. A gradient that was always 0 changes nothing but
-    by the decay, which comes first and with the same rate as the update.
+    Arithmetic is float32, and the parameter keeps its dtype. The decay comes before the update, at the same rate. If a
+    gradient was 0 at every step, only the decay changes the parameter.
     """
     beta1, beta2 = betas
     gradient = gradient.astype(mx.float32)

@@ -1,6 +1,6 @@
-"""AdamW in one pass over parameter, gradient and moments, and the squared norm of gradients: CUDA kernels.
+"""CUDA kernels for AdamW, in one pass over parameter, gradient and moments, and for the squared norm of gradients.
 
-`adamw.adamw_update` says what the pass computes; here a step whose gradients are not finite leaves everything as it is.
+The pass computes what `adamw.adamw_update` computes, but a step with gradients that are not finite changes nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _MAX_BLOCKS = 1056
 
 
 def applies(parameter: mx.array) -> bool:
-    """Return whether the kernels run here and take an array of this shape."""
+    """Return whether this device runs the kernels and they support an array of this shape."""
     return parameter.ndim == 2 and parameter.size % 8 == 0 and runs_kernels()
 
 
@@ -80,7 +80,7 @@ def fused_adamw_update(
     eps: float,
     weight_decay: float,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return (parameter, first moment, second moment) after step number `step`, or as they were.
+    """Return (parameter, first moment, second moment) after step number `step`, or unchanged if it is not finite.
 
     Args:
         parameter: (rows, cols) float32.
@@ -89,7 +89,7 @@ def fused_adamw_update(
         second_moment: the same shape, float32.
         step: (1,) float32, counted from 1.
         lr: (1,) float32.
-        is_finite: (1,) bool; where false nothing changes.
+        is_finite: (1,) bool; if it is false, nothing changes.
         betas: of the two moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled, times the learning rate.
@@ -119,7 +119,7 @@ def fused_adamw_update(
 
 
 def squared_norm(gradient: mx.array) -> mx.array:
-    """Return the float32 sum of squares of an array, by the kernel where it applies."""
+    """Return the float32 sum of squares of an array, by the kernel if it supports the array."""
     if not applies(gradient):
         return mx.square(gradient.astype(mx.float32)).sum()
     blocks = min(_MAX_BLOCKS, -(-gradient.size // (THREADS * 8)))

@@ -1,8 +1,8 @@
-"""Muon in few passes over stacks of matrices: CUDA kernels around the products of the Polar Express iteration.
+"""Muon on CUDA: kernels around the matrix products of the Polar Express iteration, in few passes over the matrices.
 
-`muon.muon_update` says what is computed; here the iteration runs in the gradients' dtype, norms of every kind come from
-one sum of squares a row or column, and a step whose gradients are not finite leaves everything as it is. Shapes: K
-matrices of (rows, cols).
+It computes what `muon.muon_update` computes, with three differences: the iteration runs in the gradients' dtype, all
+norms come from one sum of squares per row or column, and a step with gradients that are not finite changes nothing.
+Shapes: stacks of K matrices of (rows, cols).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from nanochat.model.cuda.launch import THREADS, Kernel, runs_kernels
 from nanochat.optim.groups import Variant
-from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Iterate, iterate_whole
+from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Orthogonalize, polar_express
 
 _VECTOR = """
   const int vector = blockIdx.x * blockDim.x + threadIdx.x;
@@ -118,7 +118,7 @@ _COLUMN_SQUARES = Kernel(
 
 
 def applies(stack: mx.array) -> bool:
-    """Return whether the kernels run here and take matrices of this shape."""
+    """Return whether this device runs the kernels and they support matrices of this shape."""
     return stack.shape[-1] % 8 == 0 and runs_kernels()
 
 
@@ -134,18 +134,18 @@ def fused_muon_update(
     beta2: float,
     weight_decay: float | mx.array,
     is_finite: mx.array,
-    iterate: Iterate = iterate_whole,
+    orthogonalize: Orthogonalize = polar_express,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return (parameter, momentum buffer, second moment) after one step, or as they were where `is_finite` is False.
+    """Return (parameter, momentum buffer, second moment) after one step, or unchanged if `is_finite` is False.
 
-    Arguments as of `muon.muon_update`; the gradient's dtype is the iteration's, `is_finite` a bool scalar.
+    Arguments as in `muon.muon_update`, with `is_finite` a bool scalar; the iteration has the gradient's dtype.
     """
     rows, cols = parameter.shape[-2:]
     guard = is_finite.reshape(1)
     direction, buffer = _with_momentum(gradient, momentum_buffer, momentum, guard)
-    direction = iterate(_normalised(direction, variant))
+    direction = orthogonalize(_normalized(direction, variant))
     squares = (_row_squares if rows >= cols else _column_squares)(direction)
-    factor, second = _evened(squares, second_moment, variant=variant, shape=(rows, cols), beta2=beta2)
+    factor, second = _variance_reduction(squares, second_moment, variant=variant, shape=(rows, cols), beta2=beta2)
     rate = mx.array(lr * max(1.0, rows / cols) ** 0.5)
     (updated,) = _APPLY(
         parameter,
@@ -179,8 +179,8 @@ def _with_momentum(
     return direction, new_buffer
 
 
-def _normalised(x: mx.array, variant: Variant) -> mx.array:
-    """Return x scaled for the iteration: Frobenius norms below 1, in `current` rows of equal norm before that."""
+def _normalized(x: mx.array, variant: Variant) -> mx.array:
+    """Return x scaled to Frobenius norms below 1; in `current`, rows are first scaled to equal norms."""
     squares = _row_squares(x)
     scale = mx.ones_like(squares)
     if variant == "current":
@@ -190,10 +190,10 @@ def _normalised(x: mx.array, variant: Variant) -> mx.array:
     return x * (scale / (NORM_FACTOR[variant] * norm + TINY_NORM)).astype(x.dtype)
 
 
-def _evened(
+def _variance_reduction(
     squares: mx.array, second_moment: mx.array, *, variant: Variant, shape: tuple[int, int], beta2: float
 ) -> tuple[mx.array, mx.array]:
-    """Return (each row's or column's factor on the iteration's result, new second moment) from its sums of squares."""
+    """Return (factor on each row or column of the direction, new second moment) from its sums of squares."""
     rows, cols = shape
     terms, axes = (cols if rows >= cols else rows), (-2, -1)
     norm = mx.sqrt(squares.sum(axis=axes, keepdims=True))

@@ -1,7 +1,7 @@
-"""Which parameter gets which rule, learning rate and decay; every parameter exactly once. No MLX.
+"""Parameter groups: the rule, peak learning rate and weight decay of every parameter. No MLX.
 
-Learning rates here are peaks; schedules (`schedules`) multiply them. Muon's momentum and weight decay follow schedules
-too and so are no part of its group.
+`schedules` multiplies the peak learning rates. Muon's momentum and weight decay depend on the step, so they are in
+`schedules` instead of Muon's group.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ Variant = Literal["plain", "current"]
 Role = Literal["wte", "value_embeds", "lm_head", "resid", "x0", "smear_backout", "matrices"]
 
 REFERENCE_WIDTH = 768
-"""Width at which AdamW's rates for embeddings and lm_head were tuned; they scale with its inverse square root."""
+"""Width at which AdamW's rates for embeddings and lm_head were tuned; rates scale with 1 / sqrt(width)."""
 REFERENCE_TOKENS_PER_STEP: dict[Variant, int] = {"plain": 2**13, "current": 2**19}
-"""Batch down to which a variant's rates hold; below it they shrink with the square root of the batch."""
+"""Batch for which a variant's rates were tuned; rates scale with the square root of the batch (`batch_scale`)."""
 SMALLEST_BATCH_SCALE: dict[Variant, float] = {"plain": 1 / 2, "current": 1 / 4}
-"""Where that ends. Measured at 2,048 tokens a step by `tests/benchmarks/learning.py`: half and twice are no better."""
+"""Smallest factor. At 2,048 tokens per step, half and twice of it learn no better (`tests/benchmarks/learning.py`)."""
 ADAMW_EPS = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """What the user chose; `None` means the variant's table. See `reference` values in `groups`."""
+    """The recipe's optimizer settings. A learning rate of `None` means the one in the variant's table below."""
 
     variant: Variant = "plain"
     lr_scale: float = 1.0
@@ -68,7 +68,7 @@ Group = AdamWGroup | MuonGroup
 
 
 class _Row(NamedTuple):
-    """One line of a variant's table: AdamW at `lr`, scaled by width and by batch where marked."""
+    """One line of a variant's table: a peak rate, and whether it scales with the width and with the batch."""
 
     lr: float
     betas: tuple[float, float]
@@ -100,7 +100,8 @@ _CURRENT: dict[Role, _Row] = {
 def build_groups(config: GPTConfig, optimizer: OptimizerConfig, *, tokens_per_step: int) -> tuple[Group, ...]:
     """Return the groups of a model's parameters, every parameter in exactly one.
 
-    The tables are those of nanochat: `plain` the older one, `current` that of 2026-07. Rates also follow `batch_scale`.
+    The tables are nanochat's: `plain` is the older one, `current` the one of 2026-07. Rates are multiplied by
+    `batch_scale`.
     """
     names_by_role: dict[Role, list[str]] = {}
     for name in config.parameter_shapes():
@@ -111,9 +112,9 @@ def build_groups(config: GPTConfig, optimizer: OptimizerConfig, *, tokens_per_st
 
 
 def batch_scale(variant: Variant, tokens_per_step: int) -> float:
-    """Return the factor on a variant's rates at a batch: its square root, within bounds.
+    """Return the factor on a variant's rates: the square root of the batch relative to the reference batch, bounded.
 
-    The rates of `plain` do not grow above it; those of `current` do, as in nanochat.
+    Larger batches do not raise the rates of `plain`; they raise those of `current`, as in nanochat.
     """
     scale = math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP[variant])
     bounded = max(scale, SMALLEST_BATCH_SCALE[variant])
@@ -121,7 +122,7 @@ def batch_scale(variant: Variant, tokens_per_step: int) -> float:
 
 
 def _role(name: str) -> Role:
-    """Return the role of a parameter. A name that fits nowhere is a bug: a new parameter needs a rule of its own."""
+    """Return the role of a parameter. An unknown name raises a KeyError: a new parameter needs a rule."""
     if name.startswith("transformer.h."):
         return "matrices"
     if name.startswith("value_embeds."):

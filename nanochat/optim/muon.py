@@ -1,6 +1,6 @@
-"""Muon: momentum, orthogonalised by Polar Express, variance reduced by NorMuon, with cautious decay.
+"""Muon: momentum, orthogonalized by Polar Express, with NorMuon's variance reduction and cautious weight decay.
 
-Everything works on stacks of matrices (K, rows, cols), each independent of the others. Sources: Jordan et al. 2024
+All functions work on stacks of independent matrices (K, rows, cols). Sources: Jordan et al. 2024
 (Muon); Amsel et al. 2025 (2505.16932, Polar Express); Li et al. 2025 (2510.05491, NorMuon); nanochat for `current`'s
 equal rows and renormalisation. Not here: which parameters, learning rates and schedules (`groups`, `schedules`).
 """
@@ -13,8 +13,8 @@ import mlx.core as mx
 
 from nanochat.optim.groups import Variant
 
-Iterate = Callable[[mx.array], mx.array]
-"""`iterate_whole`, or `iterate_shared` with a group bound."""
+Orthogonalize = Callable[[mx.array], mx.array]
+"""`polar_express`, or `sharded_polar_express` with its group bound."""
 
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -30,11 +30,11 @@ TINY_NORM = 1e-6
 TINY_VARIANCE = 1e-10
 
 
-def iterate_whole(x: mx.array) -> mx.array:
-    """Return Polar Express of stacked matrices (K, rows, cols) whose norms are below 1, in their dtype.
+def polar_express(x: mx.array) -> mx.array:
+    """Return about the nearest orthogonal matrices of stacked matrices (K, rows, cols) with norms below 1.
 
-    The result is approximate by design (singular values within about 0.3 of 1), so that bfloat16's rounding does not
-    show; Jordan et al. chose it for that.
+    The result has the matrices' dtype. It is approximate by design: singular values are within about 0.3 of 1, so the
+    rounding of bfloat16 does not matter.
     """
     rows, cols = x.shape[-2:]
     is_tall = rows > cols
@@ -46,16 +46,16 @@ def iterate_whole(x: mx.array) -> mx.array:
     return x
 
 
-def iterate_shared(x: mx.array, *, group: mx.distributed.Group) -> mx.array:
-    """Return what `iterate_whole` does, each process of the group iterating its share of the K matrices.
+def sharded_polar_express(x: mx.array, *, group: mx.distributed.Group) -> mx.array:
+    """Return what `polar_express` returns, with the K matrices divided among the processes of the group.
 
-    Where they are not a multiple of the processes, the last ones get matrices of zeros.
+    If K is not a multiple of the processes, the last processes also work on matrices of zeros.
     """
     count = x.shape[0]
     share = -(-count // group.size())
     first = group.rank() * share
     mine = mx.pad(x, [(0, share * group.size() - count), (0, 0), (0, 0)])[first : first + share]
-    return mx.distributed.all_gather(iterate_whole(mine), group=group)[:count]
+    return mx.distributed.all_gather(polar_express(mine), group=group)[:count]
 
 
 def muon_update(
@@ -69,28 +69,28 @@ def muon_update(
     momentum: float | mx.array,
     beta2: float,
     weight_decay: float | mx.array,
-    iterate: Iterate = iterate_whole,
+    orthogonalize: Orthogonalize = polar_express,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return (parameter, momentum buffer, second moment) after one step.
 
-    Arithmetic is float32; the parameter comes back in its own dtype.
+    Arithmetic is float32, and the parameter keeps its dtype.
 
     Args:
         parameter: (K, rows, cols).
         gradient: the same shape.
         momentum_buffer: the same shape, float32.
         second_moment: `second_moment_shape`, float32.
-        variant: `current` equalises rows before and renormalises after the iteration.
+        variant: `current` scales rows to equal norms before orthogonalizing, and renormalizes afterwards.
         lr: learning rate at this step, before the factor sqrt(max(1, rows / cols)).
         momentum: of the moving average of gradients, and of the Nesterov mix.
         beta2: of the moving average of squared updates.
-        weight_decay: decay where update and parameter have the same sign.
-        iterate: does the iteration.
+        weight_decay: applied only where update and parameter have the same sign.
+        orthogonalize: the Polar Express iteration.
     """
     gradient = gradient.astype(mx.float32)
     momentum_buffer = momentum * momentum_buffer + (1 - momentum) * gradient
     direction = (1 - momentum) * gradient + momentum * momentum_buffer
-    direction = polar(direction, variant=variant, iterate=iterate)
+    direction = polar(direction, variant=variant, orthogonalize=orthogonalize)
     rows, cols = parameter.shape[-2:]
     if variant == "current":
         direction = direction * (min(rows, cols) ** 0.5 / mx.maximum(_norm(direction), TINY_NORM))
@@ -102,7 +102,7 @@ def muon_update(
     return updated.astype(parameter.dtype), momentum_buffer, second_moment
 
 
-def polar(matrices: mx.array, *, variant: Variant, iterate: Iterate = iterate_whole) -> mx.array:
+def polar(matrices: mx.array, *, variant: Variant, orthogonalize: Orthogonalize = polar_express) -> mx.array:
     """Return about the nearest (semi-)orthogonal matrix of each of (K, rows, cols), float32."""
     x = matrices
     rows = x.shape[-2]
@@ -110,11 +110,11 @@ def polar(matrices: mx.array, *, variant: Variant, iterate: Iterate = iterate_wh
         row_norms = mx.maximum(_norm(x, axis=-1), TINY_NORM)
         x = x * (_norm(x) / rows**0.5 / row_norms)
     x = x / (NORM_FACTOR[variant] * _norm(x) + TINY_NORM)
-    return iterate(x)
+    return orthogonalize(x)
 
 
 def reduce_variance(direction: mx.array, second_moment: mx.array, *, beta2: float) -> tuple[mx.array, mx.array]:
-    """Return (direction with its rows or columns evened out and its norm unchanged, second moment)."""
+    """Return (direction with evened row or column norms and unchanged Frobenius norm, second moment)."""
     rows, cols = direction.shape[-2:]
     squares = mx.mean(mx.square(direction), axis=-1 if rows >= cols else -2, keepdims=True)
     second_moment = beta2 * second_moment + (1 - beta2) * squares

@@ -1,7 +1,7 @@
-"""Optimizer: the groups' rules applied to a model's flat parameters, and their state as one flat dictionary.
+"""The optimizer: it applies each group's rule to a model's parameters and keeps all moments in one flat dictionary.
 
-Matrices of one shape are stacked, so that Muon runs once per shape. Not here: gradient accumulation and when to
-evaluate (the training step).
+Matrices of one shape are stacked, so that Muon runs once per shape. Not here: gradient accumulation and evaluation,
+which are the training step's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nanochat.errors import StageError
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.groups import AdamWGroup, Group, MuonGroup
-from nanochat.optim.muon import Iterate, iterate_shared, iterate_whole, muon_update, second_moment_shape
+from nanochat.optim.muon import Orthogonalize, muon_update, polar_express, second_moment_shape, sharded_polar_express
 
 _STEP = "step"
 
@@ -32,11 +32,11 @@ class Optimizer:
     ) -> None:
         """Start with zero moments for `parameters`, name -> array.
 
-        The processes of `world`, which must all make the same updates, share out Muon's iteration.
+        The processes of `world` divide Muon's iteration among them; they must all make the same updates.
         """
         assert sorted(n for g in groups for n in g.names) == sorted(parameters), "every parameter in exactly one group"
         self.groups = tuple(groups)
-        self._iterate = iterate_whole if world is None else functools.partial(iterate_shared, group=world)
+        self._orthogonalize = polar_express if world is None else functools.partial(sharded_polar_express, group=world)
         self._stacks: dict[int, tuple[list[mx.array], mx.array]] = {}
         self.state: dict[str, mx.array] = {_STEP: mx.array(0, dtype=mx.int32)}
         for group in groups:
@@ -47,10 +47,10 @@ class Optimizer:
                 self.state[f"{name}.second_moment"] = mx.zeros(second)
 
     def load_state(self, state: dict[str, mx.array]) -> None:
-        """Replace the state by what `state` held, bit for bit.
+        """Replace the state.
 
         Raises:
-            StageError: names or shapes are not this model's.
+            StageError: names or shapes are not those of this model.
         """
         wrong = sorted(
             name
@@ -72,7 +72,7 @@ class Optimizer:
         weight_decay: float | mx.array,
         is_finite: mx.array | None = None,
     ) -> dict[str, mx.array]:
-        """Return the parameters after one step, name -> array in the dtype given; the state moves along, unevaluated.
+        """Return the parameters after one step, name -> array in their dtypes, and update the state; both unevaluated.
 
         Args:
             parameters: name -> array.
@@ -80,8 +80,8 @@ class Optimizer:
             lr_multiplier: the schedule's factor on every peak rate.
             momentum: Muon's, at this step.
             weight_decay: Muon's, at this step.
-            is_finite: a bool scalar, False where neither parameters nor state may change: for a caller who has not
-                waited for the gradients. None: they may.
+            is_finite: a bool scalar. If it is False, neither parameters nor state change; this is for a caller that
+                has not waited for the gradients. None means that they are finite.
         """
         self.state[_STEP] = self.state[_STEP] + (1 if is_finite is None else is_finite.astype(mx.int32))
         updated = dict(parameters)
@@ -128,21 +128,21 @@ class Optimizer:
             self._stacked([self.state[name] for name in second]),
         )
         gradient = mx.stack([gradients[name] for name in names])
-        new = _muon(group, old, gradient, rates=rates, is_finite=is_finite, iterate=self._iterate)
+        new = _muon(group, old, gradient, rates=rates, is_finite=is_finite, orthogonalize=self._orthogonalize)
         for stack, holder, keys in zip(new, (updated, self.state, self.state), (names, first, second), strict=True):
             parts = list(stack)
             holder.update(zip(keys, parts, strict=True))
             self._stacks[id(parts[0])] = (parts, stack)
 
     def _stacked(self, parts: list[mx.array]) -> mx.array:
-        """Return the arrays as one stack; no copy where they are still the parts of a stack that was made here."""
+        """Return the arrays as one stack; the last update's stack, without a copy, if these are its parts."""
         known, stack = self._stacks.pop(id(parts[0]), ([], parts[0]))
         is_same = len(known) == len(parts) and all(a is b for a, b in zip(known, parts, strict=True))
         return stack if is_same else mx.stack(parts)
 
 
 Arrays = tuple[mx.array, mx.array, mx.array]
-"""A parameter or a stack of them, its first and its second moment."""
+"""A parameter or a stack of parameters, its first and its second moment."""
 
 
 def _adamw(
@@ -169,7 +169,7 @@ def _adamw(
     new = adamw_update(
         old[0], gradient, *old[1:], step=step, lr=lr, betas=group.betas, eps=group.eps, weight_decay=group.weight_decay
     )
-    return _guarded(new, old, is_finite)
+    return _keep_if_not_finite(new, old, is_finite)
 
 
 def _muon(
@@ -179,7 +179,7 @@ def _muon(
     *,
     rates: tuple[float | mx.array, float | mx.array, float | mx.array],
     is_finite: mx.array | None,
-    iterate: Iterate,
+    orthogonalize: Orthogonalize,
 ) -> Arrays:
     lr, momentum, weight_decay = rates
     if is_finite is not None and fused_muon.applies(gradient):
@@ -193,7 +193,7 @@ def _muon(
             beta2=group.beta2,
             weight_decay=weight_decay,
             is_finite=is_finite,
-            iterate=iterate,
+            orthogonalize=orthogonalize,
         )
     new = muon_update(
         old[0],
@@ -204,13 +204,13 @@ def _muon(
         momentum=momentum,
         beta2=group.beta2,
         weight_decay=weight_decay,
-        iterate=iterate,
+        orthogonalize=orthogonalize,
     )
-    return _guarded(new, old, is_finite)
+    return _keep_if_not_finite(new, old, is_finite)
 
 
-def _guarded(new: Arrays, old: Arrays, is_finite: mx.array | None) -> Arrays:
-    """Return the new arrays, or the old ones where `is_finite` is False."""
+def _keep_if_not_finite(new: Arrays, old: Arrays, is_finite: mx.array | None) -> Arrays:
+    """Return the new arrays, or the old ones if `is_finite` is False."""
     if is_finite is None:
         return new
     parameter, first, second = (mx.where(is_finite, *pair) for pair in zip(new, old, strict=True))
@@ -218,7 +218,7 @@ def _guarded(new: Arrays, old: Arrays, is_finite: mx.array | None) -> Arrays:
 
 
 def _by_shape(group: MuonGroup, parameters: dict[str, mx.array]) -> list[list[str]]:
-    """Return the group's names, those of equal shape together."""
+    """Return the group's names, grouped by shape."""
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for name in group.names:
         by_shape.setdefault(tuple(parameters[name].shape), []).append(name)

@@ -1,7 +1,7 @@
 """Learning rate, Muon momentum and weight decay as pure functions of the step.
 
-A step is counted from 0: `step` is the number of updates done before this one. Not here: how many steps there are, or
-how batch size and weight decay scale (the plan's).
+Steps count from 0: `step` is the number of updates before this one. Not here: the number of steps, the default weight
+decay and how it scales with batch size, which the plan decides.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ class ScheduleConfig:
     """A learning-rate schedule over `steps` optimizer steps, with every default filled in."""
 
     steps: int
-    kind: Literal["trapezoid", "cosine", "constant"] = "cosine"
+    kind: ScheduleKind = "cosine"
     warmup_steps: int = 0
     warmdown_steps: int = 0
     final_frac: float = 0.0
 
     def problems(self) -> list[str]:
-        """Return what makes the schedule impossible, one sentence each; empty where it is sound."""
+        """Return one sentence for each reason why the schedule is impossible; an empty list if it is valid."""
         if self.steps < 1:
             return [f"the horizon is {self.steps} steps, but must be at least 1"]
-        found = [
+        problems = [
             f"`{name}` is {value}, but cannot be negative"
             for name, value in (("warmup_steps", self.warmup_steps), ("warmdown_steps", self.warmdown_steps))
             if value < 0
         ]
         for name, value in (("warm-up", self.warmup_steps), ("warm-down", self.warmdown_steps)):
             if value > self.steps:
-                found.append(f"a {name} of {value} steps is longer than the horizon of {self.steps} steps")
+                problems.append(f"a {name} of {value} steps is longer than the horizon of {self.steps} steps")
         if not 0 <= self.final_frac <= 1:
-            found.append(f"`final_frac` is {self.final_frac}, but must lie between 0 and 1")
-        return found
+            problems.append(f"`final_frac` is {self.final_frac}, but must lie between 0 and 1")
+        return problems
 
 
 class Defaults(NamedTuple):
-    """A variant's schedule, where the recipe does not say."""
+    """What a variant's schedule uses for fields that the recipe leaves out."""
 
     kind: ScheduleKind
     warmup_steps: int
@@ -54,23 +54,18 @@ class Defaults(NamedTuple):
 def defaults(variant: Variant) -> Defaults:
     """Return a variant's schedule: half a cosine to 0 over the last 40 % (plain), or linear to 5 % over the last 65 %.
 
-    The warm-up counts in steps; the plan shortens this default where the horizon is shorter.
+    The warm-up is a fixed number of steps. The plan does not shorten it: it refuses a horizon that is too short for it.
     """
     if variant == "current":
         return Defaults(kind="trapezoid", warmup_steps=40, warmdown_frac=0.65, final_frac=0.05)
     return Defaults(kind="cosine", warmup_steps=0, warmdown_frac=0.4, final_frac=0.0)
 
 
-def default_weight_decay(variant: Variant) -> float:
-    """Return Muon's weight decay at its largest; for `current` before the plan scales it by batch and horizon."""
-    return 0.28 if variant == "current" else 0.1
-
-
 def lr_multiplier(config: ScheduleConfig, step: int) -> float:
     """Return the factor on every learning rate at `step` in [0, steps).
 
-    A linear warm-up whose first value is 1 / warmup_steps, then 1, then a warm-down that would reach final_frac at
-    `steps`; where the two overlap, the smaller.
+    The factor rises linearly from 1 / warmup_steps to 1, stays there, and falls during the warm-down so that it would
+    reach final_frac at `steps`. Where warm-up and warm-down overlap, the smaller factor counts.
     """
     warmup = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1.0
     remaining = 1 - _warmdown_progress(config, step)
@@ -82,7 +77,8 @@ def lr_multiplier(config: ScheduleConfig, step: int) -> float:
 def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig) -> float:
     """Return Muon's momentum.
 
-    plain: 0.95, ramped to 0.80 over the warm-down. current: 0.85 -> 0.97 over 400 steps, 0.90 at the warm-down's end.
+    plain: 0.95, which falls to 0.80 over the warm-down. current: 0.85 to 0.97 over 400 steps, which falls to 0.90 over
+    the warm-down.
     """
     warmdown = _warmdown_progress(schedule, step)
     if variant == "plain":
@@ -93,7 +89,7 @@ def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig) -> floa
 
 
 def weight_decay_at(variant: Variant, peak: float, schedule: ScheduleConfig, step: int) -> float:
-    """Return Muon's decay: 0, then rising to `peak` over the warm-down (plain); a cosine from `peak` to 0 (current)."""
+    """Return Muon's decay: 0 before and up to `peak` over the warm-down (plain), or a cosine from `peak` to 0."""
     if variant == "plain":
         return peak * _warmdown_progress(schedule, step)
     return peak * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
@@ -112,7 +108,7 @@ def sft_defaults(variant: Variant) -> tuple[float, float, float]:
 
 
 def _warmdown_progress(schedule: ScheduleConfig, step: int) -> float:
-    """Return 0 before the warm-down and up to (not reaching) 1 in it; always 0 where the rate is constant."""
+    """Return 0 before the warm-down, less than 1 during it, and always 0 for a constant schedule."""
     if schedule.kind == "constant" or schedule.warmdown_steps == 0:
         return 0.0
     return max(0.0, 1 - (schedule.steps - step) / schedule.warmdown_steps)

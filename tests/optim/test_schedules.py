@@ -6,7 +6,6 @@ import pytest
 
 from nanochat.optim.schedules import (
     ScheduleConfig,
-    default_weight_decay,
     defaults,
     lr_multiplier,
     muon_momentum,
@@ -85,7 +84,6 @@ def test_sft_rate():
 def test_defaults_of_both_variants():
     assert defaults("plain").kind == "cosine"
     assert defaults("current") == ("trapezoid", 40, 0.65, 0.05)
-    assert default_weight_decay("current") == 0.28
     assert sft_defaults("plain") == (1.0, 0.8, 0.0)
     assert sft_defaults("current") == (0.8, 0.5, 0.0)
 

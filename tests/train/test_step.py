@@ -144,7 +144,7 @@ import mlx.core as mx
 sys.path.insert(0, {tests!r})
 from conftest import RecordingOptimizer, random_batch, random_model, Batch
 from nanochat.model.config import GPTConfig
-from nanochat.optim.muon import iterate_shared, iterate_whole
+from nanochat.optim.muon import sharded_polar_express, polar_express
 from nanochat.train.step import Rates, TrainStep
 world = mx.distributed.init(strict=True)
 config = GPTConfig(**{config!r})
@@ -154,7 +154,7 @@ mine = Batch(batch.inputs[world.rank()::2], batch.targets[world.rank()::2], else
 optimizer = RecordingOptimizer()
 step = TrainStep(random_model(config), optimizer, micro_batch_size=2, world=world)
 stack = mx.random.normal((5, 8, 12), key=mx.random.key(1)) / 10
-iterated = mx.array_equal(iterate_shared(stack, group=world), iterate_whole(stack))
+iterated = mx.array_equal(sharded_polar_express(stack, group=world), polar_express(stack))
 result = step.run(mine, rates=Rates(1.0, 0.9, 0.0), votes=lambda: (True, world.rank() == 1, False))
 np.savez({out!r} + str(world.rank()), loss=np.array(result.loss), tokens=result.valid_tokens,
          votes=np.array(result.votes), iterated=np.array(iterated),
