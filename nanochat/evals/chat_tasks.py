@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +19,7 @@ from nanochat.inference.engine import Engine
 from nanochat.tasks.base import Example, Task, gold_text
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat_format import Conversation, render_for_completion
+from nanochat.tokenizer.chat_format import render_for_completion
 
 Doubles = npt.NDArray[np.float64]
 
@@ -54,18 +55,8 @@ def evaluate_categorical(
     for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
         assert example.letters is not None, "checked by _letter_ids"
         chosen = example.letters[int(np.argmax(logprobs[number]))]
-        record = ExampleRecord(
-            index=number,
-            task=task.name,
-            prompt=tokenizer.decode(prompt),
-            output=chosen,
-            expected=gold_text(example),
-            correct=task.grade(example, chosen),
-            options=example.letters,
-            logprobs=tuple(logprobs[number].tolist()),
-            is_truncated=_is_truncated(tokenizer, example, prompt),
-        )
-        records.append(record)
+        record = _record(tokenizer, task, example, number, prompt, chosen)
+        records.append(replace(record, options=example.letters, logprobs=tuple(logprobs[number].tolist())))
     return summarize(tuple(records), chance=TASKS[task.name].chance)
 
 
@@ -106,18 +97,8 @@ def evaluate_generative(
     records = []
     for number, completion in enumerate(completions):
         index, sample = divmod(number, num_samples)
-        example, prompt, output = examples[index], prompts[index], tokenizer.decode(completion)
-        record = ExampleRecord(
-            index=index,
-            sample=sample,
-            task=task.name,
-            prompt=tokenizer.decode(prompt),
-            output=output,
-            expected=gold_text(example),
-            correct=task.grade(example, output),
-            is_truncated=_is_truncated(tokenizer, example, prompt),
-        )
-        records.append(record)
+        output = tokenizer.decode(completion)
+        records.append(replace(_record(tokenizer, task, examples[index], index, prompts[index], output), sample=sample))
     passed = [
         sum(record.correct for record in records[start : start + num_samples])
         for start in range(0, len(records), num_samples)
@@ -137,8 +118,18 @@ def _prompt(tokenizer: Tokenizer, example: Example, max_tokens: int) -> list[int
     return render_for_completion(tokenizer, example.conversation, max_tokens=max_tokens)
 
 
-def _is_truncated(tokenizer: Tokenizer, example: Example, prompt: Sequence[int]) -> bool:
-    return len(render_for_completion(tokenizer, Conversation(example.conversation.messages))) > len(prompt)
+def _record(
+    tokenizer: Tokenizer, task: Task, example: Example, index: int, prompt: Sequence[int], output: str
+) -> ExampleRecord:
+    return ExampleRecord(
+        index=index,
+        task=task.name,
+        prompt=tokenizer.decode(prompt),
+        output=output,
+        expected=gold_text(example),
+        correct=task.grade(example, output),
+        is_truncated=len(render_for_completion(tokenizer, example.conversation)) > len(prompt),
+    )
 
 
 def _letter_ids(tokenizer: Tokenizer, example: Example) -> list[int]:

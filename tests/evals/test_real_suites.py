@@ -52,28 +52,14 @@ def tokenizer():
     return bpe.train(texts, vocab_size=1024, max_chars=10**6, max_document_chars=10**4)
 
 
-class Guessing:
-    """A model that draws every logit and log-probability at random."""
-
-    def __init__(self, vocab_size: int, sequence_len: int) -> None:
-        self.vocab_size = vocab_size
-        self.config = GPTConfig(
-            sequence_len=sequence_len, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
-        )
-        self.generator = np.random.default_rng(0)
-
-    def hidden(self, idx: mx.array, cache=None) -> mx.array:
-        return mx.zeros((*idx.shape, 1))
-
-    def hidden_ragged(self, layout) -> mx.array:
-        return mx.zeros((layout.tokens.size, 1))
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        return mx.array(self.generator.normal(size=(*hidden.shape[:-1], self.vocab_size)).astype(np.float32))
-
-    def target_logprobs(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-        drawn = self.generator.normal(size=targets.shape).astype(np.float32)
-        return mx.array(drawn - 10), mx.zeros(targets.shape, dtype=mx.bool_)
+def guessing(table_model, tokenizer, sequence_len: int):
+    """Return a model that draws all logits at random."""
+    generator, vocab_size = np.random.default_rng(0), tokenizer.vocab_size
+    return table_model(
+        lambda tokens: generator.normal(size=(len(tokens), vocab_size)),
+        vocab_size=vocab_size,
+        sequence_len=sequence_len,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -146,18 +132,19 @@ def test_chat_suite_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, name, 
 
 
 @pytest.mark.parametrize("name", BASE_SUITES)
-def test_base_suite_scores_chance_for_a_random_model(name, tokenizer):
+def test_base_suite_scores_chance_for_a_random_model(name, table_model, tokenizer):
     """The score is within two standard errors of chance, and the centred score within two of 0."""
-    model = Guessing(tokenizer.vocab_size, 256)
+    model = guessing(table_model, tokenizer, 256)
     score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name).score
     assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
     assert abs(score.centred) <= 2 * score.stderr / (1 - TASKS[name].chance) + 1e-9
 
 
 @pytest.mark.parametrize("name", CHAT_SUITES)
-def test_chat_suite_scores_chance_for_a_random_model(name, tokenizer):
+def test_chat_suite_scores_chance_for_a_random_model(name, table_model, tokenizer):
     """The score is within two standard errors of chance."""
-    score = evaluate_categorical(Guessing(tokenizer.vocab_size, 1024), tokenizer, chat_task(name, 800)).score
+    model = guessing(table_model, tokenizer, 1024)
+    score = evaluate_categorical(model, tokenizer, chat_task(name, 800)).score
     assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
 
 
