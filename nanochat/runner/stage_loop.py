@@ -135,7 +135,7 @@ def _compute_stage(
         lookup=lookup,
         base=base,
         title=entry.title,
-        upstream={e.stage: StageFolder(base / e.folder).out for e in session.state.stages if e.folder is not None},
+        upstream={stage: earlier.out for stage, earlier in session.state.folders(base).items()},
         init_model=context.prepared.init_models.get(name),
         is_forced=name in context.forced,
         spent_seconds=entry.spent_seconds,

@@ -58,11 +58,6 @@ class Uploader:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
-    def close(self, timeout_seconds: float) -> bool:
-        """Upload the rest and stop. Return whether everything was uploaded within the time."""
-        self.stop()
-        return self.join(timeout_seconds) and self.problem is None
-
     @property
     def problem(self) -> str | None:
         """Why not everything is uploaded, or None if everything is."""

@@ -13,7 +13,7 @@ from nanochat.checkpoint.model_folder import save_model
 from nanochat.cli import chat
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.runner.store.record import Provenance, RunState, RunTracking, write_run
+from nanochat.runner.store.record import Provenance, RunState, RunTracking
 from nanochat.runtime import base_dir
 from nanochat.storage.layout import RunFolder
 from nanochat.tokenizer import bpe
@@ -116,7 +116,7 @@ def test_an_unknown_model_gets_a_suggestion(capsys):
         provenance=made,
         tracking=RunTracking(kind="none"),
     )
-    write_run(RunFolder(base_dir() / "runs" / "tiny" / "20260101-000000"), state)
+    state.write(RunFolder(base_dir() / "runs" / "tiny" / "20260101-000000").state)
     code, out, err = run(capsys, "tinny", "--prompt", "hi")
     assert (code, out) == (2, "")
     assert "`tinny`" in err

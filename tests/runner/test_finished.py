@@ -6,6 +6,7 @@ import pytest
 
 from nanochat.errors import StageError
 from nanochat.runner.process import run_stage
+from nanochat.runner.store.record import StageRecord
 
 
 def test_checkpoints_are_deleted_when_the_stage_is_finished(bench):
@@ -33,12 +34,12 @@ def test_measured_disk_space_includes_deleted_checkpoints(bench):
 def test_checkpoints_are_kept_until_the_record_is_written(bench, monkeypatch):
     """A stage that is killed before that can still resume."""
 
-    def killed(folder, record):
+    def killed(record, path):
         raise KeyboardInterrupt
 
     bench.run(last="tokenizer")
     with monkeypatch.context() as patch:
-        patch.setattr(run_stage, "write_record", killed)
+        patch.setattr(StageRecord, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             bench.run(last="pretrain")
     assert (bench.stage_folder("pretrain").checkpoints / "step_00000004").is_dir()

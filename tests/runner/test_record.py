@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from nanochat.runner.store.record import output_digest, output_files, read_record, write_record
+from nanochat.runner.store.record import output_digest, output_files, read_record
 from nanochat.storage.layout import StageFolder
 
 
@@ -26,6 +26,6 @@ def test_record_with_nan_and_infinity_is_read_back(bench):
     record = bench.run(last="tokenizer").records(bench.base)["tokenizer"]
     folder = StageFolder(bench.base / "stages" / "tokenizer" / "other")
     folder.path.mkdir()
-    write_record(folder, record.model_copy(update={"metrics": {"loss": math.nan, "top": math.inf}}))
+    record.model_copy(update={"metrics": {"loss": math.nan, "top": math.inf}}).write(folder.record)
     metrics = read_record(folder).metrics
     assert math.isnan(metrics["loss"]) and metrics["top"] == math.inf

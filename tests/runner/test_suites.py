@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from nanochat.runner.store.record import StageIdentity, write_identity
+from nanochat.runner.store.record import StageIdentity
 from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.layout import stage_folder, stage_folders
 
@@ -51,13 +51,13 @@ def test_reuse_suites_copies_suites_whose_inputs_are_unchanged(tmp_path, changes
     """A suite depends on its own fields, the fields and data of its source, the model, the seed and the code."""
     before, after = identity({}, "1"), identity(changes, "2")
     old, new = (stage_folder(tmp_path, "chat_eval", content.fingerprint) for content in (before, after))
-    write_identity(old, before)
+    before.write(old.identity)
     (old.out / "tables").mkdir(parents=True)
     old.suites.mkdir()
     for name in ("arc", "spelling"):
         (old.suites / f"{name}.json").write_text(f"result of {name}")
         (old.out / "tables" / f"{name}.jsonl").write_text(f"records of {name}")
-    write_identity(new, after)
+    after.write(new.identity)
     assert reuse_suites(new, after, tmp_path) == expected
     assert {path.stem: path.read_text() for path in new.suites.glob("*")} == {n: f"result of {n}" for n in expected}
     assert {path.stem: path.read_text() for path in (new.out / "tables").glob("*")} == {

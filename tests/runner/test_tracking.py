@@ -8,7 +8,6 @@ import pytest
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.store.record import write_run
 from nanochat.runner.store.runs import list_runs
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
@@ -109,7 +108,7 @@ def test_run_of_a_killed_process_is_closed_by_the_next_run(tracked):
     """It was left running, both on disk and in the store."""
     first = tracked.run(last="tokenizer")
     state = first.state.model_copy(update={"status": "running", "pid": 2**22 - 3, "process_started": 1.0})
-    write_run(first.folder, state)
+    state.write(first.folder.state)
     store = open_store(tracked.uri, "nanochat")
     store.client.update_run(read_link(first.folder.link).run_id, status="RUNNING")
     first.folder.link.write_text(

@@ -91,7 +91,8 @@ def test_server_killed_twice_ends_with_every_metric_once_and_in_order(tmp_path, 
             server.start()
         status[0] = "FINISHED"
         wait_for(lambda: uploader.problem is None)
-        assert uploader.close(300), uploader.problem
+        uploader.stop()
+        assert uploader.join(300) and uploader.problem is None, uploader.problem
         store = open_store(server.uri, "nanochat")
         run_id = read_link(fake_run.folder / "stage.json").run_id
         history = store.client.get_metric_history(run_id, "train/loss")

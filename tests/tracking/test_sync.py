@@ -138,7 +138,8 @@ def test_uploader_reports_an_outage_instead_of_raising_it(tmp_path, fake_run):
     (tmp_path / "file").write_text("")
     uploader = uploader_of(fake_run, f"sqlite:///{tmp_path}/file/mlflow.db")
     uploader.start()
-    assert not uploader.close(20)
+    uploader.stop()
+    assert uploader.join(20)
     assert "mlflow.db" in uploader.problem
     assert read_link(fake_run.folder / "run.json") is None
 
@@ -160,7 +161,8 @@ def test_uploader_reports_broken_installations_and_bugs(fake_run, monkeypatch, e
     monkeypatch.setattr("nanochat.tracking.uploader.open_store", open_store)
     uploader = uploader_of(fake_run, "sqlite:///unused.db")
     uploader.start()
-    assert not uploader.close(20)
+    uploader.stop()
+    assert uploader.join(20)
     assert uploader.problem == problem
 
 
@@ -179,7 +181,8 @@ def test_uploader_uploads_earlier_runs_and_closes_runs_of_dead_processes(uri, fa
         is_alive=lambda pid, started: False,
     )
     uploader.start()
-    assert uploader.close(30), uploader.problem
+    uploader.stop()
+    assert uploader.join(30) and uploader.problem is None, uploader.problem
     assert [step for step, _ in steps_of(store, earlier)] == [0, 1, 2]
     statuses = sorted(r.info.status for r in store.client.search_runs([store.experiment_id]))
     assert statuses == ["FINISHED", "FINISHED", "KILLED", "KILLED", "KILLED", "KILLED"]

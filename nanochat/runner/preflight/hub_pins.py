@@ -5,7 +5,6 @@ The first run asks the hub for the commits and writes them into the recipe's loc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,20 +26,29 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
         PreflightError: the hub cannot be reached or has no such data set or revision (the message lists all of them),
             or the lock file cannot be read or written.
     """
-    settings = loaded.recipe.run
-    unpinned = _unpinned(loaded)
-    wanted = {lock_key(source): source for source in unpinned.values()}
-    if not wanted:
+    unpinned, offline, refresh = _unpinned(loaded), loaded.recipe.run.offline, loaded.recipe.run.data.refresh_lock
+    if not unpinned:
         return None
     path = lock_path(loaded.path)
     locked = read_lock(path)
-    if settings.data.refresh_lock and settings.offline:
+    if refresh and offline:
         raise PreflightError(
             "`run.data.refresh_lock` asks the hub, but this run is offline; remove one of the two settings"
         )
-    missing = {key: source for key, source in wanted.items() if settings.data.refresh_lock or key not in locked}
-    users = {key: [name for name, source in unpinned.items() if lock_key(source) == key] for key in missing}
-    commits = _look_up_commits(missing, users, base, offline=settings.offline, refresh=settings.data.refresh_lock)
+    commits: dict[str, str] = {}
+    problems: list[str] = []
+    for key, source in {lock_key(source): source for source in unpinned.values()}.items():
+        if key in locked and not refresh:
+            continue
+        try:
+            commit = _look_up_commit(source, base, offline=offline, refresh=refresh)
+        except PreflightError as error:
+            names = ", ".join(f"`{name}`" for name, other in unpinned.items() if lock_key(other) == key)
+            problems.append(f"source {names}: {error}")
+        else:
+            commits |= {key: commit} if commit is not None else {}
+    if problems:
+        raise PreflightError("\n".join(problems))
     if all(locked.get(key) == commit for key, commit in commits.items()):
         return None
     write_lock(path, {**locked, **commits}, recipe=loaded.path)
@@ -76,23 +84,11 @@ def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
     return unpinned
 
 
-def _look_up_commits(
-    sources: Mapping[str, HubSource], users: Mapping[str, Sequence[str]], base: Path, *, offline: bool, refresh: bool
-) -> dict[str, str]:
-    """Return the commit of each key, from a download or else from the hub. `users` names its sources for errors."""
-    commits: dict[str, str] = {}
-    problems: list[str] = []
-    for key, source in sources.items():
-        commit = None if refresh else hub.known_commit(source, base=base)
-        if commit is None and not offline:
-            try:
-                commit = hub.check(source)
-            except PreflightError as error:
-                names = ", ".join(f"`{name}`" for name in users[key])
-                problems.append(f"source {names}: {error}")
-        if commit is not None:
-            commits[key] = commit
-            hub.record_commit(source, commit, base=base)
-    if problems:
-        raise PreflightError("\n".join(problems))
-    return commits
+def _look_up_commit(source: HubSource, base: Path, *, offline: bool, refresh: bool) -> str | None:
+    """Return the commit that is downloaded, else the hub's, or None if offline. Store it for the next look-up."""
+    commit = None if refresh else hub.known_commit(source, base=base)
+    if commit is None and not offline:
+        commit = hub.check(source)
+    if commit is not None:
+        hub.record_commit(source, commit, base=base)
+    return commit

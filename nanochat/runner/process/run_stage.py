@@ -30,8 +30,6 @@ from nanochat.runner.store.record import (
     files_for_downstream,
     output_digest,
     output_files,
-    write_identity,
-    write_record,
 )
 from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.files import folder_bytes, write_text
@@ -85,7 +83,7 @@ def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interru
     display.clear_progress()
     raise_for_exit(child_exit, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_memory_remedy(stage))
     record = _record(attempt, child_exit, started=started, commits=commits)
-    write_record(folder, record)
+    record.write(folder.record)
     delete_checkpoints(folder)
     return record
 
@@ -98,7 +96,7 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
     else:
         folder.record.unlink(missing_ok=True)
         folder.delete_scratch()
-    write_identity(folder, identity)
+    identity.write(folder.identity)
     reused = [] if attempt.is_forced else reuse_suites(folder, identity, attempt.base)
     if reused:
         display.log_line(f"{attempt.title}: from cache: {', '.join(reused)}")

@@ -53,10 +53,8 @@ def _identity_values(run: Run, base: Path) -> dict[str, str]:
     """Return, as text, the recipe fields, seed and data that decided a run's results."""
     values = {"seed": str(run.state.seed)}
     for record in run.records(base).values():
-        for part in ("fields", "sources"):
-            content = record.document.get(part)
-            if isinstance(content, dict):
-                values |= {(f"data of {k}" if part == "sources" else k): str(v) for k, v in content.items()}
+        values |= {name: str(value) for name, value in record.recipe_fields.items()}
+        values |= {f"data of {name}": digest for name, digest in record.source_digests.items()}
     return values
 
 
@@ -65,8 +63,7 @@ def _stages_of_fields(runs: Sequence[Run], base: Path) -> dict[str, set[str]]:
     stages: dict[str, set[str]] = {}
     for run in runs:
         for stage, record in run.records(base).items():
-            fields = record.document.get("fields")
-            for name in fields if isinstance(fields, dict) else ():
+            for name in record.recipe_fields:
                 stages.setdefault(name, set()).add(stage)
     return stages
 

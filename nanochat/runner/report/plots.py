@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nanochat.runner.report.scores import Suite
 from nanochat.storage.files import atomic_write
@@ -47,14 +47,10 @@ def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
 
 def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     """Draw every score that is a share of problems into `scores.png` and return its path, if there are any."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shares = [suite for suite in suites if suite.stderr is not None]
     if not shares:
         return []
-    figure = Figure(figsize=(8, 1.1 + 0.36 * len(shares)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure(8, 1.1 + 0.36 * len(shares), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("share of problems solved ± two standard errors; red line: score of a guess")
     for row, suite in enumerate(shares):
@@ -82,13 +78,8 @@ def _curves(points: Sequence[Point]) -> dict[str, Curve]:
 
 
 def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> None:
-    # Unlike pyplot, the object interface does not choose a backend that may need a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     width = 6.4 * len(panels)
-    figure = Figure(figsize=(width, 4))
-    FigureCanvasAgg(figure)
+    figure = _new_figure(width, 4)
     figure.suptitle(title)
     figure.subplots_adjust(left=0.6 / width, right=1 - 0.2 / width, bottom=0.14, top=0.85, wspace=0.15)
     for number, (stage, curves) in enumerate(panels.items(), start=1):
@@ -104,6 +95,16 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
                 axes.plot(steps, values, marker="o", markersize=3, label=name)
         axes.legend()
     _save(figure, path)
+
+
+def _new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = None) -> Figure:
+    # Unlike pyplot, the object interface does not choose a backend that may need a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -17,7 +17,6 @@ from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_su
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
 from nanochat.storage.files import write_text
-from nanochat.storage.layout import StageFolder
 
 _CURVES_INTRO = """\
 The loss measures how badly the model predicts the next token: it is the negative logarithm of the probability that the
@@ -44,8 +43,8 @@ def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
 
 
 def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path]:
-    streams = {entry.stage: StageFolder(base / entry.folder).metrics for entry in run.state.stages if entry.folder}
-    existing = {stage: path for stage, path in streams.items() if path.is_file()}
+    folders = run.state.folders(base).items()
+    existing = {stage: folder.metrics for stage, folder in folders if folder.metrics.is_file()}
     return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
@@ -118,11 +117,10 @@ def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
 
 def _samples(run: Run, base: Path) -> dict[str, str]:
     samples = {}
-    for entry in run.state.stages:
-        path = StageFolder(base / entry.folder).samples if entry.folder else None
-        if path is not None and path.is_file():
-            text = path.read_text(encoding="utf-8").strip()
-            samples[entry.stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
+    for stage, folder in run.state.folders(base).items():
+        if folder.samples.is_file():
+            text = folder.samples.read_text(encoding="utf-8").strip()
+            samples[stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
     return samples
 
 
@@ -167,9 +165,7 @@ def _facts(run: Run) -> str:
 def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
     rows = []
     for stage, record in records.items():
-        sources = record.document.get("sources")
-        digests = sources.items() if isinstance(sources, dict) else ()
-        data = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in digests)
+        data = ", ".join(f"{name} {digest[:12]}" for name, digest in record.source_digests.items())
         rows.append((stage, record.fingerprint[:12], record.output_digest[:12], data))
     return markdown_table(("stage", "fingerprint", "output", "data"), "llll", rows)
 

@@ -71,10 +71,9 @@ def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
 
 def _tasks(record: StageRecord) -> dict[str, str]:
     """Return the task of each suite by the suite's name."""
-    fields, prefix = record.document.get("fields"), f"{record.stage}.suites."
-    assert isinstance(fields, dict), "the document of every stage has fields"
+    prefix = f"{record.stage}.suites."
     return {
         key.removeprefix(prefix).removesuffix(".task"): str(value)
-        for key, value in fields.items()
+        for key, value in record.recipe_fields.items()
         if key.startswith(prefix) and key.endswith(".task")
     }

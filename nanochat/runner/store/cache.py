@@ -162,15 +162,11 @@ def explain_own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[
 
 def _identities(stage: str, recipe_name: str, base: Path) -> list[StageIdentity]:
     """Return the identity of every computation of a stage. Runs of this recipe name come first, newest first."""
-    in_runs = [
-        StageFolder(base / entry.folder)
-        for run in reversed(list_runs(base, recipe_name))
-        for entry in run.state.stages
-        if entry.stage == stage and entry.folder is not None
-    ]
+    runs = (run.state.folders(base) for run in reversed(list_runs(base, recipe_name)))
+    in_runs = [folders[stage] for folders in runs if stage in folders]
     rest = [folder for folder in stage_folders(base) if folder.stage == stage]
-    folders = dict.fromkeys([*in_runs, *rest])
-    return [identity for folder in folders if (identity := read_identity(folder)) is not None]
+    unique = dict.fromkeys([*in_runs, *rest])
+    return [identity for folder in unique if (identity := read_identity(folder)) is not None]
 
 
 def _smallest_changes(others: Sequence[StageIdentity], content: Document, recipe_name: str) -> list[str] | None:

@@ -26,6 +26,10 @@ class _Stored(BaseModel):
     # JSON has no NaN, but metrics may be NaN and must be read back as such.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
+    def write(self, path: Path) -> None:
+        """Write this as JSON."""
+        write_text(path, self.model_dump_json(indent=1))
+
 
 class Provenance(_Stored):
     """The code and the machine that produced a result."""
@@ -56,6 +60,20 @@ class StageIdentity(_Stored):
     """The recipe that computed the stage."""
     document: dict[str, JsonValue]
     """The hashed content: fields, source digests and upstream digests, see `plan.fingerprint`."""
+
+    @property
+    def recipe_fields(self) -> dict[str, JsonValue]:
+        """The recipe fields that decide the result, by dotted path."""
+        return self._mapping("fields")
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """The digest of each source, by its name."""
+        return {name: str(digest) for name, digest in self._mapping("sources").items()}
+
+    def _mapping(self, key: str) -> dict[str, JsonValue]:
+        value = self.document.get(key)
+        return value if isinstance(value, dict) else {}
 
 
 class StageRecord(StageIdentity):
@@ -139,6 +157,10 @@ class RunState(_Stored):
                 return entry
         raise KeyError(stage)
 
+    def folders(self, base: Path) -> dict[str, StageFolder]:
+        """Return the folder of each stage that has begun or is cached, in the order of the run."""
+        return {entry.stage: StageFolder(base / entry.folder) for entry in self.stages if entry.folder is not None}
+
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -163,21 +185,6 @@ def read_identity(folder: StageFolder) -> StageIdentity | None:
 def read_run(folder: RunFolder) -> RunState | None:
     """Return the state of a run, or None if it cannot be read."""
     return _read(folder.state, RunState)
-
-
-def write_record(folder: StageFolder, record: StageRecord) -> None:
-    """Write the record of a stage. It proves that the stage is finished, so it must be written last."""
-    write_text(folder.record, record.model_dump_json(indent=1))
-
-
-def write_identity(folder: StageFolder, identity: StageIdentity) -> None:
-    """Write the identity of a stage that begins."""
-    write_text(folder.identity, identity.model_dump_json(indent=1))
-
-
-def write_run(folder: RunFolder, state: RunState) -> None:
-    """Write the state of a run."""
-    write_text(folder.state, state.model_dump_json(indent=1))
 
 
 def output_files(out: Path) -> dict[str, str]:

@@ -42,12 +42,8 @@ class Run:
 
     def records(self, base: Path) -> dict[str, StageRecord]:
         """Return the records of the finished stages, in the order of the run."""
-        records = {}
-        for entry in self.state.stages:
-            record = read_record(StageFolder(base / entry.folder)) if entry.folder else None
-            if record is not None:
-                records[entry.stage] = record
-        return records
+        folders = self.state.folders(base).items()
+        return {stage: record for stage, folder in folders if (record := read_record(folder)) is not None}
 
 
 def list_runs(base: Path, name: str | None = None) -> list[Run]:

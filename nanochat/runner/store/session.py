@@ -13,7 +13,7 @@ from pathlib import Path
 from nanochat.plan.plan import Plan
 from nanochat.runner.store import provenance
 from nanochat.runner.store.headline_params import cost_of, params_of, source_locations
-from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run, write_run
+from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
 from nanochat.runner.store.runs import Run, list_runs
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, stages_folder
@@ -72,7 +72,7 @@ class Session:
 
     def _write(self) -> None:
         self.state = self.state.model_copy(update={"updated": time.time()})
-        write_run(self.folder, self.state)
+        self.state.write(self.folder.state)
 
 
 def open_session(
@@ -151,7 +151,7 @@ def close_dead_runs(runs: Iterable[Run]) -> None:
         )
         changes = {"status": "interrupted", "message": "the process of the run died", "stages": entries}
         if read_run(run.folder) == run.state:
-            write_run(run.folder, run.state.model_copy(update=changes))
+            run.state.model_copy(update=changes).write(run.folder.state)
 
 
 def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:

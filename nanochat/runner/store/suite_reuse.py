@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from nanochat.plan.fingerprint import Document, fingerprint_document
 from nanochat.plan.stages import evaluation_stages
 from nanochat.runner.store.record import StageIdentity, read_identity
@@ -35,21 +33,20 @@ def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> li
 
 def _suite_digests(identity: StageIdentity) -> dict[str, str]:
     """Return, for each suite, a digest of everything that its result depends on."""
-    content = identity.document
-    fields, sources = _mapping(content, "fields"), _mapping(content, "sources")
+    fields = identity.recipe_fields
     prefix = f"{identity.stage}.suites."
     suites: dict[str, Document] = {}
     for path, value in fields.items():
         if path.startswith(prefix):
             name, _, field = path.removeprefix(prefix).partition(".")
             suites.setdefault(name, {})[field] = value
-    shared = {key: content.get(key) for key in ("stage", "code", "seed", "upstream")}
+    shared = {key: identity.document.get(key) for key in ("stage", "code", "seed", "upstream")}
     digests = {}
     for name, suite in suites.items():
         source = str(suite.get("source"))
         of_source: Document = {path: value for path, value in fields.items() if path.startswith(f"sources.{source}.")}
         digests[name] = fingerprint_document(
-            {**shared, "name": name, "suite": suite, "source": of_source, "data": sources.get(source)}
+            {**shared, "name": name, "suite": suite, "source": of_source, "data": identity.source_digests.get(source)}
         )
     return digests
 
@@ -66,8 +63,3 @@ def _copy_suite(name: str, source: StageFolder, target: StageFolder) -> bool:
     except FileNotFoundError:  # `gc` deleted it in the meantime
         return False
     return True
-
-
-def _mapping(content: Document, key: str) -> dict[str, JsonValue]:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}

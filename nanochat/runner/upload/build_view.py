@@ -123,23 +123,18 @@ def _stage_tags(entry: StageEntry, folder: StageFolder, record: StageRecord | No
 
 def _cached_tags(state: RunState, base: Path) -> dict[str, str]:
     """Return a tag for each stage taken from the cache: the MLflow run that computed it, else its fingerprint."""
-    folders = {e.title: StageFolder(base / e.folder) for e in state.stages if e.status == "cached" and e.folder}
-    links = {title: read_link(folder.link) for title, folder in folders.items()}
-    return {
-        f"cached.{title}": link.run_id if (link := links[title]) else folder.path.name
-        for title, folder in folders.items()
-    }
+    tags = {}
+    for stage, folder in state.folders(base).items():
+        if (entry := state.entry(stage)).status == "cached":
+            link = read_link(folder.link)
+            tags[f"cached.{entry.title}"] = link.run_id if link else folder.path.name
+    return tags
 
 
 def _shape_params(state: RunState) -> dict[str, str]:
     names = ("n_layer", "n_embd", "parameters", "tokens", "tokens_per_step")
-    return {
-        name: entry.params[name]
-        for entry in state.stages
-        if "n_layer" in entry.params
-        for name in names
-        if name in entry.params
-    }
+    params = next((entry.params for entry in state.stages if "n_layer" in entry.params), {})
+    return {name: params[name] for name in names if name in params}
 
 
 def _run_artifacts(folder: RunFolder) -> tuple[Artifact, ...]:
@@ -157,12 +152,10 @@ def _stage_artifacts(folder: StageFolder) -> tuple[Artifact, ...]:
 
 
 def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, ...]:
-    digests = record.document.get("sources") if record else None
-    if not isinstance(digests, dict):
-        return ()
+    digests = record.source_digests if record else {}
     context = "evaluation" if STAGES[entry.stage].evaluates else "training"
     return tuple(
-        Dataset(name=name, digest=str(digest), source=entry.sources.get(name, name), context=context)
+        Dataset(name=name, digest=digest, source=entry.sources.get(name, name), context=context)
         for name, digest in digests.items()
     )
 
