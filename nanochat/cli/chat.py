@@ -15,6 +15,7 @@ from nanochat import runtime
 from nanochat.cli import slash_commands
 from nanochat.cli.arguments import Parser
 from nanochat.cli.exit_codes import run_command
+from nanochat.cli.slash_commands import Action, Invalid, SetMaxTokens, SetSystem, SetTemperature, UserMessage
 from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
@@ -105,34 +106,34 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> None:
             print("\n(press Ctrl-D or type /quit to leave)")
             continue
         command = slash_commands.parse_line(line)
-        if isinstance(command, slash_commands.Quit):
+        if command is Action.QUIT:
             return
-        if isinstance(command, slash_commands.UserMessage):
+        if isinstance(command, UserMessage):
             _reply(session, command.text, is_terminal=is_terminal)
         elif notice := _apply(session, command):
             print(notice, file=sys.stderr)
 
 
-def _apply(session: ChatSession, command: slash_commands.SessionCommand) -> str:
+def _apply(session: ChatSession, command: Action | SetSystem | SetTemperature | SetMaxTokens | Invalid) -> str:
     """Carry out a command and return what to say about it."""
     match command:
-        case slash_commands.Nothing():
+        case Action.NOTHING | Action.QUIT:
             return ""
-        case slash_commands.Reset():
+        case Action.HELP:
+            return slash_commands.HELP
+        case Action.RESET:
             session.reset()
             return "started a new conversation"
-        case slash_commands.SetSystem(text):
+        case SetSystem(text):
             session.system = text
             return "removed the system prompt" if text is None else "set the system prompt"
-        case slash_commands.SetTemperature(value):
+        case SetTemperature(value):
             session.change(temperature=value)
             return f"set the temperature to {value:g}"
-        case slash_commands.SetMaxTokens(value):
+        case SetMaxTokens(value):
             session.change(max_tokens=value)
             return f"set the maximum length of an answer to {value} tokens"
-        case slash_commands.Help():
-            return slash_commands.HELP
-        case slash_commands.Invalid(message):
+        case Invalid(message):
             return message
         case _:
             assert_never(command)

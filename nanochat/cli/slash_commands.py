@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True)
@@ -14,19 +15,13 @@ class UserMessage:
     text: str
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """An empty line."""
+class Action(Enum):
+    """A line without an argument."""
 
-
-@dataclass(frozen=True)
-class Quit:
-    """End the chat."""
-
-
-@dataclass(frozen=True)
-class Reset:
-    """Forget the conversation, and keep the system prompt and the settings."""
+    NOTHING = "an empty line"
+    HELP = "list the commands"
+    RESET = "forget the conversation, and keep the system prompt and the settings"
+    QUIT = "end the chat"
 
 
 @dataclass(frozen=True)
@@ -51,11 +46,6 @@ class SetMaxTokens:
 
 
 @dataclass(frozen=True)
-class Help:
-    """List the commands."""
-
-
-@dataclass(frozen=True)
 class Invalid:
     """A command that does not exist or has a wrong argument."""
 
@@ -63,8 +53,7 @@ class Invalid:
     """For the user: what is wrong, and what to type instead."""
 
 
-SessionCommand = Nothing | Reset | SetSystem | SetTemperature | SetMaxTokens | Help | Invalid
-Line = UserMessage | Quit | SessionCommand
+Line = UserMessage | Action | SetSystem | SetTemperature | SetMaxTokens | Invalid
 
 HELP = """\
 /system TEXT   replace the system prompt (without TEXT: remove it)
@@ -82,7 +71,7 @@ def parse_line(line: str) -> Line:
     """Return what a line means. A wrong command is returned as `Invalid`."""
     line = line.strip()
     if not line:
-        return Nothing()
+        return Action.NOTHING
     if line.startswith("//"):
         return UserMessage(line[1:])
     if not line.startswith("/"):
@@ -102,11 +91,11 @@ def _parse_command(name: str, argument: str) -> Line:
         case "/quit" | "/exit" | "/reset" | "/new" | "/help" if argument:
             return Invalid(f"{name} takes no argument (found {argument!r})")
         case "/quit" | "/exit":
-            return Quit()
+            return Action.QUIT
         case "/reset" | "/new":
-            return Reset()
+            return Action.RESET
         case "/help":
-            return Help()
+            return Action.HELP
     return Invalid(_unknown(name))
 
 

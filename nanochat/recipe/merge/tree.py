@@ -112,8 +112,8 @@ def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
     if marker.only_explicit and not node.value.startswith(("./", "../", "/", "~/")):
         return node
     written = os.path.expanduser(node.value)  # noqa: PTH111 -- Path.expanduser raises without a home
-    absolute = os.path.normpath(Path.cwd() / node.origin.text.folder / written)
-    return replace(node, value=absolute)
+    folder = node.folder or node.origin.text.folder
+    return replace(node, value=os.path.normpath(Path.cwd() / folder / written))
 
 
 def _collect_origins(node: Node, path: KeyPath, values: dict[KeyPath, Origin], keys: dict[KeyPath, Origin]) -> None:

@@ -7,20 +7,19 @@ for `--set vars.NAME=...`.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.recipe.merge.tree import KeyPath, map_scalars
-from nanochat.recipe.schema.introspection import Slot, local_path
+from nanochat.recipe.schema.introspection import Slot
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.source.diagnostics import Diagnostic, Origin
 from nanochat.recipe.source.nodes import Node
 from nanochat.recipe.source.scalars import Scalar
 
 _USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
-_NAME = re.compile(r"vars\.[A-Za-z0-9_-]+")
+_NAME = re.compile(r"vars\.([A-Za-z0-9_-]+)")
 _LITERAL = "write `$${` for a literal `${`"
 _MAX_EXPANDED_CHARS = 2**18
 
@@ -84,21 +83,12 @@ class _Substitution:
             return node
         whole = _USE.fullmatch(text)
         if whole is not None and whole[2] is not None:
-            return replace(node, value=self._from_its_folder(self._value(whole, node), text, slot))
-        value = _USE.sub(lambda use: self._text(use, node), text)
-        return replace(node, value=self._from_its_folder(value, text, slot))
-
-    def _from_its_folder(self, value: Scalar, written: str, slot: Slot | None) -> Scalar:
-        """Return a relative path that starts with a variable as an absolute path, and any other value unchanged."""
-        marker, use = local_path(slot), _USE.match(written)
-        if marker is None or use is None or use[2] is None or not isinstance(value, str):
-            return value
-        variable = self._variables.get(use[2].strip().removeprefix("vars."))
-        if variable is None or value.startswith(("/", "~")):
-            return value
-        if marker.only_explicit and not value.startswith(("./", "../")):
-            return value
-        return os.path.normpath(Path.cwd() / variable.folder / value)
+            value = self._value(whole, node)
+        else:
+            value = _USE.sub(lambda use: self._text(use, node), text)
+        first = _USE.match(text)
+        variable = self._variables.get(_name_in(first)) if first is not None else None
+        return replace(node, value=value, folder=variable.folder if variable is not None else None)
 
     def _text(self, use: re.Match[str], node: Node) -> str:
         if use[1] is not None:
@@ -108,30 +98,34 @@ class _Substitution:
         self._expanded_chars += len(text)
         if self._expanded_chars > _MAX_EXPANDED_CHARS:
             if self._expanded_chars - len(text) <= _MAX_EXPANDED_CHARS:
-                self._report(
-                    "too-large", f"variables expand to more than {_MAX_EXPANDED_CHARS} characters", node, use[0]
-                )
+                message = f"variables expand to more than {_MAX_EXPANDED_CHARS} characters"
+                self._report("too-large", message, node, use[0])
             return ""
         return text
 
     def _value(self, use: re.Match[str], node: Node) -> Scalar:
-        inner = use[2].strip()
+        name = _name_in(use)
+        if name in self._variables:
+            return self._variables[name].value
         if not use[3]:
             self._report("bad-variable", "this `${` is not closed", node, use[0], _LITERAL)
-        elif not _NAME.fullmatch(inner):
+        elif not name:
             help_ = f"expressions are not supported; {_LITERAL}"
             self._report("bad-variable", f"`{use[0]}` does not have the form `${{vars.NAME}}`", node, use[0], help_)
-        elif inner.removeprefix("vars.") not in self._variables:
-            name = inner.removeprefix("vars.")
+        else:
             help_ = did_you_mean(name, self._variables) or "this recipe has no `vars`"
             self._report("unknown-variable", f"there is no variable `{name}`", node, use[0], help_)
-        else:
-            return self._variables[inner.removeprefix("vars.")].value
         return use[0]
 
     def _report(self, code: str, message: str, node: Node, part: str, help_: str = "") -> None:
         self.failed.add(self._path)
         self.diagnostics.append(Diagnostic(code, message, _place_of(part, node.origin), help_))
+
+
+def _name_in(use: re.Match[str]) -> str:
+    """Return the name of the variable in a `${vars.NAME}`, or an empty string if the text has another form."""
+    match = _NAME.fullmatch((use[2] or "").strip()) if use[3] else None
+    return match[1] if match is not None else ""
 
 
 def _place_of(part: str, origin: Origin) -> Origin:

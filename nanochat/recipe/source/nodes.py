@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nanochat.recipe.source.diagnostics import Origin
 from nanochat.recipe.source.scalars import Scalar
@@ -14,6 +15,8 @@ class Node:
 
     value: Scalar | dict[str, Entry] | tuple[Node, ...]
     origin: Origin
+    folder: Path | None = None
+    """Folder at which a relative path in the value starts, if it is not the folder of the text."""
 
 
 @dataclass(frozen=True)
