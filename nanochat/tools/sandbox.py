@@ -33,13 +33,12 @@ from pathlib import Path
 from typing import IO, Literal
 
 from nanochat.errors import StageError
+from nanochat.tools.sandbox_guard import REFUSED
 
 Isolation = Literal["namespaces", "hooks"]
 Reason = Literal["finished", "failed", "refused", "timeout", "output"]
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
-REFUSED = 98
-"""Exit code of a program that was ended because it tried something forbidden."""
 _START_SECONDS = 30.0
 """Setting up the sandbox may take this long. The program's own time starts after that."""
 _STOP_SECONDS = 3.0

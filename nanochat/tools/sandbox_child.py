@@ -2,7 +2,7 @@
 
 There are up to three processes: the supervisor (this script), in namespaces an init process whose end also ends all
 other processes there, and the program, which is forked from it. This file runs as a script and uses only the standard
-library. It reads its request as JSON from standard input. It exits with 0, 1 or `sandbox.REFUSED`, but the program
+library. It reads its request as JSON from standard input. It exits with 0, 1 or `sandbox_guard.REFUSED`, but the program
 passes only if the nonce of the request was written to the pipe `done`.
 """
 
@@ -21,7 +21,6 @@ import traceback
 import types
 from typing import NoReturn
 
-REFUSED = 98
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 8, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _CAP_DAC_READ_SEARCH = 1 << 2
@@ -39,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> int:
-    """Return the exit code of the program's process: 0, 1 or REFUSED."""
+    """Return the exit code of the program's process: 0, 1 or `sandbox_guard.REFUSED`."""
     request = json.loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if sys.platform == "linux":
@@ -53,7 +52,7 @@ def main() -> int:
         os.chown(request["folder"], _NOBODY, _NOBODY)
     child = _fork(request, guard)
     _end_on_terminate(child)
-    code = _wait(child)
+    code = _wait(child, guard.REFUSED)
     if not is_confined and sys.platform == "linux":
         _end_orphans()
     return code
@@ -71,7 +70,7 @@ def _fork(request: dict[str, object], guard: types.ModuleType) -> int:
             _mount(str(request["folder"]), request["limits"]["file_bytes"])  # type: ignore[index]
             program = os.fork()
             if program:
-                os._exit(_wait(program))
+                os._exit(_wait(program, guard.REFUSED))
         _run_program(request, guard)
     except BaseException as error:  # noqa: BLE001 -- nothing may escape from this process
         _fail(error)
@@ -87,7 +86,7 @@ def _end_on_terminate(child: int) -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _wait(child: int) -> int:
+def _wait(child: int, refused: int) -> int:
     """Wait for `child` and return the exit code for it. Other processes that end in the meantime are reaped."""
     while True:
         ended, status = os.waitpid(-1, 0)
@@ -95,7 +94,7 @@ def _wait(child: int) -> int:
             code = os.waitstatus_to_exitcode(status)
             if code < 0:
                 os.write(2, f"ended by {signal.Signals(-code).name}\n".encode())
-            return code if code in (0, REFUSED) else 1
+            return code if code in (0, refused) else 1
 
 
 def _end_orphans() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 REFUSED = 98
+"""Exit code of a program that was ended because it tried something forbidden."""
 _MAX_WRITES = 64
 _MAX_DEPTH = 16
 

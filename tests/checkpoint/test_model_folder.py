@@ -1,4 +1,4 @@
-"""A model folder holds all that is needed to use a model, and says what is wrong when it does not."""
+"""A model folder restores the model and the tokenizer, and damaged folders give clear errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = GPTConfig(
 
 
 def random_model(seed=0):
-    """A model of the newer architecture whose every weight is random."""
+    """Return a model of the current architecture with random weights everywhere."""
     model = FastGPT(CONFIG)
     keys = mx.random.split(mx.random.key(seed), len(CONFIG.parameter_shapes()))
     shapes = CONFIG.parameter_shapes().items()
@@ -41,7 +41,7 @@ def small_tokenizer():
     return bpe.train(["the cat sat on the mat. " * 20] * 5, vocab_size=300, max_chars=10_000, max_document_chars=1000)
 
 
-def test_model_and_tokenizer_come_back_exactly(tmp_path):
+def test_load_model_restores_model_and_tokenizer_exactly(tmp_path):
     model, tokenizer = random_model(), small_tokenizer()
     save_model(tmp_path / "model", model, tokenizer)
     loaded = load_model(tmp_path / "model")
@@ -53,20 +53,20 @@ def test_model_and_tokenizer_come_back_exactly(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_dtype_is_what_the_model_computes_in(tmp_path):
+def test_load_model_computes_in_the_dtype(tmp_path):
     save_model(tmp_path / "model", random_model(), None)
     assert load_model(tmp_path / "model", mx.bfloat16).hidden(mx.array([[1, 2]])).dtype == mx.bfloat16
     assert load_model(tmp_path / "model").hidden(mx.array([[1, 2]])).dtype == mx.float32
 
 
-def test_saving_again_replaces_the_folder(tmp_path):
+def test_save_model_replaces_the_folder(tmp_path):
     save_model(tmp_path / "model", random_model(0), None)
     save_model(tmp_path / "model", random_model(1), None)
     got = load_model(tmp_path / "model").named_parameters()["lm_head.weight"]
     np.testing.assert_array_equal(np.array(got), np.array(random_model(1).named_parameters()["lm_head.weight"]))
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_load_model_names_the_missing_file(tmp_path):
     with pytest.raises(PreflightError, match=r"config\.json is missing"):
         load_model(tmp_path)
     save_model(tmp_path / "model", random_model(), None)
@@ -95,7 +95,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("damage", "message"), WRONG.values(), ids=WRONG.keys())
-def test_a_broken_model_folder_is_an_error_with_its_path(tmp_path, damage, message):
+def test_load_model_names_a_broken_folder(tmp_path, damage, message):
     save_model(tmp_path / "model", random_model(), None)
     damage(tmp_path / "model")
     with pytest.raises(StageError, match=message) as caught:

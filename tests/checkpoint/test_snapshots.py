@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, and a damaged one is skipped for the one before it."""
+"""Checkpoints are restored bit for bit, and damaged ones are skipped."""
 
 from __future__ import annotations
 
@@ -45,11 +45,10 @@ def save(root, step, keep=2, **options):
     )
 
 
-def test_every_array_and_the_state_come_back_bit_for_bit(tmp_path):
-    """bfloat16, NaN, -0, denormals, scalars, transposed views and empty arrays included."""
+def test_latest_checkpoint_restores_arrays_and_state_bit_for_bit(tmp_path):
+    """Arrays include bfloat16, NaN, -0, denormals, scalars, transposed views and empty arrays."""
     save(tmp_path, 3)
     view = latest_checkpoint(tmp_path)
-    assert view is not None
     assert (view.step, view.state) == (3, {"step": 3, "loss": 3.1, "nested": [1, None]})
     loaded = view.arrays("optimizer")
     for name, expected in some_arrays(3).items():
@@ -62,7 +61,7 @@ def test_every_array_and_the_state_come_back_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_the_same_arrays_give_the_same_bytes_in_whatever_order_they_come(tmp_path):
+def test_save_checkpoint_writes_the_same_bytes_for_any_order_of_arrays(tmp_path):
     arrays = some_arrays(1)
     for name, named in (("a", arrays), ("b", dict(reversed(arrays.items())))):
         save_checkpoint(tmp_path / name, 1, {"group": named}, {}, keep=1)
@@ -70,14 +69,14 @@ def test_the_same_arrays_give_the_same_bytes_in_whatever_order_they_come(tmp_pat
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_save_checkpoint_keeps_the_newest_and_the_best(tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step, keep=2, best=2 if step >= 2 else None)
     assert sorted(list_checkpoints(tmp_path)) == [2, 4, 5]
 
 
-def test_a_checkpoint_of_an_abandoned_future_is_removed(tmp_path):
-    """After falling back to step 10, step 20 (damaged) must neither count among the newest nor be found later."""
+def test_save_checkpoint_deletes_later_checkpoints(tmp_path):
+    """After resuming from step 10, the damaged step 20 must not count as the newest and must not be found later."""
     save(tmp_path, 10)
     save(tmp_path, 20)
     save(tmp_path, 15, keep=1)
@@ -122,20 +121,18 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_checkpoint_is_reported_and_skipped(tmp_path, damage):
+def test_latest_checkpoint_reports_and_skips_a_damaged_one(tmp_path, damage):
     save(tmp_path, 1)
     damaged = save(tmp_path, 2)
     damage(damaged)
     messages = []
-    view = latest_checkpoint(tmp_path, messages.append)
-    assert view is not None
-    assert view.step == 1
+    assert latest_checkpoint(tmp_path, messages.append).step == 1
     assert len(messages) == 1
     assert str(damaged) in messages[0]
 
 
-def test_a_checkpoint_of_a_later_version_is_refused_and_not_passed_over(tmp_path):
-    """Nothing is wrong with it: going on from an older one would throw work away. Neither is touched."""
+def test_latest_checkpoint_refuses_one_of_a_later_version(tmp_path):
+    """It is not damaged, so resuming from an older one would lose steps. No checkpoint is deleted."""
     save(tmp_path, 1)
     set_format(save(tmp_path, 2), 2)
     with pytest.raises(StageError, match=r"step_00000002 has format 2 and this version reads up to 1"):
@@ -143,8 +140,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_not_passed_over(tmp_path
     assert sorted(list_checkpoints(tmp_path)) == [1, 2]
 
 
-def test_the_last_that_is_left_says_that_the_stage_begins_anew(tmp_path):
-    """And the one after it that the one before is tried."""
+def test_latest_checkpoint_reports_what_it_does_after_each_damaged_one(tmp_path):
     for step in (1, 2):
         empty(save(tmp_path, step))
     messages = []
@@ -152,15 +148,14 @@ def test_the_last_that_is_left_says_that_the_stage_begins_anew(tmp_path):
     assert [message.rpartition("; ")[2] for message in messages] == ["trying the one before it", "starting over"]
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_latest_checkpoint_is_none_without_an_undamaged_one(tmp_path):
     assert latest_checkpoint(tmp_path / "never") is None
     damaged = save(tmp_path, 2)
     empty(damaged)
     assert latest_checkpoint(tmp_path) is None
 
 
-def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_no_debris(tmp_path):
-    """A full disk in the middle of a save: the error comes out, and the folder is as it was."""
+def test_save_checkpoint_leaves_no_files_if_the_disk_is_full(tmp_path):
     save(tmp_path, 1)
 
     def full_disk(folder):
@@ -186,8 +181,8 @@ except OSError as error:
 """
 
 
-def test_arrays_that_do_not_fit_on_the_disk_are_an_os_error(tmp_path):
-    """Files are limited to 100 kB, so that the write fails in the middle of an array, as on a full disk."""
+def test_save_checkpoint_raises_an_os_error_if_arrays_do_not_fit_on_the_disk(tmp_path):
+    """A limit of 100 kB per file makes the write fail in the middle of an array, as on a full disk."""
     save(tmp_path, 1)
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -201,10 +196,8 @@ def test_latest_checkpoint_ignores_the_scratch_folder_of_a_killed_process(tmp_pa
     assert scratch.is_dir()
 
 
-def test_saving_a_step_again_replaces_it(tmp_path):
+def test_save_checkpoint_replaces_one_of_the_same_step(tmp_path):
     save(tmp_path, 1)
     empty(save(tmp_path, 2))
     save(tmp_path, 2)
-    view = latest_checkpoint(tmp_path)
-    assert view is not None
-    assert view.step == 2
+    assert latest_checkpoint(tmp_path).step == 2

@@ -12,7 +12,7 @@ WORDS = TEXT.split()
 
 
 def make_texts(count: int, seed: int) -> list[str]:
-    """Return texts of random words with line ends and indentation."""
+    """Return texts of random words with line breaks and indentation."""
     draw = random.Random(seed)
     return [
         "".join(draw.choice(WORDS) + draw.choice([" ", " ", "\n", ", ", "\n    "]) for _ in range(80))
@@ -26,7 +26,7 @@ def tokenizer() -> bpe.Tokenizer:
 
 
 class LetterTokenizer:
-    """Ids that can be written out by hand: a text's code points plus 1000, special tokens 1 to 9."""
+    """A tokenizer with predictable ids: special tokens are 1 to 9, letters are their code points plus 1000."""
 
     bos_id = 1
 

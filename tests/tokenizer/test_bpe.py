@@ -18,7 +18,7 @@ mixed_text = st.lists(valid_text | st.sampled_from([*bpe.SPECIAL_TOKENS, "\u2581
 
 @settings(max_examples=1000, deadline=None)
 @given(mixed_text)
-def test_decoding_what_was_encoded_gives_the_text_and_no_special_id(tokenizer, text):
+def test_encode_is_lossless_and_gives_no_special_id(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not any(i < 10 for i in ids)
@@ -26,7 +26,7 @@ def test_decoding_what_was_encoded_gives_the_text_and_no_special_id(tokenizer, t
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(mixed_text))
-def test_a_batch_is_encoded_as_its_texts_are_one_by_one(tokenizer, texts):
+def test_encode_batch_gives_the_ids_of_encode(tokenizer, texts):
     batch = tokenizer.encode_batch(texts)
     assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in texts]
     assert all(ids.dtype == np.int32 for ids in batch)
@@ -34,18 +34,18 @@ def test_a_batch_is_encoded_as_its_texts_are_one_by_one(tokenizer, texts):
 
 @settings(max_examples=200, deadline=None)
 @given(mixed_text)
-def test_bytes_of_the_ids_add_up_to_the_bytes_of_the_text(tokenizer, text):
+def test_token_bytes_add_up_to_the_bytes_of_the_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert b"".join(tokenizer.id_to_bytes(i) for i in ids) == text.encode()
     assert int(tokenizer.token_bytes[ids].sum()) == len(text.encode())
 
 
-def test_every_character_of_the_separators_that_sentencepiece_keeps_for_itself_survives(tokenizer):
+def test_encode_keeps_the_separators_of_sentencepiece(tokenizer):
     text = "\u2581 \u2585\u2047\u2581\u2581\t\0\ufeff\r\n \u200b"
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_ids_lie_where_checkpoints_expect_them(tokenizer):
+def test_ids_have_the_order_that_checkpoints_expect(tokenizer):
     """0 unknown, 1-9 specials in their order, 10-265 the bytes."""
     assert [tokenizer.special(name) for name in bpe.SPECIAL_TOKENS] == list(range(1, 10))
     assert tokenizer.bos_id == 1
@@ -55,40 +55,40 @@ def test_ids_lie_where_checkpoints_expect_them(tokenizer):
     assert tokenizer.vocab_size == len(tokenizer.token_bytes) <= 600
 
 
-def test_special_ids_are_shown_by_name(tokenizer):
+def test_decode_writes_special_tokens_by_name(tokenizer):
     ids = [tokenizer.bos_id, *tokenizer.encode("hi"), tokenizer.special("<|user_end|>")]
     assert tokenizer.decode(ids) == "<|bos|>hi<|user_end|>"
 
 
-def test_a_byte_that_is_no_character_is_shown_as_a_replacement(tokenizer):
+def test_decode_replaces_invalid_utf8(tokenizer):
     assert tokenizer.decode([10 + 0xE2, 10 + 0x41]) == "\ufffdA"
 
 
-def test_digits_are_encoded_one_by_one(tokenizer):
+def test_encode_gives_one_id_per_digit(tokenizer):
     assert [tokenizer.decode([i]) for i in tokenizer.encode("12345")] == list("12345")
 
 
-def test_training_found_pieces_that_span_several_letters(tokenizer):
+def test_train_learns_pieces_of_several_letters(tokenizer):
     text = "the quick brown fox "
     assert len(tokenizer.encode(text)) < len(text) / 2
 
 
 @pytest.mark.parametrize("text", ["\ud83d", "abc\udc00", "\u2581\ud800"])
-def test_half_a_surrogate_pair_is_refused_by_name(tokenizer, text):
+def test_encode_refuses_half_a_surrogate_pair(tokenizer, text):
     with pytest.raises(bpe.TextError, match="lone surrogate U\\+D"):
         tokenizer.encode(text)
     with pytest.raises(bpe.TextError, match="lone surrogate U\\+D"):
         tokenizer.encode_batch(["fine", text])
 
 
-def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
+def test_load_returns_the_saved_tokenizer(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "out")
     again = bpe.Tokenizer.load(tmp_path / "out")
     assert again.model == tokenizer.model
     assert again.encode("the lazy naïve fox") == tokenizer.encode("the lazy naïve fox")
 
 
-def test_a_missing_or_damaged_file_is_named(tmp_path):
+def test_load_names_a_missing_or_damaged_file(tmp_path):
     with pytest.raises(PreflightError, match=r"no tokenizer at .*tokenizer\.model"):
         bpe.Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"broken")
@@ -100,44 +100,44 @@ def train_small(texts, **changes):
     return bpe.train(texts, **{"vocab_size": 500, "max_chars": 10**6, "max_document_chars": 10_000, **changes})
 
 
-def test_training_twice_gives_the_same_bytes():
+def test_train_is_deterministic():
     texts = ["a rose is a rose is a rose\n" * 20, "violets are blue and bluer\n" * 20]
     assert train_small(texts).model == train_small(iter(texts)).model
 
 
-def test_a_tiny_text_gives_fewer_pieces_than_asked_for():
+def test_train_gives_fewer_pieces_for_a_tiny_text():
     assert train_small(["ab ab"]).vocab_size < 300
 
 
-def test_a_vocabulary_too_small_for_the_bytes_is_refused_with_the_number_needed():
-    """9 specials, the unknown and 256 bytes are 266; a, b and the space make 269."""
+def test_train_refuses_a_vocab_size_that_is_too_small():
+    """9 special tokens, the unknown token and 256 bytes are 266 pieces; a, b and the space make 269."""
     with pytest.raises(StageError, match=r"vocab_size: 260.*269 pieces"):
         train_small(["ab ab"], vocab_size=260)
 
 
 @pytest.mark.parametrize("texts", [[], [""]])
-def test_no_text_is_an_error(texts):
+def test_train_refuses_empty_text(texts):
     with pytest.raises(StageError, match="no text to train on"):
         train_small(texts)
 
 
-def test_training_reads_no_more_than_its_limits():
-    """Three letters of each document, seven in all: the third document gives one, the fourth is never asked for."""
-    given_out = []
+def test_train_reads_no_more_than_its_limits():
+    """The limits are 3 letters per document and 7 in total, so 1 letter of the third document is used."""
+    documents = []
 
     def texts():
         for text in ["abcX", "defX", "ghiX", "jklX"]:
-            given_out.append(text)
+            documents.append(text)
             yield text
 
     pieces = train_small(texts(), max_document_chars=3, max_chars=7)
     learned = {pieces.id_to_bytes(i) for i in range(266, pieces.vocab_size)}
     assert {bytes([byte]) for byte in b"abcdefg"} <= learned
     assert not any(set(piece) & set(b"hiX") for piece in learned)
-    assert given_out == ["abcX", "defX", "ghiX"]
+    assert documents == ["abcX", "defX", "ghiX"]
 
 
-def test_an_error_of_the_source_comes_through_training_unchanged():
+def test_train_raises_the_error_of_its_source():
     def texts():
         yield "some text"
         raise StageError("shard 7 is truncated")
@@ -146,14 +146,13 @@ def test_an_error_of_the_source_comes_through_training_unchanged():
         train_small(texts())
 
 
-def test_text_with_sentencepieces_own_separator_is_still_learned_from():
+def test_train_learns_from_text_with_the_separators_of_sentencepiece():
     learned = train_small(["wombat \u2585 wombat wombat \u2581"] * 50)
     assert len(learned.encode("wombat")) <= 2
 
 
 @pytest.mark.parametrize("examples", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_streaming_never_shows_half_a_character(tokenizer, examples):
-    """Pieces of text in every script come whole; joined they are what decode gives."""
+def test_stream_decoder_returns_complete_characters(tokenizer, examples):
     draw = random.Random(5)
     for _ in range(examples):
         text = "".join(chr(draw.choice([0x41, 0xE9, 0x4E2D, 0x1F600, 0x2581]) + draw.randrange(16)) for _ in range(6))
@@ -165,13 +164,13 @@ def test_streaming_never_shows_half_a_character(tokenizer, examples):
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.integers(1, 290)))
-def test_streaming_any_ids_shows_what_decoding_them_shows(tokenizer, ids):
+def test_stream_decoder_agrees_with_decode(tokenizer, ids):
     ids = [i for i in ids if i < tokenizer.vocab_size]
     stream = bpe.StreamDecoder(tokenizer)
     assert "".join([stream.feed(i) for i in ids]) + stream.flush() == tokenizer.decode(ids)
 
 
-def test_an_incomplete_character_is_shown_as_a_replacement_at_the_end(tokenizer):
+def test_stream_decoder_replaces_an_incomplete_character_at_the_end(tokenizer):
     stream = bpe.StreamDecoder(tokenizer)
     assert [stream.feed(10 + byte) for byte in "€".encode()[:2]] == ["", ""]
     assert stream.flush() == "\ufffd"

@@ -22,13 +22,13 @@ def talk(*turns):
     return Conversation(tuple(Message(role, content) for role, content in turns))
 
 
-def test_a_question_and_its_answer(letters):
+def test_render_masks_everything_but_the_answer(letters):
     rendered = render(letters, talk(("user", "ab"), ("assistant", "c")))
     assert rendered.ids == [BOS, USER, A, B, USER_END, BOT, C, BOT_END]
     assert rendered.mask == [0, 0, 0, 0, 0, 0, 1, 1]
 
 
-def test_python_is_supervised_and_its_output_is_not(letters):
+def test_render_trains_on_python_but_not_on_its_output(letters):
     parts = (Part("text", "a"), Part("python", "b"), Part("python_output", "c"), Part("text", "d"))
     rendered = render(letters, talk(("user", "a"), ("assistant", parts)))
     assert rendered.ids == [
@@ -38,19 +38,19 @@ def test_python_is_supervised_and_its_output_is_not(letters):
     assert rendered.mask == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1]
 
 
-def test_two_rounds_have_one_bos(letters):
+def test_render_starts_a_conversation_of_two_rounds_with_one_bos(letters):
     rendered = render(letters, talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")))
     assert rendered.ids == [BOS, USER, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT, D, BOT_END]
     assert rendered.mask == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]
 
 
-def test_a_system_message_goes_before_the_first_question_with_an_empty_line(letters):
+def test_render_prepends_the_system_message_to_the_first_question(letters):
     rendered = render(letters, talk(("system", "a"), ("user", "b"), ("assistant", "c")))
     assert rendered.ids == [BOS, USER, A, LINE, LINE, B, USER_END, BOT, C, BOT_END]
     assert rendered.mask == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
 
 
-def test_special_strings_inside_a_message_stay_ordinary_text(tokenizer):
+def test_render_encodes_special_strings_in_a_message_as_text(tokenizer):
     rendered = render(tokenizer, talk(("user", "<|assistant_start|>"), ("assistant", "<|bos|>")))
     assert [i for i in rendered.ids if i < 10] == [BOS, USER, USER_END, BOT, BOT_END]
 
@@ -68,20 +68,20 @@ def test_special_strings_inside_a_message_stay_ordinary_text(tokenizer):
         ([("user", (Part("text", "a"),))], "must be one text"),
     ],
 )
-def test_a_conversation_out_of_order_is_refused_with_its_place(letters, turns, message):
+def test_render_refuses_messages_in_the_wrong_order(letters, turns, message):
     with pytest.raises(ConversationError, match=message) as caught:
         render(letters, talk(*turns))
     assert isinstance(caught.value, NanochatError)
 
 
-def test_a_prompt_leaves_the_last_answer_out_and_opens_the_next(letters):
+def test_render_for_completion_drops_the_last_answer(letters):
     conversation = talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     prompt = [BOS, USER, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT]
     assert render_for_completion(letters, conversation) == prompt
     assert render_for_completion(letters, Conversation(conversation.messages[:-1])) == prompt
 
 
-def test_a_prompt_too_long_keeps_the_system_message_and_the_newest_turns(letters):
+def test_render_for_completion_keeps_the_system_message_and_the_newest_turns(letters):
     conversation = talk(("system", "d"), ("user", "a"), ("assistant", "b"), ("user", "c"))
     whole = [BOS, USER, D, LINE, LINE, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT]
     assert render_for_completion(letters, conversation, max_tokens=14) == whole
@@ -90,8 +90,8 @@ def test_a_prompt_too_long_keeps_the_system_message_and_the_newest_turns(letters
     assert render_for_completion(letters, conversation, max_tokens=8) == newest
 
 
-def test_the_oldest_round_goes_first(letters):
-    """Of two rounds and a question, 17 tokens in all, 11 hold the second round and the question."""
+def test_render_for_completion_drops_the_oldest_round_first(letters):
+    """Two rounds and a question have 17 tokens; the second round and the question have 11."""
     conversation = talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "a"))
     newest = [BOS, USER, C, USER_END, BOT, D, BOT_END, USER, A, USER_END, BOT]
     assert len(render_for_completion(letters, conversation, max_tokens=17)) == 17
@@ -99,7 +99,7 @@ def test_the_oldest_round_goes_first(letters):
     assert render_for_completion(letters, conversation, max_tokens=11) == newest
 
 
-def test_a_question_too_long_keeps_its_end(letters):
+def test_render_for_completion_keeps_the_end_of_a_long_question(letters):
     conversation = talk(("user", "abcd"))
     assert render_for_completion(letters, conversation, max_tokens=6) == [BOS, USER, C, D, USER_END, BOT]
     with pytest.raises(ConversationError, match="a context of 4 tokens cannot hold a question"):
@@ -107,7 +107,7 @@ def test_a_question_too_long_keeps_its_end(letters):
 
 
 @pytest.mark.parametrize("turns", [[], [("assistant", "a")], [("user", "a"), ("assistant", "b"), ("assistant", "c")]])
-def test_a_prompt_needs_a_question(letters, turns):
+def test_render_for_completion_needs_a_question(letters, turns):
     with pytest.raises(ConversationError, match="no user message to answer"):
         render_for_completion(letters, talk(*turns))
 
@@ -117,7 +117,7 @@ texts = st.text("abc", max_size=5)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4), st.integers(5, 60))
-def test_a_prompt_is_the_rendering_up_to_its_last_answer_and_never_too_long(letters, rounds, limit):
+def test_render_for_completion_is_a_prefix_of_render_within_the_limit(letters, rounds, limit):
     turns = [turn for question, answer in rounds for turn in (("user", question), ("assistant", answer))]
     whole = render(letters, talk(*turns))
     prompt = render_for_completion(letters, talk(*turns))

@@ -1,4 +1,4 @@
-"""Hostile programs end as failures within their limits and leave no process, file or connection behind."""
+"""Hostile programs fail within their limits and leave no process, file or connection."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from nanochat.tools import sandbox
 from nanochat.tools.sandbox import Limits, namespaces_work, run_program
 
 LIMITS = Limits(wall_seconds=0.6, cpu_seconds=1, memory_bytes=256 * 2**20, file_bytes=2**20, output_bytes=4096)
-ROOMY = replace(LIMITS, wall_seconds=20.0, cpu_seconds=20)  # for programs that end by themselves, on a busy machine
-OVER_SECONDS = 45.0  # a program that would go on for 60 or more is ended; start-up and clean-up may be slow
+ROOMY = replace(
+    LIMITS, wall_seconds=20.0, cpu_seconds=20
+)  # for programs that end by themselves, even on a busy machine
+OVER_SECONDS = 45.0  # programs that would run for 60 s or more are ended; start and clean-up may be slow
 ISOLATIONS = ["hooks", *(["namespaces"] if namespaces_work() else [])]
 
-# {outside}: a folder that is not theirs; {port}: where a test listens on 127.0.0.1; {parent}: the test's process id.
+# {outside}: a folder outside the sandbox; {port}: a port that the test listens on; {parent}: the test's process id.
 HOSTILE = {
     "fork bomb": "import os\nwhile True: os.fork()",
-    "fork bomb that shrugs off refusals": "import os\nwhile True:\n try: os.fork()\n except BaseException: pass",
+    "fork bomb that catches refusals": "import os\nwhile True:\n try: os.fork()\n except BaseException: pass",
     "thread bomb": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,)).start()",
     "memory at once": "x = bytearray(10**10)",
     "memory bit by bit": "x = []\nwhile True: x.append(bytearray(10**6))",
@@ -81,8 +83,8 @@ HOSTILE = {
     "exec": "import os; os.execv('/bin/touch', ['touch', '{outside}/made'])",
     "multiprocessing": "import multiprocessing as m; m.Process(target=print).start()",
     "daemon": "import os\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  import time; time.sleep(60)",
-    "thread that outlives": "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
-    "daemon thread that outlives": "import threading, time\n"
+    "thread that does not end": "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
+    "daemon thread that does not end": "import threading, time\n"
     "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "leave early": "import sys; sys.exit(0)",
     "leave early, hard": "import os; os._exit(0)",
@@ -90,7 +92,7 @@ HOSTILE = {
     "interrupt": "raise KeyboardInterrupt",
     "abort": "import os; os.abort()",
     "native code": "import ctypes; ctypes.CDLL(None).getpid()",
-    "native code in a drawer": "import sys; sys._getframe(1).f_globals['_libc'].syscall(57)",
+    "native code in another frame": "import sys; sys._getframe(1).f_globals['_libc'].syscall(57)",
     "look around in memory": "import gc; gc.get_objects()",
     "raise the limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "syntax error": "def f(:",
@@ -100,7 +102,7 @@ HOSTILE = {
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """Return ids of the processes that were started for a sandbox below `folder`."""
+    """Return the ids of the processes that were started for a sandbox in `folder`."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -111,9 +113,9 @@ def _processes_of(folder: Path) -> list[str]:
 
 @pytest.fixture
 def sandboxes(monkeypatch):
-    """The folder in which sandboxes are made; it must be empty, and without processes, when the test is over.
+    """The parent folder of all sandboxes. It must be empty, and without processes, at the end of the test.
 
-    Not under pytest's own, which is closed to others: of root, a program becomes nobody.
+    It is not in pytest's own folder, which other users cannot read: root's programs run as nobody.
     """
     reachable = Path(tempfile.mkdtemp())
     reachable.chmod(0o755)
@@ -130,7 +132,7 @@ def sandboxes(monkeypatch):
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder that nobody may touch, and everybody could."""
+    """A folder that everybody can write to but that must not be changed."""
     folder = tmp_path / "outside"
     folder.mkdir()
     folder.chmod(0o777)
@@ -145,7 +147,7 @@ def outside(tmp_path):
 
 @pytest.fixture
 def listener():
-    """A socket on the loopback that must not be connected to."""
+    """The port of a socket that must not receive a connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server.getsockname()[1]
@@ -155,13 +157,13 @@ def listener():
 
 @pytest.mark.parametrize("isolation", ["hooks", pytest.param("namespaces", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_program_fails_and_leaves_nothing(name, isolation, sandboxes, outside, listener):
-    """Whatever it tries, it does not pass, is over in time, and the fixtures find nothing left or changed.
+def test_run_program_fails_hostile_programs_and_leaves_nothing(name, isolation, sandboxes, outside, listener):
+    """The program does not pass, ends in time, and the fixtures find nothing left or changed.
 
-    In namespaces the same refusals stand in front of the kernel's, which are tested by themselves below.
+    In namespaces the guard refuses first. The kernel's own refusals are tested separately below.
     """
     if isolation not in ISOLATIONS:
-        pytest.skip("this user cannot make namespaces here")
+        pytest.skip("this user cannot create namespaces here")
     source = HOSTILE[name].format(outside=outside, port=listener, parent=os.getpid())
     start = time.monotonic()
     outcome = run_program(source, limits=LIMITS, isolation=isolation)
@@ -171,8 +173,8 @@ def test_a_hostile_program_fails_and_leaves_nothing(name, isolation, sandboxes, 
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
-def test_an_ordinary_program_passes(isolation, sandboxes):
-    """It may compute, import the standard library, print, and use files of its own."""
+def test_run_program_passes_an_ordinary_program(isolation, sandboxes):
+    """Programs may compute, import the standard library, print, and use their own files."""
     source = """
 import collections, dataclasses, hashlib, heapq, itertools, json, math, random, re, string, sys, typing, tempfile
 
@@ -201,7 +203,7 @@ print("careful", file=sys.stderr)
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 @pytest.mark.parametrize(
-    ("source", "reason", "said"),
+    ("source", "reason", "message"),
     [
         ("assert 1 == 2, 'no'", "failed", "AssertionError: no"),
         ("import time; time.sleep(9)", "timeout", ""),
@@ -211,17 +213,16 @@ print("careful", file=sys.stderr)
         ("import sys; sys.exit(0)", "failed", "SystemExit"),
     ],
 )
-def test_the_outcome_says_why(source, reason, said, isolation, sandboxes):
-    """Failure, time, output and refusal are told apart."""
+def test_run_program_reports_the_reason(source, reason, message, isolation, sandboxes):
     limits = LIMITS if reason == "timeout" else ROOMY
     outcome = run_program(source, limits=limits, isolation=isolation)
     assert outcome.reason == reason
-    assert said in outcome.stderr
+    assert message in outcome.stderr
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
-def test_hashes_of_strings_are_the_same_every_time(isolation, sandboxes):
-    """The order of sets does not make a verdict waver."""
+def test_run_program_fixes_the_hash_seed(isolation, sandboxes):
+    """Otherwise the order of sets could change whether a program passes."""
     runs = {run_program("print(hash('a'))", limits=ROOMY, isolation=isolation).stdout for _ in range(3)}
     assert len(runs) == 1
 
@@ -253,17 +254,17 @@ KERNEL_ONLY = {
 }
 
 
-@pytest.mark.skipif(not namespaces_work(), reason="this user cannot make namespaces here")
+@pytest.mark.skipif(not namespaces_work(), reason="this user cannot create namespaces here")
 @pytest.mark.parametrize("name", KERNEL_ONLY)
-def test_the_kernels_walls_hold_without_the_guard(name, sandboxes, outside, listener):
-    """With the audit hook left out, each program finds for itself that it cannot (it prints True)."""
+def test_namespaces_refuse_without_the_guard(name, sandboxes, outside, listener):
+    """Each program runs without the audit hook and prints True if the kernel stops it."""
     source = KERNEL_ONLY[name].format(outside=outside, port=listener, parent=os.getpid())
     outcome, is_ready = sandbox._run(source, ROOMY, "namespaces", is_guarded=False)
     assert is_ready
     assert outcome.stdout == "True\n", outcome
 
 
-AS_SOMEBODY_ELSE = """
+AS_ANOTHER_USER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from nanochat.errors import StageError
@@ -282,9 +283,9 @@ print(json.dumps([reasons, printed]))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to become somebody else")
-def test_it_works_for_an_ordinary_user(outside, listener, monkeypatch):
-    """Started as a user without rights, with namespaces where that user may have them: same walls, same verdicts."""
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to change the user")
+def test_run_program_works_for_an_ordinary_user(outside, listener, monkeypatch):
+    """A user without privileges gets the same outcomes, with namespaces if that user can create them."""
     python = next((path for path in (sys.executable, "/usr/bin/python3") if _is_open_to_all(path)), None)
     if (
         python is None
@@ -298,7 +299,7 @@ def test_it_works_for_an_ordinary_user(outside, listener, monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         _copy_sandbox(Path(folder))
         done = subprocess.run(
-            [python, "-c", AS_SOMEBODY_ELSE, folder],
+            [python, "-c", AS_ANOTHER_USER, folder],
             input=json.dumps([guarded, unguarded]).encode(),
             user=65533,
             group=65533,
@@ -309,13 +310,13 @@ def test_it_works_for_an_ordinary_user(outside, listener, monkeypatch):
         )
     assert done.returncode == 0, done.stderr
     reasons, printed = json.loads(done.stdout)
-    for found in reasons.values():
-        assert found == ["finished", "failed", "refused", "timeout", "refused"]
+    for reason in reasons.values():
+        assert reason == ["finished", "failed", "refused", "timeout", "refused"]
     assert printed in ([], ["True\n"] * len(unguarded)), dict(zip(KERNEL_ONLY, printed, strict=True))
 
 
 def _copy_sandbox(folder: Path) -> None:
-    """Put what the sandbox consists of where everybody may read it."""
+    """Copy the modules of the sandbox into a folder that everybody can read."""
     folder.chmod(0o755)
     source = Path(sandbox.__file__).parents[1]
     target = folder / "nanochat" / "tools"
@@ -330,9 +331,9 @@ def _is_open_to_all(executable: str) -> bool:
     return path.exists() and all(part.stat().st_mode & 0o005 == 0o005 for part in (path, *path.parents))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-def test_the_parents_death_ends_the_program(sandboxes):
-    """Killed outright, the caller takes the program with it; only its temporary folder is left."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of the parent")
+def test_run_program_ends_the_program_when_its_caller_is_killed(sandboxes):
+    """Only the temporary folder is left."""
     program = (
         "from nanochat.tools.sandbox import Limits, run_program\n"
         "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
@@ -352,8 +353,7 @@ def test_the_parents_death_ends_the_program(sandboxes):
         folder.rmdir()
 
 
-def test_a_programs_time_begins_when_the_sandbox_stands(sandboxes, monkeypatch):
-    """However slowly the sandbox starts, a program that ends well within its own time passes."""
+def test_run_program_starts_the_clock_when_the_sandbox_is_ready(sandboxes, monkeypatch):
     slow = sandboxes.parent / "slow.py"
     slow.write_text(f"import runpy, time\ntime.sleep(1)\nrunpy.run_path({str(sandbox.CHILD)!r}, run_name='__main__')\n")
     monkeypatch.setattr(sandbox, "CHILD", slow)
@@ -362,7 +362,7 @@ def test_a_programs_time_begins_when_the_sandbox_stands(sandboxes, monkeypatch):
     assert outcome.seconds > 1
 
 
-def test_a_sandbox_that_does_not_start_is_no_verdict(sandboxes, monkeypatch):
+def test_run_program_raises_if_the_sandbox_does_not_start(sandboxes, monkeypatch):
     slow = sandboxes.parent / "slow.py"
     slow.write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(sandbox, "CHILD", slow)
