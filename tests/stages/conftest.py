@@ -1,4 +1,4 @@
-"""Jobs and contexts in a temporary folder."""
+"""Jobs, contexts and documents in a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
 
 @pytest.fixture
 def make_context(tmp_path):
-    """Returns a context for a spec, its stage folder made under the test's own folder."""
+    """A function that creates a stage folder in the test's folder and returns its context."""
 
     def make(spec, *, name="stage", upstream=None, should_stop=lambda: False, **execution):
         folder = tmp_path / name
@@ -28,7 +28,7 @@ def make_context(tmp_path):
 
 @pytest.fixture
 def documents(tmp_path):
-    """Forty documents of a few lines, a quarter of them held out, as a source."""
+    """A source of forty documents of a few lines each, a quarter of them held out."""
     folder = tmp_path / "documents"
     folder.mkdir()
     for i in range(40):
@@ -44,7 +44,7 @@ def tokenizer_spec(documents):
 
 @pytest.fixture
 def upstream(make_context, tokenizer_spec):
-    """The output of a tokenizer stage on the documents, for the stages behind it."""
+    """The output of a tokenizer stage on the documents, as input of a later stage."""
     context = make_context(tokenizer_spec, name="tokenizer")
     tokenizer.run(context.job, context)
     return {"tokenizer": str(context.out)}

@@ -1,4 +1,4 @@
-"""The evaluation stages write scores, records and samples, keep finished suites, and go on where they stopped."""
+"""The evaluation stages: scores, records and samples, and resuming after the last finished suite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LETTERS = "ABCD"
 
 @pytest.fixture(scope="module")
 def model_out(tmp_path_factory):
-    """The output folder of a stage that trained a model: random weights."""
+    """The output folder of a training stage: a model with random weights."""
     tokenizer = bpe.train(
         ["the cat sat on the mat ABCD 0123456789"], vocab_size=320, max_chars=999, max_document_chars=999
     )
@@ -55,7 +55,7 @@ def questions(tmp_path):
 
 
 @pytest.fixture
-def endings(tmp_path):
+def continuations(tmp_path):
     rows = [
         {"ctx": f"the cat {i} sat", "endings": [f"on mat {i + j}." for j in range(4)], "label": str(i % 4)}
         for i in range(10)
@@ -82,12 +82,12 @@ def bundle(tmp_path):
     return SourceSpec(name="bundle", path=(str(folder),))
 
 
-def base_spec(documents, endings, questions, bundle) -> BaseEvalSpec:
+def base_spec(documents, continuations, questions, bundle) -> BaseEvalSpec:
     return BaseEvalSpec(
         suites={
             "bpb": BpbSuiteSpec(source=documents, split="validation", tokens=500),
             "core": CoreSuiteSpec(source=bundle, max_problems=None),
-            "swag": ChoiceSuiteSpec(task="hellaswag", source=endings, split=None, max_problems=8, num_fewshot=0),
+            "swag": ChoiceSuiteSpec(task="hellaswag", source=continuations, split=None, max_problems=8, num_fewshot=0),
             "mmlu": ChoiceSuiteSpec(task="mmlu", source=questions, split=None, max_problems=None, num_fewshot=2),
         },
         samples=("the cat", ""),
@@ -98,8 +98,8 @@ def base_spec(documents, endings, questions, bundle) -> BaseEvalSpec:
 
 
 @pytest.fixture
-def base_context(make_context, model_out, documents, endings, questions, bundle):
-    spec = base_spec(documents, endings, questions, bundle)
+def base_context(make_context, model_out, documents, continuations, questions, bundle):
+    spec = base_spec(documents, continuations, questions, bundle)
 
     def build(name="base_eval", **options):
         return make_context(spec, name=name, upstream={"pretrain": str(model_out)}, **options)
@@ -108,7 +108,7 @@ def base_context(make_context, model_out, documents, endings, questions, bundle)
 
 
 def test_base_eval_scores_every_suite(base_context):
-    """Names and arithmetic of the metrics; a record for each problem; samples that begin with their prompts."""
+    """Metrics follow from each other by arithmetic, every problem has a record, and samples begin with prompts."""
     context = base_context()
     metrics = base_eval.run(context.job, context).metrics
     assert 4 < metrics["bpb"] < 40
@@ -128,10 +128,10 @@ def test_base_eval_scores_every_suite(base_context):
     assert "\n    the cat" in (context.out / "samples.md").read_text()
 
 
-def test_an_interrupted_base_eval_goes_on_with_the_same_results(base_context, endings):
-    """Stopped in the third suite; what is finished is not computed again, and all numbers are bit-identical."""
-    whole = base_context("undisturbed")
-    expected = base_eval.run(whole.job, whole)
+def test_interrupted_base_eval_resumes_with_the_same_results(base_context):
+    """The stage stops in its third suite. Finished suites are not computed again, and all numbers are identical."""
+    undisturbed = base_context("undisturbed")
+    expected = base_eval.run(undisturbed.job, undisturbed)
     folder = base_context("stopped").folder.path
     stopped = base_context("stopped", should_stop=lambda: (folder / "suites" / "core.json").exists())
     with pytest.raises(InterruptedRun, match="swag"):
@@ -143,7 +143,7 @@ def test_an_interrupted_base_eval_goes_on_with_the_same_results(base_context, en
     assert (folder / "suites" / "core.json").read_bytes() == kept
     for name in ("swag", "mmlu", "core"):
         table = f"out/tables/{name}.jsonl"
-        assert (folder / table).read_bytes() == (whole.folder.path / table).read_bytes()
+        assert (folder / table).read_bytes() == (undisturbed.folder.path / table).read_bytes()
 
 
 def chat_spec(questions, **bee) -> ChatEvalSpec:
@@ -162,7 +162,7 @@ def chat_spec(questions, **bee) -> ChatEvalSpec:
 
 
 def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, questions):
-    """ChatCORE is the mean over suites, centred on a quarter for letters and on nothing for what is written."""
+    """ChatCORE is the mean over suites, centred on 1/4 for letters and on 0 for written answers."""
     spec = chat_spec(questions, num_samples=3, temperature=1.0)
     context = make_context(spec, upstream={"sft": str(model_out)})
     metrics = chat_eval.run(context.job, context).metrics
@@ -180,7 +180,7 @@ def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, q
     assert "## spell" in samples
 
 
-def test_chat_eval_runs_twice_alike_and_by_its_seed(make_context, model_out, questions):
+def test_chat_eval_is_reproducible_and_depends_on_its_seed(make_context, model_out, questions):
     def outputs(name: str, seed: int) -> str:
         spec = chat_spec(questions, temperature=1.0).model_copy(update={"seed": seed})
         context = make_context(spec, name=name, upstream={"pretrain": str(model_out)})
@@ -191,7 +191,7 @@ def test_chat_eval_runs_twice_alike_and_by_its_seed(make_context, model_out, que
     assert outputs("a", 1) != outputs("c", 2)
 
 
-def test_a_given_model_is_evaluated_instead_of_upstreams(make_context, model_out, questions):
+def test_chat_eval_uses_a_given_model_instead_of_the_upstream_one(make_context, model_out, questions):
     spec = chat_spec(questions).model_copy(update={"init_from": str(model_out / "model")})
     context = make_context(spec)
     assert "chat_core" in chat_eval.run(context.job, context).metrics

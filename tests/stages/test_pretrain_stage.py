@@ -1,4 +1,4 @@
-"""Pretraining writes a usable model, and a run that was stopped anywhere ends as one that never was."""
+"""The pretrain stage: what it writes, its schedule, and that a stopped run ends like one that never stopped."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def series(folder, name="metrics.jsonl"):
 
 
 class StopAtCall:
-    """Says stop when it is asked for the n-th time: after a step, or inside a validation."""
+    """A `should_stop` that is true at its n-th call: after a step, or inside a validation."""
 
     def __init__(self, call):
         self.left = call
@@ -90,8 +90,8 @@ class StopAtCall:
         return self.left == 0
 
 
-def test_it_learns_and_reports_what_the_saved_model_computes(make_context, upstream, spec, documents, tmp_path):
-    """bpb and loss are recomputed here from the saved model, token by token in float64."""
+def test_pretrain_reports_the_loss_and_bpb_of_the_saved_model(make_context, upstream, spec, documents, tmp_path):
+    """The test recomputes bpb and loss from the saved model, token by token in float64."""
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
     metrics = json.loads((context.out / "result.json").read_text())["metrics"]
@@ -114,14 +114,14 @@ def test_it_learns_and_reports_what_the_saved_model_computes(make_context, upstr
     logged = series(context.folder.path)
     losses = [line["metrics"]["train/loss"] for line in logged if "train/loss" in line["metrics"]]
     assert len(losses) == STEPS
-    assert losses[0] == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02), "the first loss is that of chance"
+    assert losses[0] == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02), "an untrained model must guess"
     assert losses[-1] < losses[0] - 0.5
     assert metrics["loss"] == losses[-1]
     assert [line["step"] for line in logged if "val/bpb" in line["metrics"]] == [4, 8, 10]
 
 
 def test_logged_rates_follow_the_schedule(make_context, upstream, spec):
-    """Warm-up over 2 steps to Muon's 0.02, then half a cosine over the last 4 (by hand: 1, .854, .5, .146)."""
+    """The rate rises over 2 steps to Muon's 0.02 and falls by half a cosine over the last 4 (computed by hand)."""
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
     rates = [line["metrics"]["train/lr"] for line in series(context.folder.path) if "train/lr" in line["metrics"]]
@@ -129,7 +129,7 @@ def test_logged_rates_follow_the_schedule(make_context, upstream, spec):
     assert rates == pytest.approx([0.02 * value for value in expected], rel=1e-5)
 
 
-def test_timings_are_apart_from_what_every_run_repeats(make_context, upstream, spec):
+def test_timings_are_logged_apart_from_reproducible_metrics(make_context, upstream, spec):
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
     timings = series(context.folder.path, "timings.jsonl")
@@ -139,8 +139,8 @@ def test_timings_are_apart_from_what_every_run_repeats(make_context, upstream, s
     assert values["train/tokens_per_second"] == pytest.approx(64 / values["train/step_seconds"])
 
 
-def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstream, spec):
-    """Bit for bit: weights, moments, metrics, samples. Calls 5 and 14 fall into the validations at steps 4 and 10."""
+def test_pretrain_stopped_anywhere_ends_like_an_undisturbed_run(make_context, upstream, spec):
+    """Weights, moments, metrics and samples have the same bits. Calls 5 and 14 stop inside a validation."""
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
     run(undisturbed)
     for call in (1, 5, 9, 14):
@@ -153,7 +153,7 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstrea
         assert contents(stopped.folder.path) == contents(undisturbed.folder.path), f"stopped at call {call}"
 
 
-def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(make_context, upstream, spec, capsys):
+def test_pretrain_resumes_before_a_damaged_checkpoint_with_the_same_result(make_context, upstream, spec, capsys):
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
     run(undisturbed)
     stopped = make_context(spec, upstream=upstream, name="stopped", should_stop=StopAtCall(9), **MONITOR)
@@ -167,8 +167,8 @@ def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(make_context, ups
     assert contents(stopped.folder.path) == contents(undisturbed.folder.path)
 
 
-def test_how_it_is_executed_changes_no_result(make_context, upstream, spec):
-    """Saving, sampling and validating more or less often leaves weights and losses as they are, bit for bit."""
+def test_pretrain_results_do_not_depend_on_intervals(make_context, upstream, spec):
+    """Weights and losses have the same bits however often the stage saves, samples and validates."""
     runs = [{"micro_batch_size": 3}, {**MONITOR, "checkpoint_every_steps": 1, "validate_every_steps": 1}]
     folders = []
     for i, execution in enumerate(runs):
@@ -181,7 +181,7 @@ def test_how_it_is_executed_changes_no_result(make_context, upstream, spec):
     assert losses[0] == losses[1]
 
 
-def test_another_seed_gives_another_model(make_context, upstream, documents):
+def test_pretrain_seed_changes_the_model(make_context, upstream, documents):
     losses = []
     for seed in (0, 1):
         spec = make_spec(documents, steps=2, seed=seed, schedule=ScheduleConfig(steps=2))
@@ -190,21 +190,21 @@ def test_another_seed_gives_another_model(make_context, upstream, documents):
     assert losses[0] != losses[1]
 
 
-def test_it_can_start_from_a_model(make_context, upstream, documents, spec):
+def test_pretrain_starts_from_a_given_model(make_context, upstream, documents, spec):
     first = make_context(spec, upstream=upstream, name="first", **MONITOR)
     run(first)
     frozen = OptimizerConfig(lr_scale=1e-30)
-    onward = make_spec(
+    second_spec = make_spec(
         documents, steps=1, optimizer=frozen, schedule=ScheduleConfig(steps=1), init_from=str(first.out / "model")
     )
-    second = make_context(onward, name="second", micro_batch_size=4)
+    second = make_context(second_spec, name="second", micro_batch_size=4)
     run(second)
     before, after = load_model(first.out / "model"), load_model(second.out / "model")
     for name, value in before.named_parameters().items():
         np.testing.assert_allclose(np.array(after.named_parameters()[name]), np.array(value), atol=1e-20, err_msg=name)
 
 
-def test_a_model_of_another_shape_is_refused_with_the_difference(make_context, upstream, documents, spec):
+def test_pretrain_refuses_a_model_of_a_different_shape_with_the_difference(make_context, upstream, documents, spec):
     first = make_context(spec, upstream=upstream, name="first", **MONITOR)
     run(first)
     other = GPTConfig(sequence_len=16, vocab_size=300, n_layer=3, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL")
@@ -213,8 +213,8 @@ def test_a_model_of_another_shape_is_refused_with_the_difference(make_context, u
         run(second)
 
 
-def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_context, upstream, documents):
-    """A real process under SIGKILL, at moments from a seeded list; the same command each time."""
+def test_pretrain_killed_at_random_moments_ends_like_an_undisturbed_run(make_context, upstream, documents):
+    """SIGKILL ends a real process at seeded moments, and the same command starts it again."""
     spec = make_spec(documents, steps=24, schedule=ScheduleConfig(steps=24, warmdown_steps=10))
     execution = {**MONITOR, "checkpoint_every_steps": 2}
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **execution)
@@ -246,8 +246,8 @@ def kill_when(process, condition):
     process.wait()
 
 
-def test_a_token_cache_changes_nothing_that_is_computed(make_context, spec, upstream):
-    """Not the weights, nor where a stopped run goes on; the second run finds the tokens made."""
+def test_pretrain_results_do_not_depend_on_the_token_cache(make_context, spec, upstream):
+    """A run that was stopped and resumed with a token cache has the same bits; it writes the cache only once."""
     plain = make_context(spec, name="plain", upstream=upstream, **MONITOR)
     run(plain)
     saved = plain.folder.path.parent / "cached" / "checkpoints"

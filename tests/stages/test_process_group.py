@@ -1,4 +1,4 @@
-"""Several processes train as one does, from the same checkpoints, and nobody waits for one that is gone."""
+"""Training on several processes: same results as on one, stopping together, and the death of one process."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from nanochat.stages import pretrain, sft
 STEPS = 4
 EXECUTION = {"device": "cpu", "validate_every_steps": 3, "validate_tokens": 64, "checkpoint_every_steps": 1}
 SLOWLY = OptimizerConfig(lr_scale=0.01)
-"""Muon and Adam make whole steps of the smallest gradients, so rounding grows with every step; rates this small keep it
-near where it began, while a gradient that is wrong shows as ever."""
+"""Muon and Adam normalise tiny gradients, so rounding errors grow with every step. Rates this small keep them small,
+while a wrong gradient remains visible."""
 
 
 def run_alone(context, stage):
@@ -37,7 +37,7 @@ def run_alone(context, stage):
 
 
 def start_together(context):
-    """Start the context's job on two processes, as the runner does."""
+    """Start the context's job on two processes, as the runner does, and return their launcher."""
     job = context.job
     execution = job.execution.model_copy(update={"processes": 2, "collectives": "ring"})
     path = context.folder.job
@@ -48,8 +48,8 @@ def start_together(context):
 
 
 def run_together(context):
-    leader = start_together(context)
-    code = leader.wait(timeout=300)
+    launcher = start_together(context)
+    code = launcher.wait(timeout=300)
     assert code == 0, context.folder.log.read_text()
 
 
@@ -58,9 +58,9 @@ def weights(folder):
     return np.concatenate([arrays[name].ravel() for name in sorted(arrays)]).astype(np.float64)
 
 
-def distance(one, other):
-    """Return how far apart two models' weights are, relative to their size."""
-    a, b = weights(one), weights(other)
+def relative_distance(first, second):
+    """Return the norm of the difference of two models' weights, relative to the first."""
+    a, b = weights(first), weights(second)
     return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
 
@@ -70,12 +70,12 @@ def values(folder, name):
 
 
 def assert_same(alone, together):
-    """Losses, gradients and weights agree, though not bit for bit: sums are in another order."""
+    """Require losses, gradients and weights that agree except for rounding: sums are in a different order."""
     for name in ("train/loss", "train/grad_norm"):
         expected = values(alone, name)
         assert len(expected) >= STEPS
         assert values(together, name) == pytest.approx(expected, rel=1e-5), name
-    assert distance(alone / "out" / "model", together / "out" / "model") < 1e-5
+    assert relative_distance(alone / "out" / "model", together / "out" / "model") < 1e-5
 
 
 @pytest.fixture
@@ -120,23 +120,23 @@ def sft_spec():
     )
 
 
-def test_pretraining_goes_on_with_another_number_of_processes(make_context, upstream, pretrain_spec):
-    """One process to the middle, two to the end, then one again from before the end: as one all the way."""
+def test_pretrain_resumes_with_a_different_number_of_processes(make_context, upstream, pretrain_spec):
+    """One process trains to the middle, two to the end, then one again from before the end."""
     alone = make_context(pretrain_spec, upstream=upstream, name="alone", **EXECUTION)
     run_alone(alone, pretrain)
     shared = make_context(pretrain_spec, upstream=upstream, name="shared", checkpoint_keep=9, **EXECUTION)
     shared.should_stop = lambda: (
         1 in list_checkpoints(shared.folder.checkpoints)
-    )  # asked after step 2, before it is saved
+    )  # true after step 2, before it is saved
     with pytest.raises(InterruptedRun):
         pretrain.run(shared.job, shared)
     run_together(shared)
     assert "resuming after step 2" in shared.folder.log.read_text()
     assert_same(alone.folder.path, shared.folder.path)
     assert values(shared.folder.path, "val/bpb") == pytest.approx(values(alone.folder.path, "val/bpb"), rel=1e-5)
-    metrics = [json.loads((one.out / "result.json").read_text())["metrics"] for one in (alone, shared)]
+    metrics = [json.loads((context.out / "result.json").read_text())["metrics"] for context in (alone, shared)]
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
-    assert distance(alone.out / "model", alone.folder.checkpoints / f"step_{STEPS - 1:08d}") > 1e-4
+    assert relative_distance(alone.out / "model", alone.folder.checkpoints / f"step_{STEPS - 1:08d}") > 1e-4
 
     shutil.rmtree(shared.out)
     shutil.rmtree(shared.folder.checkpoints / f"step_{STEPS:08d}")
@@ -145,8 +145,8 @@ def test_pretraining_goes_on_with_another_number_of_processes(make_context, upst
     assert_same(alone.folder.path, shared.folder.path)
 
 
-def test_fine_tuning_on_two_processes_is_that_of_one(make_context, upstream, pretrain_spec, sft_spec):
-    """Each row has another number of supervised tokens; a mean of the processes' means would be another loss."""
+def test_sft_on_two_processes_equals_sft_on_one(make_context, upstream, pretrain_spec, sft_spec):
+    """Rows have different numbers of supervised tokens, so a mean of the processes' means would be a different loss."""
     base = make_context(pretrain_spec.model_copy(update={"steps": 1}), upstream=upstream, name="base", **EXECUTION)
     run_alone(base, pretrain)
     alone = make_context(sft_spec, upstream={"pretrain": str(base.out)}, name="alone", **EXECUTION)
@@ -157,69 +157,69 @@ def test_fine_tuning_on_two_processes_is_that_of_one(make_context, upstream, pre
 
 
 @pytest.fixture
-def endless(make_context, upstream, documents):
-    """A job on two processes that is some steps under way, and its processes: the leader, then the others."""
+def endless_job(make_context, upstream, documents):
+    """A job on two processes that has done some steps: its context, its launcher and the two processes."""
     spec = make_pretrain_spec(documents, steps=100_000)
     context = make_context(spec, upstream=upstream, name="endless", device="cpu")
-    leader = start_together(context)
+    launcher = start_together(context)
     steps = context.folder.metrics
     while not steps.exists() or len(steps.read_text().splitlines()) < 3:
-        assert leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE, context.folder.log.read_text()
+        assert launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE, context.folder.log.read_text()
         time.sleep(0.1)
-    processes = [one for one in leader.children() if "--join" in one.cmdline()]
-    yield context, leader, processes
-    for one in (leader, *processes):
-        if one.is_running():
-            one.kill()
-    leader.wait(timeout=60)
+    processes = [child for child in launcher.children() if "--join" in child.cmdline()]
+    yield context, launcher, processes
+    for process in (launcher, *processes):
+        if process.is_running():
+            process.kill()
+    launcher.wait(timeout=60)
 
 
-def said(context):
+def error_message(context):
     return context.folder.error.read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", ["leader", "one of them"])
-def test_a_stop_that_one_process_hears_of_stops_all_at_the_same_step(endless, told):
-    context, leader, processes = endless
-    (leader if told == "leader" else processes[1]).send_signal(signal.SIGTERM)
-    assert leader.wait(timeout=60) == InterruptedRun.exit_code
-    assert not any(one.is_running() for one in processes)
+@pytest.mark.parametrize("signalled", ["launcher", "one process"])
+def test_signal_to_one_process_stops_all_at_the_same_step(endless_job, signalled):
+    context, launcher, processes = endless_job
+    (launcher if signalled == "launcher" else processes[1]).send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=60) == InterruptedRun.exit_code
+    assert not any(process.is_running() for process in processes)
     (saved,) = list_checkpoints(context.folder.checkpoints)
-    assert f"stopped after step {saved:,} of" in said(context)
+    assert f"stopped after step {saved:,} of" in error_message(context)
     assert len(values(context.folder.path, "train/loss")) == saved
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_where_one_process_is_killed_the_others_end_and_it_is_told(endless, rank):
-    context, leader, processes = endless
+def test_killed_process_ends_the_others_with_a_message(endless_job, rank):
+    context, launcher, processes = endless_job
     processes[rank].kill()
-    assert leader.wait(timeout=60) == 4
-    assert not any(one.is_running() for one in processes)
-    assert "1 of the 2 processes that train pretrain together died without a word" in said(context)
+    assert launcher.wait(timeout=60) == 4
+    assert not any(process.is_running() for process in processes)
+    assert "1 of the 2 processes that train pretrain together died without a word" in error_message(context)
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_is_ended_once_another_is_gone(endless):
-    context, leader, processes = endless
+def test_hanging_process_is_ended_after_another_is_killed(endless_job):
+    context, launcher, processes = endless_job
     processes[1].suspend()
     processes[0].kill()
-    assert leader.wait(timeout=60) == 4
-    assert not any(one.is_running() for one in processes)
-    assert "1 of the 2 processes" in said(context)
+    assert launcher.wait(timeout=60) == 4
+    assert not any(process.is_running() for process in processes)
+    assert "1 of the 2 processes" in error_message(context)
 
 
 @pytest.mark.slow
-def test_no_process_outlives_the_leader(endless):
-    _, leader, processes = endless
-    leader.kill()
+def test_processes_end_when_their_launcher_is_killed(endless_job):
+    _, launcher, processes = endless_job
+    launcher.kill()
     gone, alive = psutil.wait_procs(processes, timeout=30)
     assert (len(gone), alive) == (2, [])
 
 
-def test_processes_that_do_not_see_the_folder_are_named(make_context, pretrain_spec, tmp_path):
-    """As on two hosts without a shared file system: the second process looks for the job where it is not."""
+def test_preflight_error_names_the_process_that_does_not_see_the_folder(make_context, pretrain_spec, tmp_path):
+    """The second process looks for the job in a missing folder, as on two hosts without a shared file system."""
     context = make_context(pretrain_spec, device="cpu")
     path = context.folder.job
     context.folder.exit_codes.mkdir()
@@ -233,5 +233,5 @@ def test_processes_that_do_not_see_the_folder_are_named(make_context, pretrain_s
     launch = str(Path(sys.executable).parent / "mlx.launch")
     command = [launch, "-n", "2", "--backend", "ring", "--starting-port", port, "--", "bash", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    assert "process 1 of 2 (counted from 0) do not see the stage's folder" in said(context), done.stderr
+    assert "process 1 of 2 (counted from 0) do not see the stage's folder" in error_message(context), done.stderr
     assert [ending.read_text() for ending in context.folder.exit_codes.iterdir()] == ["3\n"]

@@ -1,4 +1,4 @@
-"""Fine-tuning goes on from pretraining's weights and moments, learns the answers, and resumes exactly."""
+"""The sft stage: it starts from pretraining's weights and moments, learns the answers, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PAIRS = [(f"what follows {i}?", f"{i + 1} follows {i}") for i in range(23)]
 
 @pytest.fixture
 def upstream(tmp_path):
-    """A model folder as pretraining leaves it: random weights, a tokenizer, and moments that are not zero."""
+    """The output of a pretrain stage: random weights, a tokenizer, and moments that are not zero."""
     out = tmp_path / "pretrain" / "out"
     tokenizer = bpe.train(
         ["what follows the word: 1 2 3? spell it"] * 20, vocab_size=300, max_chars=9999, max_document_chars=999
@@ -123,8 +123,8 @@ class StopAtCall:
         return self.left == 0
 
 
-def test_five_epochs_learn_every_answer_token_five_times(make_context, upstream, spec):
-    """Counted here by rendering each conversation: the mask's tokens, without a row's first position."""
+def test_sft_trains_on_every_answer_token_once_per_epoch(make_context, upstream, spec):
+    """The test counts them by rendering each conversation: the mask's tokens, without a row's first position."""
     context = make_context(spec, upstream=upstream, **MONITOR)
     metrics = run(context)
     tokenizer = load_tokenizer(context.out / "model")
@@ -136,8 +136,8 @@ def test_five_epochs_learn_every_answer_token_five_times(make_context, upstream,
     assert losses[-1] < losses[0] - 1
 
 
-def test_the_rate_is_constant_and_then_falls_over_the_rows_consumed(make_context, upstream, spec):
-    """Half of the progress at Muon's 0.02, then in a straight line towards 0, never reached by a step."""
+def test_sft_rate_is_constant_and_then_falls_with_the_rows_consumed(make_context, upstream, spec):
+    """The rate is Muon's 0.02 for half of the progress, then falls linearly towards 0, which no step reaches."""
     context = make_context(spec, upstream=upstream, **MONITOR)
     run(context)
     rates = [line["metrics"]["train/lr"] / 0.02 for line in series(context.folder.path)]
@@ -148,7 +148,7 @@ def test_the_rate_is_constant_and_then_falls_over_the_rows_consumed(make_context
     assert 0 < falling[-1] < 0.6
 
 
-def test_moments_come_along_and_change_the_first_step(make_context, upstream, spec, tmp_path):
+def test_sft_starts_with_the_moments_of_pretraining(make_context, upstream, spec, tmp_path):
     with_moments = make_context(spec, upstream=upstream, name="with", **MONITOR)
     assert run(with_moments)["has_moments"] == 1
     (tmp_path / "pretrain" / "out" / "optimizer.safetensors").unlink()
@@ -159,7 +159,7 @@ def test_moments_come_along_and_change_the_first_step(make_context, upstream, sp
     assert first[1]["metrics"]["train/loss"] != second[1]["metrics"]["train/loss"]
 
 
-def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstream, spec):
+def test_sft_stopped_anywhere_ends_like_an_undisturbed_run(make_context, upstream, spec):
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
     steps = int(run(undisturbed)["steps"])
     assert steps >= 8
@@ -173,14 +173,14 @@ def test_a_run_stopped_anywhere_ends_as_an_undisturbed_one(make_context, upstrea
 
 
 def spelling_item(**fields):
-    """Forty generated words beside the chats."""
+    """Return a mixture item of forty generated words."""
     source = SourceSpec(name="words", builtin="spelling")
     given = {"name": "words", "task": "simple_spelling", "split": "train", "max_examples": 40, "repeat": 1}
     return SftItem(source=source, **given, **fields)
 
 
-def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_context, upstream, chats):
-    """Two mixed tasks, several passes, a real process under SIGKILL at a seeded moment."""
+def test_sft_killed_at_a_random_moment_ends_like_an_undisturbed_run(make_context, upstream, chats):
+    """SIGKILL ends a real process that trains on two mixed tasks for several epochs."""
     words = spelling_item()
     spec = make_spec(chats, epochs=None, steps=24)
     spec = spec.model_copy(update={"data": (*spec.data, words)})
@@ -202,7 +202,7 @@ def test_killed_at_random_moments_it_still_ends_as_an_undisturbed_run(make_conte
     assert contents(killed.folder.path) == contents(undisturbed.folder.path)
 
 
-def test_refused_rows_are_counted_in_a_part_of_a_split_too(make_context, upstream, spec, chats):
+def test_sft_counts_refused_rows_in_a_part_of_a_split(make_context, upstream, spec, chats):
     path = Path(chats.path[0])
     path.write_text("broken\n" + path.read_text())
     item = spec.data[0].model_copy(update={"split": "train[:8]"})
@@ -210,8 +210,8 @@ def test_refused_rows_are_counted_in_a_part_of_a_split_too(make_context, upstrea
     assert (metrics["conversations"], metrics["refused_conversations"]) == (8, 1)
 
 
-def test_weights_decide_how_many_conversations_of_each_task_an_epoch_has(make_context, upstream, chats, capsys):
-    """23 chats are three quarters of the whole; the other quarter is 23 / 3, so 8, of the 40 words."""
+def test_sft_weights_set_the_conversations_of_each_task_in_an_epoch(make_context, upstream, chats, capsys):
+    """The 23 chats are three quarters of an epoch, so the other quarter has 23 / 3, rounded to 8, of the 40 words."""
     words = spelling_item(weight=1.0)
     spec = make_spec(chats, epochs=1.0)
     spec = spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 3.0}), words)})
@@ -220,19 +220,19 @@ def test_weights_decide_how_many_conversations_of_each_task_an_epoch_has(make_co
     assert "an epoch has 31 conversations: 23 of chats, 8 of words" in capsys.readouterr().out
 
 
-def test_steps_and_tokens_as_horizons_go_round_the_data(make_context, upstream, chats):
+def test_sft_horizon_in_tokens_repeats_the_data(make_context, upstream, chats):
     by_tokens = make_spec(chats, epochs=None, tokens=20 * 256)
     assert run(make_context(by_tokens, upstream=upstream, micro_batch_size=4))["steps"] == 20
 
 
-def test_rows_longer_than_the_context_are_refused(make_context, upstream, chats):
+def test_sft_refuses_rows_longer_than_the_context(make_context, upstream, chats):
     spec = make_spec(chats, sequence_len=128)
     context = make_context(spec, upstream=upstream)
     with pytest.raises(StageError, match="128 is longer than the model's context 64"):
         run(context)
 
 
-def test_it_can_start_from_a_given_model(make_context, upstream, chats):
+def test_sft_starts_from_a_given_model(make_context, upstream, chats):
     spec = make_spec(chats, init_from=f"{upstream['pretrain']}/model", optimizer=OptimizerConfig(lr_scale=1e-30))
     context = make_context(spec, micro_batch_size=4)
     run(context)
@@ -241,8 +241,8 @@ def test_it_can_start_from_a_given_model(make_context, upstream, chats):
         np.testing.assert_allclose(np.array(value), np.array(before[name]), atol=1e-20, err_msg=name)
 
 
-def test_the_run_says_what_became_of_every_conversation(make_context, upstream, spec, chats, capsys):
-    """Two lines that are none, one too long for a row, one of which only the first exchange fits."""
+def test_sft_logs_how_many_conversations_were_cut_dropped_and_refused(make_context, upstream, spec, chats, capsys):
+    """The data has two broken lines, one conversation too long for a row, and one whose first exchange alone fits."""
     path, long = Path(chats.path[0]), "many words " * 40
     two_rounds = [("user", "hi"), ("assistant", "yo"), ("user", long), ("assistant", "so")]
     rows = [{"question": long, "answer": "so"}, [{"role": role, "content": text} for role, text in two_rounds]]
@@ -250,6 +250,6 @@ def test_the_run_says_what_became_of_every_conversation(make_context, upstream, 
     metrics = run(make_context(spec.model_copy(update={"epochs": 2.0}), upstream=upstream, **MONITOR))
     names = ("conversations", "cut_conversations", "dropped_conversations", "refused_conversations")
     assert [metrics[name] for name in names] == [2 * 24, 2, 2, 2]
-    said = capsys.readouterr().out
-    assert "chats: 2 rows refused, the first: " in said and f"{path}:24: expected `messages`" in said
-    assert "conversations: 48 trained on, 2 of them cut to 65 tokens; 2 dropped; 2 rows refused" in said
+    log = capsys.readouterr().out
+    assert "chats: 2 rows refused, the first: " in log and f"{path}:24: expected `messages`" in log
+    assert "conversations: 48 trained on, 2 of them cut to 65 tokens; 2 dropped; 2 rows refused" in log

@@ -1,4 +1,4 @@
-"""The tokenizer stage trains on training documents alone and measures on held-out ones."""
+"""The tokenizer stage: it trains on training documents only and measures on held-out ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from nanochat.stages import tokenizer as stage
 from nanochat.tokenizer.bpe import Tokenizer
 
 
-def test_it_saves_a_tokenizer_and_measures_held_out_compression(make_context, tokenizer_spec, documents, tmp_path):
+def test_tokenizer_stage_saves_a_tokenizer_and_measures_held_out_compression(
+    make_context, tokenizer_spec, documents, tmp_path
+):
     context = make_context(tokenizer_spec)
     result = stage.run(context.job, context)
     tokenizer = Tokenizer.load(context.out)
@@ -24,8 +26,7 @@ def test_it_saves_a_tokenizer_and_measures_held_out_compression(make_context, to
     assert result.metrics["bytes_per_token"] > 1
 
 
-def test_a_second_attempt_leaves_the_metrics_of_one(make_context, tokenizer_spec):
-    """The first was killed between its last metric and its record."""
+def test_tokenizer_stage_replaces_the_metrics_of_a_killed_attempt(make_context, tokenizer_spec):
     contexts = [make_context(tokenizer_spec), make_context(tokenizer_spec)]
     for context in contexts:
         stage.run(context.job, context)
@@ -33,8 +34,8 @@ def test_a_second_attempt_leaves_the_metrics_of_one(make_context, tokenizer_spec
     assert len(contexts[0].folder.metrics.read_text().splitlines()) == 1
 
 
-def test_held_out_documents_are_not_learned(make_context, tokenizer_spec, documents, tmp_path):
-    """A letter that stands in held-out documents alone becomes no piece of its own."""
+def test_tokenizer_stage_does_not_learn_from_held_out_documents(make_context, tokenizer_spec, documents, tmp_path):
+    """A letter that occurs only in held-out documents does not become a piece."""
     folder = tmp_path / "documents"
     held_out = set(single_pass(documents, "validation", base=tmp_path))
     for path in folder.glob("*.txt"):
@@ -48,14 +49,14 @@ def test_held_out_documents_are_not_learned(make_context, tokenizer_spec, docume
     assert len(tokenizer.encode("Ω")) == len("Ω".encode())
 
 
-def test_a_missing_source_is_named(make_context, tokenizer_spec):
+def test_tokenizer_stage_error_names_a_missing_source(make_context, tokenizer_spec):
     missing = SourceSpec(name="documents", path=("/nowhere/*.txt",))
     context = make_context(tokenizer_spec.model_copy(update={"source": missing}))
     with pytest.raises(PreflightError, match="nowhere"):
         stage.run(context.job, context)
 
 
-def test_a_source_without_held_out_documents_is_an_error(make_context, tokenizer_spec, documents):
+def test_tokenizer_stage_requires_held_out_documents(make_context, tokenizer_spec, documents):
     spec = dataclasses.replace(documents, validation_hash_frac=1e-12)
     context = make_context(tokenizer_spec.model_copy(update={"source": spec}))
     with pytest.raises(StageError, match="validation"):
