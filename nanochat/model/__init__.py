@@ -1,1 +1,1 @@
-"""The GPT: its configuration (free of MLX), layers and loss."""
+"""The GPT: its configuration (without MLX), the network, its loss, and fast implementations for each device."""

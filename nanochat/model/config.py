@@ -1,35 +1,36 @@
-"""GPTConfig: every number that fixes the model's computation, its sizes and its FLOPs; no MLX.
+"""GPTConfig: the numbers that define a model, and the parameter shapes, windows and FLOPs that follow. No MLX.
 
 Not here: initial values (`init`), the forward pass (`gpt`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 Architecture = Literal["seed", "current"]
 
 VOCAB_MULTIPLE = 64
-"""The embedding and lm_head have this many rows or a multiple of it; ids beyond vocab_size never occur."""
+"""The rows of the embedding and lm_head are padded to a multiple of this; token ids stay below vocab_size."""
 SOFTCAP = 15.0
-"""Logits are SOFTCAP * tanh(x / SOFTCAP), so their size is bounded."""
+"""Logits are SOFTCAP * tanh(x / SOFTCAP), so they stay within +-SOFTCAP."""
 SMEAR_CHANNELS = 24
-"""Leading channels of the embedding that the smear's gate reads."""
+"""The smear's gate reads this many leading channels of the embedding."""
 DEPTH_WIDTH, DEPTH_HEAD_DIM = 64, 128
-"""The depth dial: width per layer, and the head size to which the width is rounded up."""
+"""The depth dial: width per layer, and the head size to a multiple of which the width is rounded up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What differs between the architectures beyond their shape."""
+    """Constants and parts in which the architectures differ, apart from their shape."""
 
     norm_eps: float
     rope_base: float
     qk_scale: float
     """Factor on q and on k after their norm."""
     gate_channels: int
-    """Leading channels of a block's normed input that the value gate reads."""
+    """The value gate reads this many leading channels of a block's normed input."""
     gate_scale: float
     """The value gate is gate_scale * sigmoid(...)."""
     has_smear: bool
@@ -71,8 +72,8 @@ class GPTConfig:
     """The model's shape and architecture; the defaults are the seed architecture.
 
     Attributes:
-        sequence_len: context length in tokens; also what windows derive from.
-        vocab_size: tokens that exist; logits have this many columns.
+        sequence_len: context length in tokens, from which the windows are derived.
+        vocab_size: number of tokens, and of columns of the logits.
         window_pattern: `S` (short) and `L` (whole context), repeated over the layers; the last layer is always L.
         architecture: `seed` (NanoChat MLX) or `current` (nanochat as of 2026-07).
     """
@@ -91,9 +92,9 @@ class GPTConfig:
         """Return the config that `to_dict` wrote.
 
         Raises:
-            TypeError: an unknown field.
+            TypeError: a field is unknown.
         """
-        return cls(**values)  # type: ignore[arg-type]  # JSON: field by field in `problems`
+        return cls(**values)  # type: ignore[arg-type]  # values from JSON; `problems` checks them
 
     @staticmethod
     def shape_from_depth(depth: int) -> Shape:
@@ -103,7 +104,7 @@ class GPTConfig:
 
     @property
     def variant(self) -> Variant:
-        """What the architecture fixes."""
+        """The architecture's constants."""
         return _CURRENT if self.architecture == "current" else _SEED
 
     @property
@@ -113,19 +114,19 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Size of one head."""
+        """Channels per head, D."""
         return self.n_embd // self.n_head
 
     @property
     def short_window(self) -> int:
-        """Previous positions that an S layer sees: half the context (seed), or a quarter in steps of 128."""
+        """Window of an S layer: half the context (seed), or a quarter rounded up to a multiple of 128 (current)."""
         if self.architecture == "seed":
             return self.sequence_len // 2
         return min(-(-self.sequence_len // 512) * 128, self.sequence_len)
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Previous positions visible in each layer; a query sees itself besides."""
+        """Each layer's window: how many positions before its own a query sees."""
         pattern, last = self.window_pattern, self.n_layer - 1
         return tuple(
             self.short_window if pattern[i % len(pattern)] == "S" and i != last else self.sequence_len
@@ -134,15 +135,15 @@ class GPTConfig:
 
     @property
     def backout_layer(self) -> int:
-        """The block after which the residual is kept, where there is a backout."""
+        """The block whose output the backout subtracts at the end."""
         return self.n_layer // 2
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Return whether `layer` adds a value embedding: every second one, the last included."""
+        """Return whether `layer` has value embeddings: every second layer, the last one included."""
         return layer % 2 == (self.n_layer - 1) % 2
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name -> shape of every parameter, names and order as in the original; matrices are (out, in)."""
+        """Return name -> shape of every parameter, with nanochat's names and order; matrices are (out, in)."""
         variant, width, vocab = self.variant, self.n_embd, self.padded_vocab_size
         shapes: dict[str, tuple[int, ...]] = {"resid_lambdas": (self.n_layer,), "x0_lambdas": (self.n_layer,)}
         if variant.has_smear:
@@ -174,18 +175,18 @@ class GPTConfig:
         return {f"transformer.h.{layer}.{name}.weight": shape for name, shape in shapes.items()}
 
     def num_parameters(self) -> int:
-        """Return the number of parameters, padding rows included."""
-        return sum(_size(shape) for shape in self.parameter_shapes().values())
+        """Return the number of parameters, including the padding rows."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes().values())
 
     def num_scaling_parameters(self) -> int:
-        """Return the parameters that data-to-parameter ratios count: block matrices and lm_head."""
+        """Return the number of parameters that data-to-parameter ratios count: block matrices and lm_head."""
         return self._count_matrices(("transformer.h.", "lm_head."))
 
     def flops_per_token(self) -> int:
-        """Return training FLOPs per token: 6 per matmul weight, and attention's 12 * n_embd * visible positions.
+        """Return training FLOPs per token: 6 per matmul weight, and 12 * n_embd * window per layer for attention.
 
-        Lookups (wte, value embeddings) and elementwise work are not counted. Source: Kaplan et al. 2020 (2001.08361),
-        section 2.1; PaLM (2204.02311), appendix B.
+        Embeddings (wte, value embeddings) and elementwise operations do not count. Source: Kaplan et al. 2020
+        (2001.08361), section 2.1; PaLM (2204.02311), appendix B.
         """
         matmul_weights = self._count_matrices(("transformer.h.", "lm_head.", "smear_gate."))
         attention = sum(12 * self.n_embd * min(window, self.sequence_len) for window in self.windows)
@@ -193,37 +194,32 @@ class GPTConfig:
 
     def _count_matrices(self, prefixes: tuple[str, ...]) -> int:
         shapes = self.parameter_shapes().items()
-        return sum(_size(shape) for name, shape in shapes if name.startswith(prefixes))
+        return sum(math.prod(shape) for name, shape in shapes if name.startswith(prefixes))
 
     def problems(self) -> list[str]:
-        """Return what makes the shape impossible, one sentence each; empty where it is sound."""
+        """Return one sentence for each reason why the shape is impossible; an empty list if it is valid."""
         sizes = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
         small = [
             f"`{name}` is {getattr(self, name)}, but must be at least 1" for name in sizes if getattr(self, name) < 1
         ]
         if small:
             return small
-        found = []
+        problems = []
         if self.n_embd % self.n_head:
-            found.append(f"`n_embd` {self.n_embd} is not a multiple of `n_head` {self.n_head}")
+            problems.append(f"`n_embd` {self.n_embd} is not a multiple of `n_head` {self.n_head}")
         elif self.head_dim % 2:
-            found.append(f"heads of {self.head_dim} (`n_embd` / `n_head`) cannot be rotated: their size must be even")
+            problems.append(
+                f"heads of {self.head_dim} (`n_embd` / `n_head`) cannot be rotated: their size must be even"
+            )
         if self.n_head % self.n_kv_head:
-            found.append(f"`n_head` {self.n_head} is not a multiple of `n_kv_head` {self.n_kv_head}")
+            problems.append(f"`n_head` {self.n_head} is not a multiple of `n_kv_head` {self.n_kv_head}")
         gates = max(self.variant.gate_channels, SMEAR_CHANNELS if self.variant.has_smear else 0)
         if self.n_embd < gates:
-            found.append(f"`n_embd` {self.n_embd} is less than the {gates} channels that the gates read")
+            problems.append(f"`n_embd` {self.n_embd} is less than the {gates} channels that the gates read")
         if not self.window_pattern or set(self.window_pattern) - {"S", "L"}:
-            found.append(f"`window_pattern` {self.window_pattern!r} must be made of the letters S and L")
-        return found
+            problems.append(f"`window_pattern` {self.window_pattern!r} must be made of the letters S and L")
+        return problems
 
     def to_dict(self) -> dict[str, int | str]:
-        """Return the fields as JSON-able values."""
+        """Return the fields as JSON values."""
         return asdict(self)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

@@ -10,7 +10,7 @@ import mlx.core as mx
 from nanochat import runtime
 
 _SHARE_OF_DEVICE = 0.95
-"""Memory limit where none is given, as a share of what the device recommends."""
+"""Default memory limit, as a share of the memory that the device recommends."""
 
 # Peak FLOP/s of dense matrix products, bfloat16 with float32 accumulation first, float32 second.
 # NVIDIA: data sheets and architecture white papers (A100, H100, H200, L4, L40S, Ada, Ampere GA102, Blackwell); without
@@ -53,7 +53,7 @@ def select_device(backend: Literal["metal", "cuda", "cpu"]) -> None:
 
 
 def runs_on_cpu() -> bool:
-    """Return whether arrays are computed on the CPU; what is fastest there differs from a GPU."""
+    """Return whether MLX computes on the CPU."""
     return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
@@ -63,7 +63,7 @@ def device_name() -> str:
 
 
 def memory_bytes() -> int:
-    """Return the memory that arrays can take: the GPU's, or the machine's or container's on a CPU."""
+    """Return the memory available to arrays: the GPU's, or on a CPU the machine's or the container's."""
     info = mx.device_info(mx.default_device())
     known = (int(info[fact]) for fact in ("memory_size", "total_memory") if fact in info)
     whole = next(known, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -71,21 +71,22 @@ def memory_bytes() -> int:
 
 
 def recommended_bytes() -> int:
-    """Return how much of the memory MLX should use: Metal's recommended working set, else all of it."""
+    """Return how much memory MLX should use: Metal's recommended working set, elsewhere all of it."""
     info = mx.device_info(mx.default_device())
     return int(info.get("max_recommended_working_set_size", memory_bytes()))
 
 
 def peak_bytes() -> int:
-    """Return the largest size of MLX's arrays in this process so far."""
+    """Return the peak memory of MLX's arrays in this process so far."""
     return int(mx.get_peak_memory())
 
 
 def apply_memory_limits(limit_bytes: int | None) -> None:
-    """Set MLX's limits before the first large array: `limit_bytes`, or nearly all that the device recommends.
+    """Set MLX's memory limits: to `limit_bytes`, or by default to nearly all that the device recommends.
 
-    Metal aborts a process that runs out of memory, so the limit makes MLX wait and reuse before that. The wired limit
-    keeps a model's arrays resident there. On a CPU only a limit that is asked for is set.
+    Call it before creating large arrays. Metal aborts a process that runs out of memory; with a limit, MLX waits for
+    memory and reuses it before that happens. The wired limit keeps a model's arrays resident on Metal. On a CPU there
+    is no default limit.
     """
     if runs_on_cpu():
         if limit_bytes is not None:
@@ -99,7 +100,7 @@ def apply_memory_limits(limit_bytes: int | None) -> None:
 
 
 def peak_flops(name: str, dtype: Literal["float32", "bfloat16"]) -> float | None:
-    """Return the peak FLOP/s of dense matrix products on a device, None where the table does not know it."""
+    """Return the peak FLOP/s of dense matrix products on a device; None if the table does not contain it."""
     for known, (bfloat16, float32) in _PEAK_FLOPS.items():
         if f" {known} " in f" {name} ":
             return bfloat16 if dtype == "bfloat16" else float32

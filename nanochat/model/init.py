@@ -1,7 +1,7 @@
-"""Initial values of every parameter, drawn from a key.
+"""Initial values of every parameter, drawn from a random key.
 
-Output projections start at zero, so a fresh model's blocks pass the residual stream on unchanged: tests that compare
-two paths through the model must randomise every weight first.
+Output projections start at zero, so that a new model's blocks leave the residual stream unchanged. Tests that compare
+two paths through the model must therefore randomise every weight first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from nanochat.model.config import GPTConfig
 
 
 def initial_parameters(config: GPTConfig, key: mx.array) -> dict[str, mx.array]:
-    """Return name -> float32 initial value of every parameter, each drawn from a key of its own."""
+    """Return name -> float32 initial value of every parameter; each has its own key."""
     shapes = config.parameter_shapes()
     keys = mx.random.split(key, len(shapes))
     draw = _draw_current if config.architecture == "current" else _draw_seed

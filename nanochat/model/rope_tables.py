@@ -1,4 +1,4 @@
-"""Cosines and sines of the rotation's angles, in tables that serve many lengths."""
+"""Tables of the cosines and sines of rotary embeddings, for implementations that do not use MLX's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 def angles(positions: int, size: int, base: float) -> tuple[mx.array, mx.array]:
     """Return cosines and sines of position * base^(-2j / size), each (at least `positions`, size / 2) float32."""
-    return _table(1 << (positions - 1).bit_length(), size, base)  # a power of two, so that decoding makes few
+    return _table(1 << (positions - 1).bit_length(), size, base)  # a power of two, so that decoding creates few tables
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,8 +1,9 @@
-"""Weights to and from PyTorch nanochat: the names are the same, dtypes, prefixes and padding are not.
+"""Import weights from PyTorch nanochat and export ours to it. Names are the same; dtypes, prefixes and padding differ.
 
-PyTorch nanochat saves `model_STEP.pt` (a state dictionary, read here where torch is installed); its weights may also
-come as safetensors. `torch.compile` puts `_orig_mod.` before each name; matrices may be bfloat16; the vocabulary may be
-padded to another multiple; buffers (`cos`, `sin`) are no weights. Not here: its tokenizer and optimizer state.
+PyTorch nanochat saves a state dictionary as `model_STEP.pt`, which is readable here if torch is installed; its weights
+may also be safetensors. `torch.compile` puts `_orig_mod.` before every name, matrices may be bfloat16, the vocabulary
+may be padded to a different multiple, and the buffers `cos` and `sin` are not weights. Not here: nanochat's tokenizer
+and optimizer state.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nanochat.storage.files import atomic_write
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
-# What torch raises, beside an UnpicklingError, for a file that is damaged or none of its own.
+# Exceptions that torch raises, apart from UnpicklingError, for damaged files and files that it did not write.
 _UNREADABLE = (
     RuntimeError,
     LookupError,
@@ -37,7 +38,7 @@ def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
     """Return name -> float32 array of every parameter of `config` from a `.safetensors` or `.pt` file.
 
     Raises:
-        PreflightError: the file is missing, damaged or of another kind, or it is `.pt` and torch is not installed.
+        PreflightError: the file is missing, damaged or of an unknown format, or it is `.pt` and torch is not installed.
         StageError: names or shapes are not those of `config`.
     """
     if not path.exists():
@@ -53,7 +54,7 @@ def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
 
 
 def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str, mx.array]:
-    """Return name -> float32 array as our model names, pads and stores them.
+    """Return name -> float32 array, named and padded as in our models.
 
     Raises:
         StageError: names or shapes are not those of `config`.
@@ -64,22 +65,24 @@ def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str,
     missing, unknown = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
     if missing or unknown:
         raise StageError(f"these are not the weights of {config}: missing {missing}, unknown {unknown}")
-    return {name: _import_one(name, named[name].astype(mx.float32), shape, config) for name, shape in expected.items()}
+    return {
+        name: _import_tensor(name, named[name].astype(mx.float32), shape, config) for name, shape in expected.items()
+    }
 
 
 def export_weights(parameters: dict[str, mx.array], path: Path) -> None:
-    """Write parameters as a safetensors file that PyTorch nanochat's `load_state_dict` takes as it is."""
+    """Write parameters as a safetensors file that PyTorch nanochat's `load_state_dict` accepts unchanged."""
     with atomic_write(path) as scratch:
         mx.save_safetensors(str(scratch), {name: mx.contiguous(x) for name, x in parameters.items()}, {"format": "pt"})
 
 
-def _import_one(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:
-    found = tuple(tensor.shape)
-    if name.startswith(_PER_TOKEN) and found[1:] == shape[1:] and found[0] >= config.vocab_size:
-        padding = max(0, shape[0] - found[0])
+def _import_tensor(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:
+    original_shape = tuple(tensor.shape)
+    if name.startswith(_PER_TOKEN) and original_shape[1:] == shape[1:] and original_shape[0] >= config.vocab_size:
+        padding = max(0, shape[0] - original_shape[0])
         tensor = mx.pad(tensor[: shape[0]], [(0, padding), (0, 0)])
     if tuple(tensor.shape) != shape:
-        raise StageError(f"weight `{name}` has shape {found}, but the model needs {shape}")
+        raise StageError(f"weight `{name}` has shape {original_shape}, but the model needs {shape}")
     return tensor
 
 
@@ -87,7 +90,7 @@ def _read_safetensors(path: Path) -> dict[str, mx.array]:
     try:
         tensors = mx.load(str(path))
         mx.eval(tensors)
-    except RuntimeError as error:  # MLX has no class of its own for a file it cannot read
+    except RuntimeError as error:  # MLX raises no more specific class for an unreadable file
         raise PreflightError(f"{path} cannot be read as safetensors: {error}") from error
     assert isinstance(tensors, dict), "a safetensors file is a dictionary"
     return tensors
@@ -102,7 +105,7 @@ def _read_pt(path: Path) -> dict[str, mx.array]:
     try:
         state = torch.load(str(path), map_location="cpu", weights_only=True)
         return {name: mx.array(tensor.float().numpy()) for name, tensor in state.items()}
-    except pickle.UnpicklingError as error:  # its own words advise loading the file without this protection
+    except pickle.UnpicklingError as error:  # torch's message advises loading the file without this protection
         raise PreflightError(
             f"{path} cannot be read as a dictionary of tensors: it is damaged, or holds more than tensors"
         ) from error

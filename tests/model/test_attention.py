@@ -1,4 +1,4 @@
-"""Every form of attention equals the written-out one, in values and in gradients."""
+"""Every implementation of attention equals the reference, in values and in gradients."""
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +18,7 @@ def normed(shape, seed, scale=1.0):
 
 
 def inputs(length, size, *, heads=4, groups=4, head_dim=16, scale=1.0):
-    """Queries and keys at the size that the norm and the factor 1.2 give them; any values."""
+    """Return queries and keys as large as the norm and the factor 1.2 make them, and arbitrary values."""
     queries = normed((2, heads, length, head_dim), 0, scale)
     keys = normed((2, groups, size, head_dim), 1, scale)
     return queries, keys, 3 * mx.random.normal((2, groups, size, head_dim), key=mx.random.key(2))
@@ -31,7 +31,7 @@ def assert_close(found, expected):
 
 
 def numpy_attention(queries, keys, values, window):
-    """A loop over queries in float64."""
+    """Attention as a loop over queries in float64."""
     q, k, v = (np.array(x, dtype=np.float64) for x in (queries, keys, values))
     groups, before = q.shape[1] // k.shape[1], k.shape[2] - q.shape[2]
     out = np.zeros(q.shape)
@@ -45,16 +45,16 @@ def numpy_attention(queries, keys, values, window):
 
 @pytest.mark.parametrize("window", [0, 5, 63, 64, 200])
 @pytest.mark.parametrize("shape", [(1, 1), (70, 70), (1, 33), (7, 90), (130, 150)])
-def test_plain_form_against_a_loop(shape, window):
-    """Queries that are the newest of the keys, in grouped heads."""
+def test_reference_attention_equals_a_loop(shape, window):
+    """The queries are the newest positions; heads are grouped."""
     q, k, v = inputs(*shape, groups=2)
     assert_close(gpt.attention(q, k, v, window=window), numpy_attention(q, k, v, window))
 
 
 @pytest.mark.parametrize("window", [0, 5, 64, 100, 200])
 @pytest.mark.parametrize("shape", [(1, 40), (7, 90), (64, 64), (130, 150), (200, 200)])
-def test_chosen_form(shape, window):
-    """What the model calls, on this backend, in grouped heads and at the largest scale of q and k."""
+def test_dispatched_attention_equals_the_reference(shape, window):
+    """On this device, with grouped heads and the largest scale of q and k."""
     q, k, v = inputs(*shape, groups=2, scale=1.2)
     assert_close(attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
 
@@ -66,7 +66,7 @@ def gradients(function, q, k, v):
 
 @pytest.mark.parametrize("window", [1, 5, 64, 100, 200])
 @pytest.mark.parametrize("shape", [(7, 90), (64, 64), (130, 150), (200, 200)])
-def test_cpu_form_has_the_plain_forms_gradients(shape, window):
+def test_cpu_attention_has_the_reference_gradients(shape, window):
     q, k, v = inputs(*shape, scale=1.2, head_dim=32)
     found = gradients(lambda *x: cpu_attention(*x, window=window), q, k, v)
     expected = gradients(lambda *x: gpt.attention(*x, window=window), q, k, v)
@@ -74,8 +74,8 @@ def test_cpu_form_has_the_plain_forms_gradients(shape, window):
         assert_close(a, b)
 
 
-def test_cpu_form_stays_finite_at_the_bound():
-    """Equal normed queries and keys in heads of 256 reach the largest score, sqrt(256) * 1.44."""
+def test_cpu_attention_stays_finite_at_the_largest_score():
+    """Equal normed queries and keys in heads of 256 have the largest score, sqrt(256) * 1.44."""
     x = normed((1, 1, 1, 256), 0, scale=1.2)
     q = mx.broadcast_to(x, (1, 1, 65, 256)) * 1.0
     v = mx.random.normal((1, 1, 65, 256), key=mx.random.key(1))
@@ -84,8 +84,8 @@ def test_cpu_form_stays_finite_at_the_bound():
 
 @pytest.mark.parametrize("window", [1, 8, 32, 50])
 @pytest.mark.parametrize("length", [64, 100])
-def test_blocked_form(length, window):
-    """Windows that divide the length and windows that do not, in grouped heads; values and gradients."""
+def test_blocked_attention_equals_the_reference(length, window):
+    """Values and gradients, for windows that divide the length and windows that do not, with grouped heads."""
     q, k, v = inputs(length, length, groups=2)
     assert_close(blocked_attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
     found = gradients(lambda *x: blocked_attention(*x, window=window), q, k, v)
@@ -103,8 +103,8 @@ def test_fused_attention(shape, window):
 
 
 @pytest.mark.parametrize("shape", [(1, 40), (7, 40), (40, 40)])
-def test_left_padding(shape):
-    """A row that starts later gives what the row alone gives."""
+def test_attention_ignores_left_padding(shape):
+    """A row that starts later gets the same result as without its padding."""
     q, k, v = inputs(*shape, groups=2)
     found = attention(q, k, v, window=12, starts=mx.array([0, 35]))
     assert_close(found[:1], gpt.attention(q[:1], k[:1], v[:1], window=12))

@@ -15,8 +15,8 @@ def golden(name):
 
 
 @pytest.mark.parametrize("name", ["seed_c1", "seed_c2", "current_d1"])
-def test_config_agrees_with_the_golden_files(name):
-    """Names and their order, number of parameters, windows, value embeddings, padding are the original's."""
+def test_config_equals_the_golden_files(name):
+    """Names and their order, parameter count, windows, value embeddings and padding are those of the original."""
     expected = golden(name)
     config = GPTConfig(architecture=expected["architecture"], **expected["config"])
     assert list(config.parameter_shapes()) == list(expected["grad_norm"])
@@ -29,7 +29,7 @@ def test_config_agrees_with_the_golden_files(name):
 
 
 def test_speedrun_shape_has_its_published_size():
-    """The default shape is the 286M model, and its FLOPs are the formula's, by hand."""
+    """The default shape is the 286M model; FLOPs are computed by hand from the formula."""
     config = GPTConfig()
     assert config.num_parameters() == 286_262_424
     blocks = 12 * 12 * 768 * 768 + 6 * 6 * 32
@@ -43,7 +43,7 @@ def test_speedrun_shape_has_its_published_size():
     [(4, 256, 2, 36.7), (6, 384, 3, 73.5), (8, 512, 4, 126), (12, 768, 6, 286), (20, 1280, 10, 897)],
 )
 def test_depth_dial(depth, width, heads, millions):
-    """Widths, heads and sizes are those of the reference's table."""
+    """Widths, heads and parameter counts are those of the published table."""
     shape = GPTConfig.shape_from_depth(depth)
     assert (shape.n_layer, shape.n_embd, shape.n_head, shape.n_kv_head) == (depth, width, heads, heads)
     config = GPTConfig(n_layer=depth, n_embd=width, n_head=heads, n_kv_head=heads)
@@ -51,7 +51,7 @@ def test_depth_dial(depth, width, heads, millions):
 
 
 def test_odd_depth_rounds_the_width_up():
-    """64 * 5 = 320 becomes 384, so that heads stay whole."""
+    """64 * 5 = 320 becomes 384, a multiple of the head size."""
     shape = GPTConfig.shape_from_depth(5)
     assert (shape.n_embd, shape.n_head) == (384, 3)
 
@@ -61,18 +61,18 @@ def test_odd_depth_rounds_the_width_up():
     [("seed", 2048, 1024), ("seed", 33, 16), ("current", 2048, 512), ("current", 2050, 640), ("current", 64, 64)],
 )
 def test_short_window_follows_the_architecture(architecture, sequence_len, short):
-    """Half the context, or ceil(T/4/128)*128 where that is not more than the context."""
+    """Half the context, or ceil(T/4/128)*128 but at most the context."""
     config = GPTConfig(architecture=architecture, sequence_len=sequence_len, n_layer=3, window_pattern="SL")
     assert config.windows == (short, sequence_len, sequence_len)
 
 
 def test_last_layer_sees_everything():
-    """A pattern of S alone still ends in L."""
+    """The last layer is L even if the pattern has only S."""
     assert GPTConfig(n_layer=4, window_pattern="S", sequence_len=8).windows == (4, 4, 4, 8)
 
 
 def test_dict_round_trip():
-    """What `to_dict` writes is JSON and comes back equal."""
+    """`to_dict` returns JSON values, and `from_dict` restores an equal config."""
     config = GPTConfig(architecture="current", n_layer=3, n_embd=96, n_head=6, n_kv_head=2, vocab_size=300)
     assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -91,7 +91,7 @@ def test_dict_round_trip():
     ],
 )
 def test_impossible_shapes_are_named(shape, words):
-    """Each impossible shape gives exactly one finding that says the value."""
+    """Each impossible shape gives exactly one problem, which contains the value."""
     (problem,) = GPTConfig(**shape).problems()
     assert words in problem
 

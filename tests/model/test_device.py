@@ -1,4 +1,4 @@
-"""The table of peak rates is found by the names that drivers give; limits reach MLX."""
+"""The table of peak rates knows the device names that drivers report; memory limits are set in MLX."""
 
 import mlx.core as mx
 import pytest

@@ -1,4 +1,4 @@
-"""exp and tanh against numpy in float64."""
+"""exp and tanh compared with NumPy in float64."""
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +11,7 @@ def relative_error(found, expected):
 
 
 def test_exp():
-    """Within a few units of float32's last place; the argument's own rounding grows with its size."""
+    """The error is a few units in the last place; the rounding of the argument grows with its size."""
     for bound, tolerance in ((1, 2e-7), (16, 1.2e-6), (80, 6e-6)):
         x = np.linspace(-bound, bound, 200_001, dtype=np.float32)
         assert relative_error(fast_math.exp(mx.array(x)), np.exp(x.astype(np.float64))) < tolerance
@@ -23,7 +23,7 @@ def test_exp_scales_its_argument():
 
 
 def test_tanh():
-    """Also where it is nearly its argument and where it is 1."""
+    """Also where tanh(x) is almost x, and where it is 1."""
     for bound in (1e-6, 0.1, 3, 20):
         x = np.linspace(-bound, bound, 200_000, dtype=np.float32)
         assert relative_error(fast_math.tanh(mx.array(x)), np.tanh(x.astype(np.float64))) < 5e-7

@@ -1,4 +1,4 @@
-"""The forward pass and its gradients against the golden files; dtypes; initial values; strict weights."""
+"""The forward pass and its gradients against the golden files, in the reference and the fast model; dtypes; weights."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_logits(golden):
 
 
 def test_losses(golden):
-    """Per position, zero where ignored, and the mean over the counted targets."""
+    """Losses per position, 0 where the target is ignored, and the mean over the counted targets."""
     idx, targets = mx.array(golden.tensors["in.idx"]), mx.array(golden.tensors["in.targets"])
     assert_close(token_losses(golden.model, idx, targets), golden.tensors["out.losses"])
     mean = summed_loss(golden.model, idx, targets).item() / golden.facts["n_counted_targets"]
@@ -39,7 +39,7 @@ def test_losses(golden):
 
 
 def test_residual_stream(golden):
-    """The stream after the embedding, after each block and after the final norm."""
+    """The stream after the embedding, after each block and after the final norm has the golden values."""
     stream = [np.array(x) for x in golden.model.residual_stream(mx.array(golden.tensors["in.idx"]))]
     names = ["embed", *(f"block{i}" for i in range(golden.model.config.n_layer)), "final"]
     positions = golden.tensors["trace.positions"]
@@ -49,7 +49,7 @@ def test_residual_stream(golden):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients(golden, checkpointing):
-    """Of the mean loss with respect to every parameter, also when blocks are recomputed."""
+    """The gradients of the mean loss for every parameter, also when blocks are recomputed."""
     golden.model.set_activation_checkpointing(checkpointing)
     idx, targets = mx.array(golden.tensors["in.idx"]), mx.array(golden.tensors["in.targets"])
     count = golden.facts["n_counted_targets"]
@@ -75,7 +75,7 @@ def _assert_gradient(golden, name, gradient):
 
 @pytest.mark.parametrize("case", ["greedy", "greedy_long"])
 def test_greedy_continuation(golden, case):
-    """Each token is the argmax of the logits, and the logits are the golden ones, uncached."""
+    """Each token is the argmax of the uncached logits, which are the golden ones."""
     tokens = golden.tensors[f"{case}.prompt"].tolist()
     rows = []
     for expected in golden.tensors[f"{case}.tokens"].tolist():
@@ -87,7 +87,7 @@ def test_greedy_continuation(golden, case):
 
 
 def test_bfloat16_is_not_promoted(random_model):
-    """Every point of the residual stream is bfloat16, weights stay float32, logits are float32 and near the exact."""
+    """The residual stream is bfloat16 everywhere; weights stay float32; logits are float32 and near the exact ones."""
     idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
     exact = random_model(idx)
     random_model.set_compute_dtype(mx.bfloat16)
@@ -101,7 +101,7 @@ def test_bfloat16_is_not_promoted(random_model):
 
 @pytest.mark.parametrize("attend", [attention, gpt.attention])
 def test_bfloat16_activations_reach_every_matmul(random_model, monkeypatch, attend):
-    """No linear map and no attention is given anything wider than bfloat16."""
+    """No linear map and no attention receives anything wider than bfloat16."""
     dtypes = []
     linear = gpt.Linear.__call__
     monkeypatch.setattr(gpt.Linear, "__call__", lambda self, x: (dtypes.append(x.dtype), linear(self, x))[1])
@@ -114,7 +114,7 @@ def test_bfloat16_activations_reach_every_matmul(random_model, monkeypatch, atte
 
 
 def test_causality(random_model):
-    """A change of one token moves no logit before it, and moves its own and a later one."""
+    """Changing one token changes no logit before it, but its own and later ones."""
     idx = mx.random.randint(0, 100, (1, 32), key=mx.random.key(2))
     changed = mx.array(idx)
     changed[0, 13] = (idx[0, 13] + 1) % 100
@@ -126,7 +126,7 @@ def test_causality(random_model):
 
 @pytest.mark.parametrize("architecture", ["seed", "current"])
 def test_every_position_of_every_layer_sees_its_window_and_no_more(architecture, make_random_model):
-    """Position t of a layer changes with the inputs at t - window to t, one by one, and with no other."""
+    """Position t of a layer depends on each of the inputs at t - window to t, and on no other."""
     length = {"seed": 32, "current": 140}[architecture]  # short windows of 16 and of 128
     model = make_random_model(architecture, sequence_len=length)
     assert model.config.windows == ({"seed": 16, "current": 128}[architecture],) * 3 + (length,)
@@ -134,18 +134,18 @@ def test_every_position_of_every_layer_sees_its_window_and_no_more(architecture,
     one_changed = mx.repeat(x, length, axis=0) + mx.eye(length)[..., None]  # row j differs at position j
     query, key = np.arange(length)[None, :], np.arange(length)[:, None]
     for window, block in zip(model.config.windows, model.transformer.h, strict=True):
-        block.attn.c_q.weight *= 0  # every key that is visible weighs the same
+        block.attn.c_q.weight *= 0  # all visible keys have equal weight
         rows = None if not hasattr(block.attn, "ve_gate") else mx.zeros((1, length, 32))
         attend = lambda x, attn=block.attn, rows=rows: attn(x, rows)  # noqa: E731
         moved = np.array(mx.abs(attend(one_changed) - attend(x)).max(axis=-1))
-        assert not ((moved > 1e-5) & (moved < 1e-3)).any(), "rounding and effect are far apart"
+        assert not ((moved > 1e-5) & (moved < 1e-3)).any(), "rounding errors and effects differ by orders of magnitude"
         depends = moved > 1e-4
         assert (depends == ((query >= key) & (query - key <= window))).all()
         assert depends.sum(axis=0).tolist() == [min(t, window) + 1 for t in range(length)]
 
 
 def test_initial_values_of_the_seed():
-    """Spread of each kind as the reference gives it: sampling error below 3 % at these sizes."""
+    """Each kind of weight has the architecture's standard deviation; the sampling error is below 3 % at these sizes."""
     config = GPTConfig(n_layer=3, n_embd=192, n_head=3, n_kv_head=3, vocab_size=2048)
     model = FastGPT(config)
     model.initialise(mx.random.key(0))
@@ -185,7 +185,7 @@ def test_initial_values_of_the_current_architecture():
 
 
 def test_initial_values_follow_the_key():
-    """The same key gives the same weights, another key others; no two matrices are alike."""
+    """Equal keys give equal weights and different keys different ones; no two matrices are equal."""
     models = [FastGPT(GPTConfig(n_layer=2, n_embd=64, n_head=2, n_kv_head=2, vocab_size=64)) for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
         model.initialise(mx.random.key(seed))
@@ -196,7 +196,7 @@ def test_initial_values_follow_the_key():
 
 
 def test_weights_are_loaded_strictly(random_model, tmp_path):
-    """A missing name, an unknown one and another shape are refused and named; the right file is taken."""
+    """A complete file is loaded; a missing name, an unknown name and a wrong shape are refused and named."""
     weights = random_model.named_parameters()
     mx.save_safetensors(str(tmp_path / "right.safetensors"), weights)
     fresh = FastGPT(random_model.config)

@@ -1,7 +1,7 @@
-"""CUDA kernels against the plain forms, gradients included: NANOCHAT_TEST_DEVICE=gpu pytest -m gpu tests/model.
+"""CUDA kernels compared with the reference, gradients included: NANOCHAT_TEST_DEVICE=gpu pytest -m gpu tests/model.
 
 Float32 runs with 24 bits (no TF32), so sums of up to a few thousand terms agree to 1e-5; bfloat16 rounds each stored
-value at 2^-9, which a few layers make some per cent of a gradient's norm: the plain form in bfloat16 is as far away.
+value at 2^-9, which adds up to a few per cent of a gradient's norm over some layers, in the reference as well.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def test_add_norm(dtype, width):
 @dtypes
 @pytest.mark.parametrize("adds", [True, False])
 def test_mix_norm(dtype, adds):
-    """Both factors get their gradients, and `first` that of every use."""
+    """Both factors get gradients, and `first` gets the sum over all its uses."""
     factors = [mx.array([0.7]), mx.array([-1.3])]
 
     def plain(x, first, r, l, y=0):
@@ -73,7 +73,7 @@ def test_mix_norm(dtype, adds):
     def fused(x, first, r, l, y=None):
         return residual.mix_norm(x, y, first, (r.astype(mx.float32), l.astype(mx.float32)), 1e-6)
 
-    # Rows that agree with each other: a factor's gradient is a sum over all of them and must not cancel.
+    # All rows have the same sign, because a factor's gradient is a sum over rows and must not cancel.
     arrays = [1 + draw(37, 768), 1 + draw(37, 768, seed=1), *factors]
     assert_same(fused, plain, arrays + [draw(37, 768, seed=2)] * adds, dtype)
 
@@ -117,7 +117,7 @@ def test_split_qkv(dtype, gated, size):
 
 @dtypes
 def test_embed(dtype):
-    """Rows of absent tokens have no gradient; one token stands at most positions."""
+    """Rows of absent tokens have no gradient; most positions hold the same token."""
     idx = mx.where(mx.random.uniform(shape=(500,), key=mx.random.key(1)) < 0.6, 3, mx.arange(500) % 40)
     tokens = embedding.index_tokens(idx)
     table = draw(64, 768)
@@ -162,7 +162,7 @@ def gradients_of(model, function, dtype, *batch):
 
 @pytest.mark.parametrize("architecture", ["seed", "current"])
 def test_whole_model(make_random_model, architecture):
-    """Loss and every gradient: float32 as the plain form; bfloat16 no further from it than the plain form's."""
+    """Loss and gradients equal the reference in float32; in bfloat16 they are as near as the reference in bfloat16."""
     shape = {"sequence_len": 256, "vocab_size": 1000, "n_embd": 256}
     model = make_random_model(architecture, **shape)
     idx = mx.random.randint(0, 1000, (3, 256), key=mx.random.key(1))
@@ -180,7 +180,7 @@ def test_whole_model(make_random_model, architecture):
 
 
 def test_token_losses_on_the_gpu(make_random_model):
-    """Per position, as the plain form gives them."""
+    """The losses per position equal the written-out form."""
     model = make_random_model("seed", vocab_size=1000)
     idx = mx.random.randint(0, 1000, (2, 32), key=mx.random.key(1))
     found = token_losses(model, idx, idx)
@@ -188,7 +188,7 @@ def test_token_losses_on_the_gpu(make_random_model):
 
 
 def test_windowed_attention_in_bfloat16():
-    """Half the context as window, at the real head size: as the plain form in float32."""
+    """Windows of a quarter and half of the context, at the real head size, equal the reference in float32."""
     arrays = [draw(2, 2, 1024, 128, seed=i, dtype=mx.bfloat16) for i in range(3)]
     for window in (256, 512):
         plain = lambda *x: (gpt.attention(*x, window=window),)  # noqa: B023, E731
@@ -197,14 +197,14 @@ def test_windowed_attention_in_bfloat16():
 
 @dtypes
 def test_overlapping_windows(dtype):
-    """Overlapping stretches: the gradient of a position is the sum over those that hold it."""
+    """The gradient of a position is the sum over the windows that contain it."""
     cut = ((0, 4), (2, 6), (4, 8))
     plain = lambda x: tuple(x[:, first:end] for first, end in cut)  # noqa: E731
     assert_same(lambda x: windows.overlapping_windows(x, cut), plain, [draw(3, 8, 2, 32)], dtype)
 
 
 def test_the_real_shape_runs():
-    """One layer at width 768 and T=2048 gives finite logits and an evaluated loss near ln(vocabulary)."""
+    """One layer at width 768 and T=2048 has an initial loss near ln(vocabulary)."""
     config = GPTConfig(n_layer=1)
     model = FastGPT(config)
     model.initialise(mx.random.key(0))
@@ -216,7 +216,7 @@ def test_the_real_shape_runs():
 
 @pytest.mark.parametrize("architecture", ["seed", "current"])
 def test_decoding_through_the_kernels(make_random_model, architecture):
-    """Chunks and single tokens through a cache, weights joined or not: the plain form's hidden states, float32."""
+    """Chunks and single tokens through a cache give the reference's hidden states, with fused weights or without."""
     model = make_random_model(architecture, sequence_len=64, vocab_size=1000, n_embd=256)
     idx = mx.random.randint(0, 1000, (3, 64), key=mx.random.key(1))
     *_, expected = model.residual_stream(idx)

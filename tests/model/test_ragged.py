@@ -1,4 +1,4 @@
-"""Rows without padding give what each row gives by itself, those that go on from another included."""
+"""Rows without padding get the same hidden states as each row by itself, including rows that continue another row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model(request, make_random_model) -> FastGPT:
 
 
 def random_rows(shapes: list[tuple[int, tuple[int, ...]]]) -> list[Row]:
-    """Each shape is the length of a row, and of the rows that go on from it."""
+    """Return rows; each shape is the length of a row and of the rows that continue it."""
     generator = np.random.default_rng(1)
     rows: list[Row] = []
     for length, following in shapes:
@@ -34,15 +34,15 @@ def random_rows(shapes: list[tuple[int, tuple[int, ...]]]) -> list[Row]:
 
 @pytest.fixture(params=["row by row", "by group"])
 def form(request, monkeypatch):
-    """Both backends' forms, computed here, and blocks of 16 queries."""
+    """Both implementations, computed here, with blocks of 16 queries."""
     monkeypatch.setattr(dispatch, "runs_on_cpu", lambda: request.param == "row by row")
     monkeypatch.setattr(ragged_attention, "_BLOCK_SCORES", 0)
     monkeypatch.setattr(ragged_attention, "_FEWEST_QUERIES", 16)
 
 
 @pytest.mark.usefixtures("form")
-def test_each_row_is_as_if_alone(model):
-    """Short and long rows, groups with and without padding, windows passed; values have size 1, float32 noise 1e-5."""
+def test_hidden_ragged_equals_each_row_alone(model):
+    """Short and long rows, beyond the windows, in groups with and without padding; values are about 1."""
     shapes = [(40, (20, 3, 24)), (1, ()), (17, (1,)), (60, ()), (33, (22, 22, 22, 31)), (40, (20, 18)), (9, (2, 2))]
     rows = random_rows(shapes)
     layout = lay_out(rows)
@@ -57,8 +57,7 @@ def test_each_row_is_as_if_alone(model):
 @given(st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(1, 30), max_size=5).map(tuple)), min_size=1))
 @settings(max_examples=50)
 def test_every_token_attends_once_and_sees_its_row(shapes):
-    """`order` picks, from the groups' padded queries, each token itself; its keys end with itself and begin with its
-    row's first."""
+    """`order` selects every token from the groups' padded queries; its keys are its row, after the parent row."""
     rows = random_rows(shapes)
     layout = lay_out(rows)
     groups = layout.grouping.groups
@@ -70,10 +69,10 @@ def test_every_token_attends_once_and_sees_its_row(shapes):
         for queries, keys, start in zip(np.array(group.queries), np.array(group.keys), starts, strict=True):
             seen[int(queries[0])] = keys[start:].tolist()
     for row, extent in zip(rows, layout.extents, strict=True):
-        before = [] if row.parent is None else places(layout.extents[row.parent].own)
-        expected = [*before, *places(extent.own)]
+        before = [] if row.parent is None else indices(layout.extents[row.parent].own)
+        expected = [*before, *indices(extent.own)]
         assert seen[extent.own.start][: len(expected)] == expected
 
 
-def places(part: slice) -> list[int]:
+def indices(part: slice) -> list[int]:
     return list(range(part.start, part.stop))

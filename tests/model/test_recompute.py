@@ -1,4 +1,4 @@
-"""Recomputing blocks saves memory and leaves the model as it was; that gradients are equal, test_gpt shows."""
+"""Recomputing blocks saves memory and leaves the model unchanged; test_gpt compares the gradients."""
 
 import mlx.core as mx
 import pytest
@@ -20,7 +20,7 @@ def peak_bytes(model, idx):
 
 @pytest.mark.cpu
 def test_only_one_blocks_activations_are_alive(make_random_model):
-    """Eight blocks take little more than one: the streams between them, instead of everything inside."""
+    """Eight blocks take little more memory than one: only the streams between them are kept."""
     model = make_random_model("seed", n_layer=8, sequence_len=128)
     idx = mx.random.randint(0, 100, (16, 128), key=mx.random.key(0))
     kept = peak_bytes(model, idx)
@@ -29,7 +29,7 @@ def test_only_one_blocks_activations_are_alive(make_random_model):
 
 
 def test_the_model_keeps_its_weights(random_model):
-    """No array of the differentiation stays behind in the blocks."""
+    """The blocks hold their own weights again afterwards, not the tracer's arrays."""
     idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(0))
     before, logits = random_model.named_parameters(), random_model(idx)
     random_model.set_activation_checkpointing(True)

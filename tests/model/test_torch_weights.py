@@ -1,4 +1,4 @@
-"""Weights as PyTorch nanochat writes them are read exactly, and ours are written so that it can read them."""
+"""Weights written by PyTorch nanochat are read exactly, and PyTorch nanochat can read ours."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ def write_by_hand(path, tensors):
 
 
 def test_safetensors_with_compiled_names_and_buffers(random_model, tmp_path):
-    """The prefix of torch.compile and the rotation tables are dropped; the model then computes the same."""
+    """The prefix of torch.compile and the rotation tables are ignored, and the model computes the same."""
     tensors = {f"_orig_mod.{name}": x for name, x in state(random_model).items()}
     tensors |= {"_orig_mod.cos": np.ones((1, 4), np.float32), "_orig_mod.sin": np.ones((1, 4), np.float32)}
     save_file(tensors, str(tmp_path / "model.safetensors"))
@@ -43,7 +43,7 @@ def test_safetensors_with_compiled_names_and_buffers(random_model, tmp_path):
 
 
 def test_bfloat16_tensors_become_float32(random_model, tmp_path):
-    """Each value is the float32 one cut to its upper 16 bits."""
+    """Each value is the float32 value truncated to its upper 16 bits."""
     tensors = state(random_model)
     write_by_hand(tmp_path / "model.safetensors", tensors)
     loaded = read_torch_weights(tmp_path / "model.safetensors", random_model.config)
@@ -54,8 +54,8 @@ def test_bfloat16_tensors_become_float32(random_model, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [100, 160])
-def test_vocabulary_padded_otherwise(random_model, tmp_path, rows):
-    """Unpadded or padded further than ours (128), the rows of real tokens are kept and the logits the same."""
+def test_vocabulary_with_other_padding(random_model, tmp_path, rows):
+    """Without padding and with more padding than ours (128), the rows of real tokens and the logits are the same."""
     tensors = state(random_model)
     for name, x in tensors.items():
         if x.shape[0] == 128 and x.ndim == 2 and "transformer.h" not in name:
@@ -67,8 +67,8 @@ def test_vocabulary_padded_otherwise(random_model, tmp_path, rows):
     assert mx.array_equal(loaded(idx), random_model(idx))
 
 
-def test_export_is_read_by_others(random_model, tmp_path):
-    """Another safetensors reader finds every name, shape and value, and we read it back."""
+def test_export_is_readable_by_another_safetensors_reader(random_model, tmp_path):
+    """It finds every name, shape and value, and our own reader does too."""
     export_weights(random_model.named_parameters(), tmp_path / "out" / "model.safetensors")
     read = load_file(str(tmp_path / "out" / "model.safetensors"))
     assert read.keys() == random_model.config.parameter_shapes().keys()
@@ -87,7 +87,7 @@ def test_foreign_weights_are_refused_and_named(random_model, tmp_path):
         read_torch_weights(tmp_path / "shape.safetensors", random_model.config)
 
 
-def test_missing_file_and_other_kinds_are_refused(random_model, tmp_path):
+def test_missing_files_and_unknown_formats_are_refused(random_model, tmp_path):
     with pytest.raises(PreflightError, match="no such file"):
         read_torch_weights(tmp_path / "none.safetensors", random_model.config)
     (tmp_path / "model.bin").write_bytes(b"")
@@ -104,7 +104,7 @@ def test_pt_without_torch_says_what_to_do(random_model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"", b"junk\n", b"\x08\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_a_damaged_file_is_refused(random_model, tmp_path, content):
-    """Empty, text, cut behind its header's length."""
+    """An empty file, a text file, and one that ends after its header."""
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(PreflightError, match=r"model\.safetensors cannot be read"):
         read_torch_weights(tmp_path / "model.safetensors", random_model.config)
@@ -127,8 +127,8 @@ def test_a_file_cut_short_is_refused(random_model, tmp_path):
         EOFError(),
     ],
 )
-def test_what_torch_cannot_load_is_refused(random_model, tmp_path, monkeypatch, error):
-    """Damaged, hostile or empty, in a line; torch itself is stood in for."""
+def test_a_file_that_torch_cannot_load_is_refused(random_model, tmp_path, monkeypatch, error):
+    """Damaged, hostile and empty files give a message of one line; a stand-in replaces torch."""
 
     def load(path, **options):
         assert options == {"map_location": "cpu", "weights_only": True}
@@ -144,7 +144,7 @@ def test_what_torch_cannot_load_is_refused(random_model, tmp_path, monkeypatch, 
 
 
 def test_pt_with_torch(random_model, tmp_path):
-    """A state dictionary saved by torch, in bfloat16 for one matrix."""
+    """A state dictionary saved by torch, with one matrix in bfloat16."""
     torch = pytest.importorskip("torch")
     tensors = {f"_orig_mod.{name}": torch.tensor(x) for name, x in state(random_model).items()}
     tensors["_orig_mod.lm_head.weight"] = tensors["_orig_mod.lm_head.weight"].bfloat16()

@@ -1,4 +1,4 @@
-"""AdamW against the golden file."""
+"""AdamW compared with the golden file, and special cases."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("case", CASES)
 def test_three_steps(case):
-    """Parameters and both moments within 1e-5, after each step."""
+    """Parameters and both moments are within 1e-5 after each step."""
     tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
     for step, (p, m, v) in enumerate(run_steps(tensors, case), start=1):
         assert_close(p, tensors[f"{case}.p{step}"])
@@ -38,14 +38,14 @@ def test_three_steps(case):
 
 
 def test_no_gradient_no_update():
-    """Row 3 never gets a gradient and keeps its exact values."""
+    """Row 3 never has a gradient and keeps its exact values."""
     tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
     *_, (p, _, _) = run_steps(tensors, "wd0")
     assert mx.array_equal(p[3], tensors["p0"][3])
 
 
 def test_bfloat16_parameters_are_updated_in_float32():
-    """Starting from bfloat16 values, the result is the float32 one rounded once; moments stay float32."""
+    """From bfloat16 values, the result is the float32 result, rounded once; moments stay float32."""
     tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
     rounded = {k: x.astype(mx.bfloat16).astype(mx.float32) for k, x in tensors.items()}
     exact, _, _ = next(run_steps(rounded, "wd01"))
@@ -55,7 +55,7 @@ def test_bfloat16_parameters_are_updated_in_float32():
 
 
 def test_bias_correction_at_a_large_beta():
-    """At step 1 the update is lr * sign(gradient) whatever the betas, to float32 rounding."""
+    """At step 1 the update is lr * sign(gradient) for any betas, up to float32 rounding."""
     gradient = mx.array([0.5, -2.0, 1e-3])
     zeros = mx.zeros((3,))
     step = {"step": mx.array(1.0), "lr": 0.1, "betas": (0.8, 0.995), "eps": 0.0, "weight_decay": 0.0}

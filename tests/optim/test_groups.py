@@ -1,4 +1,4 @@
-"""The table parameter -> rule, against the reference's numbers by hand."""
+"""The rule of every parameter, compared with the published tables by hand."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_every_parameter_is_in_exactly_one_group(name, variant):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_muon_gets_the_matrices_inside_the_blocks_and_nothing_else(name):
-    """Value gates included, value embeddings not."""
+    """Muon updates value gates, but not value embeddings."""
     config = CONFIGS[name]
     (muon,) = (group for group in by_role(config).values() if isinstance(group, MuonGroup))
     shapes = config.parameter_shapes()
@@ -74,7 +74,7 @@ def test_plain_table():
     ],
 )
 def test_rates_follow_the_square_root_of_the_batch_within_bounds(variant, tokens, scale):
-    """All rates that follow the batch do so alike; smear and backout of `current` do not."""
+    """All rates follow the batch by the same factor, except smear and backout of `current`."""
     assert batch_scale(variant, tokens) == pytest.approx(scale)
     config, optimizer = CONFIGS["current"], OptimizerConfig(variant=variant)
     whole = by_role(config, optimizer, tokens_per_step=2**17 if variant == "plain" else 2**19)
@@ -115,7 +115,7 @@ def test_current_table():
     ],
 )
 def test_a_chosen_rate_replaces_its_own_entry_only(field, role, scale):
-    """A rate given by the user is scaled by width like the table's, and by lr_scale, and moves no other."""
+    """A rate from the recipe is scaled by width and lr_scale like the table's, and changes no other rate."""
     config = GPTConfig(n_embd=192, n_head=6, n_kv_head=6)
     table = by_role(config, OptimizerConfig(lr_scale=3.0))
     chosen = by_role(config, OptimizerConfig(lr_scale=3.0, **{field: 0.07}))

@@ -1,4 +1,4 @@
-"""Muon against the golden files, its invariant at several shapes, and its corner cases."""
+"""Muon compared with the golden files, its step size at several shapes, and special cases."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def run_steps(tensors, settings, variant, dtype=mx.float32):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["muon_96x32", "muon_32x96"])
 def test_three_steps(name, variant):
-    """Changes of the parameter within 1e-4 of their largest entry; moments likewise."""
+    """Changes of the parameter, and moments, are within 1e-4 of their largest entry."""
     tensors, facts = golden(name)
     before, golden_before = tensors["p0"], tensors["p0"]
     steps = list(run_steps(tensors, facts["variants"][variant], variant))
@@ -52,7 +52,7 @@ def test_three_steps(name, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["muon_96x32", "muon_32x96"])
 def test_parts_of_the_second_step(name, variant):
-    """The polar iteration and the direction after variance reduction, each by itself."""
+    """The Polar Express iteration and the variance reduction, each compared separately."""
     tensors, facts = golden(name)
     settings = facts["variants"][variant]
     momentum = settings["momentum"]
@@ -98,8 +98,8 @@ def test_size_of_a_step(shape, tolerance, variant):
     assert rms == pytest.approx(expected, rel=1e-4 if variant == "current" else tolerance)
 
 
-def test_named_step_sizes():
-    """The reference's three numbers."""
+def test_published_step_sizes():
+    """The formula gives the three published numbers."""
     for (rows, cols), expected in {(768, 768): 0.0361, (3072, 768): 0.0361, (768, 3072): 0.0180}.items():
         formula = (max(1, rows / cols) * min(rows, cols) / (rows * cols)) ** 0.5
         assert formula == pytest.approx(expected, rel=3e-3)
@@ -115,7 +115,7 @@ def test_zero_gradient_still_decays_everything():
 
 
 def test_bfloat16_parameters_are_updated_in_float32():
-    """Starting from bfloat16 values, the result is the float32 one rounded once."""
+    """From bfloat16 values, the result is the float32 result, rounded once."""
     tensors, facts = golden("muon_32x96")
     settings = facts["variants"]["plain"]
     rounded = {k: tensors[k].astype(mx.bfloat16).astype(mx.float32) for k in ("p0", "grad1", "grad2", "grad3")}

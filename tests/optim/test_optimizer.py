@@ -1,4 +1,4 @@
-"""The whole optimizer: the golden training run, stacking, state that continues bit for bit."""
+"""The whole optimizer: the golden training run, stacking, and a restored state that continues bit for bit."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def loss_and_gradients(model, idx, targets):
 
 @pytest.mark.parametrize("beta2_of", ["plain", "current"])
 def test_six_training_steps(beta2_of):
-    """Losses before each step and after the last, and the final norms, within 1e-4.
+    """Losses before each step and after the last step, and the final norms, are within 1e-4.
 
     Both runs use the older table of rates; `current` here is Muon's newer rule.
     """
@@ -60,8 +60,8 @@ def test_six_training_steps(beta2_of):
     assert norms == pytest.approx(expected["final_parameter_norms"], rel=1e-4)
 
 
-def test_stacking_changes_nothing():
-    """A matrix updated in a stack of its shape moves as it does alone."""
+def test_stacking_does_not_change_an_update():
+    """A matrix gets the same update in a stack of its shape as alone."""
     model, idx, targets = seed_c1()
     parameters = model.named_parameters()
     _, gradients = loss_and_gradients(model, idx, targets)
@@ -75,8 +75,8 @@ def test_stacking_changes_nothing():
         assert np.allclose(updated[name], alone[0], atol=1e-6)
 
 
-def test_rates_have_effect():
-    """lr_multiplier scales every AdamW step: at step 1 without decay, |change| is lr wherever there is a gradient."""
+def test_lr_multiplier_scales_adamw_steps():
+    """At step 1 without decay, |change| is the learning rate wherever there is a gradient."""
     model, idx, targets = seed_c1()
     parameters = model.named_parameters()
     _, gradients = loss_and_gradients(model, idx, targets)
@@ -89,7 +89,7 @@ def test_rates_have_effect():
 
 
 def test_restored_state_continues_bit_for_bit():
-    """Two steps in one go equal one step, state copied into a fresh optimizer, another step."""
+    """Two steps equal one step, a copy of the state in a new optimizer, and a second step."""
     model, idx, targets = seed_c1()
     groups = build_groups(model.config, OptimizerConfig(), tokens_per_step=2**17)
     _, gradients = loss_and_gradients(model, idx, targets)

@@ -1,4 +1,4 @@
-"""Schedules against values computed by hand."""
+"""Schedules compared with values computed by hand."""
 
 import math
 
@@ -18,7 +18,7 @@ TRAPEZOID = ScheduleConfig(steps=10, kind="trapezoid", warmup_steps=4, warmdown_
 
 
 def test_trapezoid():
-    """Warm-up by quarters, constant, then linear to what would be 0.2 at step 10."""
+    """Warm-up in quarters, constant, then linear towards 0.2 at step 10."""
     expected = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4]
     assert [lr_multiplier(TRAPEZOID, step) for step in range(10)] == pytest.approx(expected)
 
@@ -35,20 +35,20 @@ def test_constant_ignores_a_warmdown():
     assert [lr_multiplier(config, step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
 
 
-def test_overlap_takes_the_smaller():
+def test_overlapping_warmup_and_warmdown_take_the_smaller_factor():
     """Warm-up of 4 and warm-down of 4 in 4 steps: min of (1,2,3,4)/4 and (4,3,2,1)/4."""
     config = ScheduleConfig(steps=4, kind="trapezoid", warmup_steps=4, warmdown_steps=4)
     assert [lr_multiplier(config, step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.5, 0.25])
 
 
 def test_plain_momentum_falls_over_the_warmdown():
-    """0.95, then linear to what would be 0.80 at the end."""
+    """0.95, then linear towards 0.80 at the end."""
     momenta = [muon_momentum("plain", step, TRAPEZOID) for step in (0, 6, 7, 8, 9)]
     assert momenta == pytest.approx([0.95, 0.95, 0.9125, 0.875, 0.8375])
 
 
 def test_current_momentum_rises_over_400_steps_then_falls():
-    """0.85 to 0.97 at step 400, kept, then linear to what would be 0.90 at the end."""
+    """0.85 to 0.97 at step 400, constant, then linear towards 0.90 at the end."""
     config = ScheduleConfig(steps=1000, kind="trapezoid", warmdown_steps=100)
     momenta = [muon_momentum("current", step, config) for step in (0, 200, 400, 900, 950)]
     assert momenta == pytest.approx([0.85, 0.91, 0.97, 0.97, 0.935])
@@ -68,14 +68,14 @@ def test_current_weight_decay_is_a_cosine_over_the_run():
 
 
 def test_constant_rate_keeps_momentum_and_decay():
-    """Where there is no warm-down, plain keeps momentum 0.95 and no decay up to the end."""
+    """Without a warm-down, plain keeps a momentum of 0.95 and no decay up to the end."""
     config = ScheduleConfig(steps=10, kind="constant", warmdown_steps=5)
     assert muon_momentum("plain", 9, config) == 0.95
     assert weight_decay_at("plain", 0.4, config, 9) == 0.0
 
 
 def test_sft_rate():
-    """1 up to 80 % of the rows, then linear to final_frac, which it does not fall below."""
+    """1 up to 80 % of the rows, then linear to final_frac, but not below it."""
     values = [sft_lr_multiplier(progress, 0.8, 0.1) for progress in (0, 0.8, 0.9, 1.0, 1.2)]
     assert values == pytest.approx([1, 1, 0.55, 0.1, 0.1])
     assert sft_lr_multiplier(1.0, 1.0, 0.0) == 1.0

@@ -1,1 +1,1 @@
-"""Implementations that are fast on a CPU."""
+"""Implementations of attention and loss that are fast on a CPU."""

@@ -19,7 +19,7 @@ _BLOCK_QUERIES = 64
 
 
 class _Block(NamedTuple):
-    """Queries [begin, end) and the keys [first_key, end_key) that some of them see."""
+    """Queries [begin, end) and the keys [first_key, end_key) that at least one of them sees."""
 
     begin: int
     end: int

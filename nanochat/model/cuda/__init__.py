@@ -1,1 +1,1 @@
-"""Kernels and the forward pass for NVIDIA GPUs (MLX's CUDA backend)."""
+"""CUDA kernels, and the forward pass composed of them, for MLX's CUDA backend."""

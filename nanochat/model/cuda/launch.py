@@ -1,8 +1,8 @@
-"""Kernel: CUDA source with its launch, compiled at first use; what all kernels share.
+"""`Kernel`: CUDA source that is compiled at its first launch, and the header that all kernels share.
 
-`mx.fast.cuda_kernel` parses megabytes of headers for each kernel, two seconds each. The kernels here need no header, so
-NVRTC, which MLX has loaded anyway, is called directly (a tenth of a second) and its PTX given to MLX. A kernel's inputs
-are row-contiguous (MLX copies what is not) and read-only; its outputs are new arrays.
+`mx.fast.cuda_kernel` parses megabytes of headers, which takes two seconds per kernel. The kernels here need no headers,
+so this module calls NVRTC, which MLX has loaded anyway, directly (a tenth of a second) and gives its PTX to MLX. A
+kernel's inputs are row-contiguous (MLX copies arrays that are not) and read-only; its outputs are new arrays.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nanochat.errors import PreflightError
 from nanochat.model.device import runs_on_cpu
 
 THREADS = 256
-"""Threads of a block: few enough for a launch however many registers a kernel takes (256 x 255 fit a processor)."""
+"""Threads per block: few enough to launch with any number of registers (256 x 255 fit a multiprocessor)."""
 _ARCHITECTURE = "--gpu-architecture=compute_80"
-"""Oldest that knows bfloat16; the driver translates for the GPU that there is."""
+"""The oldest architecture with bfloat16; the driver translates it for the actual GPU."""
 
 _HEADER = """
 struct bf16 {
@@ -64,7 +64,7 @@ __device__ inline void store(float* to, const float* from) {
   *reinterpret_cast<float4*>(to + 4) = *reinterpret_cast<const float4*>(from + 4);
 }
 template <typename T>
-__device__ T element_of(const T*);  // for its type alone
+__device__ T element_of(const T*);  // used only for its type
 template <typename T>
 struct Four;  // four elements as they are stored
 template <>
@@ -119,13 +119,13 @@ Constant = int | bool | float
 
 
 def runs_kernels() -> bool:
-    """Return whether arrays are computed where these kernels run: on an NVIDIA GPU."""
+    """Return whether MLX computes on an NVIDIA GPU, where these kernels run."""
     return not runs_on_cpu() and bool(mx.cuda.is_available())
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function body in CUDA: `inputs` and `outputs` are its pointers' names, `sizes` its int arguments'."""
+    """A CUDA function body. `inputs` and `outputs` name its pointers, `sizes` its int arguments."""
 
     name: str
     inputs: tuple[str, ...]
@@ -144,9 +144,9 @@ class Kernel:
         threads: int = THREADS,
         fill: float | None = None,
     ) -> list[mx.array]:
-        """Launch `blocks` blocks on the arrays; return the outputs, filled with `fill` first where that is given.
+        """Launch `blocks` blocks on the arrays and return the outputs, which are first filled with `fill` if given.
 
-        `constants` are compiled in: what varies from call to call belongs into `sizes`.
+        `constants` are compiled in, so values that vary from call to call belong in `sizes`.
         """
         types = tuple(_TYPES[dtype] for dtype in (*(array.dtype for array in arrays), *dtypes))
         name, code = _compiled(self, types, tuple((constants or {}).items()))
@@ -164,7 +164,7 @@ class Kernel:
         )
 
     def source(self, types: Sequence[str], constants: Sequence[tuple[str, Constant]]) -> tuple[str, str]:
-        """Return the kernel's unique name and its whole source, for pointers of these types."""
+        """Return the kernel's unique name and its complete source for pointers of these types."""
         of_inputs, of_outputs = types[: len(self.inputs)], types[len(self.inputs) :]
         parameters = [f"const {kind}* {name}" for kind, name in zip(of_inputs, self.inputs, strict=True)]
         parameters += [f"{kind}* {name}" for kind, name in zip(of_outputs, self.outputs, strict=True)]
@@ -194,7 +194,7 @@ def _literal(value: Constant) -> tuple[str, str]:
 
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
-    """Return the compiler's library, which MLX has loaded."""
+    """Return the library of the compiler, which MLX has already loaded."""
     for version in ("13", "12"):
         try:
             return ctypes.CDLL(f"libnvrtc.so.{version}")

@@ -1,4 +1,4 @@
-"""A linear map whose weight gradient is laid out like the weight, and computed before the pass goes on backwards."""
+"""A linear map whose weight gradient is laid out like the weight and computed before the input gradient is used."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def _linear(x: mx.array, weight: mx.array) -> mx.array:
 def _backward(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     x, weight = primals
     d_weight = cotangent.T @ x
-    # Left to itself MLX puts weight gradients off to the end, with all the activations that they need.
+    # MLX would postpone weight gradients to the end and keep all the activations that they need until then.
     (d_x,) = mx.depends([cotangent @ weight], [d_weight])
     return d_x, d_weight

@@ -1,6 +1,7 @@
-"""The residual stream: add a branch's output, mix in the embedding, norm; each pass over the stream done once.
+"""Residual-stream kernels for CUDA: add a branch's output, mix in the token embedding and norm, in one pass.
 
-Shapes: N tokens, C width. `add_norm` and `mix_norm` are what `gpt` writes as `x + y`, `r * x + l * x0` and `norm`.
+`add_norm` and `mix_norm` compute what `gpt` writes as `x + y`, `mix_in_embedding` and `norm`.
+Shapes: N tokens, C width.
 """
 
 from __future__ import annotations
@@ -149,15 +150,15 @@ def mix_norm(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return (mixed, its RMS norm, first) for mixed = r * (x + y) + l * first, all (N, C) in x's dtype.
 
-    The returned `first` is the one given: read it, not the other, from here on. The gradient then collects in it on
-    the way back, in the pass that is made anyway.
+    The returned `first` has the values of the argument. Use it instead of the argument from then on: its gradients then
+    add up in the backward pass of this kernel.
 
     Args:
         x: the residual stream.
-        y: a branch's output to add to it, None where there is none.
+        y: a branch's output to add to x; None if there is none.
         first: the normed embedding.
         factors: r and l, float32 of shape (1,).
-        eps: of the norm.
+        eps: epsilon of the norm.
     """
     given = (x, first, *factors) if y is None else (x, first, *factors, y)
     outputs = _mix_norm(eps, adds=y is not None)(*given)
@@ -225,7 +226,7 @@ def _launch_backward(
     streams: tuple[mx.array, mx.array, mx.array] | None,
     factors: tuple[mx.array, mx.array] | None,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return the gradients of the sum, of `first`, and of the two factors as (2,); the last two only with factors."""
+    """Return the gradients of x + y, of `first`, and of the two factors as (2,); the last two only with factors."""
     rows, width = normed.shape
     blocks = -(-rows // _WARPS)
     d_added, d_first, sums = _BACKWARD(

@@ -1,4 +1,4 @@
-"""relu(x)^2 and its gradient, of which only the result is kept: its root is relu(x)."""
+"""relu(x)^2 on CUDA. The backward pass keeps only the result, whose square root is relu(x)."""
 
 from __future__ import annotations
 
