@@ -77,9 +77,9 @@ def _fits(value, schema, root=None):
     root = root or schema
     if "$ref" in schema and not _fits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root):
         return False
-    if "anyOf" in schema and not any(_fits(value, each, root) for each in schema["anyOf"]):
+    if "anyOf" in schema and not any(_fits(value, option, root) for option in schema["anyOf"]):
         return False
-    if "oneOf" in schema and sum(_fits(value, each, root) for each in schema["oneOf"]) != 1:
+    if "oneOf" in schema and sum(_fits(value, option, root) for option in schema["oneOf"]) != 1:
         return False
     if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
         return False
@@ -96,7 +96,7 @@ def _fits(value, schema, root=None):
     if isinstance(value, str):
         return len(value) >= schema.get("minLength", 0) and re.search(schema.get("pattern", ""), value) is not None
     if isinstance(value, list):
-        return all(_fits(each, schema.get("items", {}), root) for each in value)
+        return all(_fits(item, schema.get("items", {}), root) for item in value)
     return _fits_map(value, schema, root) if isinstance(value, dict) else True
 
 

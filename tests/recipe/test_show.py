@@ -75,17 +75,17 @@ def test_each_value_is_printed_with_its_line_flag_or_default(monkeypatch):
 
 
 def test_difference_of_two_recipes_includes_defaults():
-    one = load_recipe(VALID / "child.yaml").recipe
-    two = load_recipe(
+    first = load_recipe(VALID / "child.yaml").recipe
+    second = load_recipe(
         VALID / "child.yaml", ["run.threads=2", "pretrain.horizon.steps=5", "base_eval.samples=[]"]
     ).recipe
-    assert diff_recipes(one, two) == [
+    assert diff_recipes(first, second) == [
         ("pretrain.horizon.tokens", 1_000_000, None),
         ("base_eval.samples", ["Only this"], []),
         ("run.threads", 1, 2),
         ("pretrain.horizon.steps", None, 5),
     ]
-    assert diff_recipes(one, one) == []
+    assert diff_recipes(first, first) == []
 
 
 def _as_loaded(recipe):

@@ -104,7 +104,7 @@ class _Files:
             raise _refuse("wrong-type", "`extends` must be a path or a list of paths", item.origin)
         path = self._resolve(item.value, item.origin, text)
         if path in children:
-            cycle = " -> ".join(each.name for each in (*children[children.index(path) :], path))
+            cycle = " -> ".join(file.name for file in (*children[children.index(path) :], path))
             raise _refuse("extends-cycle", f"`extends` forms a cycle: {cycle}", item.origin)
         if path in self.nodes:
             return self.nodes[path]
@@ -159,7 +159,7 @@ def _read_text(path: Path, *, shown: str, named_at: Origin | None = None) -> Tex
 
 def _recipe_folder(path: Path) -> Path:
     folder = path.resolve().parent
-    return next((each for each in (folder, *folder.parents) if each.name == "recipes"), folder)
+    return next((parent for parent in (folder, *folder.parents) if parent.name == "recipes"), folder)
 
 
 def _not_a_map(node: Node) -> Diagnostic:
@@ -174,7 +174,7 @@ def _missing(path: Path, shown: str, named_at: Origin | None) -> Diagnostic:
         return Diagnostic(code, f"`{shown}` is a folder, not a recipe", named_at)
     if path.exists():
         return Diagnostic(code, f"`{shown}` is not an ordinary file", named_at)
-    names = {each.stem: each.name for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    names = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
     if named_at is not None:
         names.pop(Path(named_at.text.name).stem, None)
     likely = closest(path.stem, names)

@@ -87,11 +87,20 @@ def plain(node: Node) -> Plain:
     return node.value
 
 
-def origins_of(node: Node) -> tuple[dict[KeyPath, Origin], dict[KeyPath, Origin]]:
+def origins_of(node: Node, path: KeyPath = ()) -> tuple[dict[KeyPath, Origin], dict[KeyPath, Origin]]:
     """Return the place of each value and the place of each key by their path. The root has the empty path."""
-    values: dict[KeyPath, Origin] = {}
+    values: dict[KeyPath, Origin] = {path: node.origin}
     keys: dict[KeyPath, Origin] = {}
-    _collect_origins(node, (), values, keys)
+    children: list[tuple[str | int, Node]] = []
+    if isinstance(node.value, dict):
+        keys = {(*path, name): entry.key for name, entry in node.value.items()}
+        children = [(name, entry.node) for name, entry in node.value.items()]
+    elif isinstance(node.value, tuple):
+        children = list(enumerate(node.value))
+    for key, inner in children:
+        inner_values, inner_keys = origins_of(inner, (*path, key))
+        values |= inner_values
+        keys |= inner_keys
     return values, keys
 
 
@@ -114,14 +123,3 @@ def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
     written = os.path.expanduser(node.value)  # noqa: PTH111 -- Path.expanduser raises without a home
     folder = node.folder or node.origin.text.folder
     return replace(node, value=os.path.normpath(Path.cwd() / folder / written))
-
-
-def _collect_origins(node: Node, path: KeyPath, values: dict[KeyPath, Origin], keys: dict[KeyPath, Origin]) -> None:
-    values[path] = node.origin
-    if isinstance(node.value, dict):
-        for name, entry in node.value.items():
-            keys[(*path, name)] = entry.key
-            _collect_origins(entry.node, (*path, name), values, keys)
-    elif isinstance(node.value, tuple):
-        for i, item in enumerate(node.value):
-            _collect_origins(item, (*path, i), values, keys)

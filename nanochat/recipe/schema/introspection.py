@@ -106,16 +106,11 @@ def local_path(slot: Slot | None) -> LocalPath | None:
     return next((mark for mark in (*slot.metadata, *_markers(slot.annotation)) if isinstance(mark, LocalPath)), None)
 
 
-def places(name: str) -> frozenset[tuple[str, ...]]:
-    """Return the paths of all sections that have a field `name`, with `NAME` for free keys."""
-    return frozenset(_all_places().get(name, ()))
-
-
 @functools.cache
-def _all_places() -> dict[str, list[tuple[str, ...]]]:
-    """Return the paths of the sections by field name. Cached, for recipes with hundreds of unknown fields."""
+def section_paths() -> dict[str, list[tuple[str, ...]]]:
+    """Return the paths of all sections that have a field, by the name of the field. Free keys are called `NAME`."""
     paths: dict[str, list[tuple[str, ...]]] = {}
-    for name, path in _places(ROOT, ()):
+    for name, path in _fields_with_paths(ROOT, ()):
         paths.setdefault(name, []).append(path)
     return paths
 
@@ -129,14 +124,14 @@ def json_type(slot: Slot) -> dict[str, Any]:
     return schema
 
 
-def _places(slot: Slot, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _fields_with_paths(slot: Slot, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
     value = map_value(slot)
     if value is not None:
-        yield from _places(Slot(value), (*path, "NAME"))
+        yield from _fields_with_paths(Slot(value), (*path, "NAME"))
     for section in sections_of(slot):
         for key, field in section.model_fields.items():
             yield key, path
-            yield from _places(_field_slot(field), (*path, key))
+            yield from _fields_with_paths(_field_slot(field), (*path, key))
 
 
 def _field_slot(field: FieldInfo) -> Slot:

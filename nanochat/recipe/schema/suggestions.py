@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-from nanochat.recipe.schema.introspection import places
+from nanochat.recipe.schema.introspection import section_paths
 
 _MIN_SIMILARITY = 0.62
 _MAX_WORD_CHARS = 64
@@ -48,7 +48,9 @@ def _home(name: str, path: tuple[str, ...]) -> str:
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, place, strict=False)))
         return (-shared, len(place))
 
-    homes = sorted((place for place in places(name) if place != path), key=lambda place: (distance(place), place))
+    homes = sorted(
+        {place for place in section_paths().get(name, ()) if place != path}, key=lambda place: (distance(place), place)
+    )
     nearest = [place for place in homes if distance(place)[0] == distance(homes[0])[0]][:2]
     return " or ".join(f"`{'.'.join(place)}`" if place else "the top level" for place in nearest)
 

@@ -17,7 +17,7 @@ _MAX_COUNT = 10**18
 
 
 @dataclass(frozen=True)
-class Unit:
+class _Unit:
     """How a number with a unit is written: digits, a letter for a factor (optional), and an ending (optional)."""
 
     factors: tuple[tuple[str, int], ...]
@@ -26,7 +26,6 @@ class Unit:
 
     @property
     def letters(self) -> str:
-        """The letters of the factors, in ascending order."""
         return "".join(letter for letter, _ in self.factors)
 
     @property
@@ -35,11 +34,11 @@ class Unit:
         return rf"^((?:[0-9]_?){{0,23}}[0-9](?:\.[0-9]{{1,9}})?) *([{self.letters}]?){self.ending}$"
 
 
-_COUNT = Unit((("K", 10**3), ("M", 10**6), ("B", 10**9), ("G", 10**9), ("T", 10**12)), "", "20M")
-_SIZE = Unit((("K", 2**10), ("M", 2**20), ("G", 2**30), ("T", 2**40)), "(?:i?B)?", "16G")
+_COUNT = _Unit((("K", 10**3), ("M", 10**6), ("B", 10**9), ("G", 10**9), ("T", 10**12)), "", "20M")
+_SIZE = _Unit((("K", 2**10), ("M", 2**20), ("G", 2**30), ("T", 2**40)), "(?:i?B)?", "16G")
 
 
-def parse_scaled(value: object, unit: Unit) -> object:
+def _parse_scaled(value: object, unit: _Unit) -> object:
     """Return text such as `20M`, `1.5K` or `1_000`, or a float such as 2e9, as an int. Return other values unchanged.
 
     Raises:
@@ -66,11 +65,11 @@ class Scaled:
 
     low: int
     high: int = _MAX_COUNT
-    unit: Unit = _COUNT
+    unit: _Unit = _COUNT
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         number = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
-        return core_schema.no_info_before_validator_function(lambda value: parse_scaled(value, self.unit), number)
+        return core_schema.no_info_before_validator_function(lambda value: _parse_scaled(value, self.unit), number)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         number: dict[str, Any] = {"type": "integer", "minimum": self.low}

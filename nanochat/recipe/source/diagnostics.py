@@ -97,7 +97,8 @@ def _render(diagnostics: Sequence[Diagnostic]) -> str:
     count = "1 error" if len(diagnostics) == 1 else f"{len(diagnostics)} errors"
     if len(diagnostics) > _MAX_SHOWN:
         count += f" (the first {_MAX_SHOWN} are shown)"
-    return "\n\n".join([*(each.render() for each in diagnostics[:_MAX_SHOWN]), f"{count} in the recipe"])
+    shown = [diagnostic.render() for diagnostic in diagnostics[:_MAX_SHOWN]]
+    return "\n\n".join([*shown, f"{count} in the recipe"])
 
 
 def _snippet(origin: Origin) -> list[str]:
