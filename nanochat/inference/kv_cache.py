@@ -109,12 +109,6 @@ class KVCache:
         copy.previous_embedding = None if self.previous_embedding is None else self.previous_embedding[index]
         return copy
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        arrays = [x for layer in self.layers for x in (layer.keys, layer.values) if x is not None]
-        return sum(x.nbytes for x in arrays)
-
 
 def pad_left(prompts: Sequence[Sequence[int]], *, pad_id: int) -> mx.array:
     """Return prompts as (B, longest) int32, padded on the left with `pad_id`, for `KVCache(lengths=...)`."""

@@ -59,7 +59,6 @@ class TaskFacts:
 TASKS: Mapping[str, TaskFacts] = {
     "bpb": TaskFacts(
         "bpb", "documents", "bits to encode a byte of held-out text; lower is better, 8 is knowing nothing",
-        eval_split="validation",
     ),
     "core": TaskFacts("core", "bundle", "the DCLM benchmark's tasks: 0 is guessing, 1 is all right"),
     "hellaswag": TaskFacts(

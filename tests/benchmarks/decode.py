@@ -72,7 +72,7 @@ def main() -> None:
             token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
             mx.eval(token)
         seconds = clock() - start
-        return options.rows * STEPS / seconds, cache.nbytes
+        return options.rows * STEPS / seconds, sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
     rates: dict[int, list[float]] = {context: [] for context in CONTEXTS}
     sizes = {}
