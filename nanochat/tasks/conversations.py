@@ -80,7 +80,7 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     if len(refused) > limit or not packed:
         shown = "\n  ".join(refused[:_SHOWN]) or "there are no rows"
         total = len(packed) + len(refused)
-        allowed = f"(at most {limit} may be refused)" if packed else "(none can)"
+        allowed = f"(at most {limit} may be refused)" if packed else "(at least one must be usable)"
         raise StageError(
             f"{describe(source)}, split `{split}`: {len(refused)} of {total} conversations cannot be used {allowed}:\n"
             f"  {shown}"
