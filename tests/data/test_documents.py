@@ -190,9 +190,9 @@ def test_document_stream_names_a_damaged_parquet_file(files, base, damage):
 )
 def test_document_stream_names_a_bad_line(files, base, line, message):
     path = files.text("a.jsonl", b'{"text": "fine"}\n\n' + line + b"\n")
-    found = reading_error(files, base)
-    assert found.startswith(f"{path}:3: ")
-    assert message in found
+    error = reading_error(files, base)
+    assert error.startswith(f"{path}:3: ")
+    assert message in error
 
 
 def test_document_stream_names_a_txt_line_that_is_not_utf8(files, base):
