@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanochat.recipe.merge.tree import merge
 from nanochat.recipe.schema.suggestions import closest
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text
+from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
 from nanochat.recipe.source.nodes import Entry, Node
 from nanochat.recipe.source.yaml_reader import MAX_BYTES, read_yaml
 
@@ -101,18 +101,18 @@ class _Files:
 
     def _base(self, item: Node, text: Text, children: tuple[Path, ...]) -> Node | None:
         if not isinstance(item.value, str) or not item.value:
-            raise _refuse("wrong-type", "`extends` must be a path or a list of paths", item.origin)
+            raise refusal("wrong-type", "`extends` must be a path or a list of paths", item.origin)
         path = self._resolve(item.value, item.origin, text)
         if path in children:
             cycle = " -> ".join(file.name for file in (*children[children.index(path) :], path))
-            raise _refuse("extends-cycle", f"`extends` forms a cycle: {cycle}", item.origin)
+            raise refusal("extends-cycle", f"`extends` forms a cycle: {cycle}", item.origin)
         if path in self.nodes:
             return self.nodes[path]
         if len(children) >= MAX_EXTENDS_DEPTH or len(self.nodes) >= MAX_FILES:
             message = (
                 f"`extends` is nested more than {MAX_EXTENDS_DEPTH} levels deep or reads more than {MAX_FILES} files"
             )
-            raise _refuse("too-deep", message, item.origin)
+            raise refusal("too-deep", message, item.origin)
         shown = os.path.normpath(Path(text.name).parent / item.value)
         return self.read(_read_text(path, shown=shown, named_at=item.origin), path, children)
 
@@ -120,15 +120,15 @@ class _Files:
         """Return the real path of a file that `extends` names."""
         if Path(written).is_absolute() or written.startswith("~"):
             help_ = "write the path relative to this file"
-            raise _refuse("extends-outside", f"`{written}` is not a relative path", origin, help_)
+            raise refusal("extends-outside", f"`{written}` is not a relative path", origin, help_)
         try:
             path = (text.folder / written).resolve()
         except (OSError, RuntimeError):
-            raise _refuse("extends-missing", f"the path `{written}` cannot be resolved", origin) from None
+            raise refusal("extends-missing", f"the path `{written}` cannot be resolved", origin) from None
         if not path.is_relative_to(self._folder):
             message = f"`{written}` is outside the recipe folder `{self._folder.name}`"
             help_ = "a recipe can only extend files in its own folder, or anywhere inside a folder called `recipes`"
-            raise _refuse("extends-outside", message, origin, help_)
+            raise refusal("extends-outside", message, origin, help_)
         return path
 
 
@@ -143,10 +143,10 @@ def _read_text(path: Path, *, shown: str, named_at: Origin | None = None) -> Tex
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _refuse("file-unreadable", f"cannot read `{shown}`: {error.strerror}", named_at) from None
+        raise refusal("file-unreadable", f"cannot read `{shown}`: {error.strerror}", named_at) from None
     if len(content) > MAX_BYTES:
         message = f"`{shown}` is larger than {MAX_BYTES // 1024} KiB, which is too large for a recipe"
-        raise _refuse("too-large", message, named_at)
+        raise refusal("too-large", message, named_at)
     try:
         return Text(shown, content.decode("utf-8-sig"), path.parent)
     except UnicodeDecodeError as error:
@@ -154,7 +154,7 @@ def _read_text(path: Path, *, shown: str, named_at: Origin | None = None) -> Tex
         lines_before = Text(shown, content[: error.start].decode("utf-8-sig"), path.parent).lines
         origin = Origin(text, len(lines_before), len(lines_before[-1]) + 1)
         message = f"the byte 0x{content[error.start]:02x} is not valid UTF-8"
-        raise _refuse("yaml-syntax", message, origin, "save the file as UTF-8") from None
+        raise refusal("yaml-syntax", message, origin, "save the file as UTF-8") from None
 
 
 def _recipe_folder(path: Path) -> Path:
@@ -180,7 +180,3 @@ def _missing(path: Path, shown: str, named_at: Origin | None) -> Diagnostic:
     likely = closest(path.stem, names)
     help_ = f"did you mean `{os.path.normpath(Path(shown).parent / names[likely])}`?" if likely else ""
     return Diagnostic(code, f"there is no file `{shown}`", named_at, help_)
-
-
-def _refuse(code: str, message: str, origin: Origin | None, help_: str = "") -> LocatedRecipeError:
-    return LocatedRecipeError([Diagnostic(code, message, origin, help_)])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.recipe.schema.introspection import ROOT, Slot, child, is_free_map
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text
+from nanochat.recipe.source.diagnostics import Origin, Text, refusal
 from nanochat.recipe.source.nodes import Entry, Node
 from nanochat.recipe.source.yaml_reader import read_yaml
 
+_CODE = "bad-override"
 _FLAG = "--set "
 _EXAMPLE = "write `--set pretrain.horizon.steps=100`"
 
@@ -23,10 +24,10 @@ def read_override(override: str, number: int) -> Node:
     """
     text = Text("--set", _FLAG + override, Path(), flag_number=number)
     if len(text.lines) > 1:
-        raise _refuse("the value of `--set` must be a single line", Origin(text, 1, len(_FLAG) + 1), _EXAMPLE)
+        raise refusal(_CODE, "the value of `--set` must be a single line", Origin(text, 1, len(_FLAG) + 1), _EXAMPLE)
     path, equals, _ = override.partition("=")
     if not equals:
-        raise _refuse("`=` is missing", Origin(text, 1, len(_FLAG) + 1, max(len(override), 1)), _EXAMPLE)
+        raise refusal(_CODE, "`=` is missing", Origin(text, 1, len(_FLAG) + 1, max(len(override), 1)), _EXAMPLE)
     keys = _keys(path, text)
     node = _value(text, len(_FLAG) + len(path) + 1)
     for name, origin in reversed(keys):
@@ -47,7 +48,7 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
         name, dot, after = (rest, "", "") if is_free_map(inner) else rest.partition(".")
         origin = Origin(text, 1, column, max(len(name), 1))
         if not name.strip() or name != name.strip():
-            raise _refuse("a key is empty or has spaces around it", origin, _EXAMPLE)
+            raise refusal(_CODE, "a key is empty or has spaces around it", origin, _EXAMPLE)
         keys.append((name, origin))
         if not dot:
             break
@@ -55,8 +56,11 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
         column += len(name) + 1
         rest = after
     if keys[0][0] == "extends":
-        raise _refuse(
-            "`extends` can only be set in a recipe file", keys[0][1], "write a recipe with this `extends`, and run it"
+        raise refusal(
+            _CODE,
+            "`extends` can only be set in a recipe file",
+            keys[0][1],
+            "write a recipe with this `extends`, and run it",
         )
     return keys
 
@@ -68,10 +72,6 @@ def _value(text: Text, skip: int) -> Node:
     if reading.diagnostics:
         error = reading.diagnostics[0]
         help_ = error.help or "put the value in quotes inside the quotes of the shell: `KEY='\"text\"'`"
-        raise LocatedRecipeError([Diagnostic("bad-override", error.message, error.origin, help_)])
+        raise refusal(_CODE, error.message, error.origin, help_)
     assert reading.node is not None, "without errors there is a tree"
     return reading.node
-
-
-def _refuse(message: str, origin: Origin, help_: str) -> LocatedRecipeError:
-    return LocatedRecipeError([Diagnostic("bad-override", message, origin, help_)])

@@ -14,9 +14,9 @@ class Checkpoints(Section):
     """When to save checkpoints. Never changes what is computed."""
 
     every_steps: Count | None = None
-    """Save after this number of steps."""
+    """Number of steps between two checkpoints. Default: save by time only."""
     every_minutes: Positive | None = 10.0
-    """Save when this number of minutes has passed since the last save."""
+    """Number of minutes between two checkpoints. `null` for no saving by time."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     """Number of most recent checkpoints to keep while a stage is running."""
     keep_when_done: bool = False
@@ -28,13 +28,13 @@ class Monitor(Section):
     """What to record during training. Never changes what is computed."""
 
     log_every_steps: Count = 1
-    """Record loss and speed after this number of steps."""
+    """Number of steps between two records of loss and speed."""
     validate_every_steps: Count | None = 250
-    """Measure bits per byte on held-out documents after this number of steps. `null` for never."""
+    """Number of steps between two validations, which measure bits per byte on held-out documents. `null` for never."""
     validate_tokens: Count = 131_072
     """Maximum number of tokens per validation."""
     sample_every_steps: Count | None = None
-    """Generate samples after this number of steps. Default: never."""
+    """Number of steps between two sets of generated samples. Default: never."""
     prompts: tuple[str, ...] = ()
     """Prompts of the samples."""
 

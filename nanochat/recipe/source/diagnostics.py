@@ -88,6 +88,11 @@ class LocatedRecipeError(RecipeError):
         super().__init__(_render(self.diagnostics))
 
 
+def refusal(code: str, message: str, origin: Origin | None, help: str = "") -> LocatedRecipeError:  # noqa: A002
+    """Return an exception with a single error, for the caller to raise."""
+    return LocatedRecipeError([Diagnostic(code, message, origin, help)])
+
+
 def _place(diagnostic: Diagnostic) -> tuple[int, str, int, int]:
     origin = diagnostic.origin
     return (origin.text.flag_number, origin.text.name, origin.line, origin.column) if origin else (0, "", 0, 0)

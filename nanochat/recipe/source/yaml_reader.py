@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text
+from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
 from nanochat.recipe.source.nodes import Entry, Node
 from nanochat.recipe.source.scalars import Scalar, resolve_scalar
 from nanochat.recipe.source.syntax_errors import explain_syntax_error
@@ -88,18 +88,18 @@ class _Builder:
         next(self._events)
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
-            raise self._refuse("empty", "the recipe is empty", Origin(self._text, 1, 1))
+            raise refusal("empty", "the recipe is empty", Origin(self._text, 1, 1))
         assert isinstance(event, yaml.DocumentStartEvent)
         if event.version is not None and event.version != (1, 2):
             message = "recipes are written in YAML 1.2"
-            raise self._refuse("yaml-syntax", message, self._origin(event), "remove the %YAML line")
+            raise refusal("yaml-syntax", message, self._origin(event), "remove the %YAML line")
         node = self._node(next(self._events), 0)
         next(self._events)
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
             help_ = "write each recipe into its own file, and use `extends` to share sections"
             message = "a second document starts here, but a file contains a single recipe"
-            raise self._refuse("several-documents", message, self._origin(event), help_)
+            raise refusal("several-documents", message, self._origin(event), help_)
         return node
 
     def _parse(self) -> Iterator[yaml.Event]:
@@ -109,7 +109,7 @@ class _Builder:
             raise self._too_deep(self._at(error.mark.line, error.mark.column)) from None
         except yaml.MarkedYAMLError as error:
             mark, message, help_ = explain_syntax_error(error, self._line_at)
-            raise self._refuse("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
+            raise refusal("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
@@ -196,9 +196,9 @@ class _Builder:
         origin = self._origin(event)
         anchor = self._anchors.get(event.anchor or "")
         if anchor is None:
-            raise self._refuse("yaml-syntax", f"there is no anchor `&{event.anchor}` above this alias", origin)
+            raise refusal("yaml-syntax", f"there is no anchor `&{event.anchor}` above this alias", origin)
         if anchor.node is None:
-            raise self._refuse("yaml-feature", f"`*{event.anchor}` contains itself", origin)
+            raise refusal("yaml-feature", f"`*{event.anchor}` contains itself", origin)
         self._count(anchor.nodes, depth + anchor.height, event)
         self._height = max(self._height, depth + anchor.height)
         return anchor.node
@@ -207,7 +207,7 @@ class _Builder:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             message = f"the recipe has more than {MAX_NODES} values, counting expanded aliases"
-            raise self._refuse("too-large", message, self._origin(event))
+            raise refusal("too-large", message, self._origin(event))
         if depth > MAX_DEPTH:
             raise self._too_deep(self._origin(event))
 
@@ -222,7 +222,7 @@ class _Builder:
         for number, line in enumerate(self._text.lines, start=1):
             if match := _UNPRINTABLE.search(line):
                 message = f"the character U+{ord(match[0]):04X} is not allowed in YAML"
-                raise self._refuse("yaml-syntax", message, Origin(self._text, number, match.start() + 1))
+                raise refusal("yaml-syntax", message, Origin(self._text, number, match.start() + 1))
 
     def _origin(self, event: yaml.Event) -> Origin:
         start, end = _marks(event)
@@ -248,13 +248,10 @@ class _Builder:
         return line[: origin.column - 1], line[origin.column - 1 :]
 
     def _too_deep(self, origin: Origin) -> LocatedRecipeError:
-        return self._refuse("too-deep", f"the recipe is nested more than {MAX_DEPTH} levels deep", origin)
+        return refusal("too-deep", f"the recipe is nested more than {MAX_DEPTH} levels deep", origin)
 
     def _report(self, code: str, message: str, origin: Origin, help_: str = "") -> None:
         self.diagnostics.append(Diagnostic(code, message, origin, help_))
-
-    def _refuse(self, code: str, message: str, origin: Origin, help_: str = "") -> LocatedRecipeError:
-        return LocatedRecipeError([Diagnostic(code, message, origin, help_)])
 
 
 def _marks(event: yaml.Event) -> tuple[yaml.Mark, yaml.Mark]:
