@@ -107,8 +107,8 @@ def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: T
         raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")
 
     def compute(tick: Tick) -> SuiteResult:
-        found = evaluate_choices(model, tokenizer, items, task=suite.task, on_scored=tick)
-        return suite_result(name, found)
+        result = evaluate_choices(model, tokenizer, items, task=suite.task, on_scored=tick)
+        return suite_result(name, result)
 
     return Suite(name, compute, len(items))
 

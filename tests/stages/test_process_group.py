@@ -197,7 +197,7 @@ def test_killed_process_ends_the_others_with_a_message(endless_job, rank):
     processes[rank].kill()
     assert launcher.wait(timeout=60) == 4
     assert not any(process.is_running() for process in processes)
-    assert "1 of the 2 processes that train pretrain together died without a word" in error_message(context)
+    assert "1 of the 2 processes that train pretrain together died without an error message" in error_message(context)
 
 
 @pytest.mark.slow

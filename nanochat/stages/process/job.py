@@ -99,7 +99,7 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
         result = run_stage(job, context)
         if group.is_writer:
             context.write_result(result)
-    except (MemoryError, RuntimeError):  # perhaps out of memory: the heartbeat tells the parent how much was in use
+    except (MemoryError, RuntimeError):  # perhaps out of memory: report to the parent how much was used
         with contextlib.suppress(OSError):
             context.write_heartbeat()
         raise
