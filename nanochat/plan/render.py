@@ -10,14 +10,15 @@ from pydantic import JsonValue
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan.describe import several
+from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
 from nanochat.plan.specs import PretrainSpec, StageName
 from nanochat.plan.stages import STAGES
 
 WIDTH = 100
-_HEAD = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
-_RIGHT = (False, False, True, True, True, True, True)
+_HEAD: tuple[str, ...] = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
+_IS_RIGHT_ALIGNED = (False, False, True, True, True, True, True)
 
 
 @dataclass(frozen=True)
@@ -86,32 +87,28 @@ def _config(plan: Plan) -> GPTConfig | None:
 
 
 def _table(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
-    rows = [_HEAD]
-    for stage in plan.stages:
-        one = stage.estimate
-        rows.append((stage.name, statuses[stage.name].text, *_costs(stage), _approx(one.seconds)))
-    totals = plan.totals
-    costs = (show_count(totals.tokens), show_flops(totals.flops), show_bytes(totals.peak_memory_bytes))
-    rows.append(("total", "", *costs, show_bytes(totals.disk_bytes), _approx(totals.seconds)))
+    rows = [_HEAD, *((stage.name, statuses[stage.name].text, *_costs(stage.estimate)) for stage in plan.stages)]
+    rows.append(("total", "", *_costs(plan.totals)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     text = [_row(row, widths) for row in rows]
     rule = "-" * len(text[0])
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
 
 
-def _costs(stage: StagePlan) -> tuple[str, str, str, str]:
-    one = stage.estimate
-    return show_count(one.tokens), show_flops(one.flops), show_bytes(one.peak_memory_bytes), show_bytes(one.disk_bytes)
-
-
-def _approx(seconds: float | None) -> str:
-    return "-" if seconds is None else f"~{show_duration(seconds)}"
+def _costs(cost: Estimate) -> tuple[str, str, str, str, str]:
+    return (
+        show_count(cost.tokens),
+        show_flops(cost.flops),
+        show_bytes(cost.peak_memory_bytes),
+        show_bytes(cost.disk_bytes),
+        "-" if cost.seconds is None else f"~{show_duration(cost.seconds)}",
+    )
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     shown = (
         cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, _RIGHT, strict=True)
+        for cell, width, right in zip(cells, widths, _IS_RIGHT_ALIGNED, strict=True)
     )
     return "  ".join(shown)
 

@@ -25,14 +25,14 @@ TABLE = Path(__file__).with_name("defaults.json")
 Table = dict[str, JsonValue]
 
 
-def test_no_default_changes_without_a_raised_code_version(check_golden: Callable[[str, Path], None]) -> None:
+def test_defaults_change_only_with_a_raised_code_version(check_golden: Callable[[str, Path], None]) -> None:
     """`pytest --update-golden` writes the table, but only if no code version is missing."""
     advice = _missing_versions(json.loads(TABLE.read_text()))
     assert not advice, "\n".join(advice)
     check_golden(json.dumps(_recorded_form(), indent=1) + "\n", TABLE)
 
 
-def test_a_changed_default_is_noticed_and_the_remedy_named() -> None:
+def test_missing_versions_names_a_changed_default_and_what_to_do() -> None:
     recorded = json.loads(TABLE.read_text())
     recorded["pretrain"]["defaults"]["pretrain.buffer_documents"] = 999
     (advice,) = _missing_versions(recorded)
@@ -40,7 +40,7 @@ def test_a_changed_default_is_noticed_and_the_remedy_named() -> None:
     assert "raise code_version of pretrain in nanochat/plan/stages.py above 1" in advice
 
 
-def test_a_changed_default_with_a_raised_version_and_a_new_field_need_nothing_else() -> None:
+def test_missing_versions_accepts_a_raised_version_and_a_new_field() -> None:
     recorded = json.loads(TABLE.read_text())
     recorded["sft"]["defaults"]["sft.buffer_conversations"] = 7
     recorded["sft"]["code"] = 0
@@ -48,7 +48,7 @@ def test_a_changed_default_with_a_raised_version_and_a_new_field_need_nothing_el
     assert _missing_versions(recorded) == []
 
 
-def test_the_table_knows_nested_and_alternative_sections() -> None:
+def test_recorded_form_has_nested_and_alternative_sections() -> None:
     """One entry of each kind, with values from the schema's documentation."""
     table = _recorded_form()
     assert table["chat_eval"]["defaults"]["chat_eval.suites.*.top_k"] == 50  # type: ignore[index,call-overload]

@@ -18,7 +18,7 @@ CHAT = {"sft", "chat_eval"}
 
 
 def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return each stage's fingerprint where an output depends on nothing but its stage's fingerprint."""
+    """Return the fingerprint of each stage, taking it as the digest of the stage's output."""
     outputs: dict[str, str] = {"init_from": "digest of the starting weights"}
     for stage in plan.stages:
         outputs[stage.name] = fingerprint(stage, outputs, digests)
@@ -78,7 +78,9 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
         ("chat_eval.init_from=other", {"chat_eval"}),
     ],
 )
-def test_a_change_reruns_just_the_stages_it_concerns(compiled: Compile, override: str, changed: set[str]) -> None:
+def test_fingerprint_changes_only_for_the_stages_that_a_field_concerns(
+    compiled: Compile, override: str, changed: set[str]
+) -> None:
     before = fingerprints(compiled())
     extra = ("sources.words2={path: more.txt}",) if "words2" in override else ()
     after = fingerprints(compiled(*extra, override))
@@ -100,19 +102,19 @@ def test_a_change_reruns_just_the_stages_it_concerns(compiled: Compile, override
         "base_eval.suites.bpb.source=stdlib",
     ],
 )
-def test_two_ways_of_writing_the_same_computation_have_one_fingerprint(compiled: Compile, same: str) -> None:
-    """Derived values and written-out defaults are what the base recipe comes to: 367 steps, SSSL, cosine."""
+def test_fingerprint_is_the_same_for_two_ways_to_write_a_computation(compiled: Compile, same: str) -> None:
+    """The derived values and defaults of the base recipe: 367 steps, SSSL, cosine."""
     assert fingerprints(compiled(same)) == fingerprints(compiled())
 
 
-def test_the_order_of_writing_does_not_matter(compiled: Compile) -> None:
+def test_fingerprint_ignores_the_order_of_fields(compiled: Compile) -> None:
     both = "sources={a: {path: a.txt}, b: {path: b.txt}}"
     one = compiled(both, "pretrain.data={stdlib: null, a: {weight: 2}, b: {}}")
     other = compiled(both, "pretrain.data={b: {}, stdlib: null, a: {weight: 2}}", "base_eval.suites.bpb.source=a")
     assert fingerprints(one)["pretrain"] == fingerprints(other)["pretrain"]
 
 
-def test_where_a_source_lies_does_not_matter_but_what_it_holds_does(compiled: Compile) -> None:
+def test_fingerprint_depends_on_the_contents_of_a_source_and_not_its_path(compiled: Compile) -> None:
     here, there = (compiled(f"sources.stdlib={{path: {place}}}") for place in ("a.txt", "b.txt"))
     assert fingerprints(here) == fingerprints(there)
     changed = {"stdlib": "digest of stdlib", "words": "another digest"}
@@ -120,14 +122,14 @@ def test_where_a_source_lies_does_not_matter_but_what_it_holds_does(compiled: Co
     assert {name for name in ALL if before[name] != after[name]} == CHAT
 
 
-def test_starting_weights_count_by_their_digest(compiled: Compile) -> None:
+def test_fingerprint_depends_on_the_digest_of_starting_weights(compiled: Compile) -> None:
     one, other = compiled("sft.init_from=one").stage("sft"), compiled("sft.init_from=other").stage("sft")
     assert fingerprint(one, {"init_from": "abc"}) == fingerprint(other, {"init_from": "abc"})
     assert fingerprint(one, {"init_from": "abc"}) != fingerprint(one, {"init_from": "def"})
 
 
-def test_a_fingerprint_is_the_sha256_of_canonical_json(compiled: Compile) -> None:
-    """Written out by hand for the tokenizer: vocabulary and source differ from the default, the seed is not drawn."""
+def test_fingerprint_is_the_sha256_of_canonical_json(compiled: Compile) -> None:
+    """The document of the tokenizer by hand: vocabulary and source differ from their defaults, and it has no seed."""
     text = (
         '{"code":1,"fields":{"tokenizer.source":"stdlib","tokenizer.vocab_size":2048},'
         '"sources":{"stdlib":"digest of stdlib"},"stage":"tokenizer","upstream":{}}'
@@ -136,18 +138,18 @@ def test_a_fingerprint_is_the_sha256_of_canonical_json(compiled: Compile) -> Non
     assert fingerprint(compiled().stage("tokenizer"), {}) == expected
 
 
-def test_canonical_json_is_plain_ascii_and_refuses_nan() -> None:
+def test_fingerprint_document_is_ascii_and_refuses_nan() -> None:
     assert fingerprint_document({"b": 1, "a": "é"}) == hashlib.sha256(b'{"a":"\\u00e9","b":1}').hexdigest()
     with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint_document({"a": float("nan")})
 
 
-def test_a_missing_digest_is_a_bug_not_a_fingerprint(compiled: Compile) -> None:
+def test_fingerprint_asserts_that_no_digest_is_missing(compiled: Compile) -> None:
     with pytest.raises(AssertionError, match="upstream tokenizer"):
         fingerprint(compiled().stage("pretrain"), {})
 
 
-def test_a_raised_code_version_changes_the_fingerprint(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_changes_with_the_code_version(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprints(compiled())
     monkeypatch.setitem(STAGES, "sft", replace(STAGES["sft"], code_version=2))
     after = fingerprints(compiled())
@@ -155,7 +157,7 @@ def test_a_raised_code_version_changes_the_fingerprint(compiled: Compile, monkey
 
 
 @pytest.mark.parametrize(
-    ("override", "stage", "said"),
+    ("override", "stage", "lines"),
     [
         ("sft.horizon.tokens=300_000", "sft", ["sft.horizon.tokens: 400000 -> 300000"]),
         ("sft.data.spelling.repeat=2", "sft", ["sft.data.spelling.repeat: default -> 2"]),
@@ -171,15 +173,15 @@ def test_a_raised_code_version_changes_the_fingerprint(compiled: Compile, monkey
         ("name=other", "sft", []),
     ],
 )
-def test_a_change_is_explained_by_the_fields_of_the_recipe(
-    compiled: Compile, override: str, stage: str, said: list[str]
+def test_explain_names_the_changed_fields_of_the_recipe(
+    compiled: Compile, override: str, stage: str, lines: list[str]
 ) -> None:
     upstream = dict.fromkeys(ALL, "same")
     old = document(compiled().stage(stage), upstream)
-    assert explain(old, document(compiled(override).stage(stage), upstream)) == said
+    assert explain(old, document(compiled(override).stage(stage), upstream)) == lines
 
 
-def test_changed_inputs_and_code_are_explained(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_names_changed_inputs_and_code(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = compiled().stage("pretrain")
     old = document(stage, {"tokenizer": "a"})
     monkeypatch.setitem(STAGES, "pretrain", replace(STAGES["pretrain"], code_version=2))

@@ -1,4 +1,4 @@
-"""What a plan refuses: every finding at once, each at its line and column, with a way out."""
+"""Recipes that a plan refuses. All problems are reported together, each with line, column and advice."""
 
 from collections.abc import Callable
 
@@ -124,7 +124,7 @@ SFT = "  horizon: {tokens: 400_000}\n"
         ),
     ],
 )
-def test_each_impossibility_is_located_and_has_a_way_out(
+def test_compile_plan_reports_where_a_problem_is_and_what_to_do(
     refusal: Refusal, old: str, new: str, code: str, place: str, message: str, advice: str
 ) -> None:
     text = refusal(old, new)
@@ -134,15 +134,15 @@ def test_each_impossibility_is_located_and_has_a_way_out(
     assert advice in text
 
 
-def test_all_impossibilities_are_told_at_once(refusal: Refusal) -> None:
-    """Both mistakes of one recipe, in the order of their lines, and their count."""
+def test_compile_plan_reports_all_problems_together(refusal: Refusal) -> None:
+    """Both mistakes of the recipe are listed in the order of their lines, with their number."""
     text = refusal(PRETRAIN, "  horizon: {epochs: 2}\n  tokens_per_step: 1000\n")
     assert text.index("error[unknown-size]") < text.index("error[uneven-batch]")
     assert text.endswith("2 errors in the recipe")
 
 
-def test_fine_tuning_alone_must_say_its_batch(load: Callable[..., LoadedRecipe]) -> None:
-    """Without pretraining there is nothing to take it from."""
+def test_compile_plan_needs_the_batch_of_fine_tuning_alone(load: Callable[..., LoadedRecipe]) -> None:
+    """Without pretraining, the batch has no default."""
     with pytest.raises(RecipeError, match=r"`sft.tokens_per_step` is not given"):
         compile_plan(
             load(
@@ -153,7 +153,7 @@ def test_fine_tuning_alone_must_say_its_batch(load: Callable[..., LoadedRecipe])
         )
 
 
-def test_a_stage_without_the_digest_of_its_source_has_no_fingerprint_input(load: Callable[..., LoadedRecipe]) -> None:
+def test_compile_plan_leaves_out_digests_that_are_not_known(load: Callable[..., LoadedRecipe]) -> None:
     plan = compile_plan(load(), digests=lambda source: None if source.name == "words" else "abc")
     assert plan.stage("tokenizer").source_digests == {"stdlib": "abc"}
     assert plan.stage("sft").source_digests == {}

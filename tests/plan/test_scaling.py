@@ -1,4 +1,4 @@
-"""Derived numbers against arithmetic by hand, from the formulas and the table of the reference."""
+"""Derived numbers compared with arithmetic by hand, from the formulas and the reference's table of sizes."""
 
 import math
 
@@ -13,8 +13,8 @@ from nanochat.recipe.schema import recipe as schema
 
 
 def at_depth(depth: int, **more: object) -> GPTConfig:
-    config, findings = derive_model(schema.Model(depth=depth, **more), vocab_size=32768)  # type: ignore[arg-type]
-    assert not findings
+    config, problems = derive_model(schema.Model(depth=depth, **more), vocab_size=32768)  # type: ignore[arg-type]
+    assert not problems
     return config
 
 
@@ -22,28 +22,26 @@ def at_depth(depth: int, **more: object) -> GPTConfig:
     ("depth", "n_embd", "n_head", "millions"),
     [(4, 256, 2, 36.7), (6, 384, 3, 73.5), (8, 512, 4, 126), (12, 768, 6, 286), (20, 1280, 10, 897)],
 )
-def test_the_depth_dial_gives_the_shapes_of_the_reference(
-    depth: int, n_embd: int, n_head: int, millions: float
-) -> None:
+def test_derive_model_gives_the_shapes_of_the_reference(depth: int, n_embd: int, n_head: int, millions: float) -> None:
     config = at_depth(depth)
     assert (config.n_layer, config.n_embd, config.n_head, config.n_kv_head) == (depth, n_embd, n_head, n_head)
     assert config.num_parameters() / 1e6 == pytest.approx(millions, rel=0.005)
 
 
-def test_odd_depths_are_rounded_up_to_whole_heads() -> None:
+def test_derive_model_rounds_odd_depths_up_to_whole_heads() -> None:
     """64 * 3 = 192 is rounded up to 256, and 64 to 128."""
     assert [at_depth(depth).n_embd for depth in (1, 3, 5)] == [128, 256, 384]
 
 
 @given(st.integers(1, 10**13), st.integers(1, 2**21))
-def test_a_horizon_in_tokens_is_never_cut_short(tokens: int, tokens_per_step: int) -> None:
-    """ceil: the last step may overshoot, one step less would fall short."""
+def test_steps_for_tokens_never_cuts_a_horizon_short(tokens: int, tokens_per_step: int) -> None:
+    """The last step may overshoot, and one step less would fall short."""
     steps = scaling.steps_for_tokens(tokens, tokens_per_step)
     assert steps * tokens_per_step >= tokens
     assert steps == 1 or (steps - 1) * tokens_per_step < tokens
 
 
-def test_a_horizon_by_ratio_or_flops_is_the_hand_computed_number_of_tokens() -> None:
+def test_horizon_tokens_of_a_ratio_or_flops_are_the_hand_computed_ones() -> None:
     """12 blocks of 12 * 768^2, lm_head 32768 * 768, 6 gates of 6 x 32: 110,101,632; FLOPs per token 802,167,552."""
     config = at_depth(12)
     scaling_parameters = 12 * 12 * 768**2 + 32768 * 768 + 6 * 6 * 32
@@ -60,13 +58,13 @@ def test_a_horizon_by_ratio_or_flops_is_the_hand_computed_number_of_tokens() -> 
         (20, 20),  # N = 435,161,600: 19 + 0.383 * log2(435.16 / 110.10) = 19.76
     ],
 )
-def test_the_batch_follows_the_power_law(depth: int, power: int) -> None:
+def test_auto_batch_follows_the_power_law(depth: int, power: int) -> None:
     config = at_depth(depth)
     choice = scaling.auto_tokens_per_step(config, 12 * config.num_scaling_parameters())
     assert choice == scaling.Choice(2**power, None)
 
 
-def test_a_tiny_training_gets_a_batch_that_leaves_256_steps_and_says_so() -> None:
+def test_auto_batch_leaves_256_steps_of_a_tiny_training() -> None:
     """1.5M tokens / 256 = 5859, so 2^12; the law alone would give 2^round(19 + 0.383 * log2(1.5 / 1321)) = 2^15."""
     config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
     choice = scaling.auto_tokens_per_step(config, 1_500_000)
@@ -75,7 +73,7 @@ def test_a_tiny_training_gets_a_batch_that_leaves_256_steps_and_says_so() -> Non
 
 
 @given(st.integers(1, 10**13), st.sampled_from([8, 96, 256, 1000, 2048, 65_536]))
-def test_the_automatic_batch_is_a_positive_number_of_whole_rows(tokens: int, sequence_len: int) -> None:
+def test_auto_batch_is_a_positive_number_of_whole_rows(tokens: int, sequence_len: int) -> None:
     value = scaling.auto_tokens_per_step(GPTConfig(sequence_len=sequence_len), tokens).value
     assert value >= sequence_len and value % sequence_len == 0
 
@@ -93,7 +91,7 @@ def test_weight_decay_of_the_current_optimizer_scales_with_batch_and_horizon() -
     assert decay(2 * reference, 2**19) == pytest.approx(0.14)
 
 
-def test_weight_decay_of_a_tiny_training_is_held_and_noted() -> None:
+def test_weight_decay_of_a_tiny_training_is_limited_and_noted() -> None:
     """0.28 * sqrt(4096 / 2^19) * 1.3212e9 / 1.5e6 = 21.8 would shrink weights by a third in a step."""
     config = at_depth(4, architecture="current")
     choice = scaling.muon_weight_decay("current", config, tokens=1.5e6, tokens_per_step=4096)
@@ -102,6 +100,6 @@ def test_weight_decay_of_a_tiny_training_is_held_and_noted() -> None:
     assert choice.note is not None and f"{law:.3g}" in choice.note
 
 
-def test_weight_decay_of_the_seed_optimizer_does_not_scale() -> None:
+def test_weight_decay_of_the_plain_optimizer_does_not_scale() -> None:
     """0.1 is that of the golden training run."""
     assert scaling.muon_weight_decay("plain", at_depth(4), tokens=1, tokens_per_step=1) == scaling.Choice(0.1)

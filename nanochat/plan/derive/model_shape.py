@@ -53,7 +53,7 @@ def _derive_width(section: schema.Model, depth: int, problems: list[PlanIssue]) 
                 ("model", "n_embd"),
                 _CODE,
                 f"`n_embd` {n_embd} is not a multiple of {DEPTH_HEAD_DIM}, so heads of {DEPTH_HEAD_DIM} do not fit",
-                f"give `n_head` too, one of {_join(_head_counts(n_embd))}",
+                f"give `n_head` too, one of {_list_choices(_head_counts(n_embd))}",
             )
         )
         return n_embd, 1
@@ -70,9 +70,9 @@ def _path_of(section: schema.Model, problem: str) -> tuple[str, ...]:
 def _advise(config: GPTConfig) -> str:
     heads = _head_counts(config.n_embd)
     if config.n_head not in heads:
-        return f"heads that fit `n_embd` {config.n_embd}: {_join(heads)}" if heads else "`n_embd` must be even"
+        return f"heads that fit `n_embd` {config.n_embd}: {_list_choices(heads)}" if heads else "`n_embd` must be even"
     if config.n_head % config.n_kv_head:
-        return f"`n_kv_head` may be {_join([n for n in range(1, config.n_head + 1) if config.n_head % n == 0])}"
+        return f"`n_kv_head` may be {_list_choices([n for n in range(1, config.n_head + 1) if config.n_head % n == 0])}"
     return "make the model wider"
 
 
@@ -82,6 +82,6 @@ def _head_counts(n_embd: int) -> list[int]:
     return [n for n in fits if n_embd // n >= 8] or fits
 
 
-def _join(numbers: list[int]) -> str:
+def _list_choices(numbers: list[int]) -> str:
     shown = [str(number) for number in numbers[-12:]]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}" if shown else "none"

@@ -1,6 +1,6 @@
-"""How many examples tasks have and how long they are, roughly: for estimates only, nothing is computed from them.
+"""Rough sizes of data that the plan has not read: characters of sources, tokens of mixtures and suites.
 
-Counts are those of the public sets; tokens per example are round numbers for a vocabulary of 32,768.
+They serve estimates only. Numbers per task are in `tasks.table`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STDLIB_FILES = 640
 
 
 def source_chars(source: SourceSpec) -> int | None:
-    """Return about how many characters a source has, or None where only reading it would tell."""
+    """Return about how many characters a source has, or None if only reading it would tell."""
     if source.builtin != "python-stdlib":
         return None
     files = min(source.max_files or _STDLIB_FILES, _STDLIB_FILES)
@@ -28,7 +28,7 @@ def source_chars(source: SourceSpec) -> int | None:
 
 
 def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
-    """Return about how many tokens one epoch of a mixture has, or None where only the data would tell."""
+    """Return about how many tokens one epoch of a mixture has, or None if only reading the data would tell."""
     available = [_sft_item_examples(item) for item in items]
     known = [count for count in available if count is not None]
     if len(known) < len(items):
@@ -50,26 +50,23 @@ def _sft_item_examples(item: SftItem) -> int | None:
 
 
 def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec) -> int:
-    """Return about how many tokens a suite reads: each option of each problem, behind its few-shot examples."""
+    """Return about how many tokens a suite reads: each option of each problem, after its few-shot examples."""
     if isinstance(suite, CoreSuiteSpec):
-        return (
-            _CORE_TASKS
-            * min(suite.max_problems or _CORE_PROBLEMS_PER_TASK, _CORE_PROBLEMS_PER_TASK)
-            * (_CORE_TOKENS_PER_PROBLEM)
-        )
+        problems = min(suite.max_problems or _CORE_PROBLEMS_PER_TASK, _CORE_PROBLEMS_PER_TASK)
+        return _CORE_TASKS * problems * _CORE_TOKENS_PER_PROBLEM
     facts = TASKS[suite.task]
     problems = min(suite.max_problems or facts.eval_examples, facts.eval_examples)
     return problems * _CHOICES * facts.example_tokens * (1 + suite.num_fewshot)
 
 
 def longest_chat_tokens(suite: ChatSuiteSpec) -> int | None:
-    """Return about how many tokens the longest prompt and completion have; None where nothing is generated."""
+    """Return about how many tokens the longest prompt and completion have; None if nothing is generated."""
     facts = TASKS[suite.task]
     return None if facts.kind == "categorical" else 2 * facts.example_tokens + suite.max_tokens
 
 
 def chat_suite_tokens(suite: ChatSuiteSpec) -> tuple[int, int]:
-    """Return about how many tokens (prompts, completions) a suite has; letters are compared without generating."""
+    """Return about how many tokens (prompts, completions) a suite has. A categorical task generates none."""
     facts = TASKS[suite.task]
     problems = suite.max_problems or facts.eval_examples
     if suite.source.builtin is None:
