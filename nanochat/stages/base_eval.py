@@ -38,7 +38,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, BaseEvalSpec), f"base_eval got the job of {spec.stage}"
-    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from, stages=("pretrain",))
+    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from)
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():
         runner.run(name, functools.partial(_prepare_suite, name, suite, model, tokenizer, context))

@@ -37,7 +37,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, ChatEvalSpec), f"chat_eval got the job of {spec.stage}"
-    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from, stages=("sft", "pretrain"))
+    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from)
     engine = Engine(model, tokenizer)
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():

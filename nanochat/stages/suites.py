@@ -22,7 +22,7 @@ from nanochat.evals.metrics import Score, composite
 from nanochat.evals.results import ExampleRecord, TaskResult
 from nanochat.model.gpt import GPT
 from nanochat.plan.quantities import show_score
-from nanochat.plan.specs import StageName
+from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import MODEL_FOLDER
@@ -120,9 +120,7 @@ def _summarise(name: str, result: SuiteResult) -> str:
     return f"{show_score(score.accuracy, score.stderr, score.n)}, chance {score.chance:.2g}"
 
 
-def load_model_to_evaluate(
-    context: StageContext, *, init_from: str | None, stages: tuple[StageName, ...]
-) -> tuple[GPT, Tokenizer]:
+def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> tuple[GPT, Tokenizer]:
     """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage.
 
     Raises:
@@ -132,6 +130,7 @@ def load_model_to_evaluate(
     if init_from is not None:
         folder = Path(init_from)
     else:
+        stages = STAGES[context.job.spec.stage].upstream
         folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / MODEL_FOLDER
     dtype = mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32
     return load_model(folder, dtype), load_tokenizer(folder)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, Job, PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, Job, PretrainSpec, SftSpec, StageName, TokenizerSpec
+from nanochat.plan.stages import STAGES
+from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 
 Compile = Callable[..., Plan]
 
@@ -24,6 +27,10 @@ def sft_of(plan: Plan) -> SftSpec:
     spec = plan.stage("sft").spec
     assert isinstance(spec, SftSpec)
     return spec
+
+
+def test_table_of_stages_has_the_order_of_the_recipe_sections() -> None:
+    assert tuple(STAGES) == tuple(STAGE_SECTIONS) == get_args(StageName)
 
 
 def test_plan_orders_stages_and_names_their_upstream(compiled: Compile) -> None:
