@@ -139,7 +139,7 @@ def test_processes_on_one_machine_divide_its_memory(bench, monkeypatch):
 
 
 def test_run_loads_the_recipe_and_compiles_the_plan_once(bench, monkeypatch):
-    """Also if inputs are missing."""
+    """This holds even if inputs are missing."""
     (bench.folder / "text.txt").unlink()
     calls = []
     for name in ("nanochat.recipe.load.validate", "nanochat.runner.preflight.prepare.compile_plan"):

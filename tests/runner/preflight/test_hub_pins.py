@@ -18,8 +18,8 @@ KEY = "hf://datasets/some/texts@main"
 
 
 def _fake_hub():
-    """The data room's server: fixtures of another folder cannot be asked for, and tests are no package."""
-    path = Path(__file__).parents[1] / "data" / "conftest.py"
+    """Return the fake hub of tests/data, loaded by path because test folders are not packages."""
+    path = Path(__file__).parents[2] / "data" / "conftest.py"
     spec = importlib.util.spec_from_file_location("conftest_of_data", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -28,7 +28,7 @@ def _fake_hub():
 
 @pytest.fixture
 def hub(bench, monkeypatch):
-    """A hub with the bench's text and chats, of which the bench's recipe now reads."""
+    """A hub that holds the text and chats which the bench's recipe reads."""
     server = _fake_hub()
     lines = "".join(json.dumps({"text": f"hello world {i}"}) + "\n" for i in range(50))
     server.files["texts/train.jsonl"] = lines.encode()

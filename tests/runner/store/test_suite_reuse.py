@@ -27,7 +27,7 @@ DOCUMENT = {
 
 
 def identity(changes: dict[str, object], number: str) -> StageIdentity:
-    """The document with values changed by their path, parts of it separated by a slash."""
+    """Return an identity with some values of DOCUMENT changed. A key is a path with slashes."""
     document = copy.deepcopy(DOCUMENT)
     for path, value in changes.items():
         *outer, key = path.split("/")
