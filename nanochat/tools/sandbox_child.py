@@ -2,8 +2,8 @@
 
 There are up to three processes: the supervisor (this script), in namespaces an init process whose end also ends all
 other processes there, and the program, which is forked from it. This file runs as a script and uses only the standard
-library. It reads its request as JSON from standard input. It exits with 0, 1 or `sandbox_guard.REFUSED`, but the program
-passes only if the nonce of the request was written to the pipe `done`.
+library. It reads its request as JSON from standard input. It exits with 0, 1 or `sandbox_guard.REFUSED`, but the
+program passes only if the nonce of the request was written to the pipe `done`.
 """
 
 from __future__ import annotations
