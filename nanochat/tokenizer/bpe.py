@@ -30,7 +30,11 @@ _MAX_THREADS = 4
 
 
 class Tokenizer:
-    """A trained tokenizer. `decode(encode(text)) == text` for every valid Unicode text."""
+    """A trained tokenizer. `decode(encode(text)) == text` for every valid Unicode text.
+
+    The space is a piece of its own, whatever the tokenizer was trained on. Any other character without a piece is
+    encoded as its UTF-8 bytes.
+    """
 
     def __init__(self, model: bytes) -> None:
         """Read the bytes of a SentencePiece model.

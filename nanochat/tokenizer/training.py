@@ -41,6 +41,7 @@ def train_model(texts: Iterable[str], *, vocab_size: int, max_chars: int, max_do
             split_by_unicode_script=False,
             max_sentencepiece_length=32,
             character_coverage=0.9995,
+            required_chars=SPACE_MARK,  # or `character_coverage` drops the space from text that has few or none
             max_sentence_length=_MAX_TEXT_BYTES,
             control_symbols=list(SPECIAL_TOKENS),
             unk_id=0,
@@ -101,6 +102,6 @@ def _training_error(error: RuntimeError, chars: int, vocab_size: int) -> StageEr
             f"`tokenizer.vocab_size: {vocab_size}` is too small for this text: the special tokens, the 256 bytes "
             f"and the text's characters need {int(needed[1]):,} pieces; set it higher than that"
         )
-    if chars == 0:
+    if chars == 0 or "sentences_.empty()" in str(error):  # SentencePiece drops line ends at the end of a text
         return StageError("the tokenizer's source has no text to train on; is its column empty?")
     return StageError(f"training the tokenizer failed: {error}")

@@ -131,7 +131,7 @@ def test_fingerprint_depends_on_the_digest_of_starting_weights(compiled: Compile
 def test_fingerprint_is_the_sha256_of_canonical_json(compiled: Compile) -> None:
     """The document of the tokenizer by hand: vocabulary and source differ from their defaults, and it has no seed."""
     text = (
-        '{"code":1,"fields":{"tokenizer.source":"stdlib","tokenizer.vocab_size":2048},'
+        '{"code":2,"fields":{"tokenizer.source":"stdlib","tokenizer.vocab_size":2048},'
         '"sources":{"stdlib":"digest of stdlib"},"stage":"tokenizer","upstream":{}}'
     )
     expected = hashlib.sha256(text.encode()).hexdigest()
