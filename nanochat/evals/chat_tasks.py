@@ -15,7 +15,7 @@ from nanochat.evals.metrics import pass_at_k, score_problems
 from nanochat.evals.results import ExampleRecord, TaskResult, summarize
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.causal_model import CausalModel
-from nanochat.inference.engine import Engine
+from nanochat.inference.engine import Engine, prompt_limit
 from nanochat.tasks.base import Example, Task, gold_text
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
@@ -82,9 +82,8 @@ def evaluate_generative(
         on_finished: called with the number of completions (problems times samples) finished so far.
     """
     examples = [task[i] for i in range(len(task))]
-    context = engine.model.config.sequence_len
-    room = min(max_tokens, context // 2)
-    prompts = [_prompt(tokenizer, example, context - room) for example in examples]
+    limit = prompt_limit(engine.model.config.sequence_len, max_tokens)
+    prompts = [_prompt(tokenizer, example, limit) for example in examples]
     completions = engine.complete(
         [prompt for prompt in prompts for _ in range(num_samples)],
         max_tokens=max_tokens,

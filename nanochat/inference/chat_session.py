@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from nanochat.inference.engine import Engine
+from nanochat.inference.engine import Engine, prompt_limit
 from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render_for_completion
 
@@ -64,9 +64,8 @@ class ChatSession:
         """Return the prompt for the next question: the newest turns that leave room for an answer."""
         system = (Message("system", self.system),) if self.system else ()
         conversation = Conversation((*system, *self.turns, Message("user", text)))
-        context = self.engine.model.config.sequence_len
-        room = min(self.settings.max_tokens, context // 2)
-        return render_for_completion(self.tokenizer, conversation, max_tokens=context - room)
+        limit = prompt_limit(self.engine.model.config.sequence_len, self.settings.max_tokens)
+        return render_for_completion(self.tokenizer, conversation, max_tokens=limit)
 
     def reply(self, text: str) -> Generator[str, None, None]:
         """Yield the answer in pieces of whole characters. Calculator calls are shown as `[6*7][= 42]`.

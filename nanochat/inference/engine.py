@@ -78,6 +78,11 @@ class _Row:
         return token
 
 
+def prompt_limit(context: int, max_tokens: int) -> int:
+    """Return how many tokens of a context a prompt may fill: all but `max_tokens`, or half if that is more."""
+    return context - min(max_tokens, context // 2)
+
+
 class Engine:
     """Generates with one model and its tokenizer. It keeps no state between calls."""
 

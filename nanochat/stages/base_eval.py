@@ -15,6 +15,7 @@ from nanochat.evals.metrics import Score, composite
 from nanochat.evals.results import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
+from nanochat.inference.samples import sample_continuations
 from nanochat.model.gpt import GPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
 from nanochat.stages.heldout import held_out_batches
@@ -50,9 +51,7 @@ def run(job: Job, context: StageContext) -> StageResult:
 
 def sample_text(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int) -> str:
     """Return greedy continuations of `prompts` as Markdown."""
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)][: model.config.sequence_len - 1] for prompt in prompts]
-    completions = Engine(model, tokenizer).complete(ids, max_tokens=max_tokens, use_calculator=False)
-    texts = [tokenizer.decode([*prompt[1:], *completion]) for prompt, completion in zip(ids, completions, strict=True)]
+    texts = sample_continuations(Engine(model, tokenizer), prompts, max_tokens=max_tokens)
     heading = "# Continuations\n\nGreedy sampling; each block begins with its prompt."
     return "\n\n".join([heading, *map(indented, texts)])
 

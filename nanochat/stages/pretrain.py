@@ -19,6 +19,7 @@ from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bpb import evaluate_bpb
 from nanochat.inference.engine import Engine
+from nanochat.inference.samples import sample_continuations
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.gpt import GPT
@@ -198,9 +199,7 @@ class _ValidationAndSamples:
     def sample(self, position: TrainingPosition) -> None:
         """Add the model's continuations of the recipe's prompts to `out/samples.md`."""
         engine, prompts = Engine(self.model, self.tokenizer), self.context.job.execution.prompts
-        ids = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
-        completions = engine.complete(ids, max_tokens=SAMPLE_TOKENS, use_calculator=False)
-        texts = [prompt + self.tokenizer.decode(ids) for prompt, ids in zip(prompts, completions, strict=True)]
+        texts = sample_continuations(engine, prompts, max_tokens=SAMPLE_TOKENS)
         if self.context.process_group.is_writer:
             write_samples(self.context.folder.samples, position.step, texts)
 

@@ -13,6 +13,7 @@ from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
+from nanochat.inference.samples import sample_answers
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
@@ -27,7 +28,7 @@ from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
 from nanochat.tasks.mixture import TaskMixture, TaskSubset, mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat_format import Conversation, Message, render, render_for_completion
+from nanochat.tokenizer.chat_format import render
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
 
@@ -195,10 +196,7 @@ def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) ->
 
 def _sample(position: TrainingPosition, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
     """Add the model's answers to the recipe's prompts to `out/samples.md`."""
-    prompts = context.job.execution.prompts
-    rendered = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
-    answers = Engine(model, tokenizer).complete(rendered, max_tokens=SAMPLE_TOKENS)
-    texts = [f"{prompt}\n> {tokenizer.decode(answer)}" for prompt, answer in zip(prompts, answers, strict=True)]
+    texts = sample_answers(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
     if context.process_group.is_writer:
         write_samples(context.folder.samples, position.step, texts)
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import save_model
+from nanochat.checkpoint import load_model, load_tokenizer, save_model
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.model.config import GPTConfig
@@ -126,6 +126,23 @@ def test_base_eval_scores_every_suite(base_context):
     assert np.mean([record["correct"] for record in records]) == p
     assert all(record["output"] in record["options"] for record in records)
     assert "\n    the cat" in (context.out / "samples.md").read_text()
+
+
+def test_base_eval_samples_continue_the_end_of_a_prompt_longer_than_the_context(model_out):
+    """Of 96 tokens 5 are for the continuation. The model reads BOS and the last 90 letters, none of which is a `7`."""
+    model, tokenizer = load_model(model_out / "model", mx.float32), load_tokenizer(model_out / "model")
+    prompt = "7" * 300 + "Q" * 90
+    text = base_eval.sample_text(model, tokenizer, [prompt, "Q" * 90], max_tokens=5)
+    cut, whole = [block.removeprefix("    ") for block in text.split("\n\n")[2:]]
+    assert cut == prompt + whole.removeprefix("Q" * 90) + (
+        "\n    [prompt of 391 tokens: the model read only the last 91]"
+    )
+
+
+def test_base_eval_samples_say_that_the_context_is_full(model_out):
+    model, tokenizer = load_model(model_out / "model", mx.float32), load_tokenizer(model_out / "model")
+    text = base_eval.sample_text(model, tokenizer, ["the cat"], max_tokens=96)
+    assert text.endswith("\n    [stopped: the context of 96 tokens is full]")
 
 
 def test_interrupted_base_eval_resumes_with_the_same_results(base_context):

@@ -32,7 +32,7 @@ MONITOR = {
     "validate_every_steps": 4,
     "validate_tokens": 64,
     "sample_every_steps": 5,
-    "prompts": ("line",),
+    "prompts": ("line", 300 * "7"),
     "checkpoint_every_steps": 3,
 }
 OUTPUTS = (

@@ -31,7 +31,7 @@ CONFIG = GPTConfig(sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_he
 MONITOR = {
     "micro_batch_size": 3,
     "sample_every_steps": 4,
-    "prompts": ("Spell the word: cat",),
+    "prompts": ("Spell the word: cat", 300 * "7"),
     "checkpoint_every_steps": 3,
 }
 OUTPUTS = (
