@@ -1,6 +1,7 @@
 """Training or validation documents of a source: an endless stream that resumes from a recorded position.
 
-The split is decided in two places: `_parts` chooses files, and `_documents_of` chooses texts by their hash.
+`source_splits` chooses the files of a split. If validation has no files of its own, `_documents_of` chooses texts by
+their hash.
 """
 
 from __future__ import annotations
@@ -8,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
-from nanochat.data.sources import SourceSpec, describe, resolve_files, validation_frac
+from nanochat.data.source_splits import Split, document_files
+from nanochat.data.sources import SourceSpec, describe, validation_frac
 from nanochat.data.splits import is_held_out
 from nanochat.errors import PreflightError, StageError
-
-Split = Literal["train", "validation"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ class _Part:
 class DocumentStream:
     """The documents of one split of a source, in the same order every time, repeated without end.
 
-    A document belongs to validation if it is in the validation shard. If the source names no shard, the hash of its
-    text decides. A text longer than `max_document_chars` gives several documents, all in the same split.
+    A document belongs to validation if it is in a validation file. If the source has no such file, the hash of its text
+    decides. A text longer than `max_document_chars` gives several documents, all in the same split.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class DocumentStream:
             PreflightError: the source or its validation shard is missing, or has fewer files than `start` refers to.
         """
         self._spec, self._split, self._base = spec, split, base
-        self._parts = _parts(spec, split, base)
+        self._parts, self._is_hashed = _parts(spec, split, base)
         self._position = DocumentPosition.from_json(start)
         if self._position.part >= max(1, len(self._parts)):
             raise PreflightError(
@@ -148,15 +147,13 @@ class DocumentStream:
     def _documents_of(self, text: str, max_chars: int | None) -> list[str]:
         """Return the documents of a text, none if the text belongs to the other split."""
         spec = self._spec
-        if spec.builtin is not None:
-            return [text]
-        if spec.validation_shard is None and is_held_out(text, validation_frac(spec)) != (self._split == "validation"):
+        if self._is_hashed and is_held_out(text, validation_frac(spec)) != (self._split == "validation"):
             return []
         return [text] if max_chars is None else chunk_text(text, max_chars)
 
     def _no_document(self) -> str:
-        shard, frac = self._spec.validation_shard, validation_frac(self._spec)
-        rule = f"the shard {shard}" if shard is not None else f"a hash that holds out {frac:.3g} of the documents"
+        frac = validation_frac(self._spec)
+        rule = f"a hash that holds out {frac:.3g} of the documents" if self._is_hashed else "certain files"
         return f"{describe(self._spec)}: no {self._split} document; validation is {rule}: set `validation` or add text"
 
 
@@ -173,24 +170,29 @@ def single_pass(spec: SourceSpec, split: Split, *, base: Path) -> Iterator[str]:
         yield document
 
 
-def _parts(spec: SourceSpec, split: Split, base: Path) -> list[_Part]:
-    """Return what the documents of a split are read from."""
+def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], bool]:
+    """Return what the documents of a split are read from, and whether the hash of a text decides if it is of the split.
+
+    Raises:
+        PreflightError: no file is left to train on, or the source or its shard is missing.
+    """
     if spec.builtin == "spelling":
         raise PreflightError(f"{describe(spec)}: holds words, not documents; use it in an sft or eval task")
     if spec.builtin == "python-stdlib":
-        return [_stdlib_part(spec, split)]
-    files = resolve_files(spec, base=base)
-    shard = spec.validation_shard
-    if shard is not None:
-        if all(file.name != shard for file in files):
-            names = ", ".join(file.name for file in files[:5])
-            raise PreflightError(f"{describe(spec)}: no validation shard {shard}; its files are: {names}")
-        files = tuple(file for file in files if (file.name == shard) == (split == "validation"))
-    return [_file_part(spec, file) for file in files]
+        return [_stdlib_part(spec, split)], False
+    files = document_files(spec, base=base)
+    if split == "validation" and files.validation:
+        return [_file_part(spec, file.path) for file in files.validation], False
+    if not files.train:
+        raise PreflightError(
+            f"{describe(spec)}: no file to train on, because all their names say validation or test; to train on them, "
+            "list the files one by one in `path`"
+        )
+    return [_file_part(spec, file.path) for file in files.train], not files.validation
 
 
 def _file_part(spec: SourceSpec, file: Path) -> _Part:
-    max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if file.suffix == ".txt" else None)
+    max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if file.suffix.lower() == ".txt" else None)
     return _Part(lambda cursor: read_texts(file, spec.column, cursor, max_chars=max_chars), max_chars)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from nanochat.data.documents import DocumentStream, Split
-from nanochat.data.files.cursors import START
-from nanochat.data.files.readers import check_file, read_texts
-from nanochat.data.sources import SourceSpec, as_preflight_error, resolve_files
+from nanochat.data.documents import DocumentStream
+from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
+from nanochat.data.files.readers import check_file, has_text
+from nanochat.data.source_splits import Split, document_files
+from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 
@@ -22,20 +23,26 @@ SMALL_BYTES = 1 << 23
 
 
 def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
-    """Check that each file of a source begins with a text, and that each of `splits` has a document.
+    """Check that the files of a source can be read and hold text, and that each of `splits` has a document.
 
     Raises:
-        PreflightError: the message names the source and the file.
+        PreflightError: the message names the source and the file, or all files if none holds text.
     """
     with as_preflight_error(spec):
         if spec.builtin == "python-stdlib":
             return
-        for path in resolve_files(spec, base=base):
-            check_file(path, ())
-            if next(read_texts(path, spec.column, START, max_chars=None), None) is None:
-                raise PreflightError(f"{path}: holds no text")
+        choice = with_content(document_files(spec, base=base).choice, lambda path: has_text(path, spec.column))
+        if spec.builtin is None and not choice.used:
+            raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}")
         for split in splits:
             next(DocumentStream(spec, split, base=base))
+
+
+def with_content(choice: FileChoice[Path], has_content: Callable[[Path], bool]) -> FileChoice[Path]:
+    """Return the choice without the files that a look inside shows to be empty."""
+    for path in choice.paths:
+        check_file(path, ())
+    return choice.keep([file for file in choice.used if has_content(file.path)], EMPTY)
 
 
 def check_rows(

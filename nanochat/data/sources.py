@@ -5,8 +5,8 @@ A source is local, a data set of the hub, or built in. Planning a run imports th
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from typing import Literal
 
 from nanochat.data.builtin import stdlib_corpus, words
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
-from nanochat.data.files.file_selection import FileSelection
-from nanochat.data.files.readers import DATA_SUFFIXES, check_file
+from nanochat.data.files.file_selection import FileChoice, FileSelection, list_reasons
+from nanochat.data.files.local_files import find_files, literal_path
+from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
 from nanochat.errors import PreflightError, StageError
@@ -43,7 +44,7 @@ class SourceSpec:
 
 def describe(spec: SourceSpec) -> str:
     """Return the source's name and origin, for messages."""
-    origin = spec.uri or spec.builtin or ", ".join(spec.path or ())
+    origin = spec.uri or spec.builtin or ", ".join(str(literal_path(pattern)) for pattern in spec.path or ())
     return f"source `{spec.name}` ({origin})"
 
 
@@ -54,22 +55,33 @@ def validation_frac(spec: SourceSpec) -> float:
     return stdlib_corpus.VALIDATION_FRAC if spec.builtin == "python-stdlib" else DEFAULT_VALIDATION_FRAC
 
 
-def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
-    """Return the files of a source in their fixed order; none for a built-in one.
+def list_files(spec: SourceSpec, *, base: Path) -> FileChoice[Path]:
+    """Return the files of a source that are read, in their fixed order, and those left out; none for a built-in one.
 
-    Local files are sorted, and a folder means the data files in it. For a hub data set, these are the files of
-    the downloaded copy. `max_files` keeps the first files, and the validation shard in addition.
+    The files of a hub data set are those of the downloaded copy. Which files a split has is decided in `source_splits`.
 
     Raises:
-        PreflightError: a path or pattern matches nothing, or the hub data set is not downloaded.
+        PreflightError: a path or pattern names nothing, no file has content, or the hub data set is not downloaded.
     """
     if spec.builtin is not None:
-        return ()
+        return FileChoice((), ())
     if spec.uri is not None:
-        return hub.cached(*_hub_files(spec, spec.uri), base=base).files
-    assert spec.path is not None, f"source {spec.name} has no origin"
-    files = sorted({file for pattern in spec.path for file in _match(spec.name, pattern)})
-    return tuple(_selection(spec).select(files))
+        snapshot = hub.cached(*_hub_files(spec, spec.uri), base=base)
+        choice = _selection(spec).select(snapshot.files, snapshot.left_out)
+    else:
+        assert spec.path is not None, f"source {spec.name} has no origin"
+        try:
+            choice = _selection(spec).select(*find_files(spec.path))
+        except PreflightError as error:
+            raise PreflightError(f"source `{spec.name}`: {error}") from None
+    if not choice.used:
+        raise PreflightError(f"{describe(spec)}: no file with content; left out: {list_reasons(choice.left_out)}")
+    return choice
+
+
+def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
+    """Return the paths of the files that `list_files` would read."""
+    return list_files(spec, base=base).paths
 
 
 def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | None = None) -> None:
@@ -170,28 +182,10 @@ def _selection(spec: SourceSpec) -> FileSelection:
     return FileSelection(max_files=spec.max_files, validation_shard=spec.validation_shard)
 
 
-def _match(name: str, pattern: str) -> list[Path]:
-    """Return the files of a path, folder or glob of source `name`, in no fixed order."""
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES and file.is_file()]
-        problem = f"the folder holds no {', '.join(DATA_SUFFIXES)} file"
-    elif glob.has_magic(pattern):
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
-        files = [Path(file) for file in matches if Path(file).is_file()]
-        problem = "no file matches the pattern"
-    else:
-        files = [path] if path.is_file() else []
-        problem = "no such file"
-    if not files:
-        raise PreflightError(f"source `{name}`: {pattern}: {problem}")
-    return files
-
-
 def _description_files(spec: SourceSpec) -> list[Path]:
-    folders = [Path(pattern).expanduser() for pattern in spec.path or ()]
-    files = {file for folder in folders if folder.is_dir() for file in folder.rglob("*")}
-    return sorted(file for file in files if file.suffix in _DESCRIPTION_SUFFIXES and file.is_file())
+    folders = [path for pattern in spec.path or () if os.path.isdir(path := literal_path(pattern))]  # noqa: PTH112
+    files = {file for folder in folders for file in folder.rglob("*")}
+    return sorted(file for file in files if file.suffix.lower() in _DESCRIPTION_SUFFIXES and file.is_file())
 
 
 def _relative_names(files: Sequence[Path]) -> list[str]:

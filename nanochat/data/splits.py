@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from pathlib import Path, PurePath
+from dataclasses import dataclass
+from pathlib import PurePath
 
 SPLIT_NAMES = ("auxiliary_train", "train", "validation", "valid", "val", "dev", "test")
 SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
 """What a recipe may write as a split: a name, and optionally a slice of its rows."""
 
 _SYNONYMS = {"valid": "validation", "val": "validation"}
+_NAME = f"(?P<name>{'|'.join(SPLIT_NAMES)})"
+_SHARD_NUMBER = re.compile(r"[._-][0-9]+([._-]of[._-][0-9]+([._-][0-9a-z]+)?)?$")
+_AT_END = re.compile(rf"((?P<prefix>.*?)[._-])??{_NAME}[0-9]*")
+_AT_START = re.compile(rf"{_NAME}(-.+|[._][0-9a-z]+)")
+_AT_START_OF_SHARD = re.compile(rf"{_NAME}[._-].+")
 
 
 def is_held_out(key: str, held_out_frac: float) -> bool:
@@ -28,23 +33,43 @@ def parse_split(split: str) -> tuple[str, slice | None]:
     return name, slice(int(start) if start else None, int(stop) if stop else None)
 
 
-def split_of_file(path: PurePath) -> str | None:
-    """Return the split that the name of a file or of its folder gives, or None.
+def canonical_split(name: str) -> str:
+    """Return the usual name of a split. `valid` and `val` mean `validation`; MMLU has both `validation` and `dev`."""
+    return _SYNONYMS.get(name.lower(), name.lower())
 
-    Recognised: `train-00000-of-00001.parquet`, `test.jsonl`, `sgd_validation.jsonl`, `test/part0.parquet`. `valid` and
-    `val` mean `validation`. `dev` remains a split of its own, because MMLU has both.
+
+@dataclass(frozen=True)
+class SplitLabel:
+    """The split that a name tells: `train_sft-00000-of-00001` has the label `train_sft` of the split `train`.
+
+    Attributes:
+        label: the name in lower case without shard numbers, from the split on.
+        split: the usual name of the split.
+        prefix: what precedes the split: `sgd` in `sgd_validation`.
     """
-    stem = path.name.split(".", 1)[0]
-    for name in SPLIT_NAMES:
-        if stem == name or stem.startswith(f"{name}-") or stem.endswith((f"_{name}", f"-{name}")):
-            return _SYNONYMS.get(name, name)
-    folder = path.parent.name
-    return _SYNONYMS.get(folder, folder) if folder in SPLIT_NAMES else None
+
+    label: str
+    split: str
+    prefix: str = ""
 
 
-def splits_of_files(paths: Iterable[Path]) -> dict[str | None, list[Path]]:
-    """Return the files of each split, in the order given; files without a split are under None."""
-    files: dict[str | None, list[Path]] = {}
-    for path in paths:
-        files.setdefault(split_of_file(path), []).append(path)
-    return files
+def split_of_file(path: PurePath, suffixes: tuple[str, ...] = (".parquet", ".jsonl", ".txt")) -> SplitLabel | None:
+    """Return the split that the name of a file tells, or else the nearest of its folders whose name tells one.
+
+    Give a path relative to the folder that contains everything, whose own name is no split. Recognised, in lower and
+    upper case: `train-00000-of-00001`, `train_0`, `sgd_validation`, `x.train`, `train_sft-00000-of-00001`, `train_sft`.
+    """
+    stem = path.stem if path.suffix.lower() in suffixes else path.name
+    labels = (_split_of_name(name) for name in (stem, *reversed(path.parts[:-1])))
+    return next((label for label in labels if label is not None), None)
+
+
+def _split_of_name(name: str) -> SplitLabel | None:
+    name = name.lower()
+    stem = _SHARD_NUMBER.sub("", name)
+    if match := _AT_END.fullmatch(stem):
+        split = canonical_split(match["name"])
+        return SplitLabel(split, split, match["prefix"] or "")
+    if match := (_AT_START if stem == name else _AT_START_OF_SHARD).fullmatch(stem):
+        return SplitLabel(stem, canonical_split(match["name"]))
+    return None

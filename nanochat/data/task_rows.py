@@ -6,33 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nanochat.data.files.readers import check_file, read_rows
-from nanochat.data.sources import SourceSpec, describe, resolve_files
-from nanochat.data.splits import splits_of_files
+from nanochat.data.source_splits import row_files
+from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import PreflightError
-
-_ROW_SUFFIXES = (".parquet", ".jsonl")
 
 
 def split_files(spec: SourceSpec, split: str, *, base: Path) -> list[Path]:
-    """Return the files of a split. If no file name contains a split, every split consists of all files.
-
-    Raises:
-        PreflightError: the source or the split is missing.
-    """
-    if spec.builtin is not None:
-        raise PreflightError(f"{describe(spec)}: has no rows to read; give task data by `path` or `uri`")
-    files = [path for path in resolve_files(spec, base=base) if path.suffix in _ROW_SUFFIXES]
-    if not files:
-        raise PreflightError(f"{describe(spec)}: no {' or '.join(_ROW_SUFFIXES)} file among its files")
-    by_split = splits_of_files(files)
-    if set(by_split) == {None}:
-        return files
-    if split not in by_split:
-        known = ", ".join(f"{name} ({len(paths)})" for name, paths in by_split.items() if name is not None)
-        raise PreflightError(
-            f"{describe(spec)}: no file of split `{split}`; its splits (and numbers of files): {known}"
-        )
-    return by_split[split]
+    """Return the paths of the files that `row_files` chooses."""
+    return list(row_files(spec, split, base=base).paths)
 
 
 def iter_rows(
@@ -54,15 +35,18 @@ def iter_rows(
 
 
 def first_rows(spec: SourceSpec, split: str, *, base: Path) -> Iterator[tuple[Path, dict[str, object]]]:
-    """Yield each file of a split with its first row.
+    """Yield each file of a split that has rows with its first row.
 
     Raises:
-        PreflightError: the split is missing, or a file is missing, empty or cut off.
+        PreflightError: the split is missing or has no rows, or a file is missing or cut off.
         StageError: a file is damaged, or its first line is not an object.
     """
+    is_empty = True
     for path in split_files(spec, split, base=base):
         check_file(path, ())
         row = next(read_rows(path), None)
-        if row is None:
-            raise PreflightError(f"{path}: the file has no rows")
-        yield path, row
+        if row is not None:
+            is_empty = False
+            yield path, row
+    if is_empty:
+        raise PreflightError(f"{describe(spec)}: split `{split}` has no rows")

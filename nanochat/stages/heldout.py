@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.data.documents import Split, single_pass
+from nanochat.data.documents import single_pass
+from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec
 from nanochat.model.loss import IGNORED
 from nanochat.tokenizer.bpe import Tokenizer

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.source_checks import check_rows
-from nanochat.data.sources import SourceSpec, as_preflight_error, describe, resolve_files
-from nanochat.data.splits import parse_split, splits_of_files
+from nanochat.data.source_splits import has_split
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe
+from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, Question
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
@@ -75,7 +76,7 @@ def build_choice_items(
     if num_fewshot == 0:
         return tuple(problems[number] for number in order)
     shot_split = TASKS[task].fewshot_split
-    is_separate = split_name != shot_split and shot_split in splits_of_files(resolve_files(source, base=base))
+    is_separate = split_name != shot_split and has_split(source, shot_split, base=base)
     shots = read_rows(parse, source, shot_split, base=base) if is_separate else problems
     return _add_fewshot(problems, order, shots, num_fewshot, is_separate=is_separate)
 

@@ -180,7 +180,7 @@ def _checked(messages: list[Message]) -> Conversation:
 def _read_values(paths: Sequence[Path]) -> Iterator[tuple[str, object]]:
     """Yield the place of each row and its decoded value, or a `BadConversation` for a line that is not JSON."""
     for path in paths:
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             for line in json_lines(path):
                 yield line.where(), line.value if line.problem is None else BadConversation(line.problem)
         else:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files.file_selection import FileSelection
+from nanochat.data.files.file_selection import DataFile, FileSelection
 from nanochat.data.hub import download as hub_download
 from nanochat.data.hub import hub
 from nanochat.data.sources import (
@@ -96,9 +96,10 @@ def test_hub_uri_selects_files_by_folder_file_or_pattern(texts, base, tail, name
 
 def test_file_selection_adds_the_validation_shard_to_the_first_files():
     paths = [PurePosixPath(f"{letter}.parquet") for letter in "abcd"]
-    selected = FileSelection(max_files=2, validation_shard="d.parquet").select(paths)
-    assert [path.name for path in selected] == ["a.parquet", "b.parquet", "d.parquet"]
-    assert FileSelection(max_files=1, validation_shard="a.parquet").select(paths) == paths[:2]
+    files = [DataFile(path, path, 1) for path in paths]
+    choice = FileSelection(max_files=2, validation_shard="d.parquet").select(files)
+    assert choice.paths == (paths[0], paths[1], paths[3]) and choice.left_out == ((paths[2], "beyond `max_files`"),)
+    assert FileSelection(max_files=1, validation_shard="a.parquet").select(files).paths == tuple(paths[:2])
 
 
 def test_fetch_downloads_files_in_parallel(texts, base):

@@ -43,11 +43,8 @@ def damaged_file(files, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("empty", "the file is empty"),
         ("cut off", "damaged or cut off"),
         ("not parquet", "damaged or cut off"),
-        ("no rows", "the file has no rows"),
-        ("no text", "holds no text"),
         ("column", "no column `text`; its columns are: body"),
         ("type", "column `text` holds int64, not text"),
         ("damaged page", "damaged or cut off"),
@@ -61,6 +58,17 @@ def test_check_documents_names_the_damaged_file(files, base, kind, message):
     assert not base.exists()
 
 
+@pytest.mark.parametrize("kind", ["empty", "no rows", "no text"])
+def test_check_documents_leaves_out_files_without_text_and_refuses_a_source_of_such_files(files, base, kind):
+    damaged_file(files, kind)
+    check_documents(files.source("*.parquet"), ("train", "validation"), base=base)
+    files.parquet("c.parquet", [" ", None])
+    files.text("d.txt", "\n \n")
+    with pytest.raises(PreflightError, match="source `mine`") as caught:
+        check_documents(files.source("[b-d].*"), ("train", "validation"), base=base)
+    assert all(name in str(caught.value) for name in ("b.parquet", "c.parquet", "d.txt"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -69,7 +77,6 @@ def test_check_documents_names_the_damaged_file(files, base, kind, message):
         ("a.jsonl", '{"text": 5}', r"a\.jsonl:1: `text` is int, not text"),
         ("a.jsonl", "[]", r"a\.jsonl:1: expected an object, found list"),
         ("a.txt", b"\xff\xfe text", r"a\.txt:1: not UTF-8"),
-        ("a.txt", b"", r"a\.txt: the file is empty"),
     ],
 )
 def test_check_documents_names_the_bad_line(files, base, name, content, message):

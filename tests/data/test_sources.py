@@ -112,7 +112,7 @@ def test_validation_frac_has_a_default_for_each_kind_of_source(files):
     ("kind", "message"),
     [
         ("missing", "no such file"),
-        ("empty", "the file is empty"),
+        ("empty", r"left out: a\.parquet \(empty\)"),
         ("column", "no column `text`; its columns are: body"),
     ],
 )

@@ -25,10 +25,21 @@ from nanochat.errors import PreflightError, StageError
         ("latest.jsonl", None),
         ("training/shard_0.parquet", None),
         ("self_instruct_human.jsonl", None),
+        ("data/train_sft-00000-of-00001-abc123.parquet", "train"),
+        ("validation_matched.jsonl", "validation"),
+        ("train_0.jsonl", "train"),
+        ("Train.JSONL", "train"),
+        ("chats.test.jsonl", "test"),
+        ("test/a/x.jsonl", "test"),
+        ("test_sft/0000.parquet", "test"),
+        ("contest.txt", None),
+        ("a_test_of_courage.txt", None),
+        ("TinyStoriesV2-GPT4-valid.txt", "validation"),
     ],
 )
-def test_split_of_file_reads_the_name_or_the_folder(path, split):
-    assert split_of_file(PurePath(path)) == split
+def test_split_of_file_reads_the_name_or_a_folder(path, split):
+    label = split_of_file(PurePath(path))
+    assert (label.split if label else None) == split
 
 
 def test_iter_rows_yields_a_split_in_order_with_the_requested_columns(files, base):

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanochat.data.files.cursors import Cursor
-from nanochat.data.files.json_lines import json_objects, raw_lines
+from nanochat.data.files.cursors import START, Cursor
+from nanochat.data.files.json_lines import json_lines, json_objects, raw_lines
 from nanochat.data.files.parquet_batches import open_parquet, parquet_batches
 from nanochat.errors import PreflightError, StageError
 
@@ -23,7 +23,7 @@ TXT_DOCUMENT_CHARS = 16_000
 
 
 def read_texts(path: Path, column: str, cursor: Cursor, *, max_chars: int | None) -> Iterator[tuple[str, Cursor]]:
-    """Yield the texts of a file from `cursor` on, each with the cursor after it; empty texts and nulls are skipped.
+    """Yield the texts of a file from `cursor` on, each with the cursor after it; blank texts and nulls are skipped.
 
     A row of a parquet or jsonl file gives one text. A txt file gives texts of whole lines, of at most `max_chars`
     characters unless a single line is longer.
@@ -32,7 +32,7 @@ def read_texts(path: Path, column: str, cursor: Cursor, *, max_chars: int | None
         PreflightError: the file or its column is missing, or the format is not supported.
         StageError: the file is damaged, or a row holds no text in `column`.
     """
-    match path.suffix:
+    match path.suffix.lower():
         case ".parquet":
             yield from _parquet_texts(path, column, cursor)
         case ".jsonl":
@@ -50,7 +50,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         PreflightError: the file or a column is missing.
         StageError: the file is damaged, or a line is not an object.
     """
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         for batch, _ in parquet_batches(path, columns):
             yield from batch.to_pylist()
         return
@@ -59,7 +59,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
 
 
 def check_file(path: Path, columns: Sequence[str]) -> None:
-    """Check that a file exists, is not empty or cut off, and (parquet) has `columns`.
+    """Check that a file exists, is not empty or cut off, and (parquet) has `columns`. It may have no rows.
 
     Raises:
         PreflightError: the message names the file.
@@ -70,13 +70,23 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
         raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
         raise PreflightError(f"{path}: the file is empty")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         try:
-            file = open_parquet(path, columns)
+            open_parquet(path, columns)
         except StageError as error:
             raise PreflightError(str(error)) from error
-        if file.metadata.num_rows == 0:
-            raise PreflightError(f"{path}: the file has no rows")
+
+
+def has_text(path: Path, column: str) -> bool:
+    """Return whether a file holds a text that is not blank. Errors are those of `read_texts`."""
+    return next(read_texts(path, column, START, max_chars=None), None) is not None
+
+
+def has_rows(path: Path) -> bool:
+    """Return whether a parquet file has rows, or a jsonl file a line that is not blank."""
+    if path.suffix.lower() == ".parquet":
+        return bool(open_parquet(path, ()).metadata.num_rows)
+    return next(json_lines(path), None) is not None
 
 
 def _parquet_texts(path: Path, column: str, cursor: Cursor) -> Iterator[tuple[str, Cursor]]:
@@ -85,7 +95,7 @@ def _parquet_texts(path: Path, column: str, cursor: Cursor) -> Iterator[tuple[st
         if not _is_text(values.type):
             raise PreflightError(f"{path}: column `{column}` holds {values.type}, not text")
         for i, text in enumerate(values.to_pylist()):
-            if text:
+            if text and not text.isspace():
                 yield text, (group, row + i + 1)
 
 
@@ -102,7 +112,7 @@ def _jsonl_texts(path: Path, column: str, cursor: Cursor) -> Iterator[tuple[str,
         text = row[column]
         if not isinstance(text, str):
             raise StageError(f"{line.where()}: `{column}` is {type(text).__name__}, not text")
-        if text:
+        if text and not text.isspace():
             yield text, line.next_cursor
 
 
@@ -110,7 +120,7 @@ def _txt_texts(path: Path, cursor: Cursor, max_chars: int) -> Iterator[tuple[str
     """Yield consecutive lines joined to texts of at most `max_chars`; a longer line is a text of its own."""
     offset, number = cursor
     held: list[str] = []
-    held_chars = 0
+    held_chars, has_content = 0, False
     held_end = cursor
     for raw in raw_lines(path, offset):
         try:
@@ -118,12 +128,14 @@ def _txt_texts(path: Path, cursor: Cursor, max_chars: int) -> Iterator[tuple[str
         except UnicodeDecodeError as error:
             raise StageError(f"{path}:{number + 1}: not UTF-8 at byte {error.start + 1} of the line") from error
         if held and held_chars + len(line) > max_chars:
-            yield "".join(held), held_end
-            held, held_chars = [], 0
+            if has_content:
+                yield "".join(held), held_end
+            held, held_chars, has_content = [], 0, False
         offset += len(raw)
         number += 1
         held.append(line)
         held_chars += len(line)
+        has_content = has_content or not line.isspace()
         held_end = (offset, number)
-    if held:
+    if has_content:
         yield "".join(held), held_end

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import fnmatch
+import glob
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -21,8 +23,7 @@ from urllib.parse import quote
 
 from nanochat import runtime
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
-from nanochat.data.files.file_selection import FileSelection
-from nanochat.data.files.readers import DATA_SUFFIXES
+from nanochat.data.files.file_selection import AnyPath, DataFile, FileSelection, lower_suffix
 from nanochat.data.hub.download import Progress, download
 from nanochat.data.hub.listing import RemoteFile, list_files
 from nanochat.errors import PreflightError
@@ -67,20 +68,31 @@ class HubSource:
         return f"{_PREFIX}{self.repository}{pattern} (revision {self.revision})"
 
     def matches(self, name: str) -> bool:
-        """Return whether a file of the repository belongs to the source."""
-        if not name.endswith(DATA_SUFFIXES):
-            return False
-        if not self.pattern or name == self.pattern or name.startswith(f"{self.pattern}/"):
+        """Return whether a file of the repository belongs to the source. Its suffix is compared without regard to case.
+
+        A folder means the files below it that are not hidden, and so does no folder.
+        """
+        if name == self.pattern:
             return True
-        return fnmatch.fnmatchcase(name, self.pattern)
+        if not self.pattern or name.startswith(f"{self.pattern}/"):
+            return not any(part.startswith(".") for part in PurePosixPath(name).relative_to(self.pattern).parts)
+        return fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(self.pattern))
+
+    def file(self, name: str, path: AnyPath, size: int) -> DataFile[AnyPath]:
+        """Return a file of the repository, whose split its name tells below the fixed part of the pattern."""
+        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), PurePosixPath(self.pattern).parts))
+        is_named = name == self.pattern
+        root = PurePosixPath(*fixed[:-1] if is_named else fixed)
+        return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A complete download: its commit, and its files in order."""
+    """A complete download: its commit, its files, and the paths of other matching files with the reason for each."""
 
     commit: str
-    files: tuple[Path, ...]
+    files: tuple[DataFile[Path], ...]
+    left_out: tuple[tuple[Path, str], ...]
 
 
 def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapshot:
@@ -106,8 +118,9 @@ def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapsh
                 raise PreflightError(f"{source.describe()}: {path} is missing or cut off; run once with the network")
             if digest_of(path) != entry["sha256"]:
                 raise PreflightError(f"{source.describe()}: {path} is damaged; run once with the network")
-            files.append(path)
-    return Snapshot(manifest["commit"], tuple(files))
+            files.append(source.file(entry["path"], path, entry["size"]))
+    others = ((folder / manifest["commit"] / name, reason) for name, reason in manifest.get("left_out", {}).items())
+    return Snapshot(manifest["commit"], tuple(files), tuple(others))
 
 
 def is_cached(source: HubSource, selection: FileSelection, *, base: Path) -> bool:
@@ -158,7 +171,7 @@ def fetch(
     with _lock(_folder(source, base)):
         if is_cached(source, selection, base=base):
             return cached(source, selection, base=base)
-        commit, files = _wanted_files(source, selection)
+        commit, files, left_out = _wanted_files(source, selection)
         folder = _folder(source, base) / commit
         _check_space(folder, files)
         digests = download(
@@ -168,18 +181,27 @@ def fetch(
             token=runtime.environment("HF_TOKEN"),
             progress=progress,
         )
-        _write_manifest(_manifest(source, commit, selection, base), source, commit, files, digests)
+        content = {
+            "repository": source.repository,
+            "commit": commit,
+            "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in files],
+            "left_out": left_out,
+        }
+        write_text(_manifest(source, commit, selection, base), json.dumps(content, indent=1))
         record_commit(source, commit, base=base)
     return cached(source, selection, base=base)
 
 
-def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, list[RemoteFile]]:
+def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, list[RemoteFile], dict[str, str]]:
+    """Return the commit, the files to download, and the names of other matching files with the reason for each."""
     listing = list_files(_endpoint(), source.repository, source.revision, token=runtime.environment("HF_TOKEN"))
     matching = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
-    if not matching:
+    choice = selection.select(source.file(str(path), path, file.size) for path, file in matching.items())
+    if not choice.used:
         known = ", ".join(file.path for file in listing.files[:10]) or "none"
         raise PreflightError(f"{source.describe()}: no data file matches; files there are: {known}")
-    return listing.commit, [matching[path] for path in selection.select(sorted(matching))]
+    left_out = {str(path): reason for path, reason in choice.left_out}
+    return listing.commit, [matching[path] for path in choice.paths], left_out
 
 
 def _check_space(folder: Path, files: list[RemoteFile]) -> None:
@@ -191,17 +213,6 @@ def _check_space(folder: Path, files: list[RemoteFile]) -> None:
             f"no room to download: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {folder}; "
             "free some space, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
         )
-
-
-def _write_manifest(
-    path: Path, source: HubSource, commit: str, files: list[RemoteFile], digests: dict[str, str]
-) -> None:
-    content = {
-        "repository": source.repository,
-        "commit": commit,
-        "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in files],
-    }
-    write_text(path, json.dumps(content, indent=1))
 
 
 def _reference(source: HubSource, base: Path) -> Path:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanochat.data.documents import DocumentPosition, DocumentStream, Split
+from nanochat.data.documents import DocumentPosition, DocumentStream
+from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec, content_digest, describe
 from nanochat.data.token_cache.parts import (
     FOLDER,
@@ -37,7 +38,7 @@ from nanochat.errors import PreflightError
 from nanochat.storage.files import delete_scratch, write_text
 from nanochat.tokenizer.bpe import IntArray, Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 
 _BATCH_DOCUMENTS = 64
 _SMALL_VOCABULARY = 1 << 16

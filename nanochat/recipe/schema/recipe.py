@@ -57,7 +57,7 @@ class Source(Section):
     column: str = "text"
     """Name of the column or key that holds a document's text."""
     max_files: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first files in sorted order, up to this number. Default: all."""
+    """Use only the first files of each split in sorted order, up to this number. Default: all."""
     max_document_chars: Count | None = None
     """Cut longer documents into pieces of at most this number of characters, at line ends. Default: do not cut."""
     validation: Validation | None = None

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import assert_never
 
-from nanochat.data.documents import Split
 from nanochat.data.source_checks import check_documents
+from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec, is_available_offline
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan

@@ -12,6 +12,7 @@ from typing import assert_never
 import yaml
 
 from nanochat.data.files.json_lines import json_lines
+from nanochat.data.files.local_files import literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.errors import PreflightError, StageError
@@ -59,7 +60,7 @@ def bundle_folder(source: SourceSpec) -> Path:
         PreflightError: no path of the source is such a folder or contains one called `eval_bundle`.
     """
     for name in source.path or ():
-        for folder in (Path(name).expanduser(), Path(name).expanduser() / "eval_bundle"):
+        for folder in (literal_path(name), literal_path(name) / "eval_bundle"):
             if (folder / TASKS_FILE).is_file():
                 return folder
     raise PreflightError(f"{describe(source)}: no {TASKS_FILE} there; CORE needs the `path` of the unpacked bundle")

@@ -1,0 +1,207 @@
+"""Finds the files that paths, folders and patterns of a recipe name.
+
+Linked folders are followed, and every real file is found once. Below a folder, hidden files and folders are left out.
+Not here: which of the files found are read.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nanochat.data.files.file_selection import HIDDEN, DataFile, lower_suffix
+from nanochat.data.files.readers import DATA_SUFFIXES
+from nanochat.data.splits import split_of_file
+from nanochat.errors import PreflightError
+
+_MAX_NAME_BYTES = 255
+_RECURSIVE = "**"
+_ESCAPED = re.compile(r"\[([*?[])\]")
+"""A character that `glob.escape` protected."""
+
+
+def literal_path(pattern: str) -> Path:
+    """Return the path that a pattern means if none of its characters is a wildcard."""
+    return Path(pattern if os.path.lexists(pattern) else _ESCAPED.sub(r"\1", pattern))
+
+
+def find_files(patterns: Sequence[str]) -> tuple[list[DataFile[Path]], list[tuple[Path, str]]]:
+    """Return the files that paths, folders and patterns name, in no fixed order, and what was left out, with reasons.
+
+    A pattern that is also the name of a file or folder means that file or folder.
+
+    Raises:
+        PreflightError: a path or pattern names nothing.
+    """
+    finder = _Finder(has_several_roots=len(patterns) > 1)
+    for pattern in patterns:
+        finder.add(pattern)
+    left_out = {path: why for path, why in finder.left_out.items() if os.path.realpath(path) not in finder.files}
+    return list(finder.files.values()), list(left_out.items())
+
+
+class _Finder:
+    """The files found so far, by their real paths."""
+
+    def __init__(self, *, has_several_roots: bool) -> None:
+        self.files: dict[str, DataFile[Path]] = {}
+        self.left_out: dict[Path, str] = {}
+        self._folders: set[str] = set()
+        self._has_several_roots = has_several_roots
+        self._hits = 0
+        """Data files, and folders that were searched before, which patterns led to."""
+
+    def add(self, pattern: str) -> None:
+        path, before = literal_path(pattern), self._hits
+        if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises for a name that is too long
+            self._add_folder(path, self._root(path))
+            problem = f"the folder holds no {', '.join(DATA_SUFFIXES)} file"
+        elif os.path.isfile(path):  # noqa: PTH113
+            self._add_file(path, path.parent, is_named=True)
+            problem = ""
+        elif _has_magic(pattern):
+            self._add_matches(pattern)
+            problem = "no file matches the pattern"
+        else:
+            problem = f"no such file{_hint(path)}"
+        if self._hits == before:
+            raise PreflightError(f"{path}: {problem}")
+
+    def _root(self, folder: Path) -> Path:
+        """Return the folder below which names tell splits. Of several given folders, each may be one split."""
+        return folder.parent if self._has_several_roots else folder
+
+    def _add_matches(self, pattern: str) -> None:
+        parts = Path(pattern).parts
+        fixed = next(i for i, part in enumerate(parts) if _has_magic(part))
+        root = literal_path(str(Path(*parts[:fixed])))
+        for path in _matches(root, parts[fixed:]):
+            if path.is_dir():
+                self._add_folder(path, self._root(root))
+            else:
+                self._add_file(path, self._root(root))
+
+    def _add_folder(self, folder: Path, root: Path) -> None:
+        """Add the files below a folder: those in real folders first, so that links to them do not count."""
+        links = [folder]
+        while links:
+            pending, links = links, []
+            for path in sorted(pending):
+                if path.is_dir():
+                    links += self._visit(path, root)
+                else:
+                    self._add_file(path, root)
+
+    def _visit(self, top: Path, root: Path) -> list[Path]:
+        """Add the files below a folder that no link leads to, and return the links."""
+        links, pending = [], [top]
+        while pending:
+            folder = pending.pop()
+            if (real := os.path.realpath(folder)) in self._folders:
+                self._hits += 1
+                continue
+            self._folders.add(real)
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                self.left_out[folder] = f"cannot be read: {error.strerror}"
+                continue
+            for entry in entries:
+                path = folder / entry.name
+                if entry.name.startswith("."):
+                    self.left_out[path] = HIDDEN
+                elif entry.is_symlink():
+                    links.append(path)
+                elif entry.is_dir():
+                    pending.append(path)
+                else:
+                    self._add_file(path, root)
+        return links
+
+    def _add_file(self, path: Path, root: Path, *, is_named: bool = False) -> None:
+        if not path.is_file():
+            self.left_out[path] = "a broken link" if path.is_symlink() else "not an ordinary file"
+            return
+        self._hits += is_named or path.suffix.lower() in DATA_SUFFIXES
+        real = os.path.realpath(path)
+        known = self.files.get(real)
+        if known is None or (is_named and not known.is_named):
+            self.files[real] = DataFile(path, _name_below(root, path, Path(real)), path.stat().st_size, is_named)
+
+
+def _name_below(root: Path, path: Path, real: Path) -> Path:
+    """Return the name of a file below `root`; if that tells no split, the name of the file that a link leads to."""
+    name, real_root = path.relative_to(root), Path(os.path.realpath(root))
+    if split_of_file(name) is not None:
+        return name
+    return real.relative_to(real_root) if real.is_relative_to(real_root) else name.with_name(real.name)
+
+
+def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield the files and folders that a pattern matches, as `glob` does; a suffix matches in upper and lower case."""
+    if not parts:
+        yield folder
+        return
+    part, rest = parts[0], parts[1:]
+    if part == _RECURSIVE:
+        for inner in _folders_below(folder) if rest else (folder,):
+            yield from _matches(inner, rest)
+        return
+    for path in _children(folder):
+        is_visible = not path.name.startswith(".") or part.startswith(".")
+        if is_visible and _is_match(path.name, part) and (not rest or path.is_dir()):
+            yield from _matches(path, rest)
+
+
+def _has_magic(pattern: str) -> bool:
+    return glob.has_magic(_ESCAPED.sub("", pattern))
+
+
+def _is_match(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(pattern))
+
+
+def _folders_below(top: Path) -> Iterator[Path]:
+    """Yield a folder and all visible folders below it, each real folder once."""
+    seen: set[str] = set()
+    pending = [top]
+    while pending:
+        folder = pending.pop(0)
+        real = os.path.realpath(folder)
+        if real not in seen:
+            seen.add(real)
+            yield folder
+            pending += [path for path in _children(folder) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_short(path: Path) -> bool:
+    return all(len(os.fsencode(part)) <= _MAX_NAME_BYTES for part in path.parts)
+
+
+def _hint(path: Path) -> str:
+    """Return what the user may have meant by a path that does not exist."""
+    text = str(path)
+    if not _is_short(path):
+        return f"; a name in it is longer than {_MAX_NAME_BYTES} bytes"
+    if (match := re.search("/hf:/+(.*)", text)) is not None:
+        return f"; write a data set of the Hugging Face hub as `uri: hf://{match[1]}`"
+    if (match := re.search("/(https?):/+(.*)", text)) is not None:
+        return f"; `{match[1]}://{match[2]}` is an address: give the path of a downloaded file, or a `uri` of the hub"
+    if (match := re.search(r"/(\$\w+|\$\{\w+\}|%\w+%)", text)) is not None:
+        return f"; environment variables such as `{match[1]}` are not replaced: write the path, or start it with `~/`"
+    owner = path.parent
+    if path.suffix.lower() not in DATA_SUFFIXES and not owner.exists() and owner.parent.is_dir():
+        name = f"{owner.name}/{path.name}"
+        return f"; if `{name}` is a data set of the Hugging Face hub, write `uri: hf://datasets/{name}`"
+    return ""

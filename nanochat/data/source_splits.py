@@ -1,0 +1,141 @@
+"""Decides which files of a source belong to a split: of documents to train or validate on, or of rows.
+
+Names tell splits (`splits.split_of_file`). Text of a validation or test file is never trained on, except that files
+which a recipe lists one by one are all used. Not here: documents that a hash holds out (`documents`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nanochat.data.files.file_selection import DataFile, FileChoice
+from nanochat.data.sources import SourceSpec, describe, list_files
+from nanochat.data.splits import SPLIT_NAMES, canonical_split
+from nanochat.errors import PreflightError
+
+Split = Literal["train", "validation"]
+Files = tuple[DataFile[Path], ...]
+
+ROW_SUFFIXES = (".parquet", ".jsonl")
+_HELD_OUT = ("validation", "dev", "test")
+_NO_SPLIT = "no split in its name"
+
+
+@dataclass(frozen=True)
+class DocumentFiles:
+    """The files of a source of documents.
+
+    Attributes:
+        train: files to train on. Without `validation`, a hash holds out some of their documents.
+        validation: files whose documents are all held out.
+        choice: the files of both, and those left out.
+    """
+
+    train: Files
+    validation: Files
+    choice: FileChoice[Path]
+
+
+def document_files(spec: SourceSpec, *, base: Path) -> DocumentFiles:
+    """Return the files of a source of documents, for training and for validation.
+
+    Validation is the recipe's shard or hash. If the recipe gives neither, it is the validation files, else the test
+    files; without such files a hash decides.
+
+    Raises:
+        PreflightError: the source or its validation shard is missing.
+    """
+    choice = list_files(spec, base=base)
+    if spec.validation_shard is not None:
+        return _with_shard(spec, spec.validation_shard, choice)
+    if (note := _note_on_listed_files(choice.used, "train")) is not None:
+        return DocumentFiles(choice.used, (), choice.keep(choice.used, "", note))
+    train = tuple(file for file in choice.used if _split(file) not in _HELD_OUT)
+    if spec.validation_hash_frac is not None:
+        reason = "held-out text by its name, but `validation.hash_frac` is given"
+        return DocumentFiles(train, (), choice.keep(train, reason))
+    validation = _of_splits(choice.used, "validation", "dev")
+    validation = validation or _of_splits(choice.used, "test")
+    return DocumentFiles(train, validation, choice.keep((*train, *validation), "test files are never trained on"))
+
+
+def _with_shard(spec: SourceSpec, shard: str, choice: FileChoice[Path]) -> DocumentFiles:
+    validation = tuple(file for file in choice.used if file.path.name == shard)
+    if not validation:
+        names = ", ".join(path.name for path in choice.paths[:5])
+        raise PreflightError(f"{describe(spec)}: no validation shard {shard}; its files are: {names}")
+    others = tuple(file for file in choice.used if file not in validation)
+    note = _note_on_listed_files(others, "train")
+    train = others if note is not None else tuple(file for file in others if _split(file) not in _HELD_OUT)
+    kept = choice.keep((*train, *validation), "held-out text by its name, but `validation.shard` is given", note)
+    return DocumentFiles(train, validation, kept)
+
+
+def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
+    """Return the files with the rows of a split: those with exactly this label, else those of this split.
+
+    If no name tells a split, or a file that is listed tells none, each of the usual splits has all files.
+
+    Raises:
+        PreflightError: the source or the split is missing; the message lists the splits that exist.
+    """
+    if spec.builtin is not None:
+        raise PreflightError(f"{describe(spec)}: has no rows to read; give task data by `path` or `uri`")
+    choice = list_files(spec, base=base)
+    choice = choice.keep((file for file in choice.used if file.suffix in ROW_SUFFIXES), "holds no rows")
+    files = choice.used
+    if not files:
+        raise PreflightError(f"{describe(spec)}: no {' or '.join(ROW_SUFFIXES)} file among its files")
+    labelled = [file for file in files if file.split is not None]
+    wanted = canonical_split(split)
+    exact = [file for file in labelled if file.split and file.split.label == split.lower()]
+    if is_known := wanted in map(canonical_split, SPLIT_NAMES):
+        if not labelled:
+            return choice
+        if (note := _note_on_listed_files(files, wanted)) is not None:
+            return choice.keep(files, "", note)
+    kept = exact or [file for file in labelled if _split(file) == wanted]
+    if not kept and wanted == "train":
+        kept = [file for file in files if file.split is None]
+    if not kept:
+        raise PreflightError(f"{describe(spec)}: no file of split `{split}`; {_known_splits(files, is_known)}")
+    choice = choice.keep([file for file in files if file in kept or file.split is not None], _NO_SPLIT)
+    return choice.keep(kept, "another split")
+
+
+def has_split(spec: SourceSpec, split: str, *, base: Path) -> bool:
+    """Return whether a source has files of a split of their own, by their names."""
+    return bool(_of_splits(list_files(spec, base=base).used, split))
+
+
+def _note_on_listed_files(files: Files, split: str) -> str | None:
+    """Return why files that the recipe lists one by one are all used for a split, or None if names decide."""
+    if not files or not all(file.is_named for file in files):
+        return None
+    splits = {_split(file) for file in files}
+    if None in splits:
+        return "" if len(splits) == 1 else "every listed file is used, because not every name tells a split"
+    if split not in splits and len(splits) == 1:
+        return f"the listed files are used for `{split}` although their names say `{splits.pop()}`"
+    return None
+
+
+def _known_splits(files: Files, is_known: bool) -> str:
+    counts = Counter(file.split.label for file in files if file.split is not None)
+    if not counts:
+        assert not is_known, "without labels every usual split has all files"
+        return "its files tell no split in their names: use `train`, or one of " + ", ".join(SPLIT_NAMES)
+    known = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+    return f"its splits (and numbers of files): {known}"
+
+
+def _of_splits(files: Iterable[DataFile[Path]], *splits: str) -> Files:
+    return tuple(file for file in files if _split(file) in splits)
+
+
+def _split(file: DataFile[Path]) -> str | None:
+    return file.split.split if file.split is not None else None
