@@ -86,6 +86,7 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
         path=path,
         builtin=section.builtin,
         column=section.column,
+        max_bad_rows=section.max_bad_rows,
         max_files=section.max_files,
         max_document_chars=section.max_document_chars,
         validation_shard=validation.shard if validation else None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.data.files.bad_rows import shown
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.errors import StageError
@@ -134,10 +134,7 @@ def _read_mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, in
             seed=derive_seed(spec.seed, "sft", item.name),
             base=context.base,
         )
-        problems = _refused_rows(task)
-        if problems:
-            context.log_line(f"{item.name}: {len(problems):,} rows refused, the first: {problems[0]}")
-            refused += len(problems)
+        refused += _report_rows(item.name, task, context)
         tasks.append(task)
     available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
     counts = mixture_counts(available, [item.weight for item in spec.data])
@@ -147,11 +144,17 @@ def _read_mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, in
     return TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), refused
 
 
-def _refused_rows(task: Task) -> Sequence[str]:
-    """Return a message for each refused row of a task's data. The task may be a part of another task."""
+def _report_rows(name: str, task: Task, context: StageContext) -> int:
+    """Tell the user which rows and keys of a task's data are not used. Return the number of those rows."""
     while isinstance(task, TaskSubset):
         task = task.task
-    return task.refused if isinstance(task, Conversations) else ()
+    if not isinstance(task, Conversations):
+        return 0
+    if task.refused:
+        context.notify_user(f"{name}: {len(task.refused):,} rows not used:{shown(task.refused)}")
+    if task.ignored:
+        context.notify_user(f"{name}: ignored the keys {', '.join(task.ignored)}, which only describe a conversation")
+    return len(task.refused)
 
 
 def _make_loader(

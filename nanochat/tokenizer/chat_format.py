@@ -4,7 +4,7 @@
 
 Each text between two special tokens is tokenized separately. The loss mask is 1 for the assistant's text, for its
 Python code including `<|python_start|>` and `<|python_end|>`, and for `<|assistant_end|>`. It is 0 for everything else,
-such as the user's text and the output of tools.
+such as the user's text, the output of tools, and messages of the assistant that are not trained on.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Message:
 
     role: Role
     content: str | tuple[Part, ...]
+    is_trained: bool = True
+    """Whether the model is trained on this message, if it is the assistant's. Otherwise it is context only."""
 
     def text(self) -> str:
         """Return the content of the message, with its parts concatenated."""
@@ -162,19 +164,20 @@ class _Renderer:
             self._special("<|user_end|>", 0)
             return
         self._special("<|assistant_start|>", 0)
+        mask = int(message.is_trained)
         parts = (Part("text", message.content),) if isinstance(message.content, str) else message.content
         for part in parts:
-            self._part(part)
-        self._special("<|assistant_end|>", 1)
+            self._part(part, mask)
+        self._special("<|assistant_end|>", mask)
 
-    def _part(self, part: Part) -> None:
+    def _part(self, part: Part, mask: int) -> None:
         match part.kind:
             case "text":
-                self._text(part.text, 1)
+                self._text(part.text, mask)
             case "python":
-                self._special("<|python_start|>", 1)
-                self._text(part.text, 1)
-                self._special("<|python_end|>", 1)
+                self._special("<|python_start|>", mask)
+                self._text(part.text, mask)
+                self._special("<|python_end|>", mask)
             case "python_output":
                 self._special("<|output_start|>", 0)
                 self._text(part.text, 0)

@@ -16,7 +16,7 @@ from nanochat.data import sources
 from nanochat.data.builtin import stdlib_corpus
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
-from nanochat.plan.derive.identity import ORIGIN_FIELDS
+from nanochat.plan.derive.identity import LIMIT_FIELDS, ORIGIN_FIELDS
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
@@ -122,7 +122,7 @@ def _is_section(annotation: object) -> bool:
 def _source_defaults() -> Table:
     """Return the defaults of sources, including those that the data room fills in."""
     return {
-        **dict(_walk(schema.Source, "sources.*", ORIGIN_FIELDS)),
+        **dict(_walk(schema.Source, "sources.*", ORIGIN_FIELDS | LIMIT_FIELDS)),
         "held out, by hash": sources.DEFAULT_VALIDATION_FRAC,
         "held out, by hash, python-stdlib": stdlib_corpus.VALIDATION_FRAC,
     }

@@ -47,6 +47,7 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
         ("seed=8", FROM_PRETRAIN),
         ("tokenizer.vocab_size=1024", ALL),
         ("tokenizer.max_chars=1M", ALL),
+        ("sources.stdlib.max_bad_rows=0.5", set()),
         ("sources.stdlib.max_files=10", ALL),
         ("sources.stdlib.max_document_chars=5000", ALL),
         ("sources.stdlib.validation={hash_frac: 0.1}", ALL),

@@ -251,5 +251,5 @@ def test_sft_logs_how_many_conversations_were_cut_dropped_and_refused(make_conte
     names = ("conversations", "cut_conversations", "dropped_conversations", "refused_conversations")
     assert [metrics[name] for name in names] == [2 * 24, 2, 2, 2]
     log = capsys.readouterr().out
-    assert "chats: 2 rows refused, the first: " in log and f"{path}:24: expected `messages`" in log
+    assert "note: chats: 2 rows not used: " in log and f"{path}:24: expected `messages`" in log
     assert "conversations: 48 trained on, 2 of them cut to 65 tokens; 2 dropped; 2 rows refused" in log

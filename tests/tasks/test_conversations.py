@@ -27,6 +27,12 @@ EXPECTED = Conversation((Message("user", "hi"), Message("assistant", "yo")))
         {"messages": [USER], "ideal": ["yo", "hey"]},
         {"question": "hi", "answer": "yo"},
         {"prompt": "hi", "completion": "yo", "source": "x"},
+        {"instruction": "hi", "input": "", "output": "yo"},
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]},
+        {"messages": json.dumps([USER, ASSISTANT])},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, ASSISTANT]},
+        {"messages": [{**USER, "name": None}, {**ASSISTANT, "weight": 1, "tool_calls": []}], "tools": None},
+        {"messages": [USER, ASSISTANT], "prompt": "hi", "label": True},
         [USER, ASSISTANT],
     ],
 )
@@ -37,8 +43,9 @@ def test_conversation_is_parsed_from_each_form(value):
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("text", "found str"),
-        (None, "found NoneType"),
+        ("text", "found text"),
+        (None, "found null"),
+        (7, "found a number"),
         ({}, "keys: none"),
         ({"text": "x"}, "keys: text"),
         ([], "at least a question and an answer"),
@@ -49,9 +56,23 @@ def test_conversation_is_parsed_from_each_form(value):
         ([USER, {"role": "assistant", "content": ""}], "empty answer"),
         ([USER, {"role": "tool", "content": "x"}], "role 'tool'"),
         ([USER, {"content": "x"}], "must have `role` and `content`"),
-        ([{"role": "user", "content": 3}, ASSISTANT], "expected text, found int"),
-        ([USER, {"role": "assistant", "content": [{"type": "image", "text": ""}]}], "a part must have"),
-        ({"question": "hi", "answer": None}, "expected text, found NoneType"),
+        ([{"role": "user", "content": 3}, ASSISTANT], r"message 1 \(user\): `content` must be text, found a number"),
+        (
+            [USER, {"role": "assistant", "content": [{"type": "image", "text": ""}]}],
+            r"message 2 \(assistant\): part 1 of `content` must have `type`",
+        ),
+        ({"messages": None}, "`messages` must be a list of messages, found null"),
+        ({"messages": "hi"}, "`messages` is text, and not JSON"),
+        ({"messages": []}, "`messages` must be a list of messages, found an empty list"),
+        ([{"messages": [USER, ASSISTANT]}] * 12, "JSON array of 12 rows; write one object on each line"),
+        (
+            [USER, {"role": "assistant", "content": None}],
+            r"message 2 \(assistant\): `content` must be text, found null",
+        ),
+        ([USER, {**ASSISTANT, "weight": 0.5}], r"message 2 \(assistant\): `weight` must be 0 or 1"),
+        ([{**USER, "train": True}, ASSISTANT], r"message 1 \(user\): `train` asks to train on it"),
+        ([{**USER, "name": "Ann"}, ASSISTANT], r"message 1 \(user\): the key `name`"),
+        ({"question": "hi", "answer": None}, "`answer` must be text, found null"),
     ],
 )
 def test_bad_conversation_is_refused_with_its_problem(value, problem):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 256
 _READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class UnreadableCell:
+    """Takes the place of a value that cannot be read, such as text that is not UTF-8 or a date after the year 9999."""
+
+    reason: str
 
 
 def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
@@ -58,6 +66,46 @@ def parquet_batches(
                 if rest.num_rows:
                     yield rest, (group, row - rest.num_rows)
             group, skip = group + 1, 0
+
+
+def column_is_nested(path: Path) -> dict[str, bool]:
+    """Return for each column of a parquet file whether its values are lists, maps or structs.
+
+    Raises:
+        PreflightError, StageError: as `open_parquet`.
+    """
+    import pyarrow as pa
+
+    return {field.name: pa.types.is_nested(field.type) for field in open_parquet(path, ()).schema_arrow}
+
+
+def parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, object]]:
+    """Yield the rows of a parquet file as plain Python values; all columns if `columns` is None.
+
+    Raises:
+        PreflightError, StageError: as `open_parquet`.
+    """
+    for batch, _ in parquet_batches(path, columns):
+        values = {name: cells(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+        for row in range(batch.num_rows):
+            yield {name: column[row] for name, column in values.items()}
+
+
+def cells(column: pa.Array[pa.Scalar[pa.DataType]]) -> list[object]:
+    """Return the values of a column, with an `UnreadableCell` for each one that has no Python value."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, ImportError):
+        return [_cell(value) for value in column]
+
+
+def _cell(value: pa.Scalar[pa.DataType]) -> object:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        return UnreadableCell(f"it is not UTF-8 (byte {error.start + 1})")
+    except (ValueError, OverflowError, ImportError) as error:
+        return UnreadableCell(str(error))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.json_lines import json_lines, json_objects, raw_lines
-from nanochat.data.files.parquet_batches import open_parquet, parquet_batches
+from nanochat.data.files.parquet_batches import open_parquet, parquet_batches, parquet_rows
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         StageError: the file is damaged, or a line is not an object.
     """
     if path.suffix.lower() == ".parquet":
-        for batch, _ in parquet_batches(path, columns):
-            yield from batch.to_pylist()
+        yield from parquet_rows(path, columns)
         return
     for _, row in json_objects(path, columns or ()):
         yield row if columns is None else {column: row[column] for column in columns}

@@ -20,11 +20,13 @@ Fields = dict[str, JsonValue]
 
 ORIGIN_FIELDS = frozenset({"uri", "revision", "path", "builtin"})
 """Fields that say where a source is. Its digest replaces them."""
+LIMIT_FIELDS = frozenset({"max_bad_rows"})
+"""Fields that decide whether a stage fails, but not its result."""
 
 
 def source_fields(recipe: Recipe, name: str) -> Fields:
     """Return the fields of a source that decide what is read from it."""
-    return nondefault_fields(recipe.sources[name], f"sources.{name}", without=ORIGIN_FIELDS)
+    return nondefault_fields(recipe.sources[name], f"sources.{name}", without=ORIGIN_FIELDS | LIMIT_FIELDS)
 
 
 def pretrain_identity(_recipe: Recipe, spec: PretrainSpec) -> Fields:

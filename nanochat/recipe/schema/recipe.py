@@ -15,7 +15,7 @@ from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatE
 from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
-from nanochat.recipe.schema.values import Condition, Count, LocalPath, Name, NonEmptyText
+from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, Name, NonEmptyText
 
 __all__ = [
     "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Horizon", "Model", "Optimizer",
@@ -55,7 +55,11 @@ class Source(Section):
     """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
     and `spelling` is a list of words."""
     column: str = "text"
-    """Name of the column or key that holds a document's text."""
+    """Name of the column or key that holds a document's text, or the messages of a chat. Default for chats: `messages`
+    or `conversations`, or the keys of a question and its answer."""
+    max_bad_rows: Fraction = 0.01
+    """Largest share of rows that may be unreadable. They are counted and skipped; more of them end the run. Up to 10
+    bad rows are always allowed."""
     max_files: Annotated[int, Field(ge=1)] | None = None
     """Use only the first files of each split in sorted order, up to this number. Default: all."""
     max_document_chars: Count | None = None

@@ -1,0 +1,115 @@
+"""Reads the messages of a conversation: `role` and `content`, or `from` and `value` as ShareGPT has them.
+
+An assistant's content may be a list of parts, {"type": "text" | "python" | "python_output", "text": "..."}; the content
+of other messages may be a list of text parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanochat.tasks.chat_forms.keys import BadConversation, check_unread, present, take_flags
+from nanochat.tokenizer.chat_format import Message, Part, Role
+
+_ROLES: dict[object, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+}
+_SHOWN_CHARS = 80
+
+
+def parse_messages(values: Sequence[object], ignored: set[str], *, is_trained: bool = True) -> list[Message]:
+    """Return the messages; add the keys that were not read to `ignored`. With `is_trained` False, none is trained on.
+
+    Raises:
+        BadConversation: a message has another form; the error has its number.
+    """
+    return [_message(value, number, ignored, is_trained) for number, value in enumerate(values, start=1)]
+
+
+def text_of(value: object, key: str, where: str = "") -> str:
+    """Return the text that `key` holds.
+
+    Raises:
+        BadConversation: the value is something else.
+    """
+    if not isinstance(value, str):
+        raise BadConversation(f"{where}`{key}` must be text, found {json_type(value)}")
+    return value
+
+
+def json_type(value: object) -> str:
+    """Return the type of a decoded JSON value, in JSON's words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list" if value else "an empty list"
+        case dict():
+            return "an object"
+    return type(value).__name__
+
+
+def _message(value: object, number: int, ignored: set[str], is_trained: bool) -> Message:
+    where = f"message {number}: "
+    if not isinstance(value, dict):
+        raise BadConversation(f"{where}must be an object with `role` and `content`, found {json_type(value)}")
+    names = next((names for names in (("role", "content"), ("from", "value")) if names[0] in value), None)
+    if names is None or names[1] not in value:
+        raise BadConversation(f"{where}must have `role` and `content`; found {str(value)[:_SHOWN_CHARS]}")
+    keys = present(value)
+    given, content = keys.pop(names[0], None), keys.pop(names[1], value[names[1]])
+    role = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
+    if role is None:
+        raise BadConversation(
+            f"{where}role {given!r} is not supported; expected system, user or assistant"
+            + (" (calls of tools and their results are not read)" if given in ("tool", "function") else "")
+        )
+    where = f"message {number} ({role}): "
+    flag = take_flags(keys, where)
+    if flag is not None and flag[1] and role != "assistant":
+        raise BadConversation(f"{where}`{flag[0]}` asks to train on it, but only answers are trained on; remove it")
+    check_unread(keys, ignored, where)
+    is_masked = role == "assistant" and not (is_trained and (flag is None or flag[1]))
+    return Message(role, _content(role, content, names[1], where), not is_masked)
+
+
+def _content(role: Role, content: object, key: str, where: str) -> str | tuple[Part, ...]:
+    if not isinstance(content, list):
+        return text_of(content, key, where)
+    parts = tuple(_part(part, number, role, f"{where}part {number} of `{key}` ") for number, part in _numbered(content))
+    if role == "assistant":
+        return parts
+    return "".join(part.text for part in parts)
+
+
+def _numbered(content: list[object]) -> list[tuple[int, object]]:
+    return list(enumerate(content, start=1))
+
+
+def _part(value: object, number: int, role: Role, where: str) -> Part:
+    keys = present(value) if isinstance(value, dict) else {}
+    match keys:
+        case {"type": "text" | "python" | "python_output" as kind, "text": str(text)} if len(keys) == 2:
+            if role != "assistant" and kind != "text":
+                raise BadConversation(f"{where}is {kind}, which only an assistant's message may have")
+            return Part(kind, text)
+        case _:
+            raise BadConversation(
+                f"{where}must have `type` (text, python, python_output) and `text`, and no other key; "
+                f"found {str(value)[:_SHOWN_CHARS]}"
+            )

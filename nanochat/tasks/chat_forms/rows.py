@@ -1,0 +1,197 @@
+"""Turns a row of chat data into a conversation, whichever of these forms it has.
+
+    {"messages": [{"role": "user", "content": "..."}, ...], "ideal"?: "..."}     also under `conversations`
+    [{"role": "user", "content": "..."}, ...]
+    {"question": "...", "answer": "..."}     {"prompt": "...", "completion": "..."}     {"instruction", "output"}
+
+With each form go `system`, and `weight`, `train` or `label`, which are false for a row that is not to be trained on.
+Beside a question, `context` and `input` become part of it, and `history` holds earlier turns, which are not trained on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from nanochat.tasks.chat_forms.keys import (
+    FLAGS,
+    BadConversation,
+    UntrainedRow,
+    check_unread,
+    may_change_meaning,
+    present,
+    take_flags,
+)
+from nanochat.tasks.chat_forms.messages import json_type, parse_messages, text_of
+from nanochat.tokenizer.chat_format import Conversation, Message
+
+DEFAULT_COLUMN = "text"
+"""The value of `column` that a source has unless its recipe names another one."""
+MESSAGE_KEYS = ("messages", "conversations", "conversation")
+PAIR_KEYS = (
+    ("question", "answer"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+)
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+_USED_KEYS = {"context", "input", "history", "ideal", *MESSAGE_KEYS, *SYSTEM_KEYS, *FLAGS, *itertools.chain(*PAIR_KEYS)}
+
+
+def is_needed(key: str, *, is_nested: bool, column: str = DEFAULT_COLUMN) -> bool:
+    """Return whether `parse_row` must see a key: it is part of a form, or may change the meaning of the row."""
+    is_column = key == column and (is_nested or column != DEFAULT_COLUMN)
+    return is_column or key in _USED_KEYS or may_change_meaning(key, is_nested=is_nested)
+
+
+def parse_row(value: object, ignored: set[str], *, column: str = DEFAULT_COLUMN) -> Conversation:
+    """Return the conversation in a decoded row, and add the keys that were not read to `ignored`.
+
+    Args:
+        value: the row.
+        ignored: receives names of keys.
+        column: the key that holds the conversation. With the default, the row may have any form.
+
+    Raises:
+        UntrainedRow: the row says that it is not to be trained on.
+        BadConversation: the row has another form, or a key that is not supported.
+    """
+    if isinstance(value, list):
+        if value and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in value):
+            raise BadConversation(
+                f"this is a JSON array of {len(value):,} rows; write one object on each line (`jq -c '.[]' FILE`)"
+            )
+        return _checked(parse_messages(value, ignored))
+    if not isinstance(value, dict):
+        raise BadConversation(f"expected an object or a list of messages, found {json_type(value)}")
+    row = present(value)
+    flag = take_flags(row)
+    if flag is not None and not flag[1]:
+        raise UntrainedRow(f"`{flag[0]}` says that the row is not to be trained on")
+    system = _take_system(row)
+    messages = _take_messages(row, value, ignored, column)
+    check_unread(row, ignored)
+    if system is not None and messages and messages[0].role == "system":
+        if messages[0].text() != system:
+            raise BadConversation("the row has both a top-level system message and one in its messages; keep one")
+    elif system is not None:
+        messages.insert(0, Message("system", system))
+    return _checked(messages)
+
+
+def _take_system(row: dict[str, object]) -> str | None:
+    given = [key for key in SYSTEM_KEYS if key in row]
+    if len(given) > 1:
+        raise BadConversation(f"the row has `{given[0]}` and `{given[1]}`; keep one")
+    return text_of(row.pop(given[0]), given[0]) if given else None
+
+
+def _take_messages(
+    row: dict[str, object], value: dict[object, object], ignored: set[str], column: str
+) -> list[Message]:
+    """Return the messages of a row without its `system`, and remove the keys that were used."""
+    if column != DEFAULT_COLUMN or isinstance(row.get(column), list):
+        if column not in value:
+            raise BadConversation(f"no key `{column}` (the source's `column`); the keys are: {_keys(value)}")
+        return _take_list(row, value, column, ignored)
+    for key in MESSAGE_KEYS:
+        if key in value and (key in row or not any(other in row for other in MESSAGE_KEYS)):
+            return _take_list(row, value, key, ignored)
+    for keys in PAIR_KEYS:
+        if all(key in value for key in keys):
+            return _take_pair(row, value, keys, ignored)
+    raise BadConversation(
+        f"expected `messages`, or question/answer, or prompt/completion; keys: {_keys(value)}; if another key "
+        "holds the messages, set the source's `column` to it"
+    )
+
+
+def _take_list(row: dict[str, object], value: dict[object, object], key: str, ignored: set[str]) -> list[Message]:
+    content = _decode(row.pop(key, value[key]), key)
+    if isinstance(content, dict):  # a whole row of any form, under the key that `column` names
+        return list(parse_row(content, ignored).messages)
+    if not isinstance(content, list) or not content:
+        raise BadConversation(f"`{key}` must be a list of messages, found {json_type(content)}")
+    messages = parse_messages(content, ignored)
+    _drop_repeated_question(row, messages, ignored)
+    ideal = row.pop("ideal", None)
+    if messages[-1].role == "user" and ideal is not None:
+        messages.append(Message("assistant", text_of(ideal[0] if isinstance(ideal, list) else ideal, "ideal")))
+    elif ideal is not None:
+        ignored.add("ideal")
+    return messages
+
+
+def _drop_repeated_question(row: dict[str, object], messages: list[Message], ignored: set[str]) -> None:
+    """Ignore a `prompt` or `question` beside messages that only repeats the first message of the user."""
+    first = next((message.text() for message in messages if message.role == "user"), None)
+    for key in ("prompt", "question", "instruction"):
+        if key in row and row[key] == first:
+            del row[key]
+            ignored.add(key)
+
+
+def _take_pair(
+    row: dict[str, object], value: dict[object, object], keys: tuple[str, str], ignored: set[str]
+) -> list[Message]:
+    asked, answered = (row.pop(key, value[key]) for key in keys)
+    if isinstance(asked, list) and isinstance(answered, list):
+        return [*parse_messages(asked, ignored, is_trained=False), *parse_messages(answered, ignored)]
+    texts = [text_of(asked, keys[0])]
+    if "context" in row:
+        texts.insert(0, text_of(row.pop("context"), "context"))
+    if "input" in row:
+        texts.append(text_of(row.pop("input"), "input"))
+    history = _history(_decode(row.pop("history", []), "history"), ignored)
+    return [*history, Message("user", "\n\n".join(texts)), Message("assistant", text_of(answered, keys[1]))]
+
+
+def _history(value: object, ignored: set[str]) -> list[Message]:
+    """Return the turns before the question: a list of messages, or of [question, answer] pairs. None is trained on."""
+    if not isinstance(value, list):
+        raise BadConversation(f"`history` must be a list of messages or of pairs, found {json_type(value)}")
+    if not all(isinstance(turn, list) for turn in value):
+        return parse_messages(value, ignored, is_trained=False)
+    messages = []
+    for turn in value:
+        if len(turn) != 2:
+            raise BadConversation(f"`history` must hold pairs of a question and an answer, found {len(turn)} texts")
+        messages += [
+            Message("user", text_of(turn[0], "history")),
+            Message("assistant", text_of(turn[1], "history"), False),
+        ]
+    return messages
+
+
+def _decode(value: object, key: str) -> object:
+    """Return a value, decoded if it is a list or an object as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadConversation(f"`{key}` is text, and not JSON; store it as a list of messages") from None
+
+
+def _checked(messages: list[Message]) -> Conversation:
+    """Return the conversation if roles alternate, no answer is empty, and the last message is an answer."""
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if len(turns) < 2:
+        raise BadConversation("expected at least a question and an answer")
+    for number, message in enumerate(turns):
+        expected = "assistant" if number % 2 else "user"
+        place = number + 1 + len(messages) - len(turns)
+        if message.role != expected:
+            raise BadConversation(f"message {place} is from `{message.role}`; expected `{expected}` there")
+        if message.role == "assistant" and not message.text():
+            raise BadConversation(f"message {place}: an empty answer trains nothing")
+    if turns[-1].role != "assistant":
+        raise BadConversation("the last message must be the assistant's")
+    if not any(message.is_trained for message in turns[1::2]):
+        raise UntrainedRow("every answer of the row is marked as not to be trained on")
+    return Conversation(tuple(messages))
+
+
+def _keys(value: dict[object, object]) -> str:
+    return ", ".join(map(str, value)) or "none"
