@@ -1,6 +1,6 @@
 """Training or validation documents of a source: an endless stream that resumes from a recorded position.
 
-`source_splits` chooses the files of a split. If validation has no files of its own, `_documents_of` chooses texts by
+`source_splits` chooses the files of a split. If validation has no files of its own, `held_out` chooses documents by
 their hash.
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
+from nanochat.data.held_out import HeldOutRule, choose_rule
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, describe, validation_frac
-from nanochat.data.splits import is_held_out
 from nanochat.errors import PreflightError, StageError
 
 
@@ -68,8 +69,8 @@ class _Part:
 class DocumentStream:
     """The documents of one split of a source, in the same order every time, repeated without end.
 
-    A document belongs to validation if it is in a validation file. If the source has no such file, the hash of its text
-    decides. A text longer than `max_document_chars` gives several documents, all in the same split.
+    A text longer than `max_document_chars` gives several documents. A document belongs to validation if it is in a
+    validation file. If the source has no such file, `held_out` decides.
     """
 
     def __init__(
@@ -146,15 +147,27 @@ class DocumentStream:
 
     def _documents_of(self, text: str, max_chars: int | None) -> list[str]:
         """Return the documents of a text, none if the text belongs to the other split."""
-        spec = self._spec
-        if self._is_hashed and is_held_out(text, validation_frac(spec)) != (self._split == "validation"):
-            return []
+        if self._held_out_rule is not None:
+            wants_held_out = self._split == "validation"
+            documents = self._held_out_rule.documents(text, max_chars)
+            return [document for document, is_held_out in documents if is_held_out == wants_held_out]
         return [text] if max_chars is None else chunk_text(text, max_chars)
 
+    @cached_property
+    def _held_out_rule(self) -> HeldOutRule | None:
+        """The rule that divides the documents, None if their files decide."""
+        if not self._is_hashed:
+            return None
+        texts = ((text, part.max_chars) for part in self._parts for text, _ in part.read(START))
+        return choose_rule(texts, validation_frac(self._spec))
+
     def _no_document(self) -> str:
-        frac = validation_frac(self._spec)
-        rule = f"a hash that holds out {frac:.3g} of the documents" if self._is_hashed else "certain files"
-        return f"{describe(self._spec)}: no {self._split} document; validation is {rule}: set `validation` or add text"
+        rule = self._held_out_rule
+        reason = "it holds no text" if rule is not None else "its files hold no text; set `validation`"
+        if rule is not None and (chars := rule.only_line_chars):
+            advice = f", or set `max_document_chars: {chars // 2}` to cut the line" if chars > 1 else ""
+            reason = f"its text is a single line of {chars:,} characters; add another line{advice}"
+        return f"{describe(self._spec)}: no {self._split} document; {reason}"
 
 
 def single_pass(spec: SourceSpec, split: Split, *, base: Path) -> Iterator[str]:

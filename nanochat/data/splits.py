@@ -19,9 +19,14 @@ _AT_START = re.compile(rf"{_NAME}(-.+|[._][0-9a-z]+)")
 _AT_START_OF_SHARD = re.compile(rf"{_NAME}[._-].+")
 
 
+def hash_share(key: str) -> float:
+    """Return a number from 0 to 1 that the sha256 of `key` decides, evenly distributed over different keys."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big") / 2**56
+
+
 def is_held_out(key: str, held_out_frac: float) -> bool:
     """Return whether `key` belongs to the fraction held out for validation, which its sha256 alone decides."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big") / 2**56 < held_out_frac
+    return hash_share(key) < held_out_frac
 
 
 def parse_split(split: str) -> tuple[str, slice | None]:

@@ -56,6 +56,7 @@ class PretrainSpec(Spec):
     schedule: ScheduleConfig
     weight_decay: float
     buffer_documents: int
+    long_documents: Literal["keep", "crop"]
     init_from: str | None
     seed: int
 

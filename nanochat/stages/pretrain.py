@@ -13,7 +13,7 @@ from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.data.documents import DocumentStream
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
-from nanochat.data.mixture import Stream
+from nanochat.data.loaders.mixture import Stream
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
@@ -42,7 +42,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """Pretrain; write `out/model/` and `out/optimizer.safetensors`; return the metrics.
 
     Metrics: `loss` (nats per token, last step), `bpb` (held out, if validation is on), `tokens`, `steps`,
-    `skipped_steps`, `cropped_frac` (fraction of tokens that packing dropped), `parameters`.
+    `skipped_steps`, `cropped_frac` (fraction of tokens that packing threw away), `parameters`.
 
     Raises:
         InterruptedRun: a signal asked to stop; a checkpoint is saved.
@@ -115,7 +115,13 @@ def _make_loader(
     if context.process_group.is_writer:
         context.process_group.barrier()
     return BatchLoader(
-        DocumentRows(streams, tokenizer, sequence_len=sequence_len, buffer_documents=spec.buffer_documents),
+        DocumentRows(
+            streams,
+            tokenizer,
+            sequence_len=sequence_len,
+            buffer_documents=spec.buffer_documents,
+            long_documents=spec.long_documents,
+        ),
         rows_per_batch=rows,
         pad_id=tokenizer.bos_id,
         rank=context.process_group.rank,

@@ -108,7 +108,11 @@ def _read_data(options: argparse.Namespace) -> _Data:
     source = SourceSpec(name="text", path=(str(options.text / "*.parquet"),), validation_shard=options.validation_shard)
     tokenizer = _tokenizer(source, base)
     rows = DocumentRows(
-        [(DocumentStream(source, "train", base=base), 1.0)], tokenizer, sequence_len=SEQUENCE_LEN, buffer_documents=1000
+        [(DocumentStream(source, "train", base=base), 1.0)],
+        tokenizer,
+        sequence_len=SEQUENCE_LEN,
+        buffer_documents=1000,
+        long_documents="crop",  # the seed's rule
     )
     loader = BatchLoader(rows, rows_per_batch=ROWS, pad_id=tokenizer.bos_id)
     # Twice as many rows as a run needs, so that seeds differ in their data.

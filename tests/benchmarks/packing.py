@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.data.builtin import stdlib_corpus
-from nanochat.data.packing.documents import DocumentPacker
+from nanochat.data.packing.documents import BufferedDocument, DocumentPacker
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import CachedStream, cached_stream
 from nanochat.tokenizer import bpe
@@ -31,6 +31,7 @@ ROW_TOKENS = 2049
 BUFFER = 1000
 ROWS = 200
 REPEATS = 5
+BOS = 1
 
 
 def straightforward_rows(documents: Iterator[list[int]], count: int) -> list[list[int]]:
@@ -55,8 +56,14 @@ def straightforward_rows(documents: Iterator[list[int]], count: int) -> list[lis
 
 
 def our_rows(documents: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
-    packer = DocumentPacker(ROW_TOKENS, BUFFER)
-    return [packer.next_row(lambda: packer.add(next(documents))) for _ in range(count)]
+    """Pack token ids without BOS by the same rule."""
+    packer = DocumentPacker(ROW_TOKENS, BUFFER, bos_id=BOS, long_documents="crop")
+
+    def refill() -> bool:
+        packer.add(BufferedDocument(next(documents)))
+        return True
+
+    return [packer.next_row(refill) for _ in range(count)]
 
 
 def make_texts(tokenizer: bpe.Tokenizer) -> list[str]:
@@ -95,29 +102,23 @@ def cached(texts: list[str], tokenizer: bpe.Tokenizer, folder: Path) -> CachedSt
     return cached_stream(source, "train", tokenizer, base=folder)
 
 
-def with_bos(stream: CachedStream) -> Iterator[np.ndarray]:
-    for ids in stream:
-        yield np.concatenate([np.array([1], dtype=np.int32), ids])
-
-
 def main() -> None:
     tokenizer = bpe.train(stdlib_corpus.documents("train"), vocab_size=8192, max_chars=10**7, max_document_chars=10**4)
     texts = make_texts(tokenizer)
-    arrays = [np.concatenate([[1], ids]).astype(np.int32) for ids in tokenizer.encode_batch(texts)]
-    lists = [array.tolist() for array in arrays]
+    arrays = tokenizer.encode_batch(texts)
+    lists = [[BOS, *array.tolist()] for array in arrays]
     if [row.tolist() for row in our_rows(iter(arrays), ROWS)] != straightforward_rows(iter(lists), ROWS):
         sys.exit("the two loaders disagree")
 
     def ours_whole() -> None:
         def documents() -> Iterator[np.ndarray]:
             for i in range(0, len(texts), 64):
-                for ids in tokenizer.encode_batch(texts[i : i + 64]):
-                    yield np.concatenate([np.array([1], dtype=np.int32), ids])
+                yield from tokenizer.encode_batch(texts[i : i + 64])
 
         our_rows(documents(), ROWS)
 
     def theirs_whole() -> None:
-        straightforward_rows(([1, *tokenizer.encode(text)] for text in texts), ROWS)
+        straightforward_rows(([BOS, *tokenizer.encode(text)] for text in texts), ROWS)
 
     packing = [
         (seconds(lambda: our_rows(iter(arrays), ROWS)), seconds(lambda: straightforward_rows(iter(lists), ROWS)))
@@ -128,7 +129,7 @@ def main() -> None:
     report("tokenizing and packing (filling the buffer included)", *map(list, zip(*whole, strict=True)))
     with tempfile.TemporaryDirectory() as folder:
         stream = cached(texts, tokenizer, Path(folder))
-        kept = [(seconds(lambda: our_rows(with_bos(stream), ROWS)), theirs) for _, theirs in whole]
+        kept = [(seconds(lambda: our_rows(stream, ROWS)), theirs) for _, theirs in whole]
         report("packing from a finished token cache", *map(list, zip(*kept, strict=True)))
 
 

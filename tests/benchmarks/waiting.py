@@ -97,6 +97,7 @@ def main():
                 tokenizer,
                 sequence_len=spec.model.sequence_len,
                 buffer_documents=spec.buffer_documents,
+                long_documents=spec.long_documents,
             )
             loader = BatchLoader(
                 rows,

@@ -11,7 +11,8 @@ from nanochat.data.loaders.conversation_rows import ConversationRows
 from nanochat.data.loaders.document_rows import DocumentRows
 from nanochat.errors import StageError
 
-KINDS = ["documents", "conversations", "endless conversations"]
+KINDS = ["keep", "crop", "conversations", "endless conversations"]
+"""Documents under each rule for the long ones, and conversations."""
 TEXTS = [f"<{i}>" + "abcdefg"[: i % 8] * (1 + i % 5) for i in range(300)]
 # BOS, a question token (masked), and an answer of 1 to 9 tokens (supervised).
 CONVERSATIONS = [
@@ -27,11 +28,11 @@ def make(files, base, byte_tokenizer):
     loaders = []
 
     def make(kind, *, rows_per_batch=3, **ranks):
-        if kind == "documents":
+        if kind in ("keep", "crop"):
             names = ("a.parquet", "b.jsonl")
             streams = [DocumentStream(files.source(name), "train", base=base) for name in names]
             weighted = list(zip(streams, [2.0, 1.0], strict=True))
-            rows = DocumentRows(weighted, byte_tokenizer, sequence_len=20, buffer_documents=30)
+            rows = DocumentRows(weighted, byte_tokenizer, sequence_len=20, buffer_documents=30, long_documents=kind)
         else:
             epochs = 1.0 if kind == "conversations" else None
             sizes = {"sequence_len": 20, "buffer_conversations": 4}
@@ -66,17 +67,17 @@ def scored_tokens(batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n", [0, 1, 5, 9, 33, 60])
+@pytest.mark.parametrize("n", [0, 1, 5, 9, 33, 60, 74, 90])
 def test_batch_loader_resumes_with_the_batches_of_one_that_never_stopped(make, kind, n):
     """States are taken with items in the packing buffer, in the first epoch and after it."""
     uninterrupted, first, second = make(kind), make(kind), make(kind)
-    expected = take(uninterrupted, 70)
+    expected = take(uninterrupted, 100)
     assert rows_of(take(first, n)) == rows_of(expected[:n])
     second.load_state_dict(first.state_dict())
-    assert rows_of(take(second, 70 - n)) == rows_of(expected[n:])
+    assert rows_of(take(second, 100 - n)) == rows_of(expected[n:])
     np.testing.assert_equal(second.state_dict(), uninterrupted.state_dict())
     assert second.state.stats == uninterrupted.state.stats
-    if kind == "documents":
+    if kind in ("keep", "crop"):
         assert second.state.epoch == uninterrupted.state.epoch >= 1
 
 
@@ -130,7 +131,7 @@ def test_batch_loader_raises_a_source_s_error_when_its_batch_is_due(files, base,
     with (files.folder / "a.jsonl").open("a") as file:
         file.write("broken\n")
     stream = DocumentStream(files.source("a.jsonl"), "train", base=base)
-    rows = DocumentRows([(stream, 1.0)], byte_tokenizer, sequence_len=30, buffer_documents=8)
+    rows = DocumentRows([(stream, 1.0)], byte_tokenizer, sequence_len=30, buffer_documents=8, long_documents="keep")
     loader = BatchLoader(rows, rows_per_batch=2, pad_id=1)
     for _ in range(2):
         with pytest.raises(StageError, match=r"a\.jsonl:401: not JSON"):

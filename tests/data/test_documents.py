@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.chunking import chunk_text
+from nanochat.data.chunking import chunk_text, cut_lines
 from nanochat.data.documents import DocumentStream, single_pass
-from nanochat.data.mixture import Mixture
+from nanochat.data.loaders.mixture import Mixture
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
 
@@ -18,6 +20,10 @@ TEXTS = [f"document {i} " + "x" * (i % 7) for i in range(60)]
 
 def take(stream, count):
     return list(itertools.islice(stream, count))
+
+
+def draw(mixture, count):
+    return [mixture.draw().document for _ in range(count)]
 
 
 def whole(files, kind):
@@ -65,7 +71,8 @@ def test_document_stream_resumes_from_any_position_through_json(files, base, kin
 @pytest.mark.parametrize("n", [255, 256, 257, 511, 513, 699, 700, 701, 1199])
 def test_document_stream_resumes_inside_a_large_row_group(files, base, n):
     files.parquet("a.parquet", [f"text {i}" for i in range(1200)], row_group_size=700)
-    source = files.source("a.parquet", validation_hash_frac=1e-9)
+    files.parquet("b.parquet", ["held out"])
+    source = files.source("*.parquet", validation_shard="b.parquet")
     stream = DocumentStream(source, "train", base=base)
     take(stream, n)
     resumed = DocumentStream(source, "train", base=base, start=stream.position())
@@ -104,12 +111,21 @@ def test_document_stream_names_a_missing_validation_shard(files, base):
         DocumentStream(files.source("a.parquet", validation_shard="z.parquet"), "train", base=base)
 
 
-def test_documents_of_one_text_are_in_the_same_split(files, base):
+def test_documents_are_cut_before_the_hash_decides(files, base):
+    """Half of the 400 lines are held out (standard deviation 10), and of half of the texts one line of the two."""
     files.parquet("a.parquet", [f"{i} first\n{i} second\n" for i in range(200)])
     source = files.source("a.parquet", max_document_chars=12, validation_hash_frac=0.5)
     held_out = list(single_pass(source, "validation", base=base))
-    assert 0 < len(held_out) < 400
-    assert [text.split()[0] for text in held_out[::2]] == [text.split()[0] for text in held_out[1::2]]
+    assert 150 < len(held_out) < 250
+    assert sorted(held_out + list(single_pass(source, "train", base=base))) == sorted(
+        f"{i} {name}\n" for i in range(200) for name in ("first", "second")
+    )
+    assert (
+        70
+        < sum(f"{i} first\n" in held_out and f"{i} second\n" not in held_out for i in range(200))
+        + sum(f"{i} first\n" not in held_out and f"{i} second\n" in held_out for i in range(200))
+        < 130
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -121,16 +137,84 @@ def test_chunk_text_loses_nothing_and_splits_at_line_ends(text, limit):
     assert all(chunk.endswith("\n") or "\n" not in chunk for chunk in chunks[:-1])
 
 
-def test_document_stream_explains_a_split_without_documents(files, base):
-    files.parquet("a.parquet", ["only one"])
-    stream = DocumentStream(files.source("a.parquet"), "validation", base=base)
-    with pytest.raises(StageError, match=r"source `mine` .*no validation document; validation is a hash .* 0\.01"):
-        next(stream)
+SMALL_TEXTS = {
+    "two lines": ("a.txt", "one\ntwo\n", {}),
+    "two lines that are equal": ("a.txt", "one\none\n", {}),
+    "two lines and a blank one": ("a.txt", "one\n\ntwo", {}),
+    "a note": ("a.txt", "".join(f"line {i} of a note\n" for i in range(300)), {}),
+    "a text with old line ends": ("a.txt", "one\rtwo\r", {}),
+    "a short book": ("a.txt", "".join(f"line {i} of a book\n" for i in range(1500)), {}),
+    "a long line": ("a.txt", "word " * 4000, {}),
+    "a line that the recipe cuts": ("a.txt", "one two three", {"max_document_chars": 7}),
+    "one row": ("a.jsonl", '{"text": "one\\ntwo"}\n', {}),
+    "two rows": ("a.jsonl", '{"text": "one"}\n{"text": "two"}\n', {}),
+    "three equal rows": ("a.jsonl", '{"text": "one\\ntwo"}\n' * 3, {}),
+}
+
+
+@pytest.mark.parametrize("held_out_frac", [1e-9, 0.02, 0.5, 0.9, 1 - 1e-9])
+@pytest.mark.parametrize("text", SMALL_TEXTS)
+def test_documents_of_a_small_text_are_in_both_splits(files, base, text, held_out_frac):
+    name, content, settings = SMALL_TEXTS[text]
+    path = files.text(name, content)
+    source = files.source(name, validation_hash_frac=held_out_frac, **settings)
+    splits = [list(single_pass(source, split, base=base)) for split in ("train", "validation")]
+    assert all(document.strip() for split in splits for document in split) and all(splits)
+    whole = content if path.suffix == ".txt" else "".join(json.loads(line)["text"] for line in content.splitlines())
+    assert sorted("".join(splits[0] + splits[1])) == sorted(whole)
+
+
+def test_documents_of_a_small_text_are_held_out_by_their_hash(files, base):
+    """None of the three hashes is below the share, so that the document with the smallest hash is held out."""
+    texts = ["one", "two", "three"]
+    files.parquet("a.parquet", texts)
+    source = files.source("a.parquet", validation_hash_frac=0.01)
+    smallest = min(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+    assert list(single_pass(source, "validation", base=base)) == [smallest]
+    assert list(single_pass(source, "train", base=base)) == [text for text in texts if text != smallest]
+
+
+def test_held_out_rule_reads_no_further_than_the_first_held_out_document(files, base):
+    """A later line that is broken is not read. With a share of a half, two documents of each kind are near."""
+    files.text("a.jsonl", "".join(f'{{"text": "text {i}"}}\n' for i in range(40)) + "broken\n")
+    source = files.source("a.jsonl", validation_hash_frac=0.5)
+    assert next(DocumentStream(source, "validation", base=base))
+    with pytest.raises(StageError, match="not JSON"):
+        next(DocumentStream(files.source("a.jsonl", validation_hash_frac=1e-9), "train", base=base))
+
+
+def test_document_stream_refuses_a_single_line_with_advice_that_works(files, base):
+    files.text("a.txt", "only one line")
+    assert list(single_pass(files.source("a.txt"), "train", base=base)) == ["only one line"]
+    with pytest.raises(StageError, match=r"source `mine` .*no validation .* single line of 13 characters") as caught:
+        next(DocumentStream(files.source("a.txt"), "validation", base=base))
+    field, value = re.search(r"`(\w+): (\d+)`", str(caught.value)).groups()
+    source = files.source("a.txt", **{field: int(value)})
+    assert all(next(DocumentStream(source, split, base=base)) for split in ("train", "validation"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_document_stream_refuses_a_source_without_text(files, base, split):
+    files.parquet("a.parquet", ["", None])
+    with pytest.raises(StageError, match=rf"source `mine` .*no {split} document; it holds no text"):
+        next(DocumentStream(files.source("a.parquet"), split, base=base))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab\r\n ", min_size=1, max_size=60), st.integers(2, 12))
+def test_cut_lines_loses_nothing_and_cuts_any_text_with_two_lines(text, count):
+    parts = cut_lines(text, count)
+    assert "".join(parts) == text
+    assert all(part.strip() for part in parts) or parts == [text]
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert len(parts) > 1 or len(lines) < 2
 
 
 def test_document_stream_skips_empty_texts_and_nulls(files, base):
     files.parquet("a.parquet", ["one", "", None, "two"])
-    assert take(DocumentStream(files.source("a.parquet"), "train", base=base), 3) == ["one", "two", "one"]
+    files.parquet("b.parquet", ["held out"])
+    source = files.source("*.parquet", validation_shard="b.parquet")
+    assert take(DocumentStream(source, "train", base=base), 3) == ["one", "two", "one"]
 
 
 def test_mixture_gives_each_stream_its_share_and_resumes(files, base):
@@ -141,15 +225,15 @@ def test_mixture_gives_each_stream_its_share_and_resumes(files, base):
         streams.append(DocumentStream(files.source(f"{name}.parquet"), "train", base=base))
     mixture = Mixture(streams, [3.0, 1.0])
     start = json.loads(json.dumps(mixture.position()))
-    texts = take(mixture, 40)
+    texts = draw(mixture, 40)
     assert ["".join(sorted(text[0] for text in texts[i : i + 4])) for i in range(0, 40, 4)] == ["aaab"] * 10
     for n in range(0, 40, 7):
         mixture.seek(start)
-        assert take(mixture, n) == texts[:n]
+        assert draw(mixture, n) == texts[:n]
         middle = json.loads(json.dumps(mixture.position()))
-        take(mixture, 5)
+        draw(mixture, 5)
         mixture.seek(middle)
-        assert take(mixture, 40 - n) == texts[n:]
+        assert draw(mixture, 40 - n) == texts[n:]
 
 
 def reading_error(files, base):

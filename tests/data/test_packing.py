@@ -8,39 +8,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.packing.documents import DocumentPacker, DocumentStats
+from nanochat.data.packing.documents import BufferedDocument, DocumentPacker, DocumentStats
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "packing.json").read_text())
 SCENARIOS = GOLDEN["scenarios"] if isinstance(GOLDEN, dict) else GOLDEN
 
 
-def golden_document(i, length):
-    return np.array([0, *range(64 * i + 1, 64 * i + length)], dtype=np.int32)
+BOS = 0
+
+
+def document_of(ids, stream=0):
+    return BufferedDocument(np.array(ids, dtype=np.int32), stream)
+
+
+def golden_ids(i, length):
+    """The ids of the golden document behind its BOS."""
+    return range(64 * i + 1, 64 * i + length)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=range(len(SCENARIOS)))
 def test_document_packer_makes_the_golden_rows(scenario):
-    packer = DocumentPacker(scenario["T"] + 1, scenario["buffer_size"])
+    packer = DocumentPacker(scenario["T"] + 1, scenario["buffer_size"], bos_id=BOS, long_documents="crop")
     lengths = scenario["document_lengths"]
     taken = 0
 
     def refill():
         nonlocal taken
         for _ in range(scenario["documents_per_refill"]):
-            packer.add(golden_document(taken, lengths[taken]))
+            packer.add(document_of(golden_ids(taken, lengths[taken])))
             taken += 1
+        return True
 
     rows = [packer.next_row(refill).tolist() for _ in scenario["rows"]]
     assert rows == scenario["rows"]
     assert taken == scenario["documents_taken_from_stream"]
-    left = [golden_document(i, lengths[i]).tolist() for i in scenario["documents_left_in_buffer"]]
-    assert [document.tolist() for document in packer.buffered()] == left
+    left = [list(golden_ids(i, lengths[i])) for i in scenario["documents_left_in_buffer"]]
+    assert [document.ids.tolist() for document in packer.buffered()] == left
 
 
 @st.composite
 def packings(draw):
     return (
-        draw(st.integers(1, 12)),
+        draw(st.integers(2, 12)),
         draw(st.integers(1, 8)),
         draw(st.integers(1, 4)),
         draw(st.lists(st.integers(1, 20), min_size=1, max_size=30)),
@@ -48,8 +57,8 @@ def packings(draw):
     )
 
 
-def slow_rows(row_tokens, buffer_size, per_refill, documents, count):
-    """Packs by the rules of the golden README, with linear searches."""
+def slow_rows(row_tokens, buffer_size, per_refill, documents, count, *, keep):
+    """Packs documents with their BOS in front by the rules of the golden README, with linear searches."""
     stream, buffer, rows, cropped = iter(documents), [], [], []
     for _ in range(count):
         row = []
@@ -58,39 +67,50 @@ def slow_rows(row_tokens, buffer_size, per_refill, documents, count):
                 buffer += [next(stream) for _ in range(per_refill)]
             left = row_tokens - len(row)
             fitting = [document for document in buffer if len(document) <= left]
-            chosen = max(fitting, key=len) if fitting else min(buffer, key=len)
+            chosen = max(fitting, key=len) if fitting else (max if keep else min)(buffer, key=len)
             buffer.pop(next(i for i, document in enumerate(buffer) if document is chosen))
             row += chosen[:left]
-            cropped += chosen[left:]
+            if keep and not fitting:
+                buffer.append([BOS, *chosen[left:]])
+            else:
+                cropped += chosen[left:]
         rows.append(row)
     return rows, cropped, buffer
 
 
-@settings(max_examples=300, deadline=None)
-@given(packings())
-def test_document_packer_loses_only_cropped_tails_and_invents_no_token(packing):
+@pytest.mark.parametrize("rule", ["keep", "crop"])
+@settings(max_examples=150, deadline=None)
+@given(packing=packings())
+def test_document_packer_invents_no_token_and_loses_only_cropped_tails(rule, packing):
     row_tokens, buffer_size, per_refill, lengths, count = packing
-    documents = []
+    documents, next_id = [], 1
     for i in range(2000):
-        start = sum(map(len, documents[-1:])) and documents[-1][-1] + 1
-        documents.append(list(range(start, start + lengths[i % len(lengths)])))
-    rows, cropped, buffer = slow_rows(row_tokens, buffer_size, per_refill, documents, count)
+        documents.append([BOS, *range(next_id, next_id + lengths[i % len(lengths)])])
+        next_id += lengths[i % len(lengths)]
+    rows, cropped, buffer = slow_rows(row_tokens, buffer_size, per_refill, documents, count, keep=rule == "keep")
 
-    packer = DocumentPacker(row_tokens, buffer_size)
+    packer = DocumentPacker(row_tokens, buffer_size, bos_id=BOS, long_documents=rule)
     stream = iter(documents)
     given_out = []
 
     def refill():
         for _ in range(per_refill):
             given_out.append(next(stream))
-            packer.add(np.array(given_out[-1], dtype=np.int32))
+            packer.add(document_of(given_out[-1][1:]))
+        return True
 
     assert [packer.next_row(refill).tolist() for _ in range(count)] == rows
-    left = [document.tolist() for document in packer.buffered()]
+    left = [[BOS, *document.ids.tolist()] for document in packer.buffered()]
     assert left == buffer
     everything = sorted([token for part in (*rows, cropped, *left) for token in part])
-    assert everything == sorted(token for document in given_out for token in document)
-    assert packer.stats == DocumentStats(placed_tokens=count * row_tokens, cropped_tokens=len(cropped))
+    assert [token for token in everything if token != BOS] == [
+        i for document in given_out for i in document if i != BOS
+    ]
+    tails = everything.count(BOS) - len(given_out)
+    assert packer.stats == DocumentStats(
+        placed_tokens=count * row_tokens, cropped_tokens=len(cropped), tail_bos_tokens=tails
+    )
+    assert tails == 0 or rule == "keep"
 
 
 def test_cropped_frac_is_of_all_tokens_taken():

@@ -89,7 +89,7 @@ def test_check_documents_names_the_bad_line(files, base, name, content, message)
 def test_check_documents_explains_a_split_without_documents(files, base):
     files.jsonl("a.jsonl", [{"text": "the only one"}])
     check_documents(files.source("a.jsonl"), ("train",), base=base)
-    with pytest.raises(PreflightError, match="no validation document; validation is a hash"):
+    with pytest.raises(PreflightError, match="no validation document; its text is a single line"):
         check_documents(files.source("a.jsonl"), ("train", "validation"), base=base)
     with pytest.raises(PreflightError, match=r"no validation shard b\.parquet"):
         check_documents(files.source("a.jsonl", validation_shard="b.parquet"), ("train",), base=base)

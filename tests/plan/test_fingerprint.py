@@ -61,6 +61,7 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
         ("pretrain.optimizer.weight_decay=0.2", FROM_PRETRAIN),
         ("pretrain.schedule.warmup_steps=5", FROM_PRETRAIN),
         ("pretrain.buffer_documents=10", FROM_PRETRAIN),
+        ("pretrain.long_documents=crop", FROM_PRETRAIN),
         ("pretrain.data={words2: {}}", FROM_PRETRAIN),
         ("base_eval.suites.bpb.tokens=1000", {"base_eval"}),
         ("base_eval.samples=[other]", {"base_eval"}),

@@ -61,6 +61,7 @@ def make_spec(documents, *, steps, **changes):
         "schedule": ScheduleConfig(steps=steps, warmup_steps=2, warmdown_steps=4),
         "weight_decay": 0.1,
         "buffer_documents": 8,
+        "long_documents": "keep",
         "init_from": None,
         "seed": 3,
     }
@@ -181,6 +182,14 @@ def test_pretrain_results_do_not_depend_on_intervals(make_context, upstream, spe
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(("rule", "least", "most"), [("keep", 0, 0), ("crop", 0.5, 0.95)])
+def test_pretrain_reports_the_share_of_text_that_it_threw_away(make_context, upstream, documents, rule, least, most):
+    """Rows have 17 tokens, and a document has about a hundred."""
+    spec = make_spec(documents, steps=4, schedule=ScheduleConfig(steps=4), long_documents=rule)
+    context = make_context(spec, upstream=upstream, micro_batch_size=4)
+    assert least <= stage.run(context.job, context).metrics["cropped_frac"] <= most
+
+
 def test_pretrain_seed_changes_the_model(make_context, upstream, documents):
     losses = []
     for seed in (0, 1):
@@ -214,7 +223,10 @@ def test_pretrain_refuses_a_model_of_a_different_shape_with_the_difference(make_
 
 
 def test_pretrain_killed_at_random_moments_ends_like_an_undisturbed_run(make_context, upstream, documents):
-    """SIGKILL ends a real process at seeded moments, and the same command starts it again."""
+    """SIGKILL ends a real process at seeded moments, and the same command starts it again.
+
+    Every document is several times as long as a row, so that the process resumes in the middle of one.
+    """
     spec = make_spec(documents, steps=24, schedule=ScheduleConfig(steps=24, warmdown_steps=10))
     execution = {**MONITOR, "checkpoint_every_steps": 2}
     undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **execution)

@@ -95,6 +95,7 @@ def make_pretrain_spec(documents, *, steps):
         schedule=ScheduleConfig(steps=steps),
         weight_decay=0.1,
         buffer_documents=8,
+        long_documents="keep",
         init_from=None,
         seed=3,
     )

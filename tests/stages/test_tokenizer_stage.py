@@ -56,8 +56,9 @@ def test_tokenizer_stage_error_names_a_missing_source(make_context, tokenizer_sp
         stage.run(context.job, context)
 
 
-def test_tokenizer_stage_requires_held_out_documents(make_context, tokenizer_spec, documents):
-    spec = dataclasses.replace(documents, validation_hash_frac=1e-12)
+def test_tokenizer_stage_requires_held_out_documents(make_context, tokenizer_spec, tmp_path):
+    (tmp_path / "line.txt").write_text("only one line")
+    spec = SourceSpec(name="line", path=(str(tmp_path / "line.txt"),))
     context = make_context(tokenizer_spec.model_copy(update={"source": spec}))
-    with pytest.raises(StageError, match="validation"):
+    with pytest.raises(StageError, match="no validation document"):
         stage.run(context.job, context)

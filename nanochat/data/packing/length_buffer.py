@@ -50,6 +50,11 @@ class LengthBuffer(Generic[Item]):
         i = bisect.bisect_right(self._lengths, limit)
         return self._take(i - 1) if i else None
 
+    def take_longest(self) -> Item:
+        """Remove and return the longest item."""
+        assert self._count, "the buffer is empty"
+        return self._take(len(self._lengths) - 1)
+
     def take_shortest(self) -> Item:
         """Remove and return the shortest item."""
         assert self._count, "the buffer is empty"

@@ -33,6 +33,7 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
         schedule=_derive_schedule(section, steps, issues),
         weight_decay=_weight_decay(optimizer, config, steps, tokens_per_step, issues),
         buffer_documents=section.buffer_documents,
+        long_documents=section.long_documents,
         init_from=section.init_from,
         seed=given.recipe.seed,
     )

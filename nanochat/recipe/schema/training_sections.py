@@ -130,6 +130,10 @@ class Pretrain(StageSection):
     """Learning rate over steps."""
     buffer_documents: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Number of documents that the best-fit packer can choose from when it fills a row."""
+    long_documents: Literal["keep", "crop"] = "keep"
+    """What happens to the rest of a document that is cut because nothing else fits in a row. `keep` trains on it as a
+    document of its own, so that an epoch has all the text. `crop` throws it away; this suits people who have more text
+    than they can train on."""
     init_from: InitFrom | None = None
     """Start from existing weights instead of random ones: a run, a stage folder or a checkpoint folder."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from nanochat.errors import PreflightError
 
@@ -26,6 +26,14 @@ class Stream(Protocol[Item_co]):
         """Return a new stream of the same documents that continues from `start`."""
 
 
+class Drawn(NamedTuple, Generic[Item_co]):
+    """A document, the number of its stream, and how often that stream had been read to its end before."""
+
+    document: Item_co
+    stream: int
+    epoch: int
+
+
 class Mixture(Generic[Item_co]):
     """Documents of several streams; the next one comes from the stream that is furthest below its share."""
 
@@ -36,20 +44,12 @@ class Mixture(Generic[Item_co]):
         self._weights = list(weights)
         self._counts = [0] * len(streams)
 
-    @property
-    def epoch(self) -> int:
-        """How many times the stream that repeats least has been read to its end."""
-        return min(stream.epoch for stream in self._streams)
-
-    def __iter__(self) -> Mixture[Item_co]:
-        return self
-
-    def __next__(self) -> Item_co:
+    def draw(self) -> Drawn[Item_co]:
         """Return the next document. There is no end; the streams' errors are raised."""
         i = min(range(len(self._streams)), key=lambda j: ((self._counts[j] + 1) / self._weights[j], j))
         document = next(self._streams[i])
         self._counts[i] += 1
-        return document
+        return Drawn(document, i, self._streams[i].epoch)
 
     def position(self) -> dict[str, object]:
         """Return, JSON-able, how many documents each stream has given, and its position."""
