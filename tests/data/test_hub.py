@@ -24,6 +24,7 @@ from nanochat.data.sources import (
     check_source,
     digest,
     fetch,
+    list_files,
     resolve_files,
     resolve_revision,
 )
@@ -197,6 +198,7 @@ def test_fetch_names_a_file_that_stays_corrupted_and_the_data_set_is_not_downloa
         (source("hf://datasets/some/nothing"), "hf://datasets/some/nothing: no such data set"),
         (source(f"{URI}/missing"), r"no data file matches; files there are: README\.md, data/train-00000"),
         (source("hf://models/x"), "expected hf://datasets/OWNER/NAME"),
+        (source(f"{URI}@v1/a"), "expected hf://datasets/OWNER/NAME without a revision"),
     ],
 )
 def test_check_source_names_what_the_hub_does_not_have(texts, base, spec, message):
@@ -321,3 +323,34 @@ def test_commit_that_a_branch_last_named_applies_to_every_pattern_of_the_data_se
     for tail in ("data", "other"):
         assert resolve_revision(source(f"{URI}/{tail}"), base=base, offline=True) == "c0ffee" + "0" * 34
     assert hub.known_commit(hub.HubSource.parse(URI, "v1"), base=base) is None
+
+
+@pytest.fixture
+def stories(fake_hub):
+    """A data set that holds each split as parquet and as text."""
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
+        fake_hub.files[f"data/{name}-abc.parquet"] = parquet([name])
+    for name in ("Stories-train", "Stories-valid"):
+        fake_hub.files[f"{name}.txt"] = name.encode()
+    fake_hub.files["README.md"] = b"# Stories"
+    return fake_hub
+
+
+def test_hub_data_set_in_two_formats_is_downloaded_once_and_its_validation_files_are_held_out(stories, base):
+    get(source(), base)
+    assert not [path for path, _ in stories.requests if path.endswith(".txt")]
+    assert sorted(single_pass(source(), "train", base=base)) == ["train-00000-of-00002", "train-00001-of-00002"]
+    assert list(single_pass(source(), "validation", base=base)) == ["validation-00000-of-00001"]
+    choice = list_files(source(), base=base)
+    assert {path.name: why for path, why in choice.left_out} == {
+        "README.md": "not .parquet, .jsonl, .txt",
+        "Stories-train.txt": "the same text in another format is read",
+        "Stories-valid.txt": "the same text in another format is read",
+    }
+    assert (len(choice.used), choice.found) == (3, 6)
+
+
+def test_hub_max_files_counts_the_files_of_each_split(stories, base):
+    get(source(max_files=1), base)
+    assert list(single_pass(source(max_files=1), "train", base=base)) == ["train-00000-of-00002"]
+    assert list(single_pass(source(max_files=1), "validation", base=base)) == ["validation-00000-of-00001"]

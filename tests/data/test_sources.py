@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nanochat.data.files.digests import remembered_digests
-from nanochat.data.sources import SourceSpec, check_source, digest, resolve_files, validation_frac
+from nanochat.data.sources import SourceSpec, check_source, digest, list_files, resolve_files, validation_frac
 from nanochat.errors import PreflightError
 
 
@@ -28,7 +28,16 @@ def test_resolve_files_sorts_folders_patterns_and_lists(files, base):
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("gone.txt", "no such file"), ("*.jsonl", "no file matches the pattern"), ("empty", "the folder holds no")],
+    [
+        ("gone.txt", "no such file$"),
+        ("*.jsonl", "no file matches the pattern"),
+        ("empty", "the folder holds no"),
+        ("$HOME/books", r"no such file; environment variables such as `\$HOME` are not replaced"),
+        ("https:/host/a.txt", "`https://host/a.txt` is an address"),
+        ("hf:/datasets/a/b", "write a data set of the Hugging Face hub as `uri: hf://datasets/a/b`"),
+        ("OWNER/NAME", "if `OWNER/NAME` is a data set of the Hugging Face hub, write `uri: hf://datasets/OWNER/NAME`"),
+        ("x" * 256, "no such file; a name in it is longer than 255 bytes"),
+    ],
 )
 def test_resolve_files_and_digest_name_a_path_that_matches_nothing(files, base, pattern, message):
     (files.folder / "empty").mkdir()
@@ -38,6 +47,46 @@ def test_resolve_files_and_digest_name_a_path_that_matches_nothing(files, base, 
             act()
         assert str(files.folder / pattern) in str(caught.value)
         assert "source `mine`" in str(caught.value)
+
+
+def test_list_files_follows_links_once_and_skips_hidden_names(files, base):
+    """A link leads to a folder beside it, another one back to the folder itself."""
+    for name in ("folder/a.txt", "folder/B.TXT", "folder/c.md", "folder/.git/d.txt", "folder/._a.txt", "beside/e.txt"):
+        files.text(name, name)
+    (files.folder / "folder/linked").symlink_to("../beside")
+    (files.folder / "folder/loop").symlink_to(".")
+    choice = list_files(files.source("folder"), base=base)
+    assert [path.name for path in choice.paths] == ["B.TXT", "a.txt", "e.txt"]
+    assert {path.name: why for path, why in choice.left_out} == {
+        ".git": "hidden",
+        "._a.txt": "hidden",
+        "c.md": "not .parquet, .jsonl, .txt",
+    }
+    assert choice.found == 6
+
+    def names(pattern):
+        return [path.name for path in resolve_files(files.source(pattern), base=base)]
+
+    assert names("folder/**/*.txt") == ["B.TXT", "a.txt", "e.txt"]
+    assert names("folder/*") == ["B.TXT", "a.txt", "e.txt"]
+    assert names("folder/.*.txt") == ["._a.txt"] and names("folder/.git") == ["d.txt"]
+    assert names("folder/B.TXT") == ["B.TXT"]
+
+
+def test_list_files_leaves_out_empty_files_and_names_all_of_them_if_there_is_no_other(files, base):
+    for name in ("1.txt", "2.txt"):
+        files.text(f"books/{name}", "")
+    with pytest.raises(PreflightError, match=r"no file with content; left out: 1\.txt, 2\.txt \(empty\)"):
+        list_files(files.source("books"), base=base)
+    files.text("books/3.txt", "text")
+    choice = list_files(files.source("books"), base=base)
+    assert [path.name for path in choice.paths] == ["3.txt"] and choice.found == 3
+
+
+def test_list_files_takes_a_pattern_that_is_a_name_for_the_name(files, base):
+    files.text("a [1].txt", "text")
+    files.text("a 1.txt", "text")
+    assert resolve_files(files.source("a [1].txt"), base=base) == (files.folder / "a [1].txt",)
 
 
 def test_digest_depends_on_contents_and_names_but_not_on_the_folder(files, base, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.data.sources import SourceSpec, resolve_files
 from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 
@@ -145,3 +146,20 @@ def _mutate(rng):
     if rng.random() < 0.1:
         content[rng.randrange(len(content))] = rng.randrange(256)
     return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("books/a.txt", "books/a.txt"), ("My Book [2020].txt", "My Book [2020].txt"), ("books/*.txt", "books/a.txt")],
+)
+def test_source_paths_are_patterns_but_the_folder_of_the_recipe_is_none(tmp_path, written, name):
+    folder = tmp_path / "proj [v2]"
+    for file in (folder / name, tmp_path / "proj v" / name):
+        file.parent.mkdir(parents=True)
+        file.write_text("text")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"nanochat: 1\nname: x\nsources:\n  docs: {{path: '{written}'}}\ntokenizer: {{source: docs, vocab_size: 320}}\n"
+    )
+    path = load_recipe(recipe).recipe.sources["docs"].path
+    assert resolve_files(SourceSpec(name="docs", path=(path,)), base=tmp_path) == (folder / name,)

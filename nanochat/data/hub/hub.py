@@ -53,8 +53,10 @@ class HubSource:
             PreflightError: `uri` has another form.
         """
         parts = uri.removeprefix(_PREFIX).split("/", 2)
-        if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]):
-            raise PreflightError(f"`{uri}`: expected {_PREFIX}OWNER/NAME, optionally with a folder or glob")
+        if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]) or "@" in parts[1]:
+            raise PreflightError(
+                f"`{uri}`: expected {_PREFIX}OWNER/NAME without a revision, optionally with a folder or glob"
+            )
         return cls("/".join(parts[:2]), parts[2].rstrip("/") if len(parts) > 2 else "", revision or DEFAULT_REVISION)
 
     @property

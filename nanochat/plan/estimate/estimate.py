@@ -134,7 +134,7 @@ def estimate_tokenizer_training(spec: TokenizerSpec, *, chars: int | None) -> Es
 def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
     """Return the memory for reading the sources, which counts only if the whole process is measured (on a CPU)."""
     names = (name for source in sources for name in (source.path or ()))
-    reads_parquet = any(source.uri for source in sources) or any(name.endswith(".parquet") for name in names)
+    reads_parquet = any(source.uri for source in sources) or any(name.lower().endswith(".parquet") for name in names)
     return memory.PARQUET_BYTES if reads_parquet and dtype == "float32" else 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from urllib.parse import unquote
 
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain
@@ -16,12 +17,13 @@ from nanochat.tasks.table import TASKS
 
 _CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
 """Matches a URI with a user name, or with a parameter whose name suggests a secret."""
+_URI_WITH_REVISION = re.compile(r"(?P<name>hf://datasets/[^/]+/[^/@]+)@(?P<revision>[^/]*)(?P<rest>.*)")
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
     """Return what is wrong with the references of a merged recipe."""
-    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets)
+    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets, _check_revisions)
     return [problem for check in checks for problem in check(data)]
 
 
@@ -31,6 +33,17 @@ def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
         help_ = "set MLFLOW_TRACKING_URI to the whole address, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         message = "a recipe must not contain a user name, password or token"
         yield FieldProblem(("tracking", "uri"), "secret-in-recipe", message, help_)
+
+
+def _check_revisions(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report a revision that is written into a `uri`, where it would be part of the data set's name."""
+    for name in _map(data.get("sources")):
+        uri = _at(data, ("sources", name, "uri"))
+        match = _URI_WITH_REVISION.match(uri) if isinstance(uri, str) else None
+        if match is not None:
+            message = "`uri` does not take a revision"
+            help_ = f"write `uri: {match['name']}{match['rest']}` and `revision: {unquote(match['revision'])}`"
+            yield FieldProblem(("sources", name, "uri"), "bad-format", message, help_)
 
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:

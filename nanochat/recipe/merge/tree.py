@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,6 +121,9 @@ def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
         return node
     if marker.only_explicit and not node.value.startswith(("./", "../", "/", "~/")):
         return node
-    written = os.path.expanduser(node.value)  # noqa: PTH111 -- Path.expanduser raises without a home
-    folder = node.folder or node.origin.text.folder
-    return replace(node, value=os.path.normpath(Path.cwd() / folder / written))
+    start, slash, rest = node.value.partition("/") if node.value.startswith("~") else ("", "", node.value)
+    home = os.path.expanduser(start)  # noqa: PTH111 -- Path.expanduser raises without a home
+    folder = str(Path.cwd() / (node.folder or node.origin.text.folder))
+    if marker.is_pattern:
+        home, folder = glob.escape(home), glob.escape(folder)
+    return replace(node, value=os.path.normpath(Path(folder) / f"{home}{slash}{rest}"))

@@ -48,7 +48,9 @@ class Source(Section):
     files."""
     revision: str | None = None
     """Branch, tag or commit of the hub data set. Default: its main branch."""
-    path: Annotated[NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath()] = None
+    path: Annotated[
+        NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath(is_pattern=True)
+    ] = None
     """Local files (parquet, jsonl or txt): a path, a pattern such as `data/*.txt`, or a list of them. Relative paths
     start at the folder of the recipe."""
     builtin: Literal["python-stdlib", "spelling"] | None = None

@@ -82,10 +82,12 @@ class Scaled:
 class LocalPath:
     """Marks a path that is relative to the folder of the recipe file, or to the working directory for a flag.
 
-    With `only_explicit`, only text that starts with `./`, `../`, `/` or `~/` is a path. Other text is a name.
+    With `only_explicit`, only text that starts with `./`, `../`, `/` or `~/` is a path. Other text is a name. With
+    `is_pattern`, the path may contain wildcards, so those in the folder's own name are escaped.
     """
 
     only_explicit: bool = False
+    is_pattern: bool = False
 
 
 Count = Annotated[int, Scaled(1)]

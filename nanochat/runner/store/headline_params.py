@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nanochat.data.files.local_files import literal_path
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.plan import StagePlan
@@ -34,7 +35,7 @@ def _location(source: SourceSpec) -> str:
         return source.uri if source.revision is None else f"{source.uri} @ {source.revision}"
     if source.builtin is not None:
         return f"builtin: {source.builtin}"
-    return ", ".join(source.path or ())
+    return ", ".join(str(literal_path(pattern)) for pattern in source.path or ())
 
 
 def cost_of(estimate: Estimate) -> Cost:
