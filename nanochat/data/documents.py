@@ -13,8 +13,9 @@ from pathlib import Path
 
 from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.chunking import chunk_text
-from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
+from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
+from nanochat.data.files.cursors import START, Cursor, next_file
+from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, estimate_rows, read_texts
 from nanochat.data.held_out import HeldOutRule, choose_rule
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, describe, validation_frac
@@ -62,8 +63,9 @@ class DocumentPosition:
 class _Part:
     """A file, or a whole built-in source: `read` yields its texts from a cursor on, each with the cursor after it."""
 
-    read: Callable[[Cursor], Iterator[tuple[str, Cursor]]]
+    read: Callable[[Cursor, RowProblems], Iterator[tuple[str, Cursor]]]
     max_chars: int | None
+    file: Path | None = None
 
 
 class DocumentStream:
@@ -74,9 +76,15 @@ class DocumentStream:
     """
 
     def __init__(
-        self, spec: SourceSpec, split: Split, *, base: Path, start: Mapping[str, object] | None = None
+        self,
+        spec: SourceSpec,
+        split: Split,
+        *,
+        base: Path,
+        start: Mapping[str, object] | None = None,
+        notify: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Open the stream at its beginning, or at what `position()` returned.
+        """Open the stream at its beginning, or at what `position()` returned. `notify` receives notes on bad rows.
 
         Raises:
             PreflightError: the source or its validation shard is missing, or has fewer files than `start` refers to.
@@ -89,6 +97,10 @@ class DocumentStream:
                 f"{describe(spec)}: has {len(self._parts)} files, but the checkpoint was reading file "
                 f"{self._position.part + 1}; restore the data, or start the stage over with `--force`"
             )
+        self._notify = notify
+        self._problems = RowProblems(
+            describe(spec), lambda: self._allowed_bad_rows, notify, bad=self._position.cursor[2]
+        )
         self._documents = self._repeat()
 
     @property
@@ -119,7 +131,7 @@ class DocumentStream:
 
     def reopened(self, start: Mapping[str, object]) -> DocumentStream:
         """Return a new stream of the same documents that continues from `start`."""
-        return DocumentStream(self._spec, self._split, base=self._base, start=start)
+        return DocumentStream(self._spec, self._split, base=self._base, start=start, notify=self._notify)
 
     def _repeat(self) -> Iterator[str]:
         start = self._position
@@ -131,19 +143,25 @@ class DocumentStream:
                 yield document
             if is_empty and start == DocumentPosition(start.epoch):
                 raise StageError(self._no_document())
+            self._problems.end_pass()
             start = DocumentPosition(start.epoch + 1)
 
     def _read_from(self, start: DocumentPosition) -> Iterator[tuple[str, DocumentPosition]]:
         """Yield the rest of an epoch: each document with the position after it."""
         cursor, piece = start.cursor, start.piece
         for number in range(start.part, len(self._parts)):
-            for text, next_cursor in self._parts[number].read(cursor):
-                documents = self._documents_of(text, self._parts[number].max_chars)
+            for text, next_cursor in self._parts[number].read(cursor, self._problems):
+                documents = self._documents_of(text, self._parts[number].max_chars) if text else []
                 for i in range(piece, len(documents)):
                     after = (next_cursor, 0) if i + 1 == len(documents) else (cursor, i + 1)
                     yield documents[i], DocumentPosition(start.epoch, number, *after)
                 cursor, piece = next_cursor, 0
-            cursor = START
+            cursor = next_file(cursor)
+
+    @cached_property
+    def _allowed_bad_rows(self) -> int:
+        rows = estimate_rows([part.file for part in self._parts if part.file is not None])
+        return allowed_bad_rows(self._spec.max_bad_rows, rows)
 
     def _documents_of(self, text: str, max_chars: int | None) -> list[str]:
         """Return the documents of a text, none if the text belongs to the other split."""
@@ -158,7 +176,7 @@ class DocumentStream:
         """The rule that divides the documents, None if their files decide."""
         if not self._is_hashed:
             return None
-        texts = ((text, part.max_chars) for part in self._parts for text, _ in part.read(START))
+        texts = ((text, part.max_chars) for part in self._parts for text, _ in part.read(START, RowProblems()) if text)
         return choose_rule(texts, validation_frac(self._spec))
 
     def _no_document(self) -> str:
@@ -170,13 +188,15 @@ class DocumentStream:
         return f"{describe(self._spec)}: no {self._split} document; {reason}"
 
 
-def single_pass(spec: SourceSpec, split: Split, *, base: Path) -> Iterator[str]:
-    """Yield each document of a split once.
+def single_pass(
+    spec: SourceSpec, split: Split, *, base: Path, notify: Callable[[str], None] = lambda note: None
+) -> Iterator[str]:
+    """Yield each document of a split once. `notify` receives notes on bad rows.
 
     Raises:
         PreflightError, StageError: as `DocumentStream`.
     """
-    stream = DocumentStream(spec, split, base=base)
+    stream = DocumentStream(spec, split, base=base, notify=notify)
     for document in stream:
         if stream.epoch > 0:
             return
@@ -206,7 +226,11 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
 
 def _file_part(spec: SourceSpec, file: Path) -> _Part:
     max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if file.suffix.lower() == ".txt" else None)
-    return _Part(lambda cursor: read_texts(file, spec.column, cursor, max_chars=max_chars), max_chars)
+
+    def read(cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+        return read_texts(file, spec.column, cursor, max_chars=max_chars, problems=problems)
+
+    return _Part(read, max_chars, file)
 
 
 def _stdlib_part(spec: SourceSpec, split: Split) -> _Part:
@@ -218,9 +242,9 @@ def _stdlib_part(spec: SourceSpec, split: Split) -> _Part:
         held_out_frac=spec.validation_hash_frac,
         max_modules=spec.max_files,
     )
-    return _Part(lambda cursor: _read_list(texts, cursor), None)
+    return _Part(lambda cursor, _: _read_list(texts, cursor), None)
 
 
 def _read_list(texts: Sequence[str], cursor: Cursor) -> Iterator[tuple[str, Cursor]]:
     for i in range(cursor[0], len(texts)):
-        yield texts[i], (i + 1, 0)
+        yield texts[i], (i + 1, 0, 0)

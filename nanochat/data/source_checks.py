@@ -1,7 +1,7 @@
 """Checks before a run that documents and task rows can be read.
 
-Of documents and of large files only the beginning is read. Small files of rows, which most tasks have, are read whole,
-so that a bad row does not stop a run after hours of pretraining.
+Small sources are read whole, so that a bad row does not stop a run after hours of pretraining. Of large ones only the
+beginning is read.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from nanochat.data.documents import DocumentStream
+from nanochat.data.documents import single_pass
+from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
-from nanochat.data.files.readers import check_file, has_text
+from nanochat.data.files.readers import SMALL_BYTES, check_file, has_text
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
-
-SMALL_BYTES = 1 << 23
-"""Files of a split up to this size together are read in about a second."""
 
 
 def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
@@ -31,11 +29,15 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
     with as_preflight_error(spec):
         if spec.builtin == "python-stdlib":
             return
-        choice = with_content(document_files(spec, base=base).choice, lambda path: has_text(path, spec.column))
+        paths, problems = document_files(spec, base=base).choice, RowProblems()
+        choice = with_content(paths, lambda path: has_text(path, spec.column, problems))
         if spec.builtin is None and not choice.used:
-            raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}")
+            bad = f"; bad rows:{shown(problems.examples)}" if problems.bad else ""
+            raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}{bad}")
+        is_whole = sum(path.stat().st_size for path in paths.paths) <= SMALL_BYTES
         for split in splits:
-            next(DocumentStream(spec, split, base=base))
+            for _ in islice(single_pass(spec, split, base=base), None if is_whole else 1):
+                pass
 
 
 def with_content(choice: FileChoice[Path], has_content: Callable[[Path], bool]) -> FileChoice[Path]:

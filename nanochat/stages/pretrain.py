@@ -132,7 +132,7 @@ def _make_loader(
 def _open_documents(source: SourceSpec, context: StageContext, tokenizer: Tokenizer) -> Stream[Document]:
     """Return a source's training documents, as text or, if the recipe asks for it, as tokens from the cache."""
     if not context.job.execution.token_cache:
-        return DocumentStream(source, "train", base=context.base)
+        return DocumentStream(source, "train", base=context.base, notify=context.notify_user)
 
     def on_progress(documents: int, tokens: int) -> None:
         if context.should_stop():

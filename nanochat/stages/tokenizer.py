@@ -48,7 +48,8 @@ def run(job: Job, context: StageContext) -> StageResult:
 def _training_texts(spec: TokenizerSpec, context: StageContext) -> Iterator[str]:
     """Yield the training documents once, and report how much of `max_chars` has been read."""
     chars, count = 0, 0
-    for count, text in enumerate(single_pass(spec.source, "train", base=context.base), start=1):
+    texts = single_pass(spec.source, "train", base=context.base, notify=context.notify_user)
+    for count, text in enumerate(texts, start=1):
         chars += min(len(text), spec.max_document_chars)
         if count % PROGRESS_DOCUMENTS == 0:
             context.report_progress(

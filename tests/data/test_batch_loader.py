@@ -129,10 +129,10 @@ def test_batch_loader_gives_a_rank_without_rows_a_masked_one(make):
 def test_batch_loader_raises_a_source_s_error_when_its_batch_is_due(files, base, byte_tokenizer):
     files.jsonl("a.jsonl", [{"text": f"{i} abcdefghijkl"} for i in range(400)])
     with (files.folder / "a.jsonl").open("a") as file:
-        file.write("broken\n")
+        file.write("broken\n" * 11)
     stream = DocumentStream(files.source("a.jsonl"), "train", base=base)
     rows = DocumentRows([(stream, 1.0)], byte_tokenizer, sequence_len=30, buffer_documents=8, long_documents="keep")
     loader = BatchLoader(rows, rows_per_batch=2, pad_id=1)
     for _ in range(2):
-        with pytest.raises(StageError, match=r"a\.jsonl:401: not JSON"):
+        with pytest.raises(StageError, match=r"11 bad rows.* .*a\.jsonl:401: not JSON"):
             take(loader, 400)

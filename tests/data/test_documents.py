@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,12 +178,12 @@ def test_documents_of_a_small_text_are_held_out_by_their_hash(files, base):
 
 
 def test_held_out_rule_reads_no_further_than_the_first_held_out_document(files, base):
-    """A later line that is broken is not read. With a share of a half, two documents of each kind are near."""
-    files.text("a.jsonl", "".join(f'{{"text": "text {i}"}}\n' for i in range(40)) + "broken\n")
-    source = files.source("a.jsonl", validation_hash_frac=0.5)
-    assert next(DocumentStream(source, "validation", base=base))
-    with pytest.raises(StageError, match="not JSON"):
-        next(DocumentStream(files.source("a.jsonl", validation_hash_frac=1e-9), "train", base=base))
+    """A later file that is damaged is not read. With a share of a half, two documents of each kind are near."""
+    files.jsonl("a.jsonl", [{"text": f"text {i}"} for i in range(40)])
+    files.text("b.parquet", "not parquet")
+    assert next(DocumentStream(files.source("*", validation_hash_frac=0.5), "validation", base=base))
+    with pytest.raises(StageError, match="damaged"):
+        next(DocumentStream(files.source("*", validation_hash_frac=1e-9), "train", base=base))
 
 
 def test_document_stream_refuses_a_single_line_with_advice_that_works(files, base):
@@ -272,16 +275,81 @@ def test_document_stream_names_a_damaged_parquet_file(files, base, damage):
         (b"[" * 100_000, "JSON nested too deeply"),
     ],
 )
-def test_document_stream_names_a_bad_line(files, base, line, message):
-    path = files.text("a.jsonl", b'{"text": "fine"}\n\n' + line + b"\n")
-    error = reading_error(files, base)
-    assert error.startswith(f"{path}:3: ")
-    assert message in error
+def test_document_stream_skips_and_names_a_bad_line(files, base, line, message):
+    path = files.text("a.jsonl", b'{"text": "fine"}\n\n' + line + b'\n{"text": "good"}\n{"text": "more"}')
+    notes = []
+    source = files.source("a.jsonl", validation_hash_frac=1e-9)
+    stream = DocumentStream(source, "train", base=base, notify=notes.append)
+    assert set(take(stream, 9)) <= {"fine", "good", "more"}
+    assert len(notes) == 1
+    assert f"a bad row was left out: {path}:3: " in notes[0]
+    assert message in notes[0]
 
 
-def test_document_stream_names_a_txt_line_that_is_not_utf8(files, base):
-    path = files.text("a.txt", b"fine\n\xe9t\xe9\n")
-    assert reading_error(files, base) == f"{path}:2: not UTF-8 at byte 1 of the line"
+def bad_source(files, kind, *, good=30, bad=11, **settings):
+    """Write `good` good rows and `bad` bad ones, of which the first three come first and the others at the end."""
+    rows = [*range(100, 103), *range(good), *range(103, 100 + bad)]
+    settings = {"validation_hash_frac": 1e-9, **settings}
+    match kind:
+        case "jsonl":
+            files.text("a.jsonl", "".join("5\n" if i >= 100 else f'{{"text": "document {i}"}}\n' for i in rows))
+        case "txt":
+            files.text("a.txt", b"".join(b"\xe9\n" if i >= 100 else f"line {i}\n".encode() for i in rows))
+            settings["max_document_chars"] = 8
+        case "parquet":
+            texts = [b"\xe9" if i >= 100 else f"document {i}".encode() for i in rows]
+            column = pa.array(texts, pa.binary()).view(pa.string())
+            pq.write_table(pa.table({"text": column}), files.folder / "a.parquet", row_group_size=7)
+    return files.source(f"a.{kind}", **settings)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt", "parquet"])
+def test_limit_of_bad_rows_holds_in_a_pass_however_often_it_is_resumed(files, base, kind):
+    """The position has the count, so a stream that resumes after every document fails at the same row."""
+    source = bad_source(files, kind)
+    stream = DocumentStream(source, "train", base=base)
+    read = 0
+    with pytest.raises(StageError, match=r"source `mine` .*: 11 bad rows, but `max_bad_rows` allows 10") as caught:
+        for _ in range(60):
+            next(stream)
+            read += 1
+            stream = stream.reopened(json.loads(json.dumps(stream.position())))
+    assert read <= 30
+    assert str(caught.value).count(str(files.folder / f"a.{kind}")) >= 1
+    notes = []
+    with pytest.raises(StageError) as caught:
+        list(single_pass(source, "train", base=base, notify=notes.append))
+    assert len(notes) == 3
+    assert str(caught.value).count(str(files.folder / f"a.{kind}")) == 4
+    lenient = dataclasses.replace(source, max_bad_rows=0.27)
+    # Of a txt file, the last document is still being put together when the eleventh bad line is met.
+    assert len(list(single_pass(lenient, "train", base=base))) - read in ((1,) if kind == "txt" else (0,))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "txt", "parquet"])
+def test_limit_of_bad_rows_is_that_of_the_whole_source(files, base, kind):
+    """The bad rows at the end of the first file count together with those of the second file."""
+    source = bad_source(files, kind, bad=7)
+    path = files.folder / f"a.{kind}"
+    (files.folder / f"b.{kind}").write_bytes(path.read_bytes())
+    both = dataclasses.replace(source, path=(str(files.folder),))
+    with pytest.raises(StageError, match="11 bad rows"):
+        take(DocumentStream(both, "train", base=base), 61)
+    notes = []
+    single = DocumentStream(source, "train", base=base, notify=notes.append)
+    take(single, 100)
+    assert notes[-1].endswith(": 7 bad rows were left out")
+
+
+def test_document_stream_leaves_out_and_counts_rows_without_text(files, base):
+    texts = ["one", None, "", " \n", "two"]
+    files.parquet("a.parquet", texts)
+    files.jsonl("a.jsonl", [{"text": text} for text in texts])
+    for name in ("a.parquet", "a.jsonl"):
+        notes = []
+        source = files.source(name, validation_hash_frac=1e-9)
+        assert set(take(DocumentStream(source, "train", base=base, notify=notes.append), 5)) <= {"one", "two"}
+        assert [note.split(": ")[-1] for note in notes] == ["3 rows without text were left out"]
 
 
 def test_document_stream_refuses_a_source_of_words(base):

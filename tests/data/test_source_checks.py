@@ -86,6 +86,20 @@ def test_check_documents_names_the_bad_line(files, base, name, content, message)
     assert "source `mine`" in str(caught.value)
 
 
+def test_check_documents_reads_small_sources_whole_and_large_ones_to_the_first_document(files, base, monkeypatch):
+    """Eleven bad lines at the end of 511 are more than 1 %; ten are allowed."""
+    good = "".join(f'{{"text": "{text} {i}"}}\n' for i, text in enumerate(TEXTS + TEXTS[:100]))
+    path = files.text("a.jsonl", good + "broken\n" * 10)
+    check_documents(files.source("a.jsonl"), ("train", "validation"), base=base)
+    files.text("a.jsonl", good + "broken\n" * 11)
+    with pytest.raises(PreflightError, match="11 bad rows, but `max_bad_rows` allows 10") as caught:
+        check_documents(files.source("a.jsonl"), ("train", "validation"), base=base)
+    assert all(f"{path}:{line}: not JSON" in str(caught.value) for line in (501, 502, 503))
+    check_documents(files.source("a.jsonl", max_bad_rows=0.03), ("train", "validation"), base=base)
+    monkeypatch.setattr(source_checks, "SMALL_BYTES", 10)
+    check_documents(files.source("a.jsonl", validation_hash_frac=0.5), ("train", "validation"), base=base)
+
+
 def test_check_documents_explains_a_split_without_documents(files, base):
     files.jsonl("a.jsonl", [{"text": "the only one"}])
     check_documents(files.source("a.jsonl"), ("train",), base=base)

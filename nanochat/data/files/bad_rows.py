@@ -1,9 +1,11 @@
-"""How many rows of a source may be unusable, and how they are reported. Documents and chats have the same limit."""
+"""How many rows of a source may be unreadable, and how they are reported. Documents and chats have the same limit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from nanochat.errors import StageError
 
 MIN_ALLOWED = 10
 """This many bad rows are always allowed."""
@@ -13,32 +15,55 @@ SHOWN = 3
 
 @dataclass
 class RowProblems:
-    """What reading found wrong with rows.
+    """What the first pass over the rows of a source found wrong with them.
 
     Attributes:
-        bad: the number of rows that could not be read.
-        examples: the first of them, as `file:line: problem`.
-        empty: the number of rows without text: null, empty or blank.
+        source: the name of the source, for messages.
+        allowed: returns how many rows may be bad, None for any number. It is asked only when there are more than 10.
+        notify: receives the first bad rows as they are met, and the counts at the end of the pass.
+        bad: the number of rows that could not be read, those before the pass was resumed included.
+        examples: the first of them that this process met, as `file:line: problem`.
+        empty: the number of rows without text that this process met.
+        is_counting: whether the first pass goes on. The limit holds in every pass.
     """
 
+    source: str = ""
+    allowed: Callable[[], int] | None = None
+    notify: Callable[[str], None] = lambda note: None
     bad: int = 0
     examples: list[str] = field(default_factory=list)
     empty: int = 0
+    is_counting: bool = True
 
-    def add_bad(self, problem: str) -> None:
-        """Count a bad row."""
-        self.bad += 1
-        if len(self.examples) < SHOWN:
-            self.examples.append(problem)
+    def add_bad(self, problem: str, number: int) -> None:
+        """Count a bad row, the `number`-th of this pass.
 
-    def notes(self) -> list[str]:
-        """Return what to tell the user, nothing if all rows were usable."""
-        notes = []
-        if self.bad:
-            notes.append(f"{self.bad:,} bad row{'s' if self.bad > 1 else ''} left out:{shown(self.examples)}")
-        if self.empty:
-            notes.append(f"{self.empty:,} row{'s' if self.empty > 1 else ''} without text left out")
-        return notes
+        Raises:
+            StageError: there are more than allowed.
+        """
+        if self.is_counting:
+            self.bad = number
+            if len(self.examples) < SHOWN:
+                self.examples.append(problem)
+                self.notify(f"{self.source}: a bad row was left out: {problem}")
+        if self.allowed is not None and number > MIN_ALLOWED and number > self.allowed():
+            raise StageError(
+                f"{self.source}: {number:,} bad rows, but `max_bad_rows` allows {self.allowed():,}; correct them, or "
+                f"raise `max_bad_rows` of the source:{shown(self.examples or [problem])}"
+            )
+
+    def add_empty(self) -> None:
+        """Count a row without text: null, empty or blank."""
+        self.empty += self.is_counting
+
+    def end_pass(self) -> None:
+        """Report the counts of the first pass, and count no more."""
+        if self.is_counting and self.bad > SHOWN:
+            self.notify(f"{self.source}: {self.bad:,} bad rows were left out")
+        if self.is_counting and self.empty:
+            rows = "1 row without text was" if self.empty == 1 else f"{self.empty:,} rows without text were"
+            self.notify(f"{self.source}: {rows} left out")
+        self.is_counting = False
 
 
 def allowed_bad_rows(max_frac: float, rows: int) -> int:
@@ -47,6 +72,6 @@ def allowed_bad_rows(max_frac: float, rows: int) -> int:
 
 
 def shown(problems: Sequence[str]) -> str:
-    """Return the first problems, separated by semicolons, after a space."""
+    """Return the first problems as the end of a sentence that ends with a colon."""
     rest = len(problems) - SHOWN
     return " " + "; ".join(problems[:SHOWN]) + (f"; and {rest:,} more" if rest > 0 else "")

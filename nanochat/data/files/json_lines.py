@@ -25,10 +25,22 @@ class JsonLine:
         """Return `file:line`."""
         return f"{self.path}:{self.line}"
 
-    @property
-    def next_cursor(self) -> Cursor:
-        """The cursor after this line."""
-        return self.next_byte, self.line
+    def text_in(self, key: str) -> str:
+        """Return the text of a key; empty if the text is null.
+
+        Raises:
+            ValueError: there is no such text. The message says why.
+        """
+        if self.problem is not None:
+            raise ValueError(self.problem)
+        if not isinstance(self.value, dict):
+            raise ValueError(f"expected an object, found {_json_type(self.value)}")
+        if key not in self.value:
+            raise ValueError(f"no key `{key}`; its keys are: {', '.join(map(str, self.value))}")
+        text = self.value[key]
+        if not isinstance(text, str | None):
+            raise ValueError(f"`{key}` is {type(text).__name__}, not text")
+        return text or ""
 
 
 def json_lines(path: Path, cursor: Cursor = START) -> Iterator[JsonLine]:
@@ -37,34 +49,32 @@ def json_lines(path: Path, cursor: Cursor = START) -> Iterator[JsonLine]:
     Raises:
         PreflightError: the file cannot be opened.
     """
-    offset, number = cursor
+    offset, number = cursor[:2]
     for raw in raw_lines(path, offset):
         offset += len(raw)
         number += 1
         if raw.strip(b"\xef\xbb\xbf \t\r\n"):
-            value, problem = _parse(raw)
+            value, problem = parse_line(raw)
             yield JsonLine(path, number, value, problem, offset)
 
 
-def json_objects(
-    path: Path, keys: Sequence[str], cursor: Cursor = START
-) -> Iterator[tuple[JsonLine, dict[str, object]]]:
-    """Yield the objects of a jsonl file from `cursor` on, each with its line.
+def json_objects(path: Path, keys: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Yield the objects of a jsonl file.
 
     Raises:
         StageError: a line is not JSON, or not an object.
         PreflightError: an object lacks one of `keys`, or the file cannot be opened.
     """
-    for line in json_lines(path, cursor):
+    for line in json_lines(path):
         if line.problem is not None:
             raise StageError(f"{line.where()}: {line.problem}")
         row = line.value
         if not isinstance(row, dict):
-            raise StageError(f"{line.where()}: expected an object, found {type(row).__name__}")
+            raise StageError(f"{line.where()}: expected an object, found {_json_type(row)}")
         for key in keys:
             if key not in row:
                 raise PreflightError(f"{line.where()}: no key `{key}`; its keys are: {', '.join(map(str, row))}")
-        yield line, row
+        yield row
 
 
 def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
@@ -82,7 +92,7 @@ def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
         yield from file
 
 
-def _parse(raw: bytes) -> tuple[object, str | None]:
+def parse_line(raw: bytes) -> tuple[object, str | None]:
     """Return a line's value, and what is wrong with the line."""
     try:
         text = raw.decode("utf-8-sig")
@@ -94,7 +104,18 @@ def _parse(raw: bytes) -> tuple[object, str | None]:
     except UnicodeEncodeError:
         return None, "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
     except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at column {error.colno}"
+        is_pretty = text.strip() in ("[", "{", "[{")
+        hint = "; the file seems to be one JSON document: write one object on each line" if is_pretty else ""
+        return None, f"not JSON: {error.msg} at column {error.colno}{hint}"
+    except ValueError as error:  # a number of more than 4,300 digits
+        return None, f"cannot be read: {error}"
     except RecursionError:
         return None, "JSON nested too deeply"
     return value, None
+
+
+def _json_type(value: object) -> str:
+    """Return the type of a line's value; for a list of rows, with what to do about it."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"list; this is a JSON array of {len(value):,} rows: write one object on each line (`jq -c '.[]' FILE`)"
+    return type(value).__name__

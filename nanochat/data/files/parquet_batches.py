@@ -56,7 +56,7 @@ def parquet_batches(
     """
     file = open_parquet(path, columns or ())
     selected = list(columns) if columns is not None else None
-    group, skip = cursor
+    group, skip = cursor[:2]
     with _damage_as_stage_error(path):
         while group < file.num_row_groups:
             row = 0

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.json_lines import json_lines, json_objects, raw_lines
-from nanochat.data.files.parquet_batches import open_parquet, parquet_batches, parquet_rows
+from nanochat.data.files.parquet_batches import UnreadableCell, cells, open_parquet, parquet_batches, parquet_rows
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
@@ -20,27 +21,57 @@ if TYPE_CHECKING:
 
 DATA_SUFFIXES = (".parquet", ".jsonl", ".txt")
 TXT_DOCUMENT_CHARS = 16_000
+SMALL_BYTES = 1 << 23
+"""Files up to this size together are read in about a second. They are checked whole before a run."""
+_SAMPLED_FILES = 8
 
 
-def read_texts(path: Path, column: str, cursor: Cursor, *, max_chars: int | None) -> Iterator[tuple[str, Cursor]]:
+def read_texts(
+    path: Path, column: str, cursor: Cursor, *, max_chars: int | None, problems: RowProblems | None = None
+) -> Iterator[tuple[str, Cursor]]:
     """Yield the texts of a file from `cursor` on, each with the cursor after it; blank texts and nulls are skipped.
 
     A row of a parquet or jsonl file gives one text. A txt file gives texts of whole lines, of at most `max_chars`
-    characters unless a single line is longer.
+    characters unless a single line is longer. Rows that cannot be read are skipped and added to `problems`. If the
+    file ends with such rows, the last text is empty, so that its cursor counts them.
 
     Raises:
         PreflightError: the file or its column is missing, or the format is not supported.
-        StageError: the file is damaged, or a row holds no text in `column`.
+        StageError: the file is damaged, or `problems` has more bad rows than it allows.
     """
+    problems = problems or RowProblems()
     match path.suffix.lower():
         case ".parquet":
-            yield from _parquet_texts(path, column, cursor)
+            yield from _parquet_texts(path, column, cursor, problems)
         case ".jsonl":
-            yield from _jsonl_texts(path, column, cursor)
+            yield from _jsonl_texts(path, column, cursor, problems)
         case ".txt":
-            yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS)
+            yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case _:
             raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {', '.join(DATA_SUFFIXES)}")
+
+
+def estimate_rows(paths: Sequence[Path]) -> int:
+    """Return the number of rows or lines in files: exact if the files are small, else estimated from a few of them."""
+    sizes = [path.stat().st_size for path in paths]
+    if sum(sizes) <= SMALL_BYTES:
+        return sum(_count_rows(path, size) for path, size in zip(paths, sizes, strict=True))
+    step = -(-len(paths) // _SAMPLED_FILES)
+    rows = sum(_count_rows(path, size) for path, size in zip(paths[::step], sizes[::step], strict=True))
+    return round(rows * sum(sizes) / max(1, sum(sizes[::step])))
+
+
+def _count_rows(path: Path, size: int) -> int:
+    """Return the rows of a parquet file; the lines of another one, estimated from its beginning if it is large."""
+    if path.suffix.lower() == ".parquet":
+        return int(open_parquet(path, ()).metadata.num_rows)
+    lines = read = 0
+    for raw in raw_lines(path, 0):
+        lines += bool(raw.strip())
+        read += len(raw)
+        if read > SMALL_BYTES:
+            break
+    return round(lines * size / max(1, read))
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, object]]:
@@ -53,7 +84,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     if path.suffix.lower() == ".parquet":
         yield from parquet_rows(path, columns)
         return
-    for _, row in json_objects(path, columns or ()):
+    for row in json_objects(path, columns or ()):
         yield row if columns is None else {column: row[column] for column in columns}
 
 
@@ -76,9 +107,9 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
             raise PreflightError(str(error)) from error
 
 
-def has_text(path: Path, column: str) -> bool:
+def has_text(path: Path, column: str, problems: RowProblems | None = None) -> bool:
     """Return whether a file holds a text that is not blank. Errors are those of `read_texts`."""
-    return next(read_texts(path, column, START, max_chars=None), None) is not None
+    return any(text for text, _ in read_texts(path, column, START, max_chars=None, problems=problems))
 
 
 def has_rows(path: Path) -> bool:
@@ -88,14 +119,27 @@ def has_rows(path: Path) -> bool:
     return next(json_lines(path), None) is not None
 
 
-def _parquet_texts(path: Path, column: str, cursor: Cursor) -> Iterator[tuple[str, Cursor]]:
+def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+    bad = counted = cursor[2]
+    end = cursor
     for batch, (group, row) in parquet_batches(path, [column], cursor):
         values = batch.column(0)
         if not _is_text(values.type):
             raise PreflightError(f"{path}: column `{column}` holds {values.type}, not text")
-        for i, text in enumerate(values.to_pylist()):
-            if text and not text.isspace():
-                yield text, (group, row + i + 1)
+        for i, text in enumerate(cells(values)):
+            end = (group, row + i + 1, bad)
+            if isinstance(text, str) and text and not text.isspace():
+                yield text, end
+                counted = bad
+            elif isinstance(text, UnreadableCell):
+                bad += 1
+                end = (*end[:2], bad)
+                where = f"{path} row group {group} row {row + i + 1}"
+                problems.add_bad(f"{where}: `{column}` cannot be read: {text.reason}", bad)
+            else:
+                problems.add_empty()
+    if bad > counted:
+        yield "", end
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -106,35 +150,55 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _jsonl_texts(path: Path, column: str, cursor: Cursor) -> Iterator[tuple[str, Cursor]]:
-    for line, row in json_objects(path, [column], cursor):
-        text = row[column]
-        if not isinstance(text, str):
-            raise StageError(f"{line.where()}: `{column}` is {type(text).__name__}, not text")
+def _jsonl_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+    bad = counted = cursor[2]
+    end = cursor
+    for line in json_lines(path, cursor):
+        try:
+            text = line.text_in(column)
+        except ValueError as error:
+            bad += 1
+            end = (line.next_byte, line.line, bad)
+            problems.add_bad(f"{line.where()}: {error}", bad)
+            continue
         if text and not text.isspace():
-            yield text, line.next_cursor
+            yield text, (line.next_byte, line.line, bad)
+            counted = bad
+        else:
+            problems.add_empty()
+    if bad > counted:
+        yield "", end
 
 
-def _txt_texts(path: Path, cursor: Cursor, max_chars: int) -> Iterator[tuple[str, Cursor]]:
+def _txt_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
     """Yield consecutive lines joined to texts of at most `max_chars`; a longer line is a text of its own."""
-    offset, number = cursor
+    offset, number, bad = cursor
     held: list[str] = []
-    held_chars, has_content = 0, False
+    held_chars, has_content, counted = 0, False, bad
     held_end = cursor
     for raw in raw_lines(path, offset):
-        try:
-            line = raw.decode("utf-8-sig" if offset == 0 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise StageError(f"{path}:{number + 1}: not UTF-8 at byte {error.start + 1} of the line") from error
+        line, problem = _decode_line(raw, is_first=offset == 0)
         if held and held_chars + len(line) > max_chars:
             if has_content:
                 yield "".join(held), held_end
+                counted = held_end[2]
             held, held_chars, has_content = [], 0, False
         offset += len(raw)
         number += 1
+        if problem is not None:
+            bad += 1
+            problems.add_bad(f"{path}:{number}: {problem}", bad)
         held.append(line)
         held_chars += len(line)
-        has_content = has_content or not line.isspace()
-        held_end = (offset, number)
-    if has_content:
-        yield "".join(held), held_end
+        has_content = has_content or not (line == "" or line.isspace())
+        held_end = (offset, number, bad)
+    if has_content or bad > counted:
+        yield "".join(held) if has_content else "", held_end
+
+
+def _decode_line(raw: bytes, *, is_first: bool) -> tuple[str, str | None]:
+    """Return the text of a line, or an empty text and what is wrong with the line."""
+    try:
+        return raw.decode("utf-8-sig" if is_first else "utf-8"), None
+    except UnicodeDecodeError as error:
+        return "", f"not UTF-8 at byte {error.start + 1} of the line"

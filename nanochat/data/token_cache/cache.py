@@ -30,6 +30,7 @@ from nanochat.data.token_cache.parts import (
     OnProgress,
     Part,
     TokenType,
+    last_place,
     locked,
     open_parts,
     write_part,
@@ -189,19 +190,18 @@ def _build(
             tokens += sum(map(len, encoded))
             on_progress(documents, tokens)
 
-    for number, entries in itertools.groupby(_entries(stream, done[-1] + 1 if done else 0), key=lambda entry: entry[1]):
+    for number, entries in itertools.groupby(_entries(stream, folder, done), key=lambda entry: entry[1]):
         write_part(folder, number, dtype, encode(entries))
         done.append(number)
     sizes = {number: (folder / f"{number:05d}.tokens").stat().st_size for number in done}
     write_text(folder / LIST_FILE, json.dumps(sizes))
 
 
-def _entries(stream: DocumentStream, first_part: int) -> Iterator[_Entry]:
-    """Yield each document once, from file `first_part` on, with the file's number and the position after it."""
-    if first_part == stream.part_count:
-        return
-    if first_part:
-        stream = stream.reopened(DocumentPosition(part=first_part).to_json())
+def _entries(stream: DocumentStream, folder: Path, done: list[int]) -> Iterator[_Entry]:
+    """Yield each document once, after those of the files in `done`, with its file and the position after it."""
+    if done:
+        *cursor, piece = last_place(folder, done[-1])
+        stream = stream.reopened(DocumentPosition(0, done[-1], tuple(cursor), piece).to_json())
     for text in stream:
         position = DocumentPosition.from_json(stream.position())
         if position.epoch > 0:

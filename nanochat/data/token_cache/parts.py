@@ -41,7 +41,7 @@ class Part:
     index: npt.NDArray[np.int64]
 
     def place(self, row: int) -> tuple[int, ...]:
-        """Return the source's position after a document: the cursor's two numbers, and the piece."""
+        """Return the source's position after a document: the cursor's numbers, and the piece."""
         return tuple(self.index[row, 1:].tolist())
 
 
@@ -80,6 +80,11 @@ def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
         mapped = np.memmap(tokens, dtype=dtype, mode="r") if size else np.zeros(0, dtype)
         parts.append(Part(int(name), mapped, np.load(index, mmap_mode="r")))
     return parts
+
+
+def last_place(folder: Path, number: int) -> tuple[int, ...]:
+    """Return the source's position after the last document of a finished part."""
+    return tuple(np.load(_paths(folder, number)[1], mmap_mode="r")[-1, 1:].tolist())
 
 
 def _paths(folder: Path, number: int) -> tuple[Path, Path]:
