@@ -51,8 +51,9 @@ def _table(section: type[Section], slot: Slot, path: str) -> str:
     title = f"`{path}`" if path else "Top level"
     if tasks := tags(Slot(section)):
         title += " with `task: " + " | ".join(tasks) + "`"
+    meanings = section.descriptions()
     rows = [
-        f"| `{name}` | {_type(section, slot, name)} | {_default(field)} | {_one_line(field.description or '')} |"
+        f"| `{name}` | {_type(section, slot, name)} | {_default(field)} | {_one_line(meanings.get(name, ''))} |"
         for name, field in section.model_fields.items()
     ]
     heading = [f"## {title}", "", _one_line(section.__doc__ or ""), ""]
