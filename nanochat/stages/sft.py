@@ -26,7 +26,8 @@ from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.conversations import Conversations
-from nanochat.tasks.mixture import TaskMixture, TaskSubset, mixture_counts
+from nanochat.tasks.mixture import TaskMixture, TaskSubset
+from nanochat.tasks.table import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import render
 from nanochat.train.callbacks import TrainingPosition

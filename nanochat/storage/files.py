@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 _SCRATCH_PREFIX = ".writing-"
 
 
@@ -117,6 +115,8 @@ def _scratch_path(path: Path, role: str = "") -> Path:
 
 def _delete_leftovers(target: Path) -> None:
     """Delete the scratch folders for `target` of this process and of processes that no longer run."""
+    import psutil  # here, because reading a recipe imports this module
+
     for leftover in target.parent.glob(f"{_SCRATCH_PREFIX}*"):
         pid, _, name = leftover.name.removeprefix(_SCRATCH_PREFIX).partition("-")
         is_ours = pid.isdecimal() and name.removeprefix("old-") == target.name

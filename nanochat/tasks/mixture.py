@@ -82,19 +82,3 @@ class TaskMixture:
     def __getitem__(self, index: int) -> Example:
         number = bisect_right(self._ends, check_index(index, len(self)))
         return self._passes[number][index - self._ends[number] + len(self._passes[number])]
-
-
-def mixture_counts(available: Sequence[int], weights: Sequence[float | None]) -> tuple[int, ...]:
-    """Return how many examples of each task are in a mixture.
-
-    Without weights, these are all the `available` examples. With weights, the shares of the mixture are proportional to
-    them, and the mixture is as large as `available` allows: the task that is scarcest for its share gives all its
-    examples, and every other task gives at least one.
-    """
-    assert len(available) == len(weights), "one weight per task"
-    given = [weight for weight in weights if weight is not None]
-    if not given:
-        return tuple(available)
-    assert len(given) == len(weights), "either all tasks have a weight or none has one"
-    total = min(count / weight for count, weight in zip(available, given, strict=True))
-    return tuple(min(count, max(1, round(total * weight))) for count, weight in zip(available, given, strict=True))

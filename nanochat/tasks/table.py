@@ -1,4 +1,4 @@
-"""The table of tasks: what each one asks, how a model answers it, and how large it is.
+"""The table of tasks: what each one asks, how a model answers it, how large it is, and what a mixture takes of it.
 
 Recipes, plans, evaluations and reports read their facts about tasks here. To add a task, add its name to the literals
 and a row to `TASKS`; `nanochat.tasks.build` and `nanochat.tasks.base_multiple_choice` say how its rows become examples.
@@ -7,7 +7,7 @@ Not here: anything that takes time to import, because checking a recipe reads th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,3 +96,19 @@ TASKS: Mapping[str, TaskFacts] = {
     ),
 }
 # fmt: on
+
+
+def mixture_counts(available: Sequence[int], weights: Sequence[float | None]) -> tuple[int, ...]:
+    """Return how many examples of each task are in a mixture.
+
+    Without weights, these are all the `available` examples. With weights, the shares of the mixture are proportional to
+    them, and the mixture is as large as `available` allows: the task that is scarcest for its share gives all its
+    examples, and every other task gives at least one.
+    """
+    assert len(available) == len(weights), "one weight per task"
+    given = [weight for weight in weights if weight is not None]
+    if not given:
+        return tuple(available)
+    assert len(given) == len(weights), "either all tasks have a weight or none has one"
+    total = min(count / weight for count, weight in zip(available, given, strict=True))
+    return tuple(min(count, max(1, round(total * weight))) for count, weight in zip(available, given, strict=True))

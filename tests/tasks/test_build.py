@@ -13,9 +13,9 @@ from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.base_multiple_choice import build_choice_items, check_choices
 from nanochat.tasks.build import TASK_NAMES, build_task, check_task
-from nanochat.tasks.mixture import TaskMixture, mixture_counts, take_shuffled, take_slice
+from nanochat.tasks.mixture import TaskMixture, take_shuffled, take_slice
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
-from nanochat.tasks.table import TASKS
+from nanochat.tasks.table import TASKS, mixture_counts
 from nanochat.tokenizer.chat_format import render
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs import ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, SftItem
-from nanochat.tasks.mixture import mixture_counts
-from nanochat.tasks.table import TASKS
+from nanochat.tasks.table import TASKS, mixture_counts
 
 _CONVERSATIONS = {"smol-smoltalk": 460_341}
 _CORE_TASKS, _CORE_PROBLEMS_PER_TASK, _CORE_TOKENS_PER_PROBLEM = 22, 4_000, 1_500
