@@ -15,6 +15,7 @@ from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.chunking import chunk_text
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
 from nanochat.data.files.cursors import START, Cursor, next_file
+from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, estimate_rows, read_texts
 from nanochat.data.held_out import HeldOutRule, choose_rule
 from nanochat.data.source_splits import Split, document_files
@@ -225,7 +226,8 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
 
 
 def _file_part(spec: SourceSpec, file: Path) -> _Part:
-    max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if file.suffix.lower() == ".txt" else None)
+    kind = kind_of(file)
+    max_chars = spec.max_document_chars or (None if kind is None or kind.has_rows else TXT_DOCUMENT_CHARS)
 
     def read(cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
         return read_texts(file, spec.column, cursor, max_chars=max_chars, problems=problems)

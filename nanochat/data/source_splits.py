@@ -20,7 +20,6 @@ from nanochat.errors import PreflightError
 Split = Literal["train", "validation"]
 Files = tuple[DataFile[Path], ...]
 
-ROW_SUFFIXES = (".parquet", ".jsonl")
 _HELD_OUT = ("validation", "dev", "test")
 _NO_SPLIT = "no split in its name"
 
@@ -86,10 +85,12 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
     if spec.builtin is not None:
         raise PreflightError(f"{describe(spec)}: has no rows to read; give task data by `path` or `uri`")
     choice = list_files(spec, base=base)
-    choice = choice.keep((file for file in choice.used if file.suffix in ROW_SUFFIXES), "holds no rows")
+    choice = choice.keep((file for file in choice.used if file.kind and file.kind.has_rows), "holds no rows")
     files = choice.used
     if not files:
-        raise PreflightError(f"{describe(spec)}: no {' or '.join(ROW_SUFFIXES)} file among its files")
+        raise PreflightError(
+            f"{describe(spec)}: none of its files holds rows; use parquet, jsonl, csv, tsv, json or arrow files"
+        )
     labelled = [file for file in files if file.split is not None]
     wanted = canonical_split(split)
     exact = [file for file in labelled if file.split and file.split.label == split.lower()]

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from nanochat.data.files.file_kinds import stem_of
+
 SPLIT_NAMES = ("auxiliary_train", "train", "validation", "valid", "val", "dev", "test")
 SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
 """What a recipe may write as a split: a name, and optionally a slice of its rows."""
@@ -58,19 +60,18 @@ class SplitLabel:
     prefix: str = ""
 
 
-def split_of_file(path: PurePath, suffixes: tuple[str, ...] = (".parquet", ".jsonl", ".txt")) -> SplitLabel | None:
+def split_of_file(path: PurePath) -> SplitLabel | None:
     """Return the split that the name of a file tells, or else the nearest of its folders whose name tells one.
 
     Give a path relative to the folder that contains everything, whose own name is no split. Recognised, in lower and
     upper case: `train-00000-of-00001`, `train_0`, `sgd_validation`, `x.train`, `train_sft-00000-of-00001`, `train_sft`.
     """
-    stem = path.stem if path.suffix.lower() in suffixes else path.name
-    labels = (_split_of_name(name) for name in (stem, *reversed(path.parts[:-1])))
+    labels = (_split_of_name(name) for name in (stem_of(path), *reversed(path.parts[:-1])))
     return next((label for label in labels if label is not None), None)
 
 
 def _split_of_name(name: str) -> SplitLabel | None:
-    name = name.lower()
+    name = name.lower().removeprefix("._").removeprefix(".")  # a visible link may lead to a hidden file
     stem = _SHARD_NUMBER.sub("", name)
     if match := _AT_END.fullmatch(stem):
         split = canonical_split(match["name"])

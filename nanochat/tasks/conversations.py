@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
+from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.json_lines import json_lines
 from nanochat.data.files.parquet_batches import column_is_nested, parquet_rows
 from nanochat.data.files.readers import check_file
@@ -115,7 +116,8 @@ def _read_values(paths: Sequence[Path], column: str, ignored: set[str]) -> Itera
     Parquet columns that only describe a conversation are not read, but added to `ignored`.
     """
     for path in paths:
-        if path.suffix.lower() == ".jsonl":
+        kind = kind_of(path)
+        if kind is not None and kind.reader == "json lines":
             for line in json_lines(path):
                 yield line.where(), line.value if line.problem is None else BadConversation(line.problem)
             continue

@@ -343,7 +343,7 @@ def test_hub_data_set_in_two_formats_is_downloaded_once_and_its_validation_files
     assert list(single_pass(source(), "validation", base=base)) == ["validation-00000-of-00001"]
     choice = list_files(source(), base=base)
     assert {path.name: why for path, why in choice.left_out} == {
-        "README.md": "not .parquet, .jsonl, .txt",
+        "README.md": "describes the other files, by its name",
         "Stories-train.txt": "the same text in another format is read",
         "Stories-valid.txt": "the same text in another format is read",
     }

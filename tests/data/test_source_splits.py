@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
@@ -201,7 +202,7 @@ SPELLINGS = {
     "train": ["train.{}", "train_1.{}", "Train/q.{}", "y-train-00001-of-00002.{}"],
     None: ["a.{}", "latest.{}", "sub/deep/b [1].{}", "contest.{}", "sub/c.{}"],
 }
-SUFFIXES = ["txt", "TXT", "jsonl", "Jsonl", "parquet", "md", "jsonl.gz"]
+SUFFIXES = ["txt", "TXT", "jsonl", "Jsonl", "parquet", "md", "pdf", "jsonl.gz"]
 
 
 @st.composite
@@ -230,7 +231,8 @@ def write_folder(folder, entries, links):
         elif path.suffix == ".parquet":
             pq.write_table(pa.table({"text": [text]}), path)
         else:
-            path.write_text(json.dumps({"text": text}) if "json" in path.suffix.lower() else text)
+            content = (json.dumps({"text": text}) if "json" in path.name.lower() else text).encode()
+            path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
         texts[text] = split, path
     for link in links:
         target = next(iter(texts.values()))[1] if link == "again" else folder
@@ -263,7 +265,7 @@ def test_every_file_of_a_folder_is_used_or_left_out_and_no_test_text_is_trained_
             files = document_files(spec, base=base)
         except PreflightError:
             visible, _ = visible_and_hidden(folder)
-            assert not any(p.suffix.lower() in (".txt", ".jsonl", ".parquet") and p.stat().st_size for p in visible)
+            assert not any(p.suffix != ".pdf" and p.stat().st_size for p in visible)
             return
         choice = files.choice
         visible, hidden = visible_and_hidden(folder)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Generic, TypeVar
 
-from nanochat.data.files.readers import DATA_SUFFIXES
+from nanochat.data.files.file_kinds import GROUPS, FileKind, kind_of, stem_of
 from nanochat.data.splits import SplitLabel, split_of_file
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
@@ -17,7 +17,10 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 HIDDEN = "hidden"
 EMPTY = "empty"
 _SHOWN_NAMES = 3
-UNREAD_KIND = f"not {', '.join(DATA_SUFFIXES)}"
+UNREAD_KIND = "neither text nor rows, by its suffix"
+OTHER_GROUP = "beside files of a kind that is read first; name it or its suffix to read it"
+DESCRIPTION = "describes the other files, by its name"
+_DESCRIPTIONS = ("changelog", "citation", "contributing", "copying", "licence", "license", "notice", "readme")
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,23 @@ class DataFile(Generic[AnyPath]):
     size: int
     is_named: bool = False
     """Whether the recipe names the file itself, not a folder or a pattern."""
+    has_chosen_kind: bool = False
+    """Whether the recipe's pattern tells the kind of the file, such as `*.md`."""
 
     @cached_property
     def split(self) -> SplitLabel | None:
         """The split that the name tells, or None."""
         return split_of_file(self.name)
 
+    @cached_property
+    def kind(self) -> FileKind | None:
+        """The kind that the file's suffix tells, or None."""
+        return kind_of(self.path)
+
     @property
-    def suffix(self) -> str:
-        """The file name's suffix in lower case."""
-        return self.path.suffix.lower()
+    def describes_others(self) -> bool:
+        """Whether the file is a readme, a licence or the like, by its name."""
+        return stem_of(self.path).lower() in _DESCRIPTIONS
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,8 @@ class FileSelection:
         choice = FileChoice(tuple(sorted(files, key=lambda file: file.path)), tuple(left_out))
         choice = choice.keep([file for file in choice.used if _is_readable(file)], UNREAD_KIND)
         choice = choice.keep([file for file in choice.used if file.size > 0], EMPTY)
+        choice = choice.keep(_without_descriptions(choice.used), DESCRIPTION)
+        choice = choice.keep(_of_first_group(choice.used), OTHER_GROUP)
         choice = choice.keep(_without_copies(choice.used), "the same text in another format is read")
         return choice.keep(self._first_files(choice.used), "beyond `max_files`")
 
@@ -110,45 +122,86 @@ def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:
     return "; ".join(parts)
 
 
-def lower_suffix(name: str) -> str:
-    """Return a file name or a pattern with its suffix in lower case."""
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}{dot}{suffix.lower()}" if dot else name
+def tells_kind(pattern: str, name: str) -> bool:
+    """Return whether a pattern that matches a file tells the file's kind, as `*.md` does and `notes*` does not."""
+    kind = kind_of(pattern)
+    return kind is not None and kind == kind_of(name)
 
 
 def _is_readable(file: DataFile[AnyPath]) -> bool:
-    return file.is_named or file.suffix in DATA_SUFFIXES
+    return file.is_named or file.kind is not None
+
+
+def _without_descriptions(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
+    """Return the files without readmes, licences and the like, if there are rows or txt files beside them."""
+    has_data = any(_kind(file).has_rows or _is_txt(file) for file in _unchosen(files) if not file.describes_others)
+    left_out = {file for file in _unchosen(files) if has_data and file.describes_others and not _is_txt(file)}
+    return [file for file in files if file not in left_out]
+
+
+def _of_first_group(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
+    """Return the files that the recipe chooses by name or kind, and of the others those of the first group.
+
+    A txt file is read beside rows as well.
+    """
+    contents = [file for file in _unchosen(files) if not file.describes_others] or _unchosen(files)
+    first = min((_kind(file).group for file in contents), key=GROUPS.index, default=None)
+    left_out = {file for file in _unchosen(files) if _kind(file).group != first}
+    if first == "rows":
+        left_out = {file for file in left_out if not _is_txt(file)}
+    return [file for file in files if file not in left_out]
+
+
+def _unchosen(files: Iterable[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
+    return [file for file in files if not (file.is_named or file.has_chosen_kind)]
+
+
+def _is_txt(file: DataFile[AnyPath]) -> bool:
+    return _kind(file).format == ".txt"
 
 
 def _without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
     """Return the files without those that hold the text of another file in a format that is read less well.
 
-    A copy has the stem of the other file in the same folder, such as `a.txt` beside `a.jsonl`. Or it has the same split
-    in the same folder or one that contains it, such as `x-train.txt` beside `data/train-00000-of-00004.parquet`.
+    A copy has the stem of the other file in the same folder, such as `a.txt` or `a.jsonl.gz` beside `a.jsonl`; source
+    code is only a copy of the same source code. Or a copy has the same split in the same folder or one that contains
+    it, such as `x-train.txt` beside `data/train-00000-of-00004.parquet`.
     """
-    stems: dict[object, int] = {}
-    splits: dict[object, list[tuple[int, DataFile[AnyPath]]]] = {}
+    stems: dict[object, tuple[int, str]] = {}
+    splits: dict[object, list[DataFile[AnyPath]]] = {}
     for file in files:
         if not file.is_named:
-            rank = DATA_SUFFIXES.index(file.suffix)
-            key = (file.path.parent, file.path.stem.lower())
+            key, rank = _stem_and_rank(file)
             stems[key] = min(rank, stems.get(key, rank))
             if file.split is not None:
-                splits.setdefault(file.split.label, []).append((rank, file))
+                splits.setdefault(file.split.label, []).append(file)
     # One file of each format, prefix and folder is enough to compare with.
     for label, entries in splits.items():
-        splits[label] = list({(rank, file.split, file.path.parent): (rank, file) for rank, file in entries}.values())
+        splits[label] = list({(_kind(file).row_rank, file.split, file.path.parent): file for file in entries}.values())
 
     def is_copy(file: DataFile[AnyPath]) -> bool:
         if file.is_named:
             return False
-        rank = DATA_SUFFIXES.index(file.suffix)
-        if stems[file.path.parent, file.path.stem.lower()] < rank:
+        key, rank = _stem_and_rank(file)
+        if stems[key] < rank:
             return True
         others = splits[file.split.label] if file.split is not None else []
-        return any(other_rank < rank and _tell_the_same(file, other) for other_rank, other in others)
+        row_rank = _kind(file).row_rank
+        return any(_kind(other).row_rank < row_rank and _tell_the_same(file, other) for other in others)
 
     return [file for file in files if not is_copy(file)]
+
+
+def _stem_and_rank(file: DataFile[AnyPath]) -> tuple[object, tuple[int, str]]:
+    """Return what files with the same text share, and a number that is least for the file to read."""
+    kind = _kind(file)
+    key = (file.path.parent, stem_of(file.path).lower(), kind.format if kind.is_code else "")
+    return key, (kind.rank, kind.compression or "")
+
+
+def _kind(file: DataFile[AnyPath]) -> FileKind:
+    assert file.kind is not None, "only named files have no kind"
+    return file.kind
 
 
 def _tell_the_same(file: DataFile[AnyPath], other: DataFile[AnyPath]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
+from nanochat.data.files.streams import raw_lines
 from nanochat.errors import PreflightError, StageError
 
 
@@ -75,21 +76,6 @@ def json_objects(path: Path, keys: Sequence[str]) -> Iterator[dict[str, object]]
             if key not in row:
                 raise PreflightError(f"{line.where()}: no key `{key}`; its keys are: {', '.join(map(str, row))}")
         yield row
-
-
-def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
-    """Yield the lines of a file from a byte on.
-
-    Raises:
-        PreflightError: the file cannot be opened.
-    """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        file.seek(offset)
-        yield from file
 
 
 def parse_line(raw: bytes) -> tuple[object, str | None]:

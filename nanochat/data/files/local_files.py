@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nanochat.data.files.file_selection import HIDDEN, DataFile, lower_suffix
-from nanochat.data.files.readers import DATA_SUFFIXES
+from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
+from nanochat.data.files.file_selection import HIDDEN, DataFile, tells_kind
 from nanochat.data.splits import split_of_file
 from nanochat.errors import PreflightError
 
@@ -59,7 +59,7 @@ class _Finder:
         path, before = literal_path(pattern), self._hits
         if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises for a name that is too long
             self._add_folder(path, self._root(path))
-            problem = f"the folder holds no {', '.join(DATA_SUFFIXES)} file"
+            problem = f"the folder holds no file that can be read; use {READABLE}"
         elif os.path.isfile(path):  # noqa: PTH113
             self._add_file(path, path.parent, is_named=True)
             problem = ""
@@ -83,7 +83,7 @@ class _Finder:
             if path.is_dir():
                 self._add_folder(path, self._root(root))
             else:
-                self._add_file(path, self._root(root))
+                self._add_file(path, self._root(root), has_chosen_kind=tells_kind(parts[-1], path.name))
 
     def _add_folder(self, folder: Path, root: Path) -> None:
         """Add the files below a folder: those in real folders first, so that links to them do not count."""
@@ -122,15 +122,16 @@ class _Finder:
                     self._add_file(path, root)
         return links
 
-    def _add_file(self, path: Path, root: Path, *, is_named: bool = False) -> None:
+    def _add_file(self, path: Path, root: Path, *, is_named: bool = False, has_chosen_kind: bool = False) -> None:
         if not path.is_file():
             self.left_out[path] = "a broken link" if path.is_symlink() else "not an ordinary file"
             return
-        self._hits += is_named or path.suffix.lower() in DATA_SUFFIXES
+        self._hits += is_named or kind_of(path) is not None
         real = os.path.realpath(path)
         known = self.files.get(real)
-        if known is None or (is_named and not known.is_named):
-            self.files[real] = DataFile(path, _name_below(root, path, Path(real)), path.stat().st_size, is_named)
+        if known is None or (is_named, has_chosen_kind) > (known.is_named, known.has_chosen_kind):
+            name = _name_below(root, path, Path(real))
+            self.files[real] = DataFile(path, name, path.stat().st_size, is_named, has_chosen_kind)
 
 
 def _name_below(root: Path, path: Path, real: Path) -> Path:
@@ -201,7 +202,7 @@ def _hint(path: Path) -> str:
     if (match := re.search(r"/(\$\w+|\$\{\w+\}|%\w+%)", text)) is not None:
         return f"; environment variables such as `{match[1]}` are not replaced: write the path, or start it with `~/`"
     owner = path.parent
-    if path.suffix.lower() not in DATA_SUFFIXES and not owner.exists() and owner.parent.is_dir():
+    if kind_of(path) is None and not owner.exists() and owner.parent.is_dir():
         name = f"{owner.name}/{path.name}"
         return f"; if `{name}` is a data set of the Hugging Face hub, write `uri: hf://datasets/{name}`"
     return ""

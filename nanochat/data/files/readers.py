@@ -1,4 +1,4 @@
-"""Texts and rows of one data file in any of the formats: parquet, jsonl or txt.
+"""Texts and rows of one data file, of any kind that is read directly.
 
 A file is read a bounded part at a time, and its texts can be read from a cursor on. Every error names the file, and the
 line if there is one.
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.json_lines import json_lines, json_objects, raw_lines
+from nanochat.data.files.file_kinds import READABLE, kind_of
+from nanochat.data.files.json_lines import json_lines, json_objects
 from nanochat.data.files.parquet_batches import UnreadableCell, cells, open_parquet, parquet_batches, parquet_rows
+from nanochat.data.files.streams import count_lines, raw_lines
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DATA_SUFFIXES = (".parquet", ".jsonl", ".txt")
 TXT_DOCUMENT_CHARS = 16_000
 SMALL_BYTES = 1 << 23
 """Files up to this size together are read in about a second. They are checked whole before a run."""
@@ -31,7 +32,7 @@ def read_texts(
 ) -> Iterator[tuple[str, Cursor]]:
     """Yield the texts of a file from `cursor` on, each with the cursor after it; blank texts and nulls are skipped.
 
-    A row of a parquet or jsonl file gives one text. A txt file gives texts of whole lines, of at most `max_chars`
+    A row of a parquet or jsonl file gives one text. Plain text gives texts of whole lines, of at most `max_chars`
     characters unless a single line is longer. Rows that cannot be read are skipped and added to `problems`. If the
     file ends with such rows, the last text is empty, so that its cursor counts them.
 
@@ -40,15 +41,16 @@ def read_texts(
         StageError: the file is damaged, or `problems` has more bad rows than it allows.
     """
     problems = problems or RowProblems()
-    match path.suffix.lower():
-        case ".parquet":
+    kind = kind_of(path)
+    match kind.reader if kind is not None else None:
+        case "parquet":
             yield from _parquet_texts(path, column, cursor, problems)
-        case ".jsonl":
+        case "json lines":
             yield from _jsonl_texts(path, column, cursor, problems)
-        case ".txt":
+        case "text lines":
             yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case _:
-            raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {', '.join(DATA_SUFFIXES)}")
+            raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {READABLE}")
 
 
 def estimate_rows(paths: Sequence[Path]) -> int:
@@ -63,15 +65,10 @@ def estimate_rows(paths: Sequence[Path]) -> int:
 
 def _count_rows(path: Path, size: int) -> int:
     """Return the rows of a parquet file; the lines of another one, estimated from its beginning if it is large."""
-    if path.suffix.lower() == ".parquet":
+    if _is_parquet(path):
         return int(open_parquet(path, ()).metadata.num_rows)
-    lines = read = 0
-    for raw in raw_lines(path, 0):
-        lines += bool(raw.strip())
-        read += len(raw)
-        if read > SMALL_BYTES:
-            break
-    return round(lines * size / max(1, read))
+    lines, read_bytes = count_lines(path, SMALL_BYTES)
+    return round(lines * size / max(1, read_bytes))
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, object]]:
@@ -81,7 +78,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         PreflightError: the file or a column is missing.
         StageError: the file is damaged, or a line is not an object.
     """
-    if path.suffix.lower() == ".parquet":
+    if _is_parquet(path):
         yield from parquet_rows(path, columns)
         return
     for row in json_objects(path, columns or ()):
@@ -100,7 +97,7 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
         raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
         raise PreflightError(f"{path}: the file is empty")
-    if path.suffix.lower() == ".parquet":
+    if _is_parquet(path):
         try:
             open_parquet(path, columns)
         except StageError as error:
@@ -114,9 +111,14 @@ def has_text(path: Path, column: str, problems: RowProblems | None = None) -> bo
 
 def has_rows(path: Path) -> bool:
     """Return whether a parquet file has rows, or a jsonl file a line that is not blank."""
-    if path.suffix.lower() == ".parquet":
+    if _is_parquet(path):
         return bool(open_parquet(path, ()).metadata.num_rows)
     return next(json_lines(path), None) is not None
+
+
+def _is_parquet(path: Path) -> bool:
+    kind = kind_of(path)
+    return kind is not None and kind.reader == "parquet"
 
 
 def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:

@@ -23,7 +23,8 @@ from urllib.parse import quote
 
 from nanochat import runtime
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
-from nanochat.data.files.file_selection import AnyPath, DataFile, FileSelection, lower_suffix
+from nanochat.data.files.file_kinds import lower_suffix
+from nanochat.data.files.file_selection import AnyPath, DataFile, FileSelection, tells_kind
 from nanochat.data.hub.download import Progress, download
 from nanochat.data.hub.listing import RemoteFile, list_files
 from nanochat.errors import PreflightError
@@ -72,12 +73,14 @@ class HubSource:
     def matches(self, name: str) -> bool:
         """Return whether a file of the repository belongs to the source. Its suffix is compared without regard to case.
 
-        A folder means the files below it that are not hidden, and so does no folder.
+        A folder means the files below it that are not hidden, and so does no folder. The script that loads the data set
+        with another program is no data.
         """
         if name == self.pattern:
             return True
         if not self.pattern or name.startswith(f"{self.pattern}/"):
-            return not any(part.startswith(".") for part in PurePosixPath(name).relative_to(self.pattern).parts)
+            is_hidden = any(part.startswith(".") for part in PurePosixPath(name).relative_to(self.pattern).parts)
+            return not is_hidden and name != f"{PurePosixPath(self.repository).name}.py"
         return fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(self.pattern))
 
     def file(self, name: str, path: AnyPath, size: int) -> DataFile[AnyPath]:
@@ -85,7 +88,7 @@ class HubSource:
         fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), PurePosixPath(self.pattern).parts))
         is_named = name == self.pattern
         root = PurePosixPath(*fixed[:-1] if is_named else fixed)
-        return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named)
+        return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named, tells_kind(self.pattern, name))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.model.config import GPTConfig
@@ -133,9 +134,9 @@ def estimate_tokenizer_training(spec: TokenizerSpec, *, chars: int | None) -> Es
 
 def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
     """Return the memory for reading the sources, which counts only if the whole process is measured (on a CPU)."""
-    names = (name for source in sources for name in (source.path or ()))
-    reads_parquet = any(source.uri for source in sources) or any(name.lower().endswith(".parquet") for name in names)
-    return memory.PARQUET_BYTES if reads_parquet and dtype == "float32" else 0
+    kinds = (kind_of(name) for source in sources for name in (source.path or ()))
+    needs_pyarrow = any(source.uri for source in sources) or any(kind and kind.needs_pyarrow for kind in kinds)
+    return memory.PARQUET_BYTES if needs_pyarrow and dtype == "float32" else 0
 
 
 def estimate_pretrain(spec: PretrainSpec, setting: Setting) -> Estimate:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec, digest, resolve_files
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
@@ -21,7 +22,7 @@ from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_pl
 from nanochat.runner.store.runs import model_digest, resolve_model
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
-_CHARS_PER_PARQUET_BYTE = 4
+_CHARS_PER_COMPRESSED_BYTE = 4
 """A rough average for compressed text."""
 
 
@@ -109,8 +110,13 @@ def _sized(stage: StagePlan, base: Path) -> StagePlan:
         files = resolve_files(spec.source, base=base)
     except PreflightError:  # already listed in `problems`
         return stage
-    chars = sum(path.stat().st_size * (_CHARS_PER_PARQUET_BYTE if path.suffix == ".parquet" else 1) for path in files)
+    chars = sum(path.stat().st_size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(path) else 1) for path in files)
     return replace(stage, estimate=estimate_tokenizer_training(spec, chars=chars))
+
+
+def _is_compressed(path: Path) -> bool:
+    kind = kind_of(path)
+    return kind is not None and (kind.reader == "parquet" or kind.compression is not None)
 
 
 def guess_device_class() -> DeviceClass:

@@ -1,0 +1,122 @@
+"""Bytes and lines of a file, decompressed if its suffix says that it is compressed, from an exact position on.
+
+A position in a compressed file is a position in its decompressed bytes. To continue from there, the bytes before it
+are decompressed again, but not kept.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from nanochat.data.files.file_kinds import Compression, kind_of
+from nanochat.errors import PreflightError, StageError
+
+_BLOCK_BYTES = 1 << 20
+_DAMAGE = (OSError, EOFError, lzma.LZMAError)
+_MAX_LINE_BYTES = 1 << 28
+"""A longer line of a compressed file is refused, because few bytes can decompress to more than the memory holds."""
+
+
+def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
+    """Yield the lines of a file from a byte on.
+
+    Raises:
+        PreflightError: the file cannot be opened.
+        StageError: the file is compressed, and damaged, cut off or has a line that is too long.
+    """
+    with _open_raw(path) as raw:
+        yield from _lines(path, raw, offset)
+
+
+def count_lines(path: Path, max_bytes: int) -> tuple[int, int]:
+    """Return the number of lines that are not blank in about the first `max_bytes` of text, and their size in the file.
+
+    Raises:
+        PreflightError, StageError: as `raw_lines`.
+    """
+    lines = read_bytes = 0
+    with _open_raw(path) as raw:
+        for line in _lines(path, raw, 0):
+            lines += bool(line.strip())
+            read_bytes += len(line)
+            if read_bytes > max_bytes:
+                break
+        return lines, read_bytes if _compression(path) is None else raw.tell()
+
+
+def read_whole(path: Path, max_bytes: int) -> bytes:
+    """Return the whole content of a file.
+
+    Raises:
+        PreflightError: the file cannot be opened.
+        StageError: the file is damaged or cut off, or has more than `max_bytes`.
+    """
+    with _open_raw(path) as raw:
+        content = b"".join(_blocks(path, _decompressed(raw, _compression(path)), max_bytes + 1))
+    if len(content) > max_bytes:
+        raise StageError(f"{path}: has more than {max_bytes >> 20} MB; split the file")
+    return content
+
+
+def _lines(path: Path, raw: BinaryIO, offset: int) -> Iterator[bytes]:
+    compression = _compression(path)
+    if compression is None:
+        raw.seek(offset)
+        yield from raw
+        return
+    stream = _decompressed(raw, compression)
+    for _ in _blocks(path, stream, offset):
+        pass
+    try:
+        while line := stream.readline(_MAX_LINE_BYTES):
+            if len(line) == _MAX_LINE_BYTES:
+                raise StageError(
+                    f"{path}: the line from byte {offset:,} of the decompressed text on has more than "
+                    f"{_MAX_LINE_BYTES >> 20} MB; it is not text in lines"
+                )
+            offset += len(line)
+            yield line
+    except _DAMAGE as error:
+        raise _damage(path, offset, error) from error
+
+
+def _blocks(path: Path, stream: BinaryIO, count: int) -> Iterator[bytes]:
+    """Yield the next `count` bytes of a stream, or fewer at its end, in blocks."""
+    done = 0
+    try:
+        while block := stream.read(min(_BLOCK_BYTES, count - done)):
+            done += len(block)
+            yield block
+    except _DAMAGE as error:
+        raise _damage(path, done, error) from error
+
+
+def _open_raw(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _compression(path: Path) -> Compression | None:
+    kind = kind_of(path)
+    return kind.compression if kind is not None else None
+
+
+def _decompressed(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
+    if compression is None:
+        return raw
+    if compression == "xz":  # pyarrow has no such codec
+        return cast(BinaryIO, lzma.open(raw))
+    import pyarrow as pa  # planning imports this module but reads no compressed file
+
+    return io.BufferedReader(pa.CompressedInputStream(raw, compression), _BLOCK_BYTES)
+
+
+def _damage(path: Path, offset: int, error: Exception) -> StageError:
+    where = f"{path}: damaged or cut off after byte {offset:,} of the decompressed text"
+    return StageError(f"{where} ({error}); download or copy it again")
