@@ -5,6 +5,8 @@ NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,11 @@ from nanochat import runtime
 # A busy machine must not fail a test: none is judged by its time.
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
+
+# No test uses the developer's login or downloads. `huggingface_hub` reads these variables when it is imported.
+os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "nanochat-tests-hf-home")
+for _name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+    os.environ.pop(_name, None)
 
 _TRACKING = Path(__file__).with_name("tracking")
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE", "cpu"), dtype="float32")

@@ -20,6 +20,7 @@ from nanochat.data.files.local_files import find_files, literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
+from nanochat.data.hub.source import DEFAULT_REVISION, HubSource
 from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01
@@ -125,7 +126,7 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
         PreflightError: a path or pattern matches nothing.
     """
     if spec.uri is not None:
-        return _sha256(f"{spec.uri}@{spec.revision or hub.DEFAULT_REVISION}")
+        return _sha256(f"{spec.uri}@{spec.revision or DEFAULT_REVISION}")
     if spec.builtin == "python-stdlib":
         return stdlib_corpus.corpus_digest()
     if spec.builtin == "spelling":
@@ -175,8 +176,8 @@ def as_preflight_error(spec: SourceSpec) -> Iterator[None]:
         raise PreflightError(text) from error
 
 
-def _hub_files(spec: SourceSpec, uri: str) -> tuple[hub.HubSource, FileSelection]:
-    return hub.HubSource.parse(uri, spec.revision), _selection(spec)
+def _hub_files(spec: SourceSpec, uri: str) -> tuple[HubSource, FileSelection]:
+    return HubSource.parse(uri, spec.revision), _selection(spec)
 
 
 def _selection(spec: SourceSpec) -> FileSelection:

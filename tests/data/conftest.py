@@ -6,8 +6,8 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +81,11 @@ class FakeHub:
 
     Faults happen once per file: `cut` ends the connection after that many bytes, and `corrupt` changes a byte; `broken`
     changes a byte every time. `hold` sends that many bytes, and the rest only after `released`.
+    Whoever sends another token than `token` is refused as the real hub does it: a `gated` data set shows its list of
+    files but not their contents, and a `private` one does not exist.
     """
+
+    page_entries = 1000
 
     def __init__(self) -> None:
         self.commit = "c0ffee" + "0" * 34
@@ -91,6 +95,8 @@ class FakeHub:
         self.holding, self.released = threading.Event(), threading.Event()
         self.corrupt: set[str] = set()
         self.broken: set[str] = set()
+        self.token: str | None = None
+        self.gated = self.private = False
         self.requests: list[tuple[str, str | None]] = []
         self.authorizations: list[str | None] = []
         self.at_once = threading.Barrier(1)
@@ -98,6 +104,9 @@ class FakeHub:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                hub.answer(self)
+
+            def do_HEAD(self):
                 hub.answer(self)
 
             def log_message(self, *_):
@@ -119,41 +128,68 @@ class FakeHub:
         wanted = request.headers.get("Range")
         self.requests.append((path, wanted))
         self.authorizations.append(request.headers.get("Authorization"))
-        listing = re.fullmatch(r"/api/datasets/(\w+/\w+)/revision/(.+)", path)
-        if listing is not None:
-            self._list(request, *listing.groups())
-        elif (name := path.removeprefix(f"/datasets/some/texts/resolve/{self.commit}/")) in self.files:
-            request.send_response(302)
-            request.send_header("Location", f"/cdn/{name}")
-            request.end_headers()
-        elif (name := path.removeprefix("/cdn/")) in self.files:
+        is_known = self.token is None or self.authorizations[-1] == f"Bearer {self.token}"
+        if (api := re.fullmatch(r"/api/datasets/(\w+/\w+)/(revision|tree)/(.+)", path)) is not None:
+            if api[1] != "some/texts" or (self.private and not is_known):
+                self._refuse(request, "RepoNotFound", 404 if self.authorizations[-1] else 401)
+            elif api[2] == "revision":
+                self._describe(request, api[3])
+            else:
+                self._list(request, self._tree(api[3]))
+        elif (name := path.removeprefix(f"/datasets/some/texts/resolve/{self.commit}/")) in self._tree(self.commit):
+            self._redirect(request, name, is_known)
+        elif (name := path.removeprefix("/cdn/")) in self._tree(self.commit):
             self._send_file(request, name, wanted)
         else:
             self._refuse(request, "EntryNotFound")
 
-    def _list(self, request, repository: str, revision: str) -> None:
-        if repository != "some/texts":
-            self._refuse(request, "RepoNotFound")
-            return
+    def _tree(self, commit: str) -> dict[str, bytes]:
+        return self.files
+
+    def _describe(self, request, revision: str) -> None:
         if revision not in ("main", "v1/a", self.commit):
             self._refuse(request, "RevisionNotFound")
             return
-        body = json.dumps({"sha": self.commit, "siblings": [self._entry(name) for name in sorted(self.files)]}).encode()
+        self._send_json(request, {"id": "some/texts", "sha": self.commit, "gated": "manual" if self.gated else False})
+
+    def _list(self, request, tree: dict[str, bytes]) -> None:
+        """Send a page of the tree with its folders; the address of the next page is in the header `Link`."""
+        folders = {str(folder) for name in tree for folder in PurePosixPath(name).parents} - {"."}
+        entries = [{"type": "directory", "path": folder, "size": 0, "oid": "f" * 40} for folder in sorted(folders)]
+        entries += [self._entry(name, tree[name]) for name in sorted(tree)]
+        url = urlsplit(request.path)
+        start = int(dict(parse_qsl(url.query)).get("cursor", 0))
+        stop = start + self.page_entries
+        link = {"Link": f'<{self.url}{url.path}?recursive=true&cursor={stop}>; rel="next"'}
+        self._send_json(request, entries[start:stop], link if stop < len(entries) else {})
+
+    def _entry(self, name: str, content: bytes) -> dict[str, object]:
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        entry = {"type": "file", "path": name, "size": len(content), "oid": blob}
+        if name.endswith(".parquet"):
+            digest = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
+        return entry
+
+    def _redirect(self, request, name: str, is_known: bool) -> None:
+        if self.gated and not is_known:
+            self._refuse(request, "GatedRepo", 403 if self.authorizations[-1] else 401)
+            return
+        request.send_response(302)
+        request.send_header("Location", f"/cdn/{quote(name)}")
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    def _send_json(self, request, answer: object, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(answer).encode()
         request.send_response(200)
-        request.send_header("Content-Length", str(len(body)))
+        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            request.send_header(key, value)
         request.end_headers()
         request.wfile.write(body)
 
-    def _entry(self, name: str) -> dict[str, object]:
-        content = self.files[name]
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry = {"rfilename": name, "size": len(content), "blobId": blob}
-        if name.endswith(".parquet"):
-            entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-        return entry
-
     def _send_file(self, request, name: str, wanted: str | None) -> None:
-        content = self.files[name]
+        content = self._tree(self.commit)[name]
         if name in self.corrupt or name in self.broken:
             self.corrupt.discard(name)
             content = bytes([content[0] ^ 1]) + content[1:]
@@ -171,8 +207,8 @@ class FakeHub:
         with contextlib.suppress(ConnectionError):  # the client may have been killed
             request.wfile.write(content[start : self.cut.pop(name, len(content))])
 
-    def _refuse(self, request, code: str) -> None:
-        request.send_response(404)
+    def _refuse(self, request, code: str, status: int = 404) -> None:
+        request.send_response(status)
         request.send_header("X-Error-Code", code)
         request.send_header("Content-Length", "0")
         request.end_headers()

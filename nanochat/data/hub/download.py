@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from nanochat.data.hub.access import explain_refusal
 from nanochat.data.hub.listing import RemoteFile, request_headers
 from nanochat.errors import PreflightError
 from nanochat.storage.files import move_into_place, sha256_of_file
@@ -41,7 +42,7 @@ def download(
     Raises:
         PreflightError: a file cannot be downloaded or is damaged at every attempt; what was received is kept.
     """
-    job = _Job(base_url, request_headers(token), files, progress)
+    job = _Job(base_url, token, files, progress)
     with ThreadPoolExecutor(_WORKERS) as pool:
         futures = {file.path: pool.submit(_fetch, job, file, folder / file.path) for file in files}
         try:
@@ -56,10 +57,11 @@ class _Job:
     """What the workers share: address, headers, bytes received so far, and whether to stop."""
 
     def __init__(
-        self, base_url: str, headers: dict[str, str], files: Sequence[RemoteFile], progress: Progress | None
+        self, base_url: str, token: str | None, files: Sequence[RemoteFile], progress: Progress | None
     ) -> None:
         self.base_url = base_url
-        self.headers = headers
+        self.token = token
+        self.headers = request_headers(token)
         self.stopped = threading.Event()
         self._total = sum(file.size for file in files)
         self._received: dict[str, int] = {}
@@ -95,7 +97,9 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
             digest = _verify(file, part)
         except (requests.RequestException, _DamagedError) as error:
             problem = str(error) or type(error).__name__
-            if _is_final(error):
+            refusal = _refusal(job, error)
+            if refusal is not None:
+                problem = refusal
                 break
         except OSError as error:
             raise PreflightError(f"{part}: cannot be written ({error.strerror}); is the disk full?") from error
@@ -105,10 +109,13 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
     raise PreflightError(f"{url}: cannot be downloaded ({problem}); the same command continues with what was received")
 
 
-def _is_final(error: Exception) -> bool:
-    """Return whether another attempt is useless."""
+def _refusal(job: _Job, error: Exception) -> str | None:
+    """Return why the hub refuses the file, so that another attempt is useless, or None."""
     response = getattr(error, "response", None)
-    return response is not None and response.status_code in (401, 403, 404)
+    if response is None:
+        return None
+    page = job.base_url.partition("/resolve/")[0]
+    return explain_refusal(response.status_code, response.headers, page=page, token=job.token)
 
 
 def _transfer(job: _Job, url: str, file: RemoteFile, part: Path) -> None:
@@ -141,7 +148,7 @@ def _verify(file: RemoteFile, part: Path) -> str:
     if size < file.size:
         raise _DamagedError(f"cut off at {size:,} of {file.size:,} bytes")
     digest = sha256_of_file(part)
-    if size == file.size and file.digest in ("", digest, _git_sha1(part) if file.digest_kind == "git-sha1" else ""):
+    if size == file.size and file.digest == (digest if file.digest_kind == "sha256" else _git_sha1(part)):
         return digest
     part.unlink()
     raise _DamagedError("its content is not what the hub announced")

@@ -8,12 +8,8 @@ beside them. Not here: which split or column is read, and the lock files of reci
 from __future__ import annotations
 
 import fcntl
-import fnmatch
-import glob
 import hashlib
-import itertools
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,74 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from nanochat import runtime
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
-from nanochat.data.files.file_kinds import lower_suffix
-from nanochat.data.files.file_selection import AnyPath, DataFile, FileSelection, tells_kind
+from nanochat.data.files.file_selection import DataFile, FileSelection
+from nanochat.data.hub.access import endpoint, read_token
 from nanochat.data.hub.download import Progress, download
 from nanochat.data.hub.listing import RemoteFile, list_files
+from nanochat.data.hub.source import HubSource, is_commit
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 
-DEFAULT_REVISION = "main"
-DEFAULT_ENDPOINT = "https://huggingface.co"
-
-_PREFIX = "hf://datasets/"
 _SPARE_BYTES = 1 << 28
-_COMMIT = re.compile("[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """A hub data set as a recipe names it."""
-
-    repository: str
-    pattern: str
-    revision: str
-
-    @classmethod
-    def parse(cls, uri: str, revision: str | None) -> HubSource:
-        """Return the parts of `hf://datasets/OWNER/NAME`, which a folder, file or glob may follow.
-
-        Raises:
-            PreflightError: `uri` has another form.
-        """
-        parts = uri.removeprefix(_PREFIX).split("/", 2)
-        if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]) or "@" in parts[1]:
-            raise PreflightError(
-                f"`{uri}`: expected {_PREFIX}OWNER/NAME without a revision, optionally with a folder or glob"
-            )
-        return cls("/".join(parts[:2]), parts[2].rstrip("/") if len(parts) > 2 else "", revision or DEFAULT_REVISION)
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether the revision is a commit, which never changes."""
-        return _COMMIT.fullmatch(self.revision) is not None
-
-    def describe(self) -> str:
-        """Return the data set, files and revision, for messages."""
-        pattern = f"/{self.pattern}" if self.pattern else ""
-        return f"{_PREFIX}{self.repository}{pattern} (revision {self.revision})"
-
-    def matches(self, name: str) -> bool:
-        """Return whether a file of the repository belongs to the source. Its suffix is compared without regard to case.
-
-        A folder means the files below it that are not hidden, and so does no folder. The script that loads the data set
-        with another program is no data.
-        """
-        if name == self.pattern:
-            return True
-        if not self.pattern or name.startswith(f"{self.pattern}/"):
-            is_hidden = any(part.startswith(".") for part in PurePosixPath(name).relative_to(self.pattern).parts)
-            return not is_hidden and name != f"{PurePosixPath(self.repository).name}.py"
-        return fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(self.pattern))
-
-    def file(self, name: str, path: AnyPath, size: int) -> DataFile[AnyPath]:
-        """Return a file of the repository, whose split its name tells below the fixed part of the pattern."""
-        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), PurePosixPath(self.pattern).parts))
-        is_named = name == self.pattern
-        root = PurePosixPath(*fixed[:-1] if is_named else fixed)
-        return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named, tells_kind(self.pattern, name))
 
 
 @dataclass(frozen=True)
@@ -145,7 +83,7 @@ def known_commit(source: HubSource, *, base: Path) -> str | None:
         commit = _reference(source, base).read_text().strip()
     except OSError:
         return None
-    return commit if _COMMIT.fullmatch(commit) else None
+    return commit if is_commit(commit) else None
 
 
 def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
@@ -182,8 +120,8 @@ def fetch(
         digests = download(
             files,
             folder,
-            base_url=f"{_endpoint()}/datasets/{source.repository}/resolve/{commit}",
-            token=runtime.environment("HF_TOKEN"),
+            base_url=f"{endpoint()}/datasets/{source.repository}/resolve/{commit}",
+            token=read_token(),
             progress=progress,
         )
         content = {
@@ -199,7 +137,7 @@ def fetch(
 
 def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, list[RemoteFile], dict[str, str]]:
     """Return the commit, the files to download, and the names of other matching files with the reason for each."""
-    listing = list_files(_endpoint(), source.repository, source.revision, token=runtime.environment("HF_TOKEN"))
+    listing = list_files(source.repository, source.revision)
     matching = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
     choice = selection.select(source.file(str(path), path, file.size) for path, file in matching.items())
     if not choice.used:
@@ -231,10 +169,6 @@ def _manifest(source: HubSource, commit: str, selection: FileSelection, base: Pa
 
 def _folder(source: HubSource, base: Path) -> Path:
     return base / "hub" / "datasets" / source.repository
-
-
-def _endpoint() -> str:
-    return (runtime.environment("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 @contextmanager

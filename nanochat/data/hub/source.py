@@ -1,0 +1,77 @@
+"""A data set of the Hugging Face hub as a recipe names it, and which of its files that means."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from nanochat.data.files.file_kinds import lower_suffix
+from nanochat.data.files.file_selection import AnyPath, DataFile, tells_kind
+from nanochat.errors import PreflightError
+
+DEFAULT_REVISION = "main"
+
+_PREFIX = "hf://datasets/"
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A hub data set as a recipe names it."""
+
+    repository: str
+    pattern: str
+    revision: str
+
+    @classmethod
+    def parse(cls, uri: str, revision: str | None) -> HubSource:
+        """Return the parts of `hf://datasets/OWNER/NAME`, which a folder, file or glob may follow.
+
+        Raises:
+            PreflightError: `uri` has another form.
+        """
+        parts = uri.removeprefix(_PREFIX).split("/", 2)
+        if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]) or "@" in parts[1]:
+            raise PreflightError(
+                f"`{uri}`: expected {_PREFIX}OWNER/NAME without a revision, optionally with a folder or glob"
+            )
+        return cls("/".join(parts[:2]), parts[2].rstrip("/") if len(parts) > 2 else "", revision or DEFAULT_REVISION)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return is_commit(self.revision)
+
+    def describe(self) -> str:
+        """Return the data set, files and revision, for messages."""
+        pattern = f"/{self.pattern}" if self.pattern else ""
+        return f"{_PREFIX}{self.repository}{pattern} (revision {self.revision})"
+
+    def matches(self, name: str) -> bool:
+        """Return whether a file of the repository belongs to the source. Its suffix is compared without regard to case.
+
+        A folder means the files below it that are not hidden, and so does no folder. The script that loads the data set
+        with another program is no data.
+        """
+        if name == self.pattern:
+            return True
+        if not self.pattern or name.startswith(f"{self.pattern}/"):
+            is_hidden = any(part.startswith(".") for part in PurePosixPath(name).relative_to(self.pattern).parts)
+            return not is_hidden and name != f"{PurePosixPath(self.repository).name}.py"
+        return fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(self.pattern))
+
+    def file(self, name: str, path: AnyPath, size: int) -> DataFile[AnyPath]:
+        """Return a file of the repository, whose split its name tells below the fixed part of the pattern."""
+        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), PurePosixPath(self.pattern).parts))
+        is_named = name == self.pattern
+        root = PurePosixPath(*fixed[:-1] if is_named else fixed)
+        return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named, tells_kind(self.pattern, name))
+
+
+def is_commit(revision: str) -> bool:
+    """Return whether a revision has the form of a commit."""
+    return _COMMIT.fullmatch(revision) is not None
