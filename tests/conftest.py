@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("any speed")
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "nanochat-tests-hf-home")
 for _name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
     os.environ.pop(_name, None)
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 _TRACKING = Path(__file__).with_name("tracking")
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE", "cpu"), dtype="float32")

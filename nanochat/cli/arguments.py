@@ -160,4 +160,6 @@ def _add_overrides(parser: Parser) -> None:
         default=[],
         help="set a value of the recipe by its dotted path, such as pretrain.horizon.steps=100 (repeatable)",
     )
-    parser.add_argument("--offline", action="store_true", help="do not use the network (sets run.offline)")
+    parser.add_argument(
+        "--offline", action="store_true", help="do not use the network (sets run.offline), as with HF_HUB_OFFLINE=1"
+    )

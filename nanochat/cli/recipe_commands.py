@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat import runtime
+from nanochat.data.hub.access import is_offline
 from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 
@@ -119,4 +120,4 @@ def command_to_continue(arguments: Sequence[str]) -> str:
 
 
 def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
-    return (*options.overrides, *(["run.offline=true"] if options.offline else []))
+    return (*options.overrides, *(["run.offline=true"] if options.offline or is_offline() else []))

@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from nanochat import runtime
 from nanochat.cli.arguments import parse
 from nanochat.cli.exit_codes import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code, as `nanochat.errors` defines it."""
+    # The library of the hub would ask the hub which agents exist, to report the one that runs this program.
+    runtime.set_environment("HF_HUB_DISABLE_TELEMETRY", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: _dispatch(parse(given), given))
 

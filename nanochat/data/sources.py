@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +70,7 @@ def list_files(spec: SourceSpec, *, base: Path) -> FileChoice[Path]:
     if spec.uri is not None:
         snapshot = hub.cached(*_hub_files(spec, spec.uri), base=base)
         choice = _selection(spec).select(snapshot.files, snapshot.left_out)
+        choice = replace(choice, notes=(*snapshot.notes, *choice.notes))
     else:
         assert spec.path is not None, f"source {spec.name} has no origin"
         try:
@@ -107,7 +108,7 @@ def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | No
     source, selection = _hub_files(spec, spec.uri)
     if offline or hub.is_cached(source, selection, base=base):
         return hub.cached(source, selection, base=base).commit
-    return hub.check(source)
+    return hub.check(source).commit
 
 
 def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
@@ -155,8 +156,8 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
         PreflightError: the message says what is missing and where.
     """
     with as_preflight_error(spec):
-        if spec.uri is not None and not offline and not is_available_offline(spec, base=base):
-            hub.check(_hub_files(spec, spec.uri)[0])
+        if spec.uri is not None and not is_available_offline(spec, base=base):
+            hub.check_download(*_hub_files(spec, spec.uri), base=base, offline=offline)
             return
         for path in resolve_files(spec, base=base):
             check_file(path, columns)

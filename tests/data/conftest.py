@@ -82,7 +82,8 @@ class FakeHub:
     Faults happen once per file: `cut` ends the connection after that many bytes, and `corrupt` changes a byte; `broken`
     changes a byte every time. `hold` sends that many bytes, and the rest only after `released`.
     Whoever sends another token than `token` is refused as the real hub does it: a `gated` data set shows its list of
-    files but not their contents, and a `private` one does not exist.
+    files but not their contents, and a `private` one does not exist. `parquet_copy` has the files of the branch
+    `refs/convert/parquet`; without any there is no such branch.
     """
 
     page_entries = 1000
@@ -95,6 +96,8 @@ class FakeHub:
         self.holding, self.released = threading.Event(), threading.Event()
         self.corrupt: set[str] = set()
         self.broken: set[str] = set()
+        self.parquet_copy: dict[str, bytes] = {}
+        self.parquet_commit = "f00d" + "0" * 36
         self.token: str | None = None
         self.gated = self.private = False
         self.requests: list[tuple[str, str | None]] = []
@@ -135,22 +138,26 @@ class FakeHub:
             elif api[2] == "revision":
                 self._describe(request, api[3])
             else:
-                self._list(request, self._tree(api[3]))
-        elif (name := path.removeprefix(f"/datasets/some/texts/resolve/{self.commit}/")) in self._tree(self.commit):
-            self._redirect(request, name, is_known)
-        elif (name := path.removeprefix("/cdn/")) in self._tree(self.commit):
+                self._list(request, self.parquet_copy if api[3] == self.parquet_commit else self.files)
+        elif (file := re.fullmatch(r"/datasets/some/texts/resolve/(\w+)/(.+)", path)) and file[2] in self._all_files():
+            self._redirect(request, file[1], file[2], is_known)
+        elif (name := path.removeprefix("/cdn/")) in self._all_files():
             self._send_file(request, name, wanted)
         else:
             self._refuse(request, "EntryNotFound")
 
-    def _tree(self, commit: str) -> dict[str, bytes]:
-        return self.files
+    def _all_files(self) -> dict[str, bytes]:
+        return {**self.parquet_copy, **self.files}
 
     def _describe(self, request, revision: str) -> None:
-        if revision not in ("main", "v1/a", self.commit):
+        if revision in ("main", "v1/a", self.commit):
+            commit = self.commit
+        elif self.parquet_copy and revision in ("refs/convert/parquet", self.parquet_commit):
+            commit = self.parquet_commit
+        else:
             self._refuse(request, "RevisionNotFound")
             return
-        self._send_json(request, {"id": "some/texts", "sha": self.commit, "gated": "manual" if self.gated else False})
+        self._send_json(request, {"id": "some/texts", "sha": commit, "gated": "manual" if self.gated else False})
 
     def _list(self, request, tree: dict[str, bytes]) -> None:
         """Send a page of the tree with its folders; the address of the next page is in the header `Link`."""
@@ -171,13 +178,18 @@ class FakeHub:
             entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
         return entry
 
-    def _redirect(self, request, name: str, is_known: bool) -> None:
+    def _redirect(self, request, commit: str, name: str, is_known: bool) -> None:
         if self.gated and not is_known:
             self._refuse(request, "GatedRepo", 403 if self.authorizations[-1] else 401)
             return
         request.send_response(302)
-        request.send_header("Location", f"/cdn/{quote(name)}")
-        request.send_header("Content-Length", "0")
+        entry = self._entry(name, self._all_files()[name])
+        digest = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
+        location = f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{quote(name)}"  # another host, without the token
+        commit = self.commit if commit == "main" else commit
+        headers = {"Location": location, "Content-Length": 0, "X-Repo-Commit": commit}
+        for key, value in {**headers, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": entry["size"]}.items():
+            request.send_header(key, value)
         request.end_headers()
 
     def _send_json(self, request, answer: object, headers: dict[str, str] | None = None) -> None:
@@ -189,7 +201,7 @@ class FakeHub:
         request.wfile.write(body)
 
     def _send_file(self, request, name: str, wanted: str | None) -> None:
-        content = self._tree(self.commit)[name]
+        content = self._all_files()[name]
         if name in self.corrupt or name in self.broken:
             self.corrupt.discard(name)
             content = bytes([content[0] ^ 1]) + content[1:]
@@ -197,6 +209,8 @@ class FakeHub:
         request.send_response(206 if wanted else 200)
         request.send_header("Content-Length", str(len(content) - start))
         request.end_headers()
+        if request.command == "HEAD":
+            return
         self.at_once.wait(timeout=10)
         if name in self.hold:
             held = start + self.hold.pop(name)

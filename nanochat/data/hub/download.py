@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -34,15 +34,33 @@ class _DamagedError(Exception):
     """The content received is not what the hub announced. Never leaves this module."""
 
 
+def _find_nothing(file: RemoteFile) -> Path | None:
+    return None
+
+
 def download(
-    files: Sequence[RemoteFile], folder: Path, *, base_url: str, token: str | None, progress: Progress | None
+    files: Sequence[RemoteFile],
+    folder: Path,
+    *,
+    base_url: str | None,
+    token: str | None,
+    progress: Progress | None,
+    find_copy: Callable[[RemoteFile], Path | None] = _find_nothing,
 ) -> dict[str, str]:
     """Download the files that are not in `folder` yet, and return the sha256 of each file by its path.
+
+    Args:
+        files: the files, with the digests that they must have.
+        folder: where they go.
+        base_url: the address that the files' paths follow; None forbids connections.
+        token: sent along, if it is not None.
+        progress: receives the progress.
+        find_copy: returns a file of this machine that should have the same content. It is verified and linked to.
 
     Raises:
         PreflightError: a file cannot be downloaded or is damaged at every attempt; what was received is kept.
     """
-    job = _Job(base_url, token, files, progress)
+    job = _Job(base_url, token, files, progress, find_copy)
     with ThreadPoolExecutor(_WORKERS) as pool:
         futures = {file.path: pool.submit(_fetch, job, file, folder / file.path) for file in files}
         try:
@@ -57,9 +75,15 @@ class _Job:
     """What the workers share: address, headers, bytes received so far, and whether to stop."""
 
     def __init__(
-        self, base_url: str, token: str | None, files: Sequence[RemoteFile], progress: Progress | None
+        self,
+        base_url: str | None,
+        token: str | None,
+        files: Sequence[RemoteFile],
+        progress: Progress | None,
+        find_copy: Callable[[RemoteFile], Path | None],
     ) -> None:
         self.base_url = base_url
+        self.find_copy = find_copy
         self.token = token
         self.headers = request_headers(token)
         self.stopped = threading.Event()
@@ -87,6 +111,12 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
             digest = _verify(file, target)
             job.report(file, file.size)
             return digest
+    linked = _link_copy(job, file, target)
+    if linked is not None:
+        job.report(file, file.size)
+        return linked
+    if job.base_url is None:
+        raise PreflightError(f"{file.path}: no undamaged copy on this machine; run once with the network")
     url = f"{job.base_url}/{quote(file.path)}"
     problem = "stopped"
     for attempt in range(_ATTEMPTS):
@@ -109,10 +139,30 @@ def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:
     raise PreflightError(f"{url}: cannot be downloaded ({problem}); the same command continues with what was received")
 
 
+def _link_copy(job: _Job, file: RemoteFile, target: Path) -> str | None:
+    """Make `target` a link to a verified copy on this machine, and return its sha256; None if there is none.
+
+    A hard link outlives the copy. Another disk, or a file of another user, takes a symbolic link.
+    """
+    copy = job.find_copy(file)
+    digest = _matching_sha256(file, copy) if copy is not None else None
+    if copy is None or digest is None:
+        return None
+    try:
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(copy.resolve())
+        except OSError:
+            target.symlink_to(copy.resolve())
+    except OSError as error:
+        raise PreflightError(f"{target}: cannot be written ({error.strerror}); is the disk full?") from error
+    return digest
+
+
 def _refusal(job: _Job, error: Exception) -> str | None:
     """Return why the hub refuses the file, so that another attempt is useless, or None."""
     response = getattr(error, "response", None)
-    if response is None:
+    if response is None or job.base_url is None:
         return None
     page = job.base_url.partition("/resolve/")[0]
     return explain_refusal(response.status_code, response.headers, page=page, token=job.token)
@@ -147,11 +197,19 @@ def _verify(file: RemoteFile, part: Path) -> str:
     size = part.stat().st_size
     if size < file.size:
         raise _DamagedError(f"cut off at {size:,} of {file.size:,} bytes")
-    digest = sha256_of_file(part)
-    if size == file.size and file.digest == (digest if file.digest_kind == "sha256" else _git_sha1(part)):
+    digest = _matching_sha256(file, part)
+    if digest is not None:
         return digest
     part.unlink()
     raise _DamagedError("its content is not what the hub announced")
+
+
+def _matching_sha256(file: RemoteFile, path: Path) -> str | None:
+    """Return the sha256 of a file if its content is what the hub announced, else None."""
+    if path.stat().st_size != file.size:
+        return None
+    digest = sha256_of_file(path)
+    return digest if file.digest == (digest if file.digest_kind == "sha256" else _git_sha1(path)) else None
 
 
 def _git_sha1(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Data sets of the Hugging Face hub, downloaded to `<base>/hub` and verified.
 
 A download has the files of one commit. Its manifest is written last, and only the manifest shows that the download is
-complete. Without the network, only complete downloads are read. The commit that a branch or tag last named is kept
-beside them. Not here: which split or column is read, and the lock files of recipes.
+complete. Without the network, only complete downloads are read, and those of other tools. The commit that a branch or
+tag last named is kept beside them. Not here: which split or column is read, and the lock files of recipes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from urllib.parse import quote
 
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.data.files.file_selection import DataFile, FileSelection
-from nanochat.data.hub.access import endpoint, read_token
+from nanochat.data.hub.access import endpoint, is_offline, read_token
 from nanochat.data.hub.download import Progress, download
-from nanochat.data.hub.listing import RemoteFile, list_files
+from nanochat.data.hub.listing import RemoteFile
+from nanochat.data.hub.shared_cache import find_cached_file, list_cached_files
 from nanochat.data.hub.source import HubSource, is_commit
+from nanochat.data.hub.wanted_files import WantedFiles, check_cached, find_wanted_files
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 
@@ -36,6 +39,7 @@ class Snapshot:
     commit: str
     files: tuple[DataFile[Path], ...]
     left_out: tuple[tuple[Path, str], ...]
+    notes: tuple[str, ...]
 
 
 def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapshot:
@@ -63,7 +67,7 @@ def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapsh
                 raise PreflightError(f"{source.describe()}: {path} is damaged; run once with the network")
             files.append(source.file(entry["path"], path, entry["size"]))
     others = ((folder / manifest["commit"] / name, reason) for name, reason in manifest.get("left_out", {}).items())
-    return Snapshot(manifest["commit"], tuple(files), tuple(others))
+    return Snapshot(manifest["commit"], tuple(files), tuple(others), tuple(manifest.get("notes", ())))
 
 
 def is_cached(source: HubSource, selection: FileSelection, *, base: Path) -> bool:
@@ -92,13 +96,31 @@ def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
         write_text(_reference(source, base), f"{commit}\n")
 
 
-def check(source: HubSource) -> str:
-    """Ask the hub for the commit that the revision names now, and check that there are files to download.
+def check(source: HubSource, selection: FileSelection | None = None, *, offline: bool = False) -> WantedFiles:
+    """Return the files that a download would get, all of them or those of `selection`, and the commit they are of.
+
+    The hub is asked or, offline, the cache of other tools.
 
     Raises:
         PreflightError: the hub cannot be reached, or has no such data set, revision or files.
     """
-    return _wanted_files(source, FileSelection())[0]
+    return find_wanted_files(source, selection or FileSelection(), offline=offline or is_offline())
+
+
+def check_download(source: HubSource, selection: FileSelection, *, base: Path, offline: bool) -> None:
+    """Check that a source that is not downloaded, or is damaged, can be downloaded.
+
+    Offline, the cache of other tools must have its files.
+
+    Raises:
+        PreflightError: as for `check`, or offline, as for `cached`.
+    """
+    offline = offline or is_offline()
+    if _is_out_of_reach(source, offline):
+        cached(source, selection, base=base)
+    wanted = check(source, selection, offline=offline)
+    if offline:
+        check_cached(source, wanted)
 
 
 def fetch(
@@ -109,42 +131,53 @@ def fetch(
     Raises:
         PreflightError: the hub cannot be reached or has no such data, a file stays damaged, or the disk is too small.
     """
-    if offline or is_cached(source, selection, base=base):
+    offline = offline or is_offline()
+    if _is_out_of_reach(source, offline) or is_cached(source, selection, base=base):
         return cached(source, selection, base=base)
     with _lock(_folder(source, base)):
-        if is_cached(source, selection, base=base):
-            return cached(source, selection, base=base)
-        commit, files, left_out = _wanted_files(source, selection)
-        folder = _folder(source, base) / commit
-        _check_space(folder, files)
-        digests = download(
-            files,
-            folder,
-            base_url=f"{endpoint()}/datasets/{source.repository}/resolve/{commit}",
-            token=read_token(),
-            progress=progress,
-        )
-        content = {
-            "repository": source.repository,
-            "commit": commit,
-            "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in files],
-            "left_out": left_out,
-        }
-        write_text(_manifest(source, commit, selection, base), json.dumps(content, indent=1))
-        record_commit(source, commit, base=base)
+        if not is_cached(source, selection, base=base):
+            wanted = check(source, selection, offline=offline)
+            if offline:
+                check_cached(source, wanted)
+            _download(source, selection, wanted, base=base, offline=offline, progress=progress)
     return cached(source, selection, base=base)
 
 
-def _wanted_files(source: HubSource, selection: FileSelection) -> tuple[str, list[RemoteFile], dict[str, str]]:
-    """Return the commit, the files to download, and the names of other matching files with the reason for each."""
-    listing = list_files(source.repository, source.revision)
-    matching = {PurePosixPath(file.path): file for file in listing.files if source.matches(file.path)}
-    choice = selection.select(source.file(str(path), path, file.size) for path, file in matching.items())
-    if not choice.used:
-        known = ", ".join(file.path for file in listing.files[:10]) or "none"
-        raise PreflightError(f"{source.describe()}: no data file matches; files there are: {known}")
-    left_out = {str(path): reason for path, reason in choice.left_out}
-    return listing.commit, [matching[path] for path in choice.paths], left_out
+def _is_out_of_reach(source: HubSource, offline: bool) -> bool:
+    return offline and list_cached_files(source.repository, source.revision) is None
+
+
+def _download(
+    source: HubSource,
+    selection: FileSelection,
+    wanted: WantedFiles,
+    *,
+    base: Path,
+    offline: bool,
+    progress: Progress | None,
+) -> None:
+    """Get the files from the cache of other tools or from the hub, and write the manifest."""
+    folder = _folder(source, base) / wanted.commit
+    find_copy = partial(find_cached_file, source.repository, wanted.commit)
+    _check_space(folder, [file for file in wanted.files if find_copy(file) is None])
+    url = f"{endpoint()}/datasets/{source.repository}/resolve/{wanted.commit}"
+    digests = download(
+        wanted.files,
+        folder,
+        base_url=None if offline else url,
+        token=None if offline else read_token(),
+        progress=progress,
+        find_copy=find_copy,
+    )
+    content = {
+        "repository": source.repository,
+        "commit": wanted.commit,
+        "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in wanted.files],
+        "left_out": wanted.left_out,
+        "notes": wanted.notes,
+    }
+    write_text(_manifest(source, wanted.commit, selection, base), json.dumps(content, indent=1))
+    record_commit(source, wanted.commit, base=base)
 
 
 def _check_space(folder: Path, files: list[RemoteFile]) -> None:

@@ -29,10 +29,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """All files of a data set at a commit."""
+    """The files of a data set at a commit: all of them, or those that are known without the network."""
 
     commit: str
     files: tuple[RemoteFile, ...]
+    is_complete: bool = True
 
 
 class RevisionMissingError(PreflightError):

@@ -37,11 +37,12 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
         )
     commits: dict[str, str] = {}
     problems: list[str] = []
+    notes: list[str] = []
     for key, source in {lock_key(source): source for source in unpinned.values()}.items():
         if key in locked and not refresh:
             continue
         try:
-            commit = _look_up_commit(source, base, offline=offline, refresh=refresh)
+            commit = _look_up_commit(source, base, notes, offline=offline, refresh=refresh)
         except PreflightError as error:
             names = ", ".join(f"`{name}`" for name, other in unpinned.items() if lock_key(other) == key)
             problems.append(f"source {names}: {error}")
@@ -54,7 +55,9 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     write_lock(path, {**locked, **commits}, recipe=loaded.path)
     changed = sum(key in locked and locked[key] != commit for key, commit in commits.items())
     suffix = f", {changed} of them to a different commit than before" if changed else ""
-    return f"pinned {len(commits)} hub data set{'s' if len(commits) > 1 else ''} in {path}{suffix}"
+    return f"pinned {len(commits)} hub data set{'s' if len(commits) > 1 else ''} in {path}{suffix}" + "".join(
+        f"; {note}" for note in notes
+    )
 
 
 def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
@@ -84,11 +87,21 @@ def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
     return unpinned
 
 
-def _look_up_commit(source: HubSource, base: Path, *, offline: bool, refresh: bool) -> str | None:
-    """Return the commit that is downloaded, else the hub's, or None if offline. Store it for the next look-up."""
+def _look_up_commit(source: HubSource, base: Path, notes: list[str], *, offline: bool, refresh: bool) -> str | None:
+    """Return the commit that is downloaded, else the hub's or, offline, that in the cache of other tools or None.
+
+    Store it for the next look-up, and add what the user should know about it to `notes`.
+    """
     commit = None if refresh else hub.known_commit(source, base=base)
-    if commit is None and not offline:
-        commit = hub.check(source)
+    if commit is None:
+        try:
+            wanted = hub.check(source, offline=offline)
+        except PreflightError:
+            if not offline:
+                raise
+        else:
+            commit = wanted.commit
+            notes.extend(f"{source.describe()}: {note}" for note in wanted.notes)
     if commit is not None:
         hub.record_commit(source, commit, base=base)
     return commit

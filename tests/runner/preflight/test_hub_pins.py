@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +153,52 @@ def test_lock_file_that_cannot_be_written_is_named_with_a_remedy(bench, hub, mon
 def test_recipe_without_hub_sources_gets_no_lock_file(bench):
     bench.run()
     assert not bench.recipe.with_suffix(".lock").exists()
+
+
+@pytest.fixture
+def shared_cache(hub, tmp_path, monkeypatch):
+    """The cache of another tool that has downloaded the hub's data set."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    folder = tmp_path / "shared"
+    snapshot_download("some/texts", repo_type="dataset", endpoint=hub.url, cache_dir=str(folder), token=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    hub.requests.clear()
+    return folder
+
+
+def test_offline_run_pins_and_reads_what_another_tool_has_downloaded(bench, hub, shared_cache):
+    bench.run("run.offline=true")
+    assert lock_of(bench) == [f"{KEY}: {OLDER}"]
+    assert bench.calls() == ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
+    assert hub.requests == []
+
+
+def test_command_with_hf_hub_offline_opens_no_connection(bench, hub, shared_cache):
+    """A real stage in its own process reads the files of the shared cache."""
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(shared_cache),
+        "NANOCHAT_BASE_DIR": str(bench.base),
+    }
+    command = [sys.executable, "-m", "nanochat.cli.run", str(bench.recipe), "--only", "tokenizer"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1-tokenizer: done" in done.stdout + done.stderr
+    assert hub.requests == []
+
+
+def test_pins_say_that_the_parquet_copy_is_read(bench, hub):
+    hub.parquet_copy = {
+        f"{name}/train/0000.jsonl": content
+        for name, content in (
+            ("texts", hub.files.pop("texts/train.jsonl")),
+            ("chats", hub.files.pop("chats/train.jsonl")),
+        )
+    }
+    bench.run()
+    assert lock_of(bench) == [f"{KEY}: {hub.parquet_commit}"]
+    assert "read from `refs/convert/parquet`, the hub's parquet copy of the data set" in bench.display.text

@@ -30,6 +30,11 @@ def login_file(tmp_path, monkeypatch):
     return path
 
 
+def tokens_sent(hub):
+    """The headers of the requests to the hub itself, not to the host that has the files."""
+    return {header for (path, _), header in zip(hub.requests, hub.authorizations, strict=True) if "/cdn/" not in path}
+
+
 def problem_of(act):
     with pytest.raises(PreflightError) as caught:
         act()
@@ -40,13 +45,13 @@ def test_every_request_carries_the_token_of_the_login_file(texts, base, login_fi
     texts.token, texts.gated = "hf_file", True
     fetch(SPEC, base=base, offline=False)
     assert [path.name for path in resolve_files(SPEC, base=base)] == ["train.jsonl"]
-    assert set(texts.authorizations) == {"Bearer hf_file"}
+    assert tokens_sent(texts) == {"Bearer hf_file"}
 
 
 def test_token_of_the_environment_precedes_that_of_the_login_file(texts, base, login_file, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
     fetch(SPEC, base=base, offline=False)
-    assert set(texts.authorizations) == {"Bearer hf_environment"}
+    assert tokens_sent(texts) == {"Bearer hf_environment"}
 
 
 def test_login_file_that_cannot_be_read_is_named(texts, base, login_file):
@@ -105,6 +110,6 @@ def test_list_of_3000_files_is_read_page_by_page(fake_hub):
     for number in range(3000):
         fake_hub.files[f"part-{number // 1000}/train-{number:05}.jsonl"] = b'{"text": "a line"}\n'
     source = HubSource.parse("hf://datasets/some/texts/part-2/*-02999.jsonl", None)
-    assert hub.check(source) == fake_hub.commit
+    assert [file.path for file in hub.check(source).files] == ["part-2/train-02999.jsonl"]
     pages = [path for path, _ in fake_hub.requests if "/tree/" in path]
     assert len(pages) == 4  # 3,000 files and 3 folders, 1,000 a page
