@@ -13,8 +13,10 @@ from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import list_results
 from nanochat.runner.store.gc import (
+    delete_unreferenced_copies,
     delete_unreferenced_stages,
     delete_unreferenced_token_caches,
+    find_unreferenced_copies,
     find_unreferenced_stages,
     find_unreferenced_token_caches,
 )
@@ -53,16 +55,18 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def gc(options: argparse.Namespace) -> None:
-    """Delete stage outputs that no run uses, and token caches of tokenizers that no run uses."""
+    """Delete stage outputs, token caches and converted copies of data files that no run uses."""
     base = runtime.base_dir()
     stages = find_unreferenced_stages(base) if options.dry_run else delete_unreferenced_stages(base)
     caches = find_unreferenced_token_caches(base) if options.dry_run else delete_unreferenced_token_caches(base)
-    for folder in (*stages, *caches):
+    copies = find_unreferenced_copies(base) if options.dry_run else delete_unreferenced_copies(base)
+    for folder in (*stages, *caches, *copies):
         print(f"{folder.path} ({show_bytes(folder.size_bytes)})")
     count = f"{len(stages)} stage output{'s' if len(stages) != 1 else ''}"
     count += f" and {len(caches)} token cache{'s' if len(caches) != 1 else ''}" if caches else ""
+    count += f" and {len(copies)} converted cop{'ies' if len(copies) != 1 else 'y'}" if copies else ""
     action = "would delete" if options.dry_run else "deleted"
-    print(f"{action} {count}: {show_bytes(sum(folder.size_bytes for folder in (*stages, *caches)))}")
+    print(f"{action} {count}: {show_bytes(sum(folder.size_bytes for folder in (*stages, *caches, *copies)))}")
 
 
 def _status(run: Run) -> str:

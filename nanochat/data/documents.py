@@ -16,9 +16,9 @@ from nanochat.data.chunking import chunk_text
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
 from nanochat.data.files.cursors import START, Cursor, next_file
 from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.files.file_sizes import estimate_rows
-from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
+from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, estimate_rows, read_texts
 from nanochat.data.held_out import HeldOutRule, choose_rule
+from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, describe, validation_frac
 from nanochat.errors import PreflightError, StageError
@@ -216,14 +216,14 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
     if spec.builtin == "python-stdlib":
         return [_stdlib_part(spec, split)], False
     files = document_files(spec, base=base)
-    if split == "validation" and files.validation:
-        return [_file_part(spec, file.path) for file in files.validation], False
-    if not files.train:
+    is_named = split == "validation" and len(files.validation) > 0
+    if not is_named and not files.train:
         raise PreflightError(
             f"{describe(spec)}: no file to train on, because all their names say validation or test; to train on them, "
             "list the files one by one in `path`"
         )
-    return [_file_part(spec, file.path) for file in files.train], not files.validation
+    paths = [file.path for file in (files.validation if is_named else files.train)]
+    return [_file_part(spec, path) for path in readable_files(paths, base=base)], not files.validation
 
 
 def _file_part(spec: SourceSpec, file: Path) -> _Part:

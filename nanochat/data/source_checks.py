@@ -13,8 +13,8 @@ from pathlib import Path
 from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
-from nanochat.data.files.file_sizes import are_small
-from nanochat.data.files.readers import check_file, has_text
+from nanochat.data.files.readers import SMALL_BYTES, check_file, has_text
+from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
@@ -31,11 +31,15 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
         if spec.builtin == "python-stdlib":
             return
         paths, problems = document_files(spec, base=base).choice, RowProblems()
-        choice = with_content(paths, lambda path: has_text(path, spec.column, problems))
+
+        def holds_text(path: Path) -> bool:
+            return any(has_text(part, spec.column, problems) for part in readable_files([path], base=base))
+
+        choice = with_content(paths, holds_text)
         if spec.builtin is None and not choice.used:
             bad = f"; bad rows:{shown(problems.examples)}" if problems.bad else ""
             raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}{bad}")
-        is_whole = are_small(paths.paths)
+        is_whole = sum(path.stat().st_size for path in paths.paths) <= SMALL_BYTES
         for split in splits:
             for _ in islice(single_pass(spec, split, base=base), None if is_whole else 1):
                 pass
@@ -80,4 +84,4 @@ def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
     Raises:
         PreflightError: the source or the split is missing.
     """
-    return are_small(split_files(spec, split, base=base))
+    return sum(path.stat().st_size for path in split_files(spec, split, base=base)) <= SMALL_BYTES

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nanochat.data.files.readers import check_file, read_rows
+from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import row_files
 from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import PreflightError
 
 
 def split_files(spec: SourceSpec, split: str, *, base: Path) -> list[Path]:
-    """Return the paths of the files that `row_files` chooses."""
-    return list(row_files(spec, split, base=base).paths)
+    """Return the paths of the files to open for those that `row_files` chooses."""
+    return readable_files(row_files(spec, split, base=base).paths, base=base)
 
 
 def iter_rows(

@@ -65,7 +65,7 @@ def run_stages(context: RunContext, session: Session, interrupts: Interrupts) ->
     Raises:
         NanochatError: a stage failed, was interrupted, or is locked by another run. The session says which stage.
     """
-    fetch_inputs(context.to_run, context.request.base, display=context.display, interrupts=interrupts)
+    fetch_inputs(context.to_run, context.request.base, session.folder, display=context.display, interrupts=interrupts)
     records: dict[str, StageRecord] = {}
     for lookup in context.lookups:
         name = lookup.stage.name

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 Compression = Literal["gzip", "zstd", "bz2", "xz"]
 Reader = Literal["parquet", "json lines", "text lines", "html", "converted"]
 """How a file is read. A `converted` file is first copied into parquet files of our own."""
-Group = Literal["rows", "text", "tables", "json"]
+Group = Literal["rows", "text", "tables", "json", "archives"]
 """In a folder, the files of the first of these groups are read, because the others often only describe them."""
 
 
@@ -36,6 +36,7 @@ _FORMATS: dict[str, _Format] = {
     ".csv": _Format("converted", "tables"),
     ".tsv": _Format("converted", "tables"),
     ".json": _Format("converted", "json"),
+    ".tar": _Format("converted", "archives"),
     ".txt": _Format("text lines", "text"),
     ".md": _Format("text lines", "text"),
     ".markdown": _Format("text lines", "text"),
@@ -47,9 +48,11 @@ _FORMATS: dict[str, _Format] = {
 }
 """All formats by their suffixes. Of files with the same text in several formats, the first one here is read."""
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
-GROUPS: tuple[Group, ...] = ("rows", "text", "tables", "json")
+GROUPS: tuple[Group, ...] = ("rows", "text", "tables", "json", "archives")
 
-READABLE = "parquet, jsonl, txt, md, html, source code, csv, tsv, json or arrow, also compressed as gz, zst, bz2 or xz"
+READABLE = (
+    "parquet, jsonl, txt, md, html, source code, csv, tsv, json, arrow or tar, also compressed as gz, zst, bz2 or xz"
+)
 """The table in words, for messages."""
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nanochat.data.ingest.pending import plan_conversions
 from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
@@ -61,7 +62,9 @@ def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[
 
 
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
-    needed = (total([stage.estimate for stage in stages]).disk_bytes or 0) * _DISK_MARGIN
+    sources = (source for stage in stages for source in stage.sources)
+    copies = sum(conversion.disk_bytes for conversion in plan_conversions(sources, base=prepared.base))
+    needed = ((total([stage.estimate for stage in stages]).disk_bytes or 0) + copies) * _DISK_MARGIN
     folder = prepared.base
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

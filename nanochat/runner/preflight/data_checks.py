@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import assert_never
 
+from nanochat.data.ingest.pending import is_ready
 from nanochat.data.source_checks import check_documents
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec, is_available_offline
+from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs import (
@@ -31,15 +32,16 @@ Check = tuple[SourceSpec, Callable[[], None]]
 def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection[str] = ()) -> list[str]:
     """Return the problems with the data that the stages read, each one once.
 
-    Sources that are not downloaded yet, and those named in `without`, are not checked.
+    Sources that are not downloaded or converted yet, and those named in `without`, are not checked.
     """
     problems: list[str] = []
     for stage in stages:
         for source, check in (_check_of(item, stage, base) for item in stage.spec.inputs):
-            if source.name in without or not is_available_offline(source, base=base):
+            if source.name in without:
                 continue
             try:
-                check()
+                if is_ready(source, base=base):
+                    check()
             except PreflightError as error:
                 problems.append(str(error))
     return list(dict.fromkeys(problems))

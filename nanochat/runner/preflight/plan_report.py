@@ -6,6 +6,9 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
+from nanochat.data.ingest.pending import Conversion, plan_conversions
+from nanochat.data.ingest.store import FOLDER
+from nanochat.plan.quantities import show_bytes
 from nanochat.plan.render import StageStatus, plan_to_json, render_plan
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.prepare import Prepared
@@ -16,6 +19,8 @@ from nanochat.runner.store.cache import (
     explain_changes,
     explain_own_changes,
 )
+
+_SHOWN_NAMES = 3
 
 
 def _statuses(lookups: Sequence[CacheLookup], selected: Collection[str]) -> dict[StageName, StageStatus]:
@@ -34,6 +39,9 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
 def plan_report_text(prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]) -> str:
     """Return the plan as `nanochat-run plan` prints it."""
     text = render_plan(prepared.plan, _statuses(lookups, selected))
+    if conversions := _conversions(prepared, lookups, selected):
+        lines = "\n".join(f"  - {_conversion_line(conversion)}" for conversion in conversions)
+        text += f"\nto convert before the first stage (under {prepared.base / FOLDER})\n{lines}\n"
     if prepared.problems:
         missing = "\n".join(f"  - {problem}" for problem in prepared.problems)
         text += f"\nmissing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}\n"
@@ -49,8 +57,23 @@ def plan_report_json(
         lookup.stage.name: lookup.identity.fingerprint if isinstance(lookup, ResolvedStage) else None
         for lookup in lookups
     }
+    content["conversions"] = [
+        {"source": x.source, "files": [str(path) for path in x.files], "disk_bytes": x.disk_bytes}
+        for x in _conversions(prepared, lookups, selected)
+    ]
     content["missing"] = list(prepared.problems)
     return content
+
+
+def _conversions(prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]) -> list[Conversion]:
+    stages = [lookup.stage for lookup in lookups if lookup.stage.name in selected and lookup.action != "cached"]
+    return plan_conversions((source for stage in stages for source in stage.sources), base=prepared.base)
+
+
+def _conversion_line(conversion: Conversion) -> str:
+    names = ", ".join(path.name for path in conversion.files[:_SHOWN_NAMES])
+    more = f" and {len(conversion.files) - _SHOWN_NAMES:,} more" if len(conversion.files) > _SHOWN_NAMES else ""
+    return f"source `{conversion.source}`: {names}{more}, about {show_bytes(conversion.disk_bytes)} of disk"
 
 
 def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str) -> str:

@@ -1,4 +1,4 @@
-"""Delete results that no run refers to: stage folders, and token caches of tokenizers that no run uses.
+"""Delete what no run refers to: stage folders, token caches of unused tokenizers, and converted copies of data files.
 
 A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. A
 stage folder is kept while somebody holds its lock, and a token cache while it is being written. A stage folder is
@@ -16,12 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.ingest import store as ingest
 from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.record import read_run
 from nanochat.storage.files import folder_bytes, sha256_of_file
-from nanochat.storage.layout import TOKENIZER_FILE, StageFolder, run_folders, stage_folders, stages_folder
+from nanochat.storage.layout import TOKENIZER_FILE, RunFolder, StageFolder, run_folders, stage_folders, stages_folder
 
 _DELETING = ".deleting-"
 
@@ -86,6 +87,36 @@ def delete_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
             path.unlink()
         shutil.rmtree(cache.path)
     return caches
+
+
+def find_unreferenced_copies(base: Path) -> list[Unreferenced]:
+    """Return the converted copies of data files that no run reads; none while files are being converted."""
+    if _is_being_written(base / ingest.FOLDER):
+        return []
+    known = {name for run in run_folders(base) for name in _copies_of(run)}
+    return [
+        Unreferenced(folder, folder_bytes(folder))
+        for folder in ingest.copies(base)
+        if folder.name.removesuffix(ingest.PARTIAL_SUFFIX) not in known
+    ]
+
+
+def delete_unreferenced_copies(base: Path) -> list[Unreferenced]:
+    """Delete the unreferenced copies and return them. A run that needs one again converts the file again."""
+    with claims(base, to_delete=True):  # runs name their copies before they look whether these exist
+        copies = find_unreferenced_copies(base)
+        for copy in copies:
+            # The list of parts is deleted first: without it, a half-deleted copy counts as unfinished.
+            (copy.path / ingest.LIST_FILE).unlink(missing_ok=True)
+            shutil.rmtree(copy.path)
+    return copies
+
+
+def _copies_of(run: RunFolder) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(run.copies.read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return []
 
 
 def _referenced_folders(base: Path) -> set[Path]:

@@ -1,0 +1,168 @@
+"""Converts one data file into parquet files, a part at a time, so that a killed conversion is resumed.
+
+The parts are written to an unfinished copy. Only when all are on disk does it get the name under which it is found.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanochat.data.files.file_kinds import kind_of
+from nanochat.data.files.streams import blocks
+from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
+from nanochat.data.ingest.tables import locate, read_tables
+from nanochat.errors import PreflightError, StageError
+from nanochat.storage.files import atomic_write, sha256_of_file, sync
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART_BYTES = 1 << 26
+"""A part is complete once its tables take this much memory."""
+_SPARE_BYTES = 1 << 28
+"""Disk that decompressing leaves free."""
+_MAX_RATIO = 500
+_ALWAYS_ALLOWED_BYTES = 1 << 26
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGE = (ValueError, TypeError, KeyError, NotImplementedError, ImportError, OSError, EOFError, tarfile.TarError)
+_NAME_CHARS = 60
+
+OnProgress = Callable[[int, int], None]
+"""Receives about how many bytes of the file are converted, and its size. It may raise to stop the conversion."""
+
+
+def convert(
+    path: Path, *, base: Path, on_progress: OnProgress = lambda done, size: None, part_bytes: int = PART_BYTES
+) -> Path:
+    """Return the folder of a file's complete copy, after converting what is missing.
+
+    Raises:
+        PreflightError: the file cannot be read, or the disk is full. Nothing is left of the copy then.
+        StageError: the file is compressed and damaged. Nothing is left of the copy then.
+    """
+    stamp = _stamp(path)
+    folder = copy_folder(path, sha256_of_file(path), base=base)
+    partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        _write_copy(path, partial, on_progress, part_bytes)
+        if _stamp(path) != stamp:
+            raise PreflightError(f"{path}: was changed while it was converted; run again")
+    except (PreflightError, StageError):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise PreflightError(f"{path}: cannot be converted under {folder.parent}: {error.strerror}") from error
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged copy
+    partial.rename(folder)
+    sync(folder.parent)
+    return folder
+
+
+def _write_copy(path: Path, partial: Path, on_progress: OnProgress, part_bytes: int) -> None:
+    """Write the parts that an unfinished copy lacks, and delete what else is in it."""
+    parts = list(itertools.takewhile(lambda part: _is_whole(partial / part.name, part), read_parts(partial) or ()))
+    kept = {part.name for part in parts}
+    for entry in partial.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name not in kept:
+            entry.unlink()
+    scratch = partial / "scratch"
+    scratch.mkdir()
+    size = path.stat().st_size
+    done = sum(part.size for part in parts)
+    for tables in _batched(_tables(path, sum(part.rows for part in parts), scratch), part_bytes):
+        parts.append(_write_part(partial / f"{path.name[-_NAME_CHARS:]}-{len(parts):05d}.parquet", tables))
+        write_parts(partial, parts)
+        done += parts[-1].size
+        on_progress(min(done, size), size)
+    write_parts(partial, parts)
+    shutil.rmtree(scratch)
+
+
+def _tables(path: Path, first_row: int, scratch: Path) -> Iterator[pa.Table]:
+    """Yield the rows of a file from a row on. Errors of libraries are raised as PreflightError with the place."""
+    kind = kind_of(path)
+    assert kind is not None, f"{path} has no kind"
+    plain = path if kind.compression is None else _decompress(path, scratch / f"input{kind.format}")
+    try:
+        yield from read_tables(plain, kind.format, first_row=first_row, scratch=scratch)
+    except PreflightError as error:
+        raise PreflightError(str(error).replace(str(plain), str(path))) from error
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise
+        place = locate(plain, error).replace(str(plain), str(path))
+        raise PreflightError(f"{place}: cannot be converted: {str(error).strip() or type(error).__name__}") from error
+
+
+def _batched(tables: Iterator[pa.Table], part_bytes: int) -> Iterator[list[pa.Table]]:
+    """Yield the tables of each part. Columns have one type in a part, but may have another one in the next part."""
+    held: list[pa.Table] = []
+    held_bytes = 0
+    for table in tables:
+        if held and (held_bytes >= part_bytes or not _fit_together(held[0], table)):
+            yield held
+            held, held_bytes = [], 0
+        if table.num_rows:
+            held.append(table)
+            held_bytes += table.nbytes
+    if held:
+        yield held
+
+
+def _fit_together(one: pa.Table, other: pa.Table) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.unify_schemas([one.schema, other.schema])
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _write_part(path: Path, tables: list[pa.Table]) -> Part:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.concat_tables(tables, promote_options="default")
+    with atomic_write(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd", row_group_size=1_000)
+    return Part(path.name, table.num_rows, path.stat().st_size, sha256_of_file(path))
+
+
+def _is_whole(path: Path, part: Part) -> bool:
+    return path.is_file() and path.stat().st_size == part.size and sha256_of_file(path) == part.sha256
+
+
+def _decompress(path: Path, target: Path) -> Path:
+    """Write the decompressed content of a file and return its path.
+
+    Raises:
+        PreflightError: the content is too large for the disk or for the file's size, as that of a decompression bomb.
+        StageError: the file is damaged.
+    """
+    limit = max(_ALWAYS_ALLOWED_BYTES, _MAX_RATIO * path.stat().st_size)
+    written = 0
+    with target.open("wb") as file:
+        for block in blocks(path):
+            written += len(block)
+            if written > limit:
+                raise PreflightError(f"{path}: has more than {_MAX_RATIO} times its size when decompressed; refused")
+            if shutil.disk_usage(target.parent).free < _SPARE_BYTES:
+                raise OSError(errno.ENOSPC, "too little space left to decompress")
+            file.write(block)
+    return target
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

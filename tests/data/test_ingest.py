@@ -1,0 +1,273 @@
+"""Tests that files are converted with exactly the rows they hold, once, and completely or not at all."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import errno
+import gzip
+import io
+import json
+import lzma
+import signal
+import subprocess
+import sys
+import tarfile
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.data.ingest import convert as conversion
+from nanochat.data.ingest import json_values
+from nanochat.data.ingest.convert import convert
+from nanochat.data.ingest.store import read_parts, readable_files, unconverted_files
+from nanochat.errors import PreflightError, StageError
+
+ROWS = [
+    {"text": 'two\r\nlines, "quoted"\n', "id": "007"},
+    {"text": "NA", "id": "1.0"},
+    {"text": "2024-01-01", "id": ""},
+    {"text": "\u00fcber \u2028 \U0001f600", "id": "nan"},
+]
+
+
+def read_copy(path, base):
+    return [row for part in readable_files([path], base=base) for row in pq.read_table(part).to_pylist()]
+
+
+def converted(path, base, **options):
+    convert(path, base=base, **options)
+    return read_copy(path, base)
+
+
+def write_csv(path, rows, delimiter=","):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "arrow", "feather"])
+def test_conversion_keeps_every_cell(tmp_path, suffix):
+    """No text becomes a number, a date or a null, and brackets in the file's name mean nothing."""
+    path = tmp_path / f"a[1]*.{suffix}"
+    match suffix:
+        case "json":
+            path.write_text(json.dumps(ROWS))
+        case "csv" | "tsv":
+            write_csv(path, ROWS, "," if suffix == "csv" else "\t")
+        case "arrow":
+            table = pa.Table.from_pylist(ROWS)
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+        case _:
+            pyarrow.feather.write_feather(pa.Table.from_pylist(ROWS), str(path))
+    assert converted(path, tmp_path / "base") == ROWS
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_compressed_file_is_converted_like_the_plain_one(tmp_path, suffix):
+    content = write_csv(tmp_path / "a.csv", ROWS).read_bytes()
+    path = tmp_path / f"a.csv.{suffix}"
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    path.write_bytes(compress[suffix](content) if suffix in compress else pa.compress(content, "zstd", asbytes=True))
+    assert converted(path, tmp_path / "base") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('["a", "b"]', [{"text": "a"}, {"text": "b"}]),
+        ('{"text": "a"}\n{"text": "b"}\n', [{"text": "a"}, {"text": "b"}]),
+        ('\ufeff {"version": "1", "data": [{"text": "a"}, {"text": "b"}]}', [{"text": "a"}, {"text": "b"}]),
+        ('{"messages": [{"role": "user"}]}', [{"messages": [{"role": "user"}]}]),
+        ('[{"text": "a"}, {"text": "b", "n": 1}]', [{"text": "a", "n": None}, {"text": "b", "n": 1}]),
+        ('[{"m": "a", "o": {}}, {"m": ["b"]}]', [{"m": '"a"', "o": "{}"}, {"m": '["b"]', "o": None}]),
+        ("[]", []),
+    ],
+)
+def test_json_forms(tmp_path, text, rows):
+    """Values of a key that have no type in common are kept as JSON texts."""
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    assert converted(path, tmp_path / "base") == rows
+
+
+json_values_of_any_type = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=3), json_values_of_any_type, max_size=3), max_size=6),
+    indent=st.sampled_from([None, 2]),
+    read_chars=st.integers(1, 9),
+)
+def test_json_rows_are_those_of_the_json_module(tmp_path_factory, rows, indent, read_chars):
+    """The file is read a few characters at a time, so that values are cut at every place."""
+    path = tmp_path_factory.mktemp("rows") / "a.json"
+    path.write_text(json.dumps(rows, indent=indent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_values, "_READ_CHARS", read_chars)
+        assert list(json_values.json_rows(path)) == rows
+
+
+def test_tar_of_webdataset_gives_texts_and_keys_without_media(tmp_path):
+    path = write_tar(
+        tmp_path / "shard.tar",
+        {
+            "d/0.txt": b"one\r\n",
+            "d/0.json": b'{"lang": "en"}',
+            "d/0.jpg": b"\xff\xd8",
+            "../1.txt": b"two",
+            "/etc/2.json": b'{"text": "three"}',
+        },
+    )
+    rows = [("one\r\n", "en"), ("two", None), ("three", None)]
+    assert [(row["text"], row["lang"]) for row in converted(path, tmp_path / "base")] == rows
+    assert not (tmp_path.parent / "1.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,id\na,b\nc,d,e\n", r"a\.csv:3: .*Expected 2 fields in line 3, saw 3"),
+        ("a.csv", b"text,id\na,b,c\n", r"a\.csv: the first row has 3 fields, but the header has 2"),
+        ("a.csv", b"text,text\na,b\n", r"a\.csv:1: the header names a column twice: 'text'"),
+        ("a.tsv", b"text\tid\na\tb\n\xff\tc\n", r"a\.tsv:3: .*can't decode byte 0xff"),
+        ("a.json", b'[{"text": "a"},\n{"text": "b"', r"a\.json:2: Expecting"),
+        ("a.json", b'[{"text": "a"},\n\n7]', r"a\.json:3: expected an object or a text, found `7`"),
+        ("a.json", b'[{"n": ' + b"1" * 5000 + b"}]", r"a\.json:1: Exceeds the limit"),
+        ("a.json", b"[" * 100_000, r"a\.json:1: "),
+        ("a.json", b'[{"text": "a"}]\n]', r"a\.json:2: expected the end of the file"),
+        ("a.feather", b"ARROW1\0\0cut", r"a\.feather: cannot be converted"),
+        ("a.tar", b"no tar", r"a\.tar: cannot be converted"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text\n" + bytes(range(256)) * 9, mtime=0)[:-40],
+            r"a\.csv\.gz: damaged or cut off",
+        ),
+        ("a.json.gz", gzip.compress(b'[{"text": \n"a"} 3', mtime=0), r"a\.json\.gz:2: expected `,`"),
+    ],
+)
+def test_damaged_file_is_refused_with_its_place_and_leaves_no_copy(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises((PreflightError, StageError), match=message):
+        convert(path, base=tmp_path / "base")
+    assert names(tmp_path / "base" / "ingest") == []
+
+
+def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "_ALWAYS_ALLOWED_BYTES", 1 << 20)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"text\n" + b"0" * (4 << 20)))
+    with pytest.raises(PreflightError, match=r"a\.csv\.gz: has more than 500 times its size"):
+        convert(path, base=tmp_path / "base")
+    assert names(tmp_path / "base" / "ingest") == []
+
+
+def test_full_disk_is_reported_and_leaves_no_copy(tmp_path, monkeypatch):
+    def write_table(table, path, **options):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", write_table)
+    path = tmp_path / "a.json"
+    path.write_text('["a"]')
+    with pytest.raises(PreflightError, match=r"a\.json: cannot be converted under .*ingest: No space left on device"):
+        convert(path, base=tmp_path / "base")
+    assert names(tmp_path / "base" / "ingest") == []
+
+
+KILLED_AFTER_TWO_PARTS = """
+import os, sys
+from pathlib import Path
+from nanochat.data.ingest import convert, tables
+tables._TABLE_ROWS = 10
+calls = iter(range(2))
+convert.convert(
+    Path(sys.argv[1]), base=Path(sys.argv[2]), part_bytes=1,
+    on_progress=lambda done, size: next(calls) and os.kill(os.getpid(), 9),
+)
+"""
+
+
+def test_killed_conversion_does_not_count_and_is_resumed(tmp_path, monkeypatch):
+    """The finished parts are kept, and the copy equals that of a conversion that was never killed."""
+    path, base = tmp_path / "a.json", tmp_path / "base"
+    path.write_text(json.dumps([{"text": f"row {i}"} for i in range(45)]))
+    done = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_PARTS, path, base], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert unconverted_files([path], base=base) == [path]
+    with pytest.raises(PreflightError, match="is not converted yet"):
+        readable_files([path], base=base)
+    (partial,) = (base / "ingest").iterdir()
+    first = (partial / "a.json-00000.parquet").stat()
+    monkeypatch.setattr("nanochat.data.ingest.tables._TABLE_ROWS", 10)
+    folder = convert(path, base=base, part_bytes=1)
+    assert names(base / "ingest") == [folder.name]
+    kept = (folder / "a.json-00000.parquet").stat()
+    assert (kept.st_ino, kept.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    assert read_parts(folder) == read_parts(convert(path, base=tmp_path / "other", part_bytes=1))
+    assert [row["text"] for row in read_copy(path, base)] == [f"row {i}" for i in range(45)]
+
+
+def test_damaged_part_of_a_copy_is_converted_again(tmp_path):
+    path, base = tmp_path / "a.json", tmp_path / "base"
+    path.write_text('["a", "b"]')
+    convert(path, base=base)
+    (part,) = readable_files([path], base=base)
+    content = bytearray(part.read_bytes())
+    content[20] ^= 1
+    part.write_bytes(content)
+    assert unconverted_files([path], base=base) == [path]
+    assert [row["text"] for row in converted(path, base)] == ["a", "b"]
+
+
+def test_copy_is_found_by_content_whatever_the_file_is_called(tmp_path):
+    path, base = tmp_path / "a.json", tmp_path / "base"
+    path.write_text('["a"]')
+    convert(path, base=base)
+    moved = path.rename(tmp_path / "b.json")
+    assert read_copy(moved, base) == [{"text": "a"}]
+    moved.write_text('["c"]')
+    assert unconverted_files([moved], base=base) == [moved]
+
+
+def test_file_that_changes_during_the_conversion_is_refused(tmp_path):
+    path, base = tmp_path / "a.json", tmp_path / "base"
+    path.write_text('["a"]')
+    with pytest.raises(PreflightError, match="was changed while it was converted"):
+        convert(path, base=base, on_progress=lambda done, size: path.write_text('["changed"]'))
+    assert names(base / "ingest") == []
+
+
+def test_column_that_changes_its_type_starts_a_new_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("nanochat.data.ingest.tables._TABLE_ROWS", 2)
+    path = tmp_path / "a.json"
+    rows = [{"n": 1}, {"n": None}, {"n": None}, {"n": None}, {"n": "x"}]
+    path.write_text(json.dumps(rows))
+    assert converted(path, tmp_path / "base") == rows
+    assert len(read_parts(next((tmp_path / "base" / "ingest").iterdir()))) == 2
