@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
-from nanochat.data.files.json_lines import json_lines
+from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.json_lines import json_lines, parse_line
 from nanochat.data.files.parquet_batches import column_is_nested, parquet_rows
 from nanochat.data.files.readers import check_file
 from nanochat.data.source_checks import is_small
@@ -102,6 +103,19 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examp
             check_file(path, ())
         limit = max_examples if is_small(source, split, base=base) else 1
         read_conversations(source, split, base=base, max_examples=limit)
+
+
+def conversation_lines(column: str) -> LineFilter:
+    """Return the filter of lines that hold a conversation to train on."""
+
+    def is_usable(_: Path, raw: bytes) -> bool:
+        value, problem = parse_line(raw)
+        try:
+            return problem is None and bool(parse_row(value, set(), column=column).messages)
+        except BadConversation:
+            return False
+
+    return LineFilter(f"conversations in {column}", is_usable)
 
 
 def parse_conversation(value: object) -> Conversation:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.json_lines import json_lines, json_objects, raw_lines
+from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.json_lines import JsonLine, json_lines, json_objects, parse_line, raw_lines
 from nanochat.data.files.parquet_batches import UnreadableCell, cells, open_parquet, parquet_batches, parquet_rows
 from nanochat.errors import PreflightError, StageError
 
@@ -40,6 +41,8 @@ def read_texts(
         StageError: the file is damaged, or `problems` has more bad rows than it allows.
     """
     problems = problems or RowProblems()
+    if cursor[0] and path.suffix.lower() != ".parquet":
+        _check_unchanged(path, cursor)
     match path.suffix.lower():
         case ".parquet":
             yield from _parquet_texts(path, column, cursor, problems)
@@ -49,6 +52,35 @@ def read_texts(
             yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case _:
             raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {', '.join(DATA_SUFFIXES)}")
+
+
+def _check_unchanged(path: Path, cursor: Cursor) -> None:
+    """Check that a cursor, perhaps from a checkpoint, is still at the beginning of its line: lines may be gone."""
+    offset, number = cursor[:2]
+    with path.open("rb") as file:
+        file.seek(max(0, offset - SMALL_BYTES))
+        before = file.read(min(offset, SMALL_BYTES))
+    lines = before.count(b"\n") + (not before.endswith(b"\n"))
+    is_at_end = offset == path.stat().st_size
+    if (offset <= SMALL_BYTES and lines != number) or not (before.endswith(b"\n") or is_at_end):
+        raise PreflightError(
+            f"{path}: changed before line {number + 1}, where the checkpoint continues; restore the file, or start the "
+            "stage over with `--force`"
+        )
+
+
+def document_lines(column: str) -> LineFilter:
+    """Return the filter of lines that hold text of documents."""
+
+    def is_usable(path: Path, raw: bytes) -> bool:
+        if path.suffix.lower() == ".txt":
+            return _decode_line(raw, is_first=False)[1] is None
+        try:
+            return bool(JsonLine(path, 0, *parse_line(raw), 0).text_in(column).strip())
+        except ValueError:
+            return False
+
+    return LineFilter(f"documents in {column}", is_usable)
 
 
 def estimate_rows(paths: Sequence[Path]) -> int:

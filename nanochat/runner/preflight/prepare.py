@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.readers import document_lines
 from nanochat.data.sources import SourceSpec, digest, resolve_files
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
@@ -16,9 +18,11 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import TokenizerSpec
 from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.schema.recipe import Recipe
 from nanochat.runner.preflight.hub_pins import with_pins
 from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
 from nanochat.runner.store.runs import model_digest, resolve_model
+from nanochat.tasks.conversations import conversation_lines
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_PARQUET_BYTE = 4
@@ -61,7 +65,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
 
     def read_digest(source: SourceSpec) -> str | None:
         try:
-            return digest(source, base=base)
+            return digest(source, base=base, lines=_usable_lines(loaded.recipe, source))
         except PreflightError as error:
             problems.extend(str(error).splitlines())
             return None
@@ -84,6 +88,20 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
         init_digests={} if problems else {stage: model_digest(folder) for stage, folder in models.items()},
         problems=tuple(problems),
     )
+
+
+def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
+    """Return the filter of a source's usable lines if the recipe uses it for documents alone, or for chats alone."""
+    tasks = {item.task for item in recipe.sft.data.values() if item.source == source.name} if recipe.sft else set()
+    suites = [*(recipe.base_eval.suites.values() if recipe.base_eval else ())]
+    suites += recipe.chat_eval.suites.values() if recipe.chat_eval else ()
+    tasks |= {suite.task for suite in suites if suite.source == source.name} - {"bpb"}
+    if not tasks:
+        return document_lines(source.column)
+    is_document = source.name in (recipe.pretrain.data if recipe.pretrain else ()) or (
+        recipe.tokenizer is not None and recipe.tokenizer.source == source.name
+    )
+    return conversation_lines(source.column) if tasks == {"conversations"} and not is_document else None
 
 
 def _preferred_models(stage: StagePlan) -> list[str]:

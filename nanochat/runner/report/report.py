@@ -16,6 +16,7 @@ from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.runs import Run
+from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.storage.files import write_text
 
 _CURVES_INTRO = """\
@@ -29,13 +30,15 @@ A fingerprint is a hash of everything that decides a stage's result: its recipe 
 version, and the outputs of earlier stages. A later run with the same fingerprint reuses the result. The hashes here are
 shortened."""
 _SAMPLE_CHARS = 12_000
+_MAX_NOTES = 30
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
     records, folder = run.records(base), run.folder
     plots = _draw(run, records, base) if with_plots else []
-    text = render_report(run, records, samples=_samples(run, base), plots=[path.name for path in plots])
+    notes = _notes(run, base)
+    text = render_report(run, records, samples=_samples(run, base), plots=[path.name for path in plots], notes=notes)
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
@@ -48,7 +51,14 @@ def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path
     return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
-def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], plots: list[str]) -> str:
+def render_report(
+    run: Run,
+    records: Mapping[str, StageRecord],
+    *,
+    samples: Mapping[str, str],
+    plots: list[str],
+    notes: Mapping[str, list[str]] | None = None,
+) -> str:
     """Return the report as markdown.
 
     Args:
@@ -56,6 +66,7 @@ def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapp
         records: its finished stages.
         samples: markdown with the samples of each stage that wrote some.
         plots: names of images in the folder `plots/`.
+        notes: what each stage told the user, such as which rows of the data it left out.
     """
     state = run.state
     outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
@@ -66,6 +77,7 @@ def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapp
         outcome,
         "## What happened",
         "\n".join(f"- {sentence}" for sentence in describe_stages(records)) or "No stage is finished yet.",
+        *_note_section(notes or {}),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Learning curves", _CURVES_INTRO, *curves] if curves else ()),
@@ -122,6 +134,22 @@ def _samples(run: Run, base: Path) -> dict[str, str]:
             text = folder.samples.read_text(encoding="utf-8").strip()
             samples[stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
     return samples
+
+
+def _notes(run: Run, base: Path) -> dict[str, list[str]]:
+    """Return the notes in the log of each stage, each once."""
+    notes = {}
+    for stage, folder in run.state.folders(base).items():
+        if folder.log.is_file():
+            lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            marked = [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
+            notes[stage] = list(dict.fromkeys(marked))[:_MAX_NOTES]
+    return notes
+
+
+def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
+    lines = [f"{stage}: {note}" for stage, stage_notes in notes.items() for note in stage_notes]
+    return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
 
 
 def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
