@@ -19,6 +19,7 @@ from nanochat.plan.specs import TokenizerSpec
 from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema.recipe import Recipe
+from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
 from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
 from nanochat.runner.store.runs import model_digest, resolve_model
@@ -71,6 +72,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
             return None
 
     plan = _with_text_size(compile_plan(loaded, digests=read_digest, device_class=device), base)
+    plan = replace(plan, notes=(*plan.notes, *crop_notes(plan, base)))
     models: dict[str, Path] = {}
     for stage in plan.stages:
         if stage.init_from is None:

@@ -84,6 +84,24 @@ def test_result_line_and_report_count_conversations_that_were_not_used():
     ]
 
 
+@pytest.mark.parametrize(
+    ("cropped_frac", "sentence"),
+    [
+        (0.0, ""),
+        (0.12, " `pretrain.long_documents: crop` throws away 12% of the text that is read, the ends of long documents"),
+        (0.92, " **Warning:** `pretrain.long_documents: crop` throws away 92% of the text that is read, the ends of"),
+    ],
+)
+def test_report_states_the_share_of_text_that_cropping_threw_away(cropped_frac, sentence):
+    metrics = {"parameters": 900.0, "tokens": 80.0, "steps": 7.0, "cropped_frac": cropped_frac}
+    (text,) = describe_stages({"pretrain": SimpleNamespace(stage="pretrain", metrics=metrics)})
+    assert text.startswith(
+        "**pretrain** taught a new model of 900 parameters to predict the next token: it read 80 tokens in 7 steps."
+        + sentence
+    )
+    assert ("crop" in text) == (cropped_frac > 0)
+
+
 def test_reading_of_pass_at_k_counts_tries():
     """An accuracy of 0.1 and pass@4 of 0.3: one of four answers solves three of ten problems."""
     suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
