@@ -1,6 +1,7 @@
 """Estimate how much text `pretrain.long_documents: crop` throws away, from a sample of the documents.
 
-The share that a run really threw away is in its report.
+The share that a run really threw away is in its report. What reads and packs documents is imported only if a recipe
+crops, so that the plan of any other recipe is quick.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat.data.documents import single_pass
 from nanochat.data.sources import is_available_offline
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import CROP_WARNING_FRAC, describe_crop
@@ -47,6 +47,8 @@ def _note(spec: PretrainSpec, base: Path) -> str | None:
 
 def _sample_lengths(data: Sequence[WeightedSource], bytes_per_token: float, base: Path) -> list[int]:
     """Return the estimated tokens of some documents; each source has as many of them as its weight says."""
+    from nanochat.data.documents import single_pass
+
     total_weight = sum(part.weight for part in data)
     lengths: list[int] = []
     for part in data:
