@@ -154,7 +154,7 @@ def _report_rows(name: str, task: Task, context: StageContext) -> int:
     if task.refused:
         context.notify_user(f"{name}: {len(task.refused):,} rows not used:{shown(task.refused)}")
     if task.ignored:
-        context.notify_user(f"{name}: ignored the keys {', '.join(task.ignored)}, which only describe a conversation")
+        context.notify_user(f"{name}: ignored keys that only describe a conversation: {', '.join(task.ignored)}")
     return len(task.refused)
 
 

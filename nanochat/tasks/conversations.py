@@ -136,7 +136,7 @@ def _read_values(paths: Sequence[Path], column: str, ignored: set[str]) -> Itera
         nested = column_is_nested(path)
         needed = [name for name, is_nested in nested.items() if is_needed(name, is_nested=is_nested, column=column)]
         ignored.update(nested.keys() - set(needed))
-        for number, row in enumerate(parquet_rows(path, needed)):
+        for number, row in enumerate(parquet_rows(path, needed), start=1):
             yield f"{path} row {number}", row
 
 

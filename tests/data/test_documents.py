@@ -349,7 +349,11 @@ def test_document_stream_leaves_out_and_counts_rows_without_text(files, base):
         notes = []
         source = files.source(name, validation_hash_frac=1e-9)
         assert set(take(DocumentStream(source, "train", base=base, notify=notes.append), 5)) <= {"one", "two"}
-        assert [note.split(": ")[-1] for note in notes] == ["3 rows without text were left out"]
+        where = f"{files.folder / name}{':2' if name.endswith('l') else ' row 2'}"
+        assert notes == [
+            f"source `mine` ({files.folder / name}): rows without text are left out; the first is {where}",
+            f"source `mine` ({files.folder / name}): 3 rows without text were left out",
+        ]
 
 
 def test_document_stream_refuses_a_source_of_words(base):

@@ -74,6 +74,9 @@ def test_iter_rows_names_a_missing_column(files, base):
     ("line", "error", "message"),
     [
         ("{broken", StageError, "not JSON"),
+        ("[", StageError, "not JSON: Expecting value at column 1; the file seems to be one JSON document"),
+        ('{"id": ' + "9" * 5000 + "}", StageError, "holds a number of more than 4,300 digits"),
+        ('[{"question": 1}]', StageError, "expected an object, found list; this is a JSON array of 1 rows"),
         ("[]", StageError, "expected an object, found list"),
         ('{"query": 1}', PreflightError, "no key `question`; its keys are: query"),
     ],

@@ -6,6 +6,7 @@ line if there is one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,12 +167,18 @@ def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblem
             elif isinstance(text, UnreadableCell):
                 bad += 1
                 end = (*end[:2], bad)
-                where = f"{path} row group {group} row {row + i + 1}"
+                where = _row_place(path, group, row + i)
                 problems.add_bad(f"{where}: `{column}` cannot be read: {text.reason}", bad)
             else:
-                problems.add_empty()
+                problems.add_empty(functools.partial(_row_place, path, group, row + i))
     if bad > counted:
         yield "", end
+
+
+def _row_place(path: Path, group: int, row: int) -> str:
+    """Return the file and the number of a row in it, from 1."""
+    metadata = open_parquet(path, ()).metadata
+    return f"{path} row {sum(metadata.row_group(i).num_rows for i in range(group)) + row + 1}"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -197,7 +204,7 @@ def _jsonl_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems)
             yield text, (line.next_byte, line.line, bad)
             counted = bad
         else:
-            problems.add_empty()
+            problems.add_empty(line.where)
     if bad > counted:
         yield "", end
 

@@ -50,3 +50,16 @@ def test_validation_documents_are_required_only_by_stages_that_use_them(bench):
     assert len(findings("pretrain")) == len(findings("base_eval")) == 1
     assert findings("pretrain", "run.monitor.validate_every_steps=null") == []
     assert findings("base_eval", "base_eval.suites.bpb.split=train") == []
+
+
+def test_fingerprints_stay_the_same_when_bad_lines_are_removed(bench):
+    """A bad line is one that reading skips: in text one that is not UTF-8, in chats one that parsing refuses."""
+    text, chats = bench.folder / "text.txt", bench.folder / "chats.jsonl"
+    clean = bench.prepare()
+    text.write_bytes(b"\xe9t\xe9\n" + text.read_bytes())
+    chats.write_text(chats.read_text() + '{"prompt": "hello"}\n{"prompt": "x", "completion": "y", "label": false}\n')
+    assert [stage.source_digests for stage in bench.prepare().plan.stages] == [
+        stage.source_digests for stage in clean.plan.stages
+    ]
+    chats.write_text(chats.read_text() + '{"prompt": "hello", "completion": "you"}\n')
+    assert bench.prepare().plan.stage("sft").source_digests != clean.plan.stage("sft").source_digests

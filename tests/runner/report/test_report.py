@@ -121,3 +121,10 @@ def test_mlflow_description_starts_with_scores_and_explains_them(bench):
             in description
         )
         assert "under Artifacts" in description
+
+
+def test_report_lists_the_notes_of_the_stages(bench):
+    bench.control(pretrain="notes")
+    bench.run("sft=null", "chat_eval=null")
+    (report,) = bench.base.glob("runs/tiny/*/report.md")
+    assert "## Notes of the stages\n\n    pretrain: step_00000008 is damaged\n    pretrain: half\n\n" in report.read_text()
