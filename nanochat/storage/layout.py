@@ -53,6 +53,7 @@ class StageFolder:
     progress = _Entry("progress.json")  # its heartbeat
     error = _Entry("error.txt")  # the message of the error that ended it
     metrics = _Entry("metrics.jsonl")  # values by step that are the same in every run of the same code
+    sources = _Entry("sources.json")  # the files read from each source
     timings = _Entry("timings.jsonl")  # values by step that depend on the clock and the machine
     checkpoints = _Entry("checkpoints")  # deleted once the stage is done
     suites = _Entry("suites")  # a result for each finished suite of an evaluation

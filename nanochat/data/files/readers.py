@@ -152,6 +152,17 @@ def has_rows(path: Path) -> bool:
     return next(json_lines(path), None) is not None
 
 
+def count_texts(path: Path, max_chars: int | None) -> int:
+    """Return the number of rows of a file, good and bad ones; of a txt file, roughly that of its texts."""
+    match path.suffix.lower():
+        case ".parquet":
+            return int(open_parquet(path, ()).metadata.num_rows)
+        case ".jsonl":
+            return sum(not line.isspace() for line in raw_lines(path, 0))
+        case _:
+            return -(-path.stat().st_size // (max_chars or TXT_DOCUMENT_CHARS))
+
+
 def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
     bad = counted = cursor[2]
     end = cursor

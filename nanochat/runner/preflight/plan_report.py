@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
-from nanochat.plan.render import StageStatus, plan_to_json, render_plan
+from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_lines
+from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.store.cache import (
@@ -34,10 +35,17 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
 def plan_report_text(prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]) -> str:
     """Return the plan as `nanochat-run plan` prints it."""
     text = render_plan(prepared.plan, _statuses(lookups, selected))
+    if uses := _source_uses(prepared):
+        text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
     if prepared.problems:
         missing = "\n".join(f"  - {problem}" for problem in prepared.problems)
         text += f"\nmissing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}\n"
     return text
+
+
+def _source_uses(prepared: Prepared) -> list[SourceUse]:
+    inputs = [item for stage in prepared.plan.stages for item in stage.spec.inputs]
+    return source_uses(inputs, base=prepared.base)
 
 
 def plan_report_json(
@@ -49,6 +57,16 @@ def plan_report_json(
         lookup.stage.name: lookup.identity.fingerprint if isinstance(lookup, ResolvedStage) else None
         for lookup in lookups
     }
+    content["data"] = [
+        {
+            "source": use.source,
+            "files": [str(path) for path in use.files.paths],
+            "bytes": use.size,
+            "left_out": {str(path): reason for path, reason in use.files.left_out},
+            "notes": list(use.files.notes),
+        }
+        for use in _source_uses(prepared)
+    ]
     content["missing"] = list(prepared.problems)
     return content
 

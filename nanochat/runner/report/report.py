@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -37,8 +38,14 @@ def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
     records, folder = run.records(base), run.folder
     plots = _draw(run, records, base) if with_plots else []
-    notes = _notes(run, base)
-    text = render_report(run, records, samples=_samples(run, base), plots=[path.name for path in plots], notes=notes)
+    text = render_report(
+        run,
+        records,
+        samples=_samples(run, base),
+        plots=[path.name for path in plots],
+        notes=_notes(run, base),
+        sources=_source_lines(run, base),
+    )
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
@@ -58,6 +65,7 @@ def render_report(
     samples: Mapping[str, str],
     plots: list[str],
     notes: Mapping[str, list[str]] | None = None,
+    sources: Sequence[str] = (),
 ) -> str:
     """Return the report as markdown.
 
@@ -67,6 +75,7 @@ def render_report(
         samples: markdown with the samples of each stage that wrote some.
         plots: names of images in the folder `plots/`.
         notes: what each stage told the user, such as which rows of the data it left out.
+        sources: a line about the files of each source.
     """
     state = run.state
     outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
@@ -80,6 +89,7 @@ def render_report(
         *_note_section(notes or {}),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
+        *(["## Data", indented("\n".join(sources))] if sources else ()),
         *(["## Learning curves", _CURVES_INTRO, *curves] if curves else ()),
         *(["## Samples", _SAMPLES_INTRO, *map(_lower_headings, samples.values())] if samples else ()),
         "## Time and memory",
@@ -150,6 +160,16 @@ def _notes(run: Run, base: Path) -> dict[str, list[str]]:
 def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
     lines = [f"{stage}: {note}" for stage, stage_notes in notes.items() for note in stage_notes]
     return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
+
+
+def _source_lines(run: Run, base: Path) -> list[str]:
+    """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
+    stages: dict[str, list[str]] = {}
+    for stage, folder in run.state.folders(base).items():
+        if folder.sources.is_file():
+            for line in json.loads(folder.sources.read_text(encoding="utf-8")):
+                stages.setdefault(line, []).append(stage)
+    return [f"{line} (read by {', '.join(names)})" for line, names in stages.items()]
 
 
 def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:

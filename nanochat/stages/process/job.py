@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
+from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
 from nanochat.stages.process.signals import StopFlag
+from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
 
 
@@ -95,6 +98,8 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     if STAGES[job.spec.stage].has_model and chosen.backend != "cpu":
         _watch_device_memory(context)
     context.report_progress(0.0, "starting")
+    if group.is_writer:
+        _report_sources(job, context)
     try:
         result = run_stage(job, context)
         if group.is_writer:
@@ -105,6 +110,17 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
         raise
     context.report_progress(1.0, "done")
     group.barrier()
+
+
+def _report_sources(job: Job, context: StageContext) -> None:
+    """Write the files that the stage reads to its log, and to `sources.json` for the report."""
+    planned = {use.source: use.files.left_out for use in source_uses(job.spec.inputs, base=context.base)}
+    lines = []
+    for use in source_uses(job.spec.inputs, base=context.base, look_inside=True):
+        lines.append(use.describe())
+        is_news = use.files.left_out != planned[use.source]  # the plan did not look into files
+        (context.notify_user if is_news else context.log_line)(lines[-1])
+    write_text(context.folder.sources, json.dumps(lines, indent=1), durable=False)
 
 
 def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:

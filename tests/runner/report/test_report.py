@@ -10,6 +10,7 @@ import pytest
 
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
+from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import chance_level, result_line
 from nanochat.runner.report.scores import Suite, describe_stages
 from nanochat.runner.upload.build_view import run_view
@@ -72,6 +73,14 @@ def test_html_report_describes_stages_scores_costs_and_commit(bench):
     assert "<strong>pretrain</strong> taught a new model" in page
     assert re.search(r"chat_eval spelling</td>.*0\.75<.*0\.125<.*spell a word letter by letter</td>", page, re.DOTALL)
     assert "Time and memory" in page and "commit:" in page and "validation: {hash_frac: 0.5}" in page
+
+
+def test_report_says_which_files_the_stages_read(bench):
+    run = bench.run()
+    for stage in ("tokenizer", "pretrain"):
+        bench.stage_folder(stage).sources.write_text('["docs: 1 of 2 files, 9 B; left out: c.md (not .txt)"]')
+    report = write_report(run, bench.base).read_text()
+    assert "## Data\n\n    docs: 1 of 2 files, 9 B; left out: c.md (not .txt) (read by tokenizer, pretrain)\n" in report
 
 
 def test_result_line_and_report_count_conversations_that_were_not_used():
