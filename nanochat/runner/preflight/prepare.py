@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.readers import document_lines
-from nanochat.data.sources import SourceSpec, digest, resolve_files
+from nanochat.data.source_splits import document_files
+from nanochat.data.sources import SourceSpec, digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.device_rates import DeviceClass
@@ -126,10 +127,10 @@ def _sized(stage: StagePlan, base: Path) -> StagePlan:
     if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
         return stage
     try:
-        files = resolve_files(spec.source, base=base)
+        files = document_files(spec.source, base=base).train
     except PreflightError:  # already listed in `problems`
         return stage
-    chars = sum(path.stat().st_size * (_CHARS_PER_PARQUET_BYTE if path.suffix == ".parquet" else 1) for path in files)
+    chars = sum(file.size * (_CHARS_PER_PARQUET_BYTE if file.suffix == ".parquet" else 1) for file in files)
     return replace(stage, estimate=estimate_tokenizer_training(spec, chars=chars))
 
 

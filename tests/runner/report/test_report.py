@@ -80,7 +80,8 @@ def test_report_says_which_files_the_stages_read(bench):
     for stage in ("tokenizer", "pretrain"):
         bench.stage_folder(stage).sources.write_text('["docs: 1 of 2 files, 9 B; left out: c.md (not .txt)"]')
     report = write_report(run, bench.base).read_text()
-    assert "## Data\n\n    docs: 1 of 2 files, 9 B; left out: c.md (not .txt) (read by tokenizer, pretrain)\n" in report
+    line = "docs: 1 of 2 files, 9 B; left out: c.md (not .txt) (read by tokenizer, pretrain)"
+    assert f"## Data\n\n    {line}\n" in report
 
 
 def test_result_line_and_report_count_conversations_that_were_not_used():
@@ -136,4 +137,6 @@ def test_report_lists_the_notes_of_the_stages(bench):
     bench.control(pretrain="notes")
     bench.run("sft=null", "chat_eval=null")
     (report,) = bench.base.glob("runs/tiny/*/report.md")
-    assert "## Notes of the stages\n\n    pretrain: step_00000008 is damaged\n    pretrain: half\n\n" in report.read_text()
+    assert (
+        "## Notes of the stages\n\n    pretrain: step_00000008 is damaged\n    pretrain: half\n\n" in report.read_text()
+    )
