@@ -12,8 +12,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint.snapshots import latest_checkpoint, list_checkpoints, save_checkpoint
+from nanochat.checkpoint.snapshots import latest_checkpoint, save_checkpoint
 from nanochat.errors import StageError
+from nanochat.storage.layout import list_checkpoints
 
 
 def bits(array):

@@ -72,7 +72,7 @@ if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "wait":
     def stop(number, frame):
-        (folder / "checkpoints" / "step-00000002").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints" / "step_00000002").mkdir(parents=True, exist_ok=True)
         exit_with("saved at step 2 of 4", 75)
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))

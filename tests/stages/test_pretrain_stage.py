@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import list_checkpoints, load_model, load_tokenizer
+from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.data.documents import single_pass
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig
@@ -25,6 +25,7 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.stages import pretrain as stage
+from nanochat.storage.layout import list_checkpoints
 
 STEPS = 10
 MONITOR = {

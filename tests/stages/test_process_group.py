@@ -15,7 +15,6 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from nanochat.checkpoint import list_checkpoints
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.model.config import GPTConfig
@@ -24,6 +23,7 @@ from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec, WeightedSource
 from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
+from nanochat.storage.layout import list_checkpoints
 
 STEPS = 4
 EXECUTION = {"device": "cpu", "validate_every_steps": 3, "validate_tokens": 64, "checkpoint_every_steps": 1}

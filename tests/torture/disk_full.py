@@ -41,7 +41,7 @@ def fill(bench: Bench, left_bytes: int) -> Path:
 
 def wait_for_checkpoint(bench: Bench, attempt: Attempt, stage: str) -> None:
     """Wait until a training stage has saved one, so that there is something to lose."""
-    from nanochat.checkpoint.snapshots import list_checkpoints
+    from nanochat.storage.layout import list_checkpoints
 
     while stage in ("pretrain", "sft") and attempt.process.poll() is None:
         if list_checkpoints(bench.stage(stage) / "checkpoints"):
@@ -51,7 +51,8 @@ def wait_for_checkpoint(bench: Bench, attempt: Attempt, stage: str) -> None:
 
 def fill_during(bench: Bench, stage: str, left_bytes: int, moment_seconds: float) -> tuple[int, list[str]]:
     """Fill the disk while a stage works; return the exit code and what is not as it should be."""
-    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+    from nanochat.checkpoint.snapshots import find_damage
+    from nanochat.storage.layout import list_checkpoints
 
     attempt = bench.start()
     found = attempt.wait_for_stage(stage)

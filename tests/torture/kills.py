@@ -136,7 +136,8 @@ def reach(attempt: Attempt, aim: Aim, seconds: dict[str, float]) -> bool:
 
 def expect_to_resume(bench: Bench, damaged: Path | None) -> dict[str, Expected]:
     """Return which checkpoint each unfinished training stage must go on from, judged by the files alone."""
-    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+    from nanochat.checkpoint.snapshots import find_damage
+    from nanochat.storage.layout import list_checkpoints
 
     found = {}
     for stage in TRAINING:
@@ -164,7 +165,8 @@ def unmet(bench: Bench, expected: dict[str, Expected], tally: Tally) -> list[str
 
 def damage_newest(bench: Bench, stage: str, tally: Tally) -> Path | None:
     """Damage the newest checkpoint of a stage where there is a sound one before it; return which."""
-    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+    from nanochat.checkpoint.snapshots import find_damage
+    from nanochat.storage.layout import list_checkpoints
 
     found = sorted(list_checkpoints(bench.stage(stage) / "checkpoints").items())
     if len(found) < 2 or any(find_damage(path) for _, path in found[-2:]):

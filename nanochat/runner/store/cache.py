@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from nanochat.plan.fingerprint import Document, document, explain, fingerprint_d
 from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.runs import list_runs
-from nanochat.storage.layout import StageFolder, stage_folder, stage_folders
+from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder, stage_folders
 
 Action = Literal["cached", "resume", "run"]
-_STEP = re.compile(r"(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +113,7 @@ def look_up_plan(
 
 def newest_step(folder: StageFolder) -> int | None:
     """Return the step of the newest checkpoint folder, verified or not, or None if there is no checkpoint."""
-    if not folder.checkpoints.is_dir():
-        return None
-    steps = [
-        int(match[1])
-        for entry in folder.checkpoints.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and (match := _STEP.search(entry.name))
-    ]
-    return max(steps, default=None)
+    return max(list_checkpoints(folder.checkpoints), default=None)
 
 
 def _why_not_cached(identity: StageIdentity, base: Path) -> str:
