@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -31,29 +31,18 @@ def plain_losses(logits: mx.array, targets: mx.array) -> mx.array:
     return mx.where(is_counted, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
 
 
-class ChunkLosses(Protocol):
-    """Computes the losses of a chunk."""
-
-    def __call__(self, logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
-        """Return losses (R,) float32 from logits before the softcap (R, V or more) and targets (R,)."""
-        ...
-
-
-class ChunkGradients(Protocol):
-    """Computes the losses of a chunk and the gradient of their sum."""
-
-    def __call__(self, logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
-        """Return losses (R,) float32 and the gradient for the logits, in their dtype; arguments as in `ChunkLosses`."""
-        ...
-
-
 class LossKernels(NamedTuple):
-    """What a device computes inside a chunk. `vocab_size` is how many columns of the logits exist."""
+    """What a device computes inside a chunk.
+
+    The first two functions take logits before the softcap (R, V or more) and targets (R,), and as `vocab_size` the
+    number of columns that exist; losses are float32 (R,).
+    """
 
     chunk_elements: int
     """Logits per chunk."""
-    losses: ChunkLosses
-    losses_and_gradient: ChunkGradients
+    losses: Callable[..., mx.array]
+    losses_and_gradient: Callable[..., tuple[mx.array, mx.array]]
+    """The gradient is that of the summed losses for the logits, in their dtype."""
     add_product: Callable[[mx.array | None, mx.array, mx.array], mx.array]
     """(sum so far or None, gradient of the logits (R, V), rows (R, C)) -> sum of the gradients for lm_head (V, C)."""
 

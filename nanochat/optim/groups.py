@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
 from nanochat.model.config import GPTConfig
 
@@ -155,20 +155,13 @@ def _build_group(
 
 
 def _chosen_lr(role: Role, optimizer: OptimizerConfig) -> float | None:
-    match role:
-        case "wte":
-            return optimizer.embedding_lr
-        case "value_embeds":
-            return optimizer.value_embedding_lr
-        case "lm_head":
-            return optimizer.unembedding_lr
-        case "resid":
-            return optimizer.resid_lr
-        case "x0":
-            return optimizer.x0_lr
-        case "matrices":
-            return optimizer.matrix_lr
-        case "smear_backout":
-            return None
-        case _:
-            assert_never(role)
+    chosen: dict[Role, float | None] = {
+        "wte": optimizer.embedding_lr,
+        "value_embeds": optimizer.value_embedding_lr,
+        "lm_head": optimizer.unembedding_lr,
+        "resid": optimizer.resid_lr,
+        "x0": optimizer.x0_lr,
+        "smear_backout": None,
+        "matrices": optimizer.matrix_lr,
+    }
+    return chosen[role]

@@ -182,20 +182,10 @@ def _muon(
     orthogonalize: Orthogonalize,
 ) -> Arrays:
     lr, momentum, weight_decay = rates
+    update, is_fused = muon_update, False
     if is_finite is not None and fused_muon.applies(gradient):
-        return fused_muon.fused_muon_update(
-            old[0],
-            gradient,
-            *old[1:],
-            variant=group.variant,
-            lr=lr,
-            momentum=momentum,
-            beta2=group.beta2,
-            weight_decay=weight_decay,
-            is_finite=is_finite,
-            orthogonalize=orthogonalize,
-        )
-    new = muon_update(
+        update, is_fused = functools.partial(fused_muon.fused_muon_update, is_finite=is_finite), True
+    new = update(
         old[0],
         gradient,
         *old[1:],
@@ -206,7 +196,7 @@ def _muon(
         weight_decay=weight_decay,
         orthogonalize=orthogonalize,
     )
-    return _keep_if_not_finite(new, old, is_finite)
+    return new if is_fused else _keep_if_not_finite(new, old, is_finite)
 
 
 def _keep_if_not_finite(new: Arrays, old: Arrays, is_finite: mx.array | None) -> Arrays:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.gpt import GPT, CausalSelfAttention, norm, scaled
-from nanochat.model.ragged.attention import RaggedAttend
+from nanochat.model.gpt import GPT, Attend, CausalSelfAttention, norm, scaled
 from nanochat.model.ragged.rows import Ragged
 
 
-def hidden(model: GPT, rows: Ragged, *, attend: RaggedAttend) -> mx.array:
-    """Return the final normed residual stream (N, C) of the rows' tokens, in the compute dtype."""
+def hidden(model: GPT, rows: Ragged, *, attend: Attend) -> mx.array:
+    """Return the final normed residual stream (N, C) of the rows' tokens; `attend` is from `ragged.attention`."""
     config, variant = model.config, model.config.variant
     x = x0 = _embed(model, rows)
     before, after_middle = x, None
@@ -49,7 +48,7 @@ def _attention(
     *,
     window: int,
     rope_base: float,
-    attend: RaggedAttend,
+    attend: Attend,
 ) -> mx.array:
     """Return (1, N, C) from the normed residual stream (1, N, C)."""
     heads = (attn.split_heads(project(x))[0] for project in (attn.c_q, attn.c_k))
