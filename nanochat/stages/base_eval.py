@@ -15,7 +15,7 @@ from nanochat.evals.metrics import Score, composite
 from nanochat.evals.results import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
 from nanochat.stages.heldout import held_out_batches
 from nanochat.stages.process.context import StageContext, StageResult, indented
@@ -48,7 +48,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     return runner.stage_result("base_core")
 
 
-def sample_text(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int) -> str:
+def sample_text(model: FastGPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int) -> str:
     """Return greedy continuations of `prompts` as Markdown."""
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)][: model.config.sequence_len - 1] for prompt in prompts]
     completions = Engine(model, tokenizer).complete(ids, max_tokens=max_tokens, use_calculator=False)
@@ -57,7 +57,9 @@ def sample_text(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max
     return "\n\n".join([heading, *map(indented, texts)])
 
 
-def _prepare_suite(name: str, suite: BaseSuiteSpec, model: GPT, tokenizer: Tokenizer, context: StageContext) -> Suite:
+def _prepare_suite(
+    name: str, suite: BaseSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
+) -> Suite:
     """Read the suite's data and return the suite, ready to run.
 
     Raises:
@@ -74,7 +76,7 @@ def _prepare_suite(name: str, suite: BaseSuiteSpec, model: GPT, tokenizer: Token
             assert_never(suite)
 
 
-def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     sequence_len = model.config.sequence_len
     batches = held_out_batches(
         suite.source,
@@ -94,7 +96,7 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenize
     return Suite(name, compute, sum(batch.targets.size for batch in batches), "tokens")
 
 
-def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     items = build_choice_items(
         suite.task,
         suite.source,
@@ -113,7 +115,7 @@ def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: T
     return Suite(name, compute, len(items))
 
 
-def _prepare_core(name: str, suite: CoreSuiteSpec, model: GPT, tokenizer: Tokenizer) -> Suite:
+def _prepare_core(name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer) -> Suite:
     tasks = read_bundle(bundle_folder(suite.source))
     problems = [build_core_prompts(task, max_problems=suite.max_problems) for task in tasks]
 

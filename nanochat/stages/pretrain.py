@@ -21,7 +21,6 @@ from nanochat.evals.bpb import evaluate_bpb
 from nanochat.inference.engine import Engine
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.gpt import GPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
@@ -71,7 +70,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     return _make_result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
 
 
-def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
+def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[FastGPT, Tokenizer]:
     """Return the model to train, with random weights or those of `init_from`, and its tokenizer."""
     if spec.init_from is not None:
         return _load_init_model(spec, spec.init_from, context)
@@ -92,7 +91,7 @@ def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
     return dataclasses.replace(planned, vocab_size=tokenizer.vocab_size)
 
 
-def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[GPT, Tokenizer]:
+def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[FastGPT, Tokenizer]:
     folder = Path(init_from)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     recipe_tokenizer = context.upstream("tokenizer")
@@ -154,7 +153,7 @@ def _make_schedule(spec: PretrainSpec) -> TrainingSchedule:
 class _ValidationAndSamples:
     """Validates and samples the model during training, and keeps the last bits per byte."""
 
-    def __init__(self, spec: PretrainSpec, context: StageContext, model: GPT, tokenizer: Tokenizer, *, rows: int):
+    def __init__(self, spec: PretrainSpec, context: StageContext, model: FastGPT, tokenizer: Tokenizer, *, rows: int):
         self.spec, self.context, self.model, self.tokenizer = spec, context, model, tokenizer
         self.rows = rows
         self.bpb: float | None = None

@@ -13,7 +13,7 @@ from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
@@ -81,7 +81,7 @@ def _find_start_model(spec: SftSpec, context: StageContext) -> Path:
     return context.require_upstream("pretrain") / MODEL_FOLDER
 
 
-def _make_optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
+def _make_optimizer(spec: SftSpec, context: StageContext, model: FastGPT, folder: Path) -> tuple[Optimizer, bool]:
     """Return the optimizer, and whether it starts with the moments that pretraining saved beside the weights."""
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     optimizer = Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group)
@@ -96,7 +96,7 @@ def _make_optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Pa
     return optimizer, True
 
 
-def _sequence_len(spec: SftSpec, model: GPT) -> int:
+def _sequence_len(spec: SftSpec, model: FastGPT) -> int:
     """Return the length of rows: the recipe's or the model's. Raise a StageError if the model's context is shorter."""
     context_len = model.config.sequence_len
     if spec.sequence_len is not None and spec.sequence_len > context_len:
@@ -193,7 +193,7 @@ def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) ->
     return TrainingSchedule(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
 
 
-def _sample(position: TrainingPosition, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
+def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:
     """Add the model's answers to the recipe's prompts to `out/samples.md`."""
     prompts = context.job.execution.prompts
     rendered = [render_for_completion(tokenizer, Conversation((Message("user", prompt),))) for prompt in prompts]
