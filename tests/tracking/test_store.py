@@ -52,7 +52,7 @@ def test_credentials_from_the_environment_are_used_but_never_stored_or_shown(tmp
         address = f"127.0.0.1:{server.server_port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter%322@{address}")
         for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-            monkeypatch.setenv(name, "")  # so that what is set is taken back
+            monkeypatch.setenv(name, "")  # so that monkeypatch restores what MLflow sets
             monkeypatch.delenv(name)
         uri = resolve_uri(None, tmp_path)
         assert uri == f"http://{address}"

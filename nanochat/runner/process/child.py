@@ -42,7 +42,7 @@ class Progress(BaseModel):
     time: float | None = None
     """Time of the heartbeat in seconds since the epoch, None before the first."""
     peak_memory_bytes: int | None = None
-    """Peak memory of its arrays on a GPU, None if the peak of the process is the figure to use."""
+    """Peak memory of its arrays on a GPU. None on a CPU, where the peak of the whole process is used instead."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class _Notes:
         """Return the notes added since the last call. An incomplete line is left for the next call."""
         with self._log.open("rb") as file:
             file.seek(self._offset)
-            fresh = file.read()
-        end = fresh.rfind(b"\n") + 1
+            added = file.read()
+        end = added.rfind(b"\n") + 1
         self._offset += end
-        lines = fresh[:end].decode("utf-8", errors="replace").splitlines()
+        lines = added[:end].decode("utf-8", errors="replace").splitlines()
         return [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
 
 
