@@ -205,8 +205,7 @@ class CausalSelfAttention(Module):
     def gated_values(self, x: mx.array, value_rows: mx.array | None) -> mx.array:
         """Return the values (B, T, G, D): c_v x, plus the value embedding times one gate per head and token.
 
-        The gate is gate_scale * sigmoid(ve_gate x), of the first channels of x. Source of value embeddings: Zhou et al.
-        2024 (2410.17897); of the gate: nanochat.
+        The gate is gate_scale * sigmoid(ve_gate x) and reads only the first channels of x, as in nanochat.
         """
         values = self.split_heads(self.c_v(x))
         if value_rows is None:
