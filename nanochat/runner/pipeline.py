@@ -94,8 +94,7 @@ def _run(context: RunContext, tracking: RunTracking) -> Run:
         try:
             unmet = _finish(context, session, run_stages(context, session, interrupts))
         except BaseException as error:
-            session.end(*_outcome(error))
-            _try_to_write_report(session, context, with_plots=interrupts.count == 0)
+            _record_failure(error, session, context, with_plots=interrupts.count == 0)
             raise
         run = Run(session.folder, session.state)
         report = write_report(run, base)
@@ -116,15 +115,18 @@ def _outcome(error: BaseException) -> tuple[RunStatus, str]:
             return "failed", f"a bug: {error!r}"
 
 
-def _try_to_write_report(session: Session, context: RunContext, *, with_plots: bool) -> None:
-    """Write the report of a failed run. A failure to write it is only shown: the run's own error matters more.
+def _record_failure(error: BaseException, session: Session, context: RunContext, *, with_plots: bool) -> None:
+    """Store how the run failed and write its report. If that fails too, only show why: `error` matters more.
 
     Plots are left out for a user who interrupted the run and is waiting for it to end.
     """
     try:
+        session.end(*_outcome(error))
         write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)
     except Exception as problem:  # noqa: BLE001  (whatever it is, it must not replace the error of the stage)
-        context.display.log_line(f"the report could not be written: {type(problem).__name__}: {problem}")
+        context.display.log_line(
+            f"the run's outcome and report could not be written: {type(problem).__name__}: {problem}"
+        )
 
 
 def _open(context: RunContext, tracking: RunTracking) -> Session:

@@ -193,7 +193,10 @@ def test_failed_report_does_not_replace_the_error_of_the_stage(bench, monkeypatc
     bench.control(pretrain="fail")
     with pytest.raises(StageError, match="not finite three times"):
         bench.run()
-    assert "the report could not be written: OSError: [Errno 28] No space left on device" in bench.display.lines
+    assert (
+        "the run's outcome and report could not be written: OSError: [Errno 28] No space left on device"
+        in bench.display.lines
+    )
 
 
 def test_unmet_expectation_fails_the_run_even_if_all_stages_are_cached(bench):
