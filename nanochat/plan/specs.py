@@ -33,7 +33,6 @@ class TokenizerSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return (WeightedSource(source=self.source, weight=1),)
 
 
@@ -61,7 +60,6 @@ class PretrainSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return self.data
 
 
@@ -134,7 +132,6 @@ class BaseEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return tuple(self.suites.values())
 
 
@@ -164,7 +161,6 @@ class SftSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return self.data
 
 
@@ -178,7 +174,6 @@ class ChatEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return tuple(self.suites.values())
 
 

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanochat.errors import RecipeError
 from nanochat.recipe.check.cross_references import check_references
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
@@ -18,7 +17,6 @@ from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, p
 from nanochat.recipe.merge.variables import substitute
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin
-from nanochat.recipe.source.nodes import Node
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
 """Errors that would be false alarms if an extended file could not be read."""
@@ -38,22 +36,9 @@ class LoadedRecipe:
     files: tuple[Path, ...]
     """Absolute paths of all files that were read, including the recipe itself."""
 
-    def diagnose(
-        self,
-        path: KeyPath,
-        code: str,
-        message: str,
-        help: str = "",  # noqa: A002
-        *,
-        at_key: bool = False,
-    ) -> Diagnostic:
-        """Return an error at the value (or key) at `path`, or at the nearest section above it if that is a default."""
-        problem = FieldProblem(tuple(path), code, message, help, at_key)
+    def locate(self, problem: FieldProblem) -> Diagnostic:
+        """Return the problem with its place, which is the nearest section above if the value is a default."""
         return _locate(problem, self.origins, self.key_origins)
-
-    def error(self, diagnostics: Iterable[Diagnostic]) -> RecipeError:
-        """Return an exception that shows all `diagnostics`, for the caller to raise."""
-        return LocatedRecipeError(diagnostics)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -74,8 +59,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     diagnostics += substituted.diagnostics
     origins, key_origins = origins_of(node)
     recipe, problems = validate(node)
+    data = plain(node)
+    assert isinstance(data, dict), "a recipe is a map"
     reported_places = {diagnostic.origin for diagnostic in diagnostics}
-    for problem in [*problems, *_reference_problems(node)]:
+    for problem in [*problems, *check_references(data)]:
         located = _locate(problem, origins, key_origins)
         is_reported = problem.path in substituted.failed or (located.origin in reported_places and not problem.at_key)
         if not is_reported and (files.is_complete or problem.code not in _NEEDS_ALL_FILES):
@@ -84,12 +71,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "without problems the recipe is valid"
     return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, files.files)
-
-
-def _reference_problems(node: Node) -> list[FieldProblem]:
-    data = plain(node)
-    assert isinstance(data, dict), "a recipe is a map"
-    return check_references(data)
 
 
 def _locate(problem: FieldProblem, origins: Mapping[KeyPath, Origin], keys: Mapping[KeyPath, Origin]) -> Diagnostic:

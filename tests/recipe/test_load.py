@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import RecipeError
+from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.load import load_recipe
+from nanochat.recipe.source.diagnostics import LocatedRecipeError
 
 VALID = Path(__file__).parent / "valid"
 SHIPPED = Path(__file__).parents[2] / "recipes"
@@ -41,15 +43,12 @@ def test_callers_can_add_errors_at_places_of_the_recipe(monkeypatch):
     """The plan does this for shapes that do not divide."""
     monkeypatch.chdir(VALID)
     loaded = load_recipe(Path("child.yaml"), ["run.threads=2"])
-    error = loaded.error(
-        [
-            loaded.diagnose(("run", "threads"), "too-many", "two threads are one too many"),
-            loaded.diagnose(("model", "n_head"), "bad-shape", "4 does not divide 130", "try 2"),
-            loaded.diagnose(("pretrain", "horizon", "steps"), "why-not", "not given", at_key=True),
-        ]
-    )
-    assert isinstance(error, RecipeError)
-    assert str(error) == (
+    problems = [
+        FieldProblem(("run", "threads"), "too-many", "two threads are one too many"),
+        FieldProblem(("model", "n_head"), "bad-shape", "4 does not divide 130", "try 2"),
+        FieldProblem(("pretrain", "horizon", "steps"), "why-not", "not given", at_key=True),
+    ]
+    assert str(LocatedRecipeError(map(loaded.locate, problems))) == (
         "error[bad-shape]: 4 does not divide 130\n"
         "  --> all_stages.yaml:24:11\n"
         "    |\n"

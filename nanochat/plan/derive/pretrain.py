@@ -8,8 +8,9 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.issues import PlanIssues, RecipePath
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec, WeightedSource
+from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 
 
@@ -91,7 +92,7 @@ def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -
     )
     for problem in schedule.problems() or _overlap(schedule):
         fields = [name for name in ("warmup_steps", "warmdown_frac") if getattr(given, name) is not None]
-        path: RecipePath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
+        path: KeyPath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
         default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
         left = steps - schedule.warmdown_steps
         issues.refuse(

@@ -11,8 +11,9 @@ from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.issues import PlanIssues, RecipePath
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec
+from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 
 
@@ -87,6 +88,6 @@ def _sft_tokens_per_step(
         return 1
     rows = section.sequence_len or (config.sequence_len if config else None)
     if rows is not None and (section.tokens_per_step or section.sequence_len):
-        path: RecipePath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
+        path: KeyPath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
         issues.check_whole_rows(path, batch, rows)
     return batch

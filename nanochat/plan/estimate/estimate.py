@@ -67,12 +67,10 @@ class Setting:
 
     @property
     def dtype(self) -> Dtype:
-        """The type that is computed in."""
         return dtype_of(self.execution, self.device)
 
     @property
     def model(self) -> GPTConfig:
-        """The model of a stage that has one."""
         assert self.config is not None, "a stage that trains or evaluates a model has one"
         return self.config
 

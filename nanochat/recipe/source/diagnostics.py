@@ -39,7 +39,6 @@ class Text:
 
     @property
     def is_flag(self) -> bool:
-        """Whether this is a `--set` flag."""
         return self.flag_number > 0
 
     def line(self, number: int) -> str:
