@@ -1,16 +1,28 @@
-"""Jobs, contexts and documents in a temporary folder."""
+"""Jobs, contexts and documents in a temporary folder, and runs of a stage that trains, whole, stopped or killed."""
 
 from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from nanochat.data.sources import SourceSpec
+from nanochat.errors import InterruptedRun
 from nanochat.plan.specs import ExecutionSpec, Job, TokenizerSpec
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer
 from nanochat.stages.process.context import StageContext
 
 CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
+OUTPUTS = (
+    *("out/model/model.safetensors", "out/optimizer.safetensors", "out/samples.md", "out/result.json"),
+    "metrics.jsonl",
+)
 
 
 @pytest.fixture
@@ -24,6 +36,73 @@ def make_context(tmp_path):
         return StageContext(job, base=tmp_path / "base", runtime=CPU, should_stop=should_stop)
 
     return make
+
+
+class StageRuns:
+    """Runs of a stage that trains. `options` are the upstream stages and the execution."""
+
+    def __init__(self, make_context, stage, **options):
+        self.make_context, self.stage, self.options = make_context, stage, options
+
+    def run(self, spec, name="stage", **changes):
+        """Run the stage to its end, or continue it there, and return its context."""
+        context = self.make_context(spec, name=name, **{**self.options, **changes})
+        context.write_result(self.stage.run(context.job, context))
+        return context
+
+    def stop(self, spec, name, call):
+        """Run the stage until it asks for the n-th time whether to stop: after a step, or inside a validation."""
+        calls = itertools.count(1)
+        with pytest.raises(InterruptedRun, match="saved"):
+            self.run(spec, name, should_stop=lambda: next(calls) == call)
+        return self.make_context(spec, name=name, **self.options)
+
+    def check_stopped(self, spec, calls):
+        """Require that runs which were stopped and continued end with the same bits as one that was not."""
+        undisturbed = self.run(spec, "undisturbed")
+        for call in calls:
+            stopped = self.stop(spec, f"stopped{call}", call)
+            assert not (stopped.out / "result.json").exists()
+            self.run(spec, f"stopped{call}")
+            assert self.contents(stopped) == self.contents(undisturbed), f"stopped at call {call}"
+
+    def check_killed(self, spec, moments):
+        """Require the same of a process that SIGKILL ends when it has logged these numbers of lines."""
+        undisturbed = self.run(spec, "undisturbed")
+        killed = self.make_context(spec, name="killed", **self.options)
+        killed.folder.job.write_text(killed.job.model_dump_json())
+        command = [sys.executable, "-m", "nanochat.stages", str(killed.folder.job)]
+        for lines in moments:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while process.poll() is None and len(self.series(killed)) < lines:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        assert self.contents(killed) == self.contents(undisturbed)
+
+    @staticmethod
+    def metrics(context):
+        return json.loads((context.out / "result.json").read_text())["metrics"]
+
+    @staticmethod
+    def series(context, name="metrics.jsonl"):
+        """Return the complete lines of a metrics file, or nothing if there is no file yet."""
+        path = context.folder.path / name
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @staticmethod
+    def contents(context):
+        return {name: (context.folder.path / name).read_bytes() for name in OUTPUTS}
+
+
+@pytest.fixture
+def make_runs(make_context):
+    """A function that returns the runs of a stage, for test files that cannot import this one."""
+    return lambda stage, **options: StageRuns(make_context, stage, **options)
 
 
 @pytest.fixture
