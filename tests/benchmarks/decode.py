@@ -37,7 +37,7 @@ def main() -> None:
     print(chosen.describe())
     import mlx.core as mx
 
-    from nanochat.inference.causal_model import prefill
+    from nanochat.inference.kv_cache import prefill
     from nanochat.model.config import GPTConfig
     from nanochat.model.dispatch import FastGPT
 
@@ -64,7 +64,7 @@ def main() -> None:
 
     def rate(context: int) -> tuple[float, int]:
         hidden, cache = prefill(model, [tokens[:context]], room=STEPS)
-        cache = cache.expand(options.rows)
+        cache = cache.take([0] * options.rows)
         token = mx.repeat(mx.argmax(model.logits(hidden), axis=-1), options.rows)
         mx.eval(token)
         start = clock()
