@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def fresh_database(tmp_path_factory) -> Path:
     """An MLflow database with the schema in it: creating one takes seconds, copying it none."""
-    from nanochat.tracking.store import open_store
+    from nanochat.tracking.mlflow_store import open_store
 
     path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
     open_store(f"sqlite:///{path}", "unused")

@@ -79,7 +79,7 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     from nanochat.inference.chat_session import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
-    from nanochat.runner.store.runs import resolve_model
+    from nanochat.runner.store.run_catalog import resolve_model
 
     select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())

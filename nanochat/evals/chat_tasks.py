@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score_problems
-from nanochat.evals.results import ExampleRecord, TaskResult, summarize
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base import Example, Task, gold_text

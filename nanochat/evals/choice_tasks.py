@@ -12,7 +12,7 @@ from nanochat.evals.continuations import (
     most_likely,
     score_continuations,
 )
-from nanochat.evals.results import ExampleRecord, TaskResult, summarize
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base_multiple_choice import ChoiceItem
 from nanochat.tasks.table import TASKS, ChoiceTask

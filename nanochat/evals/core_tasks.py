@@ -18,7 +18,7 @@ from nanochat.evals.continuations import (
     most_likely,
     score_continuations,
 )
-from nanochat.evals.results import ExampleRecord, TaskResult, summarize
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.core.bundle import CorePrompts
 from nanochat.tasks.core.prompts import CoreKind

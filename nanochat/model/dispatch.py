@@ -88,7 +88,7 @@ class FastGPT(GPT):
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
         if cuda_forward.applies(self.config) and not self.recomputes_blocks:
-            return cuda_forward.hidden(self, idx, cache, fused_qkv=self.fused_qkv)
+            return cuda_forward.hidden(self, idx, cache, attend=fused_attention, fused_qkv=self.fused_qkv)
         return super().hidden(idx, cache)
 
     def hidden_ragged(self, rows: Ragged) -> mx.array:

@@ -22,9 +22,9 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, StageName, StageSpec, TokenizerSpec, stage_sources
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.execution_sections import Run
-from nanochat.recipe.source.diagnostics import LocatedRecipeError
 
 Digests = Callable[[SourceSpec], str | None]
 

@@ -15,8 +15,8 @@ from nanochat.recipe.merge.extends import read_with_bases
 from nanochat.recipe.merge.overrides import read_override
 from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
 from nanochat.recipe.merge.variables import substitute
+from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.schema.recipe import Recipe
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
 """Errors that would be false alarms if an extended file could not be read."""

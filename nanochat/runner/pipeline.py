@@ -12,21 +12,21 @@ from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, Rec
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
-from nanochat.runner.preflight.checks import check_all
 from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 from nanochat.runner.preflight.prepare import prepare, select_stages
+from nanochat.runner.preflight.run_checks import check_all
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import metrics_by_name
 from nanochat.runner.stage_loop import RunContext, RunRequest, cache_line, run_stages
-from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
 from nanochat.runner.store.record import RunStatus, RunTracking, StageRecord
-from nanochat.runner.store.runs import Run, list_runs
+from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
+from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.upload.build_view import is_unsent
 from nanochat.runner.upload.upload import tracking_of, uploading
 from nanochat.storage.files import write_text

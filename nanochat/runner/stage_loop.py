@@ -10,17 +10,17 @@ from pathlib import Path
 from nanochat.errors import InterruptedRun
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.runner.display import Display
-from nanochat.runner.preflight.downloads import fetch_inputs
+from nanochat.runner.preflight.data_checks import fetch_inputs
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.process.run_stage import StageAttempt, execute_stage
 from nanochat.runner.report.results import result_line
-from nanochat.runner.store.cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
 from nanochat.runner.store.record import StageRecord, read_record
 from nanochat.runner.store.session import Session
+from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
 from nanochat.storage.layout import StageFolder
 
 

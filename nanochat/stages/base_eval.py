@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import assert_never
 
 from nanochat.errors import StageError
-from nanochat.evals.bpb import evaluate_bpb
+from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.evals.choice_tasks import evaluate_choices
 from nanochat.evals.core_tasks import evaluate_core_task
 from nanochat.evals.metrics import Score, composite
-from nanochat.evals.results import ExampleRecord
+from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT

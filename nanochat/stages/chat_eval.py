@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
-from nanochat.evals.results import TaskResult
+from nanochat.evals.task_result import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed

@@ -17,7 +17,7 @@ from nanochat.data.mixture import Stream
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.evals.bpb import evaluate_bpb
+from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.inference.engine import Engine
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT

@@ -19,7 +19,7 @@ import mlx.core as mx
 from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score, composite
-from nanochat.evals.results import ExampleRecord, TaskResult
+from nanochat.evals.task_result import ExampleRecord, TaskResult
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import STAGES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanochat.tracking.store import Store, raise_outages
+from nanochat.tracking.mlflow_store import Store, raise_outages
 
 HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from nanochat.tracking.link import Link, read_link, write_link
+from nanochat.tracking.mlflow_store import Store, probe, raise_outages
 from nanochat.tracking.points import Point, Tail
 from nanochat.tracking.run_view import Artifact, Dataset, RunView
-from nanochat.tracking.store import Store, probe, raise_outages
 
 _BATCH = 1000
 _PARAM_CHARS, _TAG_CHARS = 6000, 8000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, show_uri
 from nanochat.tracking.run_view import RunView
 from nanochat.tracking.stale import close_stale
-from nanochat.tracking.store import Store, TrackingOutageError, open_store, show_uri
 from nanochat.tracking.sync import Sender
 
 UPLOAD_EVERY_SECONDS = 3.0

@@ -184,7 +184,7 @@ class _Bench:
         import numpy as np
 
         from nanochat.data.loaders.batches import Batch
-        from nanochat.evals.bpb import evaluate_bpb
+        from nanochat.evals.bits_per_byte import evaluate_bpb
 
         self.model.initialise(mx.random.key(seed))
         self.optimizer.load_state({name: mx.zeros_like(value) for name, value in self.optimizer.state.items()})

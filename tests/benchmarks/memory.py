@@ -157,7 +157,7 @@ def train(case: Case, model, *, supervised: float) -> None:
 
 
 def measure_bpb(case: Case, model) -> None:
-    from nanochat.evals.bpb import evaluate_bpb
+    from nanochat.evals.bits_per_byte import evaluate_bpb
 
     batches = [random_rows(case.config, case.rows, supervised=1.0, seed=number) for number in range(STEPS)]
     evaluate_bpb(model, batches, np.ones(case.config.vocab_size, np.int32))

@@ -11,7 +11,7 @@ import pytest
 from nanochat.errors import RecipeError
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.load import load_recipe
-from nanochat.recipe.source.diagnostics import LocatedRecipeError
+from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 
 VALID = Path(__file__).parent / "valid"
 

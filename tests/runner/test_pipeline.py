@@ -16,10 +16,10 @@ from nanochat.errors import (
 )
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.process.exit_status import StageBugError
-from nanochat.runner.store.cache import newest_step
 from nanochat.runner.store.locks import stage_lock
 from nanochat.runner.store.record import read_record
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
+from nanochat.runner.store.stage_cache import newest_step
 
 ALL = ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 

@@ -10,8 +10,8 @@ from process import STAGES, Bench
 
 from nanochat.storage.files import sha256_of_file
 from nanochat.tracking.link import read_link
+from nanochat.tracking.mlflow_store import open_store
 from nanochat.tracking.points import Point, read_points
-from nanochat.tracking.store import open_store
 
 
 def differences(smooth: Bench, rough: Bench) -> list[str]:

@@ -23,9 +23,9 @@ from compare import differences
 from process import STAGES, Attempt, Bench
 
 from nanochat import runtime
-from nanochat.runner.store.runs import find_run
+from nanochat.runner.store.run_catalog import find_run
 from nanochat.tracking.link import read_link
-from nanochat.tracking.store import open_store
+from nanochat.tracking.mlflow_store import open_store
 
 CTRL_C, STOPPED = b"\x03", 75
 _WAIT_SECONDS = 120

@@ -13,7 +13,7 @@ import pytest
 
 from nanochat.tracking import uploader as uploader_module
 from nanochat.tracking.link import read_link
-from nanochat.tracking.store import open_store
+from nanochat.tracking.mlflow_store import open_store
 from nanochat.tracking.uploader import Uploader
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]

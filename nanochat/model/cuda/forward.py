@@ -17,8 +17,7 @@ from nanochat.model.cuda.linear import linear
 from nanochat.model.cuda.qkv import GATE_PADDING, QKVShape, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
-from nanochat.model.fused_attention import fused_attention
-from nanochat.model.gpt import GPT, Cache, CausalSelfAttention, Embedding, Linear, first_visible, norm, scaled
+from nanochat.model.gpt import GPT, Attend, Cache, CausalSelfAttention, Embedding, Linear, first_visible, norm, scaled
 
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 _MAX_WIDTH = 2048
@@ -30,7 +29,9 @@ def applies(config: GPTConfig) -> bool:
     return fits and runs_kernels()
 
 
-def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: Sequence[mx.array] = ()) -> mx.array:
+def hidden(
+    model: GPT, idx: mx.array, cache: Cache | None = None, *, attend: Attend, fused_qkv: Sequence[mx.array] = ()
+) -> mx.array:
     """Return the final normed residual stream (B, T, C) of tokens (B, T), in the compute dtype.
 
     `fused_qkv` holds each layer's `fuse_qkv` in the compute dtype; if it is empty, the matrices are made here.
@@ -58,7 +59,7 @@ def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: 
         if cache is not None:
             keys, values = cache.layers[layer].update(keys, values)
         starts = first_visible(cache, keys, time)
-        attended = fused_attention(queries, keys, values, window=config.windows[layer], starts=starts)
+        attended = attend(queries, keys, values, window=config.windows[layer], starts=starts)
         flat = attended.swapaxes(1, 2).reshape(batch * time, -1)
         x, normed = add_norm(mixed, linear(flat, _cast(block.attn.c_proj, dtype)), variant.norm_eps)
         y = linear(squared_relu(linear(normed, _cast(block.mlp.c_fc, dtype))), _cast(block.mlp.c_proj, dtype))

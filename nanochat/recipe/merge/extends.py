@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.recipe.merge.tree import merge
+from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
+from nanochat.recipe.parsing.nodes import Entry, Node
+from nanochat.recipe.parsing.yaml_reader import MAX_BYTES, read_yaml
 from nanochat.recipe.schema.suggestions import closest
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
-from nanochat.recipe.source.nodes import Entry, Node
-from nanochat.recipe.source.yaml_reader import MAX_BYTES, read_yaml
 
 MAX_EXTENDS_DEPTH = 10
 MAX_FILES = 50

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.recipe.merge.tree import KeyPath, map_scalars
+from nanochat.recipe.parsing.diagnostics import Diagnostic, Origin
+from nanochat.recipe.parsing.nodes import Node
+from nanochat.recipe.parsing.scalars import Scalar
 from nanochat.recipe.schema.introspection import Slot
 from nanochat.recipe.schema.suggestions import did_you_mean
-from nanochat.recipe.source.diagnostics import Diagnostic, Origin
-from nanochat.recipe.source.nodes import Node
-from nanochat.recipe.source.scalars import Scalar
 
 _USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
 _NAME = re.compile(r"vars\.([A-Za-z0-9_-]+)")

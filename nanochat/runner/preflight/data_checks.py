@@ -1,4 +1,7 @@
-"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents."""
+"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents.
+
+`check_inputs` checks what is on disk, `fetch_inputs` downloads the rest and checks it before the first stage begins.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ from nanochat.plan.specs import (
     WeightedSource,
 )
 from nanochat.plan.stages import STAGES
+from nanochat.runner.display import Display
+from nanochat.runner.process.fetch_sources import fetch_sources
+from nanochat.runner.process.interrupts import Interrupts
 from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
 from nanochat.tasks.core.bundle import check_bundle
@@ -43,6 +49,20 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
             except PreflightError as error:
                 problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def fetch_inputs(stages: Sequence[StagePlan], base: Path, *, display: Display, interrupts: Interrupts) -> None:
+    """Download what the stages read and check its format, which preflight could not do before it was on disk.
+
+    Raises:
+        PreflightError: a source cannot be downloaded, or does not have the format that its stage reads.
+        InterruptedRun: a signal arrived, see `fetch_sources`.
+    """
+    from_hub = [stage for stage in stages if any(source.uri is not None for source in stage.sources)]
+    for stage in stages:
+        fetch_sources(stage, base, display=display, interrupts=interrupts)
+    if problems := check_inputs(from_hub, base):
+        raise PreflightError("\n".join(problems))
 
 
 def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:

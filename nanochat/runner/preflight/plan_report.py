@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from nanochat.plan.render import StageStatus, plan_to_json, render_plan
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.prepare import Prepared
-from nanochat.runner.store.cache import (
+from nanochat.runner.store.stage_cache import (
     CacheLookup,
     ResolvedStage,
     UnresolvedStage,

@@ -17,8 +17,8 @@ from nanochat.plan.specs import TokenizerSpec
 from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.preflight.hub_pins import with_pins
-from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
-from nanochat.runner.store.runs import model_digest, resolve_model
+from nanochat.runner.store.run_catalog import model_digest, resolve_model
+from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_PARQUET_BYTE = 4

@@ -19,7 +19,6 @@ from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress
 from nanochat.runner.process.exit_status import raise_for_exit
 from nanochat.runner.process.fetch_sources import fetch_sources
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.headline_params import cost_of
 from nanochat.runner.store.locks import StageLock
@@ -31,6 +30,7 @@ from nanochat.runner.store.record import (
     output_digest,
     output_files,
 )
+from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.files import folder_bytes, write_text
 from nanochat.storage.layout import StageFolder

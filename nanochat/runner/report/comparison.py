@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat.plan.quantities import show_score
 from nanochat.runner.report.markdown import markdown_table
 from nanochat.runner.report.results import list_results
-from nanochat.runner.store.runs import Run
+from nanochat.runner.store.run_catalog import Run
 
 _CELL_CHARS = 24
 _MAP_ENTRY = re.compile(r"\w+\.(?:suites|data)\.[^.]+\.")

@@ -15,7 +15,7 @@ from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
-from nanochat.runner.store.runs import Run
+from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.files import write_text
 
 _CURVES_INTRO = """\

@@ -14,7 +14,7 @@ from nanochat.plan.plan import Plan
 from nanochat.runner.store import provenance
 from nanochat.runner.store.headline_params import cost_of, params_of, source_locations
 from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
-from nanochat.runner.store.runs import Run, list_runs
+from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, stages_folder
 

@@ -15,7 +15,7 @@ from nanochat.runner.store.record import RunTracking
 from nanochat.runner.upload.build_view import pending_views, run_view
 from nanochat.storage.layout import RunFolder
 from nanochat.tracking.link import Link, read_link
-from nanochat.tracking.store import database_path, resolve_uri, show_uri
+from nanochat.tracking.mlflow_store import database_path, resolve_uri, show_uri
 from nanochat.tracking.uploader import Uploader
 
 CLOSE_SECONDS = 30.0

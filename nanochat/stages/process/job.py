@@ -21,7 +21,7 @@ from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
+from nanochat.stages.process.process_group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
 from nanochat.stages.process.signals import StopFlag
 from nanochat.storage.layout import StageFolder
 

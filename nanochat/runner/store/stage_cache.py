@@ -10,7 +10,7 @@ from typing import Literal
 from nanochat.plan.fingerprint import Document, document, explain, fingerprint_document
 from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
 from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder, stage_folders
 
 Action = Literal["cached", "resume", "run"]

@@ -22,7 +22,7 @@ from nanochat.runner.preflight.memory_limit import gpu_count, memory_limit
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.storage.layout import CONFIG_FILE
-from nanochat.tracking.store import database_path, show_uri
+from nanochat.tracking.mlflow_store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
 

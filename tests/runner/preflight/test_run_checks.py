@@ -10,8 +10,8 @@ import pytest
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.estimate import memory
-from nanochat.runner.preflight import checks as preflight
 from nanochat.runner.preflight import memory_limit as limits
+from nanochat.runner.preflight import run_checks as preflight
 
 
 def refusal(bench, *overrides, **changes) -> str:

@@ -11,7 +11,7 @@ from nanochat.errors import RecipeError
 from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.comparison import render_comparison
-from nanochat.runner.store.runs import find_run, model_digest, resolve_model
+from nanochat.runner.store.run_catalog import find_run, model_digest, resolve_model
 from nanochat.storage.layout import stage_folders
 
 

@@ -1,6 +1,6 @@
 """Errors in a recipe, shown with code, file, line and column, the line with carets under the error, and a suggestion.
 
-Not here: finding the errors. See `source.yaml_reader`, `merge` and `check`.
+Not here: finding the errors. See `yaml_reader`, `merge` and `check`.
 """
 
 from __future__ import annotations
