@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
+
 BODY = """\
 nanochat: 1
 name: tiny
@@ -26,7 +28,7 @@ def body() -> str:
 
 
 @pytest.fixture
-def write(tmp_path) -> Callable[..., Path]:
+def write(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes files into a temporary folder and returns the path of the last one."""
 
     def write_all(**files: str) -> Path:
@@ -41,6 +43,6 @@ def write(tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def codes() -> Callable[[pytest.ExceptionInfo[BaseException]], list[str]]:
+def codes() -> Callable[[pytest.ExceptionInfo[LocatedRecipeError]], list[str]]:
     """Return a function that returns the codes of a caught error, in order."""
     return lambda caught: [diagnostic.code for diagnostic in caught.value.diagnostics]

@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
-from nanochat.plan.specs import ExecutionSpec, Job, TokenizerSpec
+from nanochat.plan.specs import ExecutionSpec, Job, StageName, StageSpec, TokenizerSpec
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer
 from nanochat.stages.process.context import StageContext
 
 CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
+MakeContext = Callable[..., StageContext]
 OUTPUTS = (
     *("out/model/model.safetensors", "out/optimizer.safetensors", "out/samples.md", "out/result.json"),
     "metrics.jsonl",
@@ -26,10 +31,17 @@ OUTPUTS = (
 
 
 @pytest.fixture
-def make_context(tmp_path):
+def make_context(tmp_path: Path) -> MakeContext:
     """A function that creates a stage folder in the test's folder and returns its context."""
 
-    def make(spec, *, name="stage", upstream=None, should_stop=lambda: False, **execution):
+    def make(
+        spec: StageSpec,
+        *,
+        name: str = "stage",
+        upstream: dict[StageName, str] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        **execution: Any,
+    ) -> StageContext:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         job = Job(spec=spec, execution=ExecutionSpec(**execution), stage_dir=str(folder), upstream=upstream or {})
@@ -41,23 +53,23 @@ def make_context(tmp_path):
 class StageRuns:
     """Runs of a stage that trains. `options` are the upstream stages and the execution."""
 
-    def __init__(self, make_context, stage, **options):
+    def __init__(self, make_context: MakeContext, stage: ModuleType, **options: Any) -> None:
         self.make_context, self.stage, self.options = make_context, stage, options
 
-    def run(self, spec, name="stage", **changes):
+    def run(self, spec: StageSpec, name: str = "stage", **changes: Any) -> StageContext:
         """Run the stage to its end, or continue it there, and return its context."""
         context = self.make_context(spec, name=name, **{**self.options, **changes})
         context.write_result(self.stage.run(context.job, context))
         return context
 
-    def stop(self, spec, name, call):
+    def stop(self, spec: StageSpec, name: str, call: int) -> StageContext:
         """Run the stage until it asks for the n-th time whether to stop: after a step, or inside a validation."""
         calls = itertools.count(1)
         with pytest.raises(InterruptedRun, match="saved"):
             self.run(spec, name, should_stop=lambda: next(calls) == call)
         return self.make_context(spec, name=name, **self.options)
 
-    def check_stopped(self, spec, calls):
+    def check_stopped(self, spec: StageSpec, calls: Iterable[int]) -> None:
         """Require that runs which were stopped and continued end with the same bits as one that was not."""
         undisturbed = self.run(spec, "undisturbed")
         for call in calls:
@@ -66,7 +78,7 @@ class StageRuns:
             self.run(spec, f"stopped{call}")
             assert self.contents(stopped) == self.contents(undisturbed), f"stopped at call {call}"
 
-    def check_killed(self, spec, moments):
+    def check_killed(self, spec: StageSpec, moments: Iterable[int]) -> None:
         """Require the same of a process that SIGKILL ends when it has logged these numbers of lines."""
         undisturbed = self.run(spec, "undisturbed")
         killed = self.make_context(spec, name="killed", **self.options)
@@ -84,29 +96,29 @@ class StageRuns:
         assert self.contents(killed) == self.contents(undisturbed)
 
     @staticmethod
-    def metrics(context):
-        return json.loads((context.out / "result.json").read_text())["metrics"]
+    def metrics(context: StageContext) -> dict[str, float]:
+        return dict(json.loads((context.out / "result.json").read_text())["metrics"])
 
     @staticmethod
-    def series(context, name="metrics.jsonl"):
+    def series(context: StageContext, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """Return the complete lines of a metrics file, or nothing if there is no file yet."""
         path = context.folder.path / name
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @staticmethod
-    def contents(context):
+    def contents(context: StageContext) -> dict[str, bytes]:
         return {name: (context.folder.path / name).read_bytes() for name in OUTPUTS}
 
 
 @pytest.fixture
-def make_runs(make_context):
+def make_runs(make_context: MakeContext) -> Callable[..., StageRuns]:
     """A function that returns the runs of a stage, for test files that cannot import this one."""
     return lambda stage, **options: StageRuns(make_context, stage, **options)
 
 
 @pytest.fixture
-def documents(tmp_path):
+def documents(tmp_path: Path) -> SourceSpec:
     """A source of forty documents of a few lines each, a quarter of them held out."""
     folder = tmp_path / "documents"
     folder.mkdir()
@@ -117,12 +129,12 @@ def documents(tmp_path):
 
 
 @pytest.fixture
-def tokenizer_spec(documents):
+def tokenizer_spec(documents: SourceSpec) -> TokenizerSpec:
     return TokenizerSpec(source=documents, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)
 
 
 @pytest.fixture
-def upstream(make_context, tokenizer_spec):
+def upstream(make_context: MakeContext, tokenizer_spec: TokenizerSpec) -> dict[StageName, str]:
     """The output of a tokenizer stage on the documents, as input of a later stage."""
     context = make_context(tokenizer_spec, name="tokenizer")
     tokenizer.run(context.job, context)
