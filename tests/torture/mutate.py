@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -99,7 +100,7 @@ def _places(node: object, above: tuple[object, ...] = ()) -> list[tuple[object, 
     return found
 
 
-def _change_tree(rng: random.Random, tree: dict) -> str:
+def _change_tree(rng: random.Random, tree: Any) -> str:
     places = _places(tree)
     if not places:
         return "empty"
