@@ -58,16 +58,6 @@ _CURRENT = Variant(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Width and heads, as derived from a depth."""
-
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """The model's shape and architecture; the defaults are the seed architecture.
 
@@ -96,11 +86,11 @@ class GPTConfig:
         """
         return cls(**values)  # type: ignore[arg-type]  # values from JSON; `problems` checks them
 
-    @staticmethod
-    def shape_from_depth(depth: int) -> Shape:
-        """Return width 64 * depth rounded up to a multiple of 128, and heads of 128."""
-        n_head = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM)
-        return Shape(n_layer=depth, n_head=n_head, n_kv_head=n_head, n_embd=n_head * DEPTH_HEAD_DIM)
+    @classmethod
+    def from_depth(cls, depth: int, *, architecture: Architecture = "seed") -> GPTConfig:
+        """Return the config of width 64 * depth rounded up to a multiple of 128, and heads of 128."""
+        n_head, width = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM), DEPTH_HEAD_DIM
+        return cls(n_layer=depth, n_head=n_head, n_kv_head=n_head, n_embd=n_head * width, architecture=architecture)
 
     @property
     def variant(self) -> Variant:

@@ -47,16 +47,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     Raises:
         RecipeError: the recipe is wrong; the message shows all errors.
     """
-    files = read_with_bases(Path(path))
-    node, diagnostics = files.node, list(files.diagnostics)
+    node, files = read_with_bases(Path(path))
+    diagnostics = list(files.diagnostics)
     for number, override in enumerate(overrides, start=1):
         try:
             node = merge(node, read_override(override, number))
         except LocatedRecipeError as error:
             diagnostics += error.diagnostics
-    substituted = substitute(drop_nulls(node))
-    node = resolve_paths(substituted.node)
-    diagnostics += substituted.diagnostics
+    node, variable_errors = substitute(drop_nulls(node))
+    node = resolve_paths(node)
+    diagnostics += [error for _, error in variable_errors]
+    failed = {path for path, _ in variable_errors}
     origins, key_origins = origins_of(node)
     recipe, problems = validate(node)
     data = plain(node)
@@ -64,13 +65,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     reported_places = {diagnostic.origin for diagnostic in diagnostics}
     for problem in [*problems, *check_references(data)]:
         located = _locate(problem, origins, key_origins)
-        is_reported = problem.path in substituted.failed or (located.origin in reported_places and not problem.at_key)
+        is_reported = problem.path in failed or (located.origin in reported_places and not problem.at_key)
         if not is_reported and (files.is_complete or problem.code not in _NEEDS_ALL_FILES):
             diagnostics.append(located)
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "without problems the recipe is valid"
-    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, files.files)
+    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, tuple(files.nodes))
 
 
 def _locate(problem: FieldProblem, origins: Mapping[KeyPath, Origin], keys: Mapping[KeyPath, Origin]) -> Diagnostic:

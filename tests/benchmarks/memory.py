@@ -60,15 +60,10 @@ class Case:
         return f"{self.shape}, {self.work}{', activation checkpointing' if self.recompute else ''}, {tokens}"
 
 
-def of_depth(depth: int) -> GPTConfig:
-    shape = GPTConfig.shape_from_depth(depth)
-    return GPTConfig(n_layer=shape.n_layer, n_embd=shape.n_embd, n_head=shape.n_head, n_kv_head=shape.n_kv_head)
-
-
 SHAPES = {
     "quickstart (1.8M)": GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048),
-    "d4 (37M)": of_depth(4),
-    "speedrun (286M)": of_depth(12),
+    "d4 (37M)": GPTConfig.from_depth(4),
+    "speedrun (286M)": GPTConfig.from_depth(12),
 }
 QUICK, D4, REAL = SHAPES
 CASES = (

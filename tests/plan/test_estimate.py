@@ -11,6 +11,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import memory
 from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer_training, total
 from nanochat.plan.plan import Plan
+from nanochat.plan.specs import ExecutionSpec
 
 Compile = Callable[..., Plan]
 
@@ -229,18 +230,24 @@ def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() ->
     assert plain == 2048 * (12 * 18 * 768 * 2 + 4 * 4 * 768)
 
 
+def largest(limit_bytes: int, **given: int) -> int:
+    return memory.micro_batch_size(
+        TINY, ExecutionSpec(), sequence_len=32, dtype="float32", limit_bytes=limit_bytes, **given
+    )
+
+
 @given(limit_mib=st.integers(1, 4000), rows=st.integers(1, 96))
-def test_largest_micro_batch_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
+def test_micro_batch_size_auto_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
     """It is the largest that does, or 0 if not even one row fits."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     limit = limit_mib * 2**20
-    chosen = memory.largest_micro_batch(TINY, limit, rows=rows, sequence_len=32, dtype="float32")
+    chosen = largest(limit, rows=rows)
     fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n, accumulates=n < rows) <= limit]
     assert chosen == max(fitting, default=0)
 
 
-def test_largest_micro_batch_respects_at_most() -> None:
-    assert memory.largest_micro_batch(TINY, 2**33, rows=48, sequence_len=32, dtype="float32", at_most=20) == 16
+def test_micro_batch_size_auto_respects_at_most() -> None:
+    assert largest(2**33, rows=48, at_most=20) == 16
 
 
 def test_estimate_of_training_counts_whole_steps(compiled: Compile) -> None:

@@ -43,8 +43,7 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
 
 def _derive_width(section: schema.Model, depth: int, problems: list[FieldProblem]) -> tuple[int, int]:
     """Return (n_embd, n_head); those that are not given are derived from `depth`."""
-    derived = GPTConfig.shape_from_depth(depth)
-    n_embd = section.n_embd or derived.n_embd
+    n_embd = section.n_embd or GPTConfig.from_depth(depth).n_embd
     if section.n_head is not None:
         return n_embd, section.n_head
     if n_embd % DEPTH_HEAD_DIM:

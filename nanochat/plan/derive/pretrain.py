@@ -18,16 +18,14 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
     """Return the specification of the pretrain stage. Sources are sorted by name."""
     config, issues = given.config, given.issues
     assert config is not None, "a recipe with `pretrain` and without `model` was refused before"
-    data = tuple(
-        WeightedSource(source=given.sources[name], weight=section.data[name].weight) for name in sorted(section.data)
-    )
+    mixture = sorted(section.data.items())
     tokens = _planned_tokens(section.horizon, config, issues)
     tokens_per_step = _tokens_per_step(section, config, tokens, issues)
     steps = section.horizon.steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
     return PretrainSpec(
         model=config,
-        data=data,
+        data=tuple(WeightedSource(source=given.sources[name], weight=item.weight) for name, item in mixture),
         steps=steps,
         tokens_per_step=tokens_per_step,
         optimizer=optimizer,
@@ -71,9 +69,8 @@ def _weight_decay(
 ) -> float:
     if optimizer.weight_decay is not None:
         return optimizer.weight_decay
-    choice = scaling.muon_weight_decay(
-        optimizer.variant, config, tokens=steps * tokens_per_step, tokens_per_step=tokens_per_step
-    )
+    tokens = steps * tokens_per_step
+    choice = scaling.muon_weight_decay(optimizer.variant, config, tokens=tokens, tokens_per_step=tokens_per_step)
     issues.note(choice.note)
     return choice.value
 

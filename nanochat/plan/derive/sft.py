@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
@@ -25,7 +23,10 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
     factor = lr_factor if section.lr_scale is None else section.lr_scale
     steps, tokens, epochs = _sft_horizon(section.horizon, config, issues)
     return SftSpec(
-        data=tuple(_sft_item(name, section.data[name], given.sources) for name in sorted(section.data)),
+        data=tuple(
+            SftItem(name=name, source=given.sources[item.source], **item.model_dump(exclude={"source"}))
+            for name, item in sorted(section.data.items())
+        ),
         steps=steps,
         tokens=tokens,
         epochs=epochs,
@@ -38,10 +39,6 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
         init_from=section.init_from,
         seed=given.recipe.seed,
     )
-
-
-def _sft_item(name: str, item: schema.SftData, sources: Mapping[str, SourceSpec]) -> SftItem:
-    return SftItem(name=name, source=sources[item.source], **item.model_dump(exclude={"source"}))
 
 
 def _sft_horizon(

@@ -56,12 +56,8 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
         column += len(name) + 1
         rest = after
     if keys[0][0] == "extends":
-        raise refusal(
-            _CODE,
-            "`extends` can only be set in a recipe file",
-            keys[0][1],
-            "write a recipe with this `extends`, and run it",
-        )
+        help_ = "write a recipe with this `extends`, and run it"
+        raise refusal(_CODE, "`extends` can only be set in a recipe file", keys[0][1], help_)
     return keys
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from typing import TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool | None
 
-_NULL = re.compile(r"null|Null|NULL|~|")
-_TRUE = re.compile(r"true|True|TRUE")
-_FALSE = re.compile(r"false|False|FALSE")
-_INT = re.compile(r"[-+]?[0-9]+")
-_OCTAL = re.compile(r"0o[0-7]+")
-_HEX = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INF = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
-_NAN = re.compile(r"\.nan|\.NaN|\.NAN")
-NUMBER = re.compile(f"^(?:{'|'.join(part.pattern for part in (_INT, _OCTAL, _HEX, _FLOAT, _INF, _NAN))})$")
+_WORDS: dict[str, Scalar] = {
+    **dict.fromkeys(("null", "Null", "NULL", "~", "")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_NUMBERS: dict[str, Callable[[str], float]] = {
+    r"[-+]?[0-9]+": int,
+    r"0o[0-7]+": lambda written: int(written[2:], 8),
+    r"0x[0-9a-fA-F]+": lambda written: int(written[2:], 16),
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?": float,
+    r"[-+]?(\.inf|\.Inf|\.INF)": lambda written: float(written.replace(".", "")),
+    r"\.nan|\.NaN|\.NAN": lambda _: math.nan,
+}
+NUMBER = re.compile(f"^(?:{'|'.join(_NUMBERS)})$")
 """Matches the plain scalars that are numbers."""
 
 
@@ -25,20 +31,6 @@ def resolve_scalar(written: str) -> Scalar:
 
     Source: YAML 1.2.2, section 10.3.2.
     """
-    if _NULL.fullmatch(written):
-        return None
-    if _TRUE.fullmatch(written):
-        return True
-    if _FALSE.fullmatch(written):
-        return False
-    if _INT.fullmatch(written):
-        return int(written)
-    if _OCTAL.fullmatch(written):
-        return int(written[2:], 8)
-    if _HEX.fullmatch(written):
-        return int(written[2:], 16)
-    if _FLOAT.fullmatch(written):
-        return float(written)
-    if _INF.fullmatch(written):
-        return float(written.replace(".", "").lower())
-    return float("nan") if _NAN.fullmatch(written) else written
+    if written in _WORDS:
+        return _WORDS[written]
+    return next((read(written) for pattern, read in _NUMBERS.items() if re.fullmatch(pattern, written)), written)
