@@ -10,7 +10,7 @@ from pathlib import Path
 from nanochat.errors import InterruptedRun
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.runner.display import Display
-from nanochat.runner.preflight.data_checks import fetch_inputs
+from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
@@ -144,6 +144,7 @@ def _compute_stage(
     )
     began = time.time()
     try:
+        fetch_sources(lookup.stage, base, display=context.display, interrupts=interrupts)
         return execute_stage(attempt, lock, interrupts=interrupts, display=context.display)
     except InterruptedRun as stop:
         session.end_stage(name, folder, "interrupted", seconds=time.time() - began)

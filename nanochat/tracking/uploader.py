@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, show_uri
+from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, raise_outages, show_uri
 from nanochat.tracking.run_view import RunView
-from nanochat.tracking.stale import close_stale
 from nanochat.tracking.sync import Sender
 
+HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 UPLOAD_EVERY_SECONDS = 3.0
 _RETRY_SECONDS = 10.0
 
@@ -78,14 +78,13 @@ class Uploader:
     def _attempt(self) -> None:
         try:
             self._send()
+            self._problem = None
         except TrackingOutageError as error:
             self._problem = str(error)
         except OSError as error:  # our own files, for example on a full disk: try again later
             self._problem = f"local files cannot be read or written: {error}"
         except ImportError as error:
             self._problem = f"MLflow is not completely installed: {error}"
-        else:
-            self._problem = None
 
     def _send(self) -> None:
         if self._sender is None or self._store is None:
@@ -98,3 +97,21 @@ class Uploader:
             close_stale(self._store, host=self._host, is_alive=self._is_alive)
             self._has_caught_up = True
             self._sender.send(self._view())
+
+
+def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], bool]) -> list[str]:
+    """Mark as KILLED the open runs of this host whose process has ended, and return their ids.
+
+    `is_alive(pid, started)` returns whether the process `pid` that started at `started` is still running.
+    Raises TrackingOutageError if the store does not answer.
+    """
+    with raise_outages(store.uri):
+        closed = []
+        quoted = host.replace("'", "")
+        pattern = f"attributes.status = 'RUNNING' and tags.{HOST_TAG} = '{quoted}'"
+        for run in store.client.search_runs([store.experiment_id], pattern, max_results=1000):
+            tags = run.data.tags
+            if not is_alive(int(tags.get(PID_TAG, "0")), float(tags.get(STARTED_TAG, "0"))):
+                store.client.set_terminated(run.info.run_id, "KILLED")
+                closed.append(run.info.run_id)
+        return closed

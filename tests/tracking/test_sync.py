@@ -10,9 +10,8 @@ import pytest
 from nanochat.tracking.link import read_link
 from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
 from nanochat.tracking.run_view import Artifact, Dataset
-from nanochat.tracking.stale import close_stale
 from nanochat.tracking.sync import Sender
-from nanochat.tracking.uploader import Uploader
+from nanochat.tracking.uploader import Uploader, close_stale
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 

@@ -43,7 +43,7 @@ class Prepared:
         """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
             return [UnresolvedStage(stage=stage, reason="some inputs are missing") for stage in self.plan.stages]
-        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
+        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=forced)
 
 
 def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:

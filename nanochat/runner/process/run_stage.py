@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.sources import resolve_revision
 from nanochat.errors import StageError
 from nanochat.plan.fitting import is_shared
 from nanochat.plan.plan import StagePlan
@@ -17,10 +18,8 @@ from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
 from nanochat.runner.process.exit_status import raise_for_exit
-from nanochat.runner.process.fetch_sources import fetch_sources
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
-from nanochat.runner.store.headline_params import cost_of
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import (
     Cost,
@@ -61,13 +60,12 @@ class StageAttempt:
 
 
 def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
-    """Run a stage in a child process and return its record, which is written last.
+    """Run a stage in a child process and return its record, which is written last. Its data must be downloaded.
 
-    Raises:
-        NanochatError: the stage failed or was interrupted; `exit_status.raise_for_exit` chooses the class.
+    Raises the error that `exit_status.raise_for_exit` chooses if the stage failed or was interrupted.
     """
     stage, folder, title = attempt.lookup.stage, attempt.lookup.folder, attempt.title
-    commits = fetch_sources(stage, attempt.base, display=display, interrupts=interrupts)
+    commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.sources}
     _prepare_folder(attempt, display)
     write_text(folder.job, _job(attempt).model_dump_json(indent=1))
     started = time.time()
@@ -102,7 +100,9 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
         display.log_line(f"{attempt.title}: from cache: {', '.join(reused)}")
 
 
-def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str]) -> StageRecord:
+def _record(
+    attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str | None]
+) -> StageRecord:
     stage, folder = attempt.lookup.stage, attempt.lookup.folder
     files, link = output_files(folder.out), read_link(folder.link)
     return StageRecord(
@@ -112,10 +112,10 @@ def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, com
         metrics=_read_metrics(folder),
         provenance=attempt.provenance,
         device=_device(folder),
-        source_commits=commits,
+        source_commits={name: commit for name, commit in commits.items() if commit is not None},
         started=started,
         finished=time.time(),
-        planned=cost_of(stage.estimate),
+        planned=Cost.model_validate(stage.estimate),
         measured=Cost(
             seconds=attempt.spent_seconds + child_exit.seconds,
             peak_memory_bytes=child_exit.peak_memory_bytes,
@@ -141,11 +141,10 @@ def _job(attempt: StageAttempt) -> Job:
 
 def _show_progress(display: Display, title: str, progress: Progress, seconds: float) -> None:
     suffix = ""
-    if _FRACTION_FOR_ESTIMATE < progress.fraction < 1:
-        suffix = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
-    silent = time.time() - progress.time if progress.time else 0.0
-    if silent > _SILENT_SECONDS:
+    if progress.time and (silent := time.time() - progress.time) > _SILENT_SECONDS:
         suffix = f", no heartbeat for {show_duration(silent)}"
+    elif _FRACTION_FOR_ESTIMATE < progress.fraction < 1:
+        suffix = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
     display.show_progress(title, progress.fraction, f"{progress.text or 'starting'}{suffix}")
 
 

@@ -17,7 +17,7 @@ from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.link import read_link
 from nanochat.tracking.run_view import Artifact, Dataset, RunView, Status
-from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
+from nanochat.tracking.uploader import HOST_TAG, PID_TAG, STARTED_TAG
 
 _RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
