@@ -111,8 +111,8 @@ def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     For evaluation: it raises if it is differentiated. Tokens `idx` and `targets` are (B, T).
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
-    losses = loss.chunked_losses(_loss_kernels(), hidden, weight, flat_targets, vocab_size=model.config.vocab_size)
-    return losses.reshape(targets.shape)
+    losses = loss.chunked_losses(_loss_kernels(), model.config.vocab_size)
+    return losses(hidden, weight, flat_targets).reshape(targets.shape)
 
 
 def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
@@ -121,7 +121,7 @@ def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     Gradients are computed together with the loss, chunk by chunk; for the loss alone `token_losses` is cheaper.
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
-    return loss.chunked_sum(_loss_kernels(), hidden, weight, flat_targets, vocab_size=model.config.vocab_size)
+    return loss.chunked_sum(_loss_kernels(), model.config.vocab_size)(hidden, weight, flat_targets)[0]
 
 
 def _loss_kernels() -> loss.LossKernels:

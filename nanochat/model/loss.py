@@ -47,22 +47,10 @@ class LossKernels(NamedTuple):
     """(sum so far or None, gradient of the logits (R, V), rows (R, C)) -> sum of the gradients for lm_head (V, C)."""
 
 
-def chunked_losses(
-    kernels: LossKernels, rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int
-) -> mx.array:
-    """Return losses (N,) float32 of hidden states (N, C), lm_head's weight (V, C) and targets (N,); no gradient."""
-    return _losses(kernels, vocab_size)(rows, weight, targets)
-
-
-def chunked_sum(
-    kernels: LossKernels, rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int
-) -> mx.array:
-    """Return the float32 sum of the losses; differentiable with respect to `rows` and `weight`."""
-    return _sum_and_gradients(kernels, vocab_size)(rows, weight, targets)[0]
-
-
 @functools.cache
-def _losses(kernels: LossKernels, vocab_size: int) -> Callable[..., mx.array]:
+def chunked_losses(kernels: LossKernels, vocab_size: int) -> Callable[[mx.array, mx.array, mx.array], mx.array]:
+    """Return the function of hidden states (N, C), lm_head's weight (V, C) and targets (N,) that gives losses (N,)."""
+
     @mx.custom_function
     def run(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
         weight = weight.astype(rows.dtype)
@@ -76,12 +64,12 @@ def _losses(kernels: LossKernels, vocab_size: int) -> Callable[..., mx.array]:
     def _refuse_gradient(*_: object) -> None:
         raise AssertionError("token_losses has no gradient: train on summed_loss")
 
-    return cast("Callable[..., mx.array]", run)
+    return cast("Callable[[mx.array, mx.array, mx.array], mx.array]", run)
 
 
 @functools.cache
-def _sum_and_gradients(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx.array, mx.array, mx.array]]:
-    """Return the function of (rows, weight, targets) that gives the summed loss and its two gradients."""
+def chunked_sum(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx.array, mx.array, mx.array]]:
+    """Return the function of the same arguments that gives the sum of the losses, differentiable, and its gradients."""
 
     @mx.custom_function
     def run(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:

@@ -132,12 +132,8 @@ def measure_parts(training: Training, batch: Batch) -> None:
     def head_loss() -> tuple[mx.array, tuple[mx.array, mx.array]]:
         rows = mx.ones((inputs.size, model.config.n_embd), mx.bfloat16)
         weight = working["lm_head.weight"]
-        return mx.value_and_grad(
-            lambda r, w: loss.chunked_sum(
-                softcap_loss.KERNELS, r, w, targets.reshape(-1), vocab_size=model.config.vocab_size
-            ),
-            argnums=(0, 1),
-        )(rows, weight)
+        summed = loss.chunked_sum(softcap_loss.KERNELS, model.config.vocab_size)
+        return mx.value_and_grad(lambda r, w: summed(r, w, targets.reshape(-1))[0], argnums=(0, 1))(rows, weight)
 
     gradients = forward_and_backward()[1]
     mx.eval(gradients)
