@@ -95,6 +95,20 @@ def make_random_model() -> Callable[..., GPT]:
     return make
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, make_random_model: Callable[..., GPT]) -> Path:
+    """The folder of a small model with random weights, whose answers are reproducible nonsense, and its tokenizer."""
+    from nanochat.checkpoint import save_model
+    from nanochat.tokenizer import bpe
+
+    text = ["the cat sat on the mat ABCD 0123456789"]
+    tokenizer = bpe.train(text, vocab_size=320, max_chars=999, max_document_chars=999)
+    model = make_random_model("seed", sequence_len=96, vocab_size=tokenizer.vocab_size, n_layer=2)
+    folder: Path = tmp_path_factory.mktemp("models") / "model"
+    save_model(folder, model, tokenizer)
+    return folder
+
+
 @pytest.fixture(scope="module", params=["seed", "current"])
 def random_model(request: pytest.FixtureRequest, make_random_model: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
     """A model of each architecture for the room's tokenizer, with windows shorter than its context."""

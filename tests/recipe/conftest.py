@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.recipe.load import load_recipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 
 BODY = """\
@@ -43,6 +44,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def codes() -> Callable[[pytest.ExceptionInfo[LocatedRecipeError]], list[str]]:
-    """Return a function that returns the codes of a caught error, in order."""
-    return lambda caught: [diagnostic.code for diagnostic in caught.value.diagnostics]
+def codes() -> Callable[..., list[str]]:
+    """Return a function that loads a recipe which must be refused, and returns the codes of its errors in order."""
+
+    def load_refused(path: Path) -> list[str]:
+        with pytest.raises(LocatedRecipeError) as caught:
+            load_recipe(path)
+        return [diagnostic.code for diagnostic in caught.value.diagnostics]
+
+    return load_refused

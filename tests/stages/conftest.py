@@ -17,7 +17,20 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
-from nanochat.plan.specs import ExecutionSpec, Job, StageName, StageSpec, TokenizerSpec
+from nanochat.model.config import GPTConfig
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.optim.schedules import ScheduleConfig
+from nanochat.plan.specs import (
+    ExecutionSpec,
+    Job,
+    PretrainSpec,
+    SftItem,
+    SftSpec,
+    StageName,
+    StageSpec,
+    TokenizerSpec,
+    WeightedSource,
+)
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer
 from nanochat.stages.process.context import StageContext
@@ -131,6 +144,49 @@ def documents(tmp_path: Path) -> SourceSpec:
 @pytest.fixture
 def tokenizer_spec(documents: SourceSpec) -> TokenizerSpec:
     return TokenizerSpec(source=documents, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)
+
+
+@pytest.fixture
+def make_pretrain_spec(documents: SourceSpec) -> Callable[..., PretrainSpec]:
+    """A function that returns a specification of pretraining on the documents, with four rows in a step."""
+
+    def make(*, steps: int, sequence_len: int = 16, **changes: Any) -> PretrainSpec:
+        shape: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32, "window_pattern": "SL"}
+        fields: dict[str, Any] = {
+            "model": GPTConfig(sequence_len=sequence_len, vocab_size=300, **shape),
+            "data": (WeightedSource(source=documents, weight=1.0),),
+            "steps": steps,
+            "tokens_per_step": 4 * sequence_len,
+            "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
+            "schedule": ScheduleConfig(steps=steps),
+            "weight_decay": 0.1,
+            "buffer_documents": 8,
+            "init_from": None,
+            "seed": 3,
+        }
+        return PretrainSpec(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_sft_spec() -> Callable[..., SftSpec]:
+    """A function that returns a specification of fine-tuning, with four rows of 64 tokens in a step."""
+
+    def make(*items: SftItem, **changes: Any) -> SftSpec:
+        fields: dict[str, Any] = {
+            "data": items,
+            **dict.fromkeys(("steps", "tokens", "epochs", "sequence_len", "init_from")),
+            "tokens_per_step": 4 * 64,
+            "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
+            "constant_frac": 0.5,
+            "final_frac": 0.0,
+            "buffer_conversations": 6,
+            "seed": 3,
+        }
+        return SftSpec(**{**fields, **changes})
+
+    return make
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import token_losses
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
-from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.stages import pretrain as stage
 from nanochat.storage.layout import list_checkpoints
 
@@ -30,33 +29,16 @@ MONITOR = {
     "prompts": ("line",),
     "checkpoint_every_steps": 3,
 }
-MODEL = GPTConfig(sequence_len=16, vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL")
 
 
 @pytest.fixture
-def spec(documents):
-    return make_spec(documents, steps=STEPS)
+def spec(make_pretrain_spec):
+    return make_pretrain_spec(steps=STEPS, schedule=ScheduleConfig(steps=STEPS, warmup_steps=2, warmdown_steps=4))
 
 
 @pytest.fixture
 def runs(make_runs, upstream):
     return make_runs(stage, upstream=upstream, **MONITOR)
-
-
-def make_spec(documents, *, steps, **changes):
-    fields = {
-        "model": MODEL,
-        "data": (WeightedSource(source=documents, weight=1.0),),
-        "steps": steps,
-        "tokens_per_step": 4 * 16,
-        "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
-        "schedule": ScheduleConfig(steps=steps, warmup_steps=2, warmdown_steps=4),
-        "weight_decay": 0.1,
-        "buffer_documents": 8,
-        "init_from": None,
-        "seed": 3,
-    }
-    return PretrainSpec(**{**fields, **changes})
 
 
 def test_pretrain_reports_the_loss_and_bpb_of_the_saved_model(runs, spec, documents, tmp_path):
@@ -131,35 +113,33 @@ def test_pretrain_results_do_not_depend_on_intervals(runs, spec):
     assert losses[0] == losses[1]
 
 
-def test_pretrain_seed_changes_the_model(runs, documents):
-    specs = [make_spec(documents, steps=2, seed=seed, schedule=ScheduleConfig(steps=2)) for seed in (0, 1)]
+def test_pretrain_seed_changes_the_model(runs, make_pretrain_spec):
+    specs = [make_pretrain_spec(steps=2, seed=seed) for seed in (0, 1)]
     losses = [runs.metrics(runs.run(spec, f"seed{spec.seed}"))["loss"] for spec in specs]
     assert losses[0] != losses[1]
 
 
-def test_pretrain_starts_from_a_given_model(runs, documents, spec):
+def test_pretrain_starts_from_a_given_model(runs, make_pretrain_spec, spec):
     first = runs.run(spec, "first")
     frozen = OptimizerConfig(lr_scale=1e-30)
-    second_spec = make_spec(
-        documents, steps=1, optimizer=frozen, schedule=ScheduleConfig(steps=1), init_from=str(first.out / "model")
-    )
+    second_spec = make_pretrain_spec(steps=1, optimizer=frozen, init_from=str(first.out / "model"))
     second = runs.run(second_spec, "second", upstream={})
     before, after = load_model(first.out / "model"), load_model(second.out / "model")
     for name, value in before.named_parameters().items():
         np.testing.assert_allclose(np.array(after.named_parameters()[name]), np.array(value), atol=1e-20, err_msg=name)
 
 
-def test_pretrain_refuses_a_model_of_a_different_shape_with_the_difference(runs, documents, spec):
+def test_pretrain_refuses_a_model_of_a_different_shape_with_the_difference(runs, make_pretrain_spec, spec):
     first = runs.run(spec, "first")
-    other = GPTConfig.from_dict({**MODEL.to_dict(), "n_layer": 3})
-    second = make_spec(documents, steps=1, model=other, init_from=str(first.out / "model"))
+    other = GPTConfig.from_dict({**spec.model.to_dict(), "n_layer": 3})
+    second = make_pretrain_spec(steps=1, model=other, init_from=str(first.out / "model"))
     with pytest.raises(StageError, match="n_layer 2 there, 3 here"):
         runs.run(second, "second", upstream={})
 
 
-def test_pretrain_killed_at_random_moments_ends_like_an_undisturbed_run(make_runs, upstream, documents):
+def test_pretrain_killed_at_random_moments_ends_like_an_undisturbed_run(make_runs, upstream, make_pretrain_spec):
     """SIGKILL ends a real process at seeded moments, and the same command starts it again."""
-    spec = make_spec(documents, steps=24, schedule=ScheduleConfig(steps=24, warmdown_steps=10))
+    spec = make_pretrain_spec(steps=24, schedule=ScheduleConfig(steps=24, warmdown_steps=10))
     runs = make_runs(stage, upstream=upstream, **{**MONITOR, "checkpoint_every_steps": 2})
     runs.check_killed(spec, sorted(random.Random(7).sample(range(1, 28), 2)))
 

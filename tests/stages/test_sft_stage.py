@@ -18,7 +18,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
-from nanochat.plan.specs import SftItem, SftSpec
+from nanochat.plan.specs import SftItem
 from nanochat.stages import sft as stage
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import Conversation, Message, render
@@ -62,32 +62,20 @@ def chats(tmp_path):
 
 
 @pytest.fixture
-def spec(chats):
-    return make_spec(chats)
+def make_spec(make_sft_spec, chats):
+    """A function that returns a specification of fine-tuning on the chats and other items."""
+    item = SftItem(name="chats", task="conversations", source=chats, split="train", max_examples=None, repeat=1)
+    return lambda *items, **changes: make_sft_spec(item, *items, **changes)
+
+
+@pytest.fixture
+def spec(make_spec):
+    return make_spec(epochs=5.0)
 
 
 @pytest.fixture
 def runs(make_runs, upstream):
     return make_runs(stage, upstream=upstream, **MONITOR)
-
-
-def make_spec(chats, **changes):
-    item = SftItem(name="chats", task="conversations", source=chats, split="train", max_examples=None, repeat=1)
-    fields = {
-        "data": (item,),
-        "steps": None,
-        "tokens": None,
-        "epochs": 5.0,
-        "sequence_len": None,
-        "tokens_per_step": 4 * 64,
-        "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
-        "constant_frac": 0.5,
-        "final_frac": 0.0,
-        "buffer_conversations": 6,
-        "init_from": None,
-        "seed": 3,
-    }
-    return SftSpec(**{**fields, **changes})
 
 
 def test_sft_trains_on_every_answer_token_once_per_epoch(runs, spec):
@@ -136,10 +124,9 @@ def spelling_item(**fields):
     return SftItem(source=source, **given, **fields)
 
 
-def test_sft_killed_at_a_random_moment_ends_like_an_undisturbed_run(runs, chats):
+def test_sft_killed_at_a_random_moment_ends_like_an_undisturbed_run(runs, make_spec):
     """SIGKILL ends a real process that trains on two mixed tasks for several epochs."""
-    spec = make_spec(chats, epochs=None, steps=24)
-    spec = spec.model_copy(update={"data": (*spec.data, spelling_item())})
+    spec = make_spec(spelling_item(), steps=24)
     runs.check_killed(spec, random.Random(11).sample(range(1, 24), 1))
 
 
@@ -151,27 +138,27 @@ def test_sft_counts_refused_rows_in_a_part_of_a_split(runs, spec, chats):
     assert (metrics["conversations"], metrics["refused_conversations"]) == (8, 1)
 
 
-def test_sft_weights_set_the_conversations_of_each_task_in_an_epoch(runs, chats, capsys):
+def test_sft_weights_set_the_conversations_of_each_task_in_an_epoch(runs, make_spec, capsys):
     """The 23 chats are three quarters of an epoch, so the other quarter has 23 / 3, rounded to 8, of the 40 words."""
-    words = spelling_item(weight=1.0)
-    spec = make_spec(chats, epochs=1.0)
+    spec, words = make_spec(epochs=1.0), spelling_item(weight=1.0)
     spec = spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 3.0}), words)})
     assert runs.metrics(runs.run(spec))["conversations"] == 31
     assert "an epoch has 31 conversations: 23 of chats, 8 of words" in capsys.readouterr().out
 
 
-def test_sft_horizon_in_tokens_repeats_the_data(runs, chats):
-    by_tokens = make_spec(chats, epochs=None, tokens=20 * 256)
+def test_sft_horizon_in_tokens_repeats_the_data(runs, make_spec):
+    by_tokens = make_spec(tokens=20 * 256)
     assert runs.metrics(runs.run(by_tokens))["steps"] == 20
 
 
-def test_sft_refuses_rows_longer_than_the_context(runs, chats):
+def test_sft_refuses_rows_longer_than_the_context(runs, make_spec):
     with pytest.raises(StageError, match="128 is longer than the model's context 64"):
-        runs.run(make_spec(chats, sequence_len=128))
+        runs.run(make_spec(epochs=1.0, sequence_len=128))
 
 
-def test_sft_starts_from_a_given_model(runs, upstream, chats):
-    spec = make_spec(chats, init_from=f"{upstream['pretrain']}/model", optimizer=OptimizerConfig(lr_scale=1e-30))
+def test_sft_starts_from_a_given_model(runs, upstream, make_spec):
+    model = f"{upstream['pretrain']}/model"
+    spec = make_spec(epochs=5.0, init_from=model, optimizer=OptimizerConfig(lr_scale=1e-30))
     context = runs.run(spec, upstream={})
     before = load_model(context.folder.path.parent / "pretrain" / "out" / "model").named_parameters()
     for name, value in load_model(context.out / "model").named_parameters().items():
