@@ -23,7 +23,7 @@ from nanochat.runner.report.results import metrics_by_name
 from nanochat.runner.stage_loop import RunContext, RunRequest, cache_line, run_stages
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
-from nanochat.runner.store.record import RunStatus, RunTracking, StageRecord
+from nanochat.runner.store.record import RunTracking, StageRecord
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.store.stage_cache import ResolvedStage
@@ -35,12 +35,10 @@ from nanochat.storage.files import write_text
 def run_recipe(request: RunRequest, display: Display) -> Run:
     """Run the stages of a recipe that are not finished yet and return the run. `display` shows lines and progress.
 
-    Raises:
-        NanochatError: its class says how the run ended, see `errors`. The message of InterruptedRun is one line.
+    The class of a NanochatError says how the run ended, see `errors`. The message of InterruptedRun is one line.
     """
     loaded = load_recipe(request.recipe, request.overrides)
-    pinned = pin_sources(loaded, request.base)
-    if pinned is not None:
+    if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     prepared = prepare(loaded, request.base)
     plan = prepared.plan
@@ -104,24 +102,14 @@ def _run(context: RunContext, tracking: RunTracking) -> Run:
     return run
 
 
-def _outcome(error: BaseException) -> tuple[RunStatus, str]:
-    """Return the status and message that `run.json` keeps about a run that ended with an error."""
-    match error:
-        case InterruptedRun():
-            return "interrupted", str(error)
-        case NanochatError():
-            return "failed", str(error)
-        case _:
-            return "failed", f"a bug: {error!r}"
-
-
 def _record_failure(error: BaseException, session: Session, context: RunContext, *, with_plots: bool) -> None:
     """Store how the run failed and write its report. If that fails too, only show why: `error` matters more.
 
     Plots are left out for a user who interrupted the run and is waiting for it to end.
     """
+    message = str(error) if isinstance(error, NanochatError) else f"a bug: {error!r}"
     try:
-        session.end(*_outcome(error))
+        session.end("interrupted" if isinstance(error, InterruptedRun) else "failed", message)
         write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)
     except Exception as problem:  # noqa: BLE001  (whatever it is, it must not replace the error of the stage)
         context.display.log_line(

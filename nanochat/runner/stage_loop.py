@@ -62,8 +62,7 @@ class RunContext:
 def run_stages(context: RunContext, session: Session, interrupts: Interrupts) -> dict[str, StageRecord]:
     """Run the selected stages in order and return the record of every finished stage.
 
-    Raises:
-        NanochatError: a stage failed, was interrupted, or is locked by another run. The session says which stage.
+    Raises NanochatError if a stage fails, is interrupted, or is locked by another run. The session says which stage.
     """
     fetch_inputs(context.to_run, context.request.base, display=context.display, interrupts=interrupts)
     records: dict[str, StageRecord] = {}
@@ -95,11 +94,7 @@ def _run_stage(
     is_forced = name in context.forced
     with claims(context.request.base):
         lookup = look_up_stage(
-            stage,
-            digests,
-            base=context.request.base,
-            recipe_name=prepared.plan.recipe_name,
-            is_forced=is_forced,
+            stage, digests, base=context.request.base, recipe_name=prepared.plan.recipe_name, is_forced=is_forced
         )
         if lookup.record is not None:
             session.use_cached(name, lookup.folder)
@@ -110,9 +105,8 @@ def _run_stage(
         return lookup.record
     with stage_lock(lookup.folder) as lock:
         if (owner := lock.taken_over_from) is not None:
-            context.display.log_line(
-                f"{title}: took over the lock of process {owner.pid} on {owner.host}, which has ended"
-            )
+            ended = f"process {owner.pid} on {owner.host}, which has ended"
+            context.display.log_line(f"{title}: took over the lock of {ended}")
         record = None if is_forced else read_record(lookup.folder)
         if record is not None:  # another run finished the stage while this one waited for the lock
             session.use_cached(name, lookup.folder)

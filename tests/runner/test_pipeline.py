@@ -7,13 +7,7 @@ import shutil
 
 import pytest
 
-from nanochat.errors import (
-    ExpectationError,
-    InterruptedRun,
-    LockError,
-    RecipeError,
-    StageError,
-)
+from nanochat.errors import ExpectationError, InterruptedRun, LockError, RecipeError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.process.exit_status import StageBugError
 from nanochat.runner.store.locks import stage_lock

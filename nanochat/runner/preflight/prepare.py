@@ -49,11 +49,8 @@ class Prepared:
 def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
     """Return the compiled plan of a recipe, with the digests of its sources and the initial weights of its stages.
 
-    Inputs that are missing are listed in `problems`.
-
-    Raises:
-        RecipeError: no plan can be made of the recipe.
-        PreflightError: the recipe's lock file cannot be read.
+    Inputs that are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and
+    PreflightError if its lock file cannot be read.
     """
     loaded = with_pins(loaded)
     device = guess_device_class()
@@ -96,8 +93,6 @@ def _preferred_models(stage: StagePlan) -> list[str]:
 def _with_text_size(plan: Plan, base: Path) -> Plan:
     """Return the plan with the tokenizer's estimate based on the size of its local files, which compiling ignores."""
     stages = tuple(_sized(stage, base) for stage in plan.stages)
-    if stages == plan.stages:
-        return plan
     return replace(plan, stages=stages, totals=total([stage.estimate for stage in stages]))
 
 
@@ -125,8 +120,7 @@ def select_stages(
 ) -> frozenset[str]:
     """Return the names of the stages to run: `only` that one, or those from `first` to `last`.
 
-    Raises:
-        RecipeError: the recipe has no such stage, or `first` comes after `last`.
+    Raises RecipeError if the recipe has no such stage, or `first` comes after `last`.
     """
     names: list[str] = [stage.name for stage in plan.stages]
     for given in (only, first, last):

@@ -22,11 +22,7 @@ _TRIES = 100
 
 
 def read_hosts(path: Path) -> tuple[list[str], str]:
-    """Return the host of each process, in order, and the backend that a hostfile names (empty if it names none).
-
-    Raises:
-        PreflightError: the file cannot be read, or does not have the format of `mlx.launch`.
-    """
+    """Return the host of each process, in order, and the backend that a hostfile names (empty if it names none)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = content if isinstance(content, dict) else {"hosts": content}
@@ -44,8 +40,7 @@ def backend_of(execution: ExecutionSpec) -> str:
     """Return the communication backend of the processes, with `auto` replaced by a choice."""
     if execution.collectives != "auto":
         return execution.collectives
-    named = read_hosts(Path(execution.hostfile))[1] if execution.hostfile is not None else ""
-    if named:
+    if execution.hostfile is not None and (named := read_hosts(Path(execution.hostfile))[1]):
         return named
     return "nccl" if execution.device != "cpu" and runtime.backend_of_machine() == "cuda" else "ring"
 
@@ -65,11 +60,7 @@ def launch_options(execution: ExecutionSpec) -> list[str]:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of `count` consecutive free ports on this machine.
-
-    Raises:
-        PreflightError: no such ports were found.
-    """
+    """Return the first of `count` consecutive free ports on this machine. Raises PreflightError if there are none."""
     for _ in range(_TRIES):
         first = _PORTS.start + secrets.randbelow(len(_PORTS) - count)
         with ExitStack() as held:

@@ -35,7 +35,7 @@ def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
     records, folder = run.records(base), run.folder
     plots = _draw(run, records, base) if with_plots else []
-    text = render_report(run, records, samples=_samples(run, base), plots=[path.name for path in plots])
+    text = _render(run, records, samples=_samples(run, base), plots=[path.name for path in plots])
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
@@ -48,15 +48,8 @@ def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path
     return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
-def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], plots: list[str]) -> str:
-    """Return the report as markdown.
-
-    Args:
-        run: the run to report.
-        records: its finished stages.
-        samples: markdown with the samples of each stage that wrote some.
-        plots: names of images in the folder `plots/`.
-    """
+def _render(run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], plots: list[str]) -> str:
+    """Return the report as markdown. `samples` is markdown by stage, and `plots` names images in `plots/`."""
     state = run.state
     outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
@@ -96,14 +89,8 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
         return []
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks")
     rows = [
-        (
-            f"{suite.stage} {suite.name}",
-            show_value(suite.value),
-            *_uncertainty(suite.stderr, suite.count, suite.chance),
-            suite.reading,
-            suite.asks,
-        )
-        for suite in suites
+        (f"{x.stage} {x.name}", show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance), x.reading, x.asks)
+        for x in suites
     ]
     plot = [_image(SCORES_PLOT)] if has_plot else []
     return ["## Scores", SCORE_LEGEND, markdown_table(columns, "lrrrrll", rows), *plot]
@@ -172,21 +159,13 @@ def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
 
 def _results_table(records: Mapping[str, StageRecord]) -> str:
     rows = [
-        (
-            result.stage,
-            result.metric,
-            show_value(result.value),
-            *_uncertainty(result.stderr, result.count, result.chance),
-        )
-        for result in list_results(records)
+        (x.stage, x.metric, show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance))
+        for x in list_results(records)
     ]
     return markdown_table(("stage", "metric", "value", "±", "problems", "guess"), "llrrrr", rows)
 
 
 def _uncertainty(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
     """Return the cells for standard error, number of problems and score of a guess."""
-    return _number(stderr), "" if count is None else f"{count:,}", _number(chance)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    error, guess = ("" if value is None else f"{value:.3g}" for value in (stderr, chance))
+    return error, "" if count is None else f"{count:,}", guess

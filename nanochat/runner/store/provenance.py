@@ -47,9 +47,7 @@ def process_started(pid: int | None = None) -> float:
 def is_alive(pid: int, started: float) -> bool:
     """Return whether the process `pid` that started at `started` is still running, and not a new one with that pid."""
     now_started = process_started(pid)
-    if now_started == 0.0:
-        return False
-    return abs(now_started - started) < _START_TOLERANCE_SECONDS
+    return now_started != 0.0 and abs(now_started - started) < _START_TOLERANCE_SECONDS
 
 
 def _version(package: str) -> str | None:

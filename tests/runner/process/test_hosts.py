@@ -59,12 +59,7 @@ def test_launch_options_with_a_hostfile_count_processes_per_host(hostfile, monke
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "/shared/base")
     path = hostfile(GPU_TWICE)
     found = options(processes=4, hostfile=path, device="cpu")
-    assert found == {
-        "--backend": "ring",
-        "--hostfile": path,
-        "-n": "2",
-        "--env": "NANOCHAT_BASE_DIR=/shared/base",
-    }
+    assert found == {"--backend": "ring", "--hostfile": path, "-n": "2", "--env": "NANOCHAT_BASE_DIR=/shared/base"}
 
 
 @pytest.mark.parametrize(
