@@ -79,12 +79,9 @@ if how == "wait":
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
-if how == "fails on signal":
-    signal.signal(signal.SIGTERM, lambda number, frame: exit_with("pretrain: no space left", 4))
-    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
-    time.sleep(60)
-if how == "ignores signals":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if how in ("fails on signal", "ignores signals"):
+    fail = lambda number, frame: exit_with("pretrain: no space left", 4)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignores signals" else fail)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
 with open(folder / "metrics.jsonl", "a") as metrics:

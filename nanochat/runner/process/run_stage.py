@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,11 +129,9 @@ def _record(
 
 def _job(attempt: StageAttempt) -> Job:
     stage = attempt.lookup.stage
-    spec = stage.spec
-    if attempt.init_model is not None:
-        spec = spec.model_copy(update={"init_from": str(attempt.init_model)})
+    init = {} if attempt.init_model is None else {"init_from": str(attempt.init_model)}
     return Job(
-        spec=spec,
+        spec=stage.spec.model_copy(update=init),
         execution=stage.execution,
         stage_dir=str(attempt.lookup.folder.path),
         upstream={name: str(attempt.upstream[name]) for name in stage.upstream},
@@ -153,10 +152,10 @@ def _memory_remedy(stage: StagePlan) -> str:
     if not STAGES[stage.name].has_model:
         return "set `tokenizer.max_chars` lower: the tokenizer holds that much text in memory"
     rows = stage.execution.micro_batch_size
-    if rows is not None and rows > 1:
-        return f"set `run.micro_batch_size: {rows // 2}` (now {rows}), or `run.activation_checkpointing: true`"
     if rows is None:
         return "set `run.micro_batch_size` (now auto) to a small number, or `run.activation_checkpointing: true`"
+    if rows > 1:
+        return f"set `run.micro_batch_size: {rows // 2}` (now {rows}), or `run.activation_checkpointing: true`"
     return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter `model.sequence_len`"
 
 
@@ -169,6 +168,5 @@ def _read_metrics(folder: StageFolder) -> dict[str, float]:
 
 def _device(folder: StageFolder) -> str:
     """Return the device that the child process printed to its log (see `runtime.Runtime.describe`)."""
-    lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines() if folder.log.is_file() else []
-    devices = [line.removeprefix("device: ") for line in lines if line.startswith("device: ")]
+    devices = re.findall(r"^device: (.*)$", folder.log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     return devices[-1] if devices else "unknown"

@@ -30,13 +30,7 @@ def test_preflight_reports_data_disk_memory_time_and_store_together(bench, monke
     )
     assert text.startswith("9 problems to fix before the run can start:\n")
     found = re.findall(r"^  - (\w+)", text, re.MULTILINE)
-    assert found == [
-        "source",
-        "disk",
-        *["memory"] * 5,
-        "time",
-        "tracking",
-    ]  # memory: one problem for each of the five stages
+    assert found == ["source", "disk", *["memory"] * 5, "time", "tracking"]  # memory: one problem for each stage
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
