@@ -30,12 +30,10 @@ class Uploader:
         pending: Callable[[], Sequence[RunView]],
         host: str,
         is_alive: Callable[[int, float], bool],
-        every_seconds: float = UPLOAD_EVERY_SECONDS,
     ) -> None:
         self._uri, self._experiment = uri, experiment
         self._view, self._pending = view, pending
         self._host, self._is_alive = host, is_alive
-        self._every = every_seconds
         self._store: Store | None = None
         self._sender: Sender | None = None
         self._has_caught_up = False
@@ -69,7 +67,7 @@ class Uploader:
         try:
             while not self._stop.is_set():
                 self._attempt()
-                self._wake.wait(self._every if self._problem is None else _RETRY_SECONDS)
+                self._wake.wait(UPLOAD_EVERY_SECONDS if self._problem is None else _RETRY_SECONDS)
             self._attempt()
         except BaseException as error:  # a bug, which must not look like a successful upload
             self._problem = f"the upload failed with a bug: {type(error).__name__}: {error}"

@@ -89,15 +89,10 @@ def find_launch_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator
         remote = {host for host in hosts if host != _LOOPBACK}
         if remote and shutil.which("ssh") is None:
             yield f"`run.distributed.hostfile` names {', '.join(sorted(remote))}, but `ssh` is not on the PATH"
-    backend = backend_of(execution)
-    if backend == "nccl":
-        yield from _nccl_problems(execution, gpus)
+    backend, has_gpus = backend_of(execution), execution.device != "cpu" and runtime.backend_of_machine() == "cuda"
+    if backend == "nccl" and not has_gpus:
+        yield "`run.distributed.backend: nccl` needs NVIDIA GPUs, but this run does not use any; set `ring` or `auto`"
+    elif backend == "nccl" and execution.hostfile is None and gpus is not None and gpus < execution.processes:
+        yield f"`run.distributed.processes` is {execution.processes}, but this machine has {gpus} GPUs"
     if backend == "mpi" and shutil.which("mpirun") is None:
         yield "`run.distributed.backend: mpi` needs `mpirun`, which is not on the PATH"
-
-
-def _nccl_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator[str]:
-    if execution.device == "cpu" or runtime.backend_of_machine() != "cuda":
-        yield "`run.distributed.backend: nccl` needs NVIDIA GPUs, but this run does not use any; set `ring` or `auto`"
-    elif execution.hostfile is None and gpus is not None and gpus < execution.processes:
-        yield f"`run.distributed.processes` is {execution.processes}, but this machine has {gpus} GPUs"

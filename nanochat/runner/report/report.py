@@ -92,8 +92,8 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
         (f"{x.stage} {x.name}", show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance), x.reading, x.asks)
         for x in suites
     ]
-    plot = [_image(SCORES_PLOT)] if has_plot else []
-    return ["## Scores", SCORE_LEGEND, markdown_table(columns, "lrrrrll", rows), *plot]
+    table = markdown_table(columns, "lrrrrll", rows)
+    return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
 
 
 def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:

@@ -67,8 +67,11 @@ def look_up_stage(
         has_checkpoint, reason = True, f"it was interrupted; the newest checkpoint is from step {step:,}"
     elif read_identity(folder) is not None:
         reason = "it was interrupted before anything was saved"
+    elif (changes := explain_changes(identity, base)) is not None:
+        shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+        reason = f"changed: {shown}"
     else:
-        reason = _why_not_cached(identity, base)
+        reason = "not computed yet"
     return ResolvedStage(
         stage=stage, identity=identity, folder=folder, record=record, has_checkpoint=has_checkpoint, reason=reason
     )
@@ -98,14 +101,6 @@ def look_up_plan(
 def newest_step(folder: StageFolder) -> int | None:
     """Return the step of the newest checkpoint folder, verified or not, or None if there is no checkpoint."""
     return max(list_checkpoints(folder.checkpoints), default=None)
-
-
-def _why_not_cached(identity: StageIdentity, base: Path) -> str:
-    changes = explain_changes(identity, base)
-    if changes is None:
-        return "not computed yet"
-    shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
-    return f"changed: {shown}"
 
 
 def explain_changes(identity: StageIdentity, base: Path) -> list[str] | None:

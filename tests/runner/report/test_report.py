@@ -39,18 +39,19 @@ def test_html_page_escapes_text_written_by_a_model(tmp_path, markdown):
 
 
 @pytest.mark.parametrize(
-    ("value", "chance", "verdict"),
+    ("value", "chance", "passes", "verdict"),
     [
-        (0.31, 0.25, "no better than guessing"),
-        (0.33, 0.25, "better than guessing"),
-        (0.17, 0.25, "worse than guessing"),
-        (0.0, 0.0, "none solved"),
-        (0.5, 0.0, "50% solved"),
+        (0.31, 0.25, {}, "no better than guessing"),
+        (0.33, 0.25, {}, "better than guessing"),
+        (0.17, 0.25, {}, "worse than guessing"),
+        (0.0, 0.0, {}, "none solved"),
+        (0.5, 0.0, {}, "50% solved"),
+        (0.1, 0.0, {1: 0.1, 2: 0.17, 4: 0.3}, "10% solved, 30% in 4 tries"),
     ],
 )
-def test_reading_of_a_score_compares_it_with_chance(value, chance, verdict):
-    """Two standard errors are 0.06 here."""
-    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).reading == verdict
+def test_reading_of_a_score_compares_it_with_chance_and_counts_tries(value, chance, passes, verdict):
+    """Two standard errors are 0.06 here. With pass@4 of 0.3, one of four answers solves three of ten problems."""
+    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance, passes).reading == verdict
 
 
 def test_chance_level_is_solved_from_the_centred_score():
@@ -82,12 +83,6 @@ def test_result_line_and_report_count_conversations_that_were_not_used():
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
         "3 rows of the data held no conversation and were refused."
     ]
-
-
-def test_reading_of_pass_at_k_counts_tries():
-    """An accuracy of 0.1 and pass@4 of 0.3: one of four answers solves three of ten problems."""
-    suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
-    assert suite.reading == "10% solved, 30% in 4 tries"
 
 
 def test_mlflow_description_starts_with_scores_and_explains_them(bench):
