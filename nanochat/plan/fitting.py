@@ -52,12 +52,9 @@ def check_distributed(
 ) -> None:
     """Refuse a number of processes that cannot share a step's rows equally, and a backend that needs a hostfile."""
     if section.backend == "jaccl" and section.hostfile is None:
-        issues.refuse(
-            ("run", "distributed", "backend"),
-            "missing-field",
-            "`jaccl` needs the RDMA devices of each host, which only a hostfile says",
-            advice="give `run.distributed.hostfile`, as `mlx.distributed_config` writes it",
-        )
+        message = "`jaccl` needs the RDMA devices of each host, which only a hostfile says"
+        advice = "give `run.distributed.hostfile`, as `mlx.distributed_config` writes it"
+        issues.refuse(("run", "distributed", "backend"), "missing-field", message, advice=advice)
     for spec in specs:
         problem = uneven_shares(spec, config, section.processes)
         if problem is not None:

@@ -48,7 +48,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
-    folder = _find_start_model(spec, context)
+    folder = Path(spec.init_from) if spec.init_from else context.require_upstream("pretrain") / MODEL_FOLDER
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
@@ -73,12 +73,6 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     metrics = {**_metrics(position, loader.state, has_moments=has_moments), "refused_conversations": float(refused)}
     return StageResult(metrics, training.timings())
-
-
-def _find_start_model(spec: SftSpec, context: StageContext) -> Path:
-    if spec.init_from is not None:
-        return Path(spec.init_from)
-    return context.require_upstream("pretrain") / MODEL_FOLDER
 
 
 def _make_optimizer(spec: SftSpec, context: StageContext, model: FastGPT, folder: Path) -> tuple[Optimizer, bool]:

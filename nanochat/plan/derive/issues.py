@@ -30,9 +30,5 @@ class PlanIssues:
             return
         below = tokens_per_step // sequence_len * sequence_len
         nearest = [str(value) for value in (below, below + sequence_len) if value]
-        self.refuse(
-            path,
-            "uneven-batch",
-            f"{tokens_per_step:,} tokens per step are not a whole number of rows of {sequence_len:,} tokens",
-            advice=f"nearest that fit: {' and '.join(nearest)}",
-        )
+        message = f"{tokens_per_step:,} tokens per step are not a whole number of rows of {sequence_len:,} tokens"
+        self.refuse(path, "uneven-batch", message, advice=f"nearest that fit: {' and '.join(nearest)}")

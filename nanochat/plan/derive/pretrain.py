@@ -87,25 +87,15 @@ def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -
         warmdown_steps=0 if kind == "constant" else round(warmdown_frac * steps),
         final_frac=table.final_frac if given.final_frac is None else given.final_frac,
     )
-    for problem in schedule.problems() or _overlap(schedule):
+    problems, warmup, warmdown = schedule.problems(), schedule.warmup_steps, schedule.warmdown_steps
+    if not problems and warmup + warmdown > steps:
+        together = f"warm-up ({warmup}) and warm-down ({warmdown}) together"
+        problems = [f"{together} are longer than the horizon of {steps} steps"]
+    for problem in problems:
         fields = [name for name in ("warmup_steps", "warmdown_frac") if getattr(given, name) is not None]
         path: KeyPath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
         default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
-        left = steps - schedule.warmdown_steps
-        issues.refuse(
-            path,
-            "schedule-too-long",
-            problem,
-            advice=f"a warm-up of at most {left} steps fits{default} (`schedule.warmup_steps`), or train longer",
-        )
+        fits = f"a warm-up of at most {steps - warmdown} steps fits{default}"
+        advice = f"{fits} (`schedule.warmup_steps`), or train longer"
+        issues.refuse(path, "schedule-too-long", problem, advice=advice)
     return schedule
-
-
-def _overlap(schedule: ScheduleConfig) -> list[str]:
-    """Return what is wrong if the learning rate would start to fall before it has risen."""
-    warmup, warmdown = schedule.warmup_steps, schedule.warmdown_steps
-    if warmup + warmdown <= schedule.steps:
-        return []
-    return [
-        f"warm-up ({warmup}) and warm-down ({warmdown}) together are longer than the horizon of {schedule.steps} steps"
-    ]

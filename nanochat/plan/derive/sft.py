@@ -48,12 +48,9 @@ def _sft_horizon(
         return horizon.steps, horizon.tokens, horizon.epochs
     name = "ratio" if horizon.ratio is not None else "flops"
     if config is None:
-        issues.refuse(
-            ("sft", "horizon", name),
-            "unknown-size",
-            f"`{name}` needs the model's size, and this recipe has no `model` section",
-            advice="give the horizon as `steps`, `tokens` or `epochs`",
-        )
+        message = f"`{name}` needs the model's size, and this recipe has no `model` section"
+        advice = "give the horizon as `steps`, `tokens` or `epochs`"
+        issues.refuse(("sft", "horizon", name), "unknown-size", message, advice=advice)
         return 1, None, None
     return None, round(scaling.horizon_tokens(config, ratio=horizon.ratio, flops=horizon.flops)), None
 
@@ -76,12 +73,9 @@ def _sft_tokens_per_step(
 ) -> int:
     batch = section.tokens_per_step or (pretrain.tokens_per_step if pretrain else None)
     if batch is None:
-        issues.refuse(
-            ("sft",),
-            "missing-field",
-            "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from",
-            advice="add `tokens_per_step`, a multiple of the row length",
-        )
+        message = "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from"
+        advice = "add `tokens_per_step`, a multiple of the row length"
+        issues.refuse(("sft",), "missing-field", message, advice=advice)
         return 1
     rows = section.sequence_len or (config.sequence_len if config else None)
     if rows is not None and (section.tokens_per_step or section.sequence_len):

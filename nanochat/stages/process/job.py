@@ -93,7 +93,9 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, process_group=group)
     context.log_line(chosen.describe() + (f", {group.size} processes" if group.size > 1 else ""))
     if STAGES[job.spec.stage].has_model and chosen.backend != "cpu":
-        _watch_device_memory(context)
+        from nanochat.model.device import peak_bytes
+
+        context.device_peak = peak_bytes
     context.report_progress(0.0, "starting")
     try:
         result = run_stage(job, context)
@@ -112,12 +114,6 @@ def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
 
     select_device(chosen.backend)
     apply_memory_limits(job.execution.memory_limit_bytes)
-
-
-def _watch_device_memory(context: StageContext) -> None:
-    from nanochat.model.device import peak_bytes
-
-    context.device_peak = peak_bytes
 
 
 def run_stage(job: Job, context: StageContext) -> StageResult:
