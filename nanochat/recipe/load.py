@@ -44,8 +44,7 @@ class LoadedRecipe:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Return the recipe at `path` with the `KEY=VALUE` settings of `overrides`, of which later ones win.
 
-    Raises:
-        RecipeError: the recipe is wrong; the message shows all errors.
+    A wrong recipe raises a RecipeError that shows all errors.
     """
     node, files = read_with_bases(Path(path))
     diagnostics = list(files.diagnostics)

@@ -60,11 +60,7 @@ def sample_text(model: FastGPT, tokenizer: Tokenizer, prompts: Sequence[str], *,
 def _prepare_suite(
     name: str, suite: BaseSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
 ) -> Suite:
-    """Read the suite's data and return the suite, ready to run.
-
-    Raises:
-        PreflightError, StageError: the data is missing, broken or empty.
-    """
+    """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
     match suite:
         case BpbSuiteSpec():
             return _prepare_bpb(name, suite, model, tokenizer, base=context.base)
