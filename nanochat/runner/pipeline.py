@@ -57,12 +57,15 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
     if prepared.problems:  # raises, together with whatever else is wrong: without its inputs nothing can run
         check_all(prepared, context.to_run, tracking_uri=tracking.uri)
     _check_selection(context)
-    if not context.to_run:
-        return _finish_cached(context, tracking)
-    check_all(prepared, context.to_run, tracking_uri=tracking.uri)
-    _check_locks(context)
-    display.log_line(plan_report_text(prepared, context.lookups, selected))
-    return _run(context, tracking)
+    if context.to_run:
+        check_all(prepared, context.to_run, tracking_uri=tracking.uri)
+        _check_locks(context)
+        display.log_line(plan_report_text(prepared, context.lookups, selected))
+    run, unmet = _run(context, tracking) if context.to_run else _finish_cached(context, tracking)
+    display.log_line(f"report: {run.folder.report}")
+    if unmet:
+        raise ExpectationError("\n".join(unmet))
+    return run
 
 
 def _check_selection(context: RunContext) -> None:
@@ -84,7 +87,8 @@ def _check_locks(context: RunContext) -> None:
                 pass
 
 
-def _run(context: RunContext, tracking: RunTracking) -> Run:
+def _run(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
+    """Run the stages and write the report. Return the run, and a message for each expectation that is not met."""
     base, display = context.request.base, context.display
     close_dead_runs(list_runs(base))
     session = _open(context, tracking)
@@ -95,11 +99,8 @@ def _run(context: RunContext, tracking: RunTracking) -> Run:
             _record_failure(error, session, context, with_plots=interrupts.count == 0)
             raise
         run = Run(session.folder, session.state)
-        report = write_report(run, base)
-    display.log_line(f"report: {report}")
-    if unmet:
-        raise ExpectationError("\n".join(unmet))
-    return run
+        write_report(run, base)
+    return run, unmet
 
 
 def _record_failure(error: BaseException, session: Session, context: RunContext, *, with_plots: bool) -> None:
@@ -112,9 +113,8 @@ def _record_failure(error: BaseException, session: Session, context: RunContext,
         session.end("interrupted" if isinstance(error, InterruptedRun) else "failed", message)
         write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)
     except Exception as problem:  # noqa: BLE001  (whatever it is, it must not replace the error of the stage)
-        context.display.log_line(
-            f"the run's outcome and report could not be written: {type(problem).__name__}: {problem}"
-        )
+        reason = f"{type(problem).__name__}: {problem}"
+        context.display.log_line(f"the run's outcome and report could not be written: {reason}")
 
 
 def _open(context: RunContext, tracking: RunTracking) -> Session:
@@ -151,8 +151,8 @@ def _finish(context: RunContext, session: Session, records: dict[str, StageRecor
     return unmet
 
 
-def _finish_cached(context: RunContext, tracking: RunTracking) -> Run:
-    """Show the cached results. Create a run folder only if this recipe name has no run with the same stages."""
+def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
+    """Do the same as `_run` with cached results, in a new folder only if no run of this name has the same stages."""
     display, prepared, base = context.display, context.prepared, context.request.base
     display.log_line("nothing to do: every stage is finished already")
     cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
@@ -166,11 +166,9 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> Run:
         sweep_checkpoints(lookup.folder)
     unmet = _finish(context, session, {lookup.stage.name: record for lookup, record in cached})
     run = Run(session.folder, session.state)
-    report = session.folder.report if session.folder.report.is_file() else write_report(run, base)
+    if not run.folder.report.is_file():
+        write_report(run, base)
     if is_unsent(run):
         with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
             pass
-    display.log_line(f"report: {report}")
-    if unmet:
-        raise ExpectationError("\n".join(unmet))
-    return run
+    return run, unmet
