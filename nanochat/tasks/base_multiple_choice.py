@@ -124,11 +124,7 @@ def _parser(task: ChoiceTask) -> RowParser[ChoiceItem]:
 
 
 def parse_hellaswag(row: dict[str, object], number: int) -> ChoiceItem:
-    """Return a HellaSwag row (`ctx`, `endings`, `label`) without WikiHow's marks.
-
-    Raises:
-        StageError: the row does not have this form, or has no label (as in the hub's test split).
-    """
+    """Return a HellaSwag row without WikiHow's marks. A row without label (as in the test split) raises a StageError."""
     match row:
         case {"ctx": str(context), "endings": [*endings], "label": str() | int() as label} if str(label).isdigit():
             if int(label) < len(endings):

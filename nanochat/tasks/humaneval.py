@@ -51,11 +51,7 @@ class HumanEval:
 
 
 def parse_function(row: dict[str, object], number: int) -> Function:
-    """Return a row of the data (`task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`).
-
-    Raises:
-        StageError: the row does not have this form.
-    """
+    """Return the fields of a row of the data. A row without one of them raises a StageError."""
     names = [part.name for part in fields(Function)]
     texts = {name: value for name in names if isinstance(value := row.get(name), str)}
     if len(texts) < len(names):

@@ -108,8 +108,7 @@ def spell_out(word: str) -> str:
 
 def render_counting(word: str, letter: str) -> tuple[Part, ...]:
     """Return the parts of the answer: by hand, then `'word'.count('letter')` and its output, then `#### n`."""
-    lines = []
-    hits = 0
+    lines, hits = [], 0
     for position, character in enumerate(word, start=1):
         hits += character == letter
         lines.append(f"{position}:{character}" + (f" * {hits}" if character == letter else ""))
