@@ -124,7 +124,7 @@ def _parser(task: ChoiceTask) -> RowParser[ChoiceItem]:
 
 
 def parse_hellaswag(row: dict[str, object], number: int) -> ChoiceItem:
-    """Return a HellaSwag row without WikiHow's marks. A row without label (as in the test split) raises a StageError."""
+    """Return a HellaSwag row without WikiHow's marks. A row without a label raises a StageError."""
     match row:
         case {"ctx": str(context), "endings": [*endings], "label": str() | int() as label} if str(label).isdigit():
             if int(label) < len(endings):

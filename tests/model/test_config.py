@@ -93,7 +93,4 @@ def test_impossible_shapes_are_named(shape, words):
     """Each impossible shape gives exactly one problem, which contains the value."""
     (problem,) = GPTConfig(**shape).problems()
     assert words in problem
-
-
-def test_sound_shapes_have_no_problems():
     assert GPTConfig().problems() == []
