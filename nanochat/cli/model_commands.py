@@ -59,7 +59,7 @@ def export_model(options: argparse.Namespace) -> None:
     runtime.prepare(device="cpu")
     from nanochat.checkpoint import load_model
     from nanochat.model.torch_weights import export_weights
-    from nanochat.runner.store.runs import resolve_model
+    from nanochat.runner.store.run_catalog import resolve_model
 
     model = load_model(resolve_model(options.model, runtime.base_dir()))
     export_weights(model.named_parameters(), weights)

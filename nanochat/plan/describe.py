@@ -17,9 +17,9 @@ Metrics = Mapping[str, float]
 CROP_WARNING_FRAC = 0.2
 """The plan and the report warn if `pretrain.long_documents: crop` throws away more of the text than this."""
 _LOST_CONVERSATIONS = {
-    "refused_conversations": "rows of the data held none and were refused",
-    "dropped_conversations": "were left out, having no answer that fits a row",
-    "cut_conversations": "were cut behind an answer to fit a row",
+    "refused_conversations": "rows of the data held no conversation and were refused",
+    "dropped_conversations": "were left out because no answer fits a row",
+    "cut_conversations": "were cut after an answer to fit a row",
 }
 """Metrics that count the conversations which were not trained on whole, and what happened to them."""
 

@@ -9,6 +9,7 @@ from here. Not here: what the files contain.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ MODEL_FOLDER = "model"
 OPTIMIZER_FILE = "optimizer.safetensors"
 SAMPLES_FILE = "samples.md"
 RESULT_FILE = "result.json"
+_CHECKPOINT_NAME = re.compile(r"step_(\d{8,})")
 
 
 class _Entry:
@@ -114,6 +116,17 @@ class RunFolder:
     plots = _Entry("plots")  # the report's pictures
     stages = _Entry("stages")  # links to the stage folders
     link = _Entry("tracking.json")  # the MLflow run that shows this run
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` optimizer steps, for example `step_00000123`."""
+    return root / f"step_{step:08d}"
+
+
+def list_checkpoints(root: Path) -> dict[int, Path]:
+    """Return the checkpoint folders under `root` by step. They may be damaged."""
+    paths = root.iterdir() if root.is_dir() else ()
+    return {int(match[1]): path for path in paths if (match := _CHECKPOINT_NAME.fullmatch(path.name)) and path.is_dir()}
 
 
 def stages_folder(base: Path) -> Path:

@@ -21,10 +21,10 @@ from nanochat.data.source_checks import is_small
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
-from nanochat.tasks.answer_parsing import strip_special_tokens
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
 from nanochat.tasks.chat_forms.rows import is_needed, parse_row
+from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 

@@ -5,8 +5,10 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -22,15 +24,15 @@ class ByteTokenizer:
 
     bos_id = 1
 
-    def encode_batch(self, texts):
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) + 10 for text in texts]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         return bytes(int(i) - 10 for i in ids if i >= 10).decode()
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer():
+def byte_tokenizer() -> ByteTokenizer:
     return ByteTokenizer()
 
 
@@ -40,39 +42,41 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def parquet(self, name, texts, *, row_group_size=None, column="text"):
+    def parquet(
+        self, name: str, texts: Sequence[Any], *, row_group_size: int | None = None, column: str = "text"
+    ) -> Path:
         path = self._path(name)
         pq.write_table(pa.table({column: texts}), path, row_group_size=row_group_size)
         return path
 
-    def jsonl(self, name, rows):
+    def jsonl(self, name: str, rows: Iterable[object]) -> Path:
         path = self._path(name)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
 
-    def text(self, name, content):
+    def text(self, name: str, content: str | bytes) -> Path:
         path = self._path(name)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    def source(self, *patterns, **settings):
+    def source(self, *patterns: str, **settings: Any) -> SourceSpec:
         return SourceSpec(name="mine", path=tuple(str(self.folder / name) for name in patterns), **settings)
 
-    def _path(self, name):
+    def _path(self, name: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> Files:
     folder = tmp_path / "files"
     folder.mkdir()
     return Files(folder)
 
 
 @pytest.fixture
-def base(tmp_path):
+def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
@@ -97,10 +101,10 @@ class FakeHub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
+            def do_GET(self) -> None:
                 hub.answer(self)
 
-            def log_message(self, *_):
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -114,7 +118,7 @@ class FakeHub:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, request) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
         wanted = request.headers.get("Range")
         self.requests.append((path, wanted))
@@ -131,7 +135,7 @@ class FakeHub:
         else:
             self._refuse(request, "EntryNotFound")
 
-    def _list(self, request, repository: str, revision: str) -> None:
+    def _list(self, request: BaseHTTPRequestHandler, repository: str, revision: str) -> None:
         if repository != "some/texts":
             self._refuse(request, "RepoNotFound")
             return
@@ -147,12 +151,12 @@ class FakeHub:
     def _entry(self, name: str) -> dict[str, object]:
         content = self.files[name]
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry = {"rfilename": name, "size": len(content), "blobId": blob}
+        entry: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": blob}
         if name.endswith(".parquet"):
             entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
         return entry
 
-    def _send_file(self, request, name: str, wanted: str | None) -> None:
+    def _send_file(self, request: BaseHTTPRequestHandler, name: str, wanted: str | None) -> None:
         content = self.files[name]
         if name in self.corrupt or name in self.broken:
             self.corrupt.discard(name)
@@ -171,7 +175,7 @@ class FakeHub:
         with contextlib.suppress(ConnectionError):  # the client may have been killed
             request.wfile.write(content[start : self.cut.pop(name, len(content))])
 
-    def _refuse(self, request, code: str) -> None:
+    def _refuse(self, request: BaseHTTPRequestHandler, code: str) -> None:
         request.send_response(404)
         request.send_header("X-Error-Code", code)
         request.send_header("Content-Length", "0")
@@ -179,7 +183,7 @@ class FakeHub:
 
 
 @pytest.fixture
-def fake_hub(monkeypatch):
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     hub = FakeHub()
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)

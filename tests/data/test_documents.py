@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.chunking import chunk_text, cut_lines
 from nanochat.data.documents import DocumentStream, single_pass
+from nanochat.data.files.chunking import chunk_text, cut_lines
 from nanochat.data.loaders.mixture import Mixture
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError

@@ -87,19 +87,14 @@ def start(*, is_final=False, ignores_flag=False):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_first_signal_sets_the_stop_flag(number):
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM]]
+)
+def test_first_signal_sets_the_stop_flag(signals):
+    """Two signals at once count as one: Ctrl-C may arrive from the terminal and from the parent."""
     process = start()
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=20)
-    assert (out, process.returncode) == ("saved\n", 75)
-
-
-def test_two_signals_at_once_count_as_one():
-    """Ctrl-C may arrive from the terminal and from the parent, and the stage must still save."""
-    process = start()
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
+    for number in signals:
+        process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert (out, process.returncode) == ("saved\n", 75)
 

@@ -1,4 +1,7 @@
-"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents."""
+"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents.
+
+`check_inputs` checks what is on disk, `fetch_inputs` downloads the rest and checks it before the first stage begins.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import assert_never
 
 from nanochat.data.source_checks import check_documents
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec, is_available_offline
-from nanochat.errors import PreflightError
+from nanochat.data.sources import SourceSpec, fetch, is_available_offline
+from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import StagePlan
+from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs import (
     BpbSuiteSpec,
     ChatSuiteSpec,
@@ -21,6 +25,8 @@ from nanochat.plan.specs import (
     WeightedSource,
 )
 from nanochat.plan.stages import STAGES
+from nanochat.runner.display import Display
+from nanochat.runner.process.interrupts import Interrupts
 from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
 from nanochat.tasks.core.bundle import check_bundle
@@ -43,6 +49,37 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
             except PreflightError as error:
                 problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def fetch_inputs(stages: Sequence[StagePlan], base: Path, *, display: Display, interrupts: Interrupts) -> None:
+    """Download what the stages read and check its format, which preflight could not do before it was on disk.
+
+    Raises as `fetch_sources`, and PreflightError if a source does not have the format that its stage reads.
+    """
+    for stage in stages:
+        fetch_sources(stage, base, display=display, interrupts=interrupts)
+    from_hub = [stage for stage in stages if any(source.uri is not None for source in stage.sources)]
+    if problems := check_inputs(from_hub, base):
+        raise PreflightError("\n".join(problems))
+
+
+def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> None:
+    """Download the stage's hub sources that are not on disk yet.
+
+    Raises:
+        PreflightError: a source cannot be downloaded.
+        InterruptedRun: a signal arrived. Downloaded parts are kept, and the next attempt continues from them.
+    """
+    for source in stage.sources:
+
+        def on_progress(done_bytes: int, total_bytes: int, name: str = source.name) -> None:
+            if interrupts.count:
+                raise InterruptedRun(f"stopped while downloading `{name}`, the downloaded part is kept")
+            text = f"{show_bytes(done_bytes)} of {show_bytes(total_bytes)}"
+            display.show_progress(f"download {name}", done_bytes / max(total_bytes, 1), text)
+
+        fetch(source, base=base, offline=stage.execution.offline, progress=on_progress)
+        display.clear_progress()
 
 
 def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:

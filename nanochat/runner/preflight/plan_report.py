@@ -10,7 +10,7 @@ from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_
 from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.prepare import Prepared
-from nanochat.runner.store.cache import (
+from nanochat.runner.store.stage_cache import (
     CacheLookup,
     ResolvedStage,
     UnresolvedStage,

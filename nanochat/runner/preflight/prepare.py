@@ -22,9 +22,8 @@ from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
-from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
-from nanochat.runner.store.runs import model_digest, resolve_model
-from nanochat.tasks.conversations import conversation_lines
+from nanochat.runner.store.run_catalog import model_digest, resolve_model
+from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_PARQUET_BYTE = 4
@@ -49,17 +48,14 @@ class Prepared:
         """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
             return [UnresolvedStage(stage=stage, reason="some inputs are missing") for stage in self.plan.stages]
-        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
+        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=forced)
 
 
 def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
     """Return the compiled plan of a recipe, with the digests of its sources and the initial weights of its stages.
 
-    Inputs that are missing are listed in `problems`.
-
-    Raises:
-        RecipeError: no plan can be made of the recipe.
-        PreflightError: the recipe's lock file cannot be read.
+    Inputs that are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and
+    PreflightError if its lock file cannot be read.
     """
     loaded = with_pins(loaded)
     device = guess_device_class()
@@ -104,7 +100,11 @@ def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
     is_document = source.name in (recipe.pretrain.data if recipe.pretrain else ()) or (
         recipe.tokenizer is not None and recipe.tokenizer.source == source.name
     )
-    return conversation_lines(source.column) if tasks == {"conversations"} and not is_document else None
+    if tasks != {"conversations"} or is_document:
+        return None
+    from nanochat.tasks.conversations import conversation_lines  # imported late: few recipes plan with local chats
+
+    return conversation_lines(source.column)
 
 
 def _preferred_models(stage: StagePlan) -> list[str]:
@@ -117,8 +117,6 @@ def _preferred_models(stage: StagePlan) -> list[str]:
 def _with_text_size(plan: Plan, base: Path) -> Plan:
     """Return the plan with the tokenizer's estimate based on the size of its local files, which compiling ignores."""
     stages = tuple(_sized(stage, base) for stage in plan.stages)
-    if stages == plan.stages:
-        return plan
     return replace(plan, stages=stages, totals=total([stage.estimate for stage in stages]))
 
 
@@ -146,8 +144,7 @@ def select_stages(
 ) -> frozenset[str]:
     """Return the names of the stages to run: `only` that one, or those from `first` to `last`.
 
-    Raises:
-        RecipeError: the recipe has no such stage, or `first` comes after `last`.
+    Raises RecipeError if the recipe has no such stage, or `first` comes after `last`.
     """
     names: list[str] = [stage.name for stage in plan.stages]
     for given in (only, first, last):

@@ -16,7 +16,7 @@ from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
-from nanochat.runner.store.runs import Run
+from nanochat.runner.store.run_catalog import Run
 from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.storage.files import write_text
 
@@ -38,7 +38,7 @@ def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
     records, folder = run.records(base), run.folder
     plots = _draw(run, records, base) if with_plots else []
-    text = render_report(
+    text = _render(
         run,
         records,
         samples=_samples(run, base),
@@ -58,24 +58,18 @@ def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path
     return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
-def render_report(
+def _render(
     run: Run,
     records: Mapping[str, StageRecord],
     *,
     samples: Mapping[str, str],
     plots: list[str],
-    notes: Mapping[str, list[str]] | None = None,
-    sources: Sequence[str] = (),
+    notes: Mapping[str, list[str]],
+    sources: Sequence[str],
 ) -> str:
     """Return the report as markdown.
 
-    Args:
-        run: the run to report.
-        records: its finished stages.
-        samples: markdown with the samples of each stage that wrote some.
-        plots: names of images in the folder `plots/`.
-        notes: what each stage told the user, such as which rows of the data it left out.
-        sources: a line about the files of each source.
+    `samples` (markdown) and `notes` are by stage, `plots` names images in `plots/`, `sources` has a line per source.
     """
     state = run.state
     outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
@@ -118,17 +112,11 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
         return []
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks")
     rows = [
-        (
-            f"{suite.stage} {suite.name}",
-            show_value(suite.value),
-            *_uncertainty(suite.stderr, suite.count, suite.chance),
-            suite.reading,
-            suite.asks,
-        )
-        for suite in suites
+        (f"{x.stage} {x.name}", show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance), x.reading, x.asks)
+        for x in suites
     ]
-    plot = [_image(SCORES_PLOT)] if has_plot else []
-    return ["## Scores", SCORE_LEGEND, markdown_table(columns, "lrrrrll", rows), *plot]
+    table = markdown_table(columns, "lrrrrll", rows)
+    return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
 
 
 def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
@@ -220,21 +208,13 @@ def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
 
 def _results_table(records: Mapping[str, StageRecord]) -> str:
     rows = [
-        (
-            result.stage,
-            result.metric,
-            show_value(result.value),
-            *_uncertainty(result.stderr, result.count, result.chance),
-        )
-        for result in list_results(records)
+        (x.stage, x.metric, show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance))
+        for x in list_results(records)
     ]
     return markdown_table(("stage", "metric", "value", "±", "problems", "guess"), "llrrrr", rows)
 
 
 def _uncertainty(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
     """Return the cells for standard error, number of problems and score of a guess."""
-    return _number(stderr), "" if count is None else f"{count:,}", _number(chance)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    error, guess = ("" if value is None else f"{value:.3g}" for value in (stderr, chance))
+    return error, "" if count is None else f"{count:,}", guess

@@ -23,7 +23,7 @@ from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
+from nanochat.stages.process.process_group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
 from nanochat.stages.process.signals import StopFlag
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
@@ -96,7 +96,9 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, process_group=group)
     context.log_line(chosen.describe() + (f", {group.size} processes" if group.size > 1 else ""))
     if STAGES[job.spec.stage].has_model and chosen.backend != "cpu":
-        _watch_device_memory(context)
+        from nanochat.model.device import peak_bytes
+
+        context.device_peak = peak_bytes
     context.report_progress(0.0, "starting")
     if group.is_writer:
         _report_sources(job, context)
@@ -128,12 +130,6 @@ def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
 
     select_device(chosen.backend)
     apply_memory_limits(job.execution.memory_limit_bytes)
-
-
-def _watch_device_memory(context: StageContext) -> None:
-    from nanochat.model.device import peak_bytes
-
-    context.device_peak = peak_bytes
 
 
 def run_stage(job: Job, context: StageContext) -> StageResult:

@@ -1,4 +1,4 @@
-"""Tests that preflight refuses data that does not have the format a stage reads."""
+"""Tests that data is downloaded before the first stage, and refused if it does not have the format a stage reads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.errors import PreflightError
-from nanochat.runner.preflight.data_checks import check_inputs
+from nanochat.errors import InterruptedRun, PreflightError
+from nanochat.runner.preflight.data_checks import check_inputs, fetch_sources
+from nanochat.runner.process.interrupts import Interrupts
 
 
 def test_problems_with_data_of_all_stages_are_reported_before_the_first_begins(bench):
@@ -63,3 +64,24 @@ def test_fingerprints_stay_the_same_when_bad_lines_are_removed(bench):
     ]
     chats.write_text(chats.read_text() + '{"prompt": "hello", "completion": "you"}\n')
     assert bench.prepare().plan.stage("sft").source_digests != clean.plan.stage("sft").source_digests
+
+
+def test_fetch_sources_shows_progress_and_stops_on_a_signal(bench, monkeypatch):
+    overrides = ["chat_eval=null", "sources.text={uri: 'hf://datasets/a/b'}"]
+    stage, interrupts = bench.prepare(*overrides).plan.stage("tokenizer"), Interrupts()
+    monkeypatch.setattr("nanochat.runner.preflight.data_checks.fetch", lambda source, progress, **_: progress(50, 200))
+    fetch_sources(stage, bench.base, display=bench.display, interrupts=interrupts)
+    assert bench.display.progress == [("download text", 0.25, "50 B of 200 B")]
+    interrupts.count = 1
+    with pytest.raises(InterruptedRun, match="while downloading `text`"):
+        fetch_sources(stage, bench.base, display=bench.display, interrupts=interrupts)
+
+
+def test_failed_download_ends_the_run_before_any_stage(bench, monkeypatch):
+    def refuse(source, **_):
+        raise PreflightError("no route")
+
+    monkeypatch.setattr("nanochat.runner.preflight.data_checks.fetch", refuse)
+    with pytest.raises(PreflightError, match="no route"):
+        bench.run()
+    assert bench.calls() == []

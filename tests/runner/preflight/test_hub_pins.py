@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.hub_pins import pin_sources
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
 
 NEWER = "d" * 40
 OLDER = "c0ffee" + "0" * 34
@@ -145,8 +145,3 @@ def test_lock_file_that_cannot_be_written_is_named_with_a_remedy(bench, hub, mon
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(PreflightError, match=r"tiny\.lock: cannot be written .*as its `revision`"):
         pin_sources(bench.load("sources.chats={path: chats.jsonl}"), bench.base)
-
-
-def test_recipe_without_hub_sources_gets_no_lock_file(bench):
-    bench.run()
-    assert not bench.recipe.with_suffix(".lock").exists()

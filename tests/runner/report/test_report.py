@@ -40,18 +40,19 @@ def test_html_page_escapes_text_written_by_a_model(tmp_path, markdown):
 
 
 @pytest.mark.parametrize(
-    ("value", "chance", "verdict"),
+    ("value", "chance", "passes", "verdict"),
     [
-        (0.31, 0.25, "no better than guessing"),
-        (0.33, 0.25, "better than guessing"),
-        (0.17, 0.25, "worse than guessing"),
-        (0.0, 0.0, "none solved"),
-        (0.5, 0.0, "50% solved"),
+        (0.31, 0.25, {}, "no better than guessing"),
+        (0.33, 0.25, {}, "better than guessing"),
+        (0.17, 0.25, {}, "worse than guessing"),
+        (0.0, 0.0, {}, "none solved"),
+        (0.5, 0.0, {}, "50% solved"),
+        (0.1, 0.0, {1: 0.1, 2: 0.17, 4: 0.3}, "10% solved, 30% in 4 tries"),
     ],
 )
-def test_reading_of_a_score_compares_it_with_chance(value, chance, verdict):
-    """Two standard errors are 0.06 here."""
-    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).reading == verdict
+def test_reading_of_a_score_compares_it_with_chance_and_counts_tries(value, chance, passes, verdict):
+    """Two standard errors are 0.06 here. With pass@4 of 0.3, one of four answers solves three of ten problems."""
+    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance, passes).reading == verdict
 
 
 def test_chance_level_is_solved_from_the_centred_score():
@@ -90,7 +91,7 @@ def test_result_line_and_report_count_conversations_that_were_not_used():
     assert result_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
     assert describe_stages({"sft": record}) == [
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
-        "3 rows of the data held none and were refused."
+        "3 rows of the data held no conversation and were refused."
     ]
 
 
@@ -112,12 +113,6 @@ def test_report_states_the_share_of_text_that_cropping_threw_away(cropped_frac, 
     assert ("crop" in text) == (cropped_frac > 0)
 
 
-def test_reading_of_pass_at_k_counts_tries():
-    """An accuracy of 0.1 and pass@4 of 0.3: one of four answers solves three of ten problems."""
-    suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
-    assert suite.reading == "10% solved, 30% in 4 tries"
-
-
 def test_mlflow_description_starts_with_scores_and_explains_them(bench):
     """The score of a guess is 0.5 here."""
     view = run_view(bench.run().folder, bench.base)
@@ -126,10 +121,8 @@ def test_mlflow_description_starts_with_scores_and_explains_them(bench):
     assert re.fullmatch(r"\*\*base_eval: bpb .*; chat_eval: spelling 0\.75 .*\*\*", first), "whose score it is"
     for description in (view.description, evaluation.description):
         assert "spelling 0.75 ± 0.12 (n 12)" in description.splitlines()[0]
-        assert (
-            "- chat_eval spelling 0.75 ± 0.12: no better than guessing (task: spell a word letter by letter)"
-            in description
-        )
+        reading = "no better than guessing (task: spell a word letter by letter)"
+        assert f"- chat_eval spelling 0.75 ± 0.12: {reading}" in description
         assert "under Artifacts" in description
 
 
