@@ -91,6 +91,8 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
 
 def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
     """Return the filter of a source's usable lines if the recipe uses it for documents alone, or for chats alone."""
+    if source.path is None:
+        return None
     tasks = {item.task for item in recipe.sft.data.values() if item.source == source.name} if recipe.sft else set()
     suites = [*(recipe.base_eval.suites.values() if recipe.base_eval else ())]
     suites += recipe.chat_eval.suites.values() if recipe.chat_eval else ()
