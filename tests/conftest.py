@@ -9,11 +9,17 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
 from nanochat import runtime
+
+if TYPE_CHECKING:  # MLX is imported once its device is chosen, below
+    from nanochat.model.config import Architecture
+    from nanochat.model.gpt import GPT
+    from nanochat.tokenizer.bpe import Tokenizer
 
 # A busy machine must not fail a test: none is judged by its time.
 hypothesis.settings.register_profile("any speed", deadline=None)
@@ -26,27 +32,27 @@ for _name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 _TRACKING = Path(__file__).with_name("tracking")
-_chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE", "cpu"), dtype="float32")
+_chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE") or "cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _device():
+def _device() -> None:
     from nanochat.model.device import select_device
 
     select_device(_chosen.backend)
 
 
 @pytest.fixture(autouse=True)
-def _own_base_dir(tmp_path, monkeypatch):
+def _own_base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden texts instead of comparing them")
 
 
 @pytest.fixture
-def check_golden(request) -> Callable[[str, Path], None]:
+def check_golden(request: pytest.FixtureRequest) -> Callable[[str, Path], None]:
     """Return a check that a text equals a golden file; under `--update-golden` it rewrites the file instead."""
 
     def check(text: str, path: Path) -> None:
@@ -57,7 +63,7 @@ def check_golden(request) -> Callable[[str, Path], None]:
     return check
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Several processes of tests: one takes all that need MLflow, whose import and first database take seconds."""
     for item in items:
         if "fresh_database" in item.fixturenames or item.path.is_relative_to(_TRACKING):
@@ -65,10 +71,54 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory) -> Path:
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with the schema in it: creating one takes seconds, copying it none."""
-    from nanochat.tracking.store import open_store
+    from nanochat.tracking.mlflow_store import open_store
 
     path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
     open_store(f"sqlite:///{path}", "unused")
     return path
+
+
+@pytest.fixture(scope="session")
+def make_random_model() -> Callable[..., GPT]:
+    """Return a function that builds a model, with 4 layers and grouped queries by default, of random weights only."""
+    import mlx.core as mx
+
+    from nanochat.model.config import GPTConfig
+    from nanochat.model.dispatch import FastGPT
+
+    def make(architecture: Architecture, *, make_model: Callable[[GPTConfig], GPT] = FastGPT, **shape: Any) -> GPT:
+        shape = {"sequence_len": 32, "vocab_size": 100, "n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 64} | shape
+        model = make_model(GPTConfig(architecture=architecture, **shape))
+        shapes = model.config.parameter_shapes()
+        drawn = {}
+        for key, (name, size) in zip(mx.random.split(mx.random.key(7), len(shapes)), shapes.items(), strict=True):
+            drawn[name] = mx.random.normal(size, scale=size[-1] ** -0.5 if len(size) == 2 else 0.5, key=key)
+        drawn["transformer.wte.weight"] *= 8
+        drawn["lm_head.weight"] *= 4
+        model.set_parameters(drawn)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, make_random_model: Callable[..., GPT]) -> Path:
+    """The folder of a small model with random weights, whose answers are reproducible nonsense, and its tokenizer."""
+    from nanochat.checkpoint import save_model
+    from nanochat.tokenizer import bpe
+
+    text = ["the cat sat on the mat ABCD 0123456789"]
+    tokenizer = bpe.train(text, vocab_size=320, max_chars=999, max_document_chars=999)
+    model = make_random_model("seed", sequence_len=96, vocab_size=tokenizer.vocab_size, n_layer=2)
+    folder: Path = tmp_path_factory.mktemp("models") / "model"
+    save_model(folder, model, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["seed", "current"])
+def random_model(request: pytest.FixtureRequest, make_random_model: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
+    """A model of each architecture for the room's tokenizer, with windows shorter than its context."""
+    shape = {"n_layer": 3, "window_pattern": "SSL", "sequence_len": 64 if request.param == "seed" else 256}
+    return make_random_model(request.param, vocab_size=tokenizer.vocab_size, **shape)

@@ -7,12 +7,11 @@ from nanochat.checkpoint.model_folder import (
     save_model,
     write_model_files,
 )
-from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, list_checkpoints, save_checkpoint
+from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, save_checkpoint
 
 __all__ = [
     "CheckpointView",
     "latest_checkpoint",
-    "list_checkpoints",
     "load_config",
     "load_model",
     "load_tokenizer",

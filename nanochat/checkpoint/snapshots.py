@@ -8,7 +8,6 @@ the manifest; otherwise the one before it is used. Not here: what the arrays mea
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from safetensors.numpy import load_file, save
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import StageError
 from nanochat.storage.files import new_folder, sha256_of_file, write_bytes, write_text
+from nanochat.storage.layout import checkpoint_folder, list_checkpoints
 
 FORMAT = 1
-_NAME = re.compile(r"^step_(\d{8,})$")
 
 Arrays = Mapping[str, mx.array] | Mapping[str, np.ndarray]
 
@@ -34,14 +33,6 @@ class _File(BaseModel):
 
     sha256: str
     size_bytes: int
-
-
-class _Version(BaseModel):
-    """The part of a manifest that every format version has."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    format: int
 
 
 class _Manifest(BaseModel):
@@ -92,7 +83,7 @@ def save_checkpoint(
         best: the step of another checkpoint to keep.
         fill: writes more files into the folder, for example `write_model_files`.
     """
-    target = root / f"step_{step:08d}"
+    target = checkpoint_folder(root, step)
     with new_folder(target) as folder:
         if fill is not None:
             fill(folder)
@@ -123,22 +114,12 @@ def _describe(folder: Path) -> _Manifest:
 
 def _delete_old(root: Path, *, newest: int, keep: int, best: int | None) -> None:
     """Keep `best` and the `keep` last ones up to `newest`. Later ones are damaged and were skipped when resuming."""
-    found = list_checkpoints(root)
-    kept = {step for step in sorted(found, reverse=True) if step <= newest}
+    checkpoints = list_checkpoints(root)
+    kept = {step for step in sorted(checkpoints, reverse=True) if step <= newest}
     kept = set(sorted(kept, reverse=True)[:keep]) | ({best} if best is not None else set())
-    for step, path in found.items():
+    for step, path in checkpoints.items():
         if step > newest or step not in kept:
             shutil.rmtree(path)
-
-
-def list_checkpoints(root: Path) -> dict[int, Path]:
-    """Return the checkpoint folders by step. They are not verified."""
-    found = {}
-    for path in root.iterdir() if root.is_dir() else ():
-        match = _NAME.match(path.name)
-        if match is not None and path.is_dir():
-            found[int(match[1])] = path
-    return found
 
 
 def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: None) -> CheckpointView | None:
@@ -161,10 +142,10 @@ def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: N
 
 def _refuse_later_format(path: Path) -> None:
     try:
-        written = _Version.model_validate_json((path / "manifest.json").read_bytes()).format
-    except (FileNotFoundError, ValidationError):
+        written = json.loads((path / "manifest.json").read_bytes())["format"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return
-    if written > FORMAT:
+    if isinstance(written, int) and written > FORMAT:
         raise StageError(
             f"checkpoint {path} has format {written} and this version reads up to {FORMAT}: a later version of "
             "nanochat wrote it\n"

@@ -121,8 +121,8 @@ def _verb_parser(verb: str) -> Parser:
         case "ui":
             parser.add_argument("--port", type=int, default=5000, help="port of the web page (default: 5000)")
             parser.add_argument("--uri", help="tracking store (default: MLFLOW_TRACKING_URI, else ./mlflow.db)")
-        case _:
-            pass
+        case "verify":
+            add_device(parser)
     return parser
 
 
@@ -149,6 +149,13 @@ def _add_recipe(parser: Parser) -> None:
 
 def _add_stage(parser: Parser, flag: str, *, help: str, dest: str | None = None) -> None:  # noqa: A002
     parser.add_argument(flag, dest=dest or flag.lstrip("-"), metavar="STAGE", choices=STAGE_SECTIONS, help=help)
+
+
+def add_device(parser: Parser) -> None:
+    """Add the option `--device` for the commands that compute without a recipe."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: a GPU if any)"
+    )
 
 
 def _add_overrides(parser: Parser) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
 from nanochat.cli import slash_commands
-from nanochat.cli.arguments import Parser
+from nanochat.cli.arguments import Parser, add_device
 from nanochat.cli.exit_codes import run_command
 from nanochat.cli.slash_commands import Action, Invalid, SetMaxTokens, SetSystem, SetTemperature, UserMessage
 from nanochat.errors import NanochatError
@@ -51,9 +51,7 @@ def _parser() -> Parser:
     parser.add_argument("--top-k", type=_count, help="sample from the K most likely tokens (default: 50)")
     parser.add_argument("--max-tokens", type=_count, help="maximum length of an answer, in tokens (default: 256)")
     parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same answers (default: 42)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "gpu"), default="auto", help="where to compute (default: a GPU if any)"
-    )
+    add_device(parser)
     return parser
 
 
@@ -79,7 +77,7 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     from nanochat.inference.chat_session import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
-    from nanochat.runner.store.runs import resolve_model
+    from nanochat.runner.store.run_catalog import resolve_model
 
     select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())

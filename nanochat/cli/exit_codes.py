@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 
-from nanochat.errors import BUG, OK, InterruptedRun, NanochatError, StageError
+from nanochat.errors import BUG, OK, InterruptedRun, NanochatError, PreflightError, StageError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -36,6 +36,9 @@ def run_command(command: Callable[[], None]) -> int:
                 " with `nanochat-run gc`, then run the same command again."
             )
             return StageError.exit_code
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _print_error(f"error: {error.filename}: the path is longer than the file system allows; use a shorter one")
+            return PreflightError.exit_code
         _report_bug(error)
         return BUG
     return OK

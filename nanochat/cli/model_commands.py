@@ -10,7 +10,6 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.storage.files import write_text
-from nanochat.storage.layout import TOKENIZER_FILE
 
 
 def import_model(options: argparse.Namespace) -> None:
@@ -24,16 +23,15 @@ def import_model(options: argparse.Namespace) -> None:
         raise PreflightError(f"{options.folder} already exists; name a new folder")
     config = read_config(options.config or _config_next_to(options.weights), architecture=options.architecture)
     runtime.prepare(device="cpu")
-    from nanochat.checkpoint import load_tokenizer, save_model
+    from nanochat.checkpoint import save_model
     from nanochat.model.gpt import GPT
     from nanochat.model.torch_weights import read_torch_weights
+    from nanochat.tokenizer.bpe import Tokenizer
 
     path: Path = options.tokenizer
-    if not path.is_dir() and path.name != TOKENIZER_FILE:
-        raise PreflightError(
-            f"{path} is not a tokenizer; name a file called {TOKENIZER_FILE}, or the folder that contains it"
-        )
-    tokenizer = load_tokenizer(path if path.is_dir() else path.parent)
+    if not path.exists():
+        raise PreflightError(f"{path}: no such file; name the tokenizer's file, or the folder that contains it")
+    tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise PreflightError(
             f"{path} has {tokenizer.vocab_size} tokens but the model has {config.vocab_size}: this tokenizer belongs to"
@@ -61,7 +59,7 @@ def export_model(options: argparse.Namespace) -> None:
     runtime.prepare(device="cpu")
     from nanochat.checkpoint import load_model
     from nanochat.model.torch_weights import export_weights
-    from nanochat.runner.store.runs import resolve_model
+    from nanochat.runner.store.run_catalog import resolve_model
 
     model = load_model(resolve_model(options.model, runtime.base_dir()))
     export_weights(model.named_parameters(), weights)

@@ -1,17 +1,16 @@
-"""The verbs of `nanochat-run` that start another program: ui (the MLflow web page) and verify."""
+"""The verbs of `nanochat-run` without a recipe or a run: ui (the MLflow web page) and verify."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError, StageError
-from nanochat.tracking.store import database_path, resolve_uri, show_uri
+from nanochat.tracking.mlflow_store import database_path, resolve_uri, show_uri
 
 # By default `mlflow ui` starts 15 processes that use 2.4 GB. With these settings it starts 2 that use 0.5 GB.
 _SMALL_SERVER = {
@@ -47,8 +46,18 @@ def _is_taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def verify(_options: argparse.Namespace) -> None:
-    """Check the arithmetic of this machine in another process, which prints the results."""
-    done = subprocess.run([sys.executable, "-m", "nanochat.stages.verify"], check=False)
-    if done.returncode != 0:
+def verify(options: argparse.Namespace) -> None:
+    """Print whether MLX computes the model correctly on this machine, one line per check."""
+    chosen = runtime.prepare(options.device, "float32")
+    from nanochat.model.device import select_device
+    from nanochat.stages.verify import run_checks
+
+    select_device(chosen.backend)
+    print(chosen.describe())
+    results = run_checks()
+    for result in results:
+        print(f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.detail}")
+    failed = sum(not result.passed for result in results)
+    print(f"{len(results) - failed} of {len(results)} checks passed")
+    if failed:
         raise StageError("a check failed: this machine or its installation of MLX computes wrong results")

@@ -20,7 +20,7 @@ from nanochat.runner.store.gc import (
     find_unreferenced_stages,
     find_unreferenced_token_caches,
 )
-from nanochat.runner.store.runs import Run, find_run, list_runs
+from nanochat.runner.store.run_catalog import Run, find_run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import runs_folder
 

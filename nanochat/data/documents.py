@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from nanochat.data.builtin import stdlib_corpus
-from nanochat.data.chunking import chunk_text
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
+from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, next_file
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, estimate_rows, read_texts

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from nanochat.data.chunking import chunk_text, cut_lines
+from nanochat.data.files.chunking import chunk_text, cut_lines
 from nanochat.data.splits import hash_share
 
 _PIECES_OF_A_SINGLE_TEXT = 10

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
-from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
-from nanochat.data.files.readers import SMALL_BYTES, check_file, has_text
+from nanochat.data.files.file_selection import list_reasons
+from nanochat.data.files.readers import SMALL_BYTES, has_text
 from nanochat.data.ingest.store import readable_files
-from nanochat.data.source_splits import Split, document_files
+from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
@@ -43,13 +43,6 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
         for split in splits:
             for _ in islice(single_pass(spec, split, base=base), None if is_whole else 1):
                 pass
-
-
-def with_content(choice: FileChoice[Path], has_content: Callable[[Path], bool]) -> FileChoice[Path]:
-    """Return the choice without the files that a look inside shows to be empty."""
-    for path in choice.paths:
-        check_file(path, ())
-    return choice.keep([file for file in choice.used if has_content(file.path)], EMPTY)
 
 
 def check_rows(

@@ -1,18 +1,19 @@
 """Decides which files of a source belong to a split: of documents to train or validate on, or of rows.
 
-Names tell splits (`splits.split_of_file`). Text of a validation or test file is never trained on, except that files
+Names tell splits (`splits.split_of_names`). Text of a validation or test file is never trained on, except that files
 which a recipe lists one by one are all used. Not here: documents that a hash holds out (`documents`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanochat.data.files.file_selection import DataFile, FileChoice
+from nanochat.data.files.file_selection import EMPTY, DataFile, FileChoice
+from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, describe, list_files
 from nanochat.data.splits import SPLIT_NAMES, canonical_split
 from nanochat.errors import PreflightError
@@ -111,6 +112,13 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
 def has_split(spec: SourceSpec, split: str, *, base: Path) -> bool:
     """Return whether a source has files of a split of their own, by their names."""
     return bool(_of_splits(list_files(spec, base=base).used, split))
+
+
+def with_content(choice: FileChoice[Path], has_content: Callable[[Path], bool]) -> FileChoice[Path]:
+    """Return the choice without the files that a look inside shows to be empty."""
+    for path in choice.paths:
+        check_file(path, ())
+    return choice.keep([file for file in choice.used if has_content(file.path)], EMPTY)
 
 
 def _note_on_listed_files(files: Files, split: str) -> str | None:

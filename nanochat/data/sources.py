@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.data.builtin import stdlib_corpus, words
-from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
+from nanochat.data.files.digests import MEMORY_FILE, LineFilter, remembered_digests
 from nanochat.data.files.file_selection import FileChoice, FileSelection, list_reasons
 from nanochat.data.files.local_files import find_files, literal_path
-from nanochat.data.files.readers import check_file
+from nanochat.data.files.readers import SMALL_BYTES, check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
 from nanochat.data.hub.source import DEFAULT_REVISION, HubSource
@@ -116,12 +116,12 @@ def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
     return spec.uri is None or hub.is_cached(*_hub_files(spec, spec.uri), base=base)
 
 
-def digest(spec: SourceSpec, *, base: Path) -> str:
+def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> str:
     """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set.
 
     In a folder, yaml and csv files count too, since they describe data, such as the tasks of a bundle. Settings such
     as `column` do not count. The digest of an unchanged file (path, size, time) is remembered under `base`. The hub is
-    not contacted.
+    not contacted. Of local files up to `SMALL_BYTES` together, only the lines that `lines` accepts count.
 
     Raises:
         PreflightError: a path or pattern matches nothing.
@@ -133,8 +133,9 @@ def digest(spec: SourceSpec, *, base: Path) -> str:
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
     files = (*resolve_files(spec, base=base), *_description_files(spec))
+    lines = lines if sum(file.stat().st_size for file in files) <= SMALL_BYTES else None
     with remembered_digests(base / MEMORY_FILE) as digest_of:
-        parts = [f"{name}\0{digest_of(file)}" for name, file in zip(_relative_names(files), files, strict=True)]
+        parts = [f"{name}\0{digest_of(file, lines)}" for name, file in zip(_relative_names(files), files, strict=True)]
     return _sha256("\n".join(parts))
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
-
-from nanochat.data.files.file_kinds import stem_of
 
 SPLIT_NAMES = ("auxiliary_train", "train", "validation", "valid", "val", "dev", "test")
 SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
@@ -60,14 +58,13 @@ class SplitLabel:
     prefix: str = ""
 
 
-def split_of_file(path: PurePath) -> SplitLabel | None:
-    """Return the split that the name of a file tells, or else the nearest of its folders whose name tells one.
+def split_of_names(names: Iterable[str]) -> SplitLabel | None:
+    """Return the split that a name tells: the first of `names` that tells one.
 
-    Give a path relative to the folder that contains everything, whose own name is no split. Recognised, in lower and
-    upper case: `train-00000-of-00001`, `train_0`, `sgd_validation`, `x.train`, `train_sft-00000-of-00001`, `train_sft`.
+    Recognised, in lower and upper case: `train-00000-of-00001`, `train_0`, `sgd_validation`, `x.train`,
+    `train_sft-00000-of-00001`, `train_sft`.
     """
-    labels = (_split_of_name(name) for name in (stem_of(path), *reversed(path.parts[:-1])))
-    return next((label for label in labels if label is not None), None)
+    return next((label for label in map(_split_of_name, names) if label is not None), None)
 
 
 def _split_of_name(name: str) -> SplitLabel | None:

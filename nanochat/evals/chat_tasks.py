@@ -12,10 +12,9 @@ import numpy.typing as npt
 from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score_problems
-from nanochat.evals.results import ExampleRecord, TaskResult, summarize
-from nanochat.inference.batch_sizes import GENERATED_ROWS
-from nanochat.inference.causal_model import CausalModel
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.inference.engine import Engine, prompt_limit
+from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base import Example, Task, gold_text
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
@@ -25,11 +24,10 @@ Doubles = npt.NDArray[np.float64]
 
 
 def evaluate_categorical(
-    model: CausalModel,
+    model: FastGPT,
     tokenizer: Tokenizer,
     task: Task,
     *,
-    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of a task whose answers are letters, each of them one token.
@@ -47,7 +45,7 @@ def evaluate_categorical(
     prompts = [_prompt(tokenizer, example, model.config.sequence_len) for example in examples]
     letter_ids = [_letter_ids(tokenizer, example) for example in examples]
     logprobs: dict[int, Doubles] = {}
-    for number, row in _next_logprobs(model, prompts, letter_ids, max_tokens_per_batch or tokens_per_batch()):
+    for number, row in _next_logprobs(model, prompts, letter_ids, tokens_per_batch()):
         logprobs[number] = row
         if on_scored is not None:
             on_scored(len(logprobs))
@@ -70,7 +68,6 @@ def evaluate_generative(
     temperature: float = 0.0,
     top_k: int | None = 50,
     seed: int = 0,
-    max_rows: int = GENERATED_ROWS,
     on_finished: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return the share of completions that the task grades as right, pass@k, and a record of each completion.
@@ -90,7 +87,6 @@ def evaluate_generative(
         temperature=temperature,
         top_k=top_k,
         seed=seed,
-        max_rows=max_rows,
         on_finished=on_finished,
     )
     records = []
@@ -144,7 +140,7 @@ def _letter_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
 
 
 def _next_logprobs(
-    model: CausalModel, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], max_tokens: int
+    model: FastGPT, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], max_tokens: int
 ) -> Iterator[tuple[int, Doubles]]:
     """Yield the number of each prompt, longest first, with its candidates' log-probabilities as the next token."""
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]), reverse=True)

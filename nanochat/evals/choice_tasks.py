@@ -12,20 +12,19 @@ from nanochat.evals.continuations import (
     most_likely,
     score_continuations,
 )
-from nanochat.evals.results import ExampleRecord, TaskResult, summarize
-from nanochat.inference.causal_model import CausalModel
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
+from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base_multiple_choice import ChoiceItem
 from nanochat.tasks.table import TASKS, ChoiceTask
 from nanochat.tokenizer.bpe import Tokenizer
 
 
 def evaluate_choices(
-    model: CausalModel,
+    model: FastGPT,
     tokenizer: Tokenizer,
     items: Sequence[ChoiceItem],
     *,
     task: ChoiceTask,
-    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of `items`.
@@ -38,7 +37,7 @@ def evaluate_choices(
     """
     longest = model.config.sequence_len
     groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]
-    scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
+    scores = score_continuations(model, groups, on_scored=on_scored)
     records = tuple(
         _record(number, task, *parts) for number, parts in enumerate(zip(items, groups, scores, strict=True))
     )

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.inference.batch_sizes import CPU_SCORED_TOKENS, GPU_SCORED_ROWS, GPU_SCORED_TOKENS
-from nanochat.inference.causal_model import CausalModel
 from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
+from nanochat.model.dispatch import FastGPT
 from nanochat.model.ragged.rows import Row, lay_out
 
 Doubles = npt.NDArray[np.float64]
@@ -73,7 +73,7 @@ def make_continuation(tokens: Sequence[int], start: int, *, max_tokens: int | No
 
 
 def score_continuations(
-    model: CausalModel,
+    model: FastGPT,
     groups: Sequence[Sequence[Continuation]],
     *,
     max_tokens_per_batch: int | None = None,
@@ -138,7 +138,7 @@ def _batches(groups: Sequence[Sequence[Continuation]], shared: Sequence[int], ma
         yield batch
 
 
-def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Continuation], int]]) -> list[ContinuationScore]:
+def _score_batch(model: FastGPT, batch: Sequence[tuple[Sequence[Continuation], int]]) -> list[ContinuationScore]:
     rows: list[Row] = []
     continuations: list[Continuation] = []
     sources: list[tuple[int, int]] = []  # of each continuation: the row that has its end, and that row's first token
@@ -169,9 +169,7 @@ def _score_batch(model: CausalModel, batch: Sequence[tuple[Sequence[Continuation
     return scores
 
 
-def _score_targets(
-    model: CausalModel, hidden: mx.array, positions: list[int], targets: list[int]
-) -> tuple[Doubles, Bools]:
+def _score_targets(model: FastGPT, hidden: mx.array, positions: list[int], targets: list[int]) -> tuple[Doubles, Bools]:
     """Return each target's log-probability and whether it is the most likely token, (N,), from hidden (rows, C)."""
     logprobs, greedy = [np.zeros(0)], [np.zeros(0, dtype=bool)]
     size = max(1, fast_math.BLOCK_ELEMENTS // model.config.vocab_size) if runs_on_cpu() else GPU_SCORED_ROWS

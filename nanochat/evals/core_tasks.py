@@ -18,8 +18,8 @@ from nanochat.evals.continuations import (
     most_likely,
     score_continuations,
 )
-from nanochat.evals.results import ExampleRecord, TaskResult, summarize
-from nanochat.inference.causal_model import CausalModel
+from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
+from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.core.bundle import CorePrompts
 from nanochat.tasks.core.prompts import CoreKind
 from nanochat.tokenizer.bpe import Tokenizer
@@ -53,13 +53,12 @@ def choose_option(kind: CoreKind, scores: Sequence[ContinuationScore]) -> int | 
 
 
 def evaluate_core_task(
-    model: CausalModel,
+    model: FastGPT,
     tokenizer: Tokenizer,
     problems: Sequence[CorePrompts],
     *,
     task: str,
     chance: float,
-    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of one CORE task.
@@ -72,7 +71,7 @@ def evaluate_core_task(
     for problem in problems:
         rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
         groups.append(find_continuations(problem.kind, rows, max_tokens=model.config.sequence_len))
-    scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
+    scores = score_continuations(model, groups, on_scored=on_scored)
     records = tuple(
         _record(number, task, tokenizer, *parts)
         for number, parts in enumerate(zip(problems, groups, scores, strict=True))

@@ -53,12 +53,10 @@ class ChatSession:
 
     def change(self, *, temperature: float | None = None, max_tokens: int | None = None) -> None:
         """Change settings for later answers; None keeps the current value."""
-        old = self.settings
-        self.settings = replace(
-            old,
-            temperature=old.temperature if temperature is None else temperature,
-            max_tokens=old.max_tokens if max_tokens is None else max_tokens,
-        )
+        if temperature is not None:
+            self.settings = replace(self.settings, temperature=temperature)
+        if max_tokens is not None:
+            self.settings = replace(self.settings, max_tokens=max_tokens)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the prompt for the next question: the newest turns that leave room for an answer."""
@@ -76,7 +74,7 @@ class ChatSession:
         settings = self.settings
         turn = len(self.turns) // 2
         seed = int(np.random.SeedSequence(settings.seed, spawn_key=(turn,)).generate_state(1, np.uint32)[0])
-        steps = self.engine.generate(
+        tokens = self.engine.generate(
             self.prompt_ids(text),
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
@@ -85,16 +83,15 @@ class ChatSession:
         )
         answer: list[int] = []
         is_complete = False
-        display = _Display(self.tokenizer)
+        decoder = StreamDecoder(self.tokenizer)
+        shown = {self.tokenizer.special(name): text for name, text in _SHOWN.items()}
         try:
-            for step in steps:
-                token = step.tokens[0]
-                assert token is not None, "a step of one sample has its token"
+            for token in tokens:
                 answer.append(token)
-                piece = display.feed(token)
+                piece = decoder.flush() + shown[token] if token in shown else decoder.feed(token)
                 if piece:
                     yield piece
-            rest = display.flush()
+            rest = decoder.flush()
             if rest:
                 yield rest
             is_complete = True
@@ -102,22 +99,6 @@ class ChatSession:
             if answer or is_complete:
                 content = parse_answer(self.tokenizer, answer)
                 self.turns = (*self.turns, Message("user", text), Message("assistant", content))
-
-
-class _Display:
-    """Turns tokens into the text that users see."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._text = StreamDecoder(tokenizer)
-        self._shown = {tokenizer.special(name): text for name, text in _SHOWN.items()}
-
-    def feed(self, token: int) -> str:
-        if token in self._shown:
-            return self._text.flush() + self._shown[token]
-        return self._text.feed(token)
-
-    def flush(self) -> str:
-        return self._text.flush()
 
 
 def parse_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str | tuple[Part, ...]:

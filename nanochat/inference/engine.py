@@ -1,8 +1,7 @@
 """Generates text: one causal prefill, then one token per row and step, with a calculator that the model may call.
 
-`Engine.generate` streams several samples of one prompt, and `Engine.complete` completes many prompts once. Rows leave
-the batch when they end. Not here: how prompts of different lengths share a batch (`causal_model`), chat turns
-(`chat_session`).
+`Engine.generate` streams the answer to one prompt, and `Engine.complete` completes many prompts. Rows leave the batch
+when they end. Not here: how prompts of different lengths share a batch (`kv_cache`), chat turns (`chat_session`).
 """
 
 from __future__ import annotations
@@ -16,21 +15,11 @@ import numpy as np
 
 from nanochat.errors import RecipeError
 from nanochat.inference.batch_sizes import GENERATED_ROWS
-from nanochat.inference.causal_model import CausalModel, prefill
-from nanochat.inference.kv_cache import KVCache
+from nanochat.inference.kv_cache import KVCache, prefill
 from nanochat.inference.sampling import check_settings, row_keys, sample, step_keys
+from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tools.calculator import calculate
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of all samples."""
-
-    tokens: list[int | None]
-    """The token of each sample; None once the sample has ended."""
-    forced: list[bool]
-    """Whether the token belongs to the calculator's output and was not sampled."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +28,7 @@ class _Sampling:
     top_k: int | None
     keys: mx.array
     """(rows, 2), by row number."""
+    use_calculator: bool
 
 
 class _Markers:
@@ -64,13 +54,12 @@ class _Row:
         self.code: list[int] | None = None
         """The tokens since the Python start marker; None outside of Python code."""
         self.is_done = False
-        self.last_was_forced = False
 
     def write(self, sampled: int, ends: frozenset[int]) -> int | None:
         """Return the token that the row writes now, or None if it ends instead."""
-        self.last_was_forced = bool(self.forced)
-        token = self.forced.popleft() if self.forced else sampled
-        if token in ends and not self.last_was_forced:
+        is_forced = bool(self.forced)
+        token = self.forced.popleft() if is_forced else sampled
+        if token in ends and not is_forced:
             self.is_done = True
             return None
         self.written.append(token)
@@ -86,7 +75,7 @@ def prompt_limit(context: int, max_tokens: int) -> int:
 class Engine:
     """Generates with one model and its tokenizer. It keeps no state between calls."""
 
-    def __init__(self, model: CausalModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: FastGPT, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self._markers = _Markers(tokenizer)
@@ -95,34 +84,28 @@ class Engine:
         self,
         prompt_ids: Sequence[int],
         *,
-        num_samples: int = 1,
         max_tokens: int,
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int = 0,
-        use_calculator: bool = True,
-    ) -> Iterator[Step]:
-        """Yield the steps of `num_samples` continuations of one prompt, which may differ from their first token on.
+    ) -> Iterator[int]:
+        """Yield the tokens that continue a prompt, those of the calculator's output included.
 
-        A sample ends before `<|assistant_end|>` or BOS (neither is returned), after `max_tokens` tokens (forced tokens
-        count), or when prompt and answer fill the model's context. The same seed gives the same tokens.
+        The answer ends before `<|assistant_end|>` or BOS (neither is returned), after `max_tokens` tokens, or when
+        prompt and answer fill the model's context. The same seed gives the same tokens.
 
         Raises:
             RecipeError: the prompt is empty or leaves no room in the context, or a setting is invalid.
         """
         self._check_request([prompt_ids], max_tokens)
         check_settings(temperature=temperature, top_k=top_k)
-        limit = min(max_tokens, self.model.config.sequence_len - len(prompt_ids))
-        rows = [_Row(number, limit) for number in range(num_samples)]
-        hidden, cache = prefill(self.model, [prompt_ids], room=limit)
-        if num_samples > 1:
-            hidden, cache = mx.repeat(hidden, num_samples, axis=0), cache.expand(num_samples)
-        sampling = _Sampling(temperature, top_k, row_keys(seed, range(num_samples)))
-        for written in self._decode(rows, hidden, cache, sampling, use_calculator=use_calculator):
-            tokens = [written.get(number) for number in range(num_samples)]
-            if any(token is not None for token in tokens):
-                forced = [n in written and rows[n].last_was_forced for n in range(num_samples)]
-                yield Step(tokens, forced)
+        row = _Row(0, min(max_tokens, self.model.config.sequence_len - len(prompt_ids)))
+        hidden, cache = prefill(self.model, [prompt_ids], room=row.limit)
+        sampling = _Sampling(temperature, top_k, row_keys(seed, [0]), use_calculator=True)
+        shown = 0
+        for _ in self._decode([row], hidden, cache, sampling):
+            yield from row.written[shown:]
+            shown = len(row.written)
 
     def complete(
         self,
@@ -150,12 +133,12 @@ class Engine:
         self._check_request(prompts, max_tokens)
         check_settings(temperature=temperature, top_k=top_k)
         keys = row_keys(seed, range(len(prompts))) if prompts else mx.zeros((0, 2), dtype=mx.uint32)
-        sampling = _Sampling(temperature, top_k, keys)
+        sampling = _Sampling(temperature, top_k, keys, use_calculator)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         completions: dict[int, list[int]] = {}
         for start in range(0, len(order), max_rows):
             batch = order[start : start + max_rows]
-            for row in self._complete_batch(batch, prompts, max_tokens, sampling, use_calculator):
+            for row in self._complete_batch(batch, prompts, max_tokens, sampling):
                 completions[row.number] = row.written
                 if on_finished is not None:
                     on_finished(len(completions))
@@ -167,42 +150,28 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         max_tokens: int,
         sampling: _Sampling,
-        use_calculator: bool,
     ) -> Iterator[_Row]:
         """Yield the rows of one batch as they end."""
         context = self.model.config.sequence_len
         rows = [_Row(n, min(max_tokens, context - len(prompts[n]))) for n in numbers]
         hidden, cache = prefill(self.model, [prompts[n] for n in numbers], room=max(row.limit for row in rows))
         waiting = rows
-        for _ in self._decode(rows, hidden, cache, sampling, use_calculator=use_calculator):
+        for _ in self._decode(rows, hidden, cache, sampling):
             yield from (row for row in waiting if row.is_done)
             waiting = [row for row in waiting if not row.is_done]
 
-    def _decode(
-        self,
-        rows: Sequence[_Row],
-        hidden: mx.array,
-        cache: KVCache,
-        sampling: _Sampling,
-        *,
-        use_calculator: bool,
-    ) -> Iterator[dict[int, int]]:
-        """Yield the token that each unfinished row wrote in each step, by row number, until every row is done.
+    def _decode(self, rows: Sequence[_Row], hidden: mx.array, cache: KVCache, sampling: _Sampling) -> Iterator[None]:
+        """Write one token to each unfinished row, then yield, until every row is done.
 
-        Args:
-            rows: (B) rows, in the order of the cache's rows.
-            hidden: (B, C) at the last position of the prompts.
+        The rows are in the order of the cache's rows; `hidden` (B, C) is that of the last position of their prompts.
         """
         active = list(rows)
         while True:
-            written: dict[int, int] = {}
             for row, sampled in zip(active, self._sample(active, hidden, sampling), strict=True):
                 token = row.write(sampled, self._markers.ends)
-                if token is not None:
-                    written[row.number] = token
-                    if use_calculator:
-                        self._run_calculator(row, token)
-            yield written
+                if token is not None and sampling.use_calculator:
+                    self._run_calculator(row, token)
+            yield
             kept = [i for i, row in enumerate(active) if not row.is_done]
             if not kept:
                 return

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from nanochat.inference.batch_sizes import CACHE_SLACK_TOKENS
+from nanochat.inference.batch_sizes import CACHE_SLACK_TOKENS, PROMPT_CHUNK_TOKENS
 from nanochat.model.config import GPTConfig
+from nanochat.model.dispatch import FastGPT
 
 
 class LayerCache:
@@ -66,14 +67,7 @@ class LayerCache:
 
 
 class KVCache:
-    """The caches of all layers, and what else the model needs to know about earlier positions.
-
-    Attributes:
-        layers: one cache per layer.
-        offset: number of positions in the cache, padding included.
-        starts: (B,) first real position of each row; None if no row is padded.
-        previous_embedding: (B, 1, C) normed embedding of the newest position, for the smear.
-    """
+    """The caches of all layers, and what else the model needs to know about earlier positions: a `model.gpt.Cache`."""
 
     def __init__(self, config: GPTConfig, *, capacity: int, lengths: Sequence[int] | None = None) -> None:
         """Create an empty cache.
@@ -95,10 +89,6 @@ class KVCache:
         """Add `tokens` new positions to the offset, after every layer has processed them."""
         self.offset += tokens
 
-    def expand(self, rows: int) -> KVCache:
-        """Return a cache of `rows` rows, each of them a copy of the only row of this cache."""
-        return self.take([0] * rows)
-
     def take(self, rows: Sequence[int]) -> KVCache:
         """Return a cache whose row i is row `rows[i]` of this cache. Rows can be dropped, repeated and reordered."""
         copy = KVCache.__new__(KVCache)
@@ -114,3 +104,19 @@ def pad_left(prompts: Sequence[Sequence[int]], *, pad_id: int) -> mx.array:
     """Return prompts as (B, longest) int32, padded on the left with `pad_id`, for `KVCache(lengths=...)`."""
     longest = max(len(prompt) for prompt in prompts)
     return mx.array([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], dtype=mx.int32)
+
+
+def prefill(model: FastGPT, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
+    """Read prompts into a cache; return their last hidden states (B, C) and the cache, with `room` free positions.
+
+    Shorter prompts are padded on the left, and the cache hides the padding, so that new tokens have the same position
+    in every row. The model reads the prompts in causal chunks.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    idx = pad_left(prompts, pad_id=prompts[0][0])
+    cache = KVCache(model.config, capacity=idx.shape[1] + room, lengths=lengths)
+    hidden = model.hidden(idx[:, :PROMPT_CHUNK_TOKENS], cache)
+    for start in range(PROMPT_CHUNK_TOKENS, idx.shape[1], PROMPT_CHUNK_TOKENS):
+        mx.eval(hidden)  # frees the activations of the previous chunk
+        hidden = model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
+    return hidden[:, -1], cache

@@ -39,7 +39,7 @@ def step_keys(keys: mx.array, counts: Sequence[int]) -> mx.array:
     return keys + mx.array([[0, count] for count in counts], dtype=mx.uint32)
 
 
-def sample(logits: mx.array, key: mx.array, *, temperature: float = 1.0, top_k: int | None = None) -> mx.array:
+def sample(logits: mx.array, keys: mx.array, *, temperature: float = 1.0, top_k: int | None = None) -> mx.array:
     """Return one token for each row, (B,) uint32, drawn from softmax(logits / temperature) over the `top_k` largest.
 
     The draw is the argmax of logits plus Gumbel noise, which has this distribution (Maddison et al. 2014, "A*
@@ -47,7 +47,7 @@ def sample(logits: mx.array, key: mx.array, *, temperature: float = 1.0, top_k: 
 
     Args:
         logits: (B, V) float32.
-        key: one key for all rows, (2,), or one per row, (B, 2). Greedy choices do not use it.
+        keys: one key per row, (B, 2). Greedy choices do not use them.
         temperature: 0 takes the largest logit, and the first one of a tie.
         top_k: number of most likely tokens to sample from. None, or V and more, means all tokens. If logits tie at the
             boundary, exactly k tokens are kept.
@@ -56,10 +56,9 @@ def sample(logits: mx.array, key: mx.array, *, temperature: float = 1.0, top_k: 
         RecipeError: see `check_settings`.
     """
     check_settings(temperature=temperature, top_k=top_k)
-    rows, vocab_size = logits.shape
+    vocab_size = logits.shape[-1]
     if temperature == 0 or top_k == 1:
         return mx.argmax(logits, axis=-1)
-    keys = mx.random.split(key, rows) if key.ndim == 1 else key
     logits = logits.astype(mx.float32)
     if top_k is None or top_k >= vocab_size:
         return mx.argmax(logits / temperature + _gumbel(keys, vocab_size), axis=-1)

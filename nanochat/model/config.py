@@ -23,29 +23,21 @@ DEPTH_WIDTH, DEPTH_HEAD_DIM = 64, 128
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Constants and parts in which the architectures differ, apart from their shape."""
+    """Constants and parts in which the architectures differ, apart from their shape; the defaults are the seed's."""
 
-    norm_eps: float
-    rope_base: float
-    qk_scale: float
+    norm_eps: float = 1e-6
+    rope_base: float = 10_000.0
+    qk_scale: float = 1.0
     """Factor on q and on k after their norm."""
-    gate_channels: int
+    gate_channels: int = 32
     """The value gate reads this many leading channels of a block's normed input."""
-    gate_scale: float
+    gate_scale: float = 2.0
     """The value gate is gate_scale * sigmoid(...)."""
-    has_smear: bool
-    has_backout: bool
+    has_smear: bool = False
+    has_backout: bool = False
 
 
-_SEED = Variant(
-    norm_eps=1e-6,
-    rope_base=10_000.0,
-    qk_scale=1.0,
-    gate_channels=32,
-    gate_scale=2.0,
-    has_smear=False,
-    has_backout=False,
-)
+_SEED = Variant()
 _CURRENT = Variant(
     norm_eps=2.0**-23,  # the machine epsilon of float32
     rope_base=100_000.0,
@@ -58,49 +50,33 @@ _CURRENT = Variant(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Width and heads, as derived from a depth."""
-
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """The model's shape and architecture; the defaults are the seed architecture.
 
-    Attributes:
-        sequence_len: context length in tokens, from which the windows are derived.
-        vocab_size: number of tokens, and of columns of the logits.
-        window_pattern: `S` (short) and `L` (whole context), repeated over the layers; the last layer is always L.
-        architecture: `seed` (NanoChat MLX) or `current` (nanochat as of 2026-07).
+    `seed` is NanoChat MLX, `current` is nanochat as of 2026-07.
     """
 
     sequence_len: int = 2048
+    """Context length in tokens, from which the windows are derived."""
     vocab_size: int = 32768
     n_layer: int = 12
     n_head: int = 6
     n_kv_head: int = 6
     n_embd: int = 768
     window_pattern: str = "SSSL"
+    """`S` (short) and `L` (whole context), repeated over the layers; the last layer is always L."""
     architecture: Architecture = "seed"
 
     @classmethod
     def from_dict(cls, values: dict[str, int | str]) -> GPTConfig:
-        """Return the config that `to_dict` wrote.
-
-        Raises:
-            TypeError: a field is unknown.
-        """
+        """Return the config that `to_dict` wrote. An unknown field raises a TypeError."""
         return cls(**values)  # type: ignore[arg-type]  # values from JSON; `problems` checks them
 
-    @staticmethod
-    def shape_from_depth(depth: int) -> Shape:
-        """Return width 64 * depth rounded up to a multiple of 128, and heads of 128."""
-        n_head = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM)
-        return Shape(n_layer=depth, n_head=n_head, n_kv_head=n_head, n_embd=n_head * DEPTH_HEAD_DIM)
+    @classmethod
+    def from_depth(cls, depth: int, *, architecture: Architecture = "seed") -> GPTConfig:
+        """Return the config of width 64 * depth rounded up to a multiple of 128, and heads of 128."""
+        n_head, width = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM), DEPTH_HEAD_DIM
+        return cls(n_layer=depth, n_head=n_head, n_kv_head=n_head, n_embd=n_head * width, architecture=architecture)
 
     @property
     def variant(self) -> Variant:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import mlx.core as mx
+import psutil
 
 from nanochat import runtime
 
@@ -66,7 +66,7 @@ def memory_bytes() -> int:
     """Return the memory available to arrays: the GPU's, or on a CPU the machine's or the container's."""
     info = mx.device_info(mx.default_device())
     known = (int(info[fact]) for fact in ("memory_size", "total_memory") if fact in info)
-    whole = next(known, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    whole = next(known, int(psutil.virtual_memory().total))
     return min(whole, runtime.container_memory_bytes() or whole) if runs_on_cpu() else whole
 
 

@@ -88,7 +88,7 @@ class FastGPT(GPT):
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
         if cuda_forward.applies(self.config) and not self.recomputes_blocks:
-            return cuda_forward.hidden(self, idx, cache, fused_qkv=self.fused_qkv)
+            return cuda_forward.hidden(self, idx, cache, attend=fused_attention, fused_qkv=self.fused_qkv)
         return super().hidden(idx, cache)
 
     def hidden_ragged(self, rows: Ragged) -> mx.array:
@@ -111,8 +111,8 @@ def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     For evaluation: it raises if it is differentiated. Tokens `idx` and `targets` are (B, T).
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
-    losses = loss.chunked_losses(_loss_kernels(), hidden, weight, flat_targets, vocab_size=model.config.vocab_size)
-    return losses.reshape(targets.shape)
+    losses = loss.chunked_losses(_loss_kernels(), model.config.vocab_size)
+    return losses(hidden, weight, flat_targets).reshape(targets.shape)
 
 
 def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
@@ -121,7 +121,7 @@ def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     Gradients are computed together with the loss, chunk by chunk; for the loss alone `token_losses` is cheaper.
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
-    return loss.chunked_sum(_loss_kernels(), hidden, weight, flat_targets, vocab_size=model.config.vocab_size)
+    return loss.chunked_sum(_loss_kernels(), model.config.vocab_size)(hidden, weight, flat_targets)[0]
 
 
 def _loss_kernels() -> loss.LossKernels:

@@ -22,7 +22,7 @@ and architecture constants (`config`), where a cache keeps its arrays (`nanochat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -148,14 +148,8 @@ def attention(
     return weights.astype(values.dtype) @ values
 
 
-class Attend(Protocol):
-    """The signature of `attention`, which `dispatch` implements faster."""
-
-    def __call__(
-        self, queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
-    ) -> mx.array:
-        """Return (B, H, T, D); arguments as in `attention`."""
-        ...
+Attend = Callable[..., mx.array]
+"""A function with the arguments and the result of `attention`; `dispatch` has faster ones."""
 
 
 def first_visible(cache: Cache | None, keys: mx.array, length: int) -> mx.array | None:
@@ -211,8 +205,7 @@ class CausalSelfAttention(Module):
     def gated_values(self, x: mx.array, value_rows: mx.array | None) -> mx.array:
         """Return the values (B, T, G, D): c_v x, plus the value embedding times one gate per head and token.
 
-        The gate is gate_scale * sigmoid(ve_gate x), of the first channels of x. Source of value embeddings: Zhou et al.
-        2024 (2410.17897); of the gate: nanochat.
+        The gate is gate_scale * sigmoid(ve_gate x) and reads only the first channels of x, as in nanochat.
         """
         values = self.split_heads(self.c_v(x))
         if value_rows is None:

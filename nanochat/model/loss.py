@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -31,49 +31,26 @@ def plain_losses(logits: mx.array, targets: mx.array) -> mx.array:
     return mx.where(is_counted, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
 
 
-class ChunkLosses(Protocol):
-    """Computes the losses of a chunk."""
-
-    def __call__(self, logits: mx.array, targets: mx.array, *, vocab_size: int) -> mx.array:
-        """Return losses (R,) float32 from logits before the softcap (R, V or more) and targets (R,)."""
-        ...
-
-
-class ChunkGradients(Protocol):
-    """Computes the losses of a chunk and the gradient of their sum."""
-
-    def __call__(self, logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
-        """Return losses (R,) float32 and the gradient for the logits, in their dtype; arguments as in `ChunkLosses`."""
-        ...
-
-
 class LossKernels(NamedTuple):
-    """What a device computes inside a chunk. `vocab_size` is how many columns of the logits exist."""
+    """What a device computes inside a chunk.
+
+    The first two functions take logits before the softcap (R, V or more) and targets (R,), and as `vocab_size` the
+    number of columns that exist; losses are float32 (R,).
+    """
 
     chunk_elements: int
     """Logits per chunk."""
-    losses: ChunkLosses
-    losses_and_gradient: ChunkGradients
+    losses: Callable[..., mx.array]
+    losses_and_gradient: Callable[..., tuple[mx.array, mx.array]]
+    """The gradient is that of the summed losses for the logits, in their dtype."""
     add_product: Callable[[mx.array | None, mx.array, mx.array], mx.array]
     """(sum so far or None, gradient of the logits (R, V), rows (R, C)) -> sum of the gradients for lm_head (V, C)."""
 
 
-def chunked_losses(
-    kernels: LossKernels, rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int
-) -> mx.array:
-    """Return losses (N,) float32 of hidden states (N, C), lm_head's weight (V, C) and targets (N,); no gradient."""
-    return _losses(kernels, vocab_size)(rows, weight, targets)
-
-
-def chunked_sum(
-    kernels: LossKernels, rows: mx.array, weight: mx.array, targets: mx.array, *, vocab_size: int
-) -> mx.array:
-    """Return the float32 sum of the losses; differentiable with respect to `rows` and `weight`."""
-    return _sum_and_gradients(kernels, vocab_size)(rows, weight, targets)[0]
-
-
 @functools.cache
-def _losses(kernels: LossKernels, vocab_size: int) -> Callable[..., mx.array]:
+def chunked_losses(kernels: LossKernels, vocab_size: int) -> Callable[[mx.array, mx.array, mx.array], mx.array]:
+    """Return the function of hidden states (N, C), lm_head's weight (V, C) and targets (N,) that gives losses (N,)."""
+
     @mx.custom_function
     def run(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
         weight = weight.astype(rows.dtype)
@@ -87,12 +64,12 @@ def _losses(kernels: LossKernels, vocab_size: int) -> Callable[..., mx.array]:
     def _refuse_gradient(*_: object) -> None:
         raise AssertionError("token_losses has no gradient: train on summed_loss")
 
-    return cast("Callable[..., mx.array]", run)
+    return cast("Callable[[mx.array, mx.array, mx.array], mx.array]", run)
 
 
 @functools.cache
-def _sum_and_gradients(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx.array, mx.array, mx.array]]:
-    """Return the function of (rows, weight, targets) that gives the summed loss and its two gradients."""
+def chunked_sum(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx.array, mx.array, mx.array]]:
+    """Return the function of the same arguments that gives the sum of the losses, differentiable, and its gradients."""
 
     @mx.custom_function
     def run(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:

@@ -22,15 +22,7 @@ from nanochat.storage.files import atomic_write
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
 # Exceptions that torch raises, apart from UnpicklingError, for damaged files and files that it did not write.
-_UNREADABLE = (
-    RuntimeError,
-    LookupError,
-    EOFError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    OSError,
-)
+_UNREADABLE = (RuntimeError, LookupError, EOFError, ValueError, AttributeError, TypeError, OSError)
 _PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
 
 

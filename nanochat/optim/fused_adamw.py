@@ -9,17 +9,15 @@ import math
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, Kernel, runs_kernels
+from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel, runs_kernels
 
 _ADAMW = Kernel(
     "adamw",
     ("parameter", "gradient", "first", "second", "step", "lr", "is_finite"),
     ("updated", "new_first", "new_second"),
     ("vectors",),
-    """
-  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
-  if (vector >= vectors) return;
-  const size_t at = (size_t)vector * nanochat::VECTOR;
+    VECTOR_INDEX
+    + """
   float p[8], g[8], m[8], v[8];
   nanochat::load(parameter + at, p);
   nanochat::load(gradient + at, g);
@@ -74,38 +72,21 @@ def fused_adamw_update(
     second_moment: mx.array,
     *,
     step: mx.array,
-    lr: mx.array,
+    lr: float | mx.array,
     is_finite: mx.array,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return (parameter, first moment, second moment) after step number `step`, or unchanged if it is not finite.
+    """Return (parameter, first moment, second moment) after step number `step`, or unchanged if `is_finite` is False.
 
-    Args:
-        parameter: (rows, cols) float32.
-        gradient: the same shape, float32 or bfloat16.
-        first_moment: the same shape, float32.
-        second_moment: the same shape, float32.
-        step: (1,) float32, counted from 1.
-        lr: (1,) float32.
-        is_finite: (1,) bool; if it is false, nothing changes.
-        betas: of the two moments.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled, times the learning rate.
+    Arguments as in `adamw.adamw_update`, with `is_finite` a bool scalar. Parameter and moments are float32 matrices,
+    the gradient may be bfloat16.
     """
-    updated, first, second = _ADAMW(
-        parameter,
-        gradient,
-        first_moment,
-        second_moment,
-        step,
-        lr,
-        is_finite,
-        blocks=-(-parameter.size // (THREADS * 8)),
-        shapes=[parameter.shape] * 3,
+    scalars = step.reshape(1), mx.array([lr]), is_finite.reshape(1)
+    updated, first, second = _ADAMW.map(
+        *(parameter, gradient, first_moment, second_moment, *scalars),
         dtypes=[mx.float32] * 3,
-        sizes=[parameter.size // 8],
         constants={
             "BETA1": betas[0],
             "BETA2": betas[1],

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, Kernel, runs_kernels
+from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel, runs_kernels
 from nanochat.optim.groups import Variant
 from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Orthogonalize, polar_express
-
-_VECTOR = """
-  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
-  if (vector >= vectors) return;
-  const size_t at = (size_t)vector * nanochat::VECTOR;
-"""
 
 _MOMENTUM = Kernel(
     "muon_momentum",
     ("gradient", "buffer", "momentum", "is_finite"),
     ("new_buffer", "direction"),
     ("vectors",),
-    _VECTOR
+    VECTOR_INDEX
     + """
   float g[8], m[8];
   nanochat::load(gradient + at, g);
@@ -47,7 +41,7 @@ _APPLY = Kernel(
     ("parameter", "direction", "factor", "rates", "is_finite"),
     ("updated",),
     ("vectors",),
-    _VECTOR
+    VECTOR_INDEX
     + """
   float p[8], d[8];
   nanochat::load(parameter + at, p);
@@ -142,41 +136,16 @@ def fused_muon_update(
     """
     rows, cols = parameter.shape[-2:]
     guard = is_finite.reshape(1)
-    direction, buffer = _with_momentum(gradient, momentum_buffer, momentum, guard)
+    kept = mx.array(momentum).astype(mx.float32).reshape(1)
+    dtypes = [mx.float32, gradient.dtype]
+    buffer, direction = _MOMENTUM.map(gradient, momentum_buffer, kept, guard, dtypes=dtypes)
     direction = orthogonalize(_normalized(direction, variant))
     squares = (_row_squares if rows >= cols else _column_squares)(direction)
     factor, second = _variance_reduction(squares, second_moment, variant=variant, shape=(rows, cols), beta2=beta2)
     rate = mx.array(lr * max(1.0, rows / cols) ** 0.5)
-    (updated,) = _APPLY(
-        parameter,
-        direction,
-        factor,
-        mx.stack([rate, rate * weight_decay]),
-        guard,
-        sizes=[parameter.size // 8],
-        blocks=_blocks(parameter),
-        shapes=[parameter.shape],
-        dtypes=[mx.float32],
-        constants={"ROWS": rows, "COLS": cols, "BY_ROW": rows >= cols},
-    )
+    rates, constants = mx.stack([rate, rate * weight_decay]), {"ROWS": rows, "COLS": cols, "BY_ROW": rows >= cols}
+    (updated,) = _APPLY.map(parameter, direction, factor, rates, guard, dtypes=[mx.float32], constants=constants)
     return updated, buffer, mx.where(is_finite, second, second_moment)
-
-
-def _with_momentum(
-    gradient: mx.array, buffer: mx.array, momentum: float | mx.array, guard: mx.array
-) -> tuple[mx.array, mx.array]:
-    """Return (direction in the gradient's dtype, new momentum buffer)."""
-    new_buffer, direction = _MOMENTUM(
-        gradient,
-        buffer,
-        mx.array(momentum).astype(mx.float32).reshape(1),
-        guard,
-        sizes=[gradient.size // 8],
-        blocks=_blocks(gradient),
-        shapes=[gradient.shape] * 2,
-        dtypes=[mx.float32, gradient.dtype],
-    )
-    return direction, new_buffer
 
 
 def _normalized(x: mx.array, variant: Variant) -> mx.array:
@@ -220,7 +189,3 @@ def _column_squares(x: mx.array) -> mx.array:
     blocks, constants = count * -(-cols // 256), {"ROWS": rows, "COLS": cols}
     shapes, dtypes = [(count, 1, cols)], [mx.float32]
     return _COLUMN_SQUARES(x, sizes=[], blocks=blocks, shapes=shapes, dtypes=dtypes, constants=constants)[0]
-
-
-def _blocks(x: mx.array) -> int:
-    return -(-x.size // (8 * THREADS))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
 from nanochat.model.config import GPTConfig
 
@@ -95,6 +95,15 @@ _CURRENT: dict[Role, _Row] = {
     "smear_backout": _Row(0.2, (0.8, 0.95), by_batch=False),
     "matrices": _Row(0.02, (0.0, 0.9)),
 }
+_LR_FIELDS: dict[Role, str] = {
+    "wte": "embedding_lr",
+    "value_embeds": "value_embedding_lr",
+    "lm_head": "unembedding_lr",
+    "resid": "resid_lr",
+    "x0": "x0_lr",
+    "matrices": "matrix_lr",
+}
+"""The recipe's field for the rate of a role."""
 
 
 def build_groups(config: GPTConfig, optimizer: OptimizerConfig, *, tokens_per_step: int) -> tuple[Group, ...]:
@@ -143,7 +152,7 @@ def _build_group(
     role: Role, names: tuple[str, ...], config: GPTConfig, optimizer: OptimizerConfig, tokens_per_step: int
 ) -> Group:
     row = (_CURRENT if optimizer.variant == "current" else _PLAIN)[role]
-    chosen = _chosen_lr(role, optimizer)
+    chosen: float | None = getattr(optimizer, _LR_FIELDS[role]) if role in _LR_FIELDS else None
     lr = optimizer.lr_scale * (row.lr if chosen is None else chosen)
     if row.by_width:
         lr *= (config.n_embd / REFERENCE_WIDTH) ** -0.5
@@ -152,23 +161,3 @@ def _build_group(
     if role == "matrices":
         return MuonGroup(role=role, names=names, lr=lr, beta2=row.betas[1], variant=optimizer.variant)
     return AdamWGroup(role=role, names=names, lr=lr, betas=row.betas, weight_decay=row.weight_decay)
-
-
-def _chosen_lr(role: Role, optimizer: OptimizerConfig) -> float | None:
-    match role:
-        case "wte":
-            return optimizer.embedding_lr
-        case "value_embeds":
-            return optimizer.value_embedding_lr
-        case "lm_head":
-            return optimizer.unembedding_lr
-        case "resid":
-            return optimizer.resid_lr
-        case "x0":
-            return optimizer.x0_lr
-        case "matrices":
-            return optimizer.matrix_lr
-        case "smear_backout":
-            return None
-        case _:
-            assert_never(role)

@@ -7,7 +7,7 @@ which are the training step's.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -15,7 +15,7 @@ from nanochat.errors import StageError
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.groups import AdamWGroup, Group, MuonGroup
-from nanochat.optim.muon import Orthogonalize, muon_update, polar_express, second_moment_shape, sharded_polar_express
+from nanochat.optim.muon import muon_update, polar_express, second_moment_shape, sharded_polar_express
 
 _STEP = "step"
 
@@ -106,9 +106,17 @@ class Optimizer:
         step = self.state[_STEP].astype(mx.float32)
         for name in group.names:
             first, second = f"{name}.first_moment", f"{name}.second_moment"
-            old = (updated[name], self.state[first], self.state[second])
-            updated[name], self.state[first], self.state[second] = _adamw(
-                group, old, gradients[name], step=step, lr=lr, is_finite=is_finite
+            fused = fused_adamw.fused_adamw_update if fused_adamw.applies(updated[name]) else None
+            updated[name], self.state[first], self.state[second] = _guarded(adamw_update, fused, is_finite)(
+                updated[name],
+                gradients[name],
+                self.state[first],
+                self.state[second],
+                step=step,
+                lr=lr,
+                betas=group.betas,
+                eps=group.eps,
+                weight_decay=group.weight_decay,
             )
 
     def _update_muon(
@@ -122,13 +130,21 @@ class Optimizer:
     ) -> None:
         first = [f"{name}.first_moment" for name in names]
         second = [f"{name}.second_moment" for name in names]
-        old = (
+        gradient = mx.stack([gradients[name] for name in names])
+        lr, momentum, weight_decay = rates
+        fused = fused_muon.fused_muon_update if fused_muon.applies(gradient) else None
+        new = _guarded(muon_update, fused, is_finite)(
             self._stacked([updated[name] for name in names]),
+            gradient,
             self._stacked([self.state[name] for name in first]),
             self._stacked([self.state[name] for name in second]),
+            variant=group.variant,
+            lr=lr,
+            momentum=momentum,
+            beta2=group.beta2,
+            weight_decay=weight_decay,
+            orthogonalize=self._orthogonalize,
         )
-        gradient = mx.stack([gradients[name] for name in names])
-        new = _muon(group, old, gradient, rates=rates, is_finite=is_finite, orthogonalize=self._orthogonalize)
         for stack, holder, keys in zip(new, (updated, self.state, self.state), (names, first, second), strict=True):
             parts = list(stack)
             holder.update(zip(keys, parts, strict=True))
@@ -141,80 +157,27 @@ class Optimizer:
         return stack if is_same else mx.stack(parts)
 
 
-Arrays = tuple[mx.array, mx.array, mx.array]
-"""A parameter or a stack of parameters, its first and its second moment."""
+Update = Callable[..., tuple[mx.array, mx.array, mx.array]]
+"""A rule: (parameter, gradient, first moment, second moment, settings) -> the new parameter and moments."""
 
 
-def _adamw(
-    group: AdamWGroup,
-    old: Arrays,
-    gradient: mx.array,
-    *,
-    step: mx.array,
-    lr: float | mx.array,
-    is_finite: mx.array | None,
-) -> Arrays:
-    if is_finite is not None and fused_adamw.applies(old[0]):
-        return fused_adamw.fused_adamw_update(
-            old[0],
-            gradient,
-            *old[1:],
-            step=step.reshape(1),
-            lr=mx.array([lr]),
-            is_finite=is_finite.reshape(1),
-            betas=group.betas,
-            eps=group.eps,
-            weight_decay=group.weight_decay,
-        )
-    new = adamw_update(
-        old[0], gradient, *old[1:], step=step, lr=lr, betas=group.betas, eps=group.eps, weight_decay=group.weight_decay
-    )
-    return _keep_if_not_finite(new, old, is_finite)
-
-
-def _muon(
-    group: MuonGroup,
-    old: Arrays,
-    gradient: mx.array,
-    *,
-    rates: tuple[float | mx.array, float | mx.array, float | mx.array],
-    is_finite: mx.array | None,
-    orthogonalize: Orthogonalize,
-) -> Arrays:
-    lr, momentum, weight_decay = rates
-    if is_finite is not None and fused_muon.applies(gradient):
-        return fused_muon.fused_muon_update(
-            old[0],
-            gradient,
-            *old[1:],
-            variant=group.variant,
-            lr=lr,
-            momentum=momentum,
-            beta2=group.beta2,
-            weight_decay=weight_decay,
-            is_finite=is_finite,
-            orthogonalize=orthogonalize,
-        )
-    new = muon_update(
-        old[0],
-        gradient,
-        *old[1:],
-        variant=group.variant,
-        lr=lr,
-        momentum=momentum,
-        beta2=group.beta2,
-        weight_decay=weight_decay,
-        orthogonalize=orthogonalize,
-    )
-    return _keep_if_not_finite(new, old, is_finite)
-
-
-def _keep_if_not_finite(new: Arrays, old: Arrays, is_finite: mx.array | None) -> Arrays:
-    """Return the new arrays, or the old ones if `is_finite` is False."""
+def _guarded(plain: Update, fused: Update | None, is_finite: mx.array | None) -> Update:
+    """Return the rule that changes nothing if `is_finite` is False, by the fused kernels if the device has them."""
     if is_finite is None:
-        return new
-    parameter, first, second = (mx.where(is_finite, *pair) for pair in zip(new, old, strict=True))
-    return parameter, first, second
+        return plain
+    if fused is not None:
+        return functools.partial(fused, is_finite=is_finite)
+
+    def update(
+        parameter: mx.array, gradient: mx.array, first: mx.array, second: mx.array, **settings: object
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        new = plain(parameter, gradient, first, second, **settings)
+        parameter, first, second = (
+            mx.where(is_finite, *pair) for pair in zip(new, (parameter, first, second), strict=True)
+        )
+        return parameter, first, second
+
+    return update
 
 
 def _by_shape(group: MuonGroup, parameters: dict[str, mx.array]) -> list[list[str]]:

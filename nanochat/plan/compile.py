@@ -22,6 +22,7 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import ExecutionSpec, PretrainSpec, StageName, StageSpec, TokenizerSpec, stage_sources
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.execution_sections import Run
 
@@ -29,10 +30,7 @@ Digests = Callable[[SourceSpec], str | None]
 
 
 def compile_plan(
-    loaded: LoadedRecipe,
-    *,
-    digests: Digests | None = None,
-    device_class: DeviceClass | None = None,
+    loaded: LoadedRecipe, *, digests: Digests | None = None, device_class: DeviceClass | None = None
 ) -> Plan:
     """Return the plan of a recipe.
 
@@ -52,9 +50,7 @@ def compile_plan(
     if not issues.problems:
         check_distributed(recipe.run.distributed, specs, config, issues)
     if issues.problems:
-        raise loaded.error(
-            [loaded.diagnose(issue.path, issue.code, issue.message, issue.advice) for issue in issues.problems]
-        )
+        raise LocatedRecipeError(map(loaded.locate, issues.problems))
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
@@ -78,43 +74,24 @@ def compile_plan(
 def source_spec(name: str, section: schema.Source) -> SourceSpec:
     """Return the specification of a source, which also holds the default for its held-out documents."""
     validation = section.validation
-    path = (section.path,) if isinstance(section.path, str) else section.path
     return SourceSpec(
         name=name,
-        uri=section.uri,
-        revision=section.revision,
-        path=path,
-        builtin=section.builtin,
-        column=section.column,
-        max_bad_rows=section.max_bad_rows,
-        max_files=section.max_files,
-        max_document_chars=section.max_document_chars,
+        path=(section.path,) if isinstance(section.path, str) else section.path,
         validation_shard=validation.shard if validation else None,
         validation_hash_frac=validation.hash_frac if validation else None,
+        **section.model_dump(exclude={"path", "validation"}),
     )
 
 
 def execution_spec(run: Run) -> ExecutionSpec:
     """Return how stages are executed. A micro-batch size of `auto` becomes None."""
-    monitor = run.monitor
     return ExecutionSpec(
-        device=run.device,
-        dtype=run.dtype,
+        **run.model_dump(include={"device", "dtype", "activation_checkpointing", "threads", "offline"}),
         micro_batch_size=None if run.micro_batch_size == "auto" else run.micro_batch_size,
-        activation_checkpointing=run.activation_checkpointing,
-        threads=run.threads,
         memory_limit_bytes=run.limits.memory,
-        checkpoint_every_steps=run.checkpoint.every_steps,
-        checkpoint_every_minutes=run.checkpoint.every_minutes,
-        checkpoint_keep=run.checkpoint.keep,
-        checkpoint_keep_when_done=run.checkpoint.keep_when_done,
-        log_every_steps=monitor.log_every_steps,
-        validate_every_steps=monitor.validate_every_steps,
-        validate_tokens=monitor.validate_tokens,
-        sample_every_steps=monitor.sample_every_steps,
-        prompts=monitor.prompts,
+        **{f"checkpoint_{name}": value for name, value in run.checkpoint},
+        **run.monitor.model_dump(),
         token_cache=run.data.token_cache,
-        offline=run.offline,
         processes=run.distributed.processes,
         collectives=run.distributed.backend,
         hostfile=run.distributed.hostfile,
@@ -124,12 +101,9 @@ def execution_spec(run: Run) -> ExecutionSpec:
 def _derive_config(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | None:
     if recipe.model is None:
         if recipe.pretrain is not None:
-            issues.refuse(
-                ("pretrain", "init_from"),
-                "missing-stage",
-                "`pretrain` needs the section `model`, even if it starts from given weights",
-                advice="add the `model` section that the weights were made with",
-            )
+            message = "`pretrain` needs the section `model`, even if it starts from given weights"
+            advice = "add the `model` section that the weights were made with"
+            issues.refuse(("pretrain", "init_from"), "missing-stage", message, advice=advice)
         return None
     if recipe.tokenizer is not None:
         vocab_size = recipe.tokenizer.vocab_size
@@ -142,10 +116,7 @@ def _derive_config(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | Non
 
 
 def _derive_specs(
-    recipe: schema.Recipe,
-    sources: Mapping[str, SourceSpec],
-    config: GPTConfig | None,
-    issues: PlanIssues,
+    recipe: schema.Recipe, sources: Mapping[str, SourceSpec], config: GPTConfig | None, issues: PlanIssues
 ) -> list[StageSpec]:
     """Return the specifications of the recipe's stages, in the order in which they run."""
     specs: list[StageSpec] = []
@@ -153,13 +124,8 @@ def _derive_specs(
         section = getattr(recipe, stage.name)
         if section is None:
             continue
-        given = Derivation(
-            recipe=recipe,
-            sources=sources,
-            config=config,
-            pretrain=next((spec for spec in specs if isinstance(spec, PretrainSpec)), None),
-            issues=issues,
-        )
+        pretrain = next((spec for spec in specs if isinstance(spec, PretrainSpec)), None)
+        given = Derivation(recipe=recipe, sources=sources, config=config, pretrain=pretrain, issues=issues)
         specs.append(stage.derive(section, given))
     return specs
 

@@ -14,10 +14,12 @@ from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpe
 Params = Mapping[str, object]
 Metrics = Mapping[str, float]
 
+CROP_WARNING_FRAC = 0.2
+"""The plan and the report warn if `pretrain.long_documents: crop` throws away more of the text than this."""
 _LOST_CONVERSATIONS = {
-    "refused_conversations": "rows of the data held none and were refused",
-    "dropped_conversations": "were left out, having no answer that fits a row",
-    "cut_conversations": "were cut behind an answer to fit a row",
+    "refused_conversations": "rows of the data held no conversation and were refused",
+    "dropped_conversations": "were left out because no answer fits a row",
+    "cut_conversations": "were cut after an answer to fit a row",
 }
 """Metrics that count the conversations which were not trained on whole, and what happened to them."""
 
@@ -57,6 +59,14 @@ def describe_base_eval(spec: BaseEvalSpec) -> str:
 def describe_chat_eval(spec: ChatEvalSpec) -> str:
     """Return the names of the suites."""
     return ", ".join(spec.suites)
+
+
+def describe_crop(cropped_frac: float) -> str:
+    """Return what cropping costs, and how to avoid it."""
+    return (
+        f"`pretrain.long_documents: crop` throws away {cropped_frac:.0%} of the text that is read, the ends of long "
+        "documents; `keep` trains on all of it"
+    )
 
 
 def several(count: int, noun: str) -> str:
@@ -116,7 +126,14 @@ def pretrain_outcome(metrics: Metrics) -> str:
     return (
         f"taught a new model of {_count(metrics, 'parameters')} parameters to predict the next token: "
         f"it read {_count(metrics, 'tokens')} tokens in {_count(metrics, 'steps')} steps{bits}."
+        f"{_crop_outcome(metrics.get('cropped_frac', 0.0))}"
     )
+
+
+def _crop_outcome(cropped_frac: float) -> str:
+    if cropped_frac == 0:
+        return ""
+    return f" {'**Warning:** ' if cropped_frac > CROP_WARNING_FRAC else ''}{describe_crop(cropped_frac)}."
 
 
 def sft_outcome(metrics: Metrics) -> str:

@@ -8,7 +8,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import dtype_of
-from nanochat.plan.estimate.memory import largest_micro_batch
+from nanochat.plan.estimate.memory import micro_batch_size
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec
 from nanochat.plan.stages import estimate_stage
@@ -37,13 +37,13 @@ def rows_that_fit(stage: StagePlan, config: GPTConfig | None, limit_bytes: int, 
     if config is None or not isinstance(spec, PretrainSpec | SftSpec):
         return 0
     sequence_len = _sequence_len(spec, config) or config.sequence_len
-    return largest_micro_batch(
+    return micro_batch_size(
         config,
-        limit_bytes,
+        execution.model_copy(update={"micro_batch_size": None}),
         rows=max(1, spec.tokens_per_step // execution.processes // sequence_len),
         sequence_len=sequence_len,
         dtype=dtype_of(execution, device),
-        activation_checkpointing=execution.activation_checkpointing,
+        limit_bytes=limit_bytes,
     )
 
 
@@ -52,12 +52,9 @@ def check_distributed(
 ) -> None:
     """Refuse a number of processes that cannot share a step's rows equally, and a backend that needs a hostfile."""
     if section.backend == "jaccl" and section.hostfile is None:
-        issues.refuse(
-            ("run", "distributed", "backend"),
-            "missing-field",
-            "`jaccl` needs the RDMA devices of each host, which only a hostfile says",
-            advice="give `run.distributed.hostfile`, as `mlx.distributed_config` writes it",
-        )
+        message = "`jaccl` needs the RDMA devices of each host, which only a hostfile says"
+        advice = "give `run.distributed.hostfile`, as `mlx.distributed_config` writes it"
+        issues.refuse(("run", "distributed", "backend"), "missing-field", message, advice=advice)
     for spec in specs:
         problem = uneven_shares(spec, config, section.processes)
         if problem is not None:

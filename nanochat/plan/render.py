@@ -34,9 +34,9 @@ def render_plan(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
     shown = {stage.name: statuses.get(stage.name, StageStatus("")) for stage in plan.stages}
     parts = [_title(plan), _table(plan, shown), *(_describe(stage, shown[stage.name]) for stage in plan.stages)]
     if plan.expectations:
-        parts.append(_lines("expected", (f"{name} {condition}" for name, condition in plan.expectations.items())))
+        parts.append(titled_lines("expected", (f"{name} {condition}" for name, condition in plan.expectations.items())))
     if plan.notes:
-        parts.append(_lines("notes", plan.notes))
+        parts.append(titled_lines("notes", plan.notes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,10 +119,11 @@ def _describe(stage: StagePlan, status: StageStatus) -> str:
         lines.append(f"starts from {stage.init_from}")
     if status.why:
         lines.append(f"{status.text}: {status.why}" if status.text else status.why)
-    return _lines(stage.name, lines, bullet="")
+    return titled_lines(stage.name, lines, bullet="")
 
 
-def _lines(title: str, lines: Iterable[str], *, bullet: str = "- ") -> str:
+def titled_lines(title: str, lines: Iterable[str], *, bullet: str = "- ") -> str:
+    """Return a title and the lines below it, wrapped and indented."""
     wrapped = []
     for line in lines:
         wrapped += textwrap.wrap(line, WIDTH, initial_indent=f"  {bullet}", subsequent_indent=" " * (2 + len(bullet)))

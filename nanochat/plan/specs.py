@@ -33,7 +33,6 @@ class TokenizerSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return (WeightedSource(source=self.source, weight=1),)
 
 
@@ -62,7 +61,6 @@ class PretrainSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return self.data
 
 
@@ -135,7 +133,6 @@ class BaseEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return tuple(self.suites.values())
 
 
@@ -165,7 +162,6 @@ class SftSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return self.data
 
 
@@ -179,7 +175,6 @@ class ChatEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What the stage reads."""
         return tuple(self.suites.values())
 
 

@@ -13,34 +13,17 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import JsonValue
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import describe
+from nanochat.plan import describe, specs
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
 from nanochat.plan.derive.identity import base_eval_identity, nondefault_fields, pretrain_identity, sft_identity
 from nanochat.plan.derive.pretrain import derive_pretrain
 from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.derive.tokenizer import derive_tokenizer
+from nanochat.plan.estimate import estimate as estimates
 from nanochat.plan.estimate.device_rates import DeviceClass
-from nanochat.plan.estimate.estimate import (
-    Estimate,
-    Setting,
-    estimate_base_eval,
-    estimate_chat_eval,
-    estimate_pretrain,
-    estimate_sft,
-    estimate_tokenizer,
-)
-from nanochat.plan.specs import (
-    BaseEvalSpec,
-    ChatEvalSpec,
-    ExecutionSpec,
-    PretrainSpec,
-    SftSpec,
-    Spec,
-    StageName,
-    StageSpec,
-    TokenizerSpec,
-)
+from nanochat.plan.estimate.estimate import Estimate, Setting
+from nanochat.plan.specs import ExecutionSpec, Spec, StageName, StageSpec
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe
 
 S = TypeVar("S", bound=Spec)
@@ -91,18 +74,18 @@ class Stage(Generic[S]):
 
 # `Any` because the functions of each row take the specification of that row.
 _ROWS: tuple[Stage[Any], ...] = (
-    Stage[TokenizerSpec](
+    Stage[specs.TokenizerSpec](
         name="tokenizer",
         module="nanochat.stages.tokenizer",
         draws=False,
         code_version=2,
         derive=derive_tokenizer,
-        estimate=estimate_tokenizer,
+        estimate=estimates.estimate_tokenizer,
         describe=describe.describe_tokenizer,
         params=describe.tokenizer_params,
         outcome=describe.tokenizer_outcome,
     ),
-    Stage[PretrainSpec](
+    Stage[specs.PretrainSpec](
         name="pretrain",
         module="nanochat.stages.pretrain",
         trains=True,
@@ -111,12 +94,12 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from", "horizon", "tokens_per_step", "schedule"}),
         derive=derive_pretrain,
         identity=pretrain_identity,
-        estimate=estimate_pretrain,
+        estimate=estimates.estimate_pretrain,
         describe=describe.describe_pretrain,
         params=describe.pretrain_params,
         outcome=describe.pretrain_outcome,
     ),
-    Stage[BaseEvalSpec](
+    Stage[specs.BaseEvalSpec](
         name="base_eval",
         module="nanochat.stages.base_eval",
         evaluates=True,
@@ -125,12 +108,12 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from"}),
         derive=derive_base_eval,
         identity=base_eval_identity,
-        estimate=estimate_base_eval,
+        estimate=estimates.estimate_base_eval,
         describe=describe.describe_base_eval,
         params=describe.suite_params,
         outcome=describe.base_eval_outcome,
     ),
-    Stage[SftSpec](
+    Stage[specs.SftSpec](
         name="sft",
         module="nanochat.stages.sft",
         trains=True,
@@ -139,12 +122,12 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from", "horizon", "tokens_per_step", "sequence_len", "lr_scale", "schedule"}),
         derive=derive_sft,
         identity=sft_identity,
-        estimate=estimate_sft,
+        estimate=estimates.estimate_sft,
         describe=describe.describe_sft,
         params=describe.sft_params,
         outcome=describe.sft_outcome,
     ),
-    Stage[ChatEvalSpec](
+    Stage[specs.ChatEvalSpec](
         name="chat_eval",
         module="nanochat.stages.chat_eval",
         evaluates=True,
@@ -152,7 +135,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         code_version=2,
         derived_fields=frozenset({"init_from"}),
         derive=derive_chat_eval,
-        estimate=estimate_chat_eval,
+        estimate=estimates.estimate_chat_eval,
         describe=describe.describe_chat_eval,
         params=describe.suite_params,
         outcome=describe.chat_eval_outcome,

@@ -53,9 +53,8 @@ def schema_text() -> str:
 
 def _loosened(field: dict[str, Any]) -> dict[str, Any]:
     """Return the field's schema with null and variables allowed. Title, description and default stay outermost."""
-    annotations: dict[str, Any] = {
-        key: field[key] for key in ("title", "description", "default", "examples") if key in field
-    }
+    kept = ("title", "description", "default", "examples")
+    annotations: dict[str, Any] = {key: field[key] for key in kept if key in field}
     types = {key: value for key, value in field.items() if key not in annotations}
     options = types.pop("anyOf", None) or types.pop("oneOf", None)
     options = [_loosened_map({**types, **option}) for option in options or [{}]]

@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanochat.errors import RecipeError
 from nanochat.recipe.check.cross_references import check_references
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
 from nanochat.recipe.merge.overrides import read_override
 from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
 from nanochat.recipe.merge.variables import substitute
+from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.schema.recipe import Recipe
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin
-from nanochat.recipe.source.nodes import Node
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
 """Errors that would be false alarms if an extended file could not be read."""
@@ -38,58 +36,41 @@ class LoadedRecipe:
     files: tuple[Path, ...]
     """Absolute paths of all files that were read, including the recipe itself."""
 
-    def diagnose(
-        self,
-        path: KeyPath,
-        code: str,
-        message: str,
-        help: str = "",  # noqa: A002
-        *,
-        at_key: bool = False,
-    ) -> Diagnostic:
-        """Return an error at the value (or key) at `path`, or at the nearest section above it if that is a default."""
-        problem = FieldProblem(tuple(path), code, message, help, at_key)
+    def locate(self, problem: FieldProblem) -> Diagnostic:
+        """Return the problem with its place, which is the nearest section above if the value is a default."""
         return _locate(problem, self.origins, self.key_origins)
-
-    def error(self, diagnostics: Iterable[Diagnostic]) -> RecipeError:
-        """Return an exception that shows all `diagnostics`, for the caller to raise."""
-        return LocatedRecipeError(diagnostics)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Return the recipe at `path` with the `KEY=VALUE` settings of `overrides`, of which later ones win.
 
-    Raises:
-        RecipeError: the recipe is wrong; the message shows all errors.
+    A wrong recipe raises a RecipeError that shows all errors.
     """
-    files = read_with_bases(Path(path))
-    node, diagnostics = files.node, list(files.diagnostics)
+    node, files = read_with_bases(Path(path))
+    diagnostics = list(files.diagnostics)
     for number, override in enumerate(overrides, start=1):
         try:
             node = merge(node, read_override(override, number))
         except LocatedRecipeError as error:
             diagnostics += error.diagnostics
-    substituted = substitute(drop_nulls(node))
-    node = resolve_paths(substituted.node)
-    diagnostics += substituted.diagnostics
+    node, variable_errors = substitute(drop_nulls(node))
+    node = resolve_paths(node)
+    diagnostics += [error for _, error in variable_errors]
+    failed = {path for path, _ in variable_errors}
     origins, key_origins = origins_of(node)
     recipe, problems = validate(node)
+    data = plain(node)
+    assert isinstance(data, dict), "a recipe is a map"
     reported_places = {diagnostic.origin for diagnostic in diagnostics}
-    for problem in [*problems, *_reference_problems(node)]:
+    for problem in [*problems, *check_references(data)]:
         located = _locate(problem, origins, key_origins)
-        is_reported = problem.path in substituted.failed or (located.origin in reported_places and not problem.at_key)
+        is_reported = problem.path in failed or (located.origin in reported_places and not problem.at_key)
         if not is_reported and (files.is_complete or problem.code not in _NEEDS_ALL_FILES):
             diagnostics.append(located)
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "without problems the recipe is valid"
-    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, files.files)
-
-
-def _reference_problems(node: Node) -> list[FieldProblem]:
-    data = plain(node)
-    assert isinstance(data, dict), "a recipe is a map"
-    return check_references(data)
+    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, tuple(files.nodes))
 
 
 def _locate(problem: FieldProblem, origins: Mapping[KeyPath, Origin], keys: Mapping[KeyPath, Origin]) -> Diagnostic:

@@ -11,9 +11,9 @@ import yaml
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.merge.variables import escape
+from nanochat.recipe.parsing.diagnostics import LINE_BREAK
+from nanochat.recipe.parsing.scalars import NUMBER
 from nanochat.recipe.schema.recipe import Recipe, Section
-from nanochat.recipe.source.diagnostics import LINE_BREAK
-from nanochat.recipe.source.scalars import NUMBER
 
 Value: TypeAlias = "str | int | float | bool | dict[str, Value] | list[Value] | None"
 

@@ -12,21 +12,21 @@ from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, Rec
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
-from nanochat.runner.preflight.checks import check_all
 from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 from nanochat.runner.preflight.prepare import prepare, select_stages
+from nanochat.runner.preflight.run_checks import check_all
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import metrics_by_name
 from nanochat.runner.stage_loop import RunContext, RunRequest, cache_line, run_stages
-from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
-from nanochat.runner.store.record import RunStatus, RunTracking, StageRecord
-from nanochat.runner.store.runs import Run, list_runs
+from nanochat.runner.store.record import RunTracking, StageRecord
+from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
+from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.upload.build_view import is_unsent
 from nanochat.runner.upload.upload import tracking_of, uploading
 from nanochat.storage.files import write_text
@@ -35,12 +35,10 @@ from nanochat.storage.files import write_text
 def run_recipe(request: RunRequest, display: Display) -> Run:
     """Run the stages of a recipe that are not finished yet and return the run. `display` shows lines and progress.
 
-    Raises:
-        NanochatError: its class says how the run ended, see `errors`. The message of InterruptedRun is one line.
+    The class of a NanochatError says how the run ended, see `errors`. The message of InterruptedRun is one line.
     """
     loaded = load_recipe(request.recipe, request.overrides)
-    pinned = pin_sources(loaded, request.base)
-    if pinned is not None:
+    if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     prepared = prepare(loaded, request.base)
     plan = prepared.plan
@@ -59,12 +57,15 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
     if prepared.problems:  # raises, together with whatever else is wrong: without its inputs nothing can run
         check_all(prepared, context.to_run, tracking_uri=tracking.uri)
     _check_selection(context)
-    if not context.to_run:
-        return _finish_cached(context, tracking)
-    check_all(prepared, context.to_run, tracking_uri=tracking.uri)
-    _check_locks(context)
-    display.log_line(plan_report_text(prepared, context.lookups, selected))
-    return _run(context, tracking)
+    if context.to_run:
+        check_all(prepared, context.to_run, tracking_uri=tracking.uri)
+        _check_locks(context)
+        display.log_line(plan_report_text(prepared, context.lookups, selected))
+    run, unmet = _run(context, tracking) if context.to_run else _finish_cached(context, tracking)
+    display.log_line(f"report: {run.folder.report}")
+    if unmet:
+        raise ExpectationError("\n".join(unmet))
+    return run
 
 
 def _check_selection(context: RunContext) -> None:
@@ -86,7 +87,8 @@ def _check_locks(context: RunContext) -> None:
                 pass
 
 
-def _run(context: RunContext, tracking: RunTracking) -> Run:
+def _run(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
+    """Run the stages and write the report. Return the run, and a message for each expectation that is not met."""
     base, display = context.request.base, context.display
     close_dead_runs(list_runs(base))
     session = _open(context, tracking)
@@ -94,37 +96,25 @@ def _run(context: RunContext, tracking: RunTracking) -> Run:
         try:
             unmet = _finish(context, session, run_stages(context, session, interrupts))
         except BaseException as error:
-            session.end(*_outcome(error))
-            _try_to_write_report(session, context, with_plots=interrupts.count == 0)
+            _record_failure(error, session, context, with_plots=interrupts.count == 0)
             raise
         run = Run(session.folder, session.state)
-        report = write_report(run, base)
-    display.log_line(f"report: {report}")
-    if unmet:
-        raise ExpectationError("\n".join(unmet))
-    return run
+        write_report(run, base)
+    return run, unmet
 
 
-def _outcome(error: BaseException) -> tuple[RunStatus, str]:
-    """Return the status and message that `run.json` keeps about a run that ended with an error."""
-    match error:
-        case InterruptedRun():
-            return "interrupted", str(error)
-        case NanochatError():
-            return "failed", str(error)
-        case _:
-            return "failed", f"a bug: {error!r}"
-
-
-def _try_to_write_report(session: Session, context: RunContext, *, with_plots: bool) -> None:
-    """Write the report of a failed run. A failure to write it is only shown: the run's own error matters more.
+def _record_failure(error: BaseException, session: Session, context: RunContext, *, with_plots: bool) -> None:
+    """Store how the run failed and write its report. If that fails too, only show why: `error` matters more.
 
     Plots are left out for a user who interrupted the run and is waiting for it to end.
     """
+    message = str(error) if isinstance(error, NanochatError) else f"a bug: {error!r}"
     try:
+        session.end("interrupted" if isinstance(error, InterruptedRun) else "failed", message)
         write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)
     except Exception as problem:  # noqa: BLE001  (whatever it is, it must not replace the error of the stage)
-        context.display.log_line(f"the report could not be written: {type(problem).__name__}: {problem}")
+        reason = f"{type(problem).__name__}: {problem}"
+        context.display.log_line(f"the run's outcome and report could not be written: {reason}")
 
 
 def _open(context: RunContext, tracking: RunTracking) -> Session:
@@ -161,8 +151,8 @@ def _finish(context: RunContext, session: Session, records: dict[str, StageRecor
     return unmet
 
 
-def _finish_cached(context: RunContext, tracking: RunTracking) -> Run:
-    """Show the cached results. Create a run folder only if this recipe name has no run with the same stages."""
+def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
+    """Do the same as `_run` with cached results, in a new folder only if no run of this name has the same stages."""
     display, prepared, base = context.display, context.prepared, context.request.base
     display.log_line("nothing to do: every stage is finished already")
     cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
@@ -176,11 +166,9 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> Run:
         sweep_checkpoints(lookup.folder)
     unmet = _finish(context, session, {lookup.stage.name: record for lookup, record in cached})
     run = Run(session.folder, session.state)
-    report = session.folder.report if session.folder.report.is_file() else write_report(run, base)
+    if not run.folder.report.is_file():
+        write_report(run, base)
     if is_unsent(run):
         with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
             pass
-    display.log_line(f"report: {report}")
-    if unmet:
-        raise ExpectationError("\n".join(unmet))
-    return run
+    return run, unmet

@@ -10,17 +10,17 @@ from pathlib import Path
 from nanochat.errors import InterruptedRun
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.runner.display import Display
-from nanochat.runner.preflight.downloads import fetch_inputs
+from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.process.run_stage import StageAttempt, execute_stage
 from nanochat.runner.report.results import result_line
-from nanochat.runner.store.cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
 from nanochat.runner.store.record import StageRecord, read_record
 from nanochat.runner.store.session import Session
+from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
 from nanochat.storage.layout import StageFolder
 
 
@@ -62,8 +62,7 @@ class RunContext:
 def run_stages(context: RunContext, session: Session, interrupts: Interrupts) -> dict[str, StageRecord]:
     """Run the selected stages in order and return the record of every finished stage.
 
-    Raises:
-        NanochatError: a stage failed, was interrupted, or is locked by another run. The session says which stage.
+    Raises NanochatError if a stage fails, is interrupted, or is locked by another run. The session says which stage.
     """
     fetch_inputs(context.to_run, context.request.base, session.folder, display=context.display, interrupts=interrupts)
     records: dict[str, StageRecord] = {}
@@ -95,11 +94,7 @@ def _run_stage(
     is_forced = name in context.forced
     with claims(context.request.base):
         lookup = look_up_stage(
-            stage,
-            digests,
-            base=context.request.base,
-            recipe_name=prepared.plan.recipe_name,
-            is_forced=is_forced,
+            stage, digests, base=context.request.base, recipe_name=prepared.plan.recipe_name, is_forced=is_forced
         )
         if lookup.record is not None:
             session.use_cached(name, lookup.folder)
@@ -110,9 +105,8 @@ def _run_stage(
         return lookup.record
     with stage_lock(lookup.folder) as lock:
         if (owner := lock.taken_over_from) is not None:
-            context.display.log_line(
-                f"{title}: took over the lock of process {owner.pid} on {owner.host}, which has ended"
-            )
+            ended = f"process {owner.pid} on {owner.host}, which has ended"
+            context.display.log_line(f"{title}: took over the lock of {ended}")
         record = None if is_forced else read_record(lookup.folder)
         if record is not None:  # another run finished the stage while this one waited for the lock
             session.use_cached(name, lookup.folder)
@@ -144,6 +138,7 @@ def _compute_stage(
     )
     began = time.time()
     try:
+        fetch_sources(lookup.stage, base, display=context.display, interrupts=interrupts)
         return execute_stage(attempt, lock, interrupts=interrupts, display=context.display)
     except InterruptedRun as stop:
         session.end_stage(name, folder, "interrupted", seconds=time.time() - began)

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import assert_never
 
 from nanochat.errors import StageError
-from nanochat.evals.bpb import evaluate_bpb
+from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.evals.choice_tasks import evaluate_choices
 from nanochat.evals.core_tasks import evaluate_core_task
 from nanochat.evals.metrics import Score, composite
-from nanochat.evals.results import ExampleRecord
+from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_continuations
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
-from nanochat.stages.heldout import held_out_batches
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_model_to_evaluate, suite_result
+from nanochat.stages.validation_batches import held_out_batches
 from nanochat.storage.files import write_text
 from nanochat.tasks.base_multiple_choice import build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
@@ -49,19 +49,17 @@ def run(job: Job, context: StageContext) -> StageResult:
     return runner.stage_result("base_core")
 
 
-def sample_text(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int) -> str:
+def sample_text(model: FastGPT, tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int) -> str:
     """Return greedy continuations of `prompts` as Markdown."""
     texts = sample_continuations(Engine(model, tokenizer), prompts, max_tokens=max_tokens)
     heading = "# Continuations\n\nGreedy sampling; each block begins with its prompt."
     return "\n\n".join([heading, *map(indented, texts)])
 
 
-def _prepare_suite(name: str, suite: BaseSuiteSpec, model: GPT, tokenizer: Tokenizer, context: StageContext) -> Suite:
-    """Read the suite's data and return the suite, ready to run.
-
-    Raises:
-        PreflightError, StageError: the data is missing, broken or empty.
-    """
+def _prepare_suite(
+    name: str, suite: BaseSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
+) -> Suite:
+    """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
     match suite:
         case BpbSuiteSpec():
             return _prepare_bpb(name, suite, model, tokenizer, base=context.base)
@@ -73,7 +71,7 @@ def _prepare_suite(name: str, suite: BaseSuiteSpec, model: GPT, tokenizer: Token
             assert_never(suite)
 
 
-def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     sequence_len = model.config.sequence_len
     batches = held_out_batches(
         suite.source,
@@ -93,7 +91,7 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: GPT, tokenizer: Tokenize
     return Suite(name, compute, sum(batch.targets.size for batch in batches), "tokens")
 
 
-def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     items = build_choice_items(
         suite.task,
         suite.source,
@@ -112,7 +110,7 @@ def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: GPT, tokenizer: T
     return Suite(name, compute, len(items))
 
 
-def _prepare_core(name: str, suite: CoreSuiteSpec, model: GPT, tokenizer: Tokenizer) -> Suite:
+def _prepare_core(name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer) -> Suite:
     tasks = read_bundle(bundle_folder(suite.source))
     problems = [build_core_prompts(task, max_problems=suite.max_problems) for task in tasks]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
-from nanochat.evals.results import TaskResult
+from nanochat.evals.task_result import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
@@ -48,11 +48,7 @@ def run(job: Job, context: StageContext) -> StageResult:
 
 
 def _prepare_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, base: Path) -> Suite:
-    """Read the suite's data and return the suite, ready to run.
-
-    Raises:
-        PreflightError, StageError: the data is missing, broken or empty.
-    """
+    """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
     task = build_task(
         suite.task, suite.source, suite.split, max_examples=suite.max_problems, seed=seed, base=base, choose="shuffled"
     )

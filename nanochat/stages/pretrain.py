@@ -17,20 +17,19 @@ from nanochat.data.loaders.mixture import Stream
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.evals.bpb import evaluate_bpb
+from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_continuations
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.gpt import GPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
 from nanochat.plan.specs import Job, PretrainSpec
-from nanochat.stages.heldout import HeldOutBatch, held_out_batches
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training import Training, TrainingSchedule, write_samples
+from nanochat.stages.validation_batches import HeldOutBatch, held_out_batches
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
@@ -72,7 +71,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     return _make_result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
 
 
-def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[GPT, Tokenizer]:
+def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[FastGPT, Tokenizer]:
     """Return the model to train, with random weights or those of `init_from`, and its tokenizer."""
     if spec.init_from is not None:
         return _load_init_model(spec, spec.init_from, context)
@@ -93,7 +92,7 @@ def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
     return dataclasses.replace(planned, vocab_size=tokenizer.vocab_size)
 
 
-def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[GPT, Tokenizer]:
+def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[FastGPT, Tokenizer]:
     folder = Path(init_from)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     recipe_tokenizer = context.upstream("tokenizer")
@@ -161,7 +160,7 @@ def _make_schedule(spec: PretrainSpec) -> TrainingSchedule:
 class _ValidationAndSamples:
     """Validates and samples the model during training, and keeps the last bits per byte."""
 
-    def __init__(self, spec: PretrainSpec, context: StageContext, model: GPT, tokenizer: Tokenizer, *, rows: int):
+    def __init__(self, spec: PretrainSpec, context: StageContext, model: FastGPT, tokenizer: Tokenizer, *, rows: int):
         self.spec, self.context, self.model, self.tokenizer = spec, context, model, tokenizer
         self.rows = rows
         self.bpb: float | None = None

@@ -14,7 +14,7 @@ from nanochat.data.loaders.conversation_rows import ConversationRows, Conversati
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_answers
-from nanochat.model.gpt import GPT
+from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
@@ -50,7 +50,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
-    folder = _find_start_model(spec, context)
+    folder = Path(spec.init_from) if spec.init_from else context.require_upstream("pretrain") / MODEL_FOLDER
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
@@ -77,13 +77,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     return StageResult(metrics, training.timings())
 
 
-def _find_start_model(spec: SftSpec, context: StageContext) -> Path:
-    if spec.init_from is not None:
-        return Path(spec.init_from)
-    return context.require_upstream("pretrain") / MODEL_FOLDER
-
-
-def _make_optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Path) -> tuple[Optimizer, bool]:
+def _make_optimizer(spec: SftSpec, context: StageContext, model: FastGPT, folder: Path) -> tuple[Optimizer, bool]:
     """Return the optimizer, and whether it starts with the moments that pretraining saved beside the weights."""
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     optimizer = Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group)
@@ -98,7 +92,7 @@ def _make_optimizer(spec: SftSpec, context: StageContext, model: GPT, folder: Pa
     return optimizer, True
 
 
-def _sequence_len(spec: SftSpec, model: GPT) -> int:
+def _sequence_len(spec: SftSpec, model: FastGPT) -> int:
     """Return the length of rows: the recipe's or the model's. Raise a StageError if the model's context is shorter."""
     context_len = model.config.sequence_len
     if spec.sequence_len is not None and spec.sequence_len > context_len:
@@ -154,7 +148,7 @@ def _report_rows(name: str, task: Task, context: StageContext) -> int:
     if task.refused:
         context.notify_user(f"{name}: {len(task.refused):,} rows not used:{shown(task.refused)}")
     if task.ignored:
-        context.notify_user(f"{name}: ignored the keys {', '.join(task.ignored)}, which only describe a conversation")
+        context.notify_user(f"{name}: ignored keys that only describe a conversation: {', '.join(task.ignored)}")
     return len(task.refused)
 
 
@@ -198,7 +192,7 @@ def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) ->
     return TrainingSchedule(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
 
 
-def _sample(position: TrainingPosition, context: StageContext, model: GPT, tokenizer: Tokenizer) -> None:
+def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:
     """Add the model's answers to the recipe's prompts to `out/samples.md`."""
     texts = sample_answers(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
     if context.process_group.is_writer:

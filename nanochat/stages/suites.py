@@ -19,8 +19,8 @@ import mlx.core as mx
 from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score, composite
-from nanochat.evals.results import ExampleRecord, TaskResult
-from nanochat.model.gpt import GPT
+from nanochat.evals.task_result import ExampleRecord, TaskResult
+from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult, indented
@@ -120,7 +120,7 @@ def _summarise(name: str, result: SuiteResult) -> str:
     return f"{show_score(score.accuracy, score.stderr, score.n)}, chance {score.chance:.2g}"
 
 
-def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> tuple[GPT, Tokenizer]:
+def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> tuple[FastGPT, Tokenizer]:
     """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage.
 
     Raises:

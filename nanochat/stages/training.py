@@ -20,7 +20,8 @@ from nanochat.checkpoint import CheckpointView, latest_checkpoint, save_checkpoi
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
 from nanochat.model.device import device_name, peak_flops
-from nanochat.model.gpt import GPT, load_weights
+from nanochat.model.dispatch import FastGPT
+from nanochat.model.gpt import load_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
@@ -63,7 +64,7 @@ class Training:
         self,
         context: StageContext,
         *,
-        model: GPT,
+        model: FastGPT,
         tokenizer: Tokenizer,
         optimizer: Optimizer,
         loader: BatchLoader[RowState],

@@ -5,23 +5,22 @@ They need a small random model, no data, and a few seconds. Not covered: speed, 
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from nanochat import runtime
-from nanochat.errors import OK, StageError
+import mlx.core as mx
+
+from nanochat.checkpoint import model_folder
+from nanochat.errors import StageError
+from nanochat.inference.kv_cache import KVCache
 from nanochat.model.config import GPTConfig
+from nanochat.model.dispatch import FastGPT, summed_loss
+from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
-
-if TYPE_CHECKING:  # functions import MLX themselves, after `runtime.prepare` has loaded a BLAS
-    import mlx.core as mx
-
-    from nanochat.model.gpt import GPT
+from nanochat.optim.optimizer import Optimizer
 
 _ROWS, _TOKENS = 2, 48
 _SMALL_MODEL = GPTConfig(
@@ -73,8 +72,6 @@ def check_initial_weights(config: GPTConfig) -> str:
 
 def check_logits(config: GPTConfig) -> str:
     """Require float32 logits of shape (B, T, vocab_size) that are finite and within the softcap."""
-    import mlx.core as mx
-
     logits = _random_model(config)(_random_tokens(config, _TOKENS))
     _require(logits.shape == (_ROWS, _TOKENS, config.vocab_size), f"logits have shape {logits.shape}")
     _require(logits.dtype == mx.float32, f"logits have dtype {logits.dtype}")
@@ -93,8 +90,6 @@ def check_untrained_loss(config: GPTConfig) -> str:
 
 def check_gradients(config: GPTConfig) -> str:
     """Require a finite, nonzero gradient for every parameter of a model with random weights."""
-    import mlx.core as mx
-
     gradients = _gradients(_random_model(config), _random_tokens(config, _TOKENS + 1))
     for name, gradient in gradients.items():
         size = _to_float(mx.abs(gradient).sum())
@@ -104,8 +99,6 @@ def check_gradients(config: GPTConfig) -> str:
 
 def check_optimizer(config: GPTConfig) -> str:
     """Require that five optimizer steps on one batch lower its loss by more than 0.5 nats."""
-    from nanochat.optim.optimizer import Optimizer
-
     model, tokens = _new_model(config), _random_tokens(config, _TOKENS + 1)
     parameters = model.named_parameters()
     groups = build_groups(config, OptimizerConfig(), tokens_per_step=_ROWS * _TOKENS)
@@ -122,12 +115,10 @@ def check_optimizer(config: GPTConfig) -> str:
 
 def check_round_trip(config: GPTConfig) -> str:
     """Require that a model has the same bits in every parameter after it was saved and loaded."""
-    from nanochat.checkpoint.model_folder import load_model, save_model
-
     model = _random_model(config)
     with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder) / "model", model, None)
-        loaded = load_model(Path(folder) / "model").named_parameters()
+        model_folder.save_model(Path(folder) / "model", model, None)
+        loaded = model_folder.load_model(Path(folder) / "model").named_parameters()
     for name, array in model.named_parameters().items():
         _require(bool((array == loaded[name]).all()), f"`{name}` changed when it was saved and loaded")
     return f"{len(loaded)} tensors"
@@ -135,10 +126,6 @@ def check_round_trip(config: GPTConfig) -> str:
 
 def check_kv_cache(config: GPTConfig) -> str:
     """Require that prefill and token-by-token decoding give the logits of one pass, beyond the short window too."""
-    import mlx.core as mx
-
-    from nanochat.inference.kv_cache import KVCache
-
     model, tokens = _random_model(config), _random_tokens(config, _TOKENS)
     uncached = model(tokens)
     cache = KVCache(config, capacity=_TOKENS)
@@ -164,10 +151,6 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _new_model(config: GPTConfig) -> GPT:
-    import mlx.core as mx
-
-    from nanochat.model.dispatch import FastGPT
-
     model = FastGPT(config)
     model.initialise(mx.random.key(0))
     return model
@@ -175,8 +158,6 @@ def _new_model(config: GPTConfig) -> GPT:
 
 def _random_model(config: GPTConfig) -> GPT:
     """Return a model without zero weights: new output projections are zero and would hide every earlier layer."""
-    import mlx.core as mx
-
     model = _new_model(config)
     parameters = model.named_parameters()
     keys = mx.random.split(mx.random.key(1), len(parameters))
@@ -190,20 +171,14 @@ def _random_model(config: GPTConfig) -> GPT:
 
 
 def _random_tokens(config: GPTConfig, length: int) -> mx.array:
-    import mlx.core as mx
-
     return mx.random.randint(0, config.vocab_size, (_ROWS, length), key=mx.random.key(2))
 
 
 def _mean_loss(model: GPT, tokens: mx.array) -> mx.array:
-    from nanochat.model.dispatch import summed_loss
-
     return summed_loss(model, tokens[:, :-1], tokens[:, 1:]) / (tokens.shape[0] * (tokens.shape[1] - 1))
 
 
 def _gradients(model: GPT, tokens: mx.array) -> dict[str, mx.array]:
-    import mlx.core as mx
-
     def loss(parameters: dict[str, mx.array]) -> mx.array:
         model.set_parameters(parameters)
         return _mean_loss(model, tokens)
@@ -212,25 +187,3 @@ def _gradients(model: GPT, tokens: mx.array) -> dict[str, mx.array]:
     gradients: dict[str, mx.array] = mx.grad(loss)(parameters)
     model.set_parameters(parameters)
     return gradients
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print one line per check and return the exit code: 4 if any check failed."""
-    parser = argparse.ArgumentParser(prog="nanochat-run verify", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    chosen = runtime.prepare(parser.parse_args(arguments).device, "float32")
-
-    from nanochat.model.device import select_device
-
-    select_device(chosen.backend)
-    sys.stdout.write(f"{chosen.describe()}\n")
-    results = run_checks()
-    for result in results:
-        sys.stdout.write(f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.detail}\n")
-    failed = sum(not result.passed for result in results)
-    sys.stdout.write(f"{len(results) - failed} of {len(results)} checks passed\n")
-    return StageError.exit_code if failed else OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

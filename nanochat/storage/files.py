@@ -62,7 +62,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield an empty scratch folder that becomes `target` when the block ends without an exception.
 
     Every file in it is flushed to disk before the rename, and the parent folder after it. A folder at `target` is
-    replaced. Scratch folders that a killed process left behind for the same target are deleted.
+    replaced. Scratch folders that a killed process left for the same target are deleted.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _delete_leftovers(target)

@@ -9,6 +9,7 @@ from here. Not here: what the files contain.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ MODEL_FOLDER = "model"
 OPTIMIZER_FILE = "optimizer.safetensors"
 SAMPLES_FILE = "samples.md"
 RESULT_FILE = "result.json"
+_CHECKPOINT_NAME = re.compile(r"step_(\d{8,})")
 
 
 class _Entry:
@@ -53,6 +55,7 @@ class StageFolder:
     progress = _Entry("progress.json")  # its heartbeat
     error = _Entry("error.txt")  # the message of the error that ended it
     metrics = _Entry("metrics.jsonl")  # values by step that are the same in every run of the same code
+    sources = _Entry("sources.json")  # the files read from each source
     timings = _Entry("timings.jsonl")  # values by step that depend on the clock and the machine
     checkpoints = _Entry("checkpoints")  # deleted once the stage is done
     suites = _Entry("suites")  # a result for each finished suite of an evaluation
@@ -114,6 +117,17 @@ class RunFolder:
     stages = _Entry("stages")  # links to the stage folders
     copies = _Entry("copies.json")  # the names of the converted copies of data files that it reads
     link = _Entry("tracking.json")  # the MLflow run that shows this run
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` optimizer steps, for example `step_00000123`."""
+    return root / f"step_{step:08d}"
+
+
+def list_checkpoints(root: Path) -> dict[int, Path]:
+    """Return the checkpoint folders under `root` by step. They may be damaged."""
+    paths = root.iterdir() if root.is_dir() else ()
+    return {int(match[1]): path for path in paths if (match := _CHECKPOINT_NAME.fullmatch(path.name)) and path.is_dir()}
 
 
 def stages_folder(base: Path) -> Path:

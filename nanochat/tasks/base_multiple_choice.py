@@ -20,7 +20,7 @@ from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, Question
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
-from nanochat.tasks.row_parsing import RowParser, read_rows, row_error
+from nanochat.tasks.parsing import RowParser, read_rows, row_error
 from nanochat.tasks.table import TASKS, ChoiceTask
 
 _FEWSHOT_SEED = 1234
@@ -125,11 +125,7 @@ def _parser(task: ChoiceTask) -> RowParser[ChoiceItem]:
 
 
 def parse_hellaswag(row: dict[str, object], number: int) -> ChoiceItem:
-    """Return a HellaSwag row (`ctx`, `endings`, `label`) without WikiHow's marks.
-
-    Raises:
-        StageError: the row does not have this form, or has no label (as in the hub's test split).
-    """
+    """Return a HellaSwag row without WikiHow's marks. A row without a label raises a StageError."""
     match row:
         case {"ctx": str(context), "endings": [*endings], "label": str() | int() as label} if str(label).isdigit():
             if int(label) < len(endings):

@@ -6,10 +6,9 @@ Not here: tasks of base models, which compare the likelihood of options (`base_m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
@@ -21,29 +20,19 @@ from nanochat.tasks.conversations import check_conversations, read_conversations
 from nanochat.tasks.gsm8k import GSM8K, parse_word_problem
 from nanochat.tasks.humaneval import HumanEval, parse_function
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_slice
-from nanochat.tasks.row_parsing import RowParser, read_rows
+from nanochat.tasks.parsing import RowParser, read_rows
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, read_words
 from nanochat.tasks.table import ExampleTask, RowTask
 
 TASK_NAMES: tuple[ExampleTask, ...] = get_args(ExampleTask)
 Choice = Literal["first", "shuffled"]
 
-_Problem = TypeVar("_Problem")
-
-
-@dataclass(frozen=True)
-class _RowFormat(Generic[_Problem]):
-    """How the rows of a file become a task."""
-
-    parse: RowParser[_Problem]
-    build: Callable[[Sequence[_Problem]], Task]
-
-
-_ROW_FORMATS: Mapping[RowTask, _RowFormat[Any]] = {
-    "gsm8k": _RowFormat(parse_word_problem, GSM8K),
-    "humaneval": _RowFormat(parse_function, HumanEval),
-    **{name: _RowFormat(parse, partial(MultipleChoice, name)) for name, parse in QUESTION_PARSERS.items()},
+_ROW_FORMATS: Mapping[RowTask, tuple[RowParser[Any], Callable[[Sequence[Any]], Task]]] = {
+    "gsm8k": (parse_word_problem, GSM8K),
+    "humaneval": (parse_function, HumanEval),
+    **{name: (parse, partial(MultipleChoice, name)) for name, parse in QUESTION_PARSERS.items()},
 }
+"""How a row is parsed, and how the parsed rows become a task."""
 
 
 def build_task(
@@ -72,13 +61,11 @@ def build_task(
         StageError: a row does not have the task's form.
     """
     name = _known(task)
-    match name:
-        case "simple_spelling" | "spelling_bee":
-            words = read_words(source, split, base=base)
-            kind = SimpleSpelling if name == "simple_spelling" else SpellingBee
-            return kind(words=words, size=max_examples or len(words), split=split, seed=seed)
-        case _:
-            return _read_chosen(name, source, split, base=base, count=max_examples, choose=choose)
+    if name == "simple_spelling" or name == "spelling_bee":
+        words = read_words(source, split, base=base)
+        kind = SimpleSpelling if name == "simple_spelling" else SpellingBee
+        return kind(words=words, size=max_examples or len(words), split=split, seed=seed)
+    return _read_chosen(name, source, split, base=base, count=max_examples, choose=choose)
 
 
 def _read_chosen(
@@ -97,8 +84,8 @@ def _read_chosen(
     if name == "conversations":
         task = read_conversations(source, split_name, base=base, max_examples=row_limit)
     else:
-        rows = _ROW_FORMATS[name]
-        task = rows.build(read_rows(rows.parse, source, split_name, base=base, max_rows=row_limit))
+        parse, build = _ROW_FORMATS[name]
+        task = build(read_rows(parse, source, split_name, base=base, max_rows=row_limit))
     if bounds is not None:
         task = take_slice(task, bounds.start, bounds.stop)
         if len(task) == 0:
@@ -134,7 +121,7 @@ def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_exa
         case "conversations":
             check_conversations(source, split, base=base, max_examples=max_rows)
         case _:
-            check_rows(source, split, _ROW_FORMATS[name].parse, base=base, max_rows=max_rows)
+            check_rows(source, split, _ROW_FORMATS[name][0], base=base, max_rows=max_rows)
 
 
 def _known(task: str) -> ExampleTask:

@@ -9,9 +9,8 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nanochat.tasks.answer_parsing import strip_special_tokens
 from nanochat.tasks.base import Example, gold_text, single_turn
-from nanochat.tasks.row_parsing import RowParser, row_error
+from nanochat.tasks.parsing import RowParser, row_error, strip_special_tokens
 from nanochat.tasks.table import LetterTask
 
 
@@ -54,11 +53,7 @@ def render_question(question: Question) -> str:
 
 
 def parse_mmlu(row: dict[str, object], number: int) -> Question:
-    """Return an MMLU row (`question`, `subject`, `choices`, `answer` as an index); auxiliary_train wraps it in `train`.
-
-    Raises:
-        StageError: the row does not have this form.
-    """
+    """Return an MMLU row; auxiliary_train wraps it in `train`. A row of another form raises a StageError."""
     match row:
         case {"question": str(text), "choices": [*choices], "answer": int(gold)} if 0 <= gold < len(choices):
             options = tuple(str(choice) for choice in choices)
@@ -72,21 +67,12 @@ def parse_mmlu(row: dict[str, object], number: int) -> Question:
 
 
 def parse_arc(row: dict[str, object], number: int) -> Question:
-    """Return an ARC row (`question`, `choices` with `text` and `label`, `answerKey`) with the labels that it has.
-
-    Raises:
-        StageError: the row does not have this form, or the answer key is not one of its labels.
-    """
+    """Return an ARC row with the labels that it has. A row of another form raises a StageError."""
     match row:
-        case {
-            "question": str(text),
-            "choices": {"text": [*texts], "label": [*labels]},
-            "answerKey": str(key),
-        } if key in labels and len(texts) == len(labels):
-            return Question(text, tuple(map(str, texts)), tuple(map(str, labels)), labels.index(key))
-        case _:
-            expected = "`question`, `choices` {text, label}, `answerKey` (one of the labels)"
-            raise row_error("arc", row, number, expected)
+        case {"question": str(text), "choices": {"text": [*texts], "label": [*labels]}, "answerKey": str(key)}:
+            if key in labels and len(texts) == len(labels):
+                return Question(text, tuple(map(str, texts)), tuple(map(str, labels)), labels.index(key))
+    raise row_error("arc", row, number, "`question`, `choices` {text, label}, `answerKey` (one of the labels)")
 
 
 QUESTION_PARSERS: Mapping[LetterTask, RowParser[Question]] = {

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
-from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.files.json_lines import json_lines
+from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.file_kinds import reader_of
+from nanochat.data.files.json_lines import json_lines, parse_line
 from nanochat.data.files.parquet_batches import column_is_nested, parquet_rows
 from nanochat.data.files.readers import check_file
 from nanochat.data.source_checks import is_small
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
-from nanochat.tasks.answer_parsing import strip_special_tokens
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
 from nanochat.tasks.chat_forms.rows import is_needed, parse_row
+from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
@@ -105,6 +106,19 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examp
         read_conversations(source, split, base=base, max_examples=limit)
 
 
+def conversation_lines(column: str) -> LineFilter:
+    """Return the filter of lines that hold a conversation to train on."""
+
+    def is_usable(_: Path, raw: bytes) -> bool:
+        value, problem = parse_line(raw)
+        try:
+            return problem is None and bool(parse_row(value, set(), column=column).messages)
+        except BadConversation:
+            return False
+
+    return LineFilter(f"conversations in {column}", is_usable)
+
+
 def parse_conversation(value: object) -> Conversation:
     """Return the conversation in a decoded JSON value; `parse_row` says what is raised."""
     return parse_row(value, set())
@@ -116,15 +130,14 @@ def _read_values(paths: Sequence[Path], column: str, ignored: set[str]) -> Itera
     Parquet columns that only describe a conversation are not read, but added to `ignored`.
     """
     for path in paths:
-        kind = kind_of(path)
-        if kind is not None and kind.reader == "json lines":
+        if reader_of(path) == "json lines":
             for line in json_lines(path):
                 yield line.where(), line.value if line.problem is None else BadConversation(line.problem)
             continue
         nested = column_is_nested(path)
         needed = [name for name, is_nested in nested.items() if is_needed(name, is_nested=is_nested, column=column)]
         ignored.update(nested.keys() - set(needed))
-        for number, row in enumerate(parquet_rows(path, needed)):
+        for number, row in enumerate(parquet_rows(path, needed), start=1):
             yield f"{path} row {number}", row
 
 

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nanochat.tasks.answer_parsing import parse_final_number, strip_special_tokens
 from nanochat.tasks.base import Example, single_turn
-from nanochat.tasks.row_parsing import row_error
+from nanochat.tasks.parsing import parse_final_number, row_error, strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
@@ -49,11 +48,7 @@ class GSM8K:
 
 
 def parse_word_problem(row: dict[str, object], number: int) -> WordProblem:
-    """Return a row of the data (`question`, `answer` with a number after `####`).
-
-    Raises:
-        StageError: the row does not have this form.
-    """
+    """Return a row of the data. A row without `question` and an `answer` with a number raises a StageError."""
     match row:
         case {"question": str(question), "answer": str(answer)} if parse_final_number(answer) is not None:
             return WordProblem(question, answer)
@@ -66,8 +61,7 @@ def split_calls(answer: str) -> tuple[Part, ...]:
     Calls that the calculator refuses are left out, because the engine would inject nothing for them.
     """
     parts: list[Part] = []
-    text = ""
-    done = 0
+    text, done = "", 0
     for call in _CALL.finditer(answer):
         text += answer[done : call.start()]
         done = call.end()

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from nanochat.tasks.answer_parsing import strip_special_tokens
 from nanochat.tasks.base import Example, single_turn
-from nanochat.tasks.row_parsing import row_error
+from nanochat.tasks.parsing import row_error, strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tools.sandbox import Limits, run_program
 
@@ -51,11 +50,7 @@ class HumanEval:
 
 
 def parse_function(row: dict[str, object], number: int) -> Function:
-    """Return a row of the data (`task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`).
-
-    Raises:
-        StageError: the row does not have this form.
-    """
+    """Return the fields of a row of the data. A row without one of them raises a StageError."""
     names = [part.name for part in fields(Function)]
     texts = {name: value for name in names if isinstance(value := row.get(name), str)}
     if len(texts) < len(names):

@@ -17,8 +17,8 @@ from nanochat.data.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
-from nanochat.tasks.answer_parsing import parse_final_number, strip_special_tokens
 from nanochat.tasks.base import Example, check_index, single_turn
+from nanochat.tasks.parsing import parse_final_number, strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
@@ -108,8 +108,7 @@ def spell_out(word: str) -> str:
 
 def render_counting(word: str, letter: str) -> tuple[Part, ...]:
     """Return the parts of the answer: by hand, then `'word'.count('letter')` and its output, then `#### n`."""
-    lines = []
-    hits = 0
+    lines, hits = [], 0
     for position, character in enumerate(word, start=1):
         hits += character == letter
         lines.append(f"{position}:{character}" + (f" * {hits}" if character == letter else ""))

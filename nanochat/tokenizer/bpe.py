@@ -62,13 +62,13 @@ class Tokenizer:
         self.token_bytes: IntArray = np.array([len(raw) for raw in self._bytes], dtype=np.int32)
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Return the tokenizer saved in `folder`.
+    def load(cls, path: Path) -> Tokenizer:
+        """Return the tokenizer in a file, or in the file `tokenizer.model` of a folder.
 
         Raises:
-            PreflightError: the folder contains no tokenizer, or it is damaged.
+            PreflightError: there is no tokenizer, or it is damaged.
         """
-        path = folder / TOKENIZER_FILE
+        path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
             raise PreflightError(f"no tokenizer at {path}; train one with a `tokenizer` stage")
         try:

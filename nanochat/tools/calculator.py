@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 import re
+from collections.abc import Callable
 from decimal import Decimal
 
 MAX_EXPRESSION_CHARS = 1024
@@ -109,13 +111,16 @@ def _evaluate(node: ast.expr, *, depth: int) -> Number:
             result = -_evaluate(operand, depth=depth + 1)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             result = _evaluate(operand, depth=depth + 1)
-        case ast.BinOp(left=left, op=operator, right=right):
-            if isinstance(operator, ast.Pow) and (_has_power(left) or _has_power(right)):
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            if isinstance(op, ast.Pow) and (_has_power(left) or _has_power(right)):
                 raise _UnsupportedError
-            left_value = _evaluate(left, depth=depth + 1)
-            result = _apply(operator, left_value, _evaluate(right, depth=depth + 1))
-        case ast.Call():
-            result = _count(node)
+            result = _OPERATORS[type(op)](_evaluate(left, depth=depth + 1), _evaluate(right, depth=depth + 1))
+        case ast.Call(
+            func=ast.Attribute(value=ast.Constant(value=str(text)), attr="count"),
+            args=[ast.Constant(value=str(wanted))],
+            keywords=[],
+        ):
+            result = text.count(wanted)
         case _:
             raise _UnsupportedError
     if not math.isfinite(result) or abs(result) > MAX_MAGNITUDE:
@@ -123,40 +128,23 @@ def _evaluate(node: ast.expr, *, depth: int) -> Number:
     return result
 
 
-def _apply(operator: ast.operator, left: Number, right: Number) -> Number:
-    match operator:
-        case ast.Add():
-            return left + right
-        case ast.Sub():
-            return left - right
-        case ast.Mult():
-            return left * right
-        case ast.Div():
-            return left / right
-        case ast.FloorDiv():
-            return left // right
-        case ast.Mod():
-            return left % right
-        case ast.Pow() if abs(right) <= MAX_EXPONENT:
-            power = left**right
-            if isinstance(power, int | float):
-                return power
-            raise _UnsupportedError  # a negative number to the power of a fraction is complex
-        case _:
-            raise _UnsupportedError
+def _power(left: Number, right: Number) -> Number:
+    power = left**right if abs(right) <= MAX_EXPONENT else None
+    if not isinstance(power, int | float):  # a negative number to the power of a fraction is complex
+        raise _UnsupportedError
+    return power
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+}
 
 
 def _has_power(node: ast.expr) -> bool:
     return any(isinstance(inner, ast.Pow) for inner in ast.walk(node))
-
-
-def _count(call: ast.Call) -> int:
-    match call:
-        case ast.Call(
-            func=ast.Attribute(value=ast.Constant(value=str(text)), attr="count"),
-            args=[ast.Constant(value=str(wanted))],
-            keywords=[],
-        ):
-            return text.count(wanted)
-        case _:
-            raise _UnsupportedError

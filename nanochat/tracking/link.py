@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanochat.storage.files import write_text
 from nanochat.tracking.run_view import Status
 
 
@@ -33,8 +32,3 @@ def read_link(path: Path) -> Link | None:
         return Link.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def write_link(path: Path, link: Link) -> None:
-    """Write the link atomically."""
-    write_text(path, link.model_dump_json(indent=1))

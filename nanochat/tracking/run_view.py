@@ -18,7 +18,6 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """The artifact's path inside the run."""
         return f"{self.folder}/{self.path.name}" if self.folder else self.path.name
 
 

@@ -12,10 +12,11 @@ import re
 import time
 from pathlib import Path
 
-from nanochat.tracking.link import Link, read_link, write_link
+from nanochat.storage.files import write_text
+from nanochat.tracking.link import Link, read_link
+from nanochat.tracking.mlflow_store import Store, probe, raise_outages
 from nanochat.tracking.points import Point, Tail
 from nanochat.tracking.run_view import Artifact, Dataset, RunView
-from nanochat.tracking.store import Store, probe, raise_outages
 
 _BATCH = 1000
 _PARAM_CHARS, _TAG_CHARS = 6000, 8000
@@ -80,14 +81,11 @@ class Sender:
         )
         self._checked.add(run.info.run_id)
         self._known_empty.add(run.info.run_id)
+        store = self._store
         link = Link(
-            uri=self._store.uri,
-            experiment=self._store.experiment,
-            experiment_id=self._store.experiment_id,
-            run_id=run.info.run_id,
+            uri=store.uri, experiment=store.experiment, experiment_id=store.experiment_id, run_id=run.info.run_id
         )
-        write_link(view.link, link)
-        return link
+        return _update(view.link, link)
 
     def _exists(self, link: Link) -> bool:
         """Return whether the link's run still exists in this store. Users may delete runs in the UI."""
@@ -129,16 +127,11 @@ class Sender:
         from mlflow.entities import Dataset as MlflowDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        self._client.log_inputs(
-            run_id,
-            [
-                DatasetInput(
-                    MlflowDataset(d.name, d.digest[:32], "nanochat", json.dumps({"uri": d.source})),
-                    [InputTag("mlflow.data.context", d.context)],
-                )
-                for d in datasets
-            ],
-        )
+        inputs = []
+        for d in datasets:
+            dataset = MlflowDataset(d.name, d.digest[:32], "nanochat", json.dumps({"uri": d.source}))
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", d.context)]))
+        self._client.log_inputs(run_id, inputs)
 
     def _send_points(self, run_id: str, points: list[Point]) -> None:
         from mlflow.entities import Metric
@@ -196,7 +189,7 @@ def _is_sent(view: RunView) -> bool:
 
 def _update(path: Path, link: Link, **changes: object) -> Link:
     updated = link.model_copy(update=changes)
-    write_link(path, updated)
+    write_text(path, updated.model_dump_json(indent=1))
     return updated
 
 
@@ -215,7 +208,7 @@ def _stamp(path: Path) -> str | None:
 def _as_table(path: Path) -> dict[str, list[object]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return {"columns": list(columns), "data": [[_cell(row.get(c)) for c in columns] for row in rows]}
+    return {"columns": [*columns], "data": [[_cell(row.get(c)) for c in columns] for row in rows]}
 
 
 def _cell(value: object) -> object:

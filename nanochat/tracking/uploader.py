@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, raise_outages, show_uri
 from nanochat.tracking.run_view import RunView
-from nanochat.tracking.stale import close_stale
-from nanochat.tracking.store import Store, TrackingOutageError, open_store, show_uri
 from nanochat.tracking.sync import Sender
 
+HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 UPLOAD_EVERY_SECONDS = 3.0
 _RETRY_SECONDS = 10.0
 
@@ -30,12 +30,10 @@ class Uploader:
         pending: Callable[[], Sequence[RunView]],
         host: str,
         is_alive: Callable[[int, float], bool],
-        every_seconds: float = UPLOAD_EVERY_SECONDS,
     ) -> None:
         self._uri, self._experiment = uri, experiment
         self._view, self._pending = view, pending
         self._host, self._is_alive = host, is_alive
-        self._every = every_seconds
         self._store: Store | None = None
         self._sender: Sender | None = None
         self._has_caught_up = False
@@ -69,7 +67,7 @@ class Uploader:
         try:
             while not self._stop.is_set():
                 self._attempt()
-                self._wake.wait(self._every if self._problem is None else _RETRY_SECONDS)
+                self._wake.wait(UPLOAD_EVERY_SECONDS if self._problem is None else _RETRY_SECONDS)
             self._attempt()
         except BaseException as error:  # a bug, which must not look like a successful upload
             self._problem = f"the upload failed with a bug: {type(error).__name__}: {error}"
@@ -78,14 +76,13 @@ class Uploader:
     def _attempt(self) -> None:
         try:
             self._send()
+            self._problem = None
         except TrackingOutageError as error:
             self._problem = str(error)
         except OSError as error:  # our own files, for example on a full disk: try again later
             self._problem = f"local files cannot be read or written: {error}"
         except ImportError as error:
             self._problem = f"MLflow is not completely installed: {error}"
-        else:
-            self._problem = None
 
     def _send(self) -> None:
         if self._sender is None or self._store is None:
@@ -98,3 +95,21 @@ class Uploader:
             close_stale(self._store, host=self._host, is_alive=self._is_alive)
             self._has_caught_up = True
             self._sender.send(self._view())
+
+
+def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], bool]) -> list[str]:
+    """Mark as KILLED the open runs of this host whose process has ended, and return their ids.
+
+    `is_alive(pid, started)` returns whether the process `pid` that started at `started` is still running.
+    Raises TrackingOutageError if the store does not answer.
+    """
+    with raise_outages(store.uri):
+        closed = []
+        quoted = host.replace("'", "")
+        pattern = f"attributes.status = 'RUNNING' and tags.{HOST_TAG} = '{quoted}'"
+        for run in store.client.search_runs([store.experiment_id], pattern, max_results=1000):
+            tags = run.data.tags
+            if not is_alive(int(tags.get(PID_TAG, "0")), float(tags.get(STARTED_TAG, "0"))):
+                store.client.set_terminated(run.info.run_id, "KILLED")
+                closed.append(run.info.run_id)
+        return closed

@@ -109,11 +109,7 @@ class _Loop(Generic[RowsType]):
         self.callbacks.after_step(self.position)
 
     def _wait_for_step(self) -> None:
-        """Wait for the pending step and record its result.
-
-        Raises:
-            StageError: it is the last of `MAX_NONFINITE_STEPS` that were not finite.
-        """
+        """Wait for the pending step and record its result. `MAX_NONFINITE_STEPS` in a row raise a StageError."""
         if self.pending is None:
             return
         step, result = self.pending

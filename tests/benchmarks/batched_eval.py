@@ -32,7 +32,7 @@ def random_questions(count: int) -> Rows:
     generator = np.random.default_rng(0)
 
     def tokens(low: int, high: int) -> list[int]:
-        return generator.integers(10, 2048, size=generator.integers(low, high)).tolist()
+        return list(map(int, generator.integers(10, 2048, size=generator.integers(low, high))))
 
     questions = []
     for _ in range(count):
@@ -76,7 +76,7 @@ def main() -> None:
     model.set_parameters(
         {name: mx.array(generator.normal(scale=0.1, size=value.shape).astype(np.float32)) for name, value in weights}
     )
-    mx.eval(model.parameters())
+    mx.eval(model.named_parameters())
     questions = (
         hellaswag_questions(options.text, options.questions) if options.text else random_questions(options.questions)
     )

@@ -13,6 +13,8 @@ import argparse
 import resource
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 from nanochat import runtime
 
@@ -34,12 +36,12 @@ CONFIG = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, vocab_size=2048
 TOKENS = ROWS * CONFIG.sequence_len
 
 
-def plain_loss(model, idx, targets):
+def plain_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     return plain_losses(model(idx), targets).sum()
 
 
 class Training:
-    def __init__(self, model, loss) -> None:
+    def __init__(self, model: GPT, loss: Callable[[GPT, mx.array, mx.array], mx.array]) -> None:
         self.model, self.loss = model, loss
         self.model.initialise(mx.random.key(0))
         groups = build_groups(CONFIG, OptimizerConfig(), tokens_per_step=TOKENS)
@@ -47,16 +49,17 @@ class Training:
         shape = (ROWS, CONFIG.sequence_len)
         self.batch = tuple(mx.random.randint(0, CONFIG.vocab_size, shape, key=mx.random.key(i)) for i in (1, 2))
 
-    def step(self):
+    def step(self) -> None:
         function = value_and_grad(self.model, lambda *batch: self.loss(self.model, *batch) / TOKENS)
         value, tree = function(*self.batch)
-        rates = {"lr_multiplier": 0.1, "momentum": 0.95, "weight_decay": 0.0}
-        updated = self.optimizer.update(self.model.named_parameters(), dict(tree_flatten(tree)), **rates)
+        updated = self.optimizer.update(
+            self.model.named_parameters(), dict(tree_flatten(tree)), lr_multiplier=0.1, momentum=0.95, weight_decay=0.0
+        )
         self.model.set_parameters(updated)
         mx.eval(value, updated, self.optimizer.state)
 
 
-def rate(training, steps):
+def rate(training: Training, steps: int) -> tuple[float, int]:
     """Return tokens per CPU second and MLX's peak bytes over `steps` steps, after one step of warm-up."""
     training.step()
     mx.reset_peak_memory()
@@ -66,18 +69,19 @@ def rate(training, steps):
     return steps * TOKENS / (time.process_time() - begin), mx.get_peak_memory()
 
 
-def median_and_range(values):
+def median_and_range(values: Sequence[float]) -> str:
     return f"{statistics.median(values):,.2f} ({min(values):,.2f} to {max(values):,.2f})"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
-    print(f"{CHOSEN.describe()}; MLX {mx.__version__}; {CONFIG.num_parameters():,} parameters")
+    print(f"{CHOSEN.describe()}; MLX {version('mlx')}; {CONFIG.num_parameters():,} parameters")
     trainings = {"plain": Training(GPT(CONFIG), plain_loss), "fast": Training(FastGPT(CONFIG), summed_loss)}
-    rates, peaks = {"plain": [], "fast": []}, {}
+    rates: dict[str, list[float]] = {name: [] for name in trainings}
+    peaks: dict[str, int] = {}
     for _ in range(options.rounds):
         for name, training in trainings.items():
             tokens_per_second, peaks[name] = rate(training, options.steps)

@@ -37,7 +37,7 @@ def main() -> None:
     print(chosen.describe())
     import mlx.core as mx
 
-    from nanochat.inference.causal_model import prefill
+    from nanochat.inference.kv_cache import prefill
     from nanochat.model.config import GPTConfig
     from nanochat.model.dispatch import FastGPT
 
@@ -57,14 +57,14 @@ def main() -> None:
     model.initialise(mx.random.key(0))
     if chosen.dtype == "bfloat16":
         model.set_compute_dtype(mx.bfloat16)
-    mx.eval(model.parameters())
+    mx.eval(model.named_parameters())
     clock = time.process_time if chosen.backend == "cpu" else time.perf_counter
     tokens = np.random.default_rng(0).integers(10, 2048, size=max(CONTEXTS)).tolist()
     print(f"{config.n_layer} layers, width {config.n_embd}, windows {config.windows}, {options.rows} rows")
 
     def rate(context: int) -> tuple[float, int]:
         hidden, cache = prefill(model, [tokens[:context]], room=STEPS)
-        cache = cache.expand(options.rows)
+        cache = cache.take([0] * options.rows)
         token = mx.repeat(mx.argmax(model.logits(hidden), axis=-1), options.rows)
         mx.eval(token)
         start = clock()
@@ -72,7 +72,8 @@ def main() -> None:
             token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
             mx.eval(token)
         seconds = clock() - start
-        return options.rows * STEPS / seconds, sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        arrays = [array for layer in cache.layers for array in (layer.keys, layer.values) if array is not None]
+        return options.rows * STEPS / seconds, sum(array.nbytes for array in arrays)
 
     rates: dict[int, list[float]] = {context: [] for context in CONTEXTS}
     sizes = {}

@@ -23,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +95,7 @@ def work(options: argparse.Namespace) -> None:
             "tokens_per_second": tokens_per_second,
             "spread": [min(seconds[WARM_UP:]), max(seconds[WARM_UP:])],
             "dtype": chosen.dtype,
-            "device": f"{device_name() if chosen.backend != 'cpu' else 'CPU'}, {chosen.dtype}, MLX {mx.__version__}",
+            "device": f"{device_name() if chosen.backend != 'cpu' else 'CPU'}, {chosen.dtype}, MLX {version('mlx')}",
             "parameters": config.num_parameters(),
             "peak_gib": mx.get_peak_memory() / 2**30,
             "mfu": tokens_per_second * config.flops_per_token() / (peak * options.processes) if peak else None,
@@ -101,7 +103,7 @@ def work(options: argparse.Namespace) -> None:
         Path(options.out).write_text(json.dumps(measured))
 
 
-def measure(options: argparse.Namespace, *, processes: int, rows: int, micro: int) -> dict:
+def measure(options: argparse.Namespace, *, processes: int, rows: int, micro: int) -> dict[str, Any]:
     """Run one or more worker processes and return their measurements."""
     execution = ExecutionSpec(device=options.device, processes=processes, collectives=options.backend)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +115,8 @@ def measure(options: argparse.Namespace, *, processes: int, rows: int, micro: in
             launch = str(Path(sys.executable).parent / "mlx.launch")
             command = [launch, *launch_options(execution), "--", *command]
         run(command)
-        return json.loads(out.read_text())
+        measured: dict[str, Any] = json.loads(out.read_text())
+        return measured
 
 
 def run(command: list[str]) -> None:
@@ -134,7 +137,7 @@ def run(command: list[str]) -> None:
             os.killpg(process.pid, 9)
 
 
-def show(title: str, measured: dict) -> None:
+def show(title: str, measured: dict[str, Any]) -> None:
     low, high = measured["spread"]
     mfu = f", MFU {measured['mfu']:.1%}" if measured["mfu"] is not None else ""
     print(
@@ -151,11 +154,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "gpu"])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rows", type=int, help="rows per step and process")
-    for hidden in ("--work", "--out", "--micro"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS, **({"action": "store_true"} if hidden == "--work" else {}))
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--micro", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        options.micro = int(options.micro)
         work(options)
         return 0
     on_gpu = options.device != "cpu" and runtime.backend_of_machine() != "cpu"

@@ -17,6 +17,7 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import numpy as np
 
@@ -56,13 +57,13 @@ def random_model(dtype: mx.Dtype) -> FastGPT:
     model.set_compute_dtype(dtype)
     if dtype != mx.float32:
         model.cast_matrices(dtype)
-    mx.eval(model.parameters())
+    mx.eval(model.named_parameters())
     return model
 
 
 def draw_questions(count: int, shape: tuple[tuple[int, int], tuple[int, int]]) -> Questions:
     def tokens(low: int, high: int) -> list[int]:
-        return DRAW.integers(10, CONFIG.vocab_size, size=DRAW.integers(low, high)).tolist()
+        return list(map(int, DRAW.integers(10, CONFIG.vocab_size, size=DRAW.integers(low, high))))
 
     questions = []
     for _ in range(count):
@@ -118,7 +119,7 @@ def main() -> None:
     select_device(CHOSEN.backend)
     model, exact = random_model(mx.bfloat16), random_model(mx.float32)
     today = datetime.date.today().isoformat()
-    print(f"{today}; {device_name()}; MLX {mx.__version__}; {CHOSEN.describe()}; {CONFIG.num_parameters():,} weights")
+    print(f"{today}; {device_name()}; MLX {version('mlx')}; {CHOSEN.describe()}; {CONFIG.num_parameters():,} weights")
     ways = {ragged: options.questions, question_at_a_time: FEW, option_at_a_time: FEW}
     for title, shape in SHAPES.items():
         for way in ways:

@@ -13,6 +13,7 @@ import argparse
 import datetime
 import statistics
 import time
+from importlib.metadata import version
 
 from nanochat import runtime
 
@@ -51,7 +52,7 @@ def generate(model: FastGPT, cache: KVCache, token: mx.array, steps: int) -> mx.
     """Return the last of `steps` greedy tokens. The CPU builds each step while the GPU computes the previous one."""
     for _ in range(steps):
         token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
-        mx.async_eval(token)
+        mx.async_eval(token)  # type: ignore[no-untyped-call]
     mx.eval(token)
     return token
 
@@ -99,9 +100,9 @@ def main() -> None:
     if CHOSEN.dtype == "bfloat16":
         model.set_compute_dtype(mx.bfloat16)
         model.cast_matrices(mx.bfloat16)
-    mx.eval(model.parameters())
+    mx.eval(model.named_parameters())
     today = datetime.date.today().isoformat()
-    print(f"{today}; {device_name()}; MLX {mx.__version__}; {CHOSEN.describe()}; copy {bandwidth() / 1e12:.2f} TB/s")
+    print(f"{today}; {device_name()}; MLX {version('mlx')}; {CHOSEN.describe()}; copy {bandwidth() / 1e12:.2f} TB/s")
     for rows in (1, 32):
         rate, bound = decode_rate(model, rows, steps=options.steps)
         print(f"decode, batch {rows:2d}: {rate:9,.0f} tokens/s; at most {bound:9,.0f} ({rate / bound:.1%})")

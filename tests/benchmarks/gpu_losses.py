@@ -60,7 +60,7 @@ class Run:
         self.start, self.model = start, FastGPT(config)
         self.model.set_parameters(start.weights)
         self.model.set_compute_dtype(dtype)
-        mx.eval(self.model.parameters())
+        mx.eval(self.model.named_parameters())
         groups = build_groups(config, start.rates, tokens_per_step=ROWS * config.sequence_len)
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         if start.moments is not None:

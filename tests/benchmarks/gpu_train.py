@@ -21,6 +21,8 @@ import itertools  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+from importlib.metadata import version  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -40,7 +42,7 @@ from nanochat.model.cuda import softcap_loss  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.optim.groups import OptimizerConfig, build_groups  # noqa: E402
 from nanochat.optim.optimizer import Optimizer  # noqa: E402
-from nanochat.train.step import Rates, TrainStep  # noqa: E402
+from nanochat.train.step import NamedArrays, Rates, StepResult, TrainStep  # noqa: E402
 
 RATES = Rates(lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
 PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to MLX: 66k, 67.7 GiB (same GPU type)"
@@ -52,22 +54,20 @@ class Training:
         self.model = FastGPT(self.config)
         self.model.initialise(mx.random.key(0))
         self.model.set_compute_dtype(dtype)
-        mx.eval(self.model.parameters())
+        mx.eval(self.model.named_parameters())
         tokens = rows * sequence_len
         groups = build_groups(self.config, OptimizerConfig(), tokens_per_step=tokens)
         self.optimizer = Optimizer(groups, self.model.named_parameters())
         self.step = TrainStep(self.model, self.optimizer, micro_batch_size=rows)
 
-    def run(self, batch: Batch):
+    def run(self, batch: Batch) -> StepResult:
         return self.step.run(batch, rates=RATES)
 
 
 def random_rows(rows: int, config: GPTConfig, count: int) -> list[Batch]:
     draw = np.random.default_rng(0)
-    shape = (rows, config.sequence_len)
-    return [
-        Batch(*(draw.integers(0, config.vocab_size, shape, dtype=np.int32) for _ in range(2))) for _ in range(count)
-    ]
+    tokens = draw.integers(0, config.vocab_size, (count, 2, rows, config.sequence_len), dtype=np.int32)
+    return [Batch(inputs, targets) for inputs, targets in tokens]
 
 
 def waited(function: Callable[[], object]) -> float:
@@ -88,7 +88,7 @@ def measure_speed(pattern: str, *, rows: int, steps: int) -> None:
     mx.synchronize()
     mx.reset_peak_memory()
     overlapped = overlapped_steps(training, batches, steps)
-    singles = [waited(lambda i=i: training.run(batches[i % 4]).loss) for i in range(steps)]
+    singles = [waited(partial(lambda batch: training.run(batch).loss, batches[i % 4])) for i in range(steps)]
     peak = device.peak_flops(device.device_name(), "bfloat16")
     for name, times in (("as in training", overlapped), ("each step waited for", singles)):
         seconds = statistics.median(times)
@@ -122,32 +122,29 @@ def measure_parts(training: Training, batch: Batch) -> None:
     inputs, targets = mx.array(batch.inputs), mx.array(batch.targets)
     mx.eval(working, inputs, targets)
 
-    def hidden():
+    def hidden() -> mx.array:
         model.set_parameters(working)
         return model.hidden(inputs)
 
-    def forward_and_backward():
+    def forward_and_backward() -> tuple[mx.array, NamedArrays]:
         return step._micro_step(working, inputs, targets, mx.array(1e-5))
 
-    def head_loss():
+    def head_loss() -> tuple[mx.array, tuple[mx.array, mx.array]]:
         rows = mx.ones((inputs.size, model.config.n_embd), mx.bfloat16)
         weight = working["lm_head.weight"]
-        return mx.value_and_grad(
-            lambda r, w: loss.chunked_sum(
-                softcap_loss.KERNELS, r, w, targets.reshape(-1), vocab_size=model.config.vocab_size
-            ),
-            argnums=(0, 1),
-        )(rows, weight)
+        summed = loss.chunked_sum(softcap_loss.KERNELS, model.config.vocab_size)
+        return mx.value_and_grad(lambda r, w: summed(r, w, targets.reshape(-1))[0], argnums=(0, 1))(rows, weight)
 
     gradients = forward_and_backward()[1]
     mx.eval(gradients)
     model.set_parameters(parameters)
     state = dict(training.optimizer.state)
 
-    def update():
+    def update() -> NamedArrays:
         training.optimizer.load_state(state)
-        rates = {"lr_multiplier": 0.0, "momentum": 0.95, "weight_decay": 0.0}
-        return training.optimizer.update(parameters, gradients, **rates, is_finite=mx.array(True))
+        return training.optimizer.update(
+            parameters, gradients, lr_multiplier=0.0, momentum=0.95, weight_decay=0.0, is_finite=mx.array(True)
+        )
 
     parts = {"forward": hidden, "loss": head_loss, "forward, loss and backward": forward_and_backward, "update": update}
     times = {name: statistics.median(waited(part) for _ in range(6)) for name, part in parts.items()}
@@ -165,7 +162,7 @@ def main() -> int:
     options = parser.parse_args()
     today = datetime.date.today().isoformat()
     print(
-        f"{today}; {device.device_name()}; MLX {mx.__version__}; Python {sys.version.split()[0]}; {CHOSEN.describe()}"
+        f"{today}; {device.device_name()}; MLX {version('mlx')}; Python {sys.version.split()[0]}; {CHOSEN.describe()}"
     )
     print(f"{GPTConfig().num_parameters():,} parameters, {options.rows} x 2,048 random tokens per step. {PEERS}")
     for pattern in () if options.compare_only else ("L", "SSSL"):

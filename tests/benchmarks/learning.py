@@ -27,9 +27,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from nanochat import runtime
+
+if TYPE_CHECKING:  # NumPy and MLX are imported after `runtime.prepare`
+    from nanochat.data.packing.documents import IntArray
+    from nanochat.data.sources import SourceSpec
+    from nanochat.evals.bits_per_byte import TokenBatch
+    from nanochat.model.config import Architecture
+    from nanochat.optim.groups import Variant
+    from nanochat.optim.optimizer import Optimizer
+    from nanochat.tokenizer.bpe import Tokenizer
+    from nanochat.train.step import NamedArrays, Rates
 
 SCALES = (0.5, 1.0, 2.0)
 MUON_SCALES = (1 / 16, 1 / 256)
@@ -38,8 +49,8 @@ SEQUENCE_LEN, ROWS = 256, 8
 VOCAB_SIZE = 4096
 MUON_LR = 0.02  # in both variants
 TOKENIZER_CHARS = 20_000_000
-VARIANTS = {"seed": "plain", "current": "current"}
-"""Architecture -> optimizer variant."""
+VARIANTS: dict[Architecture, Variant] = {"seed": "plain", "current": "current"}
+"""The optimizer that belongs to each architecture."""
 
 
 def main() -> int:
@@ -80,10 +91,10 @@ def main() -> int:
 class _Data:
     """Rows to train on, held-out batches, and the bytes of each token."""
 
-    inputs: object  # (N, T) int32 arrays; typed as objects because NumPy is imported after `runtime.prepare`
-    targets: object
-    held_out: Sequence[object]
-    token_bytes: object
+    inputs: IntArray  # (N, T), like the targets
+    targets: IntArray
+    held_out: Sequence[TokenBatch]
+    token_bytes: IntArray
     vocab_size: int
 
 
@@ -102,7 +113,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
     from nanochat.data.loaders.batches import BatchLoader
     from nanochat.data.loaders.document_rows import DocumentRows
     from nanochat.data.sources import SourceSpec
-    from nanochat.stages.heldout import held_out_batches
+    from nanochat.stages.validation_batches import held_out_batches
 
     base = Path(tempfile.gettempdir()) / "nanochat-learning"
     source = SourceSpec(name="text", path=(str(options.text / "*.parquet"),), validation_shard=options.validation_shard)
@@ -136,7 +147,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
     )
 
 
-def _tokenizer(source, base: Path):
+def _tokenizer(source: SourceSpec, base: Path) -> Tokenizer:
     """Return the tokenizer for these files. It is trained once and then cached."""
     from nanochat.data.documents import single_pass
     from nanochat.data.sources import digest
@@ -153,7 +164,9 @@ def _tokenizer(source, base: Path):
 class _Bench:
     """One architecture and its optimizer, compiled once and reset for every run."""
 
-    def __init__(self, architecture: str, data: _Data, options: argparse.Namespace, *, muon_scale: float = 1.0) -> None:
+    def __init__(
+        self, architecture: Architecture, data: _Data, options: argparse.Namespace, *, muon_scale: float = 1.0
+    ) -> None:
         import mlx.core as mx
 
         from nanochat.model.config import GPTConfig
@@ -165,8 +178,15 @@ class _Bench:
 
         self.data, self.steps = data, options.steps
         variant = VARIANTS[architecture]
-        shape = {"n_layer": 4, "n_embd": 256, "n_head": 2, "n_kv_head": 2}
-        config = GPTConfig(architecture=architecture, sequence_len=SEQUENCE_LEN, vocab_size=data.vocab_size, **shape)
+        config = GPTConfig(
+            architecture=architecture,
+            sequence_len=SEQUENCE_LEN,
+            vocab_size=data.vocab_size,
+            n_layer=4,
+            n_embd=256,
+            n_head=2,
+            n_kv_head=2,
+        )
         self.model = FastGPT(config)
         self.model.initialise(mx.random.key(0))
         optimizer_config = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
@@ -188,7 +208,7 @@ class _Bench:
         import numpy as np
 
         from nanochat.data.loaders.batches import Batch
-        from nanochat.evals.bpb import evaluate_bpb
+        from nanochat.evals.bits_per_byte import evaluate_bpb
 
         self.model.initialise(mx.random.key(seed))
         self.optimizer.load_state({name: mx.zeros_like(value) for name, value in self.optimizer.state.items()})
@@ -205,7 +225,9 @@ class _Bench:
         return _Measure(bpb, nats)
 
 
-def _report(architecture: str, data: _Data, options: argparse.Namespace, *, reference: list[_Measure] | None) -> bool:
+def _report(
+    architecture: Architecture, data: _Data, options: argparse.Namespace, *, reference: list[_Measure] | None
+) -> bool:
     """Measure at every scale, print the table, and return whether the default is good enough."""
     name = f"architecture {architecture}, optimizer {VARIANTS[architecture]}"
     print(f"{name}{', WRONG MUON STEP' if options.fault else ''}: held-out bits per byte")
@@ -218,7 +240,9 @@ def _report(architecture: str, data: _Data, options: argparse.Namespace, *, refe
         for scale in MUON_SCALES
     ]
     verdicts += [_compare(f"Muon's default, {n} steps", n, at[1.0][:1], slow) for n in options.steps]
-    for n in options.steps if reference is not None else ():
+    for n in options.steps:
+        if reference is None:
+            break
         cost = statistics.mean(m.nats[n] for m in at[1.0]) - statistics.mean(m.nats[n] for m in reference)
         print(f"  {n} steps: the wrong step costs {cost:+.3f} nats per token at the default rates")
     return all(verdicts)
@@ -254,8 +278,8 @@ def _wrong_step() -> Iterator[None]:
 
     correct_update = Optimizer.update
 
-    def wrong(self, parameters, gradients, **settings):
-        updated = correct_update(self, parameters, gradients, **settings)
+    def wrong(self: Optimizer, parameters: NamedArrays, gradients: NamedArrays, **rates: Any) -> NamedArrays:
+        updated = correct_update(self, parameters, gradients, **rates)
         for name in (name for group in self.groups if isinstance(group, MuonGroup) for name in group.names):
             rows, cols = updated[name].shape
             factor = (max(rows, cols) * cols) ** 0.5

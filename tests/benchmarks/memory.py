@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import memory
+
+if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
+    from nanochat.model.dispatch import FastGPT
 
 UNIT = 2**20
 STEPS = 3
@@ -56,15 +60,10 @@ class Case:
         return f"{self.shape}, {self.work}{', activation checkpointing' if self.recompute else ''}, {tokens}"
 
 
-def of_depth(depth: int) -> GPTConfig:
-    shape = GPTConfig.shape_from_depth(depth)
-    return GPTConfig(n_layer=shape.n_layer, n_embd=shape.n_embd, n_head=shape.n_head, n_kv_head=shape.n_kv_head)
-
-
 SHAPES = {
     "quickstart (1.8M)": GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048),
-    "d4 (37M)": of_depth(4),
-    "speedrun (286M)": of_depth(12),
+    "d4 (37M)": GPTConfig.from_depth(4),
+    "speedrun (286M)": GPTConfig.from_depth(12),
 }
 QUICK, D4, REAL = SHAPES
 CASES = (
@@ -140,7 +139,7 @@ def reset_gpu_peak() -> None:
     mx.reset_peak_memory()
 
 
-def train(case: Case, model, *, supervised: float) -> None:
+def train(case: Case, model: FastGPT, *, supervised: float) -> None:
     """Do a few optimizer steps. `supervised` is the fraction of targets that count."""
     from nanochat.optim.groups import OptimizerConfig, build_groups
     from nanochat.optim.optimizer import Optimizer
@@ -156,14 +155,14 @@ def train(case: Case, model, *, supervised: float) -> None:
     assert np.isfinite(loss.item()), "training diverged"
 
 
-def measure_bpb(case: Case, model) -> None:
-    from nanochat.evals.bpb import evaluate_bpb
+def measure_bpb(case: Case, model: FastGPT) -> None:
+    from nanochat.evals.bits_per_byte import evaluate_bpb
 
     batches = [random_rows(case.config, case.rows, supervised=1.0, seed=number) for number in range(STEPS)]
     evaluate_bpb(model, batches, np.ones(case.config.vocab_size, np.int32))
 
 
-def choose(case: Case, model) -> None:
+def choose(case: Case, model: FastGPT) -> None:
     """Score questions of four options, with lengths distributed like ARC's, in the evaluation's batches."""
     from nanochat.evals.continuations import Continuation, score_continuations, tokens_per_batch
 
@@ -179,7 +178,7 @@ def choose(case: Case, model) -> None:
     score_continuations(model, groups)
 
 
-def generate(case: Case, model) -> None:
+def generate(case: Case, model: FastGPT) -> None:
     """Answer prompts that fill all but 16 tokens of the context."""
     from nanochat.inference.engine import Engine
     from nanochat.tokenizer import bpe

@@ -13,6 +13,8 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from nanochat import runtime
@@ -23,7 +25,8 @@ import mlx.core as mx  # noqa: E402
 
 from nanochat.data.documents import DocumentStream, single_pass  # noqa: E402
 from nanochat.data.loaders.batches import BatchLoader  # noqa: E402
-from nanochat.data.loaders.document_rows import DocumentRows  # noqa: E402
+from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState  # noqa: E402
+from nanochat.data.loaders.mixture import Stream  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.optim.groups import build_groups  # noqa: E402
@@ -37,7 +40,7 @@ from nanochat.train.step import Rates, TrainStep  # noqa: E402
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
-def measure(spec, loader, steps):
+def measure(spec: PretrainSpec, loader: BatchLoader[DocumentRowsState], steps: int) -> tuple[list[float], list[float]]:
     """Return the seconds that each step waited for its batch, and the seconds that it computed."""
     model = FastGPT(spec.model)
     model.initialise(mx.random.key(0))
@@ -58,7 +61,7 @@ def measure(spec, loader, steps):
     return waits, works
 
 
-def report(title, waits, works, steps):
+def report(title: str, waits: list[float], works: list[float], steps: int) -> None:
     later_wait, work = sum(waits[1:]) / (len(waits) - 1), statistics.median(works)
     waiting = waits[0] + (steps - 1) * later_wait
     print(
@@ -68,14 +71,14 @@ def report(title, waits, works, steps):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     plan = compile_plan(load_recipe(RECIPE))
     spec, tokenizer_spec = plan.stage("pretrain").spec, plan.stage("tokenizer").spec
     assert isinstance(spec, PretrainSpec) and isinstance(tokenizer_spec, TokenizerSpec)
-    print(f"{CHOSEN.describe()}; MLX {mx.__version__}; {spec.model.num_parameters():,} parameters")
+    print(f"{CHOSEN.describe()}; MLX {version('mlx')}; {spec.model.num_parameters():,} parameters")
     with tempfile.TemporaryDirectory() as folder:
         base, source = Path(folder), spec.data[0].source
         tokenizer = bpe.train(
@@ -84,7 +87,7 @@ def main():
             max_chars=tokenizer_spec.max_chars,
             max_document_chars=tokenizer_spec.max_document_chars,
         )
-        streams = {
+        streams: dict[str, Callable[[], Stream[Document]]] = {
             "on the fly": lambda: DocumentStream(source, "train", base=base),
             "from the cache": lambda: cached_stream(source, "train", tokenizer, base=base),
         }

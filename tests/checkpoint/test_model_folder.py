@@ -14,16 +14,8 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer import bpe
 
-CONFIG = GPTConfig(
-    sequence_len=16,
-    vocab_size=300,
-    n_layer=2,
-    n_head=2,
-    n_kv_head=1,
-    n_embd=64,
-    window_pattern="SL",
-    architecture="current",
-)
+SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "window_pattern": "SL"}
+CONFIG = GPTConfig(sequence_len=16, vocab_size=300, architecture="current", **SHAPE)
 
 
 def random_model(seed=0):

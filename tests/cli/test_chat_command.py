@@ -5,35 +5,12 @@ from __future__ import annotations
 import io
 import sys
 
-import mlx.core as mx
-import numpy as np
 import pytest
 
-from nanochat.checkpoint.model_folder import save_model
 from nanochat.cli import chat
-from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
 from nanochat.runner.store.record import Provenance, RunState, RunTracking
 from nanochat.runtime import base_dir
 from nanochat.storage.layout import RunFolder
-from nanochat.tokenizer import bpe
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A model with random weights, so that its answers are reproducible nonsense."""
-    tokenizer = bpe.train(["the cat sat on the mat"], vocab_size=290, max_chars=999, max_document_chars=999)
-    shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 2, "n_embd": 32}
-    model = FastGPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
-    generator = np.random.default_rng(0)
-    weights = {
-        name: mx.array(generator.normal(scale=0.2, size=value.shape).astype(np.float32))
-        for name, value in model.named_parameters().items()
-    }
-    model.set_parameters(weights)
-    folder = tmp_path_factory.mktemp("models") / "model"
-    save_model(folder, model, tokenizer)
-    return folder
 
 
 @pytest.fixture

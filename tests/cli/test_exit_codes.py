@@ -40,6 +40,7 @@ def fail_with(request, monkeypatch, tmp_path):
         (errors.InterruptedRun("x"), 75),
         (KeyboardInterrupt(), 75),
         (OSError(28, "No space left on device"), 4),
+        (OSError(36, "File name too long", "x" * 300), 3),
         (OSError(5, "Input/output error"), 1),
     ],
 )

@@ -53,6 +53,9 @@ def test_import_and_export_preserve_every_weight(given, capsys):
         assert np.array_equal(exported[: len(value)], value)
         assert not exported[len(value) :].any()
     assert main(["import", str(given / "back.safetensors"), str(given / "again"), "--tokenizer", str(given)]) == OK
+    renamed = (given / "tokenizer.model").rename(given / "my_tok.model")
+    assert main(["import", str(given / "back.safetensors"), str(given / "third"), "--tokenizer", str(renamed)]) == OK
+    assert load_tokenizer(given / "third").encode("cat") == load_tokenizer(given / "again").encode("cat")
     idx = mx.array([[1, 5, 250, 299]])
     assert mx.array_equal(load_model(given / "again")(idx), model(idx))
     assert f"{given / 'mine'}: {model.config.num_parameters():,} parameters" in capsys.readouterr().out
@@ -75,7 +78,7 @@ def test_import_and_export_preserve_every_weight(given, capsys):
             PreflightError,
             "tokens",
         ),
-        (lambda d: (d / "tokenizer.model").unlink(), PreflightError, "tokenizer.model is missing"),
+        (lambda d: (d / "tokenizer.model").unlink(), PreflightError, "tokenizer.model: no such file"),
         (lambda d: (d / "model_000012.safetensors").unlink(), PreflightError, "no such file of weights"),
     ],
 )

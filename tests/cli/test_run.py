@@ -81,8 +81,8 @@ def test_plan_shows_parameters_and_status(capsys):
     """Computed by hand: 4,578 steps of 131,072 tokens."""
     assert main(["plan", str(RECIPES / "speedrun.yaml")]) == 0
     shown = capsys.readouterr().out
-    assert "286,262,424 parameters" in shown
-    assert "600,047,616 tokens" in shown
+    shapes = ("286,262,424 parameters", "600,047,616 tokens", "802,167,552 training FLOPs per token")
+    assert all(text in shown for text in (*shapes, "600M", "4.81e17"))
 
 
 def test_plan_json_lists_stages_and_known_fingerprints(capsys):

@@ -5,8 +5,10 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import numpy as np
@@ -22,15 +24,15 @@ class ByteTokenizer:
 
     bos_id = 1
 
-    def encode_batch(self, texts):
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) + 10 for text in texts]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         return bytes(int(i) - 10 for i in ids if i >= 10).decode()
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer():
+def byte_tokenizer() -> ByteTokenizer:
     return ByteTokenizer()
 
 
@@ -40,39 +42,41 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def parquet(self, name, texts, *, row_group_size=None, column="text"):
+    def parquet(
+        self, name: str, texts: Sequence[Any], *, row_group_size: int | None = None, column: str = "text"
+    ) -> Path:
         path = self._path(name)
         pq.write_table(pa.table({column: texts}), path, row_group_size=row_group_size)
         return path
 
-    def jsonl(self, name, rows):
+    def jsonl(self, name: str, rows: Iterable[object]) -> Path:
         path = self._path(name)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
 
-    def text(self, name, content):
+    def text(self, name: str, content: str | bytes) -> Path:
         path = self._path(name)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    def source(self, *patterns, **settings):
+    def source(self, *patterns: str, **settings: Any) -> SourceSpec:
         return SourceSpec(name="mine", path=tuple(str(self.folder / name) for name in patterns), **settings)
 
-    def _path(self, name):
+    def _path(self, name: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> Files:
     folder = tmp_path / "files"
     folder.mkdir()
     return Files(folder)
 
 
 @pytest.fixture
-def base(tmp_path):
+def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
@@ -106,13 +110,13 @@ class FakeHub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
+            def do_GET(self) -> None:
                 hub.answer(self)
 
-            def do_HEAD(self):
+            def do_HEAD(self) -> None:
                 hub.answer(self)
 
-            def log_message(self, *_):
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -126,7 +130,7 @@ class FakeHub:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, request) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
         wanted = request.headers.get("Range")
         self.requests.append((path, wanted))
@@ -149,7 +153,7 @@ class FakeHub:
     def _all_files(self) -> dict[str, bytes]:
         return {**self.parquet_copy, **self.files}
 
-    def _describe(self, request, revision: str) -> None:
+    def _describe(self, request: BaseHTTPRequestHandler, revision: str) -> None:
         if revision in ("main", "v1/a", self.commit):
             commit = self.commit
         elif self.parquet_copy and revision in ("refs/convert/parquet", self.parquet_commit):
@@ -159,7 +163,7 @@ class FakeHub:
             return
         self._send_json(request, {"id": "some/texts", "sha": commit, "gated": "manual" if self.gated else False})
 
-    def _list(self, request, tree: dict[str, bytes]) -> None:
+    def _list(self, request: BaseHTTPRequestHandler, tree: dict[str, bytes]) -> None:
         """Send a page of the tree with its folders; the address of the next page is in the header `Link`."""
         folders = {str(folder) for name in tree for folder in PurePosixPath(name).parents} - {"."}
         entries = [{"type": "directory", "path": folder, "size": 0, "oid": "f" * 40} for folder in sorted(folders)]
@@ -170,15 +174,15 @@ class FakeHub:
         link = {"Link": f'<{self.url}{url.path}?recursive=true&cursor={stop}>; rel="next"'}
         self._send_json(request, entries[start:stop], link if stop < len(entries) else {})
 
-    def _entry(self, name: str, content: bytes) -> dict[str, object]:
+    def _entry(self, name: str, content: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry = {"type": "file", "path": name, "size": len(content), "oid": blob}
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": blob}
         if name.endswith(".parquet"):
             digest = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
         return entry
 
-    def _redirect(self, request, commit: str, name: str, is_known: bool) -> None:
+    def _redirect(self, request: BaseHTTPRequestHandler, commit: str, name: str, is_known: bool) -> None:
         if self.gated and not is_known:
             self._refuse(request, "GatedRepo", 403 if self.authorizations[-1] else 401)
             return
@@ -189,10 +193,12 @@ class FakeHub:
         commit = self.commit if commit == "main" else commit
         headers = {"Location": location, "Content-Length": 0, "X-Repo-Commit": commit}
         for key, value in {**headers, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": entry["size"]}.items():
-            request.send_header(key, value)
+            request.send_header(key, str(value))
         request.end_headers()
 
-    def _send_json(self, request, answer: object, headers: dict[str, str] | None = None) -> None:
+    def _send_json(
+        self, request: BaseHTTPRequestHandler, answer: object, headers: dict[str, str] | None = None
+    ) -> None:
         body = json.dumps(answer).encode()
         request.send_response(200)
         for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
@@ -200,7 +206,7 @@ class FakeHub:
         request.end_headers()
         request.wfile.write(body)
 
-    def _send_file(self, request, name: str, wanted: str | None) -> None:
+    def _send_file(self, request: BaseHTTPRequestHandler, name: str, wanted: str | None) -> None:
         content = self._all_files()[name]
         if name in self.corrupt or name in self.broken:
             self.corrupt.discard(name)
@@ -221,7 +227,7 @@ class FakeHub:
         with contextlib.suppress(ConnectionError):  # the client may have been killed
             request.wfile.write(content[start : self.cut.pop(name, len(content))])
 
-    def _refuse(self, request, code: str, status: int = 404) -> None:
+    def _refuse(self, request: BaseHTTPRequestHandler, code: str, status: int = 404) -> None:
         request.send_response(status)
         request.send_header("X-Error-Code", code)
         request.send_header("Content-Length", "0")
@@ -229,7 +235,7 @@ class FakeHub:
 
 
 @pytest.fixture
-def fake_hub(monkeypatch):
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     hub = FakeHub()
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)

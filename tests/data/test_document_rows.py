@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.documents import DocumentStream
+from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import DocumentRows
 from nanochat.data.loaders.mixture import Mixture
@@ -89,8 +89,27 @@ def test_document_rows_account_for_every_token_read(make, files, base, rule):
     assert (0 < stats.cropped_frac < 1) if rule == "crop" else (stats.cropped_frac == 0 and stats.tail_bos_tokens > 0)
 
 
+def test_document_rows_of_ten_books_have_every_training_token_in_the_first_epoch(files, base, byte_tokenizer):
+    """Each book is cut into documents of 16,000 characters, and a document is as long as 250 rows."""
+    for i in range(10):
+        files.text(f"{i}.txt", "".join(f"Line {j} of book {i} says {i * j}.\n" for j in range(1000)))
+    source = files.source("*.txt", validation_hash_frac=0.02)
+    texts = list(single_pass(source, "train", base=base))
+    stream = DocumentStream(source, "train", base=base)
+    rows = DocumentRows([(stream, 1.0)], byte_tokenizer, sequence_len=64, buffer_documents=1000, long_documents="keep")
+    targets = []
+    while rows.state().epoch == 0:
+        targets += [token for token in rows.next_row().targets.tolist() if token != byte_tokenizer.bos_id]
+    expected = Counter(byte + 10 for text in texts for byte in text.encode())
+    assert Counter(targets[: expected.total()]) == expected
+    stats, next_epoch = rows.state().stats, len(targets) - expected.total()
+    bos_tokens = stats.placed_tokens - len(targets)
+    assert 0 <= next_epoch < 64 and stats.cropped_frac == 0
+    assert len(texts) <= bos_tokens - stats.tail_bos_tokens <= len(texts) + 2
+
+
 class Letters:
-    """A stream of documents in which each token is the document's number, and the epoch is counted in hundreds."""
+    """A stream of documents in which each token is the document's number, plus 1,000 for each epoch before."""
 
     def __init__(self, lengths, first, count=0):
         self.lengths, self.first, self.count = lengths, first, count

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.chunking import chunk_text, cut_lines
 from nanochat.data.documents import DocumentStream, single_pass
+from nanochat.data.files.chunking import chunk_text, cut_lines
 from nanochat.data.loaders.mixture import Mixture
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
@@ -349,9 +349,24 @@ def test_document_stream_leaves_out_and_counts_rows_without_text(files, base):
         notes = []
         source = files.source(name, validation_hash_frac=1e-9)
         assert set(take(DocumentStream(source, "train", base=base, notify=notes.append), 5)) <= {"one", "two"}
-        assert [note.split(": ")[-1] for note in notes] == ["3 rows without text were left out"]
+        where = f"{files.folder / name}{':2' if name.endswith('l') else ' row 2'}"
+        assert notes == [
+            f"source `mine` ({files.folder / name}): rows without text are left out; the first is {where}",
+            f"source `mine` ({files.folder / name}): 3 rows without text were left out",
+        ]
 
 
 def test_document_stream_refuses_a_source_of_words(base):
     with pytest.raises(PreflightError, match="holds words, not documents"):
         DocumentStream(SourceSpec(name="w", builtin="spelling"), "train", base=base)
+
+
+@pytest.mark.parametrize(("name", "bad"), [("a.jsonl", b"broken\n"), ("a.txt", b"\xe9\n")])
+def test_document_stream_refuses_to_resume_in_a_file_that_lost_a_line(files, base, name, bad):
+    good = [f'{{"text": "line {i}"}}\n'.encode() for i in range(20)]
+    path = files.text(name, b"".join([*good[:5], bad, *good[5:]]))
+    stream = DocumentStream(files.source(name, max_document_chars=20), "train", base=base)
+    take(stream, 10)
+    path.write_bytes(b"".join(good))
+    with pytest.raises(PreflightError, match=r"changed before line \d+, where the checkpoint continues"):
+        next(stream.reopened(stream.position()))

@@ -67,7 +67,7 @@ def slow_rows(row_tokens, buffer_size, per_refill, documents, count, *, keep):
                 buffer += [next(stream) for _ in range(per_refill)]
             left = row_tokens - len(row)
             fitting = [document for document in buffer if len(document) <= left]
-            chosen = max(fitting, key=len) if fitting else (max if keep else min)(buffer, key=len)
+            chosen = max(fitting, key=len) if fitting else buffer[0] if keep else min(buffer, key=len)
             buffer.pop(next(i for i, document in enumerate(buffer) if document is chosen))
             row += chosen[:left]
             if keep and not fitting:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nanochat.data.files.digests import remembered_digests
+from nanochat.data.files.readers import document_lines
 from nanochat.data.sources import SourceSpec, check_source, digest, list_files, resolve_files, validation_frac
 from nanochat.errors import PreflightError
 
@@ -142,7 +143,7 @@ def test_file_digests_ignore_a_damaged_memory_file(files, base):
         memory = base / "memory.json"
         memory.write_text(content)
         with remembered_digests(memory) as digest_of:
-            assert digest_of(path) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+            assert digest_of(path, None) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
 
 
 def test_digest_of_each_builtin_source_differs(base):
@@ -192,3 +193,32 @@ def test_importing_sources_loads_nothing_heavy():
     )
     completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert completed.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("name", "bad"), [("a.jsonl", b'{"text": null}\nbroken\n{"text": 5}\n'), ("a.txt", b"\xe9\n")])
+def test_digest_does_not_change_when_a_bad_line_is_removed(files, base, name, bad):
+    """The digest of a file without bad lines is that of all its bytes."""
+    lines = [f'{{"text": "line {i}"}}\n'.encode() for i in range(4)]
+    clean = b"".join([*lines[:2], b"\n", *lines[2:]])
+    files.text(name, clean)
+    source, usable = files.source(name), document_lines("text")
+    plain = digest(source, base=base)
+    assert digest(source, base=base, lines=usable) == plain
+    files.text(name, b"".join([*lines[:2], b"\n", bad, *lines[2:], bad]))
+    assert digest(source, base=base, lines=usable) == plain
+    assert digest(source, base=base) != plain
+    files.text(name, b"".join([*lines[:2], b"\n", bad, lines[3], lines[2]]))
+    assert digest(source, base=base, lines=usable) != plain
+
+
+def test_digest_remembers_the_rule_by_which_lines_were_left_out(files, base):
+    path = files.jsonl("a.jsonl", [{"text": "x"}, {"body": "y"}])
+    os.utime(path, (1, 1))
+    source = files.source("a.jsonl")
+    digests = [
+        digest(source, base=base, lines=lines) for lines in (None, document_lines("text"), document_lines("body"))
+    ]
+    assert len(set(digests)) == 3
+    assert digests == [
+        digest(source, base=base, lines=lines) for lines in (None, document_lines("text"), document_lines("body"))
+    ]

@@ -4,9 +4,9 @@ from pathlib import Path, PurePath
 
 import pytest
 
+from nanochat.data.files.file_selection import split_of_file
 from nanochat.data.files.json_lines import json_lines
 from nanochat.data.sources import SourceSpec
-from nanochat.data.splits import split_of_file
 from nanochat.data.task_rows import iter_rows, split_files
 from nanochat.errors import PreflightError, StageError
 
@@ -74,6 +74,9 @@ def test_iter_rows_names_a_missing_column(files, base):
     ("line", "error", "message"),
     [
         ("{broken", StageError, "not JSON"),
+        ("[", StageError, "not JSON: Expecting value at column 1; the file seems to be one JSON document"),
+        ('{"id": ' + "9" * 5000 + "}", StageError, "holds a number of more than 4,300 digits"),
+        ('[{"question": 1}]', StageError, "expected an object, found list; this is a JSON array of 1 rows"),
         ("[]", StageError, "expected an object, found list"),
         ('{"query": 1}', PreflightError, "no key `question`; its keys are: query"),
     ],

@@ -56,13 +56,8 @@ def test_readme_python_runs(monkeypatch, capsys):
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "tokenizer",
-        "pretrain",
-        "base_eval",
-        "sft",
-        "chat_eval",
-    ]
+    stages = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert stages == ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.stage_loop import RunRequest
+from nanochat.runner.store.run_catalog import Run
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -16,7 +19,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 class RecordingDisplay:
     """A display that records its lines and calls `on_heartbeat` at each heartbeat of a stage."""
 
-    def __init__(self, on_heartbeat) -> None:
+    def __init__(self, on_heartbeat: Callable[[str], object]) -> None:
         self.lines: list[str] = []
         self._on_heartbeat = on_heartbeat
 
@@ -36,10 +39,12 @@ class RecordingDisplay:
 
 
 @pytest.fixture(scope="session")
-def run_dry():
+def run_dry() -> Callable[..., tuple[Run, RecordingDisplay]]:
     """A function that runs dry_run.yaml under a base folder and returns the run and its display."""
 
-    def run(base: Path, *overrides: str, on_heartbeat=lambda title: None, **changes):
+    def run(
+        base: Path, *overrides: str, on_heartbeat: Callable[[str], object] = lambda title: None, **changes: Any
+    ) -> tuple[Run, RecordingDisplay]:
         display = RecordingDisplay(on_heartbeat)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NANOCHAT_BASE_DIR", str(base))

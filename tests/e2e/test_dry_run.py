@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.runner.store.cache import newest_step
-from nanochat.runner.store.runs import resolve_model
+from nanochat.runner.store.run_catalog import resolve_model
+from nanochat.runner.store.stage_cache import newest_step
 from nanochat.storage.layout import StageFolder
 
 ALL_STAGES = ["1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval"]

@@ -8,8 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from nanochat.evals.continuations import Continuation
 from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
+from nanochat.model.gpt import GPT, Cache
+from nanochat.model.ragged.rows import Ragged
 from nanochat.tokenizer import bpe
 
 
@@ -31,10 +33,10 @@ class TableModel:
             sequence_len=sequence_len, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
         )
 
-    def hidden(self, idx: mx.array, cache=None) -> mx.array:
+    def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         return idx.astype(mx.float32)[..., None]
 
-    def hidden_ragged(self, rows) -> mx.array:
+    def hidden_ragged(self, rows: Ragged) -> mx.array:
         return rows.tokens[0].astype(mx.float32)[:, None]
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -49,7 +51,7 @@ class TableModel:
 
 
 @pytest.fixture
-def table_model():
+def table_model() -> type[TableModel]:
     return TableModel
 
 
@@ -60,8 +62,8 @@ class Oracle:
         self.answers, self.vocab_size = answers, vocab_size
         self.config = GPTConfig(sequence_len=1024, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8)
 
-    def hidden(self, idx: mx.array, cache=None) -> mx.array:
-        rows = [[self.answers.get(tuple(row[: i + 1]), 0) for i in range(len(row))] for row in idx.tolist()]
+    def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        rows = [[self.answers.get(tuple(row[: i + 1]), 0) for i in range(len(row))] for row in np.array(idx).tolist()]
         return mx.array(rows, dtype=mx.float32)[..., None]
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -77,7 +79,7 @@ def oracle() -> type[Oracle]:
 def reference_score() -> Callable[..., tuple[float, bool]]:
     """A function that scores a continuation in float64 from the full logits of its row."""
 
-    def score(model, continuation) -> tuple[float, bool]:
+    def score(model: GPT, continuation: Continuation) -> tuple[float, bool]:
         tokens, scored = continuation.tokens, range(continuation.start, len(continuation.tokens))
         logits = np.array(model(mx.array([list(tokens)]))[0], dtype=np.float64)
         logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -85,19 +87,3 @@ def reference_score() -> Callable[..., tuple[float, bool]]:
         return sum(logprobs[j - 1, tokens[j]] for j in scored), is_greedy
 
     return score
-
-
-@pytest.fixture(scope="session", params=["seed", "current"])
-def random_model(request) -> FastGPT:
-    """A model of each architecture with windows shorter than the context, grouped heads, and every weight random."""
-    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
-    length = 96 if request.param == "seed" else 256
-    model = FastGPT(GPTConfig(architecture=request.param, sequence_len=length, vocab_size=320, **shape))
-    generator = np.random.default_rng(0)
-    weights = {
-        name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))
-        for name, value in model.named_parameters().items()
-    }
-    model.set_parameters(weights)
-    mx.eval(model.parameters())
-    return model

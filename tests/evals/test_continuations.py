@@ -24,7 +24,7 @@ def random_groups(seed: int, count: int) -> list[list[Continuation]]:
     generator = np.random.default_rng(seed)
 
     def tokens(low: int, high: int) -> list[int]:
-        return generator.integers(10, 320, size=generator.integers(low, high)).tolist()
+        return generator.integers(10, 300, size=generator.integers(low, high)).tolist()
 
     groups = []
     for number in range(count):
@@ -49,7 +49,7 @@ def test_scores_in_batches_equal_those_of_single_rows(random_model, reference_sc
 def test_score_is_greedy_for_the_most_likely_token_only(random_model):
     prompt = [1, *range(20, 60)]
     best = int(mx.argmax(random_model(mx.array([prompt]))[0, -1]).item())
-    rows = [Continuation((*prompt, token), len(prompt)) for token in (best, (best + 1) % 320)]
+    rows = [Continuation((*prompt, token), len(prompt)) for token in (best, (best + 1) % 300)]
     assert [score.is_greedy for score in score_continuations(random_model, [rows])[0]] == [True, False]
 
 

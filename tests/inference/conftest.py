@@ -1,8 +1,9 @@
-"""A small tokenizer, a scripted model, and a model with random weights, for the tests of generation."""
+"""A small tokenizer and a scripted model for the tests of generation."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
+from nanochat.model.gpt import Cache
 from nanochat.tokenizer import bpe
 
 
@@ -38,9 +39,10 @@ class ScriptedModel:
             sequence_len=self.sequence_len, vocab_size=self.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=8
         )
 
-    def hidden(self, idx: mx.array, cache=None) -> mx.array:
-        self.fed.append(idx.tolist())
-        following = [[self.successors.get(token, 0) for token in row] for row in idx.tolist()]
+    def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        rows = np.array(idx).tolist()
+        self.fed.append(rows)
+        following = [[self.successors.get(token, 0) for token in row] for row in rows]
         return mx.array(following, dtype=mx.float32)[..., None]
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -48,7 +50,7 @@ class ScriptedModel:
 
 
 @pytest.fixture
-def chain(tokenizer):
+def chain(tokenizer: bpe.Tokenizer) -> Callable[..., ScriptedModel]:
     """A function that builds a model in which each token of a list is followed by the next one."""
 
     def build(*chains: list[int], sequence_len: int = 64) -> ScriptedModel:
@@ -56,19 +58,3 @@ def chain(tokenizer):
         return ScriptedModel(tokenizer.vocab_size, successors, sequence_len)
 
     return build
-
-
-@pytest.fixture(scope="session", params=["seed", "current"])
-def random_model(request) -> FastGPT:
-    """A model of each architecture with windows shorter than the context, grouped heads, and every weight random."""
-    shape = {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "window_pattern": "SSL"}
-    length = 64 if request.param == "seed" else 256
-    model = FastGPT(GPTConfig(architecture=request.param, sequence_len=length, vocab_size=300, **shape))
-    generator = np.random.default_rng(0)
-    weights = {
-        name: mx.array(generator.normal(scale=0.5 if value.ndim == 1 else 0.2, size=value.shape).astype(np.float32))
-        for name, value in model.named_parameters().items()
-    }
-    model.set_parameters(weights)
-    mx.eval(model.parameters())
-    return model

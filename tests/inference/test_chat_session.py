@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.inference.chat_session import ChatSession, ChatSettings, parse_answer
-from nanochat.inference.engine import Engine, Step
+from nanochat.inference.engine import Engine
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 
 
@@ -23,11 +23,10 @@ class FakeEngine:
         self.requests: list[dict[str, object]] = []
         self.model = type("Model", (), {"config": type("Config", (), {"sequence_len": sequence_len})})
 
-    def generate(self, prompt_ids, **settings) -> Iterator[Step]:
+    def generate(self, prompt_ids, **settings) -> Iterator[int]:
         self.prompts.append(self.tokenizer.decode(prompt_ids))
         self.requests.append(settings)
-        for token in self.answers.pop(0):
-            yield Step([token], [False])
+        yield from self.answers.pop(0)
 
 
 @pytest.fixture

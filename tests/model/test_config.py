@@ -44,16 +44,15 @@ def test_speedrun_shape_has_its_published_size():
 )
 def test_depth_dial(depth, width, heads, millions):
     """Widths, heads and parameter counts are those of the published table."""
-    shape = GPTConfig.shape_from_depth(depth)
-    assert (shape.n_layer, shape.n_embd, shape.n_head, shape.n_kv_head) == (depth, width, heads, heads)
-    config = GPTConfig(n_layer=depth, n_embd=width, n_head=heads, n_kv_head=heads)
+    config = GPTConfig.from_depth(depth)
+    assert (config.n_layer, config.n_embd, config.n_head, config.n_kv_head) == (depth, width, heads, heads)
     assert config.num_parameters() == pytest.approx(millions * 1e6, rel=2e-3)
 
 
 def test_odd_depth_rounds_the_width_up():
     """64 * 5 = 320 becomes 384, a multiple of the head size."""
-    shape = GPTConfig.shape_from_depth(5)
-    assert (shape.n_embd, shape.n_head) == (384, 3)
+    config = GPTConfig.from_depth(5)
+    assert (config.n_embd, config.n_head) == (384, 3)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,4 @@ def test_impossible_shapes_are_named(shape, words):
     """Each impossible shape gives exactly one problem, which contains the value."""
     (problem,) = GPTConfig(**shape).problems()
     assert words in problem
-
-
-def test_sound_shapes_have_no_problems():
     assert GPTConfig().problems() == []

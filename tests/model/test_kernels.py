@@ -89,19 +89,18 @@ def test_squared_relu(dtype):
 @pytest.mark.parametrize("size", [64, 128])
 def test_split_qkv(dtype, gated, size):
     """Rotation, norm, scale and gate; grouped keys; a table row used twice."""
-    shape = qkv.QKVShape(
-        queries=4, keys=2, size=size, positions=20, eps=1e-6, qk_scale=1.2, gate_scale=3.0, rope_base=1e4
-    )
+    config = GPTConfig(n_head=4, n_kv_head=2, n_embd=4 * size, architecture="current")
+    eps, base = config.variant.norm_eps, config.variant.rope_base
     idx = mx.random.randint(0, 7, (40,), key=mx.random.key(3))
     tokens = embedding.index_tokens(idx)
-    width = shape.width + qkv.GATE_PADDING * gated
+    width = 8 * size + qkv.GATE_PADDING * gated
 
     def by_head(x):
         return x.reshape(2, 20, -1, size).swapaxes(1, 2)
 
     def plain(projected, table=None):
         split = mx.split(projected, [4 * size, 6 * size, 8 * size], axis=1)
-        done = [1.2 * norm(rotate(by_head(x), base=1e4, offset=0), 1e-6).swapaxes(1, 2) for x in split[:2]]
+        done = [1.2 * norm(rotate(by_head(x), base=base, offset=0), eps).swapaxes(1, 2) for x in split[:2]]
         values = split[2].reshape(40, 2, size)
         if table is not None:
             gate = 3 * mx.sigmoid(split[3][:, :2])
@@ -109,7 +108,7 @@ def test_split_qkv(dtype, gated, size):
         return *(x.reshape(40, -1) for x in done), values.reshape(40, -1)
 
     def fused(projected, table=None):
-        return qkv.split_qkv(shape, projected, table, tokens if gated else None)
+        return qkv.split_qkv(config, projected, table, tokens if gated else None, positions=20)
 
     arrays = [draw(40, width)] + [draw(7, 2 * size, seed=1)] * gated
     assert_same(fused, plain, arrays, dtype)

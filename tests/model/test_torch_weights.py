@@ -87,27 +87,24 @@ def test_foreign_weights_are_refused_and_named(random_model, tmp_path):
         read_torch_weights(tmp_path / "shape.safetensors", random_model.config)
 
 
-def test_missing_files_and_unknown_formats_are_refused(random_model, tmp_path):
-    with pytest.raises(PreflightError, match="no such file"):
-        read_torch_weights(tmp_path / "none.safetensors", random_model.config)
-    (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(PreflightError, match=r"`\.bin`"):
-        read_torch_weights(tmp_path / "model.bin", random_model.config)
-
-
-def test_pt_without_torch_says_what_to_do(random_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.safetensors", None, "no such file"),
+        ("model.bin", b"", r"`\.bin`"),
+        ("model.pt", b"", "pip install torch"),
+        ("model.safetensors", b"", r"model\.safetensors cannot be read"),
+        ("model.safetensors", b"junk\n", r"model\.safetensors cannot be read"),
+        ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", r"model\.safetensors cannot be read"),
+    ],
+)
+def test_missing_unknown_and_damaged_files_are_refused(random_model, tmp_path, monkeypatch, name, content, words):
+    """PyTorch is not installed here. The last file ends after its header."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (tmp_path / "model.pt").write_bytes(b"")
-    with pytest.raises(PreflightError, match="pip install torch"):
-        read_torch_weights(tmp_path / "model.pt", random_model.config)
-
-
-@pytest.mark.parametrize("content", [b"", b"junk\n", b"\x08\x00\x00\x00\x00\x00\x00\x00{}"])
-def test_a_damaged_file_is_refused(random_model, tmp_path, content):
-    """An empty file, a text file, and one that ends after its header."""
-    (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(PreflightError, match=r"model\.safetensors cannot be read"):
-        read_torch_weights(tmp_path / "model.safetensors", random_model.config)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(PreflightError, match=words):
+        read_torch_weights(tmp_path / name, random_model.config)
 
 
 def test_a_file_cut_short_is_refused(random_model, tmp_path):

@@ -34,12 +34,12 @@ def test_adamw(dtype, step):
     second = mx.square(draw(64, 96, seed=3))
     rule = {"betas": (0.8, 0.95), "eps": 1e-10, "weight_decay": 0.1}
     old = (parameter, gradient, first, second)
-    expected = adamw_update(*old, step=mx.array(float(step)), lr=0.1, **rule)
-    scalars = {"step": mx.array([float(step)]), "lr": mx.array([0.1])}
-    found = fused_adamw_update(*old, **scalars, is_finite=mx.array([True]), **rule)
+    rule |= {"step": mx.array(float(step)), "lr": 0.1}
+    expected = adamw_update(*old, **rule)
+    found = fused_adamw_update(*old, is_finite=mx.array(True), **rule)
     for a, b in zip(found, expected, strict=True):
         assert distance(a, b) <= 1e-6
-    kept = fused_adamw_update(*old, **scalars, is_finite=mx.array([False]), **rule)
+    kept = fused_adamw_update(*old, is_finite=mx.array(False), **rule)
     assert all(mx.array_equal(a, b) for a, b in zip(kept, (parameter, first, second), strict=True))
 
 

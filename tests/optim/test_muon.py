@@ -71,15 +71,7 @@ def test_parts_of_the_second_step(name, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     ("shape", "tolerance"),
-    [
-        ((768, 768), 0.01),
-        ((3072, 768), 0.01),
-        ((768, 3072), 0.01),
-        ((512, 512), 0.01),
-        ((384, 384), 0.01),
-        ((512, 128), 0.03),
-        ((6, 32), 0.03),
-    ],
+    [((768, 768), 0.01), ((3072, 768), 0.01), ((768, 3072), 0.01), ((512, 128), 0.03), ((6, 32), 0.03)],
 )
 def test_size_of_a_step(shape, tolerance, variant):
     """RMS(update) / lr = sqrt(max(1, r/c)) * sqrt(min(r, c) / (r c)) at the first step from a random gradient.
@@ -96,13 +88,6 @@ def test_size_of_a_step(shape, tolerance, variant):
     rms = mx.sqrt(mx.mean(mx.square(updated))).item() / 0.02
     expected = (max(1, rows / cols) * min(rows, cols) / (rows * cols)) ** 0.5
     assert rms == pytest.approx(expected, rel=1e-4 if variant == "current" else tolerance)
-
-
-def test_published_step_sizes():
-    """The formula gives the three published numbers."""
-    for (rows, cols), expected in {(768, 768): 0.0361, (3072, 768): 0.0361, (768, 3072): 0.0180}.items():
-        formula = (max(1, rows / cols) * min(rows, cols) / (rows * cols)) ** 0.5
-        assert formula == pytest.approx(expected, rel=3e-3)
 
 
 def test_zero_gradient_still_decays_everything():

@@ -6,6 +6,7 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
+from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.plan import Plan
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 
@@ -58,8 +59,8 @@ def load(tmp_path: Path) -> Load:
 def compiled(load: Load) -> Callable[..., Plan]:
     """Return a function that compiles the base recipe, or another text, under overrides, with made-up digests."""
 
-    def _compile(*overrides: str, text: str = BASE, **options: object) -> Plan:
-        return compile_plan(load(*overrides, text=text), digests=fake_digest, **options)  # type: ignore[arg-type]
+    def _compile(*overrides: str, text: str = BASE, device_class: DeviceClass | None = None) -> Plan:
+        return compile_plan(load(*overrides, text=text), digests=fake_digest, device_class=device_class)
 
     return _compile
 
@@ -71,14 +72,14 @@ def fake_digest(source: SourceSpec) -> str:
 
 
 @pytest.fixture
-def refusal(load: Load) -> Callable[..., str]:
+def refusal(load: Load) -> Callable[[str, str], str]:
     """Return a function that compiles the base recipe with one piece of text replaced, and returns the error's text."""
 
-    def _refusal(old: str, new: str, **options: object) -> str:
+    def _refusal(old: str, new: str) -> str:
         assert old in BASE, f"the base recipe has no {old!r}"
         loaded = load(text=BASE.replace(old, new))
         with pytest.raises(RecipeError) as caught:
-            compile_plan(loaded, **options)  # type: ignore[arg-type]
-        return str(caught.value)
+            compile_plan(loaded)
+        return str(caught.value).replace(f"{loaded.path.parent}/", "")
 
     return _refusal

@@ -8,25 +8,13 @@ import pytest
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, Job, PretrainSpec, SftSpec, StageName, TokenizerSpec
+from nanochat.plan.specs import Job, StageName
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 
 Compile = Callable[..., Plan]
 
 WITHOUT_PRETRAINING = tuple(f"{name}=null" for name in ("tokenizer", "model", "pretrain", "base_eval"))
-
-
-def pretrain_of(plan: Plan) -> PretrainSpec:
-    spec = plan.stage("pretrain").spec
-    assert isinstance(spec, PretrainSpec)
-    return spec
-
-
-def sft_of(plan: Plan) -> SftSpec:
-    spec = plan.stage("sft").spec
-    assert isinstance(spec, SftSpec)
-    return spec
 
 
 def test_table_of_stages_has_the_order_of_the_recipe_sections() -> None:
@@ -58,14 +46,14 @@ def test_plan_replaces_the_upstream_stage_by_starting_weights(compiled: Compile)
 def test_derive_sft_alone_uses_its_own_section(compiled: Compile) -> None:
     """Without a model section the row length is the checkpoint's, which the plan cannot know."""
     plan = compiled(*WITHOUT_PRETRAINING, "expect=null", "sft.init_from=other", "sft.tokens_per_step=1024")
-    spec = sft_of(plan)
+    spec = plan.stage("sft").spec
     assert (spec.tokens_per_step, spec.sequence_len, spec.tokens) == (1024, None, 400_000)
     assert plan.stage("sft").estimate.flops is None
 
 
 def test_derive_pretrain_derives_steps_and_schedule(compiled: Compile) -> None:
     """ceil(1,500,000 / 4096) = 367 steps; the seed's warm-down is 0.4 of them, round(146.8) = 147."""
-    spec = pretrain_of(compiled())
+    spec = compiled().stage("pretrain").spec
     assert (spec.steps, spec.tokens_per_step) == (367, 4096)
     assert spec.schedule.warmdown_steps == 147
     assert spec.model == GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
@@ -74,12 +62,15 @@ def test_derive_pretrain_derives_steps_and_schedule(compiled: Compile) -> None:
 
 
 def test_derive_pretrain_keeps_a_given_weight_decay(compiled: Compile) -> None:
-    assert pretrain_of(compiled("pretrain.optimizer={variant: current, weight_decay: 0.03}")).weight_decay == 0.03
+    assert (
+        compiled("pretrain.optimizer={variant: current, weight_decay: 0.03}").stage("pretrain").spec.weight_decay
+        == 0.03
+    )
 
 
 def test_derive_sft_inherits_batch_and_optimizer(compiled: Compile) -> None:
     """The learning rates of `current` are scaled by 0.8 on top of pretraining's own scale; constant to half."""
-    spec = sft_of(compiled("pretrain.optimizer={variant: current, lr_scale: 0.5, matrix_lr: 0.03}"))
+    spec = compiled("pretrain.optimizer={variant: current, lr_scale: 0.5, matrix_lr: 0.03}").stage("sft").spec
     assert spec.tokens_per_step == 4096
     assert spec.sequence_len == 256
     assert (spec.optimizer.variant, spec.optimizer.matrix_lr) == ("current", 0.03)
@@ -89,7 +80,7 @@ def test_derive_sft_inherits_batch_and_optimizer(compiled: Compile) -> None:
 
 def test_derive_sft_turns_a_ratio_into_tokens(compiled: Compile) -> None:
     """Scaling parameters: 4 blocks of 12 * 128^2, lm_head 2048 * 128, 2 gates of 2 x 32 = 1,048,704; half of them."""
-    spec = sft_of(compiled("sft.horizon={ratio: 0.5}"))
+    spec = compiled("sft.horizon={ratio: 0.5}").stage("sft").spec
     assert (spec.steps, spec.tokens, spec.epochs) == (None, 524_352, None)
 
 
@@ -99,7 +90,7 @@ def test_derive_pretrain_sorts_the_mixture_by_name(compiled: Compile) -> None:
         "sources={b: {path: b.txt}, a: {path: a.txt}, stdlib: {builtin: python-stdlib}, words: {builtin: spelling}}"
     )
     plan = compiled(sources, "pretrain.data={b: {weight: 3}, a: {}}")
-    assert [(item.source.name, item.weight) for item in pretrain_of(plan).data] == [
+    assert [(item.source.name, item.weight) for item in plan.stage("pretrain").spec.data] == [
         ("a", 1.0),
         ("b", 3.0),
         ("stdlib", 1.0),
@@ -108,16 +99,12 @@ def test_derive_pretrain_sorts_the_mixture_by_name(compiled: Compile) -> None:
 
 def test_plan_makes_local_paths_absolute(compiled: Compile, tmp_path: Path) -> None:
     spec = compiled("sources.stdlib={path: ../texts/*.txt}").stage("tokenizer").spec
-    assert isinstance(spec, TokenizerSpec)
-    assert spec.source.path is not None
     assert all(Path(path).is_absolute() for path in spec.source.path)
 
 
 def test_derive_base_eval_measures_bpb_on_the_pretraining_mixture_by_default(compiled: Compile) -> None:
     spec = compiled().stage("base_eval").spec
-    assert isinstance(spec, BaseEvalSpec)
     suite = spec.suites["bpb"]
-    assert isinstance(suite, BpbSuiteSpec)
     assert (suite.source.name, suite.split, suite.tokens) == ("stdlib", "validation", 131_072)
 
 

@@ -11,7 +11,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import memory
 from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer_training, total
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import SftSpec, TokenizerSpec
+from nanochat.plan.specs import ExecutionSpec
 
 Compile = Callable[..., Plan]
 
@@ -150,7 +150,7 @@ def test_estimate_adds_memory_for_reading_parquet(compiled: Compile) -> None:
     for path in ("c.jsonl", "c.parquet"):
         plan = compiled(f"sources.chat={{path: {path}}}", "sft.data={chat: {task: conversations, source: chat}}")
         peaks[path] = plan.stage("sft").estimate.peak_memory_bytes
-    assert peaks["c.jsonl"] is not None and peaks["c.parquet"] == peaks["c.jsonl"] + memory.PARQUET_BYTES
+    assert peaks["c.parquet"] == peaks["c.jsonl"] + memory.PARQUET_BYTES
 
 
 def test_estimate_of_an_evaluation_has_the_memory_of_its_largest_suite(compiled: Compile) -> None:
@@ -159,9 +159,7 @@ def test_estimate_of_an_evaluation_has_the_memory_of_its_largest_suite(compiled:
 
     def peak(stage: str, *suites: str) -> int:
         plan = compiled(sources, f"{stage}.suites={{{', '.join(suites)}}}", f"{stage}.samples=[]", device_class="cuda")
-        found = plan.stage(stage).estimate.peak_memory_bytes
-        assert found is not None
-        return found
+        return plan.stage(stage).estimate.peak_memory_bytes
 
     bits = "a: {task: bpb}"
     options = "b: {task: mmlu, source: questions}"
@@ -189,11 +187,9 @@ def test_tokenizer_memory_matches_measured_processes(
     plan = compiled(
         "sources.text={path: t.parquet}", f"tokenizer.source={source}", f"tokenizer.vocab_size={vocab_size}"
     )
-    spec = plan.stage("tokenizer").spec
-    assert isinstance(spec, TokenizerSpec)
-    spec = spec.model_copy(update={"max_chars": chars})
+    spec = plan.stage("tokenizer").spec.model_copy(update={"max_chars": chars})
     planned = estimate_tokenizer_training(spec, chars=chars).peak_memory_bytes
-    assert planned is not None and 0.92 < planned / MIB / measured_mib < 1.4
+    assert 0.92 < planned / MIB / measured_mib < 1.4
 
 
 @pytest.mark.parametrize(
@@ -234,18 +230,24 @@ def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() ->
     assert plain == 2048 * (12 * 18 * 768 * 2 + 4 * 4 * 768)
 
 
+def largest(limit_bytes: int, **given: int) -> int:
+    return memory.micro_batch_size(
+        TINY, ExecutionSpec(), sequence_len=32, dtype="float32", limit_bytes=limit_bytes, **given
+    )
+
+
 @given(limit_mib=st.integers(1, 4000), rows=st.integers(1, 96))
-def test_largest_micro_batch_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
+def test_micro_batch_size_auto_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
     """It is the largest that does, or 0 if not even one row fits."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     limit = limit_mib * 2**20
-    chosen = memory.largest_micro_batch(TINY, limit, rows=rows, sequence_len=32, dtype="float32")
+    chosen = largest(limit, rows=rows)
     fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n, accumulates=n < rows) <= limit]
     assert chosen == max(fitting, default=0)
 
 
-def test_largest_micro_batch_respects_at_most() -> None:
-    assert memory.largest_micro_batch(TINY, 2**33, rows=48, sequence_len=32, dtype="float32", at_most=20) == 16
+def test_micro_batch_size_auto_respects_at_most() -> None:
+    assert largest(2**33, rows=48, at_most=20) == 16
 
 
 def test_estimate_of_training_counts_whole_steps(compiled: Compile) -> None:
@@ -260,7 +262,6 @@ def test_estimate_of_training_counts_whole_steps(compiled: Compile) -> None:
 def test_sft_spec_rounds_tokens_to_the_nearest_step(compiled: Compile, tokens: int, steps: int) -> None:
     """The stage trains `last_step` steps, and the estimate counts the same ones."""
     sft = compiled(f"sft.horizon.tokens={tokens}").stage("sft")
-    assert isinstance(sft.spec, SftSpec)
     assert sft.spec.last_step == steps
     assert sft.estimate.tokens == steps * 4096
 
@@ -269,8 +270,6 @@ def test_estimate_of_an_evaluation_counts_the_forward_pass(compiled: Compile) ->
     evaluation = compiled().stage("base_eval").estimate
     pretrain = compiled().stage("pretrain").estimate
     assert evaluation.tokens == 131_072
-    assert evaluation.flops is not None and evaluation.tokens is not None
-    assert pretrain.flops is not None and pretrain.tokens is not None
     assert evaluation.flops / evaluation.tokens == pytest.approx(pretrain.flops / pretrain.tokens / 3)
 
 
@@ -290,18 +289,12 @@ def test_estimate_does_not_know_the_epochs_of_unread_conversations(compiled: Com
     assert any("not in any total: sft" in note for note in plan.notes)
 
 
-def test_estimate_of_disk_counts_checkpoints_and_output(compiled: Compile) -> None:
-    plan = compiled("run.checkpoint.keep=3")
-    config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
-    assert plan.stage("pretrain").estimate.disk_bytes == 5 * memory.checkpoint_bytes(config)
-
-
-def test_estimate_of_kept_disk_is_the_output_unless_checkpoints_are_kept(compiled: Compile) -> None:
-    config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
-    one_save = memory.checkpoint_bytes(config)
-    assert compiled().stage("pretrain").estimate.kept_disk_bytes == one_save
-    kept = compiled("run.checkpoint={keep: 3, keep_when_done: true}").stage("pretrain").estimate
-    assert kept.kept_disk_bytes == 5 * one_save
+@pytest.mark.parametrize(("keep_when_done", "kept"), [("false", 1), ("true", 5)])
+def test_estimate_of_disk_counts_checkpoints_and_output(compiled: Compile, keep_when_done: str, kept: int) -> None:
+    """Three kept checkpoints, the best one, and one being written; the output alone is left unless all are kept."""
+    plan = compiled(f"run.checkpoint={{keep: 3, keep_when_done: {keep_when_done}}}")
+    estimate, one_save = plan.stage("pretrain").estimate, memory.checkpoint_bytes(QUICK)
+    assert (estimate.disk_bytes, estimate.kept_disk_bytes) == (5 * one_save, kept * one_save)
 
 
 def test_total_disk_is_the_most_used_at_once() -> None:
@@ -325,14 +318,13 @@ def test_estimate_notes_name_the_device(compiled: Compile) -> None:
     on_gpu = compiled("run.device=gpu")
     assert "H100" in on_gpu.notes[0]
     faster, slower = on_gpu.totals.seconds, compiled().totals.seconds
-    assert faster is not None and slower is not None and faster < slower
+    assert faster < slower
     assert "Apple" in compiled("run.device=gpu", device_class="metal").notes[0]
 
 
 def test_estimate_divides_time_and_rows_among_processes(compiled: Compile) -> None:
     """Two processes need half the time, apart from one second to start, and the memory of 8 of the 16 rows each."""
     one, two = (compiled(f"run.distributed.processes={n}").stage("pretrain") for n in (1, 2))
-    assert one.estimate.seconds is not None and two.estimate.seconds is not None
     assert two.estimate.seconds - 1 == pytest.approx((one.estimate.seconds - 1) / 2)
     assert (two.estimate.flops, two.estimate.tokens) == (one.estimate.flops, one.estimate.tokens)
     eight = compiled("run.micro_batch_size=8").stage("pretrain")

@@ -13,6 +13,7 @@ import pytest
 from pydantic import Field
 
 from nanochat.checkpoint import load_tokenizer
+from nanochat.cli.progress import PlainDisplay
 from nanochat.data.documents import single_pass
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import RecipeError
@@ -86,22 +87,6 @@ class CountWordsJob(Job):
     spec: Annotated[StageSpec | CountWordsSpec, Field(discriminator="stage")]  # type: ignore[assignment]
 
 
-class Lines:
-    """A display that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log_line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def show_progress(self, title: str, fraction: float, text: str) -> None:
-        pass
-
-    def clear_progress(self) -> None:
-        pass
-
-
 RECIPE = """\
 nanochat: 1
 name: count
@@ -128,9 +113,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def run_once(recipe: Path, *overrides: str) -> tuple[str, str]:
+def run_once(recipe: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[str, str]:
     """Return what the run displays, and its report."""
-    display = Lines()
     request = RunRequest(
         recipe=recipe,
         base=recipe.parent / "base",
@@ -139,27 +123,29 @@ def run_once(recipe: Path, *overrides: str) -> tuple[str, str]:
         overrides=overrides,
         child_command=(sys.executable, __file__),
     )
-    run = run_recipe(request, display)
-    return "\n".join(display.lines), run.folder.report.read_text()
+    run = run_recipe(request, PlainDisplay())
+    return capsys.readouterr().out, run.folder.report.read_text()
 
 
-def test_new_stage_runs_in_a_child_process_and_is_cached_afterwards(recipe: Path) -> None:
-    lines, report = run_once(recipe)
+def test_new_stage_runs_in_a_child_process_and_is_cached_afterwards(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, report = run_once(recipe, capsys)
     assert "words of at most 3 letters in text" in lines
     assert "count_words: done: words 80" in lines
     assert "**count_words** counted 80 words." in report
-    assert "count_words: from cache" in run_once(recipe)[0]
+    assert "count_words: from cache" in run_once(recipe, capsys)[0]
 
 
-def test_new_stage_explains_a_changed_field(recipe: Path) -> None:
-    run_once(recipe)
-    lines, _ = run_once(recipe, "count_words.longest=2", "expect=null")
+def test_new_stage_explains_a_changed_field(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_once(recipe, capsys)
+    lines, _ = run_once(recipe, capsys, "count_words.longest=2", "expect=null")
     assert "count_words.longest: 3 -> 2" in lines
 
 
-def test_new_stage_has_its_metrics_checked_in_expectations(recipe: Path) -> None:
+def test_new_stage_has_its_metrics_checked_in_expectations(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecipeError, match="`letters` is not a metric of `count_words`"):
-        run_once(recipe, 'expect={count_words.letters: "> 1"}')
+        run_once(recipe, capsys, 'expect={count_words.letters: "> 1"}')
 
 
 if __name__ == "__main__":

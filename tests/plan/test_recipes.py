@@ -1,15 +1,11 @@
 """The shipped recipes compile, and the speedrun's plan is the hand-computed one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.plan import Plan
-from nanochat.plan.render import render_plan
-from nanochat.plan.specs import ChatEvalSpec, PretrainSpec
 from nanochat.recipe.load import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -48,25 +44,14 @@ def test_speedrun_has_the_hand_computed_size() -> None:
     assert tokens == 600_047_616
 
     stage = plan_of("speedrun").stage("pretrain")
-    assert isinstance(stage.spec, PretrainSpec)
     assert (stage.spec.steps, stage.spec.tokens_per_step) == (4_578, 131_072)
     assert stage.estimate.parameters == parameters
     assert stage.estimate.tokens == tokens
     assert stage.estimate.flops == tokens * flops_per_token == pytest.approx(4.8134e17, rel=1e-4)
 
 
-def test_speedrun_plan_shows_its_size() -> None:
-    text = render_plan(plan_of("speedrun"), {})
-    assert "286,262,424 parameters" in text
-    assert "600,047,616 tokens" in text
-    assert "802,167,552 training FLOPs per token" in text
-    assert "600M" in text and "4.81e17" in text
-
-
 def test_speedrun_has_every_chat_evaluation() -> None:
-    plan = plan_of("speedrun")
-    chat = plan.stage("chat_eval").spec
-    assert isinstance(chat, ChatEvalSpec)
+    chat = plan_of("speedrun").stage("chat_eval").spec
     tasks = {"gsm8k", "mmlu", "arc_easy", "arc_challenge", "humaneval", "spelling_bee", "simple_spelling"}
     assert {suite.task for suite in chat.suites.values()} == tasks
 
@@ -74,14 +59,12 @@ def test_speedrun_has_every_chat_evaluation() -> None:
 def test_current_recipes_select_architecture_and_optimizer() -> None:
     for name in ("current", "quickstart_current"):
         spec = plan_of(name).stage("pretrain").spec
-        assert isinstance(spec, PretrainSpec)
         assert (spec.model.architecture, spec.optimizer.variant) == ("current", "current")
 
 
 def test_depth_recipes_derive_width_and_horizon() -> None:
     for depth in (4, 6, 8, 12):
         spec = plan_of(f"d{depth}").stage("pretrain").spec
-        assert isinstance(spec, PretrainSpec)
         assert spec.model.n_layer == depth
         assert 12 <= spec.steps * spec.tokens_per_step / spec.model.num_scaling_parameters() < 12.1
 
@@ -89,20 +72,5 @@ def test_depth_recipes_derive_width_and_horizon() -> None:
 def test_dry_run_is_small_enough_for_a_slow_core() -> None:
     """Under 20 GFLOP and 400 MiB in all, so that start-up is most of its time."""
     totals = plan_of("dry_run").totals
-    assert totals.flops is not None and totals.flops < 2e10
-    assert totals.peak_memory_bytes is not None and totals.peak_memory_bytes < 400 * 2**20
-
-
-def test_planning_imports_neither_mlx_nor_mlflow() -> None:
-    """In a process of its own, since other tests have imported MLX by now."""
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from nanochat.recipe.load import load_recipe\n"
-        "from nanochat.plan.compile import compile_plan\n"
-        "from nanochat.plan.render import render_plan\n"
-        f"render_plan(compile_plan(load_recipe(Path({str(RECIPES / 'speedrun.yaml')!r}))), {{}})\n"
-        "heavy = {'mlx', 'mlflow', 'datasets', 'pyarrow', 'sentencepiece', 'numpy', 'huggingface_hub'}\n"
-        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert totals.flops < 2e10
+    assert totals.peak_memory_bytes < 400 * 2**20

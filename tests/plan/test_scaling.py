@@ -69,7 +69,7 @@ def test_auto_batch_leaves_256_steps_of_a_tiny_training() -> None:
     config = GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048)
     choice = scaling.auto_tokens_per_step(config, 1_500_000)
     assert choice.value == 4096
-    assert choice.note is not None and "the batch law gives 32,768" in choice.note and "takes 4,096" in choice.note
+    assert "the batch law gives 32,768" in choice.note and "takes 4,096" in choice.note
 
 
 @given(st.integers(1, 10**13), st.sampled_from([8, 96, 256, 1000, 2048, 65_536]))
@@ -97,7 +97,7 @@ def test_weight_decay_of_a_tiny_training_is_limited_and_noted() -> None:
     choice = scaling.muon_weight_decay("current", config, tokens=1.5e6, tokens_per_step=4096)
     law = 0.28 * math.sqrt(4096 / 2**19) * 12 * at_depth(12, architecture="current").num_scaling_parameters() / 1.5e6
     assert choice.value == 2.0
-    assert choice.note is not None and f"{law:.3g}" in choice.note
+    assert f"{law:.3g}" in choice.note
 
 
 def test_weight_decay_of_the_plain_optimizer_does_not_scale() -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.recipe.load import load_recipe
+from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
+
 BODY = """\
 nanochat: 1
 name: tiny
@@ -26,7 +29,7 @@ def body() -> str:
 
 
 @pytest.fixture
-def write(tmp_path) -> Callable[..., Path]:
+def write(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes files into a temporary folder and returns the path of the last one."""
 
     def write_all(**files: str) -> Path:
@@ -41,6 +44,12 @@ def write(tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def codes() -> Callable[[pytest.ExceptionInfo[BaseException]], list[str]]:
-    """Return a function that returns the codes of a caught error, in order."""
-    return lambda caught: [diagnostic.code for diagnostic in caught.value.diagnostics]
+def codes() -> Callable[..., list[str]]:
+    """Return a function that loads a recipe which must be refused, and returns the codes of its errors in order."""
+
+    def load_refused(path: Path) -> list[str]:
+        with pytest.raises(LocatedRecipeError) as caught:
+            load_recipe(path)
+        return [diagnostic.code for diagnostic in caught.value.diagnostics]
+
+    return load_refused

@@ -63,16 +63,12 @@ def test_a_base_reached_twice_is_read_once(write, body):
 
 def test_extends_may_not_go_deeper_than_its_limit(write, body, codes):
     files = {"f0": body} | {f"f{i}": f"extends: f{i - 1}.yaml\n" for i in range(1, 20)}
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(write(**files))
-    assert codes(caught) == ["too-deep"]
+    assert codes(write(**files)) == ["too-deep"]
 
 
 def test_a_list_of_thousands_of_files_is_a_single_error(write, body, codes):
     """An error for each file would take seconds."""
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(write(child="extends: [" + "gone.yaml, " * 3_000 + "]\n" + body))
-    assert codes(caught) == ["too-deep"]
+    assert codes(write(child="extends: [" + "gone.yaml, " * 3_000 + "]\n" + body)) == ["too-deep"]
 
 
 def test_paths_are_relative_to_the_file_that_contains_them(write, body, tmp_path):
@@ -103,35 +99,25 @@ def test_a_recipe_may_extend_any_file_inside_the_folder_recipes(write, body):
     assert load_recipe(path).recipe.name == "child"
 
 
-def test_a_recipe_elsewhere_may_not_extend_a_file_outside_its_folder(write, body, codes):
-    path = write(base=body, mine__child="extends: ../base.yaml\nname: child\n")
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    assert codes(caught) == ["extends-outside"]
-
-
-def test_a_recipe_may_not_extend_a_link_to_a_file_outside_its_folder(write, body, tmp_path, codes):
-    write(secret=body)
-    path = write(recipes__child="extends: link.yaml\nname: child\n")
-    (tmp_path / "recipes/link.yaml").symlink_to(tmp_path / "secret.yaml")
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    assert codes(caught) == ["extends-outside"]
-
-
-def test_an_extended_recipe_may_not_extend_a_file_outside_the_folder_of_the_first(write, body, codes):
-    path = write(outside=body, recipes__base="extends: ../outside.yaml\n", recipes__child="extends: base.yaml\n")
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    assert codes(caught) == ["extends-outside"]
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"base": "BODY", "mine__child": "extends: ../base.yaml\nname: child\n"},
+        {"outside": "BODY", "recipes__base": "extends: ../outside.yaml\n", "recipes__child": "extends: base.yaml\n"},
+        {"secret": "BODY", "recipes__child": "extends: link.yaml\nname: child\n"},
+    ],
+    ids=["directly", "through another recipe", "through a link"],
+)
+def test_a_recipe_may_not_extend_a_file_outside_its_folder(write, body, tmp_path, codes, files):
+    path = write(**{name: text.replace("BODY", body) for name, text in files.items()})
+    (path.parent / "link.yaml").symlink_to(tmp_path / "secret.yaml")
+    assert codes(path) == ["extends-outside"]
 
 
 @pytest.mark.parametrize("name", ["nothing.yaml", "", "a\0b.yaml", "x" * 5000 + ".yaml"])
 def test_a_missing_recipe_is_an_error_without_a_place(tmp_path, name, codes):
     """The empty name is the folder itself."""
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(tmp_path / name)
-    assert codes(caught)[0] in ("file-missing", "file-unreadable")
+    assert codes(tmp_path / name)[0] in ("file-missing", "file-unreadable")
 
 
 def test_a_mistyped_file_name_gets_a_suggestion(write, body, tmp_path):
@@ -141,6 +127,4 @@ def test_a_mistyped_file_name_gets_a_suggestion(write, body, tmp_path):
 
 
 def test_a_file_above_the_size_limit_is_refused(write, body, codes):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(write(big=body + "#" * 2**18))
-    assert codes(caught) == ["too-large"]
+    assert codes(write(big=body + "#" * 2**18)) == ["too-large"]

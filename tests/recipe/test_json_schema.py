@@ -10,9 +10,9 @@ import pytest
 
 from nanochat.recipe.json_schema import json_schema, schema_text
 from nanochat.recipe.merge.tree import plain
+from nanochat.recipe.parsing.diagnostics import Text
+from nanochat.recipe.parsing.yaml_reader import read_yaml
 from nanochat.recipe.schema_docs import reference_text
-from nanochat.recipe.source.diagnostics import Text
-from nanochat.recipe.source.yaml_reader import read_yaml
 
 ROOT = Path(__file__).parents[2]
 VALID = Path(__file__).parent / "valid"

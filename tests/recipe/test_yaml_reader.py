@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nanochat.recipe.merge.tree import origins_of, plain
-from nanochat.recipe.source.diagnostics import Text
-from nanochat.recipe.source.scalars import resolve_scalar
-from nanochat.recipe.source.yaml_reader import read_yaml
+from nanochat.recipe.parsing.diagnostics import Text
+from nanochat.recipe.parsing.scalars import resolve_scalar
+from nanochat.recipe.parsing.yaml_reader import read_yaml
 
 # From the tables of YAML 1.2.2, section 10.3.2 (core schema); the right column is what YAML 1.1 would make of it.
 SCALARS = [

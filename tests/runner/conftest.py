@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.prepare import Prepared, prepare
 from nanochat.runner.stage_loop import RunRequest
+from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.layout import StageFolder
 
 RECIPE = """\
@@ -72,17 +74,14 @@ if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "wait":
     def stop(number, frame):
-        (folder / "checkpoints" / "step-00000002").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints" / "step_00000002").mkdir(parents=True, exist_ok=True)
         exit_with("saved at step 2 of 4", 75)
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
-if how == "fails on signal":
-    signal.signal(signal.SIGTERM, lambda number, frame: exit_with("pretrain: no space left", 4))
-    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
-    time.sleep(60)
-if how == "ignores signals":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if how in ("fails on signal", "ignores signals"):
+    fail = lambda number, frame: exit_with("pretrain: no space left", 4)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignores signals" else fail)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
 with open(folder / "metrics.jsonl", "a") as metrics:
@@ -115,7 +114,7 @@ class RecordingDisplay:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.progress: list[tuple[str, float, str]] = []
-        self.on_progress = lambda: None
+        self.on_progress: Callable[[], None] = lambda: None
 
     def log_line(self, text: str) -> None:
         self.lines.append(text)
@@ -152,7 +151,7 @@ class Bench:
         self.base.mkdir(exist_ok=True)
         (self.base / "control.json").write_text(json.dumps(how))
 
-    def request(self, *overrides: str, **changes) -> RunRequest:
+    def request(self, *overrides: str, **changes: Any) -> RunRequest:
         return RunRequest(
             recipe=self.recipe,
             base=self.base,
@@ -163,7 +162,7 @@ class Bench:
             **changes,
         )
 
-    def run(self, *overrides: str, **changes):
+    def run(self, *overrides: str, **changes: Any) -> Run:
         self.display = RecordingDisplay()
         return run_recipe(self.request(*overrides, **changes), self.display)
 
@@ -181,7 +180,12 @@ class Bench:
     def interrupt(self, times: int = 1) -> None:
         """Send SIGINT to this process at the next progress of a stage, `times` times in all."""
         remaining = iter(range(times))
-        self.display.on_progress = lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in itertools.islice(remaining, 1)]
+
+        def send() -> None:
+            if next(remaining, None) is not None:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        self.display.on_progress = send
 
     def calls(self) -> list[str]:
         """Return the stages that ran since the last call."""
@@ -192,7 +196,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench that draws no plots, since matplotlib would take most of the time."""
     monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
     monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
 
 CODE = """
 import importlib.util, sys

@@ -7,27 +7,22 @@ import shutil
 
 import pytest
 
-from nanochat.errors import (
-    ExpectationError,
-    InterruptedRun,
-    LockError,
-    RecipeError,
-    StageError,
-)
+from nanochat.errors import ExpectationError, InterruptedRun, LockError, RecipeError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.process.exit_status import StageBugError
-from nanochat.runner.store.cache import newest_step
 from nanochat.runner.store.locks import stage_lock
 from nanochat.runner.store.record import read_record
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
+from nanochat.runner.store.stage_cache import newest_step
 
 ALL = ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 
 
 def test_run_again_takes_every_stage_from_the_cache_and_shows_the_results(bench):
-    """The second run uses the same run folder."""
+    """The second run uses the same run folder. Without sources on a hub there is no lock file."""
     first = bench.run()
     assert bench.calls() == ALL
+    assert not bench.recipe.with_suffix(".lock").exists()
     again = bench.run()
     assert bench.calls() == []
     assert again.folder == first.folder
@@ -36,20 +31,16 @@ def test_run_again_takes_every_stage_from_the_cache_and_shows_the_results(bench)
     assert "spelling 0.75 ± 0.12 (n 12)" in bench.display.text
 
 
-def test_changed_sft_field_runs_only_sft_and_chat_eval(bench):
+def test_changed_field_runs_only_the_stages_that_depend_on_it(bench):
+    """Name, execution, tracking and description decide no result."""
     bench.run()
     bench.calls()
+    for change in ("name=other", "run.threads=2", "tracking.experiment=else", "description=words"):
+        bench.run(change)
+        assert bench.calls() == []
     bench.run("sft.horizon.steps=5")
     assert bench.calls() == ["sft", "chat_eval"]
     assert "sft.horizon.steps: 4 -> 5" in bench.display.text
-
-
-@pytest.mark.parametrize("change", ["name=other", "run.threads=2", "tracking.experiment=else", "description=words"])
-def test_changed_name_execution_or_tracking_runs_nothing(bench, change):
-    bench.run()
-    bench.calls()
-    bench.run(change)
-    assert bench.calls() == []
 
 
 def test_cached_run_with_a_new_name_gets_its_own_folder(bench):
@@ -72,19 +63,15 @@ def test_forced_stage_runs_again_and_later_stages_stay_cached_if_its_output_is_e
 
 
 def test_selection_runs_only_the_selected_stages(bench):
-    """These are the options --until, --only and --from."""
+    """These are the options --until, --only and --from. A selection without a needed stage is refused."""
+    with pytest.raises(RecipeError, match="sft needs pretrain"):
+        bench.run(only="sft")
     bench.run(last="pretrain")
     assert bench.calls() == ALL[:2]
     bench.run(only="base_eval")
     assert bench.calls() == ["base_eval"]
     bench.run(first="sft")
     assert bench.calls() == ["sft", "chat_eval"]
-
-
-def test_selection_without_a_needed_stage_is_refused_before_anything_runs(bench):
-    with pytest.raises(RecipeError, match="sft needs pretrain"):
-        bench.run(only="sft")
-    assert bench.calls() == []
 
 
 @pytest.mark.parametrize(
@@ -109,22 +96,21 @@ def test_failing_stage_ends_the_run_with_its_error(bench, how, error, code, mess
     assert bench.calls() == ALL[1:]
 
 
-def test_out_of_memory_kill_is_reported_with_planned_and_measured_memory_and_the_field_to_change(bench):
-    bench.control(pretrain="killed")
-    with pytest.raises(StageError) as caught:
-        bench.run("run.micro_batch_size=2")
-    assert "planned memory" in str(caught.value) and "measured peak" in str(caught.value)
-    assert "run.micro_batch_size: 1` (now 2)" in str(caught.value)
-
-
-def test_out_of_memory_noticed_by_the_stage_is_reported_in_the_same_way(bench):
-    """The measured peak is that of the device, not of the process."""
-    bench.control(pretrain="out of memory")
+@pytest.mark.parametrize(
+    ("how", "first", "peak"),
+    [
+        ("killed", "the process of pretrain died of SIGKILL: out of memory", ""),
+        ("out of memory", "pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n", "3.00 GiB\n"),
+    ],
+)
+def test_out_of_memory_is_reported_with_planned_and_measured_memory_and_the_field_to_change(bench, how, first, peak):
+    """If the stage noticed it, the measured peak is that of the device, not of the process."""
+    bench.control(pretrain=how)
     with pytest.raises(StageError) as caught:
         bench.run("run.micro_batch_size=2")
     message = str(caught.value)
-    assert message.startswith("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)\n  planned memory ")
-    assert "measured peak 3.00 GiB\n" in message and "run.micro_batch_size: 1` (now 2)" in message
+    assert message.startswith(first) and "\n  planned memory " in message
+    assert f"measured peak {peak}" in message and "run.micro_batch_size: 1` (now 2)" in message
     assert caught.value.exit_code == 4
 
 
@@ -168,21 +154,26 @@ def test_signal_stops_the_stage_and_the_same_command_resumes_it(bench):
     assert "2-pretrain: resumes" in bench.display.text
 
 
-def test_stage_that_fails_to_save_on_a_signal_fails_the_run(bench):
-    """If the disk is full when Ctrl-C asks for a checkpoint, the run must not claim that it was saved."""
-    bench.control(pretrain="fails on signal")
-    bench.interrupt()
-    with pytest.raises(StageError, match="no space left"):
+@pytest.mark.parametrize(
+    ("how", "times", "error", "message", "status"),
+    [
+        ("fails on signal", 1, StageError, "no space left", "failed"),
+        (
+            "ignores signals",
+            2,
+            InterruptedRun,
+            "^2-pretrain: stopped, nothing is saved yet; continue with: ",
+            "interrupted",
+        ),
+    ],
+)
+def test_signal_to_a_stage_that_cannot_save_claims_nothing_saved(bench, how, times, error, message, status):
+    """The disk may be full when Ctrl-C asks for a checkpoint. The second signal kills a stage that does not stop."""
+    bench.control(pretrain=how)
+    bench.interrupt(times=times)
+    with pytest.raises(error, match=message):
         run_recipe(bench.request(), bench.display)
-    assert list_runs(bench.base)[-1].state.status == "failed"
-
-
-def test_second_signal_kills_a_stage_that_does_not_stop(bench):
-    bench.control(pretrain="ignores signals")
-    bench.interrupt(times=2)
-    with pytest.raises(InterruptedRun, match=r"^2-pretrain: stopped, nothing is saved yet; continue with: "):
-        run_recipe(bench.request(), bench.display)
-    assert list_runs(bench.base)[-1].state.status == "interrupted"
+    assert list_runs(bench.base)[-1].state.status == status
 
 
 def test_failed_report_does_not_replace_the_error_of_the_stage(bench, monkeypatch):
@@ -193,7 +184,8 @@ def test_failed_report_does_not_replace_the_error_of_the_stage(bench, monkeypatc
     bench.control(pretrain="fail")
     with pytest.raises(StageError, match="not finite three times"):
         bench.run()
-    assert "the report could not be written: OSError: [Errno 28] No space left on device" in bench.display.lines
+    shown = "the run's outcome and report could not be written: OSError: [Errno 28] No space left on device"
+    assert shown in bench.display.lines
 
 
 def test_unmet_expectation_fails_the_run_even_if_all_stages_are_cached(bench):
@@ -211,8 +203,9 @@ def test_stage_locked_by_another_run_is_refused_before_a_run_folder_is_made(benc
     assert len(list_runs(bench.base)) == 1
 
 
-def test_records_hold_inputs_outputs_and_costs(bench):
+def test_records_and_report_hold_inputs_outputs_costs_and_results(bench):
     run = bench.run()
+    assert "| chat_eval | spelling | 0.75 | 0.125 | 12 | 0.5 |" in run.folder.report.read_text()
     record = run.records(bench.base)["sft"]
     pretrain = run.records(bench.base)["pretrain"]
     assert record.document["upstream"] == {"pretrain": pretrain.output_digest}
@@ -233,8 +226,3 @@ def test_stage_without_a_record_runs_again(bench):
     assert read_record(folder) is not None
     assert newest_step(folder) is None
     assert list_runs(bench.base)[-1].folder == run.folder
-
-
-def test_report_lists_results_with_standard_error_count_and_chance(bench):
-    report = bench.run().folder.report.read_text()
-    assert "| chat_eval | spelling | 0.75 | 0.125 | 12 | 0.5 |" in report

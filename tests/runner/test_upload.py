@@ -8,10 +8,10 @@ import pytest
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.store import open_store
+from nanochat.tracking.mlflow_store import open_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 

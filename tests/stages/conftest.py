@@ -1,23 +1,60 @@
-"""Jobs, contexts and documents in a temporary folder."""
+"""Jobs, contexts and documents in a temporary folder, and runs of a stage that trains, whole, stopped or killed."""
 
 from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.specs import ExecutionSpec, Job, TokenizerSpec
+from nanochat.errors import InterruptedRun
+from nanochat.model.config import GPTConfig
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.optim.schedules import ScheduleConfig
+from nanochat.plan.specs import (
+    ExecutionSpec,
+    Job,
+    PretrainSpec,
+    SftItem,
+    SftSpec,
+    StageName,
+    StageSpec,
+    TokenizerSpec,
+    WeightedSource,
+)
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer
 from nanochat.stages.process.context import StageContext
 
 CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
+MakeContext = Callable[..., StageContext]
+OUTPUTS = (
+    *("out/model/model.safetensors", "out/optimizer.safetensors", "out/samples.md", "out/result.json"),
+    "metrics.jsonl",
+)
 
 
 @pytest.fixture
-def make_context(tmp_path):
+def make_context(tmp_path: Path) -> MakeContext:
     """A function that creates a stage folder in the test's folder and returns its context."""
 
-    def make(spec, *, name="stage", upstream=None, should_stop=lambda: False, **execution):
+    def make(
+        spec: StageSpec,
+        *,
+        name: str = "stage",
+        upstream: dict[StageName, str] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        **execution: Any,
+    ) -> StageContext:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         job = Job(spec=spec, execution=ExecutionSpec(**execution), stage_dir=str(folder), upstream=upstream or {})
@@ -26,8 +63,75 @@ def make_context(tmp_path):
     return make
 
 
+class StageRuns:
+    """Runs of a stage that trains. `options` are the upstream stages and the execution."""
+
+    def __init__(self, make_context: MakeContext, stage: ModuleType, **options: Any) -> None:
+        self.make_context, self.stage, self.options = make_context, stage, options
+
+    def run(self, spec: StageSpec, name: str = "stage", **changes: Any) -> StageContext:
+        """Run the stage to its end, or continue it there, and return its context."""
+        context = self.make_context(spec, name=name, **{**self.options, **changes})
+        context.write_result(self.stage.run(context.job, context))
+        return context
+
+    def stop(self, spec: StageSpec, name: str, call: int) -> StageContext:
+        """Run the stage until it asks for the n-th time whether to stop: after a step, or inside a validation."""
+        calls = itertools.count(1)
+        with pytest.raises(InterruptedRun, match="saved"):
+            self.run(spec, name, should_stop=lambda: next(calls) == call)
+        return self.make_context(spec, name=name, **self.options)
+
+    def check_stopped(self, spec: StageSpec, calls: Iterable[int]) -> None:
+        """Require that runs which were stopped and continued end with the same bits as one that was not."""
+        undisturbed = self.run(spec, "undisturbed")
+        for call in calls:
+            stopped = self.stop(spec, f"stopped{call}", call)
+            assert not (stopped.out / "result.json").exists()
+            self.run(spec, f"stopped{call}")
+            assert self.contents(stopped) == self.contents(undisturbed), f"stopped at call {call}"
+
+    def check_killed(self, spec: StageSpec, moments: Iterable[int]) -> None:
+        """Require the same of a process that SIGKILL ends when it has logged these numbers of lines."""
+        undisturbed = self.run(spec, "undisturbed")
+        killed = self.make_context(spec, name="killed", **self.options)
+        killed.folder.job.write_text(killed.job.model_dump_json())
+        command = [sys.executable, "-m", "nanochat.stages", str(killed.folder.job)]
+        for lines in moments:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while process.poll() is None and len(self.series(killed)) < lines:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        assert self.contents(killed) == self.contents(undisturbed)
+
+    @staticmethod
+    def metrics(context: StageContext) -> dict[str, float]:
+        return dict(json.loads((context.out / "result.json").read_text())["metrics"])
+
+    @staticmethod
+    def series(context: StageContext, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """Return the complete lines of a metrics file, or nothing if there is no file yet."""
+        path = context.folder.path / name
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @staticmethod
+    def contents(context: StageContext) -> dict[str, bytes]:
+        return {name: (context.folder.path / name).read_bytes() for name in OUTPUTS}
+
+
 @pytest.fixture
-def documents(tmp_path):
+def make_runs(make_context: MakeContext) -> Callable[..., StageRuns]:
+    """A function that returns the runs of a stage, for test files that cannot import this one."""
+    return lambda stage, **options: StageRuns(make_context, stage, **options)
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> SourceSpec:
     """A source of forty documents of a few lines each, a quarter of them held out."""
     folder = tmp_path / "documents"
     folder.mkdir()
@@ -38,12 +142,56 @@ def documents(tmp_path):
 
 
 @pytest.fixture
-def tokenizer_spec(documents):
+def tokenizer_spec(documents: SourceSpec) -> TokenizerSpec:
     return TokenizerSpec(source=documents, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)
 
 
 @pytest.fixture
-def upstream(make_context, tokenizer_spec):
+def make_pretrain_spec(documents: SourceSpec) -> Callable[..., PretrainSpec]:
+    """A function that returns a specification of pretraining on the documents, with four rows in a step."""
+
+    def make(*, steps: int, sequence_len: int = 16, **changes: Any) -> PretrainSpec:
+        shape: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32, "window_pattern": "SL"}
+        fields: dict[str, Any] = {
+            "model": GPTConfig(sequence_len=sequence_len, vocab_size=300, **shape),
+            "data": (WeightedSource(source=documents, weight=1.0),),
+            "steps": steps,
+            "tokens_per_step": 4 * sequence_len,
+            "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
+            "schedule": ScheduleConfig(steps=steps),
+            "weight_decay": 0.1,
+            "buffer_documents": 8,
+            "long_documents": "keep",
+            "init_from": None,
+            "seed": 3,
+        }
+        return PretrainSpec(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_sft_spec() -> Callable[..., SftSpec]:
+    """A function that returns a specification of fine-tuning, with four rows of 64 tokens in a step."""
+
+    def make(*items: SftItem, **changes: Any) -> SftSpec:
+        fields: dict[str, Any] = {
+            "data": items,
+            **dict.fromkeys(("steps", "tokens", "epochs", "sequence_len", "init_from")),
+            "tokens_per_step": 4 * 64,
+            "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
+            "constant_frac": 0.5,
+            "final_frac": 0.0,
+            "buffer_conversations": 6,
+            "seed": 3,
+        }
+        return SftSpec(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def upstream(make_context: MakeContext, tokenizer_spec: TokenizerSpec) -> dict[StageName, str]:
     """The output of a tokenizer stage on the documents, as input of a later stage."""
     context = make_context(tokenizer_spec, name="tokenizer")
     tokenizer.run(context.job, context)

@@ -8,35 +8,19 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import load_model, load_tokenizer, save_model
+from nanochat.checkpoint import load_model, load_tokenizer
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
-from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec
 from nanochat.stages import base_eval, chat_eval
-from nanochat.tokenizer import bpe
 
 LETTERS = "ABCD"
 
 
-@pytest.fixture(scope="module")
-def model_out(tmp_path_factory):
-    """The output folder of a training stage: a model with random weights."""
-    tokenizer = bpe.train(
-        ["the cat sat on the mat ABCD 0123456789"], vocab_size=320, max_chars=999, max_document_chars=999
-    )
-    shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32}
-    model = FastGPT(GPTConfig(sequence_len=96, vocab_size=tokenizer.vocab_size, **shape))
-    generator = np.random.default_rng(0)
-    weights = {
-        name: mx.array(generator.normal(scale=0.2, size=value.shape).astype(np.float32))
-        for name, value in model.named_parameters().items()
-    }
-    model.set_parameters(weights)
-    out = tmp_path_factory.mktemp("pretrain")
-    save_model(out / "model", model, tokenizer)
-    return out
+@pytest.fixture
+def model_out(model_folder):
+    """The output folder of a training stage."""
+    return model_folder.parent
 
 
 def write_lines(path, rows) -> SourceSpec:

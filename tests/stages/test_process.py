@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from nanochat.errors import OUT_OF_MEMORY, InterruptedRun, PreflightError, StageError
 from nanochat.plan.specs import Job
+from nanochat.stages.process.context import StageResult
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.job import main
 
@@ -46,6 +48,23 @@ def test_stage_process_without_a_job_prints_its_usage(capsys):
     assert "JOB.json" in capsys.readouterr().err
 
 
+def test_stage_process_first_logs_the_files_that_it_reads(tmp_path, tokenizer_spec, monkeypatch, capsys):
+    """A file without text is news, because the plan did not open it. The files are also kept for the report."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    (tmp_path / "documents/blank.txt").write_text("\n \n")
+    monkeypatch.setattr("nanochat.stages.process.job.run_stage", lambda job, context: StageResult({}))
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    job = job_in(folder, tokenizer_spec)
+    (folder / "job.json").write_text(job.model_dump_json())
+    monkeypatch.setattr("nanochat.stages.process.signals.StopFlag.install", lambda self: None)
+    assert main([str(folder / "job.json")]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith("note: documents: 40 of 41 files, 40 documents, ")
+    assert line.endswith("; left out: blank.txt (empty)")
+    assert json.loads((folder / "sources.json").read_text()) == [line.removeprefix("note: ")]
+
+
 WAIT_FOR_SIGNAL = """
 import sys, time
 from nanochat.stages.process.signals import StopFlag
@@ -68,19 +87,14 @@ def start(*, is_final=False, ignores_flag=False):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_first_signal_sets_the_stop_flag(number):
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM]]
+)
+def test_first_signal_sets_the_stop_flag(signals):
+    """Two signals at once count as one: Ctrl-C may arrive from the terminal and from the parent."""
     process = start()
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=20)
-    assert (out, process.returncode) == ("saved\n", 75)
-
-
-def test_two_signals_at_once_count_as_one():
-    """Ctrl-C may arrive from the terminal and from the parent, and the stage must still save."""
-    process = start()
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
+    for number in signals:
+        process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert (out, process.returncode) == ("saved\n", 75)
 

@@ -15,15 +15,13 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from nanochat.checkpoint import list_checkpoints
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
-from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.optim.schedules import ScheduleConfig
-from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec, WeightedSource
+from nanochat.plan.specs import SftItem
 from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
+from nanochat.storage.layout import list_checkpoints
 
 STEPS = 4
 EXECUTION = {"device": "cpu", "validate_every_steps": 3, "validate_tokens": 64, "checkpoint_every_steps": 1}
@@ -79,46 +77,15 @@ def assert_same(alone, together):
 
 
 @pytest.fixture
-def pretrain_spec(documents):
-    return make_pretrain_spec(documents, steps=STEPS)
-
-
-def make_pretrain_spec(documents, *, steps):
-    return PretrainSpec(
-        model=GPTConfig(
-            sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL"
-        ),
-        data=(WeightedSource(source=documents, weight=1.0),),
-        steps=steps,
-        tokens_per_step=4 * 64,
-        optimizer=SLOWLY,
-        schedule=ScheduleConfig(steps=steps),
-        weight_decay=0.1,
-        buffer_documents=8,
-        long_documents="keep",
-        init_from=None,
-        seed=3,
-    )
+def pretrain_spec(make_pretrain_spec):
+    return make_pretrain_spec(steps=STEPS, sequence_len=64, optimizer=SLOWLY)
 
 
 @pytest.fixture
-def sft_spec():
+def sft_spec(make_sft_spec):
     source = SourceSpec(name="words", builtin="spelling")
     item = SftItem(name="w", task="simple_spelling", source=source, split="train", max_examples=21, repeat=1)
-    return SftSpec(
-        data=(item,),
-        steps=None,
-        tokens=None,
-        epochs=2.0,
-        sequence_len=None,
-        tokens_per_step=4 * 64,
-        optimizer=SLOWLY,
-        constant_frac=0.5,
-        final_frac=0.0,
-        buffer_conversations=6,
-        init_from=None,
-        seed=3,
-    )
+    return make_sft_spec(item, epochs=2.0, optimizer=SLOWLY)
 
 
 def test_pretrain_resumes_with_a_different_number_of_processes(make_context, upstream, pretrain_spec):
@@ -158,9 +125,9 @@ def test_sft_on_two_processes_equals_sft_on_one(make_context, upstream, pretrain
 
 
 @pytest.fixture
-def endless_job(make_context, upstream, documents):
+def endless_job(make_context, upstream, make_pretrain_spec):
     """A job on two processes that has done some steps: its context, its launcher and the two processes."""
-    spec = make_pretrain_spec(documents, steps=100_000)
+    spec = make_pretrain_spec(steps=100_000, sequence_len=64, optimizer=SLOWLY)
     context = make_context(spec, upstream=upstream, name="endless", device="cpu")
     launcher = start_together(context)
     steps = context.folder.metrics

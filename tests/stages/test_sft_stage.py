@@ -5,10 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,12 +13,12 @@ import pytest
 
 from nanochat.checkpoint import load_model, load_tokenizer, save_model
 from nanochat.data.sources import SourceSpec
-from nanochat.errors import InterruptedRun, StageError
+from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
-from nanochat.plan.specs import SftItem, SftSpec
+from nanochat.plan.specs import SftItem
 from nanochat.stages import sft as stage
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import Conversation, Message, render
@@ -34,13 +30,6 @@ MONITOR = {
     "prompts": ("Spell the word: cat", 300 * "7"),
     "checkpoint_every_steps": 3,
 }
-OUTPUTS = (
-    "out/model/model.safetensors",
-    "out/optimizer.safetensors",
-    "out/samples.md",
-    "out/result.json",
-    "metrics.jsonl",
-)
 PAIRS = [(f"what follows {i}?", f"{i + 1} follows {i}") for i in range(23)]
 
 
@@ -73,74 +62,38 @@ def chats(tmp_path):
 
 
 @pytest.fixture
-def spec(chats):
-    return make_spec(chats)
-
-
-def make_spec(chats, **changes):
+def make_spec(make_sft_spec, chats):
+    """A function that returns a specification of fine-tuning on the chats and other items."""
     item = SftItem(name="chats", task="conversations", source=chats, split="train", max_examples=None, repeat=1)
-    fields = {
-        "data": (item,),
-        "steps": None,
-        "tokens": None,
-        "epochs": 5.0,
-        "sequence_len": None,
-        "tokens_per_step": 4 * 64,
-        "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
-        "constant_frac": 0.5,
-        "final_frac": 0.0,
-        "buffer_conversations": 6,
-        "init_from": None,
-        "seed": 3,
-    }
-    return SftSpec(**{**fields, **changes})
+    return lambda *items, **changes: make_sft_spec(item, *items, **changes)
 
 
-def run(context):
-    context.write_result(stage.run(context.job, context))
-    return json.loads((context.out / "result.json").read_text())["metrics"]
+@pytest.fixture
+def spec(make_spec):
+    return make_spec(epochs=5.0)
 
 
-def contents(folder):
-    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+@pytest.fixture
+def runs(make_runs, upstream):
+    return make_runs(stage, upstream=upstream, **MONITOR)
 
 
-def series(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def count_lines(folder):
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-class StopAtCall:
-    def __init__(self, call):
-        self.left = call
-
-    def __call__(self):
-        self.left -= 1
-        return self.left == 0
-
-
-def test_sft_trains_on_every_answer_token_once_per_epoch(make_context, upstream, spec):
+def test_sft_trains_on_every_answer_token_once_per_epoch(runs, spec):
     """The test counts them by rendering each conversation: the mask's tokens, without a row's first position."""
-    context = make_context(spec, upstream=upstream, **MONITOR)
-    metrics = run(context)
+    context = runs.run(spec)
+    metrics = runs.metrics(context)
     tokenizer = load_tokenizer(context.out / "model")
     masks = [render(tokenizer, Conversation((Message("user", q), Message("assistant", a)))).mask for q, a in PAIRS]
     assert metrics["tokens"] == 5 * sum(sum(mask[1:]) for mask in masks)
     assert (metrics["conversations"], metrics["dropped_conversations"], metrics["epochs"]) == (5 * 23, 0, 5)
-    losses = [line["metrics"]["train/loss"] for line in series(context.folder.path)]
+    losses = [line["metrics"]["train/loss"] for line in runs.series(context)]
     assert len(losses) == metrics["steps"]
     assert losses[-1] < losses[0] - 1
 
 
-def test_sft_rate_is_constant_and_then_falls_with_the_rows_consumed(make_context, upstream, spec):
+def test_sft_rate_is_constant_and_then_falls_with_the_rows_consumed(runs, spec):
     """The rate is Muon's 0.02 for half of the progress, then falls linearly towards 0, which no step reaches."""
-    context = make_context(spec, upstream=upstream, **MONITOR)
-    run(context)
-    rates = [line["metrics"]["train/lr"] / 0.02 for line in series(context.folder.path)]
+    rates = [line["metrics"]["train/lr"] / 0.02 for line in runs.series(runs.run(spec))]
     half = [rate for rate in rates if rate > 0.999]
     assert len(rates) * 0.4 <= len(half) <= len(rates) * 0.7
     falling = rates[len(half) :]
@@ -148,28 +101,20 @@ def test_sft_rate_is_constant_and_then_falls_with_the_rows_consumed(make_context
     assert 0 < falling[-1] < 0.6
 
 
-def test_sft_starts_with_the_moments_of_pretraining(make_context, upstream, spec, tmp_path):
-    with_moments = make_context(spec, upstream=upstream, name="with", **MONITOR)
-    assert run(with_moments)["has_moments"] == 1
+def test_sft_starts_with_the_moments_of_pretraining(runs, spec, tmp_path):
+    with_moments = runs.run(spec, "with")
     (tmp_path / "pretrain" / "out" / "optimizer.safetensors").unlink()
-    without = make_context(spec, upstream=upstream, name="without", **MONITOR)
-    assert run(without)["has_moments"] == 0
-    first, second = series(with_moments.folder.path), series(without.folder.path)
+    without = runs.run(spec, "without")
+    assert [runs.metrics(context)["has_moments"] for context in (with_moments, without)] == [1, 0]
+    first, second = runs.series(with_moments), runs.series(without)
     assert first[0]["metrics"]["train/loss"] == second[0]["metrics"]["train/loss"]
     assert first[1]["metrics"]["train/loss"] != second[1]["metrics"]["train/loss"]
 
 
-def test_sft_stopped_anywhere_ends_like_an_undisturbed_run(make_context, upstream, spec):
-    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
-    steps = int(run(undisturbed)["steps"])
+def test_sft_stopped_anywhere_ends_like_an_undisturbed_run(runs, spec):
+    steps = int(runs.metrics(runs.run(spec))["steps"])
     assert steps >= 8
-    for call in (1, steps - 3, steps):
-        name = f"stopped{call}"
-        stopped = make_context(spec, upstream=upstream, name=name, should_stop=StopAtCall(call), **MONITOR)
-        with pytest.raises(InterruptedRun, match="saved"):
-            run(stopped)
-        run(make_context(spec, upstream=upstream, name=name, **MONITOR))
-        assert contents(stopped.folder.path) == contents(undisturbed.folder.path), f"stopped at call {call}"
+    runs.check_stopped(spec, (1, steps - 3, steps))
 
 
 def spelling_item(**fields):
@@ -179,75 +124,54 @@ def spelling_item(**fields):
     return SftItem(source=source, **given, **fields)
 
 
-def test_sft_killed_at_a_random_moment_ends_like_an_undisturbed_run(make_context, upstream, chats):
+def test_sft_killed_at_a_random_moment_ends_like_an_undisturbed_run(runs, make_spec):
     """SIGKILL ends a real process that trains on two mixed tasks for several epochs."""
-    words = spelling_item()
-    spec = make_spec(chats, epochs=None, steps=24)
-    spec = spec.model_copy(update={"data": (*spec.data, words)})
-    undisturbed = make_context(spec, upstream=upstream, name="undisturbed", **MONITOR)
-    run(undisturbed)
-    killed = make_context(spec, upstream=upstream, name="killed", **MONITOR)
-    job = killed.folder.job
-    job.write_text(killed.job.model_dump_json())
-    command = [sys.executable, "-m", "nanochat.stages", str(job)]
-    for step in random.Random(11).sample(range(1, 24), 1):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and count_lines(killed.folder.path) < step:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert contents(killed.folder.path) == contents(undisturbed.folder.path)
+    spec = make_spec(spelling_item(), steps=24)
+    runs.check_killed(spec, random.Random(11).sample(range(1, 24), 1))
 
 
-def test_sft_counts_refused_rows_in_a_part_of_a_split(make_context, upstream, spec, chats):
+def test_sft_counts_refused_rows_in_a_part_of_a_split(runs, spec, chats):
     path = Path(chats.path[0])
     path.write_text("broken\n" + path.read_text())
     item = spec.data[0].model_copy(update={"split": "train[:8]"})
-    metrics = run(make_context(spec.model_copy(update={"data": (item,), "epochs": 1.0}), upstream=upstream, **MONITOR))
+    metrics = runs.metrics(runs.run(spec.model_copy(update={"data": (item,), "epochs": 1.0})))
     assert (metrics["conversations"], metrics["refused_conversations"]) == (8, 1)
 
 
-def test_sft_weights_set_the_conversations_of_each_task_in_an_epoch(make_context, upstream, chats, capsys):
+def test_sft_weights_set_the_conversations_of_each_task_in_an_epoch(runs, make_spec, capsys):
     """The 23 chats are three quarters of an epoch, so the other quarter has 23 / 3, rounded to 8, of the 40 words."""
-    words = spelling_item(weight=1.0)
-    spec = make_spec(chats, epochs=1.0)
+    spec, words = make_spec(epochs=1.0), spelling_item(weight=1.0)
     spec = spec.model_copy(update={"data": (spec.data[0].model_copy(update={"weight": 3.0}), words)})
-    metrics = run(make_context(spec, upstream=upstream, **MONITOR))
-    assert metrics["conversations"] == 31
+    assert runs.metrics(runs.run(spec))["conversations"] == 31
     assert "an epoch has 31 conversations: 23 of chats, 8 of words" in capsys.readouterr().out
 
 
-def test_sft_horizon_in_tokens_repeats_the_data(make_context, upstream, chats):
-    by_tokens = make_spec(chats, epochs=None, tokens=20 * 256)
-    assert run(make_context(by_tokens, upstream=upstream, micro_batch_size=4))["steps"] == 20
+def test_sft_horizon_in_tokens_repeats_the_data(runs, make_spec):
+    by_tokens = make_spec(tokens=20 * 256)
+    assert runs.metrics(runs.run(by_tokens))["steps"] == 20
 
 
-def test_sft_refuses_rows_longer_than_the_context(make_context, upstream, chats):
-    spec = make_spec(chats, sequence_len=128)
-    context = make_context(spec, upstream=upstream)
+def test_sft_refuses_rows_longer_than_the_context(runs, make_spec):
     with pytest.raises(StageError, match="128 is longer than the model's context 64"):
-        run(context)
+        runs.run(make_spec(epochs=1.0, sequence_len=128))
 
 
-def test_sft_starts_from_a_given_model(make_context, upstream, chats):
-    spec = make_spec(chats, init_from=f"{upstream['pretrain']}/model", optimizer=OptimizerConfig(lr_scale=1e-30))
-    context = make_context(spec, micro_batch_size=4)
-    run(context)
+def test_sft_starts_from_a_given_model(runs, upstream, make_spec):
+    model = f"{upstream['pretrain']}/model"
+    spec = make_spec(epochs=5.0, init_from=model, optimizer=OptimizerConfig(lr_scale=1e-30))
+    context = runs.run(spec, upstream={})
     before = load_model(context.folder.path.parent / "pretrain" / "out" / "model").named_parameters()
     for name, value in load_model(context.out / "model").named_parameters().items():
         np.testing.assert_allclose(np.array(value), np.array(before[name]), atol=1e-20, err_msg=name)
 
 
-def test_sft_logs_how_many_conversations_were_cut_dropped_and_refused(make_context, upstream, spec, chats, capsys):
+def test_sft_logs_how_many_conversations_were_cut_dropped_and_refused(runs, spec, chats, capsys):
     """The data has two broken lines, one conversation too long for a row, and one whose first exchange alone fits."""
     path, long = Path(chats.path[0]), "many words " * 40
     two_rounds = [("user", "hi"), ("assistant", "yo"), ("user", long), ("assistant", "so")]
     rows = [{"question": long, "answer": "so"}, [{"role": role, "content": text} for role, text in two_rounds]]
     path.write_text(path.read_text() + "{}\nbroken\n" + "".join(json.dumps(row) + "\n" for row in rows))
-    metrics = run(make_context(spec.model_copy(update={"epochs": 2.0}), upstream=upstream, **MONITOR))
+    metrics = runs.metrics(runs.run(spec.model_copy(update={"epochs": 2.0})))
     names = ("conversations", "cut_conversations", "dropped_conversations", "refused_conversations")
     assert [metrics[name] for name in names] == [2 * 24, 2, 2, 2]
     log = capsys.readouterr().out

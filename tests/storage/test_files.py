@@ -114,22 +114,15 @@ def test_scratch_names_differ_between_processes(tmp_path):
     assert names[0] != names[1]
 
 
-def test_new_folder_replaces_the_old_one_as_a_whole(tmp_path):
+def test_new_folder_replaces_the_old_one_as_a_whole_unless_the_writer_fails(tmp_path):
     for name in ("old", "new"):
         with files.new_folder(tmp_path / "model") as scratch:
             (scratch / name).touch()
-    assert names_in(tmp_path) == ["model"]
-    assert names_in(tmp_path / "model") == ["new"]
-
-
-def test_new_folder_leaves_the_old_one_if_the_writer_fails(tmp_path):
-    with files.new_folder(tmp_path / "model") as scratch:
-        (scratch / "old").touch()
     with pytest.raises(ValueError), files.new_folder(tmp_path / "model") as scratch:
-        (scratch / "new").touch()
+        (scratch / "newest").touch()
         raise ValueError
     assert names_in(tmp_path) == ["model"]
-    assert names_in(tmp_path / "model") == ["old"]
+    assert names_in(tmp_path / "model") == ["new"]
 
 
 def test_new_folder_deletes_what_a_killed_process_left_for_the_same_target(tmp_path):

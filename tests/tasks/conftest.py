@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from nanochat.tokenizer.pieces import SPECIAL_TOKENS
@@ -12,13 +14,13 @@ class ByteTokenizer:
 
     bos_id = 256
 
-    def special(self, name):
+    def special(self, name: str) -> int:
         return 256 + SPECIAL_TOKENS.index(name)
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         out = bytearray()
         for i in ids:
             out += bytes([i]) if i < 256 else SPECIAL_TOKENS[i - 256].encode()
@@ -26,5 +28,5 @@ class ByteTokenizer:
 
 
 @pytest.fixture
-def tokenizer():
+def tokenizer() -> ByteTokenizer:
     return ByteTokenizer()

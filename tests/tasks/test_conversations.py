@@ -131,6 +131,20 @@ def test_parquet_rows_are_read_from_the_column_messages(tmp_path):
     assert read_conversations(source, "train", base=tmp_path)[2].conversation == EXPECTED
 
 
+def test_parquet_columns_that_chats_do_not_need_are_not_read(tmp_path):
+    """A text that is not UTF-8 beside good messages does no harm; in a column that is used, it makes a bad row."""
+    bad = pa.array([b"\xe9", b"s"], pa.binary()).view(pa.string())
+    late = pa.array([2**60, 0]).cast(pa.timestamp("us"))
+    table = pa.table({"messages": [[USER, ASSISTANT]] * 2, "note": bad, "when": late})
+    pq.write_table(table, tmp_path / "a.parquet")
+    task = read_conversations(SourceSpec(name="mine", path=(str(tmp_path),)), "train", base=tmp_path)
+    assert (len(task), task.refused, task.ignored) == (2, [], ["note", "when"])
+    pq.write_table(table.rename_columns(["messages", "system", "when"]), tmp_path / "a.parquet")
+    task = read_conversations(SourceSpec(name="mine", path=(str(tmp_path),)), "train", base=tmp_path)
+    assert task[0].conversation == Conversation((Message("system", "s"), *EXPECTED.messages))
+    assert task.refused == [f"{tmp_path / 'a.parquet'} row 1: `system` cannot be read: it is not UTF-8 (byte 1)"]
+
+
 def test_conversation_is_rendered_as_by_hand(tokenizer):
     """Only the assistant's words are trained on."""
     rendered = render(tokenizer, parse_conversation([USER, ASSISTANT, USER, ASSISTANT]))

@@ -10,10 +10,10 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.tasks.answer_parsing import parse_final_number
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
 from nanochat.tasks.gsm8k import GSM8K, WordProblem, parse_word_problem, split_calls
+from nanochat.tasks.parsing import parse_final_number
 from nanochat.tokenizer.chat_format import Part, render
 from nanochat.tools.calculator import calculate, format_result
 
@@ -64,47 +64,23 @@ def test_calculator_gives_every_result_of_the_sample_as_the_data_does():
     assert calls > 120
 
 
-@pytest.mark.parametrize(
-    "completion",
-    [
-        "#### 10",
-        "so\n\n#### 10.",
-        "####10",
-        "#### $10",
-        "#### 10.0",
-        "#### 10.00 dollars",
-        "#### 10<|assistant_end|>",
-        "#### 10\n#### 11",
-        "#### 10%",
-    ],
-)
+RIGHT = [
+    "#### 10", "so\n\n#### 10.", "####10", "#### $10", "#### 10.0", "#### 10.00 dollars", "#### 10<|assistant_end|>",
+    "#### 10\n#### 11", "#### 10%",
+]  # fmt: skip
+NEAR_MISSES = [
+    "", "10", "the answer is 10", "####", "#### ten", "#### 100", "#### 1", "#### 10/3", "#### -10", "#### 10x",
+    "#### 10.5", "#### 1,0.5", "### 10", "#### \n10", "#### 11\n#### 10", "<|assistant_end|>#### 10", "#### 10.5.3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("completion", RIGHT)
 def test_grade_accepts_the_right_number_in_several_notations(completion):
     task = GSM8K([WordProblem("q", "a\n#### 10")])
     assert task.grade(task[0], completion)
 
 
-@pytest.mark.parametrize(
-    "completion",
-    [
-        "",
-        "10",
-        "the answer is 10",
-        "####",
-        "#### ten",
-        "#### 100",
-        "#### 1",
-        "#### 10/3",
-        "#### -10",
-        "#### 10x",
-        "#### 10.5",
-        "#### 1,0.5",
-        "### 10",
-        "#### \n10",
-        "#### 11\n#### 10",
-        "<|assistant_end|>#### 10",
-        "#### 10.5.3",
-    ],
-)
+@pytest.mark.parametrize("completion", NEAR_MISSES)
 def test_grade_refuses_near_misses(completion):
     """Neither another number nor the right number elsewhere counts."""
     task = GSM8K([WordProblem("q", "a\n#### 10")])

@@ -51,15 +51,6 @@ def test_counting_example_is_rendered_as_by_hand(tokenizer):
     assert rendered.mask == [0] * 34 + [1] * (68 + 38 + 18) + [0] * 3 + [1] * 9
 
 
-def test_counting_example_trains_on_all_but_the_output_of_the_call(tokenizer):
-    task = SpellingBee(words=("noon",), size=1, split="train", seed=0)
-    rendered = render(tokenizer, task[0].conversation)
-    start = rendered.ids.index(259) + 1
-    silent = [i for i, mask in zip(rendered.ids[start:], rendered.mask[start:], strict=True) if not mask]
-    assert rendered.mask[:start] == [0] * start
-    assert tokenizer.decode(silent) == f"<|output_start|>{task[0].meta['answer']}<|output_end|>"
-
-
 @pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
 def test_examples_depend_on_seed_split_and_index_alone(kind):
     """The order of access and the size of the task do not matter. Another seed or split gives other examples."""
@@ -96,12 +87,11 @@ def test_built_in_words_for_training_and_evaluation_do_not_overlap():
 def test_words_are_read_from_a_file_with_one_word_per_line(tmp_path):
     """Any line ending works, and lines that are not words are ignored."""
     path = tmp_path / "words.txt"
-    path.write_bytes(
-        "\r\n".join([*(f"word{c}" for c in "0"), "x", *(a + b + "ly" for a in "abc" for b in "defg")]).encode()
-    )
+    words = sorted(a + b + "ly" for a in "abc" for b in "defg")
+    path.write_bytes("\r\n".join(["word0", "x", *words]).encode())
     source = SourceSpec(name="mine", path=(str(path),))
     train, test = (read_words(source, split, base=tmp_path) for split in ("train", "test"))
-    assert sorted(train + test) == sorted(a + b + "ly" for a in "abc" for b in "defg")
+    assert sorted(train + test) == words
 
 
 def test_source_without_words_is_refused_by_name(tmp_path):
@@ -155,13 +145,7 @@ def test_grade_of_a_count_uses_the_number_after_the_hashes():
     """The output of the call alone, or a number elsewhere, does not count."""
     task = SpellingBee(words=("noon",), size=30, split="test", seed=0)
     example = next(example for example in task if example.meta["letter"] == "o")
-    for right in (
-        "#### 2",
-        "####2",
-        "x\n#### 2.",
-        "#### 2.0<|assistant_end|>",
-        "<|python_start|>1<|python_end|>#### 2",
-    ):
+    for right in ("#### 2", "x\n#### 2.", "#### 2.0<|assistant_end|>", "<|python_start|>1<|python_end|>#### 2"):
         assert task.grade(example, right), right
     for wrong in ("2", "That makes 2.", "#### 3", "#### 2 2"[:4], "#### two", "<|assistant_end|>#### 2", "#### 22"):
         assert not task.grade(example, wrong), wrong

@@ -74,15 +74,7 @@ def test_calculate_returns_none_for_unsupported_expressions(expression):
 
 def test_calculate_is_fast_on_the_slowest_expressions():
     """Inputs that are built to be slow take far less time than decoding one token."""
-    refused = [
-        "9" * 1000,
-        "1%" * 500,
-        " " * 1000 + "x",
-        "1" + " " * 1000 + "%x",
-        "1," * 500,
-        "0" * 900 + "x",
-        ".1" * 500,
-    ]
+    refused = ["9" * 1000, "1%" * 500, " " * 1000 + "x", f"1{' ' * 1000}%x", "1," * 500, "0" * 900 + "x", ".1" * 500]
     heaviest = ["*".join(["9"] * 18), "(9**18)*(9**0)", "(" * 60 + "1" + ")" * 60, "'" + "a" * 900 + "'.count('a')"]
     start = time.process_time()
     for _ in range(20):

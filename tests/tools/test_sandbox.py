@@ -21,9 +21,7 @@ from nanochat.tools import sandbox
 from nanochat.tools.sandbox import Limits, namespaces_work, run_program
 
 LIMITS = Limits(wall_seconds=0.6, cpu_seconds=1, memory_bytes=256 * 2**20, file_bytes=2**20, output_bytes=4096)
-ROOMY = replace(
-    LIMITS, wall_seconds=20.0, cpu_seconds=20
-)  # for programs that end by themselves, even on a busy machine
+ROOMY = replace(LIMITS, wall_seconds=20.0, cpu_seconds=20)  # programs that end by themselves, on a busy machine
 OVER_SECONDS = 45.0  # programs that would run for 60 s or more are ended; start and clean-up may be slow
 ISOLATIONS = ["hooks", *(["namespaces"] if namespaces_work() else [])]
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow import MlflowClient
 from process import STAGES, Bench
 
 from nanochat.storage.files import sha256_of_file
 from nanochat.tracking.link import read_link
+from nanochat.tracking.mlflow_store import open_store
 from nanochat.tracking.points import Point, read_points
-from nanochat.tracking.store import open_store
 
 
 def differences(smooth: Bench, rough: Bench) -> list[str]:
@@ -84,7 +85,7 @@ def _compare_tracking(bench: Bench) -> Iterator[str]:
         yield f"{len(strays)} runs that nothing refers to: {', '.join(strays)}"
 
 
-def _compare_history(client, run_id: str, path: Path) -> Iterator[str]:
+def _compare_history(client: MlflowClient, run_id: str, path: Path) -> Iterator[str]:
     """Every point of the local file is there once; the values of timings may be those of an earlier attempt."""
     expected: dict[str, list[Point]] = {}
     for point in read_points(path):

@@ -1,4 +1,4 @@
-"""Fill the disk in the middle of a run: exit 4, what was saved before is whole, and the run goes on when there is room.
+"""Fill the disk during a run: it exits with 4, keeps its checkpoints intact, and resumes once there is room again.
 
 `python tests/torture/disk_full.py`. The base folder is a small tmpfs of this process's own (Linux, as root or where
 user namespaces are allowed); a file that takes up its space plays the full disk.
@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 
 from compare import differences
-from process import Attempt, Bench
+from process import Attempt, Bench, run_undisturbed
 
 from nanochat import runtime
+from nanochat.storage.layout import list_checkpoints
 
 SIZE_BYTES = 64 * 2**20
 FULL, DONE = 4, 0
@@ -27,7 +28,7 @@ STAGES = ("tokenizer", "pretrain", "pretrain", "sft", "sft", "chat_eval")
 
 
 def fill(bench: Bench, left_bytes: int) -> Path:
-    """Write a file that leaves so much room, and return it."""
+    """Write a file that leaves `left_bytes` free, and return it."""
     ballast = bench.folder / "ballast"
     with ballast.open("wb") as file:
         while True:
@@ -40,9 +41,7 @@ def fill(bench: Bench, left_bytes: int) -> Path:
 
 
 def wait_for_checkpoint(bench: Bench, attempt: Attempt, stage: str) -> None:
-    """Wait until a training stage has saved one, so that there is something to lose."""
-    from nanochat.checkpoint.snapshots import list_checkpoints
-
+    """Wait until a training stage has saved a checkpoint, so that there is something to lose."""
     while stage in ("pretrain", "sft") and attempt.process.poll() is None:
         if list_checkpoints(bench.stage(stage) / "checkpoints"):
             return
@@ -50,8 +49,8 @@ def wait_for_checkpoint(bench: Bench, attempt: Attempt, stage: str) -> None:
 
 
 def fill_during(bench: Bench, stage: str, left_bytes: int, moment_seconds: float) -> tuple[int, list[str]]:
-    """Fill the disk while a stage works; return the exit code and what is not as it should be."""
-    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+    """Fill the disk while a stage runs; return the exit code and every deviation."""
+    from nanochat.checkpoint.snapshots import find_damage
 
     attempt = bench.start()
     found = attempt.wait_for_stage(stage)
@@ -91,11 +90,10 @@ def main() -> int:
     runtime.prepare(device="cpu")
     rng = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="nanochat-disk-"))
-    smooth, rough = Bench(folder / "smooth"), Bench(folder / "small")
+    rough = Bench(folder / "small")
     rough.folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "none", str(rough.folder)], check=True)
-    if smooth.run() != DONE:
-        raise SystemExit(f"the undisturbed run failed:\n{smooth.said()}")
+    smooth = run_undisturbed(folder / "smooth")
     wrong: list[str] = []
     codes: list[int] = []
     for stage in STAGES:

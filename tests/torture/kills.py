@@ -19,18 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compare import count_points, differences
-from process import STAGES, Attempt, Bench, wait_until_gone
+from process import STAGES, Attempt, Bench, run_undisturbed, wait_until_gone
 
 from nanochat import runtime
+from nanochat.runner.store.record import read_record
+from nanochat.storage.layout import StageFolder, list_checkpoints
 
 KILLED, DONE = 4, 0
 TRAINING = ("pretrain", "sft")
 END_SECONDS = 4.0
-"""The report and the last sending to MLflow, roughly."""
+"""About how long the report and the last upload to MLflow take."""
 SHARES = {"tokenizer": 2, "pretrain": 5, "base_eval": 2, "sft": 5, "chat_eval": 2, "end": 1}
-"""How often a stage is the one that is aimed at."""
+"""Relative frequency with which each stage is the target."""
 MANY = 50
-"""With so many kills every stage must have been hit, and every kind of damage done."""
+"""At least this many kills must hit every stage and do every kind of damage."""
 
 
 def truncate(checkpoint: Path) -> None:
@@ -63,7 +65,7 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, flip_byte, lose_file, e
 
 @dataclass(frozen=True)
 class Aim:
-    """Which stage to hit (or `end`, after the last), whom, and when: a share of what it takes undisturbed."""
+    """The stage to hit (`end`: after the last), the process to kill, and when: a fraction of the stage's usual time."""
 
     stage: str
     victim: str
@@ -72,7 +74,7 @@ class Aim:
 
 @dataclass
 class Tally:
-    """What was done so far."""
+    """Counts of the kills and damages so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
     victims: Counter[str] = field(default_factory=Counter)
@@ -86,7 +88,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a training stage must say when it is next at work: which step it goes on from, what it passes over."""
+    """What the next attempt of a training stage must report: the step it resumes after, the checkpoint it skips."""
 
     step: int
     damaged: Path | None
@@ -95,7 +97,7 @@ class Expected:
 def torture(bench: Bench, aims: list[Aim], seconds: dict[str, float], tally: Tally) -> dict[str, Expected]:
     """Run the command to its end, killing it once for each aim while there is something to kill.
 
-    Return, for each training stage that was not done at a kill, what its next attempt must have said.
+    Return, for each training stage that a kill interrupted, what its next attempt must report.
     """
     expected: dict[str, Expected] = {}
     for aim in aims:
@@ -115,8 +117,8 @@ def torture(bench: Bench, aims: list[Aim], seconds: dict[str, float], tally: Tal
             raise SystemExit(f"a killed child must end the command with {KILLED}, not {code}: {bench.output}")
         damaged = damage_newest(bench, hit, tally) if hit in TRAINING else None
         expected |= expect_to_resume(bench, damaged)
-        told = f"; {tally.last_damage} at {damaged.name}" if damaged else ""
-        print(f"  kill {tally.total()}: {aim.victim} in {hit}, {aim.moment:.0%} in, exit {code}{told}", flush=True)
+        damage = f"; {tally.last_damage} at {damaged.name}" if damaged else ""
+        print(f"  kill {tally.total()}: {aim.victim} in {hit}, {aim.moment:.0%} in, exit {code}{damage}", flush=True)
     return expected
 
 
@@ -135,8 +137,8 @@ def reach(attempt: Attempt, aim: Aim, seconds: dict[str, float]) -> bool:
 
 
 def expect_to_resume(bench: Bench, damaged: Path | None) -> dict[str, Expected]:
-    """Return which checkpoint each unfinished training stage must go on from, judged by the files alone."""
-    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+    """Return what each unfinished training stage must report next, according to the files alone."""
+    from nanochat.checkpoint.snapshots import find_damage
 
     found = {}
     for stage in TRAINING:
@@ -149,27 +151,25 @@ def expect_to_resume(bench: Bench, damaged: Path | None) -> dict[str, Expected]:
 
 
 def unmet(bench: Bench, expected: dict[str, Expected], tally: Tally) -> list[str]:
-    """Return where a stage began anew though it could go on, or passed a damaged checkpoint over in silence."""
+    """Return a line for each stage that did not resume where it could, or did not report a damaged checkpoint."""
     said = bench.said()
     tally.resumed += said.count("resuming after step ")
     wrong = []
-    for stage, one in expected.items():
+    for stage, report in expected.items():
         steps = re.findall(rf"^\d-{stage}: resuming after step ([\d,]+)$", said, re.MULTILINE)
-        if not steps or int(steps[-1].replace(",", "")) != one.step:
-            wrong.append(f"{stage} went on after {steps[-1:] or 'nothing'} last, not after step {one.step}")
-        if one.damaged is not None and f"checkpoint {one.damaged} is damaged (" not in said:
-            wrong.append(f"{stage} did not say that {one.damaged} is damaged")
+        if not steps or int(steps[-1].replace(",", "")) != report.step:
+            wrong.append(f"{stage} last resumed after {steps[-1:] or 'nothing'}, not after step {report.step}")
+        if report.damaged is not None and f"checkpoint {report.damaged} is damaged (" not in said:
+            wrong.append(f"{stage} did not say that {report.damaged} is damaged")
     return wrong
 
 
 def damage_newest(bench: Bench, stage: str, tally: Tally) -> Path | None:
-    """Damage the newest checkpoint of a stage where there is a sound one before it; return which."""
-    from nanochat.checkpoint.snapshots import find_damage, list_checkpoints
+    """Damage the newest checkpoint of a stage, half of the time and if an older one is intact; return its path."""
+    from nanochat.checkpoint.snapshots import find_damage
 
     found = sorted(list_checkpoints(bench.stage(stage) / "checkpoints").items())
-    if len(found) < 2 or any(find_damage(path) for _, path in found[-2:]):
-        return None
-    if tally.total() % 2:  # as often undamaged
+    if tally.total() % 2 or len(found) < 2 or any(find_damage(path) for _, path in found[-2:]):
         return None
     damage = DAMAGES[tally.damages.total() % len(DAMAGES)]
     damage(found[-1][1])
@@ -179,7 +179,7 @@ def damage_newest(bench: Bench, stage: str, tally: Tally) -> Path | None:
 
 
 def draw_aims(rng: random.Random, count: int) -> list[Aim]:
-    """Return the aims of a round in the order of the stages; early moments are likelier, for each leaves less to do."""
+    """Return the aims of a round by stage. Early moments are likelier, because every kill leaves less to do."""
     stages = rng.choices(list(SHARES), weights=list(SHARES.values()), k=count)
     victims = rng.choices(["child", "both", "parent"], weights=[5, 3, 2], k=count)
     order = (*STAGES, "end")
@@ -188,16 +188,13 @@ def draw_aims(rng: random.Random, count: int) -> list[Aim]:
 
 
 def stage_seconds(bench: Bench) -> dict[str, float]:
-    """Return what each stage took."""
-    from nanochat.runner.store.record import read_record
-    from nanochat.storage.layout import StageFolder
-
+    """Return the duration of each stage."""
     records = {stage: read_record(StageFolder(bench.stage(stage))) for stage in STAGES}
     return {stage: record.measured.seconds or 1.0 for stage, record in records.items() if record is not None}
 
 
 def main() -> int:
-    """Torture until the count is reached; return 1 at the first difference."""
+    """Kill runs until the count is reached; return 1 at the first run that ends differently."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -205,9 +202,7 @@ def main() -> int:
     options = parser.parse_args()
     runtime.prepare(device="cpu")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="nanochat-torture-"))
-    smooth = Bench(folder / "smooth")
-    if smooth.run() != DONE:
-        raise SystemExit(f"the undisturbed run failed:\n{smooth.said()}")
+    smooth = run_undisturbed(folder / "smooth")
     seconds = stage_seconds(smooth)
     print(f"undisturbed: {', '.join(f'{name} {value:.1f} s' for name, value in seconds.items())}", flush=True)
     rng, tally, rounds, points = random.Random(options.seed), Tally(), 0, 0
@@ -228,7 +223,7 @@ def main() -> int:
     missed = {*STAGES} - {*tally.kills} | {one.__name__ for one in DAMAGES} - {*tally.damages}
     print(
         f"{tally.total()} kills ({_shown(tally.kills)}; {_shown(tally.victims)}) and {tally.damages.total()} damaged "
-        f"checkpoints ({_shown(tally.damages)}) in {rounds} runs, {tally.resumed} times on from a checkpoint: weights, "
+        f"checkpoints ({_shown(tally.damages)}) in {rounds} runs, resumed {tally.resumed} times: weights, "
         f"metrics.jsonl, results and MLflow history ({points:,} points) are those of the undisturbed run"
     )
     if missed and options.kills >= MANY:

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -72,21 +73,19 @@ def mutate(rng: random.Random, recipes: list[Path]) -> Mutant:
     source = rng.choice(recipes)
     tree, history = yaml.safe_load(source.read_text(encoding="utf-8")), [source.name]
     text = source.read_text(encoding="utf-8")
-    changes = rng.choices(
-        [_change_tree, _change_text, _change_bytes, _add_flag], weights=[5, 4, 1, 1], k=rng.choice([1, 1, 1, 2, 3, 4])
-    )
-    if _change_tree in changes:
-        for _ in range(changes.count(_change_tree)):
-            history.append(_change_tree(rng, tree))
+    kinds = ["tree", "text", "bytes", "flag"]
+    changes = Counter(rng.choices(kinds, weights=[5, 4, 1, 1], k=rng.choice([1, 1, 1, 2, 3, 4])))
+    if changes["tree"]:
+        history += [_change_tree(rng, tree) for _ in range(changes["tree"])]
         text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
-    for _ in range(changes.count(_change_text)):
+    for _ in range(changes["text"]):
         text, did = _change_text(rng, text)
         history.append(did)
     content = text.encode("utf-8", errors="surrogatepass")
-    for _ in range(changes.count(_change_bytes)):
+    for _ in range(changes["bytes"]):
         content, did = _change_bytes(rng, content)
         history.append(did)
-    flags = tuple(_add_flag(rng) for _ in range(changes.count(_add_flag)))
+    flags = tuple(rng.choice(FLAGS) for _ in range(changes["flag"]))
     return Mutant(content, flags, tuple(history))
 
 
@@ -99,7 +98,7 @@ def _places(node: object, above: tuple[object, ...] = ()) -> list[tuple[object, 
     return found
 
 
-def _change_tree(rng: random.Random, tree: dict) -> str:
+def _change_tree(rng: random.Random, tree: Any) -> str:
     places = _places(tree)
     if not places:
         return "empty"
@@ -184,10 +183,6 @@ def _change_bytes(rng: random.Random, content: bytes) -> tuple[bytes, str]:
             return content + b"# padding\n" * 300_000, "3 MB"
         case _:
             return content[:at] + b"\0" + content[at:], f"NUL at {at}"
-
-
-def _add_flag(rng: random.Random) -> str:
-    return rng.choice(FLAGS)
 
 
 def judge(mutant: Mutant, path: Path) -> tuple[str, str]:

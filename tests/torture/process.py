@@ -131,3 +131,11 @@ class Bench:
     def said(self) -> str:
         """Return what all attempts printed."""
         return self.output.read_text(errors="replace")
+
+
+def run_undisturbed(folder: Path) -> Bench:
+    """Return a bench whose run ended well: what a disturbed run is compared with."""
+    bench = Bench(folder)
+    if bench.run() != 0:
+        raise SystemExit(f"the undisturbed run failed:\n{bench.said()}")
+    return bench

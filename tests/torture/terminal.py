@@ -1,4 +1,4 @@
-"""Ctrl-C at each stage in a real terminal: what it says, how it ends, what MLflow shows, and that it goes on.
+"""Press Ctrl-C at each stage in a real terminal; check the last line, the exit code, MLflow, and that the run resumes.
 
 `python tests/torture/terminal.py`. The command runs on a pseudo-terminal of its own and is sent the byte of Ctrl-C, so
 that the terminal itself signals it, as for a user.
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compare import differences
-from process import STAGES, Attempt, Bench
+from process import STAGES, Attempt, Bench, run_undisturbed
 
 from nanochat import runtime
-from nanochat.runner.store.runs import find_run
+from nanochat.runner.store.run_catalog import find_run
 from nanochat.tracking.link import read_link
-from nanochat.tracking.store import open_store
+from nanochat.tracking.mlflow_store import open_store
 
 CTRL_C, STOPPED = b"\x03", 75
 _WAIT_SECONDS = 120
@@ -112,7 +112,7 @@ def stop_at(bench: Bench, stage: str, *, presses: int) -> list[str]:
     if code != STOPPED:
         wrong.append(f"{stage}: exit {code}, not {STOPPED}")
     if "; continue with: nanochat-run " not in line or not any(word in line for word in ("saved", "kept", "nothing")):
-        wrong.append(f"{stage}: the last line does not say what was saved and how to go on: {line!r}")
+        wrong.append(f"{stage}: the last line does not say what was saved and how to resume: {line!r}")
     return wrong + _check_status(bench, stage)
 
 
@@ -137,9 +137,7 @@ def main() -> int:
     options = parser.parse_args()
     runtime.prepare(device="cpu")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="nanochat-terminal-"))
-    smooth, rough = Bench(folder / "smooth"), Bench(folder / "rough")
-    if smooth.run() != 0:
-        raise SystemExit(f"the undisturbed run failed:\n{smooth.said()}")
+    smooth, rough = run_undisturbed(folder / "smooth"), Bench(folder / "rough")
     wrong = []
     for stage in STAGES:
         for presses in (1, 2):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nanochat.tracking.run_view import RunView
+from nanochat.tracking.run_view import RunView, Status
 
 
 @pytest.fixture
-def uri(fresh_database, tmp_path) -> str:
+def uri(fresh_database: Path, tmp_path: Path) -> str:
     path = tmp_path / "store" / "mlflow.db"
     path.parent.mkdir()
     shutil.copy(fresh_database, path)
@@ -28,35 +31,35 @@ class FakeRun:
         self.timings = folder / "timings.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def append(self, file: Path, steps, name="train/loss", offset=0.0):
+    def append(self, file: Path, steps: Iterable[int], name: str = "train/loss", offset: float = 0.0) -> None:
         with file.open("a") as out:
             for step in steps:
                 out.write(json.dumps({"step": step, "metrics": {name: step + offset}}) + "\n")
 
-    def view(self, status="RUNNING", stage_status="RUNNING", **changes) -> RunView:
-        stage = {
-            "name": "1-pretrain",
-            "link": self.folder / "stage.json",
-            "status": stage_status,
-            "description": "loss",
-            "tags": {"fingerprint": "abc", "host": "here", "pid": "1", "pid_started": "0"},
-            "params": {"steps": "10"},
-            "streams": (self.metrics, self.timings),
-            "metrics": {},
-            **changes,
-        }
+    def view(self, status: Status = "RUNNING", stage_status: Status = "RUNNING", **changes: Any) -> RunView:
+        owner = {"host": "here", "pid": "1", "pid_started": "0"}
+        stage = RunView(
+            name="1-pretrain",
+            link=self.folder / "stage.json",
+            status=stage_status,
+            description="loss",
+            tags={"fingerprint": "abc", **owner},
+            params={"steps": "10"},
+            streams=(self.metrics, self.timings),
+            metrics={},
+        )
         return RunView(
             name="quick",
             link=self.folder / "run.json",
             status=status,
             description="all",
-            tags={"host": "here", "pid": "1", "pid_started": "0"},
+            tags=owner,
             params={"seed": "42"},
             metrics={},
-            stages=(RunView(**stage),),
+            stages=(replace(stage, **changes),),
         )
 
 
 @pytest.fixture
-def fake_run(tmp_path) -> FakeRun:
+def fake_run(tmp_path: Path) -> FakeRun:
     return FakeRun(tmp_path / "run")

@@ -13,7 +13,7 @@ import pytest
 
 from nanochat.tracking import uploader as uploader_module
 from nanochat.tracking.link import read_link
-from nanochat.tracking.store import open_store
+from nanochat.tracking.mlflow_store import open_store
 from nanochat.tracking.uploader import Uploader
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
@@ -62,6 +62,7 @@ def wait_for(condition) -> None:
 def test_server_killed_twice_ends_with_every_metric_once_and_in_order(tmp_path, fake_run, monkeypatch):
     """Metrics are written all the time, and one of the outages is in the middle of an upload."""
     monkeypatch.setattr(uploader_module, "_RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(uploader_module, "UPLOAD_EVERY_SECONDS", 0.1)
     server = Server(tmp_path)
     server.start()
     status = ["RUNNING"]
@@ -72,7 +73,6 @@ def test_server_killed_twice_ends_with_every_metric_once_and_in_order(tmp_path, 
         pending=list,
         host="here",
         is_alive=lambda pid, started: True,
-        every_seconds=0.1,
     )
     try:
         uploader.start()

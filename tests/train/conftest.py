@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from nanochat.data.loaders.batches import Batch
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-
-
-@dataclass(frozen=True)
-class Batch:
-    inputs: np.ndarray
-    targets: np.ndarray
-    elsewhere_tokens: int = 0
+from nanochat.train.step import NamedArrays
 
 
 class RecordingOptimizer:
     """Records the gradients and changes nothing."""
 
-    def __init__(self):
-        self.gradients = {}
-        self.state = {}
+    def __init__(self) -> None:
+        self.gradients: NamedArrays = {}
+        self.state: NamedArrays = {}
 
-    def update(self, parameters, gradients, *, lr_multiplier, momentum, weight_decay, is_finite=None):
+    def update(self, parameters: NamedArrays, gradients: NamedArrays, **rates: float | mx.array | None) -> NamedArrays:
         self.gradients = gradients
         return parameters
 
 
-def random_model(config, seed=0):
+def random_model(config: GPTConfig) -> FastGPT:
     model = FastGPT(config)
     shapes = config.parameter_shapes().items()
-    keys = mx.random.split(mx.random.key(seed), len(shapes))
+    keys = mx.random.split(mx.random.key(0), len(shapes))
     # 0.3 keeps activations of a narrow model in range and leaves no projection at zero.
     weights = {name: 0.3 * mx.random.normal(shape, key=key) for (name, shape), key in zip(shapes, keys, strict=True)}
     model.set_parameters(weights)
     return model
 
 
-def random_batch(config, rows, seed=0):
+def random_batch(config: GPTConfig, rows: int) -> Batch:
     """Rows whose share of ignored targets grows from none to nearly all."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     tokens = rng.integers(0, config.vocab_size, (rows, config.sequence_len + 1), dtype=np.int32)
     targets = tokens[:, 1:].copy()
     for row in range(rows):
@@ -52,11 +47,11 @@ def random_batch(config, rows, seed=0):
 
 
 @pytest.fixture
-def config():
+def config() -> GPTConfig:
     return GPTConfig(sequence_len=16, vocab_size=50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="SL")
 
 
 @pytest.fixture
-def fakes():
+def fakes() -> dict[str, Callable[..., object]]:
     """This module's fakes, for test files that cannot import it."""
     return {"batch": random_batch, "model": random_model, "optimizer": RecordingOptimizer, "rows": Batch}

@@ -52,17 +52,18 @@ class RowProblems:
                 f"raise `max_bad_rows` of the source:{shown(self.examples or [problem])}"
             )
 
-    def add_empty(self) -> None:
-        """Count a row without text: null, empty or blank."""
+    def add_empty(self, where: Callable[[], str]) -> None:
+        """Count a row without text: null, empty or blank. `where` returns its place."""
+        if self.is_counting and self.empty == 0:
+            self.notify(f"{self.source}: rows without text are left out; the first is {where()}")
         self.empty += self.is_counting
 
     def end_pass(self) -> None:
         """Report the counts of the first pass, and count no more."""
         if self.is_counting and self.bad > SHOWN:
             self.notify(f"{self.source}: {self.bad:,} bad rows were left out")
-        if self.is_counting and self.empty:
-            rows = "1 row without text was" if self.empty == 1 else f"{self.empty:,} rows without text were"
-            self.notify(f"{self.source}: {rows} left out")
+        if self.is_counting and self.empty > 1:
+            self.notify(f"{self.source}: {self.empty:,} rows without text were left out")
         self.is_counting = False
 
 

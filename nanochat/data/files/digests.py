@@ -1,13 +1,21 @@
-"""Digests of files, remembered by path, size and modification time so that unchanged files are not read again."""
+"""Digests of files, remembered by path, size and modification time so that unchanged files are not read again.
+
+The digest of a small jsonl or text file can leave out the lines that reading skips, so that removing a bad line does
+not change it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.files.file_kinds import kind_of
+from nanochat.data.files.streams import raw_lines
 from nanochat.storage.files import sha256_of_file, write_text
 
 MEMORY_FILE = "file_digests.json"
@@ -17,9 +25,20 @@ MEMORY_FILE = "file_digests.json"
 _SETTLED_NS = 2_000_000_000
 
 
+@dataclass(frozen=True)
+class LineFilter:
+    """Decides which lines of jsonl and text files count in a digest. `name` identifies the rule in the memory file."""
+
+    name: str
+    is_usable: Callable[[Path, bytes], bool]
+
+
+DigestOf = Callable[[Path, LineFilter | None], str]
+
+
 @contextmanager
-def remembered_digests(memory: Path) -> Iterator[Callable[[Path], str]]:
-    """Yield a function that returns the sha256 (hex) of a file.
+def remembered_digests(memory: Path) -> Iterator[DigestOf]:
+    """Yield a function that returns the sha256 (hex) of a file, or of its usable lines.
 
     At the end, new digests are added to the file `memory`. If it cannot be read, it counts as empty.
     """
@@ -30,13 +49,14 @@ def remembered_digests(memory: Path) -> Iterator[Callable[[Path], str]]:
     known = known if isinstance(known, dict) else {}
     new: dict[str, list[object]] = {}
 
-    def digest_of(path: Path) -> str:
-        status, key = path.stat(), str(path.absolute())
+    def digest_of(path: Path, lines: LineFilter | None) -> str:
+        lines = lines if _has_plain_lines(path) else None
+        status, key = path.stat(), str(path.absolute()) + (f" {lines.name}" if lines is not None else "")
         stamp: list[object] = [status.st_size, status.st_mtime_ns]
         entry = new.get(key, known.get(key))
         if isinstance(entry, list) and entry[:2] == stamp and isinstance(entry[-1], str):
             return entry[-1]
-        digest = sha256_of_file(path)
+        digest = sha256_of_file(path) if lines is None else _sha256_of_lines(path, lines)
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
             new[key] = [*stamp, digest]
         return digest
@@ -46,3 +66,17 @@ def remembered_digests(memory: Path) -> Iterator[Callable[[Path], str]]:
     finally:
         if new:
             write_text(memory, json.dumps({**known, **new}), durable=False)
+
+
+def _has_plain_lines(path: Path) -> bool:
+    """Return whether the lines of a file can be read without decompressing it, which planning a run does not do."""
+    kind = kind_of(path)
+    return kind is not None and kind.reader in ("json lines", "text lines") and kind.compression is None
+
+
+def _sha256_of_lines(path: Path, lines: LineFilter) -> str:
+    digest = hashlib.sha256()
+    for raw in raw_lines(path, 0):
+        if not raw.strip() or lines.is_usable(path, raw):
+            digest.update(raw)
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ Every other module asks this table. Planning a run imports it, so it imports not
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, NamedTuple
@@ -106,6 +107,13 @@ def kind_of(path: PurePath | str) -> FileKind | None:
         return None
     reader, group, is_code = _FORMATS[suffix]
     return FileKind(suffix, reader, group, is_code, compression, suffix + (name.suffix if compression else ""))
+
+
+@functools.lru_cache(maxsize=64)
+def reader_of(path: PurePath) -> Reader | None:
+    """Return how a file is read, None if its kind is unknown."""
+    kind = kind_of(path)
+    return kind.reader if kind is not None else None
 
 
 def stem_of(path: PurePath | str) -> str:

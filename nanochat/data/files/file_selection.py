@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Generic, TypeVar
 
 from nanochat.data.files.file_kinds import GROUPS, FileKind, kind_of, stem_of
-from nanochat.data.splits import SplitLabel, split_of_file
+from nanochat.data.splits import SplitLabel, split_of_names
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
@@ -108,6 +108,14 @@ class FileSelection:
             if is_shard or self.max_files is None or counts[split] <= self.max_files:
                 kept.append(file)
         return kept
+
+
+def split_of_file(path: PurePath) -> SplitLabel | None:
+    """Return the split that the name of a file tells, or else the nearest of its folders whose name tells one.
+
+    Give a path relative to the folder that contains everything, whose own name is no split.
+    """
+    return split_of_names((stem_of(path), *reversed(path.parts[:-1])))
 
 
 def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:

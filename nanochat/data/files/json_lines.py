@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,8 @@ def parse_line(raw: bytes) -> tuple[object, str | None]:
         is_pretty = text.strip() in ("[", "{", "[{")
         hint = "; the file seems to be one JSON document: write one object on each line" if is_pretty else ""
         return None, f"not JSON: {error.msg} at column {error.colno}{hint}"
-    except ValueError as error:  # a number of more than 4,300 digits
-        return None, f"cannot be read: {error}"
+    except ValueError:
+        return None, f"holds a number of more than {sys.get_int_max_str_digits():,} digits; store it as text"
     except RecursionError:
         return None, "JSON nested too deeply"
     return value, None

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
-from nanochat.data.files.file_selection import HIDDEN, DataFile, tells_kind
-from nanochat.data.splits import split_of_file
+from nanochat.data.files.file_selection import HIDDEN, DataFile, split_of_file, tells_kind
 from nanochat.errors import PreflightError
 
 _MAX_NAME_BYTES = 255

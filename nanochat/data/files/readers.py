@@ -6,16 +6,18 @@ line if there is one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.file_kinds import READABLE, kind_of
-from nanochat.data.files.json_lines import json_lines, json_objects
+from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.file_kinds import READABLE, reader_of
+from nanochat.data.files.json_lines import JsonLine, json_lines, json_objects, parse_line
 from nanochat.data.files.parquet_batches import UnreadableCell, cells, open_parquet, parquet_batches, parquet_rows
-from nanochat.data.files.streams import count_lines, raw_lines
+from nanochat.data.files.streams import count_lines, raw_lines, read_before
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
@@ -41,8 +43,10 @@ def read_texts(
         StageError: the file is damaged, or `problems` has more bad rows than it allows.
     """
     problems = problems or RowProblems()
-    kind = kind_of(path)
-    match kind.reader if kind is not None else None:
+    reader = reader_of(path)
+    if cursor[0] and reader in ("json lines", "text lines"):
+        _check_unchanged(path, cursor)
+    match reader:
         case "parquet":
             yield from _parquet_texts(path, column, cursor, problems)
         case "json lines":
@@ -51,6 +55,32 @@ def read_texts(
             yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case _:
             raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {READABLE}")
+
+
+def _check_unchanged(path: Path, cursor: Cursor) -> None:
+    """Check that a cursor, perhaps from a checkpoint, is still at the beginning of its line: lines may be gone."""
+    offset, number = cursor[:2]
+    before, is_at_end = read_before(path, offset, SMALL_BYTES)
+    lines = before.count(b"\n") + (not before.endswith(b"\n"))
+    if (offset <= SMALL_BYTES and lines != number) or not (before.endswith(b"\n") or is_at_end):
+        raise PreflightError(
+            f"{path}: changed before line {number + 1}, where the checkpoint continues; restore the file, or start the "
+            "stage over with `--force`"
+        )
+
+
+def document_lines(column: str) -> LineFilter:
+    """Return the filter of lines that hold text of documents."""
+
+    def is_usable(path: Path, raw: bytes) -> bool:
+        if reader_of(path) == "text lines":
+            return _decode_line(raw, is_first=False)[1] is None
+        try:
+            return bool(JsonLine(path, 0, *parse_line(raw), 0).text_in(column).strip())
+        except ValueError:
+            return False
+
+    return LineFilter(f"documents in {column}", is_usable)
 
 
 def estimate_rows(paths: Sequence[Path]) -> int:
@@ -65,7 +95,7 @@ def estimate_rows(paths: Sequence[Path]) -> int:
 
 def _count_rows(path: Path, size: int) -> int:
     """Return the rows of a parquet file; the lines of another one, estimated from its beginning if it is large."""
-    if _is_parquet(path):
+    if reader_of(path) == "parquet":
         return int(open_parquet(path, ()).metadata.num_rows)
     lines, read_bytes = count_lines(path, SMALL_BYTES)
     return round(lines * size / max(1, read_bytes))
@@ -78,7 +108,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         PreflightError: the file or a column is missing.
         StageError: the file is damaged, or a line is not an object.
     """
-    if _is_parquet(path):
+    if reader_of(path) == "parquet":
         yield from parquet_rows(path, columns)
         return
     for row in json_objects(path, columns or ()):
@@ -97,7 +127,7 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
         raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
         raise PreflightError(f"{path}: the file is empty")
-    if _is_parquet(path):
+    if reader_of(path) == "parquet":
         try:
             open_parquet(path, columns)
         except StageError as error:
@@ -111,14 +141,20 @@ def has_text(path: Path, column: str, problems: RowProblems | None = None) -> bo
 
 def has_rows(path: Path) -> bool:
     """Return whether a parquet file has rows, or a jsonl file a line that is not blank."""
-    if _is_parquet(path):
+    if reader_of(path) == "parquet":
         return bool(open_parquet(path, ()).metadata.num_rows)
     return next(json_lines(path), None) is not None
 
 
-def _is_parquet(path: Path) -> bool:
-    kind = kind_of(path)
-    return kind is not None and kind.reader == "parquet"
+def count_texts(path: Path, max_chars: int | None) -> int:
+    """Return the number of rows of a file, good and bad ones; of a txt file, roughly that of its texts."""
+    match reader_of(path):
+        case "parquet":
+            return int(open_parquet(path, ()).metadata.num_rows)
+        case "json lines":
+            return sum(not line.isspace() for line in raw_lines(path, 0))
+        case _:
+            return -(-path.stat().st_size // (max_chars or TXT_DOCUMENT_CHARS))
 
 
 def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
@@ -136,12 +172,18 @@ def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblem
             elif isinstance(text, UnreadableCell):
                 bad += 1
                 end = (*end[:2], bad)
-                where = f"{path} row group {group} row {row + i + 1}"
+                where = _row_place(path, group, row + i)
                 problems.add_bad(f"{where}: `{column}` cannot be read: {text.reason}", bad)
             else:
-                problems.add_empty()
+                problems.add_empty(functools.partial(_row_place, path, group, row + i))
     if bad > counted:
         yield "", end
+
+
+def _row_place(path: Path, group: int, row: int) -> str:
+    """Return the file and the number of a row in it, from 1."""
+    metadata = open_parquet(path, ()).metadata
+    return f"{path} row {sum(metadata.row_group(i).num_rows for i in range(group)) + row + 1}"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -167,7 +209,7 @@ def _jsonl_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems)
             yield text, (line.next_byte, line.line, bad)
             counted = bad
         else:
-            problems.add_empty()
+            problems.add_empty(line.where)
     if bad > counted:
         yield "", end
 

@@ -60,6 +60,25 @@ def blocks(path: Path) -> Iterator[bytes]:
         yield from _blocks(path, _decompressed(raw, _compression(path)), sys.maxsize)
 
 
+def read_before(path: Path, offset: int, max_bytes: int) -> tuple[bytes, bool]:
+    """Return up to `max_bytes` that end at a position, and whether the content ends there.
+
+    Raises:
+        PreflightError: the file cannot be opened.
+        StageError: the file is compressed, and damaged or cut off.
+    """
+    with _open_raw(path) as raw:
+        compression = _compression(path)
+        start = max(0, offset - max_bytes) if compression is None else 0
+        raw.seek(start)
+        stream = _decompressed(raw, compression)
+        before, done = b"", start
+        for block in _blocks(path, stream, offset - start):
+            done += len(block)
+            before = (before + block)[-max_bytes:]
+        return before, done == offset and not next(_blocks(path, stream, 1), b"")
+
+
 def read_whole(path: Path, max_bytes: int) -> bytes:
     """Return the whole content of a file.
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
+from nanochat.data.files.digests import MEMORY_FILE, DigestOf, remembered_digests
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
@@ -81,7 +81,7 @@ def unconverted_files(paths: Iterable[Path], *, base: Path) -> list[Path]:
 def copy_names(paths: Iterable[Path], *, base: Path) -> list[str]:
     """Return the names of the folders of the copies of files."""
     with remembered_digests(base / MEMORY_FILE) as digest_of:
-        return [copy_folder(path, digest_of(path), base=base).name for path in paths]
+        return [copy_folder(path, digest_of(path, None), base=base).name for path in paths]
 
 
 def estimate_copy_bytes(paths: Iterable[Path]) -> int:
@@ -109,13 +109,13 @@ def copies(base: Path) -> Iterator[Path]:
             yield path
 
 
-def _parts_of_copy(path: Path, digest_of: Callable[[Path], str], base: Path) -> list[Path] | None:
+def _parts_of_copy(path: Path, digest_of: DigestOf, base: Path) -> list[Path] | None:
     """Return the parquet files of a file's copy, None if the copy is missing, incomplete or damaged."""
-    folder = copy_folder(path, digest_of(path), base=base)
+    folder = copy_folder(path, digest_of(path, None), base=base)
     parts = read_parts(folder)
     for part in parts or ():
         file = folder / part.name
-        if not file.is_file() or file.stat().st_size != part.size or digest_of(file) != part.sha256:
+        if not file.is_file() or file.stat().st_size != part.size or digest_of(file, None) != part.sha256:
             return None
     return None if parts is None else [folder / part.name for part in parts]
 

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 class LengthBuffer(Generic[Item]):
-    """Items in order of arrival; the longest one that fits and the shortest one are found quickly."""
+    """Items in order of arrival; the longest one that fits and the shortest one are found by a binary search."""
 
     def __init__(self, length_of: Callable[[Item], int], items: Iterable[Item] = ()) -> None:
         self._length_of = length_of
@@ -50,10 +50,10 @@ class LengthBuffer(Generic[Item]):
         i = bisect.bisect_right(self._lengths, limit)
         return self._take(i - 1) if i else None
 
-    def take_longest(self) -> Item:
-        """Remove and return the longest item."""
+    def take_oldest(self) -> Item:
+        """Remove and return the item that arrived first."""
         assert self._count, "the buffer is empty"
-        return self._take(len(self._lengths) - 1)
+        return self._take(min(range(len(self._lengths)), key=lambda i: self._queues[self._lengths[i]][0][0]))
 
     def take_shortest(self) -> Item:
         """Remove and return the shortest item."""

@@ -7,18 +7,17 @@ the backward pass, which only the plain form does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import mlx.core as mx
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda.embedding import embed, index_tokens, index_without_gradient
 from nanochat.model.cuda.launch import runs_kernels
-from nanochat.model.cuda.linear import linear
-from nanochat.model.cuda.qkv import GATE_PADDING, QKVShape, split_qkv
+from nanochat.model.cuda.qkv import GATE_PADDING, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
-from nanochat.model.fused_attention import fused_attention
-from nanochat.model.gpt import GPT, Cache, CausalSelfAttention, Embedding, Linear, first_visible, norm, scaled
+from nanochat.model.gpt import GPT, Attend, Cache, CausalSelfAttention, Embedding, Linear, first_visible, norm, scaled
 
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 _MAX_WIDTH = 2048
@@ -30,7 +29,9 @@ def applies(config: GPTConfig) -> bool:
     return fits and runs_kernels()
 
 
-def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: Sequence[mx.array] = ()) -> mx.array:
+def hidden(
+    model: GPT, idx: mx.array, cache: Cache | None = None, *, attend: Attend, fused_qkv: Sequence[mx.array] = ()
+) -> mx.array:
     """Return the final normed residual stream (B, T, C) of tokens (B, T), in the compute dtype.
 
     `fused_qkv` holds each layer's `fuse_qkv` in the compute dtype; if it is empty, the matrices are made here.
@@ -43,7 +44,6 @@ def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: 
     if variant.has_smear:
         embedded = x0.reshape(batch, time, -1)
         x0 = model.smear(embedded, model.previous(embedded, cache)).reshape(x0.shape)
-    shape = _qkv_shape(config, time)
     resid_lambdas = mx.split(model.resid_lambdas, config.n_layer)
     x0_lambdas = mx.split(model.x0_lambdas, config.n_layer)
     x, y, after_middle = x0, None, None
@@ -53,12 +53,12 @@ def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: 
         value_embedding = model.value_embeds[layer]
         table = _cast(value_embedding, dtype) if isinstance(value_embedding, Embedding) else None
         projected = linear(normed, fused_qkv[layer] if fused_qkv else fuse_qkv(block.attn, dtype))
-        split = split_qkv(shape, projected, table, tokens, offset=offset)
+        split = split_qkv(config, projected, table, tokens, positions=time, offset=offset)
         queries, keys, values = (_by_head(part, batch, config.head_dim) for part in split)
         if cache is not None:
             keys, values = cache.layers[layer].update(keys, values)
         starts = first_visible(cache, keys, time)
-        attended = fused_attention(queries, keys, values, window=config.windows[layer], starts=starts)
+        attended = attend(queries, keys, values, window=config.windows[layer], starts=starts)
         flat = attended.swapaxes(1, 2).reshape(batch * time, -1)
         x, normed = add_norm(mixed, linear(flat, _cast(block.attn.c_proj, dtype)), variant.norm_eps)
         y = linear(squared_relu(linear(normed, _cast(block.mlp.c_fc, dtype))), _cast(block.mlp.c_proj, dtype))
@@ -72,19 +72,6 @@ def hidden(model: GPT, idx: mx.array, cache: Cache | None = None, *, fused_qkv: 
     return add_norm(x, y, variant.norm_eps)[1].reshape(batch, time, -1)
 
 
-def _qkv_shape(config: GPTConfig, time: int) -> QKVShape:
-    return QKVShape(
-        queries=config.n_head,
-        keys=config.n_kv_head,
-        size=config.head_dim,
-        positions=time,
-        eps=config.variant.norm_eps,
-        qk_scale=config.variant.qk_scale,
-        gate_scale=config.variant.gate_scale,
-        rope_base=config.variant.rope_base,
-    )
-
-
 def fuse_qkv(attn: CausalSelfAttention, dtype: mx.Dtype) -> mx.array:
     """Return the weights of queries, keys, values and, if the layer has one, the value gate as one matrix."""
     parts = [_cast(part, dtype) for part in (attn.c_q, attn.c_k, attn.c_v)]
@@ -92,6 +79,25 @@ def fuse_qkv(attn: CausalSelfAttention, dtype: mx.Dtype) -> mx.array:
         gate = _cast(attn.ve_gate, dtype)
         parts.append(mx.pad(gate, [(0, GATE_PADDING - gate.shape[0]), (0, parts[0].shape[1] - gate.shape[1])]))
     return mx.concatenate(parts)
+
+
+def linear(x: mx.array, weight: mx.array) -> mx.array:
+    """Return x W^T, (N, out) from (N, in) and (out, in), with a weight gradient that is laid out like the weight."""
+    return cast("mx.array", _linear(x, weight))
+
+
+@mx.custom_function
+def _linear(x: mx.array, weight: mx.array) -> mx.array:
+    return x @ weight.T
+
+
+@_linear.vjp
+def _backward(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+    x, weight = primals
+    d_weight = cotangent.T @ x
+    # MLX would postpone weight gradients to the end and keep all the activations that they need until then.
+    (d_x,) = mx.depends([cotangent @ weight], [d_weight])
+    return d_x, d_weight
 
 
 def _by_head(x: mx.array, batch: int, size: int) -> mx.array:

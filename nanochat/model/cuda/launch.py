@@ -113,6 +113,13 @@ __device__ inline float sum_over_block(float x) {  // for every thread; once in 
 }  // namespace nanochat
 """
 
+VECTOR_INDEX = """
+  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
+  if (vector >= vectors) return;
+  const size_t at = (size_t)vector * nanochat::VECTOR;
+"""
+"""The beginning of a kernel for `Kernel.map`."""
+
 _TYPES = {mx.bfloat16: "bf16", mx.float32: "float", mx.int32: "int", mx.uint32: "unsigned", mx.bool_: "bool"}
 
 Constant = int | bool | float
@@ -163,13 +170,21 @@ class Kernel:
             ensure_row_contiguous=True,
         )
 
+    def map(
+        self, *arrays: mx.array, dtypes: Sequence[mx.Dtype], constants: Mapping[str, Constant] | None = None
+    ) -> list[mx.array]:
+        """Launch a thread for each vector of the first array and return outputs of its shape."""
+        shape, vectors = arrays[0].shape, arrays[0].size // 8
+        shapes, blocks = [shape] * len(dtypes), -(-vectors // THREADS)
+        return self(*arrays, sizes=[vectors], blocks=blocks, shapes=shapes, dtypes=dtypes, constants=constants)
+
     def source(self, types: Sequence[str], constants: Sequence[tuple[str, Constant]]) -> tuple[str, str]:
         """Return the kernel's unique name and its complete source for pointers of these types."""
         of_inputs, of_outputs = types[: len(self.inputs)], types[len(self.inputs) :]
         parameters = [f"const {kind}* {name}" for kind, name in zip(of_inputs, self.inputs, strict=True)]
         parameters += [f"{kind}* {name}" for kind, name in zip(of_outputs, self.outputs, strict=True)]
         parameters += [f"const int {name}" for name in self.sizes]
-        lines = [f"constexpr {_literal(value)[0]} {name} = {_literal(value)[1]};" for name, value in constants]
+        lines = [f"constexpr {type(value).__name__} {name} = {_literal(value)};" for name, value in constants]
         text = f"({', '.join(parameters)}) {{\n" + "\n".join(lines) + f"\n{self.body}}}\n"
         name = f"nanochat_{self.name}_{hashlib.sha256((_HEADER + text).encode()).hexdigest()[:12]}"
         return name, f'{_HEADER}extern "C" __global__ void {name}{text}'
@@ -182,14 +197,8 @@ def _compiled(kernel: Kernel, types: tuple[str, ...], constants: tuple[tuple[str
     return name, _compile(source, name)
 
 
-def _literal(value: Constant) -> tuple[str, str]:
-    match value:
-        case bool():
-            return "bool", str(value).lower()
-        case int():
-            return "int", str(value)
-        case _:
-            return "float", f"{value!r}f" if "." in repr(value) or "e" in repr(value) else f"{value!r}.f"
+def _literal(value: Constant) -> str:
+    return f"{value!r}f" if isinstance(value, float) else str(value).lower()
 
 
 @functools.cache

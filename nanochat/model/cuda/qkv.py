@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 import mlx.core as mx
 
+from nanochat.model.config import GPTConfig
 from nanochat.model.cuda.embedding import TokenIndex, sum_rows
 from nanochat.model.cuda.launch import THREADS, Kernel
 from nanochat.model.rope_tables import angles
@@ -159,31 +159,13 @@ GATE_PADDING = 64
 """Columns for the gate's logits in a fused projection: matrix products are faster at multiples of 64."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class QKVShape:
-    """Head counts and size, positions per row, and the architecture's constants."""
-
-    queries: int
-    keys: int
-    size: int
-    positions: int
-    eps: float
-    qk_scale: float
-    gate_scale: float
-    rope_base: float
-
-    @property
-    def width(self) -> int:
-        """Columns of the projection without the gate."""
-        return (self.queries + 2 * self.keys) * self.size
-
-
 def split_qkv(
-    shape: QKVShape,
+    config: GPTConfig,
     projected: mx.array,
     table: mx.array | None = None,
     tokens: TokenIndex | None = None,
     *,
+    positions: int,
     offset: int = 0,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries (N, H * D), keys and values (N, G * D), ready for attention, in the projection's dtype.
@@ -191,49 +173,53 @@ def split_qkv(
     Differentiable if the offset is 0.
 
     Args:
-        shape: head counts and architecture constants.
-        projected: (N, width), with a table (N, width + GATE_PADDING).
+        config: head counts and architecture constants.
+        projected: (N, (H + 2 G) * D), with a table (N, (H + 2 G) * D + GATE_PADDING).
         table: (V, G * D) value embeddings, in the projection's dtype.
         tokens: needed if there is a table.
+        positions: T.
         offset: position of each row's first token.
     """
     if offset:
-        queries, keys, values, _, _ = _launch(shape, projected, table, None if tokens is None else tokens.idx, offset)
-        return queries, keys, values if table is not None else projected[:, -shape.keys * shape.size :]
+        idx = None if tokens is None else tokens.idx
+        queries, keys, values, _, _ = _launch(config, positions, projected, table, idx, offset)
+        return queries, keys, values if table is not None else projected[:, -config.n_kv_head * config.head_dim :]
     if table is None or tokens is None:
-        queries, keys, values, _ = _plain_split(shape)(projected)
+        queries, keys, values, _ = _plain_split(config, positions)(projected)
     else:
-        queries, keys, values, _, _ = _gated_split(shape)(projected, table, *tokens)
+        queries, keys, values, _, _ = _gated_split(config, positions)(projected, table, *tokens)
     return queries, keys, values
 
 
 @functools.cache
-def _plain_split(shape: QKVShape) -> Callable[..., Arrays]:
+def _plain_split(config: GPTConfig, positions: int) -> Callable[..., Arrays]:
     @mx.custom_function
     def run(projected: mx.array) -> Arrays:
-        queries, keys, _, inverse, _ = _launch(shape, projected, None, None)
-        return queries, keys, projected[:, shape.width - shape.keys * shape.size :], inverse
+        queries, keys, _, inverse, _ = _launch(config, positions, projected, None, None)
+        return queries, keys, projected[:, -config.n_kv_head * config.head_dim :], inverse
 
     @run.vjp
     def _backward(_: mx.array, cotangents: Arrays, outputs: Arrays) -> mx.array:
         queries, keys, _, inverse = outputs
-        return _launch_backward(shape, cotangents, (queries, keys, inverse, inverse), None, None)
+        return _launch_backward(config, positions, cotangents, (queries, keys, inverse, inverse), None, None)
 
     return cast("Callable[..., Arrays]", run)
 
 
 @functools.cache
-def _gated_split(shape: QKVShape) -> Callable[..., Arrays]:
+def _gated_split(config: GPTConfig, positions: int) -> Callable[..., Arrays]:
     @mx.custom_function
     def run(projected: mx.array, table: mx.array, idx: mx.array, order: mx.array, ordered: mx.array) -> Arrays:
-        return tuple(_launch(shape, projected, table, idx))
+        return tuple(_launch(config, positions, projected, table, idx))
 
     @run.vjp
     def _backward(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:
         _, table, *index = primals
         tokens = TokenIndex(*index)
         queries, keys, _, inverse, gates = outputs
-        d_projected = _launch_backward(shape, cotangents, (queries, keys, inverse, gates), table, tokens.idx)
+        d_projected = _launch_backward(
+            config, positions, cotangents, (queries, keys, inverse, gates), table, tokens.idx
+        )
         d_table = sum_rows(cotangents[2], tokens, rows=table.shape[0], weights=gates)
         return d_projected, d_table, *(mx.zeros_like(x) for x in index)
 
@@ -241,11 +227,16 @@ def _gated_split(shape: QKVShape) -> Callable[..., Arrays]:
 
 
 def _launch(
-    shape: QKVShape, projected: mx.array, table: mx.array | None, idx: mx.array | None, offset: int = 0
+    config: GPTConfig,
+    positions: int,
+    projected: mx.array,
+    table: mx.array | None,
+    idx: mx.array | None,
+    offset: int = 0,
 ) -> list[mx.array]:
     rows, gated = projected.shape[0], table is not None
-    h, g, d = shape.queries, shape.keys, shape.size
-    cosines, sines = angles(offset + shape.positions, d, shape.rope_base)
+    h, g, d = config.n_head, config.n_kv_head, config.head_dim
+    cosines, sines = angles(offset + positions, d, config.variant.rope_base)
     groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
     return _SPLIT(
         projected,
@@ -256,19 +247,25 @@ def _launch(
         blocks=-(-groups * (d // 16) // THREADS),
         shapes=[(rows, h * d), (rows, g * d), (rows, g * d) if gated else (1,), (rows, h + g), (rows, g)],
         dtypes=[projected.dtype] * 3 + [mx.float32] * 2,
-        sizes=[rows, shape.positions, offset],
-        constants=_constants(shape, projected.shape[1], gated) | {"PER": _PER_GROUP["forward"]},
+        sizes=[rows, positions, offset],
+        constants=_constants(config, projected.shape[1], gated) | {"PER": _PER_GROUP["forward"]},
     )
 
 
 def _launch_backward(
-    shape: QKVShape, cotangents: Arrays, kept: Arrays, table: mx.array | None, idx: mx.array | None
+    config: GPTConfig,
+    positions: int,
+    cotangents: Arrays,
+    kept: Arrays,
+    table: mx.array | None,
+    idx: mx.array | None,
 ) -> mx.array:
     queries, keys, inverse, gates = kept
     rows = queries.shape[0]
-    cosines, sines = angles(shape.positions, shape.size, shape.rope_base)
-    width = shape.width + (GATE_PADDING if table is not None else 0)
-    groups = rows * -(-(shape.queries + 2 * shape.keys) // _PER_GROUP["backward"])
+    cosines, sines = angles(positions, config.head_dim, config.variant.rope_base)
+    heads = config.n_head + 2 * config.n_kv_head
+    width = heads * config.head_dim + (GATE_PADDING if table is not None else 0)
+    groups = rows * -(-heads // _PER_GROUP["backward"])
     return _BACKWARD(
         *cotangents[:3],
         queries,
@@ -279,22 +276,15 @@ def _launch_backward(
         sines,
         queries if table is None else table,
         cosines if idx is None else idx,
-        blocks=-(-groups * (shape.size // 16) // THREADS),
+        blocks=-(-groups * (config.head_dim // 16) // THREADS),
         shapes=[(rows, width)],
         dtypes=[queries.dtype],
-        sizes=[rows, shape.positions],
-        constants=_constants(shape, width, table is not None) | {"PER": _PER_GROUP["backward"]},
+        sizes=[rows, positions],
+        constants=_constants(config, width, table is not None) | {"PER": _PER_GROUP["backward"]},
     )[0]
 
 
-def _constants(shape: QKVShape, width: int, gated: bool) -> dict[str, int | float | bool]:
-    return {
-        "H": shape.queries,
-        "G": shape.keys,
-        "D": shape.size,
-        "WIDTH": width,
-        "GATED": gated,
-        "EPS": shape.eps,
-        "QK_SCALE": shape.qk_scale,
-        "GATE_SCALE": shape.gate_scale,
-    }
+def _constants(config: GPTConfig, width: int, gated: bool) -> dict[str, int | float | bool]:
+    variant = config.variant
+    shape = {"H": config.n_head, "G": config.n_kv_head, "D": config.head_dim, "WIDTH": width, "GATED": gated}
+    return shape | {"EPS": variant.norm_eps, "QK_SCALE": variant.qk_scale, "GATE_SCALE": variant.gate_scale}

@@ -6,17 +6,15 @@ from typing import cast
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, Kernel
+from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
 
 _FORWARD = Kernel(
     "squared_relu",
     ("x",),
     ("squares",),
     ("vectors",),
-    """
-  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
-  if (vector >= vectors) return;
-  const size_t at = (size_t)vector * nanochat::VECTOR;
+    VECTOR_INDEX
+    + """
   float values[8];
   nanochat::load(x + at, values);
 #pragma unroll
@@ -33,10 +31,8 @@ _BACKWARD = Kernel(
     ("d_squares", "squares"),
     ("d_x",),
     ("vectors",),
-    """
-  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
-  if (vector >= vectors) return;
-  const size_t at = (size_t)vector * nanochat::VECTOR;
+    VECTOR_INDEX
+    + """
   float gradient[8], values[8];
   nanochat::load(d_squares + at, gradient);
   nanochat::load(squares + at, values);
@@ -54,21 +50,9 @@ def squared_relu(x: mx.array) -> mx.array:
 
 @mx.custom_function
 def _squared_relu(x: mx.array) -> mx.array:
-    return _launch(_FORWARD, x)
+    return _FORWARD.map(x, dtypes=[x.dtype])[0]
 
 
 @_squared_relu.vjp
 def _backward(_: mx.array, cotangent: mx.array, squares: mx.array) -> mx.array:
-    return _launch(_BACKWARD, cotangent, squares)
-
-
-def _launch(kernel: Kernel, *arrays: mx.array) -> mx.array:
-    vectors = arrays[0].size // 8
-    (result,) = kernel(
-        *arrays,
-        sizes=[vectors],
-        blocks=-(-vectors // THREADS),
-        shapes=[arrays[0].shape],
-        dtypes=[arrays[0].dtype],
-    )
-    return result
+    return _BACKWARD.map(cotangent, squares, dtypes=[cotangent.dtype])[0]

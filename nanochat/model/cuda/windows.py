@@ -11,7 +11,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, Kernel
+from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel
 
 Window = tuple[int, int]
 """First position, and the position after the last."""
@@ -48,13 +48,13 @@ def _overlapping_windows(windows: tuple[Window, ...]) -> Callable[..., tuple[mx.
 
 @functools.cache
 def _kernel(windows: tuple[Window, ...]) -> Kernel:
-    body = """
-  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
-  if (vector >= vectors) return;
-  const size_t at = (size_t)vector * nanochat::VECTOR;
+    body = (
+        VECTOR_INDEX
+        + """
   const size_t row = at / ((size_t)T * F), within = at % ((size_t)T * F);
   float total[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, part[8];
 """
+    )
     for i, (first, end) in enumerate(windows):
         body += f"""
   if (within >= (size_t){first} * F && within < (size_t){end} * F) {{

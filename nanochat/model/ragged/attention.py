@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -25,27 +24,18 @@ _BLOCK_SCORES = 2**16
 _FEWEST_QUERIES = 32
 
 
-class RaggedAttend(Protocol):
-    """The signature of `by_group` and `row_by_row`."""
-
-    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
-        """Return softmax(q k) v over the keys that each token sees, (N, H, D) float32.
-
-        Args:
-            queries: (N, H, D) float32, normed and already multiplied by D^-0.5.
-            keys: (N, G, D) float32, normed; G divides H.
-            values: (N, G, D) float32.
-            rows: the layout of the rows.
-            window: how many positions before its own a token sees.
-        """
-        ...
-
-
 def by_group(queries: mx.array, keys: mx.array, values: mx.array, rows: Ragged, *, window: int) -> mx.array:
-    """Return attention of one group of padded rows at a time, by plain matrix products; arguments as in `RaggedAttend`.
+    """Return softmax(q k) v over the keys that each token sees, (N, H, D) float32, one group of padded rows at a time.
 
-    Fused attention would be slower: cuDNN plans it for every shape, which takes 40 ms, and groups rarely share a shape.
-    If the compute dtype is bfloat16, MLX multiplies with the 11 bits of TF32.
+    It uses plain matrix products, because cuDNN needs 40 ms to plan fused attention for every new shape, and groups
+    rarely share a shape. If the compute dtype is bfloat16, MLX multiplies with the 11 bits of TF32.
+
+    Args:
+        queries: (N, H, D) float32, normed and already multiplied by D^-0.5.
+        keys: (N, G, D) float32, normed; G divides H.
+        values: (N, G, D) float32.
+        rows: the layout of the rows.
+        window: how many positions before its own a token sees.
     """
     heads, size = queries.shape[1:]
     # With heads outermost, `take` returns arrays that are contiguous by head, as batched matrix products need them.

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.gpt import GPT, CausalSelfAttention, norm, scaled
-from nanochat.model.ragged.attention import RaggedAttend
+from nanochat.model.gpt import GPT, Attend, norm, scaled
 from nanochat.model.ragged.rows import Ragged
 
 
-def hidden(model: GPT, rows: Ragged, *, attend: RaggedAttend) -> mx.array:
-    """Return the final normed residual stream (N, C) of the rows' tokens, in the compute dtype."""
+def hidden(model: GPT, rows: Ragged, *, attend: Attend) -> mx.array:
+    """Return the final normed residual stream (N, C) of the rows' tokens; `attend` is from `ragged.attention`."""
     config, variant = model.config, model.config.variant
     x = x0 = _embed(model, rows)
     before, after_middle = x, None
     for layer, block in enumerate(model.transformer.h):
         x = model.mix_in_embedding(x, x0, layer)
-        value_rows, window = model.value_rows(rows.tokens, layer), config.windows[layer]
-        normed = norm(x, variant.norm_eps)
-        x = x + _attention(
-            block.attn, normed, value_rows, rows, window=window, rope_base=variant.rope_base, attend=attend
-        )
+        x = x + _attention(model, layer, norm(x, variant.norm_eps), rows, attend)
         x = x + block.mlp(norm(x, variant.norm_eps))
         mx.async_eval(x)
         mx.eval(before)  # a GPU that receives all blocks at once keeps the activations of all of them: gigabytes
@@ -41,20 +36,14 @@ def _embed(model: GPT, rows: Ragged) -> mx.array:
     return model.smear(embedded, with_zeros[:, rows.previous + 1])
 
 
-def _attention(
-    attn: CausalSelfAttention,
-    x: mx.array,
-    value_rows: mx.array | None,
-    rows: Ragged,
-    *,
-    window: int,
-    rope_base: float,
-    attend: RaggedAttend,
-) -> mx.array:
+def _attention(model: GPT, layer: int, x: mx.array, rows: Ragged, attend: Attend) -> mx.array:
     """Return (1, N, C) from the normed residual stream (1, N, C)."""
+    attn, config = model.transformer.h[layer].attn, model.config
     heads = (attn.split_heads(project(x))[0] for project in (attn.c_q, attn.c_k))
-    queries, keys = (attn.norm_heads(rows.rotate(part, base=rope_base)) for part in heads)
-    values = attn.gated_values(x, value_rows)[0]
+    queries, keys = (attn.norm_heads(rows.rotate(part, base=config.variant.rope_base)) for part in heads)
+    values = attn.gated_values(x, model.value_rows(rows.tokens, layer))[0]
     scaled_queries = queries.astype(mx.float32) * queries.shape[-1] ** -0.5  # so that scores are not rounded
-    mixed = attend(scaled_queries, keys.astype(mx.float32), values.astype(mx.float32), rows, window=window)
+    mixed = attend(
+        scaled_queries, keys.astype(mx.float32), values.astype(mx.float32), rows, window=config.windows[layer]
+    )
     return attn.c_proj(mixed.reshape(x.shape).astype(x.dtype))

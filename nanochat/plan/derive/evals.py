@@ -4,44 +4,33 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.specs import (
-    BaseEvalSpec,
-    BaseSuiteSpec,
-    BpbSuiteSpec,
-    ChatEvalSpec,
-    ChatSuiteSpec,
-    ChoiceSuiteSpec,
-    CoreSuiteSpec,
-)
 from nanochat.recipe.schema import recipe as schema
 
 
-def derive_base_eval(section: schema.BaseEval, given: Derivation) -> BaseEvalSpec:
+def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseEvalSpec:
     """Return the specification of the base_eval stage."""
     sources = given.sources
-    suites: dict[str, BaseSuiteSpec] = {}
+    suites: dict[str, specs.BaseSuiteSpec] = {}
     for name, suite in sorted(section.suites.items()):
         match suite:
             case schema.BpbSuite():
                 source = suite.source or given.bpb_source
                 if source is None:
-                    given.issues.refuse(
-                        ("base_eval", "suites", name),
-                        "missing-field",
-                        f"`{name}` names no source, and there is no `pretrain` section to take it from",
-                        advice="add `source: NAME`, a source with held-out documents",
-                    )
+                    message = f"`{name}` names no source, and there is no `pretrain` section to take it from"
+                    advice = "add `source: NAME`, a source with held-out documents"
+                    given.issues.refuse(("base_eval", "suites", name), "missing-field", message, advice=advice)
                     continue
-                suites[name] = BpbSuiteSpec(source=sources[source], split=suite.split, tokens=suite.tokens)
+                suites[name] = specs.BpbSuiteSpec(source=sources[source], split=suite.split, tokens=suite.tokens)
             case schema.ChoiceSuite():
                 fields = suite.model_dump(exclude={"source"})
-                suites[name] = ChoiceSuiteSpec(source=sources[suite.source], **fields)
+                suites[name] = specs.ChoiceSuiteSpec(source=sources[suite.source], **fields)
             case schema.CoreSuite():
-                suites[name] = CoreSuiteSpec(source=sources[suite.source], max_problems=suite.max_problems)
+                suites[name] = specs.CoreSuiteSpec(source=sources[suite.source], max_problems=suite.max_problems)
             case _:
                 assert_never(suite)
-    return BaseEvalSpec(
+    return specs.BaseEvalSpec(
         suites=suites,
         samples=section.samples,
         sample_tokens=section.sample_tokens,
@@ -50,10 +39,10 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> BaseEvalSpe
     )
 
 
-def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> ChatEvalSpec:
+def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> specs.ChatEvalSpec:
     """Return the specification of the chat_eval stage."""
     suites = {
-        name: ChatSuiteSpec(source=given.sources[suite.source], **suite.model_dump(exclude={"source"}))
+        name: specs.ChatSuiteSpec(source=given.sources[suite.source], **suite.model_dump(exclude={"source"}))
         for name, suite in sorted(section.suites.items())
     }
-    return ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)
+    return specs.ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)

@@ -35,10 +35,7 @@ def pretrain_identity(_recipe: Recipe, spec: PretrainSpec) -> Fields:
         "pretrain.horizon.steps": spec.steps,
         "pretrain.tokens_per_step": spec.tokens_per_step,
         "pretrain.optimizer.weight_decay": spec.weight_decay,
-        "pretrain.schedule.kind": spec.schedule.kind,
-        "pretrain.schedule.warmup_steps": spec.schedule.warmup_steps,
-        "pretrain.schedule.warmdown_steps": spec.schedule.warmdown_steps,
-        "pretrain.schedule.final_frac": spec.schedule.final_frac,
+        **{f"pretrain.schedule.{name}": value for name, value in asdict(spec.schedule).items() if name != "steps"},
     }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from nanochat.model.config import DEPTH_HEAD_DIM, GPTConfig
-from nanochat.plan.derive.issues import PlanIssue
+from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.schema import recipe as schema
 
 _CODE = "impossible-shape"
 
 
-def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[PlanIssue]]:
+def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[FieldProblem]]:
     """Return the model's config, and the problems if its numbers do not fit together.
 
     If `depth` is not given, `n_layer` takes its place and derives the missing numbers. The config is usable only if
@@ -17,14 +17,14 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
     """
     depth = section.depth or section.n_layer
     if depth is None:
-        missing = PlanIssue(
+        missing = FieldProblem(
             ("model",),
             "missing-field",
             "`model` has neither `depth` nor `n_layer`",
             "write `depth: 12` for the 286M model, or n_layer, n_embd and n_head",
         )
         return GPTConfig(vocab_size=vocab_size), [missing]
-    problems: list[PlanIssue] = []
+    problems: list[FieldProblem] = []
     n_embd, n_head = _derive_width(section, depth, problems)
     config = GPTConfig(
         sequence_len=section.sequence_len,
@@ -37,19 +37,18 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
         architecture=section.architecture,
     )
     if not problems:
-        problems += [PlanIssue(_path_of(section, text), _CODE, text, _advise(config)) for text in config.problems()]
+        problems += [FieldProblem(_path_of(section, text), _CODE, text, _advise(config)) for text in config.problems()]
     return config, problems
 
 
-def _derive_width(section: schema.Model, depth: int, problems: list[PlanIssue]) -> tuple[int, int]:
+def _derive_width(section: schema.Model, depth: int, problems: list[FieldProblem]) -> tuple[int, int]:
     """Return (n_embd, n_head); those that are not given are derived from `depth`."""
-    derived = GPTConfig.shape_from_depth(depth)
-    n_embd = section.n_embd or derived.n_embd
+    n_embd = section.n_embd or GPTConfig.from_depth(depth).n_embd
     if section.n_head is not None:
         return n_embd, section.n_head
     if n_embd % DEPTH_HEAD_DIM:
         problems.append(
-            PlanIssue(
+            FieldProblem(
                 ("model", "n_embd"),
                 _CODE,
                 f"`n_embd` {n_embd} is not a multiple of {DEPTH_HEAD_DIM}, so heads of {DEPTH_HEAD_DIM} do not fit",

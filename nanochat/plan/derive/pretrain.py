@@ -8,8 +8,9 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.issues import PlanIssues, RecipePath
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec, WeightedSource
+from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 
 
@@ -17,16 +18,14 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
     """Return the specification of the pretrain stage. Sources are sorted by name."""
     config, issues = given.config, given.issues
     assert config is not None, "a recipe with `pretrain` and without `model` was refused before"
-    data = tuple(
-        WeightedSource(source=given.sources[name], weight=section.data[name].weight) for name in sorted(section.data)
-    )
+    mixture = sorted(section.data.items())
     tokens = _planned_tokens(section.horizon, config, issues)
     tokens_per_step = _tokens_per_step(section, config, tokens, issues)
     steps = section.horizon.steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
     return PretrainSpec(
         model=config,
-        data=data,
+        data=tuple(WeightedSource(source=given.sources[name], weight=item.weight) for name, item in mixture),
         steps=steps,
         tokens_per_step=tokens_per_step,
         optimizer=optimizer,
@@ -71,9 +70,8 @@ def _weight_decay(
 ) -> float:
     if optimizer.weight_decay is not None:
         return optimizer.weight_decay
-    choice = scaling.muon_weight_decay(
-        optimizer.variant, config, tokens=steps * tokens_per_step, tokens_per_step=tokens_per_step
-    )
+    tokens = steps * tokens_per_step
+    choice = scaling.muon_weight_decay(optimizer.variant, config, tokens=tokens, tokens_per_step=tokens_per_step)
     issues.note(choice.note)
     return choice.value
 
@@ -90,25 +88,15 @@ def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -
         warmdown_steps=0 if kind == "constant" else round(warmdown_frac * steps),
         final_frac=table.final_frac if given.final_frac is None else given.final_frac,
     )
-    for problem in schedule.problems() or _overlap(schedule):
+    problems, warmup, warmdown = schedule.problems(), schedule.warmup_steps, schedule.warmdown_steps
+    if not problems and warmup + warmdown > steps:
+        together = f"warm-up ({warmup}) and warm-down ({warmdown}) together"
+        problems = [f"{together} are longer than the horizon of {steps} steps"]
+    for problem in problems:
         fields = [name for name in ("warmup_steps", "warmdown_frac") if getattr(given, name) is not None]
-        path: RecipePath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
+        path: KeyPath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
         default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
-        left = steps - schedule.warmdown_steps
-        issues.refuse(
-            path,
-            "schedule-too-long",
-            problem,
-            advice=f"a warm-up of at most {left} steps fits{default} (`schedule.warmup_steps`), or train longer",
-        )
+        fits = f"a warm-up of at most {steps - warmdown} steps fits{default}"
+        advice = f"{fits} (`schedule.warmup_steps`), or train longer"
+        issues.refuse(path, "schedule-too-long", problem, advice=advice)
     return schedule
-
-
-def _overlap(schedule: ScheduleConfig) -> list[str]:
-    """Return what is wrong if the learning rate would start to fall before it has risen."""
-    warmup, warmdown = schedule.warmup_steps, schedule.warmdown_steps
-    if warmup + warmdown <= schedule.steps:
-        return []
-    return [
-        f"warm-up ({warmup}) and warm-down ({warmdown}) together are longer than the horizon of {schedule.steps} steps"
-    ]

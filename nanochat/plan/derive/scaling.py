@@ -45,11 +45,7 @@ def steps_for_tokens(tokens: float, tokens_per_step: int) -> int:
 
 
 def horizon_tokens(
-    config: GPTConfig,
-    *,
-    tokens: int | None = None,
-    ratio: float | None = None,
-    flops: float | None = None,
+    config: GPTConfig, *, tokens: int | None = None, ratio: float | None = None, flops: float | None = None
 ) -> float:
     """Return the training tokens of a horizon given as exactly one of `tokens`, `ratio`, `flops`.
 
@@ -65,14 +61,7 @@ def horizon_tokens(
 
 def reference_tokens(config: GPTConfig) -> float:
     """Return D_d12: the tokens of a depth-12 model of the same architecture at the default ratio."""
-    shape = GPTConfig.shape_from_depth(REFERENCE_DEPTH)
-    reference = GPTConfig(
-        n_layer=shape.n_layer,
-        n_embd=shape.n_embd,
-        n_head=shape.n_head,
-        n_kv_head=shape.n_kv_head,
-        architecture=config.architecture,
-    )
+    reference = GPTConfig.from_depth(REFERENCE_DEPTH, architecture=config.architecture)
     return DEFAULT_RATIO * reference.num_scaling_parameters()
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.issues import PlanIssues, RecipePath
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec
+from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 
 
@@ -24,7 +23,10 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
     factor = lr_factor if section.lr_scale is None else section.lr_scale
     steps, tokens, epochs = _sft_horizon(section.horizon, config, issues)
     return SftSpec(
-        data=tuple(_sft_item(name, section.data[name], given.sources) for name in sorted(section.data)),
+        data=tuple(
+            SftItem(name=name, source=given.sources[item.source], **item.model_dump(exclude={"source"}))
+            for name, item in sorted(section.data.items())
+        ),
         steps=steps,
         tokens=tokens,
         epochs=epochs,
@@ -39,10 +41,6 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
     )
 
 
-def _sft_item(name: str, item: schema.SftData, sources: Mapping[str, SourceSpec]) -> SftItem:
-    return SftItem(name=name, source=sources[item.source], **item.model_dump(exclude={"source"}))
-
-
 def _sft_horizon(
     horizon: schema.Horizon, config: GPTConfig | None, issues: PlanIssues
 ) -> tuple[int | None, int | None, float | None]:
@@ -50,12 +48,9 @@ def _sft_horizon(
         return horizon.steps, horizon.tokens, horizon.epochs
     name = "ratio" if horizon.ratio is not None else "flops"
     if config is None:
-        issues.refuse(
-            ("sft", "horizon", name),
-            "unknown-size",
-            f"`{name}` needs the model's size, and this recipe has no `model` section",
-            advice="give the horizon as `steps`, `tokens` or `epochs`",
-        )
+        message = f"`{name}` needs the model's size, and this recipe has no `model` section"
+        advice = "give the horizon as `steps`, `tokens` or `epochs`"
+        issues.refuse(("sft", "horizon", name), "unknown-size", message, advice=advice)
         return 1, None, None
     return None, round(scaling.horizon_tokens(config, ratio=horizon.ratio, flops=horizon.flops)), None
 
@@ -78,15 +73,12 @@ def _sft_tokens_per_step(
 ) -> int:
     batch = section.tokens_per_step or (pretrain.tokens_per_step if pretrain else None)
     if batch is None:
-        issues.refuse(
-            ("sft",),
-            "missing-field",
-            "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from",
-            advice="add `tokens_per_step`, a multiple of the row length",
-        )
+        message = "`sft.tokens_per_step` is not given, and there is no `pretrain` section to take it from"
+        advice = "add `tokens_per_step`, a multiple of the row length"
+        issues.refuse(("sft",), "missing-field", message, advice=advice)
         return 1
     rows = section.sequence_len or (config.sequence_len if config else None)
     if rows is not None and (section.tokens_per_step or section.sequence_len):
-        path: RecipePath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
+        path: KeyPath = ("sft", "tokens_per_step" if section.tokens_per_step else "sequence_len")
         issues.check_whole_rows(path, batch, rows)
     return batch

@@ -9,10 +9,5 @@ from nanochat.recipe.schema import recipe as schema
 
 def derive_tokenizer(section: schema.Tokenizer, given: Derivation) -> TokenizerSpec:
     """Return the specification of the tokenizer stage."""
-    return TokenizerSpec(
-        source=given.sources[section.source],
-        vocab_size=section.vocab_size,
-        max_chars=section.max_chars,
-        max_document_chars=section.max_document_chars,
-        seed=given.recipe.seed,
-    )
+    fields = section.model_dump(exclude={"source"})
+    return TokenizerSpec(source=given.sources[section.source], seed=given.recipe.seed, **fields)

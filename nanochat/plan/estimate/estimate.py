@@ -68,12 +68,10 @@ class Setting:
 
     @property
     def dtype(self) -> Dtype:
-        """The type that is computed in."""
         return dtype_of(self.execution, self.device)
 
     @property
     def model(self) -> GPTConfig:
-        """The model of a stage that has one."""
         assert self.config is not None, "a stage that trains or evaluates a model has one"
         return self.config
 
@@ -153,16 +151,12 @@ def _estimate_training(
     spec: PretrainSpec | SftSpec, setting: Setting, sequence_len: int, tokens: int | None
 ) -> Estimate:
     config, execution, dtype, device = setting.model, setting.execution, setting.dtype, setting.device
-    tokens_per_step = spec.tokens_per_step
-    step = memory.training_memory(
-        config,
-        sequence_len=sequence_len,
-        dtype=dtype,
-        activation_checkpointing=execution.activation_checkpointing,
-    )
-    rows = _planned_micro_batch(setting, tokens_per_step, sequence_len)
+    recomputes = execution.activation_checkpointing
+    step = memory.training_memory(config, sequence_len=sequence_len, dtype=dtype, activation_checkpointing=recomputes)
+    rows = _planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
+    peak = step.peak(rows, accumulates=rows * sequence_len < spec.tokens_per_step)
     flops = None if tokens is None else float(tokens * config.flops_per_token())
-    recomputed = 4 / 3 if execution.activation_checkpointing else 1.0
+    recomputed = 4 / 3 if recomputes else 1.0
     rate = RATES[device].flops_per_second * execution.processes
     seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / rate
     one_save = memory.checkpoint_bytes(config)
@@ -173,8 +167,7 @@ def _estimate_training(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
-        peak_memory_bytes=step.peak(rows, accumulates=rows * sequence_len < tokens_per_step)
-        + _reader_bytes([item.source for item in spec.data], dtype),
+        peak_memory_bytes=peak + _reader_bytes([item.source for item in spec.data], dtype),
         disk_bytes=saved * one_save,
         kept_disk_bytes=stays * one_save,
         seconds=seconds,
@@ -212,10 +205,9 @@ def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     for suite in spec.suites.values():
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else dataset_sizes.base_suite_tokens(suite)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu") + _reader_bytes(
-        [suite.source for suite in spec.suites.values()], dtype
-    )
-    return _estimate_eval(config, tokens, decoded, peak, dtype, device)
+    peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
+    peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    return _estimate_eval(setting, tokens, decoded, peak)
 
 
 def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
@@ -228,18 +220,16 @@ def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
         decoded += decode_seconds(config, completion, GENERATED_ROWS, dtype, device)
     peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
-    return _estimate_eval(config, tokens, decoded, peak, dtype, device)
+    return _estimate_eval(setting, tokens, decoded, peak)
 
 
-def _estimate_eval(
-    config: GPTConfig, tokens: int, decoding: float, peak: int, dtype: Dtype, device: DeviceClass
-) -> Estimate:
-    flops = tokens * config.flops_per_token() / 3
+def _estimate_eval(setting: Setting, tokens: int, decoding: float, peak: int) -> Estimate:
+    flops = tokens * setting.model.flops_per_token() / 3
     return Estimate(
-        parameters=config.num_parameters(),
+        parameters=setting.model.num_parameters(),
         tokens=tokens,
         flops=flops,
         peak_memory_bytes=peak,
         disk_bytes=8 * tokens,
-        seconds=STARTUP_SECONDS[device] + flops / RATES[device].flops_per_second + decoding,
+        seconds=STARTUP_SECONDS[setting.device] + flops / RATES[setting.device].flops_per_second + decoding,
     )

@@ -13,15 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.inference.batch_sizes import (
-    BPB_TOKENS,
-    CACHE_SLACK_TOKENS,
-    CPU_SCORED_TOKENS,
-    GENERATED_ROWS,
-    GPU_SCORED_ROWS,
-    GPU_SCORED_TOKENS,
-    PROMPT_CHUNK_TOKENS,
-)
+from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import MuonGroup, OptimizerConfig, build_groups
 from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
@@ -162,7 +154,7 @@ def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtyp
     attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
     widths = _FORWARD_WIDTHS + (_GATHERED_WIDTHS[dtype] if gathers else 0)
     forward = tokens * round(widths * config.n_embd * VALUE_BYTES[dtype] + attention)
-    at_once = LOGIT_VALUES if dtype == "float32" else GPU_SCORED_ROWS * config.padded_vocab_size
+    at_once = LOGIT_VALUES if dtype == "float32" else batch_sizes.GPU_SCORED_ROWS * config.padded_vocab_size
     logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)
     return process_peak(_inference_weights(config, dtype) + forward + logits, dtype)
 
@@ -173,9 +165,9 @@ def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -
     The peak is reached while the last chunk of the longest prompts is read: in attention, whose scores exist twice (on
     a GPU also those of the previous layer), or in the MLP.
     """
-    positions = sum(min(window + CACHE_SLACK_TOKENS, tokens) for window in config.windows)
+    positions = sum(min(window + batch_sizes.CACHE_SLACK_TOKENS, tokens) for window in config.windows)
     cache = _CACHE_COPIES[dtype] * rows * positions * _cache_bytes_per_position(config, dtype)
-    chunk = min(PROMPT_CHUNK_TOKENS, tokens)
+    chunk = min(batch_sizes.PROMPT_CHUNK_TOKENS, tokens)
     widths = rows * chunk * config.n_embd * VALUE_BYTES[dtype]
     copies = 2 if dtype == "float32" else 4
     scores = copies * rows * config.n_head * chunk * tokens * VALUE_BYTES[dtype]
@@ -211,12 +203,12 @@ def chat_eval_peak(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, *, on_cp
 
 
 def _scored_tokens(config: GPTConfig, on_cpu: bool) -> int:
-    return max(CPU_SCORED_TOKENS if on_cpu else GPU_SCORED_TOKENS, config.sequence_len)
+    return max(batch_sizes.CPU_SCORED_TOKENS if on_cpu else batch_sizes.GPU_SCORED_TOKENS, config.sequence_len)
 
 
 def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
     if isinstance(suite, BpbSuiteSpec):
-        return scoring_bytes(config, tokens=max(BPB_TOKENS, config.sequence_len), dtype=dtype)
+        return scoring_bytes(config, tokens=max(batch_sizes.BPB_TOKENS, config.sequence_len), dtype=dtype)
     return scoring_bytes(config, tokens=scored_tokens, gathers=True, dtype=dtype)
 
 
@@ -224,7 +216,7 @@ def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype, scor
     length = longest_chat_tokens(suite)
     if length is None:
         return scoring_bytes(config, tokens=scored_tokens, dtype=dtype)
-    rows = min(GENERATED_ROWS, (suite.max_problems or GENERATED_ROWS) * suite.num_samples)
+    rows = min(batch_sizes.GENERATED_ROWS, (suite.max_problems or batch_sizes.GENERATED_ROWS) * suite.num_samples)
     return decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
 
 
@@ -245,44 +237,24 @@ def micro_batch_size(
     sequence_len: int,
     dtype: Dtype,
     limit_bytes: int,
-    at_most: int | None,
+    at_most: int | None = None,
 ) -> int:
     """Return a process's rows per forward pass: the recipe's number, or what `auto` chooses; 0 if not one row fits.
 
-    `rows` are the process's rows of a step. `at_most` limits the choice where more rows would not be faster.
+    `auto` is the largest divisor of `rows`, the process's rows of a step, that fits in memory, and at most `at_most`.
     """
     if execution.micro_batch_size is not None:
         return min(execution.micro_batch_size, rows)
-    return largest_micro_batch(
+    memory = training_memory(
         config,
-        limit_bytes,
-        rows=rows,
         sequence_len=sequence_len,
         dtype=dtype,
         activation_checkpointing=execution.activation_checkpointing,
-        at_most=at_most,
     )
+    divisors = (size for size in range(min(rows, at_most or rows), 0, -1) if rows % size == 0)
+    return next((size for size in divisors if memory.peak(size, accumulates=size < rows) <= limit_bytes), 0)
 
 
 def cpu_micro_batch_limit(sequence_len: int) -> int:
     """Return the most rows that `micro_batch_size: auto` takes on a CPU."""
     return max(1, CPU_MICRO_BATCH_TOKENS // sequence_len)
-
-
-def largest_micro_batch(
-    config: GPTConfig,
-    limit_bytes: int,
-    *,
-    rows: int,
-    sequence_len: int,
-    dtype: Dtype,
-    activation_checkpointing: bool = False,
-    at_most: int | None = None,
-) -> int:
-    """Return the largest divisor of a step's `rows` that fits in memory, at most `at_most`; 0 if not one row fits."""
-    memory = training_memory(
-        config, sequence_len=sequence_len, dtype=dtype, activation_checkpointing=activation_checkpointing
-    )
-    divisors = (size for size in range(min(rows, at_most or rows), 0, -1) if rows % size == 0)
-    fitting = (size for size in divisors if memory.peak(size, accumulates=size < rows) <= limit_bytes)
-    return next(fitting, 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nanochat.recipe.merge.tree import KeyPath
+from nanochat.recipe.parsing.nodes import Node
 from nanochat.recipe.schema.introspection import Slot, is_free_map, json_type, map_value, section_of, tags
-from nanochat.recipe.source.nodes import Node
 
 _MAX_VALUE_CHARS = 40
 _TYPES = {"string": "text", "boolean": "true or false", "object": "a map"}

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from nanochat.recipe.check.descriptions import choices, describe_type, describe_value, dotted
 from nanochat.recipe.merge.tree import KeyPath, plain, tag_of
-from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, allowed_fields, child, section_of, tags, tags_with
+from nanochat.recipe.parsing.nodes import Node
+from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, allowed_fields, child, section_of, tags
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.schema.section import CONFLICT
 from nanochat.recipe.schema.suggestions import did_you_mean, unknown_field_help
-from nanochat.recipe.source.nodes import Node
 
 _LIMITS = {
     *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"),
@@ -126,7 +126,7 @@ def _unknown(place: _Place) -> FieldProblem:
     name, section = str(place.path[-1]), place.parent.path
     where = f"`{dotted(section)}`" if section else "a recipe"
     allowed = allowed_fields(place.parent.slot, tag_of(place.parent.node))
-    if others := tags_with(place.parent.slot, name):
+    if others := tags(place.parent.slot, name):
         help_ = f"`{name}` is a field of `task: {' | '.join(others)}`; allowed here: {', '.join(allowed)}"
     else:
         help_ = unknown_field_help(name, tuple(str(key) for key in section), allowed)

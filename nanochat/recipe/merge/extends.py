@@ -9,47 +9,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.recipe.merge.tree import merge
+from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
+from nanochat.recipe.parsing.nodes import Entry, Node
+from nanochat.recipe.parsing.yaml_reader import MAX_BYTES, read_yaml
 from nanochat.recipe.schema.suggestions import closest
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
-from nanochat.recipe.source.nodes import Entry, Node
-from nanochat.recipe.source.yaml_reader import MAX_BYTES, read_yaml
 
 MAX_EXTENDS_DEPTH = 10
 MAX_FILES = 50
 
 
-@dataclass(frozen=True)
-class MergedFiles:
-    """The tree of a recipe merged with the recipes it extends, without `extends` itself."""
-
-    node: Node
-    files: tuple[Path, ...]
-    """Real paths of all files that were read, the recipe itself last."""
-    diagnostics: tuple[Diagnostic, ...]
-    is_complete: bool
-    """False if a file could not be read, so that missing fields may be in that file."""
-
-
-def read_with_bases(path: Path) -> MergedFiles:
-    """Return the recipe at `path`, merged with the recipes it extends.
+def read_with_bases(path: Path) -> tuple[Node, RecipeFiles]:
+    """Return the recipe at `path`, merged with the recipes it extends and without `extends` itself, and its files.
 
     Raises:
         LocatedRecipeError: the recipe itself cannot be read, or is not a map.
     """
     text = _read_text(path, shown=str(path))
-    files = _Files(_recipe_folder(path))
+    files = RecipeFiles(_recipe_folder(path))
     node = files.read(text, path.resolve(), ())
     if node is None:
         raise LocatedRecipeError(files.diagnostics)
-    return MergedFiles(node, tuple(files.nodes), tuple(files.diagnostics), files.is_complete)
+    return node, files
 
 
-class _Files:
-    """The files read so far. Each file is read once."""
+class RecipeFiles:
+    """The files that were read, each once, by their real paths, the recipe itself last.
+
+    `is_complete` is false if a file could not be read, so that missing fields may be in that file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.diagnostics: list[Diagnostic] = []
@@ -109,10 +99,8 @@ class _Files:
         if path in self.nodes:
             return self.nodes[path]
         if len(children) >= MAX_EXTENDS_DEPTH or len(self.nodes) >= MAX_FILES:
-            message = (
-                f"`extends` is nested more than {MAX_EXTENDS_DEPTH} levels deep or reads more than {MAX_FILES} files"
-            )
-            raise refusal("too-deep", message, item.origin)
+            limits = f"{MAX_EXTENDS_DEPTH} levels deep or reads more than {MAX_FILES} files"
+            raise refusal("too-deep", f"`extends` is nested more than {limits}", item.origin)
         shown = os.path.normpath(Path(text.name).parent / item.value)
         return self.read(_read_text(path, shown=shown, named_at=item.origin), path, children)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nanochat.recipe.parsing.diagnostics import Origin, Text, refusal
+from nanochat.recipe.parsing.nodes import Entry, Node
+from nanochat.recipe.parsing.yaml_reader import read_yaml
 from nanochat.recipe.schema.introspection import ROOT, Slot, child, is_free_map
-from nanochat.recipe.source.diagnostics import Origin, Text, refusal
-from nanochat.recipe.source.nodes import Entry, Node
-from nanochat.recipe.source.yaml_reader import read_yaml
 
 _CODE = "bad-override"
 _FLAG = "--set "
@@ -56,12 +56,8 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
         column += len(name) + 1
         rest = after
     if keys[0][0] == "extends":
-        raise refusal(
-            _CODE,
-            "`extends` can only be set in a recipe file",
-            keys[0][1],
-            "write a recipe with this `extends`, and run it",
-        )
+        help_ = "write a recipe with this `extends`, and run it"
+        raise refusal(_CODE, "`extends` can only be set in a recipe file", keys[0][1], help_)
     return keys
 
 

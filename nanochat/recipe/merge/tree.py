@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from nanochat.recipe.parsing.diagnostics import Origin
+from nanochat.recipe.parsing.nodes import Entry, Node
+from nanochat.recipe.parsing.scalars import Scalar
 from nanochat.recipe.schema.introspection import ROOT, TAG, Slot, child, local_path, section_of
 from nanochat.recipe.schema.section import Section
-from nanochat.recipe.source.diagnostics import Origin
-from nanochat.recipe.source.nodes import Entry, Node
-from nanochat.recipe.source.scalars import Scalar
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 Plain: TypeAlias = "Scalar | dict[str, Plain] | tuple[Plain, ...]"

@@ -8,15 +8,14 @@ for `--set vars.NAME=...`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from nanochat.recipe.merge.tree import KeyPath, map_scalars
+from nanochat.recipe.parsing.diagnostics import Diagnostic, Origin
+from nanochat.recipe.parsing.nodes import Node
+from nanochat.recipe.parsing.scalars import Scalar
 from nanochat.recipe.schema.introspection import Slot
 from nanochat.recipe.schema.suggestions import did_you_mean
-from nanochat.recipe.source.diagnostics import Diagnostic, Origin
-from nanochat.recipe.source.nodes import Node
-from nanochat.recipe.source.scalars import Scalar
 
 _USE = re.compile(r"\$(\$\{)|\$\{([^{}]*)(\}?)")
 _NAME = re.compile(r"vars\.([A-Za-z0-9_-]+)")
@@ -24,21 +23,13 @@ _LITERAL = "write `$${` for a literal `${`"
 _MAX_EXPANDED_CHARS = 2**18
 
 
-@dataclass(frozen=True)
-class Substituted:
-    """A tree with its variables replaced, and the errors that this found."""
+def substitute(root: Node) -> tuple[Node, list[tuple[KeyPath, Diagnostic]]]:
+    """Return the tree with its variables replaced, and each error after the path of its value.
 
-    node: Node
-    diagnostics: tuple[Diagnostic, ...]
-    failed: frozenset[KeyPath]
-    """Paths of the values that could not be replaced."""
-
-
-def substitute(root: Node) -> Substituted:
-    """Return the tree with its variables replaced. `$${` becomes a literal `${`."""
+    `$${` becomes a literal `${`.
+    """
     substitution = _Substitution(_variables(root))
-    node = map_scalars(root, substitution.apply)
-    return Substituted(node, tuple(substitution.diagnostics), frozenset(substitution.failed))
+    return map_scalars(root, substitution.apply), substitution.errors
 
 
 def escape(text: str) -> str:
@@ -46,29 +37,17 @@ def escape(text: str) -> str:
     return text.replace("${", "$${")
 
 
-@dataclass(frozen=True)
-class _Variable:
-    value: Scalar
-    folder: Path
-    """Folder of the text that sets the variable."""
-
-
-def _variables(root: Node) -> dict[str, _Variable]:
+def _variables(root: Node) -> dict[str, Node]:
     entry = root.value.get("vars") if isinstance(root.value, dict) else None
     if entry is None or not isinstance(entry.node.value, dict):
         return {}
     nodes = {name: inner.node for name, inner in entry.node.value.items()}
-    return {
-        name: _Variable(node.value, node.origin.text.folder)
-        for name, node in nodes.items()
-        if isinstance(node.value, str | int | float)
-    }
+    return {name: node for name, node in nodes.items() if isinstance(node.value, str | int | float)}
 
 
 class _Substitution:
-    def __init__(self, variables: dict[str, _Variable]) -> None:
-        self.diagnostics: list[Diagnostic] = []
-        self.failed: set[KeyPath] = set()
+    def __init__(self, variables: dict[str, Node]) -> None:
+        self.errors: list[tuple[KeyPath, Diagnostic]] = []
         self._path: KeyPath = ()
         self._variables = variables
         self._expanded_chars = 0
@@ -88,7 +67,7 @@ class _Substitution:
             value = _USE.sub(lambda use: self._text(use, node), text)
         first = _USE.match(text)
         variable = self._variables.get(_name_in(first)) if first is not None else None
-        return replace(node, value=value, folder=variable.folder if variable is not None else None)
+        return replace(node, value=value, folder=variable.origin.text.folder if variable is not None else None)
 
     def _text(self, use: re.Match[str], node: Node) -> str:
         if use[1] is not None:
@@ -106,7 +85,9 @@ class _Substitution:
     def _value(self, use: re.Match[str], node: Node) -> Scalar:
         name = _name_in(use)
         if name in self._variables:
-            return self._variables[name].value
+            value = self._variables[name].value
+            assert not isinstance(value, dict | tuple), "`_variables` returns scalars"
+            return value
         if not use[3]:
             self._report("bad-variable", "this `${` is not closed", node, use[0], _LITERAL)
         elif not name:
@@ -118,8 +99,7 @@ class _Substitution:
         return use[0]
 
     def _report(self, code: str, message: str, node: Node, part: str, help_: str = "") -> None:
-        self.failed.add(self._path)
-        self.diagnostics.append(Diagnostic(code, message, _place_of(part, node.origin), help_))
+        self.errors.append((self._path, Diagnostic(code, message, _place_of(part, node.origin), help_)))
 
 
 def _name_in(use: re.Match[str]) -> str:

@@ -62,19 +62,10 @@ def section_of(slot: Slot | None, tag: object = None) -> type[Section] | None:
     return next((section for section in sections if tag in _tags_of(section)), None)
 
 
-def tags(slot: Slot | None) -> tuple[str, ...]:
-    """Return the values of `task` that `slot` accepts, sorted."""
-    return tuple(sorted({str(tag) for section in sections_of(slot) for tag in _tags_of(section)}))
-
-
-def tags_with(slot: Slot | None, name: str) -> tuple[str, ...]:
-    """Return the values of `task` for which `name` is a field in `slot`, or nothing if `slot` has a single kind."""
-    sections = sections_of(slot)
-    if len(sections) < 2:
-        return ()
-    return tuple(
-        sorted({str(tag) for section in sections if name in section.model_fields for tag in _tags_of(section)})
-    )
+def tags(slot: Slot | None, field: str = TAG) -> tuple[str, ...]:
+    """Return the values of `task` that `slot` accepts together with `field`, sorted."""
+    sections = [section for section in sections_of(slot) if field in section.model_fields]
+    return tuple(sorted({str(tag) for section in sections for tag in _tags_of(section)}))
 
 
 def allowed_fields(slot: Slot | None, tag: object = None) -> tuple[str, ...]:

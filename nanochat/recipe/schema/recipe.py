@@ -51,8 +51,9 @@ class Source(Section):
     path: Annotated[
         NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath(is_pattern=True)
     ] = None
-    """Local files (parquet, jsonl or txt): a path, a pattern such as `data/*.txt`, or a list of them. Relative paths
-    start at the folder of the recipe."""
+    """Local files (parquet, jsonl or txt): a file, a folder, a pattern such as `data/*.txt`, or a list of them.
+    Relative paths start at the folder of the recipe. Files whose names say `validation` or `test` are not trained on,
+    unless all files are listed one by one."""
     builtin: Literal["python-stdlib", "spelling"] | None = None
     """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
     and `spelling` is a list of words."""
@@ -67,7 +68,8 @@ class Source(Section):
     max_document_chars: Count | None = None
     """Cut longer documents into pieces of at most this number of characters, at line ends. Default: do not cut."""
     validation: Validation | None = None
-    """Which documents are held out for validation. Default: 1 % by hash (2 % for `python-stdlib`)."""
+    """Which documents are held out for validation. Default: the files whose names say validation, else those that say
+    test, else 1 % of the documents by hash (2 % for `python-stdlib`)."""
 
 
 class Recipe(Section):

@@ -1,17 +1,24 @@
-"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents."""
+"""Check that data has the format its stage reads: columns, splits, rows, and held-out documents.
+
+`check_inputs` checks what can be read now. `fetch_inputs` downloads and converts the rest before the first stage
+begins, and checks it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import assert_never
 
-from nanochat.data.ingest.pending import is_ready
+from nanochat.data.ingest.pending import convertible_files, is_ready
+from nanochat.data.ingest.store import copy_names, unconverted_files
 from nanochat.data.source_checks import check_documents
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec
-from nanochat.errors import PreflightError
+from nanochat.data.sources import SourceSpec, fetch
+from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import StagePlan
+from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs import (
     BpbSuiteSpec,
     ChatSuiteSpec,
@@ -22,6 +29,12 @@ from nanochat.plan.specs import (
     WeightedSource,
 )
 from nanochat.plan.stages import STAGES
+from nanochat.runner.display import Display
+from nanochat.runner.process.convert_sources import convert_files
+from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.store.locks import claims
+from nanochat.storage.files import write_text
+from nanochat.storage.layout import RunFolder
 from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
 from nanochat.tasks.core.bundle import check_bundle
@@ -45,6 +58,44 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
             except PreflightError as error:
                 problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def fetch_inputs(
+    stages: Sequence[StagePlan], base: Path, folder: RunFolder, *, display: Display, interrupts: Interrupts
+) -> None:
+    """Download and convert what the stages read, and check its format, which preflight could not do before.
+
+    The list of converted files in `folder` says that the run needs them. Raises as `fetch_sources` and `convert_files`,
+    and PreflightError if a source does not have the format that its stage reads.
+    """
+    unchecked = [stage for stage in stages if not all(is_ready(source, base=base) for source in stage.sources)]
+    for stage in stages:
+        fetch_sources(stage, base, display=display, interrupts=interrupts)
+    if paths := convertible_files((source for stage in stages for source in stage.sources), base=base):
+        with claims(base):
+            write_text(folder.copies, json.dumps(copy_names(paths, base=base)))
+        convert_files(unconverted_files(paths, base=base), base, display=display, interrupts=interrupts)
+    if problems := check_inputs(unchecked, base):
+        raise PreflightError("\n".join(problems))
+
+
+def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> None:
+    """Download the stage's hub sources that are not on disk yet.
+
+    Raises:
+        PreflightError: a source cannot be downloaded.
+        InterruptedRun: a signal arrived. Downloaded parts are kept, and the next attempt continues from them.
+    """
+    for source in stage.sources:
+
+        def on_progress(done_bytes: int, total_bytes: int, name: str = source.name) -> None:
+            if interrupts.count:
+                raise InterruptedRun(f"stopped while downloading `{name}`, the downloaded part is kept")
+            text = f"{show_bytes(done_bytes)} of {show_bytes(total_bytes)}"
+            display.show_progress(f"download {name}", done_bytes / max(total_bytes, 1), text)
+
+        fetch(source, base=base, offline=stage.execution.offline, progress=on_progress)
+        display.clear_progress()
 
 
 def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:

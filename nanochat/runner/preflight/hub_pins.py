@@ -61,17 +61,12 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
 
 
 def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
-    """Return the recipe with the commits of its lock file as revisions. Sources missing from it are left unchanged.
-
-    Raises:
-        PreflightError: the lock file does not have its format.
-    """
+    """Return the recipe with the commits of its lock file as revisions. Sources missing from it are left unchanged."""
     unpinned = _unpinned(loaded)
     locked = read_lock(lock_path(loaded.path)) if unpinned else {}
     sources = dict(loaded.recipe.sources)
     for name, source in unpinned.items():
-        commit = locked.get(lock_key(source))
-        if commit is not None:
+        if commit := locked.get(lock_key(source)):
             sources[name] = sources[name].model_copy(update={"revision": commit})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"sources": sources}))
 

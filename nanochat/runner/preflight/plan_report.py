@@ -9,10 +9,11 @@ from pydantic import JsonValue
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.render import StageStatus, plan_to_json, render_plan
+from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_lines
+from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.prepare import Prepared
-from nanochat.runner.store.cache import (
+from nanochat.runner.store.stage_cache import (
     CacheLookup,
     ResolvedStage,
     UnresolvedStage,
@@ -39,13 +40,20 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
 def plan_report_text(prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]) -> str:
     """Return the plan as `nanochat-run plan` prints it."""
     text = render_plan(prepared.plan, _statuses(lookups, selected))
+    if uses := _source_uses(prepared):
+        text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
     if conversions := _conversions(prepared, lookups, selected):
-        lines = "\n".join(f"  - {_conversion_line(conversion)}" for conversion in conversions)
-        text += f"\nto convert before the first stage (under {prepared.base / FOLDER})\n{lines}\n"
+        title = f"to convert before the first stage (under {prepared.base / FOLDER})"
+        text += f"\n{titled_lines(title, map(_conversion_line, conversions))}\n"
     if prepared.problems:
         missing = "\n".join(f"  - {problem}" for problem in prepared.problems)
         text += f"\nmissing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}\n"
     return text
+
+
+def _source_uses(prepared: Prepared) -> list[SourceUse]:
+    inputs = [item for stage in prepared.plan.stages for item in stage.spec.inputs]
+    return source_uses(inputs, base=prepared.base)
 
 
 def plan_report_json(
@@ -60,6 +68,16 @@ def plan_report_json(
     content["conversions"] = [
         {"source": x.source, "files": [str(path) for path in x.files], "disk_bytes": x.disk_bytes}
         for x in _conversions(prepared, lookups, selected)
+    ]
+    content["data"] = [
+        {
+            "source": use.source,
+            "files": [str(path) for path in use.files.paths],
+            "bytes": use.size,
+            "left_out": {str(path): reason for path, reason in use.files.left_out},
+            "notes": list(use.files.notes),
+        }
+        for use in _source_uses(prepared)
     ]
     content["missing"] = list(prepared.problems)
     return content

@@ -7,8 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.sources import SourceSpec, digest, resolve_files
+from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.file_selection import DataFile
+from nanochat.data.files.readers import document_lines
+from nanochat.data.source_splits import document_files
+from nanochat.data.sources import SourceSpec, digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.device_rates import DeviceClass
@@ -17,9 +20,11 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import TokenizerSpec
 from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.schema.recipe import Recipe
+from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
-from nanochat.runner.store.cache import CacheLookup, UnresolvedStage, look_up_plan
-from nanochat.runner.store.runs import model_digest, resolve_model
+from nanochat.runner.store.run_catalog import model_digest, resolve_model
+from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_COMPRESSED_BYTE = 4
@@ -44,17 +49,14 @@ class Prepared:
         """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
             return [UnresolvedStage(stage=stage, reason="some inputs are missing") for stage in self.plan.stages]
-        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=frozenset(forced))
+        return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=forced)
 
 
 def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
     """Return the compiled plan of a recipe, with the digests of its sources and the initial weights of its stages.
 
-    Inputs that are missing are listed in `problems`.
-
-    Raises:
-        RecipeError: no plan can be made of the recipe.
-        PreflightError: the recipe's lock file cannot be read.
+    Inputs that are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and
+    PreflightError if its lock file cannot be read.
     """
     loaded = with_pins(loaded)
     device = guess_device_class()
@@ -62,12 +64,13 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
 
     def read_digest(source: SourceSpec) -> str | None:
         try:
-            return digest(source, base=base)
+            return digest(source, base=base, lines=_usable_lines(loaded.recipe, source))
         except PreflightError as error:
             problems.extend(str(error).splitlines())
             return None
 
     plan = _with_text_size(compile_plan(loaded, digests=read_digest, device_class=device), base)
+    plan = replace(plan, notes=(*plan.notes, *crop_notes(plan, base)))
     models: dict[str, Path] = {}
     for stage in plan.stages:
         if stage.init_from is None:
@@ -87,6 +90,26 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
     )
 
 
+def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
+    """Return the filter of a source's usable lines if the recipe uses it for documents alone, or for chats alone."""
+    if source.path is None:
+        return None
+    tasks = {item.task for item in recipe.sft.data.values() if item.source == source.name} if recipe.sft else set()
+    suites = [*(recipe.base_eval.suites.values() if recipe.base_eval else ())]
+    suites += recipe.chat_eval.suites.values() if recipe.chat_eval else ()
+    tasks |= {suite.task for suite in suites if suite.source == source.name} - {"bpb"}
+    if not tasks:
+        return document_lines(source.column)
+    is_document = source.name in (recipe.pretrain.data if recipe.pretrain else ()) or (
+        recipe.tokenizer is not None and recipe.tokenizer.source == source.name
+    )
+    if tasks != {"conversations"} or is_document:
+        return None
+    from nanochat.tasks.conversations import conversation_lines  # imported late: few recipes plan with local chats
+
+    return conversation_lines(source.column)
+
+
 def _preferred_models(stage: StagePlan) -> list[str]:
     """Return the training stages whose model a stage starts from, its usual upstream stages first."""
     models = training_stages()
@@ -97,8 +120,6 @@ def _preferred_models(stage: StagePlan) -> list[str]:
 def _with_text_size(plan: Plan, base: Path) -> Plan:
     """Return the plan with the tokenizer's estimate based on the size of its local files, which compiling ignores."""
     stages = tuple(_sized(stage, base) for stage in plan.stages)
-    if stages == plan.stages:
-        return plan
     return replace(plan, stages=stages, totals=total([stage.estimate for stage in stages]))
 
 
@@ -107,15 +128,15 @@ def _sized(stage: StagePlan, base: Path) -> StagePlan:
     if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
         return stage
     try:
-        files = resolve_files(spec.source, base=base)
+        files = document_files(spec.source, base=base).train
     except PreflightError:  # already listed in `problems`
         return stage
-    chars = sum(path.stat().st_size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(path) else 1) for path in files)
+    chars = sum(file.size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(file) else 1) for file in files)
     return replace(stage, estimate=estimate_tokenizer_training(spec, chars=chars))
 
 
-def _is_compressed(path: Path) -> bool:
-    kind = kind_of(path)
+def _is_compressed(file: DataFile[Path]) -> bool:
+    kind = file.kind
     return kind is not None and (kind.reader == "parquet" or kind.compression is not None)
 
 
@@ -131,8 +152,7 @@ def select_stages(
 ) -> frozenset[str]:
     """Return the names of the stages to run: `only` that one, or those from `first` to `last`.
 
-    Raises:
-        RecipeError: the recipe has no such stage, or `first` comes after `last`.
+    Raises RecipeError if the recipe has no such stage, or `first` comes after `last`.
     """
     names: list[str] = [stage.name for stage in plan.stages]
     for given in (only, first, last):

@@ -42,7 +42,7 @@ class Progress(BaseModel):
     time: float | None = None
     """Time of the heartbeat in seconds since the epoch, None before the first."""
     peak_memory_bytes: int | None = None
-    """Peak memory of its arrays on a GPU, None if the peak of the process is the figure to use."""
+    """Peak memory of its arrays on a GPU. None on a CPU, where the peak of the whole process is used instead."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,10 @@ def run_child(
     lock_descriptor: int,
     command: Sequence[str] = COMMAND,
 ) -> ChildExit:
-    """Run the job of a stage folder and wait for it to end.
+    """Run the job of a stage folder with `command`, which inherits the open lock file, and wait for it to end.
 
-    Args:
-        folder: holds the job file.
-        interrupts: signals to forward.
-        on_start: called with the process id.
-        on_tick: called a few times a second with the child's progress.
-        on_note: called with each line that the child wants to show to the user.
-        lock_descriptor: open lock file that the child inherits.
-        command: program to run, without the job file.
+    `on_start` is called with the process id, `on_tick` a few times a second with the child's progress, and `on_note`
+    with each line that the child wants to show to the user.
     """
     folder.progress.unlink(missing_ok=True)
     folder.error.unlink(missing_ok=True)
@@ -91,16 +85,14 @@ def run_child(
         )
     on_start(process.pid)
 
-    def tick() -> None:
+    def tick() -> Progress:
         for note in notes.read():
             on_note(note)
-        on_tick(read_progress(folder.progress))
+        return _read_progress(folder.progress)
 
-    peak = _follow(process, interrupts, tick)
+    peak = _follow(process, interrupts, lambda: on_tick(tick()))
     assert process.returncode is not None, "_follow waits for the child"
-    for note in notes.read():
-        on_note(note)
-    on_device = read_progress(folder.progress).peak_memory_bytes
+    on_device = tick().peak_memory_bytes
     return ChildExit(process.returncode, time.monotonic() - began, on_device or peak or None, interrupts.count > 0)
 
 
@@ -114,10 +106,10 @@ class _Notes:
         """Return the notes added since the last call. An incomplete line is left for the next call."""
         with self._log.open("rb") as file:
             file.seek(self._offset)
-            fresh = file.read()
-        end = fresh.rfind(b"\n") + 1
+            added = file.read()
+        end = added.rfind(b"\n") + 1
         self._offset += end
-        lines = fresh[:end].decode("utf-8", errors="replace").splitlines()
+        lines = added[:end].decode("utf-8", errors="replace").splitlines()
         return [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
 
 
@@ -177,17 +169,14 @@ def _peak_memory(pid: int) -> int:
 
 def _own_peak(pid: int) -> int:
     # psutil reports the present size only. Linux also keeps the peak, which sampling would miss.
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 
-def read_progress(path: Path) -> Progress:
+def _read_progress(path: Path) -> Progress:
     """Return the child's heartbeat, an empty one before the first."""
     try:
         return Progress.model_validate_json(path.read_bytes())

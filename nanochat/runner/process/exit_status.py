@@ -43,7 +43,7 @@ def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes:
     code = child_exit.exit_code
     if code == OK:
         return
-    message = _error_text(folder)
+    message = folder.error.read_text(encoding="utf-8", errors="replace").strip() if folder.error.is_file() else ""
     memory = (
         f"  planned memory {show_bytes(planned_bytes)}, measured peak {show_bytes(child_exit.peak_memory_bytes)}",
         f"  {remedy}",
@@ -58,20 +58,11 @@ def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes:
         raise StageError("\n".join([message or f"{folder.stage} ran out of memory", *memory]))
     if -code in _MEMORY_SIGNALS:
         cause = signal.Signals(-code)
-        raise StageError(
-            "\n".join([f"the process of {folder.stage} died of {cause.name}: {_MEMORY_SIGNALS[cause]}", *memory])
-        )
+        died = f"the process of {folder.stage} died of {cause.name}: {_MEMORY_SIGNALS[cause]}"
+        raise StageError("\n".join([died, *memory]))
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         raise StageError(f"the process of {folder.stage} died of {name}; its log is {folder.log}")
     reason = f": {message.splitlines()[-1]}" if message else ""
     where = folder.error if message else folder.log
     raise StageBugError(f"{folder.stage} ended with exit status {code}{reason}\nthe traceback is in {where}")
-
-
-def _error_text(folder: StageFolder) -> str:
-    """Return the message that the child left before it ended, empty if there is none."""
-    try:
-        return folder.error.read_text(encoding="utf-8", errors="replace").strip()
-    except FileNotFoundError:
-        return ""

@@ -22,11 +22,7 @@ _TRIES = 100
 
 
 def read_hosts(path: Path) -> tuple[list[str], str]:
-    """Return the host of each process, in order, and the backend that a hostfile names (empty if it names none).
-
-    Raises:
-        PreflightError: the file cannot be read, or does not have the format of `mlx.launch`.
-    """
+    """Return the host of each process, in order, and the backend that a hostfile names (empty if it names none)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = content if isinstance(content, dict) else {"hosts": content}
@@ -44,8 +40,7 @@ def backend_of(execution: ExecutionSpec) -> str:
     """Return the communication backend of the processes, with `auto` replaced by a choice."""
     if execution.collectives != "auto":
         return execution.collectives
-    named = read_hosts(Path(execution.hostfile))[1] if execution.hostfile is not None else ""
-    if named:
+    if execution.hostfile is not None and (named := read_hosts(Path(execution.hostfile))[1]):
         return named
     return "nccl" if execution.device != "cpu" and runtime.backend_of_machine() == "cuda" else "ring"
 
@@ -65,11 +60,7 @@ def launch_options(execution: ExecutionSpec) -> list[str]:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of `count` consecutive free ports on this machine.
-
-    Raises:
-        PreflightError: no such ports were found.
-    """
+    """Return the first of `count` consecutive free ports on this machine. Raises PreflightError if there are none."""
     for _ in range(_TRIES):
         first = _PORTS.start + secrets.randbelow(len(_PORTS) - count)
         with ExitStack() as held:
@@ -98,15 +89,10 @@ def find_launch_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator
         remote = {host for host in hosts if host != _LOOPBACK}
         if remote and shutil.which("ssh") is None:
             yield f"`run.distributed.hostfile` names {', '.join(sorted(remote))}, but `ssh` is not on the PATH"
-    backend = backend_of(execution)
-    if backend == "nccl":
-        yield from _nccl_problems(execution, gpus)
+    backend, has_gpus = backend_of(execution), execution.device != "cpu" and runtime.backend_of_machine() == "cuda"
+    if backend == "nccl" and not has_gpus:
+        yield "`run.distributed.backend: nccl` needs NVIDIA GPUs, but this run does not use any; set `ring` or `auto`"
+    elif backend == "nccl" and execution.hostfile is None and gpus is not None and gpus < execution.processes:
+        yield f"`run.distributed.processes` is {execution.processes}, but this machine has {gpus} GPUs"
     if backend == "mpi" and shutil.which("mpirun") is None:
         yield "`run.distributed.backend: mpi` needs `mpirun`, which is not on the PATH"
-
-
-def _nccl_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator[str]:
-    if execution.device == "cpu" or runtime.backend_of_machine() != "cuda":
-        yield "`run.distributed.backend: nccl` needs NVIDIA GPUs, but this run does not use any; set `ring` or `auto`"
-    elif execution.hostfile is None and gpus is not None and gpus < execution.processes:
-        yield f"`run.distributed.processes` is {execution.processes}, but this machine has {gpus} GPUs"

@@ -121,10 +121,9 @@ class _ProcessMonitor(threading.Thread):
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def _joint_exit_code(job: Job, folder: StageFolder, *, n_killed: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.sources import resolve_revision
 from nanochat.errors import StageError
 from nanochat.plan.fitting import is_shared
 from nanochat.plan.plan import StagePlan
@@ -17,11 +19,8 @@ from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
 from nanochat.runner.process.exit_status import raise_for_exit
-from nanochat.runner.process.fetch_sources import fetch_sources
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.store.cache import ResolvedStage
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
-from nanochat.runner.store.headline_params import cost_of
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import (
     Cost,
@@ -31,6 +30,7 @@ from nanochat.runner.store.record import (
     output_digest,
     output_files,
 )
+from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.files import folder_bytes, write_text
 from nanochat.storage.layout import StageFolder
@@ -61,13 +61,12 @@ class StageAttempt:
 
 
 def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
-    """Run a stage in a child process and return its record, which is written last.
+    """Run a stage in a child process and return its record, which is written last. Its data must be downloaded.
 
-    Raises:
-        NanochatError: the stage failed or was interrupted; `exit_status.raise_for_exit` chooses the class.
+    Raises the error that `exit_status.raise_for_exit` chooses if the stage failed or was interrupted.
     """
     stage, folder, title = attempt.lookup.stage, attempt.lookup.folder, attempt.title
-    commits = fetch_sources(stage, attempt.base, display=display, interrupts=interrupts)
+    commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.sources}
     _prepare_folder(attempt, display)
     write_text(folder.job, _job(attempt).model_dump_json(indent=1))
     started = time.time()
@@ -102,7 +101,9 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
         display.log_line(f"{attempt.title}: from cache: {', '.join(reused)}")
 
 
-def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str]) -> StageRecord:
+def _record(
+    attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str | None]
+) -> StageRecord:
     stage, folder = attempt.lookup.stage, attempt.lookup.folder
     files, link = output_files(folder.out), read_link(folder.link)
     return StageRecord(
@@ -112,10 +113,10 @@ def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, com
         metrics=_read_metrics(folder),
         provenance=attempt.provenance,
         device=_device(folder),
-        source_commits=commits,
+        source_commits={name: commit for name, commit in commits.items() if commit is not None},
         started=started,
         finished=time.time(),
-        planned=cost_of(stage.estimate),
+        planned=Cost.model_validate(stage.estimate),
         measured=Cost(
             seconds=attempt.spent_seconds + child_exit.seconds,
             peak_memory_bytes=child_exit.peak_memory_bytes,
@@ -128,11 +129,9 @@ def _record(attempt: StageAttempt, child_exit: ChildExit, *, started: float, com
 
 def _job(attempt: StageAttempt) -> Job:
     stage = attempt.lookup.stage
-    spec = stage.spec
-    if attempt.init_model is not None:
-        spec = spec.model_copy(update={"init_from": str(attempt.init_model)})
+    init = {} if attempt.init_model is None else {"init_from": str(attempt.init_model)}
     return Job(
-        spec=spec,
+        spec=stage.spec.model_copy(update=init),
         execution=stage.execution,
         stage_dir=str(attempt.lookup.folder.path),
         upstream={name: str(attempt.upstream[name]) for name in stage.upstream},
@@ -141,11 +140,10 @@ def _job(attempt: StageAttempt) -> Job:
 
 def _show_progress(display: Display, title: str, progress: Progress, seconds: float) -> None:
     suffix = ""
-    if _FRACTION_FOR_ESTIMATE < progress.fraction < 1:
-        suffix = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
-    silent = time.time() - progress.time if progress.time else 0.0
-    if silent > _SILENT_SECONDS:
+    if progress.time and (silent := time.time() - progress.time) > _SILENT_SECONDS:
         suffix = f", no heartbeat for {show_duration(silent)}"
+    elif _FRACTION_FOR_ESTIMATE < progress.fraction < 1:
+        suffix = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
     display.show_progress(title, progress.fraction, f"{progress.text or 'starting'}{suffix}")
 
 
@@ -154,10 +152,10 @@ def _memory_remedy(stage: StagePlan) -> str:
     if not STAGES[stage.name].has_model:
         return "set `tokenizer.max_chars` lower: the tokenizer holds that much text in memory"
     rows = stage.execution.micro_batch_size
-    if rows is not None and rows > 1:
-        return f"set `run.micro_batch_size: {rows // 2}` (now {rows}), or `run.activation_checkpointing: true`"
     if rows is None:
         return "set `run.micro_batch_size` (now auto) to a small number, or `run.activation_checkpointing: true`"
+    if rows > 1:
+        return f"set `run.micro_batch_size: {rows // 2}` (now {rows}), or `run.activation_checkpointing: true`"
     return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter `model.sequence_len`"
 
 
@@ -170,6 +168,5 @@ def _read_metrics(folder: StageFolder) -> dict[str, float]:
 
 def _device(folder: StageFolder) -> str:
     """Return the device that the child process printed to its log (see `runtime.Runtime.describe`)."""
-    lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines() if folder.log.is_file() else []
-    devices = [line.removeprefix("device: ") for line in lines if line.startswith("device: ")]
+    devices = re.findall(r"^device: (.*)$", folder.log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     return devices[-1] if devices else "unknown"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanochat.plan.quantities import show_score
 from nanochat.runner.report.markdown import markdown_table
 from nanochat.runner.report.results import list_results
-from nanochat.runner.store.runs import Run
+from nanochat.runner.store.run_catalog import Run
 
 _CELL_CHARS = 24
 _MAP_ENTRY = re.compile(r"\w+\.(?:suites|data)\.[^.]+\.")
@@ -31,7 +33,7 @@ def render_comparison(runs: Sequence[Run], base: Path) -> str:
                 _shorten(of_run[name])
                 if name in of_run
                 else "default"
-                if run.records(base).keys() & stages.get(name, set()) and _has_entry(name, of_run)
+                if run.records(base).keys() & stages[name] and _has_entry(name, of_run)
                 else "-"
                 for run, of_run in zip(runs, values, strict=True)
             ]
@@ -60,11 +62,10 @@ def _identity_values(run: Run, base: Path) -> dict[str, str]:
 
 def _stages_of_fields(runs: Sequence[Run], base: Path) -> dict[str, set[str]]:
     """Return, for each recipe field, the stages whose result it decides in any of these runs."""
-    stages: dict[str, set[str]] = {}
-    for run in runs:
-        for stage, record in run.records(base).items():
-            for name in record.recipe_fields:
-                stages.setdefault(name, set()).add(stage)
+    stages: dict[str, set[str]] = defaultdict(set)
+    for stage, record in itertools.chain.from_iterable(run.records(base).items() for run in runs):
+        for name in record.recipe_fields:
+            stages[name].add(stage)
     return stages
 
 

@@ -71,10 +71,8 @@ _PAGE = """\
 def render_html(markdown: str, folder: Path, *, attached: Sequence[Path] = ()) -> str:
     """Return a report as an HTML page.
 
-    Args:
-        markdown: the report.
-        folder: folder that image names in the report are relative to. A missing image remains a link.
-        attached: text files shown in collapsed sections at the end. Links to their names lead to those sections.
+    Image names are relative to `folder`; a missing image remains a link. The text files in `attached` are shown in
+    collapsed sections at the end, and links to their names lead to those sections.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)

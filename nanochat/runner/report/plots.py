@@ -34,12 +34,8 @@ def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
     ]
     drawn = []
     for file, title, is_shown in plots:
-        panels = {
-            stage: selected
-            for stage, curves in by_stage.items()
-            if (selected := {name: curve for name, curve in curves.items() if is_shown(name)})
-        }
-        if panels:
+        panels = {stage: {n: curve for n, curve in curves.items() if is_shown(n)} for stage, curves in by_stage.items()}
+        if panels := {stage: curves for stage, curves in panels.items() if curves}:
             _draw(folder / file, title, panels)
             drawn.append(folder / file)
     return drawn
@@ -54,10 +50,8 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     axes = figure.add_subplot()
     axes.set_title("share of problems solved ± two standard errors; red line: score of a guess")
     for row, suite in enumerate(shares):
-        errors = 2 * (suite.stderr or 0.0)
-        axes.barh(
-            row, suite.value, xerr=errors, color="#4c8bd6" if suite.stage == "base_eval" else "#3f9c6b", capsize=3
-        )
+        color = "#4c8bd6" if suite.stage == "base_eval" else "#3f9c6b"
+        axes.barh(row, suite.value, xerr=2 * (suite.stderr or 0.0), color=color, capsize=3)
         if suite.chance:
             axes.plot([suite.chance] * 2, [row - 0.4, row + 0.4], color="#c0392b", linewidth=2)
     axes.set_yticks(range(len(shares)), [f"{suite.stage} {suite.name}" for suite in shares])

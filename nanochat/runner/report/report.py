@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
-from nanochat.runner.store.runs import Run
+from nanochat.runner.store.run_catalog import Run
+from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.storage.files import write_text
 
 _CURVES_INTRO = """\
@@ -29,13 +31,21 @@ A fingerprint is a hash of everything that decides a stage's result: its recipe 
 version, and the outputs of earlier stages. A later run with the same fingerprint reuses the result. The hashes here are
 shortened."""
 _SAMPLE_CHARS = 12_000
+_MAX_NOTES = 30
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
     records, folder = run.records(base), run.folder
     plots = _draw(run, records, base) if with_plots else []
-    text = render_report(run, records, samples=_samples(run, base), plots=[path.name for path in plots])
+    text = _render(
+        run,
+        records,
+        samples=_samples(run, base),
+        plots=[path.name for path in plots],
+        notes=_notes(run, base),
+        sources=_source_lines(run, base),
+    )
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
@@ -48,14 +58,18 @@ def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path
     return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
-def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapping[str, str], plots: list[str]) -> str:
+def _render(
+    run: Run,
+    records: Mapping[str, StageRecord],
+    *,
+    samples: Mapping[str, str],
+    plots: list[str],
+    notes: Mapping[str, list[str]],
+    sources: Sequence[str],
+) -> str:
     """Return the report as markdown.
 
-    Args:
-        run: the run to report.
-        records: its finished stages.
-        samples: markdown with the samples of each stage that wrote some.
-        plots: names of images in the folder `plots/`.
+    `samples` (markdown) and `notes` are by stage, `plots` names images in `plots/`, `sources` has a line per source.
     """
     state = run.state
     outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
@@ -66,8 +80,10 @@ def render_report(run: Run, records: Mapping[str, StageRecord], *, samples: Mapp
         outcome,
         "## What happened",
         "\n".join(f"- {sentence}" for sentence in describe_stages(records)) or "No stage is finished yet.",
+        *_note_section(notes or {}),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
+        *(["## Data", indented("\n".join(sources))] if sources else ()),
         *(["## Learning curves", _CURVES_INTRO, *curves] if curves else ()),
         *(["## Samples", _SAMPLES_INTRO, *map(_lower_headings, samples.values())] if samples else ()),
         "## Time and memory",
@@ -96,17 +112,11 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
         return []
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks")
     rows = [
-        (
-            f"{suite.stage} {suite.name}",
-            show_value(suite.value),
-            *_uncertainty(suite.stderr, suite.count, suite.chance),
-            suite.reading,
-            suite.asks,
-        )
-        for suite in suites
+        (f"{x.stage} {x.name}", show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance), x.reading, x.asks)
+        for x in suites
     ]
-    plot = [_image(SCORES_PLOT)] if has_plot else []
-    return ["## Scores", SCORE_LEGEND, markdown_table(columns, "lrrrrll", rows), *plot]
+    table = markdown_table(columns, "lrrrrll", rows)
+    return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
 
 
 def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
@@ -122,6 +132,32 @@ def _samples(run: Run, base: Path) -> dict[str, str]:
             text = folder.samples.read_text(encoding="utf-8").strip()
             samples[stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
     return samples
+
+
+def _notes(run: Run, base: Path) -> dict[str, list[str]]:
+    """Return the notes in the log of each stage, each once."""
+    notes = {}
+    for stage, folder in run.state.folders(base).items():
+        if folder.log.is_file():
+            lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            marked = [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
+            notes[stage] = list(dict.fromkeys(marked))[:_MAX_NOTES]
+    return notes
+
+
+def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
+    lines = [f"{stage}: {note}" for stage, stage_notes in notes.items() for note in stage_notes]
+    return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
+
+
+def _source_lines(run: Run, base: Path) -> list[str]:
+    """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
+    stages: dict[str, list[str]] = {}
+    for stage, folder in run.state.folders(base).items():
+        if folder.sources.is_file():
+            for line in json.loads(folder.sources.read_text(encoding="utf-8")):
+                stages.setdefault(line, []).append(stage)
+    return [f"{line} (read by {', '.join(names)})" for line, names in stages.items()]
 
 
 def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
@@ -172,21 +208,13 @@ def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
 
 def _results_table(records: Mapping[str, StageRecord]) -> str:
     rows = [
-        (
-            result.stage,
-            result.metric,
-            show_value(result.value),
-            *_uncertainty(result.stderr, result.count, result.chance),
-        )
-        for result in list_results(records)
+        (x.stage, x.metric, show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance))
+        for x in list_results(records)
     ]
     return markdown_table(("stage", "metric", "value", "±", "problems", "guess"), "llrrrr", rows)
 
 
 def _uncertainty(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
     """Return the cells for standard error, number of problems and score of a guess."""
-    return _number(stderr), "" if count is None else f"{count:,}", _number(chance)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    error, guess = ("" if value is None else f"{value:.3g}" for value in (stderr, chance))
+    return error, "" if count is None else f"{count:,}", guess

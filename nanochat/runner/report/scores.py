@@ -34,12 +34,10 @@ class Suite:
 
     @property
     def asks(self) -> str:
-        """What the task asks of the model, in a few words."""
         return TASKS[self.task].asks if self.task in TASKS else ""
 
     @property
     def reading(self) -> str:
-        """What the score says about the model, in a few words."""
         if self.stderr is None or self.chance is None:
             return ""
         if self.chance == 0:
@@ -57,8 +55,7 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
     for stage in evaluation_stages():
         for name, task in _tasks(records[stage]).items() if stage in records else ():
             if (score := results.get((stage, name))) is not None:
-                prefix = f"{name}.pass_at_"
-                metrics = records[stage].metrics.items()
+                prefix, metrics = f"{name}.pass_at_", records[stage].metrics.items()
                 passes = {int(key.removeprefix(prefix)): share for key, share in metrics if key.startswith(prefix)}
                 suites.append(Suite(stage, name, task, score.value, score.stderr, score.count, score.chance, passes))
     return suites

@@ -30,17 +30,15 @@ def delete_checkpoints(folder: StageFolder) -> None:
 
 def sweep_checkpoints(folder: StageFolder) -> None:
     """Delete the checkpoints of a finished stage if a kill prevented that before. Does nothing while it is locked."""
-    if not (folder.checkpoints.is_dir() or (folder.path / _DELETING).exists()):
-        return
-    with suppress(LockError), stage_lock(folder, orphan_wait_seconds=0):
-        if folder.record.is_file():
-            delete_checkpoints(folder)
+    if folder.checkpoints.is_dir() or (folder.path / _DELETING).exists():
+        with suppress(LockError), stage_lock(folder, orphan_wait_seconds=0):
+            if folder.record.is_file():
+                delete_checkpoints(folder)
 
 
 def _keeps_checkpoints(folder: StageFolder) -> bool:
     """Return whether the run that computed the stage asked to keep checkpoints. True if its job cannot be read."""
     try:
-        job = Job.model_validate_json(folder.job.read_bytes())
+        return Job.model_validate_json(folder.job.read_bytes()).execution.checkpoint_keep_when_done
     except (FileNotFoundError, ValidationError):
         return True
-    return job.execution.checkpoint_keep_when_done

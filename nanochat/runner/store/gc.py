@@ -38,8 +38,7 @@ class Unreferenced:
 def find_unreferenced_stages(base: Path) -> list[Unreferenced]:
     """Return the stage folders that no run refers to and nobody is working in.
 
-    Raises:
-        PreflightError: a `run.json` cannot be read, so it is unknown what that run refers to.
+    Raises PreflightError if a `run.json` cannot be read, since it is unknown what that run refers to.
     """
     kept = _referenced_folders(base)
     return [
@@ -136,19 +135,15 @@ def _referenced_folders(base: Path) -> set[Path]:
 
 def _tokenizer_digest(cache: Path) -> str | None:
     try:
-        key = json.loads((cache / "key.json").read_text())
-    except (OSError, ValueError):
+        return str(json.loads((cache / "key.json").read_text())["tokenizer"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    digest = key.get("tokenizer") if isinstance(key, dict) else None
-    return digest if isinstance(digest, str) else None
 
 
 def _is_being_written(cache: Path) -> bool:
     try:
         with (cache / LOCK_FILE).open("r") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False

@@ -53,10 +53,8 @@ class StageLock:
 def stage_lock(folder: StageFolder, *, orphan_wait_seconds: float = ORPHAN_WAIT_SECONDS) -> Iterator[StageLock]:
     """Hold the lock of a stage folder, creating the folder.
 
-    If the lock is held by a child whose parent was killed, wait `orphan_wait_seconds` for it to end.
-
-    Raises:
-        LockError: another run holds the lock. The message names its host and pid.
+    If the lock is held by a child whose parent was killed, wait `orphan_wait_seconds` for it to end. The message of
+    the LockError names the host and pid of the run that holds the lock.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(folder, orphan_wait_seconds)
@@ -138,12 +136,10 @@ def _is_orphaned(owner: Owner) -> bool:
 
 def _held_by(folder: StageFolder, owner: Owner | None) -> LockError:
     what = f"stage {folder.stage} ({folder.path})"
-    if owner is None:
-        return LockError(f"another run holds {what}; wait for it to end, then run the same command")
-    pid = owner.child_pid if _is_orphaned(owner) and owner.child_pid else owner.pid
-    return LockError(
-        f"another run holds {what}: host {owner.host}, pid {pid}; wait for it to end, then run the same command"
-    )
+    if owner is not None:
+        pid = owner.child_pid if _is_orphaned(owner) and owner.child_pid else owner.pid
+        what += f": host {owner.host}, pid {pid}"
+    return LockError(f"another run holds {what}; wait for it to end, then run the same command")
 
 
 def _read_owner(path: Path) -> Owner | None:

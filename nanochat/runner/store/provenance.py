@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -26,10 +27,14 @@ def host_name() -> str:
 def collect() -> Provenance:
     """Return the code and machine of this process. None of the packages are imported for it."""
     commit, dirty = git_state(Path(nanochat.__file__))
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     return Provenance(
         git_commit=commit,
         git_dirty=dirty,
-        packages={name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        packages=packages,
         python=platform.python_version(),
         platform=platform.platform(),
         host=host_name(),
@@ -47,16 +52,7 @@ def process_started(pid: int | None = None) -> float:
 def is_alive(pid: int, started: float) -> bool:
     """Return whether the process `pid` that started at `started` is still running, and not a new one with that pid."""
     now_started = process_started(pid)
-    if now_started == 0.0:
-        return False
-    return abs(now_started - started) < _START_TOLERANCE_SECONDS
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return now_started != 0.0 and abs(now_started - started) < _START_TOLERANCE_SECONDS
 
 
 def git_state(package_file: Path) -> tuple[str | None, bool]:
@@ -73,10 +69,7 @@ def git_state(package_file: Path) -> tuple[str | None, bool]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
+    command = ["git", "-C", str(folder), *arguments]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from nanochat.plan.stages import training_stages
 from nanochat.storage.files import sha256_of_file, write_text
@@ -24,7 +24,7 @@ class _Stored(BaseModel):
     """Base class of everything that is stored as JSON. Unknown keys, written by a later version, are ignored."""
 
     # JSON has no NaN, but metrics may be NaN and must be read back as such.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants", from_attributes=True)
 
     def write(self, path: Path) -> None:
         """Write this as JSON."""
@@ -44,7 +44,7 @@ class Provenance(_Stored):
 
 
 class Cost(_Stored):
-    """Time, memory and disk space, planned or measured. None if not known."""
+    """Time, memory and disk space, planned (the same fields of an `Estimate`) or measured. None if not known."""
 
     seconds: float | None = None
     peak_memory_bytes: int | None = None
@@ -63,12 +63,10 @@ class StageIdentity(_Stored):
 
     @property
     def recipe_fields(self) -> dict[str, JsonValue]:
-        """The recipe fields that decide the result, by dotted path."""
         return self._mapping("fields")
 
     @property
     def source_digests(self) -> dict[str, str]:
-        """The digest of each source, by its name."""
         return {name: str(digest) for name, digest in self._mapping("sources").items()}
 
     def _mapping(self, key: str) -> dict[str, JsonValue]:
@@ -148,14 +146,11 @@ class RunState(_Stored):
     command: str = ""
     """The command that resumes or repeats the run."""
     expectations: dict[str, str] = {}
-    stages: tuple[StageEntry, ...] = Field(default=())
+    stages: tuple[StageEntry, ...] = ()
 
     def entry(self, stage: str) -> StageEntry:
         """Return the entry of a stage. Raises KeyError if the run has no such stage."""
-        for entry in self.stages:
-            if entry.stage == stage:
-                return entry
-        raise KeyError(stage)
+        return {entry.stage: entry for entry in self.stages}[stage]
 
     def folders(self, base: Path) -> dict[str, StageFolder]:
         """Return the folder of each stage that has begun or is cached, in the order of the run."""
@@ -208,7 +203,5 @@ def files_for_downstream(stage: str, files: dict[str, str]) -> dict[str, str]:
 
 def output_digest(files: dict[str, str]) -> str:
     """Return the sha256 over the sorted lines `path NUL sha256 newline` of an output folder."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(f"{path}\0{files[path]}\n".encode())
-    return digest.hexdigest()
+    lines = "".join(f"{path}\0{digest}\n" for path, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from nanochat.plan.plan import Plan
+from nanochat.data.files.local_files import literal_path
+from nanochat.data.sources import SourceSpec
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.stages import STAGES
 from nanochat.runner.store import provenance
-from nanochat.runner.store.headline_params import cost_of, params_of, source_locations
-from nanochat.runner.store.record import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
-from nanochat.runner.store.runs import Run, list_runs
+from nanochat.runner.store.record import Cost, RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
+from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, stages_folder
 
@@ -43,10 +45,10 @@ class Session:
     def use_cached(self, name: str, folder: StageFolder) -> None:
         """Mark a stage as taken from the cache, unless this run computed it itself."""
         entry = self.state.entry(name)
-        if entry.status == "finished" and entry.folder == self._relative(folder):
+        is_own = entry.folder == self._relative(folder) and entry.status not in ("waiting", "cached")
+        if is_own and entry.status == "finished":
             return
         # If the process died between writing the record and `run.json`, this run computed the stage.
-        is_own = entry.status in ("running", "interrupted", "failed") and entry.folder == self._relative(folder)
         self._change_stage(name, folder, status="finished" if is_own else "cached", reason="")
 
     def end(self, status: RunStatus, message: str) -> None:
@@ -59,16 +61,13 @@ class Session:
         entries = tuple(e.model_copy(update=changes) if e.stage == name else e for e in self.state.stages)
         self.state = self.state.model_copy(update={"stages": entries})
         self._write()
-        self._link(self.state.entry(name), folder)
+        self.folder.stages.mkdir(exist_ok=True)
+        link = self.folder.stages / self.state.entry(name).title
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(folder.path, self.folder.stages))
 
     def _relative(self, folder: StageFolder) -> str:
         return folder.path.relative_to(self._base).as_posix()
-
-    def _link(self, entry: StageEntry, folder: StageFolder) -> None:
-        self.folder.stages.mkdir(exist_ok=True)
-        link = self.folder.stages / entry.title
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(folder.path, self.folder.stages))
 
     def _write(self) -> None:
         self.state = self.state.model_copy(update={"updated": time.time()})
@@ -127,10 +126,9 @@ def open_session(
 
 def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
     """Return the latest run of this name if it computes the same thing and no process is working on it."""
-    runs = list_runs(base, name)
-    if not runs or runs[-1].state.plan_digest != digest or is_in_progress(runs[-1].state):
-        return None
-    return runs[-1]
+    latest = next(reversed(list_runs(base, name)), None)
+    is_same = latest is not None and latest.state.plan_digest == digest and not is_in_progress(latest.state)
+    return latest if is_same else None
 
 
 def is_in_progress(state: RunState) -> bool:
@@ -176,9 +174,35 @@ def _entries(plan: Plan, init_stages: Mapping[str, str | None]) -> tuple[StageEn
             stage=stage.name,
             title=f"{number}-{stage.name}",
             init_from=init_stages.get(stage.name),
-            planned=cost_of(stage.estimate),
-            params=params_of(stage),
-            sources=source_locations(stage),
+            planned=Cost.model_validate(stage.estimate),
+            params=_params(stage),
+            sources={source.name: _location(source) for source in stage.sources},
         )
         for number, stage in enumerate(plan.stages, start=1)
+    )
+
+
+def _params(stage: StagePlan) -> dict[str, str]:
+    """Return the most important parameters of a stage, as text. The resolved recipe holds all of them."""
+    kind = STAGES[stage.name]
+    values = dict(kind.params(stage.spec))
+    if kind.trains:
+        values["micro_batch_size"] = stage.execution.micro_batch_size or "auto"
+        if stage.execution.processes > 1:
+            values["processes"] = stage.execution.processes
+    if kind.has_model:
+        values["seed"] = stage.spec.seed
+    if stage.init_from is not None:
+        values["init_from"] = stage.init_from
+    return {name: str(value) for name, value in values.items()}
+
+
+def _location(source: SourceSpec) -> str:
+    """Return the location of a source as a recipe would state it."""
+    if source.uri is not None:
+        return source.uri if source.revision is None else f"{source.uri} @ {source.revision}"
+    return (
+        f"builtin: {source.builtin}"
+        if source.builtin is not None
+        else ", ".join(str(literal_path(pattern)) for pattern in source.path or ())
     )

@@ -53,13 +53,11 @@ def _suite_digests(identity: StageIdentity) -> dict[str, str]:
 
 def _copy_suite(name: str, source: StageFolder, target: StageFolder) -> bool:
     """Copy a suite's table and then its result, which marks it as finished. Return whether there was a result."""
-    table, result = source.table(name), source.suite(name)
-    if not result.is_file():
-        return False
     try:
-        if table.is_file():
-            write_bytes(target.table(name), table.read_bytes())
-        write_bytes(target.suite(name), result.read_bytes())
-    except FileNotFoundError:  # `gc` deleted it in the meantime
+        result = source.suite(name).read_bytes()
+        if source.table(name).is_file():
+            write_bytes(target.table(name), source.table(name).read_bytes())
+    except FileNotFoundError:  # not finished, or `gc` deleted it in the meantime
         return False
+    write_bytes(target.suite(name), result)
     return True

@@ -12,12 +12,12 @@ from nanochat.plan.stages import STAGES
 from nanochat.runner.report.results import result_line
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
-from nanochat.runner.store.runs import Run, list_runs
+from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.link import read_link
 from nanochat.tracking.run_view import Artifact, Dataset, RunView, Status
-from nanochat.tracking.stale import HOST_TAG, PID_TAG, STARTED_TAG
+from nanochat.tracking.uploader import HOST_TAG, PID_TAG, STARTED_TAG
 
 _RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
@@ -31,7 +31,8 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
     """Return how MLflow should show the run in a folder now."""
     state = read_run(folder)
     assert state is not None, f"{folder.state} cannot be read"
-    records = {entry.stage: record for entry in state.stages if (record := _record(entry, base)) is not None}
+    folders = {name: folder for name, folder in state.folders(base).items() if state.entry(name).status != "running"}
+    records = {name: record for name, folder in folders.items() if (record := read_record(folder)) is not None}
     return RunView(
         name=state.name,
         link=folder.link,
@@ -41,7 +42,11 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         params={"seed": str(state.seed), **_shape_params(state)},
         metrics=_metrics(records.values()),
         artifacts=_run_artifacts(folder),
-        stages=tuple(_stage_view(state, entry, base) for entry in state.stages if _was_computed(entry)),
+        stages=tuple(
+            _stage_view(state, entry, StageFolder(base / entry.folder), records.get(entry.stage))
+            for entry in state.stages
+            if entry.folder is not None and entry.status not in ("waiting", "cached")
+        ),
         started=state.created,
         ended=None if state.status == "running" else state.updated,
     )
@@ -71,18 +76,7 @@ def _metrics(records: Iterable[StageRecord]) -> dict[str, float]:
     return {f"{record.stage}/{name}": value for record in records for name, value in record.metrics.items()}
 
 
-def _was_computed(entry: StageEntry) -> bool:
-    return entry.status not in ("waiting", "cached") and entry.folder is not None
-
-
-def _record(entry: StageEntry, base: Path) -> StageRecord | None:
-    return read_record(StageFolder(base / entry.folder)) if entry.folder and entry.status != "running" else None
-
-
-def _stage_view(state: RunState, entry: StageEntry, base: Path) -> RunView:
-    assert entry.folder is not None, "a stage that began has a folder"
-    folder = StageFolder(base / entry.folder)
-    record = _record(entry, base)
+def _stage_view(state: RunState, entry: StageEntry, folder: StageFolder, record: StageRecord | None) -> RunView:
     status: Status = _RUN_STATUS[entry.status]
     tables = tuple(sorted(folder.tables.glob("*.jsonl"))) if record else ()
     return RunView(
@@ -152,12 +146,9 @@ def _stage_artifacts(folder: StageFolder) -> tuple[Artifact, ...]:
 
 
 def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, ...]:
-    digests = record.source_digests if record else {}
+    digests = record.source_digests.items() if record else ()
     context = "evaluation" if STAGES[entry.stage].evaluates else "training"
-    return tuple(
-        Dataset(name=name, digest=digest, source=entry.sources.get(name, name), context=context)
-        for name, digest in digests.items()
-    )
+    return tuple(Dataset(name=n, digest=d, source=entry.sources.get(n, n), context=context) for n, d in digests)
 
 
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:

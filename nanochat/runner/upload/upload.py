@@ -15,7 +15,7 @@ from nanochat.runner.store.record import RunTracking
 from nanochat.runner.upload.build_view import pending_views, run_view
 from nanochat.storage.layout import RunFolder
 from nanochat.tracking.link import Link, read_link
-from nanochat.tracking.store import database_path, resolve_uri, show_uri
+from nanochat.tracking.mlflow_store import database_path, resolve_uri, show_uri
 from nanochat.tracking.uploader import Uploader
 
 CLOSE_SECONDS = 30.0
@@ -28,8 +28,7 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
     """Return where to upload a run. A SQLite store is created in `folder` by default."""
     if section.kind == "none":
         return RunTracking(kind="none")
-    uri = resolve_uri(section.uri, folder)
-    return RunTracking(kind="mlflow", uri=uri, experiment=section.experiment, tags=dict(section.tags))
+    return RunTracking(**section.model_dump() | {"uri": resolve_uri(section.uri, folder)})
 
 
 @contextmanager
@@ -66,8 +65,7 @@ def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, inte
     while not uploader.join(_POLL_SECONDS):
         if time.monotonic() > deadline or interrupts.count > 1:
             break
-    problem = uploader.problem
-    if problem is not None:
+    if (problem := uploader.problem) is not None:
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
     elif (link := read_link(folder.link)) is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from nanochat.errors import StageError
 from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
-from nanochat.stages.process.group import ProcessGroup
+from nanochat.stages.process.process_group import ProcessGroup
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import Series

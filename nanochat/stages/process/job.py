@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
+from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
-from nanochat.stages.process.group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
+from nanochat.stages.process.process_group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code
 from nanochat.stages.process.signals import StopFlag
+from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
 
 
@@ -93,8 +96,12 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, process_group=group)
     context.log_line(chosen.describe() + (f", {group.size} processes" if group.size > 1 else ""))
     if STAGES[job.spec.stage].has_model and chosen.backend != "cpu":
-        _watch_device_memory(context)
+        from nanochat.model.device import peak_bytes
+
+        context.device_peak = peak_bytes
     context.report_progress(0.0, "starting")
+    if group.is_writer:
+        _report_sources(job, context)
     try:
         result = run_stage(job, context)
         if group.is_writer:
@@ -107,17 +114,22 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     group.barrier()
 
 
+def _report_sources(job: Job, context: StageContext) -> None:
+    """Write the files that the stage reads to its log, and to `sources.json` for the report."""
+    planned = {use.source: use.files.left_out for use in source_uses(job.spec.inputs, base=context.base)}
+    lines = []
+    for use in source_uses(job.spec.inputs, base=context.base, look_inside=True):
+        lines.append(use.describe())
+        is_news = use.files.left_out != planned[use.source]  # the plan did not look into files
+        (context.notify_user if is_news else context.log_line)(lines[-1])
+    write_text(context.folder.sources, json.dumps(lines, indent=1), durable=False)
+
+
 def _prepare_device(job: Job, chosen: runtime.Runtime) -> None:
     from nanochat.model.device import apply_memory_limits, select_device
 
     select_device(chosen.backend)
     apply_memory_limits(job.execution.memory_limit_bytes)
-
-
-def _watch_device_memory(context: StageContext) -> None:
-    from nanochat.model.device import peak_bytes
-
-    context.device_peak = peak_bytes
 
 
 def run_stage(job: Job, context: StageContext) -> StageResult:

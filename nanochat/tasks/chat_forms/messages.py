@@ -68,18 +68,21 @@ def _message(value: object, number: int, ignored: set[str], is_trained: bool) ->
     where = f"message {number}: "
     if not isinstance(value, dict):
         raise BadConversation(f"{where}must be an object with `role` and `content`, found {json_type(value)}")
+    if len(value) == 2 and isinstance(value.get("content"), str) and value.get("role") in ("user", "assistant"):
+        role = value["role"]  # most messages; this takes a third of the time
+        return Message(role, value["content"], is_trained or role == "user")
     names = next((names for names in (("role", "content"), ("from", "value")) if names[0] in value), None)
     if names is None or names[1] not in value:
         raise BadConversation(f"{where}must have `role` and `content`; found {str(value)[:_SHOWN_CHARS]}")
     keys = present(value)
     given, content = keys.pop(names[0], None), keys.pop(names[1], value[names[1]])
-    role = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
-    if role is None:
+    known = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
+    if known is None:
         raise BadConversation(
             f"{where}role {given!r} is not supported; expected system, user or assistant"
             + (" (calls of tools and their results are not read)" if given in ("tool", "function") else "")
         )
-    where = f"message {number} ({role}): "
+    role, where = known, f"message {number} ({known}): "
     flag = take_flags(keys, where)
     if flag is not None and flag[1] and role != "assistant":
         raise BadConversation(f"{where}`{flag[0]}` asks to train on it, but only answers are trained on; remove it")

@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 import yaml
 
@@ -16,15 +15,7 @@ from nanochat.data.files.local_files import literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.core.prompts import (
-    CoreItem,
-    CoreKind,
-    LanguageModelingItem,
-    MultipleChoiceItem,
-    SchemaItem,
-    fewshot_indices,
-    render_prompts,
-)
+from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts
 
 TASKS_FILE, BASELINES_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eval_data"
 _SHUFFLE_SEED = 1337
@@ -132,25 +123,20 @@ def read_items(task: CoreTask) -> Sequence[CoreItem]:
 
 
 def parse_item(kind: CoreKind, value: object) -> CoreItem | None:
-    """Return the item in a decoded line, or None if the line has no item of this kind."""
-    match kind:
-        case "multiple_choice":
-            match value:
-                case {"query": str(query), "choices": [*choices], "gold": int(gold)} if 0 <= gold < len(choices):
-                    return MultipleChoiceItem(query, tuple(map(str, choices)), gold)
-        case "schema":
-            match value:
-                case {"context_options": [*contexts], "continuation": str(continuation), "gold": int(gold)} if (
-                    0 <= gold < len(contexts)
-                ):
-                    return SchemaItem(tuple(map(str, contexts)), continuation, gold)
-        case "language_modeling":
-            match value:
-                case {"context": str(context), "continuation": str(continuation)}:
-                    return LanguageModelingItem(context, continuation)
+    """Return the item in a decoded line, or None if the line has no item of this kind.
+
+    Contexts of `language_modeling` are stripped on both sides.
+    """
+    match kind, value:
+        case "multiple_choice", {"query": str(query), "choices": [*choices], "gold": int(gold)}:
+            pairs = tuple((query, str(choice)) for choice in choices)
+        case "schema", {"context_options": [*contexts], "continuation": str(continuation), "gold": int(gold)}:
+            pairs = tuple((str(context), continuation) for context in contexts)
+        case "language_modeling", {"context": str(context), "continuation": str(continuation)}:
+            pairs, gold = ((context.strip(), continuation),), 0
         case _:
-            assert_never(kind)
-    return None
+            return None
+    return CoreItem(kind, pairs, gold) if 0 <= gold < len(pairs) else None
 
 
 def _task(entry: object, baselines: dict[str, float], folder: Path) -> CoreTask:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Literal
 
 CoreKind = Literal["multiple_choice", "schema", "language_modeling"]
 
@@ -16,37 +16,15 @@ _FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True)
-class MultipleChoiceItem:
-    """A query and the choices that may follow it."""
+class CoreItem:
+    """Pairs of a context and its continuation, and the index of the right pair.
 
-    query: str
-    choices: tuple[str, ...]
-    gold: int
+    The pairs differ in the continuation (`multiple_choice`) or in the context (`schema`). `language_modeling` has one.
+    """
 
-
-@dataclass(frozen=True)
-class SchemaItem:
-    """Contexts that may precede one continuation."""
-
-    context_options: tuple[str, ...]
-    continuation: str
-    gold: int
-
-
-@dataclass(frozen=True)
-class LanguageModelingItem:
-    """A context and the text that must follow it."""
-
-    context: str
-    continuation: str
-
-    @property
-    def gold(self) -> int:
-        """The index of the only continuation."""
-        return 0
-
-
-CoreItem = MultipleChoiceItem | SchemaItem | LanguageModelingItem
+    kind: CoreKind
+    pairs: tuple[tuple[str, str], ...]
+    gold: int = 0
 
 
 def fewshot_indices(index: int, total: int, count: int) -> list[int]:
@@ -56,31 +34,12 @@ def fewshot_indices(index: int, total: int, count: int) -> list[int]:
 
 
 def render_prompts(item: CoreItem, fewshot: Sequence[CoreItem], *, delimiter: str) -> tuple[str, ...]:
-    """Return the prompts of an item: one for each option, or one without and one with the continuation.
+    """Return the prompts of an item: one for each pair, or for `language_modeling` without and with the continuation.
 
-    Contexts of `language_modeling` are stripped on both sides, and so is its whole prompt without continuation. Nothing
-    else is trimmed or escaped.
+    The prompt without continuation is stripped on both sides. Nothing else is trimmed or escaped.
     """
-    before = "".join(f"{_solved(shot, delimiter)}\n\n" for shot in fewshot)
-    match item:
-        case MultipleChoiceItem():
-            return tuple(f"{before}{item.query}{delimiter}{choice}" for choice in item.choices)
-        case SchemaItem():
-            return tuple(f"{before}{context}{delimiter}{item.continuation}" for context in item.context_options)
-        case LanguageModelingItem():
-            context = f"{before}{item.context.strip()}{delimiter}"
-            return context.strip(), context + item.continuation
-        case _:
-            assert_never(item)
-
-
-def _solved(item: CoreItem, delimiter: str) -> str:
-    match item:
-        case MultipleChoiceItem():
-            return f"{item.query}{delimiter}{item.choices[item.gold]}"
-        case SchemaItem():
-            return f"{item.context_options[item.gold]}{delimiter}{item.continuation}"
-        case LanguageModelingItem():
-            return f"{item.context.strip()}{delimiter}{item.continuation}"
-        case _:
-            assert_never(item)
+    before = "".join(f"{delimiter.join(shot.pairs[shot.gold])}\n\n" for shot in fewshot)
+    prompts = tuple(before + delimiter.join(pair) for pair in item.pairs)
+    if item.kind == "language_modeling":
+        return f"{before}{item.pairs[0][0]}{delimiter}".strip(), *prompts
+    return prompts

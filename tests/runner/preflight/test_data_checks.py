@@ -1,4 +1,4 @@
-"""Tests that preflight refuses data that does not have the format a stage reads."""
+"""Tests that data is downloaded before the first stage, and refused if it does not have the format a stage reads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.errors import PreflightError
-from nanochat.runner.preflight.data_checks import check_inputs
+from nanochat.errors import InterruptedRun, PreflightError
+from nanochat.runner.preflight.data_checks import check_inputs, fetch_sources
+from nanochat.runner.process.interrupts import Interrupts
 
 
 def test_problems_with_data_of_all_stages_are_reported_before_the_first_begins(bench):
@@ -40,13 +41,47 @@ def test_data_of_cached_and_unselected_stages_is_not_checked(bench):
 
 def test_validation_documents_are_required_only_by_stages_that_use_them(bench):
     """The tokenizer measures its compression on some. Pretraining without validation does not need any."""
-    (bench.folder / "text.txt").write_text("hello world\n" * 3)
+    (bench.folder / "text.txt").write_text("only one line")
 
     def findings(stage, *flags):
-        plan = bench.prepare("sources.text.validation.hash_frac=0.0001", *flags).plan
+        plan = bench.prepare(*flags).plan
         return check_inputs([plan.stage(stage)], bench.base)
 
     assert "no validation document" in findings("tokenizer")[0]
     assert len(findings("pretrain")) == len(findings("base_eval")) == 1
     assert findings("pretrain", "run.monitor.validate_every_steps=null") == []
     assert findings("base_eval", "base_eval.suites.bpb.split=train") == []
+
+
+def test_fingerprints_stay_the_same_when_bad_lines_are_removed(bench):
+    """A bad line is one that reading skips: in text one that is not UTF-8, in chats one that parsing refuses."""
+    text, chats = bench.folder / "text.txt", bench.folder / "chats.jsonl"
+    clean = bench.prepare()
+    text.write_bytes(b"\xe9t\xe9\n" + text.read_bytes())
+    chats.write_text(chats.read_text() + '{"prompt": "hello"}\n{"prompt": "x", "completion": "y", "label": false}\n')
+    assert [stage.source_digests for stage in bench.prepare().plan.stages] == [
+        stage.source_digests for stage in clean.plan.stages
+    ]
+    chats.write_text(chats.read_text() + '{"prompt": "hello", "completion": "you"}\n')
+    assert bench.prepare().plan.stage("sft").source_digests != clean.plan.stage("sft").source_digests
+
+
+def test_fetch_sources_shows_progress_and_stops_on_a_signal(bench, monkeypatch):
+    overrides = ["chat_eval=null", "sources.text={uri: 'hf://datasets/a/b'}"]
+    stage, interrupts = bench.prepare(*overrides).plan.stage("tokenizer"), Interrupts()
+    monkeypatch.setattr("nanochat.runner.preflight.data_checks.fetch", lambda source, progress, **_: progress(50, 200))
+    fetch_sources(stage, bench.base, display=bench.display, interrupts=interrupts)
+    assert bench.display.progress == [("download text", 0.25, "50 B of 200 B")]
+    interrupts.count = 1
+    with pytest.raises(InterruptedRun, match="while downloading `text`"):
+        fetch_sources(stage, bench.base, display=bench.display, interrupts=interrupts)
+
+
+def test_failed_download_ends_the_run_before_any_stage(bench, monkeypatch):
+    def refuse(source, **_):
+        raise PreflightError("no route")
+
+    monkeypatch.setattr("nanochat.runner.preflight.data_checks.fetch", refuse)
+    with pytest.raises(PreflightError, match="no route"):
+        bench.run()
+    assert bench.calls() == []

@@ -13,7 +13,7 @@ import pytest
 
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.hub_pins import pin_sources
-from nanochat.runner.store.runs import list_runs
+from nanochat.runner.store.run_catalog import list_runs
 
 NEWER = "d" * 40
 OLDER = "c0ffee" + "0" * 34

@@ -59,12 +59,7 @@ def test_launch_options_with_a_hostfile_count_processes_per_host(hostfile, monke
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "/shared/base")
     path = hostfile(GPU_TWICE)
     found = options(processes=4, hostfile=path, device="cpu")
-    assert found == {
-        "--backend": "ring",
-        "--hostfile": path,
-        "-n": "2",
-        "--env": "NANOCHAT_BASE_DIR=/shared/base",
-    }
+    assert found == {"--backend": "ring", "--hostfile": path, "-n": "2", "--env": "NANOCHAT_BASE_DIR=/shared/base"}
 
 
 @pytest.mark.parametrize(
@@ -97,12 +92,11 @@ def test_more_processes_than_gpus_are_refused(on_cuda):
     assert obstacles(gpus=2, processes=4) == ["`run.distributed.processes` is 4, but this machine has 2 GPUs"]
 
 
-def test_nccl_without_gpus_is_refused():
-    (found,) = obstacles(processes=2, collectives="nccl", device="cpu")
-    assert "nccl` needs NVIDIA GPUs" in found
-
-
-def test_mpi_without_mpirun_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [("nccl", "nccl` needs NVIDIA GPUs"), ("mpi", "`mpirun`, which is not on the PATH")],
+)
+def test_backend_that_this_machine_lacks_is_refused(monkeypatch, backend, message):
     monkeypatch.setattr(hosts.shutil, "which", lambda _: None)
-    (found,) = obstacles(processes=2, collectives="mpi", device="cpu")
-    assert "`mpirun`, which is not on the PATH" in found
+    (found,) = obstacles(processes=2, collectives=backend, device="cpu")
+    assert message in found

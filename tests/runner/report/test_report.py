@@ -10,6 +10,7 @@ import pytest
 
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
+from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import chance_level, result_line
 from nanochat.runner.report.scores import Suite, describe_stages
 from nanochat.runner.upload.build_view import run_view
@@ -39,18 +40,19 @@ def test_html_page_escapes_text_written_by_a_model(tmp_path, markdown):
 
 
 @pytest.mark.parametrize(
-    ("value", "chance", "verdict"),
+    ("value", "chance", "passes", "verdict"),
     [
-        (0.31, 0.25, "no better than guessing"),
-        (0.33, 0.25, "better than guessing"),
-        (0.17, 0.25, "worse than guessing"),
-        (0.0, 0.0, "none solved"),
-        (0.5, 0.0, "50% solved"),
+        (0.31, 0.25, {}, "no better than guessing"),
+        (0.33, 0.25, {}, "better than guessing"),
+        (0.17, 0.25, {}, "worse than guessing"),
+        (0.0, 0.0, {}, "none solved"),
+        (0.5, 0.0, {}, "50% solved"),
+        (0.1, 0.0, {1: 0.1, 2: 0.17, 4: 0.3}, "10% solved, 30% in 4 tries"),
     ],
 )
-def test_reading_of_a_score_compares_it_with_chance(value, chance, verdict):
-    """Two standard errors are 0.06 here."""
-    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance).reading == verdict
+def test_reading_of_a_score_compares_it_with_chance_and_counts_tries(value, chance, passes, verdict):
+    """Two standard errors are 0.06 here. With pass@4 of 0.3, one of four answers solves three of ten problems."""
+    assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance, passes).reading == verdict
 
 
 def test_chance_level_is_solved_from_the_centred_score():
@@ -74,20 +76,41 @@ def test_html_report_describes_stages_scores_costs_and_commit(bench):
     assert "Time and memory" in page and "commit:" in page and "validation: {hash_frac: 0.5}" in page
 
 
+def test_report_says_which_files_the_stages_read(bench):
+    run = bench.run()
+    for stage in ("tokenizer", "pretrain"):
+        bench.stage_folder(stage).sources.write_text('["docs: 1 of 2 files, 9 B; left out: c.md (not .txt)"]')
+    report = write_report(run, bench.base).read_text()
+    line = "docs: 1 of 2 files, 9 B; left out: c.md (not .txt) (read by tokenizer, pretrain)"
+    assert f"## Data\n\n    {line}\n" in report
+
+
 def test_result_line_and_report_count_conversations_that_were_not_used():
     metrics = {"loss": 1.5, "conversations": 40.0, "tokens": 900.0, "steps": 7.0, "refused_conversations": 3.0}
     record = SimpleNamespace(stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0})
     assert result_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
     assert describe_stages({"sft": record}) == [
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
-        "3 rows of the data held none and were refused."
+        "3 rows of the data held no conversation and were refused."
     ]
 
 
-def test_reading_of_pass_at_k_counts_tries():
-    """An accuracy of 0.1 and pass@4 of 0.3: one of four answers solves three of ten problems."""
-    suite = Suite("chat_eval", "humaneval", "humaneval", 0.1, 0.03, 100, 0.0, {1: 0.1, 2: 0.17, 4: 0.3})
-    assert suite.reading == "10% solved, 30% in 4 tries"
+@pytest.mark.parametrize(
+    ("cropped_frac", "sentence"),
+    [
+        (0.0, ""),
+        (0.12, " `pretrain.long_documents: crop` throws away 12% of the text that is read, the ends of long documents"),
+        (0.92, " **Warning:** `pretrain.long_documents: crop` throws away 92% of the text that is read, the ends of"),
+    ],
+)
+def test_report_states_the_share_of_text_that_cropping_threw_away(cropped_frac, sentence):
+    metrics = {"parameters": 900.0, "tokens": 80.0, "steps": 7.0, "cropped_frac": cropped_frac}
+    (text,) = describe_stages({"pretrain": SimpleNamespace(stage="pretrain", metrics=metrics)})
+    assert text.startswith(
+        "**pretrain** taught a new model of 900 parameters to predict the next token: it read 80 tokens in 7 steps."
+        + sentence
+    )
+    assert ("crop" in text) == (cropped_frac > 0)
 
 
 def test_mlflow_description_starts_with_scores_and_explains_them(bench):
@@ -98,8 +121,15 @@ def test_mlflow_description_starts_with_scores_and_explains_them(bench):
     assert re.fullmatch(r"\*\*base_eval: bpb .*; chat_eval: spelling 0\.75 .*\*\*", first), "whose score it is"
     for description in (view.description, evaluation.description):
         assert "spelling 0.75 ± 0.12 (n 12)" in description.splitlines()[0]
-        assert (
-            "- chat_eval spelling 0.75 ± 0.12: no better than guessing (task: spell a word letter by letter)"
-            in description
-        )
+        reading = "no better than guessing (task: spell a word letter by letter)"
+        assert f"- chat_eval spelling 0.75 ± 0.12: {reading}" in description
         assert "under Artifacts" in description
+
+
+def test_report_lists_the_notes_of_the_stages(bench):
+    bench.control(pretrain="notes")
+    bench.run("sft=null", "chat_eval=null")
+    (report,) = bench.base.glob("runs/tiny/*/report.md")
+    assert (
+        "## Notes of the stages\n\n    pretrain: step_00000008 is damaged\n    pretrain: half\n\n" in report.read_text()
+    )

@@ -26,8 +26,8 @@ def test_gc_deletes_only_stages_that_no_run_refers_to(bench):
     second = bench.run("sft.horizon.steps=5", "name=second")
     assert find_unreferenced_stages(bench.base) == []
     shutil.rmtree(second.folder.path)
-    assert {folder.path.parent.name for folder in find_unreferenced_stages(bench.base)} == {"sft", "chat_eval"}
-    assert {folder.path.parent.name for folder in delete_unreferenced_stages(bench.base)} == {"sft", "chat_eval"}
+    for unreferenced in (find_unreferenced_stages, delete_unreferenced_stages):
+        assert {folder.path.parent.name for folder in unreferenced(bench.base)} == {"sft", "chat_eval"}
     assert delete_unreferenced_stages(bench.base) == []
     bench.calls()
     bench.run()

@@ -42,12 +42,9 @@ def test_git_state_is_unknown_for_a_package_installed_inside_another_repository(
     assert git_state(installed) == (None, False)
 
 
-def test_git_state_is_unknown_outside_a_repository(tmp_path):
+def test_provenance_without_a_repository_names_the_package_version(tmp_path, monkeypatch):
     (tmp_path / "__init__.py").write_text("")
     assert git_state(tmp_path / "__init__.py") == (None, False)
-
-
-def test_provenance_names_the_package_version_without_a_repository(monkeypatch):
     monkeypatch.setattr("nanochat.runner.store.provenance._git", lambda *_: None)
     provenance = collect()
     assert provenance.git_commit is None and "nanochat" in provenance.packages

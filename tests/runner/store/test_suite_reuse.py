@@ -59,10 +59,8 @@ def test_reuse_suites_copies_suites_whose_inputs_are_unchanged(tmp_path, changes
         (old.out / "tables" / f"{name}.jsonl").write_text(f"records of {name}")
     after.write(new.identity)
     assert reuse_suites(new, after, tmp_path) == expected
-    assert {path.stem: path.read_text() for path in new.suites.glob("*")} == {n: f"result of {n}" for n in expected}
-    assert {path.stem: path.read_text() for path in (new.out / "tables").glob("*")} == {
-        n: f"records of {n}" for n in expected
-    }
+    for folder, what in ((new.suites, "result"), (new.tables, "records")):
+        assert {path.stem: path.read_text() for path in folder.glob("*")} == {n: f"{what} of {n}" for n in expected}
     assert reuse_suites(new, after, tmp_path) == []
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nanochat.evals.bpb import evaluate_bpb, measure_bpb
+from nanochat.evals.bits_per_byte import evaluate_bpb, measure_bpb
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.loss import plain_losses

@@ -1,8 +1,10 @@
-"""Reads the rows of task data with a parser that refuses rows of another form."""
+"""Parsing for tasks: rows of data into examples, and completions into answers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +12,12 @@ from typing import TypeVar
 from nanochat.data.sources import SourceSpec, describe
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import StageError
+from nanochat.tokenizer.pieces import SPECIAL_TOKENS
+from nanochat.tools.calculator import read_number
 
+_END = re.compile(r"<\|assistant_end\|>|<\|bos\|>")
+_SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
+_FINAL = re.compile(r"####[ \t]*(-?\$?-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))(?![.,]?[\w/*^])")
 _Problem = TypeVar("_Problem")
 RowParser = Callable[[dict[str, object], int], _Problem]
 """Takes a row and its number; returns the problem in it, or raises `row_error`."""
@@ -35,3 +42,19 @@ def read_rows(
 def row_error(task: str, row: dict[str, object], number: int, expected: str) -> StageError:
     """Return the error that a parser raises for a row without what it must have."""
     return StageError(f"{task}: row {number} must have {expected}; it is {str(row)[:200]}")
+
+
+def strip_special_tokens(completion: str) -> str:
+    """Return the text up to the end of the turn, without special tokens and surrounding white space."""
+    return _SPECIAL.sub("", _END.split(completion, maxsplit=1)[0]).strip()
+
+
+def parse_final_number(text: str) -> Decimal | None:
+    """Return the number after the first `####`, or None if there is none.
+
+    Thousands commas, a leading $ and a final full stop are ignored (`$1,000.` is 1000). No other number of the text
+    counts, and neither does a number that is part of something longer (`10/3`, `10x`).
+    """
+    start = text.find("####")
+    match = _FINAL.match(text, start) if start >= 0 else None
+    return None if match is None else read_number(match[1])

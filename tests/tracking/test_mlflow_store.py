@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from nanochat.tracking.store import TrackingOutageError, open_store, resolve_uri, show_uri
+from nanochat.tracking.mlflow_store import TrackingOutageError, open_store, resolve_uri, show_uri
 
 
 def test_resolve_uri_prefers_recipe_then_environment_then_local_database(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_credentials_from_the_environment_are_used_but_never_stored_or_shown(tmp
         address = f"127.0.0.1:{server.server_port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter%322@{address}")
         for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-            monkeypatch.setenv(name, "")  # so that what is set is taken back
+            monkeypatch.setenv(name, "")  # so that monkeypatch restores what MLflow sets
             monkeypatch.delenv(name)
         uri = resolve_uri(None, tmp_path)
         assert uri == f"http://{address}"
@@ -86,7 +86,7 @@ def test_database_whose_creation_was_killed_is_created_again(tmp_path, monkeypat
 def test_importing_tracking_does_not_import_mlflow():
     """Importing MLflow takes seconds."""
     code = (
-        "import sys, nanochat.tracking.uploader, nanochat.tracking.sync, nanochat.tracking.store;"
+        "import sys, nanochat.tracking.uploader, nanochat.tracking.sync, nanochat.tracking.mlflow_store;"
         "print(any(m.split('.')[0] == 'mlflow' for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -113,8 +113,10 @@ def open_store(uri: str, experiment: str) -> Store:
         client = MlflowClient(tracking_uri=_with_credentials(uri))
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
-            created = client.create_experiment(experiment, artifact_location=_artifact_location(uri, experiment))
-            return Store(client, uri, experiment, str(created))
+            path, name = database_path(uri), re.sub(r"[^\w.-]", "_", experiment)
+            # Artifacts of a SQLite store lie beside the database, whatever the working directory is.
+            location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
+            return Store(client, uri, experiment, str(client.create_experiment(experiment, location)))
         if existing.lifecycle_stage == "deleted":
             client.restore_experiment(existing.experiment_id)
         return Store(client, uri, experiment, str(existing.experiment_id))
@@ -192,11 +194,3 @@ def _create_database(uri: str) -> None:
     store = SqlAlchemyStore(f"{_SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()
     move_into_place(scratch, path)
-
-
-def _artifact_location(uri: str, experiment: str) -> str | None:
-    """Return the artifact folder of a SQLite store: beside the database, whatever the working directory is."""
-    path = database_path(uri)
-    if path is None:
-        return None
-    return (path.parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()

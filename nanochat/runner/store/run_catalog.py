@@ -9,13 +9,7 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 from nanochat.plan.stages import training_stages
-from nanochat.runner.store.record import (
-    RunState,
-    StageRecord,
-    output_digest,
-    read_record,
-    read_run,
-)
+from nanochat.runner.store.record import RunState, StageRecord, output_digest, read_record, read_run
 from nanochat.storage.files import sha256_of_file
 from nanochat.storage.layout import (
     CONFIG_FILE,
@@ -52,11 +46,7 @@ def list_runs(base: Path, name: str | None = None) -> list[Run]:
 
 
 def find_run(reference: str, base: Path) -> Run:
-    """Return the run that a reference names: a folder, NAME (its latest run) or NAME/TIME.
-
-    Raises:
-        RecipeError: there is no such run.
-    """
+    """Return the run that a reference names: a folder, NAME (its latest run) or NAME/TIME."""
     folder = RunFolder(Path(reference))
     if folder.state.is_file() and (state := read_run(folder)) is not None:
         return Run(RunFolder(folder.path.resolve()), state)
@@ -71,22 +61,18 @@ def find_run(reference: str, base: Path) -> Run:
 def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = None) -> Path:
     """Return the model folder that a reference names: a model, checkpoint or stage folder, or a run.
 
-    If a run has several models, the first finished stage in `prefer` wins; default: the stage that trained last.
-
-    Raises:
-        RecipeError: there is no such model. The message lists the runs on this machine.
+    If a run has several models, the first finished stage in `prefer` wins; default: the stage that trained last. The
+    message of the RecipeError for an unknown model lists the runs on this machine.
     """
     path = Path(reference).expanduser()
     for candidate in (path, path / MODEL_FOLDER, StageFolder(path).model):
         if all((candidate / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
             return candidate.resolve()
     run = _latest_with_model(reference, base)
-    records = run.records(base)
+    records, folders = run.records(base), run.state.folders(base)
     for stage in prefer or reversed(training_stages()):
         if stage in records:
-            folder = run.state.entry(stage).folder
-            assert folder is not None, "a stage with a record has a folder"
-            return StageFolder(base / folder).model
+            return folders[stage].model
     raise RecipeError(
         f"the run {run.reference} has no trained model yet (status: {run.state.status}); "
         f"finish it with `nanochat-run {run.state.recipe}`"

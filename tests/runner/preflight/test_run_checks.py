@@ -10,8 +10,7 @@ import pytest
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.estimate import memory
-from nanochat.runner.preflight import checks as preflight
-from nanochat.runner.preflight import memory_limit as limits
+from nanochat.runner.preflight import run_checks as preflight
 
 
 def refusal(bench, *overrides, **changes) -> str:
@@ -27,13 +26,11 @@ def test_preflight_reports_data_disk_memory_time_and_store_together(bench, monke
     monkeypatch.setattr(preflight.os, "access", lambda *_: False)
     (bench.folder / "text.txt").unlink()
     text = refusal(
-        bench,
-        "run.limits={memory: 1M, minutes: 0.001}",
-        "tracking={kind: mlflow, uri: 'sqlite:////nowhere/mlflow.db'}",
+        bench, "run.limits={memory: 1M, minutes: 0.001}", "tracking={kind: mlflow, uri: 'sqlite:////nowhere/mlflow.db'}"
     )
     assert text.startswith("9 problems to fix before the run can start:\n")
     found = re.findall(r"^  - (\w+)", text, re.MULTILINE)
-    assert found == ["source", "disk", *["memory"] * 5, "time", "tracking"]  # memory: of each of the five stages
+    assert found == ["source", "disk", *["memory"] * 5, "time", "tracking"]  # memory: one problem for each stage
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
@@ -92,8 +89,8 @@ def test_memory_limit_includes_the_limit_of_the_container(tmp_path, monkeypatch)
     files[0].write_text("max\n")
     assert runtime.container_memory_bytes() is None
     files[1].write_text("1073741824\n")
-    assert limits.memory_limit(None, "cpu") == 2**30
-    assert limits.memory_limit(2**40, "cpu") == 2**40
+    assert preflight.memory_limit(None, "cpu") == 2**30
+    assert preflight.memory_limit(2**40, "cpu") == 2**40
 
 
 def test_database_in_a_read_only_folder_is_refused(bench, monkeypatch):
@@ -111,12 +108,12 @@ def test_memory_limit_of_a_gpu_comes_from_its_driver(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 81559\necho 40960\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert limits.memory_limit(None, "cuda") == 81559 * 2**20
-    assert limits.memory_limit(123, "cuda") == 123
+    assert preflight.memory_limit(None, "cuda") == 81559 * 2**20
+    assert preflight.memory_limit(123, "cuda") == 123
     program.write_text("#!/bin/sh\necho no devices were found\nexit 6\n")
-    assert limits.memory_limit(None, "cuda") is None
+    assert preflight.memory_limit(None, "cuda") is None
     program.unlink()
-    assert limits.memory_limit(None, "cuda") is None
+    assert preflight.memory_limit(None, "cuda") is None
 
 
 def test_hostfile_with_a_wrong_number_of_hosts_is_refused(bench):
@@ -130,7 +127,7 @@ def test_hostfile_with_a_wrong_number_of_hosts_is_refused(bench):
 
 
 def test_processes_on_one_machine_divide_its_memory(bench, monkeypatch):
-    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 200 * 2**20})())
+    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 200 * 2**20})())
     only = ("base_eval=null", "sft=null", "chat_eval=null", "run.device=cpu", "run.micro_batch_size=1")
     bench.run(*only)
     bench.calls()

@@ -58,8 +58,7 @@ def measure_bpb(
 ) -> BpbResult:
     """Return sum of nats / (ln 2 * sum of bytes) over the same targets: those that are not -1 and have bytes.
 
-    Args:
-        losses: (B, T) inputs and (B, T) targets -> (B, T) cross-entropy in nats. Summed in float64.
+    `losses` takes inputs and targets (B, T) and returns their cross-entropies in nats, which are summed in float64.
     """
     nats, counted_bytes, counted_tokens = 0.0, 0, 0
     for batch in batches:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +10,10 @@ from typing import Literal
 from nanochat.plan.fingerprint import Document, document, explain, fingerprint_document
 from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
-from nanochat.runner.store.runs import list_runs
-from nanochat.storage.layout import StageFolder, stage_folder, stage_folders
+from nanochat.runner.store.run_catalog import list_runs
+from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder, stage_folders
 
 Action = Literal["cached", "resume", "run"]
-_STEP = re.compile(r"(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,6 @@ class ResolvedStage:
 
     @property
     def action(self) -> Action:
-        """Return what the runner will do with the stage."""
         if self.record is not None:
             return "cached"
         return "resume" if self.has_checkpoint else "run"
@@ -53,22 +50,13 @@ CacheLookup = ResolvedStage | UnresolvedStage
 
 
 def look_up_stage(
-    stage: StagePlan,
-    upstream_digests: Mapping[str, str],
-    *,
-    base: Path,
-    recipe_name: str,
-    is_forced: bool = False,
+    stage: StagePlan, upstream_digests: Mapping[str, str], *, base: Path, recipe_name: str, is_forced: bool = False
 ) -> ResolvedStage:
     """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached."""
     content = document(stage, upstream_digests)
-    identity = StageIdentity(
-        stage=stage.name,
-        fingerprint=fingerprint_document(content),
-        recipe_name=recipe_name,
-        document=content,
-    )
-    folder = stage_folder(base, stage.name, identity.fingerprint)
+    fingerprint = fingerprint_document(content)
+    identity = StageIdentity(stage=stage.name, fingerprint=fingerprint, recipe_name=recipe_name, document=content)
+    folder = stage_folder(base, stage.name, fingerprint)
     record, has_checkpoint = None, False
     step = newest_step(folder)
     if is_forced:
@@ -79,19 +67,18 @@ def look_up_stage(
         has_checkpoint, reason = True, f"it was interrupted; the newest checkpoint is from step {step:,}"
     elif read_identity(folder) is not None:
         reason = "it was interrupted before anything was saved"
+    elif (changes := explain_changes(identity, base)) is not None:
+        shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+        reason = f"changed: {shown}"
     else:
-        reason = _why_not_cached(identity, base)
+        reason = "not computed yet"
     return ResolvedStage(
         stage=stage, identity=identity, folder=folder, record=record, has_checkpoint=has_checkpoint, reason=reason
     )
 
 
 def look_up_plan(
-    plan: Plan,
-    *,
-    base: Path,
-    init_digests: Mapping[str, str],
-    forced: frozenset[str] = frozenset(),
+    plan: Plan, *, base: Path, init_digests: Mapping[str, str], forced: Collection[str] = ()
 ) -> list[CacheLookup]:
     """Look up every stage of a plan, as far as its inputs are known before anything runs.
 
@@ -100,10 +87,8 @@ def look_up_plan(
     digests: dict[str, str] = {}
     lookups: list[CacheLookup] = []
     for stage in plan.stages:
-        missing = tuple(name for name in stage.upstream if name not in digests)
-        if missing:
-            reason = f"after {' and '.join(missing)}"
-            lookups.append(UnresolvedStage(stage=stage, reason=reason, waits_for=missing))
+        if missing := tuple(name for name in stage.upstream if name not in digests):
+            lookups.append(UnresolvedStage(stage=stage, reason=f"after {' and '.join(missing)}", waits_for=missing))
             continue
         known = digests | ({INIT_FROM: init_digests[stage.name]} if stage.name in init_digests else {})
         lookup = look_up_stage(stage, known, base=base, recipe_name=plan.recipe_name, is_forced=stage.name in forced)
@@ -115,23 +100,7 @@ def look_up_plan(
 
 def newest_step(folder: StageFolder) -> int | None:
     """Return the step of the newest checkpoint folder, verified or not, or None if there is no checkpoint."""
-    if not folder.checkpoints.is_dir():
-        return None
-    steps = [
-        int(match[1])
-        for entry in folder.checkpoints.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and (match := _STEP.search(entry.name))
-    ]
-    return max(steps, default=None)
-
-
-def _why_not_cached(identity: StageIdentity, base: Path) -> str:
-    """Return, in one line, what changed compared with the most closely related earlier computation of the stage."""
-    changes = explain_changes(identity, base)
-    if changes is None:
-        return "not computed yet"
-    shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
-    return f"changed: {shown}"
+    return max(list_checkpoints(folder.checkpoints), default=None)
 
 
 def explain_changes(identity: StageIdentity, base: Path) -> list[str] | None:
@@ -139,11 +108,8 @@ def explain_changes(identity: StageIdentity, base: Path) -> list[str] | None:
 
     Returns None if the stage was never computed.
     """
-    others = [
-        other
-        for other in _identities(identity.stage, identity.recipe_name, base)
-        if other.fingerprint != identity.fingerprint
-    ]
+    known = _identities(identity.stage, identity.recipe_name, base)
+    others = [other for other in known if other.fingerprint != identity.fingerprint]
     return _smallest_changes(others, identity.document, identity.recipe_name)
 
 
@@ -173,7 +139,5 @@ def _smallest_changes(others: Sequence[StageIdentity], content: Document, recipe
     """Return the changes against the first computation with this recipe name, else against the most similar one."""
     if not others:
         return None
-    same_name = [other for other in others if other.recipe_name == recipe_name]
-    if same_name:
-        return explain(same_name[0].document, content)
-    return min((explain(other.document, content) for other in others), key=len)
+    same_name = [other for other in others if other.recipe_name == recipe_name][:1]
+    return min((explain(other.document, content) for other in same_name or others), key=len)

@@ -1,6 +1,6 @@
 """Errors in a recipe, shown with code, file, line and column, the line with carets under the error, and a suggestion.
 
-Not here: finding the errors. See `source.yaml_reader`, `merge` and `check`.
+Not here: finding the errors. See `yaml_reader`, `merge` and `check`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class Text:
 
     @property
     def is_flag(self) -> bool:
-        """Whether this is a `--set` flag."""
         return self.flag_number > 0
 
     def line(self, number: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.recipe.source.diagnostics import Origin
-from nanochat.recipe.source.scalars import Scalar
+from nanochat.recipe.parsing.diagnostics import Origin
+from nanochat.recipe.parsing.scalars import Scalar
 
 
 @dataclass(frozen=True)

@@ -5,35 +5,38 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
+from nanochat import runtime
 from nanochat.data.ingest.pending import plan_conversions
 from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
+from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import total
 from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import check_inputs
-from nanochat.runner.preflight.memory_limit import gpu_count, memory_limit
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.storage.layout import CONFIG_FILE
-from nanochat.tracking.store import database_path, show_uri
+from nanochat.tracking.mlflow_store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
+_QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+_QUERY_SECONDS = 10.0
 
 
 def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking_uri: str | None) -> None:
-    """Check everything that the given stages need to run.
-
-    Raises:
-        PreflightError: the message lists every problem.
-    """
+    """Check everything that the given stages need to run. The message of the PreflightError lists every problem."""
     problems = [
         *prepared.problems,
         *_check_sources(prepared, stages),
@@ -43,8 +46,7 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking_uri: 
         *_check_time(prepared, stages),
         *(_check_tracking(tracking_uri) if tracking_uri is not None else ()),
     ]
-    problems = list(dict.fromkeys(problems))  # a missing source is found twice
-    if problems:
+    if problems := list(dict.fromkeys(problems)):  # a missing source is found twice
         heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} to fix before the run can start"
         raise PreflightError("\n".join([f"{heading}:", *(f"  - {problem}" for problem in problems)]))
 
@@ -101,7 +103,7 @@ def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Itera
     shared = [stage for stage in stages if is_shared(stage)]
     if not shared:
         return
-    yield from find_launch_problems(shared[0].execution, gpu_count())
+    yield from find_launch_problems(shared[0].execution, len(_gpu_memories()) or None)
     for stage in shared:
         given = prepared.init_models.get(stage.name)
         problem = uneven_shares(stage.spec, _config_in(given), stage.execution.processes) if given else None
@@ -142,7 +144,7 @@ def _check_tracking(uri: str) -> Iterator[str]:
     if path is None:
         return  # a server that is down does no harm: the run is uploaded later
     # SQLite writes a journal beside the file, so the folder must be writable too.
-    targets = [path, path.parent] if path.exists() else [_existing_parent(path)]
+    targets = [path, path.parent] if path.exists() else [next(parent for parent in path.parents if parent.exists())]
     blocked = next((target for target in targets if not os.access(target, os.W_OK)), None)
     if blocked is not None:
         yield (
@@ -151,5 +153,22 @@ def _check_tracking(uri: str) -> Iterator[str]:
         )
 
 
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.parents if parent.exists())
+def memory_limit(given: int | None, device: DeviceClass) -> int | None:
+    """Return how many bytes a stage may use: `given`, else the device's memory, or None if that is not known."""
+    if given is not None:
+        return given
+    if device == "cuda":
+        return next(iter(_gpu_memories()), None)
+    return min(int(psutil.virtual_memory().total), runtime.container_memory_bytes() or sys.maxsize)
+
+
+def _gpu_memories() -> list[int]:
+    """Return the memory of each NVIDIA GPU in bytes as its driver reports it, empty if no driver answers."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        query = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True)
+        return [int(line) * 2**20 for line in query.stdout.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from nanochat.recipe.source.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
-from nanochat.recipe.source.nodes import Entry, Node
-from nanochat.recipe.source.scalars import Scalar, resolve_scalar
-from nanochat.recipe.source.syntax_errors import explain_syntax_error
+from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
+from nanochat.recipe.parsing.nodes import Entry, Node
+from nanochat.recipe.parsing.scalars import Scalar, resolve_scalar
+from nanochat.recipe.parsing.syntax_errors import explain_syntax_error
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 64

@@ -1,0 +1,127 @@
+"""Describes the files that stages read from each source: how many of those found, their size, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nanochat.data.files.file_kinds import reader_of
+from nanochat.data.files.file_selection import FileChoice, list_reasons
+from nanochat.data.files.readers import count_texts, has_rows, has_text
+from nanochat.data.ingest.store import readable_files
+from nanochat.data.source_splits import document_files, has_split, row_files, with_content
+from nanochat.data.sources import list_files
+from nanochat.data.splits import parse_split
+from nanochat.errors import PreflightError, StageError
+from nanochat.plan.describe import several
+from nanochat.plan.quantities import show_bytes
+from nanochat.plan.specs import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Input, WeightedSource
+from nanochat.tasks.table import TASKS
+
+_COUNTED_BYTES = 1 << 28
+"""Documents of larger text files are not counted, because that would take more than seconds."""
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """The files that some stages read from one source.
+
+    Attributes:
+        source: the name of the source.
+        files: the files read by at least one stage, and those that none of them reads.
+        unit: what a row of the files is: `document` or `row`.
+        rows: the number of documents or rows in the files; None if they have not been looked into.
+    """
+
+    source: str
+    files: FileChoice[Path]
+    unit: str
+    rows: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The size of the files read, in bytes."""
+        return sum(file.size for file in self.files.used)
+
+    def describe(self) -> str:
+        """Return, for example, `docs: 1 of 2 files, 60 KiB; left out: c.md (not .txt)`."""
+        used, found = len(self.files.used), self.files.found
+        parts = [several(found, "file") if used == found else f"{used:,} of {several(found, 'file')}"]
+        parts += [several(self.rows, self.unit)] if self.rows is not None else []
+        left_out = f"; left out: {list_reasons(self.files.left_out)}" if self.files.left_out else ""
+        notes = "".join(f"; {note}" for note in self.files.notes)
+        return f"{self.source}: {', '.join([*parts, show_bytes(self.size)])}{left_out}{notes}"
+
+
+def source_uses(inputs: Iterable[Input], *, base: Path, look_inside: bool = False) -> list[SourceUse]:
+    """Return what is read from each source with files, in the order of the inputs.
+
+    Files that are missing or not downloaded yet are skipped; the checks before a run report them. With `look_inside`,
+    files are opened to leave out those without content and to count documents and rows.
+    """
+    uses: dict[str, SourceUse] = {}
+    for item in inputs:
+        if item.source.builtin is not None:
+            continue
+        try:
+            use = _use(item, base)
+            if look_inside:
+                use = _look_inside(use, item, base)
+        except (PreflightError, StageError):
+            continue
+        known = uses.get(use.source)
+        uses[use.source] = use if known is None else _join(known, use)
+    return list(uses.values())
+
+
+def _use(item: Input, base: Path) -> SourceUse:
+    source = item.source
+    match item:
+        case WeightedSource() | BpbSuiteSpec():
+            return SourceUse(source.name, document_files(source, base=base).choice, "document")
+        case CoreSuiteSpec():
+            files = list_files(source, base=base)
+            return SourceUse(source.name, FileChoice(files.used, ()), "row")
+    if TASKS[item.task].reads == "words":
+        return SourceUse(source.name, list_files(source, base=base), "row")
+    split = parse_split(item.split or TASKS[item.task].eval_split)[0]
+    use = SourceUse(source.name, row_files(source, split, base=base), "row")
+    if isinstance(item, ChoiceSuiteSpec) and item.num_fewshot:
+        shots = TASKS[item.task].fewshot_split
+        if has_split(source, shots, base=base):
+            use = _join(use, SourceUse(source.name, row_files(source, shots, base=base), "row"))
+    return use
+
+
+def _join(a: SourceUse, b: SourceUse) -> SourceUse:
+    """Return both uses of a source as one. A file that only one of them leaves out is not left out."""
+    used = {file.path: file for file in (*a.files.used, *b.files.used)}
+    left_out = {path: why for path, why in (*a.files.left_out, *b.files.left_out) if path not in used}
+    files = FileChoice(
+        tuple(used[path] for path in sorted(used)),
+        tuple(left_out.items()),
+        tuple(dict.fromkeys((*a.files.notes, *b.files.notes))),
+    )
+    is_same = a.files.paths == b.files.paths and a.unit == b.unit
+    return SourceUse(a.source, files, a.unit, a.rows if is_same else None)
+
+
+def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:
+    """Return the use without the files that have no content, and with the number of documents or rows."""
+    if isinstance(item, CoreSuiteSpec) or TASKS[getattr(item, "task", "bpb")].reads == "words":
+        return use
+    source = item.source
+
+    def has_content(path: Path) -> bool:
+        parts = readable_files([path], base=base)
+        try:
+            return any(has_text(part, source.column) if use.unit == "document" else has_rows(part) for part in parts)
+        except StageError:
+            return True  # a bad row, which its reader counts
+
+    files = with_content(use.files, has_content)
+    parts = readable_files(files.paths, base=base)
+    if sum(path.stat().st_size for path in parts if reader_of(path) != "parquet") > _COUNTED_BYTES:
+        return replace(use, files=files)
+    return replace(use, files=files, rows=sum(count_texts(path, source.max_document_chars) for path in parts))

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat.data.sources import SourceSpec
+from nanochat.plan.source_files import source_uses
+from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, SftItem, WeightedSource
+
+
+def _lines(*inputs: object, look_inside: bool = False) -> list[str]:
+    uses = source_uses(inputs, base=Path("base"), look_inside=look_inside)  # type: ignore[arg-type]
+    return [use.describe() for use in uses]
+
+
+def _documents(path: Path) -> WeightedSource:
+    return WeightedSource(source=SourceSpec(name="docs", path=(str(path),)), weight=1)
+
+
+def _chat_inputs(folder: Path) -> tuple[SftItem, ChatSuiteSpec]:
+    source = SourceSpec(name="quiz", path=(str(folder),))
+    item = SftItem(name="q", task="gsm8k", source=source, split="train[:5]", max_examples=None, repeat=1)
+    suite = ChatSuiteSpec(
+        task="gsm8k", source=source, split="test", max_problems=1, num_samples=1, max_tokens=1, temperature=0, top_k=1
+    )
+    return item, suite
+
+
+def test_source_uses_count_files_and_name_those_left_out_by_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 2048)
+    (tmp_path / ".cache").mkdir()
+    for i in range(5):
+        (tmp_path / f"{i}.md").write_text("x")
+    assert _lines(_documents(tmp_path)) == [
+        "docs: 1 of 7 files, 2.00 KiB; left out: .cache (hidden); "
+        "0.md, 1.md, 2.md and 2 more (not .parquet, .jsonl, .txt)"
+    ]
+
+
+def test_source_uses_join_the_splits_that_stages_read(tmp_path: Path) -> None:
+    for name in ("train", "test", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n" * 3)
+    item, suite = _chat_inputs(tmp_path)
+    assert _lines(item) == ["quiz: 1 of 3 files, 9 B; left out: dev.jsonl, test.jsonl (another split)"]
+    assert _lines(item, suite) == ["quiz: 2 of 3 files, 18 B; left out: dev.jsonl (another split)"]
+
+
+def test_source_uses_look_inside_files_for_content_and_count_documents(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"text": pa.array([None, " "], pa.string())}), tmp_path / "2.parquet")
+    (tmp_path / "3.jsonl").write_text('{"text": "x"}\n\n{"text": "y"}\n')
+    (line,) = _lines(_documents(tmp_path), look_inside=True)
+    assert line.startswith("docs: 2 of 4 files, 5 documents, ")
+    assert line.endswith("; left out: 1.parquet, 2.parquet (empty)")
+    assert _lines(_documents(tmp_path))[0].startswith("docs: 4 files, ")
+
+
+def test_source_uses_skip_sources_without_files(tmp_path: Path) -> None:
+    builtin = BpbSuiteSpec(source=SourceSpec(name="lib", builtin="python-stdlib"), split="train", tokens=1)
+    assert _lines(builtin, _documents(tmp_path / "gone")) == []
