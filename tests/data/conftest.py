@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import json
+import lzma
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +37,12 @@ def byte_tokenizer():
     return ByteTokenizer()
 
 
+def zstd(content):
+    """Return a file of two zstd frames, as tools write that compress in parallel."""
+    half = len(content) // 2
+    return b"".join(pa.compress(part, codec="zstd", asbytes=True) for part in (content[:half], content[half:]))
+
+
 class Files:
     """Writes small data files and makes sources of them."""
 
@@ -54,6 +63,11 @@ class Files:
         path = self._path(name)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
+
+    def compressed(self, name, content):
+        """Write a text, compressed as the name's suffix says."""
+        write = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+        return self.text(name, write.get(Path(name).suffix, bytes)(content.encode()))
 
     def source(self, *patterns, **settings):
         return SourceSpec(name="mine", path=tuple(str(self.folder / name) for name in patterns), **settings)
