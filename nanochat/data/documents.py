@@ -16,7 +16,8 @@ from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
 from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, next_file
 from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, estimate_rows, read_texts
+from nanochat.data.files.file_sizes import estimate_rows
+from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.held_out import HeldOutRule, choose_rule
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files

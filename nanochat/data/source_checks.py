@@ -13,7 +13,8 @@ from pathlib import Path
 from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.file_selection import list_reasons
-from nanochat.data.files.readers import SMALL_BYTES, has_text
+from nanochat.data.files.file_sizes import are_small
+from nanochat.data.files.readers import has_text
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources import SourceSpec, as_preflight_error
@@ -39,7 +40,7 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
         if spec.builtin is None and not choice.used:
             bad = f"; bad rows:{shown(problems.examples)}" if problems.bad else ""
             raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}{bad}")
-        is_whole = sum(path.stat().st_size for path in paths.paths) <= SMALL_BYTES
+        is_whole = are_small(paths.paths)
         for split in splits:
             for _ in islice(single_pass(spec, split, base=base), None if is_whole else 1):
                 pass
@@ -77,4 +78,4 @@ def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
     Raises:
         PreflightError: the source or the split is missing.
     """
-    return sum(path.stat().st_size for path in split_files(spec, split, base=base)) <= SMALL_BYTES
+    return are_small(split_files(spec, split, base=base))

@@ -16,8 +16,9 @@ from typing import Literal
 from nanochat.data.builtin import stdlib_corpus, words
 from nanochat.data.files.digests import MEMORY_FILE, LineFilter, remembered_digests
 from nanochat.data.files.file_selection import FileChoice, FileSelection, list_reasons
+from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.local_files import find_files, literal_path
-from nanochat.data.files.readers import SMALL_BYTES, check_file
+from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
 from nanochat.data.hub.source import DEFAULT_REVISION, HubSource
@@ -121,7 +122,7 @@ def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> 
 
     In a folder, yaml and csv files count too, since they describe data, such as the tasks of a bundle. Settings such
     as `column` do not count. The digest of an unchanged file (path, size, time) is remembered under `base`. The hub is
-    not contacted. Of local files up to `SMALL_BYTES` together, only the lines that `lines` accepts count.
+    not contacted. Of small local files, only the lines that `lines` accepts count.
 
     Raises:
         PreflightError: a path or pattern matches nothing.
@@ -133,7 +134,7 @@ def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> 
     if spec.builtin == "spelling":
         return _sha256("\n".join(words.builtin_words()))
     files = (*resolve_files(spec, base=base), *_description_files(spec))
-    lines = lines if sum(file.stat().st_size for file in files) <= SMALL_BYTES else None
+    lines = lines if are_small(files) else None
     with remembered_digests(base / MEMORY_FILE) as digest_of:
         parts = [f"{name}\0{digest_of(file, lines)}" for name, file in zip(_relative_names(files), files, strict=True)]
     return _sha256("\n".join(parts))

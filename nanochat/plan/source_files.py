@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_selection import FileChoice, list_reasons
-from nanochat.data.files.readers import count_texts, has_rows, has_text
+from nanochat.data.files.file_sizes import count_texts
+from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, has_rows, has_text
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import document_files, has_split, row_files, with_content
 from nanochat.data.sources import list_files
@@ -124,4 +125,5 @@ def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:
     parts = readable_files(files.paths, base=base)
     if sum(path.stat().st_size for path in parts if reader_of(path) != "parquet") > _COUNTED_BYTES:
         return replace(use, files=files)
-    return replace(use, files=files, rows=sum(count_texts(path, source.max_document_chars) for path in parts))
+    max_chars = source.max_document_chars or TXT_DOCUMENT_CHARS
+    return replace(use, files=files, rows=sum(count_texts(path, max_chars) for path in parts))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import json
+import lzma
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,6 +39,12 @@ def byte_tokenizer() -> ByteTokenizer:
     return ByteTokenizer()
 
 
+def zstd(content: bytes) -> bytes:
+    """Return a file of two zstd frames, as tools write that compress in parallel."""
+    half = len(content) // 2
+    return b"".join(pa.compress(part, codec="zstd", asbytes=True) for part in (content[:half], content[half:]))
+
+
 class Files:
     """Writes small data files and makes sources of them."""
 
@@ -58,6 +67,16 @@ class Files:
         path = self._path(name)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
+
+    def compressed(self, name: str, content: str) -> Path:
+        """Write a text, compressed as the name's suffix says."""
+        write: dict[str, Callable[[bytes], bytes]] = {
+            ".gz": gzip.compress,
+            ".bz2": bz2.compress,
+            ".xz": lzma.compress,
+            ".zst": zstd,
+        }
+        return self.text(name, write.get(Path(name).suffix, bytes)(content.encode()))
 
     def source(self, *patterns: str, **settings: Any) -> SourceSpec:
         return SourceSpec(name="mine", path=tuple(str(self.folder / name) for name in patterns), **settings)

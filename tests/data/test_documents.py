@@ -43,6 +43,16 @@ def whole(files, kind):
         case "txt":
             files.text("a.txt", "".join(f"{text}\n" for text in TEXTS))
             return files.source("a.txt", max_document_chars=20)
+        case ".jsonl.gz" | ".ndjson.zst":
+            files.compressed(f"a{kind}", "".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:25]))
+            files.compressed(f"b{kind}", "".join(json.dumps({"text": text}) + "\n" for text in TEXTS[25:]))
+            return files.source(f"*{kind}")
+        case ".txt.bz2" | ".md.xz" | ".py.zst":
+            files.compressed(f"a{kind}", "".join(f"{text}\n" for text in TEXTS))
+            return files.source(f"a{kind}", max_document_chars=20)
+        case ".html" | ".html.gz":
+            files.compressed(f"a{kind}", "".join(f"<p>{text}</p>" for text in TEXTS))
+            return files.source(f"a{kind}", max_document_chars=20)
         case "pieces":
             files.parquet(
                 "a.parquet", ["\n".join(TEXTS[i : i + 12]) + "\n" for i in range(0, 60, 12)], row_group_size=2
@@ -52,10 +62,11 @@ def whole(files, kind):
             return SourceSpec(name="stdlib", builtin="python-stdlib", max_document_chars=200_000)
 
 
+STREAMS = [".jsonl.gz", ".ndjson.zst", ".txt.bz2", ".md.xz", ".py.zst", ".html", ".html.gz"]
 KINDS = ["parquet", "jsonl", "txt", "pieces"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "stdlib"])
+@pytest.mark.parametrize("kind", [*KINDS, *STREAMS, "stdlib"])
 def test_document_stream_resumes_from_any_position_through_json(files, base, kind):
     """Resumed after n documents, it gives what a stream gives that never stopped, also in the next epoch."""
     source = whole(files, kind)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data import source_checks
+from nanochat.data.files import file_sizes
 from nanochat.data.source_checks import check_documents, check_rows
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
@@ -96,7 +96,7 @@ def test_check_documents_reads_small_sources_whole_and_large_ones_to_the_first_d
         check_documents(files.source("a.jsonl"), ("train", "validation"), base=base)
     assert all(f"{path}:{line}: not JSON" in str(caught.value) for line in (501, 502, 503))
     check_documents(files.source("a.jsonl", max_bad_rows=0.03), ("train", "validation"), base=base)
-    monkeypatch.setattr(source_checks, "SMALL_BYTES", 10)
+    monkeypatch.setattr(file_sizes, "SMALL_BYTES", 10)
     check_documents(files.source("a.jsonl", validation_hash_frac=0.5), ("train", "validation"), base=base)
 
 
@@ -119,7 +119,7 @@ def test_check_documents_accepts_good_sources(files, base):
 
 
 def test_check_rows_of_large_files_parses_the_first_row_of_each_file_of_the_split(files, base, monkeypatch):
-    monkeypatch.setattr(source_checks, "SMALL_BYTES", 10)
+    monkeypatch.setattr(file_sizes, "SMALL_BYTES", 10)
     for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
         files.parquet(name, [name, "more"])
     parsed = []

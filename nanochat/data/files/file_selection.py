@@ -141,8 +141,9 @@ def _is_readable(file: DataFile[AnyPath]) -> bool:
 
 
 def _without_descriptions(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
-    """Return the files without readmes, licences and the like, if there are rows or txt files beside them."""
-    has_data = any(_kind(file).has_rows or _is_txt(file) for file in _unchosen(files) if not file.describes_others)
+    """Return the files without readmes, licences and the like, if there are rows, tables or txt files beside them."""
+    contents = [file for file in _unchosen(files) if not file.describes_others]
+    has_data = any(_kind(file).group in ("rows", "tables") or _is_txt(file) for file in contents)
     left_out = {file for file in _unchosen(files) if has_data and file.describes_others and not _is_txt(file)}
     return [file for file in files if file not in left_out]
 

@@ -7,7 +7,8 @@ line if there is one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,18 @@ from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_kinds import READABLE, reader_of
+from nanochat.data.files.file_sizes import SMALL_BYTES
+from nanochat.data.files.html_text import html_text
 from nanochat.data.files.json_lines import JsonLine, json_lines, json_objects, parse_line
 from nanochat.data.files.parquet_batches import UnreadableCell, cells, open_parquet, parquet_batches, parquet_rows
-from nanochat.data.files.streams import count_lines, raw_lines, read_before
+from nanochat.data.files.streams import raw_lines, read_before, read_whole
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TXT_DOCUMENT_CHARS = 16_000
-SMALL_BYTES = 1 << 23
-"""Files up to this size together are read in about a second. They are checked whole before a run."""
-_SAMPLED_FILES = 8
+_MAX_PAGE_BYTES = 1 << 26
 
 
 def read_texts(
@@ -52,7 +53,10 @@ def read_texts(
         case "json lines":
             yield from _jsonl_texts(path, column, cursor, problems)
         case "text lines":
-            yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
+            lines = raw_lines(path, cursor[0])
+            yield from _line_texts(path, lines, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
+        case "html":
+            yield from _html_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case _:
             raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {READABLE}")
 
@@ -81,24 +85,6 @@ def document_lines(column: str) -> LineFilter:
             return False
 
     return LineFilter(f"documents in {column}", is_usable)
-
-
-def estimate_rows(paths: Sequence[Path]) -> int:
-    """Return the number of rows or lines in files: exact if the files are small, else estimated from a few of them."""
-    sizes = [path.stat().st_size for path in paths]
-    if sum(sizes) <= SMALL_BYTES:
-        return sum(_count_rows(path, size) for path, size in zip(paths, sizes, strict=True))
-    step = -(-len(paths) // _SAMPLED_FILES)
-    rows = sum(_count_rows(path, size) for path, size in zip(paths[::step], sizes[::step], strict=True))
-    return round(rows * sum(sizes) / max(1, sum(sizes[::step])))
-
-
-def _count_rows(path: Path, size: int) -> int:
-    """Return the rows of a parquet file; the lines of another one, estimated from its beginning if it is large."""
-    if reader_of(path) == "parquet":
-        return int(open_parquet(path, ()).metadata.num_rows)
-    lines, read_bytes = count_lines(path, SMALL_BYTES)
-    return round(lines * size / max(1, read_bytes))
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, object]]:
@@ -144,17 +130,6 @@ def has_rows(path: Path) -> bool:
     if reader_of(path) == "parquet":
         return bool(open_parquet(path, ()).metadata.num_rows)
     return next(json_lines(path), None) is not None
-
-
-def count_texts(path: Path, max_chars: int | None) -> int:
-    """Return the number of rows of a file, good and bad ones; of a txt file, roughly that of its texts."""
-    match reader_of(path):
-        case "parquet":
-            return int(open_parquet(path, ()).metadata.num_rows)
-        case "json lines":
-            return sum(not line.isspace() for line in raw_lines(path, 0))
-        case _:
-            return -(-path.stat().st_size // (max_chars or TXT_DOCUMENT_CHARS))
 
 
 def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
@@ -214,13 +189,31 @@ def _jsonl_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems)
         yield "", end
 
 
-def _txt_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+def _html_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+    """Yield the text of a page as that of a txt file. A page that cannot be read is one bad row."""
+    offset, number, bad = cursor
+    if number and not offset:  # the page was bad
+        return
+    try:
+        text = html_text(read_whole(path, _MAX_PAGE_BYTES))
+    except ValueError as error:
+        problems.add_bad(f"{path}: {error}", bad + 1)
+        yield "", (0, 1, bad + 1)
+        return
+    lines = io.BytesIO(text.encode())
+    lines.seek(offset)
+    yield from _line_texts(path, lines, cursor, max_chars, problems)
+
+
+def _line_texts(
+    path: Path, lines: Iterable[bytes], cursor: Cursor, max_chars: int, problems: RowProblems
+) -> Iterator[tuple[str, Cursor]]:
     """Yield consecutive lines joined to texts of at most `max_chars`; a longer line is a text of its own."""
     offset, number, bad = cursor
     held: list[str] = []
     held_chars, has_content, counted = 0, False, bad
     held_end = cursor
-    for raw in raw_lines(path, offset):
+    for raw in lines:
         line, problem = _decode_line(raw, is_first=offset == 0)
         if held and held_chars + len(line) > max_chars:
             if has_content:

@@ -17,6 +17,8 @@ from nanochat.data.files.file_kinds import Compression, kind_of
 from nanochat.errors import PreflightError, StageError
 
 _BLOCK_BYTES = 1 << 20
+_MAX_EXPANSION = 1000
+"""More expansion than that of any real text."""
 _DAMAGE = (OSError, EOFError, lzma.LZMAError)
 _MAX_LINE_BYTES = 1 << 28
 """A longer line of a compressed file is refused, because few bytes can decompress to more than the memory holds."""
@@ -102,6 +104,7 @@ def _lines(path: Path, raw: BinaryIO, offset: int) -> Iterator[bytes]:
     stream = _decompressed(raw, compression)
     for _ in _blocks(path, stream, offset):
         pass
+    suspicious = _MAX_LINE_BYTES
     try:
         while line := stream.readline(_MAX_LINE_BYTES):
             if len(line) == _MAX_LINE_BYTES:
@@ -110,6 +113,12 @@ def _lines(path: Path, raw: BinaryIO, offset: int) -> Iterator[bytes]:
                     f"{_MAX_LINE_BYTES >> 20} MB; it is not text in lines"
                 )
             offset += len(line)
+            if offset > suspicious:
+                suspicious += _MAX_LINE_BYTES
+                if offset > raw.tell() * _MAX_EXPANSION:
+                    raise StageError(
+                        f"{path}: decompresses to more than {_MAX_EXPANSION:,} times its size; is it text?"
+                    )
             yield line
     except _DAMAGE as error:
         raise _damage(path, offset, error) from error

@@ -51,9 +51,10 @@ class Source(Section):
     path: Annotated[
         NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath(is_pattern=True)
     ] = None
-    """Local files (parquet, jsonl or txt): a file, a folder, a pattern such as `data/*.txt`, or a list of them.
-    Relative paths start at the folder of the recipe. Files whose names say `validation` or `test` are not trained on,
-    unless all files are listed one by one."""
+    """Local files: a path, a pattern such as `data/*.txt`, or a list of them. Relative paths start at the folder of the
+    recipe. Files of rows are parquet, jsonl, csv, tsv, json or arrow. Files of text are txt, md, html or source code.
+    All but parquet may be compressed (gz, zst, bz2, xz). Of a folder, rows or else texts or else tables are read. Files
+    whose names say `validation` or `test` are not trained on, unless all files are listed one by one."""
     builtin: Literal["python-stdlib", "spelling"] | None = None
     """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
     and `spelling` is a list of words."""

@@ -1,0 +1,57 @@
+"""How much text files hold: whether it is little enough to be read before a run, and in how many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nanochat.data.files.file_kinds import kind_of, reader_of
+from nanochat.data.files.parquet_batches import open_parquet
+from nanochat.data.files.streams import count_lines, raw_lines
+
+SMALL_BYTES = 1 << 23
+"""Files up to this size together are read in about a second. They are checked whole before a run."""
+_SAMPLED_FILES = 8
+_EXPANSION = 5
+"""A rough ratio of text to compressed text."""
+
+
+def are_small(paths: Iterable[Path]) -> bool:
+    """Return whether files are small enough together to be read whole before a run."""
+    total = 0
+    for path in paths:
+        kind = kind_of(path)
+        total += path.stat().st_size * (_EXPANSION if kind is not None and kind.compression is not None else 1)
+    return total <= SMALL_BYTES
+
+
+def estimate_rows(paths: Sequence[Path]) -> int:
+    """Return the number of rows or lines in files: exact if the files are small, else estimated from a few of them."""
+    sizes = [path.stat().st_size for path in paths]
+    if are_small(paths):
+        return sum(_count_rows(path, size) for path, size in zip(paths, sizes, strict=True))
+    step = -(-len(paths) // _SAMPLED_FILES)
+    rows = sum(_count_rows(path, size) for path, size in zip(paths[::step], sizes[::step], strict=True))
+    return round(rows * sum(sizes) / max(1, sum(sizes[::step])))
+
+
+def _count_rows(path: Path, size: int) -> int:
+    """Return the rows of a parquet file, 1 for a page, or the lines of another file; an estimate if it is large."""
+    match reader_of(path):
+        case "parquet":
+            return int(open_parquet(path, ()).metadata.num_rows)
+        case "html":
+            return 1
+    lines, read_bytes = count_lines(path, SMALL_BYTES)
+    return round(lines * size / max(1, read_bytes))
+
+
+def count_texts(path: Path, max_chars: int) -> int:
+    """Return the number of rows of a file, good and bad ones; of a text file, roughly that of its texts."""
+    match reader_of(path):
+        case "parquet":
+            return int(open_parquet(path, ()).metadata.num_rows)
+        case "json lines":
+            return sum(not line.isspace() for line in raw_lines(path, 0))
+        case _:
+            return -(-path.stat().st_size // max_chars)

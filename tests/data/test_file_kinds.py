@@ -1,0 +1,197 @@
+"""Kinds of files: which ones of a folder are read, compressed files, and the text of pages."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import pytest
+
+from nanochat.data.documents import single_pass
+from nanochat.data.files import streams
+from nanochat.data.files.cursors import START
+from nanochat.data.files.file_kinds import kind_of, lower_suffix, stem_of
+from nanochat.data.files.html_text import html_text
+from nanochat.data.files.readers import read_rows, read_texts
+from nanochat.data.sources import list_files
+from nanochat.data.task_rows import iter_rows
+from nanochat.errors import StageError
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "reader", "compression"),
+    [
+        ("a.parquet", "a", "parquet", None),
+        ("train-00000-of-00002.JSONL.GZ", "train-00000-of-00002", "json lines", "gzip"),
+        ("v1.2.ndjson.zst", "v1.2", "json lines", "zstd"),
+        ("notes.md.xz", "notes", "text lines", "xz"),
+        ("page.htm", "page", "html", None),
+        ("main.py.bz2", "main", "text lines", "bz2"),
+        ("a.csv.gz", "a", "converted", "gzip"),
+    ],
+)
+def test_kind_of_reads_format_and_compression_from_the_suffix(name, stem, reader, compression):
+    kind = kind_of(name)
+    assert (stem_of(name), kind.reader, kind.compression) == (stem, reader, compression)
+    assert lower_suffix(name) == name[: len(stem)] + name[len(stem) :].lower()
+
+
+@pytest.mark.parametrize("name", ["a", ".txt", "a.gz", "a.pdf", "a.tar.gz.txt.zip", "a.parquet.gz", "README"])
+def test_kind_of_other_files_is_unknown(name):
+    assert kind_of(name) is None and stem_of(name) == name
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        ("a.parquet b.jsonl.gz c.txt notes.md d.csv e.json main.py README.md", "a.parquet b.jsonl.gz c.txt"),
+        ("a.txt b.md c.html d.py meta.csv package.json README.md", "a.txt b.md c.html d.py"),
+        ("guide.md main.py main.h main.c package.json README.md", "README.md guide.md main.c main.h main.py"),
+        ("data.csv more.tsv info.json README.md LICENSE.txt", "data.csv more.tsv"),
+        ("rows.json README.md", "rows.json"),
+        ("README.md LICENSE.md", "LICENSE.md README.md"),
+        ("a.txt a.txt.gz a.md a.html b.html.xz b.html", "a.txt b.html"),
+        ("train.jsonl train-1.jsonl.gz train.csv test.csv", "train-1.jsonl.gz train.jsonl"),
+        ("train/a.txt train/b.md train/c.html", "train/a.txt train/b.md train/c.html"),
+    ],
+)
+def test_folder_gives_the_files_of_the_first_group_of_kinds(files, base, names, used):
+    for name in names.split():
+        files.text(f"data/{name}", "content")
+    choice = list_files(files.source("data"), base=base)
+    assert [str(path.relative_to(files.folder / "data")) for path in choice.paths] == used.split()
+    assert choice.found == len(names.split()) and all(reason for _, reason in choice.left_out)
+
+
+def test_pattern_that_tells_the_suffix_reads_files_beside_those_of_other_kinds(files, base):
+    for name in ("a.jsonl", "b.md", "README.md", "main.py"):
+        files.text(f"data/{name}", "content")
+    choice = list_files(files.source("data/*.md", "data/main.py", "data"), base=base)
+    assert [path.name for path in choice.paths] == ["README.md", "a.jsonl", "b.md", "main.py"]
+
+
+ROWS = [{"text": f"row {i} é", "number": i} for i in range(50)]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst", "bz2", "xz"])
+def test_compressed_rows_equal_those_of_the_plain_file(files, base, suffix):
+    path = files.compressed(f"rows.jsonl.{suffix}", "".join(json.dumps(row) + "\n" for row in ROWS))
+    assert list(read_rows(path)) == ROWS
+    assert list(iter_rows(files.source(f"rows.jsonl.{suffix}"), "train", base=base)) == ROWS
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("fault", ["cut off", "overwritten", "followed by something else"])
+def test_damaged_compressed_file_is_reported_with_its_position(files, suffix, fault):
+    if suffix == "xz" and fault == "followed by something else":
+        pytest.skip("the library takes what follows the last stream for padding")
+    lines = [f"line {i} {zlib.crc32(b'%d' % i)}\n" for i in range(100_000)]
+    path = files.compressed(f"a.txt.{suffix}", "".join(lines))
+    raw, middle = path.read_bytes(), path.stat().st_size * 2 // 3
+    changed = {
+        "cut off": raw[:middle],
+        "overwritten": raw[:middle] + bytes(5000) + raw[middle + 5000 :],
+        "followed by something else": raw + b"something",
+    }
+    path.write_bytes(changed[fault])
+    texts = []
+    with pytest.raises(
+        StageError, match=rf"a\.txt\.{suffix}: damaged or cut off after byte [0-9,]+ of the dec"
+    ) as error:
+        for text, _ in read_texts(path, "text", START, max_chars=1000):
+            texts.append(text)
+    position = int(str(error.value).split("after byte ")[1].split(" ")[0].replace(",", ""))
+    assert len("".join(texts)) <= position
+    if fault != "overwritten":  # only a checksum at the end may show it
+        assert "".join(lines).startswith("".join(texts))
+
+
+def test_compressed_file_that_expands_without_bounds_is_refused(files, monkeypatch):
+    monkeypatch.setattr(streams, "_MAX_LINE_BYTES", 1 << 20)
+    path = files.text("bomb.txt.gz", gzip.compress(bytes(1 << 22)))
+    with pytest.raises(StageError, match=r"bomb\.txt\.gz: the line from byte 0 of .* has more than 1 MB"):
+        list(read_texts(path, "text", START, max_chars=None))
+    monkeypatch.setattr(streams, "_MAX_EXPANSION", 100)
+    path = files.text("lines.txt.gz", gzip.compress(b"again and again\n" * (1 << 17)))
+    with pytest.raises(StageError, match=r"lines\.txt\.gz: decompresses to more than 100 times its size"):
+        list(read_texts(path, "text", START, max_chars=None))
+
+
+PAGE = """<!DOCTYPE html><html><head><title>No</title><style>p {color: red}</style>
+<script>if (a < b) { document.write("<p>no</p>"); }</script></head>
+<body><h1>A  heading</h1>
+<p>One <b>two</b>
+ three &lt;four&gt; <br> caf&eacute;.<p>next
+<div>a<div>b</div></div>
+<ul><li>x</li><li>y <i>z</i></ul>
+<table><tr><th>k</th><th>v</th></tr> <tr><td>1</td> <td>2</td></tr></table>
+<pre>
+def f():
+    return <b>1</b>
+
+
+x
+</pre><noscript>no</noscript><!-- no --> end</body></html>"""
+TEXT = """A heading
+
+One two three <four>
+café.
+
+next
+a
+b
+
+x
+y z
+
+k\tv
+1\t2
+
+def f():
+    return 1
+
+
+x
+
+end
+"""
+
+
+def test_html_text_is_what_a_browser_shows():
+    assert html_text(PAGE.encode()) == TEXT
+
+
+@pytest.mark.parametrize("content", ["", "<p> </p>", "<script>unclosed <p>x", "<style>p {}</style>"])
+def test_html_text_of_a_page_without_text_is_empty(content):
+    assert html_text(content.encode()) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"<meta charset=latin1><p>caf\xe9", "café\n"),
+        (b'<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">\xc4\xe0', "Да\n"),
+        (b'<?xml version="1.0" encoding="ISO-8859-1"?><p>\x93q\x94', "“q”\n"),
+        (b"\xef\xbb\xbf<p>\xc3\xa9", "é\n"),
+        (b"\xff\xfe<\0p\0>\0\xe9\0", "é\n"),
+    ],
+)
+def test_html_text_honours_the_declared_encoding(content, text):
+    assert html_text(content) == text
+
+
+def test_pages_that_cannot_be_read_are_counted_as_bad_rows(files, base):
+    files.text("a.html", b"<p>\xff")
+    files.text("b.html", "<p>good</p>")
+    files.text("c.html", '<meta charset="klingon">x')
+    files.text("d.html", "<p>fine</p>")
+    notes = []
+    source = files.source("*.html", validation_hash_frac=0.0)
+    read = list(single_pass(source, "train", base=base, notify=notes.append))
+    read += list(single_pass(source, "validation", base=base))
+    assert sorted(read) == ["fine\n", "good\n"]
+    assert [note.split(": ", 1)[1].rsplit("/", 1)[1] for note in notes] == [
+        "a.html: not utf-8 at byte 4",
+        "c.html: its encoding `klingon` is unknown",
+    ]
