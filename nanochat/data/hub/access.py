@@ -53,6 +53,8 @@ def explain_refusal(status: int, headers: Mapping[str, str], *, page: str, token
     code, reason = headers.get("X-Error-Code", ""), headers.get("X-Error-Message", "")
     if reason.startswith("Invalid credentials"):
         return f"the hub does not accept the token of this machine; {_LOG_IN}"
+    if code == "EntryNotFound":
+        return f"the data set has no such file ({status})"
     if code == "GatedRepo" or (status == 403 and code != "RepoNotFound"):
         then = "wait until its authors have granted access" if token else _LOG_IN
         return f"the data set is gated ({status}): accept its terms at {page}, then {then}"

@@ -37,7 +37,7 @@ class Listing:
 
 
 class RevisionMissingError(PreflightError):
-    """The data set exists, but it has no such branch, tag or commit."""
+    """The data set has no such branch, tag or commit, or offline, none that this machine knows."""
 
 
 def request_headers(token: str | None) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanochat.data.hub import hub
+from nanochat.data.hub.access import explain_refusal
 from nanochat.data.hub.source import HubSource
 from nanochat.data.sources import SourceSpec, check_source, fetch, resolve_files
 from nanochat.errors import PreflightError
@@ -90,6 +91,23 @@ def test_missing_data_set_asks_for_its_name_or_a_login(fake_hub, base, monkeypat
     problem = problem_of(lambda: check_source(SourceSpec(name="a", uri="hf://datasets/some/nothing"), base, False))
     assert f"no such data set at {fake_hub.url}/datasets/some/nothing ({status}); check the name, {remedy}" in problem
     assert "gated" not in problem
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "does not accept the token"),
+        (403, {}, "the data set is gated (403)"),
+        (404, {"X-Error-Code": "EntryNotFound"}, "the data set has no such file (404)"),
+        (404, {}, "no such data set at https://hub/datasets/a/b (404)"),
+    ],
+)
+def test_refusal_is_explained_by_status_and_headers(status, headers, expected):
+    assert expected in explain_refusal(status, headers, page="https://hub/datasets/a/b", token="hf_x")
+
+
+def test_failure_of_the_hub_is_no_refusal():
+    assert explain_refusal(503, {}, page="https://hub/datasets/a/b", token=None) is None
 
 
 def test_access_lost_during_a_download_stops_it_without_more_attempts(texts, base, monkeypatch):

@@ -21,7 +21,7 @@ BRANCH = "refs/convert/parquet"
 @pytest.fixture
 def script(fake_hub):
     """A data set that consists of a program and a readme."""
-    fake_hub.files = {"README.md": b"# Texts", "texts.py": b"import datasets", "texts.tar": b"data"}
+    fake_hub.files = {"README.md": b"# Texts", "texts.py": b"import datasets", "texts.bin": b"data"}
     return fake_hub
 
 
@@ -76,8 +76,8 @@ def test_suggested_parquet_copy_can_be_read(script, base):
 
 
 def test_data_set_without_a_file_to_read_or_a_copy_names_its_files(script, base):
-    script.files = {"texts.tar.lz": b"data", "other.bin": b"data"}
-    with pytest.raises(PreflightError, match=r"no data file matches; files there are: other\.bin, texts\.tar\.lz$"):
+    script.files = {"texts.lz": b"data", "other.bin": b"data"}
+    with pytest.raises(PreflightError, match=r"no data file matches; files there are: other\.bin, texts\.lz$"):
         check_source(source(), base, False)
 
 
