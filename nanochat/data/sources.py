@@ -38,6 +38,7 @@ class SourceSpec:
     path: tuple[str, ...] | None = None
     builtin: Literal["python-stdlib", "spelling"] | None = None
     column: str = "text"
+    chat_map: tuple[tuple[Literal["system", "user", "assistant"], str], ...] = ()
     max_bad_rows: float = 0.01
     max_files: int | None = None
     max_document_chars: int | None = None

@@ -77,9 +77,10 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
     return SourceSpec(
         name=name,
         path=(section.path,) if isinstance(section.path, str) else section.path,
+        chat_map=section.map.texts() if section.map else (),
         validation_shard=validation.shard if validation else None,
         validation_hash_frac=validation.hash_frac if validation else None,
-        **section.model_dump(exclude={"path", "validation"}),
+        **section.model_dump(exclude={"path", "map", "validation"}),
     )
 
 

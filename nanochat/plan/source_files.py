@@ -12,7 +12,7 @@ from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, has_rows, has_text
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import document_files, has_split, row_files, with_content
-from nanochat.data.sources import list_files
+from nanochat.data.sources import SourceSpec, list_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import several
@@ -69,6 +69,8 @@ def source_uses(inputs: Iterable[Input], *, base: Path, look_inside: bool = Fals
             use = _use(item, base)
             if look_inside:
                 use = _look_inside(use, item, base)
+            if getattr(item, "task", "bpb") == "conversations":
+                use = _name_form(use, item.source, base, is_planning=not look_inside)
         except (PreflightError, StageError):
             continue
         known = uses.get(use.source)
@@ -106,6 +108,17 @@ def _join(a: SourceUse, b: SourceUse) -> SourceUse:
     )
     is_same = a.files.paths == b.files.paths and a.unit == b.unit
     return SourceUse(a.source, files, a.unit, a.rows if is_same else None)
+
+
+def _name_form(use: SourceUse, source: SourceSpec, base: Path, *, is_planning: bool) -> SourceUse:
+    """Return the use of chat data with the form of its rows as a note, if that is known."""
+    from nanochat.tasks.conversations import chat_form  # imported late: few recipes plan with chats
+
+    try:
+        form = chat_form(source, use.files.paths, base=base, is_planning=is_planning)
+    except (PreflightError, StageError, ValueError, OSError):
+        return use  # a damaged file, which the checks before a run report
+    return use if form is None else replace(use, files=replace(use.files, notes=(*use.files.notes, f"chats: {form}")))
 
 
 def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:

@@ -148,7 +148,7 @@ def _report_rows(name: str, task: Task, context: StageContext) -> int:
     if task.refused:
         context.notify_user(f"{name}: {len(task.refused):,} rows not used:{shown(task.refused)}")
     if task.ignored:
-        context.notify_user(f"{name}: ignored keys that only describe a conversation: {', '.join(task.ignored)}")
+        context.notify_user(f"{name}: keys that are not used: {', '.join(task.ignored)}")
     return len(task.refused)
 
 

@@ -14,16 +14,19 @@ from typing import ClassVar
 
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
 from nanochat.data.files.digests import LineFilter
-from nanochat.data.files.file_kinds import reader_of
+from nanochat.data.files.file_kinds import kind_of, reader_of
 from nanochat.data.files.json_lines import json_lines, parse_line
 from nanochat.data.files.parquet_batches import column_is_nested, parquet_rows
+from nanochat.data.files.parquet_footer import column_paths
 from nanochat.data.files.readers import check_file
+from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_checks import is_small
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
+from nanochat.tasks.chat_forms.names import example_row, form_name
 from nanochat.tasks.chat_forms.rows import is_needed, parse_row
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
@@ -31,6 +34,9 @@ from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
 _UNTRAINED = "untrained"
 """Stands for the role of an assistant's message that is not trained on, in packed conversations."""
+
+_FORMS_VERSION = 2
+"""Raise it when rows become usable or unusable, so that digests of the usable lines are computed again."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,13 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     refused: list[str] = []
     bad: list[str] = []
     ignored: set[str] = set()
-    for place, value in _read_values(split_files(source, split, base=base), source.column, ignored):
+    for place, value in _read_values(split_files(source, split, base=base), source, ignored):
         if max_examples is not None and len(packed) >= max_examples:
             break
         try:
             if isinstance(value, BadConversation):
                 raise value
-            packed.append(_pack(parse_row(value, ignored, column=source.column)))
+            packed.append(_pack(parse_row(value, ignored, column=source.column, chat_map=source.chat_map)))
         except BadConversation as error:
             refused.append(f"{place}: {error}")
             if not isinstance(error, UntrainedRow):
@@ -106,17 +112,39 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examp
         read_conversations(source, split, base=base, max_examples=limit)
 
 
-def conversation_lines(column: str) -> LineFilter:
+def conversation_lines(source: SourceSpec) -> LineFilter:
     """Return the filter of lines that hold a conversation to train on."""
+    column, chat_map = source.column, source.chat_map
 
     def is_usable(_: Path, raw: bytes) -> bool:
         value, problem = parse_line(raw)
         try:
-            return problem is None and bool(parse_row(value, set(), column=column).messages)
+            return problem is None and bool(parse_row(value, set(), column=column, chat_map=chat_map).messages)
         except BadConversation:
             return False
 
-    return LineFilter(f"conversations in {column}", is_usable)
+    return LineFilter(f"conversations in {column}, form {_FORMS_VERSION}, {chat_map}", is_usable)
+
+
+def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_planning: bool) -> str | None:
+    """Return the name of the form of the chats in files, judged by the keys of the first row that is JSON.
+
+    Parquet files and converted copies are judged by the columns in their footer. None if there is no row, and when
+    planning, which must not import pyarrow, if the first file is compressed.
+
+    Raises:
+        PreflightError, ValueError, OSError: the first file is damaged or not converted yet.
+    """
+    if source.chat_map:
+        return form_name(None, chat_map=source.chat_map)
+    path = next(iter(readable_files(paths[:1], base=base)), None)
+    kind = kind_of(path) if path is not None else None
+    if path is None or kind is None or (is_planning and kind.compression is not None):
+        return None
+    if kind.reader == "parquet":
+        return form_name(example_row(column_paths(path)), column=source.column)
+    first = next((line for line in json_lines(path) if line.problem is None), None)
+    return None if first is None else form_name(first.value, column=source.column)
 
 
 def parse_conversation(value: object) -> Conversation:
@@ -124,7 +152,7 @@ def parse_conversation(value: object) -> Conversation:
     return parse_row(value, set())
 
 
-def _read_values(paths: Sequence[Path], column: str, ignored: set[str]) -> Iterator[tuple[str, object]]:
+def _read_values(paths: Sequence[Path], source: SourceSpec, ignored: set[str]) -> Iterator[tuple[str, object]]:
     """Yield the place of each row and its decoded value, or a `BadConversation` for a line that is not JSON.
 
     Parquet columns that only describe a conversation are not read, but added to `ignored`.
@@ -135,7 +163,11 @@ def _read_values(paths: Sequence[Path], column: str, ignored: set[str]) -> Itera
                 yield line.where(), line.value if line.problem is None else BadConversation(line.problem)
             continue
         nested = column_is_nested(path)
-        needed = [name for name, is_nested in nested.items() if is_needed(name, is_nested=is_nested, column=column)]
+        needed = [
+            name
+            for name, is_nested in nested.items()
+            if is_needed(name, is_nested=is_nested, column=source.column, chat_map=source.chat_map)
+        ]
         ignored.update(nested.keys() - set(needed))
         for number, row in enumerate(parquet_rows(path, needed), start=1):
             yield f"{path} row {number}", row

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, SftItem, WeightedSource
@@ -32,10 +36,10 @@ def test_source_uses_count_files_and_name_those_left_out_by_reason(tmp_path: Pat
     (tmp_path / "a.txt").write_text("x" * 2048)
     (tmp_path / ".cache").mkdir()
     for i in range(5):
-        (tmp_path / f"{i}.md").write_text("x")
+        (tmp_path / f"{i}.pdf").write_text("x")
     assert _lines(_documents(tmp_path)) == [
         "docs: 1 of 7 files, 2.00 KiB; left out: .cache (hidden); "
-        "0.md, 1.md, 2.md and 2 more (not .parquet, .jsonl, .txt)"
+        "0.pdf, 1.pdf, 2.pdf and 2 more (neither text nor rows, by its suffix)"
     ]
 
 
@@ -61,3 +65,32 @@ def test_source_uses_look_inside_files_for_content_and_count_documents(tmp_path:
 def test_source_uses_skip_sources_without_files(tmp_path: Path) -> None:
     builtin = BpbSuiteSpec(source=SourceSpec(name="lib", builtin="python-stdlib"), split="train", tokens=1)
     assert _lines(builtin, _documents(tmp_path / "gone")) == []
+
+
+def test_source_uses_name_the_form_of_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet files are judged by their columns, others by the first row that is JSON."""
+    monkeypatch.chdir(tmp_path)
+    row = {"instruction": "q", "input": "", "output": "a"}
+    (tmp_path / "a.jsonl").write_text(f"{{broken\n{json.dumps(row)}\n")
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "b.parquet")
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    pq.write_table(pa.Table.from_pylist([{"id": 1, "conversations": turns}]), tmp_path / "c.parquet")
+    parts = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+    pq.write_table(pa.Table.from_pylist([{"messages": parts}]), tmp_path / "d.parquet")
+    (tmp_path / "e.parquet").write_bytes(b"damaged")
+    (tmp_path / "f.csv").write_text("question,answer\nq,a\n")
+    (tmp_path / "g.csv").write_text("text\nx\n")
+    convert(tmp_path / "f.csv", base=Path("base"))
+
+    def form(name: str, **fields: Any) -> str:
+        source = SourceSpec(name="chats", path=(str(tmp_path / name),), **fields)
+        item = SftItem(name="c", task="conversations", source=source, split="train", max_examples=None, repeat=1)
+        return _lines(item)[0].partition("; ")[2]
+
+    alpaca = "chats: Alpaca (`instruction`, `input`, `output`)"
+    assert [form("a.jsonl"), form("b.parquet"), form("e.parquet"), form("g.csv")] == [alpaca, alpaca, "", ""]
+    assert form("f.csv") == "chats: question and answer (`question`, `answer`)"
+    assert form("c.parquet") == "chats: ShareGPT (`conversations` with `from` and `value`)"
+    assert form("d.parquet") == "chats: messages (`messages`, with content parts)"
+    mapped = (("user", "{instruction}"), ("assistant", "output"))
+    assert form("b.parquet", chat_map=mapped) == "chats: mapped from `instruction`, `output`"

@@ -39,7 +39,6 @@ REFUSED = {
     "instruction": "answer in French",
     "images": ["a.png"],
     "rejected": "never",
-    "chosen": CHAT,
     "reasoning": "because",
     "reasoningContent": "because",
     "is_correct": False,
@@ -137,6 +136,89 @@ def test_key_that_describes_a_row_is_ignored_and_named(key):
     messages, ignored = outcome({"messages": [CHAT[0], {**CHAT[1], key: IGNORED[key]}], key: IGNORED[key]})
     assert messages == outcome(CHAT)[0]
     assert ignored == {key}
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "x"}, {"rejected"}),
+        ({"question": "q", "chosen": "a", "score_chosen": 2.0, "chosen-model": "m"}, {"score_chosen", "chosen-model"}),
+        ({"prompt": "q", "chosen": CHAT, "rejected": [CHAT[0], turn("assistant", "x")]}, {"rejected", "prompt"}),
+        ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": [turn("assistant", "x")]}, {"rejected"}),
+        ({"chosen": CHAT, "rejected": CHAT}, {"rejected"}),
+        ({"chosen": json.dumps(CHAT), "rejected": "x"}, {"rejected"}),
+        ({"prompt": "q", "messages": CHAT, "chosen": CHAT, "rejected": []}, {"prompt", "messages"}),
+        ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}}, set()),
+        ({"messages": CHAT, "chosen": CHAT}, {"messages"}),
+        ({"prompt": json.dumps(CHAT[:1]), "chosen": "a"}, set()),
+    ],
+)  # fmt: skip
+def test_chosen_side_of_a_preference_pair_is_read(row, ignored):
+    assert outcome(row) == (outcome(CHAT)[0], ignored)
+
+
+def test_chosen_text_in_brackets_is_not_taken_for_messages():
+    assert outcome({"prompt": "q", "chosen": "[1, 2]"})[0] == [("user", "q", True), ("assistant", "[1, 2]", True)]
+    system = [turn("system", "s"), *CHAT]
+    assert outcome({"prompt": "q", "chosen": system}) == (outcome(system)[0], {"prompt"})
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"chosen": "a", "rejected": "x"}, "`chosen` is an answer without its `prompt`"),
+        ({"prompt": "other", "chosen": CHAT}, "`chosen` does not begin with the messages of `prompt`"),
+        ({"prompt": "q", "chosen": "a", "answer": "b"}, "the key `answer`"),
+        ({"prompt": "q", "rejected": "x"}, "expected `messages`"),
+        ({"prompt": "q", "chosen": 3}, "`chosen` must be text, found a number"),
+        ({"prompt": "q", "chosen": ["a"]}, "message 1: must be an object"),
+    ],
+)
+def test_preference_pair_without_a_clear_conversation_is_refused(row, problem):
+    with pytest.raises(BadConversation, match=problem):
+        parse_row(row, set())
+
+
+def call(name, arguments):
+    return {"tool_calls": [{"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}]}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [turn("assistant", [{"type": "python", "text": "1+1"}]), turn("tool", "2"), turn("assistant", "It is 2.")],
+        [turn("assistant", None, **call("python", '{"code": "1+1"}')), turn("tool", "2", tool_call_id="c"),
+         turn("assistant", "It is 2.")],
+        [turn("assistant", "", function_call={"name": "python", "arguments": "1+1"}),
+         turn("function", "2", name="python"), turn("assistant", "It is 2.")],
+        [{"from": "gpt", "value": "", **call("code_interpreter", {"code": "1+1"})}, {"from": "tool", "value": "2"},
+         {"from": "gpt", "value": "It is 2."}],
+    ],
+)  # fmt: skip
+def test_python_calls_and_their_outputs_are_rendered_with_markers(turns, tokenizer):
+    """The expected ids are written out by hand; the output of the tool is not trained on."""
+    question = {"from": "human", "value": "q"} if "from" in turns[0] else CHAT[0]
+    rendered = render(tokenizer, parse_row([question, *turns], set()))
+    code, output = [261, *b"1+1", 262], [263, *b"2", 264]
+    assert rendered.ids == [256, 257, *b"q", 258, 259, *code, *output, *b"It is 2.", 260]
+    assert rendered.mask == [0] * 5 + [1] * 5 + [0] * 3 + [1] * 9
+
+
+@pytest.mark.parametrize(
+    ("turns", "problem"),
+    [
+        ([turn("tool", "2"), CHAT[1]], "message 2: role 'tool' is not supported here; it must follow the Python code"),
+        ([CHAT[1], turn("function", "2")], "message 3: role 'function'"),
+        ([turn("assistant", "", **call("look", "{}"))], "the key `tool_calls`"),
+        ([turn("assistant", "", **call("python", '{"code": "1", "timeout": 3}'))], "the key `tool_calls`"),
+        ([{"role": "assistant", **call("python", "1+1")}, turn("tool", "2", name="look")], r"\(tool\): the key `name`"),
+        ([{"role": "assistant", **call("python", "1+1")}, turn("tool", "2"), turn("assistant", "a", weight=0)],
+         "message 4: it continues an answer, so both must be trained on or neither"),
+    ],
+)  # fmt: skip
+def test_other_tool_calls_are_refused(turns, problem):
+    with pytest.raises(BadConversation, match=problem):
+        parse_row([CHAT[0], *turns], set())
 
 
 def test_column_names_the_key_that_holds_the_conversation():

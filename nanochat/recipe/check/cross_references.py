@@ -48,6 +48,10 @@ def _check_revisions(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     sources = _map(data.get("sources"))
+    for name, source in sources.items():
+        if isinstance(source, dict) and source.get("map") is not None and source.get("column") is not None:
+            message = "`column` has no effect beside `map`"
+            yield FieldProblem(("sources", name, "column"), "exactly-one", message, "remove one of them")
     for path, name, at_key in _source_names(data):
         if name not in sources:
             help_ = did_you_mean(name, sources) or "add it under `sources`"
@@ -74,6 +78,9 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
     builtin = _at(data, ("sources", name, "builtin"))
     task = _at(data, (*path[:-1], "task"))
     facts = TASKS.get(task) if isinstance(task, str) else None
+    if _at(data, ("sources", name, "map")) is not None and task != "conversations":
+        message = f"the source `{name}` has a `map`, which only the task `conversations` reads"
+        yield FieldProblem(path, "source-mismatch", message, "give the other data a source without `map`", at_key)
     reads_documents = path[0] in ("tokenizer", "pretrain") or (facts is not None and facts.reads == "documents")
     if reads_documents and builtin == "spelling":
         message = f"the source `{name}` contains words to spell, not documents"

@@ -15,7 +15,7 @@ from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatE
 from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
-from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, Name, NonEmptyText
+from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, MapText, Name, NonEmptyText
 
 __all__ = [
     "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Horizon", "Model", "Optimizer",
@@ -32,6 +32,23 @@ class Validation(Section):
     """Name of a file whose documents are all held out, such as `shard_00004.parquet`."""
     hash_frac: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of documents to hold out. A hash of the content of each document decides."""
+
+
+class ChatMap(Section):
+    """How a row becomes a conversation. Each field is the name of a key, or a text with keys in braces such as
+    `"{question}\\n{context}"`, in which `{{` stands for a brace."""
+
+    system: MapText | None = None
+    """Instructions for the whole conversation. A row in which all keys are empty has none."""
+    user: MapText
+    """The question."""
+    assistant: MapText
+    """The answer, which the model is trained on."""
+
+    def texts(self) -> tuple[tuple[Literal["system", "user", "assistant"], str], ...]:
+        """Return the texts by role, in the order of the messages."""
+        system: tuple[tuple[Literal["system"], str], ...] = (("system", self.system),) if self.system else ()
+        return (*system, ("user", self.user), ("assistant", self.assistant))
 
 
 class Source(Section):
@@ -61,6 +78,10 @@ class Source(Section):
     column: str = "text"
     """Name of the column or key that holds a document's text, or the messages of a chat. Default for chats: `messages`
     or `conversations`, or the keys of a question and its answer."""
+    map: ChatMap | None = None
+    """How rows of chat data become conversations if they have a form of their own, such as
+    `map: {user: "{question}\\n{context}", assistant: answer}`. Keys that are not named are ignored, except those that
+    say whether the row is trained on. Default: the form is recognised by its keys."""
     max_bad_rows: Fraction = 0.01
     """Largest share of rows that may be unreadable. They are counted and skipped; more of them end the run. Up to 10
     bad rows are always allowed."""

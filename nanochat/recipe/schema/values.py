@@ -96,6 +96,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NonEmptyText = Annotated[str, Field(min_length=1)]
+MapText = Annotated[
+    str,
+    Field(
+        pattern=r"^([^{}]+|([^{}]|\{\{|\}\})*\{[^{}]+\}([^{}]|\{\{|\}\}|\{[^{}]+\})*)$",
+        examples=["{question} {context}", "answer"],
+    ),
+]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64, examples=["my-name_1"])]
 SplitName = Annotated[str, Field(pattern=SPLIT_PATTERN, examples=["train[:500]", "train", "train[-50:]"])]
 InitFrom = Annotated[str, LocalPath(only_explicit=True), Field(min_length=1, examples=["./checkpoints/base"])]

@@ -107,7 +107,7 @@ def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
         return None
     from nanochat.tasks.conversations import conversation_lines  # imported late: few recipes plan with local chats
 
-    return conversation_lines(source.column)
+    return conversation_lines(source)
 
 
 def _preferred_models(stage: StagePlan) -> list[str]:

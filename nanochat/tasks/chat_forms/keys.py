@@ -101,7 +101,12 @@ def may_change_meaning(key: str, *, is_nested: bool, in_message: bool = False) -
         return True
     if _DESCRIPTIVE.fullmatch(key.lower()):
         return False
-    return any(_MEANINGFUL.match(word.lower()) for word in _WORD.findall(key))
+    return any(_MEANINGFUL.match(word) for word in words_of(key))
+
+
+def words_of(key: str) -> list[str]:
+    """Return the words of a key in lower case, such as `reasoning` and `content` for `reasoningContent`."""
+    return [word.lower() for word in _WORD.findall(key)]
 
 
 def _read_flag(key: str, value: object, where: str) -> bool:

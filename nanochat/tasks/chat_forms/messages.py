@@ -1,7 +1,7 @@
 """Reads the messages of a conversation: `role` and `content`, or `from` and `value` as ShareGPT has them.
 
 An assistant's content may be a list of parts, {"type": "text" | "python" | "python_output", "text": "..."}; the content
-of other messages may be a list of text parts.
+of other messages may be a list of text parts. Calls of Python and their outputs become such parts of an answer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.tasks.chat_forms.keys import BadConversation, check_unread, present, take_flags
+from nanochat.tasks.chat_forms.tool_calls import (
+    TOOL_ROLES,
+    add_output,
+    continue_answer,
+    take_python_call,
+    take_tool_name,
+)
 from nanochat.tokenizer.chat_format import Message, Part, Role
 
 _ROLES: dict[object, Role] = {
@@ -32,7 +39,19 @@ def parse_messages(values: Sequence[object], ignored: set[str], *, is_trained: b
     Raises:
         BadConversation: a message has another form; the error has its number.
     """
-    return [_message(value, number, ignored, is_trained) for number, value in enumerate(values, start=1)]
+    messages: list[Message] = []
+    is_after_output = False
+    for number, value in enumerate(values, start=1):
+        role = _given_role(value)
+        if role in TOOL_ROLES:
+            add_output(messages, _output(value, role, number, ignored), role, f"message {number}: ")
+        else:
+            message = _message(value, number, ignored, is_trained)
+            if is_after_output and message.role == "assistant":
+                message = continue_answer(messages.pop(), message, f"message {number}: ")
+            messages.append(message)
+        is_after_output = role in TOOL_ROLES
+    return messages
 
 
 def text_of(value: object, key: str, where: str = "") -> str:
@@ -64,6 +83,24 @@ def json_type(value: object) -> str:
     return type(value).__name__
 
 
+def _given_role(value: object) -> str:
+    role = value.get("role", value.get("from")) if isinstance(value, dict) else None
+    return role.strip().lower() if isinstance(role, str) else ""
+
+
+def _output(value: object, role: str, number: int, ignored: set[str]) -> str:
+    """Return the text of a message of a tool."""
+    where = f"message {number} ({role}): "
+    assert isinstance(value, dict), "only a map has a role"
+    keys = present(value)
+    name = "content" if "role" in value else "value"
+    keys.pop("role" if "role" in value else "from")
+    content = _content("user", keys.pop(name, value.get(name)), name, where)
+    take_tool_name(keys)
+    check_unread(keys, ignored, where)
+    return content if isinstance(content, str) else ""
+
+
 def _message(value: object, number: int, ignored: set[str], is_trained: bool) -> Message:
     where = f"message {number}: "
     if not isinstance(value, dict):
@@ -72,23 +109,24 @@ def _message(value: object, number: int, ignored: set[str], is_trained: bool) ->
         role = value["role"]  # most messages; this takes a third of the time
         return Message(role, value["content"], is_trained or role == "user")
     names = next((names for names in (("role", "content"), ("from", "value")) if names[0] in value), None)
-    if names is None or names[1] not in value:
+    if names is None or not {names[1], "tool_calls", "function_call"} & value.keys():
         raise BadConversation(f"{where}must have `role` and `content`; found {str(value)[:_SHOWN_CHARS]}")
     keys = present(value)
-    given, content = keys.pop(names[0], None), keys.pop(names[1], value[names[1]])
+    given, content = keys.pop(names[0], None), keys.pop(names[1], value.get(names[1]))
     known = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
     if known is None:
-        raise BadConversation(
-            f"{where}role {given!r} is not supported; expected system, user or assistant"
-            + (" (calls of tools and their results are not read)" if given in ("tool", "function") else "")
-        )
+        raise BadConversation(f"{where}role {given!r} is not supported; expected system, user or assistant")
     role, where = known, f"message {number} ({known}): "
     flag = take_flags(keys, where)
     if flag is not None and flag[1] and role != "assistant":
         raise BadConversation(f"{where}`{flag[0]}` asks to train on it, but only answers are trained on; remove it")
+    call = take_python_call(keys) if role == "assistant" else None
     check_unread(keys, ignored, where)
     is_masked = role == "assistant" and not (is_trained and (flag is None or flag[1]))
-    return Message(role, _content(role, content, names[1], where), not is_masked)
+    text = _content(role, "" if call is not None and content is None else content, names[1], where)
+    if call is not None:
+        text = (*((Part("text", text),) if isinstance(text, str) and text else text), call)
+    return Message(role, text, not is_masked)
 
 
 def _content(role: Role, content: object, key: str, where: str) -> str | tuple[Part, ...]:
@@ -107,6 +145,8 @@ def _numbered(content: list[object]) -> list[tuple[int, object]]:
 def _part(value: object, number: int, role: Role, where: str) -> Part:
     keys = present(value) if isinstance(value, dict) else {}
     match keys:
+        case {"type": "input_text" | "output_text", "text": str(text)} if len(keys) == 2:
+            return Part("text", text)
         case {"type": "text" | "python" | "python_output" as kind, "text": str(text)} if len(keys) == 2:
             if role != "assistant" and kind != "text":
                 raise BadConversation(f"{where}is {kind}, which only an assistant's message may have")

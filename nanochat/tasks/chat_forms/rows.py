@@ -3,8 +3,10 @@
     {"messages": [{"role": "user", "content": "..."}, ...], "ideal"?: "..."}     also under `conversations`
     [{"role": "user", "content": "..."}, ...]
     {"question": "...", "answer": "..."}     {"prompt": "...", "completion": "..."}     {"instruction", "output"}
+    {"prompt": "...", "chosen": "...", "rejected": "..."}     also with lists of messages
 
-With each form go `system`, and `weight`, `train` or `label`, which are false for a row that is not to be trained on.
+The `map` of a source reads any other form. With each form go `system`, and `weight`, `train` or `label`, which are
+false for a row that is not to be trained on.
 Beside a question, `context` and `input` become part of it, and `history` holds earlier turns, which are not trained on.
 """
 
@@ -22,7 +24,9 @@ from nanochat.tasks.chat_forms.keys import (
     present,
     take_flags,
 )
+from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys, parse_mapped
 from nanochat.tasks.chat_forms.messages import json_type, parse_messages, text_of
+from nanochat.tasks.chat_forms.preferences import PROMPT_KEYS, prepare_pair, take_chosen
 from nanochat.tokenizer.chat_format import Conversation, Message
 
 DEFAULT_COLUMN = "text"
@@ -36,27 +40,46 @@ PAIR_KEYS = (
     ("instruction", "response"),
 )
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
-_USED_KEYS = {"context", "input", "history", "ideal", *MESSAGE_KEYS, *SYSTEM_KEYS, *FLAGS, *itertools.chain(*PAIR_KEYS)}
+_USED_KEYS = {
+    "chosen",
+    "context",
+    "input",
+    "history",
+    "ideal",
+    *MESSAGE_KEYS,
+    *SYSTEM_KEYS,
+    *FLAGS,
+    *itertools.chain(*PAIR_KEYS),
+}
 
 
-def is_needed(key: str, *, is_nested: bool, column: str = DEFAULT_COLUMN) -> bool:
+def is_needed(key: str, *, is_nested: bool, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()) -> bool:
     """Return whether `parse_row` must see a key: it is part of a form, or may change the meaning of the row."""
+    if chat_map:
+        return key in FLAGS or key in mapped_keys(chat_map)
     is_column = key == column and (is_nested or column != DEFAULT_COLUMN)
     return is_column or key in _USED_KEYS or may_change_meaning(key, is_nested=is_nested)
 
 
-def parse_row(value: object, ignored: set[str], *, column: str = DEFAULT_COLUMN) -> Conversation:
+def parse_row(
+    value: object, ignored: set[str], *, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()
+) -> Conversation:
     """Return the conversation in a decoded row, and add the keys that were not read to `ignored`.
 
     Args:
         value: the row.
         ignored: receives names of keys.
         column: the key that holds the conversation. With the default, the row may have any form.
+        chat_map: the source's `map`. It and the flags decide alone what is read; all other keys are ignored.
 
     Raises:
         UntrainedRow: the row says that it is not to be trained on.
         BadConversation: the row has another form, or a key that is not supported.
     """
+    if chat_map:
+        if not isinstance(value, dict):
+            raise BadConversation(f"expected an object with the keys that `map` names, found {json_type(value)}")
+        return _checked(_take_mapped(value, chat_map, ignored))
     if isinstance(value, list):
         if value and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in value):
             raise BadConversation(
@@ -66,9 +89,7 @@ def parse_row(value: object, ignored: set[str], *, column: str = DEFAULT_COLUMN)
     if not isinstance(value, dict):
         raise BadConversation(f"expected an object or a list of messages, found {json_type(value)}")
     row = present(value)
-    flag = take_flags(row)
-    if flag is not None and not flag[1]:
-        raise UntrainedRow(f"`{flag[0]}` says that the row is not to be trained on")
+    _take_row_flags(row)
     system = _take_system(row)
     messages = _take_messages(row, value, ignored, column)
     check_unread(row, ignored)
@@ -78,6 +99,20 @@ def parse_row(value: object, ignored: set[str], *, column: str = DEFAULT_COLUMN)
     elif system is not None:
         messages.insert(0, Message("system", system))
     return _checked(messages)
+
+
+def _take_row_flags(row: dict[str, object]) -> None:
+    flag = take_flags(row)
+    if flag is not None and not flag[1]:
+        raise UntrainedRow(f"`{flag[0]}` says that the row is not to be trained on")
+
+
+def _take_mapped(value: dict[object, object], chat_map: ChatMap, ignored: set[str]) -> list[Message]:
+    others = {str(key): cell for key, cell in value.items() if key not in mapped_keys(chat_map)}
+    flags = present({key: others[key] for key in FLAGS if key in others})
+    _take_row_flags(flags)
+    ignored.update(others.keys() - set(FLAGS))
+    return parse_mapped(value, chat_map)
 
 
 def _take_system(row: dict[str, object]) -> str | None:
@@ -95,6 +130,8 @@ def _take_messages(
         if column not in value:
             raise BadConversation(f"no key `{column}` (the source's `column`); the keys are: {_keys(value)}")
         return _take_list(row, value, column, ignored)
+    if "chosen" in row:
+        return _take_preferred(row, value, ignored)
     for key in MESSAGE_KEYS:
         if key in value and (key in row or not any(other in row for other in MESSAGE_KEYS)):
             return _take_list(row, value, key, ignored)
@@ -105,6 +142,14 @@ def _take_messages(
         f"expected `messages`, or question/answer, or prompt/completion; keys: {_keys(value)}; if another key "
         "holds the messages, set the source's `column` to it"
     )
+
+
+def _take_preferred(row: dict[str, object], value: dict[object, object], ignored: set[str]) -> list[Message]:
+    prepare_pair(row, MESSAGE_KEYS, ignored)
+    prompt = next((key for key in (*PROMPT_KEYS, *MESSAGE_KEYS) if key in row), None)
+    if prompt in PROMPT_KEYS and isinstance(row[prompt], str) and isinstance(row["chosen"], str):
+        return _take_pair(row, value, (prompt, "chosen"), ignored)
+    return take_chosen(row, prompt, ignored)
 
 
 def _take_list(row: dict[str, object], value: dict[object, object], key: str, ignored: set[str]) -> list[Message]:
