@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.ingest.convert import convert
+from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, SftItem, WeightedSource
@@ -60,6 +61,19 @@ def test_source_uses_look_inside_files_for_content_and_count_documents(tmp_path:
     assert line.startswith("docs: 2 of 4 files, 5 documents, ")
     assert line.endswith("; left out: 1.parquet, 2.parquet (empty)")
     assert _lines(_documents(tmp_path))[0].startswith("docs: 4 files, ")
+
+
+def test_source_uses_look_inside_the_copies_of_converted_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("text\none\ntwo\n")
+    (tmp_path / "data" / "b.csv").write_text("text\n")
+    base = tmp_path / "base"
+    inputs = [_documents(tmp_path / "data")]
+    assert source_uses(inputs, base=base, look_inside=True) == []
+    for path in (tmp_path / "data").iterdir():
+        convert(path, base=base)
+    (use,) = source_uses(inputs, base=base, look_inside=True)
+    assert use.describe() == "docs: 1 of 2 files, 2 documents, 13 B; left out: b.csv (empty)"
 
 
 def test_source_uses_skip_sources_without_files(tmp_path: Path) -> None:
