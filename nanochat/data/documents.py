@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
 from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, next_file
@@ -20,6 +19,7 @@ from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.held_out import HeldOutRule, choose_rule
 from nanochat.data.ingest.store import readable_files
+from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, describe, validation_frac
 from nanochat.errors import PreflightError, StageError

@@ -1,10 +1,12 @@
 """Sources of documents and task rows: their files, their digests, and whether they can be read.
 
-A source is local, a data set of the hub, or built in. Planning a run imports this module, so it imports nothing heavy.
+A source is local, a data set of the hub, a file with an address, or built in. Planning a run imports this module, so
+it imports nothing heavy.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nanochat.data.builtin import stdlib_corpus, words
 from nanochat.data.files.digests import MEMORY_FILE, LineFilter, remembered_digests
 from nanochat.data.files.file_selection import FileChoice, FileSelection, list_reasons
 from nanochat.data.files.file_sizes import are_small
@@ -21,7 +22,10 @@ from nanochat.data.files.local_files import find_files, literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
-from nanochat.data.hub.source import DEFAULT_REVISION, HubSource
+from nanochat.data.hub.source import DEFAULT_REVISION, HubSource, is_on_hub
+from nanochat.data.places import downloads
+from nanochat.data.places.builtin import stdlib_corpus, words
+from nanochat.data.places.downloads import Address
 from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01
@@ -35,6 +39,7 @@ class SourceSpec:
     name: str
     uri: str | None = None
     revision: str | None = None
+    sha256: str | None = None
     path: tuple[str, ...] | None = None
     builtin: Literal["python-stdlib", "spelling"] | None = None
     column: str = "text"
@@ -69,19 +74,29 @@ def list_files(spec: SourceSpec, *, base: Path) -> FileChoice[Path]:
     """
     if spec.builtin is not None:
         return FileChoice((), ())
-    if spec.uri is not None:
+    if spec.uri is not None and is_on_hub(spec.uri):
         snapshot = hub.cached(*_hub_files(spec, spec.uri), base=base)
         choice = _selection(spec).select(snapshot.files, snapshot.left_out)
         choice = replace(choice, notes=(*snapshot.notes, *choice.notes))
     else:
-        assert spec.path is not None, f"source {spec.name} has no origin"
         try:
-            choice = _selection(spec).select(*find_files(spec.path))
+            choice = _selection(spec).select(*find_files(local_paths(spec, base=base)))
         except PreflightError as error:
             raise PreflightError(f"source `{spec.name}`: {error}") from None
     if not choice.used:
         raise PreflightError(f"{describe(spec)}: no file with content; left out: {list_reasons(choice.left_out)}")
     return choice
+
+
+def local_paths(spec: SourceSpec, *, base: Path) -> tuple[str, ...]:
+    """Return the paths and patterns of a local source, or the path of what was downloaded from an address.
+
+    Raises:
+        PreflightError: the source is not downloaded.
+    """
+    if spec.uri is not None:
+        return (glob.escape(str(downloads.cached(_address(spec, spec.uri), base=base))),)
+    return spec.path or ()
 
 
 def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
@@ -90,12 +105,14 @@ def resolve_files(spec: SourceSpec, *, base: Path) -> tuple[Path, ...]:
 
 
 def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | None = None) -> None:
-    """Download a hub data set if it is not downloaded yet. Other sources need no download.
+    """Download a hub data set or what has an address, if it is not downloaded yet. Other sources need no download.
 
     Raises:
         PreflightError: the download fails, or is needed but `offline` forbids it.
     """
-    if spec.uri is not None:
+    if spec.uri is not None and not is_on_hub(spec.uri):
+        downloads.fetch(_address(spec, spec.uri), base=base, offline=offline, progress=progress)
+    elif spec.uri is not None:
         hub.fetch(*_hub_files(spec, spec.uri), base=base, offline=offline, progress=progress)
 
 
@@ -105,7 +122,7 @@ def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | No
     Raises:
         PreflightError: the hub cannot be reached, or `offline` and the data set is not downloaded.
     """
-    if spec.uri is None:
+    if spec.uri is None or not is_on_hub(spec.uri):
         return None
     source, selection = _hub_files(spec, spec.uri)
     if offline or hub.is_cached(source, selection, base=base):
@@ -114,12 +131,15 @@ def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | No
 
 
 def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
-    """Return whether the source can be read without the network; a hub data set can once it is downloaded."""
+    """Return whether the source can be read without the network; a remote one can once it is downloaded."""
+    if spec.uri is not None and not is_on_hub(spec.uri):
+        return downloads.is_cached(_address(spec, spec.uri), base=base)
     return spec.uri is None or hub.is_cached(*_hub_files(spec, spec.uri), base=base)
 
 
 def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> str:
-    """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set.
+    """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set,
+    or name and content of a file with an address.
 
     In a folder, yaml and csv files count too, since they describe data, such as the tasks of a bundle. Settings such
     as `column` do not count. The digest of an unchanged file (path, size, time) is remembered under `base`. The hub is
@@ -128,6 +148,8 @@ def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> 
     Raises:
         PreflightError: a path or pattern matches nothing.
     """
+    if spec.uri is not None and not is_on_hub(spec.uri):
+        return _address(spec, spec.uri).digest
     if spec.uri is not None:
         return _sha256(f"{spec.uri}@{spec.revision or DEFAULT_REVISION}")
     if spec.builtin == "python-stdlib":
@@ -147,7 +169,7 @@ def content_digest(spec: SourceSpec, *, base: Path) -> str:
     Raises:
         PreflightError: the source is not on this machine.
     """
-    if spec.uri is None:
+    if spec.uri is None or not is_on_hub(spec.uri):
         return digest(spec, base=base)
     return _sha256(f"{spec.uri}@{resolve_revision(spec, base=base, offline=True)}")
 
@@ -160,7 +182,10 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
     """
     with as_preflight_error(spec):
         if spec.uri is not None and not is_available_offline(spec, base=base):
-            hub.check_download(*_hub_files(spec, spec.uri), base=base, offline=offline)
+            if is_on_hub(spec.uri):
+                hub.check_download(*_hub_files(spec, spec.uri), base=base, offline=offline)
+            else:
+                downloads.check(_address(spec, spec.uri), base=base, offline=offline)
             return
         for path in resolve_files(spec, base=base):
             check_file(path, columns)
@@ -182,6 +207,11 @@ def as_preflight_error(spec: SourceSpec) -> Iterator[None]:
 
 def _hub_files(spec: SourceSpec, uri: str) -> tuple[HubSource, FileSelection]:
     return HubSource.parse(uri, spec.revision), _selection(spec)
+
+
+def _address(spec: SourceSpec, uri: str) -> Address:
+    assert spec.sha256 is not None, f"source {spec.name} has an address but no sha256"
+    return Address(uri, spec.sha256)
 
 
 def _selection(spec: SourceSpec) -> FileSelection:

@@ -1,7 +1,7 @@
 """Generated tasks about letters: spell a word, and count a letter in it by hand and with the calculator.
 
 Each example is generated on access, from its own random stream. Training and evaluation use different words
-(`nanochat.data.builtin.words` splits them by hash) and different streams.
+(`nanochat.data.places.builtin.words` splits them by hash) and different streams.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from nanochat.data.builtin.words import split_words, word_list
+from nanochat.data.places.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.data.builtin import stdlib_corpus
 from nanochat.data.packing.documents import BufferedDocument, DocumentPacker
+from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import CachedStream, cached_stream
 from nanochat.tokenizer import bpe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.builtin import stdlib_corpus
+from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.errors import PreflightError
 
 ROOT = Path(sysconfig.get_paths()["stdlib"])

@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from nanochat.data.builtin.words import builtin_words, split_words, word_list
+from nanochat.data.places.builtin.words import builtin_words, split_words, word_list
 from nanochat.errors import PreflightError
 
 

@@ -13,7 +13,7 @@ from typing import cast, get_args, get_origin
 from pydantic import BaseModel, JsonValue
 
 from nanochat.data import sources
-from nanochat.data.builtin import stdlib_corpus
+from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.plan.derive.identity import LIMIT_FIELDS, ORIGIN_FIELDS

@@ -197,7 +197,7 @@ def _hint(path: Path) -> str:
     if (match := re.search("/hf:/+(.*)", text)) is not None:
         return f"; write a data set of the Hugging Face hub as `uri: hf://{match[1]}`"
     if (match := re.search("/(https?):/+(.*)", text)) is not None:
-        return f"; `{match[1]}://{match[2]}` is an address: give the path of a downloaded file, or a `uri` of the hub"
+        return f"; `{match[1]}://{match[2]}` is an address: write it as `uri`, with the `sha256` of its content"
     if (match := re.search(r"/(\$\w+|\$\{\w+\}|%\w+%)", text)) is not None:
         return f"; environment variables such as `{match[1]}` are not replaced: write the path, or start it with `~/`"
     owner = path.parent

@@ -7,12 +7,9 @@ tag last named is kept beside them. Not here: which split or column is read, and
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +24,7 @@ from nanochat.data.hub.shared_cache import find_cached_file, list_cached_files
 from nanochat.data.hub.source import HubSource, is_commit
 from nanochat.data.hub.wanted_files import WantedFiles, check_cached, find_wanted_files
 from nanochat.errors import PreflightError
-from nanochat.storage.files import write_text
+from nanochat.storage.files import exclusive, write_text
 
 _SPARE_BYTES = 1 << 28
 
@@ -134,7 +131,7 @@ def fetch(
     offline = offline or is_offline()
     if _is_out_of_reach(source, offline) or is_cached(source, selection, base=base):
         return cached(source, selection, base=base)
-    with _lock(_folder(source, base)):
+    with exclusive(_folder(source, base)):
         if not is_cached(source, selection, base=base):
             wanted = check(source, selection, offline=offline)
             if offline:
@@ -202,12 +199,3 @@ def _manifest(source: HubSource, commit: str, selection: FileSelection, base: Pa
 
 def _folder(source: HubSource, base: Path) -> Path:
     return base / "hub" / "datasets" / source.repository
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from downloading the same data set at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

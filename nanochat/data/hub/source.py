@@ -72,6 +72,11 @@ class HubSource:
         return DataFile(path, PurePosixPath(name).relative_to(root), size, is_named, tells_kind(self.pattern, name))
 
 
+def is_on_hub(uri: str) -> bool:
+    """Return whether the `uri` of a source names a data set of the hub, not an address elsewhere."""
+    return uri.startswith("hf://")
+
+
 def is_commit(revision: str) -> bool:
     """Return whether a revision has the form of a commit."""
     return _COMMIT.fullmatch(revision) is not None

@@ -18,7 +18,7 @@ from nanochat.recipe.schema.recipe import Recipe
 
 Fields = dict[str, JsonValue]
 
-ORIGIN_FIELDS = frozenset({"uri", "revision", "path", "builtin"})
+ORIGIN_FIELDS = frozenset({"uri", "revision", "sha256", "path", "builtin"})
 """Fields that say where a source is. Its digest replaces them."""
 LIMIT_FIELDS = frozenset({"max_bad_rows"})
 """Fields that decide whether a stage fails, but not its result."""

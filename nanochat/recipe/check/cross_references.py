@@ -9,21 +9,23 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
+from nanochat.data.hub.source import is_on_hub
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.tasks.table import TASKS
 
-_CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|key)[^=&]*=", re.IGNORECASE)
+_CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|signature|key)[^=&]*=", re.IGNORECASE)
 """Matches a URI with a user name, or with a parameter whose name suggests a secret."""
+_SECRET = "a recipe must not contain a user name, password or token"
 _URI_WITH_REVISION = re.compile(r"(?P<name>hf://datasets/[^/]+/[^/@]+)@(?P<revision>[^/]*)(?P<rest>.*)")
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
     """Return what is wrong with the references of a merged recipe."""
-    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets, _check_revisions)
+    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets, _check_addresses)
     return [problem for check in checks for problem in check(data)]
 
 
@@ -31,15 +33,29 @@ def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     uri = _at(data, ("tracking", "uri"))
     if isinstance(uri, str) and _CREDENTIALS.search(uri):
         help_ = "set MLFLOW_TRACKING_URI to the whole address, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        message = "a recipe must not contain a user name, password or token"
-        yield FieldProblem(("tracking", "uri"), "secret-in-recipe", message, help_)
-
-
-def _check_revisions(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    """Report a revision that is written into a `uri`, where it would be part of the data set's name."""
+        yield FieldProblem(("tracking", "uri"), "secret-in-recipe", _SECRET, help_)
     for name in _map(data.get("sources")):
         uri = _at(data, ("sources", name, "uri"))
-        match = _URI_WITH_REVISION.match(uri) if isinstance(uri, str) else None
+        if isinstance(uri, str) and _CREDENTIALS.search(uri):
+            help_ = "write the address without it; the password of a server can be in `~/.netrc`"
+            yield FieldProblem(("sources", name, "uri"), "secret-in-recipe", _SECRET, help_)
+
+
+def _check_addresses(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report a `uri` with a revision in it, where it would be part of a name, and one without what pins its content."""
+    for name in _map(data.get("sources")):
+        uri = _at(data, ("sources", name, "uri"))
+        if not isinstance(uri, str):
+            continue
+        needed, other = ("revision", "sha256") if is_on_hub(uri) else ("sha256", "revision")
+        if _at(data, ("sources", name, other)) is not None:
+            message = f"`{other}` does not go with `{uri.partition('://')[0]}://`"
+            yield FieldProblem(("sources", name, other), "conflict", message, f"use `{needed}`")
+        elif uri.startswith("https://") and _at(data, ("sources", name, "sha256")) is None:
+            message = f"`sources.{name}` needs the field `sha256`, because the content of an address can change"
+            help_ = "add the SHA-256 that its authors give, or the one that `sha256sum FILE` prints"
+            yield FieldProblem(("sources", name), "missing-field", message, help_, at_key=True)
+        match = _URI_WITH_REVISION.match(uri)
         if match is not None:
             message = "`uri` does not take a revision"
             help_ = f"write `uri: {match['name']}{match['rest']}` and `revision: {unquote(match['revision'])}`"

@@ -15,7 +15,7 @@ import yaml
 
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin, Text, refusal
 from nanochat.recipe.parsing.nodes import Entry, Node
-from nanochat.recipe.parsing.scalars import Scalar, resolve_scalar
+from nanochat.recipe.parsing.scalars import NUMBER, Scalar, resolve_scalar
 from nanochat.recipe.parsing.syntax_errors import explain_syntax_error
 
 MAX_BYTES = 2**18
@@ -181,7 +181,7 @@ class _Builder:
         origin = self._origin(event)
         if not event.implicit[0]:  # the scalar is in quotes
             return self._text_value(event.value, origin)
-        if len(event.value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\.?[0-9][-+.0-9a-fA-FxoX]*", event.value):
+        if len(event.value) > _MAX_DIGITS and NUMBER.match(event.value):
             self._report("out-of-range", f"this number is too long ({len(event.value)} digits)", origin)
             return 0
         return resolve_scalar(event.value)

@@ -23,6 +23,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_URI = r"^(hf://datasets/[^/]+/[^/]+(/.*)?|https://[^/?#@]+/([^?#]*/)?[^/?#]+(\?[^#]*)?)$"
+
+
 class Validation(Section):
     """Which documents of a source are held out for validation. Give exactly one of the fields."""
 
@@ -55,16 +58,15 @@ class Source(Section):
     """Data from outside the recipe. Give exactly one of `uri`, `path` and `builtin`."""
 
     exactly_one = ("uri", "path", "builtin")
-    needs: ClassVar[Mapping[str, str]] = {"revision": "uri"}
+    needs: ClassVar[Mapping[str, str]] = {"revision": "uri", "sha256": "uri"}
 
-    uri: (
-        Annotated[str, Field(pattern=r"^hf://datasets/[^/]+/[^/]+(/.*)?$", examples=["hf://datasets/OWNER/NAME"])]
-        | None
-    ) = None
+    uri: Annotated[str, Field(pattern=_URI, examples=["hf://datasets/OWNER/NAME"])] | None = None
     """Data set on the Hugging Face hub: `hf://datasets/OWNER/NAME`, optionally followed by a folder or a pattern of
-    files."""
+    files. Or the address of a file: `https://HOST/FILE`, with its `sha256`."""
     revision: str | None = None
     """Branch, tag or commit of the hub data set. Default: its main branch."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", examples=["9f86d081...0f00a08"])] | None = None
+    """SHA-256 of the file at a `https` address, which `sha256sum FILE` prints. Other content is refused."""
     path: Annotated[
         NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath(is_pattern=True)
     ] = None

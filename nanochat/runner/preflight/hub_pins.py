@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat.data.hub import hub
 from nanochat.data.hub.lock_file import lock_key, lock_path, read_lock, write_lock
-from nanochat.data.hub.source import HubSource
+from nanochat.data.hub.source import HubSource, is_on_hub
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import LoadedRecipe
 
@@ -75,7 +75,7 @@ def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
     """Return the hub sources whose revision is a branch or a tag, by name."""
     unpinned = {}
     for name, section in loaded.recipe.sources.items():
-        if section.uri is not None:
+        if section.uri is not None and is_on_hub(section.uri):
             source = HubSource.parse(section.uri, section.revision)
             if not source.is_pinned:
                 unpinned[name] = source

@@ -1,0 +1,133 @@
+"""What sources with an address (`https://`) name, downloaded to `<base>/downloads` and verified.
+
+The files appear together, and their manifest is written last: only the manifest shows that a download is complete.
+Without the network, only complete downloads are read. Not here: data sets of the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
+from nanochat.data.hub.access import is_offline
+from nanochat.data.hub.download import Progress
+from nanochat.data.places import https
+from nanochat.errors import PreflightError
+from nanochat.storage.files import exclusive, new_folder, sha256_of_file, write_text
+
+_MANIFEST, _FILES, _PARTS = "manifest.json", "files", "parts"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a source is, and the sha256 of its content."""
+
+    uri: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of the file, without its folders and without the query of the address."""
+        return PurePosixPath(unquote(urlsplit(self.uri).path)).name
+
+    @property
+    def digest(self) -> str:
+        """The sha256 (hex) of name and content, which is also that of the same file on this machine."""
+        return hashlib.sha256(f"{self.name}\0{self.sha256}".encode()).hexdigest()
+
+
+def cached(address: Address, *, base: Path) -> Path:
+    """Return the file or folder of a complete download, without the network.
+
+    A file whose size or modification time has changed is compared with its digest.
+
+    Raises:
+        PreflightError: there is no complete download; the message names what is missing or damaged.
+    """
+    folder = _folder(address, base)
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        raise PreflightError(
+            f"{address.uri} is not downloaded under {folder}; run once with the network, without `--offline` and "
+            "HF_HUB_OFFLINE"
+        ) from None
+    with remembered_digests(base / MEMORY_FILE) as digest_of:
+        for name, entry in manifest["files"].items():
+            path = folder / _FILES / name
+            if not path.is_file() or path.stat().st_size != entry["size"]:
+                raise PreflightError(f"{address.uri}: {path} is missing or cut off; run once with the network")
+            if digest_of(path) != entry["sha256"]:
+                raise PreflightError(f"{address.uri}: {path} is damaged; run once with the network")
+    data = folder / _FILES
+    return data if manifest["is_folder"] else data / next(iter(manifest["files"]))
+
+
+def is_cached(address: Address, *, base: Path) -> bool:
+    """Return whether the download is complete."""
+    try:
+        cached(address, base=base)
+    except PreflightError:
+        return False
+    return True
+
+
+def check(address: Address, *, base: Path, offline: bool) -> None:
+    """Check that the content can be downloaded, without downloading it. Offline it must be downloaded.
+
+    Raises:
+        PreflightError: the message says what is wrong.
+    """
+    if offline or is_offline():
+        cached(address, base=base)
+    else:
+        https.check(address.uri)
+
+
+def fetch(address: Address, *, base: Path, offline: bool, progress: Progress | None = None) -> Path:
+    """Return the file or folder of a complete download, after downloading what is missing.
+
+    Raises:
+        PreflightError: the content cannot be downloaded, is not what the recipe says, or does not fit on the disk.
+    """
+    if offline or is_offline() or is_cached(address, base=base):
+        return cached(address, base=base)
+    folder = _folder(address, base)
+    try:
+        with exclusive(folder):
+            if not is_cached(address, base=base):
+                _fetch(address, folder, progress)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PreflightError(
+            f"{address.uri}: cannot be written to {folder} ({reason}); free some space, or set NANOCHAT_BASE_DIR to "
+            "another disk"
+        ) from error
+    return cached(address, base=base)
+
+
+def _fetch(address: Address, folder: Path, progress: Progress | None) -> None:
+    parts, data = folder / _PARTS, folder / _FILES
+    parts.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    part = parts / address.sha256
+    https.download(address.uri, address.sha256, part, progress=progress)
+    with new_folder(data) as scratch:
+        part.replace(scratch / address.name)
+    files = {
+        path.relative_to(data).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
+        for path in sorted(data.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"uri": address.uri, "is_folder": False, "files": files}
+    write_text(folder / _MANIFEST, json.dumps(manifest, indent=1))
+    shutil.rmtree(parts)
+
+
+def _folder(address: Address, base: Path) -> Path:
+    return base / "downloads" / address.digest
