@@ -66,7 +66,7 @@ def _prepare_suite(
         case ChoiceSuiteSpec():
             return _prepare_choices(name, suite, model, tokenizer, base=context.base)
         case CoreSuiteSpec():
-            return _prepare_core(name, suite, model, tokenizer)
+            return _prepare_core(name, suite, model, tokenizer, base=context.base)
         case _:
             assert_never(suite)
 
@@ -110,8 +110,8 @@ def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenize
     return Suite(name, compute, len(items))
 
 
-def _prepare_core(name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer) -> Suite:
-    tasks = read_bundle(bundle_folder(suite.source))
+def _prepare_core(name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+    tasks = read_bundle(bundle_folder(suite.source, base=base))
     problems = [build_core_prompts(task, max_problems=suite.max_problems) for task in tasks]
 
     def compute(tick: Tick) -> SuiteResult:

@@ -57,8 +57,8 @@ def bundle(tmp_path):
 
 def test_bundle_is_read_in_order_with_defaults(bundle, tmp_path):
     """The default delimiter is a space, and chance is a share of 1."""
-    folder = bundle_folder(SourceSpec(name="core", path=(str(tmp_path),)))
-    assert folder == bundle == bundle_folder(SourceSpec(name="core", path=(str(bundle),)))
+    folder = bundle_folder(SourceSpec(name="core", path=(str(tmp_path),)), base=tmp_path)
+    assert folder == bundle == bundle_folder(SourceSpec(name="core", path=(str(bundle),)), base=tmp_path)
     easy, words = read_bundle(folder)
     assert (easy.label, easy.kind, easy.num_fewshot, easy.delimiter, easy.chance) == (
         "easy", "multiple_choice", 2, "\nAnswer: ", 0.25,
@@ -111,7 +111,7 @@ def test_errors_of_the_bundle_name_the_file_or_the_task(bundle):
         read_bundle(bundle)
     (bundle / "core.yaml").unlink()
     with pytest.raises(PreflightError, match=r"`core`.*unpacked bundle"):
-        bundle_folder(SourceSpec(name="core", path=(str(bundle),)))
+        bundle_folder(SourceSpec(name="core", path=(str(bundle),)), base=bundle)
 
 
 @pytest.mark.parametrize(

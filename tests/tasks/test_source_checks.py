@@ -114,15 +114,15 @@ def test_check_refuses_a_word_list_without_words(tmp_path):
 def test_check_of_the_bundle_covers_tasks_baselines_and_items(tmp_path):
     source = SourceSpec(name="bundle", path=(str(tmp_path),))
     with pytest.raises(PreflightError, match=r"no core\.yaml there"):
-        check_bundle(source)
+        check_bundle(source, base=tmp_path)
     entry = "{label: a, dataset_uri: a.jsonl, num_fewshot: [0], icl_task_type: schema}"
     (tmp_path / "core.yaml").write_text(f"icl_tasks: [{entry}]\n")
     (tmp_path / "eval_meta_data.csv").write_text("Eval Task,Random baseline\na,50\n")
     with pytest.raises(PreflightError, match=r"source `bundle` .*eval_data/a\.jsonl: cannot be read"):
-        check_bundle(source)
+        check_bundle(source, base=tmp_path)
     (tmp_path / "eval_data").mkdir()
     (tmp_path / "eval_data" / "a.jsonl").write_text("{}")
-    check_bundle(source)
+    check_bundle(source, base=tmp_path)
 
 
 def test_check_names_a_missing_folder_and_its_source(tmp_path):

@@ -59,7 +59,7 @@ def blocks(path: Path) -> Iterator[bytes]:
         StageError: the file is damaged or cut off.
     """
     with _open_raw(path) as raw:
-        yield from _blocks(path, _decompressed(raw, _compression(path)), sys.maxsize)
+        yield from _blocks(path, decompressed(raw, _compression(path)), sys.maxsize)
 
 
 def read_before(path: Path, offset: int, max_bytes: int) -> tuple[bytes, bool]:
@@ -73,7 +73,7 @@ def read_before(path: Path, offset: int, max_bytes: int) -> tuple[bytes, bool]:
         compression = _compression(path)
         start = max(0, offset - max_bytes) if compression is None else 0
         raw.seek(start)
-        stream = _decompressed(raw, compression)
+        stream = decompressed(raw, compression)
         before, done = b"", start
         for block in _blocks(path, stream, offset - start):
             done += len(block)
@@ -89,7 +89,7 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
         StageError: the file is damaged or cut off, or has more than `max_bytes`.
     """
     with _open_raw(path) as raw:
-        content = b"".join(_blocks(path, _decompressed(raw, _compression(path)), max_bytes + 1))
+        content = b"".join(_blocks(path, decompressed(raw, _compression(path)), max_bytes + 1))
     if len(content) > max_bytes:
         raise StageError(f"{path}: has more than {max_bytes >> 20} MB; split the file")
     return content
@@ -101,7 +101,7 @@ def _lines(path: Path, raw: BinaryIO, offset: int) -> Iterator[bytes]:
         raw.seek(offset)
         yield from raw
         return
-    stream = _decompressed(raw, compression)
+    stream = decompressed(raw, compression)
     for _ in _blocks(path, stream, offset):
         pass
     suspicious = _MAX_LINE_BYTES
@@ -147,7 +147,8 @@ def _compression(path: Path) -> Compression | None:
     return kind.compression if kind is not None else None
 
 
-def _decompressed(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
+def decompressed(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
+    """Return the stream of the decompressed bytes. Damage raises OSError, EOFError or LZMAError when it is met."""
     if compression is None:
         return raw
     if compression == "xz":  # pyarrow has no such codec

@@ -1,7 +1,8 @@
 """What sources with an address (`https://`) name, downloaded to `<base>/downloads` and verified.
 
-The files appear together, and their manifest is written last: only the manifest shows that a download is complete.
-Without the network, only complete downloads are read. Not here: data sets of the Hugging Face hub.
+Archives are unpacked. The files appear together, and their manifest is written last: only the manifest shows that a
+download is complete. Without the network, only complete downloads are read. Not here: data sets of the Hugging Face
+hub.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.data.hub.access import is_offline
 from nanochat.data.hub.download import Progress
 from nanochat.data.places import https
+from nanochat.data.places.archives import is_archive, unpack
 from nanochat.errors import PreflightError
 from nanochat.storage.files import exclusive, new_folder, sha256_of_file, write_text
 
@@ -34,6 +36,11 @@ class Address:
     def name(self) -> str:
         """The name of the file, without its folders and without the query of the address."""
         return PurePosixPath(unquote(urlsplit(self.uri).path)).name
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the content is an archive, whose files are the data."""
+        return is_archive(self.name)
 
     @property
     def digest(self) -> str:
@@ -62,7 +69,7 @@ def cached(address: Address, *, base: Path) -> Path:
             path = folder / _FILES / name
             if not path.is_file() or path.stat().st_size != entry["size"]:
                 raise PreflightError(f"{address.uri}: {path} is missing or cut off; run once with the network")
-            if digest_of(path) != entry["sha256"]:
+            if digest_of(path, None) != entry["sha256"]:
                 raise PreflightError(f"{address.uri}: {path} is damaged; run once with the network")
     data = folder / _FILES
     return data if manifest["is_folder"] else data / next(iter(manifest["files"]))
@@ -118,15 +125,25 @@ def _fetch(address: Address, folder: Path, progress: Progress | None) -> None:
     part = parts / address.sha256
     https.download(address.uri, address.sha256, part, progress=progress)
     with new_folder(data) as scratch:
-        part.replace(scratch / address.name)
+        if address.is_archive:
+            _unpack(address, part, scratch)
+        else:
+            part.replace(scratch / address.name)
     files = {
         path.relative_to(data).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
         for path in sorted(data.rglob("*"))
         if path.is_file()
     }
-    manifest = {"uri": address.uri, "is_folder": False, "files": files}
+    manifest = {"uri": address.uri, "is_folder": address.is_archive, "files": files}
     write_text(folder / _MANIFEST, json.dumps(manifest, indent=1))
     shutil.rmtree(parts)
+
+
+def _unpack(address: Address, part: Path, folder: Path) -> None:
+    try:
+        unpack(part, address.name, folder)
+    except PreflightError as error:
+        raise PreflightError(f"{address.uri}: {error}") from error
 
 
 def _folder(address: Address, base: Path) -> Path:

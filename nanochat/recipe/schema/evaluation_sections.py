@@ -45,7 +45,7 @@ class CoreSuite(Section):
     task: Literal["core"]
     """`core`: the CORE metric."""
     source: str
-    """Name of the source whose path is the folder of the bundle."""
+    """Name of the source whose `path` is the folder of the bundle, or whose `uri` is the address of its archive."""
     max_problems: Count | None = None
     """Maximum number of problems per task. Default: all."""
 

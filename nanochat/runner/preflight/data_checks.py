@@ -109,7 +109,7 @@ def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:
         case ChoiceSuiteSpec():
             return source, lambda: check_choices(item.task, source, item.split, base=base)
         case CoreSuiteSpec():
-            return source, lambda: check_bundle(source)
+            return source, lambda: check_bundle(source, base=base)
         case SftItem():
             return source, lambda: check_task(item.task, source, item.split, base=base, max_examples=item.max_examples)
         case ChatSuiteSpec():

@@ -13,7 +13,7 @@ import yaml
 from nanochat.data.files.json_lines import json_lines
 from nanochat.data.files.local_files import literal_path
 from nanochat.data.files.readers import check_file
-from nanochat.data.sources import SourceSpec, as_preflight_error, describe
+from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts
 
@@ -44,17 +44,20 @@ class CorePrompts:
     gold: int
 
 
-def bundle_folder(source: SourceSpec) -> Path:
+def bundle_folder(source: SourceSpec, *, base: Path) -> Path:
     """Return the folder of the unpacked bundle.
 
     Raises:
-        PreflightError: no path of the source is such a folder or contains one called `eval_bundle`.
+        PreflightError: the source is not downloaded, or is no such folder and contains none called `eval_bundle`.
     """
-    for name in source.path or ():
+    for name in local_paths(source, base=base):
         for folder in (literal_path(name), literal_path(name) / "eval_bundle"):
             if (folder / TASKS_FILE).is_file():
                 return folder
-    raise PreflightError(f"{describe(source)}: no {TASKS_FILE} there; CORE needs the `path` of the unpacked bundle")
+    raise PreflightError(
+        f"{describe(source)}: no {TASKS_FILE} there; CORE needs the `path` of the unpacked bundle, or the `uri` of its "
+        "archive"
+    )
 
 
 def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
@@ -76,14 +79,14 @@ def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
             raise PreflightError(f"{path}: expected a list of tasks under `icl_tasks`")
 
 
-def check_bundle(source: SourceSpec) -> None:
+def check_bundle(source: SourceSpec, *, base: Path) -> None:
     """Check that the bundle exists and has every task's data.
 
     Raises:
         PreflightError: something is missing; the message names the source and the file.
     """
     with as_preflight_error(source):
-        for task in read_bundle(bundle_folder(source)):
+        for task in read_bundle(bundle_folder(source, base=base)):
             check_file(task.path, ())
 
 

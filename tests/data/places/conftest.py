@@ -5,6 +5,7 @@ import datetime
 import ipaddress
 import ssl
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +26,7 @@ class WebServer:
     """
 
     def __init__(self, certificate: str) -> None:
+        self.certificate = certificate
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.statuses: dict[str, list[int]] = {}
@@ -34,11 +36,11 @@ class WebServer:
         web = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
+            def do_GET(self) -> None:
                 with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client may have closed the connection
                     web.answer(self)
 
-            def log_message(self, *_):
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -55,7 +57,7 @@ class WebServer:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, request) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         path, wanted = unquote(urlsplit(request.path).path), request.headers.get("Range")
         self.requests.append((path, wanted))
         if path in self.redirects:
@@ -67,14 +69,14 @@ class WebServer:
         else:
             self._send(request, 404, {"Content-Length": "0"})
 
-    def _send_file(self, request, content: bytes, wanted: str | None, cut: int | None) -> None:
+    def _send_file(self, request: BaseHTTPRequestHandler, content: bytes, wanted: str | None, cut: int | None) -> None:
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.has_ranges else 0
         headers = {"Content-Length": str(len(content) - start)} if self.has_length else {}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self._send(request, 206 if start else 200, headers, content[start:cut])
 
-    def _send(self, request, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    def _send(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)
@@ -83,7 +85,7 @@ class WebServer:
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of a certificate for this machine, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
@@ -103,7 +105,7 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
-def web(certificate, monkeypatch):
+def web(certificate: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
     monkeypatch.setattr(https, "_PAUSE_SECONDS", 0.0001)
     server = WebServer(certificate)
