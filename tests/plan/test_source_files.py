@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.ingest.convert import convert
-from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, SftItem, WeightedSource
