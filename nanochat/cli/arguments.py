@@ -11,7 +11,8 @@ from nanochat.errors import RecipeError
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 
 VERBS = (
-    "plan", "check", "show", "diff", "schema", "ls", "report", "compare", "gc", "ui", "import", "export", "verify",
+    "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
+    "export", "verify",
 )  # fmt: skip
 _EPILOG = """\
 other forms:
@@ -19,6 +20,8 @@ other forms:
   nanochat-run check RECIPE...                      validate recipes without running them
   nanochat-run show RECIPE [--origin]               show the recipe with all defaults filled in
   nanochat-run diff A B                             compare two recipes, defaults included
+  nanochat-run data RECIPE [SOURCE] [--limit N]     show how much data there is, of what kind, and the first of it
+  nanochat-run fetch RECIPE                         download, pin and convert all that a run needs, then stop
   nanochat-run schema [--check | --write]           print the JSON Schema of recipes, for editors
   nanochat-run ls                                   list the runs on this machine
   nanochat-run report RUN | compare RUN...          show the results of one run or of several
@@ -96,6 +99,10 @@ def _verb_parser(verb: str) -> Parser:
         case "show":
             _add_recipe(parser)
             parser.add_argument("--origin", action="store_true", help="show which line or flag set each value")
+        case "data":
+            _add_data(parser)
+        case "fetch":
+            _add_recipe(parser)
         case "diff":
             parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs=2)
         case "schema":
@@ -124,6 +131,24 @@ def _verb_parser(verb: str) -> Parser:
         case "verify":
             add_device(parser)
     return parser
+
+
+def _add_data(parser: Parser) -> None:
+    _add_recipe(parser)
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="a source of the recipe (default: all of them)")
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=_count,
+        default=10_000,
+        help="documents or conversations to read of each split (default: 10000; 0 for all)",
+    )
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 0:
+        raise ValueError
+    return count
 
 
 def _add_import(parser: Parser) -> None:

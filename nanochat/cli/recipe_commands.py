@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         base=runtime.base_dir(),
         folder=Path.cwd(),
         command=command_to_continue(arguments),
-        overrides=_overrides(options),
+        overrides=overrides_of(options),
         only=options.only,
         first=options.first,
         last=options.last,
@@ -43,7 +43,7 @@ def plan(options: argparse.Namespace) -> None:
     from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
-    prepared = prepare(load_recipe(options.recipe, _overrides(options)), runtime.base_dir())
+    prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
     lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
     if options.json:
         print(json.dumps(plan_report_json(prepared, lookups, selected), indent=2))
@@ -61,7 +61,7 @@ def check(options: argparse.Namespace) -> None:
     problems = []
     for path in options.recipes:
         try:
-            compile_plan(load_recipe(path, _overrides(options)))
+            compile_plan(load_recipe(path, overrides_of(options)))
         except RecipeError as error:
             problems.append(str(error))
         else:
@@ -74,7 +74,7 @@ def show(options: argparse.Namespace) -> None:
     """Print the recipe with all defaults filled in."""
     from nanochat.recipe.show import resolved_yaml, yaml_with_origins
 
-    loaded = load_recipe(options.recipe, _overrides(options))
+    loaded = load_recipe(options.recipe, overrides_of(options))
     print(yaml_with_origins(loaded) if options.origin else resolved_yaml(loaded), end="")
 
 
@@ -119,5 +119,6 @@ def command_to_continue(arguments: Sequence[str]) -> str:
     return shlex.join(["nanochat-run", *parser.parse_known_args(arguments)[1]])
 
 
-def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
+def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the values that the command line sets in the recipe."""
     return (*options.overrides, *(["run.offline=true"] if options.offline or is_offline() else []))

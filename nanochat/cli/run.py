@@ -30,6 +30,10 @@ def _dispatch(options: argparse.Namespace, given: Sequence[str]) -> None:
             from nanochat.cli import recipe_commands
 
             getattr(recipe_commands, options.verb)(options)
+        case "data" | "fetch":
+            from nanochat.cli import data_commands
+
+            getattr(data_commands, options.verb)(options)
         case "ls" | "report" | "compare" | "gc":
             from nanochat.cli import result_commands
 

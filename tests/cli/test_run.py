@@ -40,12 +40,15 @@ def test_a_recipe_named_like_a_verb_is_a_recipe():
 def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
     assert VERBS == (
-        "plan", "check", "show", "diff", "schema", "ls", "report", "compare", "gc", "ui", "import", "export", "verify",
+        "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
+        "export", "verify",
     )  # fmt: skip
     assert set(vars(parse(["r.yaml"]))) == {
         "recipe", "overrides", "offline", "only", "first", "last", "force", "verb",
     }  # fmt: skip
     assert set(vars(parse(["plan", "r.yaml"]))) == {"recipe", "overrides", "offline", "why", "json", "verb"}
+    assert set(vars(parse(["data", "r.yaml"]))) == {"recipe", "source", "limit", "overrides", "offline", "verb"}
+    assert set(vars(parse(["fetch", "r.yaml"]))) == {"recipe", "overrides", "offline", "verb"}
     words = ["--only", "--from", "--until", "--force", "--set", "--offline"]
     assert parse(["r.yaml", "--from", "sft", "--until", "chat_eval", "--force", "all", "--set", "a=b"]).force == ["all"]
     text = subprocess.run([sys.executable, "-m", "nanochat.cli.run", "--help"], capture_output=True, text=True).stdout

@@ -61,19 +61,20 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
 
 
 def fetch_inputs(
-    stages: Sequence[StagePlan], base: Path, folder: RunFolder, *, display: Display, interrupts: Interrupts
+    stages: Sequence[StagePlan], base: Path, folder: RunFolder | None, *, display: Display, interrupts: Interrupts
 ) -> None:
     """Download and convert what the stages read, and check its format, which preflight could not do before.
 
-    The list of converted files in `folder` says that the run needs them. Raises as `fetch_sources` and `convert_files`,
-    and PreflightError if a source does not have the format that its stage reads.
+    The list of converted files in `folder`, if there is a run, says that it needs them. Raises as `fetch_sources` and
+    `convert_files`, and PreflightError if a source does not have the format that its stage reads.
     """
     unchecked = [stage for stage in stages if not all(is_ready(source, base=base) for source in stage.sources)]
     for stage in stages:
         fetch_sources(stage, base, display=display, interrupts=interrupts)
     if paths := convertible_files((source for stage in stages for source in stage.sources), base=base):
-        with claims(base):
-            write_text(folder.copies, json.dumps(copy_names(paths, base=base)))
+        if folder is not None:
+            with claims(base):
+                write_text(folder.copies, json.dumps(copy_names(paths, base=base)))
         convert_files(unconverted_files(paths, base=base), base, display=display, interrupts=interrupts)
     if problems := check_inputs(unchecked, base):
         raise PreflightError("\n".join(problems))

@@ -1,0 +1,89 @@
+"""The verbs of `nanochat-run` about data: data and fetch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.text import Text
+
+from nanochat import runtime
+from nanochat.cli.recipe_commands import overrides_of
+from nanochat.errors import NanochatError
+from nanochat.recipe.load import load_recipe
+
+_SHOWN_CHARS = 600
+_TRAINED_STYLE, _CONTEXT_STYLE = "bold green", "dim"
+
+
+def data(options: argparse.Namespace) -> None:
+    """Print what the data of a recipe, or of one of its sources, are like.
+
+    Raises:
+        RecipeError: the recipe is not valid, or has no such source.
+        NanochatError: some data cannot be read. All the others are shown first.
+    """
+    from nanochat.runner.inspection.inspect import inspect_sources
+    from nanochat.runner.preflight.prepare import prepare
+
+    prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
+    console = Console(highlight=False, soft_wrap=True)
+    problem: NanochatError | None = None
+    for source in inspect_sources(prepared, options.source, limit=options.limit or sys.maxsize):
+        _print(console, Text(source.heading, "bold"))
+        _print(console, *(f"  {fact}" for fact in source.facts))
+        for split in source.splits:
+            _print(console, *(f"  {line}" for line in split.lines()))
+            for number, text in enumerate(split.texts, start=1):
+                _print(console, f"    document {number}:", *_indented([(text, True)], has_marks=False, console=console))
+            for number, runs in enumerate(split.chats, start=1):
+                _print(console, f"    conversation {number}:", *_indented(runs, has_marks=True, console=console))
+            problem = problem or split.error
+            if split.error is not None:
+                _print(console, f"  {split.error}")
+        _print(console, "")
+    if problem is not None:
+        raise problem
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """Download, pin and convert all that a run of the recipe needs."""
+    from nanochat.cli.progress import make_display
+    from nanochat.runner.preflight.fetch import fetch_recipe
+
+    display = make_display()
+    try:
+        fetch_recipe(options.recipe, overrides_of(options), base=runtime.base_dir(), display=display)
+    finally:
+        display.clear_progress()
+
+
+def _print(console: Console, *lines: str | Text) -> None:
+    for line in lines:
+        console.print(line if isinstance(line, Text) else Text(_printable(line)))
+
+
+def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: Console) -> list[Text]:
+    """Return the lines of a text, without its end if it is long.
+
+    With marks, the text that is trained on is coloured on a terminal; elsewhere it is in `{+` and `+}`.
+    """
+    is_coloured = has_marks and console.is_terminal and not console.no_color
+    shown, total = Text(), 0
+    for text, is_trained in runs:
+        kept = _printable(text[: max(0, _SHOWN_CHARS - total)])
+        total += len(text)
+        if is_coloured:
+            shown.append(kept, _TRAINED_STYLE if is_trained else _CONTEXT_STYLE)
+        else:
+            shown.append(f"{{+{kept}+}}" if has_marks and is_trained and kept else kept)
+    if total > _SHOWN_CHARS:
+        shown.append(f" ... ({total:,} characters)")
+    return [Text("      | ") + line for line in shown.split("\n")]
+
+
+def _printable(text: str) -> str:
+    """Return the text with control characters, which could change the terminal, written as escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "replace").decode() for c in text)

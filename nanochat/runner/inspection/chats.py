@@ -1,0 +1,83 @@
+"""Reads the conversations of a task for a survey."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError, StageError
+from nanochat.runner.inspection.inputs import TaskInput
+from nanochat.runner.inspection.loss_marks import marked_runs
+from nanochat.runner.inspection.report import SplitReport
+from nanochat.tasks.build import build_task
+from nanochat.tasks.conversations import Conversations
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat_format import render
+
+_SHOWN_REASONS = 5
+
+
+def look_at_task(
+    task: TaskInput,
+    source: SourceSpec,
+    *,
+    base: Path,
+    tokenizer: Tokenizer | None,
+    context: int | None,
+    limit: int,
+    samples: int,
+) -> SplitReport:
+    """Return what the conversations of a task are like: at most the first `limit`.
+
+    `context` is the most tokens that a conversation may have in training, None if it is not known.
+    """
+    report = SplitReport(f"{task.task}, split {task.split}", "conversations", limit)
+    count = limit if task.max_examples is None else min(limit, task.max_examples)
+    try:
+        examples = build_task(task.task, source, task.split, max_examples=count, seed=0, base=base, choose="first")
+    except (PreflightError, StageError) as error:
+        report.error = error
+        return report
+    report.is_whole = len(examples) < count or count == task.max_examples
+    if isinstance(examples, Conversations):
+        _add_notes(report, examples)
+    trained = total = 0
+    for example in (examples[i] for i in range(len(examples))):
+        runs = marked_runs(example.conversation)
+        texts = [message.text() for message in example.conversation.messages]
+        report.survey.add("\n".join(texts), identity="".join(text for text, _ in runs))
+        if tokenizer is not None:
+            rendered = render(tokenizer, example.conversation)
+            report.survey.token_lengths.append(len(rendered.ids))
+            trained, total = trained + sum(rendered.mask), total + len(rendered.ids)
+        else:
+            trained += sum(len(text) for text, is_trained in runs if is_trained)
+            total += sum(len(text) for text, _ in runs)
+        if len(report.chats) < samples:
+            report.chats.append(runs)
+    if not task.is_trained:
+        report.notes.append("the answers are marked; the model is asked for them and not trained on them")
+    elif total:
+        unit = "tokens" if tokenizer is not None else "characters"
+        report.notes.append(f"{trained / total:.1%} of the {unit} are trained on; they are marked")
+    _add_note_on_long_ones(report, context)
+    return report
+
+
+def _add_notes(report: SplitReport, examples: Conversations) -> None:
+    if examples.refused:
+        report.notes.append(f"rows that are not used: {len(examples.refused):,}")
+        report.notes += [f"  {reason}" for reason in islice(examples.refused, _SHOWN_REASONS)]
+    if examples.ignored:
+        report.notes.append(f"keys that are ignored: {', '.join(examples.ignored)}")
+
+
+def _add_note_on_long_ones(report: SplitReport, context: int | None) -> None:
+    if context is None:
+        return
+    long_ones = sum(length > context + 1 for length in report.survey.token_lengths)
+    if long_ones:
+        report.notes.append(
+            f"{long_ones:,} conversations are longer than the context of {context:,} tokens: cut or left out"
+        )

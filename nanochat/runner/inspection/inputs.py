@@ -1,0 +1,84 @@
+"""What a recipe reads from each of its sources, as the stages say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.data.sources import SourceSpec
+from nanochat.plan.plan import Plan
+from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, ChoiceSuiteSpec, Input, SftItem, SftSpec, WeightedSource
+from nanochat.runner.preflight.prepare import Prepared
+from nanochat.runner.store.stage_cache import ResolvedStage
+from nanochat.storage.layout import TOKENIZER_FILE
+from nanochat.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True)
+class TaskInput:
+    """A task whose examples are conversations made from a split of a source.
+
+    Attributes:
+        max_examples: the most examples that are used, None for all.
+        is_trained: whether the model is trained on them. Otherwise it is asked them.
+    """
+
+    task: str
+    split: str
+    max_examples: int | None
+    is_trained: bool
+
+
+@dataclass(frozen=True)
+class SourceInputs:
+    """A source, and all that the stages read from it."""
+
+    source: SourceSpec
+    items: tuple[Input, ...]
+    has_documents: bool
+    tasks: tuple[TaskInput, ...]
+    others: tuple[str, ...]
+    """Evaluations that read the source in a form of their own."""
+
+
+def source_inputs(plan: Plan, name: str) -> SourceInputs | None:
+    """Return what the stages read from the source with this name, None if no stage reads it."""
+    items = [(stage, item) for stage in plan.stages for item in stage.spec.inputs if item.source.name == name]
+    if not items:
+        return None
+    tasks: list[TaskInput] = []
+    others: list[str] = []
+    for stage, item in items:
+        match item:
+            case SftItem():
+                tasks.append(TaskInput(item.task, item.split, item.max_examples, is_trained=True))
+            case ChatSuiteSpec():
+                tasks.append(TaskInput(item.task, item.split, item.max_problems, is_trained=False))
+            case WeightedSource() | BpbSuiteSpec():
+                pass
+            case _:
+                split = f", split `{item.split}`" if isinstance(item, ChoiceSuiteSpec) and item.split else ""
+                others.append(f"{stage.name} reads it for {item.task}{split}")
+    has_documents = any(isinstance(item, WeightedSource | BpbSuiteSpec) for _, item in items)
+    inputs = tuple(item for _, item in items)
+    return SourceInputs(
+        inputs[0].source, inputs, has_documents, tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(others))
+    )
+
+
+def existing_tokenizer(prepared: Prepared) -> Tokenizer | None:
+    """Return the tokenizer that the recipe trained already, or that of a model it starts from; None before that."""
+    folders: list[Path] = [
+        lookup.folder.out
+        for lookup in prepared.look_up_cache()
+        if isinstance(lookup, ResolvedStage) and lookup.stage.name == "tokenizer" and lookup.record is not None
+    ]
+    for folder in (*folders, *prepared.init_models.values()):
+        if (folder / TOKENIZER_FILE).is_file():
+            return Tokenizer.load(folder)
+    return None
+
+
+def chat_context(plan: Plan) -> int | None:
+    """Return the most tokens of a conversation in fine-tuning, None if the recipe does not say."""
+    return next((stage.spec.sequence_len for stage in plan.stages if isinstance(stage.spec, SftSpec)), None)

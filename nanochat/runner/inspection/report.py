@@ -1,0 +1,64 @@
+"""What `nanochat-run data` found out about the data of one source, as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nanochat.errors import NanochatError
+from nanochat.plan.quantities import show_bytes
+from nanochat.runner.inspection.survey import QUANTILES, Survey, quantiles
+
+Run = tuple[str, bool]
+"""A run of text, and whether the model is trained on it."""
+
+
+@dataclass
+class SplitReport:
+    """What a split of a source is like.
+
+    Attributes:
+        title: the split, and the task if there is one.
+        unit: documents or conversations.
+        limit: how many of them were read at most.
+        is_whole: whether all were read.
+        texts: the first documents.
+        chats: the first conversations, each in runs.
+        notes: what else is to be said, such as the rows that are refused.
+        error: what ended the reading too early.
+    """
+
+    title: str
+    unit: str
+    limit: int
+    is_whole: bool = False
+    survey: Survey = field(default_factory=Survey)
+    texts: list[str] = field(default_factory=list)
+    chats: list[list[Run]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: NanochatError | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Yield the counts as lines of text. Not here: the first documents and conversations."""
+        survey = self.survey
+        count = len(survey.lengths)
+        if count:
+            which = "" if self.is_whole or self.error is not None else "the first "
+            tokens = f", {sum(survey.token_lengths):,} tokens" if survey.token_lengths else ""
+            yield f"{self.title}: {which}{count:,} {self.unit}, {show_bytes(survey.size_bytes)}{tokens}"
+            yield f"  characters: {_show_quantiles(survey.lengths)}"
+            if survey.token_lengths:
+                yield f"  tokens: {_show_quantiles(survey.token_lengths)}"
+            scripts = ", ".join(f"{name} {share:.1%}" for name, share in survey.scripts() if share >= 0.0005)
+            yield f"  scripts: {scripts or 'no letters'}"
+            yield f"  duplicates: {survey.duplicates:,} ({survey.duplicates / count:.1%})"
+        else:
+            yield f"{self.title}: no {self.unit}"
+        for note in self.notes:
+            yield f"  {note}"
+
+
+def _show_quantiles(values: list[int]) -> str:
+    names = {0.0: "least", 0.5: "median", 1.0: "most"}
+    shown = zip(QUANTILES, quantiles(values), strict=True)
+    return ", ".join(f"{names.get(share, f'{share:.0%}')} {value:,}" for share, value in shown)

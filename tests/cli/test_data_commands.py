@@ -1,0 +1,62 @@
+"""`nanochat-run data`: what it prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from nanochat.cli import data_commands
+from nanochat.cli.run import main
+
+RECIPE = """\
+nanochat: 1
+name: tiny
+sources:
+  chats: {path: chats.jsonl}
+sft:
+  data: {chat: {task: conversations, source: chats}}
+  horizon: {steps: 4}
+  tokens_per_step: 512
+  sequence_len: 256
+  init_from: model
+tracking: {kind: none}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"question": "2+2?\x1b[31m", "answer": "four"}) + "\n")
+    return path
+
+
+def test_data_marks_the_trained_text_and_escapes_control_characters(recipe, capsys):
+    assert main(["data", str(recipe), "chats"]) == 0
+    shown = capsys.readouterr().out
+    assert "<|user_start|>2+2?\\x1b[31m<|user_end|><|assistant_start|>{+four<|assistant_end|>+}" in shown
+    assert "\x1b" not in shown
+
+
+def test_data_colours_the_trained_text_on_a_terminal(recipe, capsys, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(
+        data_commands, "Console", lambda **settings: Console(force_terminal=True, color_system="standard", **settings)
+    )
+    assert main(["data", str(recipe)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b[1;32mfour<|assistant_end|>\x1b[0m" in shown and "{+" not in shown
+
+
+def test_data_ends_with_the_code_of_what_cannot_be_read(recipe, capsys):
+    (recipe.parent / "chats.jsonl").write_text('{"question": "no answer"}\n')
+    assert main(["data", str(recipe)]) == 4
+    assert "chats.jsonl:1" in capsys.readouterr().err
+
+
+def test_data_names_the_known_sources(recipe, capsys):
+    assert main(["data", str(recipe), "chat"]) == 2
+    assert "no source `chat`; it has: chats" in capsys.readouterr().err
