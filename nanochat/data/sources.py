@@ -210,8 +210,7 @@ def _hub_files(spec: SourceSpec, uri: str) -> tuple[HubSource, FileSelection]:
 
 
 def _address(spec: SourceSpec, uri: str) -> Address:
-    assert spec.sha256 is not None, f"source {spec.name} has an address but no sha256"
-    return Address(uri, spec.sha256)
+    return Address(uri, spec.sha256, _selection(spec))
 
 
 def _selection(spec: SourceSpec) -> FileSelection:

@@ -1,4 +1,4 @@
-"""What sources with an address (`https://`) name, downloaded to `<base>/downloads` and verified.
+"""What sources with an address (`https://`, `s3://`, `gs://`) name, downloaded to `<base>/downloads` and verified.
 
 Archives are unpacked. The files appear together, and their manifest is written last: only the manifest shows that a
 download is complete. Without the network, only complete downloads are read. Not here: data sets of the Hugging Face
@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
+from nanochat.data.files.file_selection import FileSelection
 from nanochat.data.hub.access import is_offline
 from nanochat.data.hub.download import Progress
-from nanochat.data.places import https
+from nanochat.data.places import buckets, https
 from nanochat.data.places.archives import is_archive, unpack
 from nanochat.errors import PreflightError
 from nanochat.storage.files import exclusive, new_folder, sha256_of_file, write_text
@@ -30,7 +31,9 @@ class Address:
     """Where a source is, and the sha256 of its content."""
 
     uri: str
-    sha256: str
+    sha256: str | None
+    selection: FileSelection
+    """Which files of a folder of an object store are read."""
 
     @property
     def name(self) -> str:
@@ -44,7 +47,13 @@ class Address:
 
     @property
     def digest(self) -> str:
-        """The sha256 (hex) of name and content, which is also that of the same file on this machine."""
+        """The sha256 (hex) of name and content, which is also that of the same file on this machine.
+
+        Without a sha256 that of the address and of the files that are selected there.
+        """
+        if self.sha256 is None:
+            selection = [self.selection.max_files, self.selection.validation_shard]
+            return hashlib.sha256(json.dumps([self.uri, selection]).encode()).hexdigest()
         return hashlib.sha256(f"{self.name}\0{self.sha256}".encode()).hexdigest()
 
 
@@ -92,6 +101,8 @@ def check(address: Address, *, base: Path, offline: bool) -> None:
     """
     if offline or is_offline():
         cached(address, base=base)
+    elif address.uri.startswith(buckets.SCHEMES):
+        buckets.check(address.uri, address.selection)
     else:
         https.check(address.uri)
 
@@ -122,21 +133,40 @@ def _fetch(address: Address, folder: Path, progress: Progress | None) -> None:
     parts, data = folder / _PARTS, folder / _FILES
     parts.mkdir(parents=True, exist_ok=True)
     (folder / _MANIFEST).unlink(missing_ok=True)
-    part = parts / address.sha256
-    https.download(address.uri, address.sha256, part, progress=progress)
+    received = _receive(address, parts, progress)
+    is_folder = address.is_archive or list(received) != [PurePosixPath(address.name)]
     with new_folder(data) as scratch:
-        if address.is_archive:
-            _unpack(address, part, scratch)
-        else:
-            part.replace(scratch / address.name)
+        for name, part in received.items():
+            if address.is_archive:
+                _unpack(address, part, scratch)
+            else:
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                part.replace(scratch / name)
     files = {
         path.relative_to(data).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
         for path in sorted(data.rglob("*"))
         if path.is_file()
     }
-    manifest = {"uri": address.uri, "is_folder": address.is_archive, "files": files}
+    manifest = {"uri": address.uri, "is_folder": is_folder, "files": files}
     write_text(folder / _MANIFEST, json.dumps(manifest, indent=1))
     shutil.rmtree(parts)
+
+
+def _receive(address: Address, parts: Path, progress: Progress | None) -> dict[PurePosixPath, Path]:
+    """Download the files of an address to `parts`, and return them by their names."""
+    if not address.uri.startswith(buckets.SCHEMES):
+        assert address.sha256 is not None, f"{address.uri} needs a sha256"
+        part = parts / address.sha256
+        https.download(address.uri, address.sha256, part, progress=progress)
+        return {PurePosixPath(address.name): part}
+    received = buckets.download(address.uri, address.selection, parts, progress=progress)
+    if address.sha256 is not None:
+        digests = {name: sha256_of_file(path) for name, path in received.items()}
+        if list(digests.values()) != [address.sha256]:
+            shutil.rmtree(parts)
+            have = ", ".join(f"{name} {digest}" for name, digest in digests.items())
+            raise PreflightError(f"{address.uri}: the recipe says sha256 {address.sha256}, but there is: {have}")
+    return received
 
 
 def _unpack(address: Address, part: Path, folder: Path) -> None:

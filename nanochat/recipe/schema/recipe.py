@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-_URI = r"^(hf://datasets/[^/]+/[^/]+(/.*)?|https://[^/?#@]+/([^?#]*/)?[^/?#]+(\?[^#]*)?)$"
+_URI = r"^(hf://datasets/[^/]+/[^/]+(/.*)?|https://[^/?#@]+/([^?#]*/)?[^/?#]+(\?[^#]*)?|(s3|gs)://[^/@]+(/.*)?)$"
 
 
 class Validation(Section):
@@ -62,11 +62,13 @@ class Source(Section):
 
     uri: Annotated[str, Field(pattern=_URI, examples=["hf://datasets/OWNER/NAME"])] | None = None
     """Data set on the Hugging Face hub: `hf://datasets/OWNER/NAME`, optionally followed by a folder or a pattern of
-    files. Or the address of a file: `https://HOST/FILE`, with its `sha256`. Zip and tar archives are unpacked."""
+    files. Or the address of a file: `https://HOST/FILE`, with its `sha256`. Zip and tar archives are unpacked. Or a
+    file, folder or pattern in an object store: `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER` (needs `nanochat[s3]`)."""
     revision: str | None = None
     """Branch, tag or commit of the hub data set. Default: its main branch."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", examples=["9f86d081...0f00a08"])] | None = None
-    """SHA-256 of the file at a `https` address, which `sha256sum FILE` prints. Other content is refused."""
+    """SHA-256 of the file at a `https` address, which `sha256sum FILE` prints. Other content is refused. Optional
+    for one file of an object store; without it, the first download is kept."""
     path: Annotated[
         NonEmptyText | Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] | None, LocalPath(is_pattern=True)
     ] = None

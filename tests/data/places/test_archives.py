@@ -19,6 +19,7 @@ from nanochat.data.places import archives
 from nanochat.data.places.archives import unpack
 from nanochat.data.sources import SourceSpec, fetch, resolve_files
 from nanochat.errors import PreflightError
+from nanochat.tasks.core.bundle import bundle_folder, check_bundle, read_bundle, read_items
 
 LINES = [b'{"text": "text %d"}\n' % i for i in range(100)]
 FILES = {"texts/train/a.jsonl": b"".join(LINES[:50]), "texts/train/b.jsonl": b"".join(LINES[50:]), "texts/empty": b""}
@@ -232,3 +233,22 @@ def test_fetch_leaves_no_folder_of_an_archive_that_cannot_be_unpacked(web, base,
     get(spec, base)
     assert len(resolve_files(spec, base=base)) == 2 and len(web.requests) == 1
     assert not any(Path(base).rglob(spec.sha256))
+
+
+def test_core_bundle_is_read_from_the_archive_at_an_address(web, base):
+    entry = "{label: a, dataset_uri: a.jsonl, num_fewshot: [0], icl_task_type: language_modeling}"
+    content = web.files["/texts.zip"] = make_zip(
+        {
+            "eval_bundle/core.yaml": f"icl_tasks: [{entry}]\n".encode(),
+            "eval_bundle/eval_meta_data.csv": b"Eval Task,Random baseline\na,50\n",
+            "eval_bundle/eval_data/a.jsonl": b'{"context": "c", "continuation": "d"}\n',
+        }
+    )
+    spec = source(web, content)
+    with pytest.raises(PreflightError, match="is not downloaded under"):
+        check_bundle(spec, base=base)
+    get(spec, base)
+    check_bundle(spec, base=base)
+    (task,) = read_bundle(bundle_folder(spec, base=base))
+    assert (task.label, task.chance) == ("a", 0.5)
+    assert len(read_items(task)) == 1

@@ -1,0 +1,114 @@
+"""Downloads the files of an object store (`s3://`, `gs://`) with fsspec.
+
+Credentials come from the environment or the files that other tools use, never from a recipe. Each object is continued
+where it was cut off if it has not changed since.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nanochat.data.files.file_selection import DataFile, FileSelection, list_reasons
+from nanochat.data.hub.download import Progress
+from nanochat.errors import PreflightError
+
+SCHEMES = ("s3://", "gs://")
+_CLIENT_ERRORS = ("botocore.exceptions:BotoCoreError", "aiohttp:ClientError", "google.auth.exceptions:GoogleAuthError")
+"""Errors of the clients that are no OSError."""
+_CHUNK_BYTES = 1 << 22
+_SPARE_BYTES = 1 << 28
+
+
+def check(uri: str, selection: FileSelection) -> None:
+    """Check that an object store has files to download.
+
+    Raises:
+        PreflightError: the message says what is missing.
+    """
+    with _errors(uri):
+        _list(uri, selection)
+
+
+def download(
+    uri: str, selection: FileSelection, parts: Path, *, progress: Progress | None
+) -> dict[PurePosixPath, Path]:
+    """Download what a `uri` names to the folder `parts`. Return the path of each file by its name below the `uri`.
+
+    Raises:
+        PreflightError: something is missing, or does not fit on the disk. What was received is kept.
+        OSError: a file cannot be written.
+    """
+    with _errors(uri):
+        system, names = _list(uri, selection)
+        sizes = {name: system.size(path) for name, path in names.items()}
+        # A changed object has another key, so that its bytes are not mixed with older ones.
+        targets = {name: parts / system.ukey(path) for name, path in names.items()}
+    total = sum(sizes.values())
+    have = {name: path.stat().st_size if path.exists() else 0 for name, path in targets.items()}
+    free = shutil.disk_usage(parts).free
+    if total - sum(have.values()) + _SPARE_BYTES > free:
+        raise PreflightError(
+            f"{uri}: no room to download: {total / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {parts}; free some "
+            "space, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
+        )
+    for name, path in names.items():
+        with _errors(uri):
+            source = system.open(path, "rb")
+        with source, targets[name].open("ab") as out:
+            source.seek(have[name])
+            while have[name] < sizes[name]:
+                with _errors(uri):
+                    block = source.read(_CHUNK_BYTES)
+                if not block:
+                    raise PreflightError(f"{uri}: {name} ends too early; the same command continues")
+                out.write(block)
+                have[name] += len(block)
+                if progress is not None:
+                    progress(sum(have.values()), total)
+    return targets
+
+
+def _list(uri: str, selection: FileSelection) -> tuple[Any, dict[PurePosixPath, str]]:
+    """Return the file system, and the path of each file to download by its name below the `uri`."""
+    import fsspec  # planning imports this module
+
+    try:
+        system, path = fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        raise PreflightError(f"{uri}: needs another package ({error}); `pip install 'nanochat[s3]'`") from error
+    if not glob.has_magic(path) and system.isfile(path):
+        return system, {PurePosixPath(PurePosixPath(path).name): path}
+    found = system.glob(path, detail=True) if glob.has_magic(path) else system.find(path, detail=True)
+    parts = PurePosixPath(path).parts
+    root = PurePosixPath(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    files = {}
+    for name, entry in found.items():
+        below = PurePosixPath(name).relative_to(root)
+        if entry["type"] == "file" and ".." not in below.parts and not any(part[0] == "." for part in below.parts):
+            files[below] = (name, entry["size"])
+    choice = selection.select(DataFile(below, below, size) for below, (_, size) in files.items())
+    if not choice.used:
+        reasons = f"; left out: {list_reasons(choice.left_out)}" if choice.left_out else ""
+        raise PreflightError(f"{uri}: no data file there{reasons}; check the address")
+    return system, {below: files[below][0] for below in choice.paths}
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    """Raise the errors of an object store as preflight errors."""
+    modules = [(sys.modules.get(module), kind) for module, _, kind in (name.partition(":") for name in _CLIENT_ERRORS)]
+    kinds = tuple(getattr(module, kind) for module, kind in modules if module is not None)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PreflightError(f"{uri}: there is no such file or bucket; check the address") from error
+    except (OSError, ValueError, *kinds) as error:
+        hint = "check the network, and the credentials in the environment or in the files of the store's own tools"
+        raise PreflightError(f"{uri}: cannot be read ({type(error).__name__}: {error}); {hint}") from error
