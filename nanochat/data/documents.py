@@ -6,7 +6,7 @@ their hash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
 from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, next_file
-from nanochat.data.files.file_kinds import kind_of
+from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.held_out import HeldOutRule, choose_rule
@@ -228,8 +228,8 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
 
 
 def _file_part(spec: SourceSpec, file: Path) -> _Part:
-    kind = kind_of(file)
-    max_chars = spec.max_document_chars or (None if kind is None or kind.has_rows else TXT_DOCUMENT_CHARS)
+    is_text = reader_of(file) in ("text lines", "html")
+    max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if is_text else None)
 
     def read(cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
         return read_texts(file, spec.column, cursor, max_chars=max_chars, problems=problems)
@@ -246,9 +246,4 @@ def _stdlib_part(spec: SourceSpec, split: Split) -> _Part:
         held_out_frac=spec.validation_hash_frac,
         max_modules=spec.max_files,
     )
-    return _Part(lambda cursor, _: _read_list(texts, cursor), None)
-
-
-def _read_list(texts: Sequence[str], cursor: Cursor) -> Iterator[tuple[str, Cursor]]:
-    for i in range(cursor[0], len(texts)):
-        yield texts[i], (i + 1, 0, 0)
+    return _Part(lambda cursor, _: ((texts[i], (i + 1, 0, 0)) for i in range(cursor[0], len(texts))), None)

@@ -68,7 +68,7 @@ class Files:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    def compressed(self, name: str, content: str) -> Path:
+    def compressed(self, name: str, content: str | bytes) -> Path:
         """Write a text, compressed as the name's suffix says."""
         write: dict[str, Callable[[bytes], bytes]] = {
             ".gz": gzip.compress,
@@ -76,7 +76,9 @@ class Files:
             ".xz": lzma.compress,
             ".zst": zstd,
         }
-        return self.text(name, write.get(Path(name).suffix, bytes)(content.encode()))
+        return self.text(
+            name, write.get(Path(name).suffix, bytes)(content if isinstance(content, bytes) else content.encode())
+        )
 
     def source(self, *patterns: str, **settings: Any) -> SourceSpec:
         return SourceSpec(name="mine", path=tuple(str(self.folder / name) for name in patterns), **settings)

@@ -372,12 +372,16 @@ def test_document_stream_refuses_a_source_of_words(base):
         DocumentStream(SourceSpec(name="w", builtin="spelling"), "train", base=base)
 
 
-@pytest.mark.parametrize(("name", "bad"), [("a.jsonl", b"broken\n"), ("a.txt", b"\xe9\n")])
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("a.jsonl", b"broken\n"), ("a.txt", b"\xe9\n"), ("a.jsonl.zst", b"broken\n"), ("a.txt.xz", b"\xe9\n")],
+)
 def test_document_stream_refuses_to_resume_in_a_file_that_lost_a_line(files, base, name, bad):
     good = [f'{{"text": "line {i}"}}\n'.encode() for i in range(20)]
-    path = files.text(name, b"".join([*good[:5], bad, *good[5:]]))
+    files.compressed(name, b"".join([*good[:5], bad, *good[5:]]))
     stream = DocumentStream(files.source(name, max_document_chars=20), "train", base=base)
     take(stream, 10)
-    path.write_bytes(b"".join(good))
+    next(stream.reopened(stream.position()))
+    files.compressed(name, b"".join(good))
     with pytest.raises(PreflightError, match=r"changed before line \d+, where the checkpoint continues"):
         next(stream.reopened(stream.position()))
