@@ -7,13 +7,14 @@ their hash.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
 from nanochat.data.files.chunking import chunk_text
-from nanochat.data.files.cursors import START, Cursor, next_file
+from nanochat.data.files.cursors import START, Cursor, DocumentPosition, next_file
+from nanochat.data.files.digests import SeenTexts
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
@@ -23,43 +24,6 @@ from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, describe, validation_frac
 from nanochat.errors import PreflightError, StageError
-
-
-@dataclass(frozen=True)
-class DocumentPosition:
-    """The position of a stream after a document.
-
-    Attributes:
-        epoch: how many times the source had been read to its end before.
-        part: the number of the file; 0 for a built-in source.
-        cursor: the text in that file to continue with.
-        piece: the document of that text to continue with, if the text was split into several.
-    """
-
-    epoch: int = 0
-    part: int = 0
-    cursor: Cursor = START
-    piece: int = 0
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, object] | None) -> DocumentPosition:
-        """Return the position that `to_json` wrote; None is the beginning.
-
-        Raises:
-            PreflightError: the value is something else.
-        """
-        if value is None:
-            return cls()
-        epoch, part, cursor, piece = (value.get(key) for key in ("epoch", "part", "cursor", "piece"))
-        if isinstance(epoch, int) and isinstance(part, int) and isinstance(cursor, list) and isinstance(piece, int):
-            return cls(epoch, part, tuple(int(number) for number in cursor), piece)
-        raise PreflightError(
-            f"the checkpoint's data position {value} is not one in documents; start the stage over with `--force`"
-        )
-
-    def to_json(self) -> dict[str, object]:
-        """Return the position as a checkpoint keeps it."""
-        return {"epoch": self.epoch, "part": self.part, "cursor": list(self.cursor), "piece": self.piece}
 
 
 @dataclass(frozen=True)
@@ -140,20 +104,42 @@ class DocumentStream:
         start = self._position
         while True:
             is_empty = True
-            for document, position in self._read_from(start):
+            seen = self._seen_before(start) if self._spec.dedup == "exact" else None
+            for document, position in self._read_from(start, self._problems):
+                if seen is not None and not seen.add(document):
+                    continue
                 is_empty = False
                 self._position = position
                 yield document
             if is_empty and start == DocumentPosition(start.epoch):
                 raise StageError(self._no_document())
+            if seen is not None and seen.duplicates and start.epoch == 0:
+                self._notify(
+                    f"{describe(self._spec)}: {seen.duplicates:,} duplicate {self._split} documents were left out"
+                )
             self._problems.end_pass()
             start = DocumentPosition(start.epoch + 1)
 
-    def _read_from(self, start: DocumentPosition) -> Iterator[tuple[str, DocumentPosition]]:
+    def _seen_before(self, position: DocumentPosition) -> SeenTexts:
+        """Return the documents of an epoch up to a position, after those of the files to validate on if this trains."""
+        seen = SeenTexts()
+        if self._split == "train" and not self._is_hashed:
+            for document in single_pass(replace(self._spec, dedup=None), "validation", base=self._base):
+                seen.add(document)
+            seen.duplicates = 0
+        if position == DocumentPosition(position.epoch):
+            return seen
+        for document, reached in self._read_from(DocumentPosition(position.epoch), RowProblems()):
+            if reached.place > position.place:
+                break
+            seen.add(document)
+        return seen
+
+    def _read_from(self, start: DocumentPosition, problems: RowProblems) -> Iterator[tuple[str, DocumentPosition]]:
         """Yield the rest of an epoch: each document with the position after it."""
         cursor, piece = start.cursor, start.piece
         for number in range(start.part, len(self._parts)):
-            for text, next_cursor in self._parts[number].read(cursor, self._problems):
+            for text, next_cursor in self._parts[number].read(cursor, problems):
                 documents = self._documents_of(text, self._parts[number].max_chars) if text else []
                 for i in range(piece, len(documents)):
                     after = (next_cursor, 0) if i + 1 == len(documents) else (cursor, i + 1)

@@ -47,6 +47,7 @@ class SourceSpec:
     max_bad_rows: float = 0.01
     max_files: int | None = None
     max_document_chars: int | None = None
+    dedup: Literal["exact"] | None = None
     validation_shard: str | None = None
     validation_hash_frac: float | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nanochat.data.files.digests import SeenTexts
 from nanochat.data.files.readers import check_file, read_rows
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import row_files
@@ -27,10 +28,12 @@ def iter_rows(
         StageError: a file is damaged, or a line is not an object.
     """
     is_empty = True
+    seen = SeenTexts() if spec.dedup == "exact" else None
     for path in split_files(spec, split, base=base):
         for row in read_rows(path, columns):
             is_empty = False
-            yield row
+            if seen is None or seen.add(repr(row)):
+                yield row
     if is_empty:
         raise PreflightError(f"{describe(spec)}: split `{split}` has no rows")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
-from nanochat.data.files.digests import LineFilter
+from nanochat.data.files.digests import LineFilter, SeenTexts
 from nanochat.data.files.file_kinds import kind_of, reader_of
 from nanochat.data.files.json_lines import json_lines, parse_line
 from nanochat.data.files.parquet_batches import column_is_nested, parquet_rows
@@ -72,13 +72,16 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     refused: list[str] = []
     bad: list[str] = []
     ignored: set[str] = set()
+    seen = SeenTexts() if source.dedup == "exact" else None
     for place, value in _read_values(split_files(source, split, base=base), source, ignored):
         if max_examples is not None and len(packed) >= max_examples:
             break
         try:
             if isinstance(value, BadConversation):
                 raise value
-            packed.append(_pack(parse_row(value, ignored, column=source.column, chat_map=source.chat_map)))
+            chat = _pack(parse_row(value, ignored, column=source.column, chat_map=source.chat_map))
+            if seen is None or seen.add(chat.decode()):
+                packed.append(chat)
         except BadConversation as error:
             refused.append(f"{place}: {error}")
             if not isinstance(error, UntrainedRow):

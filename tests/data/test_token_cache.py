@@ -91,7 +91,13 @@ def test_cache_is_built_once_and_memory_mapped(source, tokenizer, base, monkeypa
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_document_chars": 80}, {"validation_hash_frac": 0.3}, {"max_files": 2}, {"validation_shard": "c.txt"}],
+    [
+        {"max_document_chars": 80},
+        {"dedup": "exact"},
+        {"validation_hash_frac": 0.3},
+        {"max_files": 2},
+        {"validation_shard": "c.txt"},
+    ],
 )
 def test_cache_depends_on_the_settings_that_change_documents(files, source, tokenizer, base, change):
     first = len(list((base / "tokens").glob("*/parts.json")))

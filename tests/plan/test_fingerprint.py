@@ -50,6 +50,7 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
         ("sources.stdlib.max_bad_rows=0.5", set()),
         ("sources.stdlib.max_files=10", ALL),
         ("sources.stdlib.max_document_chars=5000", ALL),
+        ("sources.stdlib.dedup=exact", ALL),
         ("sources.stdlib.validation={hash_frac: 0.1}", ALL),
         ("model.n_layer=5", FROM_PRETRAIN),
         ("model.sequence_len=128", FROM_PRETRAIN),

@@ -80,3 +80,22 @@ def _sha256_of_lines(path: Path, lines: LineFilter) -> str:
         if not raw.strip() or lines.is_usable(path, raw):
             digest.update(raw)
     return digest.hexdigest()
+
+
+class SeenTexts:
+    """The texts that were added, as digests of 16 bytes: each takes about 100 bytes of memory.
+
+    Two different texts have the same digest with a probability that can be neglected (1e-23 for 100 million texts).
+    """
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+        self.duplicates = 0
+
+    def add(self, text: str) -> bool:
+        """Add a text and return whether it is new."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        is_new = digest not in self._digests
+        self._digests.add(digest)
+        self.duplicates += not is_new
+        return is_new

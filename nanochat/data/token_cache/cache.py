@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanochat.data.documents import DocumentPosition, DocumentStream
+from nanochat.data.documents import DocumentStream
+from nanochat.data.files.cursors import DocumentPosition
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec, content_digest, describe
 from nanochat.data.token_cache.parts import (
@@ -61,6 +62,7 @@ class CacheKey:
     column: str
     max_files: int | None
     max_document_chars: int | None
+    dedup: str | None
     validation_shard: str | None
     validation_hash_frac: float | None
     format: int = FORMAT
@@ -167,6 +169,7 @@ def _key(spec: SourceSpec, split: Split, tokenizer: Tokenizer, base: Path) -> Ca
         column=spec.column,
         max_files=spec.max_files,
         max_document_chars=spec.max_document_chars,
+        dedup=spec.dedup,
         validation_shard=spec.validation_shard,
         validation_hash_frac=spec.validation_hash_frac,
     )

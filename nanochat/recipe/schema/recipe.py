@@ -93,6 +93,10 @@ class Source(Section):
     """Use only the first files of each split in sorted order, up to this number. Default: all."""
     max_document_chars: Count | None = None
     """Cut longer documents into pieces of at most this number of characters, at line ends. Default: do not cut."""
+    dedup: Literal["exact"] | None = None
+    """`exact` leaves out each document, chat or row that equals an earlier one of the source, in whatever file it is.
+    Text of validation files is left out of the training text too. Needs about 100 bytes of memory per document.
+    Default: keep all."""
     validation: Validation | None = None
     """Which documents are held out for validation. Default: the files whose names say validation, else those that say
     test, else 1 % of the documents by hash (2 % for `python-stdlib`)."""

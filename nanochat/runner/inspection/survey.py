@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+
+from nanochat.data.files.digests import SeenTexts
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _SHOWN_SCRIPTS = 4
@@ -22,24 +23,25 @@ class Survey:
         lengths: the characters of each text.
         token_lengths: the tokens of each text; empty without a tokenizer.
         size_bytes: the size of all texts in UTF-8.
-        duplicates: the number of texts that equal an earlier one.
         characters: how often each character occurs.
     """
 
     lengths: list[int] = field(default_factory=list)
     token_lengths: list[int] = field(default_factory=list)
     size_bytes: int = 0
-    duplicates: int = 0
     characters: Counter[str] = field(default_factory=Counter)
-    _digests: set[bytes] = field(default_factory=set)
+    _seen: SeenTexts = field(default_factory=SeenTexts)
+
+    @property
+    def duplicates(self) -> int:
+        """The number of texts that equal an earlier one."""
+        return self._seen.duplicates
 
     def add(self, text: str, *, identity: str | None = None) -> None:
         """Count a text, but not its tokens. It is a duplicate if its identity (default: the text) was added before."""
-        digest = hashlib.blake2b((identity or text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self._seen.add(identity or text)
         self.lengths.append(len(text))
         self.size_bytes += len(text.encode("utf-8", "surrogatepass"))
-        self.duplicates += digest in self._digests
-        self._digests.add(digest)
         self.characters.update(text)
 
     def scripts(self) -> list[tuple[str, float]]:
