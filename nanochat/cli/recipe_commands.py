@@ -87,11 +87,7 @@ def diff(options: argparse.Namespace) -> None:
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Print the JSON Schema of recipes; or write or check it together with the reference page.
-
-    Raises:
-        RecipeError: with `--check`, a file differs from what `--write` would write.
-    """
+    """Print the JSON Schema of recipes; or write it and the reference page, or check that both are up to date."""
     from nanochat.recipe.json_schema import schema_text
     from nanochat.recipe.schema_docs import reference_text
     from nanochat.storage.files import write_text

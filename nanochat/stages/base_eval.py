@@ -31,10 +31,6 @@ def run(job: Job, context: StageContext) -> StageResult:
 
     Metrics: `SUITE` (bits per byte, accuracy, or CORE's centred mean), for accuracies also `SUITE.stderr`,
     `SUITE.centred`, `SUITE.n`; `base_core` and `base_core_centred`, the means over the multiple-choice suites.
-
-    Raises:
-        InterruptedRun: a signal asked to stop; finished suites are kept.
-        PreflightError, StageError: the model or a suite's data is missing or broken.
     """
     spec = job.spec
     assert isinstance(spec, BaseEvalSpec), f"base_eval got the job of {spec.stage}"

@@ -30,10 +30,6 @@ def run(job: Job, context: StageContext) -> StageResult:
     """Evaluate every suite; write `out/tables/SUITE.jsonl` and `out/samples.md`; return the metrics.
 
     Metrics: `SUITE` (accuracy), `SUITE.stderr`, `SUITE.centred`, `SUITE.n`, `chat_core`, `chat_core_centred`.
-
-    Raises:
-        InterruptedRun: a signal asked to stop; finished suites are kept.
-        PreflightError, StageError: the model or a suite's data is missing or broken.
     """
     spec = job.spec
     assert isinstance(spec, ChatEvalSpec), f"chat_eval got the job of {spec.stage}"
