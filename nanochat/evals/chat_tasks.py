@@ -24,11 +24,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 def evaluate_categorical(
-    model: FastGPT,
-    tokenizer: Tokenizer,
-    task: Task,
-    *,
-    on_scored: Callable[[int], None] | None = None,
+    model: FastGPT, tokenizer: Tokenizer, task: Task, *, on_scored: Callable[[int], None] | None = None
 ) -> TaskResult:
     """Return accuracy and records of a task whose answers are letters, each of them one token.
 

@@ -90,12 +90,7 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Toke
 
 def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     items = build_choice_items(
-        suite.task,
-        suite.source,
-        suite.split,
-        base=base,
-        num_fewshot=suite.num_fewshot,
-        max_problems=suite.max_problems,
+        suite.task, suite.source, suite.split, base=base, num_fewshot=suite.num_fewshot, max_problems=suite.max_problems
     )
     if not items:
         raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")

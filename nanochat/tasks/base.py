@@ -28,9 +28,7 @@ class Task(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """The task's name in recipes."""
-        ...
+    def name(self) -> str: ...
 
     def __len__(self) -> int: ...
 

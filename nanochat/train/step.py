@@ -77,12 +77,7 @@ class TrainStep:
     """
 
     def __init__(
-        self,
-        model: GPT,
-        optimizer: Optimizer,
-        *,
-        micro_batch_size: int,
-        world: mx.distributed.Group | None = None,
+        self, model: GPT, optimizer: Optimizer, *, micro_batch_size: int, world: mx.distributed.Group | None = None
     ):
         assert micro_batch_size >= 1, f"micro_batch_size is {micro_batch_size}"
         self.model = model

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nanochat.plan.fingerprint import document, explain, fingerprint, fingerprint_document
-from nanochat.plan.plan import Plan
+from nanochat.plan.fingerprint import document, explain, fingerprint_document
+from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 
 Compile = Callable[..., Plan]
@@ -17,11 +17,16 @@ FROM_PRETRAIN = ALL - {"tokenizer"}
 CHAT = {"sft", "chat_eval"}
 
 
+def fingerprint(stage: StagePlan, upstream_digests: Mapping[str, str]) -> str:
+    return fingerprint_document(document(stage, upstream_digests))
+
+
 def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the fingerprint of each stage, taking it as the digest of the stage's output."""
     outputs: dict[str, str] = {"init_from": "digest of the starting weights"}
     for stage in plan.stages:
-        outputs[stage.name] = fingerprint(stage, outputs, digests)
+        known = replace(stage, source_digests=stage.source_digests if digests is None else digests)
+        outputs[stage.name] = fingerprint(known, outputs)
     del outputs["init_from"]
     return outputs
 
@@ -185,7 +190,7 @@ def test_explain_names_changed_inputs_and_code(compiled: Compile, monkeypatch: p
     stage = compiled().stage("pretrain")
     old = document(stage, {"tokenizer": "a"})
     monkeypatch.setitem(STAGES, "pretrain", replace(STAGES["pretrain"], code_version=2))
-    new = document(compiled().stage("pretrain"), {"tokenizer": "b"}, {"stdlib": "other"})
+    new = document(replace(compiled().stage("pretrain"), source_digests={"stdlib": "other"}), {"tokenizer": "b"})
     assert explain(old, new) == ["code version 1 -> 2", "source `stdlib` changed", "upstream tokenizer changed"]
     replaced = document(compiled("sft.init_from=x").stage("sft"), {"init_from": "w"})
     assert explain(document(compiled().stage("sft"), {"pretrain": "p"}), replaced) == [

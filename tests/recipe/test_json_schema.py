@@ -66,7 +66,7 @@ def test_schema_rejects_mistakes(wrong):
 
 
 def _data(text):
-    return json.loads(json.dumps(plain(read_yaml(Text("x", text, Path())).node)))
+    return json.loads(json.dumps(plain(read_yaml(Text("x", text, Path()))[0])))
 
 
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
