@@ -31,6 +31,10 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
     return outputs
 
 
+def changed_stages(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    return {name for name in ALL if before[name] != after[name]}
+
+
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
@@ -86,10 +90,8 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
 def test_fingerprint_changes_only_for_the_stages_that_a_field_concerns(
     compiled: Compile, override: str, changed: set[str]
 ) -> None:
-    before = fingerprints(compiled())
     extra = ("sources.words2={path: more.txt}",) if "words2" in override else ()
-    after = fingerprints(compiled(*extra, override))
-    assert {name for name in ALL if before[name] != after[name]} == changed
+    assert changed_stages(fingerprints(compiled()), fingerprints(compiled(*extra, override))) == changed
 
 
 @pytest.mark.parametrize(
@@ -123,8 +125,7 @@ def test_fingerprint_depends_on_the_contents_of_a_source_and_not_its_path(compil
     here, there = (compiled(f"sources.stdlib={{path: {place}}}") for place in ("a.txt", "b.txt"))
     assert fingerprints(here) == fingerprints(there)
     changed = {"stdlib": "digest of stdlib", "words": "another digest"}
-    before, after = fingerprints(here), fingerprints(here, changed)
-    assert {name for name in ALL if before[name] != after[name]} == CHAT
+    assert changed_stages(fingerprints(here), fingerprints(here, changed)) == CHAT
 
 
 def test_fingerprint_depends_on_the_digest_of_starting_weights(compiled: Compile) -> None:
@@ -157,8 +158,7 @@ def test_fingerprint_asserts_that_no_digest_is_missing(compiled: Compile) -> Non
 def test_fingerprint_changes_with_the_code_version(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprints(compiled())
     monkeypatch.setitem(STAGES, "sft", replace(STAGES["sft"], code_version=2))
-    after = fingerprints(compiled())
-    assert {name for name in ALL if before[name] != after[name]} == CHAT
+    assert changed_stages(before, fingerprints(compiled())) == CHAT
 
 
 @pytest.mark.parametrize(
