@@ -98,7 +98,7 @@ def make_random_model() -> Callable[..., GPT]:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, make_random_model: Callable[..., GPT]) -> Path:
     """The folder of a small model with random weights, whose answers are reproducible nonsense, and its tokenizer."""
-    from nanochat.checkpoint import save_model
+    from nanochat.checkpoint.model_folder import save_model
     from nanochat.tokenizer import bpe
 
     text = ["the cat sat on the mat ABCD 0123456789"]

@@ -55,7 +55,6 @@ class RunContext:
 
     @property
     def to_run(self) -> list[StagePlan]:
-        """Return the selected stages that are not cached."""
         return [x.stage for x in self.lookups if x.stage.name in self.selected and x.action != "cached"]
 
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import load_model, load_tokenizer, save_model
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer, save_model
 from nanochat.errors import PreflightError, StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT

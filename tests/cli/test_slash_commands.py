@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from nanochat.cli.slash_commands import (
     HELP,
     Action,
+    ChangeSettings,
     Invalid,
-    SetMaxTokens,
     SetSystem,
-    SetTemperature,
     UserMessage,
     parse_line,
 )
@@ -34,9 +33,9 @@ from nanochat.cli.slash_commands import (
         ("/help", Action.HELP),
         ("/system Be brief. /quit", SetSystem("Be brief. /quit")),
         ("/system", SetSystem(None)),
-        ("/temp 0", SetTemperature(0.0)),
-        ("/temp 1.25", SetTemperature(1.25)),
-        ("/tokens 12", SetMaxTokens(12)),
+        ("/temp 0", ChangeSettings({"temperature": 0.0}, "set the temperature to 0")),
+        ("/temp 1.25", ChangeSettings({"temperature": 1.25}, "set the temperature to 1.25")),
+        ("/tokens 12", ChangeSettings({"max_tokens": 12}, "set the maximum length of an answer to 12 tokens")),
     ],
 )
 def test_parse_line_distinguishes_messages_and_commands(line, meaning):

@@ -77,7 +77,7 @@ def test_session_drops_the_oldest_turns_if_the_context_is_full(fake, tokenizer):
 def test_reset_forgets_the_turns_but_keeps_system_prompt_and_settings(fake):
     engine = fake("a", "b")
     session = ChatSession(engine, system="S")
-    session.change(temperature=0.0, max_tokens=7)
+    session.settings = ChatSettings(temperature=0.0, max_tokens=7)
     list(session.reply("1"))
     session.reset()
     list(session.reply("2"))

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nanochat.plan.fingerprint import document, explain, fingerprint, fingerprint_document
-from nanochat.plan.plan import Plan
+from nanochat.plan.fingerprint import document, explain, fingerprint_document
+from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 
 Compile = Callable[..., Plan]
@@ -17,13 +17,22 @@ FROM_PRETRAIN = ALL - {"tokenizer"}
 CHAT = {"sft", "chat_eval"}
 
 
+def fingerprint(stage: StagePlan, upstream_digests: Mapping[str, str]) -> str:
+    return fingerprint_document(document(stage, upstream_digests))
+
+
 def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the fingerprint of each stage, taking it as the digest of the stage's output."""
     outputs: dict[str, str] = {"init_from": "digest of the starting weights"}
     for stage in plan.stages:
-        outputs[stage.name] = fingerprint(stage, outputs, digests)
+        known = replace(stage, source_digests=stage.source_digests if digests is None else digests)
+        outputs[stage.name] = fingerprint(known, outputs)
     del outputs["init_from"]
     return outputs
+
+
+def changed_stages(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    return {name for name in ALL if before[name] != after[name]}
 
 
 @pytest.mark.parametrize(
@@ -83,10 +92,8 @@ def fingerprints(plan: Plan, digests: Mapping[str, str] | None = None) -> dict[s
 def test_fingerprint_changes_only_for_the_stages_that_a_field_concerns(
     compiled: Compile, override: str, changed: set[str]
 ) -> None:
-    before = fingerprints(compiled())
     extra = ("sources.words2={path: more.txt}",) if "words2" in override else ()
-    after = fingerprints(compiled(*extra, override))
-    assert {name for name in ALL if before[name] != after[name]} == changed
+    assert changed_stages(fingerprints(compiled()), fingerprints(compiled(*extra, override))) == changed
 
 
 @pytest.mark.parametrize(
@@ -120,8 +127,7 @@ def test_fingerprint_depends_on_the_contents_of_a_source_and_not_its_path(compil
     here, there = (compiled(f"sources.stdlib={{path: {place}}}") for place in ("a.txt", "b.txt"))
     assert fingerprints(here) == fingerprints(there)
     changed = {"stdlib": "digest of stdlib", "words": "another digest"}
-    before, after = fingerprints(here), fingerprints(here, changed)
-    assert {name for name in ALL if before[name] != after[name]} == CHAT
+    assert changed_stages(fingerprints(here), fingerprints(here, changed)) == CHAT
 
 
 def test_fingerprint_depends_on_the_digest_of_starting_weights(compiled: Compile) -> None:
@@ -154,8 +160,7 @@ def test_fingerprint_asserts_that_no_digest_is_missing(compiled: Compile) -> Non
 def test_fingerprint_changes_with_the_code_version(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprints(compiled())
     monkeypatch.setitem(STAGES, "sft", replace(STAGES["sft"], code_version=99))
-    after = fingerprints(compiled())
-    assert {name for name in ALL if before[name] != after[name]} == CHAT
+    assert changed_stages(before, fingerprints(compiled())) == CHAT
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_explain_names_changed_inputs_and_code(compiled: Compile, monkeypatch: p
     stage = compiled().stage("pretrain")
     old = document(stage, {"tokenizer": "a"})
     monkeypatch.setitem(STAGES, "pretrain", replace(STAGES["pretrain"], code_version=99))
-    new = document(compiled().stage("pretrain"), {"tokenizer": "b"}, {"stdlib": "other"})
+    new = document(replace(compiled().stage("pretrain"), source_digests={"stdlib": "other"}), {"tokenizer": "b"})
     assert explain(old, new) == ["code version 2 -> 99", "source `stdlib` changed", "upstream tokenizer changed"]
     replaced = document(compiled("sft.init_from=x").stage("sft"), {"init_from": "w"})
     assert explain(document(compiled().stage("sft"), {"pretrain": "p"}), replaced) == [

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from nanochat.checkpoint import load_tokenizer
+from nanochat.checkpoint.model_folder import load_tokenizer
 from nanochat.cli.progress import PlainDisplay
 from nanochat.data.documents import single_pass
 from nanochat.data.sources import SourceSpec

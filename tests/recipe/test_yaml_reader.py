@@ -78,7 +78,7 @@ def test_keys_are_text_as_written():
 
 def test_each_value_and_key_has_its_line_and_column():
     """The places are counted by hand, from 1."""
-    node = _read("a: 1\nb:\n  - x\n  - {c: 'y'}\n").node
+    node = _read("a: 1\nb:\n  - x\n  - {c: 'y'}\n")[0]
     values, keys = origins_of(node)
     places = {path: (origin.line, origin.column, origin.length) for path, origin in values.items()}
     assert places == {
@@ -94,7 +94,7 @@ def test_each_value_and_key_has_its_line_and_column():
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
 def test_lines_are_counted_with_any_line_break(line_break):
-    node = _read(f"a: 1{line_break}{line_break}b: 2").node
+    node = _read(f"a: 1{line_break}{line_break}b: 2")[0]
     assert origins_of(node)[1]["b",].line == 3
 
 
@@ -146,10 +146,10 @@ def _read(text):
 
 
 def _plain(text):
-    reading = _read(text)
-    assert reading.diagnostics == (), reading.diagnostics
-    return plain(reading.node)
+    node, diagnostics = _read(text)
+    assert diagnostics == [], diagnostics
+    return plain(node)
 
 
 def _codes(text):
-    return [diagnostic.code for diagnostic in _read(text).diagnostics]
+    return [diagnostic.code for diagnostic in _read(text)[1]]

@@ -14,7 +14,7 @@ from nanochat.tasks.base import gold_text
 from nanochat.tasks.base_multiple_choice import build_choice_items, check_choices
 from nanochat.tasks.build import TASK_NAMES, build_task, check_task
 from nanochat.tasks.mixture import TaskMixture, take_shuffled, take_slice
-from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
+from nanochat.tasks.spelling import Spelling
 from nanochat.tasks.table import TASKS, mixture_counts
 from nanochat.tokenizer.chat_format import render
 
@@ -161,8 +161,8 @@ def test_build_names_an_unknown_task_a_wrong_source_and_a_broken_row(sources, tm
         build_task("gsm8k", sources["conversations"], "train", max_examples=None, seed=0, base=tmp_path)
 
 
-A = SimpleSpelling(words=("ab", "cd", "ef"), size=3, split="train", seed=0)
-B = SpellingBee(words=("gh", "ij"), size=2, split="train", seed=0)
+A = Spelling("simple_spelling", words=("ab", "cd", "ef"), size=3, split="train", seed=0)
+B = Spelling("spelling_bee", words=("gh", "ij"), size=2, split="train", seed=0)
 
 
 def _words(tasks):

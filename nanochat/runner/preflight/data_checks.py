@@ -52,10 +52,7 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
 
 
 def fetch_inputs(stages: Sequence[StagePlan], base: Path, *, display: Display, interrupts: Interrupts) -> None:
-    """Download what the stages read and check its format, which preflight could not do before it was on disk.
-
-    Raises as `fetch_sources`, and PreflightError if a source does not have the format that its stage reads.
-    """
+    """Download what the stages read and check its format, which preflight could not do before it was on disk."""
     for stage in stages:
         fetch_sources(stage, base, display=display, interrupts=interrupts)
     from_hub = [stage for stage in stages if any(source.uri is not None for source in stage.sources)]
@@ -64,12 +61,7 @@ def fetch_inputs(stages: Sequence[StagePlan], base: Path, *, display: Display, i
 
 
 def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> None:
-    """Download the stage's hub sources that are not on disk yet.
-
-    Raises:
-        PreflightError: a source cannot be downloaded.
-        InterruptedRun: a signal arrived. Downloaded parts are kept, and the next attempt continues from them.
-    """
+    """Download the stage's hub sources that are not on disk yet. After a signal, the next attempt continues."""
     for source in stage.sources:
 
         def on_progress(done_bytes: int, total_bytes: int, name: str = source.name) -> None:
