@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.cli.slash_commands import (
-    HELP,
-    Action,
-    ChangeSettings,
-    Invalid,
-    SetSystem,
-    UserMessage,
-    parse_line,
-)
+from nanochat.cli.slash_commands import HELP, Action, ChangeSettings, Invalid, SetSystem, UserMessage, parse_line
 
 
 @pytest.mark.parametrize(
@@ -57,18 +51,15 @@ def test_a_wrong_argument_is_named(line):
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("/sytem x", "/system"), ("/qiut", "/quit"), ("/temperature 1", "/temp"), ("/token 5", "/tokens")],
+    [
+        *(("/sytem x", ["/system"]), ("/qiut", ["/quit"]), ("/temperature 1", ["/temp"]), ("/token 5", ["/tokens"])),
+        ("/zzzzzzzz", []),
+    ],
 )
-def test_an_unknown_command_gets_a_suggestion(typed, meant):
+def test_an_unknown_command_gets_a_suggestion_if_one_is_similar(typed, meant):
     meaning = parse_line(typed)
     assert isinstance(meaning, Invalid)
-    assert f"did you mean {meant}?" in meaning.message
-
-
-def test_a_command_unlike_any_other_gets_no_suggestion():
-    meaning = parse_line("/zzzzzzzz")
-    assert isinstance(meaning, Invalid)
-    assert "did you mean" not in meaning.message
+    assert re.findall(r"did you mean (\S+)\?", meaning.message) == meant
 
 
 @given(st.text())

@@ -107,12 +107,6 @@ def test_session_remembers_a_partial_answer(fake):
     assert "<|assistant_start|>xy<|assistant_end|>" in engine.prompts[1]
 
 
-def test_reply_streams_whole_characters(tokenizer, fake):
-    """An emoji consists of four byte tokens, and arrives in one piece."""
-    session = ChatSession(fake("aé\U0001f600z"))
-    assert list(session.reply("1")) == ["a", "é", "\U0001f600", "z"]
-
-
 def test_reply_streams_random_bytes_as_python_decodes_them(tokenizer):
     """The joined pieces of 20,000 valid and invalid byte sequences equal the decoded whole."""
     generator = np.random.default_rng(0)

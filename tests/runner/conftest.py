@@ -75,7 +75,7 @@ if how == "killed":
 if how == "wait":
     def stop(number, frame):
         (folder / "checkpoints" / "step_00000002").mkdir(parents=True, exist_ok=True)
-        exit_with("saved at step 2 of 4", 75)
+        exit_with("stopped at step 2; suite a is kept; the same command continues", 75)
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)

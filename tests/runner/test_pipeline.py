@@ -146,7 +146,7 @@ def test_signal_stops_the_stage_and_the_same_command_resumes_it(bench):
     bench.interrupt()
     with pytest.raises(InterruptedRun) as caught:
         run_recipe(bench.request(), bench.display)
-    assert str(caught.value) == "2-pretrain: saved at step 2 of 4; continue with: nanochat-run tiny.yaml"
+    assert str(caught.value) == "2-pretrain: stopped at step 2; suite a is kept; continue with: nanochat-run tiny.yaml"
     run = list_runs(bench.base)[-1]
     assert (run.state.status, run.state.entry("pretrain").status) == ("interrupted", "interrupted")
     bench.control()

@@ -56,20 +56,10 @@ UNSUPPORTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("expression", "expected"), ARITHMETIC)
-def test_calculate_computes_and_formats_arithmetic(expression, expected):
+@pytest.mark.parametrize(("expression", "expected"), ARITHMETIC + COUNTS + [(text, None) for text in UNSUPPORTED])
+def test_calculate_computes_arithmetic_and_counts_letters(expression, expected):
+    """Hostile, ambiguous and broken expressions give None; they raise no error and no warning."""
     assert calculate(expression) == expected
-
-
-@pytest.mark.parametrize(("expression", "expected"), COUNTS)
-def test_calculate_counts_letters(expression, expected):
-    assert calculate(expression) == expected
-
-
-@pytest.mark.parametrize("expression", UNSUPPORTED)
-def test_calculate_returns_none_for_unsupported_expressions(expression):
-    """Hostile, ambiguous and broken expressions raise no error and no warning."""
-    assert calculate(expression) is None
 
 
 def test_calculate_is_fast_on_the_slowest_expressions():
