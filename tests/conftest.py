@@ -72,6 +72,35 @@ def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class RecordingDisplay:
+    """Records lines and progress, and calls `on_progress` with the title of a stage that has made some."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.progress: list[tuple[str, float, str]] = []
+        self.on_progress: Callable[[str], object] = lambda title: None
+
+    def log_line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
+        self.progress.append((title, fraction, text))
+        if fraction:
+            self.on_progress(title)
+
+    def clear_progress(self) -> None:
+        pass
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture(scope="session")
+def make_display() -> type[RecordingDisplay]:
+    return RecordingDisplay
+
+
 @pytest.fixture(scope="session")
 def make_random_model() -> Callable[..., GPT]:
     """Return a function that builds a model, with 4 layers and grouped queries by default, of random weights only."""

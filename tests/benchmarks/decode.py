@@ -38,17 +38,9 @@ def main() -> None:
 
     select_device(chosen.backend)
     print(describe_machine(chosen))
-    heads = options.n_embd // 64
-    config = GPTConfig(
-        architecture=options.architecture,
-        sequence_len=options.sequence_len,
-        vocab_size=2048,
-        n_layer=options.n_layer,
-        n_head=heads,
-        n_kv_head=heads,
-        n_embd=options.n_embd,
-        window_pattern=options.window_pattern,
-    )
+    names = ("architecture", "sequence_len", "n_layer", "n_embd", "window_pattern")
+    heads, shape = options.n_embd // 64, {name: getattr(options, name) for name in names}
+    config = GPTConfig(vocab_size=2048, n_head=heads, n_kv_head=heads, **shape)
     model = FastGPT(config)
     model.initialise(mx.random.key(0))
     if chosen.dtype == "bfloat16":

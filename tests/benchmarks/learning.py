@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -129,22 +129,11 @@ def _read_data(options: argparse.Namespace) -> _Data:
     # Twice as many rows as a run needs, so that seeds differ in their data.
     batches = [loader.next() for _ in range(2 * options.steps[-1])]
     loader.close()
-    held_out = held_out_batches(
-        source,
-        "validation",
-        tokenizer,
-        sequence_len=SEQUENCE_LEN,
-        max_tokens=options.validation_tokens,
-        rows_per_batch=64,
-        base=base,
-    )
-    return _Data(
-        inputs=np.concatenate([batch.inputs for batch in batches]),
-        targets=np.concatenate([batch.targets for batch in batches]),
-        held_out=held_out,
-        token_bytes=tokenizer.token_bytes,
-        vocab_size=tokenizer.vocab_size,
-    )
+    size = {"sequence_len": SEQUENCE_LEN, "max_tokens": options.validation_tokens, "rows_per_batch": 64}
+    held_out = held_out_batches(source, "validation", tokenizer, base=base, **size)
+    inputs = np.concatenate([batch.inputs for batch in batches])
+    targets = np.concatenate([batch.targets for batch in batches])
+    return _Data(inputs, targets, held_out, tokenizer.token_bytes, tokenizer.vocab_size)
 
 
 def _tokenizer(source: SourceSpec, base: Path) -> Tokenizer:
@@ -175,15 +164,8 @@ class _Bench:
 
         self.data, self.steps = data, options.steps
         variant = VARIANTS[architecture]
-        config = GPTConfig(
-            architecture=architecture,
-            sequence_len=SEQUENCE_LEN,
-            vocab_size=data.vocab_size,
-            n_layer=4,
-            n_embd=256,
-            n_head=2,
-            n_kv_head=2,
-        )
+        shape = GPTConfig.from_depth(4)  # width 256
+        config = replace(shape, architecture=architecture, sequence_len=SEQUENCE_LEN, vocab_size=data.vocab_size)
         rows = REFERENCE_TOKENS_PER_STEP[variant] // SEQUENCE_LEN if options.unscaled else ROWS
         optimizer = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
         self.step = training_step(FastGPT(config), rows=rows, micro_batch_size=ROWS, optimizer=optimizer)

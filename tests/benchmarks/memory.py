@@ -18,7 +18,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,22 +112,16 @@ def run(case: Case, dtype: memory.Dtype) -> None:
     from nanochat.model.dispatch import FastGPT
 
     model = FastGPT(case.config)
+    if case.work in ("pretrain", "sft"):
+        train(case, model, dtype, supervised=1.0 if case.work == "pretrain" else 0.3)
+        return
     model.initialise(mx.random.key(0))
-    mx.eval(model.named_parameters())
     chosen = mx.bfloat16 if dtype == "bfloat16" else mx.float32
     model.set_compute_dtype(chosen)
-    works: dict[str, Callable[[], None]] = {
-        "pretrain": lambda: train(case, model, dtype, supervised=1.0),
-        "sft": lambda: train(case, model, dtype, supervised=0.3),
-        "bpb": lambda: measure_bpb(case, model),
-        "choices": lambda: choose(case, model),
-        "generate": lambda: generate(case, model),
-    }
-    if case.work not in ("pretrain", "sft"):
-        model.cast_matrices(chosen)
-        mx.eval(model.named_parameters())
-        reset_gpu_peak()
-    works[case.work]()
+    model.cast_matrices(chosen)
+    mx.eval(model.named_parameters())
+    reset_gpu_peak()
+    {"bpb": measure_bpb, "choices": choose, "generate": generate}[case.work](case, model)
 
 
 def reset_gpu_peak() -> None:

@@ -73,12 +73,8 @@ def main() -> None:
     print(f"{describe_machine(CHOSEN)}; {spec.model.num_parameters():,} parameters")
     with tempfile.TemporaryDirectory() as folder:
         base, source = Path(folder), spec.data[0].source
-        tokenizer = bpe.train(
-            single_pass(source, "train", base=base),
-            vocab_size=tokenizer_spec.vocab_size,
-            max_chars=tokenizer_spec.max_chars,
-            max_document_chars=tokenizer_spec.max_document_chars,
-        )
+        limits = tokenizer_spec.model_dump(include={"vocab_size", "max_chars", "max_document_chars"})
+        tokenizer = bpe.train(single_pass(source, "train", base=base), **limits)
         streams: dict[str, Callable[[], Stream[Document]]] = {
             "on the fly": lambda: DocumentStream(source, "train", base=base),
             "from the cache": lambda: cached_stream(source, "train", tokenizer, base=base),

@@ -36,11 +36,6 @@ def ranges(rows) -> tuple[list[int], list[int]]:
     return [row.start for row in rows], [len(row.tokens) for row in rows]
 
 
-@pytest.mark.parametrize(("a", "b", "logit"), GOLDEN["toy_samples"])
-def test_toy_model_equals_the_golden_one(a, b, logit):
-    assert toy_rows(np.array([a]))[0, b] == pytest.approx(logit, abs=1e-5)
-
-
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_core_scores_the_golden_tokens_with_a_byte_tokenizer(case):
     for example in case["examples"]:

@@ -110,10 +110,3 @@ def test_attention_ignores_left_padding(shape):
     alone = gpt.attention(q[1:, :, -own:], k[1:, :, 35:], v[1:, :, 35:], window=12)
     assert_close(found[1:, :, -own:], alone)
     assert mx.isfinite(found).all().item()
-
-
-@pytest.mark.parametrize("window", [0, 3, 20])
-def test_number_of_visible_keys(window):
-    """Position t sees min(t, window) + 1 keys."""
-    counts = gpt.visible_keys(12, 12, window=window).sum(axis=1).tolist()
-    assert counts == [min(t, window) + 1 for t in range(12)]

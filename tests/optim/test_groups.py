@@ -79,16 +79,8 @@ def test_rates_equal_the_published_table(architecture, variant, matrices):
 @pytest.mark.parametrize(
     ("variant", "tokens", "scale"),
     [
-        ("plain", 2**20, 1.0),
-        ("plain", 2**13, 1.0),
-        ("plain", 2**12, 0.5**0.5),
-        ("plain", 2**11, 0.5),
-        ("plain", 2**9, 0.5),
-        ("current", 2**21, 2.0),
-        ("current", 2**19, 1.0),
-        ("current", 2**17, 0.5),
-        ("current", 2**15, 0.25),
-        ("current", 2**11, 0.25),
+        *(("plain", 2**n, scale) for n, scale in ((20, 1.0), (13, 1.0), (12, 0.5**0.5), (11, 0.5), (9, 0.5))),
+        *(("current", 2**n, scale) for n, scale in ((21, 2.0), (19, 1.0), (17, 0.5), (15, 0.25), (11, 0.25))),
     ],
 )
 def test_rates_follow_the_square_root_of_the_batch_within_bounds(variant, tokens, scale):

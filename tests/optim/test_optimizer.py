@@ -1,4 +1,4 @@
-"""The whole optimizer: the golden training run, stacking, and a restored state that continues bit for bit."""
+"""The whole optimizer: the golden training run, and a restored state that continues bit for bit."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,6 @@ from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT, summed_loss
 from nanochat.optim.groups import OptimizerConfig, build_groups
-from nanochat.optim.muon import muon_update
 from nanochat.optim.optimizer import Optimizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,21 +57,6 @@ def test_six_training_steps(beta2_of):
     assert losses == pytest.approx(expected["losses"], rel=1e-4)
     norms = {name: float(np.linalg.norm(np.array(p, np.float64))) for name, p in model.named_parameters().items()}
     assert norms == pytest.approx(expected["final_parameter_norms"], rel=1e-4)
-
-
-def test_stacking_does_not_change_an_update():
-    """A matrix gets the same update in a stack of its shape as alone."""
-    model, groups, idx, targets = seed_c1()
-    parameters = model.named_parameters()
-    _, gradients = loss_and_gradients(model, idx, targets)
-    optimizer = Optimizer(groups, parameters)
-    updated = optimizer.update(parameters, gradients, lr_multiplier=0.5, momentum=0.9, weight_decay=0.2)
-    for name in ("transformer.h.2.attn.c_k.weight", "transformer.h.1.mlp.c_proj.weight"):
-        p, g = parameters[name][None], gradients[name][None]
-        second = mx.zeros_like(optimizer.state[f"{name}.second_moment"])[None]
-        options = {"variant": "plain", "lr": 0.01, "momentum": 0.9, "beta2": 0.95, "weight_decay": 0.2}
-        alone, _, _ = muon_update(p, g, mx.zeros_like(p), second, **options)
-        assert np.allclose(updated[name], alone[0], atol=1e-6)
 
 
 def test_lr_multiplier_scales_adamw_steps():

@@ -35,60 +35,38 @@ def changed_stages(before: Mapping[str, str], after: Mapping[str, str]) -> set[s
     return {name for name in ALL if before[name] != after[name]}
 
 
-@pytest.mark.parametrize(
-    ("override", "changed"),
-    [
-        ("name=other", set()),
-        ("description=other", set()),
-        ("expect=null", set()),
-        ("run.device=cpu", set()),
-        ("run.dtype=float32", set()),
-        ("run.micro_batch_size=2", set()),
-        ("run.activation_checkpointing=true", set()),
-        ("run.checkpoint.every_steps=3", set()),
-        ("run.monitor={validate_every_steps: 1, prompts: [hello]}", set()),
-        ("run.limits={memory: 1G, minutes: 5}", set()),
-        ("run.offline=true", set()),
-        ("run.distributed={processes: 4, backend: ring, hostfile: hosts.json}", set()),
-        ("tracking={kind: none, experiment: other, tags: {a: b}}", set()),
-        ("vars={x: 1}", set()),
-        ("sources.unused={path: nowhere.txt}", set()),
-        ("seed=8", FROM_PRETRAIN),
-        ("tokenizer.vocab_size=1024", ALL),
-        ("tokenizer.max_chars=1M", ALL),
-        ("sources.stdlib.max_bad_rows=0.5", set()),
-        ("sources.stdlib.max_files=10", ALL),
-        ("sources.stdlib.max_document_chars=5000", ALL),
-        ("sources.stdlib.validation={hash_frac: 0.1}", ALL),
-        ("model.n_layer=5", FROM_PRETRAIN),
-        ("model.sequence_len=128", FROM_PRETRAIN),
-        ("model.window_pattern=L", FROM_PRETRAIN),
-        ("model.architecture=current", FROM_PRETRAIN),
-        ("pretrain.horizon={tokens: 1.6M}", FROM_PRETRAIN),
-        ("pretrain.tokens_per_step=2048", FROM_PRETRAIN),
-        ("pretrain.optimizer.matrix_lr=0.01", FROM_PRETRAIN),
-        ("pretrain.optimizer.weight_decay=0.2", FROM_PRETRAIN),
-        ("pretrain.schedule.warmup_steps=5", FROM_PRETRAIN),
-        ("pretrain.buffer_documents=10", FROM_PRETRAIN),
-        ("pretrain.long_documents=crop", FROM_PRETRAIN),
-        ("pretrain.data={words2: {}}", FROM_PRETRAIN),
-        ("base_eval.suites.bpb.tokens=1000", {"base_eval"}),
-        ("base_eval.samples=[other]", {"base_eval"}),
-        ("base_eval.sample_tokens=5", {"base_eval"}),
-        ("sft.horizon.tokens=300_000", CHAT),
-        ("sft.lr_scale=0.5", CHAT),
-        ("sft.sequence_len=128", CHAT),
-        ("sft.tokens_per_step=2048", CHAT),
-        ("sft.schedule.constant_frac=0.1", CHAT),
-        ("sft.buffer_conversations=10", CHAT),
-        ("sft.data.spelling.repeat=2", CHAT),
-        ("sft.data.spelling.weight=2", CHAT),
-        ("sft.init_from=other", CHAT),
-        ("chat_eval.suites.spelling.max_tokens=16", {"chat_eval"}),
-        ("chat_eval.suites.spelling.top_k=null", {"chat_eval"}),
-        ("chat_eval.init_from=other", {"chat_eval"}),
-    ],
-)
+OVERRIDES = [  # and the stages that they change
+    (set(), [
+        "name=other", "description=other", "expect=null", "run.device=cpu", "run.dtype=float32",
+        "run.micro_batch_size=2", "run.activation_checkpointing=true", "run.checkpoint.every_steps=3",
+        "run.monitor={validate_every_steps: 1, prompts: [hello]}", "run.limits={memory: 1G, minutes: 5}",
+        "run.offline=true", "run.distributed={processes: 4, backend: ring, hostfile: hosts.json}",
+        "tracking={kind: none, experiment: other, tags: {a: b}}", "vars={x: 1}", "sources.unused={path: nowhere.txt}",
+        "sources.stdlib.max_bad_rows=0.5",
+    ]),
+    (FROM_PRETRAIN, [
+        "seed=8", "model.n_layer=5", "model.sequence_len=128", "model.window_pattern=L", "model.architecture=current",
+        "pretrain.horizon={tokens: 1.6M}", "pretrain.tokens_per_step=2048", "pretrain.optimizer.matrix_lr=0.01",
+        "pretrain.optimizer.weight_decay=0.2", "pretrain.schedule.warmup_steps=5", "pretrain.buffer_documents=10",
+        "pretrain.data={words2: {}}", "pretrain.long_documents=crop",
+    ]),
+    (ALL, [
+        "tokenizer.vocab_size=1024", "tokenizer.max_chars=1M", "sources.stdlib.max_files=10",
+        "sources.stdlib.max_document_chars=5000", "sources.stdlib.validation={hash_frac: 0.1}",
+    ]),
+    ({"base_eval"}, ["base_eval.suites.bpb.tokens=1000", "base_eval.samples=[other]", "base_eval.sample_tokens=5"]),
+    (CHAT, [
+        "sft.horizon.tokens=300_000", "sft.lr_scale=0.5", "sft.sequence_len=128", "sft.tokens_per_step=2048",
+        "sft.schedule.constant_frac=0.1", "sft.buffer_conversations=10", "sft.data.spelling.repeat=2",
+        "sft.data.spelling.weight=2", "sft.init_from=other",
+    ]),
+    ({"chat_eval"}, [
+        "chat_eval.suites.spelling.max_tokens=16", "chat_eval.suites.spelling.top_k=null", "chat_eval.init_from=other",
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "changed"), [(flag, stages) for stages, flags in OVERRIDES for flag in flags])
 def test_fingerprint_changes_only_for_the_stages_that_a_field_concerns(
     compiled: Compile, override: str, changed: set[str]
 ) -> None:
