@@ -53,7 +53,7 @@ bench:
     python tests/benchmarks/packing.py
     python tests/benchmarks/waiting.py
     python tests/benchmarks/decode.py
-    python tests/benchmarks/batched_eval.py
+    python tests/benchmarks/choices.py
     python tests/benchmarks/distributed.py --device cpu
 
 # browse results in the MLflow UI

@@ -80,6 +80,35 @@ def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class RecordingDisplay:
+    """Records lines and progress, and calls `on_progress` with the title of a stage that has made some."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.progress: list[tuple[str, float, str]] = []
+        self.on_progress: Callable[[str], object] = lambda title: None
+
+    def log_line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
+        self.progress.append((title, fraction, text))
+        if fraction:
+            self.on_progress(title)
+
+    def clear_progress(self) -> None:
+        pass
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture(scope="session")
+def make_display() -> type[RecordingDisplay]:
+    return RecordingDisplay
+
+
 @pytest.fixture(scope="session")
 def make_random_model() -> Callable[..., GPT]:
     """Return a function that builds a model, with 4 layers and grouped queries by default, of random weights only."""
@@ -106,7 +135,7 @@ def make_random_model() -> Callable[..., GPT]:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, make_random_model: Callable[..., GPT]) -> Path:
     """The folder of a small model with random weights, whose answers are reproducible nonsense, and its tokenizer."""
-    from nanochat.checkpoint import save_model
+    from nanochat.checkpoint.model_folder import save_model
     from nanochat.tokenizer import bpe
 
     text = ["the cat sat on the mat ABCD 0123456789"]

@@ -15,9 +15,8 @@ from nanochat.storage.files import atomic_write
 def write_arrays(path: Path, named: Mapping[str, mx.array], *, durable: bool = True) -> None:
     """Write a safetensors file; see `storage.files.atomic_write`. The same arrays give the same bytes.
 
-    Raises:
-        OSError: the file cannot be written. MLX raises a RuntimeError without a reason for this, which is nearly
-            always a full disk, so the error is ENOSPC.
+    If it cannot be written, MLX raises a RuntimeError without a reason. It is nearly always a full disk, so this raises
+    an OSError with ENOSPC.
     """
     with atomic_write(path, durable=durable) as scratch:
         try:

@@ -38,12 +38,7 @@ def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None)
 
 
 def load_config(folder: Path) -> GPTConfig:
-    """Return a model folder's configuration.
-
-    Raises:
-        PreflightError: the folder does not contain a model.
-        StageError: its config.json is damaged or of another format.
-    """
+    """Return a model folder's configuration. A damaged one, or one of another format, raises a StageError."""
     path = folder / CONFIG_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -85,11 +80,7 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None) -> FastGPT:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer in a model folder or in the output of the tokenizer stage.
-
-    Raises:
-        PreflightError: the folder does not contain a tokenizer.
-    """
+    """Return the tokenizer in a model folder or in the output of the tokenizer stage."""
     if not (folder / TOKENIZER_FILE).is_file():
         raise PreflightError(f"{folder} holds no tokenizer: {TOKENIZER_FILE} is missing")
     return Tokenizer.load(folder)

@@ -49,13 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed arguments, with the verb as `verb` (`run` for `nanochat-run RECIPE`).
-
-    The first word is a verb if it is in `VERBS`; anything else is a recipe.
-
-    Raises:
-        RecipeError: the arguments are wrong.
-    """
+    """Return the parsed arguments, with the verb as `verb`: the first word, or `run` if that is not in `VERBS`."""
     if arguments and arguments[0] in VERBS:
         return _verb_parser(arguments[0]).parse_args(arguments[1:])
     return _run_parser().parse_args(arguments)

@@ -9,13 +9,14 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
 from nanochat.cli import slash_commands
 from nanochat.cli.arguments import Parser, add_device
 from nanochat.cli.exit_codes import run_command
-from nanochat.cli.slash_commands import Action, Invalid, SetMaxTokens, SetSystem, SetTemperature, UserMessage
+from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
 from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
@@ -112,7 +113,7 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> None:
             print(notice, file=sys.stderr)
 
 
-def _apply(session: ChatSession, command: Action | SetSystem | SetTemperature | SetMaxTokens | Invalid) -> str:
+def _apply(session: ChatSession, command: Action | SetSystem | ChangeSettings | Invalid) -> str:
     """Carry out a command and return what to say about it."""
     match command:
         case Action.NOTHING | Action.QUIT:
@@ -125,12 +126,9 @@ def _apply(session: ChatSession, command: Action | SetSystem | SetTemperature | 
         case SetSystem(text):
             session.system = text
             return "removed the system prompt" if text is None else "set the system prompt"
-        case SetTemperature(value):
-            session.change(temperature=value)
-            return f"set the temperature to {value:g}"
-        case SetMaxTokens(value):
-            session.change(max_tokens=value)
-            return f"set the maximum length of an answer to {value} tokens"
+        case ChangeSettings(changes, notice):
+            session.settings = replace(session.settings, **changes)
+            return notice
         case Invalid(message):
             return message
         case _:

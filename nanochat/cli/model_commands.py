@@ -13,17 +13,12 @@ from nanochat.storage.files import write_text
 
 
 def import_model(options: argparse.Namespace) -> None:
-    """Write a model folder from a file of PyTorch nanochat weights, a configuration and a tokenizer.
-
-    Raises:
-        PreflightError: a file is missing, or the files do not belong together.
-        StageError: the shapes of the weights differ from the configuration.
-    """
+    """Write a model folder from a file of PyTorch nanochat weights, a configuration and a tokenizer."""
     if options.folder.exists():
         raise PreflightError(f"{options.folder} already exists; name a new folder")
     config = read_config(options.config or _config_next_to(options.weights), architecture=options.architecture)
     runtime.prepare(device="cpu")
-    from nanochat.checkpoint import save_model
+    from nanochat.checkpoint.model_folder import save_model
     from nanochat.model.gpt import GPT
     from nanochat.model.torch_weights import read_torch_weights
     from nanochat.tokenizer.bpe import Tokenizer
@@ -45,19 +40,14 @@ def import_model(options: argparse.Namespace) -> None:
 
 
 def export_model(options: argparse.Namespace) -> None:
-    """Write a model as a safetensors file with the names of PyTorch nanochat, and its configuration next to it.
-
-    Raises:
-        RecipeError: there is no such model.
-        PreflightError: the file already exists, or its name does not end in .safetensors.
-    """
+    """Write a model as a safetensors file with the names of PyTorch nanochat, and its configuration next to it."""
     weights: Path = options.weights
     if weights.suffix != ".safetensors":
         raise PreflightError(f"{weights}: the name must end in .safetensors, the format of the file")
     if weights.exists():
         raise PreflightError(f"{weights} already exists; name a new file")
     runtime.prepare(device="cpu")
-    from nanochat.checkpoint import load_model
+    from nanochat.checkpoint.model_folder import load_model
     from nanochat.model.torch_weights import export_weights
     from nanochat.runner.store.run_catalog import resolve_model
 
@@ -71,12 +61,8 @@ def export_model(options: argparse.Namespace) -> None:
 def read_config(path: Path, *, architecture: str | None = None) -> GPTConfig:
     """Return the configuration in a JSON file: PyTorch nanochat's `meta_STEP.json`, or config.json of a model folder.
 
-    Args:
-        path: the file.
-        architecture: used if the file does not name one, as files of PyTorch nanochat do not. Default: `seed`.
-
-    Raises:
-        PreflightError: the file is missing or does not describe a valid model.
+    `architecture` is used if the file does not name one, as files of PyTorch nanochat do not. Default: `seed`. A
+    PreflightError says that the file is missing or does not describe a valid model.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -85,9 +71,8 @@ def read_config(path: Path, *, architecture: str | None = None) -> GPTConfig:
         config = GPTConfig.from_dict({**named, **values})
         problems = config.problems()
     except FileNotFoundError:
-        raise PreflightError(
-            f"there is no file {path}; give the configuration (meta_*.json) with `--config FILE`"
-        ) from None
+        remedy = "give the configuration (meta_*.json) with `--config FILE`"
+        raise PreflightError(f"there is no file {path}; {remedy}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise PreflightError(f"{path} does not describe a nanochat model: {error}") from None
     if problems:

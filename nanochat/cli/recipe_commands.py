@@ -14,8 +14,8 @@ from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 
 
-def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Run a recipe. `arguments` are the words of the command line."""
+def run(options: argparse.Namespace) -> None:
+    """Run a recipe."""
     from nanochat.cli.progress import make_display
     from nanochat.runner.pipeline import run_recipe
     from nanochat.runner.stage_loop import RunRequest
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         recipe=options.recipe,
         base=runtime.base_dir(),
         folder=Path.cwd(),
-        command=command_to_continue(arguments),
+        command=command_to_continue(options.arguments),
         overrides=overrides_of(options),
         only=options.only,
         first=options.first,
@@ -88,11 +88,7 @@ def diff(options: argparse.Namespace) -> None:
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Print the JSON Schema of recipes; or write or check it together with the reference page.
-
-    Raises:
-        RecipeError: with `--check`, a file differs from what `--write` would write.
-    """
+    """Print the JSON Schema of recipes; or write it and the reference page, or check that both are up to date."""
     from nanochat.recipe.json_schema import schema_text
     from nanochat.recipe.schema_docs import reference_text
     from nanochat.storage.files import write_text

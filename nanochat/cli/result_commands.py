@@ -12,14 +12,7 @@ from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import list_results
-from nanochat.runner.store.gc import (
-    delete_unreferenced_copies,
-    delete_unreferenced_stages,
-    delete_unreferenced_token_caches,
-    find_unreferenced_copies,
-    find_unreferenced_stages,
-    find_unreferenced_token_caches,
-)
+from nanochat.runner.store import gc as collector
 from nanochat.runner.store.run_catalog import Run, find_run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import runs_folder
@@ -57,9 +50,10 @@ def compare(options: argparse.Namespace) -> None:
 def gc(options: argparse.Namespace) -> None:
     """Delete stage outputs, token caches and converted copies of data files that no run uses."""
     base = runtime.base_dir()
-    stages = find_unreferenced_stages(base) if options.dry_run else delete_unreferenced_stages(base)
-    caches = find_unreferenced_token_caches(base) if options.dry_run else delete_unreferenced_token_caches(base)
-    copies = find_unreferenced_copies(base) if options.dry_run else delete_unreferenced_copies(base)
+    stages = collector.find_unreferenced_stages(base) if options.dry_run else collector.delete_unreferenced_stages(base)
+    find_caches, delete_caches = collector.find_unreferenced_token_caches, collector.delete_unreferenced_token_caches
+    caches = find_caches(base) if options.dry_run else delete_caches(base)
+    copies = collector.find_unreferenced_copies(base) if options.dry_run else collector.delete_unreferenced_copies(base)
     for folder in (*stages, *caches, *copies):
         print(f"{folder.path} ({show_bytes(folder.size_bytes)})")
     count = f"{len(stages)} stage output{'s' if len(stages) != 1 else ''}"

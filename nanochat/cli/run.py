@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from nanochat import runtime
 from nanochat.cli.arguments import parse
 from nanochat.cli.exit_codes import run_command
+
+_MODULES = {
+    **dict.fromkeys(("run", "plan", "check", "show", "diff", "schema"), "recipe_commands"),
+    **dict.fromkeys(("data", "fetch"), "data_commands"),
+    **dict.fromkeys(("ls", "report", "compare", "gc"), "result_commands"),
+    **dict.fromkeys(("import", "export"), "model_commands"),
+    **dict.fromkeys(("ui", "verify"), "program_commands"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,34 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace, given: Sequence[str]) -> None:
-    """Call the function of the verb. Imports are local, so that light verbs stay light."""
-    match options.verb:
-        case "run":
-            from nanochat.cli import recipe_commands
-
-            recipe_commands.run(options, given)
-        case "plan" | "check" | "show" | "diff" | "schema":
-            from nanochat.cli import recipe_commands
-
-            getattr(recipe_commands, options.verb)(options)
-        case "data" | "fetch":
-            from nanochat.cli import data_commands
-
-            getattr(data_commands, options.verb)(options)
-        case "ls" | "report" | "compare" | "gc":
-            from nanochat.cli import result_commands
-
-            getattr(result_commands, options.verb)(options)
-        case "import" | "export":
-            from nanochat.cli import model_commands
-
-            getattr(model_commands, f"{options.verb}_model")(options)
-        case "ui" | "verify":
-            from nanochat.cli import program_commands
-
-            getattr(program_commands, options.verb)(options)
-        case _:
-            raise AssertionError(f"no such verb: {options.verb}")
+    """Call the function of the verb. Only its module is imported, so that light verbs stay light."""
+    module = importlib.import_module(f"nanochat.cli.{_MODULES[options.verb]}")
+    options.arguments = given
+    name = f"{options.verb}_model" if options.verb in ("import", "export") else options.verb
+    getattr(module, name)(options)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,11 @@ class SetSystem:
 
 
 @dataclass(frozen=True)
-class SetTemperature:
-    """Change the sampling temperature."""
+class ChangeSettings:
+    """Change fields of `ChatSettings`. `notice` says so to the user."""
 
-    value: float
-
-
-@dataclass(frozen=True)
-class SetMaxTokens:
-    """Change the maximum length of an answer, in tokens."""
-
-    value: int
+    changes: Mapping[str, Any]
+    notice: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Invalid:
     """For the user: what is wrong, and what to type instead."""
 
 
-Line = UserMessage | Action | SetSystem | SetTemperature | SetMaxTokens | Invalid
+Line = UserMessage | Action | SetSystem | ChangeSettings | Invalid
 
 HELP = """\
 /system TEXT   replace the system prompt (without TEXT: remove it)
@@ -113,10 +109,11 @@ def _parse_temperature(argument: str) -> Line:
         value = math.nan
     if not 0 <= value < math.inf:
         return Invalid(f"/temp needs a number of at least 0, such as `/temp 0.8` (found {argument!r})")
-    return SetTemperature(value)
+    return ChangeSettings({"temperature": value}, f"set the temperature to {value:g}")
 
 
 def _parse_max_tokens(argument: str) -> Line:
     if not (argument.isascii() and argument.isdigit() and int(argument) > 0):
         return Invalid(f"/tokens needs a whole number of at least 1, such as `/tokens 256` (found {argument!r})")
-    return SetMaxTokens(int(argument))
+    notice = f"set the maximum length of an answer to {int(argument)} tokens"
+    return ChangeSettings({"max_tokens": int(argument)}, notice)

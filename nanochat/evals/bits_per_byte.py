@@ -19,15 +19,12 @@ Losses = Callable[[mx.array, mx.array], mx.array]
 
 
 class TokenBatch(Protocol):
-    """Rows of tokens and the token that follows each of them."""
+    """Rows of tokens (B, T) int32, and the token that follows each of them, -1 for positions that are ignored."""
 
     @property
-    def inputs(self) -> Ints:
-        """(B, T) int32."""
-
+    def inputs(self) -> Ints: ...
     @property
-    def targets(self) -> Ints:
-        """(B, T) int32; -1 for positions that are ignored."""
+    def targets(self) -> Ints: ...
 
 
 @dataclass(frozen=True)

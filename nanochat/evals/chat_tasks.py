@@ -24,22 +24,13 @@ Doubles = npt.NDArray[np.float64]
 
 
 def evaluate_categorical(
-    model: FastGPT,
-    tokenizer: Tokenizer,
-    task: Task,
-    *,
-    on_scored: Callable[[int], None] | None = None,
+    model: FastGPT, tokenizer: Tokenizer, task: Task, *, on_scored: Callable[[int], None] | None = None
 ) -> TaskResult:
     """Return accuracy and records of a task whose answers are letters, each of them one token.
 
     The model generates nothing. Its answer is the letter of the example with the largest logit after the prompt; the
     first one wins a tie. A prompt longer than the context keeps its newest turns and tokens.
-
-    Args:
-        on_scored: called with the number of examples scored so far.
-
-    Raises:
-        StageError: an example has no letters, or a letter is not one token.
+    `on_scored` is called with the number of examples scored so far.
     """
     examples = [task[i] for i in range(len(task))]
     prompts = [_prompt(tokenizer, example, model.config.sequence_len) for example in examples]
@@ -74,9 +65,7 @@ def evaluate_generative(
 
     Accuracy is the mean over problems of the share of right samples, which is pass@1; its standard error is over
     problems. pass@k is estimated for the powers of two up to `num_samples` and for `num_samples` itself.
-
-    Args:
-        on_finished: called with the number of completions (problems times samples) finished so far.
+    `on_finished` is called with the number of completions (problems times samples) finished so far.
     """
     examples = [task[i] for i in range(len(task))]
     limit = prompt_limit(engine.model.config.sequence_len, max_tokens)

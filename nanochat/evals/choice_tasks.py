@@ -30,10 +30,8 @@ def evaluate_choices(
     """Return accuracy and records of `items`.
 
     The model's choice is the option with the largest mean log-probability per token, as in CORE; the first one wins a
-    tie. A row longer than the model's context loses its first tokens.
-
-    Args:
-        on_scored: called with the number of items scored so far.
+    tie. A row longer than the model's context loses its first tokens. `on_scored` is called with the number of items
+    scored so far.
     """
     longest = model.config.sequence_len
     groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]

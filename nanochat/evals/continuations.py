@@ -43,7 +43,6 @@ class Continuation:
 
     @property
     def length(self) -> int:
-        """Number of scored tokens."""
         return len(self.tokens) - self.start
 
 

@@ -61,12 +61,7 @@ def evaluate_core_task(
     chance: float,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
-    """Return accuracy and records of one CORE task.
-
-    Args:
-        chance: accuracy of a guess as a share of 1 (the bundle's baseline is in percent).
-        on_scored: called with the number of problems scored so far.
-    """
+    """Return accuracy and records of one CORE task. `on_scored` gets the number of problems scored so far."""
     groups = []
     for problem in problems:
         rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]

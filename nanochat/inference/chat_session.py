@@ -6,7 +6,7 @@ Not here: slash commands and the terminal (`nanochat.cli`).
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -36,27 +36,16 @@ class ChatSession:
     """Remembers the turns of a chat and answers the next one. The oldest turns are dropped if the context is full."""
 
     def __init__(self, engine: Engine, *, system: str | None = None, settings: ChatSettings | None = None) -> None:
-        self.engine = engine
+        self.engine, self.tokenizer = engine, engine.tokenizer
         self.system = system
         """The system prompt, which may be replaced at any time."""
         self.settings = settings if settings is not None else ChatSettings()
+        """How later answers are sampled; may be replaced as well."""
         self.turns: tuple[Message, ...] = ()
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The engine's tokenizer."""
-        return self.engine.tokenizer
 
     def reset(self) -> None:
         """Forget all turns but keep the system prompt and the settings."""
         self.turns = ()
-
-    def change(self, *, temperature: float | None = None, max_tokens: int | None = None) -> None:
-        """Change settings for later answers; None keeps the current value."""
-        if temperature is not None:
-            self.settings = replace(self.settings, temperature=temperature)
-        if max_tokens is not None:
-            self.settings = replace(self.settings, max_tokens=max_tokens)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the prompt for the next question: the newest turns that leave room for an answer."""

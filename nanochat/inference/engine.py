@@ -145,11 +145,7 @@ class Engine:
         return [completions[i] for i in range(len(prompts))]
 
     def _complete_batch(
-        self,
-        numbers: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        sampling: _Sampling,
+        self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int, sampling: _Sampling
     ) -> Iterator[_Row]:
         """Yield the rows of one batch as they end."""
         context = self.model.config.sequence_len

@@ -17,11 +17,7 @@ from nanochat.errors import RecipeError
 
 
 def check_settings(*, temperature: float, top_k: int | None) -> None:
-    """Refuse invalid sampling settings.
-
-    Raises:
-        RecipeError: the temperature is negative or infinite, or `top_k` is below 1.
-    """
+    """Raise a RecipeError if the temperature is negative or infinite, or `top_k` is below 1."""
     if not 0 <= temperature < float("inf"):
         raise RecipeError(f"temperature is {temperature}: give 0 (greedy) or a positive number")
     if top_k is not None and top_k < 1:
@@ -51,9 +47,6 @@ def sample(logits: mx.array, keys: mx.array, *, temperature: float = 1.0, top_k:
         temperature: 0 takes the largest logit, and the first one of a tie.
         top_k: number of most likely tokens to sample from. None, or V and more, means all tokens. If logits tie at the
             boundary, exactly k tokens are kept.
-
-    Raises:
-        RecipeError: see `check_settings`.
     """
     check_settings(temperature=temperature, top_k=top_k)
     vocab_size = logits.shape[-1]

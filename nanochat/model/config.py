@@ -80,17 +80,14 @@ class GPTConfig:
 
     @property
     def variant(self) -> Variant:
-        """The architecture's constants."""
         return _CURRENT if self.architecture == "current" else _SEED
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of wte, value embeddings and lm_head."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     @property
     def head_dim(self) -> int:
-        """Channels per head, D."""
         return self.n_embd // self.n_head
 
     @property
@@ -111,7 +108,6 @@ class GPTConfig:
 
     @property
     def backout_layer(self) -> int:
-        """The block whose output the backout subtracts at the end."""
         return self.n_layer // 2
 
     def has_value_embedding(self, layer: int) -> bool:
@@ -175,10 +171,8 @@ class GPTConfig:
     def problems(self) -> list[str]:
         """Return one sentence for each reason why the shape is impossible; an empty list if it is valid."""
         sizes = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
-        small = [
-            f"`{name}` is {getattr(self, name)}, but must be at least 1" for name in sizes if getattr(self, name) < 1
-        ]
-        if small:
+        values = {name: getattr(self, name) for name in sizes}
+        if small := [f"`{name}` is {value}, but must be at least 1" for name, value in values.items() if value < 1]:
             return small
         problems = []
         if self.n_embd % self.n_head:

@@ -55,9 +55,7 @@ class Cache(Protocol):
     """(B, 1, C) normed embedding of the newest position, which the smear needs."""
 
     @property
-    def layers(self) -> Sequence[LayerCache]:
-        """One cache per layer."""
-        ...
+    def layers(self) -> Sequence[LayerCache]: ...
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` new positions, after every layer has stored them."""
@@ -378,21 +376,13 @@ class GPT(Module):
         return {name: parameters[name] for name in self.config.parameter_shapes()}
 
     def set_parameters(self, parameters: dict[str, mx.array]) -> None:
-        """Replace every parameter.
-
-        Raises:
-            StageError: a name is missing or unknown, or a shape is wrong.
-        """
+        """Replace every parameter. A missing or unknown name or a wrong shape raises a StageError."""
         _check_names_and_shapes(self.config, parameters)
         self.update(tree_unflatten(list(parameters.items())))
 
 
 def load_weights(model: GPT, path: Path) -> None:
-    """Set every parameter from a safetensors file.
-
-    Raises:
-        StageError: the file's names or shapes are not exactly the model's.
-    """
+    """Set every parameter from a safetensors file. Its names and shapes must be exactly the model's."""
     loaded = mx.load(str(path))
     assert isinstance(loaded, dict), "a safetensors file is a dictionary"
     model.set_parameters(loaded)

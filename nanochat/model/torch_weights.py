@@ -29,9 +29,7 @@ _PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
 def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
     """Return name -> float32 array of every parameter of `config` from a `.safetensors` or `.pt` file.
 
-    Raises:
-        PreflightError: the file is missing, damaged or of an unknown format, or it is `.pt` and torch is not installed.
-        StageError: names or shapes are not those of `config`.
+    Reading `.pt` needs torch. Names or shapes that are not those of `config` raise a StageError.
     """
     if not path.exists():
         raise PreflightError(f"{path}: no such file of weights")
@@ -46,11 +44,7 @@ def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
 
 
 def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str, mx.array]:
-    """Return name -> float32 array, named and padded as in our models.
-
-    Raises:
-        StageError: names or shapes are not those of `config`.
-    """
+    """Return name -> float32 array, named and padded as in our models."""
     named = {name.removeprefix(_COMPILED_PREFIX): tensor for name, tensor in tensors.items()}
     named = {name: tensor for name, tensor in named.items() if name not in _BUFFERS}
     expected = config.parameter_shapes()

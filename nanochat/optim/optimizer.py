@@ -24,11 +24,7 @@ class Optimizer:
     """Muon and AdamW state, as arrays under `step` and `NAME.first_moment`, `NAME.second_moment`."""
 
     def __init__(
-        self,
-        groups: Sequence[Group],
-        parameters: dict[str, mx.array],
-        *,
-        world: mx.distributed.Group | None = None,
+        self, groups: Sequence[Group], parameters: dict[str, mx.array], *, world: mx.distributed.Group | None = None
     ) -> None:
         """Start with zero moments for `parameters`, name -> array.
 
@@ -47,11 +43,7 @@ class Optimizer:
                 self.state[f"{name}.second_moment"] = mx.zeros(second)
 
     def load_state(self, state: dict[str, mx.array]) -> None:
-        """Replace the state.
-
-        Raises:
-            StageError: names or shapes are not those of this model.
-        """
+        """Replace the state. Names or shapes that are not those of this model raise a StageError."""
         wrong = sorted(
             name
             for name in self.state.keys() | state.keys()

@@ -32,16 +32,12 @@ Digests = Callable[[SourceSpec], str | None]
 def compile_plan(
     loaded: LoadedRecipe, *, digests: Digests | None = None, device_class: DeviceClass | None = None
 ) -> Plan:
-    """Return the plan of a recipe.
+    """Return the plan of a recipe. The message of a RecipeError lists every problem with its place.
 
     Args:
-        loaded: the validated recipe.
         digests: returns the sha256 of a source, or None if the source cannot be read. A stage that lacks a digest has
             no fingerprint.
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
-
-    Raises:
-        RecipeError: the sections do not fit together; the message lists every problem with its place.
     """
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}

@@ -145,15 +145,5 @@ def sft_outcome(metrics: Metrics) -> str:
     )
 
 
-def base_eval_outcome(_metrics: Metrics) -> str:
-    """Return what the base_eval stage did; its scores are in a table."""
-    return "measured how well the pretrained model predicts text and answers."
-
-
-def chat_eval_outcome(_metrics: Metrics) -> str:
-    """Return what the chat_eval stage did; its scores are in a table."""
-    return "put questions to the chat model and graded what it answered."
-
-
 def _count(metrics: Metrics, name: str) -> str:
     return show_count(metrics.get(name))

@@ -16,10 +16,7 @@ _WORTH_COMPARING_SECONDS = 600
 
 
 def estimate_notes(
-    stages: Sequence[StagePlan],
-    totals: Mapping[DeviceClass, Estimate],
-    execution: ExecutionSpec,
-    device: DeviceClass,
+    stages: Sequence[StagePlan], totals: Mapping[DeviceClass, Estimate], execution: ExecutionSpec, device: DeviceClass
 ) -> list[str]:
     """Return what the reader should know about the estimates. `totals` has an entry for each possible device class."""
     notes = [f"time and memory are estimates for {RATES[device].basis}"]

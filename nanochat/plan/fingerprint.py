@@ -32,15 +32,13 @@ def identity(recipe: Recipe, spec: StageSpec) -> Document:
     return {"stage": stage.name, "code": stage.code_version, **drawn, "fields": fields}
 
 
-def document(
-    stage: StagePlan, upstream_digests: Mapping[str, str], source_digests: Mapping[str, str] | None = None
-) -> Document:
+def document(stage: StagePlan, upstream_digests: Mapping[str, str]) -> Document:
     """Return the document that is hashed: the stage's identity and the digests of what it reads.
 
     `upstream_digests` holds the digest of each upstream stage by name, and of the starting weights under the key
-    `init_from`; other digests in it are ignored. `source_digests` is by source name; default: those of the plan.
+    `init_from`; other digests in it are ignored.
     """
-    known = stage.source_digests if source_digests is None else source_digests
+    known = stage.source_digests
     read = [*stage.upstream, INIT_FROM] if stage.init_from is not None else [*stage.upstream]
     missing = [f"upstream {name}" for name in read if name not in upstream_digests]
     missing += [f"source {source.name}" for source in stage.sources if source.name not in known]
@@ -50,13 +48,6 @@ def document(
         "sources": {source.name: known[source.name] for source in stage.sources},
         "upstream": {name: upstream_digests[name] for name in read},
     }
-
-
-def fingerprint(
-    stage: StagePlan, upstream_digests: Mapping[str, str], source_digests: Mapping[str, str] | None = None
-) -> str:
-    """Return the sha256 (64 hex digits) of the stage's document in canonical JSON."""
-    return fingerprint_document(document(stage, upstream_digests, source_digests))
 
 
 def fingerprint_document(content: Mapping[str, JsonValue]) -> str:

@@ -111,7 +111,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         estimate=estimates.estimate_base_eval,
         describe=describe.describe_base_eval,
         params=describe.suite_params,
-        outcome=describe.base_eval_outcome,
+        outcome=lambda _: "measured how well the pretrained model predicts text and answers.",
     ),
     Stage[specs.SftSpec](
         name="sft",
@@ -138,7 +138,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         estimate=estimates.estimate_chat_eval,
         describe=describe.describe_chat_eval,
         params=describe.suite_params,
-        outcome=describe.chat_eval_outcome,
+        outcome=lambda _: "put questions to the chat model and graded what it answered.",
     ),
 )
 

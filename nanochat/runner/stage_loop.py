@@ -55,7 +55,6 @@ class RunContext:
 
     @property
     def to_run(self) -> list[StagePlan]:
-        """Return the selected stages that are not cached."""
         return [x.stage for x in self.lookups if x.stage.name in self.selected and x.action != "cached"]
 
 
@@ -156,7 +155,9 @@ def _stop_line(context: RunContext, message: str) -> str:
 def _what_is_saved(stop: InterruptedRun, folder: StageFolder) -> str:
     """Return what the stage said when it stopped, or, if it was killed before it could, what its folder holds."""
     if message := str(stop):
-        return message.splitlines()[0].partition(";")[0]  # the stop line adds how to continue
+        return message.splitlines()[0].removesuffix(
+            "; the same command continues"
+        )  # the stop line adds how to continue
     step = newest_step(folder)
     if step is not None:
         return f"stopped, the checkpoint of step {step:,} is kept"

@@ -32,10 +32,6 @@ def run(job: Job, context: StageContext) -> StageResult:
 
     Metrics: `SUITE` (bits per byte, accuracy, or CORE's centred mean), for accuracies also `SUITE.stderr`,
     `SUITE.centred`, `SUITE.n`; `base_core` and `base_core_centred`, the means over the multiple-choice suites.
-
-    Raises:
-        InterruptedRun: a signal asked to stop; finished suites are kept.
-        PreflightError, StageError: the model or a suite's data is missing or broken.
     """
     spec = job.spec
     assert isinstance(spec, BaseEvalSpec), f"base_eval got the job of {spec.stage}"
@@ -93,12 +89,7 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Toke
 
 def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
     items = build_choice_items(
-        suite.task,
-        suite.source,
-        suite.split,
-        base=base,
-        num_fewshot=suite.num_fewshot,
-        max_problems=suite.max_problems,
+        suite.task, suite.source, suite.split, base=base, num_fewshot=suite.num_fewshot, max_problems=suite.max_problems
     )
     if not items:
         raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")

@@ -10,16 +10,9 @@ from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.evals.task_result import TaskResult
 from nanochat.inference.engine import Engine
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
+from nanochat.stages import suites
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
-from nanochat.stages.suites import (
-    Suite,
-    SuiteResult,
-    SuiteRunner,
-    Tick,
-    load_model_to_evaluate,
-    sample_section,
-    suite_result,
-)
+from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick
 from nanochat.storage.files import write_text
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
@@ -30,19 +23,15 @@ def run(job: Job, context: StageContext) -> StageResult:
     """Evaluate every suite; write `out/tables/SUITE.jsonl` and `out/samples.md`; return the metrics.
 
     Metrics: `SUITE` (accuracy), `SUITE.stderr`, `SUITE.centred`, `SUITE.n`, `chat_core`, `chat_core_centred`.
-
-    Raises:
-        InterruptedRun: a signal asked to stop; finished suites are kept.
-        PreflightError, StageError: the model or a suite's data is missing or broken.
     """
     spec = job.spec
     assert isinstance(spec, ChatEvalSpec), f"chat_eval got the job of {spec.stage}"
-    model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from)
+    model, tokenizer = suites.load_model_to_evaluate(context, init_from=spec.init_from)
     engine = Engine(model, tokenizer)
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():
         runner.run(name, functools.partial(_prepare_suite, engine, name, suite, seed=spec.seed, base=context.base))
-    sections = [sample_section(context, name) for name in spec.suites]
+    sections = [suites.sample_section(context, name) for name in spec.suites]
     write_text(context.folder.samples, "# Answers\n\n" + "\n".join(sections))
     return runner.stage_result("chat_core")
 
@@ -56,7 +45,8 @@ def _prepare_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int
         raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem in split `{suite.split}`")
 
     def compute(tick: Tick) -> SuiteResult:
-        return suite_result(name, _evaluate(engine, task, suite, seed=derive_seed(seed, "chat_eval", name), tick=tick))
+        suite_seed = derive_seed(seed, "chat_eval", name)
+        return suites.suite_result(name, _evaluate(engine, task, suite, seed=suite_seed, tick=tick))
 
     samples = suite.num_samples if TASKS[suite.task].kind == "generative" else 1
     return Suite(name, compute, len(task) * samples, "problems" if samples == 1 else "completions")

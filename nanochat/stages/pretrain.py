@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.documents import DocumentStream
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
@@ -42,11 +42,6 @@ def run(job: Job, context: StageContext) -> StageResult:
 
     Metrics: `loss` (nats per token, last step), `bpb` (held out, if validation is on), `tokens`, `steps`,
     `skipped_steps`, `cropped_frac` (fraction of tokens that packing threw away), `parameters`.
-
-    Raises:
-        InterruptedRun: a signal asked to stop; a checkpoint is saved.
-        PreflightError: a source, the tokenizer or `init_from` is missing.
-        StageError: training diverged, or `init_from` does not fit the recipe.
     """
     spec = job.spec
     assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"

@@ -13,11 +13,7 @@ MEMORY_SHARE = 0.8
 
 
 def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len: int, rows: int) -> int:
-    """Return the rows per forward pass, given this process's rows of a step.
-
-    Raises:
-        StageError: not even one row fits in memory.
-    """
+    """Return the rows per forward pass, given this process's rows of a step. At least one must fit in memory."""
     execution, runtime = context.job.execution, context.runtime
     # A GPU has memory of its own. Processes on one CPU or one Mac share the machine's.
     sharing = 1 if runtime.backend == "cuda" else execution.processes_here
@@ -40,11 +36,7 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
 
 
 def rows_of_step(tokens_per_step: int, sequence_len: int, *, world_size: int) -> int:
-    """Return how many rows of a step this process has.
-
-    Raises:
-        StageError: a step is not a whole number of rows for each process.
-    """
+    """Return how many rows of a step this process has. A step must be a whole number of rows for each process."""
     rows, rest = divmod(tokens_per_step, sequence_len * world_size)
     if rest or rows == 0:
         of = f" on {world_size} processes" if world_size > 1 else ""

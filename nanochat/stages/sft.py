@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.files.bad_rows import shown
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
@@ -42,11 +42,6 @@ def run(job: Job, context: StageContext) -> StageResult:
     Metrics: `loss` (nats per supervised token, last step), `steps`, `skipped_steps`, `tokens` (supervised), `epochs`,
     `conversations`, `cut_conversations`, `dropped_conversations` (too long), `refused_conversations` (rows of chat data
     that are not conversations), `padding_frac`, `has_moments` (1 if the optimizer started with pretraining's moments).
-
-    Raises:
-        InterruptedRun: a signal asked to stop; a checkpoint is saved.
-        PreflightError: the model or the data of a task is missing.
-        StageError: training diverged, or the data do not fit the model.
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import ExampleRecord, TaskResult
@@ -65,11 +65,7 @@ class SuiteRunner:
     done: dict[str, SuiteResult] = field(default_factory=dict)
 
     def run(self, name: str, prepare: Callable[[], Suite]) -> None:
-        """Add the suite's saved result to `done`, or prepare and compute the suite and save its result.
-
-        Raises:
-            InterruptedRun: a signal asked to stop; finished suites are kept.
-        """
+        """Add the suite's saved result to `done`, or prepare and compute the suite and save its result."""
         path = self.context.folder.suite(name)
         result = _read(path) if path.is_file() else self._compute(prepare(), path)
         self.done[name] = result
@@ -88,8 +84,11 @@ class SuiteRunner:
         self._tick(suite, 0)
         result = suite.compute(lambda amount: self._tick(suite, amount))
         result = replace(result, seconds=time.monotonic() - started)
-        _write_table(self.context.folder.table(suite.name), result.records)
-        write_text(path, json.dumps(_to_json(result), indent=1))
+        if result.records:
+            lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in result.records)
+            write_text(self.context.folder.table(suite.name), "".join(lines))
+        score = asdict(result.score) if result.score is not None else None
+        write_text(path, json.dumps({"metrics": result.metrics, "score": score, "seconds": result.seconds}, indent=1))
         return result
 
     def _tick(self, suite: Suite, amount: int) -> None:
@@ -121,12 +120,7 @@ def _summarise(name: str, result: SuiteResult) -> str:
 
 
 def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> tuple[FastGPT, Tokenizer]:
-    """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage.
-
-    Raises:
-        PreflightError: the folder holds no model.
-        StageError: the model cannot be read, or the job names no upstream stage.
-    """
+    """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage."""
     if init_from is not None:
         folder = Path(init_from)
     else:
@@ -148,21 +142,7 @@ def sample_section(context: StageContext, name: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _to_json(result: SuiteResult) -> Mapping[str, object]:
-    return {
-        "metrics": result.metrics,
-        "score": asdict(result.score) if result.score is not None else None,
-        "seconds": result.seconds,
-    }
-
-
 def _read(path: Path) -> SuiteResult:
     fields = json.loads(path.read_text(encoding="utf-8"))
     score = Score(**fields["score"]) if fields["score"] is not None else None
     return SuiteResult(fields["metrics"], score, seconds=fields["seconds"])
-
-
-def _write_table(path: Path, records: Sequence[ExampleRecord]) -> None:
-    if not records:
-        return
-    write_text(path, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))

@@ -19,10 +19,6 @@ def run(job: Job, context: StageContext) -> StageResult:
     """Train a tokenizer; write `out/tokenizer.model`; return the metrics.
 
     Metrics: `vocab_size` (pieces, including special tokens), `bytes_per_token` on held-out documents.
-
-    Raises:
-        PreflightError: the source is missing.
-        StageError: the source has no training documents or no held-out documents.
     """
     spec = job.spec
     assert isinstance(spec, TokenizerSpec), f"tokenizer got the job of {spec.stage}"

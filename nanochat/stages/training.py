@@ -16,8 +16,9 @@ import mlx.core as mx
 import numpy as np
 from pydantic import JsonValue
 
-from nanochat.checkpoint import CheckpointView, latest_checkpoint, save_checkpoint, save_model, write_model_files
 from nanochat.checkpoint.arrays import write_arrays
+from nanochat.checkpoint.model_folder import save_model, write_model_files
+from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, save_checkpoint
 from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
@@ -48,16 +49,9 @@ class TrainingSchedule:
 
 
 class Training:
-    """A model, its optimizer and its data, connected to the stage's folder.
+    """A model that is trained in place, its optimizer and its data, connected to the stage's folder.
 
-    Args:
-        context: the folder and the log of the stage.
-        model: trained in place.
-        tokenizer: saved beside the weights.
-        optimizer: updates the model; its moments are saved too.
-        loader: the batches of this process.
-        schedule: when training ends, and the rates at each step.
-        micro_batch_size: rows per forward pass.
+    The tokenizer is saved beside the weights. `micro_batch_size` is the number of rows per forward pass.
     """
 
     def __init__(
@@ -89,11 +83,7 @@ class Training:
         evaluate: Callable[[TrainingPosition], float] | None = None,
         sample: Callable[[TrainingPosition], None] | None = None,
     ) -> TrainingPosition:
-        """Train to the end, from the newest undamaged checkpoint if there is one, and return the last position.
-
-        Raises:
-            InterruptedRun, StageError: see `train.loop.train`.
-        """
+        """Train to the end, from the newest undamaged checkpoint if there is one, and return the last position."""
         start = self._resume()
         callbacks = LoopCallbacks[Batch](
             next_batch=self._next_batch,

@@ -47,10 +47,6 @@ def held_out_batches(
 
     Documents are joined, each after a BOS, and cut into rows of `sequence_len` targets. The rows do not depend on
     `rows_per_batch`.
-
-    Raises:
-        PreflightError: the source is missing.
-        StageError: the split has no documents.
     """
     rows = -(-max_tokens // sequence_len)
     tokens = _first_tokens(single_pass(source, split, base=base), tokenizer, rows * sequence_len + 1)

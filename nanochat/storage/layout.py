@@ -73,7 +73,6 @@ class StageFolder:
 
     @property
     def stage(self) -> str:
-        """The stage's name."""
         return self.path.parent.name
 
     def suite(self, name: str) -> Path:

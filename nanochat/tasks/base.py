@@ -28,9 +28,7 @@ class Task(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """The task's name in recipes."""
-        ...
+    def name(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -52,11 +50,7 @@ def gold_text(example: Example) -> str:
 
 
 def check_index(index: int, length: int) -> int:
-    """Return `index` if it is within [0, length).
-
-    Raises:
-        IndexError: it is outside. This error also ends a plain `for` over a task.
-    """
+    """Return `index` if it is within [0, length), else raise IndexError, which also ends a plain `for` over a task."""
     if not 0 <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index

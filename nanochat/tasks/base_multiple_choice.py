@@ -38,7 +38,6 @@ class ChoiceItem:
 
     @property
     def solved(self) -> str:
-        """The context with its right option, as a solved example."""
         return f"{self.context}{self.options[self.gold]}\n\n"
 
 
@@ -106,8 +105,7 @@ def _add_fewshot(
 def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, base: Path) -> None:
     """Check that a task can read its split: all rows of small files, the first row of each large one.
 
-    Raises:
-        PreflightError: it cannot; the message names the source, the file, and what a row must have.
+    The message of a PreflightError names the source, the file, and what a row must have.
     """
     split = split or TASKS[task].eval_split
     if parse_split(split)[1] is not None:

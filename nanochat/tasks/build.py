@@ -21,7 +21,7 @@ from nanochat.tasks.gsm8k import GSM8K, parse_word_problem
 from nanochat.tasks.humaneval import HumanEval, parse_function
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_slice
 from nanochat.tasks.parsing import RowParser, read_rows
-from nanochat.tasks.spelling import SimpleSpelling, SpellingBee, read_words
+from nanochat.tasks.spelling import Spelling, read_words
 from nanochat.tasks.table import ExampleTask, RowTask
 
 TASK_NAMES: tuple[ExampleTask, ...] = get_args(ExampleTask)
@@ -63,8 +63,7 @@ def build_task(
     name = _known(task)
     if name == "simple_spelling" or name == "spelling_bee":
         words = read_words(source, split, base=base)
-        kind = SimpleSpelling if name == "simple_spelling" else SpellingBee
-        return kind(words=words, size=max_examples or len(words), split=split, seed=seed)
+        return Spelling(name, words=words, size=max_examples or len(words), split=split, seed=seed)
     return _read_chosen(name, source, split, base=base, count=max_examples, choose=choose)
 
 
@@ -103,11 +102,8 @@ def check_task(task: str, source: SourceSpec, split: str, *, base: Path, max_exa
     """Check that a task can read its split of a source.
 
     Small files are checked by all rows that the task will read, large ones by the first row of each file. Of a part of
-    a split (`train[:500]`) all rows are read.
-
-    Raises:
-        RecipeError: there is no such task.
-        PreflightError: the task cannot read its split; the message names the source, the file, and the expected form.
+    a split (`train[:500]`) all rows are read. The message of a PreflightError names the source, the file, and the
+    expected form.
     """
     name = _known(task)
     if parse_split(split)[1] is not None:

@@ -24,7 +24,6 @@ class TaskSubset:
 
     @property
     def name(self) -> str:
-        """Name of the task."""
         return self.task.name
 
     def __len__(self) -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 from nanochat.data.places.builtin.words import split_words, word_list
 from nanochat.data.sources import SourceSpec, describe, resolve_files
@@ -19,7 +18,7 @@ from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.base import Example, check_index, single_turn
 from nanochat.tasks.parsing import parse_final_number, strip_special_tokens
-from nanochat.tasks.table import TaskName
+from nanochat.tasks.table import WordTask
 from nanochat.tokenizer.chat_format import Part
 from nanochat.tools.calculator import calculate
 
@@ -32,32 +31,15 @@ _QUOTES = ("", "", "'", '"')
 
 
 @dataclass(frozen=True)
-class SimpleSpelling:
-    """`Spell the word: apple`, answered by `apple:a,p,p,l,e`. The question has one form, for the smallest models."""
+class Spelling:
+    """Examples about single words, in two forms.
 
-    name: ClassVar[TaskName] = "simple_spelling"
-    words: tuple[str, ...]
-    size: int
-    split: str
-    seed: int
+    `simple_spelling`: `Spell the word: apple`, answered by `apple:a,p,p,l,e`. The question has one form, for the
+    smallest models. `spelling_bee`: how often a letter occurs in a word, which is spelled out, counted by hand, and
+    checked with the calculator.
+    """
 
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> Example:
-        word = _pick_word(self.words, check_index(index, self.size), stream=f"{self.name}/{self.split}/{self.seed}")
-        return Example(single_turn(f"Spell the word: {word}", spell_out(word)), meta={"word": word})
-
-    def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the completion is exactly the spelling."""
-        return strip_special_tokens(completion) == spell_out(example.meta["word"])
-
-
-@dataclass(frozen=True)
-class SpellingBee:
-    """How often a letter occurs in a word: spelled out, counted by hand, then checked with the calculator."""
-
-    name: ClassVar[TaskName] = "spelling_bee"
+    name: WordTask
     words: tuple[str, ...]
     size: int
     split: str
@@ -68,24 +50,27 @@ class SpellingBee:
 
     def __getitem__(self, index: int) -> Example:
         stream = f"{self.name}/{self.split}/{self.seed}"
-        word = _pick_word(self.words, check_index(index, self.size), stream=stream)
+        order = _word_order(stream, len(self.words))
+        word = self.words[order[check_index(index, self.size) % len(order)]]
+        if self.name == "simple_spelling":
+            return Example(single_turn(f"Spell the word: {word}", spell_out(word)), meta={"word": word})
         draw = random.Random(f"{stream}/{index}")
         letter = draw.choice(word if draw.random() < LETTER_FROM_WORD_FRAC else _ALPHABET)
         meta = {"word": word, "letter": letter, "answer": str(word.count(letter))}
         return Example(single_turn(_render_question(draw, word, letter), render_counting(word, letter)), meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
-        """Return whether the number after `####` is the count."""
+        """Return whether the completion is exactly the spelling, or whether the number after `####` is the count."""
+        if self.name == "simple_spelling":
+            return strip_special_tokens(completion) == spell_out(example.meta["word"])
         return parse_final_number(strip_special_tokens(completion)) == Decimal(example.meta["answer"])
 
 
 def read_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]:
     """Return the words of a split, sorted. `train` has the training words, every other split the held-out words.
 
-    The source is the built-in word list, or files with one word per line.
-
-    Raises:
-        PreflightError: the source is not a word list, or has too few words for both splits.
+    The source is the built-in word list, or files with one word per line. A PreflightError says that it is neither, or
+    that it has too few words for both splits.
     """
     if source.builtin not in (None, "spelling"):
         raise PreflightError(f"{describe(source)} holds no words to spell; use `builtin: spelling` or a words file")
@@ -122,11 +107,6 @@ def render_counting(word: str, letter: str) -> tuple[Part, ...]:
         Part("python_output", output),
         Part("text", f"\n\n#### {hits}"),
     )
-
-
-def _pick_word(words: tuple[str, ...], index: int, *, stream: str) -> str:
-    order = _word_order(stream, len(words))
-    return words[order[index % len(order)]]
 
 
 @cache

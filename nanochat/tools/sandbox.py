@@ -83,13 +83,8 @@ class Outcome:
 def run_program(source: str, *, limits: Limits | None = None, isolation: Isolation | None = None) -> Outcome:
     """Run the program `source` and return how it ended. It passes only if it reaches its last line.
 
-    Args:
-        source: the program's text.
-        limits: the default limits if None.
-        isolation: namespaces if they work and else hooks if None.
-
-    Raises:
-        StageError: the sandbox itself could not be set up.
+    By default it runs in namespaces if they work, else with hooks. A StageError says that the sandbox itself could not
+    be set up.
     """
     chosen: Isolation = isolation or ("namespaces" if namespaces_work() else "hooks")
     outcome, is_ready = _run(source, limits or Limits(), chosen)
@@ -125,7 +120,10 @@ def _run(source: str, limits: Limits, isolation: Isolation, *, is_guarded: bool 
         request |= {"ready": ready.write, "done": done.write}
         with _child_process(folder, keep=(ready.write, done.write)) as process:
             output = _Output(process, limits.output_bytes)
-            _send(process, json.dumps(request).encode())
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(request).encode())
+                process.stdin.close()
             reason: Reason | None = output.collect(ready.read, wall_seconds=limits.wall_seconds)
             _stop(process)
             output.drain()
@@ -159,13 +157,6 @@ def _child_process(folder: str, *, keep: tuple[int, ...]) -> Iterator[subprocess
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-
-
-def _send(process: subprocess.Popen[bytes], request: bytes) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(request)
-        process.stdin.close()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

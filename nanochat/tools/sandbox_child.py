@@ -188,9 +188,7 @@ def _run_program(request: dict[str, object], guard: types.ModuleType) -> NoRetur
 
 def _forget_native_code() -> None:
     """Remove ctypes, so that the program cannot reach it."""
-    for name in list(globals()):
-        if name in ("ctypes", "_libc"):
-            del globals()[name]
+    del globals()["ctypes"], globals()["_libc"]
     for name in [name for name in sys.modules if name.partition(".")[0] in ("ctypes", "_ctypes")]:
         del sys.modules[name]
 

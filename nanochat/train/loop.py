@@ -28,9 +28,6 @@ def train(
     """Train to `last_step`, or to the end of the data, and return the last position, saved and evaluated.
 
     Args:
-        step: runs a step on the model.
-        callbacks: the functions to call between steps.
-        intervals: how often they are called.
         last_step: steps in all, including those before `start`; None to train to the end of the data.
         start: the position of the checkpoint to resume from; None to start from the beginning. The evaluation and
             sample due at that step are repeated, because the checkpoint was written before them.

@@ -28,19 +28,17 @@ MicroStep = Callable[[NamedArrays, mx.array, mx.array, mx.array], tuple[mx.array
 
 
 class Rows(Protocol):
-    """Rows to train on; targets of -1 are ignored."""
+    """Tokens and next tokens, (B, T) int32, and the number of scored targets that other processes have in this step.
+
+    Targets of -1 are ignored.
+    """
 
     @property
-    def inputs(self) -> np.ndarray:
-        """Tokens, (B, T) int32."""
-
+    def inputs(self) -> np.ndarray: ...
     @property
-    def targets(self) -> np.ndarray:
-        """Next tokens, (B, T) int32."""
-
+    def targets(self) -> np.ndarray: ...
     @property
-    def elsewhere_tokens(self) -> int:
-        """Scored targets of the same step in the rows of other processes."""
+    def elsewhere_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,7 @@ class TrainStep:
     """
 
     def __init__(
-        self,
-        model: GPT,
-        optimizer: Optimizer,
-        *,
-        micro_batch_size: int,
-        world: mx.distributed.Group | None = None,
+        self, model: GPT, optimizer: Optimizer, *, micro_batch_size: int, world: mx.distributed.Group | None = None
     ):
         assert micro_batch_size >= 1, f"micro_batch_size is {micro_batch_size}"
         self.model = model

@@ -10,11 +10,11 @@ compared with a cache that keeps every position in every layer.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 
 import numpy as np
+from measuring import describe_machine, median_and_range, option_parser
 
 from nanochat import runtime
 
@@ -23,36 +23,24 @@ STEPS = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sequence-len", type=int, default=2112)
-    parser.add_argument("--n-layer", type=int, default=4)
-    parser.add_argument("--n-embd", type=int, default=128)
+    parser = option_parser(__doc__, rows=1, rounds=5, sequence_len=2112, n_layer=4, n_embd=128)
     parser.add_argument("--window-pattern", default="SSSL")
     parser.add_argument("--architecture", choices=("seed", "current"), default="seed")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     options = parser.parse_args()
     chosen = runtime.prepare(device=options.device)
-    print(chosen.describe())
     import mlx.core as mx
 
     from nanochat.inference.kv_cache import prefill
     from nanochat.model.config import GPTConfig
+    from nanochat.model.device import select_device
     from nanochat.model.dispatch import FastGPT
 
-    mx.set_default_device(mx.Device(mx.cpu if chosen.backend == "cpu" else mx.gpu))
-    heads = options.n_embd // 64
-    config = GPTConfig(
-        architecture=options.architecture,
-        sequence_len=options.sequence_len,
-        vocab_size=2048,
-        n_layer=options.n_layer,
-        n_head=heads,
-        n_kv_head=heads,
-        n_embd=options.n_embd,
-        window_pattern=options.window_pattern,
-    )
+    select_device(chosen.backend)
+    print(describe_machine(chosen))
+    names = ("architecture", "sequence_len", "n_layer", "n_embd", "window_pattern")
+    heads, shape = options.n_embd // 64, {name: getattr(options, name) for name in names}
+    config = GPTConfig(vocab_size=2048, n_head=heads, n_kv_head=heads, **shape)
     model = FastGPT(config)
     model.initialise(mx.random.key(0))
     if chosen.dtype == "bfloat16":
@@ -85,11 +73,10 @@ def main() -> None:
     shortest = statistics.median(rates[CONTEXTS[0]])
     position_bytes = 2 * config.n_layer * config.n_kv_head * config.head_dim * (2 if chosen.dtype == "bfloat16" else 4)
     for context in CONTEXTS:
-        median = statistics.median(rates[context])
-        spread = f"{min(rates[context]):,.0f} to {max(rates[context]):,.0f}"
+        ratio = statistics.median(rates[context]) / shortest
         share = sizes[context] / (position_bytes * options.rows * (context + STEPS))
         print(
-            f"context {context:>5}: {median:8,.0f} tokens/s ({spread}), {median / shortest:.2f} of the shortest; "
+            f"context {context:>5}: {median_and_range(rates[context], 0)} tokens/s, {ratio:.2f} of the shortest; "
             f"cache {sizes[context] / 2**20:.1f} MiB, {share:.2f} of all positions"
         )
 

@@ -23,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import describe_machine, option_parser, training_step
 
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
@@ -54,9 +54,7 @@ def work(options: argparse.Namespace) -> None:
 
     from nanochat.model.device import device_name, peak_flops, select_device
     from nanochat.model.dispatch import FastGPT
-    from nanochat.optim.groups import OptimizerConfig, build_groups
-    from nanochat.optim.optimizer import Optimizer
-    from nanochat.train.step import Rates, TrainStep
+    from nanochat.train.step import Rates
 
     select_device(chosen.backend)
     world = None
@@ -66,11 +64,7 @@ def work(options: argparse.Namespace) -> None:
     rank = 0 if world is None else world.rank()
     config = CPU_CONFIG if chosen.backend == "cpu" else GPTConfig(sequence_len=2048)
     model = FastGPT(config)
-    model.initialise(mx.random.key(0))
-    model.set_compute_dtype(mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
-    groups = build_groups(config, OptimizerConfig(), tokens_per_step=options.rows * config.sequence_len)
-    optimizer = Optimizer(groups, model.named_parameters(), world=world)
-    step = TrainStep(model, optimizer, micro_batch_size=options.micro, world=world)
+    step = training_step(model, rows=options.rows, micro_batch_size=options.micro, dtype=chosen.dtype, world=world)
     draw = np.random.default_rng(0)
     losses, seconds = [], []
     for i in range(options.steps):
@@ -83,7 +77,7 @@ def work(options: argparse.Namespace) -> None:
         # The learning rate rises until the end, so that rounding errors grow more slowly.
         rates = Rates(lr_multiplier=(i + 1) / options.steps, momentum=0.95, weight_decay=0.0)
         result = step.run(batch, rates=rates, votes=lambda: [False])
-        mx.eval(result.loss, model.named_parameters(), optimizer.state)
+        mx.eval(result.loss, model.named_parameters(), step.optimizer.state)
         mx.synchronize()
         seconds.append(time.perf_counter() - began)
         losses.append(float(result.loss))
@@ -95,7 +89,7 @@ def work(options: argparse.Namespace) -> None:
             "tokens_per_second": tokens_per_second,
             "spread": [min(seconds[WARM_UP:]), max(seconds[WARM_UP:])],
             "dtype": chosen.dtype,
-            "device": f"{device_name() if chosen.backend != 'cpu' else 'CPU'}, {chosen.dtype}, MLX {version('mlx')}",
+            "device": describe_machine(chosen),
             "parameters": config.num_parameters(),
             "peak_gib": mx.get_peak_memory() / 2**30,
             "mfu": tokens_per_second * config.flops_per_token() / (peak * options.processes) if peak else None,
@@ -148,11 +142,9 @@ def show(title: str, measured: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2)
+    parser = option_parser(__doc__, processes=2, steps=12)
     parser.add_argument("--backend", default="auto", choices=["auto", "ring", "nccl", "mpi"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "gpu"])
-    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rows", type=int, help="rows per step and process")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)

@@ -9,11 +9,9 @@ second of prefill, and the memory held after each eighth of a long generation.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import statistics
-import time
-from importlib.metadata import version
+
+from measuring import describe_machine, option_parser, seconds
 
 from nanochat import runtime
 
@@ -23,7 +21,6 @@ import mlx.core as mx  # noqa: E402
 
 from nanochat.inference.kv_cache import KVCache  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
-from nanochat.model.device import device_name  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 
 PROMPT = 512
@@ -33,13 +30,12 @@ def bandwidth() -> float:
     """Return bytes per second of a large copy, counting reads and writes."""
     x = mx.zeros((2**28,), mx.float32)
     mx.eval(x)
-    times = []
-    for _ in range(6):
-        begin = time.perf_counter()
+
+    def copy() -> None:
         mx.eval(x + 1)
         mx.synchronize()
-        times.append(time.perf_counter() - begin)
-    return 2 * x.nbytes / statistics.median(times)
+
+    return 2 * x.nbytes / statistics.median(seconds(copy) for _ in range(6))
 
 
 def bytes_per_step(config: GPTConfig, rows: int, position: int) -> int:
@@ -63,21 +59,18 @@ def decode_rate(model: FastGPT, rows: int, *, steps: int) -> tuple[float, float]
     idx = mx.random.randint(10, model.config.vocab_size, (rows, PROMPT))
     token = mx.argmax(model.logits(model.hidden(idx, cache)[:, -1]), axis=-1)
     token = generate(model, cache, token, 8)
-    begin = time.perf_counter()
-    generate(model, cache, token, steps)
-    seconds = (time.perf_counter() - begin) / steps
-    return rows / seconds, rows / (bytes_per_step(model.config, rows, PROMPT + steps // 2) / bandwidth())
+    per_step = seconds(lambda: generate(model, cache, token, steps)) / steps
+    return rows / per_step, rows / (bytes_per_step(model.config, rows, PROMPT + steps // 2) / bandwidth())
 
 
 def prefill_rate(model: FastGPT, rows: int) -> float:
     idx = mx.random.randint(10, model.config.vocab_size, (rows, 2048))
-    times = []
-    for _ in range(6):
+
+    def prefill() -> None:
         cache = KVCache(model.config, capacity=2048 + 64)
-        begin = time.perf_counter()
         mx.eval(model.logits(model.hidden(idx, cache)[:, -1]))
-        times.append(time.perf_counter() - begin)
-    return idx.size / statistics.median(times[1:])
+
+    return idx.size / statistics.median([seconds(prefill) for _ in range(6)][1:])
 
 
 def memory_over(model: FastGPT, tokens: int) -> list[float]:
@@ -91,28 +84,22 @@ def memory_over(model: FastGPT, tokens: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--memory-tokens", type=int, default=4000)
-    options = parser.parse_args()
+    options = option_parser(__doc__, steps=200, memory_tokens=4000).parse_args()
     model = FastGPT(GPTConfig(sequence_len=2048))
     model.initialise(mx.random.key(0))
     if CHOSEN.dtype == "bfloat16":
         model.set_compute_dtype(mx.bfloat16)
         model.cast_matrices(mx.bfloat16)
     mx.eval(model.named_parameters())
-    today = datetime.date.today().isoformat()
-    print(f"{today}; {device_name()}; MLX {version('mlx')}; {CHOSEN.describe()}; copy {bandwidth() / 1e12:.2f} TB/s")
+    print(f"{describe_machine(CHOSEN)}; copy {bandwidth() / 1e12:.2f} TB/s")
     for rows in (1, 32):
         rate, bound = decode_rate(model, rows, steps=options.steps)
         print(f"decode, batch {rows:2d}: {rate:9,.0f} tokens/s; at most {bound:9,.0f} ({rate / bound:.1%})")
     for rows in (1, 8):
         print(f"prefill, {rows} x 2,048: {prefill_rate(model, rows):,.0f} tokens/s")
     held = memory_over(model, options.memory_tokens)
-    print(
-        f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: "
-        + ", ".join(f"{gib:.3f}" for gib in held)
-    )
+    eighths = ", ".join(f"{gib:.3f}" for gib in held)
+    print(f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: {eighths}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from unittest import mock
 
 import mlx.core as mx
 import numpy as np
+from measuring import training_step
 
 from nanochat.data.loaders.batches import Batch
 from nanochat.model import dispatch
@@ -28,9 +29,8 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.cuda import forward
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim import fused_adamw, fused_muon
-from nanochat.optim.groups import OptimizerConfig, build_groups
-from nanochat.optim.optimizer import Optimizer
-from nanochat.train.step import Rates, TrainStep
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.train.step import Rates
 
 BOUND = 0.002
 """Allowed difference in nats, at the first step and on average over the last half of the steps.
@@ -55,17 +55,12 @@ class Start:
 
 
 class Run:
-    def __init__(self, start: Start, *, dtype: mx.Dtype) -> None:
-        config = GPTConfig()
-        self.start, self.model = start, FastGPT(config)
-        self.model.set_parameters(start.weights)
-        self.model.set_compute_dtype(dtype)
-        mx.eval(self.model.named_parameters())
-        groups = build_groups(config, start.rates, tokens_per_step=ROWS * config.sequence_len)
-        self.optimizer = Optimizer(groups, self.model.named_parameters())
+    def __init__(self, start: Start, *, dtype: str) -> None:
+        self.start = start
+        self.step = training_step(FastGPT(GPTConfig()), rows=ROWS, dtype=dtype, optimizer=start.rates)
+        self.step.model.set_parameters(start.weights)
         if start.moments is not None:
-            self.optimizer.load_state(start.moments)
-        self.step = TrainStep(self.model, self.optimizer, micro_batch_size=ROWS)
+            self.step.optimizer.load_state(start.moments)
 
     def losses(self, batches: list[Batch]) -> np.ndarray:
         """Return the loss of every step."""
@@ -88,9 +83,9 @@ def agree(folder: Path, *, steps: int) -> bool:
     first = model.named_parameters()
     all_trained = Start("initial weights, all parameters trained", first, None, OptimizerConfig(), lambda share: share)
     fixed = Start("initial weights, residual multipliers fixed", first, None, FIXED_MULTIPLIERS, lambda share: share)
-    warm_up = Run(all_trained, dtype=mx.bfloat16)
+    warm_up = Run(all_trained, dtype="bfloat16")
     warm_up.losses(batches[:steps])
-    weights, moments = warm_up.model.named_parameters(), dict(warm_up.optimizer.state)
+    weights, moments = warm_up.step.model.named_parameters(), dict(warm_up.step.optimizer.state)
     trained = Start(
         f"weights of step {steps}, all parameters trained", weights, moments, OptimizerConfig(), lambda _: 1.0
     )
@@ -103,9 +98,9 @@ def agree(folder: Path, *, steps: int) -> bool:
 
 def _is_close(start: Start, batches: list[Batch]) -> bool:
     """Print the losses of both paths from one start; return whether they stay within the bound."""
-    fast = Run(start, dtype=mx.bfloat16).losses(batches)
+    fast = Run(start, dtype="bfloat16").losses(batches)
     with plain_forms():
-        exact = Run(start, dtype=mx.float32).losses(batches)
+        exact = Run(start, dtype="float32").losses(batches)
     shown = range(0, len(batches), max(1, len(batches) // 5))
     print(f"  {start.title}: " + ", ".join(f"step {i + 1} {fast[i]:.4f} / {exact[i]:.4f}" for i in shown))
     differences = fast - exact

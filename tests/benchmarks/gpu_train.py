@@ -15,14 +15,11 @@ import time
 
 BEGIN = time.perf_counter()
 
-import argparse  # noqa: E402
-import datetime  # noqa: E402
 import itertools  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
-from importlib.metadata import version  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -34,34 +31,17 @@ runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32
 
 import gpu_losses  # noqa: E402 -- beside this file
 import mlx.core as mx  # noqa: E402
+from measuring import describe_machine, median_and_range, option_parser, training_step  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model import device, loss  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.cuda import softcap_loss  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
-from nanochat.optim.groups import OptimizerConfig, build_groups  # noqa: E402
-from nanochat.optim.optimizer import Optimizer  # noqa: E402
-from nanochat.train.step import NamedArrays, Rates, StepResult, TrainStep  # noqa: E402
+from nanochat.train.step import NamedArrays, Rates, TrainStep  # noqa: E402
 
 RATES = Rates(lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
 PEERS = "PyTorch nanochat, compiled: 454k tokens/s, 14.8 GiB; the seed's port to MLX: 66k, 67.7 GiB (same GPU type)"
-
-
-class Training:
-    def __init__(self, pattern: str, *, rows: int, dtype: mx.Dtype, sequence_len: int = 2048) -> None:
-        self.config = GPTConfig(window_pattern=pattern, sequence_len=sequence_len)
-        self.model = FastGPT(self.config)
-        self.model.initialise(mx.random.key(0))
-        self.model.set_compute_dtype(dtype)
-        mx.eval(self.model.named_parameters())
-        tokens = rows * sequence_len
-        groups = build_groups(self.config, OptimizerConfig(), tokens_per_step=tokens)
-        self.optimizer = Optimizer(groups, self.model.named_parameters())
-        self.step = TrainStep(self.model, self.optimizer, micro_batch_size=rows)
-
-    def run(self, batch: Batch) -> StepResult:
-        return self.step.run(batch, rates=RATES)
 
 
 def random_rows(rows: int, config: GPTConfig, count: int) -> list[Batch]:
@@ -78,45 +58,41 @@ def waited(function: Callable[[], object]) -> float:
 
 
 def measure_speed(pattern: str, *, rows: int, steps: int) -> None:
-    training = Training(pattern, rows=rows, dtype=mx.bfloat16)
-    batches = random_rows(rows, training.config, 4)
-    tokens = rows * training.config.sequence_len
-    first = float(training.run(batches[0]).loss)
+    config = GPTConfig(window_pattern=pattern, sequence_len=2048)
+    step = training_step(FastGPT(config), rows=rows, dtype="bfloat16")
+    batches = random_rows(rows, config, 4)
+    first = float(step.run(batches[0], rates=RATES).loss)
     print(f"\nwindows {pattern}: first loss {first:.4f} after {time.perf_counter() - BEGIN:.1f} s of this process")
     for i in range(4):
-        training.run(batches[i % 4])
+        step.run(batches[i % 4], rates=RATES)
     mx.synchronize()
     mx.reset_peak_memory()
-    overlapped = overlapped_steps(training, batches, steps)
-    singles = [waited(partial(lambda batch: training.run(batch).loss, batches[i % 4])) for i in range(steps)]
+    overlapped = overlapped_steps(step, batches, steps)
+    singles = [waited(partial(lambda batch: step.run(batch, rates=RATES).loss, batches[i % 4])) for i in range(steps)]
     peak = device.peak_flops(device.device_name(), "bfloat16")
     for name, times in (("as in training", overlapped), ("each step waited for", singles)):
-        seconds = statistics.median(times)
-        rate = tokens / seconds
-        mfu = f", MFU {rate * training.config.flops_per_token() / peak:.1%}" if peak else ""
-        spread = f"{1e3 * min(times):.1f} to {1e3 * max(times):.1f}, mean {1e3 * statistics.mean(times):.1f}"
-        print(f"  {name}: median {1e3 * seconds:.1f} ms ({spread}), {rate:,.0f} tokens/s{mfu}")
-    print(f"  peak memory {mx.get_peak_memory() / 2**30:.1f} GiB, of which weights and moments {active_gib():.1f} GiB")
-    measure_parts(training, batches[0])
+        rate = rows * config.sequence_len / statistics.median(times)
+        mfu = f", MFU {rate * config.flops_per_token() / peak:.1%}" if peak else ""
+        spread = median_and_range([1e3 * x for x in times], 1)
+        print(f"  {name}: {spread} ms, mean {1e3 * statistics.mean(times):.1f}, {rate:,.0f} tokens/s{mfu}")
+    peak_gib, held_gib = mx.get_peak_memory() / 2**30, mx.get_active_memory() / 2**30
+    print(f"  peak memory {peak_gib:.1f} GiB, of which weights and moments {held_gib:.1f} GiB")
+    measure_parts(step, batches[0])
 
 
-def overlapped_steps(training: Training, batches: list[Batch], steps: int) -> list[float]:
+def overlapped_steps(step: TrainStep, batches: list[Batch], steps: int) -> list[float]:
     """Return the seconds between the ends of consecutive steps. Each is built while the previous one is computed."""
     ends = []
     for i in range(steps + 2):  # `run` waits for the previous step, so the first call returns at once
-        training.run(batches[i % len(batches)])
+        step.run(batches[i % len(batches)], rates=RATES)
         ends.append(time.perf_counter())
     mx.synchronize()
     return [end - begin for begin, end in itertools.pairwise(ends[1:])]
 
 
-def active_gib() -> float:
-    return mx.get_active_memory() / 2**30
-
-
-def measure_parts(training: Training, batch: Batch) -> None:
+def measure_parts(step: TrainStep, batch: Batch) -> None:
     """Print the time of the forward pass, the loss, the gradients and the update, each measured alone."""
-    model, step = training.model, training.step
+    model, optimizer = step.model, step.optimizer
     parameters = model.named_parameters()
     working = {name: x.astype(mx.bfloat16) if x.ndim > 1 else x for name, x in parameters.items()}
     inputs, targets = mx.array(batch.inputs), mx.array(batch.targets)
@@ -138,11 +114,11 @@ def measure_parts(training: Training, batch: Batch) -> None:
     gradients = forward_and_backward()[1]
     mx.eval(gradients)
     model.set_parameters(parameters)
-    state = dict(training.optimizer.state)
+    state = dict(optimizer.state)
 
     def update() -> NamedArrays:
-        training.optimizer.load_state(state)
-        return training.optimizer.update(
+        optimizer.load_state(state)
+        return optimizer.update(
             parameters, gradients, lr_multiplier=0.0, momentum=0.95, weight_decay=0.0, is_finite=mx.array(True)
         )
 
@@ -153,17 +129,11 @@ def measure_parts(training: Training, batch: Batch) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__, steps=20, rows=16, compare_steps=50)
     parser.add_argument("--text", type=Path)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--compare-steps", type=int, default=50)
     parser.add_argument("--compare-only", action="store_true", help="do not measure speed")
     options = parser.parse_args()
-    today = datetime.date.today().isoformat()
-    print(
-        f"{today}; {device.device_name()}; MLX {version('mlx')}; Python {sys.version.split()[0]}; {CHOSEN.describe()}"
-    )
+    print(f"{describe_machine(CHOSEN)}; Python {sys.version.split()[0]}")
     print(f"{GPTConfig().num_parameters():,} parameters, {options.rows} x 2,048 random tokens per step. {PEERS}")
     for pattern in () if options.compare_only else ("L", "SSSL"):
         measure_speed(pattern, rows=options.rows, steps=options.steps)

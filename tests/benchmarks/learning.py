@@ -25,10 +25,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
+
+from measuring import option_parser, training_step
 
 from nanochat import runtime
 
@@ -54,12 +56,10 @@ VARIANTS: dict[Architecture, Variant] = {"seed": "plain", "current": "current"}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__, validation_tokens=2**17, seeds=3)
     parser.add_argument("--text", type=Path, required=True, help="folder of parquet shards with a column `text`")
     parser.add_argument("--validation-shard", default="shard_00004.parquet", help="the shard that is held out")
-    parser.add_argument("--validation-tokens", type=int, default=2**17)
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[60, 200], help="steps at which bits per byte are measured"
     )
@@ -129,22 +129,11 @@ def _read_data(options: argparse.Namespace) -> _Data:
     # Twice as many rows as a run needs, so that seeds differ in their data.
     batches = [loader.next() for _ in range(2 * options.steps[-1])]
     loader.close()
-    held_out = held_out_batches(
-        source,
-        "validation",
-        tokenizer,
-        sequence_len=SEQUENCE_LEN,
-        max_tokens=options.validation_tokens,
-        rows_per_batch=64,
-        base=base,
-    )
-    return _Data(
-        inputs=np.concatenate([batch.inputs for batch in batches]),
-        targets=np.concatenate([batch.targets for batch in batches]),
-        held_out=held_out,
-        token_bytes=tokenizer.token_bytes,
-        vocab_size=tokenizer.vocab_size,
-    )
+    size = {"sequence_len": SEQUENCE_LEN, "max_tokens": options.validation_tokens, "rows_per_batch": 64}
+    held_out = held_out_batches(source, "validation", tokenizer, base=base, **size)
+    inputs = np.concatenate([batch.inputs for batch in batches])
+    targets = np.concatenate([batch.targets for batch in batches])
+    return _Data(inputs, targets, held_out, tokenizer.token_bytes, tokenizer.vocab_size)
 
 
 def _tokenizer(source: SourceSpec, base: Path) -> Tokenizer:
@@ -167,33 +156,19 @@ class _Bench:
     def __init__(
         self, architecture: Architecture, data: _Data, options: argparse.Namespace, *, muon_scale: float = 1.0
     ) -> None:
-        import mlx.core as mx
-
         from nanochat.model.config import GPTConfig
         from nanochat.model.dispatch import FastGPT
-        from nanochat.optim.groups import REFERENCE_TOKENS_PER_STEP, OptimizerConfig, build_groups
-        from nanochat.optim.optimizer import Optimizer
+        from nanochat.optim.groups import REFERENCE_TOKENS_PER_STEP, OptimizerConfig
         from nanochat.optim.schedules import ScheduleConfig, muon_momentum
-        from nanochat.train.step import Rates, TrainStep
+        from nanochat.train.step import Rates
 
         self.data, self.steps = data, options.steps
         variant = VARIANTS[architecture]
-        config = GPTConfig(
-            architecture=architecture,
-            sequence_len=SEQUENCE_LEN,
-            vocab_size=data.vocab_size,
-            n_layer=4,
-            n_embd=256,
-            n_head=2,
-            n_kv_head=2,
-        )
-        self.model = FastGPT(config)
-        self.model.initialise(mx.random.key(0))
-        optimizer_config = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
-        tokens_per_step = REFERENCE_TOKENS_PER_STEP[variant] if options.unscaled else ROWS * SEQUENCE_LEN
-        groups = build_groups(config, optimizer_config, tokens_per_step=tokens_per_step)
-        self.optimizer = Optimizer(groups, self.model.named_parameters())
-        self.step = TrainStep(self.model, self.optimizer, micro_batch_size=ROWS)
+        shape = GPTConfig.from_depth(4)  # width 256
+        config = replace(shape, architecture=architecture, sequence_len=SEQUENCE_LEN, vocab_size=data.vocab_size)
+        rows = REFERENCE_TOKENS_PER_STEP[variant] // SEQUENCE_LEN if options.unscaled else ROWS
+        optimizer = OptimizerConfig(variant=variant, matrix_lr=MUON_LR * muon_scale)
+        self.step = training_step(FastGPT(config), rows=rows, micro_batch_size=ROWS, optimizer=optimizer)
         schedule = ScheduleConfig(steps=self.steps[-1], kind="constant")
         self.rates: Callable[[float, int], Rates] = lambda scale, step: Rates(
             lr_multiplier=scale, momentum=muon_momentum(variant, step, schedule), weight_decay=0.0
@@ -210,8 +185,9 @@ class _Bench:
         from nanochat.data.loaders.batches import Batch
         from nanochat.evals.bits_per_byte import evaluate_bpb
 
-        self.model.initialise(mx.random.key(seed))
-        self.optimizer.load_state({name: mx.zeros_like(value) for name, value in self.optimizer.state.items()})
+        self.step.model.initialise(mx.random.key(seed))
+        zeros = {name: mx.zeros_like(value) for name, value in self.step.optimizer.state.items()}
+        self.step.optimizer.load_state(zeros)
         order = np.random.default_rng(seed).permutation(len(self.data.inputs))
         bpb: dict[int, float] = {}
         nats: dict[int, float] = {}
@@ -220,7 +196,7 @@ class _Bench:
             batch = Batch(self.data.inputs[rows], self.data.targets[rows])
             self.step.run(batch, rates=self.rates(scale, done))
             if done + 1 in self.steps:
-                result = evaluate_bpb(self.model, self.data.held_out, self.data.token_bytes)
+                result = evaluate_bpb(self.step.model, self.data.held_out, self.data.token_bytes)
                 bpb[done + 1], nats[done + 1] = result.bpb, result.nats / result.tokens
         return _Measure(bpb, nats)
 

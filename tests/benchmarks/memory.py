@@ -18,12 +18,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from measuring import option_parser, training_step
 
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
@@ -112,22 +112,16 @@ def run(case: Case, dtype: memory.Dtype) -> None:
     from nanochat.model.dispatch import FastGPT
 
     model = FastGPT(case.config)
+    if case.work in ("pretrain", "sft"):
+        train(case, model, dtype, supervised=1.0 if case.work == "pretrain" else 0.3)
+        return
     model.initialise(mx.random.key(0))
-    mx.eval(model.named_parameters())
     chosen = mx.bfloat16 if dtype == "bfloat16" else mx.float32
     model.set_compute_dtype(chosen)
-    works: dict[str, Callable[[], None]] = {
-        "pretrain": lambda: train(case, model, supervised=1.0),
-        "sft": lambda: train(case, model, supervised=0.3),
-        "bpb": lambda: measure_bpb(case, model),
-        "choices": lambda: choose(case, model),
-        "generate": lambda: generate(case, model),
-    }
-    if case.work not in ("pretrain", "sft"):
-        model.cast_matrices(chosen)
-        mx.eval(model.named_parameters())
-        reset_gpu_peak()
-    works[case.work]()
+    model.cast_matrices(chosen)
+    mx.eval(model.named_parameters())
+    reset_gpu_peak()
+    {"bpb": measure_bpb, "choices": choose, "generate": generate}[case.work](case, model)
 
 
 def reset_gpu_peak() -> None:
@@ -139,16 +133,13 @@ def reset_gpu_peak() -> None:
     mx.reset_peak_memory()
 
 
-def train(case: Case, model: FastGPT, *, supervised: float) -> None:
+def train(case: Case, model: FastGPT, dtype: memory.Dtype, *, supervised: float) -> None:
     """Do a few optimizer steps. `supervised` is the fraction of targets that count."""
-    from nanochat.optim.groups import OptimizerConfig, build_groups
-    from nanochat.optim.optimizer import Optimizer
-    from nanochat.train.step import Rates, TrainStep
+    from nanochat.train.step import Rates
 
     model.set_activation_checkpointing(case.recompute)
     rows = case.rows * case.accumulated
-    groups = build_groups(case.config, OptimizerConfig(), tokens_per_step=rows * case.config.sequence_len)
-    step = TrainStep(model, Optimizer(groups, model.named_parameters()), micro_batch_size=case.rows)
+    step = training_step(model, rows=rows, micro_batch_size=case.rows, dtype=dtype)
     for number in range(STEPS):
         batch = random_rows(case.config, rows, supervised=supervised, seed=number)
         loss = step.run(batch, rates=Rates(lr_multiplier=0.1, momentum=0.95, weight_decay=0.0)).loss
@@ -257,7 +248,7 @@ def table(columns: dict[str, dict[str, tuple[int, int]]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--only", default="", help="run only cases whose name contains this text")
     parser.add_argument("--save", type=Path, help="write the results to this file")

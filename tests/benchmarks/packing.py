@@ -13,13 +13,13 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from measuring import median_and_range, seconds
 
 from nanochat.data.packing.documents import BufferedDocument, DocumentPacker
 from nanochat.data.places.builtin import stdlib_corpus
@@ -79,20 +79,11 @@ def make_texts(tokenizer: bpe.Tokenizer) -> list[str]:
     return texts
 
 
-def seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
-def report(title: str, ours: list[float], theirs: list[float]) -> None:
-    tokens = ROWS * ROW_TOKENS
-    ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
-    print(
-        f"{title}: {tokens / statistics.median(ours) / 1e6:.2f} M tokens/s, straightforward "
-        f"{tokens / statistics.median(theirs) / 1e6:.2f}; ratio {statistics.median(ratios):.1f} "
-        f"(from {min(ratios):.1f} to {max(ratios):.1f} in {len(ratios)} repeats)"
-    )
+def report(title: str, times: list[tuple[float, float]]) -> None:
+    """Print the speeds and ratios of pairs of seconds: ours, and those of the straightforward loader."""
+    ours, theirs = (ROWS * ROW_TOKENS / statistics.median(values) / 1e6 for values in zip(*times, strict=True))
+    ratio = median_and_range([their / our for our, their in times], 1)
+    print(f"{title}: {ours:.2f} M tokens/s, straightforward {theirs:.2f}; ratio {ratio} in {len(times)} repeats")
 
 
 def cached(texts: list[str], tokenizer: bpe.Tokenizer, folder: Path) -> CachedStream:
@@ -124,13 +115,13 @@ def main() -> None:
         (seconds(lambda: our_rows(iter(arrays), ROWS)), seconds(lambda: straightforward_rows(iter(lists), ROWS)))
         for _ in range(REPEATS)
     ]
-    report(f"packing, buffer {BUFFER}", *map(list, zip(*packing, strict=True)))
+    report(f"packing, buffer {BUFFER}", packing)
     whole = [(seconds(ours_whole), seconds(theirs_whole)) for _ in range(REPEATS)]
-    report("tokenizing and packing (filling the buffer included)", *map(list, zip(*whole, strict=True)))
+    report("tokenizing and packing (filling the buffer included)", whole)
     with tempfile.TemporaryDirectory() as folder:
         stream = cached(texts, tokenizer, Path(folder))
         kept = [(seconds(lambda: our_rows(stream, ROWS)), theirs) for _, theirs in whole]
-        report("packing from a finished token cache", *map(list, zip(*kept, strict=True)))
+        report("packing from a finished token cache", kept)
 
 
 if __name__ == "__main__":

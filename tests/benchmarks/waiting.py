@@ -9,13 +9,14 @@ times and the step time, the fraction of time spent waiting, and that fraction o
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
+
+from measuring import describe_machine, option_parser, training_step
 
 from nanochat import runtime
 
@@ -29,26 +30,19 @@ from nanochat.data.loaders.document_rows import Document, DocumentRows, Document
 from nanochat.data.loaders.mixture import Stream  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
-from nanochat.optim.groups import build_groups  # noqa: E402
-from nanochat.optim.optimizer import Optimizer  # noqa: E402
 from nanochat.plan.compile import compile_plan  # noqa: E402
 from nanochat.plan.specs import PretrainSpec, TokenizerSpec  # noqa: E402
 from nanochat.recipe.load import load_recipe  # noqa: E402
 from nanochat.tokenizer import bpe  # noqa: E402
-from nanochat.train.step import Rates, TrainStep  # noqa: E402
+from nanochat.train.step import Rates  # noqa: E402
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
 def measure(spec: PretrainSpec, loader: BatchLoader[DocumentRowsState], steps: int) -> tuple[list[float], list[float]]:
     """Return the seconds that each step waited for its batch, and the seconds that it computed."""
-    model = FastGPT(spec.model)
-    model.initialise(mx.random.key(0))
-    groups = build_groups(spec.model, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     rows = spec.tokens_per_step // spec.model.sequence_len
-    step = TrainStep(
-        model, Optimizer(groups, model.named_parameters()), micro_batch_size=rows, world=mx.distributed.init()
-    )
+    step = training_step(FastGPT(spec.model), rows=rows, optimizer=spec.optimizer)
     waits, works = [], []
     for _ in range(steps):
         began = time.perf_counter()
@@ -72,21 +66,15 @@ def report(title: str, waits: list[float], works: list[float], steps: int) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
-    options = parser.parse_args()
+    options = option_parser(__doc__, steps=40).parse_args()
     plan = compile_plan(load_recipe(RECIPE))
     spec, tokenizer_spec = plan.stage("pretrain").spec, plan.stage("tokenizer").spec
     assert isinstance(spec, PretrainSpec) and isinstance(tokenizer_spec, TokenizerSpec)
-    print(f"{CHOSEN.describe()}; MLX {version('mlx')}; {spec.model.num_parameters():,} parameters")
+    print(f"{describe_machine(CHOSEN)}; {spec.model.num_parameters():,} parameters")
     with tempfile.TemporaryDirectory() as folder:
         base, source = Path(folder), spec.data[0].source
-        tokenizer = bpe.train(
-            single_pass(source, "train", base=base),
-            vocab_size=tokenizer_spec.vocab_size,
-            max_chars=tokenizer_spec.max_chars,
-            max_document_chars=tokenizer_spec.max_document_chars,
-        )
+        limits = tokenizer_spec.model_dump(include={"vocab_size", "max_chars", "max_document_chars"})
+        tokenizer = bpe.train(single_pass(source, "train", base=base), **limits)
         streams: dict[str, Callable[[], Stream[Document]]] = {
             "on the fly": lambda: DocumentStream(source, "train", base=base),
             "from the cache": lambda: cached_stream(source, "train", tokenizer, base=base),
@@ -95,22 +83,17 @@ def main() -> None:
             began = time.perf_counter()
             stream = open_stream()
             print(f"{title}: opened in {time.perf_counter() - began:.2f} s")
+            length = spec.model.sequence_len
             rows = DocumentRows(
                 [(stream, 1.0)],
                 tokenizer,
-                sequence_len=spec.model.sequence_len,
+                sequence_len=length,
                 buffer_documents=spec.buffer_documents,
                 long_documents=spec.long_documents,
             )
-            loader = BatchLoader(
-                rows,
-                rows_per_batch=spec.tokens_per_step // spec.model.sequence_len,
-                pad_id=tokenizer.bos_id,
-            )
-            try:
+            loader = BatchLoader(rows, rows_per_batch=spec.tokens_per_step // length, pad_id=tokenizer.bos_id)
+            with contextlib.closing(loader):
                 report(title, *measure(spec, loader, options.steps), spec.steps)
-            finally:
-                loader.close()
 
 
 if __name__ == "__main__":

@@ -8,33 +8,26 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import load_model, load_tokenizer, save_model
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer, save_model
 from nanochat.errors import PreflightError, StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer import bpe
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 64, "window_pattern": "SL"}
 CONFIG = GPTConfig(sequence_len=16, vocab_size=300, architecture="current", **SHAPE)
 
 
-def random_model(seed=0):
-    """Return a model of the current architecture with random weights everywhere."""
-    model = FastGPT(CONFIG)
-    keys = mx.random.split(mx.random.key(seed), len(CONFIG.parameter_shapes()))
-    shapes = CONFIG.parameter_shapes().items()
-    model.set_parameters(
-        {name: mx.random.normal(shape, key=key) for (name, shape), key in zip(shapes, keys, strict=True)}
-    )
-    return model
+@pytest.fixture(scope="module")
+def model(make_random_model):
+    return make_random_model("current", sequence_len=16, vocab_size=300, **SHAPE)
 
 
 def small_tokenizer():
     return bpe.train(["the cat sat on the mat. " * 20] * 5, vocab_size=300, max_chars=10_000, max_document_chars=1000)
 
 
-def test_load_model_restores_model_and_tokenizer_exactly(tmp_path):
-    model, tokenizer = random_model(), small_tokenizer()
+def test_load_model_restores_model_and_tokenizer_exactly(model, tmp_path):
+    tokenizer = small_tokenizer()
     save_model(tmp_path / "model", model, tokenizer)
     loaded = load_model(tmp_path / "model")
     assert loaded.config == CONFIG
@@ -45,23 +38,16 @@ def test_load_model_restores_model_and_tokenizer_exactly(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_load_model_computes_in_the_dtype(tmp_path):
-    save_model(tmp_path / "model", random_model(), None)
+def test_load_model_computes_in_the_dtype(model, tmp_path):
+    save_model(tmp_path / "model", model, None)
     assert load_model(tmp_path / "model", mx.bfloat16).hidden(mx.array([[1, 2]])).dtype == mx.bfloat16
     assert load_model(tmp_path / "model").hidden(mx.array([[1, 2]])).dtype == mx.float32
 
 
-def test_save_model_replaces_the_folder(tmp_path):
-    save_model(tmp_path / "model", random_model(0), None)
-    save_model(tmp_path / "model", random_model(1), None)
-    got = load_model(tmp_path / "model").named_parameters()["lm_head.weight"]
-    np.testing.assert_array_equal(np.array(got), np.array(random_model(1).named_parameters()["lm_head.weight"]))
-
-
-def test_load_model_names_the_missing_file(tmp_path):
+def test_load_model_names_the_missing_file(model, tmp_path):
     with pytest.raises(PreflightError, match=r"config\.json is missing"):
         load_model(tmp_path)
-    save_model(tmp_path / "model", random_model(), None)
+    save_model(tmp_path / "model", model, None)
     with pytest.raises(PreflightError, match=r"tokenizer\.model is missing"):
         load_tokenizer(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
@@ -87,8 +73,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("damage", "message"), WRONG.values(), ids=WRONG.keys())
-def test_load_model_names_a_broken_folder(tmp_path, damage, message):
-    save_model(tmp_path / "model", random_model(), None)
+def test_load_model_names_a_broken_folder(model, tmp_path, damage, message):
+    save_model(tmp_path / "model", model, None)
     damage(tmp_path / "model")
     with pytest.raises(StageError, match=message) as caught:
         load_model(tmp_path / "model")

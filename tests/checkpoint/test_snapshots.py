@@ -150,18 +150,6 @@ def test_latest_checkpoint_reports_what_it_does_after_each_damaged_one(tmp_path)
     assert [message.rpartition("; ")[2] for message in messages] == ["trying the one before it", "starting over"]
 
 
-def test_save_checkpoint_leaves_no_files_if_the_disk_is_full(tmp_path):
-    save(tmp_path, 1)
-
-    def full_disk(folder):
-        (folder / "config.json").write_text("{}")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path, 2, fill=full_disk)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
-
-
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path

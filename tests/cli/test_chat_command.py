@@ -79,20 +79,9 @@ def test_a_line_that_is_not_valid_text_is_an_error_and_the_chat_continues(model_
 
 def test_an_unknown_model_gets_a_suggestion(capsys):
     made = Provenance(git_commit=None, git_dirty=False, packages={}, python="", platform="", host="")
-    state = RunState(
-        name="tiny",
-        recipe="tiny.yaml",
-        seed=0,
-        plan_digest="",
-        created=0,
-        updated=0,
-        status="finished",
-        host="",
-        pid=1,
-        process_started=0,
-        provenance=made,
-        tracking=RunTracking(kind="none"),
-    )
+    process = {"host": "", "pid": 1, "process_started": 0, "provenance": made, "tracking": RunTracking(kind="none")}
+    recipe = {"name": "tiny", "recipe": "tiny.yaml", "seed": 0, "plan_digest": ""}
+    state = RunState(created=0, updated=0, status="finished", **recipe, **process)
     state.write(RunFolder(base_dir() / "runs" / "tiny" / "20260101-000000").state)
     code, out, err = run(capsys, "tinny", "--prompt", "hi")
     assert (code, out) == (2, "")

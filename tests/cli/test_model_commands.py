@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli.run import main
 from nanochat.errors import OK, PreflightError, StageError
 from nanochat.model.config import GPTConfig
@@ -62,31 +62,27 @@ def test_import_and_export_preserve_every_weight(given, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "words"),
+    ("name", "content", "code", "words"),
     [
-        (lambda d: (d / "mine").mkdir(), PreflightError, "exists"),
-        (lambda d: (d / "meta_000012.json").unlink(), PreflightError, "--config FILE"),
-        (lambda d: (d / "meta_000012.json").write_text("{"), PreflightError, "does not describe a nanochat model"),
-        (
-            lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_head": 3})),
-            PreflightError,
-            "valid model",
-        ),
-        (lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"n_embd": 64})), StageError, "has shape"),
-        (
-            lambda d: (d / "meta_000012.json").write_text(json.dumps(SHAPE | {"vocab_size": 260})),
-            PreflightError,
-            "tokens",
-        ),
-        (lambda d: (d / "tokenizer.model").unlink(), PreflightError, "tokenizer.model: no such file"),
-        (lambda d: (d / "model_000012.safetensors").unlink(), PreflightError, "no such file of weights"),
+        ("mine", "", PreflightError, "exists"),
+        ("meta_000012.json", None, PreflightError, "--config FILE"),
+        ("meta_000012.json", "{", PreflightError, "does not describe a nanochat model"),
+        ("meta_000012.json", json.dumps(SHAPE | {"n_head": 3}), PreflightError, "valid model"),
+        ("meta_000012.json", json.dumps(SHAPE | {"n_embd": 64}), StageError, "has shape"),
+        ("meta_000012.json", json.dumps(SHAPE | {"vocab_size": 260}), PreflightError, "tokens"),
+        ("tokenizer.model", None, PreflightError, "tokenizer.model: no such file"),
+        ("model_000012.safetensors", None, PreflightError, "no such file of weights"),
     ],
 )
-def test_import_of_files_that_do_not_belong_together_is_refused_and_writes_nothing(given, capsys, change, code, words):
-    change(given)
+def test_import_of_files_that_do_not_belong_together_is_refused(given, capsys, name, content, code, words):
+    """A file is missing (None) or has other content; nothing is written."""
+    if content is None:
+        (given / name).unlink()
+    else:
+        (given / name).write_text(content)
     assert main(command(given)) == code.exit_code
     assert words in capsys.readouterr().err
-    assert not (given / "mine" / "config.json").exists()
+    assert not (given / "mine").is_dir()
 
 
 def test_export_refuses_other_formats_and_existing_files(given, capsys):

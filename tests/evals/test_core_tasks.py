@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat.evals.continuations import score_continuations
-from nanochat.evals.core_tasks import choose_option, evaluate_core_task, find_continuations
+from nanochat.evals.core_tasks import evaluate_core_task, find_continuations
 from nanochat.tasks.core.bundle import CorePrompts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
@@ -37,11 +36,6 @@ def ranges(rows) -> tuple[list[int], list[int]]:
     return [row.start for row in rows], [len(row.tokens) for row in rows]
 
 
-@pytest.mark.parametrize(("a", "b", "logit"), GOLDEN["toy_samples"])
-def test_toy_model_equals_the_golden_one(a, b, logit):
-    assert toy_rows(np.array([a]))[0, b] == pytest.approx(logit, abs=1e-5)
-
-
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_core_scores_the_golden_tokens_with_a_byte_tokenizer(case):
     for example in case["examples"]:
@@ -58,45 +52,19 @@ def test_core_scores_the_golden_tokens_with_a_byte_tokenizer(case):
         assert [len(row.tokens) for row in whole] == example["byte"]["lengths"]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c["task_type"] != "language_modeling"])
-def test_core_scores_the_golden_tokens_with_a_word_tokenizer(case):
-    for example in case["examples"]:
-        rows = find_continuations(case["task_type"], example["word"]["tokens"], max_tokens=None)
-        assert ranges(rows) == (example["word"]["start"], example["word"]["end"])
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if c["task_type"] == "language_modeling"])
-def test_core_scores_a_continuation_from_the_end_of_the_prompt_without_it(case):
-    """With word tokens, the prompt without continuation is the first `start` tokens."""
-    for example in case["examples"]:
-        full, start = example["word"]["tokens"][-1], example["word"]["start"][0]
-        rows = find_continuations("language_modeling", [full[:start], full], max_tokens=None)
-        assert ranges(rows) == ([start], example["word"]["end"])
-
-
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_core_gives_the_golden_losses_and_choices_of_the_toy_model(case, table_model):
-    kind = case["task_type"]
-    model = table_model(toy_rows, vocab_size=257)
-    groups = [
-        find_continuations(kind, byte_rows(example), max_tokens=case["max_seq_len"]) for example in case["examples"]
-    ]
-    verdicts = []
-    for number, (example, scores) in enumerate(zip(case["examples"], score_continuations(model, groups), strict=True)):
-        toy = example["toy"]
-        chosen = choose_option(kind, scores)
-        if kind == "language_modeling":
-            verdicts.append(chosen == 0)
-        else:
-            assert [score.mean_nats for score in scores] == pytest.approx(toy["mean_losses"], rel=1e-4)
-            assert chosen == toy["predicted"]
-            verdicts.append(chosen == GOLDEN["datasets"][kind][number]["gold"])
-        assert verdicts[-1] == toy["correct"]
-    assert np.mean(verdicts) == pytest.approx(case["accuracy"], rel=1e-6)
+def test_core_scores_the_golden_tokens_with_a_word_tokenizer(case):
+    """Without its continuation, the prompt of a language-modeling task is the first `start` tokens."""
+    for example in case["examples"]:
+        tokens, start = example["word"]["tokens"], example["word"]["start"]
+        prompts = [tokens[-1][: start[0]], tokens[-1]] if case["task_type"] == "language_modeling" else tokens
+        rows = find_continuations(case["task_type"], prompts, max_tokens=None)
+        assert ranges(rows) == (start[-len(rows) :], example["word"]["end"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_core_evaluation_gives_the_golden_score(case, table_model):
+    """The mean losses decide which option is chosen."""
 
     class Bytes:
         bos_id = BYTE_BOS
@@ -120,6 +88,11 @@ def test_core_evaluation_gives_the_golden_score(case, table_model):
     assert [record.is_truncated for record in result.records] == [
         any(example["toy"]["cropped_on_the_left"]) for example in case["examples"]
     ]
+    for example, record in zip(case["examples"], result.records, strict=True):
+        toy = example["toy"]
+        if kind != "language_modeling":
+            lengths = np.subtract(toy["end"], toy["start"])
+            assert -np.array(record.logprobs) / lengths == pytest.approx(toy["mean_losses"], rel=1e-4)
 
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "0123", "ABCD"]

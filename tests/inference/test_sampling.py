@@ -84,11 +84,6 @@ def test_rows_and_steps_of_one_seed_draw_independently():
         assert (np.abs(counts - quarter) < 5 * math.sqrt(quarter)).all()
 
 
-def test_row_keys_do_not_depend_on_the_other_rows():
-    assert row_keys(1, [0, 1, 2])[2].tolist() == row_keys(1, [2])[0].tolist()
-    assert row_keys(1, [0]).tolist() != row_keys(2, [0]).tolist()
-
-
 @pytest.mark.parametrize(("temperature", "top_k"), [(-0.1, None), (math.inf, None), (math.nan, 5), (1.0, 0)])
 def test_sample_refuses_invalid_settings(temperature, top_k):
     with pytest.raises(RecipeError):

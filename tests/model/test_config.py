@@ -60,14 +60,9 @@ def test_odd_depth_rounds_the_width_up():
     [("seed", 2048, 1024), ("seed", 33, 16), ("current", 2048, 512), ("current", 2050, 640), ("current", 64, 64)],
 )
 def test_short_window_follows_the_architecture(architecture, sequence_len, short):
-    """Half the context, or ceil(T/4/128)*128 but at most the context."""
+    """Half the context, or ceil(T/4/128)*128 but at most T; the last layer sees everything, also as S."""
     config = GPTConfig(architecture=architecture, sequence_len=sequence_len, n_layer=3, window_pattern="SL")
     assert config.windows == (short, sequence_len, sequence_len)
-
-
-def test_last_layer_sees_everything():
-    """The last layer is L even if the pattern has only S."""
-    assert GPTConfig(n_layer=4, window_pattern="S", sequence_len=8).windows == (4, 4, 4, 8)
 
 
 def test_dict_round_trip():

@@ -68,11 +68,8 @@ def test_every_token_attends_once_and_sees_its_row(shapes):
         starts = np.zeros(group.keys.shape[0], int) if group.starts is None else np.array(group.starts)
         for queries, keys, start in zip(np.array(group.queries), np.array(group.keys), starts, strict=True):
             seen[int(queries[0])] = keys[start:].tolist()
+    numbers = list(range(layout.tokens.size))
     for row, extent in zip(rows, layout.extents, strict=True):
-        before = [] if row.parent is None else indices(layout.extents[row.parent].own)
-        expected = [*before, *indices(extent.own)]
+        before = [] if row.parent is None else numbers[layout.extents[row.parent].own]
+        expected = before + numbers[extent.own]
         assert seen[extent.own.start][: len(expected)] == expected
-
-
-def indices(part: slice) -> list[int]:
-    return list(range(part.start, part.stop))

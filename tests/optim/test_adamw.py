@@ -37,13 +37,6 @@ def test_three_steps(case):
         assert_close(v, tensors[f"{case}.exp_avg_sq{step}"])
 
 
-def test_no_gradient_no_update():
-    """Row 3 never has a gradient and keeps its exact values."""
-    tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
-    *_, (p, _, _) = run_steps(tensors, "wd0")
-    assert mx.array_equal(p[3], tensors["p0"][3])
-
-
 def test_bfloat16_parameters_are_updated_in_float32():
     """From bfloat16 values, the result is the float32 result, rounded once; moments stay float32."""
     tensors = mx.load(str(GOLDEN / "adamw.safetensors"))
@@ -52,12 +45,3 @@ def test_bfloat16_parameters_are_updated_in_float32():
     found, m, v = next(run_steps(rounded, "wd01", dtype=mx.bfloat16))
     assert (found.dtype, m.dtype, v.dtype) == (mx.bfloat16, mx.float32, mx.float32)
     assert mx.array_equal(found, exact.astype(mx.bfloat16))
-
-
-def test_bias_correction_at_a_large_beta():
-    """At step 1 the update is lr * sign(gradient) for any betas, up to float32 rounding."""
-    gradient = mx.array([0.5, -2.0, 1e-3])
-    zeros = mx.zeros((3,))
-    step = {"step": mx.array(1.0), "lr": 0.1, "betas": (0.8, 0.995), "eps": 0.0, "weight_decay": 0.0}
-    updated, _, _ = adamw_update(zeros, gradient, zeros, zeros, **step)
-    assert updated.tolist() == pytest.approx([-0.1, 0.1, -0.1], rel=1e-6)

@@ -40,37 +40,47 @@ def test_muon_gets_the_matrices_inside_the_blocks_and_nothing_else(name):
     assert gates == sum(config.has_value_embedding(i) for i in range(config.n_layer))
 
 
-def test_plain_table():
-    """The seed's table at width 768 / 4 = 192, where the width factor is 2, at the seed's batch."""
-    config = GPTConfig(n_embd=192, n_head=6, n_kv_head=6)
-    groups = by_role(config, tokens_per_step=2**17)
-    expected = {
-        "wte": (0.4, (0.8, 0.95)),
-        "value_embeds": (0.4, (0.8, 0.95)),
-        "lm_head": (0.008, (0.8, 0.95)),
-        "resid": (0.005, (0.8, 0.95)),
-        "x0": (0.5, (0.96, 0.95)),
-    }
-    for role, (lr, betas) in expected.items():
+TABLES = {
+    "plain": {
+        "wte": (0.4, (0.8, 0.95), 0.0),
+        "value_embeds": (0.4, (0.8, 0.95), 0.0),
+        "lm_head": (0.008, (0.8, 0.95), 0.0),
+        "resid": (0.005, (0.8, 0.95), 0.0),
+        "x0": (0.5, (0.96, 0.95), 0.0),
+    },
+    "current": {
+        "wte": (0.3, (0.8, 0.995), 0.001),
+        "value_embeds": (0.15, (0.8, 0.995), 0.01),
+        "lm_head": (0.008, (0.8, 0.96), 0.01),
+        "resid": (0.0025, (0.8, 0.95), 0.05),
+        "x0": (0.25, (0.96, 0.95), 0.0),
+        "smear_backout": (0.2, (0.8, 0.95), 0.0),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "variant", "matrices"), [("seed", "plain", (0.02, 0.95)), ("current", "current", (0.01, 0.9))]
+)
+def test_rates_equal_the_published_table(architecture, variant, matrices):
+    """At width 768 / 4 = 192 the width factor is 2; the batch is the seed's, a quarter of the one of `current`."""
+    config = GPTConfig(n_embd=192, n_head=6, n_kv_head=6, architecture=architecture)
+    groups = by_role(config, OptimizerConfig(variant=variant), tokens_per_step=2**17)
+    assert groups.keys() == {*TABLES[variant], "matrices"}
+    for role, (lr, betas, decay) in TABLES[variant].items():
         group = groups[role]
         assert isinstance(group, AdamWGroup)
-        assert (group.lr, group.betas, group.weight_decay, group.eps) == (pytest.approx(lr), betas, 0.0, 1e-10)
-    assert (groups["matrices"].lr, groups["matrices"].beta2) == (pytest.approx(0.02), 0.95)
+        assert (group.lr, group.betas, group.weight_decay, group.eps) == (pytest.approx(lr), betas, decay, 1e-10)
+    assert (groups["matrices"].lr, groups["matrices"].beta2) == pytest.approx(matrices)
+    if variant == "current":
+        assert set(groups["smear_backout"].names) == {"smear_gate.weight", "smear_lambda", "backout_lambda"}
 
 
 @pytest.mark.parametrize(
     ("variant", "tokens", "scale"),
     [
-        ("plain", 2**20, 1.0),
-        ("plain", 2**13, 1.0),
-        ("plain", 2**12, 0.5**0.5),
-        ("plain", 2**11, 0.5),
-        ("plain", 2**9, 0.5),
-        ("current", 2**21, 2.0),
-        ("current", 2**19, 1.0),
-        ("current", 2**17, 0.5),
-        ("current", 2**15, 0.25),
-        ("current", 2**11, 0.25),
+        *(("plain", 2**n, scale) for n, scale in ((20, 1.0), (13, 1.0), (12, 0.5**0.5), (11, 0.5), (9, 0.5))),
+        *(("current", 2**n, scale) for n, scale in ((21, 2.0), (19, 1.0), (17, 0.5), (15, 0.25), (11, 0.25))),
     ],
 )
 def test_rates_follow_the_square_root_of_the_batch_within_bounds(variant, tokens, scale):
@@ -81,26 +91,6 @@ def test_rates_follow_the_square_root_of_the_batch_within_bounds(variant, tokens
     for role, group in by_role(config, optimizer, tokens_per_step=tokens).items():
         is_fixed = variant == "current" and role == "smear_backout"
         assert group.lr == pytest.approx(whole[role].lr * (1.0 if is_fixed else scale))
-
-
-def test_current_table():
-    """The table of 2026-07 at width 192 (factor 2) and a quarter of the reference batch (factor 1/2)."""
-    config = GPTConfig(n_embd=192, n_head=6, n_kv_head=6, architecture="current")
-    groups = by_role(config, OptimizerConfig(variant="current"), tokens_per_step=2**17)
-    expected = {
-        "wte": (0.3, (0.8, 0.995), 0.001),
-        "value_embeds": (0.15, (0.8, 0.995), 0.01),
-        "lm_head": (0.008, (0.8, 0.96), 0.01),
-        "resid": (0.0025, (0.8, 0.95), 0.05),
-        "x0": (0.25, (0.96, 0.95), 0.0),
-        "smear_backout": (0.2, (0.8, 0.95), 0.0),
-    }
-    for role, (lr, betas, decay) in expected.items():
-        group = groups[role]
-        assert isinstance(group, AdamWGroup)
-        assert (group.lr, group.betas, group.weight_decay) == (pytest.approx(lr), betas, decay)
-    assert set(groups["smear_backout"].names) == {"smear_gate.weight", "smear_lambda", "backout_lambda"}
-    assert (groups["matrices"].lr, groups["matrices"].beta2) == (pytest.approx(0.01), 0.9)
 
 
 @pytest.mark.parametrize(

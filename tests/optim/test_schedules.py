@@ -15,36 +15,22 @@ from nanochat.optim.schedules import (
 )
 
 TRAPEZOID = ScheduleConfig(steps=10, kind="trapezoid", warmup_steps=4, warmdown_steps=4, final_frac=0.2)
+COSINE = ScheduleConfig(steps=6, kind="cosine", warmdown_steps=4)
+CONSTANT = ScheduleConfig(steps=4, kind="constant", warmup_steps=2, warmdown_steps=3)
+OVERLAPPING = ScheduleConfig(steps=4, kind="trapezoid", warmup_steps=4, warmdown_steps=4)
 
 
-def test_trapezoid():
-    """Warm-up in quarters, constant, then linear towards 0.2 at step 10."""
-    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4]
-    assert [lr_multiplier(TRAPEZOID, step) for step in range(10)] == pytest.approx(expected)
-
-
-def test_cosine():
-    """Constant, then half a cosine to 0."""
-    config = ScheduleConfig(steps=6, kind="cosine", warmdown_steps=4)
-    expected = [1.0, 1.0, 1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
-    assert [lr_multiplier(config, step) for step in range(6)] == pytest.approx(expected)
-
-
-def test_constant_ignores_a_warmdown():
-    config = ScheduleConfig(steps=4, kind="constant", warmup_steps=2, warmdown_steps=3)
-    assert [lr_multiplier(config, step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
-
-
-def test_overlapping_warmup_and_warmdown_take_the_smaller_factor():
-    """Warm-up of 4 and warm-down of 4 in 4 steps: min of (1,2,3,4)/4 and (4,3,2,1)/4."""
-    config = ScheduleConfig(steps=4, kind="trapezoid", warmup_steps=4, warmdown_steps=4)
-    assert [lr_multiplier(config, step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.5, 0.25])
-
-
-def test_plain_momentum_falls_over_the_warmdown():
-    """0.95, then linear towards 0.80 at the end."""
-    momenta = [muon_momentum("plain", step, TRAPEZOID) for step in (0, 6, 7, 8, 9)]
-    assert momenta == pytest.approx([0.95, 0.95, 0.9125, 0.875, 0.8375])
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (TRAPEZOID, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4]),  # warm-up in quarters, then towards 0.2
+        (COSINE, [1.0, 1.0, 1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+        (CONSTANT, [0.5, 1.0, 1.0, 1.0]),  # ignores a warm-down
+        (OVERLAPPING, [0.25, 0.5, 0.5, 0.25]),  # the smaller of (1,2,3,4)/4 and (4,3,2,1)/4
+    ],
+)
+def test_lr_multiplier_at_every_step(config, expected):
+    assert [lr_multiplier(config, step) for step in range(config.steps)] == pytest.approx(expected)
 
 
 def test_current_momentum_rises_over_400_steps_then_falls():
@@ -52,6 +38,12 @@ def test_current_momentum_rises_over_400_steps_then_falls():
     config = ScheduleConfig(steps=1000, kind="trapezoid", warmdown_steps=100)
     momenta = [muon_momentum("current", step, config) for step in (0, 200, 400, 900, 950)]
     assert momenta == pytest.approx([0.85, 0.91, 0.97, 0.97, 0.935])
+
+
+def test_plain_momentum_falls_over_the_warmdown():
+    """0.95, then linear towards 0.80 at the end."""
+    momenta = [muon_momentum("plain", step, TRAPEZOID) for step in (0, 6, 7, 8, 9)]
+    assert momenta == pytest.approx([0.95, 0.95, 0.9125, 0.875, 0.8375])
 
 
 def test_plain_weight_decay_rises_over_the_warmdown():

@@ -62,10 +62,8 @@ def test_derive_pretrain_derives_steps_and_schedule(compiled: Compile) -> None:
 
 
 def test_derive_pretrain_keeps_a_given_weight_decay(compiled: Compile) -> None:
-    assert (
-        compiled("pretrain.optimizer={variant: current, weight_decay: 0.03}").stage("pretrain").spec.weight_decay
-        == 0.03
-    )
+    plan = compiled("pretrain.optimizer={variant: current, weight_decay: 0.03}")
+    assert plan.stage("pretrain").spec.weight_decay == 0.03
 
 
 def test_derive_sft_inherits_batch_and_optimizer(compiled: Compile) -> None:

@@ -109,14 +109,10 @@ def _walk(section: type[BaseModel], prefix: str, without: frozenset[str]) -> Ite
 
 
 def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
-    if _is_section(annotation):
-        yield cast(type[BaseModel], annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
     for argument in get_args(annotation):
         yield from _sections_in(argument)
-
-
-def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _source_defaults() -> Table:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from nanochat.checkpoint import load_tokenizer
+from nanochat.checkpoint.model_folder import load_tokenizer
 from nanochat.cli.progress import PlainDisplay
 from nanochat.data.documents import single_pass
 from nanochat.data.sources import SourceSpec
@@ -115,14 +115,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_once(recipe: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[str, str]:
     """Return what the run displays, and its report."""
-    request = RunRequest(
-        recipe=recipe,
-        base=recipe.parent / "base",
-        folder=recipe.parent,
-        command="nanochat-run count.yaml",
-        overrides=overrides,
-        child_command=(sys.executable, __file__),
-    )
+    folder, child_command = recipe.parent, (sys.executable, __file__)
+    paths = {"recipe": recipe, "base": folder / "base", "folder": folder}
+    request = RunRequest(**paths, command="nanochat-run", overrides=overrides, child_command=child_command)
     run = run_recipe(request, PlainDisplay())
     return capsys.readouterr().out, run.folder.report.read_text()
 

@@ -12,6 +12,7 @@ from nanochat.recipe.json_schema import json_schema, schema_text
 from nanochat.recipe.merge.tree import plain
 from nanochat.recipe.parsing.diagnostics import Text
 from nanochat.recipe.parsing.yaml_reader import read_yaml
+from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.schema_docs import reference_text
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,13 @@ def test_files_in_schemas_are_up_to_date(check_golden):
     """`just schemas` updates them after a change of the schema."""
     check_golden(schema_text(), ROOT / "schemas" / "recipe.schema.json")
     check_golden(reference_text(), ROOT / "schemas" / "README.md")
+
+
+def test_reference_has_every_section_and_every_field_of_a_recipe():
+    text = reference_text()
+    assert "\n## `pretrain.horizon`\n" in text
+    assert "\n## `base_eval.suites.NAME` with `task: bpb`\n" in text
+    assert all(f"\n| `{name}` |" in text.split("\n## ")[1] for name in Recipe.model_fields)
 
 
 def test_every_field_has_a_description():
@@ -66,7 +74,7 @@ def test_schema_rejects_mistakes(wrong):
 
 
 def _data(text):
-    return json.loads(json.dumps(plain(read_yaml(Text("x", text, Path())).node)))
+    return json.loads(json.dumps(plain(read_yaml(Text("x", text, Path()))[0])))
 
 
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}

@@ -76,9 +76,8 @@ def test_each_value_is_printed_with_its_line_flag_or_default(monkeypatch):
 
 def test_difference_of_two_recipes_includes_defaults():
     first = load_recipe(VALID / "child.yaml").recipe
-    second = load_recipe(
-        VALID / "child.yaml", ["run.threads=2", "pretrain.horizon.steps=5", "base_eval.samples=[]"]
-    ).recipe
+    flags = ["run.threads=2", "pretrain.horizon.steps=5", "base_eval.samples=[]"]
+    second = load_recipe(VALID / "child.yaml", flags).recipe
     assert diff_recipes(first, second) == [
         ("pretrain.horizon.tokens", 1_000_000, None),
         ("base_eval.samples", ["Only this"], []),

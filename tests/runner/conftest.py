@@ -75,7 +75,7 @@ if how == "killed":
 if how == "wait":
     def stop(number, frame):
         (folder / "checkpoints" / "step_00000002").mkdir(parents=True, exist_ok=True)
-        exit_with("saved at step 2 of 4", 75)
+        exit_with("stopped at step 2; suite a is kept; the same command continues", 75)
     signal.signal(signal.SIGTERM, stop)
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
     time.sleep(60)
@@ -108,35 +108,11 @@ if job["execution"]["validate_tokens"] == 64:
 '''
 
 
-class RecordingDisplay:
-    """Records lines and progress, and calls `on_progress` when a stage has made some."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.progress: list[tuple[str, float, str]] = []
-        self.on_progress: Callable[[], None] = lambda: None
-
-    def log_line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def show_progress(self, title: str, fraction: float, text: str) -> None:
-        self.progress.append((title, fraction, text))
-        if fraction:
-            self.on_progress()
-
-    def clear_progress(self) -> None:
-        pass
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-
 class Bench:
     """A folder with a recipe, a base folder and the fake child."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, make_display: Callable[[], Any]) -> None:
+        self.folder, self.make_display = folder, make_display
         self.base = folder / "base"
         self.recipe = folder / "tiny.yaml"
         self.recipe.write_text(RECIPE)
@@ -144,7 +120,7 @@ class Bench:
         (folder / "chats.jsonl").write_text('{"prompt": "hello", "completion": "world"}\n')
         self.child = folder / "fake_child.py"
         self.child.write_text(FAKE_CHILD)
-        self.display = RecordingDisplay()
+        self.display = self.make_display()
 
     def control(self, **how: str) -> None:
         """Set how stages behave: "well" unless given here, see FAKE_CHILD."""
@@ -163,7 +139,7 @@ class Bench:
         )
 
     def run(self, *overrides: str, **changes: Any) -> Run:
-        self.display = RecordingDisplay()
+        self.display = self.make_display()
         return run_recipe(self.request(*overrides, **changes), self.display)
 
     def load(self, *overrides: str) -> LoadedRecipe:
@@ -181,7 +157,7 @@ class Bench:
         """Send SIGINT to this process at the next progress of a stage, `times` times in all."""
         remaining = iter(range(times))
 
-        def send() -> None:
+        def send(title: str) -> None:
             if next(remaining, None) is not None:
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -196,8 +172,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_display: Callable[[], Any]) -> Bench:
     """A bench that draws no plots, since matplotlib would take most of the time."""
     monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
     monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
-    return Bench(tmp_path)
+    return Bench(tmp_path, make_display)

@@ -14,10 +14,11 @@ from nanochat.runner.store.run_catalog import list_runs
 CODE = """
 import importlib.util, sys
 from pathlib import Path
+from unittest.mock import MagicMock
 spec = importlib.util.spec_from_file_location("bench", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-bench = module.Bench(Path(sys.argv[2]))
+bench = module.Bench(Path(sys.argv[2]), MagicMock)
 for _ in range(2):
     bench.run(*sys.argv[3:])
 print(sorted({"mlx", "mlflow"} & {name.split(".")[0] for name in sys.modules}))

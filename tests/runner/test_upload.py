@@ -74,6 +74,8 @@ def test_failed_interrupted_and_resumed_run_is_one_mlflow_run(tracked):
 
 @pytest.mark.parametrize(("how", "error", "status"), [("fail", StageError, "FAILED"), ("well", OSError, "FINISHED")])
 def test_failed_report_leaves_no_open_mlflow_run(tracked, monkeypatch, how, error, status):
+    """It does not replace the error of a failed stage."""
+
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -83,6 +85,8 @@ def test_failed_report_leaves_no_open_mlflow_run(tracked, monkeypatch, how, erro
         tracked.run(last="tokenizer")
     runs, _ = shown(tracked)
     assert {name: run.info.status for name, run in runs.items()} == {"tiny": status, "1-tokenizer": status}
+    problem = "the run's outcome and report could not be written: OSError: [Errno 28] No space left on device"
+    assert (problem in tracked.display.lines) == (how == "fail")
 
 
 def test_run_during_an_outage_is_uploaded_by_the_next_run(tracked, tmp_path):

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.documents import single_pass
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig

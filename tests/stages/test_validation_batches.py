@@ -14,15 +14,8 @@ def test_held_out_rows_have_every_token_as_a_target_once_for_any_batch_size(docu
     tokenizer = bpe.train(texts, vocab_size=300, max_chars=100_000, max_document_chars=10_000)
     expected = [i for text in texts for i in (tokenizer.bos_id, *tokenizer.encode(text))]
     for rows_per_batch in (1, 3):
-        batches = held_out_batches(
-            documents,
-            "validation",
-            tokenizer,
-            sequence_len=16,
-            max_tokens=10**6,
-            rows_per_batch=rows_per_batch,
-            base=tmp_path,
-        )
+        sizes = {"sequence_len": 16, "max_tokens": 10**6, "rows_per_batch": rows_per_batch}
+        batches = held_out_batches(documents, "validation", tokenizer, **sizes, base=tmp_path)
         inputs = np.concatenate([batch.inputs for batch in batches]).reshape(-1)
         targets = np.concatenate([batch.targets for batch in batches]).reshape(-1)
         assert targets[targets >= 0].tolist() == expected[1:]

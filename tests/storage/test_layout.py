@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from nanochat.storage.layout import (
-    StageFolder,
-    create_run_folder,
-    run_folders,
-    runs_folder,
-    stage_folder,
-    stage_folders,
-)
+from nanochat.storage import layout
+from nanochat.storage.layout import StageFolder, run_folders, runs_folder, stage_folder
 
 
 def test_stage_folder_is_named_after_stage_and_fingerprint(tmp_path):
@@ -26,7 +20,7 @@ def test_stage_folders_lists_every_stage_sorted(tmp_path):
     expected = [stage_folder(tmp_path, stage, digit * 64) for stage, digit in (("pretrain", "7"), ("sft", "3"))]
     for folder in reversed(expected):
         folder.out.mkdir(parents=True)
-    assert list(stage_folders(tmp_path)) == expected
+    assert list(layout.stage_folders(tmp_path)) == expected
 
 
 def test_stage_folder_clear_keeps_only_the_lock(tmp_path):
@@ -38,18 +32,9 @@ def test_stage_folder_clear_keeps_only_the_lock(tmp_path):
     assert list(folder.path.iterdir()) == [folder.lock]
 
 
-def test_stage_folder_delete_scratch_keeps_complete_files(tmp_path):
-    folder = StageFolder(tmp_path)
-    folder.model.mkdir(parents=True)
-    (folder.out / ".writing-1-result.json").touch()
-    folder.result.touch()
-    folder.delete_scratch()
-    assert sorted(path.name for path in folder.out.iterdir()) == ["model", "result.json"]
-
-
 def test_create_run_folder_numbers_the_runs_of_one_second(tmp_path):
     now = datetime(2026, 1, 2, 3, 4, 5)
-    names = [create_run_folder(tmp_path, "tiny", now).path.name for _ in range(3)]
+    names = [layout.create_run_folder(tmp_path, "tiny", now).path.name for _ in range(3)]
     assert names == ["20260102-030405", "20260102-030405-2", "20260102-030405-3"]
 
 

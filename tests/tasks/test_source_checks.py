@@ -17,21 +17,16 @@ from nanochat.tasks.core.bundle import check_bundle
 
 ARC = {"id": "1", "question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
 MMLU = {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}
-ROWS = {
-    "gsm8k": {"question": "2+2?", "answer": "#### 4"},
-    "mmlu": MMLU,
-    "arc_easy": ARC,
-    "arc_challenge": ARC,
-    "humaneval": dict.fromkeys(("task_id", "prompt", "canonical_solution", "test", "entry_point"), "x"),
-    "conversations": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
-}
-NEEDED = {
-    "gsm8k": "answer",
-    "mmlu": "choices",
-    "arc_easy": "answerKey",
-    "arc_challenge": "choices",
-    "humaneval": "entry_point",
-    "conversations": "messages",
+CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+PROGRAM = dict.fromkeys(("task_id", "prompt", "canonical_solution", "test", "entry_point"), "x")
+GSM8K = {"question": "2+2?", "answer": "#### 4"}
+ROWS = {  # a row of each task, and a column that it needs
+    "gsm8k": (GSM8K, "answer"),
+    "mmlu": (MMLU, "choices"),
+    "arc_easy": (ARC, "answerKey"),
+    "arc_challenge": (ARC, "choices"),
+    "humaneval": (PROGRAM, "entry_point"),
+    "conversations": (CHAT, "messages"),
 }
 
 
@@ -49,12 +44,13 @@ def write(tmp_path):
 @pytest.mark.parametrize("task", sorted(ROWS))
 def test_check_accepts_the_tasks_rows_and_refuses_one_without_a_column(task, write, tmp_path):
     """The message names the source, the file and the missing column."""
-    check_task(task, write([ROWS[task]]), "train", base=tmp_path)
-    bad = {name: value for name, value in ROWS[task].items() if name != NEEDED[task]} or {"text": "x"}
+    row, needed = ROWS[task]
+    check_task(task, write([row]), "train", base=tmp_path)
+    bad = {name: value for name, value in row.items() if name != needed} or {"text": "x"}
     source = write([bad], "train-1.parquet")
     if task == "conversations":  # one bad row among good ones would only be counted
         (tmp_path / "data" / "train-0.parquet").unlink()
-    with pytest.raises(PreflightError, match=rf"(must have|expected) .*\b{NEEDED[task]}\b") as caught:
+    with pytest.raises(PreflightError, match=rf"(must have|expected) .*\b{needed}\b") as caught:
         check_task(task, source, "train", base=tmp_path)
     assert "train-1.parquet" in str(caught.value) and "source `mine`" in str(caught.value)
 
@@ -74,7 +70,7 @@ def test_check_reads_the_usual_split_of_a_base_task(write, tmp_path):
 
 
 def test_check_accepts_chat_data_with_a_few_bad_lines_only(tmp_path):
-    good = json.dumps(ROWS["conversations"])
+    good = json.dumps(CHAT)
     path = tmp_path / "a.jsonl"
     source = SourceSpec(name="mine", path=(str(path),))
     path.write_text("{}\n" * 3 + good)
@@ -89,14 +85,14 @@ def test_check_accepts_chat_data_with_a_few_bad_lines_only(tmp_path):
 
 def test_check_finds_bad_rows_in_the_middle_of_small_files(tmp_path):
     """Eleven of a hundred lines are too many. Rows after the examples that training uses are not read."""
-    good = json.dumps(ROWS["conversations"])
+    good = json.dumps(CHAT)
     path = tmp_path / "a.jsonl"
     source = SourceSpec(name="mine", path=(str(path),))
     path.write_text(f"{good}\n" * 89 + "{}\n" * 11)
     with pytest.raises(PreflightError, match=r"source `mine` .*11 of 100 conversations[^$]*a\.jsonl:90: "):
         check_task("conversations", source, "train", base=tmp_path)
     check_task("conversations", source, "train", base=tmp_path, max_examples=89)
-    rows = [json.dumps(ROWS["gsm8k"])] * 5 + ['{"question": "q", "answer": "none"}']
+    rows = [json.dumps(GSM8K)] * 5 + ['{"question": "q", "answer": "none"}']
     path.write_text("\n".join(rows))
     with pytest.raises(PreflightError, match=r"source `mine` .*gsm8k: row 5 must have"):
         check_task("gsm8k", source, "train", base=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.spelling import QUESTIONS, SimpleSpelling, SpellingBee, read_words, render_counting
+from nanochat.tasks.spelling import QUESTIONS, Spelling, read_words, render_counting
 from nanochat.tokenizer.chat_format import Part, render
 
 WORDS = ("apple", "banana", "cherry", "date", "elderberry", "fig", "grape")
@@ -17,7 +17,7 @@ BUILTIN = SourceSpec(name="words", builtin="spelling")
 
 
 def test_spelling_example_is_rendered_as_by_hand(tokenizer):
-    task = SimpleSpelling(words=("fig",), size=1, split="train", seed=0)
+    task = Spelling("simple_spelling", words=("fig",), size=1, split="train", seed=0)
     rendered = render(tokenizer, task[0].conversation)
     # <|bos|> 256, <|user_start|> 257, <|user_end|> 258, <|assistant_start|> 259, <|assistant_end|> 260
     user = [83, 112, 101, 108, 108, 32, 116, 104, 101, 32, 119, 111, 114, 100, 58, 32, 102, 105, 103]
@@ -41,7 +41,7 @@ def test_counting_answer_is_rendered_as_by_hand():
 
 def test_counting_example_is_rendered_as_by_hand(tokenizer):
     """The ids 261-264 mark call and output, and only the output is not trained on."""
-    task = SpellingBee(words=("fig",), size=2, split="train", seed=0)
+    task = Spelling("spelling_bee", words=("fig",), size=2, split="train", seed=0)
     rendered = render(tokenizer, task[1].conversation)
     user = b'Count the letter "g" in "fig"?'
     by_hand = b"I spell the word out and mark every g.\n\nfig:f,i,g\n\n1:f\n2:i\n3:g * 1\n\n"
@@ -51,24 +51,27 @@ def test_counting_example_is_rendered_as_by_hand(tokenizer):
     assert rendered.mask == [0] * 34 + [1] * (68 + 38 + 18) + [0] * 3 + [1] * 9
 
 
-@pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
+@pytest.mark.parametrize("kind", ["simple_spelling", "spelling_bee"])
 def test_examples_depend_on_seed_split_and_index_alone(kind):
     """The order of access and the size of the task do not matter. Another seed or split gives other examples."""
-    task = kind(words=WORDS, size=70, split="train", seed=0)
-    again = kind(words=WORDS, size=700, split="train", seed=0)
+    task = Spelling(kind, words=WORDS, size=70, split="train", seed=0)
+    again = Spelling(kind, words=WORDS, size=700, split="train", seed=0)
     assert [task[i] for i in range(70)] == [again[i] for i in reversed(range(70))][::-1]
-    for other in (kind(words=WORDS, size=70, split="train", seed=1), kind(words=WORDS, size=70, split="test", seed=0)):
+    for other in (
+        Spelling(kind, words=WORDS, size=70, split="train", seed=1),
+        Spelling(kind, words=WORDS, size=70, split="test", seed=0),
+    ):
         assert [task[i] for i in range(70)] != [other[i] for i in range(70)]
 
 
 def test_every_word_occurs_once_before_any_occurs_twice():
-    task = SimpleSpelling(words=WORDS, size=14, split="train", seed=3)
+    task = Spelling("simple_spelling", words=WORDS, size=14, split="train", seed=3)
     words = [task[i].meta["word"] for i in range(14)]
     assert sorted(words[:7]) == sorted(words[7:]) == sorted(WORDS)
 
 
 def test_index_outside_the_task_is_an_error_and_ends_iteration():
-    task = SpellingBee(words=WORDS, size=3, split="train", seed=0)
+    task = Spelling("spelling_bee", words=WORDS, size=3, split="train", seed=0)
     assert len(list(task)) == len(task) == 3
     with pytest.raises(IndexError):
         task[3]
@@ -101,13 +104,13 @@ def test_source_without_words_is_refused_by_name(tmp_path):
 
 def test_letter_is_from_the_word_in_nine_cases_of_ten():
     """In the tenth it is any letter, so that P(letter not in word) is about 0.1 * 0.8."""
-    task = SpellingBee(words=WORDS, size=4000, split="train", seed=0)
+    task = Spelling("spelling_bee", words=WORDS, size=4000, split="train", seed=0)
     misses = sum(example.meta["letter"] not in example.meta["word"] for example in task)
     assert 0.05 < misses / 4000 < 0.11  # standard error 0.004
 
 
 def test_questions_vary_in_case_quotes_marks_and_language():
-    task = SpellingBee(words=WORDS, size=3000, split="train", seed=0)
+    task = Spelling("spelling_bee", words=WORDS, size=3000, split="train", seed=0)
     texts = [example.conversation.messages[0].text() for example in task]
     shares = {
         "quoted": sum("'" in text or '"' in text for text in texts) / 3000,
@@ -124,9 +127,9 @@ def test_questions_vary_in_case_quotes_marks_and_language():
         assert "?" not in template
 
 
-@pytest.mark.parametrize("kind", [SimpleSpelling, SpellingBee])
+@pytest.mark.parametrize("kind", ["simple_spelling", "spelling_bee"])
 def test_grade_accepts_gold_answers_and_refuses_empty_ones(kind):
-    task = kind(words=WORDS, size=40, split="test", seed=0)
+    task = Spelling(kind, words=WORDS, size=40, split="test", seed=0)
     for example in task:
         gold = gold_text(example)
         assert task.grade(example, gold)
@@ -135,7 +138,7 @@ def test_grade_accepts_gold_answers_and_refuses_empty_ones(kind):
 
 
 def test_grade_of_a_spelling_requires_the_exact_text():
-    task = SimpleSpelling(words=("fig",), size=1, split="test", seed=0)
+    task = Spelling("simple_spelling", words=("fig",), size=1, split="test", seed=0)
     assert task.grade(task[0], "fig:f,i,g\n")
     for wrong in ("f,i,g", "fig:f,i,g,g", "fig: f, i, g", "Fig:f,i,g", "fig:f,i", "fig:f,i,g fig:f,i,g"):
         assert not task.grade(task[0], wrong), wrong
@@ -143,7 +146,7 @@ def test_grade_of_a_spelling_requires_the_exact_text():
 
 def test_grade_of_a_count_uses_the_number_after_the_hashes():
     """The output of the call alone, or a number elsewhere, does not count."""
-    task = SpellingBee(words=("noon",), size=30, split="test", seed=0)
+    task = Spelling("spelling_bee", words=("noon",), size=30, split="test", seed=0)
     example = next(example for example in task if example.meta["letter"] == "o")
     for right in ("#### 2", "x\n#### 2.", "#### 2.0<|assistant_end|>", "<|python_start|>1<|python_end|>#### 2"):
         assert task.grade(example, right), right

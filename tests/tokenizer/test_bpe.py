@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import PreflightError, StageError
@@ -18,6 +18,7 @@ mixed_text = st.lists(valid_text | st.sampled_from([*bpe.SPECIAL_TOKENS, "\u2581
 
 @settings(max_examples=1000, deadline=None)
 @given(mixed_text)
+@example("\u2581 \u2585\u2047\u2581\u2581\t\0\ufeff\r\n \u200b")
 def test_encode_is_lossless_and_gives_no_special_id(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -38,11 +39,6 @@ def test_token_bytes_add_up_to_the_bytes_of_the_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert b"".join(tokenizer.id_to_bytes(i) for i in ids) == text.encode()
     assert int(tokenizer.token_bytes[ids].sum()) == len(text.encode())
-
-
-def test_encode_keeps_the_separators_of_sentencepiece(tokenizer):
-    text = "\u2581 \u2585\u2047\u2581\u2581\t\0\ufeff\r\n \u200b"
-    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_ids_have_the_order_that_checkpoints_expect(tokenizer):
@@ -66,11 +62,6 @@ def test_decode_replaces_invalid_utf8(tokenizer):
 
 def test_encode_gives_one_id_per_digit(tokenizer):
     assert [tokenizer.decode([i]) for i in tokenizer.encode("12345")] == list("12345")
-
-
-def test_train_learns_pieces_of_several_letters(tokenizer):
-    text = "the quick brown fox "
-    assert len(tokenizer.encode(text)) < len(text) / 2
 
 
 @pytest.mark.parametrize("text", ["\ud83d", "abc\udc00", "\u2581\ud800"])

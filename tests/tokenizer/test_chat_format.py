@@ -5,14 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import NanochatError
-from nanochat.tokenizer.chat_format import (
-    Conversation,
-    ConversationError,
-    Message,
-    Part,
-    render,
-    render_for_completion,
-)
+from nanochat.tokenizer.chat_format import Conversation, ConversationError, Message, Part, render, render_for_completion
 
 BOS, USER, USER_END, BOT, BOT_END, PYTHON, PYTHON_END, OUTPUT, OUTPUT_END = range(1, 10)
 A, B, C, D, LINE = 1097, 1098, 1099, 1100, 1010
@@ -20,12 +13,6 @@ A, B, C, D, LINE = 1097, 1098, 1099, 1100, 1010
 
 def talk(*turns):
     return Conversation(tuple(Message(role, content) for role, content in turns))
-
-
-def test_render_masks_everything_but_the_answer(letters):
-    rendered = render(letters, talk(("user", "ab"), ("assistant", "c")))
-    assert rendered.ids == [BOS, USER, A, B, USER_END, BOT, C, BOT_END]
-    assert rendered.mask == [0, 0, 0, 0, 0, 0, 1, 1]
 
 
 def test_render_trains_on_python_but_not_on_its_output(letters):

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from compare import differences
-from process import Attempt, Bench, run_undisturbed
+from process import Attempt, Bench, conclude, run_undisturbed
 
 from nanochat import runtime
 from nanochat.storage.layout import list_checkpoints
@@ -106,15 +106,11 @@ def main() -> int:
     code = rough.run()
     wrong += [f"with room it ended with {code}"] if code != DONE else differences(smooth, rough)
     if wrong:
-        print("\n".join(wrong), rough.said()[-6000:], f"kept: {folder}", sep="\n")
-        return 1
-    subprocess.run(["umount", "--lazy", str(rough.folder)], check=True)
-    shutil.rmtree(folder)
-    print(
-        f"a disk filled in {', '.join(STAGES)}: exits {', '.join(map(str, codes))}; earlier checkpoints whole, and "
-        "with room the run ended as undisturbed"
-    )
-    return 0
+        wrong.append(rough.said()[-6000:])
+    else:
+        subprocess.run(["umount", "--lazy", str(rough.folder)], check=True)
+    filled = f"a disk filled in {', '.join(STAGES)}: exits {', '.join(map(str, codes))}"
+    return conclude(wrong, folder, f"{filled}; earlier checkpoints whole, and with room the run ended as undisturbed")
 
 
 def _in_own_namespace(seed: int) -> int:

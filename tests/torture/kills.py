@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compare import count_points, differences
-from process import STAGES, Attempt, Bench, run_undisturbed, wait_until_gone
+from process import STAGES, Attempt, Bench, conclude, run_undisturbed, wait_until_gone
 
 from nanochat import runtime
 from nanochat.runner.store.record import read_record
@@ -218,19 +218,15 @@ def main() -> int:
         points += count_points(rough)
         print(f"round {rounds}: {tally.total() - before} kills, {len(found)} differences", flush=True)
         if found:
-            print("\n".join(found), f"kept: {folder}", sep="\n")
-            return 1
+            return conclude(found, folder, "")
     missed = {*STAGES} - {*tally.kills} | {one.__name__ for one in DAMAGES} - {*tally.damages}
-    print(
+    success = (
         f"{tally.total()} kills ({_shown(tally.kills)}; {_shown(tally.victims)}) and {tally.damages.total()} damaged "
         f"checkpoints ({_shown(tally.damages)}) in {rounds} runs, resumed {tally.resumed} times: weights, "
         f"metrics.jsonl, results and MLflow history ({points:,} points) are those of the undisturbed run"
     )
-    if missed and options.kills >= MANY:
-        print(f"never done: {', '.join(sorted(missed))}: another seed")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    never_done = [f"never done: {', '.join(sorted(missed))}: another seed"] if missed and options.kills >= MANY else []
+    return conclude(never_done, folder, success)
 
 
 def _shown(counts: Counter[str]) -> str:

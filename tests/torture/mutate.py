@@ -1,6 +1,6 @@
 """Mutate the shipped recipes: each must be valid, or be refused with located errors; never a traceback, never a second.
 
-`python tests/torture/mutate.py --count 1000 --seed 1`. The default suite runs a hundred of them.
+`python tests/torture/mutate.py --count 1000 --seed 1`. The default suite runs two hundred of them.
 """
 
 # ruff: noqa: E501 -- the tables of junk

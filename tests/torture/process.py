@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,10 +51,8 @@ class Attempt:
     def kill(self, *pids: int) -> None:
         """Send SIGKILL to processes that this attempt started; those that are gone already do not count."""
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
     def wait_between(self, after: str) -> bool:
         """Wait until the child of a stage is done and no other is at work; return False where the command ended."""
@@ -131,6 +130,16 @@ class Bench:
     def said(self) -> str:
         """Return what all attempts printed."""
         return self.output.read_text(errors="replace")
+
+
+def conclude(wrong: list[str], folder: Path, success: str) -> int:
+    """Print the deviations and keep the folder, or print the success and delete it; return the exit code."""
+    if wrong:
+        print("\n".join(wrong), f"kept: {folder}", sep="\n")
+        return 1
+    print(success)
+    shutil.rmtree(folder)
+    return 0
 
 
 def run_undisturbed(folder: Path) -> Bench:

@@ -10,7 +10,6 @@ import argparse
 import fcntl
 import os
 import pty
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compare import differences
-from process import STAGES, Attempt, Bench, run_undisturbed
+from process import STAGES, Attempt, Bench, conclude, run_undisturbed
 
 from nanochat import runtime
 from nanochat.runner.store.run_catalog import find_run
@@ -38,10 +37,6 @@ class Terminal:
     attempt: Attempt
     master: int
     shown: bytes = b""
-
-    def press(self) -> None:
-        """Press Ctrl-C."""
-        os.write(self.master, CTRL_C)
 
     def read(self, seconds: float) -> None:
         """Take in what is shown for a while."""
@@ -101,10 +96,10 @@ def stop_at(bench: Bench, stage: str, *, presses: int) -> list[str]:
     while not progress.exists() and terminal.attempt.process.poll() is None:
         terminal.read(0.02)
     terminal.read(0.3)
-    terminal.press()
+    os.write(terminal.master, CTRL_C)
     if presses == 2:
         terminal.read(0.4)  # longer than the time in which two signals count as one
-        terminal.press()
+        os.write(terminal.master, CTRL_C)
     code, seconds = terminal.end()
     line = terminal.last_line()
     print(f"{stage}, pressed {presses}x: exit {code} after {seconds:.1f} s: {line}", flush=True)
@@ -144,12 +139,8 @@ def main() -> int:
             wrong += stop_at(rough, stage, presses=presses)
     code = rough.run()
     wrong += [f"the last attempt ended with {code}"] if code != 0 else differences(smooth, rough)
-    if wrong:
-        print("\n".join(wrong), f"kept: {folder}", sep="\n")
-        return 1
-    print(f"Ctrl-C once and twice at each of {len(STAGES)} stages: exit 75, KILLED, and the run ended as undisturbed")
-    shutil.rmtree(folder)
-    return 0
+    stopped = f"Ctrl-C once and twice at each of {len(STAGES)} stages: exit 75, KILLED"
+    return conclude(wrong, folder, f"{stopped}, and the run ended as undisturbed")
 
 
 if __name__ == "__main__":

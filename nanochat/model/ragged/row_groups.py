@@ -29,12 +29,10 @@ class Extent:
 
     @property
     def length(self) -> int:
-        """Number of the row's own tokens."""
         return int(self.own.stop - self.own.start)
 
     @property
     def context(self) -> int:
-        """Number of tokens before them."""
         return int(self.before.stop - self.before.start)
 
 

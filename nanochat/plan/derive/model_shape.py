@@ -17,13 +17,9 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
     """
     depth = section.depth or section.n_layer
     if depth is None:
-        missing = FieldProblem(
-            ("model",),
-            "missing-field",
-            "`model` has neither `depth` nor `n_layer`",
-            "write `depth: 12` for the 286M model, or n_layer, n_embd and n_head",
-        )
-        return GPTConfig(vocab_size=vocab_size), [missing]
+        message = "`model` has neither `depth` nor `n_layer`"
+        help_ = "write `depth: 12` for the 286M model, or n_layer, n_embd and n_head"
+        return GPTConfig(vocab_size=vocab_size), [FieldProblem(("model",), "missing-field", message, help_)]
     problems: list[FieldProblem] = []
     n_embd, n_head = _derive_width(section, depth, problems)
     config = GPTConfig(
@@ -47,14 +43,9 @@ def _derive_width(section: schema.Model, depth: int, problems: list[FieldProblem
     if section.n_head is not None:
         return n_embd, section.n_head
     if n_embd % DEPTH_HEAD_DIM:
-        problems.append(
-            FieldProblem(
-                ("model", "n_embd"),
-                _CODE,
-                f"`n_embd` {n_embd} is not a multiple of {DEPTH_HEAD_DIM}, so heads of {DEPTH_HEAD_DIM} do not fit",
-                f"give `n_head` too, one of {_list_choices(_head_counts(n_embd))}",
-            )
-        )
+        message = f"`n_embd` {n_embd} is not a multiple of {DEPTH_HEAD_DIM}, so heads of {DEPTH_HEAD_DIM} do not fit"
+        help_ = f"give `n_head` too, one of {_list_choices(_head_counts(n_embd))}"
+        problems.append(FieldProblem(("model", "n_embd"), _CODE, message, help_))
         return n_embd, 1
     return n_embd, n_embd // DEPTH_HEAD_DIM
 

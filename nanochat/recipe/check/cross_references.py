@@ -90,7 +90,6 @@ def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, boo
 
 
 def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool) -> Iterator[FieldProblem]:
-    """Report a source that does not contain what its user reads."""
     builtin = _at(data, ("sources", name, "builtin"))
     task = _at(data, (*path[:-1], "task"))
     facts = TASKS.get(task) if isinstance(task, str) else None
@@ -124,7 +123,6 @@ def _check_weights(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 
 def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    """Report stages that lack a model, a tokenizer or pretrained weights."""
     if not any(name in data for name in STAGE_SECTIONS):
         help_ = f"add one of {', '.join(STAGE_SECTIONS)}"
         yield FieldProblem((), "missing-stage", "the recipe has no stage", help_, at_key=True)
@@ -144,7 +142,6 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 
 def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    """Report conditions on results that no stage of the recipe has."""
     for key in _map(data.get("expect")):
         stage, _, metric = key.partition(".")
         suite = metric.partition(".")[0]

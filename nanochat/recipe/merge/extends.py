@@ -24,8 +24,7 @@ MAX_FILES = 50
 def read_with_bases(path: Path) -> tuple[Node, RecipeFiles]:
     """Return the recipe at `path`, merged with the recipes it extends and without `extends` itself, and its files.
 
-    Raises:
-        LocatedRecipeError: the recipe itself cannot be read, or is not a map.
+    A LocatedRecipeError says why the recipe itself cannot be read. Errors in the others are in `diagnostics`.
     """
     text = _read_text(path, shown=str(path))
     files = RecipeFiles(_recipe_folder(path))
@@ -52,9 +51,8 @@ class RecipeFiles:
 
         `children` are the files that led here by `extends`, the recipe itself first.
         """
-        reading = read_yaml(text)
-        self.diagnostics += reading.diagnostics
-        node = reading.node
+        node, diagnostics = read_yaml(text)
+        self.diagnostics += diagnostics
         if node is None or not isinstance(node.value, dict):
             if node is not None:
                 self.diagnostics.append(_not_a_map(node))

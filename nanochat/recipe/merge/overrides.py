@@ -18,9 +18,6 @@ def read_override(override: str, number: int) -> Node:
     """Return the tree of a `KEY.PATH=VALUE`, where VALUE is a YAML scalar, or a list or map in brackets.
 
     `number` is the position of the flag among all flags, counted from 1. Whether the keys exist is checked later.
-
-    Raises:
-        LocatedRecipeError: the flag has no `=`, a key is empty, or the value is not YAML.
     """
     text = Text("--set", _FLAG + override, Path(), flag_number=number)
     if len(text.lines) > 1:
@@ -64,10 +61,10 @@ def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
 def _value(text: Text, skip: int) -> Node:
     if not text.content[skip:].strip():
         return Node(None, Origin(text, 1, skip + 1))
-    reading = read_yaml(text, skip=skip)
-    if reading.diagnostics:
-        error = reading.diagnostics[0]
+    node, diagnostics = read_yaml(text, skip=skip)
+    if diagnostics:
+        error = diagnostics[0]
         help_ = error.help or "put the value in quotes inside the quotes of the shell: `KEY='\"text\"'`"
         raise refusal(_CODE, error.message, error.origin, help_)
-    assert reading.node is not None, "without errors there is a tree"
-    return reading.node
+    assert node is not None, "without errors there is a tree"
+    return node

@@ -27,16 +27,8 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\
 _NEVER_IN_A_VALUE = re.compile("[\x00\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The result of reading a text: the tree, or None if it could not be built, and the errors."""
-
-    node: Node | None
-    diagnostics: tuple[Diagnostic, ...]
-
-
-def read_yaml(text: Text, *, skip: int = 0) -> Reading:
-    """Return the tree of a YAML document.
+def read_yaml(text: Text, *, skip: int = 0) -> tuple[Node | None, list[Diagnostic]]:
+    """Return the tree of a YAML document, or None if it could not be built, and the errors.
 
     The first `skip` characters of a `--set` flag are not YAML, but count as columns.
     """
@@ -44,8 +36,8 @@ def read_yaml(text: Text, *, skip: int = 0) -> Reading:
     try:
         node = builder.document()
     except LocatedRecipeError as error:
-        return Reading(None, (*builder.diagnostics, *error.diagnostics))
-    return Reading(node, tuple(builder.diagnostics))
+        return None, [*builder.diagnostics, *error.diagnostics]
+    return node, builder.diagnostics
 
 
 class _TooDeepError(yaml.YAMLError):

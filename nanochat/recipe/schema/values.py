@@ -39,11 +39,7 @@ _SIZE = _Unit((("K", 2**10), ("M", 2**20), ("G", 2**30), ("T", 2**40)), "(?:i?B)
 
 
 def _parse_scaled(value: object, unit: _Unit) -> object:
-    """Return text such as `20M`, `1.5K` or `1_000`, or a float such as 2e9, as an int. Return other values unchanged.
-
-    Raises:
-        ValueError: the text is not a number of this form, or not a whole number.
-    """
+    """Return text such as `20M`, `1.5K` or `1_000`, or a float such as 2e9, as an int, other values unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str):

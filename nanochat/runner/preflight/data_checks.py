@@ -81,12 +81,7 @@ def fetch_inputs(
 
 
 def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> None:
-    """Download the stage's hub sources that are not on disk yet.
-
-    Raises:
-        PreflightError: a source cannot be downloaded.
-        InterruptedRun: a signal arrived. Downloaded parts are kept, and the next attempt continues from them.
-    """
+    """Download the stage's hub sources that are not on disk yet. After a signal, the next attempt continues."""
     for source in stage.sources:
 
         def on_progress(done_bytes: int, total_bytes: int, name: str = source.name) -> None:

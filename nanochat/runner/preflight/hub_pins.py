@@ -20,11 +20,7 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
 
     A downloaded data set is pinned to the commit that was downloaded; for others the hub is asked. With
     `run.data.refresh_lock` the hub is asked for all of them. Offline, a data set that is not downloaded stays unpinned,
-    and preflight reports it as missing.
-
-    Raises:
-        PreflightError: the hub cannot be reached or has no such data set or revision (the message lists all of them),
-            or the lock file cannot be read or written.
+    and preflight reports it as missing. The message of a PreflightError lists all data sets that the hub does not have.
     """
     unpinned, offline, refresh = _unpinned(loaded), loaded.recipe.run.offline, loaded.recipe.run.data.refresh_lock
     if not unpinned:

@@ -13,13 +13,8 @@ from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_
 from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.prepare import Prepared
-from nanochat.runner.store.stage_cache import (
-    CacheLookup,
-    ResolvedStage,
-    UnresolvedStage,
-    explain_changes,
-    explain_own_changes,
-)
+from nanochat.runner.store import stage_cache
+from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, UnresolvedStage
 
 _SHOWN_NAMES = 3
 
@@ -101,8 +96,8 @@ def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str
     changes: list[str] = []
     if isinstance(lookup, ResolvedStage):
         if lookup.action != "cached":
-            changes = explain_changes(lookup.identity, prepared.base) or []
+            changes = stage_cache.explain_changes(lookup.identity, prepared.base) or []
     elif lookup.waits_for:
-        changes = explain_own_changes(lookup.stage, prepared.plan.recipe_name, prepared.base) or []
+        changes = stage_cache.explain_own_changes(lookup.stage, prepared.plan.recipe_name, prepared.base) or []
         changes += [f"{name}: {by_name[name].action}, {by_name[name].reason}" for name in lookup.stage.upstream]
     return "\n".join([f"{stage}: {lookup.action}, {lookup.reason}", *(f"  {change}" for change in changes)])

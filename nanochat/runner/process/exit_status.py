@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from nanochat.errors import (
-    BUG,
-    OK,
-    OUT_OF_MEMORY,
-    InterruptedRun,
-    NanochatError,
-    PreflightError,
-    RecipeError,
-    StageError,
-)
+from nanochat import errors
+from nanochat.errors import InterruptedRun, NanochatError, PreflightError, RecipeError, StageError
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.process.child import ChildExit
 from nanochat.storage.layout import StageFolder
@@ -30,7 +22,7 @@ _MEMORY_SIGNALS = {
 class StageBugError(NanochatError):
     """A stage ended with a traceback, which is a bug in nanochat."""
 
-    exit_code = BUG
+    exit_code = errors.BUG
 
 
 def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes: int | None, remedy: str) -> None:
@@ -41,7 +33,7 @@ def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes:
     time to report what it saved.
     """
     code = child_exit.exit_code
-    if code == OK:
+    if code == errors.OK:
         return
     message = folder.error.read_text(encoding="utf-8", errors="replace").strip() if folder.error.is_file() else ""
     memory = (
@@ -54,7 +46,7 @@ def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes:
     for error in (RecipeError, PreflightError, StageError):
         if code == error.exit_code:
             raise error(message or f"{folder.stage} failed; its log is {folder.log}")
-    if code == OUT_OF_MEMORY:
+    if code == errors.OUT_OF_MEMORY:
         raise StageError("\n".join([message or f"{folder.stage} ran out of memory", *memory]))
     if -code in _MEMORY_SIGNALS:
         cause = signal.Signals(-code)

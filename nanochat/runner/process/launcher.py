@@ -127,11 +127,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _joint_exit_code(job: Job, folder: StageFolder, *, n_killed: int) -> int:
-    """Return one exit code for all processes: the first one that states a reason, else BUG, else OK.
-
-    Raises:
-        StageError: a process died without leaving an exit code, and no other process gave a reason.
-    """
+    """Return one exit code for all processes: the first one that states a reason, else BUG, else OK."""
     exit_files = sorted(folder.exit_codes.glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
     codes = [int(path.read_text(encoding="utf-8")) for path in exit_files]
     reasons = [code for code in codes if code not in (OK, BUG)]

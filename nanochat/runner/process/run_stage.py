@@ -20,16 +20,10 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
 from nanochat.runner.process.exit_status import raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.store import record as records
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.locks import StageLock
-from nanochat.runner.store.record import (
-    Cost,
-    Provenance,
-    StageRecord,
-    files_for_downstream,
-    output_digest,
-    output_files,
-)
+from nanochat.runner.store.record import Cost, Provenance, StageRecord
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.files import folder_bytes, write_text
@@ -105,10 +99,10 @@ def _record(
     attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str | None]
 ) -> StageRecord:
     stage, folder = attempt.lookup.stage, attempt.lookup.folder
-    files, link = output_files(folder.out), read_link(folder.link)
+    files, link = records.output_files(folder.out), read_link(folder.link)
     return StageRecord(
         **attempt.lookup.identity.model_dump(),
-        output_digest=output_digest(files_for_downstream(stage.name, files)),
+        output_digest=records.output_digest(records.files_for_downstream(stage.name, files)),
         output_files=files,
         metrics=_read_metrics(folder),
         provenance=attempt.provenance,

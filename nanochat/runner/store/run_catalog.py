@@ -31,7 +31,6 @@ class Run:
 
     @property
     def reference(self) -> str:
-        """The name by which users refer to this run."""
         return f"{self.folder.path.parent.name}/{self.folder.path.name}"
 
     def records(self, base: Path) -> dict[str, StageRecord]:

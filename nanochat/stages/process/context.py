@@ -47,12 +47,7 @@ class SeriesSizes:
 class StageContext:
     """A stage's folders, and how it reports to the parent process.
 
-    Args:
-        job: the content of the job file.
-        base: the base folder, which holds the caches.
-        runtime: the device, dtype and BLAS that `runtime.prepare` chose.
-        should_stop: true once a signal has asked the stage to save and stop.
-        process_group: the processes that run this stage together.
+    `should_stop` returns true once a signal has asked the stage to save and stop.
     """
 
     def __init__(

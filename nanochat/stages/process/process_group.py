@@ -57,13 +57,8 @@ class ProcessGroup:
 def join_group(backend: str, *, job_digest: int, job_path: Path) -> ProcessGroup:
     """Return this process's place among those that `mlx.launch` started, once all of them have joined.
 
-    Args:
-        backend: a name that `mx.distributed.init` knows.
-        job_digest: 31 bits of a hash of the job file, or `NO_JOB_FILE` if this process cannot read it.
-        job_path: the job file, for the message.
-
-    Raises:
-        PreflightError: the processes do not see the same job file, or cannot connect to each other.
+    `job_digest` is 31 bits of a hash of the job file, or `NO_JOB_FILE` if this process cannot read it. A PreflightError
+    says that the processes do not see the same job file, or cannot connect to each other.
     """
     import mlx.core as mx
 

@@ -22,11 +22,7 @@ _PARENT_POLL_SECONDS = 0.25
 
 
 class StopFlag:
-    """A flag that the first signal sets.
-
-    Args:
-        is_final: the first signal ends the process instead, for a stage that has nothing to save.
-    """
+    """A flag that the first signal sets. With `is_final` it ends the process, for a stage that has nothing to save."""
 
     def __init__(self, *, is_final: bool = False) -> None:
         self._is_final = is_final

@@ -45,7 +45,7 @@ class CorePrompts:
 
 
 def bundle_folder(source: SourceSpec, *, base: Path) -> Path:
-    """Return the folder of the unpacked bundle.
+    """Return the folder of the unpacked bundle: a path of the source, or a folder `eval_bundle` in one of them.
 
     Raises:
         PreflightError: the source is not downloaded, or is no such folder and contains none called `eval_bundle`.
@@ -61,11 +61,7 @@ def bundle_folder(source: SourceSpec, *, base: Path) -> Path:
 
 
 def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
-    """Return the tasks that `core.yaml` lists, in its order.
-
-    Raises:
-        PreflightError: a file is missing or does not have the bundle's form.
-    """
+    """Return the tasks that `core.yaml` lists, in its order. A PreflightError says which file is missing or wrong."""
     path = folder / TASKS_FILE
     try:
         listed = yaml.safe_load(path.read_text("utf-8"))
@@ -80,11 +76,7 @@ def read_bundle(folder: Path) -> tuple[CoreTask, ...]:
 
 
 def check_bundle(source: SourceSpec, *, base: Path) -> None:
-    """Check that the bundle exists and has every task's data.
-
-    Raises:
-        PreflightError: something is missing; the message names the source and the file.
-    """
+    """Check that the bundle exists and has every task's data. A PreflightError names the source and the file."""
     with as_preflight_error(source):
         for task in read_bundle(bundle_folder(source, base=base)):
             check_file(task.path, ())
@@ -110,12 +102,7 @@ def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tu
 
 
 def read_items(task: CoreTask) -> Sequence[CoreItem]:
-    """Return the items of a task in the order of its file.
-
-    Raises:
-        PreflightError: the file is missing.
-        StageError: a line is not an item of the task's type.
-    """
+    """Return the items of a task in the order of its file. A StageError names a line that is no item of its type."""
     items = []
     for line in json_lines(task.path):
         item = parse_item(task.kind, line.value) if line.problem is None else None
@@ -153,10 +140,8 @@ def _task(entry: object, baselines: dict[str, float], folder: Path) -> CoreTask:
         }:
             if label not in baselines:
                 raise PreflightError(f"{folder / BASELINES_FILE}: no `Random baseline` for the task {label}")
-            delimiter = rest.get("continuation_delimiter", " ")
-            return CoreTask(
-                label, kind, folder / DATA_FOLDER / uri, num_fewshot, str(delimiter), baselines[label] / 100
-            )
+            path, delimiter = folder / DATA_FOLDER / uri, str(rest.get("continuation_delimiter", " "))
+            return CoreTask(label, kind, path, num_fewshot, delimiter, chance=baselines[label] / 100)
         case _:
             raise PreflightError(
                 f"{folder / TASKS_FILE}: a task needs label, dataset_uri, num_fewshot (a list) and icl_task_type "
@@ -172,6 +157,5 @@ def _read_baselines(path: Path) -> dict[str, float]:
     except OSError as error:
         raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
     except (KeyError, ValueError, TypeError) as error:
-        raise PreflightError(
-            f"{path}: expected columns `Eval Task` and `Random baseline` (a number): {error}"
-        ) from error
+        expected = "columns `Eval Task` and `Random baseline` (a number)"
+        raise PreflightError(f"{path}: expected {expected}: {error}") from error
