@@ -17,8 +17,8 @@ from nanochat.data.files.cursors import START, Cursor, DocumentPosition, next_fi
 from nanochat.data.files.digests import SeenTexts
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import estimate_rows
+from nanochat.data.files.held_out import HeldOutRule, choose_rule
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
-from nanochat.data.held_out import HeldOutRule, choose_rule
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.data.source_splits import Split, document_files

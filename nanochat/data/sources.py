@@ -22,10 +22,10 @@ from nanochat.data.files.local_files import find_files, literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.download import Progress
-from nanochat.data.hub.source import DEFAULT_REVISION, HubSource, is_on_hub
-from nanochat.data.places import downloads
+from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource, is_on_hub
+from nanochat.data.places import transfer as downloads
 from nanochat.data.places.builtin import stdlib_corpus, words
-from nanochat.data.places.downloads import Address
+from nanochat.data.places.transfer import Address
 from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01

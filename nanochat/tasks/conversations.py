@@ -15,9 +15,9 @@ from typing import ClassVar
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
 from nanochat.data.files.digests import LineFilter, SeenTexts
 from nanochat.data.files.file_kinds import kind_of, reader_of
-from nanochat.data.files.json_lines import json_lines, parse_line
-from nanochat.data.files.parquet_batches import column_is_nested, parquet_rows
-from nanochat.data.files.parquet_footer import column_paths
+from nanochat.data.files.formats.json_lines import json_lines, parse_line
+from nanochat.data.files.formats.parquet_batches import column_is_nested, parquet_rows
+from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.readers import check_file
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_checks import is_small

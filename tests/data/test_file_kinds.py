@@ -9,10 +9,10 @@ import zlib
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files import streams
 from nanochat.data.files.cursors import START
 from nanochat.data.files.file_kinds import kind_of, lower_suffix, stem_of
-from nanochat.data.files.html_text import html_text
+from nanochat.data.files.formats import streams
+from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.readers import read_rows, read_texts
 from nanochat.data.sources import list_files
 from nanochat.data.task_rows import iter_rows

@@ -225,7 +225,7 @@ def test_killed_conversion_does_not_count_and_is_resumed(tmp_path, monkeypatch):
         readable_files([path], base=base)
     (partial,) = (base / "ingest").iterdir()
     first = (partial / "a.json-00000.parquet").stat()
-    monkeypatch.setattr("nanochat.data.ingest.tables._TABLE_ROWS", 10)
+    monkeypatch.setattr("nanochat.data.ingest.table_readers._TABLE_ROWS", 10)
     folder = convert(path, base=base, part_bytes=1)
     assert names(base / "ingest") == [folder.name]
     kept = (folder / "a.json-00000.parquet").stat()
@@ -265,7 +265,7 @@ def test_file_that_changes_during_the_conversion_is_refused(tmp_path):
 
 
 def test_column_that_changes_its_type_starts_a_new_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("nanochat.data.ingest.tables._TABLE_ROWS", 2)
+    monkeypatch.setattr("nanochat.data.ingest.table_readers._TABLE_ROWS", 2)
     path = tmp_path / "a.json"
     rows = [{"n": 1}, {"n": None}, {"n": None}, {"n": None}, {"n": "x"}]
     path.write_text(json.dumps(rows))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.data.files.parquet_footer import column_paths
+from nanochat.data.files.formats.parquet_footer import column_paths
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(pa.struct([("type", pa.string())])))]))
 TABLE = pa.table(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.files.streams import raw_lines
+from nanochat.data.files.formats.streams import raw_lines
 from nanochat.storage.files import sha256_of_file, write_text
 
 MEMORY_FILE = "file_digests.json"

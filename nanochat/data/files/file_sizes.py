@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import kind_of, reader_of
-from nanochat.data.files.parquet_batches import open_parquet
-from nanochat.data.files.streams import count_lines, raw_lines
+from nanochat.data.files.formats.parquet_batches import open_parquet
+from nanochat.data.files.formats.streams import count_lines, raw_lines
 
 SMALL_BYTES = 1 << 23
 """Files up to this size together are read in about a second. They are checked whole before a run."""

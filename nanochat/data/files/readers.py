@@ -17,10 +17,16 @@ from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_kinds import READABLE, reader_of
 from nanochat.data.files.file_sizes import SMALL_BYTES
-from nanochat.data.files.html_text import html_text
-from nanochat.data.files.json_lines import JsonLine, json_lines, json_objects, parse_line
-from nanochat.data.files.parquet_batches import UnreadableCell, cells, open_parquet, parquet_batches, parquet_rows
-from nanochat.data.files.streams import raw_lines, read_before, read_whole
+from nanochat.data.files.formats.html_text import html_text
+from nanochat.data.files.formats.json_lines import JsonLine, json_lines, json_objects, parse_line
+from nanochat.data.files.formats.parquet_batches import (
+    UnreadableCell,
+    cells,
+    open_parquet,
+    parquet_batches,
+    parquet_rows,
+)
+from nanochat.data.files.formats.streams import raw_lines, read_before, read_whole
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:

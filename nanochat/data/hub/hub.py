@@ -19,9 +19,9 @@ from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.data.files.file_selection import DataFile, FileSelection
 from nanochat.data.hub.access import endpoint, is_offline, read_token
 from nanochat.data.hub.download import Progress, download
+from nanochat.data.hub.hub_source import HubSource, is_commit
 from nanochat.data.hub.listing import RemoteFile
 from nanochat.data.hub.shared_cache import find_cached_file, list_cached_files
-from nanochat.data.hub.source import HubSource, is_commit
 from nanochat.data.hub.wanted_files import WantedFiles, check_cached, find_wanted_files
 from nanochat.errors import PreflightError
 from nanochat.storage.files import exclusive, write_text

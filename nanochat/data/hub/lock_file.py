@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from nanochat.data.hub.source import HubSource
+from nanochat.data.hub.hub_source import HubSource
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 

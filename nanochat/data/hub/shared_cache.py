@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from nanochat.data.hub.hub_source import is_commit
 from nanochat.data.hub.listing import Listing, RemoteFile, remote_file
-from nanochat.data.hub.source import is_commit
 
 _SHA256_DIGITS, _SHA1_DIGITS = 64, 40
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.data.files.file_kinds import kind_of
-from nanochat.data.files.streams import blocks
+from nanochat.data.files.formats.streams import blocks
 from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
-from nanochat.data.ingest.tables import locate, read_tables
+from nanochat.data.ingest.table_readers import locate, read_tables
 from nanochat.errors import PreflightError, StageError
 from nanochat.storage.files import atomic_write, sha256_of_file, sync
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from nanochat.data.files.file_kinds import Compression
-from nanochat.data.files.streams import decompressed
+from nanochat.data.files.formats.streams import decompressed
 from nanochat.errors import PreflightError
 
 _TAR_COMPRESSIONS: dict[str, Compression | None] = {

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
-from nanochat.data.hub.source import is_on_hub
+from nanochat.data.hub.hub_source import is_on_hub
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS

@@ -10,8 +10,8 @@ from nanochat.data.source_splits import Split
 from nanochat.data.sources import describe, is_available_offline
 from nanochat.errors import RecipeError
 from nanochat.plan.source_files import source_uses
-from nanochat.runner.inspection.chats import look_at_task
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
+from nanochat.runner.inspection.rendered_chats import look_at_task
 from nanochat.runner.inspection.report import SplitReport
 from nanochat.runner.inspection.texts import look_at_documents
 from nanochat.runner.preflight.prepare import Prepared

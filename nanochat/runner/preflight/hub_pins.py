@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.data.hub import hub
+from nanochat.data.hub.hub_source import HubSource, is_on_hub
 from nanochat.data.hub.lock_file import lock_key, lock_path, read_lock, write_lock
-from nanochat.data.hub.source import HubSource, is_on_hub
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import LoadedRecipe
 

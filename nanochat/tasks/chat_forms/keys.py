@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from nanochat.data.files.parquet_batches import UnreadableCell
+from nanochat.data.files.formats.parquet_batches import UnreadableCell
 
 FLAGS = ("weight", "loss_weight", "loss", "train", "training", "trainable", "label")
 """Keys that say whether a message or a row is trained on (1, true) or not (0, false)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from nanochat.data.files.json_lines import json_lines
+from nanochat.data.files.formats.json_lines import json_lines
 from nanochat.data.files.local_files import literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths

@@ -6,7 +6,7 @@ import pytest
 
 from nanochat.data.hub import hub
 from nanochat.data.hub.access import explain_refusal
-from nanochat.data.hub.source import HubSource
+from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import SourceSpec, check_source, fetch, resolve_files
 from nanochat.errors import PreflightError
 

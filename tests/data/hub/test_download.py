@@ -19,7 +19,7 @@ from nanochat.data.documents import single_pass
 from nanochat.data.files.file_selection import DataFile, FileSelection
 from nanochat.data.hub import download as hub_download
 from nanochat.data.hub import hub
-from nanochat.data.hub.source import HubSource
+from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import (
     SourceSpec,
     check_source,

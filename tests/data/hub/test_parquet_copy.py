@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.data.documents import single_pass
 from nanochat.data.hub import hub
-from nanochat.data.hub.source import HubSource
+from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import SourceSpec, check_source, fetch, list_files, resolve_revision
 from nanochat.errors import PreflightError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.streams import raw_lines
+from nanochat.data.files.formats.streams import raw_lines
 from nanochat.errors import PreflightError, StageError
 
 
