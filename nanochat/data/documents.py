@@ -121,7 +121,7 @@ class DocumentStream:
             start = DocumentPosition(start.epoch + 1)
 
     def _seen_before(self, position: DocumentPosition) -> SeenTexts:
-        """Return the documents of an epoch up to a position, after those of the files to validate on if this trains."""
+        """Return the texts already seen: this epoch's up to `position` and, for training, those of validation files."""
         seen = SeenTexts()
         if self._split == "train" and not self._is_hashed:
             for document in single_pass(replace(self._spec, dedup=None), "validation", base=self._base):
@@ -193,7 +193,7 @@ def single_pass(
 
 
 def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], bool]:
-    """Return what the documents of a split are read from, and whether the hash of a text decides if it is of the split.
+    """Return the files (or built-in source) of a split, and whether a hash of each document decides its split.
 
     Raises:
         PreflightError: no file is left to train on, or the source or its shard is missing.

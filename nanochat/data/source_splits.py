@@ -1,7 +1,7 @@
 """Decides which files of a source belong to a split: of documents to train or validate on, or of rows.
 
-Names tell splits (`splits.split_of_names`). Text of a validation or test file is never trained on, except that files
-which a recipe lists one by one are all used. Not here: documents that a hash holds out (`documents`).
+The names of files and folders decide (`splits.split_of_names`). Validation and test files are never trained on,
+unless the recipe lists all files one by one. Not here: documents that a hash holds out (`documents`).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _with_shard(spec: SourceSpec, shard: str, choice: FileChoice[Path]) -> Docum
 def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
     """Return the files with the rows of a split: those with exactly this label, else those of this split.
 
-    If no name tells a split, or a file that is listed tells none, each of the usual splits has all files.
+    All files belong to every usual split if no name contains a split, or if a file that the recipe lists has none.
 
     Raises:
         PreflightError: the source or the split is missing; the message lists the splits that exist.
@@ -127,7 +127,7 @@ def _note_on_listed_files(files: Files, split: str) -> str | None:
         return None
     splits = {_split(file) for file in files}
     if None in splits:
-        return "" if len(splits) == 1 else "every listed file is used, because not every name tells a split"
+        return "" if len(splits) == 1 else "every listed file is used, because not every name contains a split"
     if split not in splits and len(splits) == 1:
         return f"the listed files are used for `{split}` although their names say `{splits.pop()}`"
     return None
@@ -137,7 +137,7 @@ def _known_splits(files: Files, is_known: bool) -> str:
     counts = Counter(file.split.label for file in files if file.split is not None)
     if not counts:
         assert not is_known, "without labels every usual split has all files"
-        return "its files tell no split in their names: use `train`, or one of " + ", ".join(SPLIT_NAMES)
+        return "the names of its files contain no split: use `train`, or one of " + ", ".join(SPLIT_NAMES)
     known = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
     return f"its splits (and numbers of files): {known}"
 

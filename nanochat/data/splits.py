@@ -59,7 +59,7 @@ class SplitLabel:
 
 
 def split_of_names(names: Iterable[str]) -> SplitLabel | None:
-    """Return the split that a name tells: the first of `names` that tells one.
+    """Return the split in the first of `names` that contains one, or None.
 
     Recognised, in lower and upper case: `train-00000-of-00001`, `train_0`, `sgd_validation`, `x.train`,
     `train_sft-00000-of-00001`, `train_sft`.

@@ -1,4 +1,4 @@
-"""How much of a model's work is done at a time when it generates or is scored. Free of MLX, for estimates of memory."""
+"""Batch sizes of generation and scoring. The memory estimates of the plan use them too, so this module has no MLX."""
 
 GENERATED_ROWS = 32
 """Rows that are generated together."""

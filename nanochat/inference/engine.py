@@ -179,7 +179,7 @@ class Engine:
     def _sample(self, rows: Sequence[_Row], hidden: mx.array, sampling: _Sampling) -> list[int]:
         if all(row.forced for row in rows):
             return [0] * len(rows)
-        # A tokenizer trained on little text has fewer tokens than the model, whose further logits mean nothing.
+        # A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
         logits = self.model.logits(hidden)[:, : self.tokenizer.vocab_size]
         keys = step_keys(sampling.keys[mx.array([row.number for row in rows])], [len(row.written) for row in rows])
         tokens = sample(logits, keys, temperature=sampling.temperature, top_k=sampling.top_k)

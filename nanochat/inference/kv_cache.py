@@ -45,7 +45,7 @@ class LayerCache:
         return self.keys[:, :, first:end], self.values[:, :, first:end]
 
     def _update_beyond_capacity(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Return the window and the new positions, and move what the next position sees to the front of the buffer."""
+        """Return what `update` returns, and move the newest `window` positions to the front of the full buffer."""
         assert self.keys is not None and self.values is not None
         assert self.window <= self.capacity, f"the cache has room for {self.capacity} positions only"
         first = max(0, self.used - self.window)

@@ -18,12 +18,12 @@ SOFTCAP = 15.0
 SMEAR_CHANNELS = 24
 """The smear's gate reads this many leading channels of the embedding."""
 DEPTH_WIDTH, DEPTH_HEAD_DIM = 64, 128
-"""The depth dial: width per layer, and the head size to a multiple of which the width is rounded up."""
+"""`from_depth` uses this width per layer and this head size. It rounds the width up to a multiple of the head size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Constants and parts in which the architectures differ, apart from their shape; the defaults are the seed's."""
+    """The constants and optional parts that differ between architectures. The defaults are those of `seed`."""
 
     norm_eps: float = 1e-6
     rope_base: float = 10_000.0

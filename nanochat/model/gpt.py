@@ -1,14 +1,16 @@
 """The GPT, written out in plain MLX to be read from top to bottom: tokens to residual stream to logits.
 
-    x0 = norm(wte[tokens])                                    token embeddings, (B, T, C)
-    x0 = x0 + smear_lambda * gate * (x0 of the token before)  smear, `current` architecture only
+    x0 = norm(wte[tokens])                                     token embeddings, (B, T, C)
+    x0 = x0 + smear_lambda * sigmoid(smear_gate x0) * before   smear; `before` is x0 of the previous token
     x  = x0
-    for each block:
+    for each layer:
         x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
-        x = x + attention(norm(x))                            over a window; value embeddings in every second block
+        x = x + attention(norm(x), value_embeds[layer])        over `config.windows[layer]` earlier positions
         x = x + mlp(norm(x))
-    x  = x - backout_lambda * (x after the middle block)      backout, `current` architecture only
-    logits = softcap(norm(x) lm_head^T)                       (B, T, V)
+    x  = x - backout_lambda * (x after layer `config.backout_layer`)   backout
+    logits = SOFTCAP * tanh(lm_head norm(x) / SOFTCAP)         (B, T, V)
+
+Only the `current` architecture has smear and backout. Every second layer, the last one included, has value embeddings.
 
 This module is the reference: the implementations in `cpu`, `cuda` and `ragged` compute the same function faster and are
 tested against it; `dispatch` chooses between them. Parameters have the names of karpathy/nanochat's checkpoints, so
@@ -151,9 +153,10 @@ Attend = Callable[..., mx.array]
 
 
 def first_visible(cache: Cache | None, keys: mx.array, length: int) -> mx.array | None:
-    """Return each row's first visible position as an index into cached keys (B, G, S, D) that end with the newest.
+    """Return for each row the index of its first key that is not padding, (B,), or None if no row is padded.
 
-    A windowed layer keeps the last S of offset + T positions, so position p has index p - (offset + T - S).
+    `keys` (B, G, S, D) holds only the last S of the offset + T positions, so position p has index p - (offset + T - S).
+    The index is negative if the padding has already left the window.
     """
     if cache is None or cache.starts is None:
         return None
@@ -163,8 +166,12 @@ def first_visible(cache: Cache | None, keys: mx.array, length: int) -> mx.array 
 class CausalSelfAttention(Module):
     """Attention over a window, with normed queries and keys and, in every second layer, value embeddings.
 
-    Parameters: c_q (C, C), c_k and c_v (G * D, C), c_proj (C, C), and ve_gate (G, 32 or 12) if the layer has value
-    embeddings.
+        q = qk_scale * norm(rotate(c_q x)), k = qk_scale * norm(rotate(c_k x))   per head
+        v = c_v x + gate_scale * sigmoid(ve_gate x) * value_embeds[layer][tokens]
+        output = c_proj attention(q, k, v)
+
+    Parameters: c_q (C, C), c_k and c_v (G * D, C), c_proj (C, C), and ve_gate (G, gate_channels) if the layer has value
+    embeddings. ve_gate reads only the first gate_channels channels of x. `config.Variant` has the constants.
     """
 
     def __init__(self, config: GPTConfig, layer: int, attend: Attend) -> None:
@@ -261,7 +268,14 @@ class _Transformer(Module):
 
 
 class GPT(Module):
-    """The model. Weights are float32; `set_compute_dtype` sets the dtype of activations."""
+    """The model. Weights are float32 (until `cast_matrices`); `set_compute_dtype` sets the dtype of activations.
+
+    Parameters, where V here includes the padding of the vocabulary:
+        transformer.wte (V, C), lm_head (V, C), transformer.h: the blocks, one per layer
+        resid_lambdas, x0_lambdas (n_layer,): the factors on x and on x0 before each block
+        value_embeds: a table (V, G * D) for each layer that has value embeddings
+        smear_lambda (1,), smear_gate (1, SMEAR_CHANNELS), backout_lambda (1,): `current` architecture only
+    """
 
     def __init__(self, config: GPTConfig, attend: Attend = attention) -> None:
         super().__init__()
@@ -290,7 +304,7 @@ class GPT(Module):
 
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
-        return deque(self.residual_stream(idx, cache), maxlen=1).pop()
+        return deque(self.residual_stream(idx, cache), maxlen=1).pop()  # the last item that it yields
 
     def residual_stream(self, idx: mx.array, cache: Cache | None = None) -> Iterator[mx.array]:
         """Yield the residual stream (B, T, C) after the embedding, after each block, and after the final norm."""
@@ -326,12 +340,12 @@ class GPT(Module):
         return norm(self.transformer.wte(idx).astype(self.compute_dtype), self.config.variant.norm_eps)
 
     def smear(self, embedded: mx.array, previous: mx.array) -> mx.array:
-        """Return normed embeddings (B, T, C), each with a gated share of the previous token's: bigrams at no cost."""
+        """Return embeddings (B, T, C), each plus a gated share of the previous token's: x0 depends on two tokens."""
         gate = mx.sigmoid(self.smear_gate(embedded[..., :SMEAR_CHANNELS]))
         return embedded + scaled(gate * previous, self.smear_lambda)
 
     def previous(self, embedded: mx.array, cache: Cache | None) -> mx.array:
-        """Return the embedding before each position (B, T, C), zero at a row's start; the cache keeps the newest."""
+        """Return the previous token's embedding at each position (B, T, C), 0 at row starts. Updates the cache."""
         before = None if cache is None else cache.previous_embedding
         first = mx.zeros_like(embedded[:, :1]) if before is None else before
         previous = mx.concatenate([first, embedded[:, :-1]], axis=1)

@@ -52,7 +52,7 @@ class Defaults(NamedTuple):
 
 
 def defaults(variant: Variant) -> Defaults:
-    """Return a variant's schedule: half a cosine to 0 over the last 40 % (plain), or linear to 5 % over the last 65 %.
+    """Return the default schedule of `plain` (half a cosine to 0) or of `current` (a linear warm-down after a warm-up).
 
     The warm-up is a fixed number of steps. The plan does not shorten it: it refuses a horizon that is too short for it.
     """
@@ -75,10 +75,9 @@ def lr_multiplier(config: ScheduleConfig, step: int) -> float:
 
 
 def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig) -> float:
-    """Return Muon's momentum.
+    """Return Muon's momentum at `step`.
 
-    plain: 0.95, which falls to 0.80 over the warm-down. current: 0.85 to 0.97 over 400 steps, which falls to 0.90 over
-    the warm-down.
+    `plain` is constant and falls linearly over the warm-down. `current` also rises linearly over the first steps.
     """
     warmdown = _warmdown_progress(schedule, step)
     if variant == "plain":

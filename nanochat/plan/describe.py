@@ -1,4 +1,4 @@
-"""What each stage does, in words: a line of the plan, the parameters shown in MLflow, and a sentence of the report.
+"""Describes each stage in words: a line for the plan, parameters for MLflow, and a sentence for the report.
 
 `describe_*` and `*_params` read a specification, before the stage runs. `*_outcome` reads the metrics of a stage that
 finished, and writes for somebody who is new to the field.

@@ -26,7 +26,7 @@ def model_of(stage: StagePlan, plan: Plan) -> GPTConfig | None:
 
 
 def peak_bytes(stage: StagePlan, config: GPTConfig | None, device: DeviceClass) -> int | None:
-    """Return the planned peak memory of a stage; `config` is its model if the recipe does not say it. None: unknown."""
+    """Return the estimated peak memory of a stage, or None if unknown. `config` is the model if the plan lacks it."""
     known = stage.estimate.peak_memory_bytes
     return known if known is not None else estimate_stage(stage.spec, stage.execution, config, device).peak_memory_bytes
 

@@ -1,7 +1,7 @@
 """Rows of held-out text for measuring bits per byte: every token once, in the order of the documents.
 
-Unlike training rows they are not packed by best fit. That would drop tokens that do not fit, and those are not a random
-sample: they come from the ends of long documents.
+Training rows are packed by best fit; these rows are not. Best fit may drop the ends of long documents, so a score
+over packed rows would not represent the whole text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every task offers: examples to train on, and a rule that grades completions. No model calls, no files."""
+"""The interface of all tasks: examples to train on, and a rule that grades completions. No model calls, no files."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Conversations:
     name: ClassVar[TaskName] = "conversations"
     packed: Sequence[bytes]
     refused: Sequence[str] = ()
-    """The rows that are not used, as `file:line: reason`; those that say so themselves are among them."""
+    """The rows that were left out, as `file:line: reason`, including rows with a flag such as `"train": false`."""
     ignored: Sequence[str] = ()
     """Keys of rows and messages that were not read, because they only describe a conversation."""
 

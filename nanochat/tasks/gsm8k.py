@@ -1,7 +1,7 @@
 """GSM8K (Cobbe et al. 2021): word problems whose worked answers call a calculator and end in `#### number`.
 
-The data writes a call as `<<48/2=24>>` and repeats the result in the text that follows. Rendered, the left side becomes
-Python, and its output is what the calculator returns for it. So training shows the model what the engine will inject.
+The data writes a call as `<<48/2=24>>` and repeats the result in the text that follows. Here `48/2` becomes Python
+code, and the calculator computes its output. So the model is trained on the same outputs that the engine will insert.
 """
 
 from __future__ import annotations

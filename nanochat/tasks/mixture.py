@@ -43,7 +43,7 @@ def take_slice(task: Task, start: int | None = None, stop: int | None = None) ->
 
 
 def take_shuffled(task: Task, count: int, *, seed: int) -> TaskSubset:
-    """Return `count` different examples, or all, drawn with `seed`. A larger count adds examples to a smaller one."""
+    """Return the first `count` examples, or all, of an order shuffled with `seed`. A larger `count` only appends."""
     order = list(range(len(task)))
     random.Random(seed).shuffle(order)
     return TaskSubset(task, order[:count])

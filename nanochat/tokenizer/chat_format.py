@@ -135,11 +135,13 @@ def _merge_system(conversation: Conversation) -> Sequence[Message]:
         messages = (Message("user", f"{_plain(system, 1)}\n\n{_plain(rest[0], 2)}"), *rest[1:])
     if not messages:
         raise ConversationError("a conversation needs at least one message")
-    for i, message in enumerate(messages):
-        expected = "assistant" if i % 2 else "user"
+    first = 1 + len(conversation.messages) - len(messages)
+    for place, message in enumerate(messages, start=first):
+        expected = "assistant" if (place - first) % 2 else "user"
         if message.role != expected:
-            place = i + 1 + len(conversation.messages) - len(messages)
             raise ConversationError(f"message {place} is from `{message.role}`; expected `{expected}` there")
+        if expected == "user":
+            _plain(message, place)
     return messages
 
 
@@ -160,7 +162,8 @@ class _Renderer:
     def add(self, message: Message) -> None:
         if message.role != "assistant":
             self._special("<|user_start|>", 0)
-            self._text(_plain(message, 1), 0)
+            assert isinstance(message.content, str), "checked when the system message was merged"
+            self._text(message.content, 0)
             self._special("<|user_end|>", 0)
             return
         self._special("<|assistant_start|>", 0)

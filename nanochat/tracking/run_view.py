@@ -1,4 +1,4 @@
-"""What a run should look like in MLflow, as plain values. The runner builds them from the files of a run."""
+"""The content of a run in MLflow, as plain values. The runner builds them from the files of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training loop and its caller exchange: callbacks, their intervals, the position, and reports of steps."""
+"""The interface between the training loop and its caller: callbacks, intervals, the position, and reports of steps."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_row_files_refuses_an_unknown_split_and_lists_the_known_ones(ultra, base
     with pytest.raises(PreflightError, match=r"no file of split `trian_sft`; .*test_gen \(1\), .*train_sft \(1\)"):
         row_files(ultra.source(""), "trian_sft", base=base)
     ultra.jsonl("other/own.jsonl", [{"a": 1}])
-    with pytest.raises(PreflightError, match=r"no file of split `trian`; its files tell no split in their names"):
+    with pytest.raises(PreflightError, match=r"no file of split `trian`; the names of its files contain no split"):
         row_files(ultra.source("other"), "trian", base=base)
 
 

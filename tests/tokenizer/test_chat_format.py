@@ -52,7 +52,8 @@ def test_render_encodes_special_strings_in_a_message_as_text(tokenizer):
         ([("system", "a")], "must be followed by a user message"),
         ([("system", "a"), ("assistant", "b")], "must be followed by a user message"),
         ([("user", "a"), ("assistant", "b"), ("system", "c")], "message 3 is from `system`; expected `user`"),
-        ([("user", (Part("text", "a"),))], "must be one text"),
+        ([("user", (Part("text", "a"),))], "message 1 .* must be one text"),
+        ([("user", "a"), ("assistant", "b"), ("user", (Part("text", "c"),))], "message 3 .* must be one text"),
     ],
 )
 def test_render_refuses_messages_in_the_wrong_order(letters, turns, message):

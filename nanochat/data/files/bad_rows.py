@@ -24,7 +24,7 @@ class RowProblems:
         bad: the number of rows that could not be read, those before the pass was resumed included.
         examples: the first of them that this process met, as `file:line: problem`.
         empty: the number of rows without text that this process met.
-        is_counting: whether the first pass goes on. The limit holds in every pass.
+        is_counting: whether this is the first pass. The limit applies to every pass.
     """
 
     source: str = ""

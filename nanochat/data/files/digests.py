@@ -69,7 +69,7 @@ def remembered_digests(memory: Path) -> Iterator[DigestOf]:
 
 
 def _has_plain_lines(path: Path) -> bool:
-    """Return whether the lines of a file can be read without decompressing it, which planning a run does not do."""
+    """Return whether a file is uncompressed jsonl or text. Planning must be fast, so it decompresses nothing."""
     kind = kind_of(path)
     return kind is not None and kind.reader in ("json lines", "text lines") and kind.compression is None
 

@@ -111,9 +111,9 @@ class FileSelection:
 
 
 def split_of_file(path: PurePath) -> SplitLabel | None:
-    """Return the split that the name of a file tells, or else the nearest of its folders whose name tells one.
+    """Return the split in the file's name, else in the name of the nearest folder that contains one, else None.
 
-    Give a path relative to the folder that contains everything, whose own name is no split.
+    `path` is relative to the source's folder, because that folder's own name does not decide the split.
     """
     return split_of_names((stem_of(path), *reversed(path.parts[:-1])))
 
@@ -131,7 +131,7 @@ def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:
 
 
 def tells_kind(pattern: str, name: str) -> bool:
-    """Return whether a pattern that matches a file tells the file's kind, as `*.md` does and `notes*` does not."""
+    """Return whether a pattern contains the suffix of the file it matches, as `*.md` does and `notes*` does not."""
     kind = kind_of(pattern)
     return kind is not None and kind == kind_of(name)
 
@@ -202,7 +202,7 @@ def _without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath
 
 
 def _stem_and_rank(file: DataFile[AnyPath]) -> tuple[object, tuple[int, str]]:
-    """Return what files with the same text share, and a number that is least for the file to read."""
+    """Return a key that copies of one text in several formats share, and a rank: the copy of lowest rank is read."""
     kind = _kind(file)
     key = (file.path.parent, stem_of(file.path).lower(), kind.format if kind.is_code else "")
     return key, (kind.rank, kind.compression or "")

@@ -1,8 +1,8 @@
 """Which documents of a source are held out for validation, if a hash of their text decides.
 
 Texts are cut into documents first, and the hash of each document decides. Of any source that has two different
-documents, at least one is held out and at least one is trained on: the limit that the hash is compared with moves as
-far as that needs. A source of one document is cut at line ends into smaller ones.
+documents, at least one is held out and at least one is trained on. If `hash_frac` gives no such division, the limit
+for the hash moves to the nearest value that does. A source of one document is cut at line ends into smaller ones.
 """
 
 from __future__ import annotations

@@ -71,7 +71,10 @@ class _Finder:
             raise PreflightError(f"{path}: {problem}")
 
     def _root(self, folder: Path) -> Path:
-        """Return the folder below which names tell splits. Of several given folders, each may be one split."""
+        """Return the folder to which paths are relative when `split_of_file` looks for a split in their names.
+
+        It is the given folder. If the recipe gives several, it is the parent, so that a folder `train` is a split.
+        """
         return folder.parent if self._has_several_roots else folder
 
     def _add_matches(self, pattern: str) -> None:

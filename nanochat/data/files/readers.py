@@ -80,7 +80,7 @@ def _check_unchanged(path: Path, cursor: Cursor) -> None:
 
 
 def document_lines(column: str) -> LineFilter:
-    """Return the filter of lines that hold text of documents."""
+    """Return the rule for digests: jsonl lines count if they have text in `column`, text lines if they are UTF-8."""
 
     def is_usable(path: Path, raw: bytes) -> bool:
         if reader_of(path) == "text lines":

@@ -165,7 +165,7 @@ def _refusal(job: _Job, error: Exception) -> str | None:
     if response is None or job.base_url is None:
         return None
     if response.history and "X-Error-Code" not in response.headers:
-        return None  # the host that has the files answers, whose links expire; the next attempt gets a new one
+        return None  # the file host refused an expired link; the next attempt gets a new link
     page = job.base_url.partition("/resolve/")[0]
     return explain_refusal(response.status_code, response.headers, page=page, token=job.token)
 

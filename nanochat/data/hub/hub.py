@@ -77,7 +77,7 @@ def is_cached(source: HubSource, selection: FileSelection, *, base: Path) -> boo
 
 
 def known_commit(source: HubSource, *, base: Path) -> str | None:
-    """Return, without the network, the commit that a source's revision is or last named; None if it is unknown."""
+    """Return a source's revision if that is a commit, else the commit recorded last, or None. Uses no network."""
     if source.is_pinned:
         return source.revision
     try:
@@ -94,9 +94,9 @@ def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
 
 
 def check(source: HubSource, selection: FileSelection | None = None, *, offline: bool = False) -> WantedFiles:
-    """Return the files that a download would get, all of them or those of `selection`, and the commit they are of.
+    """Return the files that a download would fetch, and their commit. Without `selection`, return all matching files.
 
-    The hub is asked or, offline, the cache of other tools.
+    The list of files comes from the hub or, offline, from the Hugging Face cache that other tools share.
 
     Raises:
         PreflightError: the hub cannot be reached, or has no such data set, revision or files.

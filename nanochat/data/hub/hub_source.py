@@ -54,8 +54,8 @@ class HubSource:
     def matches(self, name: str) -> bool:
         """Return whether a file of the repository belongs to the source. Its suffix is compared without regard to case.
 
-        A folder means the files below it that are not hidden, and so does no folder. The script that loads the data set
-        with another program is no data.
+        A folder matches all files below it that are not hidden, and an empty pattern matches the whole repository. The
+        loading script `NAME.py` of the data set does not count as data.
         """
         if name == self.pattern:
             return True
@@ -65,7 +65,7 @@ class HubSource:
         return fnmatch.fnmatchcase(lower_suffix(name), lower_suffix(self.pattern))
 
     def file(self, name: str, path: AnyPath, size: int) -> DataFile[AnyPath]:
-        """Return a file of the repository, whose split its name tells below the fixed part of the pattern."""
+        """Return a file of the repository. Its split comes from its path below the fixed part of the pattern."""
         fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), PurePosixPath(self.pattern).parts))
         is_named = name == self.pattern
         root = PurePosixPath(*fixed[:-1] if is_named else fixed)

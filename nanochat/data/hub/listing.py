@@ -41,7 +41,7 @@ class RevisionMissingError(PreflightError):
 
 
 def request_headers(token: str | None) -> dict[str, str]:
-    """Return the headers of every request, which ask for files without compression."""
+    """Return the headers of every request to the hub: no compression, and the login token if there is one."""
     headers = {"User-Agent": "nanochat", "Accept-Encoding": "identity"}
     return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 

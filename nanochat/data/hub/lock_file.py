@@ -21,7 +21,7 @@ SUFFIX = ".lock"
 _LINE = re.compile(r"(hf://datasets/[^/\s]+/[^/\s]+@\S+): ([0-9a-f]{40})")
 _HEADER = """\
 # The commits of the hub data sets that {recipe} reads, written at its first run; keep this file with the recipe.
-# Later runs read the same data. To take what the revisions name now: --set run.data.refresh_lock=true
+# Later runs read the same data. To pin the current commits instead: --set run.data.refresh_lock=true
 """
 
 
@@ -60,7 +60,7 @@ def read_lock(path: Path) -> dict[str, str]:
 
 
 def write_lock(path: Path, commits: Mapping[str, str], *, recipe: Path) -> None:
-    """Write the lock file.
+    """Write `commits` (key -> commit) as the lock file of `recipe`, sorted by key, below a comment that explains it.
 
     Raises:
         PreflightError: the folder cannot be written.

@@ -29,7 +29,7 @@ class WantedFiles:
 
 
 def find_wanted_files(source: HubSource, selection: FileSelection, *, offline: bool) -> WantedFiles:
-    """Return the files that a source reads, by the hub's list or, offline, by that of the shared cache.
+    """Choose the files that a source reads from the list of its files: the hub's or, offline, the shared cache's.
 
     Raises:
         PreflightError: there is no list of files, or no file that can be read; the message suggests what can.

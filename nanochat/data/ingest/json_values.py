@@ -1,4 +1,4 @@
-"""Rows of a json file, read a bounded part at a time with their exact values.
+"""Reads the rows of a json file in parts of bounded size, without changing any value.
 
 The file is an array of objects or texts, an object that holds such an array under one of its keys, a single object, or
 objects one after the other. The `json` builder of `datasets` is not used here: it turns texts that look like dates into
@@ -41,7 +41,11 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def _rows_of_object(value: Row, reader: _Reader) -> Iterator[Row]:
-    """Yield the rows of the object that a file consists of: its only list of objects, else itself."""
+    """Yield the rows of a file that holds a single object.
+
+    An object with one non-empty list, which holds objects, and few other keys is a table: each object in the list is a
+    row. Any other object is one row, and so is one whose list holds chat messages.
+    """
     lists = [items for items in value.values() if isinstance(items, list) and items]
     is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and all(isinstance(x, dict) for x in lists[0])
     if not is_table or _MESSAGE_KEYS & lists[0][0].keys():
@@ -85,7 +89,7 @@ class _Reader:
         self._advance(self._position + 1)
 
     def values(self, is_array: bool) -> Iterator[object]:
-        """Yield the values of an array whose bracket was skipped, or those that stand one after the other."""
+        """Yield the values of an array, whose `[` has been read already, or of a file of consecutive values."""
         is_first = True
         while following := self.peek():
             if is_array and following == "]":

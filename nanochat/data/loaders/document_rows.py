@@ -54,7 +54,7 @@ class DocumentRowsState:
 
     @property
     def epoch(self) -> int:
-        """How many epochs of the stream that repeats least are behind; under `keep`, all their tokens are in rows."""
+        """The number of epochs that every stream has finished. With `keep`, rows contain all tokens of those epochs."""
         return min(self.epochs)
 
     def to_dict(self) -> StateDict:

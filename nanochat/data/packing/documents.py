@@ -104,7 +104,7 @@ class DocumentPacker:
         self.stats = stats
 
     def _take(self, room: int) -> IntArray:
-        """Return the ids to place behind a BOS in `room` tokens: a whole document's, or as much of one as fits."""
+        """Return the next ids for a row with `room` places left, one of them for BOS: a whole document or a part."""
         document = self._buffer.take_longest_within(room)
         if document is not None:
             self._waiting[document.stream] -= 1

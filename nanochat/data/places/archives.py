@@ -186,7 +186,7 @@ class _LimitedStream(io.RawIOBase):
         """
         assert size >= 0, "tarfile reads blocks"
         if self._position > min(self._allowed, self._target.max_bytes):
-            raise self._target.refuse("it has too much between or behind its members")
+            raise self._target.refuse("it has too much data between or after its members")
         block = self._stream.read(size)
         self._position += len(block)
         return block

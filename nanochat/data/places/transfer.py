@@ -1,4 +1,4 @@
-"""What sources with an address (`https://`, `s3://`, `gs://`) name, downloaded to `<base>/downloads` and verified.
+"""Downloads the sources with an address (`https://`, `s3://`, `gs://`) to `<base>/downloads`, and verifies them.
 
 Archives are unpacked. The files appear together, and their manifest is written last: only the manifest shows that a
 download is complete. Without the network, only complete downloads are read. Not here: data sets of the Hugging Face
@@ -47,9 +47,9 @@ class Address:
 
     @property
     def digest(self) -> str:
-        """The sha256 (hex) of name and content, which is also that of the same file on this machine.
+        """The sha256 (hex) of the file's name and content, equal to the digest of the same file as a local source.
 
-        Without a sha256 that of the address and of the files that are selected there.
+        If the recipe gives no `sha256`, it is the digest of the address and of the selection of files instead.
         """
         if self.sha256 is None:
             selection = [self.selection.max_files, self.selection.validation_shard]
@@ -58,9 +58,9 @@ class Address:
 
 
 def cached(address: Address, *, base: Path) -> Path:
-    """Return the file or folder of a complete download, without the network.
+    """Return the path of a complete download, after checking its files against the manifest. Uses no network.
 
-    A file whose size or modification time has changed is compared with its digest.
+    The check compares sizes. It computes a file's digest again only if its size or modification time has changed.
 
     Raises:
         PreflightError: there is no complete download; the message names what is missing or damaged.

@@ -1,4 +1,4 @@
-"""Windowed causal attention for the CPU: blocks of queries against the keys they see, exponentials without a maximum.
+"""Windowed causal attention for the CPU, computed in blocks of queries. Its softmax needs no maximum.
 
 Queries and keys are normed, so a score is at most sqrt(D) * 1.2^2 and its exponential needs no shift. The backward pass
 recomputes the weights, block by block. Shapes: B batch, H heads, T queries, S keys, D head size.

@@ -1,4 +1,4 @@
-"""What the derivation of a stage's specification may read besides the stage's own section."""
+"""The inputs from which a stage's specification is derived, in addition to the stage's own section."""
 
 from __future__ import annotations
 

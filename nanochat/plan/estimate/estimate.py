@@ -160,7 +160,7 @@ def _estimate_training(
     rate = RATES[device].flops_per_second * execution.processes
     seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / rate
     one_save = memory.checkpoint_bytes(config)
-    # Those that are kept, the best one, and the one being written, whose place the output takes later.
+    # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
     saved = execution.checkpoint_keep + 2
     stays = saved if execution.checkpoint_keep_when_done else 1
     return Estimate(

@@ -1,4 +1,4 @@
-"""Peak memory of training, scoring, generating and of training a tokenizer, by formula from the shapes; in bytes.
+"""Estimates the peak memory of each stage in bytes, from the shapes of its arrays and a few fitted constants.
 
 Training counts weights, gradients, optimizer state, the activations kept for the backward pass, and one chunk of
 logits. On a CPU the size of the whole process is measured, so the process and the slack of its heap are added. On a GPU
@@ -41,8 +41,8 @@ _FORWARD_WIDTHS = 17.5
 """Peak of a forward pass in widths per token: residual, embedding, norm; the MLP's hidden layer before and after relu
 and square."""
 _GATHERED_WIDTHS: dict[Dtype, int] = {"float32": 6, "bfloat16": 70}
-"""Widths per token added by queries, keys and values when rows attend without padding. A GPU gathers them in float32,
-once for each row that reads them, unlike rows together, and for two blocks at a time; fitted to three peaks."""
+"""Widths per token that queries, keys and values add in scoring, where rows have no padding (`model.ragged`). A GPU
+copies them in float32 once for each row that reads them, padded, for two blocks at once. Fitted to three peaks."""
 _CACHED_WIDTHS = 7
 """Widths per token while attention reads a cache: residual, embedding, norm, q, k, v."""
 _RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}

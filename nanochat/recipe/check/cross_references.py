@@ -42,7 +42,7 @@ def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 
 def _check_addresses(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    """Report a `uri` with a revision in it, where it would be part of a name, and one without what pins its content."""
+    """Report each `uri` that contains a revision (`@main`), and each `uri` that needs a `sha256` and has none."""
     for name in _map(data.get("sources")):
         uri = _at(data, ("sources", name, "uri"))
         if not isinstance(uri, str):

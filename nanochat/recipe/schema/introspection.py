@@ -63,7 +63,7 @@ def section_of(slot: Slot | None, tag: object = None) -> type[Section] | None:
 
 
 def tags(slot: Slot | None, field: str = TAG) -> tuple[str, ...]:
-    """Return the values of `task` that `slot` accepts together with `field`, sorted."""
+    """Return the sorted values of `task` whose section has the field `field`, among the sections that fit `slot`."""
     sections = [section for section in sections_of(slot) if field in section.model_fields]
     return tuple(sorted({str(tag) for section in sections for tag in _tags_of(section)}))
 

@@ -74,8 +74,9 @@ class Source(Section):
     ] = None
     """Local files: a path, a pattern such as `data/*.txt`, or a list of them. Relative paths start at the folder of the
     recipe. Files of rows are parquet, jsonl, csv, tsv, json or arrow. Files of text are txt, md, html or source code.
-    All but parquet may be compressed (gz, zst, bz2, xz). Of a folder, rows or else texts or else tables are read. Files
-    whose names say `validation` or `test` are not trained on, unless all files are listed one by one."""
+    All but parquet may be compressed (gz, zst, bz2, xz). In a folder, files of rows are read; if there are none, files
+    of text; if there are none, tables. Files whose names contain `validation` or `test` are not trained on, unless the
+    recipe lists all files one by one."""
     builtin: Literal["python-stdlib", "spelling"] | None = None
     """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
     and `spelling` is a list of words."""
@@ -87,8 +88,8 @@ class Source(Section):
     `map: {user: "{question}\\n{context}", assistant: answer}`. Keys that are not named are ignored, except those that
     say whether the row is trained on. Default: the form is recognised by its keys."""
     max_bad_rows: Fraction = 0.01
-    """Largest share of rows that may be unreadable. They are counted and skipped; more of them end the run. Up to 10
-    bad rows are always allowed."""
+    """Largest share of rows that may be unreadable. Unreadable rows are skipped and counted. More than this share, and
+    more than 10 rows, stop the run."""
     max_files: Annotated[int, Field(ge=1)] | None = None
     """Use only the first files of each split in sorted order, up to this number. Default: all."""
     max_document_chars: Count | None = None

@@ -1,4 +1,4 @@
-"""What a recipe reads from each of its sources, as the stages say it."""
+"""Lists the documents and tasks that the stages of a recipe read from each source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TaskInput:
 
     Attributes:
         max_examples: the most examples that are used, None for all.
-        is_trained: whether the model is trained on them. Otherwise it is asked them.
+        is_trained: True if the model is trained on the examples, False if they evaluate it.
     """
 
     task: str
@@ -67,7 +67,7 @@ def source_inputs(plan: Plan, name: str) -> SourceInputs | None:
 
 
 def existing_tokenizer(prepared: Prepared) -> Tokenizer | None:
-    """Return the tokenizer that the recipe trained already, or that of a model it starts from; None before that."""
+    """Return the recipe's tokenizer if it has been trained, else the one in the starting weights, else None."""
     folders: list[Path] = [
         lookup.folder.out
         for lookup in prepared.look_up_cache()

@@ -57,7 +57,7 @@ def look_at_task(
         if len(report.chats) < samples:
             report.chats.append(runs)
     if not task.is_trained:
-        report.notes.append("the answers are marked; the model is asked for them and not trained on them")
+        report.notes.append("the marked answers are only compared with the model's; it is not trained on them")
     elif total:
         unit = "tokens" if tokenizer is not None else "characters"
         report.notes.append(f"{trained / total:.1%} of the {unit} are trained on; they are marked")

@@ -1,4 +1,4 @@
-"""What `nanochat-run data` found out about the data of one source, as lines of text."""
+"""The report that `nanochat-run data` prints about one split of a source, as lines of text."""
 
 from __future__ import annotations
 

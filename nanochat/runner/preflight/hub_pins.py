@@ -57,7 +57,7 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
 
 
 def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
-    """Return the recipe with the commits of its lock file as revisions. Sources missing from it are left unchanged."""
+    """Return the recipe with branches and tags replaced by the commits in its lock file, if they are listed there."""
     unpinned = _unpinned(loaded)
     locked = read_lock(lock_path(loaded.path)) if unpinned else {}
     sources = dict(loaded.recipe.sources)

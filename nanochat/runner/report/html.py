@@ -91,7 +91,7 @@ def render_html(markdown: str, folder: Path, *, attached: Sequence[Path] = ()) -
 
 
 def _embed(token: Token, folder: Path, names: set[str]) -> None:
-    """Replace the name of an image by its content, and point links to attached files to their section of the page."""
+    """Inline an image as a base64 data URI. Turn a link to an attached file into a link to its section of this page."""
     source, target = token.attrGet("src"), token.attrGet("href")
     if token.type == "image" and isinstance(source, str) and (folder / source).is_file():
         content = base64.b64encode((folder / source).read_bytes()).decode("ascii")

@@ -15,7 +15,7 @@ _LINE_METRICS = 6
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred)$")
 """Metrics that qualify another one. They are shown beside it, not as results of their own."""
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token")
-"""Metrics of a stage that is not an evaluation which tell how good its output is. They are shown first."""
+"""Metrics that measure the output of a tokenizer or training stage. They are shown first."""
 _SKIPPED = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
 """Metrics that count what was left out. They are shown last, if they are not 0."""
 

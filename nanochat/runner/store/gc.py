@@ -1,4 +1,4 @@
-"""Delete what no run refers to: stage folders, token caches of unused tokenizers, and converted copies of data files.
+"""Delete folders that no run refers to: stages, token caches of unused tokenizers, and converted copies of data files.
 
 A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. A
 stage folder is kept while somebody holds its lock, and a token cache while it is being written. A stage folder is
@@ -101,7 +101,7 @@ def find_unreferenced_copies(base: Path) -> list[Unreferenced]:
 
 
 def delete_unreferenced_copies(base: Path) -> list[Unreferenced]:
-    """Delete the unreferenced copies and return them. A run that needs one again converts the file again."""
+    """Delete the converted copies of data files that no run reads, and return them. Runs can convert them again."""
     with claims(base, to_delete=True):  # runs name their copies before they look whether these exist
         copies = find_unreferenced_copies(base)
         for copy in copies:

@@ -1,4 +1,4 @@
-"""What a stage gets from its process: folders, metric files, the log, the heartbeat, seeds, and when to stop.
+"""The context that a stage function receives: folders, metric files, the log, the heartbeat, seeds, and when to stop.
 
 A stage is a function `run(job, context) -> StageResult`. If several processes train together, only rank 0 writes.
 Not here: what a stage computes, and MLflow, which the parent process feeds from the files written here.

@@ -17,9 +17,9 @@ _SIDES = {"chosen", "rejected"}
 
 
 def prepare_pair(row: dict[str, object], message_keys: Sequence[str], ignored: set[str]) -> None:
-    """Decode messages that are stored as JSON text, and add to `ignored` what is not used of a pair, and remove it.
+    """Decode messages that are stored as JSON text. Remove the keys that are not used, and add them to `ignored`.
 
-    That is `rejected`, single values about either side such as `score_chosen`, and messages that repeat `chosen`.
+    Not used are `rejected`, single values about either side such as `score_chosen`, and messages that repeat `chosen`.
     """
     for key in ("chosen", *message_keys, *PROMPT_KEYS):
         if key in row:

@@ -48,7 +48,7 @@ def add_output(messages: list[Message], output: str, role: str, where: str) -> N
 
 
 def take_tool_name(keys: dict[str, object]) -> None:
-    """Remove the name of a Python tool, which says nothing new, from the keys of its message."""
+    """Remove the key `name` if it names a Python tool. The role already says so; any other name stays an unread key."""
     if keys.get("name") in _PYTHON:
         del keys["name"]
 

@@ -152,7 +152,7 @@ def test_unpack_refuses_a_tar_that_hides_a_bomb_in_its_headers_or_behind_its_end
         info.pax_headers = {"comment": "x" * (3 << 20)}
 
     for content in (make_tar({"a": b"1"}, change=change), make_tar(FILES) + bytes(70 << 20)):
-        with pytest.raises(PreflightError, match="too much between or behind its members"):
+        with pytest.raises(PreflightError, match="too much data between or after its members"):
             try_unpack("a.tar.gz", compress(content, "gzip"))
 
 
