@@ -204,8 +204,8 @@ def test_full_disk_is_reported_and_leaves_no_copy(tmp_path, monkeypatch):
 KILLED_AFTER_TWO_PARTS = """
 import os, sys
 from pathlib import Path
-from nanochat.data.ingest import convert, tables
-tables._TABLE_ROWS = 10
+from nanochat.data.ingest import convert, table_readers
+table_readers._TABLE_ROWS = 10
 calls = iter(range(2))
 convert.convert(
     Path(sys.argv[1]), base=Path(sys.argv[2]), part_bytes=1,

@@ -18,7 +18,7 @@ from nanochat.data.files.formats.streams import blocks
 from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
 from nanochat.data.ingest.table_readers import locate, read_tables
 from nanochat.errors import PreflightError, StageError
-from nanochat.storage.files import atomic_write, sha256_of_file, sync
+from nanochat.storage.files import atomic_write, move_into_place, sha256_of_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,8 +61,7 @@ def convert(
         shutil.rmtree(partial, ignore_errors=True)
         raise PreflightError(f"{path}: cannot be converted under {folder.parent}: {error.strerror}") from error
     shutil.rmtree(folder, ignore_errors=True)  # a damaged copy
-    partial.rename(folder)
-    sync(folder.parent)
+    move_into_place(partial, folder)
     return folder
 
 

@@ -82,8 +82,9 @@ def _transfer(url: str, sha256: str, part: Path, progress: Progress | None) -> s
     digest, have = hashlib.sha256(), 0
     if part.exists():
         with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            have = file.tell()
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                have += len(chunk)
         if digest.hexdigest() == sha256:
             return sha256
     with _open(url, {"Range": f"bytes={have}-"} if have else {}) as response:

@@ -21,7 +21,7 @@ from nanochat.data.hub.download import Progress
 from nanochat.data.places import buckets, https
 from nanochat.data.places.archives import is_archive, unpack
 from nanochat.errors import PreflightError
-from nanochat.storage.files import exclusive, new_folder, sha256_of_file, write_text
+from nanochat.storage.files import exclusive, move_into_place, new_folder, sha256_of_file, write_text
 
 _MANIFEST, _FILES, _PARTS = "manifest.json", "files", "parts"
 
@@ -141,7 +141,7 @@ def _fetch(address: Address, folder: Path, progress: Progress | None) -> None:
                 _unpack(address, part, scratch)
             else:
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                part.replace(scratch / name)
+                move_into_place(part, scratch / name)
     files = {
         path.relative_to(data).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
         for path in sorted(data.rglob("*"))
