@@ -45,7 +45,7 @@ def canonical_split(name: str) -> str:
 
 @dataclass(frozen=True)
 class SplitLabel:
-    """The split that a name tells: `train_sft-00000-of-00001` has the label `train_sft` of the split `train`.
+    """The split in a name: `train_sft-00000-of-00001` has the label `train_sft` of the split `train`.
 
     Attributes:
         label: the name in lower case without shard numbers, from the split on.

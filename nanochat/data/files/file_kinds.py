@@ -59,7 +59,7 @@ READABLE = (
 
 @dataclass(frozen=True)
 class FileKind:
-    """The kind of a file, which its name tells.
+    """The kind of a file, found from its name.
 
     Attributes:
         format: the suffix of the format in lower case, such as `.jsonl`.

@@ -34,16 +34,16 @@ class DataFile(Generic[AnyPath]):
     is_named: bool = False
     """Whether the recipe names the file itself, not a folder or a pattern."""
     has_chosen_kind: bool = False
-    """Whether the recipe's pattern tells the kind of the file, such as `*.md`."""
+    """Whether the recipe's pattern contains the file's suffix, such as `*.md`."""
 
     @cached_property
     def split(self) -> SplitLabel | None:
-        """The split that the name tells, or None."""
+        """The split in the name, or None."""
         return split_of_file(self.name)
 
     @cached_property
     def kind(self) -> FileKind | None:
-        """The kind that the file's suffix tells, or None."""
+        """The kind of the file's suffix, or None."""
         return kind_of(self.path)
 
     @property

@@ -137,7 +137,7 @@ class _Finder:
 
 
 def _name_below(root: Path, path: Path, real: Path) -> Path:
-    """Return the name of a file below `root`; if that tells no split, the name of the file that a link leads to."""
+    """Return the name of a file below `root`; if it contains no split, the name of the file that a link leads to."""
     name, real_root = path.relative_to(root), Path(os.path.realpath(root))
     if split_of_file(name) is not None:
         return name

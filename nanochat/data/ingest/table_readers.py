@@ -30,7 +30,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 def read_tables(path: Path, file_format: str, *, first_row: int, scratch: Path) -> Iterator[pa.Table]:
     """Yield the rows of a file that is not compressed, from a row on.
 
-    `file_format` is the suffix that tells the format, and `scratch` a folder for temporary files.
+    `file_format` is the suffix of the format, and `scratch` a folder for temporary files.
 
     Raises:
         PreflightError: the file is damaged; the message gives the place.
@@ -131,7 +131,7 @@ def _as_json(values: list[object]) -> pa.Array:
 
 
 def locate(path: Path, error: Exception) -> str:
-    """Return the place in a file that an error of a library is about, as `file:line` if it can be told."""
+    """Return the place in a file that an error of a library is about, as `file:line` if the line is known."""
     if isinstance(error, UnicodeDecodeError):
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):

@@ -49,7 +49,7 @@ def is_archive(name: str) -> bool:
 
 
 def unpack(archive: Path, name: str, folder: Path) -> None:
-    """Unpack the files of an archive into an empty folder. Its `name` tells the format.
+    """Unpack the files of an archive into an empty folder. Its `name` decides the format.
 
     Raises:
         PreflightError: the archive is refused, damaged or has no room; the message names the member.
