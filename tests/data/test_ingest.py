@@ -21,6 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.data.files.bad_rows import RowProblems
+from nanochat.data.files.cursors import START
+from nanochat.data.files.readers import read_rows, read_texts
 from nanochat.data.ingest import convert as conversion
 from nanochat.data.ingest import json_values
 from nanochat.data.ingest.convert import convert
@@ -36,7 +39,7 @@ ROWS = [
 
 
 def read_copy(path, base):
-    return [row for part in readable_files([path], base=base) for row in pq.read_table(part).to_pylist()]
+    return [row for part in readable_files([path], base=base) for row in read_rows(part)]
 
 
 def converted(path, base, **options):
@@ -100,15 +103,40 @@ def test_compressed_file_is_converted_like_the_plain_one(tmp_path, suffix):
         ('\ufeff {"version": "1", "data": [{"text": "a"}, {"text": "b"}]}', [{"text": "a"}, {"text": "b"}]),
         ('{"messages": [{"role": "user"}]}', [{"messages": [{"role": "user"}]}]),
         ('[{"text": "a"}, {"text": "b", "n": 1}]', [{"text": "a", "n": None}, {"text": "b", "n": 1}]),
-        ('[{"m": "a", "o": {}}, {"m": ["b"]}]', [{"m": '"a"', "o": "{}"}, {"m": '["b"]', "o": None}]),
+        ('[{"m": "a", "o": {}}, {"m": ["b"]}]', [{"m": "a", "o": {}}, {"m": ["b"], "o": None}]),
         ("[]", []),
     ],
 )
 def test_json_forms(tmp_path, text, rows):
-    """Values of a key that have no type in common are kept as JSON texts."""
+    """Values of a key keep their types, even if these differ."""
     path = tmp_path / "a.json"
     path.write_text(text, encoding="utf-8")
     assert converted(path, tmp_path / "base") == rows
+
+
+def test_value_that_is_not_text_is_a_bad_row_and_changes_no_other_text(tmp_path):
+    path, base = tmp_path / "a.json", tmp_path / "base"
+    path.write_text('[{"text": "a \\"b\\""}, {"text": 5}, {"text": {}}, {"text": "c"}]')
+    convert(path, base=base)
+    (part,) = readable_files([path], base=base)
+    problems = RowProblems()
+    texts = [text for text, _ in read_texts(part, "text", START, max_chars=None, problems=problems)]
+    assert texts == ['a "b"', "c"]
+    assert problems.bad == 2
+    assert problems.examples[0].endswith("row 2: `text` is not text: `5`")
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_column_of_nulls_is_rows_without_text(tmp_path, suffix):
+    path, problems = tmp_path / f"a.{suffix}", RowProblems()
+    if suffix == "json":
+        path.write_text('[{"text": null}, {"text": null}]')
+        convert(path, base=tmp_path / "base")
+        (path,) = readable_files([path], base=tmp_path / "base")
+    else:
+        pq.write_table(pa.table({"text": pa.nulls(2)}), path)
+    assert list(read_texts(path, "text", START, max_chars=None, problems=problems)) == []
+    assert (problems.bad, problems.empty) == (0, 2)
 
 
 json_values_of_any_type = st.recursive(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,15 +151,21 @@ def _parquet_texts(path: Path, column: str, cursor: Cursor, problems: RowProblem
             if isinstance(text, str) and text and not text.isspace():
                 yield text, end
                 counted = bad
-            elif isinstance(text, UnreadableCell):
+            elif text is not None and not isinstance(text, str):
                 bad += 1
                 end = (*end[:2], bad)
                 where = _row_place(path, group, row + i)
-                problems.add_bad(f"{where}: `{column}` cannot be read: {text.reason}", bad)
+                problems.add_bad(f"{where}: {_problem_of_cell(column, text)}", bad)
             else:
                 problems.add_empty(functools.partial(_row_place, path, group, row + i))
     if bad > counted:
         yield "", end
+
+
+def _problem_of_cell(column: str, value: object) -> str:
+    if isinstance(value, UnreadableCell):
+        return f"`{column}` cannot be read: {value.reason}"
+    return f"`{column}` is not text: `{json.dumps(value)[:50]}`"
 
 
 def _row_place(path: Path, group: int, row: int) -> str:
@@ -170,6 +177,8 @@ def _row_place(path: Path, group: int, row: int) -> str:
 def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
+    if pa.types.is_null(kind):  # every row is without text
+        return True
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat.data.files.formats.parquet_batches import JSON_MARK
 from nanochat.data.ingest.json_values import Row, json_rows
 from nanochat.data.ingest.tar_rows import tar_rows
 from nanochat.errors import PreflightError
@@ -114,20 +115,26 @@ def _table_of_rows(rows: list[Row]) -> pa.Table:
 
 
 def _column(values: list[object]) -> pa.Array:
-    """Return values of a key as an Arrow array; as JSON texts if Arrow has no type for all of them."""
+    """Return values of a key as an Arrow array; as strings if Arrow has no type for all of them.
+
+    Strings stay as they are then. The others become JSON, with a mark that tells the two apart.
+    """
     import pyarrow as pa
 
     try:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError):
-        return _as_json(values)
-    return _as_json(values) if "struct<>" in str(array.type) else array  # parquet cannot hold objects without keys
+        return _as_strings(values)
+    return _as_strings(values) if "struct<>" in str(array.type) else array  # parquet cannot hold objects without keys
 
 
-def _as_json(values: list[object]) -> pa.Array:
+def _as_strings(values: list[object]) -> pa.Array:
     import pyarrow as pa
 
-    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+    return pa.array(
+        [value if value is None or isinstance(value, str) else JSON_MARK + json.dumps(value) for value in values],
+        pa.string(),
+    )
 
 
 def locate(path: Path, error: Exception) -> str:

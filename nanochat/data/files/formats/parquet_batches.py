@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 256
 _READ_BYTES = 1 << 20
+JSON_MARK = "\ufdd0"
+"""Begins a string of a converted file that is a value of another type as JSON, in a column of values of several types.
+
+It is a noncharacter, which Unicode reserves for the internal use of a program.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,23 @@ def parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str
 
 
 def cells(column: pa.Array[pa.Scalar[pa.DataType]]) -> list[object]:
-    """Return the values of a column, with an `UnreadableCell` for each one that has no Python value."""
+    """Return the values of a column, with an `UnreadableCell` for each one that has no Python value.
+
+    Marked JSON is decoded, so a column of strings may give values of other types.
+    """
     try:
-        return list(column.to_pylist())
+        values = list(column.to_pylist())
     except (ValueError, OverflowError, ImportError):
-        return [_cell(value) for value in column]
+        values = [_cell(value) for value in column]
+    return [_unmarked(value) if isinstance(value, str) and value[:1] == JSON_MARK else value for value in values]
+
+
+def _unmarked(text: str) -> object:
+    """Return the value that a string with the mark stands for; a user's own string with the mark stays as it is."""
+    try:
+        return json.loads(text[1:])
+    except (ValueError, RecursionError):
+        return text
 
 
 def _cell(value: pa.Scalar[pa.DataType]) -> object:
