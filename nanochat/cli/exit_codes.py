@@ -6,6 +6,7 @@ This is the only place that catches every exception. The codes themselves belong
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import tempfile
 import traceback
@@ -18,6 +19,9 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def run_command(command: Callable[[], None]) -> int:
     """Call `command`, print what went wrong to the standard error, and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         command()
     except NanochatError as error:

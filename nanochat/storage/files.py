@@ -39,8 +39,11 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace the content of a file by `text`, encoded as UTF-8; see `atomic_write`."""
-    write_bytes(path, text.encode(), durable=durable)
+    """Replace the content of a file by `text`, encoded as UTF-8; see `atomic_write`.
+
+    Bytes of file names that are not UTF-8 are written as escapes such as `\\udce9`.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.files.chunking import chunk_text, cut_lines
+from nanochat.data.files.readers import read_texts
 from nanochat.data.loaders.mixture import Mixture
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
@@ -385,3 +386,25 @@ def test_document_stream_refuses_to_resume_in_a_file_that_lost_a_line(files, bas
     files.compressed(name, b"".join(good))
     with pytest.raises(PreflightError, match=r"changed before line \d+, where the checkpoint continues"):
         next(stream.reopened(stream.position()))
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "UTF-16 text: save"), ("utf-32", "UTF-32 text: save"), ("utf-16-be", "NUL bytes: save it as UTF-8")],
+)
+def test_document_stream_leaves_out_a_file_that_is_not_utf8_text(files, base, suffix, encoding, message):
+    """The file is named once, and a stream that continues after it does not count it again."""
+    good = 'good\n{"text": "good"}\n'
+    files.text(f"a.{suffix}", 20 * '{"text": "wide"}\n'.encode(encoding))
+    files.text(f"b.{suffix}", good.encode() if suffix == "txt" else good[5:].encode())
+    notes = []
+    source = files.source(f"*.{suffix}", validation_hash_frac=1e-9)
+    stream = DocumentStream(source, "train", base=base, notify=notes.append)
+    texts = take(stream, 2)
+    assert all("good" in text and "\0" not in text for text in texts)
+    assert len(notes) == 1 and message in notes[0]
+    assert take(stream.reopened(stream.position()), 1) == take(stream, 1)
+    bad_file = files.folder / f"a.{suffix}"
+    assert [cursor for _, cursor in read_texts(bad_file, "text", (0, 0, 0), max_chars=None)] == [(0, 1, 1)]
+    assert list(read_texts(bad_file, "text", (0, 1, 1), max_chars=None)) == []

@@ -109,7 +109,7 @@ def test_damaged_compressed_file_is_reported_with_its_position(files, suffix, fa
 
 def test_compressed_file_that_expands_without_bounds_is_refused(files, monkeypatch):
     monkeypatch.setattr(streams, "_MAX_LINE_BYTES", 1 << 20)
-    path = files.text("bomb.txt.gz", gzip.compress(bytes(1 << 22)))
+    path = files.text("bomb.txt.gz", gzip.compress(b"x" * (1 << 22)))
     with pytest.raises(StageError, match=r"bomb\.txt\.gz: the line from byte 0 of .* has more than 1 MB"):
         list(read_texts(path, "text", START, max_chars=None))
     monkeypatch.setattr(streams, "_MAX_EXPANSION", 100)
@@ -175,6 +175,7 @@ def test_html_text_of_a_page_without_text_is_empty(content):
         (b'<?xml version="1.0" encoding="ISO-8859-1"?><p>\x93q\x94', "“q”\n"),
         (b"\xef\xbb\xbf<p>\xc3\xa9", "é\n"),
         (b"\xff\xfe<\0p\0>\0\xe9\0", "é\n"),
+        ("<meta charset=utf-16>\u00e9".encode(), "\u00e9\n"),
     ],
 )
 def test_html_text_honours_the_declared_encoding(content, text):

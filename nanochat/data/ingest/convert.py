@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -78,8 +79,9 @@ def _write_copy(path: Path, partial: Path, on_progress: OnProgress, part_bytes: 
     scratch.mkdir()
     size = path.stat().st_size
     done = sum(part.size for part in parts)
+    name = os.fsencode(path.name[-_NAME_CHARS:]).decode(errors="replace")  # Arrow writes only names that are UTF-8
     for tables in _batched(_tables(path, sum(part.rows for part in parts), scratch), part_bytes):
-        parts.append(_write_part(partial / f"{path.name[-_NAME_CHARS:]}-{len(parts):05d}.parquet", tables))
+        parts.append(_write_part(partial / f"{name}-{len(parts):05d}.parquet", tables))
         write_parts(partial, parts)
         done += parts[-1].size
         on_progress(min(done, size), size)
