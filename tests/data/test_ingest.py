@@ -104,6 +104,10 @@ def test_compressed_file_is_converted_like_the_plain_one(tmp_path, suffix):
         ('{"messages": [{"role": "user"}]}', [{"messages": [{"role": "user"}]}]),
         ('[{"text": "a"}, {"text": "b", "n": 1}]', [{"text": "a", "n": None}, {"text": "b", "n": 1}]),
         ('[{"m": "a", "o": {}}, {"m": ["b"]}]', [{"m": "a", "o": {}}, {"m": ["b"], "o": None}]),
+        (
+            '{"text": "own", "parts": [{"text": "a"}]}',
+            [{"text": "own", "parts": [{"text": "a"}]}],
+        ),
         ("[]", []),
     ],
 )
@@ -178,6 +182,27 @@ def test_tar_of_webdataset_gives_texts_and_keys_without_media(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test/b.txt", "`test/b.txt` belongs to the split `test`"),
+        ("x/rows.jsonl", "`x/rows.jsonl` is a data file"),
+        ("x/b.md", "x/b.md: is a document"),
+    ],
+)
+def test_tar_with_other_files_than_samples_is_refused(tmp_path, name, message):
+    path = write_tar(tmp_path / "shard.tar", {"a/a.txt": b"one", ".hidden.jsonl": b"x", name: b"two"})
+    with pytest.raises(PreflightError, match=f"{message}.*unpack"):
+        convert(path, base=tmp_path / "base")
+
+
+def test_quotes_in_tsv_that_enclose_no_field_are_characters(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tn\n"hello\t1\n"you\t2\n')
+    rows = [{"text": '"hello', "n": "1"}, {"text": '"you', "n": "2"}]
+    assert converted(path, tmp_path / "base") == rows
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", b"text,id\na,b\nc,d,e\n", r"a\.csv:3: .*Expected 2 fields in line 3, saw 3"),
@@ -189,6 +214,7 @@ def test_tar_of_webdataset_gives_texts_and_keys_without_media(tmp_path):
         ("a.json", b'[{"n": ' + b"1" * 5000 + b"}]", r"a\.json:1: Exceeds the limit"),
         ("a.json", b"[" * 100_000, r"a\.json:1: "),
         ("a.json", b'[{"text": "a"}]\n]', r"a\.json:2: expected the end of the file"),
+        ("a.json", b'{"system": "s", "rows": [{"text": "a"}]}', r"a\.json:1: `system` beside the list of rows"),
         ("a.feather", b"ARROW1\0\0cut", r"a\.feather: cannot be converted"),
         ("a.tar", b"no tar", r"a\.tar: cannot be converted"),
         (

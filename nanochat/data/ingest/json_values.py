@@ -18,6 +18,13 @@ _MAX_VALUE_CHARS = 1 << 28
 _BLANK = " \t\r\n"
 _MAX_KEYS_BESIDE_ROWS = 4
 _MESSAGE_KEYS = {"role", "from"}
+_MAX_LABEL_CHARS = 100
+_ROW_KEYS = {
+    *("text", "content", "body", "question", "answer", "prompt", "completion", "response"),
+    *("instruction", "input", "output", "chosen", "rejected"),
+}
+_MEANINGFUL_KEYS = {"system", "system_prompt", "context", "history", "split", "tools", "label", "train", "weight"}
+"""They would hold for every row of a table, but the rows do not carry them."""
 
 Row = dict[str, object]
 
@@ -43,16 +50,30 @@ def json_rows(path: Path) -> Iterator[Row]:
 def _rows_of_object(value: Row, reader: _Reader) -> Iterator[Row]:
     """Yield the rows of a file that holds a single object.
 
-    An object with one non-empty list, which holds objects, and few other keys is a table: each object in the list is a
-    row. Any other object is one row, and so is one whose list holds chat messages.
+    An object with one non-empty list, which holds objects, and few other keys, which hold no text, is a table: each
+    object in the list is a row. Any other object is one row, and so is one whose list holds chat messages.
+
+    Raises:
+        PreflightError: a key beside the rows of a table may change their meaning.
     """
     lists = [items for items in value.values() if isinstance(items, list) and items]
     is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and all(isinstance(x, dict) for x in lists[0])
-    if not is_table or _MESSAGE_KEYS & lists[0][0].keys():
+    if not is_table or _MESSAGE_KEYS & lists[0][0].keys() or _holds_text(value):
         yield value
         return
+    if lost := sorted(key for key in value if key.lower() in _MEANINGFUL_KEYS and value[key] not in (None, "", [])):
+        names = ", ".join(f"`{key}`" for key in lost)
+        raise reader.error(f"{names} beside the list of rows would be lost; write the rows as jsonl, with it in each")
     for item in lists[0]:
         yield _row(item, reader)
+
+
+def _holds_text(value: Row) -> bool:
+    """Return whether an object has a text of its own, longer than a label or under a key that texts usually have."""
+    return any(
+        isinstance(item, str) and (key.lower() in _ROW_KEYS or len(item) > _MAX_LABEL_CHARS)
+        for key, item in value.items()
+    )
 
 
 def _row(value: object, reader: _Reader) -> Row:

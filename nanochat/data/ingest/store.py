@@ -22,7 +22,7 @@ from nanochat.storage.files import write_text
 
 FOLDER, LIST_FILE, LOCK_FILE = "ingest", "parts.json", ".lock"
 PARTIAL_SUFFIX = ".partial"
-_VERSION = 2
+_VERSION = 3
 """Raised when the same file would be converted into different rows."""
 _KEY_CHARS = 16
 _DECOMPRESSED_PER_BYTE = 5

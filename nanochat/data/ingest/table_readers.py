@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nanochat.data.files.formats.parquet_batches import JSON_MARK
 from nanochat.data.ingest.json_values import Row, json_rows
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TABLE_ROWS = 1_000
+_MAX_QUOTED_CHARS = 1 << 24
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -68,7 +69,10 @@ def _tables(dataset: datasets.IterableDataset, first_row: int) -> Iterator[pa.Ta
 def _csv_tables(path: Path, separator: str, first_row: int, scratch: Path) -> Iterator[pa.Table]:
     import datasets
 
-    header = _csv_header(path, separator)
+    quoting: Literal[0, 3] = (
+        csv.QUOTE_NONE if separator == "\t" and not _is_quoted(path, separator) else csv.QUOTE_MINIMAL
+    )
+    header = _csv_header(path, separator, quoting)
     if not header:
         return
     yield from _tables(
@@ -77,6 +81,7 @@ def _csv_tables(path: Path, separator: str, first_row: int, scratch: Path) -> It
             path,
             scratch,
             sep=separator,
+            quoting=quoting,
             features=datasets.Features({name: datasets.Value("string") for name in header}),
             encoding="utf-8-sig",
             keep_default_na=False,
@@ -86,11 +91,23 @@ def _csv_tables(path: Path, separator: str, first_row: int, scratch: Path) -> It
     )
 
 
-def _csv_header(path: Path, separator: str) -> list[str]:
+def _is_quoted(path: Path, separator: str) -> bool:
+    """Return whether every field that begins with a quote also ends with one, so that quotes enclose fields."""
+    csv.field_size_limit(_MAX_QUOTED_CHARS)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for _ in csv.reader(file, delimiter=separator, strict=True):
+                pass
+    except csv.Error:
+        return False
+    return True
+
+
+def _csv_header(path: Path, separator: str, quoting: Literal[0, 3]) -> list[str]:
     """Return the names of the columns, which the first line gives; none if the file holds no line after it."""
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(itertools.islice(filter(None, csv.reader(file, delimiter=separator)), 2))
+        rows = list(itertools.islice(filter(None, csv.reader(file, delimiter=separator, quoting=quoting)), 2))
     if len(rows) < 2:
         return []
     header, first = rows
