@@ -10,6 +10,7 @@ from nanochat.data.files.digests import remembered_digests
 from nanochat.data.files.readers import document_lines
 from nanochat.data.sources import SourceSpec, check_source, digest, list_files, resolve_files, validation_frac
 from nanochat.errors import PreflightError
+from nanochat.storage.files import write_text
 
 
 def test_resolve_files_sorts_folders_patterns_and_lists(files, base):
@@ -222,3 +223,14 @@ def test_digest_remembers_the_rule_by_which_lines_were_left_out(files, base):
     assert digests == [
         digest(source, base=base, lines=lines) for lines in (None, document_lines("text"), document_lines("body"))
     ]
+
+
+def test_digest_and_reading_accept_a_name_that_is_not_utf8(files, base):
+    name = os.fsdecode(b"caf\xe9.txt")
+    files.text(name, "one\ntwo\n")
+    files.text("b.txt", "three\n")
+    latin = digest(files.source("."), base=base)
+    (files.folder / name).rename(files.folder / os.fsdecode(b"caf\xe8.txt"))
+    assert len(latin) == 64 and latin != digest(files.source("."), base=base)
+    write_text(base / "report.txt", f"left out: {name}")
+    assert (base / "report.txt").read_text() == r"left out: caf\udce9.txt"
