@@ -27,7 +27,7 @@ from nanochat.data.files.formats.parquet_batches import (
     parquet_batches,
     parquet_rows,
 )
-from nanochat.data.files.formats.streams import raw_lines, read_before, read_whole
+from nanochat.data.files.formats.streams import encoding_problem, raw_lines, read_before, read_whole
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def read_texts(
         case "json lines":
             yield from _jsonl_texts(path, column, cursor, problems)
         case "text lines":
-            lines = raw_lines(path, cursor[0])
-            yield from _line_texts(path, lines, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
+            yield from _txt_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case "html":
             yield from _html_texts(path, cursor, max_chars or TXT_DOCUMENT_CHARS, problems)
         case _:
@@ -202,6 +201,17 @@ def _jsonl_texts(path: Path, column: str, cursor: Cursor, problems: RowProblems)
             problems.add_empty(line.where)
     if bad > counted:
         yield "", end
+
+
+def _txt_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+    """Yield the texts of a txt file. A file that is not UTF-8 text is one bad row."""
+    offset, number, bad = cursor
+    if not offset and (problem := encoding_problem(path)) is not None:
+        if not number:
+            problems.add_bad(f"{path}: {problem}", bad + 1)
+            yield "", (0, 1, bad + 1)
+        return
+    yield from _line_texts(path, raw_lines(path, offset), cursor, max_chars, problems)
 
 
 def _html_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:

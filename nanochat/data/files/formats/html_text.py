@@ -60,12 +60,16 @@ def html_text(content: bytes) -> str:
 
 
 def _decode(content: bytes) -> str:
-    """Return the page as text in the encoding that it declares, which is UTF-8 by default."""
+    """Return the page as text in the encoding that it declares, which is UTF-8 by default.
+
+    A declaration of UTF-16 that is itself ASCII is wrong, and means UTF-8 (HTML standard, 13.2.3.2).
+    """
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             return _decode_as(content[len(mark) :], encoding)
     declared = _CHARSET.search(content[:_CHARSET_BYTES])
-    return _decode_as(content, declared[1].decode() if declared is not None else "utf-8")
+    encoding = declared[1].decode() if declared is not None else "utf-8"
+    return _decode_as(content, "utf-8" if encoding.lower().startswith(("utf-16", "utf-32")) else encoding)
 
 
 def _decode_as(content: bytes, encoding: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
-from nanochat.data.files.formats.streams import raw_lines
+from nanochat.data.files.formats.streams import encoding_problem, raw_lines
 from nanochat.errors import PreflightError, StageError
 
 
@@ -48,10 +48,16 @@ class JsonLine:
 def json_lines(path: Path, cursor: Cursor = START) -> Iterator[JsonLine]:
     """Yield the lines of a jsonl file from `cursor` on, without blank ones; a bad line carries its problem.
 
+    A file that is not UTF-8 text gives a single bad line.
+
     Raises:
         PreflightError: the file cannot be opened.
     """
     offset, number = cursor[:2]
+    if not offset and (problem := encoding_problem(path)) is not None:
+        if not number:
+            yield JsonLine(path, 1, None, problem, 0)
+        return
     for raw in raw_lines(path, offset):
         offset += len(raw)
         number += 1

@@ -6,6 +6,7 @@ are decompressed again, but not kept.
 
 from __future__ import annotations
 
+import codecs
 import io
 import lzma
 import sys
@@ -19,6 +20,13 @@ from nanochat.errors import PreflightError, StageError
 _BLOCK_BYTES = 1 << 20
 _MAX_EXPANSION = 1000
 """More expansion than that of any real text."""
+_HEAD_BYTES = 1024
+_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _DAMAGE = (OSError, EOFError, lzma.LZMAError)
 _MAX_LINE_BYTES = 1 << 28
 """A longer line of a compressed file is refused, because few bytes can decompress to more than the memory holds."""
@@ -33,6 +41,23 @@ def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
     """
     with _open_raw(path) as raw:
         yield from _lines(path, raw, offset)
+
+
+def encoding_problem(path: Path) -> str | None:
+    """Return why a file is not UTF-8 text, judged by its first bytes, or None.
+
+    Without this check, UTF-16 text would be read as UTF-8 text full of NUL characters.
+
+    Raises:
+        PreflightError: the file cannot be opened.
+        StageError: the file is compressed, and damaged or cut off.
+    """
+    with _open_raw(path) as raw:
+        head = next(_blocks(path, decompressed(raw, _compression(path)), _HEAD_BYTES), b"")
+    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    if encoding is None and b"\0" in head:
+        return "not text, or UTF-16 text, because it has NUL bytes: save it as UTF-8"
+    return None if encoding is None else f"{encoding} text: save it as UTF-8"
 
 
 def count_lines(path: Path, max_bytes: int) -> tuple[int, int]:
