@@ -43,7 +43,12 @@ REFUSED = {
     "reasoningContent": "because",
     "is_correct": False,
     "mask": True,
-    "split": "test",
+    "split": "other",
+    "article": "a text",
+    "sysMsg": "a text",
+    "preprompt": "a text",
+    "options": "a text",
+    "remark_by_us": 9 * "one word ",
     "notes_by_turn": ["x"],
 }
 IGNORED = {
@@ -57,6 +62,8 @@ IGNORED = {
     "created_at": 1,
     "system_fingerprint": "fp",
     "lang": "en",
+    "url": 9 * "https://a.b/%20 ",
+    "remark": "a few words",
 }
 FALSE = [0, 0.0, False, "0", "false", "False", "no"]
 
@@ -77,6 +84,28 @@ def test_false_flag_masks_a_message_and_leaves_a_row_out(key, value):
     for row in ({"messages": TWO, key: value}, {**PAIR, key: value}, {"messages": first[:2]}):
         with pytest.raises(UntrainedRow):
             parse_row(row, set())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *({key: value} for key in ("invalid", "do_not_use", "toxic", "spam") for value in (True, 1, "yes")),
+        {"usable": False},
+        {"split": "test"},
+        {"subset": "valid"},
+        {"fold": "Dev"},
+    ],
+)
+def test_row_that_is_marked_as_unusable_or_held_out_is_left_out(flags):
+    for row in ({"messages": TWO, **flags}, {**PAIR, **flags}):
+        with pytest.raises(UntrainedRow):
+            parse_row(row, set())
+
+
+@pytest.mark.parametrize("flags", [{"toxic": False}, {"usable": True}, {"split": "train"}])
+def test_row_that_is_marked_as_usable_is_trained_on(flags):
+    assert outcome({"messages": CHAT, **flags}) == outcome(CHAT)
+    assert "split" in flags or outcome([{**message, **flags} for message in CHAT]) == outcome(CHAT)
 
 
 def test_masked_message_is_rendered_as_context(tokenizer):

@@ -139,6 +139,10 @@ def test_parquet_columns_that_chats_do_not_need_are_not_read(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet")
     task = read_conversations(SourceSpec(name="mine", path=(str(tmp_path),)), "train", base=tmp_path)
     assert (len(task), task.refused, task.ignored) == (2, [], ["note", "when"])
+    remarks = table.set_column(1, "remark", pa.array(["short", 9 * "a long text "]))
+    pq.write_table(remarks, tmp_path / "a.parquet")
+    task = read_conversations(SourceSpec(name="mine", path=(str(tmp_path),)), "train", base=tmp_path)
+    assert (len(task), task.ignored) == (1, ["remark", "when"]) and "the key `remark`" in task.refused[0]
     pq.write_table(table.rename_columns(["messages", "system", "when"]), tmp_path / "a.parquet")
     task = read_conversations(SourceSpec(name="mine", path=(str(tmp_path),)), "train", base=tmp_path)
     assert task[0].conversation == Conversation((Message("system", "s"), *EXPECTED.messages))

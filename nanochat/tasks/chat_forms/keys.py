@@ -12,8 +12,14 @@ from collections.abc import Mapping
 
 from nanochat.data.files.formats.parquet_batches import UnreadableCell
 
-FLAGS = ("weight", "loss_weight", "loss", "train", "training", "trainable", "label")
-"""Keys that say whether a message or a row is trained on (1, true) or not (0, false)."""
+TRAINED_IF_FALSE = (
+    *("invalid", "incorrect", "wrong", "discard", "do_not_use", "toxic", "unsafe", "spam", "notrain", "untrainable"),
+)
+FLAGS = ("weight", "loss_weight", "loss", "train", "training", "trainable", "label", "usable", *TRAINED_IF_FALSE)
+"""Keys that say whether a message or a row is trained on (1, true) or not (0, false); some mean the opposite."""
+
+SPLIT_KEYS = ("split", "subset", "fold")
+"""Keys that may name the split of a row."""
 
 _MEANINGFUL = re.compile(
     r"""
@@ -28,6 +34,19 @@ _MEANINGFUL = re.compile(
     re.VERBOSE,
 )
 """Beginnings of words in the names of keys that may change what a row means."""
+
+_MEANINGFUL_NAMES = re.compile(
+    r"(article|paragraph|story|evidence|background|source_?text|body|snippet|table|premise|transcript|email|abstract|"
+    r"fact|hint|choice|option|sys|sys_?prompt|sys_?msg|pre_?prompt)s?"
+)
+"""Whole names of keys that hold what a question is about, or instructions."""
+
+_MAX_DESCRIPTION_CHARS = 80
+_LONG_DESCRIPTIVE = re.compile(
+    r"(.*_)?(id|uuid|hash|sha\d*|md5|fingerprint|url|uri|link|path|file|filename|title|source|dataset|model|topic|"
+    r"category|language|lang|license|licence|author|timestamp|time|date|created|when|note|comment|name|at)s?"
+)
+"""Names of texts of any length that only describe a row."""
 
 _DESCRIPTIVE = re.compile(
     r"(.*_)?(ids?|uuid|hash|fingerprint|count|length|chars|words|tokens|time|date|at|score|rating|lang|language|model)"
@@ -69,12 +88,14 @@ def present(row: Mapping[object, object]) -> dict[str, object]:
 
 
 def take_flags(row: dict[str, object], where: str = "") -> tuple[str, bool] | None:
-    """Remove the keys in `FLAGS` from a row or message. Return the first that is false, else any, with its value.
+    """Remove the keys in `FLAGS` from a row or message. Return the first that forbids training, else any.
+
+    The flag comes with whether it allows training.
 
     Raises:
         BadConversation: a value is neither true nor false.
     """
-    flags = [(key, _read_flag(key, row.pop(key), where)) for key in FLAGS if key in row]
+    flags = [(key, _read_flag(key, row.pop(key), where) != (key in TRAINED_IF_FALSE)) for key in FLAGS if key in row]
     return min(flags, key=lambda flag: flag[1], default=None)
 
 
@@ -85,7 +106,9 @@ def check_unread(row: Mapping[str, object], ignored: set[str], where: str = "") 
         BadConversation: one of them may change what the row means.
     """
     for key, value in row.items():
-        if may_change_meaning(key, is_nested=isinstance(value, list | dict), in_message=bool(where)):
+        is_nested = isinstance(value, list | dict)
+        is_refused = may_change_meaning(key, is_nested=is_nested, in_message=bool(where))
+        if is_refused or (_is_long_text(value) and is_long_text_refused(key)):
             raise BadConversation(
                 f"{where}the key `{key}` is not supported and may change the meaning; remove it from the rows, or "
                 "write its meaning into the messages"
@@ -101,12 +124,23 @@ def may_change_meaning(key: str, *, is_nested: bool, in_message: bool = False) -
         return True
     if _DESCRIPTIVE.fullmatch(key.lower()):
         return False
+    if _MEANINGFUL_NAMES.fullmatch(key.lower()):
+        return True
     return any(_MEANINGFUL.match(word) for word in words_of(key))
 
 
 def words_of(key: str) -> list[str]:
     """Return the words of a key in lower case, such as `reasoning` and `content` for `reasoningContent`."""
     return [word.lower() for word in _WORD.findall(key)]
+
+
+def is_long_text_refused(key: str) -> bool:
+    """Return whether text under an unread key is too much for a description if it is long."""
+    return not (_LONG_DESCRIPTIVE.fullmatch(key.lower()) or _DESCRIPTIVE.fullmatch(key.lower()))
+
+
+def _is_long_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) > _MAX_DESCRIPTION_CHARS and " " in value.strip()
 
 
 def _read_flag(key: str, value: object, where: str) -> bool:

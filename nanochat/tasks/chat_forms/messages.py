@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanochat.tasks.chat_forms.keys import BadConversation, check_unread, present, take_flags
+from nanochat.tasks.chat_forms.keys import TRAINED_IF_FALSE, BadConversation, check_unread, present, take_flags
 from nanochat.tasks.chat_forms.tool_calls import (
     TOOL_ROLES,
     add_output,
@@ -118,7 +118,7 @@ def _message(value: object, number: int, ignored: set[str], is_trained: bool) ->
         raise BadConversation(f"{where}role {given!r} is not supported; expected system, user or assistant")
     role, where = known, f"message {number} ({known}): "
     flag = take_flags(keys, where)
-    if flag is not None and flag[1] and role != "assistant":
+    if flag is not None and flag[1] and role != "assistant" and flag[0] not in (*TRAINED_IF_FALSE, "usable"):
         raise BadConversation(f"{where}`{flag[0]}` asks to train on it, but only answers are trained on; remove it")
     call = take_python_call(keys) if role == "assistant" else None
     check_unread(keys, ignored, where)

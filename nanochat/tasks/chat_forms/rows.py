@@ -15,11 +15,14 @@ from __future__ import annotations
 import itertools
 import json
 
+from nanochat.data.splits import canonical_split
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
+    SPLIT_KEYS,
     BadConversation,
     UntrainedRow,
     check_unread,
+    is_long_text_refused,
     may_change_meaning,
     present,
     take_flags,
@@ -49,6 +52,7 @@ _USED_KEYS = {
     *MESSAGE_KEYS,
     *SYSTEM_KEYS,
     *FLAGS,
+    *SPLIT_KEYS,
     *itertools.chain(*PAIR_KEYS),
 }
 
@@ -58,7 +62,8 @@ def is_needed(key: str, *, is_nested: bool, column: str = DEFAULT_COLUMN, chat_m
     if chat_map:
         return key in FLAGS or key in mapped_keys(chat_map)
     is_column = key == column and (is_nested or column != DEFAULT_COLUMN)
-    return is_column or key in _USED_KEYS or may_change_meaning(key, is_nested=is_nested)
+    may_be_text = not is_nested and is_long_text_refused(key)
+    return is_column or may_be_text or key in _USED_KEYS or may_change_meaning(key, is_nested=is_nested)
 
 
 def parse_row(
@@ -90,6 +95,7 @@ def parse_row(
         raise BadConversation(f"expected an object or a list of messages, found {json_type(value)}")
     row = present(value)
     _take_row_flags(row)
+    _take_row_split(row)
     system = _take_system(row)
     messages = _take_messages(row, value, ignored, column)
     check_unread(row, ignored)
@@ -105,6 +111,16 @@ def _take_row_flags(row: dict[str, object]) -> None:
     flag = take_flags(row)
     if flag is not None and not flag[1]:
         raise UntrainedRow(f"`{flag[0]}` says that the row is not to be trained on")
+
+
+def _take_row_split(row: dict[str, object]) -> None:
+    """Remove the keys that name the split of the row, if it is `train`."""
+    for key in SPLIT_KEYS:
+        split = canonical_split(str(row.get(key, "")).strip())
+        if split in ("test", "validation", "dev"):
+            raise UntrainedRow(f"`{key}` says that the row belongs to `{split}`")
+        if split == "train":
+            del row[key]
 
 
 def _take_mapped(value: dict[object, object], chat_map: ChatMap, ignored: set[str]) -> list[Message]:
