@@ -196,3 +196,18 @@ def test_pages_that_cannot_be_read_are_counted_as_bad_rows(files, base):
         "a.html: not utf-8 at byte 4",
         "c.html: its encoding `klingon` is unknown",
     ]
+
+
+def test_zero_bytes_after_gzip_content_are_padding(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"a\nb\n") + gzip.compress(b"c\n") + bytes(600))
+    assert list(streams.raw_lines(path, 2)) == [b"b\n", b"c\n"]
+
+
+@pytest.mark.parametrize("change", ["cut", "junk", "flipped"])
+def test_damaged_gzip_is_reported(tmp_path, change):
+    path, content = tmp_path / "a.txt.gz", gzip.compress(b"".join(b"%d\n" % i for i in range(1000)))
+    flipped = content[:40] + bytes(255 - byte for byte in content[40:80]) + content[80:]
+    path.write_bytes({"cut": content[:-3], "junk": content + b"junk", "flipped": flipped}[change])
+    with pytest.raises(StageError, match="damaged or cut off"):
+        list(streams.raw_lines(path, 0))

@@ -7,9 +7,11 @@ are decompressed again, but not kept.
 from __future__ import annotations
 
 import codecs
+import gzip
 import io
 import lzma
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -27,7 +29,7 @@ _MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_DAMAGE = (OSError, EOFError, lzma.LZMAError)
+_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 _MAX_LINE_BYTES = 1 << 28
 """A longer line of a compressed file is refused, because few bytes can decompress to more than the memory holds."""
 
@@ -173,9 +175,13 @@ def _compression(path: Path) -> Compression | None:
 
 
 def decompressed(raw: BinaryIO, compression: Compression | None) -> BinaryIO:
-    """Return the stream of the decompressed bytes. Damage raises OSError, EOFError or LZMAError when it is met."""
+    """Return the stream of the decompressed bytes. Damage raises an error of `_DAMAGE` when it is met."""
     if compression is None:
         return raw
+    if compression == "gzip":  # pyarrow refuses the zero bytes that may follow the content
+        return cast(
+            BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw, mode="rb")), _BLOCK_BYTES)
+        )
     if compression == "xz":  # pyarrow has no such codec
         return cast(BinaryIO, lzma.open(raw))
     import pyarrow as pa  # planning imports this module but reads no compressed file
