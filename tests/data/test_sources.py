@@ -234,3 +234,19 @@ def test_digest_and_reading_accept_a_name_that_is_not_utf8(files, base):
     assert len(latin) == 64 and latin != digest(files.source("."), base=base)
     write_text(base / "report.txt", f"left out: {name}")
     assert (base / "report.txt").read_text() == r"left out: caf\udce9.txt"
+
+
+@pytest.mark.parametrize(("link", "target"), [("test/b.txt", "../pool/b.txt"), ("test", "pool")])
+def test_list_files_takes_the_split_of_a_link_for_the_file_it_leads_to(files, base, link, target):
+    files.text("a.txt", "one\n")
+    files.text("pool/b.txt", "two\n")
+    (files.folder / link).parent.mkdir(exist_ok=True)
+    (files.folder / link).symlink_to(target)
+    splits = {file.path.name: file.split and file.split.split for file in list_files(files.source("."), base=base).used}
+    assert splits == {"a.txt": None, "b.txt": "test"}
+
+
+def test_list_files_prefers_the_name_whose_suffix_is_known(files, base):
+    files.text("data.bin", "one\n")
+    (files.folder / "a.txt").symlink_to("data.bin")
+    assert [path.name for path in resolve_files(files.source("."), base=base)] == ["a.txt"]

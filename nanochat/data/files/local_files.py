@@ -11,12 +11,14 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import READABLE, kind_of, lower_suffix
 from nanochat.data.files.file_selection import HIDDEN, DataFile, split_of_file, tells_kind
 from nanochat.errors import PreflightError
 
+_HELD_OUT_RANKS = {"validation": 1, "dev": 1, "test": 2}
 _MAX_NAME_BYTES = 255
 _RECURSIVE = "**"
 _ESCAPED = re.compile(r"\[([*?[])\]")
@@ -105,6 +107,7 @@ class _Finder:
             folder = pending.pop()
             if (real := os.path.realpath(folder)) in self._folders:
                 self._hits += 1
+                self._add_names(folder, Path(real), root)
                 continue
             self._folders.add(real)
             try:
@@ -124,16 +127,39 @@ class _Finder:
                     self._add_file(path, root)
         return links
 
+    def _add_names(self, link: Path, real: Path, root: Path) -> None:
+        """Add the names that files found before have below a link to their folder, unless the link is inside it."""
+        if not link.is_symlink() or Path(os.path.realpath(link.parent)).is_relative_to(real):
+            return
+        for key, file in self.files.items():
+            if Path(key).is_relative_to(real):
+                path = link / Path(key).relative_to(real)
+                self.files[key] = _join(file, replace(file, path=path, name=path.relative_to(root)))
+
     def _add_file(self, path: Path, root: Path, *, is_named: bool = False, has_chosen_kind: bool = False) -> None:
         if not path.is_file():
             self.left_out[path] = "a broken link" if path.is_symlink() else "not an ordinary file"
             return
         self._hits += is_named or kind_of(path) is not None
         real = os.path.realpath(path)
+        name = _name_below(root, path, Path(real))
+        file = DataFile(path, name, path.stat().st_size, is_named, has_chosen_kind)
         known = self.files.get(real)
-        if known is None or (is_named, has_chosen_kind) > (known.is_named, known.has_chosen_kind):
-            name = _name_below(root, path, Path(real))
-            self.files[real] = DataFile(path, name, path.stat().st_size, is_named, has_chosen_kind)
+        self.files[real] = file if known is None else _join(known, file)
+
+
+def _join(known: DataFile[Path], other: DataFile[Path]) -> DataFile[Path]:
+    """Return one file for two names of it: a name that holds it out decides its split, a test before a validation."""
+
+    def rank(file: DataFile[Path]) -> tuple[bool, bool, bool]:
+        return file.is_named, file.has_chosen_kind, file.kind is not None
+
+    def held_out(file: DataFile[Path]) -> int:
+        return _HELD_OUT_RANKS.get(file.split.split, 0) if file.split is not None else 0
+
+    best = other if rank(other) > rank(known) else known
+    decisive = max(best, known, other, key=held_out)
+    return replace(best, name=decisive.name)
 
 
 def _name_below(root: Path, path: Path, real: Path) -> Path:
