@@ -174,6 +174,8 @@ class DocumentStream:
         if rule is not None and (chars := rule.only_line_chars):
             advice = f", or set `max_document_chars: {chars // 2}` to cut the line" if chars > 1 else ""
             reason = f"its text is a single line of {chars:,} characters; add another line{advice}"
+            if rule.are_all_equal:
+                reason = f"all its documents are the same text; add a document with another text{advice}"
         return f"{describe(self._spec)}: no {self._split} document; {reason}"
 
 

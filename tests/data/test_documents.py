@@ -208,6 +208,12 @@ def test_document_stream_refuses_a_single_line_with_advice_that_works(files, bas
     assert all(next(DocumentStream(source, split, base=base)) for split in ("train", "validation"))
 
 
+def test_document_stream_names_a_source_of_equal_documents(files, base):
+    files.jsonl("a.jsonl", 100 * [{"text": "only one line"}])
+    with pytest.raises(StageError, match="all its documents are the same text; add a document with another text"):
+        next(DocumentStream(files.source("a.jsonl"), "validation", base=base))
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_document_stream_refuses_a_source_without_text(files, base, split):
     files.parquet("a.parquet", ["", None])

@@ -76,7 +76,7 @@ def test_check_documents_leaves_out_files_without_text_and_refuses_a_source_of_s
         ("a.jsonl", '{"body": "x"}', r"a\.jsonl:1: no key `text`; its keys are: body"),
         ("a.jsonl", '{"text": 5}', r"a\.jsonl:1: `text` is int, not text"),
         ("a.jsonl", "[]", r"a\.jsonl:1: expected an object, found list"),
-        ("a.txt", b"\xff\xfe text", r"a\.txt:1: not UTF-8"),
+        ("a.txt", b"\xff text", r"a\.txt:1: not UTF-8"),
     ],
 )
 def test_check_documents_names_the_bad_line(files, base, name, content, message):
@@ -150,3 +150,10 @@ def test_check_rows_of_small_files_parses_the_requested_rows(files, base):
     check_rows(files.source("train-0.jsonl", "train-2.jsonl"), "train", lambda *_: None, base=base, max_rows=6)
     with pytest.raises(PreflightError, match=r"source `mine` .*train-2\.jsonl:2: not JSON"):
         check_rows(files.source("train-0.jsonl", "train-2.jsonl"), "train", lambda *_: None, base=base)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.txt"])
+def test_check_documents_names_a_git_lfs_pointer(files, base, name):
+    files.text(name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(PreflightError, match=r"a\.\w+: a Git LFS pointer, not the data: run `git lfs pull`"):
+        check_documents(files.source(name), ["train"], base=base)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanochat.data.files.chunking import chunk_text, cut_lines
 from nanochat.data.splits import hash_share
@@ -26,6 +26,8 @@ class HeldOutRule:
     """Whether documents are also cut at line ends, because the source has only one."""
     only_line_chars: int = 0
     """The length of the source's only line, if there is nothing else. It is trained on."""
+    are_all_equal: bool = False
+    """Whether the source has several documents, all with the same text."""
 
     def documents(self, text: str, max_chars: int | None) -> Iterator[tuple[str, bool]]:
         """Yield the documents of a text, and whether each is held out."""
@@ -44,17 +46,18 @@ def choose_rule(texts: Iterable[tuple[str, int | None]], held_out_frac: float) -
     Reads no further than to the first document of each kind.
     """
     rule = HeldOutRule(held_out_frac)
-    least, most, first = math.inf, -math.inf, ""
+    least, most, first, count = math.inf, -math.inf, "", 0
     for text, max_chars in texts:
         for document, _ in rule.documents(text, max_chars):
             first = first or document
+            count += 1
             share = hash_share(document)
             least, most = min(least, share), max(most, share)
             if least < held_out_frac <= most:
                 return rule
     if least < most:
         return HeldOutRule(_moved(held_out_frac, least, most))
-    return _rule_for_lines(first, held_out_frac)
+    return replace(_rule_for_lines(first, held_out_frac), are_all_equal=count > 1)
 
 
 def _rule_for_lines(document: str, held_out_frac: float) -> HeldOutRule:

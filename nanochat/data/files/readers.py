@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 TXT_DOCUMENT_CHARS = 16_000
 _MAX_PAGE_BYTES = 1 << 26
+_MAX_POINTER_BYTES = 1024
+_POINTER_START = b"version https://git-lfs.github.com/spec/v1"
 
 
 def read_texts(
@@ -119,6 +121,8 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
         raise PreflightError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
         raise PreflightError(f"{path}: the file is empty")
+    if size < _MAX_POINTER_BYTES and path.read_bytes().startswith(_POINTER_START):
+        raise PreflightError(f"{path}: a Git LFS pointer, not the data: run `git lfs pull`")
     if reader_of(path) == "parquet":
         try:
             open_parquet(path, columns)
