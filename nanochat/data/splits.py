@@ -12,10 +12,15 @@ SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
 """What a recipe may write as a split: a name, and optionally a slice of its rows."""
 
 _SYNONYMS = {"valid": "validation", "val": "validation"}
+_HELD_OUT_WORDS = {"tests": "test"} | dict.fromkeys(
+    ("eval", "evaluation", "validate", "heldout", "held_out", "held-out", "holdout"), "validation"
+)
+_COPY_NUMBER = re.compile(r"( copy)?( ?\([0-9]+\)| [0-9]+)?$")
+_VERSION_AT_END = re.compile(r"(?<=test)[._-](v[0-9]+|data|final)$")
 _NAME = f"(?P<name>{'|'.join(SPLIT_NAMES)})"
 _SHARD_NUMBER = re.compile(r"[._-][0-9]+([._-]of[._-][0-9]+([._-][0-9a-z]+)?)?$")
 _AT_END = re.compile(rf"((?P<prefix>.*?)[._-])??{_NAME}[0-9]*")
-_AT_START = re.compile(rf"{_NAME}(-.+|[._][0-9a-z]+)")
+_AT_START = re.compile(rf"{_NAME}(-[^ ]+|[._][0-9a-z]+)")
 _AT_START_OF_SHARD = re.compile(rf"{_NAME}[._-].+")
 
 
@@ -62,14 +67,20 @@ def split_of_names(names: Iterable[str]) -> SplitLabel | None:
     """Return the split in the first of `names` that contains one, or None.
 
     Recognised, in lower and upper case: `train-00000-of-00001`, `train_0`, `sgd_validation`, `x.train`,
-    `train_sft-00000-of-00001`, `train_sft`.
+    `train_sft-00000-of-00001`, `train_sft`, `test (1)`, `test copy`, `my_test_data`, `tests`, `eval`, `heldout`.
     """
-    return next((label for label in map(_split_of_name, names) if label is not None), None)
+    labels = [label for label in map(_split_of_name, names) if label is not None]
+    if labels and labels[0].split == "train" != labels[0].label:  # `train_timetable` below a folder `test`
+        return next((label for label in labels if label.split != "train"), labels[0])
+    return labels[0] if labels else None
 
 
 def _split_of_name(name: str) -> SplitLabel | None:
     name = name.lower().removeprefix("._").removeprefix(".")  # a visible link may lead to a hidden file
+    name = _VERSION_AT_END.sub("", _COPY_NUMBER.sub("", name))
     stem = _SHARD_NUMBER.sub("", name)
+    if stem in _HELD_OUT_WORDS:
+        return SplitLabel(_HELD_OUT_WORDS[stem], _HELD_OUT_WORDS[stem])
     if match := _AT_END.fullmatch(stem):
         split = canonical_split(match["name"])
         return SplitLabel(split, split, match["prefix"] or "")
