@@ -11,7 +11,7 @@ from nanochat.data.files.file_selection import FileChoice, list_reasons
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, has_rows, has_text
 from nanochat.data.ingest.store import readable_files
-from nanochat.data.source_splits import document_files, has_split, row_files, with_content
+from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources import SourceSpec, list_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
@@ -20,6 +20,7 @@ from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Input, WeightedSource
 from nanochat.tasks.table import TASKS
 
+_SHOWN_NAMES = 3
 _COUNTED_BYTES = 1 << 28
 """Documents of larger text files are not counted, because that would take more than seconds."""
 
@@ -82,7 +83,7 @@ def _use(item: Input, base: Path) -> SourceUse:
     source = item.source
     match item:
         case WeightedSource() | BpbSuiteSpec():
-            return SourceUse(source.name, document_files(source, base=base).choice, "document")
+            return SourceUse(source.name, _with_validation(document_files(source, base=base)), "document")
         case CoreSuiteSpec():
             files = list_files(source, base=base)
             return SourceUse(source.name, FileChoice(files.used, ()), "row")
@@ -95,6 +96,15 @@ def _use(item: Input, base: Path) -> SourceUse:
         if has_split(source, shots, base=base):
             use = _join(use, SourceUse(source.name, row_files(source, shots, base=base), "row"))
     return use
+
+
+def _with_validation(files: DocumentFiles) -> FileChoice[Path]:
+    """Return the files of a source of documents with a note that names those of the validation."""
+    if not files.validation:
+        return files.choice
+    names = ", ".join(file.path.name for file in files.validation[:_SHOWN_NAMES])
+    more = f" and {len(files.validation) - _SHOWN_NAMES:,} more" if len(files.validation) > _SHOWN_NAMES else ""
+    return replace(files.choice, notes=(*files.choice.notes, f"validation: {names}{more}"))
 
 
 def _join(a: SourceUse, b: SourceUse) -> SourceUse:

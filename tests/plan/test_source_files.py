@@ -43,6 +43,12 @@ def test_source_uses_count_files_and_name_those_left_out_by_reason(tmp_path: Pat
     ]
 
 
+def test_source_uses_name_the_files_of_the_validation(tmp_path: Path) -> None:
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_text("x" * 1024)
+    assert _lines(_documents(tmp_path)) == ["docs: 2 files, 2.00 KiB; validation: valid.txt"]
+
+
 def test_source_uses_join_the_splits_that_stages_read(tmp_path: Path) -> None:
     for name in ("train", "test", "dev"):
         (tmp_path / f"{name}.jsonl").write_text("{}\n" * 3)
