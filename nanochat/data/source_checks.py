@@ -14,7 +14,7 @@ from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
 from nanochat.data.files.file_selection import list_reasons
 from nanochat.data.files.file_sizes import are_small
-from nanochat.data.files.readers import has_text
+from nanochat.data.files.readers import why_without_text
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources import SourceSpec, as_preflight_error
@@ -33,10 +33,10 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
             return
         paths, problems = document_files(spec, base=base).choice, RowProblems()
 
-        def holds_text(path: Path) -> bool:
-            return any(has_text(part, spec.column, problems) for part in readable_files([path], base=base))
+        def reason_of(path: Path) -> str | None:
+            return why_without_text(readable_files([path], base=base), spec.column, problems)
 
-        choice = with_content(paths, holds_text)
+        choice = with_content(paths, reason_of)
         if spec.builtin is None and not choice.used:
             bad = f"; bad rows:{shown(problems.examples)}" if problems.bad else ""
             raise PreflightError(f"no file holds text; left out: {list_reasons(choice.left_out)}{bad}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanochat.data.files.file_selection import EMPTY, DataFile, FileChoice
+from nanochat.data.files.file_selection import DataFile, FileChoice
 from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, describe, list_files
 from nanochat.data.splits import SPLIT_NAMES, canonical_split
@@ -114,11 +114,14 @@ def has_split(spec: SourceSpec, split: str, *, base: Path) -> bool:
     return bool(_of_splits(list_files(spec, base=base).used, split))
 
 
-def with_content(choice: FileChoice[Path], has_content: Callable[[Path], bool]) -> FileChoice[Path]:
-    """Return the choice without the files that a look inside shows to be empty."""
+def with_content(choice: FileChoice[Path], why_left_out: Callable[[Path], str | None]) -> FileChoice[Path]:
+    """Return the choice without the files for which a look inside gives a reason to leave them out."""
     for path in choice.paths:
         check_file(path, ())
-    return choice.keep([file for file in choice.used if has_content(file.path)], EMPTY)
+    reasons = {file: why_left_out(file.path) for file in choice.used}
+    for reason in sorted({reason for reason in reasons.values() if reason is not None}):
+        choice = choice.keep([file for file in choice.used if reasons[file] != reason], reason)
+    return choice
 
 
 def _note_on_listed_files(files: Files, split: str) -> str | None:

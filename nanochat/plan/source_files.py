@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.data.files.file_kinds import reader_of
-from nanochat.data.files.file_selection import FileChoice, list_reasons
+from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
 from nanochat.data.files.file_sizes import count_texts
-from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, has_rows, has_text
+from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, has_rows, why_without_text
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources import SourceSpec, list_files
@@ -137,14 +137,16 @@ def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:
         return use
     source = item.source
 
-    def has_content(path: Path) -> bool:
+    def reason_of(path: Path) -> str | None:
         parts = readable_files([path], base=base)
         try:
-            return any(has_text(part, source.column) if use.unit == "document" else has_rows(part) for part in parts)
+            if use.unit == "document":
+                return why_without_text(parts, source.column)
+            return None if any(has_rows(part) for part in parts) else EMPTY
         except StageError:
-            return True  # a bad row, which its reader counts
+            return None  # a bad row, which its reader counts
 
-    files = with_content(use.files, has_content)
+    files = with_content(use.files, reason_of)
     parts = readable_files(files.paths, base=base)
     if sum(path.stat().st_size for path in parts if reader_of(path) != "parquet") > _COUNTED_BYTES:
         return replace(use, files=files)

@@ -157,3 +157,10 @@ def test_check_documents_names_a_git_lfs_pointer(files, base, name):
     files.text(name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     with pytest.raises(PreflightError, match=r"a\.\w+: a Git LFS pointer, not the data: run `git lfs pull`"):
         check_documents(files.source(name), ["train"], base=base)
+
+
+def test_check_documents_says_that_a_file_has_no_usable_row(files, base):
+    files.text("a.jsonl", "bad\n")
+    files.text("b.jsonl", "\n")
+    with pytest.raises(PreflightError, match=r"left out: b\.jsonl \(empty\); a\.jsonl \(no usable row\); bad rows"):
+        check_documents(files.source("*.jsonl"), ["train"], base=base)

@@ -16,6 +16,7 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 HIDDEN = "hidden"
 EMPTY = "empty"
+NO_USABLE_ROW = "no usable row"
 _SHOWN_NAMES = 3
 UNREAD_KIND = "neither text nor rows, by its suffix"
 OTHER_GROUP = "beside files of a kind that is read first; name it or its suffix to read it"

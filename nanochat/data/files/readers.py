@@ -17,6 +17,7 @@ from nanochat.data.files.bad_rows import RowProblems
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_kinds import READABLE, reader_of
+from nanochat.data.files.file_selection import EMPTY, NO_USABLE_ROW
 from nanochat.data.files.file_sizes import SMALL_BYTES
 from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.formats.json_lines import JsonLine, json_lines, json_objects, parse_line
@@ -133,6 +134,18 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
 def has_text(path: Path, column: str, problems: RowProblems | None = None) -> bool:
     """Return whether a file holds a text that is not blank. Errors are those of `read_texts`."""
     return any(text for text, _ in read_texts(path, column, START, max_chars=None, problems=problems))
+
+
+def why_without_text(paths: Iterable[Path], column: str, problems: RowProblems | None = None) -> str | None:
+    """Return why files hold no text, or None if one of them does. Errors are those of `read_texts`."""
+    problems = problems or RowProblems()
+    bad_before, problems.bad = problems.bad, 0
+    if any(has_text(path, column, problems) for path in paths):
+        reason = None
+    else:
+        reason = NO_USABLE_ROW if problems.bad else EMPTY
+    problems.bad += bad_before
+    return reason
 
 
 def has_rows(path: Path) -> bool:
