@@ -134,7 +134,7 @@ def _table_of_rows(rows: list[Row]) -> pa.Table:
 def _column(values: list[object]) -> pa.Array:
     """Return values of a key as an Arrow array; as strings if Arrow has no type for all of them.
 
-    Strings stay as they are then. The others become JSON, with a mark that tells the two apart.
+    Strings stay as they are then. The others become JSON, with a mark in front, by which readers recognise them.
     """
     import pyarrow as pa
 
