@@ -12,7 +12,8 @@ SPLIT_PATTERN = r"^([^\[\]]+)(?:\[(-?[0-9]+)?:(-?[0-9]+)?\])?$"
 """What a recipe may write as a split: a name, and optionally a slice of its rows."""
 
 _SYNONYMS = {"valid": "validation", "val": "validation"}
-_HELD_OUT_WORDS = {"tests": "test"} | dict.fromkeys(
+# Not `tests`: in source code that is a folder of programs, not data that a model is tested on.
+_HELD_OUT_WORDS = dict.fromkeys(
     ("eval", "evaluation", "validate", "heldout", "held_out", "held-out", "holdout"), "validation"
 )
 _COPY_NUMBER = re.compile(r"( copy)?( ?\([0-9]+\)| [0-9]+)?$")

@@ -38,7 +38,7 @@ from nanochat.errors import PreflightError, StageError
         ("test (1).jsonl", "test"),
         ("test copy.jsonl", "test"),
         ("test 1.jsonl", "test"),
-        ("tests/a.jsonl", "test"),
+        ("tests/a.jsonl", None),
         ("eval.jsonl", "validation"),
         ("evaluation/a.jsonl", "validation"),
         ("validate.jsonl", "validation"),

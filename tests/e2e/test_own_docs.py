@@ -39,6 +39,7 @@ def test_the_recipe_reads_every_page_of_the_documentation():
         *ROOT.glob("*.md"),
         *ROOT.glob("nanochat/**/*.md"),
         *ROOT.glob("schemas/*.md"),
+        *ROOT.glob("recipes/*.md"),
         *ROOT.glob("tests/**/*.md"),
     }
     assert used == {page.resolve() for page in pages} and ROOT / "README.md" in used
