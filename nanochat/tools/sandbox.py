@@ -1,7 +1,7 @@
 """Runs a generated Python program in a sandbox and reports whether it ran to its end.
 
 Each program runs in its own process, in a new session, with an empty environment and a temporary folder that is deleted
-afterwards. Wall time, CPU time, memory, file size, open files, threads and output are limited. A program that tries to
+afterwards. Wall time, CPU time, memory, file size, open files and threads are limited. A program that tries to
 start a process, open a socket, send a signal, load native code or write outside its folder is ended at once. If Linux
 allows it (as root, or with unprivileged user namespaces), the program also runs in its own namespaces: it has no
 network, no privileges and sees no other process, every file system is read-only except a small one in memory, and all
@@ -36,13 +36,16 @@ from nanochat.errors import StageError
 from nanochat.tools.sandbox_guard import REFUSED
 
 Isolation = Literal["namespaces", "hooks"]
-Reason = Literal["finished", "failed", "refused", "timeout", "output"]
+Reason = Literal["finished", "failed", "refused", "timeout"]
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 _START_SECONDS = 30.0
 """Setting up the sandbox may take this long. The program's own time starts after that."""
 _STOP_SECONDS = 3.0
 _POLL_SECONDS = 0.05
+_READ_BYTES = 1 << 16
+_MAX_DRAIN_READS = 32
+"""More than a pipe can hold. A process that survived, and still prints, must not keep the sandbox waiting."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Limits:
     file_bytes: int = 4 * 2**20
     """Limit for each file; in namespaces, also for all files together."""
     output_bytes: int = 64 * 2**10
-    """Limit for standard output and for standard error."""
+    """How much is kept of standard output and of standard error: half of it from the start, half from the end."""
     open_files: int = 32
     threads: int = 32
     """Processes and threads."""
@@ -68,8 +71,9 @@ class Outcome:
     """How a program ended."""
 
     reason: Reason
-    """`finished` (reached its end), `failed` (exception, exit or signal), `refused`, `timeout`, `output` (too much)."""
+    """`finished` (reached its end), `failed` (exception, exit or signal), `refused`, `timeout`."""
     stdout: str
+    """Without its middle if it is long; a line there says how much is missing. So is `stderr`."""
     stderr: str
     seconds: float
     isolation: Isolation
@@ -170,18 +174,39 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+class _HeadAndTail:
+    """The start and the end of a stream of bytes, so that endless output takes little memory."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._half = limit_bytes // 2
+        self._head, self._tail, self._total = bytearray(), bytearray(), 0
+
+    def add(self, data: bytes) -> None:
+        """Append bytes to the stream."""
+        room = self._half - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        del self._tail[: max(0, len(self._tail) - self._half)]
+        self._total += len(data)
+
+    def text(self) -> str:
+        """Return both parts as text, with a line between them if bytes are missing."""
+        lost = self._total - len(self._head) - len(self._tail)
+        note = f"\n[{lost:,} bytes left out]\n".encode() if lost else b""
+        return bytes(self._head + note + self._tail).decode(errors="replace")
+
+
 class _Output:
-    """Collects what a process prints, up to a limit."""
+    """Collects what a process prints."""
 
     def __init__(self, process: subprocess.Popen[bytes], limit_bytes: int) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
-        self._limit_bytes = limit_bytes
-        self._texts = {process.stdout: bytearray(), process.stderr: bytearray()}
+        self._texts = {process.stdout: _HeadAndTail(limit_bytes), process.stderr: _HeadAndTail(limit_bytes)}
 
-    def collect(self, ready: int, *, wall_seconds: float) -> Literal["timeout", "output"] | None:
-        """Read until the process ends, and return None; return a reason as soon as it exceeds a limit.
+    def collect(self, ready: int, *, wall_seconds: float) -> Literal["timeout"] | None:
+        """Read until the process ends, and return None, or until it exceeds its wall time.
 
         Its wall time starts when something can be read from the descriptor `ready`.
         """
@@ -201,27 +226,26 @@ class _Output:
                         deadline = time.monotonic() + wall_seconds
                     elif not self._read(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
-                if any(len(text) > self._limit_bytes for text in self._texts.values()):
-                    return "output"
         return None
 
     def drain(self) -> None:
         """Read what is left in the pipes of a process that has ended."""
-        for stream, text in self._texts.items():
-            while len(text) <= self._limit_bytes and self._read(stream):
-                pass
+        for stream in self._texts:
+            reads = 0
+            while reads < _MAX_DRAIN_READS and self._read(stream):
+                reads += 1
 
     def texts(self) -> tuple[str, str]:
-        """Return standard output and standard error, each truncated at the limit."""
-        out, err = (bytes(text[: self._limit_bytes]).decode(errors="replace") for text in self._texts.values())
+        """Return standard output and standard error."""
+        out, err = (text.text() for text in self._texts.values())
         return out, err
 
     def _read(self, stream: IO[bytes]) -> bool:
         try:
-            data = os.read(stream.fileno(), 1 << 16)
+            data = os.read(stream.fileno(), _READ_BYTES)
         except BlockingIOError:
             return False
-        self._texts[stream] += data
+        self._texts[stream].add(data)
         return bool(data)
 
 
