@@ -29,7 +29,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Missing parent folders are created. With `durable=False` nothing is flushed to disk, for files that need not survive
     a power cut. After an exception the scratch file is deleted and `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, durable=durable)
     scratch = _scratch_path(path)
     try:
         yield scratch
@@ -61,6 +61,19 @@ def move_into_place(scratch: Path, path: Path, *, durable: bool = True) -> None:
         sync(path.parent)
 
 
+def make_folder(path: Path, *, durable: bool = True) -> None:
+    """Create a folder and the folders above it that are missing. Their names are flushed to disk, unless not `durable`.
+
+    Without that, a file that was flushed can be lost in a power cut, together with the new folder above it.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent, durable=durable)
+    path.mkdir(exist_ok=True)
+    if durable:
+        sync(path.parent)
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield an empty scratch folder that becomes `target` when the block ends without an exception.
@@ -68,7 +81,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Every file in it is flushed to disk before the rename, and the parent folder after it. A folder at `target` is
     replaced. Scratch folders that a killed process left for the same target are deleted.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     _delete_leftovers(target)
     scratch, old = _scratch_path(target), _scratch_path(target, "old-")
     scratch.mkdir()
@@ -90,7 +103,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Create a folder, and keep other processes that also call this from working in it at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -50,8 +50,13 @@ class TestFlushing:
         scratch = f".writing-{os.getpid()}-run.json"
         assert calls == [("fsync", scratch), ("rename", "run.json"), ("fsync", tmp_path.name)]
 
+    def test_write_text_flushes_the_name_of_every_folder_that_it_creates(self, tmp_path, calls):
+        files.write_text(tmp_path / "a" / "b" / "run.json", "new")
+        assert [name for call, name in calls if call == "fsync"][:2] == [tmp_path.name, "a"]
+        assert calls[-1] == ("fsync", "b")
+
     def test_write_bytes_flushes_nothing_if_not_durable(self, tmp_path, calls):
-        files.write_bytes(tmp_path / "progress.json", b"new", durable=False)
+        files.write_bytes(tmp_path / "a" / "progress.json", b"new", durable=False)
         assert calls == [("rename", "progress.json")]
 
     def test_new_folder_flushes_every_file_before_the_rename_and_the_parent_after_it(self, tmp_path, calls):
