@@ -1,8 +1,13 @@
-"""HumanEval (Chen et al. 2021): functions to write, graded by running their tests in the sandbox."""
+"""HumanEval (Chen et al. 2021): functions to write, graded by running their tests in the sandbox.
+
+Models write code in many ways, so an answer's program is searched for with care: a fence may be missing on either side,
+and code may mention fences. What PyTorch nanochat finds in pairs of fences is found here too.
+"""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
@@ -12,8 +17,19 @@ from nanochat.tasks.parsing import row_error, strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tools.sandbox import Limits, run_program
 
-_FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"^(?P<before>.*?)```+(?P<language>[\w+#.-]*)[ \t\r]*$", re.MULTILINE)
+"""A fence at the end of a line. Anything but the name of a language may be code that mentions a fence."""
+_FENCE_LINE = re.compile(r"^(?P<before>[ \t]*)```+(?P<rest>.*)$", re.MULTILINE)
+_FENCE_IN_LINE = re.compile(r"(?<![\s\"'`])```(?![\"'`])")
+_DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
 _IMPORT = re.compile(r"(?:import|from)\s")
+_FUTURE_IMPORT = re.compile(r"^from __future__ import .+\n?", re.MULTILINE)
+# As in OpenAI's harness, an answer is not a script: what it does under `if __name__ == "__main__"`, such as reading
+# input or exiting, says nothing about its function. Classes still find their module by its name.
+_MODULE_NAME = """\
+__import__("sys").modules["answer"] = __import__("sys").modules[__name__]
+__name__ = "answer"
+"""
 
 
 @dataclass(frozen=True)
@@ -59,16 +75,54 @@ def parse_function(row: dict[str, object], number: int) -> Function:
 
 
 def assemble_program(example: Example, completion: str) -> str:
-    """Return the prompt's imports, the completion's code, the tests, and the call that runs them."""
-    meta = example.meta
-    return "\n\n".join([meta["imports"], extract_code(completion), meta["test"], f"check({meta['entry']})\n"])
+    """Return the prompt's imports, the completion's code, the tests, and the call that runs them.
+
+    The code does not run as `__main__`. Its imports from `__future__` come first, because Python demands it.
+    """
+    meta, code = example.meta, extract_code(completion)
+    head = "".join(_FUTURE_IMPORT.findall(code)) + _MODULE_NAME + meta["imports"]
+    return "\n\n".join([head, _FUTURE_IMPORT.sub("", code), meta["test"], f"check({meta['entry']})\n"])
 
 
 def extract_code(completion: str) -> str:
-    """Return the first fenced block, or the whole text if there is none. An unclosed block extends to the end."""
+    """Return the code of the first fenced block, or the whole text if there is no fence.
+
+    A block that nothing closes extends to the end. If only the closing fence is there, the code is the text before it.
+    """
     text = strip_special_tokens(completion)
-    block = _FENCED.search(text)
-    return block[1] if block else text
+    fences = list(_FENCE.finditer(text))
+    # Indented fences after a function has begun are part of its docstring.
+    while fences and fences[0]["before"].isspace() and _DEFINITION.search(text, 0, fences[0].start()):
+        del fences[0]
+    if not fences:
+        return text
+    first, before = fences[0], text[: fences[0].end("before")]
+    following = text[first.end() : fences[1].start() if len(fences) > 1 else len(text)]
+    if before.strip() and not first["language"] and _is_closing(before, following):
+        return before
+    margin = first["before"]
+    code = _until_closing(text[first.end() + 1 :], indentation=len(margin) - len(margin.lstrip()))
+    return textwrap.dedent(code).lstrip() if code[:1].isspace() else code
+
+
+def _is_closing(before: str, following: str) -> bool:
+    """Return whether a fence between two texts ends the code in the first one, rather than begins that in the second.
+
+    Some models leave out the opening fence, as if the prompt had ended with it.
+    """
+    return not following.strip() or (bool(_DEFINITION.search(before)) and not _DEFINITION.search(following))
+
+
+def _until_closing(text: str, *, indentation: int) -> str:
+    """Return the text up to the fence that closes a block whose opening fence has this indentation."""
+    lines = list(_FENCE_LINE.finditer(text))
+    if closing := next((line for line in lines if len(line["before"]) <= indentation), None):
+        return text[: closing.start()]
+    deeper = [line for line in lines if not line["rest"].strip()]
+    if len(deeper) % 2:  # fences in docstrings come in pairs
+        return text[: deeper[-1].start()]
+    closing = _FENCE_IN_LINE.search(text)
+    return text if closing is None else text[: closing.start()]
 
 
 def _imports(prompt: str) -> str:

@@ -25,10 +25,16 @@ DOUBLE = Function(
 
 
 def test_program_consists_of_imports_code_tests_and_the_call():
-    """The imports are those before the prompt's first definition, and the code is the first fenced block."""
+    """The imports are those before the prompt's first definition, and the code is the first fenced block.
+
+    Imports from `__future__` lead, and the program does not have the name of a script.
+    """
     task = HumanEval([DOUBLE])
-    completion = "Sure!\n```python\ndef double(x):\n    return x\n```\nor\n```\nno\n```"
-    assert assemble_program(task[0], completion) == (
+    code = "from __future__ import annotations\ndef double(x):\n    return x\n"
+    assert assemble_program(task[0], f"Sure!\n```python\n{code}```\nor\n```\nno\n```") == (
+        "from __future__ import annotations\n"
+        '__import__("sys").modules["answer"] = __import__("sys").modules[__name__]\n'
+        '__name__ = "answer"\n'
         "import math\nfrom typing import List\n\n"
         "def double(x):\n    return x\n\n\n"
         "def check(candidate):\n    assert candidate([1]) == [2]\n\n\n"
@@ -45,6 +51,9 @@ def test_example_is_rendered_as_by_hand(tokenizer):
     assert rendered.mask == [0] * 13 + [1] * (len(answer) + 1)
 
 
+DOCUMENTED = "def f():\n    '''\n    ```\n    f()\n    ```\n    '''"
+
+
 @pytest.mark.parametrize(
     ("completion", "code"),
     [
@@ -54,6 +63,25 @@ def test_example_is_rendered_as_by_hand(tokenizer):
         ("```python\nx = 1\n", "x = 1"),
         ("x = 1<|assistant_end|>y", "x = 1"),
         ("a `b` c", "a `b` c"),
+        # Only the closing fence is there.
+        ("x = 1\n```", "x = 1\n"),
+        ("x = 1```", "x = 1"),
+        ("def f(): 1\n```\nIt returns None.", "def f(): 1\n"),
+        ("def f(): 1\n```\nUse it:\n```python\nf()\n```", "def f(): 1\n"),
+        # Only the opening fence is there.
+        ("So:\n```\ndef f(): 1", "def f(): 1"),
+        ("So:\r\n```python\r\nx = 1\r\n```", "x = 1\r\n"),
+        # The code mentions fences.
+        ('x = "```"\ny = 1', 'x = "```"\ny = 1'),
+        ('if x.startswith("```"):\n    y', 'if x.startswith("```"):\n    y'),
+        (DOCUMENTED, DOCUMENTED),
+        (f"```py\n{DOCUMENTED}\n    1\n```\nSo.", f"{DOCUMENTED}\n    1\n"),
+        (f"```py\n{DOCUMENTED}", DOCUMENTED),
+        # The fences are indented, or in a line of code.
+        ("1. So:\n   ```python\n   def f():\n       1\n   ```\n2. No", "def f():\n    1\n"),
+        ("```python\ndef f():\n    1\n    ```\nSo.", "def f():\n    1\n"),
+        ("```python\nx = 1```\nSo.", "x = 1"),
+        ("```python\n  x = 1\ny = 2\n```", "x = 1\ny = 2\n"),
     ],
 )
 def test_extract_code_takes_the_first_fenced_block_or_the_whole_text(completion, code):
@@ -72,6 +100,35 @@ def test_grade_accepts_canonical_solutions_only():
         assert not task.grade(
             example, gold_text(example).replace("```python\n", "```python\nimport sys\nsys.exit(0)\n")
         )
+
+
+GUARDED = {
+    "exit": "import sys\n    sys.exit(main())",
+    "input": "print(double([int(input())]))",
+    "doctest": "import doctest\n    doctest.testmod()",
+    "unittest": "import unittest\n    unittest.main()",
+}
+
+
+@pytest.mark.parametrize("guarded", GUARDED.values(), ids=GUARDED)
+def test_grade_ignores_what_an_answer_does_as_a_script(guarded):
+    """The function is judged by its tests, whether it is right or wrong."""
+    task = HumanEval([DOUBLE])
+    for body, is_right in (("[2 * value for value in x]", True), ("x", False)):
+        code = f"def double(x):\n    return {body}\n\nif __name__ == '__main__':\n    {guarded}\n"
+        assert task.grade(task[0], f"```python\n{code}```") == is_right
+
+
+def test_grade_accepts_programs_that_python_accepts():
+    """Imports from `__future__`, classes whose annotations are looked up by module, and much output are no fault."""
+    code = (
+        "from __future__ import annotations\nimport dataclasses\n"
+        "@dataclasses.dataclass\nclass Twice:\n    value: dataclasses.InitVar[int]\n    other: Twice | None = None\n"
+        "def double(x):\n    for _ in range(30_000): print('working', Twice(1))\n    return [2 * y for y in x]\n"
+    )
+    task = HumanEval([DOUBLE])
+    assert task.grade(task[0], code)
+    assert not task.grade(task[0], code.replace("2 *", "3 *"))
 
 
 def test_parser_refuses_a_row_of_another_form():
