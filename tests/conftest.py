@@ -119,6 +119,8 @@ def make_random_model() -> Callable[..., GPT]:
 
     def make(architecture: Architecture, *, make_model: Callable[[GPTConfig], GPT] = FastGPT, **shape: Any) -> GPT:
         shape = {"sequence_len": 32, "vocab_size": 100, "n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 64} | shape
+        if architecture == "portable":
+            shape["window_pattern"] = "L"  # the only one that it has
         model = make_model(GPTConfig(architecture=architecture, **shape))
         shapes = model.config.parameter_shapes()
         drawn = {}

@@ -6,10 +6,11 @@ Not here: initial values (`init`), the forward pass (`gpt`).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-Architecture = Literal["seed", "current"]
+Architecture = Literal["seed", "current", "portable"]
 
 VOCAB_MULTIPLE = 64
 """The rows of the embedding and lm_head are padded to a multiple of this; token ids stay below vocab_size."""
@@ -35,25 +36,43 @@ class Variant:
     """The value gate is gate_scale * sigmoid(...)."""
     has_smear: bool = False
     has_backout: bool = False
+    has_value_embeddings: bool = True
+    has_residual_lambdas: bool = True
+    """Whether each block's input is resid_lambda * x + x0_lambda * x0; otherwise it is x."""
+    has_short_windows: bool = True
+
+    @property
+    def default_window_pattern(self) -> str:
+        return "SSSL" if self.has_short_windows else "L"
 
 
-_SEED = Variant()
-_CURRENT = Variant(
-    norm_eps=2.0**-23,  # the machine epsilon of float32
-    rope_base=100_000.0,
-    qk_scale=1.2,
-    gate_channels=12,
-    gate_scale=3.0,
-    has_smear=True,
-    has_backout=True,
-)
+VARIANTS: dict[Architecture, Variant] = {
+    "seed": Variant(),
+    "current": Variant(
+        norm_eps=2.0**-23,  # the machine epsilon of float32
+        rope_base=100_000.0,
+        qk_scale=1.2,
+        gate_channels=12,
+        gate_scale=3.0,
+        has_smear=True,
+        has_backout=True,
+    ),
+    "portable": Variant(
+        norm_eps=1e-5,  # mlx-lm's model has no other; transformers reads it from its config
+        gate_channels=0,
+        has_value_embeddings=False,
+        has_residual_lambdas=False,
+        has_short_windows=False,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """The model's shape and architecture; the defaults are the seed architecture.
 
-    `seed` is NanoChat MLX, `current` is nanochat as of 2026-07.
+    `seed` is NanoChat MLX, and `current` is nanochat as of 2026-07. `portable` is nanochat as of 2025-10, which mlx-lm
+    and transformers call `nanochat`: `seed` without value embeddings, residual lambdas and short windows.
     """
 
     sequence_len: int = 2048
@@ -66,9 +85,11 @@ class GPTConfig:
     window_pattern: str = "SSSL"
     """`S` (short) and `L` (whole context), repeated over the layers; the last layer is always L."""
     architecture: Architecture = "seed"
+    norm_eps: float | None = None
+    """The epsilon of every norm of an imported model, if it is not that of the architecture."""
 
     @classmethod
-    def from_dict(cls, values: dict[str, int | str]) -> GPTConfig:
+    def from_dict(cls, values: Mapping[str, int | float | str | None]) -> GPTConfig:
         """Return the config that `to_dict` wrote. An unknown field raises a TypeError."""
         return cls(**values)  # type: ignore[arg-type]  # values from JSON; `problems` checks them
 
@@ -76,11 +97,20 @@ class GPTConfig:
     def from_depth(cls, depth: int, *, architecture: Architecture = "seed") -> GPTConfig:
         """Return the config of width 64 * depth rounded up to a multiple of 128, and heads of 128."""
         n_head, width = -(-DEPTH_WIDTH * depth // DEPTH_HEAD_DIM), DEPTH_HEAD_DIM
-        return cls(n_layer=depth, n_head=n_head, n_kv_head=n_head, n_embd=n_head * width, architecture=architecture)
+        return cls(
+            n_layer=depth,
+            n_head=n_head,
+            n_kv_head=n_head,
+            n_embd=n_head * width,
+            window_pattern=VARIANTS[architecture].default_window_pattern,
+            architecture=architecture,
+        )
 
     @property
     def variant(self) -> Variant:
-        return _CURRENT if self.architecture == "current" else _SEED
+        """The architecture's constants, with this model's own `norm_eps` if it has one."""
+        variant = VARIANTS[self.architecture]
+        return variant if self.norm_eps is None else replace(variant, norm_eps=self.norm_eps)
 
     @property
     def padded_vocab_size(self) -> int:
@@ -111,13 +141,15 @@ class GPTConfig:
         return self.n_layer // 2
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Return whether `layer` has value embeddings: every second layer, the last one included."""
-        return layer % 2 == (self.n_layer - 1) % 2
+        """Return whether `layer` has value embeddings: every second layer, the last one included, or none at all."""
+        return self.variant.has_value_embeddings and layer % 2 == (self.n_layer - 1) % 2
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name -> shape of every parameter, with nanochat's names and order; matrices are (out, in)."""
         variant, width, vocab = self.variant, self.n_embd, self.padded_vocab_size
-        shapes: dict[str, tuple[int, ...]] = {"resid_lambdas": (self.n_layer,), "x0_lambdas": (self.n_layer,)}
+        shapes: dict[str, tuple[int, ...]] = {}
+        if variant.has_residual_lambdas:
+            shapes |= {"resid_lambdas": (self.n_layer,), "x0_lambdas": (self.n_layer,)}
         if variant.has_smear:
             shapes["smear_lambda"] = (1,)
         if variant.has_backout:
@@ -188,8 +220,12 @@ class GPTConfig:
             problems.append(f"`n_embd` {self.n_embd} is less than the {gates} channels that the gates read")
         if not self.window_pattern or set(self.window_pattern) - {"S", "L"}:
             problems.append(f"`window_pattern` {self.window_pattern!r} must be made of the letters S and L")
+        elif "S" in self.window_pattern and not self.variant.has_short_windows:
+            problems.append(
+                f"`window_pattern` {self.window_pattern!r} has short windows, which `{self.architecture}` lacks: write L"
+            )
         return problems
 
-    def to_dict(self) -> dict[str, int | str]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, int | float | str | None]:
+        """Return the fields as JSON values. `norm_eps` is left out if it is the architecture's."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

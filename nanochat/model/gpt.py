@@ -11,6 +11,7 @@
     logits = SOFTCAP * tanh(lm_head norm(x) / SOFTCAP)         (B, T, V)
 
 Only the `current` architecture has smear and backout. Every second layer, the last one included, has value embeddings.
+The `portable` architecture has neither those nor the lambdas: its blocks read x itself.
 
 This module is the reference: the implementations in `cpu`, `cuda` and `ragged` compute the same function faster and are
 tested against it; `dispatch` chooses between them. Parameters have the names of karpathy/nanochat's checkpoints, so
@@ -272,7 +273,7 @@ class GPT(Module):
 
     Parameters, where V here includes the padding of the vocabulary:
         transformer.wte (V, C), lm_head (V, C), transformer.h: the blocks, one per layer
-        resid_lambdas, x0_lambdas (n_layer,): the factors on x and on x0 before each block
+        resid_lambdas, x0_lambdas (n_layer,): the factors on x and on x0 before each block; not in `portable`
         value_embeds: a table (V, G * D) for each layer that has value embeddings
         smear_lambda (1,), smear_gate (1, SMEAR_CHANNELS), backout_lambda (1,): `current` architecture only
     """
@@ -283,8 +284,9 @@ class GPT(Module):
         self.compute_dtype = mx.float32
         self.recomputes_blocks = False
         variant, vocab, kv_width = config.variant, config.padded_vocab_size, config.n_kv_head * config.head_dim
-        self.resid_lambdas = mx.zeros((config.n_layer,))
-        self.x0_lambdas = mx.zeros((config.n_layer,))
+        if variant.has_residual_lambdas:
+            self.resid_lambdas = mx.zeros((config.n_layer,))
+            self.x0_lambdas = mx.zeros((config.n_layer,))
         if variant.has_smear:
             self.smear_lambda = mx.zeros((1,))
             self.smear_gate = Linear((1, SMEAR_CHANNELS))
@@ -357,7 +359,12 @@ class GPT(Module):
         return previous
 
     def mix_in_embedding(self, x: mx.array, x0: mx.array, layer: int) -> mx.array:
-        """Return the input of a block: the residual stream and the token embeddings, each times a learned scalar."""
+        """Return the input of a block: the residual stream and the token embeddings, each times a learned scalar.
+
+        Without these scalars the input is the residual stream itself.
+        """
+        if not self.config.variant.has_residual_lambdas:
+            return x
         return scaled(x, self.resid_lambdas[layer]) + scaled(x0, self.x0_lambdas[layer])
 
     def value_rows(self, idx: mx.array, layer: int) -> mx.array | None:

@@ -11,8 +11,8 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 
 TOLERANCE = 1e-4  # float32, logits of size up to 15
-ARCHITECTURES = ["seed", "current"]
-SEQUENCE_LEN = {"seed": 24, "current": 384}  # short windows of 12 and of 128
+ARCHITECTURES = ["seed", "current", "portable"]
+SEQUENCE_LEN = {"seed": 24, "current": 384, "portable": 24}  # short windows of 12 and of 128
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def read_golden(name: str, make_model: type[GPT]) -> GoldenModel:
     return GoldenModel(model, {k: np.array(v) for k, v in tensors.items() if k not in names}, facts)
 
 
-@pytest.fixture(params=["seed_c1", "seed_c2", "current_d1"])
+@pytest.fixture(params=["seed_c1", "seed_c2", "current_d1", "portable_p1"])
 def golden_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -45,7 +45,7 @@ def golden(golden_name: str, request: pytest.FixtureRequest) -> GoldenModel:
     return read_golden(golden_name, request.param)
 
 
-@pytest.fixture(params=["seed", "current"])
+@pytest.fixture(params=["seed", "current", "portable"])
 def random_model(request: pytest.FixtureRequest, make_random_model: Callable[..., GPT]) -> GPT:
     """A 4-layer model with grouped queries whose every weight is random, the scalars too."""
     return make_random_model(request.param)

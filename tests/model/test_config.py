@@ -14,7 +14,7 @@ def golden(name):
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["seed_c1", "seed_c2", "current_d1"])
+@pytest.mark.parametrize("name", ["seed_c1", "seed_c2", "current_d1", "portable_p1"])
 def test_config_equals_the_golden_files(name):
     """Names and their order, parameter count, windows, value embeddings and padding are those of the original."""
     expected = golden(name)
@@ -67,8 +67,10 @@ def test_short_window_follows_the_architecture(architecture, sequence_len, short
 
 def test_dict_round_trip():
     """`to_dict` returns JSON values, and `from_dict` restores an equal config."""
-    config = GPTConfig(architecture="current", n_layer=3, n_embd=96, n_head=6, n_kv_head=2, vocab_size=300)
-    assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    shape = {"n_layer": 3, "n_embd": 96, "n_head": 6, "n_kv_head": 2, "vocab_size": 300}
+    for config in (GPTConfig(architecture="current", **shape), GPTConfig(norm_eps=1e-3, **shape)):
+        assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert config.variant.norm_eps == {"current": 2**-23, "seed": 1e-3}[config.architecture]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,7 @@ def test_dict_round_trip():
         ({"n_embd": 16, "n_head": 2, "n_kv_head": 2, "architecture": "current"}, "less than the 24 channels"),
         ({"window_pattern": "SXL"}, "'SXL'"),
         ({"window_pattern": ""}, "letters S and L"),
+        ({"architecture": "portable", "window_pattern": "SL"}, "which `portable` lacks"),
         ({"n_layer": 0}, "`n_layer` is 0"),
     ],
 )

@@ -159,7 +159,7 @@ def gradients_of(model, function, dtype, *batch):
     return value, gradients
 
 
-@pytest.mark.parametrize("architecture", ["seed", "current"])
+@pytest.mark.parametrize("architecture", ["seed", "current", "portable"])
 def test_whole_model(make_random_model, architecture):
     """Loss and gradients equal the reference in float32; in bfloat16 they are as near as the reference in bfloat16."""
     shape = {"sequence_len": 256, "vocab_size": 1000, "n_embd": 256}
@@ -213,7 +213,7 @@ def test_the_real_shape_runs():
     assert mean == pytest.approx(np.log(config.vocab_size), rel=0.02)
 
 
-@pytest.mark.parametrize("architecture", ["seed", "current"])
+@pytest.mark.parametrize("architecture", ["seed", "current", "portable"])
 def test_decoding_through_the_kernels(make_random_model, architecture):
     """Chunks and single tokens through a cache give the reference's hidden states, with fused weights or without."""
     model = make_random_model(architecture, sequence_len=64, vocab_size=1000, n_embd=256)

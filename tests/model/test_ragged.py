@@ -14,10 +14,10 @@ from nanochat.model.ragged import attention as ragged_attention
 from nanochat.model.ragged.rows import Row, lay_out
 
 
-@pytest.fixture(scope="module", params=["seed", "current"])
+@pytest.fixture(scope="module", params=["seed", "current", "portable"])
 def model(request, make_random_model) -> FastGPT:
     """Windows shorter than the longest row, grouped heads, and every weight random."""
-    length = 64 if request.param == "seed" else 256
+    length = 256 if request.param == "current" else 64
     return make_random_model(request.param, n_layer=3, vocab_size=300, window_pattern="SSL", sequence_len=length)
 
 

@@ -9,6 +9,7 @@ CONFIGS = {
     "speedrun": GPTConfig(),
     "grouped queries": GPTConfig(n_layer=3, n_embd=96, n_head=6, n_kv_head=2, vocab_size=300),
     "current": GPTConfig(n_layer=4, n_embd=128, n_head=4, n_kv_head=4, vocab_size=251, architecture="current"),
+    "portable": GPTConfig(n_layer=2, n_embd=64, n_head=2, n_kv_head=2, window_pattern="L", architecture="portable"),
 }
 
 

@@ -129,7 +129,7 @@ def _numerics() -> Table:
     table: Table = {f"model.{name}": value for name, value in GPTConfig().to_dict().items()}
     table |= {"softcap": SOFTCAP, "smear channels": SMEAR_CHANNELS}
     current = GPTConfig(architecture="current")
-    for config in (GPTConfig(), current):
+    for config in (GPTConfig(), current, GPTConfig(architecture="portable")):
         table |= {f"architecture {config.architecture}.{name}": value for name, value in asdict(config.variant).items()}
     for optimizer in (OptimizerConfig(), OptimizerConfig(variant="current")):
         for group in build_groups(current, optimizer, tokens_per_step=2**19):

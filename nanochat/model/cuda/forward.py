@@ -44,12 +44,13 @@ def hidden(
     if variant.has_smear:
         embedded = x0.reshape(batch, time, -1)
         x0 = model.smear(embedded, model.previous(embedded, cache)).reshape(x0.shape)
-    resid_lambdas = mx.split(model.resid_lambdas, config.n_layer)
-    x0_lambdas = mx.split(model.x0_lambdas, config.n_layer)
+    factors = _split_lambdas(model)
     x, y, after_middle = x0, None, None
     for layer, block in enumerate(model.transformer.h):
-        factors = (resid_lambdas[layer], x0_lambdas[layer])
-        mixed, normed, x0 = mix_norm(x, y, x0, factors, variant.norm_eps)
+        if factors:
+            mixed, normed, x0 = mix_norm(x, y, x0, factors[layer], variant.norm_eps)
+        else:
+            mixed, normed = (x, norm(x, variant.norm_eps)) if y is None else add_norm(x, y, variant.norm_eps)
         value_embedding = model.value_embeds[layer]
         table = _cast(value_embedding, dtype) if isinstance(value_embedding, Embedding) else None
         projected = linear(normed, fused_qkv[layer] if fused_qkv else fuse_qkv(block.attn, dtype))
@@ -70,6 +71,14 @@ def hidden(
     if cache is not None:
         cache.advance(time)
     return add_norm(x, y, variant.norm_eps)[1].reshape(batch, time, -1)
+
+
+def _split_lambdas(model: GPT) -> list[tuple[mx.array, mx.array]]:
+    """Return each layer's factors on the residual stream and on the embeddings; empty if the model has none."""
+    if not model.config.variant.has_residual_lambdas:
+        return []
+    split = (mx.split(lambdas, model.config.n_layer) for lambdas in (model.resid_lambdas, model.x0_lambdas))
+    return list(zip(*split, strict=True))
 
 
 def fuse_qkv(attn: CausalSelfAttention, dtype: mx.Dtype) -> mx.array:

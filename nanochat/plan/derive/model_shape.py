@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.model.config import DEPTH_HEAD_DIM, GPTConfig
+from nanochat.model.config import DEPTH_HEAD_DIM, VARIANTS, GPTConfig
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.schema import recipe as schema
 
@@ -29,7 +29,7 @@ def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, 
         n_embd=n_embd,
         n_head=n_head,
         n_kv_head=section.n_kv_head or n_head,
-        window_pattern=section.window_pattern,
+        window_pattern=section.window_pattern or VARIANTS[section.architecture].default_window_pattern,
         architecture=section.architecture,
     )
     if not problems:

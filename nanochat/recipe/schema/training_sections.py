@@ -27,8 +27,10 @@ class Tokenizer(StageSection):
 class Model(Section):
     """The shape of the model. Give `depth` or `n_layer`; widths and heads that are not given follow from it."""
 
-    architecture: Literal["seed", "current"] = "seed"
-    """`seed` is the architecture of NanoChat MLX, and `current` is the architecture of nanochat as of 2026-07."""
+    architecture: Literal["seed", "current", "portable"] = "seed"
+    """`seed` is the architecture of NanoChat MLX, and `current` is the architecture of nanochat as of 2026-07.
+    `portable` is a simpler one, which mlx-lm and transformers can load without code of ours: `seed` without value
+    embeddings, residual scalars and short windows."""
     depth: Annotated[int, Field(ge=1, le=200)] | None = None
     """Number of layers. Unless given, `n_embd` is 64 x depth, rounded up to a multiple of 128, and each head has 128
     dimensions."""
@@ -42,9 +44,10 @@ class Model(Section):
     """Number of key/value heads. Must divide `n_head`. Default: `n_head`."""
     sequence_len: Annotated[int, Scaled(8, 1_048_576)] = 2048
     """Context length, in tokens."""
-    window_pattern: Annotated[str, Field(pattern="^[SL]+$", max_length=200, examples=["SSSL"])] = "SSSL"
+    window_pattern: Annotated[str, Field(pattern="^[SL]+$", max_length=200, examples=["SSSL"])] | None = None
     """Attention window of each layer, as a pattern that is repeated: `S` is a short window, and `L` is the whole
-    context. The last layer always has the whole context."""
+    context. The last layer always has the whole context. Default: `SSSL`; for `portable`, which has no short windows,
+    `L`."""
 
 
 class Horizon(Section):
