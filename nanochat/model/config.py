@@ -222,7 +222,7 @@ class GPTConfig:
             problems.append(f"`window_pattern` {self.window_pattern!r} must be made of the letters S and L")
         elif "S" in self.window_pattern and not self.variant.has_short_windows:
             problems.append(
-                f"`window_pattern` {self.window_pattern!r} has short windows, which `{self.architecture}` lacks: write L"
+                f"`window_pattern` {self.window_pattern!r} has short windows, which `{self.architecture}` lacks: use L"
             )
         return problems
 
