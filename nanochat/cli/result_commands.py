@@ -64,7 +64,7 @@ def gc(options: argparse.Namespace) -> None:
 
 
 def _status(run: Run) -> str:
-    if run.state.status == "running" and not is_in_progress(run.state):
+    if run.state.status == "running" and not is_in_progress(run):
         return "died"
     return run.state.status
 

@@ -7,8 +7,10 @@ came, however its process ends.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, RecipeError
+from nanochat.errors import ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
@@ -91,8 +93,11 @@ def _run(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
     """Run the stages and write the report. Return the run, and a message for each expectation that is not met."""
     base, display = context.request.base, context.display
     close_dead_runs(list_runs(base))
-    session = _open(context, tracking)
-    with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
+    with (
+        _open(context, tracking) as session,
+        Interrupts() as interrupts,
+        uploading(session.folder, tracking, base, display, interrupts),
+    ):
         try:
             unmet = _finish(context, session, run_stages(context, session, interrupts))
         except BaseException as error:
@@ -117,9 +122,10 @@ def _record_failure(error: BaseException, session: Session, context: RunContext,
         context.display.log_line(f"the run's outcome and report could not be written: {reason}")
 
 
-def _open(context: RunContext, tracking: RunTracking) -> Session:
+@contextmanager
+def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
     prepared, request = context.prepared, context.request
-    session = open_session(
+    with open_session(
         prepared.plan,
         base=request.base,
         recipe=request.recipe,
@@ -129,16 +135,23 @@ def _open(context: RunContext, tracking: RunTracking) -> Session:
         init_digests=prepared.init_digests,
         init_models=prepared.init_models,
         is_new=bool(context.forced),
-    )
-    folder, shown = session.folder, (prepared, context.lookups, context.selected)
-    write_text(folder.resolved, resolved_yaml(prepared.loaded))
-    write_text(folder.plan_text, plan_report_text(*shown))
-    write_text(folder.plan_json, json.dumps(plan_report_json(*shown), indent=1))
-    return session
+    ) as session:
+        folder, shown = session.folder, (prepared, context.lookups, context.selected)
+        write_text(folder.resolved, resolved_yaml(prepared.loaded))
+        write_text(folder.plan_text, plan_report_text(*shown))
+        write_text(folder.plan_json, json.dumps(plan_report_json(*shown), indent=1))
+        yield session
 
 
 def _finish(context: RunContext, session: Session, records: dict[str, StageRecord]) -> list[str]:
-    """Mark the run as finished, show its expectations, and return a message for each one that is not met.
+    """Mark the run as finished, show its expectations, and return a message for each one that is not met."""
+    unmet = _check(context, records)
+    session.end("finished", "; ".join(unmet))
+    return unmet
+
+
+def _check(context: RunContext, records: dict[str, StageRecord]) -> list[str]:
+    """Show the expectations, and return a message for each one that is not met.
 
     Expectations on stages without a record are ignored: they were not selected.
     """
@@ -146,29 +159,38 @@ def _finish(context: RunContext, session: Session, records: dict[str, StageRecor
     checked = [result for result in checked if result.metric.partition(".")[0] in records]
     for result in checked:
         context.display.log_line(f"expected {result}")
-    unmet = [f"expectation not met: {result}" for result in checked if not result.is_met]
-    session.end("finished", "; ".join(unmet))
-    return unmet
+    return [f"expectation not met: {result}" for result in checked if not result.is_met]
 
 
 def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
-    """Do the same as `_run` with cached results, in a new folder only if no run of this name has the same stages."""
+    """Do the same as `_run` with cached results, in a new folder only if no run of this name has the same stages.
+
+    If another process works on such a run, the results are shown and it is left to that process.
+    """
     display, prepared, base = context.display, context.prepared, context.request.base
     display.log_line("nothing to do: every stage is finished already")
     cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
     for lookup, record in cached:
         display.log_line(cache_line(lookup.stage.name, lookup, record))
-    previous = find_resumable_run(prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_digests), base)
+    records: dict[str, StageRecord] = {lookup.stage.name: record for lookup, record in cached}
+    name, digest = prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_digests)
+    previous = find_resumable_run(name, digest, base)
     computed_here = previous is not None and any(e.status != "cached" and e.folder for e in previous.state.stages)
-    session = _open(context, tracking if computed_here else RunTracking(kind="none"))
-    for lookup, _ in cached:
-        session.use_cached(lookup.stage.name, lookup.folder)
-        sweep_checkpoints(lookup.folder)
-    unmet = _finish(context, session, {lookup.stage.name: record for lookup, record in cached})
-    run = Run(session.folder, session.state)
-    if not run.folder.report.is_file():
-        write_report(run, base)
-    if is_unsent(run):
-        with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
-            pass
+    with ExitStack() as held:
+        try:
+            session = held.enter_context(_open(context, tracking if computed_here else RunTracking(kind="none")))
+        except LockError as busy:
+            display.log_line(str(busy))
+            same = [run for run in list_runs(base, name) if run.state.plan_digest == digest]
+            return same[-1], _check(context, records)
+        for lookup, _ in cached:
+            session.use_cached(lookup.stage.name, lookup.folder)
+            sweep_checkpoints(lookup.folder)
+        unmet = _finish(context, session, records)
+        run = Run(session.folder, session.state)
+        if not run.folder.report.is_file():
+            write_report(run, base)
+        if is_unsent(run):
+            with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
+                pass
     return run, unmet

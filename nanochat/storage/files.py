@@ -10,13 +10,14 @@ Not here: files that grow line by line (`storage.series`, logs) and downloads th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from nanochat.storage.locking import lock_file
 
 _SCRATCH_PREFIX = ".writing-"
 
@@ -104,8 +105,9 @@ def new_folder(target: Path) -> Iterator[Path]:
 def exclusive(folder: Path) -> Iterator[None]:
     """Create a folder, and keep other processes that also call this from working in it at the same time."""
     make_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    path = folder / ".lock"
+    with path.open("w") as file:
+        lock_file(file.fileno(), path)
         yield
 
 

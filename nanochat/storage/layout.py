@@ -106,6 +106,7 @@ class RunFolder:
     path: Path
 
     state = _Entry("run.json")
+    lock = _Entry("lock")  # held by the process that works on the run
     recipe = _Entry("recipe.yaml")  # the recipe file as it was
     resolved = _Entry("config.yaml")  # the recipe with `extends`, `vars` and `--set` applied
     plan_text = _Entry("plan.txt")

@@ -6,7 +6,6 @@ error ends the process with its exit code and the message as the last line. Only
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ from nanochat import runtime
 from nanochat.data.ingest.convert import convert
 from nanochat.data.ingest.store import FOLDER, LOCK_FILE, unconverted_files
 from nanochat.errors import OK, NanochatError
+from nanochat.storage.locking import lock_file
 
 
 def main(arguments: list[str]) -> int:
@@ -25,9 +25,10 @@ def main(arguments: list[str]) -> int:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # read when `datasets` is imported
         runtime.set_environment(name, "1")
     try:
-        (base / FOLDER).mkdir(parents=True, exist_ok=True)
-        with (base / FOLDER / LOCK_FILE).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        path = base / FOLDER / LOCK_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            lock_file(file.fileno(), path)
             for number, path in enumerate(paths):
                 if unconverted_files([path], base=base):
                     convert(path, base=base, on_progress=partial(_report, number))

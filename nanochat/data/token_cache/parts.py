@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.storage.files import atomic_write
+from nanochat.storage.locking import lock_file
 from nanochat.tokenizer.bpe import IntArray
 
 TokenType = np.dtype[np.generic]
@@ -101,13 +101,9 @@ def _clear(folder: Path) -> None:
 def locked(folder: Path, on_progress: OnProgress) -> Iterator[None]:
     """Hold the folder's lock. While waiting for another process, call `on_progress`, which may stop the waiting."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_progress(0, 0)
-                time.sleep(_WAIT_SECONDS)
-            else:
-                break
+    path = folder / LOCK_FILE
+    with path.open("w") as file:
+        while not lock_file(file.fileno(), path, wait=False):
+            on_progress(0, 0)
+            time.sleep(_WAIT_SECONDS)
         yield

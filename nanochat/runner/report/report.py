@@ -183,7 +183,7 @@ def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
 
 def _facts(run: Run) -> str:
     state, provenance = run.state, run.state.provenance
-    started = datetime.fromtimestamp(state.created).strftime("%Y-%m-%d %H:%M:%S")
+    started = datetime.fromtimestamp(state.created).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     packages = ", ".join(f"{name} {version}" for name, version in provenance.packages.items())
     return "\n".join(
         [

@@ -8,7 +8,6 @@ stage never looks finished.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.record import read_run
 from nanochat.storage.files import folder_bytes, sha256_of_file
 from nanochat.storage.layout import TOKENIZER_FILE, RunFolder, StageFolder, run_folders, stage_folders, stages_folder
+from nanochat.storage.locking import lock_file
 
 _DELETING = ".deleting-"
 
@@ -141,9 +141,9 @@ def _tokenizer_digest(cache: Path) -> str | None:
 
 
 def _is_being_written(cache: Path) -> bool:
+    path = cache / LOCK_FILE
     try:
-        with (cache / LOCK_FILE).open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    return False
+        with path.open("r") as file:
+            return not lock_file(file.fileno(), path, wait=False)
+    except OSError:
+        return False

@@ -1,13 +1,12 @@
-"""Lock a stage folder, so that only one run computes it at a time. The lock ends with the processes that hold it.
+"""Lock a stage folder or a run folder, so that only one command works in it at a time.
 
-The lock is a `flock` on `<stage folder>/lock`. The child process inherits the open file, so the stage stays locked if
-the child outlives a killed parent. Once all holders have ended, the operating system frees the lock. The text in the
-file only names them.
+The lock is on the file `lock` in the folder and ends with the processes that hold it (`storage.locking`). The child
+process of a stage inherits the open file, so the stage stays locked if the child outlives a killed parent. The text in
+the file only names the holder.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -17,15 +16,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from nanochat.errors import LockError
-from nanochat.runner.store.provenance import host_name, is_alive, process_started
-from nanochat.storage.layout import StageFolder
+from nanochat.errors import LockError, PreflightError
+from nanochat.runner.store.provenance import host_name, is_alive, machine_id, process_started
+from nanochat.storage.layout import RunFolder, StageFolder
+from nanochat.storage.locking import lock_file
 
 _POLL_SECONDS = 0.1
 ORPHAN_WAIT_SECONDS = 30.0
 """How long to wait for a child process whose parent was killed. It notices that, and ends by itself."""
-_UNNAMED_WAIT_SECONDS = 1.0
-"""An empty lock file means that `is_locked` is probing. Wait this long before treating it as held."""
+_PROBE_WAIT_SECONDS = 1.0
+"""A lock without a holder that is known to be alive may be held by `is_locked` only, for an instant. Wait this long."""
 
 
 class Owner(BaseModel):
@@ -34,6 +34,8 @@ class Owner(BaseModel):
     host: str
     pid: int
     started: float
+    machine: str = ""
+    """Which machine or container counts the pid, see `provenance.machine_id`."""
     child_pid: int | None = None
 
 
@@ -56,27 +58,39 @@ def stage_lock(folder: StageFolder, *, orphan_wait_seconds: float = ORPHAN_WAIT_
     If the lock is held by a child whose parent was killed, wait `orphan_wait_seconds` for it to end. The message of
     the LockError names the host and pid of the run that holds the lock.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
-    descriptor = _acquire(folder, orphan_wait_seconds)
-    try:
-        previous = _read_owner(folder.lock)
-        _write_owner(descriptor, None)
-        yield StageLock(descriptor, previous)
-    finally:
-        os.ftruncate(descriptor, 0)
-        os.close(descriptor)
+    what = f"stage {folder.stage} ({folder.path})"
+    with _hold(folder.lock, what, orphan_wait_seconds) as lock:
+        yield lock
 
 
-def is_locked(folder: StageFolder) -> bool:
-    """Return whether a process holds the lock of a stage folder right now."""
+@contextmanager
+def run_lock(folder: RunFolder) -> Iterator[None]:
+    """Hold the lock of a run folder. The message of the LockError names the host and pid of the command that holds it.
+
+    Child processes do not inherit it: whether the run is in progress depends on the command alone.
+    """
+    with _hold(folder.lock, f"the run {folder.path}", 0):
+        yield
+
+
+def is_locked(folder: StageFolder | RunFolder) -> bool:
+    """Return whether a process holds the lock of a folder right now. It need not be writable."""
     try:
-        descriptor = os.open(folder.lock, os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = os.open(folder.lock, os.O_RDONLY)
+    except OSError:  # there is none, or nobody but its owner may look at it
         return False
     try:
-        return not _try_lock(descriptor)
+        return not lock_file(descriptor, folder.lock, shared=True, wait=False)
+    except PreflightError:  # without locks there is only what the file says
+        owner = _read_owner(folder.lock)
+        return owner is not None and not _has_ended(owner)
     finally:
         os.close(descriptor)
+
+
+def read_owner(folder: StageFolder | RunFolder) -> Owner | None:
+    """Return the process that holds, or last held, the lock of a folder. None if it ended well, or nobody ever did."""
+    return _read_owner(folder.lock)
 
 
 @contextmanager
@@ -86,38 +100,42 @@ def claims(base: Path, *, to_delete: bool = False) -> Iterator[None]:
     Runs share this lock; with `to_delete`, `gc` holds it exclusively.
     """
     base.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(base / "claims.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    path = base / "claims.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if to_delete else fcntl.LOCK_SH)
+        lock_file(descriptor, path, shared=not to_delete)
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(folder: StageFolder, orphan_wait_seconds: float) -> int:
+@contextmanager
+def _hold(path: Path, what: str, orphan_wait_seconds: float) -> Iterator[StageLock]:
+    descriptor = _acquire(path, what, orphan_wait_seconds)
+    try:
+        previous = _read_owner(path)
+        _write_owner(descriptor, None)
+        yield StageLock(descriptor, previous)
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, what: str, orphan_wait_seconds: float) -> int:
     began = time.monotonic()
     while True:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
-        if _try_lock(descriptor):
-            if _is_current(descriptor, folder.lock):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if lock_file(descriptor, path, wait=False):
+            if _is_current(descriptor, path):
                 return descriptor
             os.close(descriptor)
             continue
         os.close(descriptor)
-        owner = _read_owner(folder.lock)
-        wait = _UNNAMED_WAIT_SECONDS if owner is None else orphan_wait_seconds if _is_orphaned(owner) else 0.0
-        if time.monotonic() - began >= wait:
-            raise _held_by(folder, owner)
+        owner = _read_owner(path)
+        if time.monotonic() - began >= _wait_seconds(owner, orphan_wait_seconds):
+            raise _held_by(what, owner)
         time.sleep(_POLL_SECONDS)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_current(descriptor: int, path: Path) -> bool:
@@ -130,16 +148,22 @@ def _is_current(descriptor: int, path: Path) -> bool:
     return (current.st_dev, current.st_ino) == (locked.st_dev, locked.st_ino)
 
 
-def _is_orphaned(owner: Owner) -> bool:
-    return owner.host == host_name() and not is_alive(owner.pid, owner.started)
+def _wait_seconds(owner: Owner | None, orphan_wait_seconds: float) -> float:
+    if owner is None or owner.machine != machine_id():
+        return _PROBE_WAIT_SECONDS
+    return orphan_wait_seconds if _has_ended(owner) else 0.0
 
 
-def _held_by(folder: StageFolder, owner: Owner | None) -> LockError:
-    what = f"stage {folder.stage} ({folder.path})"
+def _has_ended(owner: Owner) -> bool:
+    """Return whether a process is known to have ended. Nothing is known about those of other machines."""
+    return owner.machine == machine_id() and not is_alive(owner.pid, owner.started)
+
+
+def _held_by(what: str, owner: Owner | None) -> LockError:
     if owner is not None:
-        pid = owner.child_pid if _is_orphaned(owner) and owner.child_pid else owner.pid
+        pid = owner.child_pid if _has_ended(owner) and owner.child_pid else owner.pid
         what += f": host {owner.host}, pid {pid}"
-    return LockError(f"another run holds {what}; wait for it to end, then run the same command")
+    return LockError(f"another command holds {what}; wait for it to end, then run the same command")
 
 
 def _read_owner(path: Path) -> Owner | None:
@@ -150,6 +174,8 @@ def _read_owner(path: Path) -> Owner | None:
 
 
 def _write_owner(descriptor: int, child_pid: int | None) -> None:
-    owner = Owner(host=host_name(), pid=os.getpid(), started=process_started(), child_pid=child_pid)
+    owner = Owner(
+        host=host_name(), pid=os.getpid(), started=process_started(), machine=machine_id(), child_pid=child_pid
+    )
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, owner.model_dump_json().encode(), 0)

@@ -1,4 +1,8 @@
-"""Which code and machine is running: git commit, package versions, host, and whether a process is still alive."""
+"""Which code and machine is running: git commit, package versions, host, and whether a process is still alive.
+
+A process is known by its number, by when it started, and by the machine that counts its processes. A host name is only
+for people to read: containers have random names, and a laptop's name changes with the network.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -15,8 +20,8 @@ import nanochat
 from nanochat.runner.store.record import Provenance
 
 _PACKAGES = ("nanochat", "mlx", "numpy", "sentencepiece", "pyarrow", "mlflow")
-_START_TOLERANCE_SECONDS = 2.0
-"""Two readings of when a process started may differ by this much."""
+_BOOT_ID, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+_SYSCTL_SECONDS = 5.0
 
 
 def host_name() -> str:
@@ -41,18 +46,44 @@ def collect() -> Provenance:
     )
 
 
+@cache
+def machine_id() -> str:
+    """Return a name for what counts the processes here: this boot of this machine and, on Linux, its container."""
+    if _BOOT_ID.exists():
+        return f"{_BOOT_ID.read_text().strip()} {_PID_NAMESPACE.readlink()}"
+    command = ["sysctl", "-n", "kern.bootsessionuuid"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_SYSCTL_SECONDS, check=True
+        ).stdout.strip()
+    return host_name()
+
+
 def process_started(pid: int | None = None) -> float:
-    """Return when a process (default: this one) started, in seconds since the epoch, or 0 if it has ended."""
+    """Return when a process (default: this one) started, or 0 if it has ended.
+
+    The value only serves to compare. On Linux it is in seconds since the machine started, because a time of day would
+    change when somebody sets the clock.
+    """
+    number = os.getpid() if pid is None else pid
+    if _BOOT_ID.exists():
+        with contextlib.suppress(OSError):
+            # The name of the program, in parentheses, may hold blanks. The start is the 20th field after it.
+            fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return 0.0
     try:
-        return float(psutil.Process(os.getpid() if pid is None else pid).create_time())
+        return float(psutil.Process(number).create_time())
     except psutil.Error:
         return 0.0
 
 
 def is_alive(pid: int, started: float) -> bool:
-    """Return whether the process `pid` that started at `started` is still running, and not a new one with that pid."""
-    now_started = process_started(pid)
-    return now_started != 0.0 and abs(now_started - started) < _START_TOLERANCE_SECONDS
+    """Return whether the process `pid` that started at `started` is still running, and not a new one with that pid.
+
+    Only for processes of this machine (`machine_id`).
+    """
+    return started != 0.0 and process_started(pid) == started
 
 
 def git_state(package_file: Path) -> tuple[str | None, bool]:

@@ -40,8 +40,12 @@ class Run:
 
 
 def list_runs(base: Path, name: str | None = None) -> list[Run]:
-    """Return the readable runs, of one recipe name or of all, oldest first."""
-    return [Run(folder, state) for folder in run_folders(base, name) if (state := read_run(folder)) is not None]
+    """Return the readable runs, of one recipe name or of all, oldest first.
+
+    What counts is when they were created. The names of their folders hold the local time of another machine, perhaps.
+    """
+    runs = [Run(folder, state) for folder in run_folders(base, name) if (state := read_run(folder)) is not None]
+    return sorted(runs, key=lambda run: run.state.created)
 
 
 def find_run(reference: str, base: Path) -> Run:

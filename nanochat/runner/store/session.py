@@ -6,19 +6,22 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from nanochat.data.files.local_files import literal_path
 from nanochat.data.sources import SourceSpec
+from nanochat.errors import LockError
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.runner.store import provenance
+from nanochat.runner.store.locks import is_locked, run_lock
 from nanochat.runner.store.record import Cost, RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
 from nanochat.runner.store.run_catalog import Run, list_runs
-from nanochat.storage.files import write_bytes
-from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, stages_folder
+from nanochat.storage.files import exclusive, write_bytes
+from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder, stages_folder
 
 _KEPT_FIELDS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
 """Fields of a stage's entry that a resumed run keeps. The others follow the current `run` section of the recipe."""
@@ -74,6 +77,7 @@ class Session:
         self.state.write(self.folder.state)
 
 
+@contextmanager
 def open_session(
     plan: Plan,
     *,
@@ -85,71 +89,90 @@ def open_session(
     init_digests: Mapping[str, str],
     init_models: Mapping[str, Path],
     is_new: bool,
-) -> Session:
-    """Resume the latest run of this name if it computes the same thing, else create a new run.
+) -> Iterator[Session]:
+    """Resume the latest run of this name if it computes the same thing, else create a new run, and work on it.
 
-    `is_new` always creates one: a forced stage belongs to a new run.
+    `is_new` always creates one: a forced stage belongs to a new run. The run is locked until the block ends. A
+    LockError says which process is working on a run that computes the same thing already.
     """
     digest = plan_digest(plan, init_digests)
     fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
-    previous = None if is_new else find_resumable_run(plan.recipe_name, digest, base)
-    now = time.time()
-    if previous is None:
-        folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
-        created, entries = now, fresh
-    else:
-        folder, created = previous.folder, previous.state.created
-        kept = {entry.stage: entry.model_dump(include=_KEPT_FIELDS) for entry in previous.state.stages}
-        entries = tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
-    state = RunState(
-        name=plan.recipe_name,
-        description=plan.description,
-        recipe=str(recipe),
-        overrides=overrides,
-        seed=plan.seed,
-        plan_digest=digest,
-        created=created,
-        updated=now,
-        status="running",
-        host=provenance.host_name(),
-        pid=os.getpid(),
-        process_started=provenance.process_started(),
-        provenance=provenance.collect(),
-        tracking=tracking,
-        command=command,
-        expectations=dict(plan.expectations),
-        stages=entries,
-    )
-    write_bytes(folder.recipe, recipe.read_bytes())
-    return Session(folder, state, base)
+    with ExitStack() as held:
+        # Two commands that start at the same instant choose their folders one after the other.
+        with exclusive(runs_folder(base) / plan.recipe_name):
+            _refuse_twin(plan.recipe_name, digest, base)
+            previous = None if is_new else find_resumable_run(plan.recipe_name, digest, base)
+            now = time.time()
+            if previous is None:
+                folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
+            else:
+                folder = previous.folder
+            held.enter_context(run_lock(folder))
+            state = RunState(
+                name=plan.recipe_name,
+                description=plan.description,
+                recipe=str(recipe),
+                overrides=overrides,
+                seed=plan.seed,
+                plan_digest=digest,
+                created=now if previous is None else previous.state.created,
+                updated=now,
+                status="running",
+                host=provenance.host_name(),
+                pid=os.getpid(),
+                process_started=provenance.process_started(),
+                provenance=provenance.collect(),
+                tracking=tracking,
+                command=command,
+                expectations=dict(plan.expectations),
+                stages=fresh if previous is None else _resumed(fresh, previous),
+            )
+            write_bytes(folder.recipe, recipe.read_bytes())
+            session = Session(folder, state, base)
+        yield session
+
+
+def _resumed(fresh: Iterable[StageEntry], previous: Run) -> tuple[StageEntry, ...]:
+    """Return the entries of a plan with how far a previous run has come."""
+    kept = {entry.stage: entry.model_dump(include=_KEPT_FIELDS) for entry in previous.state.stages}
+    return tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
+
+
+def _refuse_twin(name: str, digest: str, base: Path) -> None:
+    """Raise LockError if a process is working on a run of this name that computes the same thing."""
+    for run in list_runs(base, name):
+        if run.state.plan_digest == digest and is_in_progress(run):
+            with run_lock(run.folder):  # it may have ended just now
+                pass
 
 
 def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
     """Return the latest run of this name if it computes the same thing and no process is working on it."""
     latest = next(reversed(list_runs(base, name)), None)
-    is_same = latest is not None and latest.state.plan_digest == digest and not is_in_progress(latest.state)
+    is_same = latest is not None and latest.state.plan_digest == digest and not is_in_progress(latest)
     return latest if is_same else None
 
 
-def is_in_progress(state: RunState) -> bool:
-    """Return whether a process is working on the run. A process on another host is assumed to be alive."""
-    if state.status != "running" or state.pid == os.getpid():
-        return False
-    return state.host != provenance.host_name() or provenance.is_alive(state.pid, state.process_started)
+def is_in_progress(run: Run) -> bool:
+    """Return whether a process is working on the run, on whatever machine: it holds the run's lock."""
+    return run.state.status == "running" and is_locked(run.folder)
 
 
 def close_dead_runs(runs: Iterable[Run]) -> None:
     """Mark runs as interrupted whose process died before it could do so."""
     for run in runs:
-        if run.state.status != "running" or is_in_progress(run.state) or run.state.pid == os.getpid():
+        if run.state.status != "running":
             continue
-        entries = tuple(
-            entry.model_copy(update={"status": "interrupted"}) if entry.status == "running" else entry
-            for entry in run.state.stages
-        )
-        changes = {"status": "interrupted", "message": "the process of the run died", "stages": entries}
-        if read_run(run.folder) == run.state:
-            run.state.model_copy(update=changes).write(run.folder.state)
+        # In a folder that several people share, the runs of the others may be closed to us.
+        with suppress(LockError, PermissionError), run_lock(run.folder):
+            if (state := read_run(run.folder)) is None or state.status != "running":
+                continue
+            entries = tuple(
+                entry.model_copy(update={"status": "interrupted"}) if entry.status == "running" else entry
+                for entry in state.stages
+            )
+            changes = {"status": "interrupted", "message": "the process of the run died", "stages": entries}
+            state.model_copy(update=changes).write(run.folder.state)
 
 
 def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:

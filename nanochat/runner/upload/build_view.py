@@ -65,7 +65,7 @@ def pending_views(base: Path, uri: str, experiment: str, *, without: RunFolder) 
 
 def is_unsent(run: Run) -> bool:
     """Return whether a run has ended but is not uploaded completely."""
-    if run.state.tracking.kind == "none" or is_in_progress(run.state):
+    if run.state.tracking.kind == "none" or is_in_progress(run):
         return False
     link = read_link(run.folder.link)
     return link is None or not link.is_complete or link.status != _RUN_STATUS[run.state.status]

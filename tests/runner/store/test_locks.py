@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -12,9 +13,9 @@ import threading
 import psutil
 import pytest
 
-from nanochat.errors import LockError
+from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import is_locked, stage_lock
-from nanochat.runner.store.provenance import host_name
+from nanochat.runner.store.provenance import host_name, is_alive, process_started
 from nanochat.storage.layout import StageFolder
 
 HOLD = """
@@ -69,8 +70,12 @@ def test_stage_lock_is_taken_over_from_a_killed_process(folder):
         assert lock.taken_over_from is None
 
 
-def test_stage_lock_is_kept_by_a_child_that_outlives_its_parent(folder):
-    """The child inherits the open lock file, so a stage folder never has two writers."""
+@pytest.mark.parametrize("name", [None, "renamed"])
+def test_stage_lock_is_kept_by_a_child_that_outlives_its_parent(folder, monkeypatch, name):
+    """The child inherits the open lock file, so a stage folder never has two writers.
+
+    Whether its parent has ended does not depend on the name of the host, which may have changed in the meantime.
+    """
     code = (
         "import subprocess, sys\nfrom pathlib import Path\nfrom nanochat.storage.layout import StageFolder\n"
         "from nanochat.runner.store.locks import stage_lock\n"
@@ -80,8 +85,48 @@ def test_stage_lock_is_kept_by_a_child_that_outlives_its_parent(folder):
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True)
     child = int(done.stdout)
+    if name is not None:
+        monkeypatch.setattr("platform.node", lambda: name)
     with pytest.raises(LockError, match=f"pid {child};"), stage_lock(folder, orphan_wait_seconds=0):
         pass
     threading.Timer(0.5, os.kill, (child, signal.SIGKILL)).start()
     with stage_lock(folder, orphan_wait_seconds=60):
         assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_run_in_progress_is_known_by_its_lock_on_any_machine(folder, monkeypatch):
+    """A process of another machine, or of another container, cannot be looked up by its number here."""
+    with holder(folder) as other:
+        monkeypatch.setattr("nanochat.runner.store.locks.machine_id", lambda: "another")
+        monkeypatch.setattr("nanochat.runner.store.locks.is_alive", lambda pid, started: False)
+        assert is_locked(folder)
+        other.kill()
+        other.wait()
+        assert not is_locked(folder)
+
+
+def test_a_process_stays_the_same_when_the_clock_is_set(monkeypatch):
+    began = process_started()
+    monkeypatch.setattr("psutil.boot_time", lambda: 3600.0)
+    monkeypatch.setattr("time.time", lambda: 7200.0)
+    assert is_alive(os.getpid(), began)
+    assert not is_alive(os.getpid(), began + 1)
+    assert not is_alive(2**22 - 3, 0.0)
+
+
+def test_a_file_system_without_locks_is_refused_with_a_remedy(folder, monkeypatch):
+    """Those who only look go by the process that the file names: dead, alive, or of another machine."""
+    with holder(folder) as other:
+
+        def flock(descriptor: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        with pytest.raises(PreflightError, match=r"No locks available.*NANOCHAT_BASE_DIR"), stage_lock(folder):
+            pass
+        assert is_locked(folder)
+        other.kill()
+        other.wait()
+        assert not is_locked(folder)
+        monkeypatch.setattr("nanochat.runner.store.locks.machine_id", lambda: "another")
+        assert is_locked(folder)

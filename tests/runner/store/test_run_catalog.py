@@ -12,7 +12,7 @@ from nanochat.errors import RecipeError
 from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.comparison import render_comparison
-from nanochat.runner.store.run_catalog import find_run, model_digest, resolve_model
+from nanochat.runner.store.run_catalog import find_run, list_runs, model_digest, resolve_model
 from nanochat.storage.layout import stage_folders
 
 
@@ -23,6 +23,16 @@ def test_find_run_accepts_name_time_and_folder(bench):
         assert find_run(reference, bench.base).folder == run.folder
     with pytest.raises(RecipeError, match="did you mean `tiny`"):
         find_run("tny", bench.base)
+
+
+def test_the_latest_run_is_the_one_created_last_whatever_its_folder_is_called(bench):
+    """Folders are named in local time. A container in UTC, or a clock that goes back an hour, mixes up their order."""
+    first = bench.run()
+    second = bench.run("sft.horizon.steps=5")
+    renamed = first.folder.path.rename(first.folder.path.with_name("20990101-000000"))
+    assert find_run("tiny", bench.base).folder == second.folder
+    assert [run.folder.path for run in list_runs(bench.base)] == [renamed, second.folder.path]
+    assert bench.run("sft.horizon.steps=5").folder == second.folder
 
 
 def test_resolve_model_prefers_the_sft_model_of_a_run(bench):

@@ -1,0 +1,32 @@
+"""Locks on open files. The operating system frees a lock when the processes that hold it end, however they end.
+
+So a lock says what a process id cannot: whether somebody works in a folder that other containers or machines share, and
+whatever they are called. On a network file system that depends on the server: NFS passes locks on to the other machines
+(unless it is mounted with `nolock`) and frees those of a machine that crashed when it misses it. A file system without
+locks is refused, because two runs could damage each other's files there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+from nanochat.errors import PreflightError
+
+
+def lock_file(descriptor: int, path: Path, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file (`flock`) and return whether that worked; with `wait` it always does. Closing it unlocks it.
+
+    Processes can hold a `shared` lock together. `path` is for the message of the PreflightError that is raised if the
+    file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise PreflightError(
+            f"{path} cannot be locked ({error.strerror}): its file system must support `flock`, or two runs could "
+            "damage each other's files; set NANOCHAT_BASE_DIR to a folder on a local disk"
+        ) from error
+    return True
