@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError, StageError
-from nanochat.tracking.mlflow_store import database_path, resolve_uri, show_uri
+from nanochat.tracking.store_address import database_path, resolve_uri, show_uri
 
 # By default `mlflow ui` starts 15 processes that use 2.4 GB. With these settings it starts 2 that use 0.5 GB.
 _SMALL_SERVER = {

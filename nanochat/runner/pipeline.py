@@ -57,10 +57,10 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
     )
     tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
     if prepared.problems:  # raises, together with whatever else is wrong: without its inputs nothing can run
-        check_all(prepared, context.to_run, tracking_uri=tracking.uri)
+        check_all(prepared, context.to_run, tracking=tracking)
     _check_selection(context)
     if context.to_run:
-        check_all(prepared, context.to_run, tracking_uri=tracking.uri)
+        check_all(prepared, context.to_run, tracking=tracking)
         _check_locks(context)
         display.log_line(plan_report_text(prepared, context.lookups, selected))
     run, unmet = _run(context, tracking) if context.to_run else _finish_cached(context, tracking)

@@ -12,13 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from nanochat import runtime
 from nanochat.errors import NanochatError
 from nanochat.storage.files import move_into_place
+from nanochat.tracking.store_address import SERVER_PORTS, SQLITE, database_path, show_uri, with_credentials
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -32,12 +32,8 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_SQLITE = "sqlite:///"
-_PORTS = {"http": 80, "https": 443}
 _PROBE_SECONDS = 3.0
 _REASON_CHARS = 200
-_SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
-"""URI parameters with such a name are secret."""
 
 
 class TrackingOutageError(NanochatError):
@@ -54,52 +50,6 @@ class Store:
     experiment_id: str
 
 
-def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
-    """Return the tracking URI: the recipe's, else MLFLOW_TRACKING_URI, else a SQLite file in `folder`.
-
-    The result has no credentials, since it is written to files. `open_store` reads them from the environment.
-    """
-    given = recipe_uri or runtime.environment("MLFLOW_TRACKING_URI")
-    if not given:
-        return f"{_SQLITE}{folder.resolve() / 'mlflow.db'}"
-    if given.startswith(_SQLITE) and (path := given.removeprefix(_SQLITE)) != ":memory:":
-        return f"{_SQLITE}{(folder / path).resolve()}"
-    return show_uri(given)
-
-
-def show_uri(uri: str) -> str:
-    """Return the URI without user name, password, and parameters that look like secrets."""
-    parts = urlsplit(uri)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    harmless = [(name, value) for name, value in query if not _SECRET.search(name)]
-    if "@" not in parts.netloc and len(harmless) == len(query):
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(harmless)))
-
-
-def _with_credentials(uri: str) -> str:
-    """Return the URI to connect to: the one in the environment, if it only differs by its credentials.
-
-    The user and password of an HTTP server are put into environment variables that MLflow reads, because MLflow prints
-    the URI.
-    """
-    given = runtime.environment("MLFLOW_TRACKING_URI")
-    if not given or show_uri(given) != uri:
-        return uri
-    parts = urlsplit(given)
-    if parts.scheme not in _PORTS:
-        return given
-    for name, value in (("MLFLOW_TRACKING_USERNAME", parts.username), ("MLFLOW_TRACKING_PASSWORD", parts.password)):
-        if value is not None and runtime.environment(name) is None:
-            runtime.set_environment(name, unquote(value))
-    return uri
-
-
-def database_path(uri: str) -> Path | None:
-    """Return the file of a SQLite store, or None for a server."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
-
-
 def open_store(uri: str, experiment: str) -> Store:
     """Connect to a store, and create the database and the experiment on first use. Raises TrackingOutageError."""
     for name, value in _ENVIRONMENT.items():
@@ -110,7 +60,7 @@ def open_store(uri: str, experiment: str) -> Store:
         from mlflow.tracking import MlflowClient
 
         _create_database(uri)
-        client = MlflowClient(tracking_uri=_with_credentials(uri))
+        client = MlflowClient(tracking_uri=with_credentials(uri))
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
             path, name = database_path(uri), re.sub(r"[^\w.-]", "_", experiment)
@@ -130,8 +80,12 @@ def probe(uri: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=_PROBE_SECONDS)) as database:
                 database.execute("pragma schema_version")
-        elif parts.hostname is not None and parts.scheme in _PORTS and not _is_proxied(parts.scheme, parts.hostname):
-            port = parts.port or _PORTS[parts.scheme]
+        elif (
+            parts.hostname is not None
+            and parts.scheme in SERVER_PORTS
+            and not _is_proxied(parts.scheme, parts.hostname)
+        ):
+            port = parts.port or SERVER_PORTS[parts.scheme]
             socket.create_connection((parts.hostname, port), timeout=_PROBE_SECONDS).close()
     except (sqlite3.Error, OSError) as error:
         raise TrackingOutageError(f"{show_uri(uri)}: {error}") from error
@@ -157,7 +111,7 @@ def raise_outages(uri: str) -> Iterator[None]:
 def _reason(error: Exception, uri: str) -> str:
     """Return the useful part of an error: requests wraps it in the address, retries and class names."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line.rpartition("Caused by ")[2].replace(_with_credentials(uri), uri)[:_REASON_CHARS]
+    return line.rpartition("Caused by ")[2].replace(with_credentials(uri), uri)[:_REASON_CHARS]
 
 
 @contextmanager
@@ -191,6 +145,6 @@ def _create_database(uri: str) -> None:
         leftover.unlink()
     # Every attempt uses a new name, because MLflow caches connections by file name.
     scratch = path.with_name(f".{path.name}.creating-{time.time_ns()}")
-    store = SqlAlchemyStore(f"{_SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(f"{SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()
     move_into_place(scratch, path)

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
+CACHED_TAG_PREFIX = "cached."
+OWN_TAGS = frozenset({"git_commit", HOST_TAG, PID_TAG, STARTED_TAG})
+"""Tags of a run that the runner sets. Those of cached stages begin with `CACHED_TAG_PREFIX`."""
+
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, raise_outages, show_uri
-from nanochat.tracking.run_view import RunView
+from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, raise_outages
+from nanochat.tracking.run_view import HOST_TAG, PID_TAG, STARTED_TAG, RunView
+from nanochat.tracking.store_address import show_uri
 from nanochat.tracking.sync import Sender
 
-HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 UPLOAD_EVERY_SECONDS = 3.0
 _RETRY_SECONDS = 10.0
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.recipe.check.tracking_values import acceptable_key
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.show import diff_recipes, resolved_yaml, yaml_with_origins
@@ -39,7 +40,7 @@ RECIPES = st.builds(
     st.integers(0, 2**63 - 1),
     FLOATS,
     st.lists(TEXT, max_size=3),
-    st.dictionaries(TEXT, TEXT, max_size=3),
+    st.dictionaries(TEXT.map(acceptable_key), TEXT, max_size=3),
     st.none() | st.integers(1, 100),
     st.none() | FLOATS,
 )

@@ -11,7 +11,7 @@ from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.store.run_catalog import list_runs
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.mlflow_store import open_store
+from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -89,14 +89,15 @@ def test_failed_report_leaves_no_open_mlflow_run(tracked, monkeypatch, how, erro
     assert (problem in tracked.display.lines) == (how == "fail")
 
 
-def test_run_during_an_outage_is_uploaded_by_the_next_run(tracked, tmp_path):
-    database = tmp_path / "mlflow.db"
-    database.rename(tmp_path / "aside")
-    database.mkdir()
-    tracked.run()
+def test_run_during_an_outage_is_uploaded_by_the_next_run(tracked, monkeypatch):
+    def fail(uri):
+        raise TrackingOutageError(f"{uri}: the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nanochat.tracking.mlflow_store.probe", fail)
+        tracked.run()
+    assert "the disk is gone" in tracked.display.text
     assert "the next run uploads it" in tracked.display.text
-    database.rmdir()
-    (tmp_path / "aside").rename(database)
     tracked.run("name=second", "sft.horizon.steps=5")
     runs, client = shown(tracked)
     assert runs["tiny"].info.status == "FINISHED"

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from nanochat.tracking.mlflow_store import TrackingOutageError, open_store, resolve_uri, show_uri
+from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
+from nanochat.tracking.store_address import resolve_experiment, resolve_uri, show_uri
 
 
 def test_resolve_uri_prefers_recipe_then_environment_then_local_database(tmp_path, monkeypatch):
@@ -21,13 +22,24 @@ def test_resolve_uri_prefers_recipe_then_environment_then_local_database(tmp_pat
     assert resolve_uri("sqlite:///sub/a.db", tmp_path) == f"sqlite:///{tmp_path}/sub/a.db"
 
 
+def test_resolve_experiment_prefers_recipe_then_environment(monkeypatch):
+    """MLflow too prefers what a program sets over its environment."""
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert resolve_experiment(None) == "nanochat"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
+    assert resolve_experiment(None) == "from the environment"
+    assert resolve_experiment("from the recipe") == "from the recipe"
+
+
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
         ("https://me:secret@host:5000/x", "https://host:5000/x"),
         ("postgresql://h/runs?sslmode=require&password=x", "postgresql://h/runs?sslmode=require"),
         ("mysql://me:p@ss@h/runs?charset=utf8", "mysql://h/runs?charset=utf8"),
-        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("sqlite:////a/me@b.db", "sqlite:////a/me@b.db"),
+        ("me:hunter2@host:5000", "host:5000"),
+        ("http://me:hunter2@[::1", "[::1"),
     ],
 )
 def test_show_uri_removes_passwords(uri, shown):

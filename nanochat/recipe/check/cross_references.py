@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
 from nanochat.data.hub.hub_source import is_on_hub
+from nanochat.recipe.check.tracking_values import check_tracking
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
@@ -26,7 +27,7 @@ _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
     """Return what is wrong with the references of a merged recipe."""
     checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets, _check_addresses)
-    return [problem for check in checks for problem in check(data)]
+    return [problem for check in (*checks, check_tracking) for problem in check(data)]
 
 
 def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:

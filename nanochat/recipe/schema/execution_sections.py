@@ -109,7 +109,8 @@ class Tracking(Section):
     uri: str | None = None
     """MLflow tracking URI. Default: the environment variable MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db` in the
     working directory."""
-    experiment: Annotated[str, Field(min_length=1)] = "nanochat"
-    """Name of the MLflow experiment."""
+    experiment: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the MLflow experiment. Default: the environment variable MLFLOW_EXPERIMENT_NAME, else `nanochat`."""
     tags: dict[str, str] = Field(default={})
-    """Tags of the recipe's MLflow run."""
+    """Tags of the recipe's MLflow run. A name consists of letters, digits, spaces and `_-.:/`, and does not begin with
+    `mlflow.`."""

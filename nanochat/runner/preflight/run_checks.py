@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,16 +25,17 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.prepare import Prepared
+from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
+from nanochat.runner.store.record import RunTracking
 from nanochat.storage.layout import CONFIG_FILE
-from nanochat.tracking.mlflow_store import database_path, show_uri
 
 _DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 _QUERY_SECONDS = 10.0
 
 
-def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking_uri: str | None) -> None:
+def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunTracking) -> None:
     """Check everything that the given stages need to run. The message of the PreflightError lists every problem."""
     problems = [
         *prepared.problems,
@@ -44,7 +44,7 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking_uri: 
         *_check_distributed(prepared, stages),
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
-        *(_check_tracking(tracking_uri) if tracking_uri is not None else ()),
+        *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
     if problems := list(dict.fromkeys(problems)):  # a missing source is found twice
         heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} to fix before the run can start"
@@ -136,20 +136,6 @@ def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
         yield (
             f"time: the plan needs about {show_duration(seconds)}, but `run.limits.minutes` allows only "
             f"{show_duration(60 * minutes)}; shorten the horizon or raise the limit"
-        )
-
-
-def _check_tracking(uri: str) -> Iterator[str]:
-    path = database_path(uri)
-    if path is None:
-        return  # a server that is down does no harm: the run is uploaded later
-    # SQLite writes a journal beside the file, so the folder must be writable too.
-    targets = [path, path.parent] if path.exists() else [next(parent for parent in path.parents if parent.exists())]
-    blocked = next((target for target in targets if not os.access(target, os.W_OK)), None)
-    if blocked is not None:
-        yield (
-            f"tracking: {show_uri(uri)} cannot be written: no permission for {blocked}; "
-            f"set another `tracking.uri`, or turn MLflow off with `tracking.kind: none`"
         )
 
 

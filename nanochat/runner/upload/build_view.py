@@ -16,8 +16,16 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.link import read_link
-from nanochat.tracking.run_view import Artifact, Dataset, RunView, Status
-from nanochat.tracking.uploader import HOST_TAG, PID_TAG, STARTED_TAG
+from nanochat.tracking.run_view import (
+    CACHED_TAG_PREFIX,
+    HOST_TAG,
+    PID_TAG,
+    STARTED_TAG,
+    Artifact,
+    Dataset,
+    RunView,
+    Status,
+)
 
 _RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
@@ -38,7 +46,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         link=folder.link,
         status=_RUN_STATUS[state.status],
         description=_describe_run(state, records),
-        tags={**_common_tags(state), **_cached_tags(state, base), **state.tracking.tags},
+        tags={**state.tracking.tags, **_common_tags(state), **_cached_tags(state, base)},
         params={"seed": str(state.seed), **_shape_params(state)},
         metrics=_metrics(records.values()),
         artifacts=_run_artifacts(folder),
@@ -121,7 +129,7 @@ def _cached_tags(state: RunState, base: Path) -> dict[str, str]:
     for stage, folder in state.folders(base).items():
         if (entry := state.entry(stage)).status == "cached":
             link = read_link(folder.link)
-            tags[f"cached.{entry.title}"] = link.run_id if link else folder.path.name
+            tags[f"{CACHED_TAG_PREFIX}{entry.title}"] = link.run_id if link else folder.path.name
     return tags
 
 

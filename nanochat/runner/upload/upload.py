@@ -15,7 +15,7 @@ from nanochat.runner.store.record import RunTracking
 from nanochat.runner.upload.build_view import pending_views, run_view
 from nanochat.storage.layout import RunFolder
 from nanochat.tracking.link import Link, read_link
-from nanochat.tracking.mlflow_store import database_path, resolve_uri, show_uri
+from nanochat.tracking.store_address import database_path, resolve_experiment, resolve_uri, show_uri
 from nanochat.tracking.uploader import Uploader
 
 CLOSE_SECONDS = 30.0
@@ -28,7 +28,8 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
     """Return where to upload a run. A SQLite store is created in `folder` by default."""
     if section.kind == "none":
         return RunTracking(kind="none")
-    return RunTracking(**section.model_dump() | {"uri": resolve_uri(section.uri, folder)})
+    uri, experiment = resolve_uri(section.uri, folder), resolve_experiment(section.experiment)
+    return RunTracking(kind=section.kind, uri=uri, experiment=experiment, tags=section.tags)
 
 
 @contextmanager

@@ -1,0 +1,93 @@
+"""Tests that addresses which MLflow can never use are found, with the address to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.recipe.check.tracking_values import acceptable_key, find_wrong_address
+
+
+@pytest.mark.parametrize(
+    ("uri", "instead"),
+    [
+        ("./mlruns", "sqlite:///mlruns/mlflow.db"),
+        ("mlruns", "sqlite:///mlruns/mlflow.db"),
+        ("/data/mlruns/", "sqlite:////data/mlruns/mlflow.db"),
+        ("file:///data/mlruns", "sqlite:////data/mlruns/mlflow.db"),
+        ("file:mlruns", "sqlite:///mlruns/mlflow.db"),
+        ("runs.db", "sqlite:///runs.db"),
+        ("sqlite:runs.db", "sqlite:///runs.db"),
+        ("sqlite://runs.db", "sqlite:///runs.db"),
+        ("sqlite:/data/runs.db", "sqlite:////data/runs.db"),
+        ("sqlite:///runs.db?timeout=9", "sqlite:///runs.db"),
+        ("sqlite:///runs/", "sqlite:///runs/mlflow.db"),
+        ("sqlite://", "sqlite:///mlflow.db"),
+        ("sqlite:///:memory:", "sqlite:///mlflow.db"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("localhost", "http://localhost:5000"),
+        ("tracking.example.com/mlflow", "http://tracking.example.com/mlflow"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("http:/x", "http://x"),
+        ("http:x:5000", "http://x:5000"),
+        ("http://", "http://localhost:5000"),
+        ("http://host:99999", "http://host:5000"),
+        ("http://host:5000/#/experiments/1", "http://host:5000"),
+        ("HTTPS://host", "https://host"),
+        (" http://host ", "http://host"),
+        ("postgresql:/host/runs", "postgresql://host/runs"),
+        ("uc", "databricks"),
+    ],
+)
+def test_address_that_can_never_work_is_found_with_the_right_one(uri, instead):
+    """The right address is accepted."""
+    wrong = find_wrong_address(uri)
+    assert wrong is not None and wrong.instead == instead
+    assert find_wrong_address(instead) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "instead"),
+    [
+        ("htp://host:5000", "http://host:5000"),
+        ("postgres://host/runs", "postgresql://host/runs"),
+        ("sqlite3:///runs.db", "sqlite:///runs.db"),
+        ("s3://bucket/runs", "sqlite:///mlflow.db"),
+    ],
+)
+def test_scheme_without_a_store_is_wrong_unless_a_plugin_adds_it(uri, instead):
+    """Which plugins are installed depends on the machine, so a recipe may name any scheme."""
+    scheme = uri.partition(":")[0]
+    wrong = find_wrong_address(uri, plugins=())
+    assert wrong is not None and wrong.instead == instead
+    assert find_wrong_address(uri) is None and find_wrong_address(uri, plugins=(scheme,)) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///runs.db", "sqlite:////data/100%20/what?/a=b/runs.db", "http://localhost:5000", "https://host/path/",
+        "http://[::1]:5000", "http://[::1]", "postgresql+psycopg2://host/runs?sslmode=require", "databricks",
+        "databricks://profile",
+    ],
+)  # fmt: skip
+def test_address_that_may_work_is_accepted(uri):
+    assert find_wrong_address(uri, plugins=()) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted"),
+    [
+        ("a,b", "a_b"),
+        ("a//b/", "a/b"),
+        ("../up", "up"),
+        ("", "_"),
+        ("ä: b/c.d-e_f", "ä: b/c.d-e_f"),
+        ("k" * 300, "k" * 250),
+    ],
+)
+def test_acceptable_key_is_one_that_mlflow_accepts(key, accepted):
+    """MLflow's own check is the oracle."""
+    from mlflow.utils.validation import _validate_tag
+
+    assert acceptable_key(key) == accepted
+    assert _validate_tag(accepted, "").key == accepted
