@@ -94,10 +94,11 @@ def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str
     by_name: dict[str, CacheLookup] = {lookup.stage.name: lookup for lookup in lookups}
     lookup = by_name[stage]
     changes: list[str] = []
+    name = prepared.plan.recipe_name
     if isinstance(lookup, ResolvedStage):
         if lookup.action != "cached":
-            changes = stage_cache.explain_changes(lookup.identity, prepared.base) or []
+            changes = stage_cache.explain_changes(lookup.identity, name, prepared.base) or []
     elif lookup.waits_for:
-        changes = stage_cache.explain_own_changes(lookup.stage, prepared.plan.recipe_name, prepared.base) or []
-        changes += [f"{name}: {by_name[name].action}, {by_name[name].reason}" for name in lookup.stage.upstream]
+        changes = stage_cache.explain_own_changes(lookup.stage, name, prepared.base) or []
+        changes += [f"{other}: {by_name[other].action}, {by_name[other].reason}" for other in lookup.stage.upstream]
     return "\n".join([f"{stage}: {lookup.action}, {lookup.reason}", *(f"  {change}" for change in changes)])

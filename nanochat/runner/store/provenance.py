@@ -14,8 +14,6 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 import nanochat
 from nanochat.runner.store.record import Provenance
 
@@ -72,6 +70,8 @@ def process_started(pid: int | None = None) -> float:
             fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
             return int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return 0.0
+    import psutil  # here, because planning imports this module
+
     try:
         return float(psutil.Process(number).create_time())
     except psutil.Error:

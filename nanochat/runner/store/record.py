@@ -56,8 +56,6 @@ class StageIdentity(_Stored):
 
     stage: str
     fingerprint: str
-    recipe_name: str
-    """The recipe that computed the stage."""
     document: dict[str, JsonValue]
     """The hashed content: fields, source digests and upstream digests, see `plan.fingerprint`."""
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanochat.plan.fingerprint import Document, document, explain, fingerprint_document
+from nanochat.plan.fingerprint import document, explain, fingerprint_document
 from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
+from nanochat.runner.store.locks import is_locked, read_owner
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.run_catalog import list_runs
-from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder, stage_folders
+from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder
 
 Action = Literal["cached", "resume", "run"]
 
@@ -55,7 +56,7 @@ def look_up_stage(
     """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached."""
     content = document(stage, upstream_digests)
     fingerprint = fingerprint_document(content)
-    identity = StageIdentity(stage=stage.name, fingerprint=fingerprint, recipe_name=recipe_name, document=content)
+    identity = StageIdentity(stage=stage.name, fingerprint=fingerprint, document=content)
     folder = stage_folder(base, stage.name, fingerprint)
     record, has_checkpoint = None, False
     step = newest_step(folder)
@@ -63,11 +64,13 @@ def look_up_stage(
         reason = "forced"
     elif (found := read_record(folder)) is not None and found.fingerprint == identity.fingerprint:
         record, reason = found, f"finished, in {folder.path.relative_to(base)}"
+    elif is_locked(folder):
+        has_checkpoint, reason = step is not None, f"{_holder(folder)} is computing it now"
     elif step is not None:
         has_checkpoint, reason = True, f"it was interrupted; the newest checkpoint is from step {step:,}"
     elif read_identity(folder) is not None:
         reason = "it was interrupted before anything was saved"
-    elif (changes := explain_changes(identity, base)) is not None:
+    elif (changes := explain_changes(identity, recipe_name, base)) is not None:
         shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
         reason = f"changed: {shown}"
     else:
@@ -98,46 +101,38 @@ def look_up_plan(
     return lookups
 
 
+def _holder(folder: StageFolder) -> str:
+    owner = read_owner(folder)
+    return "another process" if owner is None else f"process {owner.pid} on {owner.host}"
+
+
 def newest_step(folder: StageFolder) -> int | None:
     """Return the step of the newest checkpoint folder, verified or not, or None if there is no checkpoint."""
     return max(list_checkpoints(folder.checkpoints), default=None)
 
 
-def explain_changes(identity: StageIdentity, base: Path) -> list[str] | None:
-    """Return what differs from the latest computation of this stage for the same recipe name, else the most similar.
+def explain_changes(identity: StageIdentity, recipe_name: str, base: Path) -> list[str] | None:
+    """Return what differs from this stage of the latest run with the recipe's name, None if no such run had the stage.
 
-    Returns None if the stage was never computed.
+    Runs of other recipes do not count: what differs from them is not what the user changed.
     """
-    known = _identities(identity.stage, identity.recipe_name, base)
-    others = [other for other in known if other.fingerprint != identity.fingerprint]
-    return _smallest_changes(others, identity.document, identity.recipe_name)
+    earlier = _earlier_identities(identity.stage, recipe_name, base)
+    other = next((other for other in earlier if other.fingerprint != identity.fingerprint), None)
+    return None if other is None else explain(other.document, identity.document)
 
 
 def explain_own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[str] | None:
-    """Return what differs in the stage's own fields and sources, ignoring upstream outputs, which are not known yet.
-
-    Returns None if the stage was never computed.
-    """
-    content: Document = {**stage.identity, "sources": dict(stage.source_digests)}
-    without_upstream = [
-        other.model_copy(update={"document": {k: v for k, v in other.document.items() if k != "upstream"}})
-        for other in _identities(stage.name, recipe_name, base)
-    ]
-    return _smallest_changes(without_upstream, content, recipe_name)
-
-
-def _identities(stage: str, recipe_name: str, base: Path) -> list[StageIdentity]:
-    """Return the identity of every computation of a stage. Runs of this recipe name come first, newest first."""
-    runs = (run.state.folders(base) for run in reversed(list_runs(base, recipe_name)))
-    in_runs = [folders[stage] for folders in runs if stage in folders]
-    rest = [folder for folder in stage_folders(base) if folder.stage == stage]
-    unique = dict.fromkeys([*in_runs, *rest])
-    return [identity for folder in unique if (identity := read_identity(folder)) is not None]
-
-
-def _smallest_changes(others: Sequence[StageIdentity], content: Document, recipe_name: str) -> list[str] | None:
-    """Return the changes against the first computation with this recipe name, else against the most similar one."""
-    if not others:
+    """Return the same for the stage's own fields and sources, without the upstream outputs, which are not known yet."""
+    other = next(_earlier_identities(stage.name, recipe_name, base), None)
+    if other is None:
         return None
-    same_name = [other for other in others if other.recipe_name == recipe_name][:1]
-    return min((explain(other.document, content) for other in same_name or others), key=len)
+    without_upstream = {key: value for key, value in other.document.items() if key != "upstream"}
+    return explain(without_upstream, {**stage.identity, "sources": dict(stage.source_digests)})
+
+
+def _earlier_identities(stage: str, recipe_name: str, base: Path) -> Iterator[StageIdentity]:
+    """Yield what this stage was in each run with the recipe's name, the newest first."""
+    for run in reversed(list_runs(base, recipe_name)):
+        folder = run.state.folders(base).get(stage)
+        if folder is not None and (identity := read_identity(folder)) is not None:
+            yield identity

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from nanochat.errors import RecipeError
+from nanochat.errors import RecipeError, StageError
 from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.comparison import render_comparison
+from nanochat.runner.store.locks import stage_lock
+from nanochat.runner.store.provenance import host_name
 from nanochat.runner.store.run_catalog import find_run, list_runs, model_digest, resolve_model
 from nanochat.storage.layout import stage_folders
 
@@ -80,6 +83,31 @@ def test_explain_stage_names_the_changed_field_before_anything_runs(bench):
     assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, lookups, "chat_eval")
     report = plan_report_json(prepared, lookups, select_stages(prepared.plan))
     assert [stage["status"] for stage in report["stages"]] == ["cached", "cached", "cached", "run", "run"]
+
+
+def test_a_change_is_explained_against_the_last_run_of_the_same_recipe_alone(bench):
+    """Another recipe has more in common with the new one, and computed stages that both use."""
+    bench.run("seed=1", "sft.horizon.steps=9", "name=mine")
+    bench.run("name=other")
+    lookups = {look.stage.name: look for look in bench.prepare("name=third", "seed=2").look_up_cache()}
+    assert lookups["pretrain"].reason == "not computed yet"
+    bench.run("seed=1", "sft.horizon.steps=7", "name=mine")
+    bench.run("name=mine", "seed=1", "sft.horizon.steps=9")  # all of it is cached
+    prepared = bench.prepare("name=mine", "seed=1", "sft.horizon.steps=5")
+    assert "changed: sft.horizon.steps: 9 -> 5" in explain_stage(prepared, prepared.look_up_cache(), "sft")
+
+
+def test_a_stage_that_another_process_computes_is_not_called_interrupted(bench):
+    """The stage has a checkpoint, which the other process wrote."""
+    with pytest.raises(StageError):
+        bench.control(pretrain="killed")
+        bench.run()
+    folder = bench.stage_folder("pretrain")
+    (folder.checkpoints / "step_00000002").mkdir(parents=True)
+    with stage_lock(folder):
+        reasons = {look.stage.name: look.reason for look in bench.prepare().look_up_cache()}
+    assert reasons["pretrain"] == f"process {os.getpid()} on {host_name()} is computing it now"
+    assert "interrupted" in {look.stage.name: look.reason for look in bench.prepare().look_up_cache()}["pretrain"]
 
 
 def test_plan_without_its_data_names_the_missing_input(bench):

@@ -32,7 +32,7 @@ def identity(changes: dict[str, object], number: str) -> StageIdentity:
     for path, value in changes.items():
         *outer, key = path.split("/")
         (document[outer[0]] if outer else document)[key] = value
-    return StageIdentity(stage="chat_eval", fingerprint=number * 64, recipe_name="tiny", document=document)
+    return StageIdentity(stage="chat_eval", fingerprint=number * 64, document=document)
 
 
 @pytest.mark.parametrize(
