@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 from pathlib import Path
 
+import nanochat
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
+from nanochat.recipe.merge.variables import escape
 from nanochat.storage.files import write_text
 
 
@@ -36,7 +40,9 @@ def import_model(options: argparse.Namespace) -> None:
     model.set_parameters(read_torch_weights(options.weights, config))
     save_model(options.folder, model, tokenizer)
     print(f"{options.folder}: {config.num_parameters():,} parameters")
-    print(f"to evaluate it, run: nanochat-run recipes/eval_only.yaml --set base_eval.init_from={options.folder}")
+    model_folder = options.folder.absolute()
+    print(f"to talk to it: {shlex.join(['nanochat-chat', str(model_folder)])}")
+    print(f"to evaluate it: {_evaluation_command(model_folder)}")
 
 
 def export_model(options: argparse.Namespace) -> None:
@@ -78,6 +84,17 @@ def read_config(path: Path, *, architecture: str | None = None) -> GPTConfig:
     if problems:
         raise PreflightError(f"{path} does not describe a valid model: {'; '.join(problems)}")
     return config
+
+
+def _evaluation_command(model: Path) -> str:
+    """Return, for a shell in the working directory, the command that evaluates a model folder."""
+    recipe = Path("recipes", "eval_only.yaml")
+    if not recipe.is_file():
+        recipe = Path(nanochat.__file__).parents[1] / recipe
+    folder = escape(str(model))
+    value = folder if re.fullmatch(r"[\w./-]*[^\W\d][\w./-]*", folder) else json.dumps(folder, ensure_ascii=False)
+    flags = (word for stage in ("base_eval", "chat_eval") for word in ("--set", f"{stage}.init_from={value}"))
+    return shlex.join(["nanochat-run", str(recipe), *flags])
 
 
 def _config_next_to(weights: Path) -> Path:

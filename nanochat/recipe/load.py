@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,12 @@ class LoadedRecipe:
     """Place of each given key by its path."""
     files: tuple[Path, ...]
     """Absolute paths of all files that were read, including the recipe itself."""
+    overrides: tuple[str, ...] = ()
+
+    def command(self, *verb: str) -> str:
+        """Return, for a shell, the `nanochat-run` command that applies a verb (none: run) to this recipe."""
+        flags = (word for override in self.overrides for word in ("--set", override))
+        return shlex.join(["nanochat-run", *verb, str(self.path), *flags])
 
     def locate(self, problem: FieldProblem) -> Diagnostic:
         """Return the problem with its place, which is the nearest section above if the value is a default."""
@@ -70,7 +77,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "without problems the recipe is valid"
-    return LoadedRecipe(recipe.model_copy(update={"vars": {}}), Path(path), origins, key_origins, tuple(files.nodes))
+    return LoadedRecipe(
+        recipe.model_copy(update={"vars": {}}),
+        Path(path),
+        origins,
+        key_origins,
+        tuple(files.nodes),
+        tuple(overrides),
+    )
 
 
 def _locate(problem: FieldProblem, origins: Mapping[KeyPath, Origin], keys: Mapping[KeyPath, Origin]) -> Diagnostic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+from nanochat.cli.chat import main as main_of_chat
 from nanochat.cli.run import main
 from nanochat.errors import OK, PreflightError, StageError
 from nanochat.model.config import GPTConfig
@@ -34,8 +36,8 @@ def given(tmp_path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *more: str) -> list[str]:
-    weights, model, tokenizer = (str(folder / name) for name in ("model_000012.safetensors", "mine", "tokenizer.model"))
+def command(folder: Path, *more: str, model: str = "mine") -> list[str]:
+    weights, model, tokenizer = (str(folder / name) for name in ("model_000012.safetensors", model, "tokenizer.model"))
     return ["import", weights, model, "--tokenizer", tokenizer, "--architecture", "current", *more]
 
 
@@ -59,6 +61,36 @@ def test_import_and_export_preserve_every_weight(given, capsys):
     idx = mx.array([[1, 5, 250, 299]])
     assert mx.array_equal(load_model(given / "again")(idx), model(idx))
     assert f"{given / 'mine'}: {model.config.num_parameters():,} parameters" in capsys.readouterr().out
+
+
+def import_and_read_commands(given: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
+    """Import a model into a folder whose name means something to shells, YAML and recipes; return what is printed."""
+    assert main(command(given, model="a b #1: ${x}'s")) == OK
+    _, chat, evaluation = capsys.readouterr().out.splitlines()
+    return shlex.split(chat.removeprefix("to talk to it: ")), shlex.split(evaluation.removeprefix("to evaluate it: "))
+
+
+def test_commands_that_import_prints_name_the_model(given, capsys, monkeypatch):
+    """Both stages of the evaluation start from the model, and the command works in any working directory."""
+    monkeypatch.chdir(given)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(given / "base"))
+    chat, evaluation = import_and_read_commands(given, capsys)
+    assert (chat[0], evaluation[0]) == ("nanochat-chat", "nanochat-run")
+    assert main(["plan", *evaluation[1:]]) == OK
+    plan = capsys.readouterr().out
+    assert plan.count(f"starts from {chat[1]}\n") == 2
+    assert "missing inputs" not in plan
+    assert main_of_chat([*chat[1:], "--prompt", "hi", "--max-tokens", "2", "--device", "cpu"]) == OK
+
+
+@pytest.mark.slow
+def test_evaluation_that_import_prints_runs(given, capsys, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(given / "base"))
+    _, evaluation = import_and_read_commands(given, capsys)
+    smaller = ("base_eval.suites.bpb.tokens=64", "tracking.kind=none", "run.device=cpu")
+    smaller += tuple(f"chat_eval.suites.{name}.max_problems=2" for name in ("simple_spelling", "spelling_bee"))
+    assert main([*evaluation[1:], *(word for change in smaller for word in ("--set", change))]) == OK
+    assert "2-chat_eval: done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

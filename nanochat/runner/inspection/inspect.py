@@ -52,7 +52,7 @@ def _inspect(prepared: Prepared, inputs: SourceInputs, limit: int) -> SourceRepo
     source, base = inputs.source, prepared.base
     if not is_ready(source, base=base):
         missing = "converted" if is_available_offline(source, base=base) else "downloaded"
-        hint = f"it is not {missing} yet; `nanochat-run fetch {prepared.loaded.path}` does that"
+        hint = f"it is not {missing} yet; `{prepared.loaded.command('fetch')}` does that"
         return SourceReport(describe(source), (hint,), iter(()))
     # The documents are counted below, as they are cut. Counting the files' would show another number.
     uses = (replace(use, rows=None) for use in source_uses(inputs.items, base=base, look_inside=True))

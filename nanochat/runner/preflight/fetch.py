@@ -36,4 +36,4 @@ def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display:
         raise PreflightError("\n".join(problems))
     names = dict.fromkeys(source.name for stage in stages for source in stage.sources)
     display.log_line(f"all data of {prepared.plan.recipe_name} are here and can be read: {', '.join(names)}")
-    display.log_line(f"to train without network: nanochat-run {recipe} --offline")
+    display.log_line(f"to train without network: {loaded.command()} --offline")

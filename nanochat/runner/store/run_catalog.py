@@ -78,7 +78,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
             return folders[stage].model
     raise RecipeError(
         f"the run {run.reference} has no trained model yet (status: {run.state.status}); "
-        f"finish it with `nanochat-run {run.state.recipe}`"
+        f"finish it with `{run.state.command}`"
     )
 
 
