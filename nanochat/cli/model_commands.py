@@ -53,14 +53,23 @@ def export_model(options: argparse.Namespace) -> None:
     if weights.exists():
         raise PreflightError(f"{weights} already exists; name a new file")
     runtime.prepare(device="cpu")
+    from nanochat.checkpoint.arrays import write_arrays
     from nanochat.checkpoint.model_folder import load_model
-    from nanochat.model.torch_weights import export_weights
     from nanochat.runner.store.run_catalog import resolve_model
 
     model = load_model(resolve_model(options.model, runtime.base_dir()))
-    export_weights(model.named_parameters(), weights)
-    config = weights.with_suffix(".json")
-    write_text(config, json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n")
+    config, content = (
+        weights.with_suffix(".json"),
+        json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n",
+    )
+    if config.exists() and config.read_bytes() != content.encode():  # equal: an export was killed before its end
+        raise PreflightError(f"{config} already exists, and the configuration would replace it; name a new file")
+    write_text(config, content)
+    try:
+        write_arrays(weights, model.named_parameters(), metadata={"format": "pt"})
+    except BaseException:
+        config.unlink()  # so that nothing is left in the way of another attempt
+        raise
     print(f"wrote {weights} and {config}")
 
 

@@ -1,9 +1,9 @@
-"""Import weights from PyTorch nanochat and export ours to it. Names are the same; dtypes, prefixes and padding differ.
+"""Import weights from PyTorch nanochat. Names are the same; dtypes, prefixes and padding differ.
 
 PyTorch nanochat saves a state dictionary as `model_STEP.pt`, which is readable here if torch is installed; its weights
 may also be safetensors. `torch.compile` puts `_orig_mod.` before every name, matrices may be bfloat16, the vocabulary
-may be padded to a different multiple, and the buffers `cos` and `sin` are not weights. Not here: nanochat's tokenizer
-and optimizer state.
+may be padded to a different multiple, and the buffers `cos` and `sin` are not weights. Its `load_state_dict` accepts
+our weights unchanged. Not here: nanochat's tokenizer and optimizer state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import mlx.core as mx
 
 from nanochat.errors import PreflightError, StageError
 from nanochat.model.config import GPTConfig
-from nanochat.storage.files import atomic_write
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
@@ -54,12 +53,6 @@ def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str,
     return {
         name: _import_tensor(name, named[name].astype(mx.float32), shape, config) for name, shape in expected.items()
     }
-
-
-def export_weights(parameters: dict[str, mx.array], path: Path) -> None:
-    """Write parameters as a safetensors file that PyTorch nanochat's `load_state_dict` accepts unchanged."""
-    with atomic_write(path) as scratch:
-        mx.save_safetensors(str(scratch), {name: mx.contiguous(x) for name, x in parameters.items()}, {"format": "pt"})
 
 
 def _import_tensor(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import shlex
 from pathlib import Path
+from typing import NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -123,3 +126,41 @@ def test_export_refuses_other_formats_and_existing_files(given, capsys):
     assert main(["export", str(given), str(given / "there.safetensors")]) == PreflightError.exit_code
     assert (given / "there.safetensors").read_bytes() == b"dear"
     assert "must end in .safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("full", ["at the weights", "at the configuration"])
+def test_export_to_a_full_disk_leaves_nothing_and_can_be_repeated(given, capsys, monkeypatch, full):
+    """A limit on the size of files stands for the disk under the weights, an error for that under the other file."""
+    assert main(command(given)) == OK
+    target = given / "out" / "back.safetensors"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        if full == "at the configuration":
+            patch.setattr("nanochat.cli.model_commands.write_text", raise_disk_full)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            code = main(["export", str(given / "mine"), str(target)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == StageError.exit_code
+    assert str(target.with_suffix("")) in capsys.readouterr().err
+    assert not target.parent.exists() or list(target.parent.iterdir()) == []
+    assert main(["export", str(given / "mine"), str(target)]) == OK
+    assert sorted(path.name for path in target.parent.iterdir()) == ["back.json", "back.safetensors"]
+
+
+def raise_disk_full(path: Path, _text: str) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_export_does_not_replace_a_file_beside_the_weights(given, capsys):
+    """The configuration of an export that was killed before its end is no obstacle."""
+    assert main(command(given)) == OK
+    (given / "back.json").write_text("{}")
+    assert main(["export", str(given / "mine"), str(given / "back.safetensors")]) == PreflightError.exit_code
+    assert "back.json already exists" in capsys.readouterr().err
+    assert (given / "back.json").read_text() == "{}" and not (given / "back.safetensors").exists()
+    assert main(["export", str(given / "mine"), str(given / "other.safetensors")]) == OK
+    (given / "other.safetensors").unlink()
+    assert main(["export", str(given / "mine"), str(given / "other.safetensors")]) == OK
