@@ -14,12 +14,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from nanochat.storage.locking import lock_file
 
 _SCRATCH_PREFIX = ".writing-"
+_READ_BYTES = 1 << 20
+_MAX_THREADS = 8
 
 
 @contextmanager
@@ -130,6 +134,27 @@ def sha256_of_file(path: Path) -> str:
     """Return the sha256 of a file's content in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_pieces(path: Path, piece_bytes: int) -> list[str]:
+    """Return the sha256 in hex of each piece of a file; the last one may be shorter. Several threads hash the pieces.
+
+    The interpreter is free while it hashes, so this takes as many times less than `sha256_of_file` as there are cores.
+    """
+    starts = range(0, path.stat().st_size, piece_bytes)
+    threads = max(1, min(len(starts), os.cpu_count() or 1, _MAX_THREADS))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(partial(_sha256_of_piece, path, piece_bytes), starts))
+
+
+def _sha256_of_piece(path: Path, piece_bytes: int, start: int) -> str:
+    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(_READ_BYTES)), piece_bytes
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while left and (count := file.readinto(buffer[: min(left, _READ_BYTES)])):
+            digest.update(buffer[:count])
+            left -= count
+    return digest.hexdigest()
 
 
 def folder_bytes(folder: Path) -> int:

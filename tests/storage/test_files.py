@@ -145,6 +145,14 @@ def test_sha256_of_file_is_the_hash_of_all_of_it(tmp_path):
     assert files.sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("size", [0, 1, 2_560_000, 2_560_001])
+def test_sha256_of_pieces_is_the_hash_of_each_piece(tmp_path, size):
+    content = (bytes(range(256)) * 10_001)[:size]
+    (tmp_path / "file").write_bytes(content)
+    expected = [hashlib.sha256(content[at : at + 1_280_000]).hexdigest() for at in range(0, size, 1_280_000)]
+    assert files.sha256_of_pieces(tmp_path / "file", 1_280_000) == expected
+
+
 def test_folder_bytes_counts_files_at_any_depth_but_not_links(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "three").write_bytes(b"123")

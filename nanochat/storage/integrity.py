@@ -1,0 +1,72 @@
+"""Records the size, time and content of finished files, and finds those that were damaged, lost or exchanged since.
+
+A large file is also recorded piece by piece, so that several threads can check it: a file of 1 GB takes 0.6 seconds on
+one core with instructions for SHA-256, and 0.3 seconds on two. Not here: what happens to a damaged file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from nanochat.storage.files import sha256_of_file, sha256_of_pieces
+
+PIECE_BYTES = 1 << 26
+
+
+class FileDigest(BaseModel):
+    """What a file was like when it was complete."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sha256: str
+    size_bytes: int | None = None
+    """None in records of an earlier format."""
+    modified_ns: int | None = None
+    """When the file was last written. None if only its content matters, as for a file that travels."""
+    pieces: tuple[str, ...] = ()
+    """The sha256 of each `PIECE_BYTES` of a file that has more than that."""
+
+
+def describe_file(path: Path) -> FileDigest:
+    """Return the size, time and content of a complete file."""
+    status = path.stat()
+    return FileDigest(
+        sha256=sha256_of_file(path),
+        size_bytes=status.st_size,
+        modified_ns=status.st_mtime_ns,
+        pieces=tuple(sha256_of_pieces(path, PIECE_BYTES)) if status.st_size > PIECE_BYTES else (),
+    )
+
+
+def find_change(path: Path, expected: FileDigest, *, trust_time: bool = False) -> str | None:
+    """Return how a file differs from its description, as the end of a sentence, or None if it does not.
+
+    With `trust_time` the content is read only if the time of the last change differs. If the content turns out to be
+    right, as in a copied folder, the file gets the time of the description, so that it is not read again.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    if not path.is_file():
+        return "is not a file"
+    if expected.size_bytes is not None and status.st_size != expected.size_bytes:
+        return f"has {status.st_size:,} bytes instead of {expected.size_bytes:,}"
+    if trust_time and expected.modified_ns in (None, status.st_mtime_ns):
+        return None
+    if not _has_content(path, expected):
+        return "has changed since it was written"
+    if trust_time and expected.modified_ns is not None:
+        with contextlib.suppress(OSError):  # the folder may be read-only
+            os.utime(path, ns=(status.st_atime_ns, expected.modified_ns))
+    return None
+
+
+def _has_content(path: Path, expected: FileDigest) -> bool:
+    if expected.pieces:
+        return tuple(sha256_of_pieces(path, PIECE_BYTES)) == expected.pieces
+    return sha256_of_file(path) == expected.sha256
