@@ -15,31 +15,19 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import JsonValue
 from safetensors.numpy import load_file, save
 
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import StageError
-from nanochat.storage.files import new_folder, sha256_of_file, write_bytes, write_text
+from nanochat.storage.checked_json import DIGEST_KEY, read_checked
+from nanochat.storage.files import new_folder, write_bytes, write_text
+from nanochat.storage.integrity import MANIFEST_FILE, find_change, read_manifest, write_manifest
 from nanochat.storage.layout import checkpoint_folder, list_checkpoints
 
-FORMAT = 1
+FORMAT = 2
 
 Arrays = Mapping[str, mx.array] | Mapping[str, np.ndarray]
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sha256: str
-    size_bytes: int
-
-
-class _Manifest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int
-    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ def save_checkpoint(
         for group, named in arrays.items():
             _save_arrays(folder / f"{group}.safetensors", named)
         write_text(folder / "state.json", json.dumps(dict(state)), durable=False)
-        write_text(folder / "manifest.json", _describe(folder).model_dump_json(indent=1), durable=False)
+        write_manifest(folder, file_format=FORMAT)
     _delete_old(root, newest=step, keep=keep, best=best)
     return target
 
@@ -104,12 +92,6 @@ def _save_arrays(path: Path, named: Arrays) -> None:
         of_numpy = {name: np.ascontiguousarray(value) for name, value in named.items()}
         # safetensors' own file writer raises an exception without errno if the disk is full.
         write_bytes(path, save(of_numpy), durable=False)
-
-
-def _describe(folder: Path) -> _Manifest:
-    paths = sorted(folder.iterdir())
-    files = {path.name: _File(sha256=sha256_of_file(path), size_bytes=path.stat().st_size) for path in paths}
-    return _Manifest(format=FORMAT, files=files)
 
 
 def _delete_old(root: Path, *, newest: int, keep: int, best: int | None) -> None:
@@ -141,11 +123,8 @@ def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: N
 
 
 def _refuse_later_format(path: Path) -> None:
-    try:
-        written = json.loads((path / "manifest.json").read_bytes())["format"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return
-    if isinstance(written, int) and written > FORMAT:
+    written = _format_of(path)
+    if written is not None and written > FORMAT:
         raise StageError(
             f"checkpoint {path} has format {written} and this version reads up to {FORMAT}: a later version of "
             "nanochat wrote it\n"
@@ -155,22 +134,25 @@ def _refuse_later_format(path: Path) -> None:
 
 def find_damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None if every file matches the manifest."""
-    try:
-        manifest = _Manifest.model_validate_json((path / "manifest.json").read_bytes())
-    except FileNotFoundError:
-        return "manifest.json is missing"
-    except ValidationError:
-        return "manifest.json cannot be read"
-    if manifest.format != FORMAT:
-        return f"format {manifest.format}, this version reads {FORMAT}"
+    manifest = read_manifest(path)
+    if (written := _format_of(path)) not in (None, FORMAT):
+        return f"format {written}, this version reads {FORMAT}"
+    if manifest is None:
+        return f"{MANIFEST_FILE} {'cannot be read' if (path / MANIFEST_FILE).exists() else 'is missing'}"
     if "state.json" not in manifest.files:
         return "the manifest lacks state.json"
     for name, expected in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected.size_bytes:
-            return f"{name} has {file.stat().st_size} bytes, not {expected.size_bytes}"
-        if sha256_of_file(file) != expected.sha256:
-            return f"{name} has changed since it was written"
+        if (change := find_change(path / name, expected)) is not None:
+            return f"{name} {change}"
     return None
+
+
+def _format_of(path: Path) -> int | None:
+    """Return the format that a manifest states, None if it cannot be read. Manifests of format 1 hold no digest."""
+    try:
+        raw = (path / MANIFEST_FILE).read_bytes()
+        written = json.loads(raw)["format"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    is_whole = read_checked(path / MANIFEST_FILE) is not None or DIGEST_KEY.encode() not in raw
+    return written if is_whole and isinstance(written, int) else None

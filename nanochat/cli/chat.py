@@ -79,9 +79,11 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
     from nanochat.runner.store.run_catalog import resolve_model
+    from nanochat.runner.store.verification import check_model
 
     select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())
+    check_model(folder)
     model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
     names = ("temperature", "top_k", "max_tokens", "seed")
     settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})

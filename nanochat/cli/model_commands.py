@@ -13,7 +13,8 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.recipe.merge.variables import escape
-from nanochat.storage.files import write_text
+from nanochat.storage.files import new_folder, write_text
+from nanochat.storage.integrity import write_manifest
 
 
 def import_model(options: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def import_model(options: argparse.Namespace) -> None:
         raise PreflightError(f"{options.folder} already exists; name a new folder")
     config = read_config(options.config or _config_next_to(options.weights), architecture=options.architecture)
     runtime.prepare(device="cpu")
-    from nanochat.checkpoint.model_folder import save_model
+    from nanochat.checkpoint.model_folder import FORMAT, write_model_files
     from nanochat.model.gpt import GPT
     from nanochat.model.torch_weights import read_torch_weights
     from nanochat.tokenizer.bpe import Tokenizer
@@ -38,7 +39,9 @@ def import_model(options: argparse.Namespace) -> None:
         )
     model = GPT(config)
     model.set_parameters(read_torch_weights(options.weights, config))
-    save_model(options.folder, model, tokenizer)
+    with new_folder(options.folder) as scratch:
+        write_model_files(scratch, model, tokenizer)
+        write_manifest(scratch, file_format=FORMAT)
     print(f"{options.folder}: {config.num_parameters():,} parameters")
     model_folder = options.folder.absolute()
     print(f"to talk to it: {shlex.join(['nanochat-chat', str(model_folder)])}")
@@ -56,8 +59,11 @@ def export_model(options: argparse.Namespace) -> None:
     from nanochat.checkpoint.arrays import write_arrays
     from nanochat.checkpoint.model_folder import load_model
     from nanochat.runner.store.run_catalog import resolve_model
+    from nanochat.runner.store.verification import check_model
 
-    model = load_model(resolve_model(options.model, runtime.base_dir()))
+    folder = resolve_model(options.model, runtime.base_dir())
+    check_model(folder)
+    model = load_model(folder)
     config, content = (
         weights.with_suffix(".json"),
         json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n",

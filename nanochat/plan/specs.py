@@ -10,6 +10,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
+from nanochat.storage.integrity import FileDigest
 from nanochat.tasks.table import ChoiceTask
 
 StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
@@ -229,3 +230,5 @@ class Job(Spec):
     stage_dir: str
     upstream: dict[StageName, str]
     """The folder `out/` of each stage that this one reads."""
+    inputs: dict[str, FileDigest] = {}
+    """What the files of these folders, and of the model to start from, must be like when they are loaded, by path."""

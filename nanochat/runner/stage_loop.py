@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.errors import InterruptedRun
+from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
@@ -18,9 +18,11 @@ from nanochat.runner.process.run_stage import StageAttempt, execute_stage
 from nanochat.runner.report.results import result_line
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
-from nanochat.runner.store.record import StageRecord, read_record
+from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.session import Session
 from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
+from nanochat.runner.store.verification import files_to_load, find_damage
+from nanochat.storage.integrity import FileDigest
 from nanochat.storage.layout import StageFolder
 
 
@@ -72,6 +74,7 @@ def run_stages(context: RunContext, session: Session, interrupts: Interrupts) ->
                 raise InterruptedRun(_stop_line(context, f"stopped before {name}"))
             records[name] = _run_stage(context, session, interrupts, lookup.stage, records)
         elif isinstance(lookup, ResolvedStage) and lookup.record is not None:
+            _check_unselected(context, lookup, lookup.record)
             session.use_cached(name, lookup.folder)
             records[name] = lookup.record
     return records
@@ -82,19 +85,26 @@ def cache_line(title: str, lookup: ResolvedStage, record: StageRecord) -> str:
     return f"{title}: from cache ({lookup.folder.path.name}){result_line(record)}"
 
 
+def _is_loaded(context: RunContext, stage: str) -> bool:
+    """Return whether a stage that is about to run loads the output of this one."""
+    return any(stage in reader.upstream for reader in context.to_run)
+
+
+def _check_unselected(context: RunContext, lookup: ResolvedStage, record: StageRecord) -> None:
+    """Raise a PreflightError if a stage that is not selected is damaged and a selected one is about to load it."""
+    name = lookup.stage.name
+    damage = find_damage(lookup.folder, record, content_of=record.files) if _is_loaded(context, name) else None
+    if damage is not None:
+        raise PreflightError(f"{lookup.folder.path}: {damage}; select {name} too, for example with --from {name}")
+
+
 def _run_stage(
     context: RunContext, session: Session, interrupts: Interrupts, stage: StagePlan, records: dict[str, StageRecord]
 ) -> StageRecord:
     """Return the record of a stage, from the cache or by computing it under its lock."""
-    name, prepared = stage.name, context.prepared
-    digests = {upstream: record.output_digest for upstream, record in records.items()}
-    if name in prepared.init_digests:
-        digests[INIT_FROM] = prepared.init_digests[name]
-    is_forced = name in context.forced
+    name = stage.name
     with claims(context.request.base):
-        lookup = look_up_stage(
-            stage, digests, base=context.request.base, recipe_name=prepared.plan.recipe_name, is_forced=is_forced
-        )
+        lookup = _look_up(context, stage, records)
         if lookup.record is not None:
             session.use_cached(name, lookup.folder)
     title = session.state.entry(name).title
@@ -106,18 +116,36 @@ def _run_stage(
         if (owner := lock.taken_over_from) is not None:
             ended = f"process {owner.pid} on {owner.host}, which has ended"
             context.display.log_line(f"{title}: took over the lock of {ended}")
-        record = None if is_forced else read_record(lookup.folder)
-        if record is not None:  # another run finished the stage while this one waited for the lock
-            session.use_cached(name, lookup.folder)
-            return record
-        record = _compute_stage(context, session, interrupts, lookup, lock)
+        if (found := _look_up(context, stage, records).record) is not None:
+            session.use_cached(name, lookup.folder)  # another run finished it while this one waited for the lock
+            return found
+        record = _compute_stage(context, session, interrupts, lookup, lock, records)
         session.end_stage(name, lookup.folder, "finished", seconds=record.finished - record.started)
     context.display.log_line(f"{title}: done{result_line(record)}")
     return record
 
 
+def _look_up(context: RunContext, stage: StagePlan, records: dict[str, StageRecord]) -> ResolvedStage:
+    digests = {upstream: record.output_digest for upstream, record in records.items()}
+    if (model := context.prepared.init_files.get(stage.name)) is not None:
+        digests[INIT_FROM] = model.digest
+    return look_up_stage(
+        stage,
+        digests,
+        base=context.request.base,
+        recipe_name=context.prepared.plan.recipe_name,
+        is_forced=stage.name in context.forced,
+        is_loaded=_is_loaded(context, stage.name),
+    )
+
+
 def _compute_stage(
-    context: RunContext, session: Session, interrupts: Interrupts, lookup: ResolvedStage, lock: StageLock
+    context: RunContext,
+    session: Session,
+    interrupts: Interrupts,
+    lookup: ResolvedStage,
+    lock: StageLock,
+    records: dict[str, StageRecord],
 ) -> StageRecord:
     name, folder, base = lookup.stage.name, lookup.folder, context.request.base
     session.begin_stage(name, folder, reason=lookup.reason)
@@ -130,6 +158,7 @@ def _compute_stage(
         title=entry.title,
         upstream={stage: earlier.out for stage, earlier in session.state.folders(base).items()},
         init_model=context.prepared.init_models.get(name),
+        inputs=_inputs(context, session, lookup.stage, records),
         is_forced=name in context.forced,
         spent_seconds=entry.spent_seconds,
         provenance=session.state.provenance,
@@ -145,6 +174,25 @@ def _compute_stage(
     except BaseException:
         session.end_stage(name, folder, "failed", seconds=time.time() - began)
         raise
+
+
+def _inputs(
+    context: RunContext, session: Session, stage: StagePlan, records: dict[str, StageRecord]
+) -> dict[Path, FileDigest]:
+    """Return what the files that a stage loads must be like.
+
+    Raises:
+        PreflightError: a file of the model in `init_from` is not like that.
+    """
+    inputs: dict[Path, FileDigest] = {}
+    if (model := context.prepared.init_files.get(stage.name)) is not None:
+        model.check()
+        inputs.update(model.files)
+    folders = session.state.folders(context.request.base)
+    for name in stage.upstream:
+        files = files_to_load(records[name], stage.name)
+        inputs.update({folders[name].path / path: described for path, described in files.items()})
+    return inputs
 
 
 def _stop_line(context: RunContext, message: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from pathlib import Path
 
 import mlx.core as mx
 
@@ -88,7 +87,7 @@ def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 
 
 def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[FastGPT, Tokenizer]:
-    folder = Path(init_from)
+    folder = context.model_to_start_from(init_from)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     recipe_tokenizer = context.upstream("tokenizer")
     if recipe_tokenizer is not None and load_tokenizer(recipe_tokenizer).model != tokenizer.model:

@@ -45,7 +45,10 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
-    folder = Path(spec.init_from) if spec.init_from else context.require_upstream("pretrain") / MODEL_FOLDER
+    if spec.init_from is not None:
+        folder = context.model_to_start_from(spec.init_from)
+    else:
+        folder = context.require_upstream("pretrain") / MODEL_FOLDER
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -26,6 +26,7 @@ from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import MODEL_FOLDER
+from nanochat.storage.suite_files import read_suite, write_suite
 from nanochat.tokenizer.bpe import Tokenizer
 
 _SHOWN_RECORDS = 3
@@ -66,8 +67,10 @@ class SuiteRunner:
 
     def run(self, name: str, prepare: Callable[[], Suite]) -> None:
         """Add the suite's saved result to `done`, or prepare and compute the suite and save its result."""
-        path = self.context.folder.suite(name)
-        result = _read(path) if path.is_file() else self._compute(prepare(), path)
+        stored = read_suite(self.context.folder, name)
+        if stored is None and (path := self.context.folder.suite(name)).exists():
+            self.context.notify_user(f"{name} runs again: {path} or its table is damaged")
+        result = self._compute(prepare()) if stored is None else _parse(stored)
         self.done[name] = result
         self.context.log_line(f"{name}: {_summarise(name, result)}")
 
@@ -79,7 +82,7 @@ class SuiteRunner:
             metrics[composite_name], metrics[f"{composite_name}_centred"] = composite(scores)
         return StageResult(metrics, {f"{name}.seconds": result.seconds for name, result in self.done.items()})
 
-    def _compute(self, suite: Suite, path: Path) -> SuiteResult:
+    def _compute(self, suite: Suite) -> SuiteResult:
         started = time.monotonic()
         self._tick(suite, 0)
         result = suite.compute(lambda amount: self._tick(suite, amount))
@@ -88,7 +91,8 @@ class SuiteRunner:
             lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in result.records)
             write_text(self.context.folder.table(suite.name), "".join(lines))
         score = asdict(result.score) if result.score is not None else None
-        write_text(path, json.dumps({"metrics": result.metrics, "score": score, "seconds": result.seconds}, indent=1))
+        fields = {"metrics": result.metrics, "score": score, "seconds": result.seconds}
+        write_suite(self.context.folder, suite.name, fields)
         return result
 
     def _tick(self, suite: Suite, amount: int) -> None:
@@ -122,7 +126,7 @@ def _summarise(name: str, result: SuiteResult) -> str:
 def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> tuple[FastGPT, Tokenizer]:
     """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage."""
     if init_from is not None:
-        folder = Path(init_from)
+        folder = context.model_to_start_from(init_from)
     else:
         stages = STAGES[context.job.spec.stage].upstream
         folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / MODEL_FOLDER
@@ -142,7 +146,6 @@ def sample_section(context: StageContext, name: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _read(path: Path) -> SuiteResult:
-    fields = json.loads(path.read_text(encoding="utf-8"))
+def _parse(fields: dict[str, Any]) -> SuiteResult:
     score = Score(**fields["score"]) if fields["score"] is not None else None
     return SuiteResult(fields["metrics"], score, seconds=fields["seconds"])

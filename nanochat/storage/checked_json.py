@@ -21,7 +21,7 @@ def write_checked(path: Path, text: str) -> None:
 
 
 def read_checked(path: Path) -> str | None:
-    """Return the text of a file that `write_checked` wrote, or None if it is missing or any byte of it has changed."""
+    """Return the text given to `write_checked`, or None if the file is missing or any byte of it has changed."""
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -29,4 +29,4 @@ def read_checked(path: Path) -> str | None:
     end = _END.search(raw)
     if end is None or hashlib.sha256(raw[: end.start()]).hexdigest() != end[1].decode():
         return None
-    return raw.decode()
+    return raw[: end.start()].decode() + "\n}"

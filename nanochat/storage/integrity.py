@@ -10,11 +10,13 @@ import contextlib
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import sha256_of_file, sha256_of_pieces
 
 PIECE_BYTES = 1 << 26
+MANIFEST_FILE = "manifest.json"
 
 
 class FileDigest(BaseModel):
@@ -29,6 +31,32 @@ class FileDigest(BaseModel):
     """When the file was last written. None if only its content matters, as for a file that travels."""
     pieces: tuple[str, ...] = ()
     """The sha256 of each `PIECE_BYTES` of a file that has more than that."""
+
+
+class Manifest(BaseModel):
+    """What the other files of a folder are like, and the format that they have. It is stored in the folder."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int
+    files: dict[str, FileDigest]
+
+
+def write_manifest(folder: Path, *, file_format: int) -> None:
+    """Describe every file of a folder that is complete but for its manifest."""
+    described = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
+    files = {name: digest.model_copy(update={"modified_ns": None}) for name, digest in described.items()}
+    manifest = Manifest(format=file_format, files=files)
+    write_checked(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1))
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a folder, or None if it is missing or damaged."""
+    content = read_checked(folder / MANIFEST_FILE)
+    try:
+        return Manifest.model_validate_json(content) if content is not None else None
+    except ValidationError:
+        return None
 
 
 def describe_file(path: Path) -> FileDigest:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nanochat.storage.files import delete_scratch
+from nanochat.storage.files import delete_scratch, sync
 
 FINGERPRINT_CHARS = 12
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.model"
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 """The files of a model folder."""
 MODEL_FOLDER = "model"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -83,13 +84,25 @@ class StageFolder:
         """Return the file with a suite's records."""
         return self.tables / f"{suite}.jsonl"
 
+    def result_files(self) -> list[Path]:
+        """Return the files that a finished stage is recorded with: its output, series, sources and suites."""
+        single = [self.metrics, self.timings, self.sources]
+        found = [*self.out.rglob("*"), *self.suites.glob("*"), *single]
+        return sorted(path for path in found if path.is_file())
+
     def delete_scratch(self) -> None:
         """Delete what a killed process was writing, so that it does not count as output. The lock must be held."""
         delete_scratch(self.path)
 
+    def forget(self) -> None:
+        """Delete the record, so that the stage counts as unfinished, also after a power cut."""
+        if self.record.exists():
+            self.record.unlink()
+            sync(self.path)
+
     def clear(self) -> None:
         """Delete everything but the lock: the record first, so that no half-deleted stage looks done."""
-        self.record.unlink(missing_ok=True)
+        self.forget()
         for entry in list(self.path.iterdir()) if self.path.is_dir() else []:
             if entry == self.lock:
                 continue

@@ -14,6 +14,7 @@ import pytest
 
 from nanochat.checkpoint.snapshots import latest_checkpoint, save_checkpoint
 from nanochat.errors import StageError
+from nanochat.storage.checked_json import write_checked
 from nanochat.storage.layout import list_checkpoints
 
 
@@ -105,7 +106,15 @@ def empty(path):
 
 def set_format(path, number):
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**manifest, "format": number, "more": "of another version"}))
+    del manifest["content_sha256"]
+    write_checked(path / "manifest.json", json.dumps({**manifest, "format": number, "more": "of another version"}))
+
+
+def drop_digest(path):
+    """Write the manifest as format 1 did."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["content_sha256"]
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
 
 
 DAMAGES = {
@@ -117,7 +126,7 @@ DAMAGES = {
     "file missing": lambda path: (path / "loader.safetensors").unlink(),
     "manifest missing": lambda path: (path / "manifest.json").unlink(),
     "empty folder": empty,
-    "an earlier format": lambda path: set_format(path, 0),
+    "an earlier format": drop_digest,
 }
 
 
@@ -132,11 +141,21 @@ def test_latest_checkpoint_reports_and_skips_a_damaged_one(tmp_path, damage):
     assert str(damaged) in messages[0]
 
 
+def test_latest_checkpoint_finds_every_flipped_byte_of_the_manifest(tmp_path):
+    """None of them makes it a manifest of another version, which would be refused."""
+    save(tmp_path, 1)
+    manifest = save(tmp_path, 2) / "manifest.json"
+    whole = manifest.read_bytes()
+    for at in range(0, len(whole), 7):
+        manifest.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert latest_checkpoint(tmp_path).step == 1
+
+
 def test_latest_checkpoint_refuses_one_of_a_later_version(tmp_path):
     """It is not damaged, so resuming from an older one would lose steps. No checkpoint is deleted."""
     save(tmp_path, 1)
-    set_format(save(tmp_path, 2), 2)
-    with pytest.raises(StageError, match=r"step_00000002 has format 2 and this version reads up to 1"):
+    set_format(save(tmp_path, 2), 3)
+    with pytest.raises(StageError, match=r"step_00000002 has format 3 and this version reads up to 2"):
         latest_checkpoint(tmp_path)
     assert sorted(list_checkpoints(tmp_path)) == [1, 2]
 

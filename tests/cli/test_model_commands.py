@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import shlex
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_import_of_files_that_do_not_belong_together_is_refused(given, capsys, n
     assert main(command(given)) == code.exit_code
     assert words in capsys.readouterr().err
     assert not (given / "mine").is_dir()
+
+
+def test_damaged_copy_of_an_imported_model_is_refused(given, capsys):
+    """Its size and time are as they were."""
+    assert main(command(given)) == 0
+    weights = given / "mine" / "model.safetensors"
+    status, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert main(["export", str(given / "mine"), str(given / "new.safetensors")]) == PreflightError.exit_code
+    assert f"{weights} has changed since it was written; restore it" in capsys.readouterr().err
+    assert not (given / "new.safetensors").exists()
 
 
 def test_export_refuses_other_formats_and_existing_files(given, capsys):

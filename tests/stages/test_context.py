@@ -9,7 +9,9 @@ import math
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.stages.process.context import SeriesSizes, derive_seed
+from nanochat.plan.specs import Job
+from nanochat.stages.process.context import SeriesSizes, StageContext, derive_seed
+from nanochat.storage.integrity import describe_file
 
 
 def test_log_metrics_appends_a_line_per_step_with_exact_floats(make_context, tokenizer_spec):
@@ -59,6 +61,37 @@ def test_upstream_error_names_the_missing_stage(make_context, tokenizer_spec):
     assert context.upstream("sft") is None
     with pytest.raises(StageError, match="output of sft"):
         context.require_upstream("sft")
+
+
+def test_upstream_and_the_model_to_start_from_are_compared_with_the_job_before_they_are_loaded(
+    make_context, tokenizer_spec, tmp_path
+):
+    """Whatever happened since the job was written, a stage never computes from other files than its record says."""
+    paths = [tmp_path / "pretrain" / "out" / name for name in ("model/weights", "optimizer", "other")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"good {path.name}")
+    context = make_context(tokenizer_spec, upstream={"pretrain": str(tmp_path / "pretrain" / "out")})
+    inputs = {str(path): describe_file(path) for path in paths[:2]}
+    job = context.job.model_copy(update={"inputs": inputs})
+    checked = Job.model_validate_json(job.model_dump_json())
+
+    def context_of(job):
+        return StageContext(job, base=context.base, runtime=context.runtime)
+
+    assert context_of(checked).require_upstream("pretrain") == tmp_path / "pretrain" / "out"
+    for path in paths[:2]:
+        path.write_text(f"evil {path.name}")
+        for load in (
+            lambda: context_of(checked).upstream("sft", "pretrain"),
+            lambda: context_of(checked).model_to_start_from(str(tmp_path / "pretrain" / "out" / "model")),
+        ):
+            with pytest.raises(StageError, match=f"{path.name} has changed since it was written; run the same command"):
+                load()
+        path.write_text(f"good {path.name}")
+    paths[1].unlink()
+    with pytest.raises(StageError, match="optimizer is missing"):
+        context_of(checked).upstream("pretrain")
 
 
 def test_derive_seed_is_the_documented_hash():

@@ -23,8 +23,9 @@ from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.runner.preflight.crop_estimate import crop_notes
 from nanochat.runner.preflight.hub_pins import with_pins
-from nanochat.runner.store.run_catalog import model_digest, resolve_model
+from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.stage_cache import CacheLookup, UnresolvedStage, look_up_plan
+from nanochat.runner.store.verification import ModelFiles, model_to_start_from
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CHARS_PER_COMPRESSED_BYTE = 4
@@ -41,9 +42,15 @@ class Prepared:
     device_class: DeviceClass
     init_models: dict[str, Path] = field(default_factory=dict)
     """The folder with the initial weights of each stage that has `init_from`."""
-    init_digests: dict[str, str] = field(default_factory=dict)
+    init_files: dict[str, ModelFiles] = field(default_factory=dict)
+    """What the files in these folders are like."""
     problems: tuple[str, ...] = ()
     """Inputs that are missing. While there are any, the state of the cache is unknown."""
+
+    @property
+    def init_digests(self) -> dict[str, str]:
+        """The digest of the initial weights of each stage that has `init_from`."""
+        return {stage: files.digest for stage, files in self.init_files.items()}
 
     def look_up_cache(self, forced: Collection[str] = ()) -> list[CacheLookup]:
         """Return, for each stage, whether it is cached, resumes or runs."""
@@ -72,11 +79,14 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
     plan = _with_text_size(compile_plan(loaded, digests=read_digest, device_class=device), base)
     plan = replace(plan, notes=(*plan.notes, *crop_notes(plan, base)))
     models: dict[str, Path] = {}
+    files: dict[str, ModelFiles] = {}
     for stage in plan.stages:
         if stage.init_from is None:
             continue
         try:
-            models[stage.name] = resolve_model(stage.init_from, base, prefer=_preferred_models(stage))
+            model = resolve_model(stage.init_from, base, prefer=_preferred_models(stage))
+            files[stage.name] = model_to_start_from(model, base, with_optimizer=STAGES[stage.name].trains)
+            models[stage.name] = model
         except NanochatError as error:
             problems.append(f"{stage.name}.init_from: {error}")
     return Prepared(
@@ -85,7 +95,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
         plan=plan,
         device_class=device,
         init_models=models,
-        init_digests={} if problems else {stage: model_digest(folder) for stage, folder in models.items()},
+        init_files=files,
         problems=tuple(problems),
     )
 

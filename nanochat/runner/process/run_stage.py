@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from nanochat.runner.store import record as records
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import Cost, Provenance, StageRecord
-from nanochat.runner.store.stage_cache import ResolvedStage
+from nanochat.runner.store.stage_cache import ResolvedStage, newest_step
 from nanochat.runner.store.suite_reuse import reuse_suites
 from nanochat.storage.files import folder_bytes, write_text
+from nanochat.storage.integrity import FileDigest
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
 
@@ -47,6 +49,8 @@ class StageAttempt:
     """The output folder of each finished stage."""
     init_model: Path | None
     """The folder with the initial weights, if the stage has `init_from`."""
+    inputs: Mapping[Path, FileDigest]
+    """What the files that the stage loads must be like."""
     is_forced: bool
     spent_seconds: float
     """The time that earlier attempts took."""
@@ -87,8 +91,10 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
     if attempt.is_forced:
         folder.clear()
     else:
-        folder.record.unlink(missing_ok=True)
+        folder.forget()
         folder.delete_scratch()
+        if newest_step(folder) is None and not STAGES[identity.stage].evaluates:
+            shutil.rmtree(folder.out, ignore_errors=True)  # a damaged stage starts over; suites check themselves
     identity.write(folder.identity)
     reused = [] if attempt.is_forced else reuse_suites(folder, identity, attempt.base)
     if reused:
@@ -99,11 +105,11 @@ def _record(
     attempt: StageAttempt, child_exit: ChildExit, *, started: float, commits: dict[str, str | None]
 ) -> StageRecord:
     stage, folder = attempt.lookup.stage, attempt.lookup.folder
-    files, link = records.output_files(folder.out), read_link(folder.link)
+    files, link = records.describe_files(folder), read_link(folder.link)
     return StageRecord(
         **attempt.lookup.identity.model_dump(),
-        output_digest=records.output_digest(records.files_for_downstream(stage.name, files)),
-        output_files=files,
+        output_digest=records.output_digest(records.files_for_downstream(stage.name, records.outputs(files))),
+        files=files,
         metrics=_read_metrics(folder),
         provenance=attempt.provenance,
         device=_device(folder),
@@ -129,6 +135,7 @@ def _job(attempt: StageAttempt) -> Job:
         execution=stage.execution,
         stage_dir=str(attempt.lookup.folder.path),
         upstream={name: str(attempt.upstream[name]) for name in stage.upstream},
+        inputs={str(path): described for path, described in attempt.inputs.items()},
     )
 
 

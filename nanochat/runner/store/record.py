@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 
+from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
-from nanochat.storage.files import sha256_of_file, write_text
-from nanochat.storage.layout import RESULT_FILE, SAMPLES_FILE, RunFolder, StageFolder
+from nanochat.storage.checked_json import DIGEST_KEY, read_checked, write_checked
+from nanochat.storage.files import sync, write_text
+from nanochat.storage.integrity import FileDigest, describe_file
+from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, SAMPLES_FILE, RunFolder, StageFolder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
+_OUT = "out/"
 _TIMINGS_PREFIX = "timings"
 """Output files of wall-clock times, which differ every time."""
 _MONITORING_FILES = frozenset({RESULT_FILE, SAMPLES_FILE})
@@ -67,6 +72,11 @@ class StageIdentity(_Stored):
     def source_digests(self) -> dict[str, str]:
         return {name: str(digest) for name, digest in self._mapping("sources").items()}
 
+    def belongs_to(self, folder: StageFolder) -> bool:
+        """Return whether this is the unchanged identity of a stage folder, and not that of a different one."""
+        is_whole = fingerprint_document(self.document) == self.fingerprint
+        return is_whole and self.fingerprint[:FINGERPRINT_CHARS] == folder.path.name
+
     def _mapping(self, key: str) -> dict[str, JsonValue]:
         value = self.document.get(key)
         return value if isinstance(value, dict) else {}
@@ -75,9 +85,10 @@ class StageIdentity(_Stored):
 class StageRecord(StageIdentity):
     """A finished stage."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     output_digest: str
-    output_files: dict[str, str]
+    files: dict[str, FileDigest]
+    """What the stage's files were like, by their path in its folder. Format 1 knows only the sha256 of the output."""
     metrics: dict[str, float]
     provenance: Provenance
     device: str
@@ -89,6 +100,23 @@ class StageRecord(StageIdentity):
     measured: Cost
     tracking_uri: str | None = None
     mlflow_run_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, content: object) -> object:
+        if isinstance(content, dict) and content.get("format") == 1:
+            files = content.get("output_files", {}).items()
+            return {**content, "files": {_OUT + path: FileDigest(sha256=digest) for path, digest in files}}
+        return content
+
+    @property
+    def output_files(self) -> dict[str, str]:
+        """The sha256 of each file of the output by its path there, without files of wall-clock times."""
+        return outputs(self.files)
+
+    def write(self, path: Path) -> None:
+        """Write this as JSON that holds a digest of itself."""
+        write_checked(path, self.model_dump_json(indent=1))
 
 
 class StageEntry(_Stored):
@@ -166,13 +194,31 @@ def _read(path: Path, model: type[_T]) -> _T | None:
 
 
 def read_record(folder: StageFolder) -> StageRecord | None:
-    """Return the record of a finished stage, or None if it is not finished or its record cannot be read."""
-    return _read(folder.record, StageRecord)
+    """Return the record of a finished stage, or None if it is not finished.
+
+    A record that is damaged, or belongs to a different folder, counts as missing.
+    """
+    content = read_checked(folder.record) or _read_format_1(folder.record)
+    try:
+        record = StageRecord.model_validate_json(content) if content is not None else None
+    except ValidationError:
+        return None
+    return record if record is not None and record.belongs_to(folder) else None
 
 
 def read_identity(folder: StageFolder) -> StageIdentity | None:
-    """Return the identity of a stage, finished or not, or None if there is none."""
-    return _read(folder.record, StageIdentity) or _read(folder.identity, StageIdentity)
+    """Return the identity of a stage, finished or not, or None if there is none, or a damaged one."""
+    identity = read_record(folder) or _read(folder.identity, StageIdentity)
+    return identity if identity is not None and identity.belongs_to(folder) else None
+
+
+def _read_format_1(path: Path) -> bytes | None:
+    """Return a record of format 1, which has no digest of itself."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if DIGEST_KEY.encode() in content else content
 
 
 def read_run(folder: RunFolder) -> RunState | None:
@@ -180,13 +226,19 @@ def read_run(folder: RunFolder) -> RunState | None:
     return _read(folder.state, RunState)
 
 
-def output_files(out: Path) -> dict[str, str]:
-    """Return the sha256 of each file under `out` by its relative path, without files of wall-clock times."""
-    return {
-        path.relative_to(out).as_posix(): sha256_of_file(path)
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and not path.name.startswith(_TIMINGS_PREFIX)
-    }
+def describe_files(folder: StageFolder) -> dict[str, FileDigest]:
+    """Flush the files of a stage that has just finished to disk, and return what they are like for its record."""
+    paths = folder.result_files()
+    folders = {parent for path in paths for parent in path.parents if parent.is_relative_to(folder.path)}
+    for written in [*paths, *folders]:
+        sync(written)
+    return {path.relative_to(folder.path).as_posix(): describe_file(path) for path in paths}
+
+
+def outputs(files: Mapping[str, FileDigest]) -> dict[str, str]:
+    """Return the sha256 of each file of the output by its path there, without files of wall-clock times."""
+    found = {path.removeprefix(_OUT): x.sha256 for path, x in files.items() if path.startswith(_OUT)}
+    return {path: digest for path, digest in found.items() if not Path(path).name.startswith(_TIMINGS_PREFIX)}
 
 
 def files_for_downstream(stage: str, files: dict[str, str]) -> dict[str, str]:

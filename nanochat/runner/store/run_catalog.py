@@ -9,8 +9,7 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 from nanochat.plan.stages import training_stages
-from nanochat.runner.store.record import RunState, StageRecord, output_digest, read_record, read_run
-from nanochat.storage.files import sha256_of_file
+from nanochat.runner.store.record import RunState, StageRecord, read_record, read_run
 from nanochat.storage.layout import (
     CONFIG_FILE,
     MODEL_FOLDER,
@@ -69,7 +68,8 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
     """
     path = Path(reference).expanduser()
     for candidate in (path, path / MODEL_FOLDER, StageFolder(path).model):
-        if all((candidate / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        is_whole = all((candidate / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+        if is_whole or StageFolder(candidate.parent.parent).record.is_file():  # whoever loads it names what is missing
             return candidate.resolve()
     run = _latest_with_model(reference, base)
     records, folders = run.records(base), run.state.folders(base)
@@ -80,12 +80,6 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
         f"the run {run.reference} has no trained model yet (status: {run.state.status}); "
         f"finish it with `{run.state.command}`"
     )
-
-
-def model_digest(folder: Path) -> str:
-    """Return the digest of the files in a model folder. It does not depend on where the folder is."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return output_digest({name: sha256_of_file(folder / name) for name in names})
 
 
 def _latest_with_model(reference: str, base: Path) -> Run:

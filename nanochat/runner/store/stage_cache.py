@@ -12,6 +12,7 @@ from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
 from nanochat.runner.store.locks import is_locked, read_owner
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.run_catalog import list_runs
+from nanochat.runner.store.verification import find_damage
 from nanochat.storage.layout import StageFolder, list_checkpoints, stage_folder
 
 Action = Literal["cached", "resume", "run"]
@@ -51,9 +52,19 @@ CacheLookup = ResolvedStage | UnresolvedStage
 
 
 def look_up_stage(
-    stage: StagePlan, upstream_digests: Mapping[str, str], *, base: Path, recipe_name: str, is_forced: bool = False
+    stage: StagePlan,
+    upstream_digests: Mapping[str, str],
+    *,
+    base: Path,
+    recipe_name: str,
+    is_forced: bool = False,
+    is_loaded: bool = False,
 ) -> ResolvedStage:
-    """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached."""
+    """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached.
+
+    A result counts only if its files are as they were written. If a later stage is about to load it (`is_loaded`),
+    their content is compared, else only their size and time.
+    """
     content = document(stage, upstream_digests)
     fingerprint = fingerprint_document(content)
     identity = StageIdentity(stage=stage.name, fingerprint=fingerprint, document=content)
@@ -63,11 +74,19 @@ def look_up_stage(
     if is_forced:
         reason = "forced"
     elif (found := read_record(folder)) is not None and found.fingerprint == identity.fingerprint:
-        record, reason = found, f"finished, in {folder.path.relative_to(base)}"
+        damage = find_damage(folder, found, content_of=found.files if is_loaded else ())
+        if damage is None:
+            record, reason = found, f"finished, in {folder.path.relative_to(base)}"
+        else:
+            has_checkpoint, reason = step is not None, f"damaged: {damage}"
     elif is_locked(folder):
         has_checkpoint, reason = step is not None, f"{_holder(folder)} is computing it now"
+    elif folder.record.exists():
+        has_checkpoint, reason = step is not None, f"damaged: {folder.record.name} cannot be read"
     elif step is not None:
         has_checkpoint, reason = True, f"it was interrupted; the newest checkpoint is from step {step:,}"
+    elif folder.result.exists():
+        reason = f"{folder.record.name} is missing"
     elif read_identity(folder) is not None:
         reason = "it was interrupted before anything was saved"
     elif (changes := explain_changes(identity, recipe_name, base)) is not None:

@@ -1,7 +1,8 @@
 """Copy finished suites of an evaluation from its earlier computations, so that only changed or new suites run.
 
 The result of a suite depends on the stage's code, seed and model, and on the suite's own fields and source. It does not
-depend on the other suites. If all of that is the same in two computations of the stage, so is the result.
+depend on the other suites. If all of that is the same in two computations of the stage, so is the result. A damaged
+result is not copied.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from pathlib import Path
 from nanochat.plan.fingerprint import Document, fingerprint_document
 from nanochat.plan.stages import evaluation_stages
 from nanochat.runner.store.record import StageIdentity, read_identity
-from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import StageFolder, stage_folders
+from nanochat.storage.suite_files import copy_suite, read_suite
 
 
 def reuse_suites(folder: StageFolder, identity: StageIdentity, base: Path) -> list[str]:
     """Copy suites that are finished in other folders of the same stage into `folder`, and return their names."""
     if identity.stage not in evaluation_stages():
         return []
-    missing = {name: digest for name, digest in _suite_digests(identity).items() if not folder.suite(name).exists()}
+    suites = _suite_digests(identity).items()
+    missing = {name: digest for name, digest in suites if read_suite(folder, name) is None}
     reused = []
     for other in stage_folders(base):
         known = read_identity(other) if other.stage == identity.stage and other != folder else None
         digests = _suite_digests(known) if known is not None else {}
         for name in [name for name, digest in missing.items() if digests.get(name) == digest]:
-            if _copy_suite(name, other, folder):
+            if copy_suite(name, other, folder):
                 reused.append(name)
                 del missing[name]
     return sorted(reused)
@@ -49,15 +51,3 @@ def _suite_digests(identity: StageIdentity) -> dict[str, str]:
             {**shared, "name": name, "suite": suite, "source": of_source, "data": identity.source_digests.get(source)}
         )
     return digests
-
-
-def _copy_suite(name: str, source: StageFolder, target: StageFolder) -> bool:
-    """Copy a suite's table and then its result, which marks it as finished. Return whether there was a result."""
-    try:
-        result = source.suite(name).read_bytes()
-        if source.table(name).is_file():
-            write_bytes(target.table(name), source.table(name).read_bytes())
-    except FileNotFoundError:  # not finished, or `gc` deleted it in the meantime
-        return False
-    write_bytes(target.suite(name), result)
-    return True

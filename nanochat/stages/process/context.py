@@ -20,6 +20,7 @@ from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
 from nanochat.stages.process.process_group import ProcessGroup
 from nanochat.storage.files import write_text
+from nanochat.storage.integrity import find_change
 from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import Series
 
@@ -69,6 +70,8 @@ class StageContext:
         self._timings = Series(self.folder.timings)
         self.device_peak: Callable[[], int] | None = None
         """Returns the peak memory of a GPU, which the size of the process does not include."""
+        self._checked: set[Path] = set()
+        """The inputs whose content has been compared."""
         self._heartbeat_at = 0.0
         self._heartbeat: dict[str, float | str] = {"fraction": 0.0, "text": ""}
 
@@ -79,8 +82,15 @@ class StageContext:
         return self.folder.out
 
     def upstream(self, *stages: StageName) -> Path | None:
-        """Return the output folder of the first of `stages` that the job names, or None if it names none of them."""
-        return next((Path(self.job.upstream[stage]) for stage in stages if stage in self.job.upstream), None)
+        """Return the output folder of the first of `stages` that the job names, or None if it names none of them.
+
+        Raises:
+            StageError: a file in it is not as the stage wrote it.
+        """
+        folder = next((Path(self.job.upstream[stage]) for stage in stages if stage in self.job.upstream), None)
+        if folder is not None:
+            self._check_inputs(folder)
+        return folder
 
     def require_upstream(self, stage: StageName) -> Path:
         """Return the output folder of an upstream stage, or raise a StageError if the job does not name it."""
@@ -88,6 +98,26 @@ class StageContext:
         if folder is None:
             raise StageError(f"{self.job.spec.stage} needs the output of {stage}, but the job names no folder for it")
         return folder
+
+    def model_to_start_from(self, init_from: str) -> Path:
+        """Return the model folder of `init_from`. Raises a StageError if a file is not as it was when the run began."""
+        self._check_inputs(Path(init_from))
+        return Path(init_from)
+
+    def _check_inputs(self, folder: Path) -> None:
+        """Compare the content of the files under a folder with the job before the stage loads them, once.
+
+        The moments that a stage starts from lie beside its model folder.
+        """
+        for name, expected in self.job.inputs.items():
+            path = Path(name)
+            if path in self._checked or not (path.is_relative_to(folder) or path.parent == folder.parent):
+                continue
+            if (change := find_change(path, expected)) is not None:
+                raise StageError(
+                    f"{path} {change}; run the same command again, which computes it again or says what to do"
+                )
+            self._checked.add(path)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append values that every run of this job repeats exactly: loss, learning rate, bpb."""

@@ -1,0 +1,146 @@
+"""Tests that no damaged file of a finished stage is used: the stage is computed again, or the command refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+
+from nanochat.errors import PreflightError, RecipeError
+from nanochat.runner.store.record import read_record
+from nanochat.runner.store.run_catalog import resolve_model
+from nanochat.runner.store.verification import check_model
+from nanochat.storage.integrity import write_manifest
+from nanochat.storage.layout import StageFolder
+
+
+def flip(path, other=None):
+    """Change one byte, but neither size nor time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def flip_now(path, other):
+    flip(path)
+    os.utime(path)
+
+
+def truncate(path, other):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGES = {
+    "flipped": flip_now,
+    "truncated": truncate,
+    "removed": lambda path, other: path.unlink(),
+    "swapped": lambda path, other: shutil.copy(other, path),
+}
+
+
+FILES = {"pretrain": ("record.json", "out/model/model.safetensors"), "base_eval": ("out/timings.json",)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_file_of_a_stage_is_named_and_the_stage_alone_is_computed_again(bench, damage):
+    bench.run("seed=2", "name=other", last="base_eval")
+    foreign = {stage: bench.stage_folder(stage).path for stage in FILES}
+    bench.run(last="base_eval")
+    bench.calls()
+    for stage, files in FILES.items():
+        (own,) = (path for path in foreign[stage].parent.iterdir() if path != foreign[stage])
+        folder = StageFolder(own)
+        before = read_record(folder)
+        for name in files:
+            damage(folder.path / name, foreign[stage] / name)
+            lookup = {x.stage.name: x for x in bench.prepare().look_up_cache()}[stage]
+            assert (lookup.action, name in lookup.reason) == ("run", True), lookup.reason
+            bench.run(last="base_eval")
+            assert bench.calls() == [stage]
+            assert f"-{stage}: runs, " in bench.display.text and name in bench.display.text
+            after = read_record(folder)
+            assert (after.output_files, after.metrics) == (before.output_files, before.metrics)
+
+
+def test_file_with_right_size_and_time_is_compared_before_a_later_stage_loads_it(bench):
+    """Looking at the cache does not read it, so that planning is fast."""
+    bench.run()
+    bench.calls()
+    flip(bench.stage_folder("pretrain").model / "model.safetensors")
+    bench.run()
+    assert bench.calls() == []
+    bench.run("sft.horizon.steps=5")
+    assert bench.calls() == ["pretrain", "sft", "chat_eval"]
+    assert "2-pretrain: runs, damaged: out/model/model.safetensors has changed" in bench.display.text
+
+
+@pytest.mark.parametrize(("damage", "error"), [(flip, PreflightError), (flip_now, RecipeError)])
+def test_damaged_stage_that_is_not_selected_is_refused(bench, damage, error):
+    """The plan finds a changed time. The content alone is compared when the selected stage would load it."""
+    bench.run(last="pretrain")
+    bench.calls()
+    damage(bench.stage_folder("pretrain").model / "model.safetensors", None)
+    with pytest.raises(error, match="--from pretrain"):
+        bench.run(only="sft")
+    assert bench.calls() == []
+
+
+def test_copied_base_folder_is_read_once_and_then_trusted(bench):
+    """A copy has new times. They are set to the recorded ones once the content is known to be right."""
+    bench.run(last="pretrain")
+    bench.calls()
+    weights = bench.stage_folder("pretrain").model / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    os.utime(weights)
+    bench.run(last="pretrain")
+    assert bench.calls() == []
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [flip, *DAMAGES.values()], ids=["flipped, same time", *DAMAGES])
+def test_damaged_model_is_refused_before_it_is_loaded(bench, damage):
+    """This is what chat, export and `init_from` do. A copy without a record is taken as it is."""
+    bench.run("seed=2", "name=other", last="pretrain")
+    bench.run(last="pretrain")
+    bench.calls()
+    model, other = (resolve_model(name, bench.base) for name in ("tiny", "other"))
+    check_model(model)
+    damage(model / "model.safetensors", other / "model.safetensors")
+    with pytest.raises(PreflightError, match=re.escape(f"{model / 'model.safetensors'} ") + ".*run its recipe"):
+        check_model(model)
+    start = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null", "name=tuned")
+    with pytest.raises(
+        PreflightError, match=r"model.safetensors .*run its recipe again, which computes pretrain again"
+    ):
+        bench.run(*start, f"sft.init_from={model}", "sft.tokens_per_step=64")
+    assert bench.calls() == []
+    if (model / "model.safetensors").exists():
+        check_model(shutil.copytree(model, bench.folder / "copy"))
+
+
+def test_model_of_a_stage_without_a_readable_record_is_refused(bench):
+    bench.run(last="pretrain")
+    folder = bench.stage_folder("pretrain")
+    flip(folder.record)
+    with pytest.raises(PreflightError, match=r"record.json is damaged; run its recipe again"):
+        check_model(folder.model)
+    folder.record.unlink()
+    with pytest.raises(PreflightError, match=r"record.json is missing, so the stage is not finished"):
+        check_model(folder.model)
+
+
+def test_model_folder_with_a_manifest_is_compared_with_it(tmp_path):
+    """Checkpoints and imported models have one."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text(f"content of {name}")
+    write_manifest(tmp_path, file_format=1)
+    check_model(tmp_path)
+    flip(tmp_path / "model.safetensors")
+    with pytest.raises(PreflightError, match=r"model.safetensors has changed since it was written; restore it"):
+        check_model(tmp_path)
+    flip(tmp_path / "manifest.json")
+    with pytest.raises(PreflightError, match=r"manifest.json is damaged; restore it"):
+        check_model(tmp_path)
