@@ -37,6 +37,13 @@ class BpbResult:
     bytes: int
     tokens: int
 
+    @property
+    def problem(self) -> str | None:
+        """Why this is no measurement: there was no text, or the model's losses are not finite. None if it is one."""
+        if self.bytes == 0:
+            return "there is no text to predict"
+        return None if math.isfinite(self.bpb) else f"the model has diverged: its loss is {self.nats}"
+
 
 def evaluate_bpb(
     model: GPT, batches: Iterable[TokenBatch], token_bytes: Ints, *, on_batch: Callable[[int], None] | None = None

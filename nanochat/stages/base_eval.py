@@ -81,6 +81,8 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Toke
 
     def compute(tick: Tick) -> SuiteResult:
         result = evaluate_bpb(model, batches, tokenizer.token_bytes, on_batch=tick)
+        if result.problem is not None:
+            raise StageError(f"base_eval.suites.{name}: {result.problem}")
         sizes = {f"{name}.bytes": float(result.bytes), f"{name}.tokens": float(result.tokens)}
         return SuiteResult({name: result.bpb, **sizes})
 

@@ -188,6 +188,11 @@ class _ValidationAndSamples:
             self.context.report_progress(fraction, f"{step} · {tokens:,} tokens")
 
         result = evaluate_bpb(self.model, self.held_out, self.tokenizer.token_bytes, on_batch=on_batch)
+        if result.problem is not None:
+            raise StageError(
+                f"no val/bpb after step {position.step:,}: {result.problem}\n"
+                "  lower the learning rate (`optimizer.lr_scale`), or look at the held-out text"
+            )
         self.context.log_metrics(position.step, {"val/bpb": result.bpb, "val/loss": result.nats / result.tokens})
         self.context.log_line(
             f"step {position.step:,}: {result.bpb:.4f} bits per byte on {result.tokens:,} held-out tokens"

@@ -20,6 +20,7 @@ from nanochat.checkpoint.arrays import write_arrays
 from nanochat.checkpoint.model_folder import save_model, write_model_files
 from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, save_checkpoint
 from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
+from nanochat.errors import StageError
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.gpt import load_weights
@@ -110,7 +111,16 @@ class Training:
         return timings
 
     def write_output(self) -> None:
-        """Write `out/model/` and the optimizer's moments, which the next stage starts from."""
+        """Write `out/model/` and the optimizer's moments, which the next stage starts from.
+
+        The last update can make weights infinite without any loss or gradient to show it. That raises a StageError.
+        """
+        broken = [name for name, value in self.model.named_parameters().items() if not mx.isfinite(value).all().item()]
+        if broken:
+            raise StageError(
+                f"the model has diverged: {', '.join(broken[:3])} are not finite after the last step\n"
+                "  lower the learning rate (`optimizer.lr_scale`)"
+            )
         if not self.context.process_group.is_writer:
             return
         write_arrays(self.context.folder.optimizer, self.optimizer.state)

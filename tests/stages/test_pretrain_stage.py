@@ -120,6 +120,21 @@ def test_pretrain_reports_the_share_of_text_that_it_threw_away(runs, make_pretra
     assert least <= runs.metrics(runs.run(spec))["cropped_frac"] <= most
 
 
+@pytest.mark.parametrize(
+    ("validate_every_steps", "message"),
+    [
+        (1, r"^no val/bpb after step 1: the model has diverged: its loss is nan"),
+        (None, r"^the model has diverged: .* last step"),
+    ],
+)
+def test_pretrain_that_diverges_in_its_last_update_fails(runs, make_pretrain_spec, validate_every_steps, message):
+    """The loss of the only step is finite, and its update is far too large. A resumed run fails in the same way."""
+    spec = make_pretrain_spec(steps=1, optimizer=OptimizerConfig(lr_scale=1e38))
+    for _ in range(2):
+        with pytest.raises(StageError, match=message):
+            runs.run(spec, validate_every_steps=validate_every_steps)
+
+
 def test_pretrain_seed_changes_the_model(runs, make_pretrain_spec):
     specs = [make_pretrain_spec(steps=2, seed=seed) for seed in (0, 1)]
     losses = [runs.metrics(runs.run(spec, f"seed{spec.seed}"))["loss"] for spec in specs]
