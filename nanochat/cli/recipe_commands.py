@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.data.hub.access import is_offline
+from nanochat.data.places.connection import is_offline
 from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
 

@@ -21,11 +21,11 @@ from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.local_files import find_files, literal_path
 from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
-from nanochat.data.hub.download import Progress
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource, is_on_hub
-from nanochat.data.places import transfer as downloads
+from nanochat.data.places import addresses
+from nanochat.data.places.addresses import Address
 from nanochat.data.places.builtin import stdlib_corpus, words
-from nanochat.data.places.transfer import Address
+from nanochat.data.places.transfer import Progress
 from nanochat.errors import PreflightError, StageError
 
 DEFAULT_VALIDATION_FRAC = 0.01
@@ -96,7 +96,7 @@ def local_paths(spec: SourceSpec, *, base: Path) -> tuple[str, ...]:
         PreflightError: the source is not downloaded.
     """
     if spec.uri is not None:
-        return (glob.escape(str(downloads.cached(_address(spec, spec.uri), base=base))),)
+        return (glob.escape(str(addresses.cached(_address(spec, spec.uri), base=base))),)
     return spec.path or ()
 
 
@@ -111,10 +111,11 @@ def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | N
     Raises:
         PreflightError: the download fails, or is needed but `offline` forbids it.
     """
-    if spec.uri is not None and not is_on_hub(spec.uri):
-        downloads.fetch(_address(spec, spec.uri), base=base, offline=offline, progress=progress)
-    elif spec.uri is not None:
-        hub.fetch(*_hub_files(spec, spec.uri), base=base, offline=offline, progress=progress)
+    with as_preflight_error(spec):
+        if spec.uri is not None and not is_on_hub(spec.uri):
+            addresses.fetch(_address(spec, spec.uri), base=base, offline=offline, progress=progress)
+        elif spec.uri is not None:
+            hub.fetch(*_hub_files(spec, spec.uri), base=base, offline=offline, progress=progress)
 
 
 def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | None:
@@ -134,7 +135,7 @@ def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | No
 def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
     """Return whether the source can be read without the network; a remote one can once it is downloaded."""
     if spec.uri is not None and not is_on_hub(spec.uri):
-        return downloads.is_cached(_address(spec, spec.uri), base=base)
+        return addresses.is_cached(_address(spec, spec.uri), base=base)
     return spec.uri is None or hub.is_cached(*_hub_files(spec, spec.uri), base=base)
 
 
@@ -186,7 +187,7 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
             if is_on_hub(spec.uri):
                 hub.check_download(*_hub_files(spec, spec.uri), base=base, offline=offline)
             else:
-                downloads.check(_address(spec, spec.uri), base=base, offline=offline)
+                addresses.check(_address(spec, spec.uri), base=base, offline=offline)
             return
         for path in resolve_files(spec, base=base):
             check_file(path, columns)

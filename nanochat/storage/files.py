@@ -5,7 +5,7 @@ beside the target and then renames it, so a reader sees the old content or the n
 default the new content also survives a power cut: it is flushed to disk before the rename, and the rename after it.
 The name of a scratch file carries the process id, so that two processes never write to the same one.
 
-Not here: files that grow line by line (`storage.series`, logs) and downloads that are resumed (`data.hub`).
+Not here: files that grow line by line (`storage.series`, logs) and downloads that are resumed (`data.places`).
 """
 
 from __future__ import annotations

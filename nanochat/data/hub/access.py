@@ -1,4 +1,4 @@
-"""How this machine may use the hub: its address, the token of the login, offline mode, and why it refuses a request."""
+"""How this machine may use the hub: its address, the token of the login, and why it refuses a request."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 
-_TRUE_WORDS = ("1", "on", "yes", "true")
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def endpoint() -> str:
     """Return the address of the hub: `HF_ENDPOINT`, or the public one."""
     return (runtime.environment("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-
-
-def is_offline() -> bool:
-    """Return whether `HF_HUB_OFFLINE` forbids connections."""
-    return (runtime.environment(OFFLINE_VARIABLE) or "").lower() in _TRUE_WORDS
 
 
 def read_token() -> str | None:

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.data.files.file_selection import DataFile, FileSelection
-from nanochat.data.hub.access import endpoint, is_offline, read_token
-from nanochat.data.hub.download import Progress, download
+from nanochat.data.hub.access import endpoint, read_token
+from nanochat.data.hub.download import download
 from nanochat.data.hub.hub_source import HubSource, is_commit
-from nanochat.data.hub.listing import RemoteFile
 from nanochat.data.hub.shared_cache import find_cached_file, list_cached_files
 from nanochat.data.hub.wanted_files import WantedFiles, check_cached, find_wanted_files
+from nanochat.data.places.connection import is_offline
+from nanochat.data.places.manifest import Manifest, StoredFile, check_files, read_manifest, write_manifest
+from nanochat.data.places.transfer import Progress, check_room
 from nanochat.errors import PreflightError
-from nanochat.storage.files import exclusive, write_text
+from nanochat.storage.files import delete_scratch, exclusive, make_folder, write_text
 
-_SPARE_BYTES = 1 << 28
+_MANIFESTS, _REVISIONS, _PARTS = "manifests", "revisions", "parts"
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,22 @@ def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapsh
         PreflightError: there is no complete download; the message names what is missing or damaged.
     """
     folder, commit = _folder(source, base), known_commit(source, base=base)
-    try:
-        manifest = json.loads(_manifest(source, commit or "", selection, base).read_text())
-    except (OSError, ValueError):
+    manifest = read_manifest(_manifest(source, commit or "", selection, base))
+    if manifest is None or commit is None or manifest.details.get("commit") != commit:
         raise PreflightError(
             f"{source.describe()} is not downloaded under {folder}; run once with the network, without `--offline`"
-        ) from None
-    files = []
-    with remembered_digests(base / MEMORY_FILE) as digest_of:
-        for entry in manifest["files"]:
-            path = folder / manifest["commit"] / entry["path"]
-            if not path.is_file() or path.stat().st_size != entry["size"]:
-                raise PreflightError(f"{source.describe()}: {path} is missing or cut off; run once with the network")
-            if digest_of(path, None) != entry["sha256"]:
-                raise PreflightError(f"{source.describe()}: {path} is damaged; run once with the network")
-            files.append(source.file(entry["path"], path, entry["size"]))
-    others = ((folder / manifest["commit"] / name, reason) for name, reason in manifest.get("left_out", {}).items())
-    return Snapshot(manifest["commit"], tuple(files), tuple(others), tuple(manifest.get("notes", ())))
+        )
+    data = folder / commit
+    check_files(source.describe(), manifest.files, data, base=base)
+    files = tuple(source.file(file.path, data / file.path, file.size) for file in manifest.files)
+    left_out, notes = manifest.details.get("left_out"), manifest.details.get("notes")
+    reasons = left_out.items() if isinstance(left_out, dict) else ()
+    return Snapshot(
+        commit,
+        files,
+        tuple((data / str(name), str(reason)) for name, reason in reasons),
+        tuple(map(str, notes)) if isinstance(notes, list) else (),
+    )
 
 
 def is_cached(source: HubSource, selection: FileSelection, *, base: Path) -> bool:
@@ -131,8 +131,11 @@ def fetch(
     offline = offline or is_offline()
     if _is_out_of_reach(source, offline) or is_cached(source, selection, base=base):
         return cached(source, selection, base=base)
-    with exclusive(_folder(source, base)):
+    folder = _folder(source, base)
+    with exclusive(folder):
         if not is_cached(source, selection, base=base):
+            delete_scratch(folder / _MANIFESTS)
+            delete_scratch(folder / _REVISIONS)
             wanted = check(source, selection, offline=offline)
             if offline:
                 check_cached(source, wanted)
@@ -155,46 +158,43 @@ def _download(
 ) -> None:
     """Get the files from the cache of other tools or from the hub, and write the manifest."""
     folder = _folder(source, base) / wanted.commit
+    parts = _folder(source, base) / _PARTS / wanted.commit
     find_copy = partial(find_cached_file, source.repository, wanted.commit)
-    _check_space(folder, [file for file in wanted.files if find_copy(file) is None])
+    make_folder(folder)
+    make_folder(parts)
+    missing = [file for file in wanted.files if find_copy(file) is None and not (folder / file.path).is_file()]
+    needed = sum(file.size for file in missing)
+    check_room(source.describe(), folder, needed, advice="lower `max_files`, ")
     url = f"{endpoint()}/datasets/{source.repository}/resolve/{wanted.commit}"
     digests = download(
         wanted.files,
         folder,
+        parts=parts,
         base_url=None if offline else url,
         token=None if offline else read_token(),
         progress=progress,
         find_copy=find_copy,
     )
-    content = {
+    files = tuple(StoredFile(file.path, file.size, digests[file.path]) for file in wanted.files)
+    details = {
         "repository": source.repository,
         "commit": wanted.commit,
-        "files": [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in wanted.files],
         "left_out": wanted.left_out,
         "notes": wanted.notes,
     }
-    write_text(_manifest(source, wanted.commit, selection, base), json.dumps(content, indent=1))
+    write_manifest(_manifest(source, wanted.commit, selection, base), Manifest(files, details))
     record_commit(source, wanted.commit, base=base)
-
-
-def _check_space(folder: Path, files: list[RemoteFile]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(file.size for file in files if not (folder / file.path).is_file()) + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise PreflightError(
-            f"no room to download: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {folder}; "
-            "free some space, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
-        )
+    with suppress(OSError):  # parts of another selection of files may be there
+        parts.rmdir()
 
 
 def _reference(source: HubSource, base: Path) -> Path:
-    return _folder(source, base) / "revisions" / quote(source.revision, safe="")
+    return _folder(source, base) / _REVISIONS / quote(source.revision, safe="")
 
 
 def _manifest(source: HubSource, commit: str, selection: FileSelection, base: Path) -> Path:
     key = json.dumps([source.pattern, commit, selection.max_files, selection.validation_shard])
-    return _folder(source, base) / "manifests" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return _folder(source, base) / _MANIFESTS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _folder(source: HubSource, base: Path) -> Path:

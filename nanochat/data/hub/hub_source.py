@@ -11,12 +11,14 @@ from pathlib import PurePosixPath
 
 from nanochat.data.files.file_kinds import lower_suffix
 from nanochat.data.files.file_selection import AnyPath, DataFile, tells_kind
+from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
 
 DEFAULT_REVISION = "main"
 
 _PREFIX = "hf://datasets/"
 _COMMIT = re.compile("[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,17 @@ class HubSource:
         """Return the parts of `hf://datasets/OWNER/NAME`, which a folder, file or glob may follow.
 
         Raises:
-            PreflightError: `uri` has another form.
+            PreflightError: `uri` or `revision` has another form.
         """
         parts = uri.removeprefix(_PREFIX).split("/", 2)
-        if not uri.startswith(_PREFIX) or len(parts) < 2 or not all(parts[:2]) or "@" in parts[1]:
+        repository, revision = "/".join(parts[:2]), revision or DEFAULT_REVISION
+        if not uri.startswith(_PREFIX) or _REPOSITORY.fullmatch(repository) is None:
             raise PreflightError(
-                f"`{uri}`: expected {_PREFIX}OWNER/NAME without a revision, optionally with a folder or glob"
+                f"{show(uri)}: expected {_PREFIX}OWNER/NAME without a revision, optionally with a folder or glob"
             )
-        return cls("/".join(parts[:2]), parts[2].rstrip("/") if len(parts) > 2 else "", revision or DEFAULT_REVISION)
+        if not _is_revision(revision):
+            raise PreflightError(f"{show(uri)}: {show(revision)} cannot be the name of a branch, tag or commit")
+        return cls(repository, parts[2].rstrip("/") if len(parts) > 2 else "", revision)
 
     @property
     def is_pinned(self) -> bool:
@@ -80,3 +85,10 @@ def is_on_hub(uri: str) -> bool:
 def is_commit(revision: str) -> bool:
     """Return whether a revision has the form of a commit."""
     return _COMMIT.fullmatch(revision) is not None
+
+
+def _is_revision(name: str) -> bool:
+    """Return whether git could have a branch, tag or commit of this name."""
+    return (
+        name.isprintable() and not name.startswith(("/", ".")) and not any(part in name for part in ("..", "//", " "))
+    )

@@ -1,49 +1,97 @@
-"""Asking the hub which commit a revision names, and which files a data set has there, page by page."""
+"""Asking the hub which commit a revision names, and which files a data set has there, page by page.
+
+A hub, or a mirror or proxy in its place, may send anything. Everything that it says about a data set becomes a
+`Listing` or a `RemoteFile`, and these refuse what could do harm.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from nanochat.data.hub.access import endpoint, explain_refusal, read_token
+from nanochat.data.hub.hub_source import is_commit
+from nanochat.data.places.connection import (
+    Place,
+    StatusError,
+    TemporaryError,
+    is_same_server,
+    open_place,
+    read_json,
+    retry,
+)
+from nanochat.data.places.file_names import find_conflict, show, why_refused
+from nanochat.data.places.transfer import Content
 from nanochat.errors import PreflightError
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
+_MAX_PAGES = 10_000
+_MAX_FILES = 1_000_000
+_MAX_SIZE = 1 << 50  # a petabyte
+_DIGESTS = {"sha256": re.compile("[0-9a-f]{64}"), "git-sha1": re.compile("[0-9a-f]{40}")}
 
-_TIMEOUT_SECONDS = 10.0
+
+class UnusableListingError(PreflightError):
+    """The hub, or a cache of its answers, says something about a data set that is refused."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set. The hub gives the sha256 of large files and git's sha1 of small ones."""
+    """A file of a data set. The hub gives the sha256 of large files and git's sha1 of small ones.
+
+    Raises:
+        UnusableListingError: the name, size or digest is none.
+    """
 
     path: str
     size: int
     digest_kind: Literal["sha256", "git-sha1"]
     digest: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str):
+            raise UnusableListingError(f"it lists a file whose name is {show(repr(self.path))}")
+        where = f"it lists the file {show(self.path)}"
+        if (reason := why_refused(self.path)) is not None:
+            raise UnusableListingError(f"{where}: {reason}")
+        if not PurePosixPath(self.path).parts or not _is_unicode(self.path):
+            raise UnusableListingError(f"{where}: it cannot be the name of a file")
+        if type(self.size) is not int or not 0 <= self.size <= _MAX_SIZE:
+            raise UnusableListingError(f"{where} with the size {show(repr(self.size))}")
+        if not isinstance(self.digest, str) or _DIGESTS[self.digest_kind].fullmatch(self.digest) is None:
+            raise UnusableListingError(f"{where} with the {self.digest_kind} {show(repr(self.digest))}")
+
+    @property
+    def content(self) -> Content:
+        """What the file must contain."""
+        return Content(self.digest_kind, self.digest, self.size)
+
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a data set at a commit: all of them, or those that are known without the network."""
+    """The files of a data set at a commit: all of them, or those that are known without the network.
+
+    Raises:
+        UnusableListingError: the commit is none, or the files cannot be in one folder.
+    """
 
     commit: str
     files: tuple[RemoteFile, ...]
     is_complete: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.commit, str) or not is_commit(self.commit):
+            raise UnusableListingError(f"its commit is {show(repr(self.commit))}, not 40 hex digits")
+        if (name := find_conflict(file.path for file in self.files)) is not None:
+            raise UnusableListingError(f"it lists {show(name)} twice, or as a file and as a folder")
+
 
 class RevisionMissingError(PreflightError):
     """The data set has no such branch, tag or commit, or offline, none that this machine knows."""
-
-
-def request_headers(token: str | None) -> dict[str, str]:
-    """Return the headers of every request to the hub: no compression, and the login token if there is one."""
-    headers = {"User-Agent": "nanochat", "Accept-Encoding": "identity"}
-    return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
 
 def list_files(repository: str, revision: str) -> Listing:
@@ -51,63 +99,76 @@ def list_files(repository: str, revision: str) -> Listing:
 
     Raises:
         RevisionMissingError: the data set has no such revision.
-        PreflightError: the hub does not answer, has no such data set, or does not let this machine read it.
+        PreflightError: the hub does not answer, has no such data set, does not let this machine read it, or says
+            something about it that is refused.
     """
-    # Planning imports this module, but only downloads need the libraries.
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
-
     where, token = f"hf://datasets/{repository}", read_token()
     try:
         return _list_files(repository, revision, token)
-    except RevisionNotFoundError as error:
-        message = f"{where} has no revision `{revision}`; give a branch, tag or commit of it"
-        raise RevisionMissingError(message) from error
-    except HFValidationError as error:
-        raise PreflightError(f"{where}: {error}") from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, HfHubHTTPError):
-            answer, page = error.response, f"{endpoint()}/datasets/{repository}"
-            reason = explain_refusal(answer.status_code, answer.headers, page=page, token=token)
-            if reason is not None:
-                raise PreflightError(f"{where}: {reason}") from error
-        problem = f"no usable answer from the hub at {endpoint()} ({type(error).__name__})"
+    except UnusableListingError as error:
+        raise PreflightError(f"{where}: the answer of the hub at {endpoint()} is refused: {error}") from error
+    except StatusError as error:
+        if error.headers.get("X-Error-Code") == "RevisionNotFound":
+            message = f"{where} has no revision {show(revision)}; give a branch, tag or commit of it"
+            raise RevisionMissingError(message) from error
+        page = f"{endpoint()}/datasets/{repository}"
+        reason = explain_refusal(error.status, error.headers, page=page, token=token) or str(error)
+        raise PreflightError(f"{where}: {reason}") from error
+    except (TemporaryError, ValueError) as error:
+        problem = f"no usable answer from the hub at {endpoint()} ({error})"
         raise PreflightError(f"{where}: {problem}; is there a network?") from error
 
 
 def _list_files(repository: str, revision: str, token: str | None) -> Listing:
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-    from huggingface_hub.utils import paginate  # type: ignore[attr-defined]  # loaded lazily there
-
-    api = HfApi(endpoint(), token=token or False)
-    info = api.dataset_info(repository, revision=revision, timeout=_TIMEOUT_SECONDS, expand=["sha", "gated"])
-    if not isinstance(info.sha, str):
-        raise TypeError("an answer without a commit")
-    # `HfApi.list_repo_tree` asks the same, but it waits for ever if the hub falls silent.
-    url = f"{endpoint()}/api/datasets/{repository}/tree/{info.sha}"
-    entries = paginate(url, {"recursive": True}, request_headers(token), timeout=_TIMEOUT_SECONDS)
-    listed = [RepoFile(**entry) for entry in entries if entry["type"] == "file"]  # type: ignore[no-untyped-call]
-    files = tuple(map(remote_file, listed))
-    if info.gated and files:
-        _check_access(api, repository, info.sha, files[0])
-    return Listing(info.sha, files)
+    api = f"{endpoint()}/api/datasets/{repository}"
+    info, _ = read_json(Place(f"{api}/revision/{quote(revision, safe='')}?expand=sha&expand=gated", token))
+    if not isinstance(info, dict):
+        raise ValueError("it does not describe the data set")
+    commit = Listing(info.get("sha"), ()).commit  # type: ignore[arg-type]  # checked there
+    entries = _entries(f"{api}/tree/{commit}?recursive=true", token)
+    listing = Listing(commit, tuple(_remote_file(entry) for entry in entries if entry.get("type") != "directory"))
+    if info.get("gated") and listing.files:
+        _check_access(repository, listing, token)
+    return listing
 
 
-def _check_access(api: HfApi, repository: str, commit: str, file: RemoteFile) -> None:
+def _entries(url: str, token: str | None) -> Iterator[dict[str, object]]:
+    """Yield the entries of all pages. A page of another server does not receive the token."""
+    count, page = 0, Place(url, token)
+    for _ in range(_MAX_PAGES):
+        entries, next_url = retry(partial(read_json, page))
+        if not isinstance(entries, list):
+            raise ValueError("a page of its list of files is no list")
+        for entry in entries:
+            if not isinstance(entry, dict):
+                raise UnusableListingError(f"it lists {show(repr(entry))}")
+            yield entry
+        count += len(entries)
+        if not next_url:
+            return
+        if count > _MAX_FILES:
+            break
+        page = Place(next_url, token if is_same_server(next_url, url) else None)
+    raise UnusableListingError(f"its list of files does not end after {count:,} files")
+
+
+def _check_access(repository: str, listing: Listing, token: str | None) -> None:
     """Ask for a file without its content. A gated data set shows its list of files to everybody."""
-    url = f"{endpoint()}/datasets/{repository}/resolve/{commit}/{quote(file.path)}"
-    api.get_hf_file_metadata(url=url, timeout=_TIMEOUT_SECONDS)
+    url = f"{endpoint()}/datasets/{repository}/resolve/{listing.commit}/{quote(listing.files[0].path)}"
+    with open_place(Place(url, token), method="HEAD", leaves=False):
+        pass
 
 
-def remote_file(file: RepoFile) -> RemoteFile:
-    """Return what we need to know about a file that `huggingface_hub` lists.
+def _remote_file(entry: dict[str, object]) -> RemoteFile:
+    """Return a file of the list. Git's links and modules are no files."""
+    path, lfs = entry.get("path"), entry.get("lfs")
+    if entry.get("type") != "file":
+        raise UnusableListingError(f"it lists {show(str(path))} as {show(str(entry.get('type')))}, not as a file")
+    if isinstance(lfs, dict):
+        return RemoteFile(path, lfs.get("size"), "sha256", lfs.get("oid"))  # type: ignore[arg-type]  # checked there
+    return RemoteFile(path, entry.get("size"), "git-sha1", entry.get("oid"))  # type: ignore[arg-type]
 
-    Raises:
-        ValueError: its path would leave the folder of the download.
-    """
-    if PurePosixPath(file.path).is_absolute() or ".." in PurePosixPath(file.path).parts:
-        raise ValueError(f"a file named {file.path}")
-    if file.lfs is not None:
-        return RemoteFile(file.path, file.lfs.size, "sha256", file.lfs.sha256)
-    return RemoteFile(file.path, file.size, "git-sha1", file.blob_id)
+
+def _is_unicode(name: str) -> bool:
+    """Return whether a name has no halves of characters, which JSON can express."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nanochat.data.hub.hub_source import HubSource
+from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 
@@ -55,6 +56,8 @@ def read_lock(path: Path) -> dict[str, str]:
         if match is None:
             expected = "`hf://datasets/OWNER/NAME@REVISION: COMMIT` with a commit of 40 hex digits"
             raise PreflightError(f"{path}:{number}: expected {expected}; repair the line or delete it")
+        if commits.get(match[1], match[2]) != match[2]:
+            raise PreflightError(f"{path}:{number}: another commit of {match[1]} than above; delete one of the lines")
         commits[match[1]] = match[2]
     return commits
 
@@ -65,9 +68,10 @@ def write_lock(path: Path, commits: Mapping[str, str], *, recipe: Path) -> None:
     Raises:
         PreflightError: the folder cannot be written.
     """
-    lines = "".join(f"{key}: {commits[key]}\n" for key in sorted(commits))
+    lines = [f"{key}: {commits[key]}" for key in sorted(commits)]
+    assert all(map(_LINE.fullmatch, lines)), "commits and revisions are checked where they are read"
     try:
-        write_text(path, _HEADER.format(recipe=recipe.name) + lines)
+        write_text(path, _HEADER.format(recipe=show(recipe.name)) + "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise PreflightError(
             f"{path}: cannot be written ({error.strerror}); copy the recipe to a folder of your own, or give each hub "

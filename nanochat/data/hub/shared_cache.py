@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanochat.data.hub.hub_source import is_commit
-from nanochat.data.hub.listing import Listing, RemoteFile, remote_file
+from nanochat.data.hub.listing import Listing, RemoteFile, UnusableListingError
+from nanochat.errors import PreflightError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 _SHA256_DIGITS, _SHA1_DIGITS = 64, 40
 
@@ -20,31 +25,41 @@ def list_cached_files(repository: str, revision: str) -> Listing | None:
     A download of the whole data set stores the complete list. Otherwise the list has the files that are in the cache.
     """
     from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
+    folder = cache_folder(repository)
     try:
-        folder = cache_folder(repository)
         commit = revision if is_commit(revision) else (folder / "refs" / revision).read_text().strip()
-        files = get_cached_repo_tree(repository, repo_type="dataset", revision=commit)
-    except CachedRepoTreeNotFoundError:
-        found = tuple(_snapshot_files(folder / "snapshots" / commit))
-        return Listing(commit, found, is_complete=False) if found else None
-    except (OSError, HFValidationError):
+        if not is_commit(commit):
+            return None
+        try:
+            files = get_cached_repo_tree(repository, repo_type="dataset", revision=commit)
+        except CachedRepoTreeNotFoundError:
+            found = tuple(_snapshot_files(folder / "snapshots" / commit))
+            return Listing(commit, found, is_complete=False) if found else None
+        return Listing(commit, tuple(map(_remote_file, files)))
+    except UnusableListingError as error:
+        raise PreflightError(f"hf://datasets/{repository}: the cache {folder} is refused: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged, or of another form
         return None
-    return Listing(commit, tuple(map(remote_file, files)))
 
 
 def find_cached_file(repository: str, commit: str, file: RemoteFile) -> Path | None:
     """Return the path in the cache of a file of a data set, which is not verified yet; None if it is not there.
 
-    The same content under another commit counts too.
+    The same content under another commit counts too. Links that leave the cache are not followed.
     """
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, file.path, revision=commit, repo_type="dataset")
-    blob = cache_folder(repository) / "blobs" / file.digest
-    paths = (Path(found), blob) if isinstance(found, str) else (blob,)
-    return next((path for path in paths if path.is_file() and path.stat().st_size == file.size), None)
+    folder = cache_folder(repository)
+    blob = folder / "blobs" / file.digest
+    roots = (folder.resolve(), blob.parent.resolve())
+    for path in (Path(found), blob) if isinstance(found, str) else (blob,):
+        is_inside = any(path.resolve().is_relative_to(root) for root in roots)
+        if is_inside and path.is_file() and path.stat().st_size == file.size:
+            return path
+    return None
 
 
 def cache_folder(repository: str) -> Path:
@@ -53,6 +68,12 @@ def cache_folder(repository: str) -> Path:
     from huggingface_hub.file_download import repo_folder_name
 
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="dataset")
+
+
+def _remote_file(file: RepoFile) -> RemoteFile:
+    if file.lfs is not None:
+        return RemoteFile(file.path, file.lfs.size, "sha256", file.lfs.sha256)
+    return RemoteFile(file.path, file.size, "git-sha1", file.blob_id)
 
 
 def _snapshot_files(folder: Path) -> Iterator[RemoteFile]:

@@ -1,6 +1,6 @@
 """Unpacks zip and tar archives from the network, and refuses what could write elsewhere or fill the disk.
 
-Refused are absolute names, names with `..`, links and other special files, names that occur twice, members with more
+Refused are names that leave the folder, links and other special files, names that occur twice, members with more
 bytes than announced, and archives that grow too much. An archive is unpacked whole or its folder is deleted.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import re
 import shutil
 import stat
 import tarfile
@@ -19,6 +18,7 @@ from typing import IO
 
 from nanochat.data.files.file_kinds import Compression
 from nanochat.data.files.formats.streams import decompressed
+from nanochat.data.places.file_names import show, why_refused
 from nanochat.errors import PreflightError
 
 _TAR_COMPRESSIONS: dict[str, Compression | None] = {
@@ -40,7 +40,6 @@ _MAX_HEADER_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 28
 _BLOCK_BYTES = 1 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
-_DRIVE = re.compile("[A-Za-z]:")
 
 
 def is_archive(name: str) -> bool:
@@ -81,7 +80,7 @@ class _Target:
 
     def where(self) -> str:
         """Return the archive and the member that is unpacked, for messages."""
-        return self._archive if self._member is None else f"{self._archive}, member `{self._member}`"
+        return self._archive if self._member is None else f"{self._archive}, member {show(self._member)}"
 
     def refuse(self, reason: str) -> PreflightError:
         """Return the error that the archive is refused."""
@@ -90,9 +89,8 @@ class _Target:
     def enter(self, name: str, size: int) -> PurePosixPath:
         """Return the checked name of the next member, after accounting for its announced size."""
         self._member = name
-        path = PurePosixPath(name)
-        if name.startswith("/") or "\\" in name or "\0" in name or ".." in path.parts or _DRIVE.match(name):
-            raise self.refuse("its name leaves the folder")
+        if (reason := why_refused(name)) is not None:
+            raise self.refuse(reason)
         self._left_bytes -= size
         if size < 0 or self._left_bytes < 0:
             limit = f"{self.max_bytes / 1e6:,.0f} MB, {_MAX_RATIO} times its own size"
@@ -103,7 +101,7 @@ class _Target:
                 f"{self.where()}: no room for its {size / 1e9:.1f} GB, {free / 1e9:.1f} GB free at "
                 f"{self._folder.parent}; free some space, or set NANOCHAT_BASE_DIR to another disk"
             )
-        return path
+        return PurePosixPath(name)
 
     def write(self, name: str, size: int, content: IO[bytes]) -> None:
         """Write a file with exactly the announced size."""

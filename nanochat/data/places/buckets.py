@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import glob
 import itertools
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nanochat.data.files.file_selection import DataFile, FileSelection, list_reasons
-from nanochat.data.hub.download import Progress
+from nanochat.data.places.file_names import find_conflict, show, why_refused
+from nanochat.data.places.transfer import Progress, check_room
 from nanochat.errors import PreflightError
 
 SCHEMES = ("s3://", "gs://")
 _CLIENT_ERRORS = ("botocore.exceptions:BotoCoreError", "aiohttp:ClientError", "google.auth.exceptions:GoogleAuthError")
 """Errors of the clients that are no OSError."""
 _CHUNK_BYTES = 1 << 22
-_SPARE_BYTES = 1 << 28
 
 
 def check(uri: str, selection: FileSelection) -> None:
@@ -47,17 +46,15 @@ def download(
     """
     with _errors(uri):
         system, names = _list(uri, selection)
-        sizes = {name: system.size(path) for name, path in names.items()}
+        sizes = {name: _checked_size(name, system.size(path)) for name, path in names.items()}
         # A changed object has another key, so that its bytes are not mixed with older ones.
         targets = {name: parts / system.ukey(path) for name, path in names.items()}
     total = sum(sizes.values())
     have = {name: path.stat().st_size if path.exists() else 0 for name, path in targets.items()}
-    free = shutil.disk_usage(parts).free
-    if total - sum(have.values()) + _SPARE_BYTES > free:
-        raise PreflightError(
-            f"{uri}: no room to download: {total / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {parts}; free some "
-            "space, lower `max_files`, or set NANOCHAT_BASE_DIR to another disk"
-        )
+    for name in [name for name, size in have.items() if size > sizes[name]]:
+        targets[name].unlink()
+        have[name] = 0
+    check_room(uri, parts, total - sum(have.values()), advice="lower `max_files`, ")
     for name, path in names.items():
         with _errors(uri):
             source = system.open(path, "rb")
@@ -65,7 +62,7 @@ def download(
             source.seek(have[name])
             while have[name] < sizes[name]:
                 with _errors(uri):
-                    block = source.read(_CHUNK_BYTES)
+                    block = source.read(min(_CHUNK_BYTES, sizes[name] - have[name]))
                 if not block:
                     raise PreflightError(f"{uri}: {name} ends too early; the same command continues")
                 out.write(block)
@@ -84,6 +81,7 @@ def _list(uri: str, selection: FileSelection) -> tuple[Any, dict[PurePosixPath, 
     except ImportError as error:
         raise PreflightError(f"{uri}: needs another package ({error}); `pip install 'nanochat[s3]'`") from error
     if not glob.has_magic(path) and system.isfile(path):
+        _check_names([PurePosixPath(path).name])
         return system, {PurePosixPath(PurePosixPath(path).name): path}
     found = system.glob(path, detail=True) if glob.has_magic(path) else system.find(path, detail=True)
     parts = PurePosixPath(path).parts
@@ -91,13 +89,29 @@ def _list(uri: str, selection: FileSelection) -> tuple[Any, dict[PurePosixPath, 
     files = {}
     for name, entry in found.items():
         below = PurePosixPath(name).relative_to(root)
-        if entry["type"] == "file" and ".." not in below.parts and not any(part[0] == "." for part in below.parts):
-            files[below] = (name, entry["size"])
+        if entry["type"] == "file" and (".." in below.parts or not any(part[0] == "." for part in below.parts)):
+            files[below] = (name, _checked_size(below, entry["size"]))
+    _check_names(map(str, files))
     choice = selection.select(DataFile(below, below, size) for below, (_, size) in files.items())
     if not choice.used:
         reasons = f"; left out: {list_reasons(choice.left_out)}" if choice.left_out else ""
         raise PreflightError(f"{uri}: no data file there{reasons}; check the address")
+    if (name := find_conflict(map(str, choice.paths))) is not None:
+        raise ValueError(f"{show(name)} is a file as well as a folder")
     return system, {below: files[below][0] for below in choice.paths}
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise ValueError if an object has a name that cannot be the name of a file below a folder."""
+    for name in names:
+        if (reason := why_refused(name)) is not None:
+            raise ValueError(f"{show(name)}: {reason}")
+
+
+def _checked_size(name: PurePosixPath, size: object) -> int:
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"{show(str(name))} has the size {size!r}")
+    return size
 
 
 @contextmanager

@@ -1,180 +1,225 @@
-"""Downloads the sources with an address (`https://`, `s3://`, `gs://`) to `<base>/downloads`, and verifies them.
+"""Downloads one file: continues what an earlier attempt received, tries again after faults, and verifies the content.
 
-Archives are unpacked. The files appear together, and their manifest is written last: only the manifest shows that a
-download is complete. Without the network, only complete downloads are read. Not here: data sets of the Hugging Face
-hub.
+A file never grows beyond its announced size. Without one, it may have 16 GB, and the disk keeps some free space. Not
+here: where files come from, and the record of a complete download.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from typing import Literal, Protocol
 
-from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
-from nanochat.data.files.file_selection import FileSelection
-from nanochat.data.hub.access import is_offline
-from nanochat.data.hub.download import Progress
-from nanochat.data.places import buckets, https
-from nanochat.data.places.archives import is_archive, unpack
+from nanochat.data.places.connection import Answer, Place, StatusError, TemporaryError, open_place, retry
 from nanochat.errors import PreflightError
-from nanochat.storage.files import exclusive, move_into_place, new_folder, sha256_of_file, write_text
 
-_MANIFEST, _FILES, _PARTS = "manifest.json", "files", "parts"
+_BLOCK_BYTES = 1 << 20
+_SPARE_BYTES = 1 << 28
+"""Disk that downloads leave free."""
+_MAX_UNANNOUNCED_BYTES = 16 * 10**9
+"""The most that a file may have whose size nobody announces."""
+
+
+class Progress(Protocol):
+    """Receives a download's progress, perhaps from several threads but never at the same time."""
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        """Receive the bytes downloaded so far, and the bytes of all files."""
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where a source is, and the sha256 of its content."""
+class Content:
+    """What a file must contain: its digest, and its size if that is known before the download.
 
-    uri: str
-    sha256: str | None
-    selection: FileSelection
-    """Which files of a folder of an object store are read."""
+    A digest of the kind `git-sha1` needs the size.
+    """
 
-    @property
-    def name(self) -> str:
-        """The name of the file, without its folders and without the query of the address."""
-        return PurePosixPath(unquote(urlsplit(self.uri).path)).name
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether the content is an archive, whose files are the data."""
-        return is_archive(self.name)
-
-    @property
-    def digest(self) -> str:
-        """The sha256 (hex) of the file's name and content, equal to the digest of the same file as a local source.
-
-        If the recipe gives no `sha256`, it is the digest of the address and of the selection of files instead.
-        """
-        if self.sha256 is None:
-            selection = [self.selection.max_files, self.selection.validation_shard]
-            return hashlib.sha256(json.dumps([self.uri, selection]).encode()).hexdigest()
-        return hashlib.sha256(f"{self.name}\0{self.sha256}".encode()).hexdigest()
+    digest_kind: Literal["sha256", "git-sha1"]
+    digest: str
+    size: int | None
 
 
-def cached(address: Address, *, base: Path) -> Path:
-    """Return the path of a complete download, after checking its files against the manifest. Uses no network.
+@dataclass(frozen=True)
+class Download:
+    """A file that is downloaded.
 
-    The check compares sizes. It computes a file's digest again only if its size or modification time has changed.
+    Attributes:
+        place: where it is.
+        part: the path of the file while it is incomplete. It may hold the first bytes of an earlier attempt.
+        content: what it must contain.
+        repeats_damaged: whether wrong content is downloaded again. If not, the server simply has another file.
+        explain: returns why the server refuses for good, or None if another attempt may succeed.
+        on_bytes: receives the bytes that are there, and the size of the file as far as it is known.
+        stopped: ends the download when it is set.
+    """
+
+    place: Place
+    part: Path
+    content: Content
+    repeats_damaged: bool
+    explain: Callable[[StatusError], str | None]
+    on_bytes: Callable[[int, int], None]
+    stopped: threading.Event
+
+
+def transfer(download: Download) -> str:
+    """Download a file to its `part`, and return its sha256 (hex).
 
     Raises:
-        PreflightError: there is no complete download; the message names what is missing or damaged.
+        PreflightError: the file cannot be downloaded, is not what it must be, or does not fit on the disk. What was
+            received is kept, unless it is wrong.
+        OSError: the file cannot be written.
     """
-    folder = _folder(address, base)
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-    except (OSError, ValueError):
+        return retry(lambda: _attempt(download), stopped=download.stopped)
+    except TemporaryError as error:
         raise PreflightError(
-            f"{address.uri} is not downloaded under {folder}; run once with the network, without `--offline` and "
-            "HF_HUB_OFFLINE"
-        ) from None
-    with remembered_digests(base / MEMORY_FILE) as digest_of:
-        for name, entry in manifest["files"].items():
-            path = folder / _FILES / name
-            if not path.is_file() or path.stat().st_size != entry["size"]:
-                raise PreflightError(f"{address.uri}: {path} is missing or cut off; run once with the network")
-            if digest_of(path, None) != entry["sha256"]:
-                raise PreflightError(f"{address.uri}: {path} is damaged; run once with the network")
-    data = folder / _FILES
-    return data if manifest["is_folder"] else data / next(iter(manifest["files"]))
-
-
-def is_cached(address: Address, *, base: Path) -> bool:
-    """Return whether the download is complete."""
-    try:
-        cached(address, base=base)
-    except PreflightError:
-        return False
-    return True
-
-
-def check(address: Address, *, base: Path, offline: bool) -> None:
-    """Check that the content can be downloaded, without downloading it. Offline it must be downloaded.
-
-    Raises:
-        PreflightError: the message says what is wrong.
-    """
-    if offline or is_offline():
-        cached(address, base=base)
-    elif address.uri.startswith(buckets.SCHEMES):
-        buckets.check(address.uri, address.selection)
-    else:
-        https.check(address.uri)
-
-
-def fetch(address: Address, *, base: Path, offline: bool, progress: Progress | None = None) -> Path:
-    """Return the file or folder of a complete download, after downloading what is missing.
-
-    Raises:
-        PreflightError: the content cannot be downloaded, is not what the recipe says, or does not fit on the disk.
-    """
-    if offline or is_offline() or is_cached(address, base=base):
-        return cached(address, base=base)
-    folder = _folder(address, base)
-    try:
-        with exclusive(folder):
-            if not is_cached(address, base=base):
-                _fetch(address, folder, progress)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise PreflightError(
-            f"{address.uri}: cannot be written to {folder} ({reason}); free some space, or set NANOCHAT_BASE_DIR to "
-            "another disk"
+            f"{download.place.url}: cannot be downloaded ({error}); the same command continues with what was received"
         ) from error
-    return cached(address, base=base)
 
 
-def _fetch(address: Address, folder: Path, progress: Progress | None) -> None:
-    parts, data = folder / _PARTS, folder / _FILES
-    parts.mkdir(parents=True, exist_ok=True)
-    (folder / _MANIFEST).unlink(missing_ok=True)
-    received = _receive(address, parts, progress)
-    is_folder = address.is_archive or list(received) != [PurePosixPath(address.name)]
-    with new_folder(data) as scratch:
-        for name, part in received.items():
-            if address.is_archive:
-                _unpack(address, part, scratch)
-            else:
-                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                move_into_place(part, scratch / name)
-    files = {
-        path.relative_to(data).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
-        for path in sorted(data.rglob("*"))
-        if path.is_file()
-    }
-    manifest = {"uri": address.uri, "is_folder": is_folder, "files": files}
-    write_text(folder / _MANIFEST, json.dumps(manifest, indent=1))
-    shutil.rmtree(parts)
+def check_room(what: str, folder: Path, needed_bytes: int, *, advice: str = "") -> None:
+    """Check that a folder's disk has room for `needed_bytes`, and some to spare.
+
+    Raises:
+        PreflightError: it has not.
+    """
+    needed, free = needed_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        raise PreflightError(
+            f"{what}: no room to download: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {folder}; "
+            f"free some space, {advice}or set NANOCHAT_BASE_DIR to another disk"
+        )
 
 
-def _receive(address: Address, parts: Path, progress: Progress | None) -> dict[PurePosixPath, Path]:
-    """Download the files of an address to `parts`, and return them by their names."""
-    if not address.uri.startswith(buckets.SCHEMES):
-        assert address.sha256 is not None, f"{address.uri} needs a sha256"
-        part = parts / address.sha256
-        https.download(address.uri, address.sha256, part, progress=progress)
-        return {PurePosixPath(address.name): part}
-    received = buckets.download(address.uri, address.selection, parts, progress=progress)
-    if address.sha256 is not None:
-        digests = {name: sha256_of_file(path) for name, path in received.items()}
-        if list(digests.values()) != [address.sha256]:
-            shutil.rmtree(parts)
-            have = ", ".join(f"{name} {digest}" for name, digest in digests.items())
-            raise PreflightError(f"{address.uri}: the recipe says sha256 {address.sha256}, but there is: {have}")
-    return received
+def sha256_if_equal(path: Path, content: Content) -> str | None:
+    """Return the sha256 (hex) of a file if it has the content, else None."""
+    if content.size is not None and path.stat().st_size != content.size:
+        return None
+    hashes = _Hashes(content)
+    hashes.add_file(path)
+    return hashes.sha256 if hashes.match() else None
 
 
-def _unpack(address: Address, part: Path, folder: Path) -> None:
+class _Hashes:
+    """The digests of the bytes that are there."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+        self._compared = self._sha256
+        if content.digest_kind == "git-sha1":
+            assert content.size is not None, "git hashes the size before the content"
+            self._compared = hashlib.sha1(b"blob %d\0" % content.size, usedforsecurity=False)
+
+    def add(self, block: bytes) -> None:
+        self.size += len(block)
+        self._sha256.update(block)
+        if self._compared is not self._sha256:
+            self._compared.update(block)
+
+    def add_file(self, path: Path) -> None:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                self.add(block)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def match(self) -> bool:
+        return self._compared.hexdigest() == self._content.digest
+
+
+def _attempt(download: Download) -> str:
+    """Append the missing bytes to the part file, and return the sha256 of all its bytes."""
+    part, content = download.part, download.content
+    hashes, encoding = _Hashes(content), None
+    if part.exists() and content.size is not None and part.stat().st_size > content.size:
+        part.unlink()
+    if part.exists():
+        hashes.add_file(part)
+    is_resumed = hashes.size > 0
+    if not hashes.match() and hashes.size != content.size:
+        hashes, encoding = _receive(download, hashes)
+    if hashes.match():
+        part.touch()  # an empty file needs no download
+        return hashes.sha256
+    part.unlink()
+    how = f", with the encoding {encoding!r} that was not requested" if encoding else ""
+    if is_resumed or download.repeats_damaged:
+        raise TemporaryError(f"its content is not what was announced{how}")
+    raise PreflightError(
+        f"{download.place.url}: its content has the sha256 {hashes.sha256}{how}, but the recipe says {content.digest}; "
+        "if you trust this content, change `sha256` in the recipe"
+    )
+
+
+def _receive(download: Download, hashes: _Hashes) -> tuple[_Hashes, str | None]:
+    """Append the missing bytes to the part file. Return the digests of all its bytes, and how they are encoded."""
     try:
-        unpack(part, address.name, folder)
-    except PreflightError as error:
-        raise PreflightError(f"{address.uri}: {error}") from error
+        with open_place(download.place, first_byte=hashes.size) as answer:
+            if not answer.is_partial:
+                hashes = _Hashes(download.content)  # a server without range requests sends the file from its start
+            elif answer.range is None or answer.range[0] != hashes.size:
+                raise _start_again(download, "the server does not send the rest of the file")
+            _append(download, answer, hashes)
+            return hashes, answer.encoding
+    except StatusError as error:
+        if error.status == 416:
+            raise _start_again(download, "the server does not send the rest of the file") from error
+        if (reason := download.explain(error)) is not None:
+            raise PreflightError(f"{download.place.url}: cannot be downloaded ({reason})") from error
+        raise TemporaryError(str(error)) from error
 
 
-def _folder(address: Address, base: Path) -> Path:
-    return base / "downloads" / address.digest
+def _append(download: Download, answer: Answer, hashes: _Hashes) -> None:
+    """Append the content of an answer to the part file, but not more than the announced size."""
+    part, url, total = download.part, download.place.url, _announced_size(download, answer, hashes.size)
+    if total is not None and total < hashes.size:
+        raise _start_again(download, "the file has become smaller")
+    limit = _MAX_UNANNOUNCED_BYTES if total is None else total
+    check_room(url, part.parent, 0 if total is None else total - hashes.size)
+    with part.open("ab" if hashes.size else "wb") as out:
+        for block in answer.blocks():
+            if hashes.size + len(block) > limit:
+                part.unlink()
+                raise PreflightError(f"{url}: the server sends more than {limit:,} bytes{_by_whom(total)}; refused")
+            if total is None:
+                check_room(url, part.parent, len(block))
+            out.write(block)
+            hashes.add(block)
+            download.on_bytes(hashes.size, hashes.size if total is None else total)
+            if download.stopped.is_set():
+                raise TemporaryError("stopped")
+    if total is not None and hashes.size < total:
+        raise TemporaryError(f"cut off at {hashes.size:,} of {total:,} bytes")
+
+
+def _announced_size(download: Download, answer: Answer, have: int) -> int | None:
+    """Return the size of the whole file, None if neither the server nor a list of files says it."""
+    announced = answer.size
+    if answer.is_partial:
+        end = None if answer.size is None else have + answer.size
+        announced = answer.range[1] if answer.range is not None and answer.range[1] is not None else end
+    known = download.content.size
+    if known is not None and announced is not None and announced != known:
+        how = f" with the encoding {answer.encoding!r}" if answer.encoding else ""
+        problem = f"the server sends {announced:,} bytes{how}, but the file should have {known:,}; refused"
+        raise PreflightError(f"{download.place.url}: {problem}")
+    return announced if known is None else known
+
+
+def _by_whom(total: int | None) -> str:
+    return ", the most that a file without an announced size may have" if total is None else ", the announced size"
+
+
+def _start_again(download: Download, problem: str) -> TemporaryError:
+    """Delete what was received, and return the error that another attempt has to begin at the first byte."""
+    download.part.unlink(missing_ok=True)
+    return TemporaryError(problem)

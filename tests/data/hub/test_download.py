@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import shutil
@@ -17,7 +18,6 @@ import pytest
 
 from nanochat.data.documents import single_pass
 from nanochat.data.files.file_selection import DataFile, FileSelection
-from nanochat.data.hub import download as hub_download
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import (
@@ -38,11 +38,6 @@ def parquet(texts):
     out = io.BytesIO()
     pq.write_table(pa.table({"text": texts}), out, compression="none")
     return out.getvalue()
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(hub_download, "_PAUSE_SECONDS", 0.0001)
 
 
 @pytest.fixture
@@ -66,6 +61,21 @@ def get(spec, base, **changes):
 
 def file_requests(fake_hub, name):
     return [wanted for path, wanted in fake_hub.requests if path == f"/cdn/{name}"]
+
+
+def part_of(hub, base, name):
+    """The path of the bytes that a killed download of a file leaves."""
+    entry = hub.entry(name, hub.files[name])
+    digest = entry.get("lfs", entry)["oid"]
+    return (
+        base / f"hub/datasets/some/texts/parts/{hub.commit}" / hashlib.sha256(f"{name}\0{digest}".encode()).hexdigest()
+    )
+
+
+def leave_part(hub, base, name, content):
+    part = part_of(hub, base, name)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
 
 
 def test_fetch_downloads_a_data_set_once_and_its_files_are_read_like_local_ones(texts, base):
@@ -110,19 +120,17 @@ def test_fetch_downloads_files_in_parallel(texts, base):
     get(source(f"{URI}/data"), base)
 
 
-def test_fetch_resumes_a_cut_connection_after_the_last_whole_chunk(texts, base):
+def test_fetch_resumes_a_cut_connection(texts, base):
     name = "data/train-00001-of-00003.parquet"
     texts.cut[name] = 65536 + 700
     get(source(f"{URI}/data"), base)
-    assert file_requests(texts, name) == [None, "bytes=65536-"]
+    assert file_requests(texts, name) == [None, f"bytes={65536 + 700}-"]
     assert resolve_files(source(f"{URI}/data"), base=base)[1].read_bytes() == texts.files[name]
 
 
 def test_fetch_resumes_a_killed_download(texts, base):
     name = "data/train-00000-of-00003.parquet"
-    part = base / "hub/datasets/some/texts" / texts.commit / f"{name}.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(texts.files[name][:500])
+    leave_part(texts, base, name, texts.files[name][:500])
     get(source(f"{URI}/data"), base)
     assert file_requests(texts, name) == ["bytes=500-"]
     assert resolve_files(source(f"{URI}/data"), base=base)[0].read_bytes() == texts.files[name]
@@ -139,7 +147,7 @@ def test_killed_download_leaves_no_complete_file_or_manifest(texts, base):
     )
     process = subprocess.Popen([sys.executable, "-c", program, f"{URI}/data", str(base)])
     folder = base / "hub/datasets/some/texts" / texts.commit
-    part = folder / f"{name}.part"
+    part = part_of(texts, base, name)
     assert texts.holding.wait(timeout=30)
     deadline = time.monotonic() + 30
     while not (part.exists() and part.stat().st_size >= 65536):
@@ -170,9 +178,7 @@ def test_fetch_downloads_a_corrupted_file_again(texts, base, name):
 def test_fetch_starts_a_file_over_if_it_is_wrong_after_resuming(texts, base):
     """A killed download may leave anything, so the digest of the whole file decides."""
     name = "data/train-00000-of-00003.parquet"
-    part = base / "hub/datasets/some/texts" / texts.commit / f"{name}.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(bytes(500))
+    leave_part(texts, base, name, bytes(500))
     get(source(f"{URI}/data"), base)
     assert file_requests(texts, name) == ["bytes=500-", None]
     assert resolve_files(source(f"{URI}/data"), base=base)[0].read_bytes() == texts.files[name]
@@ -182,7 +188,7 @@ def test_fetch_names_a_file_that_stays_corrupted_and_the_data_set_is_not_downloa
     name = "data/train-00002-of-00003.parquet"
     texts.broken.add(name)
     spec = source(f"{URI}/data")
-    with pytest.raises(PreflightError, match=r"train-00002-of-00003\.parquet: .*not what the hub announced"):
+    with pytest.raises(PreflightError, match=r"train-00002-of-00003\.parquet: .*not what was announced"):
         get(spec, base)
     with pytest.raises(PreflightError, match="is not downloaded"):
         resolve_files(spec, base=base)
@@ -295,13 +301,13 @@ def test_disk_that_fills_up_leaves_no_complete_download(texts, base, monkeypatch
     write = Path.open
 
     def refuse(self, mode="r", *arguments, **options):
-        if self.name.endswith(".part") and mode != "rb":
+        if "parts" in self.parts and mode != "rb":
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(self, mode, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
-        with pytest.raises(PreflightError, match=r"\.part: cannot be written \(No space left on device\)"):
+        with pytest.raises(PreflightError, match=r"\.(parquet|jsonl): cannot be written \(No space left on device\)"):
             get(source(), base)
     with pytest.raises(PreflightError, match="is not downloaded"):
         resolve_files(source(), base=base)

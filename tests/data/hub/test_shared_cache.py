@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import _tree_cache
 
 from nanochat.data.documents import single_pass
 from nanochat.data.sources import SourceSpec, check_source, fetch, list_files, resolve_files, resolve_revision
@@ -139,3 +140,33 @@ def test_shared_cache_on_another_disk_is_linked_to(texts, cache, base, monkeypat
     fetch(SPEC, base=base, offline=True)
     assert all(path.is_symlink() for path in resolve_files(SPEC, base=base))
     assert texts_of(SPEC, base) == SIX_LINES
+
+
+def test_shared_cache_whose_list_has_a_path_as_digest_is_refused(texts, cache, base):
+    download_with_their_library(texts, cache)
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()
+    (tree,) = cache.rglob("trees/*.json")
+    tree.write_text(tree.read_text().replace(blob_of(cache, NAMES[0]).name, "../../../x"))
+    for act in (lambda: check_source(SPEC, base, True), lambda: fetch(SPEC, base=base, offline=True)):
+        with pytest.raises(PreflightError, match=r"the cache .* is refused: .*with the git-sha1 `'\.\./\.\./\.\./x'`"):
+            act()
+
+
+@pytest.mark.parametrize("commit", ["../../x", "c0ffee", ""])
+def test_shared_cache_whose_branch_names_no_commit_counts_as_empty(texts, cache, base, commit):
+    download_with_their_library(texts, cache)
+    (cache / "datasets--some--texts/refs/main").write_text(commit)
+    with pytest.raises(PreflightError, match="is not downloaded"):
+        check_source(SPEC, base, True)
+
+
+def test_link_that_leaves_the_shared_cache_is_not_followed(texts, cache, base, tmp_path):
+    """The content is right, but the file is not the cache's."""
+    download_with_their_library(texts, cache)
+    blob = blob_of(cache, NAMES[1])
+    blob.rename(tmp_path / blob.name)
+    path = cache / f"datasets--some--texts/snapshots/{texts.commit}/{NAMES[1]}"
+    path.unlink()
+    path.symlink_to(tmp_path / blob.name)
+    with pytest.raises(PreflightError, match=r"lacks 1 of 2 files, such as data/train-1\.jsonl"):
+        fetch(SPEC, base=base, offline=True)

@@ -205,7 +205,7 @@ def test_fetch_unpacks_an_archive_and_reads_its_files_like_a_folder(web, base):
 
 
 @pytest.mark.parametrize("problem", ["damaged", "disk full", "killed"])
-def test_fetch_leaves_no_folder_of_an_archive_that_cannot_be_unpacked(web, base, monkeypatch, problem):
+def test_fetch_leaves_no_folder_of_an_archive_that_cannot_be_unpacked(web, base, certificate, monkeypatch, problem):
     content = web.files["/texts.zip"] = make_zip(FILES)
     spec, write, written = source(web, content), archives._Target.write, []
 
@@ -229,7 +229,7 @@ def test_fetch_leaves_no_folder_of_an_archive_that_cannot_be_unpacked(web, base,
     left = [path.name for path in base.rglob("*") if path.is_file()]
     assert sorted(left) == [".lock", spec.sha256]
     monkeypatch.undo()
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", web.certificate)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     get(spec, base)
     assert len(resolve_files(spec, base=base)) == 2 and len(web.requests) == 1
     assert not any(Path(base).rglob(spec.sha256))

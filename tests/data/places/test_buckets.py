@@ -95,6 +95,31 @@ def test_fetch_unpacks_an_archive_of_a_bucket_whose_sha256_is_right(base, bucket
         get(source("s3://mine/a.zip", sha256="0" * 64), base)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a\nb.jsonl", "`a\\nb.jsonl`: its name has line breaks"), ("a\\..\\b.jsonl", "its name leaves the folder")],
+)
+def test_object_whose_name_cannot_be_a_path_is_refused(base, bucket, name, reason):
+    bucket.pipe(f"/mine/texts/{name}", LINES)
+    for act in (lambda spec: check_source(spec, base, offline=False), lambda spec: get(spec, base)):
+        with pytest.raises(PreflightError) as caught:
+            act(source("s3://mine/texts"))
+        assert reason in str(caught.value)
+
+
+def test_object_whose_name_is_a_folder_too_is_refused(base, bucket):
+    bucket.store["/mine/texts/train-0.jsonl/more.jsonl"] = bucket.store["/mine/texts/train-0.jsonl"]
+    with pytest.raises(PreflightError, match=r"`train-0\.jsonl` is a file as well as a folder"):
+        check_source(source("s3://mine/texts"), base, offline=False)
+
+
+@pytest.mark.parametrize("size", [None, -1, "10"])
+def test_object_without_a_size_is_refused(base, monkeypatch, size):
+    monkeypatch.setattr(Bucket, "size", lambda *_: size)
+    with pytest.raises(PreflightError, match=rf"`train-0\.jsonl` has the size {size!r}"):
+        get(source("s3://mine/texts/train-0.jsonl"), base)
+
+
 def test_check_source_says_what_a_bucket_lacks(base, monkeypatch):
     with pytest.raises(PreflightError, match=r"s3://mine/nothing.*no data file there"):
         check_source(source("s3://mine/nothing"), base, offline=False)

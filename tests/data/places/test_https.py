@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 from types import SimpleNamespace
 
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.places import https
+from nanochat.data.places import transfer
 from nanochat.data.sources import (
     SourceSpec,
     check_source,
@@ -117,13 +118,57 @@ def test_fetch_downloads_a_damaged_file_again(texts, base):
     assert resolve_files(source(texts), base=base)[0].read_bytes() == LINES
 
 
+def files_in(base):
+    return [path for path in base.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_file_without_an_announced_size_may_not_grow_without_end(texts, base, monkeypatch):
+    monkeypatch.setattr(transfer, "_MAX_UNANNOUNCED_BYTES", 1_000_000)
+    texts.has_length = False
+    texts.endless.add("/data/my texts.jsonl")
+    with pytest.raises(PreflightError, match="more than 1,000,000 bytes, the most that a file without an announced"):
+        get(source(texts), base)
+    assert files_in(base) == []
+
+
+def test_file_without_an_announced_size_leaves_room_on_the_disk(texts, base, monkeypatch):
+    """The disk is checked before each block: it may fill up for other reasons too."""
+    texts.has_length = False
+    texts.endless.add("/data/my texts.jsonl")
+    free = iter([*[1 << 30] * 10, *[1 << 28] * 2])
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    with pytest.raises(PreflightError, match="no room to download"):
+        get(source(texts), base)
+    assert sum(path.stat().st_size for path in files_in(base)) == 9 * (1 << 16)  # one check is for the answer's start
+
+
+def test_announced_size_that_does_not_fit_is_refused_before_the_first_byte(texts, base):
+    texts.headers["/data/my texts.jsonl"] = {"Content-Length": str(10**15)}
+    with pytest.raises(PreflightError, match=r"no room to download: 1000000\.3 GB needed"):
+        get(source(texts), base)
+    assert files_in(base) == []
+
+
+def test_compressed_answer_is_kept_as_it_is(texts, base):
+    """A server may label a compressed file like this. It is never decompressed, so it cannot become larger."""
+    bomb = gzip.compress(bytes(50_000_000))
+    texts.files["/data/my texts.jsonl"] = bomb
+    texts.headers["/data/my texts.jsonl"] = {"Content-Encoding": "x-gzip"}
+    get(source(texts, bomb), base)
+    assert [path.read_bytes() for path in files_in(base) if path.name == "my texts.jsonl"] == [bomb]
+    with pytest.raises(
+        PreflightError, match=r"its content has the sha256 \w+, with the encoding 'x-gzip' that was not"
+    ):
+        get(source(texts), base)
+
+
 def test_redirects_lead_to_https_only(texts, base):
     texts.redirects = {"/a.jsonl": "/b", "/b": f"{texts.url}/data/my%20texts.jsonl", "/loop.jsonl": "/loop.jsonl"}
     texts.redirects["/http.jsonl"] = "http://127.0.0.1:1/x?secret=1"
     get(source(texts, name="/a.jsonl"), base)
     assert resolve_files(source(texts, name="/a.jsonl"), base=base)[0].name == "a.jsonl"
     for act in (lambda spec: get(spec, base), lambda spec: check_source(spec, base, offline=False)):
-        with pytest.raises(PreflightError, match=r"redirects to http://127\.0\.0\.1:1, which is not https; refused"):
+        with pytest.raises(PreflightError, match=r"leads to http://127\.0\.0\.1:1, which is not https; refused"):
             act(source(texts, name="/http.jsonl"))
         with pytest.raises(PreflightError, match="more than 10 redirects"):
             act(source(texts, name="/loop.jsonl"))
@@ -151,6 +196,6 @@ def test_hub_offline_variable_forbids_connections(texts, base, monkeypatch):
 
 
 def test_fetch_refuses_a_file_that_does_not_fit_on_the_disk(texts, base, monkeypatch):
-    monkeypatch.setattr(https.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 28))
     with pytest.raises(PreflightError, match=r"no room to download: 0\.3 GB needed, 0\.3 GB free at"):
         get(source(texts), base)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_hub import FakeHub
 
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.hub_pins import pin_sources
@@ -20,19 +20,10 @@ OLDER = "c0ffee" + "0" * 34
 KEY = "hf://datasets/some/texts@main"
 
 
-def _fake_hub():
-    """Return the fake hub of tests/data, loaded by path because test folders are not packages."""
-    path = Path(__file__).parents[2] / "data" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("conftest_of_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.FakeHub()
-
-
 @pytest.fixture
 def hub(bench, monkeypatch):
     """A hub that holds the text and chats which the bench's recipe reads."""
-    server = _fake_hub()
+    server = FakeHub()
     lines = "".join(json.dumps({"text": f"hello world {i}"}) + "\n" for i in range(50))
     server.files["texts/train.jsonl"] = lines.encode()
     server.files["chats/train.jsonl"] = b'{"prompt": "hello", "completion": "world"}\n'
@@ -134,6 +125,13 @@ def test_broken_lock_file_is_refused_with_its_line(bench, hub, line):
     """Ignoring the line would silently read different data."""
     bench.recipe.with_suffix(".lock").write_text(f"# kept\n{line}\n")
     with pytest.raises(PreflightError, match=r"tiny\.lock:2: expected `hf://datasets/OWNER/NAME@REVISION: COMMIT`"):
+        bench.run()
+
+
+def test_lock_file_with_two_commits_for_a_data_set_is_refused(bench, hub):
+    """A merge of two branches may leave both."""
+    bench.recipe.with_suffix(".lock").write_text(f"{KEY}: {OLDER}\n{KEY}: {OLDER}\n{KEY}: {NEWER}\n")
+    with pytest.raises(PreflightError, match=rf"tiny\.lock:3: another commit of {KEY} than above"):
         bench.run()
 
 

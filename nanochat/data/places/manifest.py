@@ -1,0 +1,77 @@
+"""The record of a complete download: its files with their sizes and digests. It is written last.
+
+A download without a readable record does not count as complete. Before the files are used, their sizes and times are
+compared, and if these have changed, their digests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
+from nanochat.data.places.file_names import why_refused
+from nanochat.errors import PreflightError
+from nanochat.storage.files import write_text
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class DamagedDownloadError(PreflightError):
+    """A file of a complete download is missing or has changed. With the network, it is downloaded again."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a download."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if why_refused(self.path) is not None or _SHA256.fullmatch(self.sha256) is None or type(self.size) is not int:
+            raise ValueError(f"no record of a file: {self}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a download, in their order, and what else its place records."""
+
+    files: tuple[StoredFile, ...]
+    details: Mapping[str, object]
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the record of a download whose files are all on disk."""
+    content = {**manifest.details, "files": [asdict(file) for file in manifest.files]}
+    write_text(path, json.dumps(content, indent=1))
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Return the record of a download, None if there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = tuple(StoredFile(**entry) for entry in content.pop("files"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return Manifest(files, content)
+
+
+def check_files(what: str, files: Iterable[StoredFile], folder: Path, *, base: Path) -> None:
+    """Check that the files of a download are as recorded.
+
+    Raises:
+        DamagedDownloadError: a file is missing or has changed; the message names it.
+    """
+    remedy = "run once with the network, which downloads it again"
+    with remembered_digests(base / MEMORY_FILE) as digest_of:
+        for file in files:
+            path = folder / file.path
+            if not path.is_file() or path.stat().st_size != file.size:
+                raise DamagedDownloadError(f"{what}: {path} is missing or cut off; {remedy}")
+            if digest_of(path, None) != file.sha256:
+                raise DamagedDownloadError(f"{what}: {path} is damaged; {remedy}")
