@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows
+from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows, shown
 from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, DocumentPosition, next_file
 from nanochat.data.files.digests import SeenTexts
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_sizes import estimate_rows
+from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.held_out import HeldOutRule, choose_rule
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.ingest.store import readable_files
@@ -32,7 +33,7 @@ class _Part:
 
     read: Callable[[Cursor, RowProblems], Iterator[tuple[str, Cursor]]]
     max_chars: int | None
-    file: Path | None = None
+    file: ReadableFile | None = None
 
 
 class DocumentStream:
@@ -176,7 +177,8 @@ class DocumentStream:
             reason = f"its text is a single line of {chars:,} characters; add another line{advice}"
             if rule.are_all_equal:
                 reason = f"all its documents are the same text; add a document with another text{advice}"
-        return f"{describe(self._spec)}: no {self._split} document; {reason}"
+        bad = f"; left out:{shown(self._problems.examples)}" if self._problems.examples else ""
+        return f"{describe(self._spec)}: no {self._split} document; {reason}{bad}"
 
 
 def single_pass(
@@ -212,11 +214,11 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
             "list the files one by one in `path`"
         )
     paths = [file.path for file in (files.validation if is_named else files.train)]
-    return [_file_part(spec, path) for path in readable_files(paths, base=base)], not files.validation
+    return [_file_part(spec, file) for file in readable_files(paths, base=base)], not files.validation
 
 
-def _file_part(spec: SourceSpec, file: Path) -> _Part:
-    is_text = reader_of(file) in ("text lines", "html")
+def _file_part(spec: SourceSpec, file: ReadableFile) -> _Part:
+    is_text = reader_of(file.path) in ("text lines", "html")
     max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if is_text else None)
 
     def read(cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from nanochat.data.documents import single_pass
 from nanochat.data.files.bad_rows import RowProblems, shown
+from nanochat.data.files.content_checks import why_without_text
 from nanochat.data.files.file_selection import list_reasons
 from nanochat.data.files.file_sizes import are_small
-from nanochat.data.files.readers import why_without_text
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import Split, document_files, with_content
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.task_rows import first_rows, iter_rows, split_files
-from nanochat.errors import PreflightError, StageError
+from nanochat.errors import PreflightError
 
 
 def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) -> None:
@@ -49,27 +49,24 @@ def check_documents(spec: SourceSpec, splits: Sequence[Split], *, base: Path) ->
 def check_rows(
     spec: SourceSpec,
     split: str,
-    parse: Callable[[dict[str, object], int], object],
+    parse: Callable[[dict[str, object]], object],
     *,
     base: Path,
     max_rows: int | None = None,
 ) -> None:
-    """Check that `parse`, called with a row and its number, accepts the first row of each file of a split.
+    """Check that `parse` accepts the first row of each file of a split.
 
     If the split is small, check all of its rows, or the first `max_rows`.
 
     Raises:
-        PreflightError: the message names the source and the file, and contains the error that `parse` raised.
+        PreflightError: the message names the source and the row's place, and contains the error that `parse` raised.
     """
     with as_preflight_error(spec):
-        for path, row in first_rows(spec, split, base=base):
-            try:
-                parse(row, 0)
-            except StageError as error:
-                raise PreflightError(f"{path}: {error}") from error
+        for row in first_rows(spec, split, base=base):
+            row.parse(parse)
         if is_small(spec, split, base=base):
-            for number, row in enumerate(islice(iter_rows(spec, split, base=base), max_rows)):
-                parse(row, number)
+            for row in islice(iter_rows(spec, split, base=base), max_rows):
+                row.parse(parse)
 
 
 def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
@@ -78,4 +75,4 @@ def is_small(spec: SourceSpec, split: str, *, base: Path) -> bool:
     Raises:
         PreflightError: the source or the split is missing.
     """
-    return are_small(split_files(spec, split, base=base))
+    return are_small(file.path for file in split_files(spec, split, base=base))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.file_selection import DataFile, FileChoice
-from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, describe, list_files
 from nanochat.data.splits import SPLIT_NAMES, canonical_split
 from nanochat.errors import PreflightError
@@ -117,7 +117,7 @@ def has_split(spec: SourceSpec, split: str, *, base: Path) -> bool:
 def with_content(choice: FileChoice[Path], why_left_out: Callable[[Path], str | None]) -> FileChoice[Path]:
     """Return the choice without the files for which a look inside gives a reason to leave them out."""
     for path in choice.paths:
-        check_file(path, ())
+        check_file(path)
     reasons = {file: why_left_out(file.path) for file in choice.used}
     for reason in sorted({reason for reason in reasons.values() if reason is not None}):
         choice = choice.keep([file for file in choice.used if reasons[file] != reason], reason)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.digests import MEMORY_FILE, LineFilter, remembered_digests
 from nanochat.data.files.file_selection import FileChoice, FileSelection, list_reasons
 from nanochat.data.files.file_sizes import are_small
 from nanochat.data.files.local_files import find_files, literal_path
-from nanochat.data.files.readers import check_file
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource, is_on_hub
 from nanochat.data.places import addresses
@@ -176,8 +176,8 @@ def content_digest(spec: SourceSpec, *, base: Path) -> str:
     return _sha256(f"{spec.uri}@{resolve_revision(spec, base=base, offline=True)}")
 
 
-def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequence[str] = ()) -> None:
-    """Check before a run that a source can be read, and that its parquet files have `columns`.
+def check_source(spec: SourceSpec, base: Path, offline: bool) -> None:
+    """Check before a run that a source can be read.
 
     Raises:
         PreflightError: the message says what is missing and where.
@@ -190,7 +190,7 @@ def check_source(spec: SourceSpec, base: Path, offline: bool, *, columns: Sequen
                 addresses.check(_address(spec, spec.uri), base=base, offline=offline)
             return
         for path in resolve_files(spec, base=base):
-            check_file(path, columns)
+            check_file(path)
     if spec.builtin is not None:
         digest(spec, base=base)
 

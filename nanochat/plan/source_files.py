@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nanochat.data.files.content_checks import has_rows, why_without_text
 from nanochat.data.files.file_kinds import reader_of
 from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
 from nanochat.data.files.file_sizes import count_texts
-from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, has_rows, why_without_text
+from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_splits import DocumentFiles, document_files, has_split, row_files, with_content
 from nanochat.data.sources import SourceSpec, list_files
@@ -148,7 +149,7 @@ def _look_inside(use: SourceUse, item: Input, base: Path) -> SourceUse:
 
     files = with_content(use.files, reason_of)
     parts = readable_files(files.paths, base=base)
-    if sum(path.stat().st_size for path in parts if reader_of(path) != "parquet") > _COUNTED_BYTES:
+    if sum(part.path.stat().st_size for part in parts if reader_of(part.path) != "parquet") > _COUNTED_BYTES:
         return replace(use, files=files)
     max_chars = source.max_document_chars or TXT_DOCUMENT_CHARS
-    return replace(use, files=files, rows=sum(count_texts(path, max_chars) for path in parts))
+    return replace(use, files=files, rows=sum(count_texts(part, max_chars) for part in parts))

@@ -119,17 +119,17 @@ def _parser(task: ChoiceTask) -> RowParser[ChoiceItem]:
     if task == "hellaswag":
         return parse_hellaswag
     parse = QUESTION_PARSERS[task]
-    return lambda row, number: to_choice_item(parse(row, number))
+    return lambda row: to_choice_item(parse(row))
 
 
-def parse_hellaswag(row: dict[str, object], number: int) -> ChoiceItem:
+def parse_hellaswag(row: dict[str, object]) -> ChoiceItem:
     """Return a HellaSwag row without WikiHow's marks. A row without a label raises a StageError."""
     match row:
         case {"ctx": str(context), "endings": [*endings], "label": str() | int() as label} if str(label).isdigit():
             if int(label) < len(endings):
                 options = tuple(f" {clean_wikihow(str(ending))}" for ending in endings)
                 return ChoiceItem(clean_wikihow(context), options, int(label))
-    raise row_error("hellaswag", row, number, "`ctx`, `endings`, `label` (an index)")
+    raise row_error("hellaswag", row, "`ctx`, `endings`, `label` (an index)")
 
 
 def clean_wikihow(text: str) -> str:

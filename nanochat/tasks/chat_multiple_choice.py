@@ -52,7 +52,7 @@ def render_question(question: Question) -> str:
     return f"Multiple choice question: {question.text}\n{options}\nAnswer with the letter only."
 
 
-def parse_mmlu(row: dict[str, object], number: int) -> Question:
+def parse_mmlu(row: dict[str, object]) -> Question:
     """Return an MMLU row; auxiliary_train wraps it in `train`. A row of another form raises a StageError."""
     match row:
         case {"question": str(text), "choices": [*choices], "answer": int(gold)} if 0 <= gold < len(choices):
@@ -61,18 +61,18 @@ def parse_mmlu(row: dict[str, object], number: int) -> Question:
             labels = tuple(string.ascii_uppercase[: len(options)])
             return Question(text, options, labels, gold, subject if isinstance(subject, str) else "")
         case {"train": dict(wrapped)}:
-            return parse_mmlu(wrapped, number)
+            return parse_mmlu(wrapped)
         case _:
-            raise row_error("mmlu", row, number, "`question`, `choices` (a list), `answer` (an index into it)")
+            raise row_error("mmlu", row, "`question`, `choices` (a list), `answer` (an index into it)")
 
 
-def parse_arc(row: dict[str, object], number: int) -> Question:
+def parse_arc(row: dict[str, object]) -> Question:
     """Return an ARC row with the labels that it has. A row of another form raises a StageError."""
     match row:
         case {"question": str(text), "choices": {"text": [*texts], "label": [*labels]}, "answerKey": str(key)}:
             if key in labels and len(texts) == len(labels):
                 return Question(text, tuple(map(str, texts)), tuple(map(str, labels)), labels.index(key))
-    raise row_error("arc", row, number, "`question`, `choices` {text, label}, `answerKey` (one of the labels)")
+    raise row_error("arc", row, "`question`, `choices` {text, label}, `answerKey` (one of the labels)")
 
 
 QUESTION_PARSERS: Mapping[LetterTask, RowParser[Question]] = {

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
+from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.digests import LineFilter, SeenTexts
 from nanochat.data.files.file_kinds import kind_of, reader_of
 from nanochat.data.files.formats.json_lines import json_lines, parse_line
-from nanochat.data.files.formats.parquet_batches import column_is_nested, parquet_rows
+from nanochat.data.files.formats.parquet_batches import column_is_nested
 from nanochat.data.files.formats.parquet_footer import column_paths
-from nanochat.data.files.readers import check_file
+from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
+from nanochat.data.files.readers import read_values
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.source_checks import is_small
+from nanochat.data.source_splits import row_files
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
@@ -73,17 +76,17 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
     bad: list[str] = []
     ignored: set[str] = set()
     seen = SeenTexts() if source.dedup == "exact" else None
-    for place, value in _read_values(split_files(source, split, base=base), source, ignored):
+    for row in _read_rows(split_files(source, split, base=base), source, ignored):
         if max_examples is not None and len(packed) >= max_examples:
             break
         try:
-            if isinstance(value, BadConversation):
-                raise value
-            chat = _pack(parse_row(value, ignored, column=source.column, chat_map=source.chat_map))
+            if row.problem is not None:
+                raise BadConversation(row.problem)
+            chat = _pack(parse_row(row.value, ignored, column=source.column, chat_map=source.chat_map))
             if seen is None or seen.add(chat.decode()):
                 packed.append(chat)
         except BadConversation as error:
-            refused.append(f"{place}: {error}")
+            refused.append(f"{row.where}: {error}")
             if not isinstance(error, UntrainedRow):
                 bad.append(refused[-1])
     total = len(packed) + len(refused)
@@ -109,8 +112,8 @@ def check_conversations(source: SourceSpec, split: str, *, base: Path, max_examp
         PreflightError: the split is unusable; the message names the source, the file and the first bad rows.
     """
     with as_preflight_error(source):
-        for path in split_files(source, split, base=base):
-            check_file(path, ())
+        for path in row_files(source, split, base=base).paths:
+            check_file(path)
         limit = max_examples if is_small(source, split, base=base) else 1
         read_conversations(source, split, base=base, max_examples=limit)
 
@@ -140,13 +143,13 @@ def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_plann
     """
     if source.chat_map:
         return form_name(None, chat_map=source.chat_map)
-    path = next(iter(readable_files(paths[:1], base=base)), None)
-    kind = kind_of(path) if path is not None else None
-    if path is None or kind is None or (is_planning and kind.compression is not None):
+    file = next(iter(readable_files(paths[:1], base=base)), None)
+    kind = kind_of(file.path) if file is not None else None
+    if file is None or kind is None or (is_planning and kind.compression is not None):
         return None
     if kind.reader == "parquet":
-        return form_name(example_row(column_paths(path)), column=source.column)
-    first = next((line for line in json_lines(path) if line.problem is None), None)
+        return form_name(example_row(column_paths(file.path)), column=source.column)
+    first = next((line for line in json_lines(file.path) if line.problem is None), None)
     return None if first is None else form_name(first.value, column=source.column)
 
 
@@ -155,25 +158,20 @@ def parse_conversation(value: object) -> Conversation:
     return parse_row(value, set())
 
 
-def _read_values(paths: Sequence[Path], source: SourceSpec, ignored: set[str]) -> Iterator[tuple[str, object]]:
-    """Yield the place of each row and its decoded value, or a `BadConversation` for a line that is not JSON.
-
-    Parquet columns that only describe a conversation are not read, but added to `ignored`.
-    """
-    for path in paths:
-        if reader_of(path) == "json lines":
-            for line in json_lines(path):
-                yield line.where(), line.value if line.problem is None else BadConversation(line.problem)
+def _read_rows(files: Sequence[ReadableFile], source: SourceSpec, ignored: set[str]) -> Iterator[FileRow]:
+    """Yield the rows. Parquet columns that only describe a conversation are not read, but added to `ignored`."""
+    for file in files:
+        if reader_of(file.path) == "json lines":
+            yield from read_values(file)
             continue
-        nested = column_is_nested(path)
+        nested = column_is_nested(file)
         needed = [
             name
             for name, is_nested in nested.items()
             if is_needed(name, is_nested=is_nested, column=source.column, chat_map=source.chat_map)
         ]
         ignored.update(nested.keys() - set(needed))
-        for number, row in enumerate(parquet_rows(path, needed), start=1):
-            yield f"{path} row {number}", row
+        yield from read_values(file, needed)
 
 
 def _pack(conversation: Conversation) -> bytes:

@@ -47,12 +47,12 @@ class GSM8K:
         return parse_final_number(strip_special_tokens(completion)) == parse_final_number(example.meta["answer"])
 
 
-def parse_word_problem(row: dict[str, object], number: int) -> WordProblem:
+def parse_word_problem(row: dict[str, object]) -> WordProblem:
     """Return a row of the data. A row without `question` and an `answer` with a number raises a StageError."""
     match row:
         case {"question": str(question), "answer": str(answer)} if parse_final_number(answer) is not None:
             return WordProblem(question, answer)
-    raise row_error("gsm8k", row, number, "`question` and `answer` with a number after `####`")
+    raise row_error("gsm8k", row, "`question` and `answer` with a number after `####`")
 
 
 def split_calls(answer: str) -> tuple[Part, ...]:

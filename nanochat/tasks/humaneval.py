@@ -65,12 +65,12 @@ class HumanEval:
         return run_program(assemble_program(example, completion), limits=self.limits).passed
 
 
-def parse_function(row: dict[str, object], number: int) -> Function:
+def parse_function(row: dict[str, object]) -> Function:
     """Return the fields of a row of the data. A row without one of them raises a StageError."""
     names = [part.name for part in fields(Function)]
     texts = {name: value for name in names if isinstance(value := row.get(name), str)}
     if len(texts) < len(names):
-        raise row_error("humaneval", row, number, f"the texts {', '.join(names)}")
+        raise row_error("humaneval", row, f"the texts {', '.join(names)}")
     return Function(**texts)
 
 

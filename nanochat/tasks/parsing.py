@@ -19,8 +19,8 @@ _END = re.compile(r"<\|assistant_end\|>|<\|bos\|>")
 _SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 _FINAL = re.compile(r"####[ \t]*(-?\$?-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+))(?![.,]?[\w/*^])")
 _Problem = TypeVar("_Problem")
-RowParser = Callable[[dict[str, object], int], _Problem]
-"""Takes a row and its number; returns the problem in it, or raises `row_error`."""
+RowParser = Callable[[dict[str, object]], _Problem]
+"""Takes a row; returns the problem in it, or raises `row_error`."""
 
 
 def read_rows(
@@ -30,18 +30,18 @@ def read_rows(
 
     Raises:
         PreflightError: the source or the split is missing.
-        StageError: `parse` refuses a row; the message names the source and the split.
+        StageError: `parse` refuses a row; the message names the source, the split, and the row's place.
     """
     rows = islice(iter_rows(source, split, base=base), max_rows)
     try:
-        return [parse(row, number) for number, row in enumerate(rows)]
+        return [row.parse(parse) for row in rows]
     except StageError as error:
         raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
 
 
-def row_error(task: str, row: dict[str, object], number: int, expected: str) -> StageError:
+def row_error(task: str, row: dict[str, object], expected: str) -> StageError:
     """Return the error that a parser raises for a row without what it must have."""
-    return StageError(f"{task}: row {number} must have {expected}; it is {str(row)[:200]}")
+    return StageError(f"{task}: a row must have {expected}; it is {str(row)[:200]}")
 
 
 def strip_special_tokens(completion: str) -> str:

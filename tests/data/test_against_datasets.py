@@ -49,12 +49,12 @@ def test_parquet_rows_equal_those_of_datasets(library, files, base, tmp_path, ro
         pq.write_table(table, files.folder / name, row_group_size=row_group_size, compression="zstd")
     paths = [str(files.folder / f"train-{i}.parquet") for i in (0, 1)]
     theirs = library.load_dataset("parquet", data_files=paths, split="train", cache_dir=str(tmp_path / "cache"))
-    ours = list(iter_rows(files.source(""), "train", base=base))
+    ours = [row.values for row in iter_rows(files.source(""), "train", base=base)]
     assert ours == list(theirs) and len(ours) == 1003
 
 
 def test_json_lines_equal_those_of_datasets(library, files, base, tmp_path):
     path = files.jsonl("train.jsonl", rows_of(500))
     theirs = library.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-    ours = list(iter_rows(files.source("train.jsonl"), "train", base=base))
+    ours = [row.values for row in iter_rows(files.source("train.jsonl"), "train", base=base)]
     assert ours == [json.loads(json.dumps(row)) for row in theirs] and len(ours) == 500

@@ -13,7 +13,8 @@ from nanochat.data.files.cursors import START
 from nanochat.data.files.file_kinds import kind_of, lower_suffix, stem_of
 from nanochat.data.files.formats import streams
 from nanochat.data.files.formats.html_text import html_text
-from nanochat.data.files.readers import read_rows, read_texts
+from nanochat.data.files.formats.readable_file import ReadableFile
+from nanochat.data.files.readers import read_texts, read_values
 from nanochat.data.sources import list_files
 from nanochat.data.task_rows import iter_rows
 from nanochat.errors import StageError
@@ -77,8 +78,8 @@ ROWS = [{"text": f"row {i} é", "number": i} for i in range(50)]
 @pytest.mark.parametrize("suffix", ["gz", "zst", "bz2", "xz"])
 def test_compressed_rows_equal_those_of_the_plain_file(files, base, suffix):
     path = files.compressed(f"rows.jsonl.{suffix}", "".join(json.dumps(row) + "\n" for row in ROWS))
-    assert list(read_rows(path)) == ROWS
-    assert list(iter_rows(files.source(f"rows.jsonl.{suffix}"), "train", base=base)) == ROWS
+    assert [row.value for row in read_values(ReadableFile(path))] == ROWS
+    assert [row.values for row in iter_rows(files.source(f"rows.jsonl.{suffix}"), "train", base=base)] == ROWS
 
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
@@ -99,7 +100,7 @@ def test_damaged_compressed_file_is_reported_with_its_position(files, suffix, fa
     with pytest.raises(
         StageError, match=rf"a\.txt\.{suffix}: damaged or cut off after byte [0-9,]+ of the dec"
     ) as error:
-        for text, _ in read_texts(path, "text", START, max_chars=1000):
+        for text, _ in read_texts(ReadableFile(path), "text", START, max_chars=1000):
             texts.append(text)
     position = int(str(error.value).split("after byte ")[1].split(" ")[0].replace(",", ""))
     assert len("".join(texts)) <= position
@@ -111,11 +112,11 @@ def test_compressed_file_that_expands_without_bounds_is_refused(files, monkeypat
     monkeypatch.setattr(streams, "_MAX_LINE_BYTES", 1 << 20)
     path = files.text("bomb.txt.gz", gzip.compress(b"x" * (1 << 22)))
     with pytest.raises(StageError, match=r"bomb\.txt\.gz: the line from byte 0 of .* has more than 1 MB"):
-        list(read_texts(path, "text", START, max_chars=None))
+        list(read_texts(ReadableFile(path), "text", START, max_chars=None))
     monkeypatch.setattr(streams, "_MAX_EXPANSION", 100)
     path = files.text("lines.txt.gz", gzip.compress(b"again and again\n" * (1 << 17)))
     with pytest.raises(StageError, match=r"lines\.txt\.gz: decompresses to more than 100 times its size"):
-        list(read_texts(path, "text", START, max_chars=None))
+        list(read_texts(ReadableFile(path), "text", START, max_chars=None))
 
 
 PAGE = """<!DOCTYPE html><html><head><title>No</title><style>p {color: red}</style>

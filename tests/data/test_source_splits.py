@@ -282,7 +282,7 @@ def test_every_file_of_a_folder_is_used_or_left_out_and_no_test_text_is_trained_
             if split == "train":
                 assert {texts[text][0] for text in read} <= {"train", None}
         try:
-            rows = [str(row["text"]) for row in iter_rows(spec, "train", base=base)]
+            rows = [str(row.values["text"]) for row in iter_rows(spec, "train", base=base)]
         except PreflightError:
             return
         assert {texts[text][0] for text in rows} <= {"train", None}

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import remembered_digests
-from nanochat.data.files.readers import document_lines
 from nanochat.data.sources import SourceSpec, check_source, digest, list_files, resolve_files, validation_frac
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
@@ -164,23 +164,22 @@ def test_validation_frac_has_a_default_for_each_kind_of_source(files):
     [
         ("missing", "no such file"),
         ("empty", r"left out: a\.parquet \(empty\)"),
-        ("column", "no column `text`; its columns are: body"),
     ],
 )
 def test_check_source_names_what_is_wrong_with_a_file(files, base, kind, message):
-    path = files.parquet("a.parquet", ["x"] * 100, column="body" if kind == "column" else "text")
+    path = files.parquet("a.parquet", ["x"] * 100)
     if kind == "missing":
         path.unlink()
     elif kind == "empty":
         path.write_bytes(b"")
     with pytest.raises(PreflightError, match=message) as caught:
-        check_source(files.source("a.parquet"), base, True, columns=["text"])
+        check_source(files.source("a.parquet"), base, True)
     assert str(path) in str(caught.value) and str(caught.value).startswith("source `mine`")
 
 
 def test_check_source_accepts_good_sources(files, base):
     files.parquet("a.parquet", ["x"])
-    check_source(files.source("a.parquet"), base, True, columns=["text"])
+    check_source(files.source("a.parquet"), base, True)
     check_source(SourceSpec(name="x", builtin="python-stdlib"), base, True)
     check_source(SourceSpec(name="x", builtin="spelling"), base, True)
 

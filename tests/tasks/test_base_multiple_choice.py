@@ -100,8 +100,8 @@ def test_max_problems_keeps_the_first_of_a_fixed_shuffle(tmp_path):
     "row", [{"ctx": "a", "endings": ["b"], "label": ""}, {"ctx": "a", "endings": ["b"], "label": "1"}, {"ctx": "a"}]
 )
 def test_hellaswag_row_without_a_valid_label_is_refused(row, tmp_path):
-    """The message names the source, the split and the row."""
-    with pytest.raises(StageError, match=r"`mine`.*`validation`.*row 0 must have `ctx`, `endings`, `label`"):
+    """The message names the source, the split, and the row's place."""
+    with pytest.raises(StageError, match=r"`mine`.*`validation`.*:1: hellaswag: a row must have `ctx`, `endings`"):
         build_choice_items("hellaswag", _source(tmp_path, validation=[row]), base=tmp_path)
 
 

@@ -152,7 +152,7 @@ def test_build_names_an_unknown_task_a_wrong_source_and_a_broken_row(sources, tm
         build_task("chess", sources["mmlu"], "train", max_examples=None, seed=0, base=tmp_path)
     with pytest.raises(PreflightError, match="`spelling_bee`"):
         build_task("mmlu", sources["spelling_bee"], "train", max_examples=None, seed=0, base=tmp_path)
-    with pytest.raises(StageError, match=r"`conversations`.*split `train`.*row 0 must have"):
+    with pytest.raises(StageError, match=r"`conversations`.*split `train`.*(:| row )1: gsm8k: a row must have"):
         build_task("gsm8k", sources["conversations"], "train", max_examples=None, seed=0, base=tmp_path)
 
 

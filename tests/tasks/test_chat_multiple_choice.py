@@ -19,7 +19,7 @@ ARC_ROW = {
 
 def test_mmlu_example_is_rendered_as_by_hand(tokenizer):
     """Only the letter and the end mark are trained on."""
-    task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW, 0)])
+    task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW)])
     rendered = render(tokenizer, task[0].conversation)
     head = [256, 257, *b"Multiple choice question: 1+1?", 10, *b"- 1=A", 10, *b"- 2=B", 10, 10]
     assert rendered.ids == [*head, *b"Answer with the letter only.", 258, 259, 66, 260]
@@ -29,7 +29,7 @@ def test_mmlu_example_is_rendered_as_by_hand(tokenizer):
 
 def test_arc_example_is_rendered_as_by_hand(tokenizer):
     """The digits of the data are the letters, in the prompt and in the answer."""
-    task = MultipleChoice("arc_easy", [parse_arc(ARC_ROW, 0)])
+    task = MultipleChoice("arc_easy", [parse_arc(ARC_ROW)])
     rendered = render(tokenizer, task[0].conversation)
     head = [256, 257, *b"Multiple choice question: Which is hot?", 10]
     options = [*b"- ice=1", 10, *b"- fire=2", 10, *b"- snow=3", 10, 10]
@@ -40,7 +40,7 @@ def test_arc_example_is_rendered_as_by_hand(tokenizer):
 
 def test_grade_accepts_only_the_bare_letter():
     """Special tokens and white space around it are removed, nothing else."""
-    task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW, 0)])
+    task = MultipleChoice("mmlu", [parse_mmlu(MMLU_ROW)])
     assert task.grade(task[0], "B")
     assert task.grade(task[0], " B<|assistant_end|>")
     for wrong in ("", "A", "b", "B.", "2", "A B", "The answer is B"):
@@ -49,7 +49,7 @@ def test_grade_accepts_only_the_bare_letter():
 
 def test_mmlu_rows_of_auxiliary_train_are_unwrapped():
     """On the hub, each of these rows is in a column `train`."""
-    assert parse_mmlu({"train": MMLU_ROW}, 0) == parse_mmlu(MMLU_ROW, 0)
+    assert parse_mmlu({"train": MMLU_ROW}) == parse_mmlu(MMLU_ROW)
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_mmlu_rows_of_auxiliary_train_are_unwrapped():
 )
 def test_parsers_refuse_rows_of_another_form(parse, row):
     """A gold answer outside of the options is never guessed."""
-    with pytest.raises(StageError, match="row 5 must have"):
-        parse(row, 5)
+    with pytest.raises(StageError, match="a row must have"):
+        parse(row)

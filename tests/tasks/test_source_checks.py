@@ -63,7 +63,7 @@ def test_check_reads_the_usual_split_of_a_base_task(write, tmp_path):
     """HellaSwag's usual split is validation, and MMLU's is test."""
     row = {"ctx": "c", "endings": ["a", "b"], "label": "1"}
     check_choices("hellaswag", write([row], "validation-0.parquet"), None, base=tmp_path)
-    with pytest.raises(PreflightError, match=r"validation-1\.parquet: hellaswag: row 0 must have `ctx`"):
+    with pytest.raises(PreflightError, match=r"validation-1\.parquet row 1: hellaswag: a row must have `ctx`"):
         check_choices("hellaswag", write([{"ctx": "c"}], "validation-1.parquet"), None, base=tmp_path)
     with pytest.raises(PreflightError, match="no file of split `test`"):
         check_choices("mmlu", write([MMLU]), None, base=tmp_path)
@@ -94,7 +94,7 @@ def test_check_finds_bad_rows_in_the_middle_of_small_files(tmp_path):
     check_task("conversations", source, "train", base=tmp_path, max_examples=89)
     rows = [json.dumps(GSM8K)] * 5 + ['{"question": "q", "answer": "none"}']
     path.write_text("\n".join(rows))
-    with pytest.raises(PreflightError, match=r"source `mine` .*gsm8k: row 5 must have"):
+    with pytest.raises(PreflightError, match=r"source `mine` .*a\.jsonl:6: gsm8k: a row must have"):
         check_task("gsm8k", source, "train", base=tmp_path)
     check_task("gsm8k", source, "train", base=tmp_path, max_examples=5)
 

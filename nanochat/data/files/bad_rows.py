@@ -35,7 +35,7 @@ class RowProblems:
     empty: int = 0
     is_counting: bool = True
 
-    def add_bad(self, problem: str, number: int) -> None:
+    def add_bad(self, problem: str, number: int, what: str = "bad row") -> None:
         """Count a bad row, the `number`-th of this pass.
 
         Raises:
@@ -45,12 +45,16 @@ class RowProblems:
             self.bad = number
             if len(self.examples) < SHOWN:
                 self.examples.append(problem)
-                self.notify(f"{self.source}: a bad row was left out: {problem}")
+                self.notify(f"{self.source}: a {what} was left out: {problem}")
         if self.allowed is not None and number > MIN_ALLOWED and number > self.allowed():
             raise StageError(
                 f"{self.source}: {number:,} bad rows, but `max_bad_rows` allows {self.allowed():,}; correct them, or "
                 f"raise `max_bad_rows` of the source:{shown(self.examples or [problem])}"
             )
+
+    def add_bad_file(self, problem: str, number: int) -> None:
+        """Count a file that cannot be read as one bad row. Raises as `add_bad`."""
+        self.add_bad(problem, number, "file")
 
     def add_empty(self, where: Callable[[], str]) -> None:
         """Count a row without text: null, empty or blank. `where` returns its place."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nanochat.data.files.file_kinds import kind_of, reader_of
 from nanochat.data.files.formats.parquet_batches import open_parquet
+from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.formats.streams import count_lines, raw_lines
 
 SMALL_BYTES = 1 << 23
@@ -25,33 +26,33 @@ def are_small(paths: Iterable[Path]) -> bool:
     return total <= SMALL_BYTES
 
 
-def estimate_rows(paths: Sequence[Path]) -> int:
+def estimate_rows(files: Sequence[ReadableFile]) -> int:
     """Return the number of rows or lines in files: exact if the files are small, else estimated from a few of them."""
-    sizes = [path.stat().st_size for path in paths]
-    if are_small(paths):
-        return sum(_count_rows(path, size) for path, size in zip(paths, sizes, strict=True))
-    step = -(-len(paths) // _SAMPLED_FILES)
-    rows = sum(_count_rows(path, size) for path, size in zip(paths[::step], sizes[::step], strict=True))
+    sizes = [file.path.stat().st_size for file in files]
+    if are_small(file.path for file in files):
+        return sum(_count_rows(file, size) for file, size in zip(files, sizes, strict=True))
+    step = -(-len(files) // _SAMPLED_FILES)
+    rows = sum(_count_rows(file, size) for file, size in zip(files[::step], sizes[::step], strict=True))
     return round(rows * sum(sizes) / max(1, sum(sizes[::step])))
 
 
-def _count_rows(path: Path, size: int) -> int:
+def _count_rows(file: ReadableFile, size: int) -> int:
     """Return the rows of a parquet file, 1 for a page, or the lines of another file; an estimate if it is large."""
-    match reader_of(path):
+    match reader_of(file.path):
         case "parquet":
-            return int(open_parquet(path, ()).metadata.num_rows)
+            return int(open_parquet(file).metadata.num_rows)
         case "html":
             return 1
-    lines, read_bytes = count_lines(path, SMALL_BYTES)
+    lines, read_bytes = count_lines(file.path, SMALL_BYTES)
     return round(lines * size / max(1, read_bytes))
 
 
-def count_texts(path: Path, max_chars: int) -> int:
+def count_texts(file: ReadableFile, max_chars: int) -> int:
     """Return the number of rows of a file, good and bad ones; of a text file, roughly that of its texts."""
-    match reader_of(path):
+    match reader_of(file.path):
         case "parquet":
-            return int(open_parquet(path, ()).metadata.num_rows)
+            return int(open_parquet(file).metadata.num_rows)
         case "json lines":
-            return sum(not line.isspace() for line in raw_lines(path, 0))
+            return sum(not line.isspace() for line in raw_lines(file.path, 0))
         case _:
-            return -(-path.stat().st_size // max_chars)
+            return -(-file.path.stat().st_size // max_chars)

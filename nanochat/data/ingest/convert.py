@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import blocks
+from nanochat.data.ingest.row_tables import UnreadableFileError
 from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
-from nanochat.data.ingest.table_readers import locate, read_tables
+from nanochat.data.ingest.table_readers import read_tables
 from nanochat.errors import PreflightError, StageError
 from nanochat.storage.files import atomic_write, move_into_place, sha256_of_file
 
@@ -30,7 +31,6 @@ _SPARE_BYTES = 1 << 28
 """Disk that decompressing leaves free."""
 _MAX_RATIO = 500
 _ALWAYS_ALLOWED_BYTES = 1 << 26
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGE = (ValueError, TypeError, KeyError, NotImplementedError, ImportError, OSError, EOFError, tarfile.TarError)
 _NAME_CHARS = 60
 
@@ -95,14 +95,15 @@ def _tables(path: Path, first_row: int, scratch: Path) -> Iterator[pa.Table]:
     assert kind is not None, f"{path} has no kind"
     plain = path if kind.compression is None else _decompress(path, scratch / f"input{kind.format}")
     try:
-        yield from read_tables(plain, kind.format, first_row=first_row, scratch=scratch)
-    except PreflightError as error:
-        raise PreflightError(str(error).replace(str(plain), str(path))) from error
+        yield from read_tables(plain, kind.format, first_row=first_row)
+    except UnreadableFileError as error:
+        raise PreflightError(f"{path}{error}") from error
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        place = locate(plain, error).replace(str(plain), str(path))
-        raise PreflightError(f"{place}: cannot be converted: {str(error).strip() or type(error).__name__}") from error
+        problem = f"damaged or cut off, not readable as {kind.format.removeprefix('.')}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PreflightError(f"{path}: {problem} ({reason}); download or copy it again") from error
 
 
 def _batched(tables: Iterator[pa.Table], part_bytes: int) -> Iterator[list[pa.Table]]:

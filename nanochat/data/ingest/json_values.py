@@ -1,21 +1,27 @@
 """Reads the rows of a json file in parts of bounded size, without changing any value.
 
-The file is an array of objects or texts, an object that holds such an array under one of its keys, a single object, or
-objects one after the other. The `json` builder of `datasets` is not used here: it turns texts that look like dates into
-dates, refuses long numbers, and reads an array whole into memory.
+The file is an array of objects, texts or conversations, an object that holds such an array under one of its keys, a
+single object, or values one after the other. The `json` builder of `datasets` is not used here: it turns texts that
+look like dates into dates, refuses long numbers, and reads an array whole into memory.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from nanochat.errors import PreflightError
+from nanochat.data.files.formats.json_lines import TOO_DEEP
+from nanochat.data.files.formats.streams import encoding_problem, open_text
+from nanochat.data.ingest.row_tables import FoundRow, Row, UnreadableFileError, read_integer
 
 _READ_CHARS = 1 << 20
 _MAX_VALUE_CHARS = 1 << 28
 _BLANK = " \t\r\n"
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]|[^"\[\]{},]++', re.DOTALL)
+_LINE_WITH_VALUE = re.compile(r'\n(?=[{\["])')
 _MAX_KEYS_BESIDE_ROWS = 4
 _MESSAGE_KEYS = {"role", "from"}
 _MAX_LABEL_CHARS = 100
@@ -26,46 +32,57 @@ _ROW_KEYS = {
 _MEANINGFUL_KEYS = {"system", "system_prompt", "context", "history", "split", "tools", "label", "train", "weight"}
 """They would hold for every row of a table, but the rows do not carry them."""
 
-Row = dict[str, object]
 
-
-def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a json file. A text in an array is a row with the key `text`.
+def json_rows(path: Path) -> Iterator[FoundRow]:
+    """Yield the rows of a json file. In an array, a text is a row with the key `text`, and a list of messages is a row
+    with the key `messages`. Other values are bad rows, and so are values that are not JSON.
 
     Raises:
-        PreflightError: the file is not JSON, or a value is neither an object nor a text; the message gives the place.
+        UnreadableFileError: the file is not JSON, or it is cut off.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = _Reader(path, file.read)
+    if (problem := encoding_problem(path)) is not None:
+        yield FoundRow("", {}, problem)
+        return
+    with open_text(path) as file:
+        reader = _Reader(file.read)
         is_array = reader.peek() == "["
         if is_array:
             reader.skip("[")
-        for number, value in enumerate(reader.values(is_array)):
-            if not is_array and isinstance(value, dict) and number == 0 and reader.peek() == "":
-                yield from _rows_of_object(value, reader)
+        for number, (place, value, problem) in enumerate(reader.values(is_array)):
+            if problem is not None:
+                yield FoundRow(place, {}, problem)
+            elif not is_array and isinstance(value, dict) and number == 0 and reader.peek() == "":
+                yield from _rows_of_object(value, place)
             else:
-                yield _row(value, reader)
+                yield _row(value, place)
 
 
-def _rows_of_object(value: Row, reader: _Reader) -> Iterator[Row]:
+def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
     """Yield the rows of a file that holds a single object.
 
-    An object with one non-empty list, which holds objects, and few other keys, which hold no text, is a table: each
-    object in the list is a row. Any other object is one row, and so is one whose list holds chat messages.
+    An object with one non-empty list, which begins with an object, and few other keys, which hold no text, is a table:
+    each item of the list is a row. Any other object is one row, and so is one whose list holds chat messages.
 
     Raises:
-        PreflightError: a key beside the rows of a table may change their meaning.
+        UnreadableFileError: a key beside the rows of a table may change their meaning.
     """
-    lists = [items for items in value.values() if isinstance(items, list) and items]
-    is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and all(isinstance(x, dict) for x in lists[0])
-    if not is_table or _MESSAGE_KEYS & lists[0][0].keys() or _holds_text(value):
-        yield value
+    lists = [(key, items) for key, items in value.items() if isinstance(items, list) and items]
+    is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and isinstance(lists[0][1][0], dict)
+    if not is_table or _is_message(lists[0][1][0]) or _holds_text(value):
+        yield FoundRow(place, value)
         return
     if lost := sorted(key for key in value if key.lower() in _MEANINGFUL_KEYS and value[key] not in (None, "", [])):
         names = ", ".join(f"`{key}`" for key in lost)
-        raise reader.error(f"{names} beside the list of rows would be lost; write the rows as jsonl, with it in each")
-    for item in lists[0]:
-        yield _row(item, reader)
+        raise UnreadableFileError(
+            f"{place}: {names} beside the list of rows would be lost; write the rows as jsonl, with it in each"
+        )
+    key, items = lists[0]
+    for number, item in enumerate(items, start=1):
+        yield _row(item, f" `{key}` element {number}")
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and bool(_MESSAGE_KEYS & value.keys())
 
 
 def _holds_text(value: Row) -> bool:
@@ -76,19 +93,23 @@ def _holds_text(value: Row) -> bool:
     )
 
 
-def _row(value: object, reader: _Reader) -> Row:
-    if isinstance(value, str):
-        return {"text": value}
-    if isinstance(value, dict):
-        return value
-    raise reader.error(f"expected an object or a text, found `{json.dumps(value)[:50]}`")
+def _row(value: object, place: str) -> FoundRow:
+    match value:
+        case str():
+            return FoundRow(place, {"text": value})
+        case dict():
+            return FoundRow(place, value)
+        case [first, *_] if _is_message(first):
+            return FoundRow(place, {"messages": value})
+    found = json.dumps(value, default=lambda _: "a long number")[:50]
+    return FoundRow(place, {}, f"expected an object, a text or a list of messages, found `{found}`")
 
 
 class _Reader:
     """Parses the values of a JSON text one after the other, and counts its lines."""
 
-    def __init__(self, path: Path, read: Callable[[int], str]) -> None:
-        self._path, self._read = path, read
+    def __init__(self, read: Callable[[int], str]) -> None:
+        self._read = read
         self._buffer, self._position, self._line, self._is_end = "", 0, 1, False
         self._decoder = json.JSONDecoder()
 
@@ -106,47 +127,101 @@ class _Reader:
     def skip(self, character: str) -> None:
         """Skip the next character, which must be this one."""
         if self.peek() != character:
-            raise self.error(f"expected `{character}`")
+            raise self._error(f"expected `{character}`")
         self._advance(self._position + 1)
 
-    def values(self, is_array: bool) -> Iterator[object]:
-        """Yield the values of an array, whose `[` has been read already, or of a file of consecutive values."""
-        is_first = True
+    def values(self, is_array: bool) -> Iterator[tuple[str, object, str | None]]:
+        """Yield the place of each value of an array or a file, and the value or what is wrong with it.
+
+        The `[` of an array has been read already.
+        """
+        number = 0
         while following := self.peek():
             if is_array and following == "]":
                 break
-            if is_array and not is_first:
+            if is_array and number:
                 self.skip(",")
                 self.peek()
-            is_first = False
-            yield self._parse()
+            number += 1
+            place = f":{self._line}" + (f" element {number}" if is_array else "")
+            yield (place, *self._parse(self._end_of_element if is_array else partial(self._end_of_value, number == 1)))
         if is_array:
             self.skip("]")
             if self.peek():
-                raise self.error("expected the end of the file after the array")
+                raise self._error("expected the end of the file after the array")
 
-    def error(self, problem: str, position: int | None = None) -> PreflightError:
+    def _error(self, problem: str, position: int | None = None) -> UnreadableFileError:
         """Return an error at a position in the buffer, or at the value parsed last."""
         line = self._line + self._buffer.count("\n", self._position, position or self._position)
-        return PreflightError(f"{self._path}:{line}: {problem}")
+        return UnreadableFileError(f":{line}: {problem}")
 
-    def _parse(self) -> object:
+    def _parse(self, end_of_bad_value: Callable[[int], int | None]) -> tuple[object, str | None]:
+        """Return the next value, or what is wrong with it; the reader is after it then.
+
+        `end_of_bad_value` takes the position of an error and returns where a value that is not JSON ends. None if the
+        value may be JSON that continues in the part of the file not read yet, or if its end cannot be found.
+        """
         size = _READ_CHARS
         while True:
+            position, end = self._position, None
             try:
-                value, end = self._decoder.raw_decode(self._buffer, self._position)
-                if end < len(self._buffer) or self._is_end:  # a number might continue in the characters not yet read
-                    self._advance(end)
-                    return value
+                value, after = self._decode()
+                if after < len(self._buffer) or self._is_end:  # a number might continue in the characters not yet read
+                    self._advance(after)
+                    return value, None
             except json.JSONDecodeError as error:
-                if self._is_end:
-                    raise self.error(error.msg, error.pos) from error
-            except (ValueError, RecursionError) as error:  # a number with too many digits; lists in lists in lists ...
-                raise self.error(str(error)) from error
+                problem, position = f"not JSON: {error.msg}", error.pos
+                end = end_of_bad_value(position)
+            except RecursionError:
+                problem = TOO_DEEP
+                end = end_of_bad_value(position)
+            if end is not None:
+                self._advance(end)
+                return None, problem
+            if self._is_end:
+                raise self._error(f"{problem}; is the file cut off?", position)
             if len(self._buffer) - self._position > _MAX_VALUE_CHARS:
-                raise self.error(f"a value has more than {_MAX_VALUE_CHARS >> 20} MB, or is not JSON")
+                raise self._error(f"a value has more than {_MAX_VALUE_CHARS >> 20} MB, or is not JSON")
             self._fill(size)
             size *= 2
+
+    def _decode(self) -> tuple[object, int]:
+        try:
+            return self._decoder.raw_decode(self._buffer, self._position)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer with too many digits; calling a function for each one is slower
+            self._decoder = json.JSONDecoder(parse_int=read_integer)
+            return self._decoder.raw_decode(self._buffer, self._position)
+
+    def _end_of_element(self, _: int) -> int | None:
+        """Return the position of the `,` or `]` after an element of an array, if its brackets are balanced."""
+        depth, position = 0, self._position
+        while (token := _TOKEN.match(self._buffer, position)) is not None:
+            match token[0]:
+                case "[" | "{":
+                    depth += 1
+                case "]" | "}" if depth:
+                    depth -= 1
+                case "," | "]" if not depth:
+                    return position
+                case "}":
+                    return None
+            position = token.end()
+        return None
+
+    def _end_of_value(self, is_first: bool, error: int) -> int | None:
+        """Return the position of the next line that begins a value, or else of the end of the file.
+
+        If the first value of a file ends in a later line, it is all that the file holds, and it has no end then.
+        """
+        if is_first and "\n" in self._buffer[self._position : error]:
+            return None
+        if "\n" not in self._buffer[error:] and not self._is_end:  # a token has no line end, so it may continue
+            return None
+        if (line := _LINE_WITH_VALUE.search(self._buffer, error)) is not None:
+            return line.end()
+        return len(self._buffer) if self._is_end and not is_first else None
 
     def _advance(self, position: int) -> None:
         self._line += self._buffer.count("\n", self._position, position)

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from nanochat.data.files.digests import MEMORY_FILE, DigestOf, remembered_digests
 from nanochat.data.files.file_kinds import kind_of
+from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 
 FOLDER, LIST_FILE, LOCK_FILE = "ingest", "parts.json", ".lock"
 PARTIAL_SUFFIX = ".partial"
-_VERSION = 3
+_VERSION = 4
 """Raised when the same file would be converted into different rows."""
 _KEY_CHARS = 16
 _DECOMPRESSED_PER_BYTE = 5
@@ -53,22 +54,22 @@ def copy_folder(path: Path, digest: str, *, base: Path) -> Path:
     return base / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:_KEY_CHARS]
 
 
-def readable_files(paths: Iterable[Path], *, base: Path) -> list[Path]:
+def readable_files(paths: Iterable[Path], *, base: Path) -> list[ReadableFile]:
     """Return the files to open: instead of each file that is converted the parts of its copy, none if it has no row.
 
     Raises:
         PreflightError: a file has no complete copy.
     """
-    files: list[Path] = []
+    files: list[ReadableFile] = []
     with remembered_digests(base / MEMORY_FILE) as digest_of:
         for path in paths:
             if not is_convertible(path):
-                files.append(path)
+                files.append(ReadableFile(path))
                 continue
             parts = _parts_of_copy(path, digest_of, base)
             if parts is None:
                 raise PreflightError(f"{path}: is not converted yet; the recipe's run converts it")
-            files += parts
+            files += [ReadableFile(part, path) for part in parts]
     return files
 
 

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_selection import DataFile
-from nanochat.data.files.readers import document_lines
 from nanochat.data.source_splits import document_files
 from nanochat.data.sources import SourceSpec, digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.formats.json_lines import json_lines
 from nanochat.data.files.local_files import literal_path
-from nanochat.data.files.readers import check_file
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts
@@ -79,7 +79,7 @@ def check_bundle(source: SourceSpec, *, base: Path) -> None:
     """Check that the bundle exists and has every task's data. A PreflightError names the source and the file."""
     with as_preflight_error(source):
         for task in read_bundle(bundle_folder(source, base=base)):
-            check_file(task.path, ())
+            check_file(task.path)
 
 
 def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tuple[CorePrompts, ...]:

@@ -25,7 +25,7 @@ def test_problems_with_data_of_all_stages_are_reported_before_the_first_begins(b
     assert "3 problems to fix" in text
     assert "text.parquet: no column `text`; its columns are: body" in text
     assert "20 of 20 conversations cannot be used" in text
-    assert "test.parquet: gsm8k: row 0 must have `question` and `answer`" in text
+    assert "test.parquet row 1: gsm8k: a row must have `question` and `answer`" in text
     assert all(f"source `{name}`" in text for name in ("text", "chats", "math"))
     assert bench.calls() == []
     assert not (bench.base / "stages").exists()

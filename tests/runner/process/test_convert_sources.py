@@ -55,7 +55,7 @@ def test_run_converts_before_the_first_stage_and_only_once(json_bench):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('[{"text": "a"},\n{"text" "b"}]', r"text\.json:2: Expecting"), ('[{"body": "a"}]', "no column `text`")],
+    [('[{"text": "a"},\n{"text" "b"', r"text\.json:2: not JSON: Expecting"), ('[{"body": "a"}]', "no column `text`")],
 )
 def test_file_that_cannot_be_converted_or_read_stops_the_run_before_a_stage(json_bench, content, message):
     (json_bench.folder / "text.json").write_text(content)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.formats.streams import encoding_problem, raw_lines
-from nanochat.errors import PreflightError, StageError
+
+HALF_PAIR = "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
+TOO_DEEP = "JSON nested too deeply"
+
+
+def long_number() -> str:
+    """Return what is wrong with a row that holds an integer which Python refuses to read."""
+    return f"holds a number of more than {sys.get_int_max_str_digits():,} digits; store it as text"
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class JsonLine:
         if self.problem is not None:
             raise ValueError(self.problem)
         if not isinstance(self.value, dict):
-            raise ValueError(f"expected an object, found {_json_type(self.value)}")
+            raise ValueError(f"expected an object, found {found_type(self.value)}")
         if key not in self.value:
             raise ValueError(f"no key `{key}`; its keys are: {', '.join(map(str, self.value))}")
         text = self.value[key]
@@ -66,25 +73,6 @@ def json_lines(path: Path, cursor: Cursor = START) -> Iterator[JsonLine]:
             yield JsonLine(path, number, value, problem, offset)
 
 
-def json_objects(path: Path, keys: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Yield the objects of a jsonl file.
-
-    Raises:
-        StageError: a line is not JSON, or not an object.
-        PreflightError: an object lacks one of `keys`, or the file cannot be opened.
-    """
-    for line in json_lines(path):
-        if line.problem is not None:
-            raise StageError(f"{line.where()}: {line.problem}")
-        row = line.value
-        if not isinstance(row, dict):
-            raise StageError(f"{line.where()}: expected an object, found {_json_type(row)}")
-        for key in keys:
-            if key not in row:
-                raise PreflightError(f"{line.where()}: no key `{key}`; its keys are: {', '.join(map(str, row))}")
-        yield row
-
-
 def parse_line(raw: bytes) -> tuple[object, str | None]:
     """Return a line's value, and what is wrong with the line."""
     try:
@@ -95,20 +83,20 @@ def parse_line(raw: bytes) -> tuple[object, str | None]:
     except UnicodeDecodeError as error:
         return None, f"not UTF-8 at byte {error.start + 1} of the line"
     except UnicodeEncodeError:
-        return None, "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
+        return None, HALF_PAIR
     except json.JSONDecodeError as error:
         is_pretty = text.strip() in ("[", "{", "[{")
         hint = "; the file seems to be one JSON document: write one object on each line" if is_pretty else ""
         return None, f"not JSON: {error.msg} at column {error.colno}{hint}"
     except ValueError:
-        return None, f"holds a number of more than {sys.get_int_max_str_digits():,} digits; store it as text"
+        return None, long_number()
     except RecursionError:
-        return None, "JSON nested too deeply"
+        return None, TOO_DEEP
     return value, None
 
 
-def _json_type(value: object) -> str:
-    """Return the type of a line's value; for a list of rows, with what to do about it."""
+def found_type(value: object) -> str:
+    """Return the type of a line's value for a message; for a list of rows, with what to do about it."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"list; this is a JSON array of {len(value):,} rows: write one object on each line (`jq -c '.[]' FILE`)"
     return type(value).__name__

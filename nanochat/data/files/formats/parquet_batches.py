@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.data.files.cursors import START, Cursor
+from nanochat.data.files.formats.readable_file import PLACE_COLUMN, PROBLEM_COLUMN, FileRow, ReadableFile
 from nanochat.errors import PreflightError, StageError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ _READ_BYTES = 1 << 20
 JSON_MARK = "\ufdd0"
 """Begins a string of a converted file that is a value of another type as JSON, in a column of values of several types.
 
-It is a noncharacter, which Unicode reserves for the internal use of a program.
+It is a noncharacter, as in `readable_file`.
 """
 
 
@@ -32,49 +34,32 @@ class UnreadableCell:
     reason: str
 
 
-def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
-    """Return an open parquet file that has `columns`.
+def open_parquet(file: ReadableFile) -> pq.ParquetFile:
+    """Return an open parquet file.
 
     Raises:
         StageError: the file is damaged.
-        PreflightError: the file or a column is missing.
+        PreflightError: the file is missing.
     """
-    import pyarrow.parquet as pq  # planning imports this module but reads no parquet file
+    import pyarrow as pa  # planning imports this module but reads no parquet file
+    import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise PreflightError(f"{path}: no such file")
-    with _damage_as_stage_error(path):
-        file = pq.ParquetFile(path, buffer_size=_READ_BYTES)
-    names = file.schema_arrow.names
-    for column in columns:
-        if column not in names:
-            raise PreflightError(f"{path}: no column `{column}`; its columns are: {', '.join(names)}")
-    return file
+    if not file.path.is_file():
+        raise PreflightError(f"{file.name}: no such file")
+    with _damage_as_stage_error(file):  # Arrow takes a name that is not UTF-8 only as bytes
+        return pq.ParquetFile(pa.OSFile(os.fsencode(file.path)), buffer_size=_READ_BYTES)
 
 
-def parquet_batches(
-    path: Path, columns: Sequence[str] | None, cursor: Cursor = START
-) -> Iterator[tuple[pa.RecordBatch, Cursor]]:
-    """Yield batches of rows from `cursor` on, each with the cursor of its first row; all columns if it is None.
+def parquet_columns(file: ReadableFile) -> dict[str, pa.DataType]:
+    """Return the type of each column of a parquet file by name, without the columns that describe a copy.
 
     Raises:
         PreflightError, StageError: as `open_parquet`.
     """
-    file = open_parquet(path, columns or ())
-    selected = list(columns) if columns is not None else None
-    group, skip = cursor[:2]
-    with _damage_as_stage_error(path):
-        while group < file.num_row_groups:
-            row = 0
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=selected, use_threads=False):
-                rest = batch.slice(max(0, skip - row))
-                row += batch.num_rows
-                if rest.num_rows:
-                    yield rest, (group, row - rest.num_rows)
-            group, skip = group + 1, 0
+    return {field.name: field.type for field in open_parquet(file).schema_arrow if not _is_description(file, field)}
 
 
-def column_is_nested(path: Path) -> dict[str, bool]:
+def column_is_nested(file: ReadableFile) -> dict[str, bool]:
     """Return for each column of a parquet file whether its values are lists, maps or structs.
 
     Raises:
@@ -82,19 +67,79 @@ def column_is_nested(path: Path) -> dict[str, bool]:
     """
     import pyarrow as pa
 
-    return {field.name: pa.types.is_nested(field.type) for field in open_parquet(path, ()).schema_arrow}
+    return {name: pa.types.is_nested(kind) for name, kind in parquet_columns(file).items()}
 
 
-def parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, object]]:
-    """Yield the rows of a parquet file as plain Python values; all columns if `columns` is None.
+def parquet_batches(
+    file: ReadableFile, columns: Sequence[str] | None, cursor: Cursor = START
+) -> Iterator[tuple[pa.RecordBatch, Cursor]]:
+    """Yield batches of rows from `cursor` on, each with the cursor of its first row; all columns if it is None.
+
+    Of a copy, each batch also has the columns `PLACE_COLUMN` and `PROBLEM_COLUMN`.
 
     Raises:
         PreflightError, StageError: as `open_parquet`.
     """
-    for batch, _ in parquet_batches(path, columns):
-        values = {name: cells(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+    parquet = open_parquet(file)
+    selected = list(columns) if columns is not None else None
+    if selected is not None and file.is_copy:
+        selected += [PLACE_COLUMN, PROBLEM_COLUMN]
+    group, skip = cursor[:2]
+    with _damage_as_stage_error(file):
+        while group < parquet.num_row_groups:
+            row = 0
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=selected, use_threads=False):
+                rest = batch.slice(max(0, skip - row))
+                row += batch.num_rows
+                if rest.num_rows:
+                    yield rest, (group, row - rest.num_rows)
+            group, skip = group + 1, 0
+
+
+class RowPlaces:
+    """The places of the rows of a parquet file, for messages."""
+
+    def __init__(self, file: ReadableFile) -> None:
+        self._file = file
+        self._group_starts: list[int] = []
+
+    def where(self, batch: pa.RecordBatch, cursor: Cursor, index: int) -> str:
+        """Return the user's file, and the line or the number of a row in a batch that begins at `cursor`."""
+        if self._file.is_copy:
+            return f"{self._file.name}{batch.column(PLACE_COLUMN)[index].as_py()}"
+        if not self._group_starts:
+            metadata = open_parquet(self._file).metadata
+            sizes = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            self._group_starts = list(itertools.accumulate(sizes, initial=0))
+        group, row = cursor[:2]
+        return f"{self._file.name} row {self._group_starts[group] + row + index + 1}"
+
+
+def parquet_rows(file: ReadableFile, columns: Sequence[str] | None = None) -> Iterator[FileRow]:
+    """Yield the rows of a parquet file as dicts of plain Python values; all columns if `columns` is None.
+
+    Raises:
+        PreflightError, StageError: as `open_parquet`.
+    """
+    places = RowPlaces(file)
+    for batch, cursor in parquet_batches(file, columns):
+        problems = row_problems(file, batch)
+        fields = [(i, field.name) for i, field in enumerate(batch.schema) if not _is_description(file, field)]
+        values = {name: cells(batch.column(i)) for i, name in fields}
         for row in range(batch.num_rows):
-            yield {name: column[row] for name, column in values.items()}
+            where, problem = places.where(batch, cursor, row), problems[row]
+            yield FileRow(where, {name: column[row] for name, column in values.items()}, problem)
+
+
+def row_problems(file: ReadableFile, batch: pa.RecordBatch) -> list[str | None]:
+    """Return for each row of a batch what the conversion found wrong with it; it has no values then."""
+    if not file.is_copy:
+        return [None] * batch.num_rows
+    return [None if problem is None else str(problem) for problem in batch.column(PROBLEM_COLUMN).to_pylist()]
+
+
+def _is_description(file: ReadableFile, field: pa.Field[pa.DataType]) -> bool:
+    return file.is_copy and field.name in (PLACE_COLUMN, PROBLEM_COLUMN)
 
 
 def cells(column: pa.Array[pa.Scalar[pa.DataType]]) -> list[object]:
@@ -127,12 +172,14 @@ def _cell(value: pa.Scalar[pa.DataType]) -> object:
 
 
 @contextmanager
-def _damage_as_stage_error(path: Path) -> Iterator[None]:
+def _damage_as_stage_error(file: ReadableFile) -> Iterator[None]:
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise StageError(
-            f"{path}: damaged or cut off, not readable as parquet ({error}); download or copy it again"
-        ) from error
+        if file.is_copy:
+            problem = f"its converted copy {file.path} is damaged ({error}); delete it and run again"
+        else:
+            problem = f"damaged or cut off, not readable as parquet ({error}); download or copy it again"
+        raise StageError(f"{file.name}: {problem}") from error

@@ -1,7 +1,8 @@
 """Bytes and lines of a file, decompressed if its suffix says that it is compressed, from an exact position on.
 
-A position in a compressed file is a position in its decompressed bytes. To continue from there, the bytes before it
-are decompressed again, but not kept.
+Lines are UTF-8: those of a UTF-16 file, recognised by its mark, are encoded anew. A position in a compressed or UTF-16
+file is a position in the bytes that this module returns. To continue from there, the bytes before it are read again,
+but not kept.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ import lzma
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from nanochat.data.files.file_kinds import Compression, kind_of
 from nanochat.errors import PreflightError, StageError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _BLOCK_BYTES = 1 << 20
 _MAX_EXPANSION = 1000
 """More expansion than that of any real text."""
 _HEAD_BYTES = 1024
-_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
+_UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_UTF16_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 _MAX_LINE_BYTES = 1 << 28
 """A longer line of a compressed file is refused, because few bytes can decompress to more than the memory holds."""
 
 
 def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
-    """Yield the lines of a file from a byte on.
+    """Yield the lines of a file as UTF-8 from a byte on.
 
     Raises:
         PreflightError: the file cannot be opened.
@@ -45,21 +46,34 @@ def raw_lines(path: Path, offset: int) -> Iterator[bytes]:
         yield from _lines(path, raw, offset)
 
 
-def encoding_problem(path: Path) -> str | None:
-    """Return why a file is not UTF-8 text, judged by its first bytes, or None.
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open the text of a file, without its mark and with all its line ends. Bytes that are not UTF-8 are surrogates.
 
-    Without this check, UTF-16 text would be read as UTF-8 text full of NUL characters.
+    Raises:
+        PreflightError: the file cannot be opened.
+        StageError: the file is compressed, and damaged or cut off at its beginning.
+    """
+    with _open_raw(path) as raw:
+        text = _text_stream(path, raw)[0]
+        yield io.TextIOWrapper(text, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def encoding_problem(path: Path) -> str | None:
+    """Return why a file is not UTF-8 or UTF-16 text, judged by its first bytes, or None.
+
+    Without this check, UTF-16 text without a mark would be read as UTF-8 text full of NUL characters.
 
     Raises:
         PreflightError: the file cannot be opened.
         StageError: the file is compressed, and damaged or cut off.
     """
-    with _open_raw(path) as raw:
-        head = next(_blocks(path, decompressed(raw, _compression(path)), _HEAD_BYTES), b"")
-    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
-    if encoding is None and b"\0" in head:
-        return "not text, or UTF-16 text, because it has NUL bytes: save it as UTF-8"
-    return None if encoding is None else f"{encoding} text: save it as UTF-8"
+    head = _head(path)
+    if head.startswith(_UTF32_MARKS):
+        return "UTF-32 text: save it as UTF-8"
+    if b"\0" in head and _utf16(head) is None:
+        return "not text, or UTF-16 text without a mark, because it has NUL bytes: save it as UTF-8"
+    return None
 
 
 def count_lines(path: Path, max_bytes: int) -> tuple[int, int]:
@@ -75,7 +89,7 @@ def count_lines(path: Path, max_bytes: int) -> tuple[int, int]:
             read_bytes += len(line)
             if read_bytes > max_bytes:
                 break
-        return lines, read_bytes if _compression(path) is None else raw.tell()
+        return lines, raw.tell()
 
 
 def blocks(path: Path) -> Iterator[bytes]:
@@ -97,10 +111,10 @@ def read_before(path: Path, offset: int, max_bytes: int) -> tuple[bytes, bool]:
         StageError: the file is compressed, and damaged or cut off.
     """
     with _open_raw(path) as raw:
-        compression = _compression(path)
-        start = max(0, offset - max_bytes) if compression is None else 0
-        raw.seek(start)
-        stream = decompressed(raw, compression)
+        stream, is_exact = _text_stream(path, raw)
+        start = max(0, offset - max_bytes) if is_exact else 0
+        if is_exact:
+            raw.seek(start)
         before, done = b"", start
         for block in _blocks(path, stream, offset - start):
             done += len(block)
@@ -123,12 +137,11 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
 
 
 def _lines(path: Path, raw: BinaryIO, offset: int) -> Iterator[bytes]:
-    compression = _compression(path)
-    if compression is None:
+    stream, is_exact = _text_stream(path, raw)
+    if is_exact:
         raw.seek(offset)
         yield from raw
         return
-    stream = decompressed(raw, compression)
     for _ in _blocks(path, stream, offset):
         pass
     suspicious = _MAX_LINE_BYTES
@@ -160,6 +173,56 @@ def _blocks(path: Path, stream: BinaryIO, count: int) -> Iterator[bytes]:
             yield block
     except _DAMAGE as error:
         raise _damage(path, done, error) from error
+
+
+def _text_stream(path: Path, raw: BinaryIO) -> tuple[BinaryIO, bool]:
+    """Return the text of an open file as UTF-8, and whether its positions are those in the file."""
+    encoding, compression = _utf16(_head(path)), _compression(path)
+    stream = decompressed(raw, compression)
+    if encoding is not None:
+        stream = cast(BinaryIO, io.BufferedReader(_Utf8Stream(stream, encoding), _BLOCK_BYTES))
+    return stream, compression is None and encoding is None
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file's content."""
+    with _open_raw(path) as raw:
+        return next(_blocks(path, decompressed(raw, _compression(path)), _HEAD_BYTES), b"")
+
+
+def _utf16(head: bytes) -> str | None:
+    """Return the name of the UTF-16 encoding that the first bytes of a file declare, None for other encodings."""
+    if head.startswith(_UTF32_MARKS):  # one of them begins with a mark of UTF-16
+        return None
+    return next((name for mark, name in _UTF16_MARKS.items() if head.startswith(mark)), None)
+
+
+class _Utf8Stream(io.RawIOBase):
+    """The bytes of UTF-16 text as UTF-8. What is wrong in it gives bytes that are not UTF-8, as in any other file."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+        self._ready, self._is_end = b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        target = memoryview(buffer)
+        while not self._ready and not self._is_end:
+            block = self._stream.read(_BLOCK_BYTES)
+            self._is_end = not block
+            self._ready = self._encode(block)
+        count = min(len(target), len(self._ready))
+        target[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _encode(self, block: bytes) -> bytes:
+        try:
+            return self._decoder.decode(block, final=not block).encode(errors="surrogatepass")
+        except UnicodeDecodeError:  # half a character at the end of the file
+            return b"\xff"
 
 
 def _open_raw(path: Path) -> BinaryIO:

@@ -1,0 +1,128 @@
+"""Rows found in a file, as Arrow tables of bounded size that also hold the place of each row and what is wrong with it.
+
+A bad row stays in the tables, with its problem instead of values, so that each reading of the copy finds it again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanochat.data.files.formats.json_lines import HALF_PAIR, TOO_DEEP, long_number
+from nanochat.data.files.formats.parquet_batches import JSON_MARK
+from nanochat.data.files.formats.readable_file import PLACE_COLUMN, PROBLEM_COLUMN
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_ROWS = 1_000
+_MAX_NESTING = 50
+"""Arrow reads no file whose columns are nested much deeper."""
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class FoundRow:
+    """A row of a file, or `problem`, which says why it has no values. `place` follows the file's path: `:7`."""
+
+    place: str
+    values: Row
+    problem: str | None = None
+
+
+class UnreadableFileError(Exception):
+    """A file, or the rest of it, has no rows that can be found. The message is the place in it, and what is wrong."""
+
+
+class LongNumber:
+    """Takes the place of an integer with too many digits to be read."""
+
+
+def read_integer(digits: str) -> int | LongNumber:
+    """Return an integer, for JSON decoders."""
+    try:
+        return int(digits)
+    except ValueError:
+        return LongNumber()
+
+
+def row_tables(rows: Iterator[FoundRow], first_row: int) -> Iterator[pa.Table]:
+    """Yield the rows from a row on. A row that cannot be stored becomes a bad row."""
+    rest = itertools.islice(rows, first_row, None)
+    while batch := list(itertools.islice(rest, TABLE_ROWS)):
+        try:
+            table = _table([row.values for row in batch])
+        except (UnicodeEncodeError, RecursionError, TypeError):
+            batch = [_checked(row) for row in batch]
+            table = _table([row.values for row in batch])
+        yield with_places(table, [row.place for row in batch], [row.problem for row in batch])
+
+
+def with_places(table: pa.Table, places: Sequence[str], problems: Sequence[str | None] | None = None) -> pa.Table:
+    """Return a table with the columns that say where each row lies and what is wrong with it, if anything."""
+    import pyarrow as pa
+
+    table = table.append_column(PLACE_COLUMN, pa.array(places, pa.string()))
+    refused = pa.nulls(len(places), pa.string()) if problems is None else pa.array(problems, pa.string())
+    return table.append_column(PROBLEM_COLUMN, refused)
+
+
+def _checked(row: FoundRow) -> FoundRow:
+    """Return the row, without its values if Arrow or JSON cannot hold them."""
+    try:
+        json.dumps(row.values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        is_byte = "\udc80" <= error.object[error.start] <= "\udcff"  # as `streams.open_text` marks bytes
+        problem = "not UTF-8: save the file as UTF-8" if is_byte else HALF_PAIR
+    except RecursionError:
+        problem = TOO_DEEP
+    except TypeError:  # a LongNumber
+        problem = long_number()
+    else:
+        return row
+    return FoundRow(row.place, {}, problem)
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    return pa.table(columns) if columns else pa.table({"": pa.nulls(len(rows))}).select([])
+
+
+def _column(values: list[object]) -> pa.Array:
+    """Return values of a key as an Arrow array; as strings if Arrow has no type for all of them.
+
+    Strings stay as they are then. The others become JSON, with a mark in front, by which readers recognise them.
+    """
+    import pyarrow as pa
+
+    try:
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return _as_strings(values)
+    # Parquet cannot hold objects without keys.
+    is_storable = "struct<>" not in str(array.type) and _nesting(array.type) <= _MAX_NESTING
+    return array if is_storable else _as_strings(values)
+
+
+def _nesting(kind: pa.DataType) -> int:
+    """Return how deep lists and objects are nested in a type."""
+    kinds, depth = [kind], 0
+    while kinds := [inner.field(i).type for inner in kinds for i in range(inner.num_fields)]:
+        depth += 1
+    return depth
+
+
+def _as_strings(values: list[object]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(
+        [value if value is None or isinstance(value, str) else JSON_MARK + json.dumps(value) for value in values],
+        pa.string(),
+    )

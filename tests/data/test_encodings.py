@@ -1,0 +1,73 @@
+"""Tests that text with a mark of its encoding, UTF-8 or UTF-16, is read as the same text without one."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+
+import pytest
+
+from nanochat.data.documents import DocumentStream, single_pass
+from nanochat.data.files.bad_rows import RowProblems
+from nanochat.data.files.cursors import START
+from nanochat.data.files.file_sizes import estimate_rows
+from nanochat.data.files.formats.readable_file import ReadableFile
+from nanochat.data.files.readers import read_texts
+from nanochat.errors import PreflightError
+
+LINES = [f"line {i}: caf\u00e9 \U0001f600 \u2028 {'x' * i}\n" for i in range(50)]
+ENCODINGS = {
+    "utf-8-sig": lambda text: text.encode("utf-8-sig"),
+    "utf-16-le": lambda text: codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+    "utf-16-be": lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+}
+
+
+def content_of(suffix):
+    if suffix == "jsonl":
+        return "".join(json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in LINES)
+    return "".join(LINES)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_marked_text_is_read_from_every_position_as_plain_text_is(files, suffix, encoding, compression):
+    content = ENCODINGS[encoding](content_of(suffix))
+    path = files.text(f"a.{suffix}{compression}", gzip.compress(content) if compression else content)
+    plain = files.text(f"plain.{suffix}", content_of(suffix))
+    expected = [text for text, _ in read_texts(ReadableFile(plain), "text", START, max_chars=200)]
+    read = list(read_texts(ReadableFile(path), "text", START, max_chars=200))
+    assert [text for text, _ in read] == expected and "".join(expected) == "".join(LINES)
+    for number in range(0, len(read), 7):
+        rest = read_texts(ReadableFile(path), "text", read[number][1], max_chars=200)
+        assert [text for text, _ in rest] == expected[number + 1 :]
+    assert estimate_rows([ReadableFile(path)]) == len(LINES)
+
+
+def test_checkpoint_in_utf16_text_that_changed_is_refused(files, base):
+    path = files.text("a.txt", ENCODINGS["utf-16-le"](content_of("txt")))
+    stream = DocumentStream(files.source("a.txt", max_document_chars=100), "train", base=base)
+    next(stream)
+    path.write_bytes(ENCODINGS["utf-16-le"](content_of("txt")[7:]))
+    with pytest.raises(PreflightError, match=r"a\.txt: changed before line"):
+        next(stream.reopened(stream.position()))
+
+
+@pytest.mark.parametrize("bad", [b"\x00\xd8x\x00", b"\x00\xdc"], ids=["half of a surrogate pair", "the other half"])
+def test_broken_utf16_makes_its_line_bad(files, bad):
+    content = "one\n".encode("utf-16") + bad + "\nthree\n".encode("utf-16-le") + b"x"
+    problems = RowProblems()
+    path = files.text("a.txt", content)
+    texts = [text for text, _ in read_texts(ReadableFile(path), "text", START, max_chars=5, problems=problems)]
+    assert texts == ["one\n", "three\n", ""]  # the last one carries the cursor that counts the bad line before it
+    assert problems.examples == [f"{path}:{line}: not UTF-8 at byte 1 of the line" for line in (2, 4)]
+
+
+def test_documents_of_a_folder_of_many_encodings_are_its_texts(files, base):
+    for name, encode in ENCODINGS.items():
+        files.text(f"{name}.txt", encode(f"text in {name}\n"))
+    source = files.source("*.txt", validation_hash_frac=1e-9)
+    read = [*single_pass(source, "train", base=base), *single_pass(source, "validation", base=base)]
+    assert sorted(read) == sorted(f"text in {name}\n" for name in ENCODINGS)
