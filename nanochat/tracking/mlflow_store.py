@@ -21,23 +21,32 @@ from nanochat.storage.files import move_into_place
 from nanochat.tracking.store_address import SERVER_PORTS, SQLITE, database_path, show_uri, with_credentials
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
 # By default MLflow prints a lot, and retries for minutes if a server is down.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # A request that was only slow would be done twice.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _PROBE_SECONDS = 3.0
 _REASON_CHARS = 200
+_REFUSALS = (400, 413, 422)
+"""Status codes of HTTP: the request is invalid, too large, or makes no sense."""
+_PAGE = 1000
 
 
 class TrackingOutageError(NanochatError):
     """The tracking store cannot be reached or refuses the request. What was not uploaded stays in local files."""
+
+
+class StoreRefusalError(NanochatError):
+    """The store understood a request and refuses it: it would refuse the same request again."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Store:
     uri: str
     experiment: str
     experiment_id: str
+    notice: str = ""
+    """What opening the store changed in it, for the user."""
 
 
 def open_store(uri: str, experiment: str) -> Store:
@@ -67,9 +78,25 @@ def open_store(uri: str, experiment: str) -> Store:
             # Artifacts of a SQLite store lie beside the database, whatever the working directory is.
             location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
             return Store(client, uri, experiment, str(client.create_experiment(experiment, location)))
-        if existing.lifecycle_stage == "deleted":
-            client.restore_experiment(existing.experiment_id)
-        return Store(client, uri, experiment, str(existing.experiment_id))
+        notice = _restore(client, existing) if existing.lifecycle_stage == "deleted" else ""
+        return Store(client, uri, experiment, str(existing.experiment_id), notice)
+
+
+def _restore(client: MlflowClient, experiment: Experiment) -> str:
+    """Restore a deleted experiment, since MLflow keeps its name taken, and return what else that restores."""
+    from mlflow.entities import ViewType
+
+    count, token = 0, None
+    while token is not None or count == 0:
+        page = client.search_runs(
+            [experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY, max_results=_PAGE, page_token=token
+        )
+        count, token = count + len(page), page.token
+        if token is None:
+            break
+    client.restore_experiment(experiment.experiment_id)
+    runs = f"{count:,} deleted run{'' if count == 1 else 's'} in it"
+    return f"the experiment `{experiment.name}` was deleted; it is restored, and MLflow restored the {runs} as well"
 
 
 def probe(uri: str) -> None:
@@ -105,11 +132,29 @@ def raise_outages(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingOutageError(f"{show_uri(uri)}: {_reason(error, uri)}") from error
+        raise TrackingOutageError(f"{show_uri(uri)}: {reason_of(error, uri)}") from error
 
 
-def _reason(error: Exception, uri: str) -> str:
-    """Return the useful part of an error: requests wraps it in the address, retries and class names."""
+@contextmanager
+def raise_refusals(uri: str) -> Iterator[None]:
+    """Convert errors that mean that the store refuses the request itself into StoreRefusalError."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import HTTPError
+
+    try:
+        yield
+    except (MlflowException, HTTPError) as error:
+        if isinstance(error, MlflowException):
+            code = error.get_http_status_code()  # type: ignore[no-untyped-call]
+        else:
+            code = None if error.response is None else error.response.status_code
+        if code not in _REFUSALS:
+            raise
+        raise StoreRefusalError(reason_of(error, uri)) from error
+
+
+def reason_of(error: Exception, uri: str) -> str:
+    """Return the useful part of an error, without secrets: requests wraps it in the address and class names."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     return line.rpartition("Caused by ")[2].replace(with_credentials(uri), uri)[:_REASON_CHARS]
 

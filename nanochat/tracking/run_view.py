@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
+KEY_TAG = "upload_key"
 CACHED_TAG_PREFIX = "cached."
-OWN_TAGS = frozenset({"git_commit", HOST_TAG, PID_TAG, STARTED_TAG})
+OWN_TAGS = frozenset({"git_commit", HOST_TAG, PID_TAG, STARTED_TAG, KEY_TAG})
 """Tags of a run that the runner sets. Those of cached stages begin with `CACHED_TAG_PREFIX`."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
 
-from nanochat.storage.files import write_text
-from nanochat.tracking.link import Link, read_link
-from nanochat.tracking.mlflow_store import Store, probe, raise_outages
+from nanochat.tracking.link import Link, read_key, read_link, reserve_key
+from nanochat.tracking.mlflow_store import Store, TrackingOutageError, probe, raise_outages, reason_of
 from nanochat.tracking.points import Point, Tail
-from nanochat.tracking.run_view import Artifact, Dataset, RunView
+from nanochat.tracking.run_view import HOST_TAG, KEY_TAG, PID_TAG, STARTED_TAG, RunView, Status
+from nanochat.tracking.store_address import show_uri
+from nanochat.tracking.writer import RunGoneError, Writer, acceptable_tags, milliseconds
 
-_BATCH = 1000
-_PARAM_CHARS, _TAG_CHARS = 6000, 8000
-_BAD_NAME = re.compile(r"[^\w\-. :/]")
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_TABLES = "tables/"
+_FIRST_TAGS = (KEY_TAG, HOST_TAG, PID_TAG, STARTED_TAG, "mlflow.user", "mlflow.parentRunId")
 
 
 class Sender:
@@ -29,187 +32,201 @@ class Sender:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._client = store.client
+        self._writer = Writer(store)
         self._tails: dict[Path, Tail] = {}
-        self._last_steps: dict[tuple[str, str], int] = {}
-        self._known_empty: set[str] = set()
         self._checked: set[str] = set()
+        self._failures: list[str] = []
+        self._names: dict[str, str] = {}
+
+    @property
+    def refusals(self) -> list[str]:
+        """What the store refused, each item once, for the user."""
+        refused = dict.fromkeys(self._writer.refusals)
+        return [f"{self._names[run_id]}: {refusal}" for run_id, refusal in refused]
 
     def send(self, view: RunView) -> Link:
-        """Upload what is new in a run and its stages, and return the run's link. Raises TrackingOutageError."""
+        """Upload what is new in a run and its stages, and return the run's link. Raises TrackingOutageError.
+
+        What the store refuses is left out, see `refusals`. A run that a user deletes meanwhile is uploaded again.
+        """
         try:
             probe(self._store.uri)
             with raise_outages(self._store.uri):
-                return self._send(view)
+                try:
+                    link = self._send(view)
+                except RunGoneError:
+                    self._forget()
+                    link = self._send(view)
+        except RunGoneError as error:
+            self._forget()
+            raise TrackingOutageError(f"{show_uri(self._store.uri)}: {view.name} was deleted twice") from error
         except BaseException:
-            # It is unknown how much of the last request arrived, so the store must be asked again.
-            self._tails.clear()
-            self._last_steps.clear()
-            self._known_empty.clear()
+            self._forget()
             raise
+        if self._failures:
+            failures, self._failures = self._failures, []
+            raise TrackingOutageError("; ".join(failures))
+        return link
 
-    def _send(self, view: RunView, *, parent: str | None = None) -> Link:
-        tags = view.tags if parent is None else {**view.tags, "mlflow.parentRunId": parent}
-        link = self._open(view, tags)
-        if all(_is_sent(part) for part in (view, *view.stages)):
-            return link
-        link = self._describe(view, link, tags)
+    def _forget(self) -> None:
+        """Ask the store again, because it is unknown how much of the last request arrived."""
+        self._tails.clear()
+        self._checked.clear()
+        self._failures.clear()
+        self._writer.forget()
+
+    def _send(self, view: RunView, *, parent: str = "") -> Link:
+        link = self._find(view)
+        if link is not None and _is_complete(view, link, parent):
+            children = [(stage, self._find(stage)) for stage in view.stages]
+            if all(child is not None and _is_complete(stage, child, link.run_id) for stage, child in children):
+                return link
+        link = self._describe(view, link or self._create(view, parent), parent)
+        self._names[link.run_id] = view.name
         for stage in view.stages:
             self._send(stage, parent=link.run_id)
         if view.datasets and not link.has_datasets:
-            self._send_datasets(link.run_id, view.datasets)
-            link = _update(view.link, link, has_datasets=True)
+            self._writer.write_datasets(link.run_id, view.datasets)
+            link = link.change(view.link, has_datasets=True)
         for stream in view.streams:
-            self._send_points(link.run_id, self._tails.setdefault(stream, Tail(stream)).read())
-        self._send_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
-        link = self._send_artifacts(view.link, link, view.artifacts)
-        link = self._send_tables(view.link, link, view.tables)
+            self._writer.write_points(link.run_id, self._tails.setdefault(stream, Tail(stream)).read())
+        self._writer.write_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
+        link, is_complete = self._send_files(view, link)
         if view.status == "RUNNING":
             return link
-        self._client.set_terminated(link.run_id, view.status, end_time=_milliseconds(view.ended))
-        return _update(view.link, link, status=view.status, is_complete=True)
+        self._writer.close(link.run_id, view.status, view.ended)
+        return link.change(view.link, status=view.status, is_complete=is_complete)
 
-    def _open(self, view: RunView, tags: dict[str, str]) -> Link:
-        """Return the link to the view's MLflow run, which is created if there is none yet."""
-        link = read_link(view.link)
-        if link is not None and self._exists(link):
+    def _find(self, view: RunView) -> Link | None:
+        """Return the link to the view's MLflow run if the store has it, else None. Users may delete runs in the UI.
+
+        The run may have been created just before a kill, or be in a database that was moved since. It is then not
+        known how much of it was uploaded.
+        """
+        link, store = read_link(view.link), self._store
+        if link is not None and link.run_id in self._checked:
             return link
-        run = self._client.create_run(
-            self._store.experiment_id,
-            run_name=view.name,
-            start_time=_milliseconds(view.started),
-            tags={_name(key): value[:_TAG_CHARS] for key, value in tags.items()},
-        )
+        run = None if link is None else self._get_run(link)
+        if run is None and (key := read_key(view.link)):
+            found = self._client.search_runs([store.experiment_id], f"tags.{KEY_TAG} = '{key}'", max_results=1)
+            run, link = (found[0], Link(key=key)) if found else (None, link)
+        if run is None or link is None:
+            return None
         self._checked.add(run.info.run_id)
-        self._known_empty.add(run.info.run_id)
-        store = self._store
-        link = Link(
-            uri=store.uri, experiment=store.experiment, experiment_id=store.experiment_id, run_id=run.info.run_id
-        )
-        return _update(view.link, link)
+        status = cast(Status, run.info.status if run.info.status in get_args(Status) else "RUNNING")
+        if link.run_id and (link.uri, link.experiment, link.status) == (store.uri, store.experiment, status):
+            return link
+        return Link(
+            key=link.key,
+            uri=store.uri,
+            experiment=store.experiment,
+            experiment_id=run.info.experiment_id,
+            run_id=run.info.run_id,
+            status=status,
+        ).save(view.link)
 
-    def _exists(self, link: Link) -> bool:
-        """Return whether the link's run still exists in this store. Users may delete runs in the UI."""
+    def _get_run(self, link: Link) -> Run | None:
+        """Return the MLflow run of a link, or None if it does not exist, is deleted, or is in another experiment."""
         from mlflow.exceptions import MlflowException
 
-        if (link.uri, link.experiment) != (self._store.uri, self._store.experiment):
-            return False
-        if link.run_id in self._checked:
-            return True
         try:
             run = self._client.get_run(link.run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+                return None
             raise
-        self._checked.add(link.run_id)
-        return bool(run.info.lifecycle_stage == "active")
+        is_renamed = (link.uri, link.experiment) == (self._store.uri, self._store.experiment)
+        is_here = run.info.experiment_id == self._store.experiment_id or is_renamed
+        return run if is_here and run.info.lifecycle_stage == "active" else None
 
-    def _describe(self, view: RunView, link: Link, tags: dict[str, str]) -> Link:
+    def _create(self, view: RunView, parent: str) -> Link:
+        """Create the view's MLflow run, with the tags that are needed to find it again and to close it if it is stale.
+
+        The other tags follow later, since one that MLflow refuses must not keep the run from being created.
+        """
+        key, store = read_key(view.link) or reserve_key(view.link), self._store
+        tags = acceptable_tags({**_tags(view, parent), KEY_TAG: key})
+        needed = {name: value for name, value in tags.items() if name in _FIRST_TAGS}
+        run = self._client.create_run(
+            store.experiment_id, run_name=view.name, start_time=milliseconds(view.started), tags=needed
+        )
+        self._checked.add(run.info.run_id)
+        self._writer.expect_no_points(run.info.run_id)
+        return Link(
+            key=key,
+            uri=store.uri,
+            experiment=store.experiment,
+            experiment_id=store.experiment_id,
+            run_id=run.info.run_id,
+        ).save(view.link)
+
+    def _describe(self, view: RunView, link: Link, parent: str) -> Link:
         """Upload parameters, tags and description if they changed, and reopen the run if it was closed."""
-        from mlflow.entities import Param, RunTag
-
         if link.status != "RUNNING":
-            self._client.update_run(link.run_id, status="RUNNING")
-            link = _update(view.link, link, status="RUNNING", is_complete=False)
+            self._writer.reopen(link.run_id)
+            link = link.change(view.link, status="RUNNING", is_complete=False)
         if not link.has_params and view.params:
-            present = self._client.get_run(link.run_id).data.params
-            new = [Param(_name(k), v[:_PARAM_CHARS]) for k, v in view.params.items() if _name(k) not in present]
-            self._client.log_batch(link.run_id, params=new)
-            link = _update(view.link, link, has_params=True)
-        texts = {**tags, "mlflow.note.content": view.description}
-        digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+            self._writer.write_params(link.run_id, view.params)
+            link = link.change(view.link, has_params=True)
+        tags = _tags(view, parent)
+        digest = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()
         if digest != link.text_digest:
-            self._client.log_batch(link.run_id, tags=[RunTag(_name(k), v[:_TAG_CHARS]) for k, v in texts.items()])
-            link = _update(view.link, link, text_digest=digest)
+            self._writer.write_tags(link.run_id, tags)
+            link = link.change(view.link, text_digest=digest, parent=parent)
         return link
 
-    def _send_datasets(self, run_id: str, datasets: tuple[Dataset, ...]) -> None:
-        from mlflow.entities import Dataset as MlflowDataset
-        from mlflow.entities import DatasetInput, InputTag
+    def _send_files(self, view: RunView, link: Link) -> tuple[Link, bool]:
+        """Upload files and tables that are new or changed. Return the link, and whether the store has all of them.
 
-        inputs = []
-        for d in datasets:
-            dataset = MlflowDataset(d.name, d.digest[:32], "nanochat", json.dumps({"uri": d.source}))
-            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", d.context)]))
-        self._client.log_inputs(run_id, inputs)
-
-    def _send_points(self, run_id: str, points: list[Point]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        new: list[Metric] = []
-        for point in points:
-            key = (run_id, _name(point.name))
-            if point.step > self._last_step(*key):
-                self._last_steps[key] = point.step
-                new.append(Metric(key[1], point.value, now, point.step))
-        for start in range(0, len(new), _BATCH):
-            self._client.log_batch(run_id, metrics=new[start : start + _BATCH])
-
-    def _last_step(self, run_id: str, name: str) -> int:
-        known = self._last_steps.get((run_id, name))
-        if known is not None:
-            return known
-        history = [] if run_id in self._known_empty else self._client.get_metric_history(run_id, name)
-        return max((metric.step for metric in history), default=-1)
-
-    def _send_artifacts(self, path: Path, link: Link, artifacts: tuple[Artifact, ...]) -> Link:
-        for artifact in artifacts:
-            stamp = _stamp(artifact.path)
-            if stamp and link.artifacts.get(artifact.name) != stamp:
-                self._client.log_artifact(link.run_id, str(artifact.path), artifact.folder or None)
-                link = _update(path, link, artifacts={**link.artifacts, artifact.name: stamp})
-        return link
-
-    def _send_tables(self, path: Path, link: Link, tables: tuple[Path, ...]) -> Link:
-        """Upload JSON Lines files in the format of `log_table`, which would append to an existing table."""
-        for table in tables:
-            name, stamp = f"tables/{table.stem}.json", _stamp(table)
-            if not stamp or link.artifacts.get(name) == stamp:
+        If one cannot be uploaded, the rest of the run still is: files may be kept on another server than metrics.
+        """
+        for name, stamp in _stamps(view).items():
+            if link.artifacts.get(name) == stamp:
                 continue
-            self._client.log_dict(link.run_id, _as_table(table), name)
-            link = _update(path, link, artifacts={**link.artifacts, name: stamp})
-            shown = [{"path": sent, "type": "table"} for sent in link.artifacts if sent.startswith("tables/")]
-            self._client.set_tag(link.run_id, "mlflow.loggedArtifacts", json.dumps(shown))
-        return link
+            try:
+                self._write_file(view, link.run_id, name)
+            except RunGoneError:
+                raise
+            except Exception as error:  # noqa: BLE001 -- places for files are plugins, with errors of their own
+                self._failures.append(f"{view.name}: {name}: {reason_of(error, self._store.uri)}")
+                return link, False
+            link = link.change(view.link, artifacts={**link.artifacts, name: stamp})
+        if tables := [name for name in link.artifacts if name.startswith(_TABLES)]:
+            shown = [{"path": name, "type": "table"} for name in tables]
+            self._writer.write_tags(link.run_id, {"mlflow.loggedArtifacts": json.dumps(shown)})
+        return link, True
+
+    def _write_file(self, view: RunView, run_id: str, name: str) -> None:
+        for table in view.tables:
+            if name == _table_name(table):
+                self._writer.write_table(run_id, name, table)
+        for artifact in view.artifacts:
+            if name == artifact.name:
+                self._writer.write_file(run_id, artifact)
 
 
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else int(1000 * seconds)
-
-
-def _is_sent(view: RunView) -> bool:
+def _is_complete(view: RunView, link: Link, parent: str) -> bool:
     """Return whether an ended run is uploaded completely. Artifacts may be written after the run ended."""
-    link = read_link(view.link)
-    if link is None or not link.is_complete or link.status != view.status:
-        return False
-    stamps = {artifact.name: _stamp(artifact.path) for artifact in view.artifacts}
-    return all(not stamp or link.artifacts.get(name) == stamp for name, stamp in stamps.items())
+    has_ended = link.is_complete and link.status == view.status and link.parent == parent
+    return has_ended and _stamps(view).items() <= link.artifacts.items()
 
 
-def _update(path: Path, link: Link, **changes: object) -> Link:
-    updated = link.model_copy(update=changes)
-    write_text(path, updated.model_dump_json(indent=1))
-    return updated
+def _stamps(view: RunView) -> dict[str, str]:
+    """Return the size and the time of each file and table that exists, by its name in MLflow."""
+    paths = {artifact.name: artifact.path for artifact in view.artifacts}
+    paths |= {_table_name(table): table for table in view.tables}
+    stamps = {}
+    for name, path in paths.items():
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            stamps[name] = f"{stat.st_size}:{stat.st_mtime_ns}"
+    return stamps
 
 
-def _name(name: str) -> str:
-    return _BAD_NAME.sub("_", name)
+def _table_name(table: Path) -> str:
+    return f"{_TABLES}{table.stem}.json"
 
 
-def _stamp(path: Path) -> str | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _as_table(path: Path) -> dict[str, list[object]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return {"columns": [*columns], "data": [[_cell(row.get(c)) for c in columns] for row in rows]}
-
-
-def _cell(value: object) -> object:
-    return value if isinstance(value, (str, int, float, bool)) or value is None else json.dumps(value)
+def _tags(view: RunView, parent: str) -> dict[str, str]:
+    own = {"mlflow.parentRunId": parent} if parent else {}
+    return {**view.tags, **own, "mlflow.note.content": view.description}

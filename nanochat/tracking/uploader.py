@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, raise_outages
+from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, probe, raise_outages
 from nanochat.tracking.run_view import HOST_TAG, PID_TAG, STARTED_TAG, RunView
 from nanochat.tracking.store_address import show_uri
 from nanochat.tracking.sync import Sender
@@ -41,6 +41,7 @@ class Uploader:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-uploader", daemon=True)
         self._problem: str | None = None
+        self._problem_of_others: str | None = None
 
     def start(self) -> None:
         """Start uploading."""
@@ -61,7 +62,14 @@ class Uploader:
         """Why not everything is uploaded, or None if everything is."""
         if self._thread.is_alive() and self._stop.is_set():
             return self._problem or f"{show_uri(self._uri)} did not answer in time"
-        return self._problem
+        return self._problem or self._problem_of_others
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know although the upload succeeded, such as what the store refused."""
+        restored = [self._store.notice] if self._store is not None and self._store.notice else []
+        refusals = self._sender.refusals if self._sender is not None else []
+        return restored + [f"refused {refusal}; the rest is uploaded" for refusal in refusals]
 
     def _work(self) -> None:
         try:
@@ -88,13 +96,24 @@ class Uploader:
         if self._sender is None or self._store is None:
             self._store = open_store(self._uri, self._experiment)
             self._sender = Sender(self._store)
-        self._sender.send(self._view())
-        if not self._has_caught_up:
-            for view in self._pending():
-                self._sender.send(view)
-            close_stale(self._store, host=self._host, is_alive=self._is_alive)
-            self._has_caught_up = True
+        try:
             self._sender.send(self._view())
+        finally:  # a run that fails must not keep earlier ones from being uploaded
+            if not self._has_caught_up:
+                self._catch_up(self._store, self._sender)
+
+    def _catch_up(self, store: Store, sender: Sender) -> None:
+        """Upload what earlier runs could not, once, and close those whose process died. Each run is tried by itself."""
+        problems = []
+        for view in self._pending():
+            try:
+                sender.send(view)
+            except TrackingOutageError as error:
+                probe(store.uri)  # raises if it is the store that fails, and not this run
+                problems.append(f"{view.name}: {error}")
+        close_stale(store, host=self._host, is_alive=self._is_alive)
+        self._problem_of_others = "; ".join(problems) or None
+        self._has_caught_up = True
 
 
 def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], bool]) -> list[str]:
@@ -108,8 +127,11 @@ def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], boo
         quoted = host.replace("'", "")
         pattern = f"attributes.status = 'RUNNING' and tags.{HOST_TAG} = '{quoted}'"
         for run in store.client.search_runs([store.experiment_id], pattern, max_results=1000):
-            tags = run.data.tags
-            if not is_alive(int(tags.get(PID_TAG, "0")), float(tags.get(STARTED_TAG, "0"))):
+            try:
+                pid, started = int(run.data.tags[PID_TAG]), float(run.data.tags[STARTED_TAG])
+            except (KeyError, ValueError):  # not a run of this program
+                continue
+            if not is_alive(pid, started):
                 store.client.set_terminated(run.info.run_id, "KILLED")
                 closed.append(run.info.run_id)
         return closed

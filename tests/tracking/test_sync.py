@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from dataclasses import replace
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from nanochat.tracking.link import read_link
 from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
 from nanochat.tracking.run_view import Artifact, Dataset
+from nanochat.tracking.store_address import database_path
 from nanochat.tracking.sync import Sender
 from nanochat.tracking.uploader import Uploader, close_stale
 
@@ -117,8 +122,162 @@ def test_run_deleted_in_the_ui_is_created_again(store, fake_run):
     assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
 
 
+def test_run_deleted_while_it_is_uploaded_is_created_again_at_once(store, fake_run):
+    """The sender does not ask before each request whether the run still exists."""
+    sender = Sender(store)
+    fake_run.append(fake_run.metrics, range(3))
+    before = sender.send(fake_run.view()).run_id
+    store.client.delete_run(before)
+    store.client.delete_run(read_link(fake_run.folder / "stage.json").run_id)
+    fake_run.append(fake_run.metrics, range(3, 5))
+    after = sender.send(fake_run.view("FINISHED", "FINISHED"))
+    assert after.run_id != before and after.is_complete
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2, 3, 4]
+    assert stage_of(store, fake_run).data.tags["mlflow.parentRunId"] == after.run_id
+
+
+@pytest.mark.parametrize("deleted", ["run.json", "stage.json"])
+def test_part_of_a_finished_run_that_was_deleted_is_created_again(store, fake_run, deleted):
+    """The other part keeps its MLflow run, and the stage is shown under the run."""
+    Sender(store).send(fake_run.view("FINISHED", "FINISHED"))
+    before = {name: read_link(fake_run.folder / name).run_id for name in ("run.json", "stage.json")}
+    store.client.delete_run(before[deleted])
+    Sender(store).send(fake_run.view("FINISHED", "FINISHED"))
+    after = {name: read_link(fake_run.folder / name).run_id for name in before}
+    assert {name for name in before if before[name] != after[name]} == {deleted}
+    assert stage_of(store, fake_run).data.tags["mlflow.parentRunId"] == after["run.json"]
+    active = store.client.search_runs([store.experiment_id])
+    assert sorted((run.info.run_id, run.info.status) for run in active) == sorted(
+        (run_id, "FINISHED") for run_id in after.values()
+    )
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_kill_after_mlflow_created_a_run_does_not_create_it_twice(store, fake_run, monkeypatch, number):
+    """The id of the run, or of its stage, reaches the link file only after MLflow has answered."""
+    real, created = store.client.create_run, []
+    fake_run.append(fake_run.metrics, range(3))
+
+    def create(*args, **kwargs):
+        run = real(*args, **kwargs)
+        created.append(run)
+        if len(created) == number:
+            raise KeyboardInterrupt
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "create_run", create)
+        with pytest.raises(KeyboardInterrupt):
+            Sender(store).send(fake_run.view())
+    Sender(store).send(fake_run.view("FINISHED", "FINISHED"))
+    runs = store.client.search_runs([store.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["1-pretrain", "quick"]
+    assert stage_of(store, fake_run).data.tags["mlflow.parentRunId"] == read_link(fake_run.folder / "run.json").run_id
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
+
+
+def test_moved_database_continues_the_same_runs(store, fake_run, tmp_path):
+    """The link file still names the old place."""
+    fake_run.append(fake_run.metrics, range(3))
+    before = Sender(store).send(fake_run.view("KILLED", "KILLED")).run_id
+    moved = tmp_path / "elsewhere" / "mlflow.db"
+    moved.parent.mkdir()
+    database_path(store.uri).rename(moved)
+    fake_run.append(fake_run.metrics, range(3, 6))
+    there = open_store(f"sqlite:///{moved}", "nanochat")
+    link = Sender(there).send(fake_run.view("FINISHED", "FINISHED"))
+    assert (link.run_id, link.uri, link.is_complete) == (before, there.uri, True)
+    assert [step for step, _ in steps_of(there, fake_run)] == list(range(6))
+    assert len(there.client.search_runs([there.experiment_id])) == 2
+
+
+def test_another_experiment_or_store_gets_everything_once(store, fake_run, fresh_database, tmp_path):
+    """Going back to the first one finds the runs that are there."""
+    fake_run.append(fake_run.metrics, range(3))
+    note = tmp_path / "samples.md"
+    note.write_text("hello")
+    view = replace(fake_run.view("FINISHED", "FINISHED"), artifacts=(Artifact(path=note),))
+    shutil.copy(fresh_database, tmp_path / "other.db")
+    other = open_store(f"sqlite:///{tmp_path}/other.db", "nanochat")
+    for place in (store, open_store(store.uri, "second"), other, store):
+        link = Sender(place).send(view)
+        assert [step for step, _ in steps_of(place, fake_run)] == [0, 1, 2]
+        assert len(place.client.search_runs([place.experiment_id])) == 2
+        assert [artifact.path for artifact in place.client.list_artifacts(link.run_id)] == ["samples.md"]
+
+
+def test_refused_items_are_named_and_the_rest_is_sent(store, fake_run, monkeypatch):
+    """The limits of MLflow are real; only our own care with names is switched off."""
+    monkeypatch.setattr("nanochat.tracking.writer.acceptable_key", lambda name: name)
+    fake_run.append(fake_run.metrics, range(3))
+    fake_run.append(fake_run.metrics, range(2), name="a//b")
+    tags = {f"tag{i}": "x" for i in range(120)} | {"k" * 251: "long", "a,b": "comma"}
+    params = {"steps": "10", "bad;name": "1"}
+    sender = Sender(store)
+    sender.send(fake_run.view("FINISHED", "FINISHED", tags=tags, params=params))
+    run = stage_of(store, fake_run)
+    assert run.data.params == {"steps": "10"}
+    assert tags.keys() - run.data.tags.keys() == {"k" * 251, "a,b"}
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
+    assert {refusal.partition("`")[2].partition("`")[0] for refusal in sender.refusals} == {
+        *("k" * 251, "a,b", "bad;name", "a//b"),
+    }
+    assert all(refusal.startswith("1-pretrain: ") for refusal in sender.refusals)
+    assert read_link(fake_run.folder / "stage.json").is_complete
+
+
+def test_files_that_cannot_be_stored_do_not_keep_the_rest_from_being_sent(store, fake_run, tmp_path, monkeypatch):
+    """They may belong on another server. They are sent later."""
+    note = tmp_path / "samples.md"
+    note.write_text("hello")
+    fake_run.append(fake_run.metrics, range(3))
+    view = fake_run.view("FINISHED", "FINISHED", artifacts=(Artifact(path=note),))
+    sender = Sender(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "log_artifact", lambda *_: exec("import boto3_is_not_installed"))
+        with pytest.raises(TrackingOutageError, match=r"1-pretrain: samples.md: No module named 'boto3_is"):
+            sender.send(view)
+    assert stage_of(store, fake_run).info.status == "FINISHED"
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
+    sender.send(view)
+    run_id = read_link(fake_run.folder / "stage.json").run_id
+    assert [artifact.path for artifact in store.client.list_artifacts(run_id)] == ["samples.md"]
+
+
+def test_request_that_arrives_late_adds_no_point_twice(store, fake_run):
+    """A slow server may still be working on a request that we gave up and repeat."""
+    real, late = store.client.log_batch, []
+
+    def slow(run_id, metrics=(), **rest):
+        if metrics and not late:
+            late.append((run_id, metrics))
+            raise ConnectionError("read timed out")
+        if metrics:
+            real(late[0][0], metrics=late[0][1])
+        return real(run_id, metrics=metrics, **rest)
+
+    store.client.log_batch = slow
+    fake_run.append(fake_run.metrics, range(5))
+    sender = Sender(store)
+    with pytest.raises(TrackingOutageError, match="read timed out"):
+        sender.send(fake_run.view())
+    time.sleep(0.002)  # MLflow's unit of time is a millisecond
+    sender.send(fake_run.view())
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2, 3, 4]
+
+
+def test_restored_experiment_is_announced_with_the_runs_that_come_back(store, fake_run):
+    """MLflow restores all runs of an experiment, also those that were deleted one by one."""
+    Sender(store).send(fake_run.view("FINISHED", "FINISHED"))
+    store.client.delete_experiment(store.experiment_id)
+    again = open_store(store.uri, "nanochat")
+    assert "`nanochat` was deleted; it is restored, and MLflow restored the 2 deleted runs in it" in again.notice
+    assert len(store.client.search_runs([store.experiment_id])) == 2
+    assert open_store(store.uri, "nanochat").notice == ""
+
+
 def test_failure_between_two_batches_loses_and_duplicates_nothing(store, fake_run, monkeypatch):
-    monkeypatch.setattr("nanochat.tracking.sync._BATCH", 4)
+    monkeypatch.setattr("nanochat.tracking.writer._BATCH", 4)
     fake_run.append(fake_run.metrics, range(10))
     real, calls = store.client.log_batch, []
 
@@ -179,6 +338,40 @@ def test_uploader_uploads_earlier_runs_and_closes_runs_of_dead_processes(store, 
     assert [step for step, _ in steps_of(store, earlier)] == [0, 1, 2]
     statuses = sorted(r.info.status for r in store.client.search_runs([store.experiment_id]))
     assert statuses == ["FINISHED", "FINISHED", "KILLED", "KILLED", "KILLED", "KILLED"]
+
+
+@pytest.mark.parametrize("failing", ["first", "quick"])
+def test_run_that_fails_keeps_no_other_from_being_uploaded(store, fake_run, tmp_path, monkeypatch, failing):
+    """Neither the current run nor earlier ones."""
+    views = []
+    for name in ("first", "second"):
+        earlier = type(fake_run)(tmp_path / name)
+        views.append(replace(earlier.view("KILLED", "KILLED"), name=name, stages=()))
+    real = MlflowClient.create_run
+
+    def create(self, *args, run_name, **kwargs):
+        if run_name == failing:
+            raise MlflowException(f"Incorrect string value in {run_name}")
+        return real(self, *args, run_name=run_name, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create)
+    uploader = Uploader(
+        store.uri,
+        "nanochat",
+        view=lambda: replace(fake_run.view("FINISHED"), stages=()),
+        pending=lambda: views,
+        host="here",
+        is_alive=lambda pid, started: True,
+    )
+    assert f"Incorrect string value in {failing}" in problem_of(uploader)
+    names = {run.info.run_name for run in store.client.search_runs([store.experiment_id])}
+    assert names == {"first", "second", "quick"} - {failing}
+
+
+def test_close_stale_ignores_runs_of_other_programs(store):
+    run = store.client.create_run(store.experiment_id, tags={"host": "here", "pid": "none of ours"})
+    assert close_stale(store, host="here", is_alive=lambda pid, started: False) == []
+    assert store.client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
 def test_close_stale_keeps_runs_of_live_processes_and_other_hosts(store, fake_run):

@@ -1,0 +1,192 @@
+"""Write to MLflow so that whatever a store refuses is left out and named, and the rest arrives, each point once.
+
+A refusal is an answer to one request, such as a tag that is too long for this server. It would come again, so the
+request is not repeated. Every other error may pass, and is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from nanochat.recipe.check.tracking_values import acceptable_key
+from nanochat.tracking.mlflow_store import Store, StoreRefusalError, raise_refusals
+from nanochat.tracking.points import Point
+from nanochat.tracking.run_view import Artifact, Dataset, Status
+
+_BATCH = 1000
+_PARAM_CHARS, _TAG_CHARS = 6000, 8000
+_DIGEST_CHARS = 32
+_Item = TypeVar("_Item")
+
+
+class RunGoneError(Exception):
+    """A user deleted the run in MLflow while it was written to."""
+
+
+class Writer:
+    """Writes the parts of runs to a store, and collects what the store refused."""
+
+    def __init__(self, store: Store) -> None:
+        self._client, self._uri = store.client, store.uri
+        self._last_steps: dict[tuple[str, str], int] = {}
+        self._known_empty: set[str] = set()
+        self._times: dict[tuple[str, str, int], int] = {}
+        self.refusals: list[tuple[str, str]] = []
+        """The run and what of it was left out and why, for the user."""
+
+    def forget(self) -> None:
+        """Ask the store again how far each metric is, because it is unknown how much of a failed request arrived.
+
+        A point that may be on its way keeps its time. MLflow ignores a point that it has with the same time and value.
+        """
+        self._last_steps.clear()
+        self._known_empty.clear()
+
+    def expect_no_points(self, run_id: str) -> None:
+        """Remember that a run was just created, so that its metrics need not be read."""
+        self._known_empty.add(run_id)
+
+    def reopen(self, run_id: str) -> None:
+        """Mark a run as running."""
+        with self._noticing_deletion(run_id):
+            self._client.update_run(run_id, status="RUNNING")
+
+    def close(self, run_id: str, status: Status, ended: float | None) -> None:
+        """Mark a run as ended. `ended` is in seconds since the epoch, or None for now."""
+        with self._noticing_deletion(run_id):
+            self._client.set_terminated(run_id, status, end_time=milliseconds(ended))
+
+    def write_params(self, run_id: str, params: dict[str, str]) -> None:
+        """Write the parameters that the run does not have yet, since MLflow refuses to change one."""
+        from mlflow.entities import Param
+
+        present = self._client.get_run(run_id).data.params
+        wanted = {acceptable_key(name): value[:_PARAM_CHARS] for name, value in params.items()}
+        new = [Param(name, value) for name, value in wanted.items() if name not in present]
+        self._write_all(
+            run_id, new, lambda items: self._client.log_batch(run_id, params=items), lambda p: f"parameter `{p.key}`"
+        )
+
+    def write_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        """Write tags, replacing those of the same name."""
+        from mlflow.entities import RunTag
+
+        items = [RunTag(name, value) for name, value in acceptable_tags(tags).items()]
+        self._write_all(
+            run_id, items, lambda items: self._client.log_batch(run_id, tags=items), lambda t: f"tag `{t.key}`"
+        )
+
+    def write_datasets(self, run_id: str, datasets: tuple[Dataset, ...]) -> None:
+        """Write the data sets that the run read."""
+        from mlflow.entities import Dataset as MlflowDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        inputs = []
+        for d in datasets:
+            dataset = MlflowDataset(d.name, d.digest[:_DIGEST_CHARS], "nanochat", json.dumps({"uri": d.source}))
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", d.context)]))
+        self._write_all(
+            run_id,
+            inputs,
+            lambda items: self._client.log_inputs(run_id, items),
+            lambda i: f"data set `{i.dataset.name}`",
+        )
+
+    def write_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Write the points after the last step that the store has of each metric."""
+        from mlflow.entities import Metric
+
+        now, new = int(time.time() * 1000), []
+        for point in points:
+            key = (run_id, acceptable_key(point.name))
+            if point.step > self._last_step(*key):
+                self._last_steps[key] = point.step
+                new.append(Metric(key[1], point.value, self._times.setdefault((*key, point.step), now), point.step))
+        for start in range(0, len(new), _BATCH):
+            batch = new[start : start + _BATCH]
+            self._write_all(
+                run_id,
+                batch,
+                lambda items: self._client.log_batch(run_id, metrics=items),
+                lambda m: f"metric `{m.key}` at step {m.step}",
+            )
+            for metric in batch:
+                del self._times[run_id, metric.key, metric.step]
+
+    def _last_step(self, run_id: str, name: str) -> int:
+        known = self._last_steps.get((run_id, name))
+        if known is not None:
+            return known
+        history = [] if run_id in self._known_empty else self._client.get_metric_history(run_id, name)
+        return max((metric.step for metric in history), default=-1)
+
+    def write_file(self, run_id: str, artifact: Artifact) -> None:
+        """Write a local file."""
+        self._write_all(
+            run_id,
+            [artifact],
+            lambda _: self._client.log_artifact(run_id, str(artifact.path), artifact.folder or None),
+            lambda _: f"file `{artifact.name}`",
+        )
+
+    def write_table(self, run_id: str, name: str, rows: Path) -> None:
+        """Write a JSON Lines file as the artifact `name`, in the format of `log_table`, which appends to a table."""
+        self._write_all(
+            run_id, [rows], lambda _: self._client.log_dict(run_id, _as_table(rows), name), lambda _: f"table `{name}`"
+        )
+
+    def _write_all(
+        self,
+        run_id: str,
+        items: Sequence[_Item],
+        write: Callable[[Sequence[_Item]], object],
+        name: Callable[[_Item], str],
+    ) -> None:
+        """Write items in one request. If the store refuses it, write the halves, and name a single refused item."""
+        if not items:
+            return
+        try:
+            with self._noticing_deletion(run_id):
+                write(items)
+        except StoreRefusalError as error:
+            if len(items) == 1:
+                self.refusals.append((run_id, f"{name(items[0])}: {error}"))
+                return
+            for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+                self._write_all(run_id, half, write, name)
+
+    @contextmanager
+    def _noticing_deletion(self, run_id: str) -> Iterator[None]:
+        """Raise RunGoneError instead of StoreRefusalError if the store refuses requests because the run is deleted."""
+        try:
+            with raise_refusals(self._uri):
+                yield
+        except StoreRefusalError as error:
+            if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
+                raise RunGoneError from error
+            raise
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """Return a time in MLflow's unit."""
+    return None if seconds is None else int(1000 * seconds)
+
+
+def acceptable_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Return tags with names and values that MLflow accepts."""
+    return {acceptable_key(name): value[:_TAG_CHARS] for name, value in tags.items()}
+
+
+def _as_table(path: Path) -> dict[str, list[object]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {"columns": [*columns], "data": [[_cell(row.get(c)) for c in columns] for row in rows]}
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, (str, int, float, bool)) or value is None else json.dumps(value)
