@@ -18,6 +18,7 @@ from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.preflight.run_checks import check_all
+from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import write_report
@@ -29,8 +30,7 @@ from nanochat.runner.store.record import RunTracking, StageRecord
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.store.stage_cache import ResolvedStage
-from nanochat.runner.upload.build_view import is_unsent
-from nanochat.runner.upload.upload import tracking_of, uploading
+from nanochat.runner.upload.upload import tracking_of, upload_rest, uploading
 from nanochat.storage.files import write_text
 
 
@@ -190,7 +190,9 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
         run = Run(session.folder, session.state)
         if not run.folder.report.is_file():
             write_report(run, base)
-        if is_unsent(run):
-            with Interrupts() as interrupts, uploading(session.folder, tracking, base, display, interrupts):
-                pass
+        if computed_here and tracking.kind == "mlflow":
+            problems = find_tracking_problems(prepared.loaded.recipe.tracking, tracking)
+            upload_rest(run, base, display, list(problems))
+        elif tracking.kind == "mlflow":
+            display.log_line("MLflow: nothing to upload, because other runs computed all stages")
     return run, unmet

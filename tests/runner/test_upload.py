@@ -124,3 +124,72 @@ def test_run_of_a_killed_process_is_closed_by_the_next_run(tracked):
     assert runs["tiny"].info.status == "KILLED"
     assert next(r for r in list_runs(tracked.base) if r.state.name == "tiny").state.status == "interrupted"
     assert (StageFolder(tracked.base / first.state.stages[0].folder)).record.exists()
+
+
+def steps_by_name(bench, experiment="nanochat", uri=None):
+    """Return the steps of the training loss of each run in a store, in the order in which MLflow has them."""
+    store = open_store(uri or bench.uri, experiment)
+    runs = store.client.search_runs([store.experiment_id])
+    return {
+        run.info.run_name: [m.step for m in store.client.get_metric_history(run.info.run_id, "train/loss")]
+        for run in runs
+    }
+
+
+ALL_STEPS = {"tiny": [], "1-tokenizer": [1, 2, 3, 4], "2-pretrain": [1, 2, 3, 4]}
+
+
+def test_nothing_to_do_uploads_what_was_deleted_in_mlflow(tracked):
+    tracked.run(last="pretrain")
+    runs, client = shown(tracked)
+    client.delete_run(runs["2-pretrain"].info.run_id)
+    tracked.run(last="pretrain")
+    assert steps_by_name(tracked) == ALL_STEPS
+    after, _ = shown(tracked)
+    assert after["2-pretrain"].data.tags["mlflow.parentRunId"] == runs["tiny"].info.run_id == after["tiny"].info.run_id
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+
+
+def test_nothing_to_do_restores_a_deleted_experiment_and_says_so(tracked):
+    tracked.run(last="pretrain")
+    runs, client = shown(tracked)
+    client.delete_experiment(runs["tiny"].info.experiment_id)
+    tracked.run(last="pretrain")
+    assert "restored the 3 deleted runs" in tracked.display.text
+    assert steps_by_name(tracked) == ALL_STEPS
+
+
+def test_nothing_to_do_uploads_to_a_store_or_experiment_named_later(tracked, tmp_path, fresh_database, monkeypatch):
+    """It is the same run, and nothing is uploaded twice to the first store."""
+    tracked.run("tracking.kind=none", last="pretrain")
+    tracked.run(last="pretrain")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "second")
+    tracked.run(last="pretrain")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(fresh_database, tmp_path / "elsewhere" / "runs.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/runs.db")
+    tracked.run(last="pretrain")
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere/runs.db"
+    assert steps_by_name(tracked) == steps_by_name(tracked, "second") == ALL_STEPS
+    assert steps_by_name(tracked, "second", elsewhere) == ALL_STEPS
+    assert len(list_runs(tracked.base)) == 1
+
+
+def test_nothing_to_do_does_not_open_a_store_that_has_everything(tracked, monkeypatch):
+    """Importing MLflow takes seconds. The line says where to look."""
+    tracked.run(last="tokenizer")
+    where = tracked.display.lines[-2]
+    monkeypatch.setattr("nanochat.tracking.uploader.open_store", None)
+    tracked.run(last="tokenizer")
+    assert where.startswith("MLflow: ") and where in tracked.display.lines
+
+
+def test_nothing_to_do_says_why_it_uploads_nothing(tracked, monkeypatch):
+    """Other runs computed everything, or the address can never work."""
+    tracked.run(last="tokenizer")
+    tracked.run("name=other", last="tokenizer")
+    assert "MLflow: nothing to upload, because other runs computed all stages" in tracked.display.lines
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
+    tracked.run(last="tokenizer")
+    assert "MLflow: not uploaded: MLFLOW_TRACKING_URI is `localhost:5000`" in tracked.display.text
+    assert steps_by_name(tracked).keys() == {"tiny", "1-tokenizer"}

@@ -15,6 +15,7 @@ from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import RunFolder, StageFolder
+from nanochat.tracking.database import holds_runs
 from nanochat.tracking.link import read_link
 from nanochat.tracking.run_view import (
     CACHED_TAG_PREFIX,
@@ -26,6 +27,7 @@ from nanochat.tracking.run_view import (
     RunView,
     Status,
 )
+from nanochat.tracking.store_address import database_path
 
 _RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
@@ -51,9 +53,8 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         metrics=_metrics(records.values()),
         artifacts=_run_artifacts(folder),
         stages=tuple(
-            _stage_view(state, entry, StageFolder(base / entry.folder), records.get(entry.stage))
-            for entry in state.stages
-            if entry.folder is not None and entry.status not in ("waiting", "cached")
+            _stage_view(state, entry, folder, records.get(entry.stage))
+            for entry, folder in _computed_stages(state, base)
         ),
         started=state.created,
         ended=None if state.status == "running" else state.updated,
@@ -77,6 +78,35 @@ def is_unsent(run: Run) -> bool:
         return False
     link = read_link(run.folder.link)
     return link is None or not link.is_complete or link.status != _RUN_STATUS[run.state.status]
+
+
+def is_in_store(run: Run, base: Path) -> bool | None:
+    """Return whether the store that a run names has the run and its stages, or None if only MLflow can say.
+
+    Users may delete runs in MLflow, delete or move its database, or name another store.
+    """
+    tracking = run.state.tracking
+    if is_unsent(run) or tracking.uri is None:
+        return False
+    paths = [run.folder.link, *(folder.link for _, folder in _computed_stages(run.state, base))]
+    links = [read_link(path) for path in paths]
+    place = (tracking.uri, tracking.experiment)
+    ids = [
+        link.run_id for link in links if link is not None and link.is_complete and (link.uri, link.experiment) == place
+    ]
+    if len(ids) < len(links):
+        return False
+    database = database_path(tracking.uri)
+    return None if database is None else holds_runs(database, ids)
+
+
+def _computed_stages(state: RunState, base: Path) -> list[tuple[StageEntry, StageFolder]]:
+    """Return the stages that a run computed itself, at least in part, and their folders."""
+    return [
+        (entry, StageFolder(base / entry.folder))
+        for entry in state.stages
+        if entry.folder is not None and entry.status not in ("waiting", "cached")
+    ]
 
 
 def _metrics(records: Iterable[StageRecord]) -> dict[str, float]:

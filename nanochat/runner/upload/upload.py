@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store import provenance
 from nanochat.runner.store.record import RunTracking
-from nanochat.runner.upload.build_view import pending_views, run_view
+from nanochat.runner.store.run_catalog import Run
+from nanochat.runner.upload.build_view import is_in_store, pending_views, run_view
 from nanochat.storage.layout import RunFolder
 from nanochat.tracking.link import Link, read_link
 from nanochat.tracking.store_address import database_path, resolve_experiment, resolve_uri, show_uri
@@ -59,6 +60,22 @@ def uploading(
         _finish_upload(uploader, folder, display, interrupts)
 
 
+def upload_rest(run: Run, base: Path, display: Display, problems: Sequence[str]) -> None:
+    """Upload what the store lacks of a run whose stages are all cached. Show where it is, or why it is not uploaded.
+
+    `problems` are the reasons why the run cannot be logged at all.
+    """
+    tracking, link = run.state.tracking, read_link(run.folder.link)
+    if problems:
+        for problem in problems:
+            display.log_line(f"MLflow: not uploaded: {problem.removeprefix('tracking: ')}")
+    elif is_in_store(run, base) and link is not None:
+        display.log_line(f"MLflow: {_where_to_look(link)}")
+    else:
+        with Interrupts() as interrupts, uploading(run.folder, tracking, base, display, interrupts):
+            pass
+
+
 def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
     """Upload the rest and show the run's address, or why it is not uploaded yet. A second signal stops the waiting."""
     uploader.stop()
@@ -66,6 +83,8 @@ def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, inte
     while not uploader.join(_POLL_SECONDS):
         if time.monotonic() > deadline or interrupts.count > 1:
             break
+    for notice in uploader.notices:
+        display.log_line(f"MLflow: {notice}")
     if (problem := uploader.problem) is not None:
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
