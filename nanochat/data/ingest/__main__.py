@@ -15,6 +15,7 @@ from nanochat import runtime
 from nanochat.data.ingest.convert import convert
 from nanochat.data.ingest.store import FOLDER, LOCK_FILE, unconverted_files
 from nanochat.errors import OK, NanochatError
+from nanochat.storage.files import make_folder
 from nanochat.storage.locking import lock_file
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
         runtime.set_environment(name, "1")
     try:
         path = base / FOLDER / LOCK_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with path.open("w") as file:
             lock_file(file.fileno(), path)
             for number, path in enumerate(paths):

@@ -20,7 +20,7 @@ from nanochat.data.ingest.row_tables import UnreadableFileError
 from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
 from nanochat.data.ingest.table_readers import read_tables
 from nanochat.errors import PreflightError, StageError
-from nanochat.storage.files import atomic_write, move_into_place, sha256_of_file
+from nanochat.storage.files import atomic_write, make_folder, move_into_place, sha256_of_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +51,7 @@ def convert(
     folder = copy_folder(path, sha256_of_file(path), base=base)
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(partial)
         _write_copy(path, partial, on_progress, part_bytes)
         if _stamp(path) != stamp:
             raise PreflightError(f"{path}: was changed while it was converted; run again")
