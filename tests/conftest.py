@@ -6,6 +6,7 @@ NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,10 @@ os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "nanochat-tests-hf-hom
 for _name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
     os.environ.pop(_name, None)
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+# Tests press Ctrl-C, which a program that a script starts in the background ignores.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _TRACKING = Path(__file__).with_name("tracking")
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE") or "cpu", dtype="float32")

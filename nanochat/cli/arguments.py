@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nanochat.errors import RecipeError
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
+from nanochat.recipe.schema.suggestions import closest
 
 VERBS = (
     "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
@@ -43,15 +44,27 @@ the same stage; 75 stopped by a signal (run the same command to continue)
 class Parser(argparse.ArgumentParser):
     """A parser that raises RecipeError, so that wrong usage ends like every other mistake of the user."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.color = False  # Python 3.14 colours its help with control characters, which the output would escape
+
     def error(self, message: str) -> NoReturn:
         """Raise RecipeError with the usage."""
         raise RecipeError(f"{message}\n{self.format_usage().rstrip()}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed arguments, with the verb as `verb`: the first word, or `run` if that is not in `VERBS`."""
+    """Return the parsed arguments, with the verb as `verb`: the first word, or `run` if that is not in `VERBS`.
+
+    Raises:
+        RecipeError: an argument is wrong, or the first word is neither a file nor a verb but resembles a verb.
+    """
     if arguments and arguments[0] in VERBS:
         return _verb_parser(arguments[0]).parse_args(arguments[1:])
+    if arguments and arguments[0].isalpha() and not Path(arguments[0]).exists():
+        verb = closest(arguments[0], VERBS)
+        if verb is not None:
+            raise RecipeError(f"there is no recipe or command `{arguments[0]}`; did you mean `{verb}`?")
     return _run_parser().parse_args(arguments)
 
 

@@ -1,158 +1,34 @@
-"""`nanochat-chat`: talk to a model.
-
-Not here: what a line typed into the chat means (`slash_commands`), and how answers are generated (`inference`).
-"""
+"""`nanochat-chat`: talk to a model (`conversation`)."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
-from nanochat import runtime
-from nanochat.cli import slash_commands
-from nanochat.cli.arguments import Parser, add_device
-from nanochat.cli.exit_codes import run_command
-from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
-from nanochat.errors import NanochatError
+from nanochat.errors import InterruptedRun
 
-if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
-    from nanochat.inference.chat_session import ChatSession
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code, as `nanochat.errors` defines it."""
-    return run_command(lambda: _chat(_parser().parse_args(arguments)))
+    """Run the command and return its exit code, as `nanochat.errors` defines it.
 
-
-def _chat(options: argparse.Namespace) -> None:
-    session = _open_session(options)
-    if options.prompt is not None:
-        _print_reply(session, options.prompt)
-        print()
-    else:
-        _converse(session, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="nanochat-chat",
-        description="Talk to a model. On a terminal you type messages and commands; otherwise every line of the"
-        " standard input is a message or a command, and only the answers go to the standard output.",
-        epilog="Type /help in a chat for its commands. The exit codes are those of nanochat-run.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="name or folder of a run, or a folder with a model")
-    parser.add_argument("--prompt", help="answer this message and exit")
-    parser.add_argument("--system", help="system prompt")
-    parser.add_argument("--temperature", type=_temperature, help="sampling temperature; 0 is greedy (default: 0.8)")
-    parser.add_argument("--top-k", type=_count, help="sample from the K most likely tokens (default: 50)")
-    parser.add_argument("--max-tokens", type=_count, help="maximum length of an answer, in tokens (default: 256)")
-    parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same answers (default: 42)")
-    add_device(parser)
-    return parser
-
-
-def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-def _open_session(options: argparse.Namespace) -> ChatSession:
-    chosen = runtime.prepare(device=options.device)
-    import mlx.core as mx
-
-    from nanochat.checkpoint.model_folder import load_model, load_tokenizer
-    from nanochat.inference.chat_session import ChatSession, ChatSettings
-    from nanochat.inference.engine import Engine
-    from nanochat.model.device import select_device
-    from nanochat.runner.store.run_catalog import resolve_model
-    from nanochat.runner.store.verification import check_model
-
-    select_device(chosen.backend)
-    folder = resolve_model(options.model, runtime.base_dir())
-    check_model(folder)
-    model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
-    names = ("temperature", "top_k", "max_tokens", "seed")
-    settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
-    return ChatSession(Engine(model, load_tokenizer(folder)), system=options.system, settings=settings)
-
-
-def _converse(session: ChatSession, *, is_terminal: bool) -> None:
-    if is_terminal:
-        import readline  # noqa: F401 -- importing it gives `input` history and editing
-
-        size = session.engine.model.config
-        print(f"{size.n_layer} layers, width {size.n_embd}, context {size.sequence_len} tokens; /help lists commands")
-    while True:
-        try:
-            line = input("you> " if is_terminal else "")
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            if not is_terminal:
-                raise
-            print("\n(press Ctrl-D or type /quit to leave)")
-            continue
-        command = slash_commands.parse_line(line)
-        if command is Action.QUIT:
-            return
-        if isinstance(command, UserMessage):
-            _reply(session, command.text, is_terminal=is_terminal)
-        elif notice := _apply(session, command):
-            print(notice, file=sys.stderr)
-
-
-def _apply(session: ChatSession, command: Action | SetSystem | ChangeSettings | Invalid) -> str:
-    """Carry out a command and return what to say about it."""
-    match command:
-        case Action.NOTHING | Action.QUIT:
-            return ""
-        case Action.HELP:
-            return slash_commands.HELP
-        case Action.RESET:
-            session.reset()
-            return "started a new conversation"
-        case SetSystem(text):
-            session.system = text
-            return "removed the system prompt" if text is None else "set the system prompt"
-        case ChangeSettings(changes, notice):
-            session.settings = replace(session.settings, **changes)
-            return notice
-        case Invalid(message):
-            return message
-        case _:
-            assert_never(command)
-
-
-def _reply(session: ChatSession, text: str, *, is_terminal: bool) -> None:
-    """Print the answer. On a terminal Ctrl-C stops the answer and not the chat."""
-    if is_terminal:
-        print("model> ", end="", flush=True)
-    try:
-        _print_reply(session, text)
+    Without `arguments` it is the command of this process, which then ends.
+    """
+    try:  # Ctrl-C during this import would be a traceback; after it, `run_command` handles it
+        from nanochat.cli.exit_codes import run_command
     except KeyboardInterrupt:
-        if not is_terminal:
-            raise
-        print(" (stopped)", end="")
-    except NanochatError as error:
-        print(f"error: {error}", file=sys.stderr)
-    print()
+        return InterruptedRun.exit_code
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command(lambda: _chat(given), is_last=arguments is None)
 
 
-def _print_reply(session: ChatSession, text: str) -> None:
-    with contextlib.closing(session.reply(text)) as pieces:
-        for piece in pieces:
-            print(piece, end="", flush=True)
+def _chat(arguments: Sequence[str]) -> None:
+    from nanochat.cli.conversation import chat
+
+    chat(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

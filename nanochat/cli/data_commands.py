@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from nanochat import runtime
+from nanochat.cli.console import TerminalConsole
 from nanochat.cli.recipe_commands import overrides_of
-from nanochat.errors import NanochatError
+from nanochat.errors import PreflightError
 from nanochat.recipe.load import load_recipe
+from nanochat.terminal.output import is_read, printable
+
+if TYPE_CHECKING:  # importing it takes long
+    from nanochat.runner.inspection.report import SplitReport
 
 _SHOWN_CHARS = 600
 _TRAINED_STYLE, _CONTEXT_STYLE = "bold green", "dim"
@@ -23,29 +28,28 @@ def data(options: argparse.Namespace) -> None:
 
     Raises:
         RecipeError: the recipe is not valid, or has no such source.
-        NanochatError: some data cannot be read. All the others are shown first.
+        PreflightError: some data cannot be read. All the others are shown first.
     """
     from nanochat.runner.inspection.inspect import inspect_sources
     from nanochat.runner.preflight.prepare import prepare
 
     prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
-    console = Console(highlight=False, soft_wrap=True)
-    problem: NanochatError | None = None
+    console = TerminalConsole()
+    problems: list[PreflightError] = []
     for source in inspect_sources(prepared, options.source, limit=options.limit or sys.maxsize):
-        _print(console, Text(source.heading, "bold"))
-        _print(console, *(f"  {fact}" for fact in source.facts))
+        console.print_line(Text(printable(source.heading), "bold"))
+        for fact in source.facts:
+            console.print_line(f"  {fact}")
         for split in source.splits:
-            _print(console, *(f"  {line}" for line in split.lines()))
-            for number, text in enumerate(split.texts, start=1):
-                _print(console, f"    document {number}:", *_indented([(text, True)], has_marks=False, console=console))
-            for number, runs in enumerate(split.chats, start=1):
-                _print(console, f"    conversation {number}:", *_indented(runs, has_marks=True, console=console))
-            problem = problem or split.error
-            if split.error is not None:
-                _print(console, f"  {split.error}")
-        _print(console, "")
-    if problem is not None:
-        raise problem
+            _show_split(console, split)
+            problems += [] if split.error is None else [split.error]
+            if not is_read():
+                break
+        console.print_line("")
+        if not is_read():
+            break
+    if problems:
+        raise problems[0]
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -60,12 +64,19 @@ def fetch(options: argparse.Namespace) -> None:
         display.clear_progress()
 
 
-def _print(console: Console, *lines: str | Text) -> None:
+def _show_split(console: TerminalConsole, split: SplitReport) -> None:
+    lines: list[str | Text] = [f"  {line}" for line in split.lines()]
+    for number, text in enumerate(split.texts, start=1):
+        lines += [f"    document {number}:", *_indented([(text, True)], has_marks=False, console=console)]
+    for number, runs in enumerate(split.chats, start=1):
+        lines += [f"    conversation {number}:", *_indented(runs, has_marks=True, console=console)]
+    if split.error is not None:
+        lines.append(f"  {split.error}")
     for line in lines:
-        console.print(line if isinstance(line, Text) else Text(_printable(line)))
+        console.print_line(line)
 
 
-def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: Console) -> list[Text]:
+def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: TerminalConsole) -> list[Text]:
     """Return the lines of a text, without its end if it is long.
 
     With marks, the text that is trained on is coloured on a terminal; elsewhere it is in `{+` and `+}`.
@@ -73,7 +84,7 @@ def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: Con
     is_coloured = has_marks and console.is_terminal and not console.no_color
     shown, total = Text(), 0
     for text, is_trained in runs:
-        kept = _printable(text[: max(0, _SHOWN_CHARS - total)])
+        kept = printable(text[: max(0, _SHOWN_CHARS - total)])
         total += len(text)
         if is_coloured:
             shown.append(kept, _TRAINED_STYLE if is_trained else _CONTEXT_STYLE)
@@ -82,8 +93,3 @@ def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: Con
     if total > _SHOWN_CHARS:
         shown.append(f" ... ({total:,} characters)")
     return [Text("      | ") + line for line in shown.split("\n")]
-
-
-def _printable(text: str) -> str:
-    """Return the text with control characters, which could change the terminal, written as escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "replace").decode() for c in text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+
+from nanochat.cli.console import TerminalConsole
+from nanochat.terminal.output import allow_loss
 
 _PLAIN_EVERY_SECONDS = 10.0
 
@@ -16,18 +18,20 @@ class TerminalDisplay:
     """A progress bar below the lines that have been printed."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = TerminalConsole()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def log_line(self, text: str) -> None:
         """Print a line above the progress bar."""
-        self._console.print(text, markup=False)
+        self._console.print_line(text)
 
     def show_progress(self, title: str, fraction: float, text: str) -> None:
         """Draw or update the progress bar."""
-        if self._progress is None or self._task is None:
-            self._progress = Progress(
+        # In local variables, because a signal that suspends the run clears the progress in between.
+        progress, task = self._progress, self._task
+        if progress is None or task is None:
+            progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=12),
                 TextColumn("{task.percentage:>3.0f}%"),
@@ -36,9 +40,10 @@ class TerminalDisplay:
                 transient=True,
                 refresh_per_second=4,
             )
-            self._task = self._progress.add_task(title, total=1.0, text=text)
-            self._progress.start()
-        self._progress.update(self._task, completed=fraction, description=title, text=text)
+            task = progress.add_task(title, total=1.0, text=text)
+            progress.start()
+            self._progress, self._task = progress, task
+        progress.update(task, completed=fraction, description=title, text=text)
 
     def clear_progress(self) -> None:
         """Remove the progress bar."""
@@ -70,5 +75,9 @@ class PlainDisplay:
 
 
 def make_display() -> TerminalDisplay | PlainDisplay:
-    """Return a display for a terminal if the standard output is one, else a display for logs."""
+    """Return a display for a terminal if the standard output is one, else a display for logs.
+
+    A command with a display succeeds without it: what it does is on disk.
+    """
+    allow_loss()
     return TerminalDisplay() if sys.stdout.isatty() else PlainDisplay()

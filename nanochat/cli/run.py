@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from nanochat import runtime
-from nanochat.cli.arguments import parse
-from nanochat.cli.exit_codes import run_command
+from nanochat.errors import InterruptedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MODULES = {
     **dict.fromkeys(("run", "plan", "check", "show", "diff", "schema"), "recipe_commands"),
@@ -21,15 +20,28 @@ _MODULES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code, as `nanochat.errors` defines it."""
+    """Run the command and return its exit code, as `nanochat.errors` defines it.
+
+    Without `arguments` it is the command of this process, which then ends.
+    """
+    try:  # Ctrl-C during this import would be a traceback; after it, `run_command` handles it
+        from nanochat.cli.exit_codes import run_command
+    except KeyboardInterrupt:
+        return InterruptedRun.exit_code
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command(lambda: _dispatch(given), is_last=arguments is None)
+
+
+def _dispatch(given: Sequence[str]) -> None:
+    """Call the function of the verb. Only its module is imported, so that light verbs stay light."""
+    import importlib
+
+    from nanochat import runtime
+    from nanochat.cli.arguments import parse
+
     # The library of the hub would ask the hub which agents exist, to report the one that runs this program.
     runtime.set_environment("HF_HUB_DISABLE_TELEMETRY", "1")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return run_command(lambda: _dispatch(parse(given), given))
-
-
-def _dispatch(options: argparse.Namespace, given: Sequence[str]) -> None:
-    """Call the function of the verb. Only its module is imported, so that light verbs stay light."""
+    options = parse(given)
     module = importlib.import_module(f"nanochat.cli.{_MODULES[options.verb]}")
     options.arguments = given
     name = f"{options.verb}_model" if options.verb in ("import", "export") else options.verb

@@ -59,21 +59,22 @@ def test_lines_of_the_standard_input_form_a_conversation(model_folder, capsys, t
 
 
 def test_commands_change_the_session(model_folder, capsys, typed):
-    """A second system prompt replaces the first, and a misspelt command changes nothing."""
+    """A second system prompt replaces the first, and a misspelt command changes nothing but the exit code."""
     typed("/temp 0", "/tokens 4", "/system Be mean.", "/system Be kind.", "/sytem x", "/temp hot", "", "hi")
     code, out, err = run(capsys, model_folder)
-    assert code == 0
+    assert code == 2
     options = ("--temperature", "0", "--max-tokens", "4", "--system", "Be kind.")
     assert out == run(capsys, model_folder, *options, "--prompt", "hi")[1]
     assert "did you mean /system?" in err
     assert "'hot'" in err
+    assert "2 lines of the input could not be used" in err
 
 
 def test_a_line_that_is_not_valid_text_is_an_error_and_the_chat_continues(model_folder, capsys, typed):
     typed("\udce4", "hi")
     code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "4")
-    assert code == 0
-    assert "surrogate" in err
+    assert code == 2
+    assert "surrogate" in err and "1 line of the input could not be used" in err
     assert out.endswith(run(capsys, model_folder, "--temperature", "0", "--max-tokens", "4", "--prompt", "hi")[1])
 
 
@@ -95,7 +96,10 @@ def test_without_runs_the_error_explains_how_to_make_one(capsys, tmp_path):
     assert "nanochat-run" in err
 
 
-@pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-k", "0"), ("--max-tokens", "x")])
+@pytest.mark.parametrize(
+    "option",
+    [("--temperature", "-1"), ("--top-k", "0"), ("--max-tokens", "x"), ("--seed", "-1"), ("--prompt", "\udcff")],
+)
 def test_wrong_options_exit_2(capsys, option):
     code, _, err = run(capsys, "model", *option)
     assert code == 2

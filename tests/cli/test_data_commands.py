@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from rich.console import Console
 
-from nanochat.cli import data_commands
 from nanochat.cli.run import main
 
 RECIPE = """\
@@ -43,17 +41,16 @@ def test_data_marks_the_trained_text_and_escapes_control_characters(recipe, caps
 
 def test_data_colours_the_trained_text_on_a_terminal(recipe, capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(
-        data_commands, "Console", lambda **settings: Console(force_terminal=True, color_system="standard", **settings)
-    )
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     assert main(["data", str(recipe)]) == 0
     shown = capsys.readouterr().out
     assert "\x1b[1;32mfour<|assistant_end|>\x1b[0m" in shown and "{+" not in shown
 
 
-def test_data_ends_with_the_code_of_what_cannot_be_read(recipe, capsys):
+def test_data_that_cannot_be_read_end_as_in_the_checks_before_a_run(recipe, capsys):
     (recipe.parent / "chats.jsonl").write_text('{"question": "no answer"}\n')
-    assert main(["data", str(recipe)]) == 4
+    assert main(["data", str(recipe)]) == 3
     assert "chats.jsonl:1" in capsys.readouterr().err
 
 

@@ -31,6 +31,18 @@ def test_a_first_word_that_is_no_verb_is_read_as_a_recipe(capsys):
     assert "no/such.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["pln", "x"], ["pln"]])
+def test_a_misspelt_verb_gets_a_suggestion(arguments, capsys):
+    assert main(arguments) == 2
+    assert "did you mean `plan`?" in capsys.readouterr().err
+
+
+def test_a_recipe_whose_name_resembles_a_verb_is_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pln").touch()
+    assert parse(["pln"]).verb == "run"
+
+
 def test_a_recipe_named_like_a_verb_is_a_recipe():
     assert parse(["plan.yaml"]).verb == "run"
     assert parse(["./plan"]).verb == "run"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from nanochat.data.sources import SourceSpec
-from nanochat.errors import PreflightError, StageError
+from nanochat.data.sources import SourceSpec, as_preflight_error
+from nanochat.errors import PreflightError
 from nanochat.runner.inspection.inputs import TaskInput
 from nanochat.runner.inspection.loss_marks import marked_runs
 from nanochat.runner.inspection.report import SplitReport
@@ -35,8 +35,9 @@ def look_at_task(
     report = SplitReport(f"{task.task}, split {task.split}", "conversations", limit)
     count = limit if task.max_examples is None else min(limit, task.max_examples)
     try:
-        examples = build_task(task.task, source, task.split, max_examples=count, seed=0, base=base, choose="first")
-    except (PreflightError, StageError) as error:
+        with as_preflight_error(source):
+            examples = build_task(task.task, source, task.split, max_examples=count, seed=0, base=base, choose="first")
+    except PreflightError as error:
         report.error = error
         return report
     report.is_whole = len(examples) < count or count == task.max_examples

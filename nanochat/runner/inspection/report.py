@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nanochat.errors import NanochatError
+from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.inspection.survey import QUANTILES, Survey, quantiles
 
@@ -36,7 +36,7 @@ class SplitReport:
     texts: list[str] = field(default_factory=list)
     chats: list[list[Run]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    error: NanochatError | None = None
+    error: PreflightError | None = None
 
     def lines(self) -> Iterator[str]:
         """Yield the counts as lines of text. Not here: the first documents and conversations."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nanochat.data.documents import single_pass
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec
-from nanochat.errors import PreflightError, StageError
+from nanochat.data.sources import SourceSpec, as_preflight_error
+from nanochat.errors import PreflightError
 from nanochat.runner.inspection.report import SplitReport
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -24,14 +24,15 @@ def look_at_documents(
     """
     report = SplitReport(split, "documents", limit)
     try:
-        documents = single_pass(spec, split, base=base, notify=report.notes.append)
-        while batch := list(islice(documents, min(_BATCH_DOCUMENTS, limit - len(report.survey.lengths)))):
-            for text in batch:
-                report.survey.add(text)
-            if tokenizer is not None:
-                report.survey.token_lengths += [len(ids) for ids in tokenizer.encode_batch(batch)]
-            report.texts += batch[: samples - len(report.texts)]
-        report.is_whole = next(documents, None) is None
-    except (PreflightError, StageError) as error:
+        with as_preflight_error(spec):
+            documents = single_pass(spec, split, base=base, notify=report.notes.append)
+            while batch := list(islice(documents, min(_BATCH_DOCUMENTS, limit - len(report.survey.lengths)))):
+                for text in batch:
+                    report.survey.add(text)
+                if tokenizer is not None:
+                    report.survey.token_lengths += [len(ids) for ids in tokenizer.encode_batch(batch)]
+                report.texts += batch[: samples - len(report.texts)]
+            report.is_whole = next(documents, None) is None
+    except PreflightError as error:
         report.error = error
     return report

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nanochat.errors import RecipeError, StageError
+from nanochat.errors import PreflightError, RecipeError
 from nanochat.runner.inspection.inspect import inspect_sources
 from nanochat.runner.inspection.loss_marks import marked_runs
 from nanochat.runner.inspection.survey import Survey, quantiles
@@ -96,7 +96,7 @@ def test_bad_documents_are_named_and_too_many_end_the_reading(bench):
     assert any("text.jsonl:3" in note for report in reports for note in report.notes)
     (bench.folder / "text.jsonl").write_text('{"text": "good"}\n{"text": "fine"}\n' + "bad\n" * 11)
     _, reports = look(bench, "text", f"sources.text.path={bench.folder}/text.jsonl")
-    assert any(isinstance(report.error, StageError) for report in reports)
+    assert any(isinstance(report.error, PreflightError) for report in reports)
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(bench):
