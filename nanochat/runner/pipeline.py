@@ -95,7 +95,7 @@ def _run(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
     close_dead_runs(list_runs(base))
     with (
         _open(context, tracking) as session,
-        Interrupts() as interrupts,
+        Interrupts(display.clear_progress) as interrupts,
         uploading(session.folder, tracking, base, display, interrupts),
     ):
         try:

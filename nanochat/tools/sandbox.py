@@ -43,6 +43,8 @@ _START_SECONDS = 30.0
 """Setting up the sandbox may take this long. The program's own time starts after that."""
 _STOP_SECONDS = 3.0
 _POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 1.0
+"""No poll counts for longer, so that a program that was suspended together with this process is not out of time."""
 _READ_BYTES = 1 << 16
 _MAX_DRAIN_READS = 32
 """More than a pipe can hold. A process that survived, and still prints, must not keep the sandbox waiting."""
@@ -210,22 +212,23 @@ class _Output:
 
         Its wall time starts when something can be read from the descriptor `ready`.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        left = _START_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(ready, selectors.EVENT_READ)
             for stream in self._texts:
                 os.set_blocking(stream.fileno(), False)
                 selector.register(stream, selectors.EVENT_READ)
             while self._process.poll() is None:
-                left = deadline - time.monotonic()
                 if left <= 0:
                     return "timeout"
+                began = time.monotonic()
                 for key, _ in selector.select(min(left, _POLL_SECONDS)):
                     if key.fd == ready:
                         selector.unregister(ready)
-                        deadline = time.monotonic() + wall_seconds
+                        left, began = wall_seconds, time.monotonic()
                     elif not self._read(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
+                left -= min(time.monotonic() - began, _LONGEST_POLL_SECONDS)
         return None
 
     def drain(self) -> None:

@@ -55,6 +55,18 @@ def test_heartbeat_is_limited_in_rate_and_fraction(make_context, tokenizer_spec)
     assert json.loads(context.folder.progress.read_text())["fraction"] == 1.0
 
 
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(make_context, tokenizer_spec, monkeypatch):
+    """Only the display of the parent suffers from a full disk. A checkpoint that cannot be written ends the stage."""
+
+    def fail(*_arguments, **_settings):
+        raise OSError(28, "No space left on device")
+
+    context = make_context(tokenizer_spec)
+    monkeypatch.setattr("nanochat.stages.process.context.write_text", fail)
+    context.report_progress(1.0, "done")
+    assert not context.folder.progress.exists()
+
+
 def test_upstream_error_names_the_missing_stage(make_context, tokenizer_spec):
     context = make_context(tokenizer_spec, upstream={"pretrain": "/somewhere/out"})
     assert str(context.upstream("sft", "pretrain")) == "/somewhere/out"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,26 @@ def test_stage_process_first_logs_the_files_that_it_reads(tmp_path, tokenizer_sp
     assert line.startswith("note: documents: 40 of 41 files, 40 documents, ")
     assert line.endswith("; left out: blank.txt (empty)")
     assert json.loads((folder / "sources.json").read_text()) == [line.removeprefix("note: ")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_under_the_log_does_not_end_the_stage(tmp_path, tokenizer_spec, monkeypatch):
+    """Nor does an encoding that lacks the characters of a line."""
+
+    def run_stage(job, context):
+        context.log_line("résumé")
+        return StageResult({"answer": 1.0})
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    monkeypatch.setattr("nanochat.stages.process.job.run_stage", run_stage)
+    monkeypatch.setattr("nanochat.stages.process.signals.StopFlag.install", lambda self: None)
+    path = tmp_path / "job.json"
+    path.write_text(job_in(tmp_path, tokenizer_spec).model_dump_json())
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main([str(path)]) == 0
+    assert json.loads((tmp_path / "out/result.json").read_text()) == {"metrics": {"answer": 1.0}}
 
 
 WAIT_FOR_SIGNAL = """

@@ -359,6 +359,19 @@ def test_run_program_ends_the_program_when_its_caller_is_killed(sandboxes):
         folder.rmdir()
 
 
+def test_a_program_that_was_suspended_is_not_out_of_time(monkeypatch):
+    """Ctrl-Z suspends the program together with the stage, whose clock continues."""
+    real, jumps = time.monotonic, [0]
+
+    def monotonic() -> float:
+        jumps[0] += 1
+        return real() + (1000 if jumps[0] > 5 else 0)  # after the first poll
+
+    monkeypatch.setattr("nanochat.tools.sandbox.time.monotonic", monotonic)
+    outcome = run_program("import time; time.sleep(0.3)", limits=ROOMY)
+    assert (outcome.reason, outcome.seconds > 1000) == ("finished", True)
+
+
 def test_run_program_starts_the_clock_when_the_sandbox_is_ready(sandboxes, monkeypatch):
     """A sandbox that takes longer than the limit for its start is an error."""
     slow = sandboxes.parent / "slow.py"

@@ -30,7 +30,7 @@ def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display:
     if prepared.problems:
         raise PreflightError("\n".join(prepared.problems))
     stages = prepared.plan.stages
-    with Interrupts() as interrupts:
+    with Interrupts(display.clear_progress) as interrupts:
         fetch_inputs(stages, base, None, display=display, interrupts=interrupts)
     if problems := check_inputs(stages, base):
         raise PreflightError("\n".join(problems))

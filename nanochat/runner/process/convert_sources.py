@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import selectors
 import subprocess
@@ -49,8 +50,10 @@ def convert_files(paths: Sequence[Path], base: Path, *, display: Display, interr
 def _follow(process: subprocess.Popen[bytes], paths: Sequence[Path], display: Display, interrupts: Interrupts) -> str:
     """Show the progress until the process closes its output, and return the message of its error, empty if none."""
     assert process.stdin is not None and process.stdout is not None, "both are pipes"
-    process.stdin.write(json.dumps([str(path.absolute()) for path in paths]).encode())
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit status says why
+        process.stdin.write(json.dumps([str(path.absolute()) for path in paths]).encode())
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
     sizes = [path.stat().st_size for path in paths]
     display.show_progress("convert", 0.0, paths[0].name)
     with selectors.DefaultSelector() as selector:

@@ -26,6 +26,7 @@ from nanochat.runner.process.hosts import backend_of, launch_options
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.signals import StopFlag
 from nanochat.storage.layout import StageFolder
+from nanochat.terminal.output import protected_output
 
 GRACE_SECONDS = 10.0
 """How long the other processes may run after one has ended. Normally all of them end together."""
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> int:
         _launch(job, path)
         codes.append(_joint_exit_code(job, folder, n_killed=monitor.n_killed))
 
-    code = run_guarded(job, run)
+    with protected_output("utf-8"):
+        code = run_guarded(job, run)
     return codes[0] if code == OK else code
 
 

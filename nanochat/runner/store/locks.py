@@ -7,7 +7,9 @@ the file only names the holder.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,6 +135,7 @@ def _acquire(path: Path, what: str, orphan_wait_seconds: float) -> int:
             continue
         os.close(descriptor)
         owner = _read_owner(path)
+        _wake_orphan(owner)
         if time.monotonic() - began >= _wait_seconds(owner, orphan_wait_seconds):
             raise _held_by(what, owner)
         time.sleep(_POLL_SECONDS)
@@ -152,6 +155,13 @@ def _wait_seconds(owner: Owner | None, orphan_wait_seconds: float) -> float:
     if owner is None or owner.machine != machine_id():
         return _PROBE_WAIT_SECONDS
     return orphan_wait_seconds if _has_ended(owner) else 0.0
+
+
+def _wake_orphan(owner: Owner | None) -> None:
+    """Continue a child that Ctrl-Z had suspended when its parent was killed, so that it notices, and ends."""
+    if owner is not None and owner.child_pid is not None and _has_ended(owner):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(owner.child_pid, signal.SIGCONT)
 
 
 def _has_ended(owner: Owner) -> bool:

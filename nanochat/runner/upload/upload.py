@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,16 +71,18 @@ def upload_rest(run: Run, base: Path, display: Display, problems: Sequence[str])
     elif is_in_store(run, base) and link is not None:
         display.log_line(f"MLflow: {_where_to_look(link)}")
     else:
-        with Interrupts() as interrupts, uploading(run.folder, tracking, base, display, interrupts):
+        with (
+            Interrupts(display.clear_progress) as interrupts,
+            uploading(run.folder, tracking, base, display, interrupts),
+        ):
             pass
 
 
 def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
     """Upload the rest and show the run's address, or why it is not uploaded yet. A second signal stops the waiting."""
     uploader.stop()
-    deadline = time.monotonic() + CLOSE_SECONDS
-    while not uploader.join(_POLL_SECONDS):
-        if time.monotonic() > deadline or interrupts.count > 1:
+    for _ in range(round(CLOSE_SECONDS / _POLL_SECONDS)):  # without a clock, which runs on while the run is suspended
+        if uploader.join(_POLL_SECONDS) or interrupts.count > 1:
             break
     for notice in uploader.notices:
         display.log_line(f"MLflow: {notice}")

@@ -6,6 +6,7 @@ Not here: what a stage computes, and MLflow, which the parent process feeds from
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -154,13 +155,17 @@ class StageContext:
         self.write_heartbeat()
 
     def write_heartbeat(self) -> None:
-        """Write the last progress again, with the current time and peak device memory."""
+        """Write the last progress again, with the current time and peak device memory.
+
+        A failure, such as a full disk, is ignored: only the display of the parent suffers.
+        """
         if not self.process_group.is_writer:
             return
         beat = {**self._heartbeat, "time": time.time(), "pid": os.getpid()}
         if self.device_peak is not None:
             beat["peak_memory_bytes"] = self.device_peak()
-        write_text(self.folder.progress, json.dumps(beat), durable=False)
+        with contextlib.suppress(OSError):
+            write_text(self.folder.progress, json.dumps(beat), durable=False)
 
     def log_line(self, text: str) -> None:
         """Write a line to the stage's log, which is the output of the process."""

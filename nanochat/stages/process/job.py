@@ -7,7 +7,6 @@ the others first. Exit codes are those of `errors`; `process.exit` writes `error
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
@@ -27,10 +26,16 @@ from nanochat.stages.process.process_group import NO_JOB_FILE, ProcessGroup, joi
 from nanochat.stages.process.signals import StopFlag
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
+from nanochat.terminal.output import protected_output
 
 
 def main(arguments: list[str]) -> int:
     """Run the stage that the job file describes and return the exit code."""
+    with protected_output("utf-8"):  # a full disk under the log must not end the stage
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     match arguments:
         case [path]:
             return _run_alone(Path(path))
@@ -107,8 +112,7 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
         if group.is_writer:
             context.write_result(result)
     except (MemoryError, RuntimeError):  # perhaps out of memory: report to the parent how much was used
-        with contextlib.suppress(OSError):
-            context.write_heartbeat()
+        context.write_heartbeat()
         raise
     context.report_progress(1.0, "done")
     group.barrier()

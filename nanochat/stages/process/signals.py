@@ -14,8 +14,8 @@ import threading
 import time
 
 from nanochat.errors import InterruptedRun
+from nanochat.terminal.signals import STOP_SIGNALS, handle_signals
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_PRESS_SECONDS = 0.3
 """Signals closer together count as one: Ctrl-C may arrive from the terminal and from the parent."""
 _PARENT_POLL_SECONDS = 0.25
@@ -34,19 +34,19 @@ class StopFlag:
         return self._event.is_set()
 
     def install(self) -> None:
-        """Handle SIGINT, SIGTERM and SIGHUP, and watch the parent. Call this once, in the main thread."""
+        """Handle the signals to stop that are not ignored, and watch the parent. Call this once, in the main thread."""
         receiver, sender = socket.socketpair()
         sender.setblocking(False)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        for number in SIGNALS:
-            signal.signal(number, _ignore_in_main_thread)
+        handle_signals(STOP_SIGNALS, _do_nothing)
+        signal.signal(signal.SIGTERM, _do_nothing)  # always, because it is the parent's request
         # The thread keeps `sender` alive: closing it would end the wake-ups.
         threading.Thread(target=self._watch_signals, args=(receiver, sender), daemon=True).start()
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
 
     def _watch_signals(self, receiver: socket.socket, _sender: socket.socket) -> None:
         while received := receiver.recv(64):
-            if any(number in received for number in SIGNALS):
+            if any(number in received for number in STOP_SIGNALS):
                 self._count(time.monotonic())
 
     def _count(self, now: float) -> None:
@@ -57,7 +57,7 @@ class StopFlag:
         self._event.set()
 
 
-def _ignore_in_main_thread(_number: int, _frame: object) -> None:
+def _do_nothing(_number: int, _frame: object) -> None:
     """Keep Python from raising KeyboardInterrupt: the thread handles the byte that arrives in the pipe."""
 
 

@@ -94,6 +94,21 @@ def test_stage_lock_is_kept_by_a_child_that_outlives_its_parent(folder, monkeypa
         assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_child_that_was_suspended_when_its_parent_was_killed_gives_the_lock_free(folder):
+    """A process that is stopped cannot notice that its parent has ended. This one ends as soon as it is continued."""
+    code = (
+        "import os, subprocess, sys\nfrom pathlib import Path\nfrom nanochat.storage.layout import StageFolder\n"
+        "from nanochat.runner.store.locks import stage_lock\n"
+        "with stage_lock(StageFolder(Path(sys.argv[1]))) as lock:\n"
+        "    suspended = ['sh', '-c', 'kill -STOP $$']\n"
+        "    child = subprocess.Popen(suspended, pass_fds=(lock.descriptor,), stdout=-3, start_new_session=True)\n"
+        "    os.waitpid(child.pid, os.WUNTRACED)\n    lock.name_child(child.pid)\n    os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder.path)], stderr=subprocess.DEVNULL)
+    with stage_lock(folder, orphan_wait_seconds=60) as lock:
+        assert lock.taken_over_from.child_pid is not None
+
+
 def test_a_run_in_progress_is_known_by_its_lock_on_any_machine(folder, monkeypatch):
     """A process of another machine, or of another container, cannot be looked up by its number here."""
     with holder(folder) as other:
