@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nanochat.data.documents import single_pass
 from nanochat.plan.specs import Job, TokenizerSpec
-from nanochat.stages.process.context import SeriesSizes, StageContext, StageResult
+from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.tokenizer import bpe
 
 HELD_OUT_CHARS = 1_000_000
@@ -22,7 +22,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, TokenizerSpec), f"tokenizer got the job of {spec.stage}"
-    context.rewind(SeriesSizes(metrics=0, timings=0))  # left by a killed attempt: this stage always starts over
+    context.restore_progress(None)  # left by a killed attempt: this stage always starts over
     began = time.monotonic()
     tokenizer = bpe.train(
         _training_texts(spec, context),

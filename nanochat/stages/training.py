@@ -27,7 +27,7 @@ from nanochat.model.gpt import load_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.stages.process.context import SeriesSizes, StageContext, indented
+from nanochat.stages.process.context import StageContext, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
@@ -140,7 +140,7 @@ class Training:
         view = latest_checkpoint(self.context.folder.checkpoints, self.context.notify_user)
         self.context.process_group.require_same(view.step if view is not None else -1, "the checkpoint to resume from")
         if view is None:
-            self.context.rewind(SeriesSizes(metrics=0, timings=0))
+            self.context.restore_progress(None)
             return None
         position = self._restore(view)
         self.context.notify_user(f"resuming after step {position.step:,}")
@@ -153,7 +153,7 @@ class Training:
         json_state = view.state["loader"]
         assert isinstance(json_state, dict), "the state's `loader` must be an object"
         self.loader.load_state_dict({**json_state, **view.numpy_arrays("loader")})
-        self.context.rewind(SeriesSizes(**_fields(view.state["series"])))
+        self.context.restore_progress(view.path)
         return TrainingPosition(**_fields(view.state["position"]))
 
     def _save(self, position: TrainingPosition) -> None:
@@ -164,15 +164,19 @@ class Training:
 
     def _write_checkpoint(self, position: TrainingPosition) -> None:
         arrays, json_state = _split_state(self.loader.state_dict())
-        series = asdict(self.context.series_sizes())
+
+        def fill(folder: Path) -> None:
+            write_model_files(folder, self.model, self.tokenizer)
+            self.context.copy_progress(folder)
+
         save_checkpoint(
             self.context.folder.checkpoints,
             position.step,
             {"optimizer": self.optimizer.state, "loader": arrays},
-            {"position": asdict(position), "series": series, "loader": json_state},
+            {"position": asdict(position), "loader": json_state},
             keep=self.context.job.execution.checkpoint_keep,
             best=position.best_step,
-            fill=lambda folder: write_model_files(folder, self.model, self.tokenizer),
+            fill=fill,
         )
 
     def _log(self, report: StepReport) -> None:

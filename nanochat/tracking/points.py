@@ -20,7 +20,7 @@ class Point:
 class Tail:
     """Reads what was appended to a file since the last call.
 
-    A resumed stage truncates its file to the step of the checkpoint and appends from there. The reader notices this
+    A resumed stage replaces its file by the copy in the checkpoint and appends to it. The reader notices this
     because its last line is no longer in the same place, and reads the file from the start. The caller must then skip
     the steps that it already has.
     """

@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.errors import StageError
 from nanochat.plan.specs import Job
-from nanochat.stages.process.context import SeriesSizes, StageContext, derive_seed
+from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.storage.integrity import describe_file
 
 
@@ -25,19 +25,22 @@ def test_log_metrics_appends_a_line_per_step_with_exact_floats(make_context, tok
     ]
 
 
-def test_rewind_truncates_both_series_to_a_checkpoint(make_context, tokenizer_spec):
+def test_restore_progress_brings_back_series_and_samples_of_a_checkpoint(make_context, tokenizer_spec, tmp_path):
+    """Whatever has happened to the files since: they grew, were damaged, or were lost."""
     context = make_context(tokenizer_spec)
+    files = [context.folder.metrics, context.folder.timings, context.folder.samples]
     context.log_metrics(1, {"a": 1.0})
     context.log_timings(1, {"b": 1.0})
-    sizes = context.series_sizes()
-    before = [path.read_bytes() for path in (context.folder.metrics, context.folder.timings)]
-    context.log_metrics(1, {"val/bpb": 3.0})
+    (context.out / "samples.md").write_text("# Samples\n")
+    context.copy_progress(tmp_path)
+    before = [path.read_bytes() for path in files]
     context.log_metrics(2, {"a": 2.0})
-    context.log_timings(2, {"b": 2.0})
-    context.rewind(sizes)
-    assert [path.read_bytes() for path in (context.folder.metrics, context.folder.timings)] == before
-    context.rewind(SeriesSizes(metrics=0, timings=0))
-    assert context.folder.metrics.read_bytes() == b""
+    context.folder.samples.write_text("# Swindles\n")
+    context.folder.timings.unlink()
+    context.restore_progress(tmp_path)
+    assert [path.read_bytes() for path in files] == before
+    context.restore_progress(None)
+    assert not any(path.exists() for path in files)
 
 
 def test_log_metrics_refuses_values_that_are_not_finite(make_context, tokenizer_spec):

@@ -102,6 +102,16 @@ def test_pretrain_resumes_before_a_damaged_checkpoint_with_the_same_result(runs,
     assert runs.contents(stopped) == runs.contents(undisturbed)
 
 
+def test_pretrain_resumes_with_the_metrics_and_samples_of_the_checkpoint_if_they_are_damaged(runs, spec):
+    undisturbed = runs.run(spec, "undisturbed")
+    stopped = runs.stop(spec, "stopped", 9)
+    first = stopped.folder.metrics.read_text()
+    stopped.folder.metrics.write_text(first.replace("1", "2"))
+    stopped.folder.samples.unlink()
+    runs.run(spec, "stopped")
+    assert runs.contents(stopped) == runs.contents(undisturbed)
+
+
 def test_pretrain_results_do_not_depend_on_intervals(runs, spec):
     """Weights and losses have the same bits however often the stage saves, samples and validates."""
     often = runs.run(spec, "often", checkpoint_every_steps=1, validate_every_steps=1)

@@ -20,7 +20,7 @@ from nanochat.errors import StageError
 from nanochat.plan.specs import Job, StageName
 from nanochat.runtime import Runtime
 from nanochat.stages.process.process_group import ProcessGroup
-from nanochat.storage.files import write_text
+from nanochat.storage.files import write_bytes, write_text
 from nanochat.storage.integrity import find_change
 from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import Series
@@ -36,14 +36,6 @@ class StageResult:
 
     metrics: dict[str, float]
     timings: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SeriesSizes:
-    """Sizes of the two metric files when a checkpoint was saved, in bytes."""
-
-    metrics: int
-    timings: int
 
 
 class StageContext:
@@ -130,15 +122,22 @@ class StageContext:
         if self.process_group.is_writer:
             self._timings.append(step, values)
 
-    def series_sizes(self) -> SeriesSizes:
-        """Flush both metric files to disk and return their sizes, which a checkpoint stores."""
-        return SeriesSizes(metrics=self._metrics.sync(), timings=self._timings.sync())
+    def copy_progress(self, checkpoint: Path) -> None:
+        """Copy the files that grow during training, the two metric files and the samples, into a checkpoint."""
+        for path in self._growing_files():
+            if path.exists():
+                write_bytes(checkpoint / path.name, path.read_bytes(), durable=False)
 
-    def rewind(self, sizes: SeriesSizes) -> None:
-        """Truncate both metric files to the sizes that a checkpoint stored (0 for a fresh start)."""
-        if self.process_group.is_writer:
-            self._metrics.truncate(sizes.metrics)
-            self._timings.truncate(sizes.timings)
+    def restore_progress(self, checkpoint: Path | None) -> None:
+        """Replace these files by the copies in a checkpoint, or delete them for a fresh start (None)."""
+        for path in self._growing_files() if self.process_group.is_writer else ():
+            if checkpoint is not None and (copy := checkpoint / path.name).exists():
+                write_bytes(path, copy.read_bytes(), durable=False)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _growing_files(self) -> tuple[Path, ...]:
+        return self.folder.metrics, self.folder.timings, self.folder.samples
 
     def write_result(self, result: StageResult) -> None:
         """Write `out/timings.json` and, last, `out/result.json`, which completes the stage."""
