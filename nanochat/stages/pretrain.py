@@ -132,7 +132,9 @@ def _open_documents(source: SourceSpec, context: StageContext, tokenizer: Tokeni
             raise InterruptedRun(f"stopped while tokenizing `{source.name}`, finished files are kept")
         context.report_progress(0.0, f"tokenizing {source.name}: {documents:,} documents, {tokens:,} tokens")
 
-    return cached_stream(source, "train", tokenizer, base=context.base, on_progress=on_progress)
+    return cached_stream(
+        source, "train", tokenizer, base=context.base, on_progress=on_progress, notify=context.notify_user
+    )
 
 
 def _make_schedule(spec: PretrainSpec) -> TrainingSchedule:

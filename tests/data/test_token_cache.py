@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 
 import numpy as np
@@ -14,6 +15,7 @@ from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import DocumentRows
 from nanochat.data.token_cache import cache as token_cache
 from nanochat.data.token_cache.cache import cached_stream
+from nanochat.data.token_cache.parts import read_list, write_list
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.tokenizer import bpe
 
@@ -129,7 +131,7 @@ def test_stopped_build_leaves_only_complete_parts_and_continues_with_the_next_fi
     with pytest.raises(InterruptedRun):
         cached_stream(source, "train", tokenizer, base=base, on_progress=stop)
     (folder,) = (base / "tokens").iterdir()
-    assert {path.name for path in folder.iterdir()} == {".lock", "key.json", "00000.tokens", "00000.index.npy"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "parts.json", "00000.tokens", "00000.index.npy"}
     before = (folder / "00000.tokens").stat().st_mtime_ns
     stream = cached_stream(source, "train", tokenizer, base=base)
     assert (folder / "00000.tokens").stat().st_mtime_ns == before
@@ -138,21 +140,52 @@ def test_stopped_build_leaves_only_complete_parts_and_continues_with_the_next_fi
         np.testing.assert_array_equal(next(stream), tokenizer.encode(next(plain)))
 
 
-@pytest.mark.parametrize("kind", ["cut off", "gone", "all but the list"])
-def test_damaged_cache_is_built_again(source, tokenizer, base, kind):
+def flip(path):
+    """Change one byte, but neither size nor time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+DAMAGES = {
+    "00001.tokens": {
+        "cut": lambda path, other: os.truncate(path, 100),
+        "flipped": lambda path, other: flip(path),
+        "swapped": lambda path, other: shutil.copy(other / path.name, path),
+        "lost": lambda path, other: path.unlink(),
+    },
+    "00000.index.npy": {"flipped": lambda path, other: flip(path), "lost": lambda path, other: path.unlink()},
+    "parts.json": {
+        "flipped": lambda path, other: flip(path),
+        "cut": lambda path, other: os.truncate(path, 100),
+        "swapped": lambda path, other: shutil.copy(other / path.name, path),
+        "and all files swapped": lambda path, other: shutil.copytree(other, path.parent, dirs_exist_ok=True),
+        "lost": lambda path, other: path.unlink(),
+    },
+}
+
+
+@pytest.mark.parametrize("is_complete", [True, False], ids=["complete", "stopped"])
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in DAMAGES.items() for kind in kinds])
+def test_damaged_file_of_a_cache_is_named_and_made_again(files, source, tokenizer, base, name, kind, is_complete):
+    """Neither size nor time of a flipped file say that it is damaged."""
     cached_stream(source, "train", tokenizer, base=base)
     (folder,) = (base / "tokens").iterdir()
-    tokens = folder / "00001.tokens"
-    match kind:
-        case "cut off":
-            os.truncate(tokens, 100)
-        case "gone":
-            (folder / "00002.index.npy").unlink()
-        case "all but the list":
-            (folder / "parts.json").unlink()
-    stream, plain = cached_stream(source, "train", tokenizer, base=base), DocumentStream(source, "train", base=base)
+    cached_stream(files.source("*", max_document_chars=80), "train", tokenizer, base=base)
+    (other,) = (path for path in (base / "tokens").iterdir() if path != folder)
+    if not is_complete:
+        listed = read_list(folder)
+        parts = {number: listed.parts[number] for number in (0, 1)}
+        write_list(folder, listed.model_copy(update={"is_complete": False, "parts": parts}))
+    DAMAGES[name][kind](folder / name, other)
+    said = []
+    stream = cached_stream(source, "train", tokenizer, base=base, notify=said.append)
+    assert [str(folder / name) in line for line in said] == [True] * ((name, kind) != ("parts.json", "lost"))
+    plain = DocumentStream(source, "train", base=base)
     for _ in range(700):
         np.testing.assert_array_equal(next(stream), tokenizer.encode(next(plain)))
+    cached_stream(source, "train", tokenizer, base=base, notify=pytest.fail)
 
 
 def test_full_disk_leaves_no_part(source, tokenizer, base, monkeypatch):
@@ -164,7 +197,7 @@ def test_full_disk_leaves_no_part(source, tokenizer, base, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         cached_stream(source, "train", tokenizer, base=base)
     (folder,) = (base / "tokens").iterdir()
-    assert {path.name for path in folder.iterdir()} == {".lock", "key.json"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "parts.json"}
 
 
 def test_cache_skips_a_file_without_documents_of_the_split(files, tokenizer, base):

@@ -1,11 +1,11 @@
 """Tokenized documents in memory-mapped files, shared by all runs with the same tokenizer and source.
 
-<base>/tokens/<key>/key.json         the settings that the folder's contents depend on
+<base>/tokens/<key>/parts.json       what the contents depend on, and what the files of each finished part are like
                     00000.tokens     the ids of the documents of the source's first file, one after the other
                     00000.index.npy  for each document, the end of its ids and the source's position after it
-                    parts.json       the list of parts, written last: without it the cache is not complete
 
-A build that was killed continues with the first unfinished file. A `CachedStream` has the documents, epochs and
+The content of every file is checked before it is used. A build that was killed continues with the first unfinished
+part, and one that finds a damaged part starts again with that part. A `CachedStream` has the documents, epochs and
 positions of a `DocumentStream`, so that a run can resume with or without the cache.
 """
 
@@ -15,7 +15,7 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,14 +30,19 @@ from nanochat.data.token_cache.parts import (
     LIST_FILE,
     OnProgress,
     Part,
+    PartList,
     TokenType,
+    delete_parts,
     last_place,
     locked,
     open_parts,
+    read_list,
+    whole_parts,
+    write_list,
     write_part,
 )
 from nanochat.errors import PreflightError
-from nanochat.storage.files import delete_scratch, write_text
+from nanochat.storage.files import delete_scratch
 from nanochat.tokenizer.bpe import IntArray, Tokenizer
 
 FORMAT = 2
@@ -80,10 +85,12 @@ def cached_stream(
     *,
     base: Path,
     on_progress: OnProgress = lambda documents, tokens: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> CachedStream:
-    """Return the tokenized documents of a split of a source, after building the cache if there is none.
+    """Return the tokenized documents of a split of a source, after building what the cache lacks.
 
-    If another process is building the same cache, this one waits for it.
+    If another process is building the same cache, this one waits for it. `notify` is called with the name of a damaged
+    file.
 
     Raises:
         PreflightError, StageError: the source's documents cannot be read.
@@ -92,10 +99,16 @@ def cached_stream(
     folder = base / FOLDER / key.name
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= _SMALL_VOCABULARY else "<i4")
     with locked(folder, on_progress):
-        parts = open_parts(folder, dtype)
-        if parts is None:
-            _build(DocumentStream(spec, split, base=base), tokenizer, folder, key, dtype, on_progress)
-            parts = open_parts(folder, dtype)
+        listed = read_list(folder)
+        if listed is None or listed.key != asdict(key):
+            if (path := folder / LIST_FILE).exists():
+                notify(f"{path} is damaged, or of an earlier format; all documents are tokenized again")
+            listed = PartList(key=asdict(key))
+        whole = whole_parts(folder, listed, on_progress=on_progress, notify=notify)
+        if not listed.is_complete or len(whole) < len(listed.parts):
+            listed = PartList(key=asdict(key), parts=whole)
+            listed = _build(DocumentStream(spec, split, base=base), tokenizer, folder, listed, dtype, on_progress)
+        parts = open_parts(folder, listed.parts, dtype)
     assert parts, f"{describe(spec)}: the cache has no documents"
     return CachedStream(parts)
 
@@ -176,12 +189,17 @@ def _key(spec: SourceSpec, split: Split, tokenizer: Tokenizer, base: Path) -> Ca
 
 
 def _build(
-    stream: DocumentStream, tokenizer: Tokenizer, folder: Path, key: CacheKey, dtype: TokenType, on_progress: OnProgress
-) -> None:
-    """Tokenize the files of the source that are not in the folder yet, one after the other."""
+    stream: DocumentStream,
+    tokenizer: Tokenizer,
+    folder: Path,
+    listed: PartList,
+    dtype: TokenType,
+    on_progress: OnProgress,
+) -> PartList:
+    """Tokenize the files of the source that are not listed yet, one after the other, and return the complete list."""
     delete_scratch(folder)
-    write_text(folder / "key.json", json.dumps(asdict(key), indent=1))
-    done = [int(path.name.split(".")[0]) for path in sorted(folder.glob("*.index.npy"))]
+    delete_parts(folder, without=listed.parts)
+    write_list(folder, listed)
     documents = tokens = 0
 
     def encode(entries: Iterator[_Entry]) -> Iterator[tuple[list[IntArray], list[tuple[int, ...]]]]:
@@ -193,11 +211,13 @@ def _build(
             tokens += sum(map(len, encoded))
             on_progress(documents, tokens)
 
-    for number, entries in itertools.groupby(_entries(stream, folder, done), key=lambda entry: entry[1]):
-        write_part(folder, number, dtype, encode(entries))
-        done.append(number)
-    sizes = {number: (folder / f"{number:05d}.tokens").stat().st_size for number in done}
-    write_text(folder / LIST_FILE, json.dumps(sizes))
+    for number, entries in itertools.groupby(_entries(stream, folder, [*listed.parts]), key=lambda entry: entry[1]):
+        part = write_part(folder, number, dtype, encode(entries))
+        listed = listed.model_copy(update={"parts": {**listed.parts, number: part}})
+        write_list(folder, listed)
+    listed = listed.model_copy(update={"is_complete": True})
+    write_list(folder, listed)
+    return listed
 
 
 def _entries(stream: DocumentStream, folder: Path, done: list[int]) -> Iterator[_Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import atomic_write
+from nanochat.storage.integrity import FileDigest, describe_file, find_change
 from nanochat.storage.locking import lock_file
 from nanochat.tokenizer.bpe import IntArray
 
@@ -45,10 +47,58 @@ class Part:
         return tuple(self.index[row, 1:].tolist())
 
 
+class PartFiles(BaseModel):
+    """What the two files of a part are like."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: FileDigest
+    index: FileDigest
+
+
+class PartList(BaseModel):
+    """The parts of a cache by the numbers of their files, and what the contents of the cache depend on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: dict[str, JsonValue]
+    is_complete: bool = False
+    parts: dict[int, PartFiles] = {}
+
+
+def read_list(folder: Path) -> PartList | None:
+    """Return the list of a cache's parts, None if it is missing or damaged."""
+    content = read_checked(folder / LIST_FILE)
+    try:
+        return PartList.model_validate_json(content) if content is not None else None
+    except ValidationError:
+        return None
+
+
+def write_list(folder: Path, listed: PartList) -> None:
+    """Replace the list of a cache's parts."""
+    write_checked(folder / LIST_FILE, listed.model_dump_json(indent=1))
+
+
+def whole_parts(
+    folder: Path, listed: PartList, *, on_progress: OnProgress, notify: Callable[[str], None]
+) -> dict[int, PartFiles]:
+    """Return the listed parts before the first one that is damaged, which `notify` names. Their content is read."""
+    whole: dict[int, PartFiles] = {}
+    for number, part in listed.parts.items():
+        on_progress(0, 0)
+        for path, expected in zip(_paths(folder, number), (part.tokens, part.index), strict=True):
+            if (change := find_change(path, expected)) is not None:
+                notify(f"{path} {change}; the documents from there on are tokenized again")
+                return whole
+        whole[number] = part
+    return whole
+
+
 def write_part(
     folder: Path, number: int, dtype: TokenType, batches: Iterable[tuple[list[IntArray], list[tuple[int, ...]]]]
-) -> None:
-    """Write the two files of a part, each visible only once it is complete: first the tokens, then the index.
+) -> PartFiles:
+    """Write the two files of a part, and return what they are like for the list, without which they do not count.
 
     A batch holds the ids of some documents, and the source's position after each.
     """
@@ -63,22 +113,16 @@ def write_part(
             file.write(np.concatenate(encoded).astype(dtype).tobytes())
     with atomic_write(index) as scratch, scratch.open("wb") as file:
         np.save(file, np.array(rows, dtype=np.int64))
+    return PartFiles(tokens=describe_file(tokens), index=describe_file(index))
 
 
-def open_parts(folder: Path, dtype: TokenType) -> list[Part] | None:
-    """Return the parts of a complete cache, or None. A damaged cache is deleted."""
-    try:
-        sizes = json.loads((folder / LIST_FILE).read_text())
-    except FileNotFoundError:
-        return None
+def open_parts(folder: Path, numbers: Iterable[int], dtype: TokenType) -> list[Part]:
+    """Return parts that are whole, memory-mapped."""
     parts = []
-    for name, size in sizes.items():
-        tokens, index = _paths(folder, int(name))
-        if not (tokens.is_file() and index.is_file() and tokens.stat().st_size == size):
-            _clear(folder)
-            return None
-        mapped = np.memmap(tokens, dtype=dtype, mode="r") if size else np.zeros(0, dtype)
-        parts.append(Part(int(name), mapped, np.load(index, mmap_mode="r")))
+    for number in numbers:
+        tokens, index = _paths(folder, number)
+        mapped = np.memmap(tokens, dtype=dtype, mode="r") if tokens.stat().st_size else np.zeros(0, dtype)
+        parts.append(Part(number, mapped, np.load(index, mmap_mode="r")))
     return parts
 
 
@@ -87,14 +131,15 @@ def last_place(folder: Path, number: int) -> tuple[int, ...]:
     return tuple(np.load(_paths(folder, number)[1], mmap_mode="r")[-1, 1:].tolist())
 
 
+def delete_parts(folder: Path, *, without: Iterable[int]) -> None:
+    """Delete the files of all parts but some."""
+    kept = {path for number in without for path in _paths(folder, number)}
+    for path in {*folder.glob("*.index.npy"), *folder.glob("*.tokens")} - kept:
+        path.unlink()
+
+
 def _paths(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:05d}.tokens", folder / f"{number:05d}.index.npy"
-
-
-def _clear(folder: Path) -> None:
-    (folder / LIST_FILE).unlink()
-    for path in [*folder.glob("*.index.npy"), *folder.glob("*.tokens")]:
-        path.unlink()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.data.ingest import store as ingest
-from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE
+from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE, read_list
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.record import read_run
@@ -134,10 +134,8 @@ def _referenced_folders(base: Path) -> set[Path]:
 
 
 def _tokenizer_digest(cache: Path) -> str | None:
-    try:
-        return str(json.loads((cache / "key.json").read_text())["tokenizer"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    listed = read_list(cache)
+    return str(listed.key["tokenizer"]) if listed is not None else None
 
 
 def _is_being_written(cache: Path) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import shutil
 import threading
 
 import pytest
 
+from nanochat.data.token_cache.parts import PartList, write_list
 from nanochat.errors import PreflightError
 from nanochat.runner.store.gc import (
     delete_unreferenced_stages,
@@ -101,8 +101,7 @@ def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(bench):
     for name, digest in digests.items():
         folder = bench.base / "tokens" / name
         folder.mkdir(parents=True)
-        (folder / "key.json").write_text(json.dumps({"tokenizer": digest}))
-        (folder / "parts.json").write_text("{}")
+        write_list(folder, PartList(key={"tokenizer": digest}))
         (folder / ".lock").touch()
     with (bench.base / "tokens" / "being made" / ".lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
