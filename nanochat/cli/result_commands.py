@@ -10,7 +10,7 @@ from nanochat import runtime
 from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import render_comparison
-from nanochat.runner.report.report import write_report
+from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.results import list_results
 from nanochat.runner.store import gc as collector
 from nanochat.runner.store.run_catalog import Run, find_run, list_runs
@@ -35,10 +35,10 @@ def ls(_options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the report of a run from its current records, and print it."""
     base = runtime.base_dir()
-    run = find_run(options.run, base)
-    path = write_report(run, base)
-    print(path.read_text(encoding="utf-8"), end="")
-    print(f"\n({path})")
+    shown = refresh_report(find_run(options.run, base), base)
+    print(shown.text, end="")
+    for remark in shown.remarks:
+        print(f"\n({remark})")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -80,4 +80,6 @@ def _headline(run: Run, base: Path) -> str:
         if stage in records:
             results = list_results({stage: records[stage]})[:3]
             return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results)
+    if lost := run.lost(base):
+        return f"the results of {', '.join(lost)} are not here"
     return datetime.fromtimestamp(run.state.created).strftime("%Y-%m-%d %H:%M")

@@ -183,8 +183,8 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
             display.log_line(str(busy))
             same = [run for run in list_runs(base, name) if run.state.plan_digest == digest]
             return same[-1], _check(context, records)
-        for lookup, _ in cached:
-            session.use_cached(lookup.stage.name, lookup.folder)
+        for lookup, record in cached:
+            session.use_cached(lookup.stage.name, lookup.folder, record.output_digest)
             sweep_checkpoints(lookup.folder)
         unmet = _finish(context, session, records)
         run = Run(session.folder, session.state)

@@ -75,7 +75,7 @@ def run_stages(context: RunContext, session: Session, interrupts: Interrupts) ->
             records[name] = _run_stage(context, session, interrupts, lookup.stage, records)
         elif isinstance(lookup, ResolvedStage) and lookup.record is not None:
             _check_unselected(context, lookup, lookup.record)
-            session.use_cached(name, lookup.folder)
+            session.use_cached(name, lookup.folder, lookup.record.output_digest)
             records[name] = lookup.record
     return records
 
@@ -106,7 +106,7 @@ def _run_stage(
     with claims(context.request.base):
         lookup = _look_up(context, stage, records)
         if lookup.record is not None:
-            session.use_cached(name, lookup.folder)
+            session.use_cached(name, lookup.folder, lookup.record.output_digest)
     title = session.state.entry(name).title
     if lookup.record is not None:
         sweep_checkpoints(lookup.folder)
@@ -117,10 +117,12 @@ def _run_stage(
             ended = f"process {owner.pid} on {owner.host}, which has ended"
             context.display.log_line(f"{title}: took over the lock of {ended}")
         if (found := _look_up(context, stage, records).record) is not None:
-            session.use_cached(name, lookup.folder)  # another run finished it while this one waited for the lock
+            # Another run finished it while this one waited for the lock.
+            session.use_cached(name, lookup.folder, found.output_digest)
             return found
         record = _compute_stage(context, session, interrupts, lookup, lock, records)
-        session.end_stage(name, lookup.folder, "finished", seconds=record.finished - record.started)
+        seconds = record.finished - record.started
+        session.end_stage(name, lookup.folder, "finished", seconds=seconds, output_digest=record.output_digest)
     context.display.log_line(f"{title}: done{result_line(record)}")
     return record
 

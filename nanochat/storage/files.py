@@ -10,6 +10,7 @@ Not here: files that grow line by line (`storage.series`, logs) and downloads th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -119,6 +120,11 @@ def delete_scratch(folder: Path) -> None:
     """Delete every scratch file and folder under `folder`. The caller must be the only one that writes there."""
     for scratch in sorted(folder.rglob(f"{_SCRATCH_PREFIX}*")):
         _delete(scratch)
+
+
+def is_no_permission(error: OSError) -> bool:
+    """Return whether an error means that this user may not write here, or nobody may: a read-only file system."""
+    return isinstance(error, PermissionError) or error.errno == errno.EROFS
 
 
 def sync(path: Path) -> None:

@@ -23,6 +23,8 @@ CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", 
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 """The files of a model folder."""
 MODEL_FOLDER = "model"
+RUN_STAGES = "stages"
+"""The folder in a run's folder with a link to each stage, called NUMBER-STAGE."""
 OPTIMIZER_FILE = "optimizer.safetensors"
 SAMPLES_FILE = "samples.md"
 RESULT_FILE = "result.json"
@@ -127,7 +129,7 @@ class RunFolder:
     report = _Entry("report.md")
     report_page = _Entry("report.html")  # the report as one HTML file with its pictures
     plots = _Entry("plots")  # the report's pictures
-    stages = _Entry("stages")  # links to the stage folders
+    stages = _Entry(RUN_STAGES)  # links to the stage folders
     copies = _Entry("copies.json")  # the names of the converted copies of data files that it reads
     link = _Entry("tracking.json")  # the MLflow run that shows this run
 

@@ -19,6 +19,7 @@ from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run
 from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.storage.files import write_text
+from nanochat.storage.layout import StageFolder
 
 _CURVES_INTRO = """\
 The loss measures how badly the model predicts the next token: it is the negative logarithm of the probability that the
@@ -36,51 +37,32 @@ _MAX_NOTES = 30
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
-    records, folder = run.records(base), run.folder
-    plots = _draw(run, records, base) if with_plots else []
-    text = _render(
-        run,
-        records,
-        samples=_samples(run, base),
-        plots=[path.name for path in plots],
-        notes=_notes(run, base),
-        sources=_source_lines(run, base),
-    )
+    folder = run.folder
+    text = report_text(run, base, plots=[path.name for path in _draw(run, base)] if with_plots else [])
     page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
     return folder.report
 
 
-def _draw(run: Run, records: Mapping[str, StageRecord], base: Path) -> list[Path]:
-    folders = run.state.folders(base).items()
-    existing = {stage: folder.metrics for stage, folder in folders if folder.metrics.is_file()}
-    return [*draw_scores(list_suites(records), run.folder.plots), *draw_curves(existing, run.folder.plots)]
+def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
+    """Return the report as markdown. `plots` names the images in `plots/`.
 
-
-def _render(
-    run: Run,
-    records: Mapping[str, StageRecord],
-    *,
-    samples: Mapping[str, str],
-    plots: list[str],
-    notes: Mapping[str, list[str]],
-    sources: Sequence[str],
-) -> str:
-    """Return the report as markdown.
-
-    `samples` (markdown) and `notes` are by stage, `plots` names images in `plots/`, `sources` has a line per source.
+    Of stages whose results are not here, it says which they are and where they were searched.
     """
-    state = run.state
+    state, records, lost = run.state, run.records(base), run.lost(base)
+    folders = _readable_folders(run, base)
     outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
+    happened = "\n".join(f"- {sentence}" for sentence in describe_stages(records))
+    sources, samples = _source_lines(folders), _samples(folders)
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
     parts = [
         f"# {state.name}",
         state.description,
         outcome,
-        "## What happened",
-        "\n".join(f"- {sentence}" for sentence in describe_stages(records)) or "No stage is finished yet.",
-        *_note_section(notes or {}),
+        *(["## Missing", run.describe_lost(base, lost)] if lost else ()),
+        *(["## What happened", happened or "No stage is finished yet."] if happened or not lost else ()),
+        *_note_section(_notes(folders)),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Data", indented("\n".join(sources))] if sources else ()),
@@ -95,6 +77,19 @@ def _render(
         *(["## All results", _results_table(records)] if records else ()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _readable_folders(run: Run, base: Path) -> dict[str, StageFolder]:
+    """Return the folders of the stages without those that hold no result of this run."""
+    lost = run.lost(base)
+    return {stage: folder for stage, folder in run.folders(base).items() if stage not in lost}
+
+
+def _draw(run: Run, base: Path) -> list[Path]:
+    folders = _readable_folders(run, base).items()
+    existing = {stage: folder.metrics for stage, folder in folders if folder.metrics.is_file()}
+    suites = list_suites(run.records(base))
+    return [*draw_scores(suites, run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
 
 def _image(name: str) -> str:
@@ -125,19 +120,19 @@ def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
     return [intro, "\n".join(f"- {expectation}" for expectation in checked)] if checked else []
 
 
-def _samples(run: Run, base: Path) -> dict[str, str]:
+def _samples(folders: Mapping[str, StageFolder]) -> dict[str, str]:
     samples = {}
-    for stage, folder in run.state.folders(base).items():
+    for stage, folder in folders.items():
         if folder.samples.is_file():
             text = folder.samples.read_text(encoding="utf-8").strip()
             samples[stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
     return samples
 
 
-def _notes(run: Run, base: Path) -> dict[str, list[str]]:
+def _notes(folders: Mapping[str, StageFolder]) -> dict[str, list[str]]:
     """Return the notes in the log of each stage, each once."""
     notes = {}
-    for stage, folder in run.state.folders(base).items():
+    for stage, folder in folders.items():
         if folder.log.is_file():
             lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
             marked = [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
@@ -150,10 +145,10 @@ def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
     return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
 
 
-def _source_lines(run: Run, base: Path) -> list[str]:
+def _source_lines(folders: Mapping[str, StageFolder]) -> list[str]:
     """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
     stages: dict[str, list[str]] = {}
-    for stage, folder in run.state.folders(base).items():
+    for stage, folder in folders.items():
         if folder.sources.is_file():
             for line in json.loads(folder.sources.read_text(encoding="utf-8")):
                 stages.setdefault(line, []).append(stage)

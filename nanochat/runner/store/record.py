@@ -14,7 +14,7 @@ from nanochat.plan.stages import training_stages
 from nanochat.storage.checked_json import DIGEST_KEY, read_checked, write_checked
 from nanochat.storage.files import sync, write_text
 from nanochat.storage.integrity import FileDigest, describe_file
-from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, SAMPLES_FILE, RunFolder, StageFolder
+from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, RUN_STAGES, SAMPLES_FILE, RunFolder, StageFolder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
@@ -73,9 +73,13 @@ class StageIdentity(_Stored):
         return {name: str(digest) for name, digest in self._mapping("sources").items()}
 
     def belongs_to(self, folder: StageFolder) -> bool:
-        """Return whether this is the unchanged identity of a stage folder, and not that of a different one."""
+        """Return whether this is the unchanged identity of a stage folder, and not that of a different one.
+
+        Archives that follow links hold copies of stages in the run's folder, under the names of the links.
+        """
         is_whole = fingerprint_document(self.document) == self.fingerprint
-        return is_whole and self.fingerprint[:FINGERPRINT_CHARS] == folder.path.name
+        is_copy_in_run = folder.path.parent.name == RUN_STAGES and folder.path.name.endswith(f"-{self.stage}")
+        return is_whole and (is_copy_in_run or self.fingerprint[:FINGERPRINT_CHARS] == folder.path.name)
 
     def _mapping(self, key: str) -> dict[str, JsonValue]:
         value = self.document.get(key)
@@ -127,6 +131,8 @@ class StageEntry(_Stored):
     status: StageStatus = "waiting"
     folder: str | None = None
     """Relative to the base folder."""
+    output_digest: str | None = None
+    """That of the result, to notice that the stage was computed again since. None until it is finished."""
     init_from: str | None = None
     """The stage folder with the initial weights, relative to the base folder. None if there is none under it."""
     reason: str = ""

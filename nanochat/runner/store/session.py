@@ -23,7 +23,7 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.storage.files import exclusive, write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder, stages_folder
 
-_KEPT_FIELDS = {"status", "folder", "reason", "started", "finished", "spent_seconds"}
+_KEPT_FIELDS = {"status", "folder", "output_digest", "reason", "started", "finished", "spent_seconds"}
 """Fields of a stage's entry that a resumed run keeps. The others follow the current `run` section of the recipe."""
 
 
@@ -38,21 +38,27 @@ class Session:
 
     def begin_stage(self, name: str, folder: StageFolder, *, reason: str) -> None:
         """Mark a stage as running."""
-        self._change_stage(name, folder, status="running", reason=reason, started=time.time(), finished=None)
+        begun = {"status": "running", "reason": reason, "started": time.time(), "finished": None}
+        self._change_stage(name, folder, **begun, output_digest=None)
 
-    def end_stage(self, name: str, folder: StageFolder, status: StageStatus, *, seconds: float) -> None:
-        """Store how a stage ended, and add the time of this attempt."""
+    def end_stage(
+        self, name: str, folder: StageFolder, status: StageStatus, *, seconds: float, output_digest: str | None = None
+    ) -> None:
+        """Store how a stage ended, with the digest of its result if it has one, and add the time of this attempt."""
         spent = self.state.entry(name).spent_seconds + seconds
-        self._change_stage(name, folder, status=status, finished=time.time(), spent_seconds=spent)
+        ended = {"status": status, "finished": time.time(), "spent_seconds": spent}
+        self._change_stage(name, folder, **ended, output_digest=output_digest)
 
-    def use_cached(self, name: str, folder: StageFolder) -> None:
+    def use_cached(self, name: str, folder: StageFolder, output_digest: str) -> None:
         """Mark a stage as taken from the cache, unless this run computed it itself."""
         entry = self.state.entry(name)
-        is_own = entry.folder == self._relative(folder) and entry.status not in ("waiting", "cached")
+        is_same = entry.folder == self._relative(folder) and entry.output_digest in (None, output_digest)
+        is_own = is_same and entry.status not in ("waiting", "cached")
         if is_own and entry.status == "finished":
             return
         # If the process died between writing the record and `run.json`, this run computed the stage.
-        self._change_stage(name, folder, status="finished" if is_own else "cached", reason="")
+        status = "finished" if is_own else "cached"
+        self._change_stage(name, folder, status=status, reason="", output_digest=output_digest)
 
     def end(self, status: RunStatus, message: str) -> None:
         """Store how the run ended."""

@@ -1,0 +1,57 @@
+"""Bring the report of a run up to date, but never replace it by one that shows less.
+
+A run may have been archived without its stages, or some of their files may be gone. Then its report is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.runner.report.report import report_text, write_report
+from nanochat.runner.store.run_catalog import Run
+from nanochat.storage.files import is_no_permission
+from nanochat.storage.integrity import find_change
+
+
+@dataclass(frozen=True)
+class ShownReport:
+    """The text of a report, and lines about its file: where it is, and why it was not written again."""
+
+    text: str
+    remarks: tuple[str, ...]
+
+
+def refresh_report(run: Run, base: Path) -> ShownReport:
+    """Write the report of a run again from its current records, if they hold all that it showed, and return it.
+
+    A report that cannot be written, because the run belongs to somebody else, is only returned.
+    """
+    path = run.folder.report
+    if path.is_file() and (missing := list(_missing(run, base))):
+        kept = f"it is kept as it was written, because it could not be written again: {'; '.join(missing)}"
+        return ShownReport(path.read_text(encoding="utf-8"), (str(path), kept))
+    try:
+        write_report(run, base)
+    except OSError as error:
+        if not is_no_permission(error):
+            raise
+        plots = sorted(plot.name for plot in run.folder.plots.glob("*.png"))
+        return ShownReport(report_text(run, base, plots=plots), (f"not written: {path}: {error.strerror}",))
+    return ShownReport(path.read_text(encoding="utf-8"), (str(path),))
+
+
+def _missing(run: Run, base: Path) -> Iterator[str]:
+    """Yield what a report shows of the finished stages and what is not here, or is damaged."""
+    if lost := run.lost(base):
+        yield run.describe_lost(base, lost)
+    folders = run.folders(base)
+    for stage, record in run.records(base).items():
+        folder = folders[stage]
+        if not folder.log.is_file():  # it grows with every attempt, so the record does not describe it
+            yield f"{folder.log} is missing"
+        for path in (folder.metrics, folder.sources, folder.samples):
+            recorded = record.files.get(path.relative_to(folder.path).as_posix())
+            if recorded is not None and (change := find_change(path, recorded, trust_time=True)) is not None:
+                yield f"{path} {change}"
