@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import socket
 import sqlite3
 import time
@@ -12,13 +11,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nanochat import runtime
 from nanochat.errors import NanochatError
 from nanochat.storage.files import move_into_place
-from nanochat.tracking.store_address import SERVER_PORTS, SQLITE, database_path, show_uri, with_credentials
+from nanochat.tracking.database import (
+    ARTIFACTS_FOLDER,
+    LOCK_SECONDS,
+    artifact_folder,
+    find_moved_artifacts,
+    url_for_mlflow,
+)
+from nanochat.tracking.store_address import SERVER_PORTS, database_path, show_uri, with_credentials
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -34,11 +41,12 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_PROBE_SECONDS = 3.0
+_PROBE_SECONDS = LOCK_SECONDS
 _REASON_CHARS = 200
 _REFUSALS = (400, 413, 422)
 """Status codes of HTTP: the request is invalid, too large, or makes no sense."""
 _PAGE = 1000
+_CREATING = ".mlflow.creating-"
 
 
 class TrackingOutageError(NanochatError):
@@ -70,13 +78,14 @@ def open_store(uri: str, experiment: str) -> Store:
     with raise_outages(uri), _first_use_lock(uri):
         from mlflow.tracking import MlflowClient
 
-        _create_database(uri)
-        client = MlflowClient(tracking_uri=with_credentials(uri))
+        path = database_path(uri)
+        if path is not None:
+            _create_database(path)
+            find_moved_artifacts(path)
+        client = MlflowClient(tracking_uri=with_credentials(uri) if path is None else url_for_mlflow(path))
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
-            path, name = database_path(uri), re.sub(r"[^\w.-]", "_", experiment)
-            # Artifacts of a SQLite store lie beside the database, whatever the working directory is.
-            location = None if path is None else (path.parent / "mlartifacts" / name).as_uri()
+            location = None if path is None else artifact_folder(path, experiment).as_uri()
             return Store(client, uri, experiment, str(client.create_experiment(experiment, location)))
         notice = _restore(client, existing) if existing.lifecycle_stage == "deleted" else ""
         return Store(client, uri, experiment, str(existing.experiment_id), notice)
@@ -87,13 +96,11 @@ def _restore(client: MlflowClient, experiment: Experiment) -> str:
     from mlflow.entities import ViewType
 
     count, token = 0, None
-    while token is not None or count == 0:
+    while token is None or token:
         page = client.search_runs(
             [experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY, max_results=_PAGE, page_token=token
         )
-        count, token = count + len(page), page.token
-        if token is None:
-            break
+        count, token = count + len(page), page.token or ""
     client.restore_experiment(experiment.experiment_id)
     runs = f"{count:,} deleted run{'' if count == 1 else 's'} in it"
     return f"the experiment `{experiment.name}` was deleted; it is restored, and MLflow restored the {runs} as well"
@@ -131,7 +138,7 @@ def raise_outages(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise TrackingOutageError(f"{show_uri(uri)}: {reason_of(error, uri)}") from error
 
 
@@ -175,21 +182,20 @@ def _first_use_lock(uri: str) -> Iterator[None]:
         os.close(folder)
 
 
-def _create_database(uri: str) -> None:
+def _create_database(path: Path) -> None:
     """Create the database of a SQLite store atomically, if it does not exist. The caller must hold the lock.
 
     MLflow needs seconds to create the tables, and cannot open a database whose creation was killed.
     """
-    path = database_path(uri)
-    if path is None or (path.exists() and path.stat().st_size):  # `probe` leaves an empty file
+    if path.exists() and path.stat().st_size:  # `probe` leaves an empty file
         return
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for leftover in path.parent.glob(f".{path.name}.creating-*"):
+    for leftover in path.parent.glob(f"{_CREATING}*"):
         leftover.unlink()
     # Every attempt uses a new name, because MLflow caches connections by file name.
-    scratch = path.with_name(f".{path.name}.creating-{time.time_ns()}")
-    store = SqlAlchemyStore(f"{SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+    scratch = path.with_name(f"{_CREATING}{time.time_ns()}")
+    # MLflow's own experiment "Default" is created here, with its files in this folder.
+    store = SqlAlchemyStore(url_for_mlflow(scratch), (path.parent / ARTIFACTS_FOLDER).as_uri())  # type: ignore[no-untyped-call]
     store.engine.dispose()
     move_into_place(scratch, path)

@@ -116,6 +116,7 @@ class Bench:
         self.folder, self.make_display = folder, make_display
         self.base = folder / "base"
         self.recipe = folder / "tiny.yaml"
+        folder.mkdir(exist_ok=True)
         self.recipe.write_text(RECIPE)
         (folder / "text.txt").write_text("".join(f"hello world {i}\n" for i in range(50)))
         (folder / "chats.jsonl").write_text('{"prompt": "hello", "completion": "world"}\n')

@@ -136,6 +136,20 @@ def steps_by_name(bench, experiment="nanochat", uri=None):
     }
 
 
+def test_project_and_base_folder_may_have_any_name(bench, fresh_database):
+    """Files of the run and of its stages are read from the base folder, and stored beside the database."""
+    odd = type(bench)(bench.folder / "q?a=1 100%20#ü", bench.make_display)
+    odd.uri = f"sqlite:///{odd.folder}/mlflow.db"
+    odd.recipe.write_text(odd.recipe.read_text().replace("kind: none", "kind: mlflow"))
+    shutil.copy(fresh_database, odd.folder / "mlflow.db")
+    odd.run(last="pretrain")
+    assert steps_by_name(odd) == ALL_STEPS
+    runs, client = shown(odd)
+    assert "report.html" in {artifact.path for artifact in client.list_artifacts(runs["tiny"].info.run_id)}
+    assert "record.json" in {artifact.path for artifact in client.list_artifacts(runs["2-pretrain"].info.run_id)}
+    assert [path.name for path in bench.folder.iterdir() if path.is_dir()] == [odd.folder.name]
+
+
 ALL_STEPS = {"tiny": [], "1-tokenizer": [1, 2, 3, 4], "2-pretrain": [1, 2, 3, 4]}
 
 
