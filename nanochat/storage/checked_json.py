@@ -12,12 +12,12 @@ DIGEST_KEY = "content_sha256"
 _END = re.compile(rb',\n "' + DIGEST_KEY.encode() + rb'": "([0-9a-f]{64})"\n\}\n\Z')
 
 
-def write_checked(path: Path, text: str) -> None:
-    """Write a JSON object that has at least one key, and add its digest as the last key."""
+def write_checked(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a JSON object that has at least one key, and add its digest as the last key; see `files.atomic_write`."""
     # Bytes of file names that are not UTF-8 become escapes such as \udce9, which JSON reads.
     body = text.rstrip().removesuffix("}").rstrip().encode(errors="backslashreplace")
     digest = hashlib.sha256(body).hexdigest()
-    write_bytes(path, body + f',\n "{DIGEST_KEY}": "{digest}"\n}}\n'.encode())
+    write_bytes(path, body + f',\n "{DIGEST_KEY}": "{digest}"\n}}\n'.encode(), durable=durable)
 
 
 def read_checked(path: Path) -> str | None:

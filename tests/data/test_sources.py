@@ -147,6 +147,18 @@ def test_file_digests_ignore_a_damaged_memory_file(files, base):
             assert digest_of(path, None) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
 
 
+def test_file_digests_ignore_a_memory_file_with_a_changed_digit(files, base):
+    path = files.text("a.txt", "one")
+    os.utime(path, ns=(0, 0))
+    base.mkdir()
+    for _ in range(2):
+        with remembered_digests(base / "memory.json") as digest_of:
+            assert digest_of(path, None) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+        remembered = (base / "memory.json").read_text()
+        assert "7692c3ad" in remembered
+        (base / "memory.json").write_text(remembered.replace("7692c3ad", "8692c3ad"))
+
+
 def test_digest_of_each_builtin_source_differs(base):
     digests = {digest(SourceSpec(name="x", builtin=name), base=base) for name in ("python-stdlib", "spelling")}
     assert len(digests) == 2

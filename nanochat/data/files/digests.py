@@ -16,7 +16,8 @@ from pathlib import Path
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import raw_lines
-from nanochat.storage.files import sha256_of_file, write_text
+from nanochat.storage.checked_json import read_checked, write_checked
+from nanochat.storage.files import sha256_of_file
 
 MEMORY_FILE = "file_digests.json"
 """The name of the memory file under the base folder."""
@@ -40,13 +41,10 @@ DigestOf = Callable[[Path, LineFilter | None], str]
 def remembered_digests(memory: Path) -> Iterator[DigestOf]:
     """Yield a function that returns the sha256 (hex) of a file, or of its usable lines.
 
-    At the end, new digests are added to the file `memory`. If it cannot be read, it counts as empty.
+    At the end, new digests are added to the file `memory`. If it is damaged, it counts as empty.
     """
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
-    known = known if isinstance(known, dict) else {}
+    content = read_checked(memory)
+    known: dict[str, list[object]] = json.loads(content) if content is not None else {}
     new: dict[str, list[object]] = {}
 
     def digest_of(path: Path, lines: LineFilter | None) -> str:
@@ -65,7 +63,7 @@ def remembered_digests(memory: Path) -> Iterator[DigestOf]:
         yield digest_of
     finally:
         if new:
-            write_text(memory, json.dumps({**known, **new}), durable=False)
+            write_checked(memory, json.dumps({**known, **new}), durable=False)
 
 
 def _has_plain_lines(path: Path) -> bool:

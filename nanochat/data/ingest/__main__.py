@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         with path.open("w") as file:
             lock_file(file.fileno(), path)
             for number, path in enumerate(paths):
-                if unconverted_files([path], base=base):
+                if unconverted_files([path], base=base, are_loaded=True):
                     convert(path, base=base, on_progress=partial(_report, number))
     except NanochatError as error:
         _report(str(error))

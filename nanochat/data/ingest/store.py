@@ -19,7 +19,8 @@ from nanochat.data.files.digests import MEMORY_FILE, DigestOf, remembered_digest
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.errors import PreflightError
-from nanochat.storage.files import write_text
+from nanochat.storage.checked_json import read_checked, write_checked
+from nanochat.storage.files import sha256_of_file
 
 FOLDER, LIST_FILE, LOCK_FILE = "ingest", "parts.json", ".lock"
 PARTIAL_SUFFIX = ".partial"
@@ -73,16 +74,23 @@ def readable_files(paths: Iterable[Path], *, base: Path) -> list[ReadableFile]:
     return files
 
 
-def unconverted_files(paths: Iterable[Path], *, base: Path) -> list[Path]:
-    """Return the files that have to be converted before they can be read."""
+def unconverted_files(paths: Iterable[Path], *, base: Path, are_loaded: bool = False) -> list[Path]:
+    """Return the files that have to be converted before they can be read.
+
+    The content of a copy is compared with its list if it is about to be loaded, else only if its size or time changed.
+    """
     with remembered_digests(base / MEMORY_FILE) as digest_of:
-        return [path for path in paths if is_convertible(path) and _parts_of_copy(path, digest_of, base) is None]
+        return [
+            path
+            for path in paths
+            if is_convertible(path) and _parts_of_copy(path, digest_of, base, are_loaded=are_loaded) is None
+        ]
 
 
-def copy_names(paths: Iterable[Path], *, base: Path) -> list[str]:
-    """Return the names of the folders of the copies of files."""
+def copy_folders(paths: Iterable[Path], *, base: Path) -> list[Path]:
+    """Return the folders of the copies of files, which need not exist."""
     with remembered_digests(base / MEMORY_FILE) as digest_of:
-        return [copy_folder(path, digest_of(path, None), base=base).name for path in paths]
+        return [copy_folder(path, digest_of(path, None), base=base) for path in paths]
 
 
 def estimate_copy_bytes(paths: Iterable[Path]) -> int:
@@ -91,16 +99,18 @@ def estimate_copy_bytes(paths: Iterable[Path]) -> int:
 
 
 def read_parts(folder: Path) -> list[Part] | None:
-    """Return the parts that the list in a folder names, None if there is no readable list."""
-    try:
-        return [Part(**entry) for entry in json.loads((folder / LIST_FILE).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+    """Return the parts that the list in a folder names, None if it is missing, damaged or the list of another copy."""
+    content = read_checked(folder / LIST_FILE)
+    listed = json.loads(content) if content is not None else {}
+    if listed.get("copy") != _key(folder):
         return None
+    return [Part(**entry) for entry in listed["parts"]]
 
 
 def write_parts(folder: Path, parts: Sequence[Part]) -> None:
     """Replace the list of parts in a folder."""
-    write_text(folder / LIST_FILE, json.dumps([asdict(part) for part in parts], indent=1))
+    listed = {"copy": _key(folder), "parts": [asdict(part) for part in parts]}
+    write_checked(folder / LIST_FILE, json.dumps(listed, indent=1))
 
 
 def copies(base: Path) -> Iterator[Path]:
@@ -110,13 +120,19 @@ def copies(base: Path) -> Iterator[Path]:
             yield path
 
 
-def _parts_of_copy(path: Path, digest_of: DigestOf, base: Path) -> list[Path] | None:
+def _key(folder: Path) -> str:
+    return folder.name.removesuffix(PARTIAL_SUFFIX)
+
+
+def _parts_of_copy(path: Path, digest_of: DigestOf, base: Path, *, are_loaded: bool = False) -> list[Path] | None:
     """Return the parquet files of a file's copy, None if the copy is missing, incomplete or damaged."""
     folder = copy_folder(path, digest_of(path, None), base=base)
     parts = read_parts(folder)
     for part in parts or ():
         file = folder / part.name
-        if not file.is_file() or file.stat().st_size != part.size or digest_of(file, None) != part.sha256:
+        if not file.is_file() or file.stat().st_size != part.size:
+            return None
+        if (sha256_of_file(file) if are_loaded else digest_of(file, None)) != part.sha256:
             return None
     return None if parts is None else [folder / part.name for part in parts]
 

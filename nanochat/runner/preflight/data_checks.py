@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import assert_never
 
 from nanochat.data.ingest.pending import convertible_files, is_ready
-from nanochat.data.ingest.store import copy_names, unconverted_files
+from nanochat.data.ingest.store import copy_folders, unconverted_files
 from nanochat.data.source_checks import check_documents
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec, fetch
@@ -74,8 +74,12 @@ def fetch_inputs(
     if paths := convertible_files((source for stage in stages for source in stage.sources), base=base):
         if folder is not None:
             with claims(base):
-                write_text(folder.copies, json.dumps(copy_names(paths, base=base)))
-        convert_files(unconverted_files(paths, base=base), base, display=display, interrupts=interrupts)
+                write_text(folder.copies, json.dumps([copy.name for copy in copy_folders(paths, base=base)]))
+        unconverted = unconverted_files(paths, base=base, are_loaded=True)
+        for path, copy in zip(unconverted, copy_folders(unconverted, base=base), strict=True):
+            if copy.exists():
+                display.log_line(f"{path} is converted again: its copy {copy} is damaged, or of an earlier version")
+        convert_files(unconverted, base, display=display, interrupts=interrupts)
     if problems := check_inputs(unchecked, base):
         raise PreflightError("\n".join(problems))
 

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.errors import PreflightError
+from nanochat.data.ingest.pending import convertible_files
+from nanochat.data.ingest.store import unconverted_files
+from nanochat.errors import PreflightError, StageError
 from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
@@ -105,6 +107,7 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
 
         context.device_peak = peak_bytes
     context.report_progress(0.0, "starting")
+    _check_copies(job, context)
     if group.is_writer:
         _report_sources(job, context)
     try:
@@ -116,6 +119,14 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
         raise
     context.report_progress(1.0, "done")
     group.barrier()
+
+
+def _check_copies(job: Job, context: StageContext) -> None:
+    """Raise a StageError if a converted copy of a data file is damaged."""
+    paths = convertible_files((item.source for item in job.spec.inputs), base=context.base)
+    if damaged := unconverted_files(paths, base=context.base, are_loaded=True):
+        names = ", ".join(map(str, damaged))
+        raise StageError(f"the converted copy is missing or damaged: {names}; the same command converts it again")
 
 
 def _report_sources(job: Job, context: StageContext) -> None:

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,24 @@ def test_damaged_part_of_a_copy_is_converted_again(tmp_path):
     part.path.write_bytes(content)
     assert unconverted_files([path], base=base) == [path]
     assert [row["text"] for row in converted(path, base)] == ["a", "b"]
+
+
+def test_list_of_an_unfinished_copy_is_not_trusted_if_it_is_damaged_or_of_another_copy(tmp_path, monkeypatch):
+    """A wrong number of rows would leave out rows, or convert some twice."""
+    monkeypatch.setattr("nanochat.data.ingest.row_tables.TABLE_ROWS", 10)
+    for name, count in (("a.json", 45), ("b.json", 45)):
+        (tmp_path / name).write_text(json.dumps([{"text": f"{name} row {i}"} for i in range(count)]))
+    path, base = tmp_path / "a.json", tmp_path / "base"
+    whole, other = (convert(tmp_path / name, base=base, part_bytes=1) for name in ("a.json", "b.json"))
+    for damage in (
+        lambda listed: listed.write_text(listed.read_text().replace('"rows": 10', '"rows": 20')),
+        lambda listed: shutil.copy(other / "parts.json", listed),
+    ):
+        partial = whole.rename(whole.with_name(f"{whole.name}.partial"))
+        damage(partial / "parts.json")
+        assert read_parts(partial) is None
+        assert convert(path, base=base, part_bytes=1) == whole
+        assert [row["text"] for row in read_copy(path, base)] == [f"a.json row {i}" for i in range(45)]
 
 
 def test_copy_is_found_by_content_whatever_the_file_is_called(tmp_path):

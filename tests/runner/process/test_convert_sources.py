@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from nanochat.errors import InterruptedRun, PreflightError
+from nanochat.errors import InterruptedRun, PreflightError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 from nanochat.runner.store.gc import delete_unreferenced_copies, find_unreferenced_copies
@@ -51,6 +54,31 @@ def test_run_converts_before_the_first_stage_and_only_once(json_bench):
     json_bench.run(force=("tokenizer",))
     assert "converting" not in json_bench.display.text
     assert [path.stat().st_ino for path in sorted(copy.iterdir())] == before
+
+
+def flip(path):
+    """Change one byte, but neither size nor time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_damaged_copy_is_named_and_converted_again_before_a_stage_reads_it(json_bench):
+    """Neither size nor time say that it is damaged, and a stage that runs on its own refuses it."""
+    json_bench.run(last="tokenizer")
+    (copy,) = copies(json_bench)
+    part = copy / "text.json-00000.parquet"
+    before = part.read_bytes()
+    flip(part)
+    job = json_bench.stage_folder("tokenizer").job
+    environment = {**os.environ, "NANOCHAT_BASE_DIR": str(json_bench.base)}
+    alone = subprocess.run([sys.executable, "-m", "nanochat.stages", job], env=environment, capture_output=True)
+    assert alone.returncode == StageError.exit_code
+    assert "text.json; the same command converts it again" in json_bench.stage_folder("tokenizer").error.read_text()
+    json_bench.run(last="tokenizer", force=("tokenizer",))
+    assert f"text.json is converted again: its copy {copy} is damaged" in json_bench.display.text
+    assert part.read_bytes() == before
 
 
 @pytest.mark.parametrize(
