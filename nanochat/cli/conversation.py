@@ -35,6 +35,7 @@ def chat(arguments: Sequence[str]) -> None:
     if options.prompt is not None:
         _print_reply(session, options.prompt)
         print()
+        _print_notes(session)
     else:
         _converse(session, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
 
@@ -173,6 +174,7 @@ def _reply(session: ChatSession, text: str, *, is_terminal: bool) -> bool:
         print(f"error: {error}", file=sys.stderr)
         is_answered = False
     print()
+    _print_notes(session)
     return is_answered
 
 
@@ -182,3 +184,9 @@ def _print_reply(session: ChatSession, text: str) -> None:
             print(piece, end="", flush=True)
             if not is_read():
                 break
+
+
+def _print_notes(session: ChatSession) -> None:
+    """Print what did not fit in the last turn, to the standard error."""
+    for note in session.notes:
+        print(f"({note})", file=sys.stderr)

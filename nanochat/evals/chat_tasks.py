@@ -13,12 +13,12 @@ from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score_problems
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
-from nanochat.inference.engine import Engine, prompt_limit
+from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base import Example, Task, gold_text
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat_format import render_for_completion
+from nanochat.tokenizer.chat_format import FittedPrompt, fit_for_completion
 
 Doubles = npt.NDArray[np.float64]
 
@@ -33,10 +33,10 @@ def evaluate_categorical(
     `on_scored` is called with the number of examples scored so far.
     """
     examples = [task[i] for i in range(len(task))]
-    prompts = [_prompt(tokenizer, example, model.config.sequence_len) for example in examples]
+    prompts = [_fit(tokenizer, example, model.config.sequence_len) for example in examples]
     letter_ids = [_letter_ids(tokenizer, example) for example in examples]
     logprobs: dict[int, Doubles] = {}
-    for number, row in _next_logprobs(model, prompts, letter_ids, tokens_per_batch()):
+    for number, row in _next_logprobs(model, [prompt.ids for prompt in prompts], letter_ids, tokens_per_batch()):
         logprobs[number] = row
         if on_scored is not None:
             on_scored(len(logprobs))
@@ -68,10 +68,10 @@ def evaluate_generative(
     `on_finished` is called with the number of completions (problems times samples) finished so far.
     """
     examples = [task[i] for i in range(len(task))]
-    limit = prompt_limit(engine.model.config.sequence_len, max_tokens)
-    prompts = [_prompt(tokenizer, example, limit) for example in examples]
+    context = engine.model.config.sequence_len
+    prompts = [_fit(tokenizer, example, prompt_limit(context, max_tokens)) for example in examples]
     completions = engine.complete(
-        [prompt for prompt in prompts for _ in range(num_samples)],
+        [prompt.ids for prompt in prompts for _ in range(num_samples)],
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -81,8 +81,10 @@ def evaluate_generative(
     records = []
     for number, completion in enumerate(completions):
         index, sample = divmod(number, num_samples)
-        output = tokenizer.decode(completion)
-        records.append(replace(_record(tokenizer, task, examples[index], index, prompts[index], output), sample=sample))
+        prompt, output = prompts[index], tokenizer.decode(completion)
+        record = _record(tokenizer, task, examples[index], index, prompt, output)
+        hit_limit = len(completion) == answer_limit(context, len(prompt.ids), max_tokens)
+        records.append(replace(record, sample=sample, hit_limit=hit_limit))
     passed = [
         sum(record.correct for record in records[start : start + num_samples])
         for start in range(0, len(records), num_samples)
@@ -98,21 +100,21 @@ def _estimate_pass_at(num_samples: int, passed: Sequence[int]) -> tuple[tuple[in
     return tuple((k, sum(pass_at_k(num_samples, count, k) for count in passed) / len(passed)) for k in sorted(ks))
 
 
-def _prompt(tokenizer: Tokenizer, example: Example, max_tokens: int) -> list[int]:
-    return render_for_completion(tokenizer, example.conversation, max_tokens=max_tokens)
+def _fit(tokenizer: Tokenizer, example: Example, max_tokens: int) -> FittedPrompt:
+    return fit_for_completion(tokenizer, example.conversation, max_tokens=max_tokens)
 
 
 def _record(
-    tokenizer: Tokenizer, task: Task, example: Example, index: int, prompt: Sequence[int], output: str
+    tokenizer: Tokenizer, task: Task, example: Example, index: int, prompt: FittedPrompt, output: str
 ) -> ExampleRecord:
     return ExampleRecord(
         index=index,
         task=task.name,
-        prompt=tokenizer.decode(prompt),
+        prompt=tokenizer.decode(prompt.ids),
         output=output,
         expected=gold_text(example),
         correct=task.grade(example, output),
-        is_truncated=len(render_for_completion(tokenizer, example.conversation)) > len(prompt),
+        is_truncated=prompt.is_cut,
     )
 
 

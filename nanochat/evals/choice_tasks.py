@@ -9,6 +9,7 @@ from nanochat.evals.continuations import (
     ContinuationScore,
     common_prefix_length,
     make_continuation,
+    missing_examples,
     most_likely,
     score_continuations,
 )
@@ -37,7 +38,7 @@ def evaluate_choices(
     groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]
     scores = score_continuations(model, groups, on_scored=on_scored)
     records = tuple(
-        _record(number, task, *parts) for number, parts in enumerate(zip(items, groups, scores, strict=True))
+        _record(number, task, tokenizer, *parts) for number, parts in enumerate(zip(items, groups, scores, strict=True))
     )
     return summarize(records, chance=TASKS[task].chance)
 
@@ -54,7 +55,12 @@ def option_continuations(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: 
 
 
 def _record(
-    number: int, task: str, item: ChoiceItem, rows: Sequence[Continuation], scores: Sequence[ContinuationScore]
+    number: int,
+    task: str,
+    tokenizer: Tokenizer,
+    item: ChoiceItem,
+    rows: Sequence[Continuation],
+    scores: Sequence[ContinuationScore],
 ) -> ExampleRecord:
     chosen = most_likely(scores)
     return ExampleRecord(
@@ -66,5 +72,6 @@ def _record(
         correct=chosen == item.gold,
         options=item.options,
         logprobs=tuple(score.logprob for score in scores),
-        is_truncated=any(row.is_truncated for row in rows),
+        is_truncated=any(row.lost for row in rows),
+        missing_examples=missing_examples(tokenizer, rows, item.example_starts, asked=item.num_fewshot),
     )

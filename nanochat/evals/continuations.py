@@ -22,6 +22,7 @@ from nanochat.model.cpu import fast_math
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.ragged.rows import Row, lay_out
+from nanochat.tokenizer.bpe import Tokenizer
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -36,7 +37,8 @@ class Continuation:
 
     tokens: tuple[int, ...]
     start: int
-    is_truncated: bool = False
+    lost: tuple[int, ...] = ()
+    """The first tokens of the row, which did not fit into the context."""
 
     def __post_init__(self) -> None:
         assert 1 <= self.start <= len(self.tokens), f"a continuation from {self.start} of {len(self.tokens)} tokens"
@@ -68,7 +70,23 @@ def make_continuation(tokens: Sequence[int], start: int, *, max_tokens: int | No
     Scored tokens that are lost this way, and the first token that is left (nothing predicts it), are not scored.
     """
     lost = max(0, len(tokens) - max_tokens) if max_tokens is not None else 0
-    return Continuation(tuple(tokens[lost:]), max(start - lost, 1), is_truncated=lost > 0)
+    return Continuation(tuple(tokens[lost:]), max(start - lost, 1), tuple(tokens[:lost]))
+
+
+def missing_examples(
+    tokenizer: Tokenizer, rows: Sequence[Continuation], starts: Sequence[int], *, asked: int
+) -> int | None:
+    """Return how many solved examples a problem lacks: `asked`, less those that the model read whole in every row.
+
+    The result is None if none are asked for.
+
+    Args:
+        starts: where each example begins in the text of a row. There are fewer than `asked` if the data had no more.
+    """
+    if asked == 0:
+        return None
+    lost_chars = max(len(tokenizer.decode(row.lost[1:])) for row in rows)  # without BOS
+    return asked - sum(start >= lost_chars for start in starts)
 
 
 def score_continuations(

@@ -15,6 +15,7 @@ from nanochat.evals.continuations import (
     ContinuationScore,
     common_prefix_length,
     make_continuation,
+    missing_examples,
     most_likely,
     score_continuations,
 )
@@ -98,5 +99,6 @@ def _record(
         correct=chosen == gold,
         options=texts if has_options else (),
         logprobs=tuple(score.logprob for score in scores),
-        is_truncated=any(row.is_truncated for row in rows),
+        is_truncated=any(row.lost for row in rows),
+        missing_examples=missing_examples(tokenizer, rows, problem.example_starts, asked=len(problem.example_starts)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.evals.metrics import Score, score_problems
@@ -27,6 +28,12 @@ class ExampleRecord:
     """Number of the completion, if the model completed the same example several times."""
     is_truncated: bool = False
     """Whether the prompt lost its first tokens."""
+    missing_examples: int | None = None
+    """How many of the solved examples that should precede the problem the model did not read whole, because the data
+    had no more or the context was too short. None if there should be none."""
+    hit_limit: bool | None = None
+    """Whether the answer was stopped because it reached `max_tokens` or the end of the context. None if the model
+    generated nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,34 @@ class TaskResult:
     records: tuple[ExampleRecord, ...]
     pass_at: tuple[tuple[int, float], ...] = ()
     """(k, pass@k) for the k that were estimated."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How much of a suite the model could not read or write. None if there was nothing of the kind to cut."""
+
+    problems: int
+    answers: int
+    prompts_cut: int
+    """Problems whose prompt lost its first tokens."""
+    examples_cut: int | None
+    """Problems that came after fewer solved examples than they should."""
+    answers_cut: int | None
+    """Answers that were stopped at the limit of their length."""
+
+
+def count_cuts(records: Sequence[ExampleRecord]) -> Cuts:
+    """Return what was cut in a suite with these records."""
+    problems = {(record.task, record.index): record for record in records}
+    examples = [record.missing_examples for record in problems.values() if record.missing_examples is not None]
+    limits = [record.hit_limit for record in records if record.hit_limit is not None]
+    return Cuts(
+        problems=len(problems),
+        answers=len(limits),
+        prompts_cut=sum(record.is_truncated for record in problems.values()),
+        examples_cut=sum(missing > 0 for missing in examples) if examples else None,
+        answers_cut=sum(limits) if limits else None,
+    )
 
 
 def summarize(records: tuple[ExampleRecord, ...], *, chance: float) -> TaskResult:

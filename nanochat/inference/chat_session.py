@@ -5,15 +5,15 @@ Not here: slash commands and the terminal (`nanochat.cli`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from nanochat.inference.engine import Engine, prompt_limit
+from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
-from nanochat.tokenizer.chat_format import Conversation, Message, Part, render_for_completion
+from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, Part, fit_for_completion
 
 PartKind = Literal["text", "python", "python_output"]
 
@@ -33,7 +33,10 @@ class ChatSettings:
 
 
 class ChatSession:
-    """Remembers the turns of a chat and answers the next one. The oldest turns are dropped if the context is full."""
+    """Remembers the turns of a chat and answers the next one.
+
+    The oldest turns are dropped if the context is full, and then the start of the question; `notes` says so.
+    """
 
     def __init__(self, engine: Engine, *, system: str | None = None, settings: ChatSettings | None = None) -> None:
         self.engine, self.tokenizer = engine, engine.tokenizer
@@ -42,17 +45,19 @@ class ChatSession:
         self.settings = settings if settings is not None else ChatSettings()
         """How later answers are sampled; may be replaced as well."""
         self.turns: tuple[Message, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        """Sentences about what did not fit in the last turn: old messages, the question, or the rest of the answer."""
 
     def reset(self) -> None:
         """Forget all turns but keep the system prompt and the settings."""
         self.turns = ()
 
-    def prompt_ids(self, text: str) -> list[int]:
+    def prompt(self, text: str) -> FittedPrompt:
         """Return the prompt for the next question: the newest turns that leave room for an answer."""
         system = (Message("system", self.system),) if self.system else ()
         conversation = Conversation((*system, *self.turns, Message("user", text)))
-        limit = prompt_limit(self.engine.model.config.sequence_len, self.settings.max_tokens)
-        return render_for_completion(self.tokenizer, conversation, max_tokens=limit)
+        limit = prompt_limit(self._context, self.settings.max_tokens)
+        return fit_for_completion(self.tokenizer, conversation, max_tokens=limit)
 
     def reply(self, text: str) -> Generator[str, None, None]:
         """Yield the answer in pieces of whole characters. Calculator calls are shown as `[6*7][= 42]`.
@@ -63,8 +68,11 @@ class ChatSession:
         settings = self.settings
         turn = len(self.turns) // 2
         seed = int(np.random.SeedSequence(settings.seed, spawn_key=(turn,)).generate_state(1, np.uint32)[0])
+        self.notes = ()
+        prompt = self.prompt(text)
+        self.notes = tuple(self._notes_on(prompt))
         tokens = self.engine.generate(
-            self.prompt_ids(text),
+            prompt.ids,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_k=settings.top_k,
@@ -84,10 +92,28 @@ class ChatSession:
             if rest:
                 yield rest
             is_complete = True
+            if len(answer) == answer_limit(self._context, len(prompt.ids), settings.max_tokens):
+                is_full = len(answer) < settings.max_tokens
+                why = f"the context of {self._context:,} tokens is full" if is_full else "the limit that is set"
+                self.notes += (f"the answer was stopped at {len(answer):,} tokens: {why}",)
         finally:
             if answer or is_complete:
                 content = parse_answer(self.tokenizer, answer)
                 self.turns = (*self.turns, Message("user", text), Message("assistant", content))
+
+    @property
+    def _context(self) -> int:
+        return self.engine.model.config.sequence_len
+
+    def _notes_on(self, prompt: FittedPrompt) -> Iterator[str]:
+        """Yield a sentence about each kind of text that is not in the prompt."""
+        why = f"the context of {self._context:,} tokens has no room for more"
+        if prompt.dropped_messages:
+            messages = "message" if prompt.dropped_messages == 1 else "messages"
+            yield f"the model did not read the first {prompt.dropped_messages:,} {messages} of this chat: {why}"
+        if prompt.dropped_tokens:
+            what = "your message and the system prompt" if self.system else "your message"
+            yield f"the model did not read the first {prompt.dropped_tokens:,} tokens of {what}: {why}"
 
 
 def parse_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str | tuple[Part, ...]:

@@ -72,6 +72,11 @@ def prompt_limit(context: int, max_tokens: int) -> int:
     return context - min(max_tokens, context // 2)
 
 
+def answer_limit(context: int, prompt_tokens: int, max_tokens: int) -> int:
+    """Return how many tokens an answer may have: `max_tokens`, or what is left of the context if that is less."""
+    return min(max_tokens, context - prompt_tokens)
+
+
 class Engine:
     """Generates with one model and its tokenizer. It keeps no state between calls."""
 
@@ -99,7 +104,7 @@ class Engine:
         """
         self._check_request([prompt_ids], max_tokens)
         check_settings(temperature=temperature, top_k=top_k)
-        row = _Row(0, min(max_tokens, self.model.config.sequence_len - len(prompt_ids)))
+        row = _Row(0, answer_limit(self.model.config.sequence_len, len(prompt_ids), max_tokens))
         hidden, cache = prefill(self.model, [prompt_ids], room=row.limit)
         sampling = _Sampling(temperature, top_k, row_keys(seed, [0]), use_calculator=True)
         shown = 0
@@ -149,7 +154,7 @@ class Engine:
     ) -> Iterator[_Row]:
         """Yield the rows of one batch as they end."""
         context = self.model.config.sequence_len
-        rows = [_Row(n, min(max_tokens, context - len(prompts[n]))) for n in numbers]
+        rows = [_Row(n, answer_limit(context, len(prompts[n]), max_tokens)) for n in numbers]
         hidden, cache = prefill(self.model, [prompts[n] for n in numbers], room=max(row.limit for row in rows))
         waiting = rows
         for _ in self._decode(rows, hidden, cache, sampling):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.inference.engine import Engine, prompt_limit
-from nanochat.tokenizer.chat_format import Conversation, Message, render_for_completion
+from nanochat.tokenizer.chat_format import Conversation, Message, fit_for_completion
 
 
 def sample_continuations(engine: Engine, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
@@ -27,10 +27,10 @@ def sample_answers(engine: Engine, prompts: Sequence[str], *, max_tokens: int) -
     """Return each question with an answer of at most `max_tokens` tokens."""
     tokenizer, limit = engine.tokenizer, prompt_limit(engine.model.config.sequence_len, max_tokens)
     conversations = [Conversation((Message("user", prompt),)) for prompt in prompts]
-    lengths = [len(render_for_completion(tokenizer, conversation)) for conversation in conversations]
-    read = [render_for_completion(tokenizer, conversation, max_tokens=limit) for conversation in conversations]
+    fitted = [fit_for_completion(tokenizer, conversation, max_tokens=limit) for conversation in conversations]
+    read = [prompt.ids for prompt in fitted]
     answers = engine.complete(read, max_tokens=max_tokens)
-    notes = _limit_notes(engine, lengths, read, answers, max_tokens)
+    notes = _limit_notes(engine, [len(p.ids) + p.dropped_tokens for p in fitted], read, answers, max_tokens)
     texts = [tokenizer.decode(answer) for answer in answers]
     return [f"{prompt}\n> {text}{note}" for prompt, text, note in zip(prompts, texts, notes, strict=True)]
 

@@ -36,11 +36,13 @@ def show_value(value: float, *, digits: int = 4) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.{digits}g}"
 
 
-def show_score(value: float, stderr: float | None, count: int | None = None, *, digits: int = 4) -> str:
-    """Return `0.75 ± 0.12 (n 12)`: value, standard error and number of problems, without those that are None."""
+def show_score(
+    value: float, stderr: float | None, count: int | None = None, *, digits: int = 4, remark: str | None = None
+) -> str:
+    """Return `0.75 ± 0.12 (n 12; 3 prompts cut)`: value, standard error, problems and a remark, as far as given."""
     error = "" if stderr is None else f" ± {stderr:.2g}"
-    problems = "" if count is None else f" (n {count:,})"
-    return show_value(value, digits=digits) + error + problems
+    remarks = [*([] if count is None else [f"n {count:,}"]), *([remark] if remark else [])]
+    return show_value(value, digits=digits) + error + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...], blank: str) -> str:

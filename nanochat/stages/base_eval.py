@@ -31,7 +31,8 @@ def run(job: Job, context: StageContext) -> StageResult:
     """Evaluate every suite; write `out/tables/SUITE.jsonl` and `out/samples.md`; return the metrics.
 
     Metrics: `SUITE` (bits per byte, accuracy, or CORE's centred mean), for accuracies also `SUITE.stderr`,
-    `SUITE.centred`, `SUITE.n`; `base_core` and `base_core_centred`, the means over the multiple-choice suites.
+    `SUITE.centred`, `SUITE.n`, for suites of problems what was cut (`SUITE.prompts_cut`, `SUITE.examples_cut`);
+    `base_core` and `base_core_centred`, the means over the multiple-choice suites.
     """
     spec = job.spec
     assert isinstance(spec, BaseEvalSpec), f"base_eval got the job of {spec.stage}"

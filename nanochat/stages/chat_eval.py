@@ -22,7 +22,8 @@ from nanochat.tasks.table import TASKS
 def run(job: Job, context: StageContext) -> StageResult:
     """Evaluate every suite; write `out/tables/SUITE.jsonl` and `out/samples.md`; return the metrics.
 
-    Metrics: `SUITE` (accuracy), `SUITE.stderr`, `SUITE.centred`, `SUITE.n`, `chat_core`, `chat_core_centred`.
+    Metrics: `SUITE` (accuracy), `SUITE.stderr`, `SUITE.centred`, `SUITE.n`, what was cut (`SUITE.prompts_cut`,
+    `SUITE.answers_cut`), `chat_core`, `chat_core_centred`.
     """
     spec = job.spec
     assert isinstance(spec, ChatEvalSpec), f"chat_eval got the job of {spec.stage}"

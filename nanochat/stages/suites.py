@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import mlx.core as mx
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score, composite
-from nanochat.evals.task_result import ExampleRecord, TaskResult
+from nanochat.evals.task_result import Cuts, ExampleRecord, TaskResult, count_cuts
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import STAGES
@@ -88,6 +88,10 @@ class SuiteRunner:
         result = suite.compute(lambda amount: self._tick(suite, amount))
         result = replace(result, seconds=time.monotonic() - started)
         if result.records:
+            cuts = count_cuts(result.records)
+            for note in _describe_cuts(cuts):
+                self.context.notify_user(f"{suite.name}: {note}")
+            result = replace(result, metrics=result.metrics | _cut_metrics(suite.name, cuts))
             lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in result.records)
             write_text(self.context.folder.table(suite.name), "".join(lines))
         score = asdict(result.score) if result.score is not None else None
@@ -113,6 +117,24 @@ def suite_result(name: str, result: TaskResult) -> SuiteResult:
     }
     metrics |= {f"{name}.pass_at_{k}": value for k, value in result.pass_at}
     return SuiteResult(metrics, score, result.records)
+
+
+def _cut_metrics(name: str, cuts: Cuts) -> dict[str, float]:
+    counts = {"prompts_cut": cuts.prompts_cut, "examples_cut": cuts.examples_cut, "answers_cut": cuts.answers_cut}
+    return {f"{name}.{key}": float(count) for key, count in counts.items() if count is not None}
+
+
+def _describe_cuts(cuts: Cuts) -> Iterator[str]:
+    """Yield a sentence for the user about each kind of cut that happened."""
+    if cuts.prompts_cut:
+        yield f"{cuts.prompts_cut:,} of {cuts.problems:,} prompts did not fit into the context and lost their beginning"
+    if cuts.examples_cut:
+        yield (
+            f"{cuts.examples_cut:,} of {cuts.problems:,} problems had fewer solved examples than the recipe asks for: "
+            "the data or the context has no room for more"
+        )
+    if cuts.answers_cut:
+        yield f"{cuts.answers_cut:,} of {cuts.answers:,} answers were stopped at the limit of their length"
 
 
 def _summarise(name: str, result: SuiteResult) -> str:

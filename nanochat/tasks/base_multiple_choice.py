@@ -7,10 +7,11 @@ asks for them, precede the question, each followed by an empty line.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat.data.source_checks import check_rows
@@ -35,6 +36,10 @@ class ChoiceItem:
     options: tuple[str, ...]
     gold: int
     subject: str = ""
+    num_fewshot: int = 0
+    """The number of solved examples that should begin the context."""
+    example_starts: tuple[int, ...] = ()
+    """Where each of those that the data had begins in the context."""
 
     @property
     def solved(self) -> str:
@@ -97,8 +102,10 @@ def _add_fewshot(
         problem = problems[number]
         pool = [other for other in by_subject.get(problem.subject, ()) if is_separate or other != number]
         drawn = random.Random(_FEWSHOT_SEED + number).sample(pool, min(num_fewshot, len(pool)))
-        context = "".join(shots[other].solved for other in drawn) + problem.context
-        items.append(ChoiceItem(context, problem.options, problem.gold, problem.subject))
+        solved = [shots[other].solved for other in drawn]
+        starts = tuple(itertools.accumulate(map(len, solved), initial=0))[: len(solved)]
+        context = "".join(solved) + problem.context
+        items.append(replace(problem, context=context, num_fewshot=num_fewshot, example_starts=starts))
     return tuple(items)
 
 

@@ -89,9 +89,31 @@ def render(tokenizer: ChatTokenizer, conversation: Conversation) -> Rendered:
     return Rendered(renderer.ids, renderer.mask)
 
 
+@dataclass(frozen=True)
+class FittedPrompt:
+    """A prompt for the assistant's next message, and how much of the conversation did not fit."""
+
+    ids: list[int]
+    dropped_messages: int = 0
+    """The oldest messages, without the system message."""
+    dropped_tokens: int = 0
+    """The first tokens of the last user message, which begins with the system message."""
+
+    @property
+    def is_cut(self) -> bool:
+        return self.dropped_messages > 0 or self.dropped_tokens > 0
+
+
 def render_for_completion(
     tokenizer: ChatTokenizer, conversation: Conversation, *, max_tokens: int | None = None
 ) -> list[int]:
+    """Return the ids of the prompt for the assistant's next message; see `fit_for_completion`."""
+    return fit_for_completion(tokenizer, conversation, max_tokens=max_tokens).ids
+
+
+def fit_for_completion(
+    tokenizer: ChatTokenizer, conversation: Conversation, *, max_tokens: int | None = None
+) -> FittedPrompt:
     """Return the prompt for the assistant's next message, which ends with `<|assistant_start|>`.
 
     A final assistant message is dropped. If the prompt is longer than `max_tokens`, the oldest messages are dropped
@@ -108,13 +130,14 @@ def render_for_completion(
     system = messages[:1] if messages[0].role == "system" else ()
     others = messages[len(system) :]
     _merge_system(Conversation(messages))  # raises if the roles do not alternate, before any message is dropped
-    while True:
-        ids = [*render(tokenizer, Conversation((*system, *others))).ids, tokenizer.special("<|assistant_start|>")]
+    for dropped in range(0, len(others), 2):
+        kept = Conversation((*system, *others[dropped:]))
+        ids = [*render(tokenizer, kept).ids, tokenizer.special("<|assistant_start|>")]
         if max_tokens is None or len(ids) <= max_tokens:
-            return ids
-        if len(others) == 1:
-            return _truncate_question(ids, max_tokens)
-        others = others[2:]
+            return FittedPrompt(ids, dropped)
+    assert max_tokens is not None, "without a limit everything fits"
+    truncated = _truncate_question(ids, max_tokens)
+    return FittedPrompt(truncated, dropped, len(ids) - len(truncated))
 
 
 def _truncate_question(ids: list[int], max_tokens: int) -> list[int]:

@@ -29,7 +29,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_prompt_prints_only_the_answer_and_the_seed_decides_it(model_folder, capsys):
     def ask(*options: object) -> str:
         code, out, err = run(capsys, model_folder, "--prompt", "hi", "--max-tokens", "12", *options)
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, "(the answer was stopped at 12 tokens: the limit that is set)\n")
         assert out.endswith("\n")
         return out
 
@@ -51,11 +51,21 @@ def test_lines_of_the_standard_input_form_a_conversation(model_folder, capsys, t
     typed("hi", "hi", "/reset", "hi", "/quit", "never read")
     code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5")
     assert code == 0
-    assert err == "started a new conversation\n"
+    stopped = "(the answer was stopped at 5 tokens: the limit that is set)\n"
+    assert err == 2 * stopped + "started a new conversation\n" + stopped
     prompt = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5", "--prompt", "hi")[1]
     assert out.startswith(prompt)
     assert out.endswith(prompt)
     assert out != prompt * 3
+
+
+def test_chat_says_what_the_model_did_not_read(model_folder, capsys, typed):
+    """It says so once for each turn, and not on the standard output."""
+    typed("hi", "y" * 500)
+    code, out, err = run(capsys, model_folder, "--temperature", "0", "--max-tokens", "5")
+    assert code == 0 and "did not read" not in out
+    assert err.count("(the model did not read the first 2 messages of this chat: the context of ") == 1
+    assert err.count(" tokens of your message: the context of ") == 1
 
 
 def test_commands_change_the_session(model_folder, capsys, typed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
+from nanochat.evals.task_result import Cuts, ExampleRecord, count_cuts
 from nanochat.inference.engine import Engine
 from nanochat.tasks.base import Example, single_turn
 from nanochat.tokenizer.chat_format import render_for_completion
@@ -94,6 +95,29 @@ def test_prompts_longer_than_the_context_lose_their_first_tokens_and_are_marked(
     assert all(record.prompt.endswith("?<|user_end|><|assistant_start|>") for record in result.records)
     generated = evaluate_generative(Engine(random_model, tokenizer), tokenizer, task, max_tokens=8)
     assert [record.is_truncated for record in generated.records] == [False, True, True, True, True]
+    assert {record.hit_limit for record in result.records} == {None}
+
+
+@pytest.mark.parametrize("max_tokens", [9, 500])
+def test_answers_that_reach_their_limit_are_marked(tokenizer, max_tokens):
+    """The limit is `max_tokens`, or what a prompt leaves of the context of 256 tokens."""
+    task = Quiz("generative", 3)
+    limit = min(max_tokens, 256 - len(render_for_completion(tokenizer, task[0].conversation)))
+    engine = Recited(tokenizer, "z" * limit, "z" * (limit - 1), "")
+    result = evaluate_generative(engine, tokenizer, task, max_tokens=max_tokens)
+    assert [record.hit_limit for record in result.records] == [True, False, False]
+
+
+def test_cuts_are_counted_by_problem_and_by_answer():
+    """Two samples of a problem with a cut prompt are one cut prompt, and may be two cut answers."""
+    record = ExampleRecord(0, "t", "p", "o", "e", correct=True)
+    cut = replace(record, index=1, is_truncated=True, hit_limit=True)
+    records = [replace(record, hit_limit=False), replace(record, hit_limit=True, sample=1), cut, replace(cut, sample=1)]
+    assert count_cuts(records) == Cuts(problems=2, answers=4, prompts_cut=1, examples_cut=None, answers_cut=3)
+    choices = [replace(record, index=i, missing_examples=missing) for i, missing in enumerate((0, 2, 1))]
+    assert count_cuts(choices) == Cuts(problems=3, answers=0, prompts_cut=0, examples_cut=2, answers_cut=None)
+    same_number = [replace(record, task="u"), record]
+    assert count_cuts(same_number).problems == 2, "tasks of CORE number their problems alike"
 
 
 @pytest.mark.parametrize("letters", [("A", "the Bee"), ()])

@@ -72,3 +72,21 @@ def test_option_includes_the_token_that_spans_the_boundary(tokenizer):
     (row,) = option_continuations(tokenizer, ChoiceItem("x t", ("he",), 0), max_tokens=None)
     assert tokenizer.decode(row.tokens) == "<|bos|>x the"
     assert "the" in tokenizer.decode(row.tokens[row.start :])
+
+
+def test_records_count_the_solved_examples_that_the_model_did_not_read_whole(random_model, tokenizer):
+    """The problem of 11 letters and its option of 3 leave room for so many whole examples of 20 letters.
+
+    Of the five that are asked for the data has four. The record of the last problem, which asks for none, has no count.
+    """
+    room = (random_model.config.sequence_len - 14) // 20
+    example, question = "q" * 18 + "\n\n", "z" * 11
+    starts = tuple(range(0, 80, 20))
+    items = [
+        ChoiceItem(question, ("xxx", "xxx"), 0, num_fewshot=5),
+        ChoiceItem(example * 4 + question, ("xxx", "xxx"), 0, num_fewshot=5, example_starts=starts),
+        ChoiceItem(example * 4 + "z" + question, ("xxx", "x"), 0, num_fewshot=4, example_starts=starts),
+        ChoiceItem(question, ("xxx",), 0),
+    ]
+    result = evaluate_choices(random_model, tokenizer, items, task="hellaswag")
+    assert [record.missing_examples for record in result.records] == [5, 5 - min(4, room), 4 - min(4, room), None]

@@ -89,8 +89,8 @@ def test_batches_contain_every_group_once_and_respect_the_limit(shapes, max_toke
     [
         (6, None, Continuation(tuple(range(10)), 6)),
         (6, 10, Continuation(tuple(range(10)), 6)),
-        (6, 7, Continuation(tuple(range(3, 10)), 3, is_truncated=True)),
-        (6, 3, Continuation((7, 8, 9), 1, is_truncated=True)),
+        (6, 7, Continuation(tuple(range(3, 10)), 3, lost=(0, 1, 2))),
+        (6, 3, Continuation((7, 8, 9), 1, lost=tuple(range(7)))),
         (0, None, Continuation(tuple(range(10)), 1)),
     ],
 )

@@ -126,3 +126,15 @@ def test_core_problems_in_batches_equal_single_rows(kind, random_model, tokenize
         means = [logprob / row.length for logprob, row in zip(logprobs, rows, strict=True)]
         assert record.correct == (is_greedy[0] if kind == "language_modeling" else np.argmax(means) == problem.gold)
     assert any(record.is_truncated for record in together.records) == (random_model.config.sequence_len < 100)
+
+
+def test_core_records_count_the_solved_examples_that_did_not_fit(random_model, tokenizer):
+    """Each of the three examples has 30 letters, and the rest of the longest row 4."""
+    example, starts = "q" * 28 + "\n\n", (0, 30, 60)
+    kinds = ("multiple_choice", "schema", "language_modeling")
+    whole = min(3, (random_model.config.sequence_len - 4) // 30)
+    for kind in kinds:
+        prompts = [example * 3 + "a", example * 3 + "a xx"] if kind != "schema" else [example * 3 + "a xx"] * 2
+        problem = CorePrompts(kind, tuple(prompts), 0, starts)
+        (record,) = evaluate_core_task(random_model, tokenizer, [problem], task="t", chance=0.0).records
+        assert record.missing_examples == 3 - whole

@@ -71,7 +71,28 @@ def test_session_drops_the_oldest_turns_if_the_context_is_full(fake, tokenizer):
     assert "first" in engine.prompts[1]
     assert "first" not in engine.prompts[2]
     assert "<|user_start|>S\n\nsecond question<|user_end|>" in engine.prompts[2]
-    assert len(session.prompt_ids("fourth")) <= 80 - 16
+    assert len(session.prompt("fourth").ids) <= 80 - 16
+
+
+def test_session_says_what_did_not_fit(fake):
+    """Old messages are left out first, then the start of the question; and an answer may reach a limit."""
+    engine = fake("x" * 10, "y" * 10, "z" * 10, "a" * 20, sequence_len=60)
+    session = ChatSession(engine, settings=ChatSettings(max_tokens=20))
+    full = "the context of 60 tokens has no room for more"
+    expected = {
+        "one": (),
+        "a much longer question": (f"the model did not read the first 2 messages of this chat: {full}",),
+        "q" * 50: (
+            f"the model did not read the first 4 messages of this chat: {full}",
+            f"the model did not read the first {50 + 4 - 40} tokens of your message: {full}",
+        ),
+        "q": ("the answer was stopped at 20 tokens: the limit that is set",),
+    }
+    for question, notes in expected.items():
+        if question == "q":
+            session.reset()
+        list(session.reply(question))
+        assert session.notes == notes, question
 
 
 def test_reset_forgets_the_turns_but_keeps_system_prompt_and_settings(fake):

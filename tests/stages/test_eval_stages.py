@@ -66,13 +66,15 @@ def bundle(tmp_path):
     return SourceSpec(name="bundle", path=(str(folder),))
 
 
-def base_spec(documents, continuations, questions, bundle) -> BaseEvalSpec:
+def base_spec(documents, continuations, questions, bundle, *, num_fewshot: int = 2) -> BaseEvalSpec:
     return BaseEvalSpec(
         suites={
             "bpb": BpbSuiteSpec(source=documents, split="validation", tokens=500),
             "core": CoreSuiteSpec(source=bundle, max_problems=None),
             "swag": ChoiceSuiteSpec(task="hellaswag", source=continuations, split=None, max_problems=8, num_fewshot=0),
-            "mmlu": ChoiceSuiteSpec(task="mmlu", source=questions, split=None, max_problems=None, num_fewshot=2),
+            "mmlu": ChoiceSuiteSpec(
+                task="mmlu", source=questions, split=None, max_problems=None, num_fewshot=num_fewshot
+            ),
         },
         samples=("the cat", ""),
         sample_tokens=5,
@@ -85,7 +87,7 @@ def base_spec(documents, continuations, questions, bundle) -> BaseEvalSpec:
 def base_context(make_context, model_out, documents, continuations, questions, bundle):
     spec = base_spec(documents, continuations, questions, bundle)
 
-    def build(name="base_eval", **options):
+    def build(name="base_eval", *, spec=spec, **options):
         return make_context(spec, name=name, upstream={"pretrain": str(model_out)}, **options)
 
     return build
@@ -110,6 +112,31 @@ def test_base_eval_scores_every_suite(base_context):
     assert np.mean([record["correct"] for record in records]) == p
     assert all(record["output"] in record["options"] for record in records)
     assert "\n    the cat" in (context.out / "samples.md").read_text()
+
+
+def test_base_eval_counts_prompts_and_solved_examples_that_did_not_fit(
+    base_context, capsys, documents, continuations, questions, bundle
+):
+    """The context has 96 tokens. The counts are those of the records, and the user is told."""
+    context = base_context(spec=base_spec(documents, continuations, questions, bundle, num_fewshot=9))
+    metrics = base_eval.run(context.job, context).metrics
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    records = {
+        name: [json.loads(line) for line in (context.out / "tables" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("swag", "mmlu", "core")
+    }
+    cut = {name: sum(record["is_truncated"] for record in of_suite) for name, of_suite in records.items()}
+    assert {name: metrics[f"{name}.prompts_cut"] for name in records} == cut
+    assert (cut["swag"], cut["core"]) == (0, 0) and 0 < cut["mmlu"] <= 12
+    assert metrics["mmlu.examples_cut"] == sum(record["missing_examples"] > 0 for record in records["mmlu"]) > 0
+    assert "swag.examples_cut" not in metrics, "the suite asks for none"
+    assert metrics["core.examples_cut"] == 0
+    assert not [name for name in metrics if name.endswith("answers_cut")], "nothing is generated"
+    assert notes[0].startswith(f"note: mmlu: {cut['mmlu']} of 12 prompts did not fit into the context")
+    assert notes[1].startswith(
+        f"note: mmlu: {metrics['mmlu.examples_cut']:.0f} of 12 problems had fewer solved examples"
+    )
+    assert len(notes) == 2
 
 
 def test_base_eval_samples_continue_the_end_of_a_prompt_longer_than_the_context(model_out):
@@ -162,7 +189,7 @@ def chat_spec(questions, **bee) -> ChatEvalSpec:
     )
 
 
-def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, questions):
+def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, questions, capsys):
     """ChatCORE is the mean over suites, centred on 1/4 for letters and on 0 for written answers."""
     spec = chat_spec(questions, num_samples=3, temperature=1.0)
     context = make_context(spec, upstream={"sft": str(model_out)})
@@ -173,6 +200,10 @@ def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, q
     assert {"spell.pass_at_1", "spell.pass_at_2", "spell.pass_at_3"} <= set(metrics)
     lines = (context.out / "tables" / "spell.jsonl").read_text().splitlines()
     assert len(lines) == 15
+    stopped = sum(json.loads(line)["hit_limit"] for line in lines)
+    assert (metrics["spell.answers_cut"], metrics["spell.prompts_cut"]) == (stopped, 0)
+    assert f"note: spell: {stopped} of 15 answers were stopped at the limit of their length" in capsys.readouterr().out
+    assert "letters.answers_cut" not in metrics
     assert len({json.loads(line)["output"] for line in lines}) > 5
     letters = [json.loads(line) for line in (context.out / "tables" / "letters.jsonl").read_text().splitlines()]
     assert {record["output"] for record in letters} <= set(LETTERS)

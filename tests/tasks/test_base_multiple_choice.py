@@ -68,6 +68,8 @@ def test_fewshot_examples_come_from_the_train_split(tmp_path):
             assert 10 <= drawn < 20
             assert shot == f"Question: q{drawn}?\nAnswer: {drawn}{'ABCD'[drawn % 4]}"
         assert first != second
+        assert [item.context[start:][:10] for start in item.example_starts] == [first[:10], second[:10]]
+        assert item.num_fewshot == 2
 
 
 def test_fewshot_examples_are_other_problems_if_there_is_no_train_split(tmp_path):
@@ -77,6 +79,7 @@ def test_fewshot_examples_are_other_problems_if_there_is_no_train_split(tmp_path
         asked = [part.split("?")[0] for part in item.context.split("Question: ")[1:]]
         assert sorted(asked) == ["q0", "q1", "q2", "q3"]
         assert asked[-1] == f"q{number}"
+        assert (item.num_fewshot, len(item.example_starts)) == (9, 3)
 
 
 def test_fewshot_examples_of_mmlu_come_from_the_dev_split_and_the_same_subject(tmp_path):

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import NanochatError
-from nanochat.tokenizer.chat_format import Conversation, ConversationError, Message, Part, render, render_for_completion
+from nanochat.tokenizer.chat_format import (
+    Conversation,
+    ConversationError,
+    Message,
+    Part,
+    fit_for_completion,
+    render,
+    render_for_completion,
+)
 
 BOS, USER, USER_END, BOT, BOT_END, PYTHON, PYTHON_END, OUTPUT, OUTPUT_END = range(1, 10)
 A, B, C, D, LINE = 1097, 1098, 1099, 1100, 1010
@@ -85,11 +93,16 @@ def test_render_for_completion_drops_the_oldest_round_first(letters):
     assert len(render_for_completion(letters, conversation, max_tokens=17)) == 17
     assert render_for_completion(letters, conversation, max_tokens=16) == newest
     assert render_for_completion(letters, conversation, max_tokens=11) == newest
+    fitted = [fit_for_completion(letters, conversation, max_tokens=limit) for limit in (17, 16, 11, 5)]
+    counts = [(prompt.dropped_messages, prompt.dropped_tokens, prompt.is_cut) for prompt in fitted]
+    assert counts == [(0, 0, False), (2, 0, True), (2, 0, True), (4, 0, True)]
 
 
 def test_render_for_completion_keeps_the_end_of_a_long_question(letters):
     conversation = talk(("user", "abcd"))
     assert render_for_completion(letters, conversation, max_tokens=6) == [BOS, USER, C, D, USER_END, BOT]
+    fitted = fit_for_completion(letters, conversation, max_tokens=6)
+    assert (fitted.dropped_messages, fitted.dropped_tokens, fitted.is_cut) == (0, 2, True)
     with pytest.raises(ConversationError, match="a context of 4 tokens cannot hold a question"):
         render_for_completion(letters, conversation, max_tokens=4)
 

@@ -105,12 +105,12 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
     suites = list_suites(records)
     if not suites:
         return []
-    columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks")
-    rows = [
-        (f"{x.stage} {x.name}", show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance), x.reading, x.asks)
-        for x in suites
-    ]
-    table = markdown_table(columns, "lrrrrll", rows)
+    columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks", "cut")
+    rows = []
+    for x in suites:
+        numbers = (show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance))
+        rows.append((f"{x.stage} {x.name}", *numbers, x.reading, x.asks, x.cut))
+    table = markdown_table(columns, "lrrrrlll", rows)
     return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
 
 

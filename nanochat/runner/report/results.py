@@ -12,12 +12,20 @@ from nanochat.runner.store.record import StageRecord
 
 _LINE_METRICS = 6
 """How many metrics the line of a stage shows that is not an evaluation."""
-_COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred)$")
+_COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred|prompts_cut|examples_cut|answers_cut)$")
 """Metrics that qualify another one. They are shown beside it, not as results of their own."""
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token")
 """Metrics that measure the output of a tokenizer or training stage. They are shown first."""
 _SKIPPED = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
 """Metrics that count what was left out. They are shown last, if they are not 0."""
+
+
+_CUTS = {
+    "prompts_cut": ("prompt cut", "prompts cut"),
+    "answers_cut": ("answer cut", "answers cut"),
+    "examples_cut": ("with fewer examples", "with fewer examples"),
+}
+"""Metrics that count what was cut in a suite, and what to call it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +40,11 @@ class Result:
     """The number of problems."""
     chance: float | None = None
     """The score of a guess."""
+    cuts: str | None = None
+    """What was cut, in words: empty if nothing was. None for a result that does not count it."""
 
     def __str__(self) -> str:
-        return f"{self.metric} {show_score(self.value, self.stderr, self.count)}"
+        return f"{self.metric} {show_score(self.value, self.stderr, self.count, remark=self.cuts)}"
 
 
 def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
@@ -84,4 +94,10 @@ def _result(stage: str, name: str, metrics: Mapping[str, float]) -> Result:
         stderr=metrics.get(f"{name}.stderr"),
         count=None if count is None else int(count),
         chance=None if centred is None else chance_level(value, centred),
+        cuts=_cuts(name, metrics),
     )
+
+
+def _cuts(name: str, metrics: Mapping[str, float]) -> str | None:
+    counts = {kind: int(metrics[f"{name}.{kind}"]) for kind in _CUTS if f"{name}.{kind}" in metrics}
+    return ", ".join(f"{n:,} {_CUTS[kind][n != 1]}" for kind, n in counts.items() if n) if counts else None

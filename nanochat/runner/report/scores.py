@@ -13,7 +13,8 @@ from nanochat.tasks.table import TASKS
 SCORE_LEGEND = """\
 A score is the share of problems that the model solved, from 0 to 1, unless its task says otherwise. ± is the standard
 error: on other problems of the same kind, most scores would be within two standard errors of this one. n is the number
-of problems. A guess is what a model would score by choosing answers at random."""
+of problems. A guess is what a model would score by choosing answers at random. A prompt is cut if it does not fit into
+the model's context, an answer if it reaches the limit of its length."""
 _SIGNIFICANT_ERRORS = 2
 """A score closer to chance than this many standard errors is no evidence of skill."""
 
@@ -31,6 +32,14 @@ class Suite:
     chance: float | None
     passes: Mapping[int, float] = field(default_factory=dict)
     """The share of problems that at least one of k answers solves, by k."""
+    cuts: str | None = None
+    """What was cut, in words: empty if nothing was, None if that was not counted."""
+
+    @property
+    def cut(self) -> str:
+        """What was cut, for a table. Evaluations by earlier versions did not count it."""
+        has_records = self.task not in TASKS or TASKS[self.task].kind != "bpb"
+        return "not counted" if self.cuts is None and has_records else self.cuts or ""
 
     @property
     def asks(self) -> str:
@@ -57,7 +66,8 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
             if (score := results.get((stage, name))) is not None:
                 prefix, metrics = f"{name}.pass_at_", records[stage].metrics.items()
                 passes = {int(key.removeprefix(prefix)): share for key, share in metrics if key.startswith(prefix)}
-                suites.append(Suite(stage, name, task, score.value, score.stderr, score.count, score.chance, passes))
+                shown = (score.value, score.stderr, score.count, score.chance)
+                suites.append(Suite(stage, name, task, *shown, passes, score.cuts))
     return suites
 
 

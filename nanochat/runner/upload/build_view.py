@@ -229,5 +229,7 @@ def _list_scores(records: dict[str, StageRecord]) -> str:
     for suite in list_suites(records):
         reading = f": {suite.reading}" if suite.reading else ""
         task = f" (task: {suite.asks})" if suite.asks else ""
-        lines.append(f"- {suite.stage} {suite.name} {show_score(suite.value, suite.stderr)}{reading}{task}")
+        lines.append(
+            f"- {suite.stage} {suite.name} {show_score(suite.value, suite.stderr, remark=suite.cuts)}{reading}{task}"
+        )
     return _paragraphs("\n".join(lines), SCORE_LEGEND) if lines else ""

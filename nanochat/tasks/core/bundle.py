@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from nanochat.data.files.formats.json_lines import json_lines
 from nanochat.data.files.local_files import literal_path
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts
+from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts, solved_examples
 
 TASKS_FILE, BASELINES_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eval_data"
 _SHUFFLE_SEED = 1337
@@ -42,6 +43,8 @@ class CorePrompts:
     prompts: tuple[str, ...]
     """The prompts to compare; for `language_modeling`, the prompt without and with the continuation."""
     gold: int
+    example_starts: tuple[int, ...] = ()
+    """Where each solved example begins in a prompt."""
 
 
 def bundle_folder(source: SourceSpec, *, base: Path) -> Path:
@@ -97,7 +100,10 @@ def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tu
     problems = []
     for index, item in enumerate(items):
         shots = [items[other] for other in fewshot_indices(index, len(items), task.num_fewshot)]
-        problems.append(CorePrompts(task.kind, render_prompts(item, shots, delimiter=task.delimiter), item.gold))
+        prompts = render_prompts(item, shots, delimiter=task.delimiter)
+        lengths = map(len, solved_examples(shots, delimiter=task.delimiter))
+        starts = tuple(itertools.accumulate(lengths, initial=0))[: len(shots)]
+        problems.append(CorePrompts(task.kind, prompts, item.gold, starts))
     return tuple(problems)
 
 

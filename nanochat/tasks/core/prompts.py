@@ -33,12 +33,17 @@ def fewshot_indices(index: int, total: int, count: int) -> list[int]:
     return random.Random(_FEWSHOT_SEED + index).sample(others, count)
 
 
+def solved_examples(fewshot: Sequence[CoreItem], *, delimiter: str) -> list[str]:
+    """Return the solved examples as the texts that begin a prompt."""
+    return [f"{delimiter.join(shot.pairs[shot.gold])}\n\n" for shot in fewshot]
+
+
 def render_prompts(item: CoreItem, fewshot: Sequence[CoreItem], *, delimiter: str) -> tuple[str, ...]:
     """Return the prompts of an item: one for each pair, or for `language_modeling` without and with the continuation.
 
     The prompt without continuation is stripped on both sides. Nothing else is trimmed or escaped.
     """
-    before = "".join(f"{delimiter.join(shot.pairs[shot.gold])}\n\n" for shot in fewshot)
+    before = "".join(solved_examples(fewshot, delimiter=delimiter))
     prompts = tuple(before + delimiter.join(pair) for pair in item.pairs)
     if item.kind == "language_modeling":
         return f"{before}{item.pairs[0][0]}{delimiter}".strip(), *prompts

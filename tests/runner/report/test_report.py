@@ -12,7 +12,7 @@ from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import chance_level, result_line
-from nanochat.runner.report.scores import Suite, describe_stages
+from nanochat.runner.report.scores import Suite, describe_stages, list_suites
 from nanochat.runner.upload.build_view import run_view
 
 
@@ -53,6 +53,27 @@ def test_html_page_escapes_text_written_by_a_model(tmp_path, markdown):
 def test_reading_of_a_score_compares_it_with_chance_and_counts_tries(value, chance, passes, verdict):
     """Two standard errors are 0.06 here. With pass@4 of 0.3, one of four answers solves three of ten problems."""
     assert Suite("base_eval", "mmlu", "mmlu", value, 0.03, 200, chance, passes).reading == verdict
+
+
+def test_scores_say_what_was_cut():
+    """Zeros are not mentioned. Evaluations of earlier versions counted nothing."""
+    fields = {f"chat_eval.suites.{name}.task": "gsm8k" for name in ("a", "b", "old")} | {
+        "chat_eval.suites.c.task": "arc_easy"
+    }
+    metrics = {"a": 0.5, "a.n": 8.0, "a.prompts_cut": 1.0, "a.answers_cut": 1200.0, "b": 0.0, "b.answers_cut": 0.0}
+    metrics |= {"c": 0.25, "c.prompts_cut": 2.0, "c.examples_cut": 3.0, "old": 0.125}
+    record = SimpleNamespace(stage="chat_eval", metrics=metrics, recipe_fields=fields)
+    suites = {suite.name: suite.cut for suite in list_suites({"chat_eval": record})}
+    assert suites == {
+        "a": "1 prompt cut, 1,200 answers cut",
+        "b": "",
+        "c": "2 prompts cut, 3 with fewer examples",
+        "old": "not counted",
+    }
+    assert result_line(record) == (
+        ": a 0.5 (n 8; 1 prompt cut, 1,200 answers cut), b 0, c 0.25 (2 prompts cut, 3 with fewer examples), old 0.125"
+    )
+    assert Suite("base_eval", "bpb", "bpb", 1.5, None, None, None).cut == "", "there is nothing to count"
 
 
 def test_chance_level_is_solved_from_the_centred_score():
