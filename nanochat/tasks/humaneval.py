@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from nanochat.tasks.base import Example, single_turn
 from nanochat.tasks.parsing import row_error, strip_special_tokens
 from nanochat.tasks.table import TaskName
-from nanochat.tools.sandbox import Limits, run_program
+from nanochat.tools.sandbox.run import find_isolation, run_tests
+from nanochat.tools.sandbox.settings import Limits
 
 _FENCE = re.compile(r"^(?P<before>.*?)```+(?P<language>[\w+#.-]*)[ \t\r]*$", re.MULTILINE)
 """A fence at the end of a line. Anything but the name of a language may be code that mentions a fence."""
@@ -24,12 +25,6 @@ _FENCE_IN_LINE = re.compile(r"(?<![\s\"'`])```(?![\"'`])")
 _DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
 _IMPORT = re.compile(r"(?:import|from)\s")
 _FUTURE_IMPORT = re.compile(r"^from __future__ import .+\n?", re.MULTILINE)
-# As in OpenAI's harness, an answer is not a script: what it does under `if __name__ == "__main__"`, such as reading
-# input or exiting, says nothing about its function. Classes still find their module by its name.
-_MODULE_NAME = """\
-__import__("sys").modules["answer"] = __import__("sys").modules[__name__]
-__name__ = "answer"
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,9 @@ class HumanEval:
 
     name: ClassVar[TaskName] = "humaneval"
     rows: Sequence[Function]
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()  # noqa: RUF009 -- a tuple
+    accept_unisolated: bool = False
+    """Grade even if this machine cannot isolate answers."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,12 +54,23 @@ class HumanEval:
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
         gold = f"```python\n{row.prompt}{row.canonical_solution}\n```"
-        meta = {"task_id": row.task_id, "imports": _imports(row.prompt), "test": row.test, "entry": row.entry_point}
+        # Tests may need the prompt's other functions, and the solution completes the prompt to a valid program.
+        setup = row.prompt + row.canonical_solution
+        meta = {"task_id": row.task_id, "imports": _imports(row.prompt), "entry": row.entry_point}
+        meta |= {"setup": setup, "tests": f"{row.test}\n\ncheck({row.entry_point})\n"}
         return Example(single_turn(row.prompt, gold), meta=meta)
 
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the completion passes the tests in the sandbox."""
-        return run_program(assemble_program(example, completion), limits=self.limits).passed
+        meta = example.meta
+        return run_tests(
+            assemble_program(example, completion),
+            meta["tests"],
+            functions=[meta["entry"]],
+            setup=meta["setup"],
+            limits=self.limits,
+            isolation=find_isolation(accept_none=self.accept_unisolated),
+        ).passed
 
 
 def parse_function(row: dict[str, object]) -> Function:
@@ -75,13 +83,13 @@ def parse_function(row: dict[str, object]) -> Function:
 
 
 def assemble_program(example: Example, completion: str) -> str:
-    """Return the prompt's imports, the completion's code, the tests, and the call that runs them.
+    """Return the prompt's imports and the completion's code.
 
-    The code does not run as `__main__`. Its imports from `__future__` come first, because Python demands it.
+    Imports from `__future__` come first, because Python demands it.
     """
-    meta, code = example.meta, extract_code(completion)
-    head = "".join(_FUTURE_IMPORT.findall(code)) + _MODULE_NAME + meta["imports"]
-    return "\n\n".join([head, _FUTURE_IMPORT.sub("", code), meta["test"], f"check({meta['entry']})\n"])
+    code = extract_code(completion)
+    head = "".join(_FUTURE_IMPORT.findall(code)) + example.meta["imports"]
+    return "\n\n".join([head, _FUTURE_IMPORT.sub("", code)])
 
 
 def extract_code(completion: str) -> str:

@@ -24,21 +24,15 @@ DOUBLE = Function(
 )
 
 
-def test_program_consists_of_imports_code_tests_and_the_call():
+def test_program_consists_of_imports_and_code():
     """The imports are those before the prompt's first definition, and the code is the first fenced block.
 
-    Imports from `__future__` lead, and the program does not have the name of a script.
+    Imports from `__future__` lead. The tests are not part of the program, which could look for them.
     """
     task = HumanEval([DOUBLE])
     code = "from __future__ import annotations\ndef double(x):\n    return x\n"
     assert assemble_program(task[0], f"Sure!\n```python\n{code}```\nor\n```\nno\n```") == (
-        "from __future__ import annotations\n"
-        '__import__("sys").modules["answer"] = __import__("sys").modules[__name__]\n'
-        '__name__ = "answer"\n'
-        "import math\nfrom typing import List\n\n"
-        "def double(x):\n    return x\n\n\n"
-        "def check(candidate):\n    assert candidate([1]) == [2]\n\n\n"
-        "check(double)\n"
+        "from __future__ import annotations\nimport math\nfrom typing import List\n\ndef double(x):\n    return x\n"
     )
 
 
@@ -129,6 +123,44 @@ def test_grade_accepts_programs_that_python_accepts():
     task = HumanEval([DOUBLE])
     assert task.grade(task[0], code)
     assert not task.grade(task[0], code.replace("2 *", "3 *"))
+
+
+ENCODE = Function(
+    task_id="T/2",
+    prompt='def encode(s: str) -> str:\n    return s[::-1]\n\n\ndef decode(s: str) -> str:\n    """Undo."""\n',
+    canonical_solution="    return s[::-1]\n",
+    test="def check(candidate):\n    assert candidate(encode('ab')) == 'ab' == decode('ba')\n",
+    entry_point="decode",
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_right"),
+    [
+        ("def decode(s): return s[::-1]", True),
+        ("def encode(s): return s\ndef decode(s): return s", False),
+        ("def decode(s): return s", False),
+        ("def decode(s): return encode(s)", False),
+    ],
+)
+def test_grade_takes_functions_of_the_tests_from_the_prompt(answer, is_right):
+    """An answer need not repeat them, cannot replace them, and cannot use what it has not written."""
+    task = HumanEval([ENCODE])
+    assert task.grade(task[0], answer) == is_right
+
+
+def test_grade_keeps_tests_and_solution_from_the_program():
+    """The program's memory holds neither, so that it cannot look up what is expected."""
+    code = (
+        "import gc\ndef double(x):\n"
+        " texts = [text for text in gc.get_objects() if isinstance(text, str)]\n"
+        " frame = __import__('sys')._getframe()\n"
+        " while frame: texts += map(str, [*frame.f_locals.values(), *frame.f_globals.values()]); frame = frame.f_back\n"
+        " assert not any('check(' + 'candidate)' in text or 'for value ' + 'in x' in text for text in texts)\n"
+        " return [2]"
+    )
+    task = HumanEval([DOUBLE])
+    assert task.grade(task[0], code)
 
 
 def test_parser_refuses_a_row_of_another_form():

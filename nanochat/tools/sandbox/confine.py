@@ -1,0 +1,127 @@
+"""Isolates the process of a program, or of its tests, for good: files, user, limits, and system calls."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+from nanochat.tools.sandbox import landlock, namespaces, seatbelt, seccomp
+from nanochat.tools.sandbox.kernel_calls import (
+    PR_CAPBSET_DROP,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    checked,
+    libc,
+    prctl,
+)
+from nanochat.tools.sandbox.settings import Limits, Settings
+
+_NOBODY = 65534
+_CAP_DAC_READ_SEARCH = 1 << 2
+_CAPABILITY_VERSION = 0x20080522
+_SYSTEM_PATHS = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/opt/homebrew"),
+    *("/System/Library", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"),
+    *("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"),
+)
+
+
+def prepare(settings: Settings) -> int:
+    """Give the folder to the user that will run the program; return how many threads that user has. Needs no fork."""
+    if sys.platform != "linux":
+        return 0
+    user = os.geteuid()
+    if user == 0:
+        user = _NOBODY
+        with contextlib.suppress(OSError):  # a container may have no other user
+            os.chown(settings.folder, user, user)
+    return _threads_of(user)
+
+
+def confine(settings: Settings, *, is_writable: bool, threads_before: int) -> None:
+    """Isolate this process, which may keep writing to its own folder or to no file at all. Raises OSError.
+
+    `threads_before` is the number of threads that the user who runs programs has already, because the limit counts
+    those too. In namespaces, this must be the first process of its own.
+    """
+    limits, folder = settings.limits, settings.folder
+    readable = _readable_paths()
+    if settings.isolation == "namespaces":
+        namespaces.enter_root(folder, readable, writable_bytes=limits.file_bytes if is_writable else 0)
+    os.chdir(folder if is_writable else "/")
+    if sys.platform == "linux":
+        _give_up_privileges()
+    _limit(limits, threads_before)
+    if sys.platform == "linux":
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # again, because a change of user clears it
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+    match settings.isolation:
+        case "namespaces":
+            seccomp.install()
+        case "landlock":
+            landlock.restrict(readable, folder if is_writable else None)
+            seccomp.install()
+        case "seatbelt":
+            seatbelt.enter(readable, folder if is_writable else None)
+        case "none":
+            if sys.platform == "linux":
+                with contextlib.suppress(OSError):  # better than nothing
+                    seccomp.install()
+
+
+def _readable_paths() -> list[str]:
+    """Return what Python needs to import its standard library, without paths below others."""
+    wanted = [*sys.path, os.path.join(sys.base_prefix, "lib"), *_SYSTEM_PATHS]  # noqa: PTH118
+    paths = sorted({os.path.abspath(path) for path in wanted if os.path.exists(path)})  # noqa: PTH100, PTH110
+    return [path for path in paths if not any(path.startswith(f"{above}/") for above in paths)]
+
+
+def _give_up_privileges() -> None:
+    """Drop all capabilities and change from root to nobody, who can still read Python's own files."""
+    for capability in range(64):
+        libc().prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails beyond the last capability, and for ordinary users
+    kept = 0
+    if os.geteuid() == 0:
+        kept = 0 if _is_readable_by_all(os.path.realpath(os.__file__)) else _CAP_DAC_READ_SEARCH
+        prctl(PR_SET_KEEPCAPS, 1)
+        with contextlib.suppress(OSError):  # a container may have no other user; what follows holds for root too
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    header, masks = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
+    checked("capset", libc().capset(header, masks))
+
+
+def _is_readable_by_all(file: str) -> bool:
+    folders = [file := os.path.dirname(file) for _ in range(file.count("/"))]  # noqa: PTH120
+    return all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in folders)  # noqa: PTH116
+
+
+def _limit(limits: Limits, threads_before: int) -> None:
+    table = [
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, limits.cpu_seconds),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+    ]
+    if sys.platform == "linux":
+        table += [
+            (resource.RLIMIT_AS, limits.memory_bytes),
+            (resource.RLIMIT_NPROC, limits.threads + threads_before),
+        ]
+    for kind, limit in table:
+        resource.setrlimit(kind, (limit, limit))
+
+
+def _threads_of(user: int) -> int:
+    count = 0
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):  # a process may end meanwhile
+            if entry.name.isdigit() and entry.stat().st_uid == user:
+                count += len(os.listdir(f"/proc/{entry.name}/task"))  # noqa: PTH208
+    return count
