@@ -27,6 +27,8 @@ from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.execution_sections import Run
 
 Digests = Callable[[SourceSpec], str | None]
+_SAME_IN_SPEC = {"device", "dtype", "activation_checkpointing", "threads", "offline", "accept_unisolated_programs"}
+"""Fields of `run` that execution takes as they are."""
 
 
 def compile_plan(
@@ -83,7 +85,7 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
 def execution_spec(run: Run) -> ExecutionSpec:
     """Return how stages are executed. A micro-batch size of `auto` becomes None."""
     return ExecutionSpec(
-        **run.model_dump(include={"device", "dtype", "activation_checkpointing", "threads", "offline"}),
+        **run.model_dump(include=_SAME_IN_SPEC),
         micro_batch_size=None if run.micro_batch_size == "auto" else run.micro_batch_size,
         memory_limit_bytes=run.limits.memory,
         **{f"checkpoint_{name}": value for name, value in run.checkpoint},

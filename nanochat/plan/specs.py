@@ -210,6 +210,7 @@ class ExecutionSpec(Spec):
     prompts: tuple[str, ...] = ()
     token_cache: bool = False
     offline: bool = False
+    accept_unisolated_programs: bool = False
     processes: int = 1
     """Number of processes that train together. Evaluations run in one."""
     collectives: Literal["auto", "ring", "nccl", "jaccl", "mpi"] = "auto"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
@@ -17,6 +16,7 @@ from nanochat.storage.files import write_text
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
 from nanochat.tasks.table import TASKS
+from nanochat.tools.sandbox.run import find_isolation
 
 
 def run(job: Job, context: StageContext) -> StageResult:
@@ -31,19 +31,30 @@ def run(job: Job, context: StageContext) -> StageResult:
     engine = Engine(model, tokenizer)
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():
-        runner.run(name, functools.partial(_prepare_suite, engine, name, suite, seed=spec.seed, base=context.base))
+        runner.run(name, functools.partial(_prepare_suite, context, engine, name, suite, seed=spec.seed))
     sections = [suites.sample_section(context, name) for name in spec.suites]
     write_text(context.folder.samples, "# Answers\n\n" + "\n".join(sections))
     return runner.stage_result("chat_core")
 
 
-def _prepare_suite(engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int, base: Path) -> Suite:
+def _prepare_suite(context: StageContext, engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int) -> Suite:
     """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
+    accept_unisolated = context.job.execution.accept_unisolated_programs
     task = build_task(
-        suite.task, suite.source, suite.split, max_examples=suite.max_problems, seed=seed, base=base, choose="shuffled"
+        suite.task,
+        suite.source,
+        suite.split,
+        max_examples=suite.max_problems,
+        seed=seed,
+        base=context.base,
+        choose="shuffled",
+        accept_unisolated=accept_unisolated,
     )
     if len(task) == 0:
         raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem in split `{suite.split}`")
+
+    if TASKS[suite.task].runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
+        context.notify_user(f"{name}: this machine cannot isolate the model's programs; the recipe accepts that")
 
     def compute(tick: Tick) -> SuiteResult:
         suite_seed = derive_seed(seed, "chat_eval", name)

@@ -6,6 +6,7 @@ Not here: tasks of base models, which compare the likelihood of options (`base_m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,6 +45,7 @@ def build_task(
     seed: int,
     base: Path,
     choose: Choice | None = None,
+    accept_unisolated: bool = False,
 ) -> Task:
     """Return a task's examples of one split.
 
@@ -54,6 +56,7 @@ def build_task(
         seed: seed of generated tasks. The rows of files do not depend on it.
         choose: which rows `max_examples` keeps: the `first` ones, or a fixed shuffle of all. The default is `first` for
             training splits and `shuffled` for evaluation splits (MMLU is sorted by subject).
+        accept_unisolated: grade programs even if this machine cannot isolate them.
 
     Raises:
         RecipeError: there is no such task.
@@ -64,7 +67,9 @@ def build_task(
     if name == "simple_spelling" or name == "spelling_bee":
         words = read_words(source, split, base=base)
         return Spelling(name, words=words, size=max_examples or len(words), split=split, seed=seed)
-    return _read_chosen(name, source, split, base=base, count=max_examples, choose=choose)
+    return _read_chosen(
+        name, source, split, base=base, count=max_examples, choose=choose, accept_unisolated=accept_unisolated
+    )
 
 
 def _read_chosen(
@@ -75,6 +80,7 @@ def _read_chosen(
     base: Path,
     count: int | None,
     choose: Choice | None,
+    accept_unisolated: bool,
 ) -> Task:
     split_name, bounds = parse_split(split)
     choose = choose or _usual_choice(split_name)
@@ -85,6 +91,8 @@ def _read_chosen(
     else:
         parse, build = _ROW_FORMATS[name]
         task = build(read_rows(parse, source, split_name, base=base, max_rows=row_limit))
+    if isinstance(task, HumanEval):
+        task = replace(task, accept_unisolated=accept_unisolated)
     if bounds is not None:
         task = take_slice(task, bounds.start, bounds.stop)
         if len(task) == 0:

@@ -53,6 +53,8 @@ class TaskFacts:
     """The split that is usually reported."""
     fewshot_split: str = "train"
     """The split that solved examples come from."""
+    runs_programs: bool = False
+    """Whether grading runs programs that the model wrote."""
 
 
 # fmt: off
@@ -84,7 +86,7 @@ TASKS: Mapping[str, TaskFacts] = {
     ),
     "humaneval": TaskFacts(
         "generative", "rows", "write a Python function that passes its tests",
-        eval_examples=164, example_tokens=200,
+        eval_examples=164, example_tokens=200, runs_programs=True,
     ),
     "spelling_bee": TaskFacts(
         "generative", "words", "count a letter in a word and check it with Python",

@@ -99,6 +99,9 @@ class Run(Section):
     """Limits above which the run is refused."""
     offline: bool = False
     """Do not use the network."""
+    accept_unisolated_programs: bool = False
+    """Run programs that the model writes (`humaneval`) even if this machine cannot isolate them. They can then read,
+    change and delete files and use the network as you can. By default such a run is refused."""
 
 
 class Tracking(Section):

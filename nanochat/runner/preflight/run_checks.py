@@ -22,13 +22,17 @@ from nanochat.plan.estimate.estimate import total
 from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
+from nanochat.plan.specs import ChatEvalSpec
 from nanochat.plan.stages import STAGES
+from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.runner.store.record import RunTracking
 from nanochat.storage.layout import CONFIG_FILE
+from nanochat.tasks.table import TASKS
+from nanochat.tools.sandbox.run import find_isolation
 
 _DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
@@ -44,6 +48,7 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunT
         *_check_distributed(prepared, stages),
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
+        *_check_programs(prepared, stages),
         *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
     if problems := list(dict.fromkeys(problems)):  # a missing source is found twice
@@ -137,6 +142,30 @@ def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
             f"time: the plan needs about {show_duration(seconds)}, but `run.limits.minutes` allows only "
             f"{show_duration(60 * minutes)}; shorten the horizon or raise the limit"
         )
+
+
+def _check_programs(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    """Yield, for each suite that runs programs of the model, that this machine cannot isolate them."""
+    suites = [
+        (stage, name)
+        for stage in stages
+        if isinstance(stage.spec, ChatEvalSpec)
+        for name, suite in stage.spec.suites.items()
+        if TASKS[suite.task].runs_programs
+    ]
+    if not suites:
+        return
+    try:
+        find_isolation(accept_none=suites[0][0].execution.accept_unisolated_programs)
+    except PreflightError as error:
+        for stage, name in suites:
+            path = (stage.name, "suites", name, "task")
+            origin = prepared.loaded.locate(FieldProblem(path, "isolation", str(error))).origin
+            yield (
+                f"{origin}: {'.'.join(path[:-1])}: {error}; use a machine that can (Linux 5.13 or later, or macOS), "
+                f"leave the suite out, or set `run.accept_unisolated_programs: true`, which lets them read, change and "
+                f"delete your files and use the network"
+            )
 
 
 def memory_limit(given: int | None, device: DeviceClass) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -12,6 +13,7 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.estimate import memory
 from nanochat.runner.preflight import run_checks as preflight
+from nanochat.tools.sandbox import run as sandbox
 
 
 def refusal(bench, *overrides, **changes) -> str:
@@ -143,3 +145,30 @@ def test_run_loads_the_recipe_and_compiles_the_plan_once(bench, monkeypatch):
         monkeypatch.setattr(name, counted)
     assert "text.txt" in refusal(bench)
     assert calls == ["nanochat.recipe.load.validate", "nanochat.runner.preflight.prepare.compile_plan"]
+
+
+@pytest.fixture
+def no_isolation(monkeypatch):
+    """A machine without any way to isolate programs."""
+    monkeypatch.setattr(sandbox, "_CANDIDATES", {})
+    sandbox._try_isolations.cache_clear()
+    yield
+    sandbox._try_isolations.cache_clear()
+
+
+def test_suite_that_runs_programs_is_refused_without_isolation(bench, no_isolation):
+    """The message says where the suite is and what to do. Without the suite, or if it is accepted, the run begins."""
+    row = {"task_id": "x", "prompt": "def f():\n", "canonical_solution": "    1\n", "test": "", "entry_point": "f"}
+    (bench.folder / "programs.jsonl").write_text(json.dumps(row) + "\n")
+    text = bench.recipe.read_text() + "run: {}\n"
+    text = text.replace("  words:", "  programs: {path: programs.jsonl}\n  words:")
+    text = text.replace("tracking:", "    code: {task: humaneval, source: programs}\ntracking:")
+    bench.recipe.write_text(text)
+    line = text.splitlines().index("    code: {task: humaneval, source: programs}") + 1
+    message = refusal(bench)
+    assert f"{bench.recipe}:{line}: chat_eval.suites.code: this machine cannot isolate programs" in message
+    assert "set `run.accept_unisolated_programs: true`" in message
+    bench.run("chat_eval.suites.code=null")
+    assert "chat_eval" in bench.calls()
+    bench.run("run.accept_unisolated_programs=true")
+    assert bench.calls() == ["chat_eval"]
