@@ -15,7 +15,7 @@ from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows, shown
 from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, DocumentPosition, next_file
 from nanochat.data.files.digests import SeenTexts
-from nanochat.data.files.file_kinds import reader_of
+from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.formats.readable_file import ReadableFile
 from nanochat.data.files.held_out import HeldOutRule, choose_rule
@@ -218,7 +218,8 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
 
 
 def _file_part(spec: SourceSpec, file: ReadableFile) -> _Part:
-    is_text = reader_of(file.path) in ("text lines", "html")
+    kind = kind_of(file.path)
+    is_text = kind is not None and not kind.has_rows
     max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if is_text else None)
 
     def read(cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 Compression = Literal["gzip", "zstd", "bz2", "xz"]
-Reader = Literal["parquet", "json lines", "text lines", "html", "converted"]
+Reader = Literal["parquet", "json lines", "text lines", "html", "xml", "converted"]
 """How a file is read. A `converted` file is first copied into parquet files of our own."""
 Group = Literal["rows", "text", "tables", "json", "archives"]
 """In a folder, the files of the first of these groups are read, because the others often only describe them."""
@@ -45,6 +45,7 @@ _FORMATS: dict[str, _Format] = {
     ".tex": _Format("text lines", "text"),
     ".html": _Format("html", "text"),
     ".htm": _Format("html", "text"),
+    ".xml": _Format("xml", "text"),
     **{f".{name}": _Format("text lines", "text", is_code=True) for name in _CODE},
 }
 """All formats by their suffixes. Of files with the same text in several formats, the first one here is read."""
@@ -52,7 +53,8 @@ _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".bz2": 
 GROUPS: tuple[Group, ...] = ("rows", "text", "tables", "json", "archives")
 
 READABLE = (
-    "parquet, jsonl, txt, md, html, source code, csv, tsv, json, arrow or tar, also compressed as gz, zst, bz2 or xz"
+    "parquet, jsonl, txt, md, html, xml, source code, csv, tsv, json, arrow or tar; all but parquet also compressed as "
+    "gz, zst, bz2 or xz"
 )
 """The table in words, for messages."""
 

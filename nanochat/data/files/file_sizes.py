@@ -41,7 +41,7 @@ def _count_rows(file: ReadableFile, size: int) -> int:
     match reader_of(file.path):
         case "parquet":
             return int(open_parquet(file).metadata.num_rows)
-        case "html":
+        case "html" | "xml":
             return 1
     lines, read_bytes = count_lines(file.path, SMALL_BYTES)
     return round(lines * size / max(1, read_bytes))

@@ -18,6 +18,7 @@ from nanochat.data.files.formats.json_lines import found_type, json_lines
 from nanochat.data.files.formats.parquet_batches import parquet_rows
 from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
 from nanochat.data.files.formats.streams import read_before
+from nanochat.data.files.formats.xml_text import xml_text
 from nanochat.data.files.texts.json_texts import json_texts
 from nanochat.data.files.texts.parquet_texts import parquet_texts
 from nanochat.data.files.texts.plain_texts import page_texts, plain_texts
@@ -53,6 +54,8 @@ def read_texts(
             yield from plain_texts(path, cursor, chars, problems)
         case "html":
             yield from page_texts(path, html_text, cursor, chars, problems)
+        case "xml":
+            yield from page_texts(path, xml_text, cursor, chars, problems)
         case _:
             raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {READABLE}")
 

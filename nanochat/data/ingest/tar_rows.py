@@ -17,8 +17,8 @@ from nanochat.data.files.formats.json_lines import found_type, parse_line
 from nanochat.data.ingest.row_tables import FoundRow, Row, UnreadableFileError
 
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
-_TEXT_SUFFIXES = ("txt", "text", "md", "html", "transcript", "caption", "cls")
-_DOCUMENT_SUFFIXES = {"md", "html"}
+_TEXT_SUFFIXES = ("txt", "text", "md", "html", "xml", "transcript", "caption", "cls")
+_DOCUMENT_SUFFIXES = {"md", "html", "xml"}
 _REMEDY = "unpack the archive and give its folder as `path`"
 _MAX_TEXT_BYTES = 1 << 28
 
@@ -76,7 +76,7 @@ def _complete(key: str, row: Row, problem: str | None) -> Iterator[FoundRow]:
     """Yield a row if it has any key. Its `txt` is called `text`, unless a json file gives a `text`.
 
     Raises:
-        UnreadableFileError: the row is only a page or a markdown file.
+        UnreadableFileError: the row is only a page, an xml or a markdown file.
     """
     place = f": {key}"
     if problem is not None:

@@ -71,8 +71,9 @@ def names(folder):
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "arrow", "feather"])
 def test_conversion_keeps_every_cell(tmp_path, suffix):
-    """No text becomes a number, a date or a null, and brackets in the file's name mean nothing."""
-    path = tmp_path / f"a[1]*.{suffix}"
+    """No text becomes a number, a date or a null, and nothing in the file's path means anything."""
+    path = tmp_path / "s3::x" / f"a[1]*::b.{suffix}"
+    path.parent.mkdir()
     match suffix:
         case "json":
             path.write_text(json.dumps(ROWS))
@@ -84,7 +85,7 @@ def test_conversion_keeps_every_cell(tmp_path, suffix):
                 writer.write_table(table)
         case _:
             pyarrow.feather.write_feather(pa.Table.from_pylist(ROWS), str(path))
-    assert converted(path, tmp_path / "base") == ROWS
+    assert converted(path, tmp_path / "zip::base") == ROWS
 
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
@@ -173,6 +174,7 @@ def test_tar_of_webdataset_gives_texts_and_keys_without_media(tmp_path):
             "d/0.txt": b"one\r\n",
             "d/0.json": b'{"lang": "en"}',
             "d/0.jpg": b"\xff\xd8",
+            "d/0.xml": b"<annotation/>",
             "../1.txt": b"two",
             "/etc/2.json": b'{"text": "three"}',
         },
@@ -188,6 +190,7 @@ def test_tar_of_webdataset_gives_texts_and_keys_without_media(tmp_path):
         ("test/b.txt", "`test/b.txt` belongs to the split `test`"),
         ("x/rows.jsonl", "`x/rows.jsonl` is a data file"),
         ("x/b.md", "x/b.md: is a document"),
+        ("x/b.xml", "x/b.xml: is a document"),
     ],
 )
 def test_tar_with_other_files_than_samples_is_refused(tmp_path, name, message):

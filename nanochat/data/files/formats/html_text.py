@@ -66,13 +66,14 @@ def _decode(content: bytes) -> str:
     """
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
-            return _decode_as(content[len(mark) :], encoding)
+            return decode_as(content[len(mark) :], encoding)
     declared = _CHARSET.search(content[:_CHARSET_BYTES])
     encoding = declared[1].decode() if declared is not None else "utf-8"
-    return _decode_as(content, "utf-8" if encoding.lower().startswith(("utf-16", "utf-32")) else encoding)
+    return decode_as(content, "utf-8" if encoding.lower().startswith(("utf-16", "utf-32")) else encoding)
 
 
-def _decode_as(content: bytes, encoding: str) -> str:
+def decode_as(content: bytes, encoding: str) -> str:
+    """Return a page as text. A ValueError says that it is not in this encoding, or that there is no such encoding."""
     try:
         name = codecs.lookup(encoding).name
         # The HTML standard reads these two labels as Windows-1252, which contains them.
