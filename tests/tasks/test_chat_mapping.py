@@ -88,9 +88,26 @@ def test_same_chats_in_each_form_give_the_same_ids_and_masks(tmp_path, tokenizer
         fields = {"chat_map": TEXTS} if form == "mapped" else {}
         write_jsonl(tmp_path / "a.jsonl", rows_of(form))
         assert rendered_of(tmp_path / "a.jsonl", tokenizer, **fields) == expected, form
+        (tmp_path / "a.json").write_text(json.dumps(rows_of(form)))
+        convert(tmp_path / "a.json", base=tmp_path)
+        assert rendered_of(tmp_path / "a.json", tokenizer, **fields) == expected, form
         if form != "parts":
             write_parquet(tmp_path / "a.parquet", rows_of(form))
             assert rendered_of(tmp_path / "a.parquet", tokenizer, **fields) == expected, form
+
+
+def test_array_of_conversations_of_several_forms_gives_the_same_ids_and_masks(tmp_path, tokenizer):
+    """In the copy, messages of the two forms have the same keys, some of them null."""
+    write_jsonl(tmp_path / "a.jsonl", rows_of("messages") * 3)
+    values = [
+        *map(messages, *zip(*CHATS, strict=True)),
+        *rows_of("messages"),
+        *map(sharegpt, *zip(*CHATS, strict=True)),
+    ]
+    for content in (values, {"data": values}):
+        (tmp_path / "a.json").write_text(json.dumps(content, indent=1))
+        convert(tmp_path / "a.json", base=tmp_path)
+        assert rendered_of(tmp_path / "a.json", tokenizer) == rendered_of(tmp_path / "a.jsonl", tokenizer)
 
 
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])

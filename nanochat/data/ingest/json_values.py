@@ -60,15 +60,16 @@ def json_rows(path: Path) -> Iterator[FoundRow]:
 def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
     """Yield the rows of a file that holds a single object.
 
-    An object with one non-empty list, which begins with an object, and few other keys, which hold no text, is a table:
-    each item of the list is a row. Any other object is one row, and so is one whose list holds chat messages.
+    An object with one non-empty list, which begins with an object or a conversation, and few other keys, which hold no
+    text, is a table: each item of the list is a row. Any other object is one row, and so is one whose list holds chat
+    messages.
 
     Raises:
         UnreadableFileError: a key beside the rows of a table may change their meaning.
     """
     lists = [(key, items) for key, items in value.items() if isinstance(items, list) and items]
-    is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and isinstance(lists[0][1][0], dict)
-    if not is_table or _is_message(lists[0][1][0]) or _holds_text(value):
+    is_table = len(value) <= _MAX_KEYS_BESIDE_ROWS and len(lists) == 1 and _is_row(lists[0][1][0])
+    if not is_table or _holds_text(value):
         yield FoundRow(place, value)
         return
     if lost := sorted(key for key in value if key.lower() in _MEANINGFUL_KEYS and value[key] not in (None, "", [])):
@@ -79,6 +80,15 @@ def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
     key, items = lists[0]
     for number, item in enumerate(items, start=1):
         yield _row(item, f" `{key}` element {number}")
+
+
+def _is_row(value: object) -> bool:
+    """Return whether an item of a list is a row: an object that is no message, or a conversation."""
+    return not _is_message(value) if isinstance(value, dict) else _is_conversation(value)
+
+
+def _is_conversation(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and _is_message(value[0])
 
 
 def _is_message(value: object) -> bool:
@@ -99,7 +109,7 @@ def _row(value: object, place: str) -> FoundRow:
             return FoundRow(place, {"text": value})
         case dict():
             return FoundRow(place, value)
-        case [first, *_] if _is_message(first):
+        case list() if _is_conversation(value):
             return FoundRow(place, {"messages": value})
     found = json.dumps(value, default=lambda _: "a long number")[:50]
     return FoundRow(place, {}, f"expected an object, a text or a list of messages, found `{found}`")
@@ -148,7 +158,7 @@ class _Reader:
         if is_array:
             self.skip("]")
             if self.peek():
-                raise self._error("expected the end of the file after the array")
+                raise self._error("expected the end of the file after the array; write one array of all rows, or jsonl")
 
     def _error(self, problem: str, position: int | None = None) -> UnreadableFileError:
         """Return an error at a position in the buffer, or at the value parsed last."""

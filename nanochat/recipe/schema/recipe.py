@@ -75,8 +75,8 @@ class Source(Section):
     """Local files: a path, a pattern such as `data/*.txt`, or a list of them. Relative paths start at the folder of the
     recipe. Files of rows are parquet, jsonl, csv, tsv, json or arrow. Files of text are txt, md, html, xml or source
     code. All but parquet may be compressed (gz, zst, bz2, xz). In a folder, files of rows are read; if there are none,
-    files of text; if there are none, tables. Files whose names contain `validation` or `test` are not trained on, unless the
-    recipe lists all files one by one."""
+    files of text; if there are none, tables. Files whose names contain `validation` or `test` are not trained on,
+    unless the recipe lists all files one by one."""
     builtin: Literal["python-stdlib", "spelling"] | None = None
     """Data that every installation has: `python-stdlib` is the source code of Python's standard library as documents,
     and `spelling` is a list of words."""

@@ -83,8 +83,14 @@ def json_type(value: object) -> str:
     return type(value).__name__
 
 
+def _key_names(message: dict[object, object]) -> tuple[str, str]:
+    """Return the keys that hold the role and the content. A message from a table may have all of them, some null."""
+    is_sharegpt = message.get("role") is None and message.get("from") is not None
+    return ("from", "value") if is_sharegpt or "role" not in message else ("role", "content")
+
+
 def _given_role(value: object) -> str:
-    role = value.get("role", value.get("from")) if isinstance(value, dict) else None
+    role = value.get(_key_names(value)[0]) if isinstance(value, dict) else None
     return role.strip().lower() if isinstance(role, str) else ""
 
 
@@ -93,8 +99,8 @@ def _output(value: object, role: str, number: int, ignored: set[str]) -> str:
     where = f"message {number} ({role}): "
     assert isinstance(value, dict), "only a map has a role"
     keys = present(value)
-    name = "content" if "role" in value else "value"
-    keys.pop("role" if "role" in value else "from")
+    role_key, name = _key_names(value)
+    keys.pop(role_key)
     content = _content("user", keys.pop(name, value.get(name)), name, where)
     take_tool_name(keys)
     check_unread(keys, ignored, where)
@@ -108,8 +114,8 @@ def _message(value: object, number: int, ignored: set[str], is_trained: bool) ->
     if len(value) == 2 and isinstance(value.get("content"), str) and value.get("role") in ("user", "assistant"):
         role = value["role"]  # most messages; this takes a third of the time
         return Message(role, value["content"], is_trained or role == "user")
-    names = next((names for names in (("role", "content"), ("from", "value")) if names[0] in value), None)
-    if names is None or not {names[1], "tool_calls", "function_call"} & value.keys():
+    names = _key_names(value)
+    if names[0] not in value or not {names[1], "tool_calls", "function_call"} & value.keys():
         raise BadConversation(f"{where}must have `role` and `content`; found {str(value)[:_SHOWN_CHARS]}")
     keys = present(value)
     given, content = keys.pop(names[0], None), keys.pop(names[1], value.get(names[1]))

@@ -110,6 +110,8 @@ def test_compressed_file_is_converted_like_the_plain_one(tmp_path, suffix):
             '{"text": "own", "parts": [{"text": "a"}]}',
             [{"text": "own", "parts": [{"text": "a"}]}],
         ),
+        ('[[{"role": "user"}], {"messages": [{"role": "a"}]}]', [{"messages": [{"role": r}]} for r in ("user", "a")]),
+        ('{"conversations": [[{"from": "human"}]], "v": 1}', [{"messages": [{"from": "human"}]}]),
         ("[]", []),
     ],
 )
