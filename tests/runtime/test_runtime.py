@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,36 @@ def test_prepare_loads_a_fast_blas(tmp_path):
     assert "BLAS" in label or label == "MKL"
     assert "reference" not in label
     assert visible == "True"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have their own BLAS")
+@pytest.mark.parametrize("damage", ["cut", "flipped", "lost", "description lost", "description flipped"])
+def test_damaged_copy_of_the_blas_is_made_again(tmp_path, monkeypatch, damage):
+    """Otherwise MLX would use a slow one, whose results have other bits."""
+    made = []
+
+    def fake_patchelf(arguments, **_):
+        made.append(arguments)
+        Path(arguments[arguments.index("--output") + 1]).write_bytes(b"library" * 100)
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", fake_patchelf)
+    library = runtime._renamed_openblas()
+    assert runtime._renamed_openblas() == library and len(made) == 1
+    description = library.with_name(f"{library.name}.json")
+    stamp = library.stat().st_mtime_ns
+    match damage:
+        case "cut":
+            os.truncate(library, 350)
+        case "flipped":
+            library.write_bytes(b"library" * 99 + b"librery")
+            os.utime(library, ns=(stamp, stamp))
+        case "lost":
+            library.unlink()
+        case "description lost":
+            description.unlink()
+        case "description flipped":
+            description.write_bytes(description.read_bytes().replace(b"700", b"600"))
+    assert runtime._renamed_openblas() == library and len(made) == 2
+    assert library.read_bytes() == b"library" * 100
+    assert runtime._renamed_openblas() == library and len(made) == 2
