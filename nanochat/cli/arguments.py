@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nanochat.errors import RecipeError
+from nanochat.recipe.check.tracking_values import LAST_PORT
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import closest
 
@@ -133,7 +134,9 @@ def _verb_parser(verb: str) -> Parser:
         case "gc":
             parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
         case "ui":
-            parser.add_argument("--port", type=int, default=5000, help="port of the web page (default: 5000)")
+            parser.add_argument(
+                "--port", type=_port, help="port of the web page (default: the first free one from 5000)"
+            )
             parser.add_argument("--uri", help="tracking store (default: MLFLOW_TRACKING_URI, else ./mlflow.db)")
         case "verify":
             add_device(parser)
@@ -150,6 +153,12 @@ def _add_data(parser: Parser) -> None:
         default=10_000,
         help="documents or conversations to read of each split (default: 10000; 0 for all)",
     )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a port: a number from 1 to {LAST_PORT}")
+    return int(text)
 
 
 def _count(text: str) -> int:

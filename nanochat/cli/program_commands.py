@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
-import sys
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.errors import PreflightError, StageError
-from nanochat.tracking.store_address import database_path, resolve_uri, show_uri
-
-# By default `mlflow ui` starts 15 processes that use 2.4 GB. With these settings it starts 2 that use 0.5 GB.
-_SMALL_SERVER = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
+from nanochat.errors import PreflightError, RecipeError, StageError
+from nanochat.recipe.check.tracking_values import find_wrong_address
+from nanochat.runner.upload.web_page import page_on_server, page_server
+from nanochat.tracking.store_address import resolve_uri
 
 
 def ui(options: argparse.Namespace) -> None:
     """Serve the MLflow web page with the results of the working directory, until interrupted."""
     uri = resolve_uri(options.uri, Path.cwd())
-    path = database_path(uri)
-    if path is None:
-        print(f"the results are on a server: open {show_uri(uri)}/?workflowType=machine_learning")
+    if (wrong := find_wrong_address(uri)) is not None:
+        if options.uri:
+            raise RecipeError(f"--uri {options.uri}: {wrong.reason}; write `--uri {wrong.instead}`")
+        raise PreflightError(f"MLFLOW_TRACKING_URI is `{uri}`: {wrong.reason}; set MLFLOW_TRACKING_URI={wrong.instead}")
+    if (page := page_on_server(uri)) is not None:
+        print(f"the results are on a server: open {page}")
         return
-    if not path.exists():
-        raise PreflightError(
-            f"{path} does not exist; run a recipe first, for example `nanochat-run recipes/quickstart.yaml`"
-        )
-    if _is_taken(options.port):
-        raise PreflightError(f"port {options.port} is already in use; choose another one with `--port`")
-    for name, value in _SMALL_SERVER.items():
+    server = page_server(uri, options.port, runtime.base_dir())
+    print(server.notice, flush=True)
+    for name, value in server.environment.items():
         runtime.set_environment(name, value)
-    print(f"open http://127.0.0.1:{options.port}/?workflowType=machine_learning (Ctrl-C stops the server)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    os.chdir(server.folder)
     # The server replaces this process, so that a signal to this process stops the server.
-    os.execv(sys.executable, [*command, "--port", str(options.port), "--workers", "1"])
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    os.execv(server.command[0], server.command)
 
 
 def verify(options: argparse.Namespace) -> None:

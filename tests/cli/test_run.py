@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -153,14 +152,3 @@ def test_a_recipe_with_credentials_is_refused(tmp_path, capsys):
     recipe.write_text((RECIPES / "dry_run.yaml").read_text() + "\ntracking: {uri: 'http://me:pw@host'}\n")
     assert main([str(recipe)]) == 2
     assert "error[secret-in-recipe]" in capsys.readouterr().err
-
-
-def test_ui_with_a_taken_port_fails_and_prints_no_link(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlflow.db").touch()
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        assert main(["ui", "--port", port]) == 3
-    shown = capsys.readouterr()
-    assert f"port {port} is already in use" in shown.err
-    assert "http://" not in shown.out

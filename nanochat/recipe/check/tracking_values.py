@@ -22,6 +22,8 @@ BAD_KEY_CHARACTER = re.compile(r"[^\w\-. :/]")
 """What MLflow refuses in the name of a tag, parameter or metric."""
 MLFLOW_PREFIX = "mlflow."
 """Tags with this prefix belong to MLflow: they name, nest, describe and hide its runs."""
+MLFLOW_PORT, LAST_PORT = 5000, 65535
+"""Where MLflow's server listens by default, and the last port that exists."""
 DEFAULT_ADDRESS = "sqlite:///mlflow.db"
 
 _SQLITE = "sqlite:///"
@@ -29,7 +31,6 @@ _SERVERS = ("http", "https")
 _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 _MODEL_CATALOGS = ("databricks-uc", "uc")
 _SCHEMES = (*_SERVERS, *_DATABASES, "databricks")
-_DEFAULT_PORT, _LAST_PORT = 5000, 65535
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]+):(?P<rest>.*)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"([\w.\-]+|\[[0-9a-fA-F:.]+\]):\d+(/.*)?")
 _HOST = re.compile(r"(localhost|(\d+\.){3}\d+|[\w\-]+(\.[\w\-]+)*\.[A-Za-z]{2,})(/.*)?")
@@ -104,7 +105,7 @@ def find_wrong_address(uri: str, *, plugins: Collection[str] | None = None) -> W
 
 def _repair_without_scheme(text: str) -> WrongAddress:
     if _HOST_AND_PORT.fullmatch(text) or (_HOST.fullmatch(text) and not _DATABASE_FILE.search(text)):
-        port = f":{_DEFAULT_PORT}" if text in ("localhost", "127.0.0.1") else ""
+        port = f":{MLFLOW_PORT}" if text in ("localhost", "127.0.0.1") else ""
         return WrongAddress("the address of a server begins with `http://` or `https://`", f"http://{text}{port}")
     return _repair_path(text)
 
@@ -164,11 +165,9 @@ def _check_server(scheme: str, rest: str) -> WrongAddress | None:
     host, slash, path = rest[: page.start() if page else None].lstrip("/\\").partition("/")
     name, colon, port = host.rpartition(":") if re.search(r":[^\]]*$", host) else (host, "", "")
     if not name:
-        return WrongAddress("the address has no host", f"{start}localhost:{port or _DEFAULT_PORT}")
-    if colon and not (port.isdecimal() and 0 < int(port) <= _LAST_PORT):
-        return WrongAddress(
-            f"`{port}` is not a port: a number from 1 to {_LAST_PORT}", f"{start}{name}:{_DEFAULT_PORT}"
-        )
+        return WrongAddress("the address has no host", f"{start}localhost:{port or MLFLOW_PORT}")
+    if colon and not (port.isdecimal() and 0 < int(port) <= LAST_PORT):
+        return WrongAddress(f"`{port}` is not a port: a number from 1 to {LAST_PORT}", f"{start}{name}:{MLFLOW_PORT}")
     instead = f"{start}{host}{slash}{path}"
     if page:
         return WrongAddress("this is the address of a page, not of the server", instead.rstrip("/"))

@@ -13,15 +13,15 @@ from nanochat.runner.store import provenance
 from nanochat.runner.store.record import RunTracking
 from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.upload.build_view import is_in_store, pending_views, run_view
+from nanochat.runner.upload.web_page import where_to_look
 from nanochat.storage.layout import RunFolder
-from nanochat.tracking.link import Link, read_link
-from nanochat.tracking.store_address import database_path, resolve_experiment, resolve_uri, show_uri
+from nanochat.tracking.link import read_link
+from nanochat.tracking.store_address import resolve_experiment, resolve_uri
 from nanochat.tracking.uploader import Uploader
 
 CLOSE_SECONDS = 30.0
 """The longest time that a run waits for MLflow at its end."""
 _POLL_SECONDS = 0.2
-UI_ADDRESS = "http://127.0.0.1:5000"
 
 
 def tracking_of(section: Tracking, folder: Path) -> RunTracking:
@@ -69,7 +69,7 @@ def upload_rest(run: Run, base: Path, display: Display, problems: Sequence[str])
         for problem in problems:
             display.log_line(f"MLflow: not uploaded: {problem.removeprefix('tracking: ')}")
     elif is_in_store(run, base) and link is not None:
-        display.log_line(f"MLflow: {_where_to_look(link)}")
+        display.log_line(f"MLflow: {where_to_look(link)}")
     else:
         with (
             Interrupts(display.clear_progress) as interrupts,
@@ -90,12 +90,4 @@ def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, inte
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
     elif (link := read_link(folder.link)) is not None:
-        display.log_line(f"MLflow: {_where_to_look(link)}")
-
-
-def _where_to_look(link: Link) -> str:
-    """Return the address of a run's page in MLflow, with the command that starts a server if the store is a file."""
-    page = f"#/experiments/{link.experiment_id}/runs/{link.run_id}?workflowType=machine_learning"
-    if database_path(link.uri) is None:
-        return f"{show_uri(link.uri).rstrip('/')}/{page}"
-    return f"`just ui` (or `nanochat-run ui`), then {UI_ADDRESS}/{page}"
+        display.log_line(f"MLflow: {where_to_look(link)}")
