@@ -25,9 +25,10 @@ from typing import Literal
 
 from nanochat.errors import PreflightError
 from nanochat.storage.checked_json import read_checked, write_checked
-from nanochat.storage.files import atomic_write, exclusive
+from nanochat.storage.files import atomic_write, exclusive, find_write_problem
 from nanochat.storage.integrity import FileDigest, describe_file, find_change
 
+SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 
@@ -69,9 +70,21 @@ def set_environment(name: str, value: str) -> None:
 
 
 def base_dir() -> Path:
-    """Return the folder for caches and runs: `NANOCHAT_BASE_DIR`, or `~/.cache/nanochat` if that is not set."""
-    given = environment("NANOCHAT_BASE_DIR")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "nanochat"
+    """Return the folder for caches and runs: `NANOCHAT_BASE_DIR`, or `~/.cache/nanochat` if that is not set.
+
+    Raises PreflightError if the user has no home folder, as in many containers.
+    """
+    given = environment("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise PreflightError(f"{given}: there is no such home folder; {SET_BASE_DIR}") from error
+
+
+def check_base_dir(base: Path) -> None:
+    """Raise PreflightError unless the base folder can be written. It is created if it is missing."""
+    if (problem := find_write_problem(base)) is not None:
+        raise PreflightError(f"the base folder {base} cannot be written ({problem}); {SET_BASE_DIR}")
 
 
 def backend_of_machine() -> Backend:
@@ -182,13 +195,13 @@ def _renamed_openblas() -> Path | None:
     if not source.exists():
         return None
     version = importlib.metadata.version("scipy-openblas32")
-    target = base_dir() / "blas" / f"libopenblas-{version}-{platform.machine()}.so"
     try:
+        target = base_dir() / "blas" / f"libopenblas-{version}-{platform.machine()}.so"
         if not _is_whole(target):
             with exclusive(target.parent):  # of several processes that start together, one makes it
                 if not _is_whole(target):
                     _rename_symbols(source, target)
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, PreflightError, subprocess.CalledProcessError):
         return None
     return target
 

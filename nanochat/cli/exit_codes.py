@@ -18,8 +18,6 @@ from nanochat.errors import BUG, OK, InterruptedRun, NanochatError, PreflightErr
 from nanochat.terminal.output import Output, protected_output
 from nanochat.terminal.signals import STOP_SIGNALS, handle_signals
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP asked the command to stop. Unlike Ctrl-C it also ends a chat."""
@@ -56,18 +54,33 @@ def _call(command: Callable[[], None], signals: _StopSignals) -> int:
     except Exception as error:  # noqa: BLE001 -- the outermost frame: a bug becomes a report
         if _follows_from_signal(error):
             return _report_stop()
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            _print_error(
-                f"error: the disk is full ({error}). Everything saved before is intact. Free some space, for example"
-                " with `nanochat-run gc`, then run the same command again."
-            )
-            return StageError.exit_code
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            _print_error(f"error: {error.filename}: the path is longer than the file system allows; use a shorter one")
-            return PreflightError.exit_code
+        if isinstance(error, OSError) and (known := _explain(error)) is not None:
+            message, code = known
+            _print_error(f"error: {message}")
+            return code
         _report_bug(error)
         return BUG
     return OK
+
+
+def _explain(error: OSError) -> tuple[str, int] | None:
+    """Return the message and the exit code for an error of the file system that is not a bug. None for all others."""
+    from nanochat.runtime import SET_BASE_DIR
+    from nanochat.storage.files import DISK_FULL, is_no_permission
+
+    if error.errno in DISK_FULL:
+        message = (
+            f"the disk is full ({error}). Everything saved before is intact. Free some space, for example"
+            " with `nanochat-run gc`, then run the same command again."
+        )
+        return message, StageError.exit_code
+    if error.errno == errno.ENAMETOOLONG:
+        message = f"{error.filename}: the path is longer than the file system allows; use a shorter one"
+        return message, PreflightError.exit_code
+    if is_no_permission(error):
+        message = f"{error.filename}: {error.strerror}; if it belongs to the results, {SET_BASE_DIR}"
+        return message, PreflightError.exit_code
+    return None
 
 
 class _StopSignals:

@@ -50,6 +50,8 @@ def compare(options: argparse.Namespace) -> None:
 def gc(options: argparse.Namespace) -> None:
     """Delete stage outputs, token caches and converted copies of data files that no run uses."""
     base = runtime.base_dir()
+    if not options.dry_run:
+        runtime.check_base_dir(base)
     stages = collector.find_unreferenced_stages(base) if options.dry_run else collector.delete_unreferenced_stages(base)
     find_caches, delete_caches = collector.find_unreferenced_token_caches, collector.delete_unreferenced_token_caches
     caches = find_caches(base) if options.dry_run else delete_caches(base)

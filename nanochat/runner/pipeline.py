@@ -31,7 +31,8 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.upload.upload import tracking_of, upload_rest, uploading
-from nanochat.storage.files import write_text
+from nanochat.runtime import check_base_dir
+from nanochat.storage.files import is_no_permission, write_text
 
 
 def run_recipe(request: RunRequest, display: Display) -> Run:
@@ -165,7 +166,7 @@ def _check(context: RunContext, records: dict[str, StageRecord]) -> list[str]:
 def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
     """Do the same as `_run` with cached results, in a new folder only if no run of this name has the same stages.
 
-    If another process works on such a run, the results are shown and it is left to that process.
+    If another process works on such a run, or it may not be written, the results are only shown.
     """
     display, prepared, base = context.display, context.prepared, context.request.base
     display.log_line("nothing to do: every stage is finished already")
@@ -179,9 +180,14 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
     with ExitStack() as held:
         try:
             session = held.enter_context(_open(context, tracking if computed_here else RunTracking(kind="none")))
-        except LockError as busy:
-            display.log_line(str(busy))
+        except (LockError, OSError) as error:
+            if isinstance(error, OSError) and not is_no_permission(error):
+                raise
             same = [run for run in list_runs(base, name) if run.state.plan_digest == digest]
+            if not same:
+                check_base_dir(base)
+                raise
+            display.log_line(f"this run is not recorded: {error}")
             return same[-1], _check(context, records)
         for lookup, record in cached:
             session.use_cached(lookup.stage.name, lookup.folder, record.output_digest)

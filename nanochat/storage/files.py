@@ -22,6 +22,7 @@ from pathlib import Path
 
 from nanochat.storage.locking import lock_file
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SCRATCH_PREFIX = ".writing-"
 _READ_BYTES = 1 << 20
 _MAX_THREADS = 8
@@ -120,6 +121,24 @@ def delete_scratch(folder: Path) -> None:
     """Delete every scratch file and folder under `folder`. The caller must be the only one that writes there."""
     for scratch in sorted(folder.rglob(f"{_SCRATCH_PREFIX}*")):
         _delete(scratch)
+
+
+def find_write_problem(folder: Path) -> str | None:
+    """Create a folder and a file in it that is gone at once. Return why that does not work, None if it does.
+
+    Trying is the only reliable check: permissions do not show a read-only file system, and an administrator may write
+    everywhere but there.
+    """
+    import tempfile  # here, because reading a recipe imports this module
+
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            return None
+        return f"{error.strerror}: {error.filename or folder}"
 
 
 def is_no_permission(error: OSError) -> bool:

@@ -52,6 +52,8 @@ def fail_with(request, monkeypatch, tmp_path):
         (KeyboardInterrupt(), 75),
         (OSError(28, "No space left on device"), 4),
         (OSError(36, "File name too long", "x" * 300), 3),
+        (PermissionError(13, "Permission denied", "x"), 3),
+        (OSError(30, "Read-only file system", "x"), 3),
         (OSError(5, "Input/output error"), 1),
         (BrokenPipeError(32, "Broken pipe"), 1),  # of another pipe: that of the output raises nothing
     ],

@@ -17,7 +17,7 @@ from pathlib import Path
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import raw_lines
 from nanochat.storage.checked_json import read_checked, write_checked
-from nanochat.storage.files import sha256_of_file
+from nanochat.storage.files import is_no_permission, sha256_of_file
 
 MEMORY_FILE = "file_digests.json"
 """The name of the memory file under the base folder."""
@@ -41,7 +41,8 @@ DigestOf = Callable[[Path, LineFilter | None], str]
 def remembered_digests(memory: Path) -> Iterator[DigestOf]:
     """Yield a function that returns the sha256 (hex) of a file, or of its usable lines.
 
-    At the end, new digests are added to the file `memory`. If it is damaged, it counts as empty.
+    At the end, new digests are added to the file `memory`. If it is damaged, it counts as empty; if it may not be
+    written, nothing is remembered.
     """
     content = read_checked(memory)
     known: dict[str, list[object]] = json.loads(content) if content is not None else {}
@@ -63,7 +64,15 @@ def remembered_digests(memory: Path) -> Iterator[DigestOf]:
         yield digest_of
     finally:
         if new:
-            write_checked(memory, json.dumps({**known, **new}), durable=False)
+            _remember(memory, {**known, **new})
+
+
+def _remember(memory: Path, digests: dict[str, list[object]]) -> None:
+    try:
+        write_checked(memory, json.dumps(digests), durable=False)
+    except OSError as error:
+        if not is_no_permission(error):
+            raise
 
 
 def _has_plain_lines(path: Path) -> bool:

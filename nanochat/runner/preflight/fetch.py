@@ -12,6 +12,7 @@ from nanochat.runner.preflight.data_checks import check_inputs, fetch_inputs
 from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.preflight.prepare import prepare
 from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runtime import check_base_dir
 
 
 def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display: Display) -> None:
@@ -19,11 +20,13 @@ def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display:
 
     Raises:
         RecipeError: the recipe is not valid.
-        PreflightError: an input is missing or cannot be downloaded, or does not have the format that its stage reads.
+        PreflightError: the base folder cannot be written, or an input is missing, cannot be downloaded or does not have
+            the format that its stage reads.
         StageError: a file that is to be converted is damaged.
         InterruptedRun: a signal arrived. The same command continues.
     """
     loaded = load_recipe(recipe, overrides)
+    check_base_dir(base)
     if pinned := pin_sources(loaded, base):
         display.log_line(pinned)
     prepared = prepare(loaded, base)

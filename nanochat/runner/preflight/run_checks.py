@@ -43,6 +43,7 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunT
     """Check everything that the given stages need to run. The message of the PreflightError lists every problem."""
     problems = [
         *prepared.problems,
+        *_check_base(prepared.base),
         *_check_sources(prepared, stages),
         *_check_disk(prepared, stages),
         *_check_distributed(prepared, stages),
@@ -54,6 +55,13 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunT
     if problems := list(dict.fromkeys(problems)):  # a missing source is found twice
         heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} to fix before the run can start"
         raise PreflightError("\n".join([f"{heading}:", *(f"  - {problem}" for problem in problems)]))
+
+
+def _check_base(base: Path) -> Iterator[str]:
+    try:
+        runtime.check_base_dir(base)
+    except PreflightError as error:
+        yield str(error)
 
 
 def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
@@ -73,9 +81,8 @@ def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
     copies = sum(conversion.disk_bytes for conversion in plan_conversions(sources, base=prepared.base))
     needed = ((total([stage.estimate for stage in stages]).disk_bytes or 0) + copies) * _DISK_MARGIN
     folder = prepared.base
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free = shutil.disk_usage(folder).free if folder.is_dir() else None
+    if free is not None and needed > free:
         yield (
             f"disk: the plan needs {show_bytes(needed)} under {folder}, but only {show_bytes(free)} are free; "
             f"delete unused results with `nanochat-run gc`, or set NANOCHAT_BASE_DIR to a folder on another disk"

@@ -6,18 +6,16 @@ The parent process reads both (`runner.process.exit_status`). Not here: what the
 from __future__ import annotations
 
 import contextlib
-import errno
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, StageError
+from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, PreflightError, StageError
 from nanochat.plan.specs import Job
-from nanochat.storage.files import write_text
+from nanochat.storage.files import DISK_FULL, is_no_permission, write_text
 from nanochat.storage.layout import StageFolder
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY_TEXTS = (
     "out of memory",
     "unable to allocate",
@@ -38,8 +36,10 @@ def run_guarded(job: Job, run: Callable[[], None]) -> int:
     except Exception as error:  # noqa: BLE001 -- the outermost frame of a process must report every error
         if is_out_of_memory(error):
             return _report(folder, f"{stage} ran out of memory ({str(error) or type(error).__name__})", OUT_OF_MEMORY)
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return _report(folder, _disk_full_message(stage, error), StageError.exit_code)
+        if isinstance(error, OSError) and is_no_permission(error):
+            return _report(folder, f"{stage}: {error.filename}: {error.strerror}", PreflightError.exit_code)
         return _report(folder, traceback.format_exc(), BUG)
     return OK
 
