@@ -10,9 +10,10 @@ import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.sources import SourceSpec
-from nanochat.errors import InterruptedRun
+from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec
 from nanochat.stages import base_eval, chat_eval
+from nanochat.tools.sandbox import run as sandbox
 
 LETTERS = "ABCD"
 
@@ -225,3 +226,20 @@ def test_chat_eval_uses_a_given_model_instead_of_the_upstream_one(make_context, 
     spec = chat_spec(questions).model_copy(update={"init_from": str(model_out / "model")})
     context = make_context(spec)
     assert "chat_core" in chat_eval.run(context.job, context).metrics
+
+
+def test_chat_eval_runs_programs_without_isolation_only_if_that_is_accepted(
+    make_context, model_out, tmp_path, monkeypatch, capsys
+):
+    """The stage says that it does."""
+    monkeypatch.setattr(sandbox, "_try_isolations", lambda: (None, "none is known"))
+    row = {"task_id": "x", "prompt": "def f():\n", "canonical_solution": "    return 1\n", "entry_point": "f"}
+    source = write_lines(tmp_path / "programs.jsonl", [row | {"test": "def check(f): assert f() == 1\n"}])
+    suite = chat_spec(source).suites["spell"].model_copy(update={"task": "humaneval", "source": source})
+    spec = ChatEvalSpec(suites={"code": suite}, init_from=None, seed=1)
+    refused = make_context(spec, name="refused", upstream={"sft": str(model_out)})
+    with pytest.raises(PreflightError, match="cannot isolate programs that a model writes"):
+        chat_eval.run(refused.job, refused)
+    accepted = make_context(spec, name="accepted", upstream={"sft": str(model_out)}, accept_unisolated_programs=True)
+    assert chat_eval.run(accepted.job, accepted).metrics["code"] == 0
+    assert "note: code: this machine cannot isolate the model's programs" in capsys.readouterr().out

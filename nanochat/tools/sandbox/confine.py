@@ -22,8 +22,9 @@ from nanochat.tools.sandbox.kernel_calls import (
 from nanochat.tools.sandbox.settings import Limits, Settings
 
 _NOBODY = 65534
-_CAP_DAC_READ_SEARCH = 1 << 2
-_CAPABILITY_VERSION = 0x20080522
+_CAP_DAC_READ_SEARCH, _CAP_SETGID, _CAP_SETUID = 1 << 2, 1 << 6, 1 << 7
+_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
+"""The version of the calls, and this process."""
 _SYSTEM_PATHS = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/opt/homebrew"),
     *("/System/Library", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"),
@@ -35,9 +36,8 @@ def prepare(settings: Settings) -> int:
     """Give the folder to the user that will run the program; return how many threads that user has. Needs no fork."""
     if sys.platform != "linux":
         return 0
-    user = os.geteuid()
-    if user == 0:
-        user = _NOBODY
+    user = _user_of_programs(_permitted_capabilities())
+    if user != os.geteuid():
         with contextlib.suppress(OSError):  # a container may have no other user
             os.chown(settings.folder, user, user)
     return _threads_of(user)
@@ -53,7 +53,9 @@ def confine(settings: Settings, *, is_writable: bool, threads_before: int) -> No
     readable = _readable_paths()
     if settings.isolation == "namespaces":
         namespaces.enter_root(folder, readable, writable_bytes=limits.file_bytes if is_writable else 0)
-    os.chdir(folder if is_writable else "/")
+        os.chdir(folder)
+    elif not is_writable:
+        os.chdir("/")
     if sys.platform == "linux":
         _give_up_privileges()
     _limit(limits, threads_before)
@@ -82,22 +84,37 @@ def _readable_paths() -> list[str]:
 
 
 def _give_up_privileges() -> None:
-    """Drop all capabilities and change from root to nobody, who can still read Python's own files."""
+    """Drop all capabilities, and change from root to nobody, who can still read Python's own files."""
+    permitted, kept = _permitted_capabilities(), 0
     for capability in range(64):
         libc().prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails beyond the last capability, and for ordinary users
-    kept = 0
-    if os.geteuid() == 0:
-        kept = 0 if _is_readable_by_all(os.path.realpath(os.__file__)) else _CAP_DAC_READ_SEARCH
+    user = _user_of_programs(permitted)
+    if user != os.geteuid():
+        kept = 0 if _can_nobody_read_python() else _CAP_DAC_READ_SEARCH
         prctl(PR_SET_KEEPCAPS, 1)
-        with contextlib.suppress(OSError):  # a container may have no other user; what follows holds for root too
+        with contextlib.suppress(OSError):  # a container may have no other user
             os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    header, masks = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
-    checked("capset", libc().capset(header, masks))
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+    masks = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
+    checked("capset", libc().capset(_CAPABILITY_HEADER, masks))
 
 
-def _is_readable_by_all(file: str) -> bool:
+def _user_of_programs(permitted: int) -> int:
+    """Return the user that programs run as: nobody instead of root, if root may change to it and Python still works."""
+    needed = _CAP_SETUID | _CAP_SETGID | (0 if _can_nobody_read_python() else _CAP_DAC_READ_SEARCH)
+    user = os.geteuid()
+    return _NOBODY if user == 0 and permitted & needed == needed else user
+
+
+def _permitted_capabilities() -> int:
+    masks = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    checked("capget", libc().capget(_CAPABILITY_HEADER, masks))
+    return masks[1]
+
+
+def _can_nobody_read_python() -> bool:
+    file = os.path.realpath(os.__file__)
     folders = [file := os.path.dirname(file) for _ in range(file.count("/"))]  # noqa: PTH120
     return all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in folders)  # noqa: PTH116
 

@@ -5,15 +5,16 @@ program's functions, the arguments, the result and later changes of the argument
 (`values`). The program's process holds neither the tests nor anything else that decides, so it can only return values.
 
 Both processes have an empty environment, and the standard library but no installed packages. Their time, memory, files,
-threads and output are limited. They can read Python's own files and nothing else, and write to a folder in memory or in
-the temporary folder that is deleted afterwards. They cannot use the network, and cannot start, signal or look into
-processes. The `isolation` says what enforces that:
+threads and output are limited. They can read Python's own files and no others, and the program can write to a folder
+that is deleted afterwards. They cannot use the network, and cannot start, signal or look into processes. The
+`isolation` says what enforces that:
 
 - `namespaces` (Linux): namespaces of their own, a file system with Python's files alone, and a filter of system calls.
-- `landlock` (Linux where namespaces are not permitted): Landlock's rules for files, and the same filter.
+- `landlock` (Linux where namespaces are not permitted): Landlock's rules for files, and the same filter. The program
+  still sees names, sizes and times of other files.
 - `seatbelt` (macOS): a profile of Seatbelt, the mechanism of `sandbox-exec`.
 - `none`: where nothing else works and the user accepts it. The limits hold, and Linux filters system calls if it can,
-  but a program can do to files what the user can do.
+  but a program can do to files what the user can do, and with that also change the verdict.
 
 Root's programs run as the user nobody.
 

@@ -79,6 +79,7 @@ def _supervisor(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], I
                 cwd=settings.folder,
                 env=environment,
                 pass_fds=[write_end],
+                umask=0o022,
                 start_new_session=True,
             )
         finally:

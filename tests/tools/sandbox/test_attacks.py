@@ -90,6 +90,7 @@ ATTACKS = {
     "append": "open(KEPT, 'a').write('x')",
     "truncate": "os.truncate(KEPT, 0)",
     "truncate while reading": "os.open(KEPT, os.O_RDONLY | os.O_TRUNC)",
+    "truncate what it can read": "open('x', 'w').write('x'); os.open('x', os.O_RDONLY | os.O_TRUNC)",
     "delete": "os.remove(KEPT)",
     "delete with native code": "checked(libc.unlink(KEPT.encode()))",
     "delete all": "import shutil; shutil.rmtree(OUTSIDE)",
@@ -101,6 +102,9 @@ ATTACKS = {
     "change mode": "os.chmod(KEPT, 0)",
     "change mode of a descriptor": "os.fchmod(os.open('x', os.O_CREAT | os.O_RDWR), 0)",
     "change mode with a system call": "syscall('chmod', KEPT.encode(), 0)",
+    "change mode of what it can read": "os.chmod(os.__file__, os.stat(os.__file__).st_mode & 0o7777)",
+    "change times of what it can read": "now = os.stat(os.__file__)\n"
+    "os.utime(os.__file__, ns=(now.st_atime_ns, now.st_mtime_ns))",
     "change owner": "os.chown(KEPT, 65534, 65534)",
     "change times": "os.utime(KEPT, (0, 0))",
     "change times with a system call": "syscall('utimensat', -100, KEPT.encode(), None, 0)",
@@ -235,7 +239,7 @@ def test_programs_cannot_reach_outside(isolation, sandboxes, outside, port):
     assert _succeeded(outcome.stdout) == {}
 
 
-RUN_AS_ANOTHER_USER = """
+RUN_IN_ALL = """
 import json, os, sys
 from nanochat.errors import StageError
 from nanochat.tools.sandbox.run import run_tests
@@ -254,34 +258,42 @@ print(json.dumps(printed))
 """
 
 
+USERS = {
+    "ordinary user": ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"],
+    "root of a container": ["setpriv", "--bounding-set=-all,+setuid,+setgid,+setpcap,+chown", "--inh-caps=-all"],
+    "root without capabilities": ["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
+}
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to change the user")
-def test_programs_of_an_ordinary_user_cannot_reach_outside(reachable, outside, port):
-    """The attacks fail as well where the program, its caller and the files belong to one user."""
+@pytest.mark.parametrize("user", USERS)
+def test_programs_of_other_users_cannot_reach_outside(user, reachable, outside, port):
+    """The attacks fail as well where the program, its caller and the files belong to one user, and in containers."""
     python = next((path for path in (sys.executable, "/usr/bin/python3") if _is_open_to_all(path)), None)
     ask_version = "import sys; print(sys.version_info >= (3, 11))"
     if python is None or subprocess.check_output([python, "-c", ask_version]) != b"True\n":
         pytest.skip("no Python that other users can run")
-    user = 65533
-    for path in (outside, outside / "kept"):
-        os.chown(path, user, user)
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    if user == "ordinary user":
+        for path in (outside, outside / "kept"):
+            os.chown(path, 65533, 65533)
     package = Path(run.__file__).parents[2]
     tools = reachable / "nanochat" / "tools"
     shutil.copytree(package / "tools" / "sandbox", tools / "sandbox")
     shutil.copy(package / "errors.py", tools.parent)
     done = subprocess.run(
-        [python, "-c", RUN_AS_ANOTHER_USER],
+        [*USERS[user], python, "-c", RUN_IN_ALL],
         input=_program(outside, port, parent="@PARENT@").encode(),
         capture_output=True,
-        user=user,
-        group=user,
-        extra_groups=[],
-        env={"PYTHONPATH": str(reachable)},
+        env={"PYTHONPATH": str(reachable), "PATH": os.environ["PATH"]},
         cwd="/",
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     printed = json.loads(done.stdout)
     outcomes = {key: _succeeded(stdout) for key, (works, stdout) in printed.items() if works}
+    assert outcomes, printed
     assert outcomes == {key: {} for key in outcomes}
 
 
