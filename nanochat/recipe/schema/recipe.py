@@ -116,7 +116,7 @@ class Recipe(Section):
     name: Name
     """Name of the run."""
     description: str = ""
-    """What the run is for, in a sentence or a paragraph of markdown."""
+    """What the run is for, in a few sentences. Reports show the text as it is."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
     """Seed of all random numbers. Each stage derives its own keys from it."""
     sources: dict[Name, Source] = Field(default={})

@@ -1,6 +1,8 @@
 """Convert the markdown of a report to one self-contained HTML file, for a browser, an email or MLflow's preview.
 
-Images and the recipe are embedded. The page contains no scripts, and text written by a model is never treated as HTML.
+The pictures that the report drew and the recipe are embedded, and nothing else. The page contains no scripts and loads
+nothing. Text in the markdown is escaped (`markdown`). If some text escapes that, its HTML, images and links are shown
+as text, so that no file of this machine and no address gets into the page.
 """
 
 from __future__ import annotations
@@ -9,17 +11,19 @@ import base64
 import html
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_FIRST_HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
+from nanochat.terminal.output import printable
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STYLE = """\
 :root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d8dee4; --paper: #f6f8fa; --mark: #0b63c5; }
 * { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: #fff;
+body { margin: 0; color: var(--ink); background: #fff; overflow-wrap: anywhere;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
 nav { position: sticky; top: 0; padding: .6rem max(1.5rem, calc(50vw - 30rem)); background: var(--paper);
   border-bottom: 1px solid var(--line); font-size: .9rem; }
@@ -32,7 +36,8 @@ h2 { margin: 2.4rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var
 h3 { margin: 1.6rem 0 .4rem; font-size: 1.05rem; }
 table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; font-size: .92rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border: 1px solid var(--line); text-align: left; }
+th, td { max-width: 40rem; padding: .35rem .7rem; border: 1px solid var(--line); text-align: left;
+  overflow-wrap: break-word; }
 th { background: var(--paper); }
 tbody tr:nth-child(even) { background: #fbfcfd; }
 code, pre { font: .86rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -53,6 +58,7 @@ _PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
 {style}</style>
@@ -68,36 +74,70 @@ _PAGE = """\
 """
 
 
-def render_html(markdown: str, folder: Path, *, attached: Sequence[Path] = ()) -> str:
+def render_html(markdown: str, pictures: Mapping[str, Path], *, attached: Sequence[Path] = ()) -> str:
     """Return a report as an HTML page.
 
-    Image names are relative to `folder`; a missing image remains a link. The text files in `attached` are shown in
-    collapsed sections at the end, and links to their names lead to those sections.
+    `pictures` maps the names of images in the markdown to PNG files. The text files in `attached` are shown in
+    collapsed sections at the end, and links to their names lead to those sections. Other images and links, and symbolic
+    links to files, are not followed.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
-    names = {path.name for path in attached if path.is_file()}
+    attached = [path for path in attached if _is_own_file(path)]
     for token in tokens:
-        for child in token.children or ():
-            _embed(child, folder, names)
-    title = _FIRST_HEADING.search(markdown)
+        if token.children is not None:
+            token.children = list(_safe(token.children, pictures, {path.name for path in attached}))
+    title = next((text for opening, text in itertools.pairwise(tokens) if opening.type == "heading_open"), None)
     return _PAGE.format(
-        title=html.escape(title[1] if title else "nanochat"),
+        title=html.escape(_plain_text(title) if title is not None else "nanochat"),
         style=_STYLE,
         navigation=_navigation(tokens),
         body=parser.renderer.render(tokens, parser.options, {}),
-        attached="\n".join(_collapsed_section(path) for path in attached if path.is_file()),
+        attached="\n".join(map(_collapsed_section, attached)),
     )
 
 
-def _embed(token: Token, folder: Path, names: set[str]) -> None:
-    """Inline an image as a base64 data URI. Turn a link to an attached file into a link to its section of this page."""
-    source, target = token.attrGet("src"), token.attrGet("href")
-    if token.type == "image" and isinstance(source, str) and (folder / source).is_file():
-        content = base64.b64encode((folder / source).read_bytes()).decode("ascii")
-        token.attrSet("src", f"data:image/png;base64,{content}")
-    elif token.type == "link_open" and target in names:
-        token.attrSet("href", f"#{target}")
+def _safe(tokens: Iterable[Token], pictures: Mapping[str, Path], attached: Collection[str]) -> Iterator[Token]:
+    """Yield inline tokens: our pictures as data, links to attached files, and other images and links as text."""
+    targets: list[str | None] = []
+    for token in tokens:
+        match token.type:
+            case "image":
+                name = str(token.attrGet("src"))
+                picture = _picture(pictures.get(name))
+                if picture is not None:
+                    token.attrSet("src", picture)
+                yield token if picture is not None else _text(f"![{token.content}]({name})")
+            case "link_open":
+                target = str(token.attrGet("href"))
+                targets.append(None if target in attached else target)
+                token.attrSet("href", f"#{target}")
+                yield token if target in attached else _text("[")
+            case "link_close":
+                unsafe = targets.pop()
+                yield token if unsafe is None else _text(f"]({unsafe})")
+            case _:
+                yield token
+
+
+def _picture(path: Path | None) -> str | None:
+    """Return a picture as a data URI, or None if there is none."""
+    if path is None or not _is_own_file(path) or not (content := path.read_bytes()).startswith(_PNG_SIGNATURE):
+        return None
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _is_own_file(path: Path) -> bool:
+    """Return whether there is a file that lies here itself. A run folder from elsewhere may link to private files."""
+    return path.is_file() and not path.is_symlink()
+
+
+def _text(content: str) -> Token:
+    return Token("text", "", 0, content=content)
+
+
+def _plain_text(inline: Token) -> str:
+    return "".join(child.content for child in inline.children or ())
 
 
 def _navigation(tokens: Sequence[Token]) -> str:
@@ -105,14 +145,15 @@ def _navigation(tokens: Sequence[Token]) -> str:
     links = []
     for opening, text in itertools.pairwise(tokens):
         if opening.type == "heading_open" and opening.tag == "h2":
-            anchor = re.sub(r"[^a-z0-9]+", "-", text.content.lower()).strip("-")
+            heading = _plain_text(text)
+            anchor = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
             opening.attrSet("id", anchor)
-            links.append(f'<a href="#{anchor}">{html.escape(text.content)}</a>')
+            links.append(f'<a href="#{anchor}">{html.escape(heading)}</a>')
     return " ".join(links)
 
 
 def _collapsed_section(path: Path) -> str:
-    text = html.escape(path.read_text(encoding="utf-8", errors="replace"))
+    text = html.escape(printable(path.read_text(encoding="utf-8", errors="replace")))
     return (
         f'<details id="{html.escape(path.name)}"><summary>{html.escape(path.name)}</summary><pre>{text}</pre></details>'
     )

@@ -1,13 +1,44 @@
-"""Tables in markdown."""
+"""Writes markdown in which text from elsewhere stays text: in lines, paragraphs, code and tables.
+
+Descriptions, file names, data, error messages and what a model wrote may contain markdown, such as an image that names
+a private file. All of it passes through the functions here, which escape whatever markdown would act on, or
+is indented as code (`stages.process.context.indented`).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
+from nanochat.terminal.output import printable
+
 _RULES = {"l": "---", "r": "---:"}
+_MARKUP = re.compile(r"[\\`*\[\]|~]|<(?=[a-z/!?])|&(?=[a-z#])|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
+"""Characters that format, link or embed something. A lone `<` or `&`, or a `_` inside a word, does not."""
+_BLOCK_START = re.compile(r"^(\d*)([-+#=>:.)])")
+"""What begins a heading, a list, a quotation, a rule or a table, at the start of a line."""
+
+
+def escape(text: str) -> str:
+    """Return markdown that shows a text on one line: in a heading, in a list item, or within a sentence."""
+    return _BLOCK_START.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", " ".join(printable(text).split())))
+
+
+def paragraphs(text: str) -> str:
+    """Return markdown that shows a text with its lines and empty lines."""
+    return re.sub(r"(?<=\S)\n(?=\S)", "  \n", "\n".join(map(escape, printable(text).splitlines())))
+
+
+def code_span(text: str) -> str:
+    """Return markdown that shows a text on one line, as code. It contains no empty code."""
+    line = " ".join(printable(text).split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    margin = " " if line[:1] == "`" or line[-1:] == "`" else ""
+    return f"{ticks}{margin}{line}{margin}{ticks}" if line else ""
 
 
 def markdown_table(columns: Sequence[str], alignment: str, rows: Iterable[Sequence[str]]) -> str:
-    """Return a table. `alignment` has a letter for each column: `l` for left or `r` for right."""
+    """Return a table of texts. `alignment` has a letter for each column: `l` for left or `r` for right."""
     rule = "|".join(_RULES[letter] for letter in alignment)
-    return "\n".join([f"| {' | '.join(columns)} |", f"|{rule}|", *(f"| {' | '.join(cells)} |" for cells in rows)])
+    lines = [f"| {' | '.join(map(escape, cells))} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from nanochat.plan.quantities import show_bytes, show_duration, show_value
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
-from nanochat.runner.report.markdown import markdown_table
+from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
 from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
@@ -20,6 +21,7 @@ from nanochat.runner.store.run_catalog import Run
 from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
+from nanochat.terminal.output import printable
 
 _CURVES_INTRO = """\
 The loss measures how badly the model predicts the next token: it is the negative logarithm of the probability that the
@@ -38,8 +40,10 @@ _MAX_NOTES = 30
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
     """Write `report.md`, `report.html` and the plots into the run's folder, and return the path of `report.md`."""
     folder = run.folder
-    text = report_text(run, base, plots=[path.name for path in _draw(run, base)] if with_plots else [])
-    page = render_html(text, folder.path, attached=(folder.recipe, folder.resolved, folder.plan_text))
+    plots = _draw(run, base) if with_plots else []
+    text = report_text(run, base, plots=[path.name for path in plots])
+    pictures = {f"{folder.plots.name}/{path.name}": path for path in plots}
+    page = render_html(text, pictures, attached=(folder.recipe, folder.resolved, folder.plan_text))
     write_text(folder.report_page, page)
     write_text(folder.report, text)
     return folder.report
@@ -52,22 +56,21 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     """
     state, records, lost = run.state, run.records(base), run.lost(base)
     folders = _readable_folders(run, base)
-    outcome = f"**{state.status}**" + (f": {state.message}" if state.message else "")
     happened = "\n".join(f"- {sentence}" for sentence in describe_stages(records))
     sources, samples = _source_lines(folders), _samples(folders)
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
     parts = [
-        f"# {state.name}",
-        state.description,
-        outcome,
-        *(["## Missing", run.describe_lost(base, lost)] if lost else ()),
+        f"# {escape(state.name)}",
+        paragraphs(state.description),
+        _outcome(state.status, state.message),
+        *(["## Missing", paragraphs(run.describe_lost(base, lost))] if lost else ()),
         *(["## What happened", happened or "No stage is finished yet."] if happened or not lost else ()),
         *_note_section(_notes(folders)),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Data", indented("\n".join(sources))] if sources else ()),
         *(["## Learning curves", _CURVES_INTRO, *curves] if curves else ()),
-        *(["## Samples", _SAMPLES_INTRO, *map(_lower_headings, samples.values())] if samples else ()),
+        *(["## Samples", _SAMPLES_INTRO, *map(_sample_section, samples.values())] if samples else ()),
         "## Time and memory",
         _COST_INTRO,
         _cost_table(run, records),
@@ -96,9 +99,28 @@ def _image(name: str) -> str:
     return f"![{name.removesuffix('.png').replace('_', ' ')}](plots/{name})"
 
 
-def _lower_headings(samples: str) -> str:
-    """Return samples with headings two levels lower. Text written by a model is indented, so it has no headings."""
-    return re.sub(r"^#", "###", samples, flags=re.MULTILINE)
+def _outcome(status: str, message: str) -> str:
+    """Return how the run ended. A message of several lines, which may be a traceback, is shown as code."""
+    if "\n" in message.strip():
+        return f"**{escape(status)}**:\n\n{indented(message)}"
+    return f"**{escape(status)}**" + (f": {escape(message)}" if message else "")
+
+
+def _sample_section(samples: str) -> str:
+    """Return a stage's samples with headings two levels lower. All but headings and indented code is escaped."""
+    blocks: list[str] = []
+    for is_code, lines in itertools.groupby(printable(samples).splitlines(), key=lambda line: line[:4].isspace()):
+        if is_code:
+            blocks.append(indented("\n".join(line[4:] for line in lines)))
+        else:
+            blocks.append("\n".join(map(_lower_heading, lines)))
+    return "\n\n".join(blocks)  # without an empty line before it, indented text would not be code
+
+
+def _lower_heading(line: str) -> str:
+    """Return a line with its text escaped and, if it is a heading, two levels lower."""
+    heading = re.match(r"#{1,4} ", line)
+    return escape(line) if heading is None else f"##{heading[0]}{escape(line[heading.end() :])}"
 
 
 def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
@@ -117,7 +139,7 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
 def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
     checked = check_expectations(run.state.expectations, metrics_by_name(records))
     intro = "The recipe expects these results:"
-    return [intro, "\n".join(f"- {expectation}" for expectation in checked)] if checked else []
+    return [intro, "\n".join(f"- {escape(str(expectation))}" for expectation in checked)] if checked else []
 
 
 def _samples(folders: Mapping[str, StageFolder]) -> dict[str, str]:
@@ -180,14 +202,16 @@ def _facts(run: Run) -> str:
     state, provenance = run.state, run.state.provenance
     started = datetime.fromtimestamp(state.created).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     packages = ", ".join(f"{name} {version}" for name, version in provenance.packages.items())
+    commit = f"{provenance.git_commit or 'unknown'}{' with local changes' if provenance.git_dirty else ''}"
+    machine = f"{started} on {provenance.host}, {provenance.platform}, Python {provenance.python}"
     return "\n".join(
         [
-            f"- command: `{state.command}`",
-            f"- recipe: `{state.recipe}` (copied to [recipe.yaml](recipe.yaml); with everything that it extends and "
-            "every `--set` applied: [config.yaml](config.yaml))",
-            f"- started: {started} on {provenance.host}, {provenance.platform}, Python {provenance.python}",
-            f"- commit: {provenance.git_commit or 'unknown'}{' with local changes' if provenance.git_dirty else ''}",
-            f"- packages: {packages}",
+            f"- command: {code_span(state.command)}",
+            f"- recipe: {code_span(state.recipe)} (copied to [recipe.yaml](recipe.yaml); with everything that it "
+            "extends and every `--set` applied: [config.yaml](config.yaml))",
+            f"- started: {escape(machine)}",
+            f"- commit: {escape(commit)}",
+            f"- packages: {escape(packages)}",
             f"- seed: {state.seed}",
         ]
     )

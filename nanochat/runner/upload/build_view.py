@@ -9,6 +9,7 @@ import psutil
 
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
 from nanochat.plan.stages import STAGES
+from nanochat.runner.report.markdown import code_span, escape, paragraphs
 from nanochat.runner.report.results import result_line
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
@@ -191,31 +192,31 @@ def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, .
 
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
     scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if STAGES[stage].evaluates]
-    headline = f"**{'; '.join(scores)}**" if scores else state.message or state.status
+    headline = f"**{escape('; '.join(scores))}**" if scores else paragraphs(state.message) or state.status
     cached = [entry.title for entry in state.stages if entry.status == "cached"]
     return _paragraphs(
         headline,
-        state.description,
+        paragraphs(state.description),
         "Learning curves, samples and costs: open `report.html` under Artifacts." if records else "",
         _list_scores(records),
-        f"Command: `{state.command}`",
-        f"Stages taken from the cache: {', '.join(cached)}." if cached else "",
-        state.message if scores else "",
+        f"Command: {code_span(state.command)}",
+        f"Stages taken from the cache: {escape(', '.join(cached))}." if cached else "",
+        paragraphs(state.message) if scores else "",
     )
 
 
 def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | None) -> str:
     if record is None:
-        return f"{entry.status}: {entry.reason or state.message}"
+        return f"{entry.status}: {paragraphs(entry.reason or state.message)}"
     results = result_line(record).removeprefix(": ")
     return _paragraphs(
-        f"**{results}**" if results else "",
+        f"**{escape(results)}**" if results else "",
         "The model's answer to every problem: open `tables` under Artifacts." if STAGES[entry.stage].evaluates else "",
         _list_scores({entry.stage: record}),
         f"Time {show_duration(record.measured.seconds)} (planned {show_duration(record.planned.seconds)}), "
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "
-        f"(planned {show_bytes(record.planned.peak_memory_bytes)}), on {record.device}.",
-        f"Why it ran: {entry.reason}." if entry.reason else "",
+        f"(planned {show_bytes(record.planned.peak_memory_bytes)}), on {escape(record.device)}.",
+        f"Why it ran: {escape(entry.reason)}." if entry.reason else "",
     )
 
 
@@ -229,7 +230,6 @@ def _list_scores(records: dict[str, StageRecord]) -> str:
     for suite in list_suites(records):
         reading = f": {suite.reading}" if suite.reading else ""
         task = f" (task: {suite.asks})" if suite.asks else ""
-        lines.append(
-            f"- {suite.stage} {suite.name} {show_score(suite.value, suite.stderr, remark=suite.cuts)}{reading}{task}"
-        )
+        score = show_score(suite.value, suite.stderr, remark=suite.cuts)
+        lines.append(f"- {escape(f'{suite.stage} {suite.name} {score}{reading}{task}')}")
     return _paragraphs("\n".join(lines), SCORE_LEGEND) if lines else ""

@@ -24,6 +24,7 @@ from nanochat.storage.files import write_bytes, write_text
 from nanochat.storage.integrity import find_change
 from nanochat.storage.layout import StageFolder
 from nanochat.storage.series import Series
+from nanochat.terminal.output import printable
 
 HEARTBEAT_SECONDS = 0.5
 NOTE_PREFIX = "note: "
@@ -187,5 +188,8 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def indented(text: str) -> str:
-    """Return text as an indented Markdown code block, which no line of the text can end."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    """Return text as an indented Markdown code block, which no line of the text can end.
+
+    Control characters become visible escapes. An empty line must precede the block.
+    """
+    return "\n".join(f"    {line}" for line in printable(text).splitlines())

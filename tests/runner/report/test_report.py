@@ -17,14 +17,15 @@ from nanochat.runner.upload.build_view import run_view
 
 
 def test_html_page_embeds_images_and_attached_files(tmp_path):
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "loss.png").write_bytes(b"\x89PNG picture")
+    picture = tmp_path / "loss.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\npicture")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: a <b> c\n")
-    page = render_html("# tiny\n\n## A & B\n\n![loss](plots/loss.png) [r](recipe.yaml)\n", tmp_path, attached=[recipe])
+    markdown = "# tiny\n\n## A & B\n\n![loss](plots/loss.png) [r](recipe.yaml)\n"
+    page = render_html(markdown, {"plots/loss.png": picture}, attached=[recipe])
     assert re.findall(r'(?:src|href)="([^"]+)"', page) == [
         "#a-b",
-        "data:image/png;base64," + base64.b64encode(b"\x89PNG picture").decode(),
+        "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode(),
         "#recipe.yaml",
     ]
     assert '<h2 id="a-b">' in page and '<details id="recipe.yaml">' in page and "name: a &lt;b&gt; c" in page
@@ -34,8 +35,8 @@ def test_html_page_embeds_images_and_attached_files(tmp_path):
 @pytest.mark.parametrize(
     "markdown", ["<script>alert(1)</script>", "    <img src=x onerror=alert(1)>", "[a](javascript:x)"]
 )
-def test_html_page_escapes_text_written_by_a_model(tmp_path, markdown):
-    body = render_html(f"# tiny\n\n{markdown}\n", tmp_path).split("<main>")[1]
+def test_html_page_escapes_text_written_by_a_model(markdown):
+    body = render_html(f"# tiny\n\n{markdown}\n", {}).split("<main>")[1]
     assert "<script" not in body and "<img" not in body and 'href="javascript' not in body
 
 
