@@ -27,7 +27,7 @@ other forms:
   nanochat-run schema [--check | --write]           print the JSON Schema of recipes, for editors
   nanochat-run ls                                   list the runs on this machine
   nanochat-run report RUN | compare RUN...          show the results of one run or of several
-  nanochat-run gc [--dry-run]                       delete results and converted data that no run uses
+  nanochat-run gc [--dry-run]                       delete results and data that no run uses
   nanochat-run ui                                   browse results in MLflow
   nanochat-run import WEIGHTS FOLDER --tokenizer FILE [--config FILE]
                                                     convert PyTorch nanochat weights to a model folder

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nanochat import runtime
+from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import render_comparison
@@ -48,21 +49,23 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def gc(options: argparse.Namespace) -> None:
-    """Delete stage outputs, token caches and converted copies of data files that no run uses."""
+    """Delete stage outputs, token caches, converted copies of data files and downloads that no run uses."""
     base = runtime.base_dir()
     if not options.dry_run:
         runtime.check_base_dir(base)
-    stages = collector.find_unreferenced_stages(base) if options.dry_run else collector.delete_unreferenced_stages(base)
-    find_caches, delete_caches = collector.find_unreferenced_token_caches, collector.delete_unreferenced_token_caches
-    caches = find_caches(base) if options.dry_run else delete_caches(base)
-    copies = collector.find_unreferenced_copies(base) if options.dry_run else collector.delete_unreferenced_copies(base)
-    for folder in (*stages, *caches, *copies):
+    collectors = {
+        "stage output": (collector.find_unreferenced_stages, collector.delete_unreferenced_stages),
+        "token cache": (collector.find_unreferenced_token_caches, collector.delete_unreferenced_token_caches),
+        "converted file": (collector.find_unneeded_copies, collector.delete_unneeded_copies),
+        "download": (collector.find_unneeded_downloads, collector.delete_unneeded_downloads),
+    }
+    found = {what: (find if options.dry_run else delete)(base) for what, (find, delete) in collectors.items()}
+    folders = [folder for kind in found.values() for folder in kind]
+    for folder in folders:
         print(f"{folder.path} ({show_bytes(folder.size_bytes)})")
-    count = f"{len(stages)} stage output{'s' if len(stages) != 1 else ''}"
-    count += f" and {len(caches)} token cache{'s' if len(caches) != 1 else ''}" if caches else ""
-    count += f" and {len(copies)} converted cop{'ies' if len(copies) != 1 else 'y'}" if copies else ""
+    counts = [several(len(kind), what) for what, kind in found.items() if kind or what == "stage output"]
     action = "would delete" if options.dry_run else "deleted"
-    print(f"{action} {count}: {show_bytes(sum(folder.size_bytes for folder in (*stages, *caches, *copies)))}")
+    print(f"{action} {' and '.join(counts)}: {show_bytes(sum(folder.size_bytes for folder in folders))}")
 
 
 def _status(run: Run) -> str:

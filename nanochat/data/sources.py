@@ -25,6 +25,8 @@ from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource, is_on_hub
 from nanochat.data.places import addresses
 from nanochat.data.places.addresses import Address
 from nanochat.data.places.builtin import stdlib_corpus, words
+from nanochat.data.places.connection import is_offline
+from nanochat.data.places.manifest import DamagedDownloadError
 from nanochat.data.places.transfer import Progress
 from nanochat.errors import PreflightError, StageError
 
@@ -116,6 +118,34 @@ def fetch(spec: SourceSpec, *, base: Path, offline: bool, progress: Progress | N
             addresses.fetch(_address(spec, spec.uri), base=base, offline=offline, progress=progress)
         elif spec.uri is not None:
             hub.fetch(*_hub_files(spec, spec.uri), base=base, offline=offline, progress=progress)
+
+
+def find_damage(spec: SourceSpec, *, base: Path, offline: bool) -> str | None:
+    """Return which file of a complete download is missing or has changed, if `fetch` would download it again, or None.
+
+    The message names the file.
+    """
+    if spec.uri is None or offline or is_offline():
+        return None
+    try:
+        if is_on_hub(spec.uri):
+            hub.cached(*_hub_files(spec, spec.uri), base=base)
+        else:
+            addresses.cached(_address(spec, spec.uri), base=base)
+    except DamagedDownloadError as error:
+        return error.problem
+    except PreflightError:  # not downloaded
+        return None
+    return None
+
+
+def download_folder(spec: SourceSpec, *, base: Path) -> Path | None:
+    """Return the folder of a source's download, which need not exist, or None if it has none or it is not known."""
+    if spec.uri is None:
+        return None
+    if is_on_hub(spec.uri):
+        return hub.download_folder(_hub_files(spec, spec.uri)[0], base=base)
+    return addresses.download_folder(_address(spec, spec.uri), base=base)
 
 
 def resolve_revision(spec: SourceSpec, *, base: Path, offline: bool) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nanochat.errors import InterruptedRun, PreflightError
@@ -18,6 +19,7 @@ from nanochat.runner.process.run_stage import StageAttempt, execute_stage
 from nanochat.runner.report.results import result_line
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
+from nanochat.runner.store.needed_data import add_needed
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.session import Session
 from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, look_up_stage, newest_step
@@ -65,7 +67,8 @@ def run_stages(context: RunContext, session: Session, interrupts: Interrupts) ->
 
     Raises NanochatError if a stage fails, is interrupted, or is locked by another run. The session says which stage.
     """
-    fetch_inputs(context.to_run, context.request.base, session.folder, display=context.display, interrupts=interrupts)
+    needed = partial(add_needed, session.folder.data, base=context.request.base)
+    fetch_inputs(context.to_run, context.request.base, needed, display=context.display, interrupts=interrupts)
     records: dict[str, StageRecord] = {}
     for lookup in context.lookups:
         name = lookup.stage.name

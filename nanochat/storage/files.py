@@ -89,7 +89,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     replaced. Scratch folders that a killed process left for the same target are deleted.
     """
     make_folder(target.parent)
-    _delete_leftovers(target)
+    delete_leftovers(target.parent, target.name)
     scratch, old = _scratch_path(target), _scratch_path(target, "old-")
     scratch.mkdir()
     try:
@@ -121,6 +121,22 @@ def delete_scratch(folder: Path) -> None:
     """Delete every scratch file and folder under `folder`. The caller must be the only one that writes there."""
     for scratch in sorted(folder.rglob(f"{_SCRATCH_PREFIX}*")):
         _delete(scratch)
+
+
+def delete_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete the scratch files and folders in a folder, but not below it, that killed processes left.
+
+    With `name`, only those of this target are deleted, also if they are of this process.
+    """
+    import psutil  # here, because reading a recipe imports this module
+
+    for leftover in folder.glob(f"{_SCRATCH_PREFIX}*"):
+        pid, _, target = leftover.name.removeprefix(_SCRATCH_PREFIX).partition("-")
+        if not pid.isdecimal() or name not in (None, target.removeprefix("old-")):
+            continue
+        is_own = name is not None and int(pid) == os.getpid()
+        if is_own or not psutil.pid_exists(int(pid)):
+            _delete(leftover)
 
 
 def find_write_problem(folder: Path) -> str | None:
@@ -189,17 +205,6 @@ def folder_bytes(folder: Path) -> int:
 
 def _scratch_path(path: Path, role: str = "") -> Path:
     return path.with_name(f"{_SCRATCH_PREFIX}{os.getpid()}-{role}{path.name}")
-
-
-def _delete_leftovers(target: Path) -> None:
-    """Delete the scratch folders for `target` of this process and of processes that no longer run."""
-    import psutil  # here, because reading a recipe imports this module
-
-    for leftover in target.parent.glob(f"{_SCRATCH_PREFIX}*"):
-        pid, _, name = leftover.name.removeprefix(_SCRATCH_PREFIX).partition("-")
-        is_ours = pid.isdecimal() and name.removeprefix("old-") == target.name
-        if is_ours and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
-            _delete(leftover)
 
 
 def _delete(path: Path) -> None:

@@ -130,7 +130,7 @@ class RunFolder:
     report_page = _Entry("report.html")  # the report as one HTML file with its pictures
     plots = _Entry("plots")  # the report's pictures
     stages = _Entry(RUN_STAGES)  # links to the stage folders
-    copies = _Entry("copies.json")  # the names of the converted copies of data files that it reads
+    data = _Entry("data.json")  # the folders with downloads and converted copies that it reads
     link = _Entry("tracking.json")  # the MLflow run that shows this run
 
 

@@ -4,7 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_hub import FakeHub
-from local_server import LocalServer, make_certificate
+from server_fixtures import _no_pauses, certificate, fake_hub, web  # noqa: F401  (fixtures)
 
-from nanochat.data.places import connection
 from nanochat.data.sources import SourceSpec
 
 
@@ -96,31 +94,3 @@ def files(tmp_path: Path) -> Files:
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_PAUSE_SECONDS", 0.0001)
-
-
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    hub = FakeHub()
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificate(tmp_path_factory.mktemp("tls") / "certificate.pem")
-
-
-@pytest.fixture
-def web(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
-    """A server of files by https."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    server = LocalServer(certificate)
-    yield server
-    server.close()

@@ -20,14 +20,13 @@ from nanochat.data.hub.access import endpoint, read_token
 from nanochat.data.hub.download import download
 from nanochat.data.hub.hub_source import HubSource, is_commit
 from nanochat.data.hub.shared_cache import find_cached_file, list_cached_files
+from nanochat.data.hub.stored_commits import MANIFESTS, REVISIONS, parts_folder, repository_folder
 from nanochat.data.hub.wanted_files import WantedFiles, check_cached, find_wanted_files
 from nanochat.data.places.connection import is_offline
 from nanochat.data.places.manifest import Manifest, StoredFile, check_files, read_manifest, write_manifest
 from nanochat.data.places.transfer import Progress, check_room
 from nanochat.errors import PreflightError
-from nanochat.storage.files import delete_scratch, exclusive, make_folder, write_text
-
-_MANIFESTS, _REVISIONS, _PARTS = "manifests", "revisions", "parts"
+from nanochat.storage.files import delete_leftovers, exclusive, make_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapsh
     Raises:
         PreflightError: there is no complete download; the message names what is missing or damaged.
     """
-    folder, commit = _folder(source, base), known_commit(source, base=base)
+    folder, commit = repository_folder(source, base), known_commit(source, base=base)
     manifest = read_manifest(_manifest(source, commit or "", selection, base))
     if manifest is None or commit is None or manifest.details.get("commit") != commit:
         raise PreflightError(
@@ -85,6 +84,12 @@ def known_commit(source: HubSource, *, base: Path) -> str | None:
     except OSError:
         return None
     return commit if is_commit(commit) else None
+
+
+def download_folder(source: HubSource, *, base: Path) -> Path | None:
+    """Return the folder of a source's download, which need not exist, or None if its commit is not known."""
+    commit = known_commit(source, base=base)
+    return None if commit is None else repository_folder(source, base) / commit
 
 
 def record_commit(source: HubSource, commit: str, *, base: Path) -> None:
@@ -131,11 +136,11 @@ def fetch(
     offline = offline or is_offline()
     if _is_out_of_reach(source, offline) or is_cached(source, selection, base=base):
         return cached(source, selection, base=base)
-    folder = _folder(source, base)
+    folder = repository_folder(source, base)
     with exclusive(folder):
         if not is_cached(source, selection, base=base):
-            delete_scratch(folder / _MANIFESTS)
-            delete_scratch(folder / _REVISIONS)
+            delete_leftovers(folder / MANIFESTS)
+            delete_leftovers(folder / REVISIONS)
             wanted = check(source, selection, offline=offline)
             if offline:
                 check_cached(source, wanted)
@@ -157,8 +162,8 @@ def _download(
     progress: Progress | None,
 ) -> None:
     """Get the files from the cache of other tools or from the hub, and write the manifest."""
-    folder = _folder(source, base) / wanted.commit
-    parts = _folder(source, base) / _PARTS / wanted.commit
+    folder = repository_folder(source, base) / wanted.commit
+    parts = parts_folder(folder)
     find_copy = partial(find_cached_file, source.repository, wanted.commit)
     make_folder(folder)
     make_folder(parts)
@@ -189,13 +194,9 @@ def _download(
 
 
 def _reference(source: HubSource, base: Path) -> Path:
-    return _folder(source, base) / _REVISIONS / quote(source.revision, safe="")
+    return repository_folder(source, base) / REVISIONS / quote(source.revision, safe="")
 
 
 def _manifest(source: HubSource, commit: str, selection: FileSelection, base: Path) -> Path:
     key = json.dumps([source.pattern, commit, selection.max_files, selection.validation_shard])
-    return _folder(source, base) / _MANIFESTS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-
-def _folder(source: HubSource, base: Path) -> Path:
-    return base / "hub" / "datasets" / source.repository
+    return repository_folder(source, base) / MANIFESTS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -23,7 +23,7 @@ from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.places.manifest import Manifest, StoredFile, check_files, read_manifest, write_manifest
 from nanochat.data.places.transfer import Content, Download, Progress, transfer
 from nanochat.errors import PreflightError
-from nanochat.storage.files import delete_scratch, exclusive, make_folder, move_into_place, new_folder, sha256_of_file
+from nanochat.storage.files import delete_leftovers, exclusive, make_folder, move_into_place, new_folder, sha256_of_file
 
 _MANIFEST, _FILES, _PARTS = "manifest.json", "files", "parts"
 
@@ -75,7 +75,7 @@ def cached(address: Address, *, base: Path) -> Path:
     Raises:
         PreflightError: there is no complete download; the message names what is missing or damaged.
     """
-    folder = _folder(address, base)
+    folder = download_folder(address, base=base)
     manifest = read_manifest(folder / _MANIFEST)
     if manifest is None:
         raise PreflightError(
@@ -119,7 +119,7 @@ def fetch(address: Address, *, base: Path, offline: bool, progress: Progress | N
     """
     if offline or is_offline() or is_cached(address, base=base):
         return cached(address, base=base)
-    folder = _folder(address, base)
+    folder = download_folder(address, base=base)
     try:
         with exclusive(folder):
             if not is_cached(address, base=base):
@@ -133,9 +133,32 @@ def fetch(address: Address, *, base: Path, offline: bool, progress: Progress | N
     return cached(address, base=base)
 
 
+def download_folder(address: Address, *, base: Path) -> Path:
+    """Return the folder of a download, which need not exist."""
+    return _root(base) / address.digest
+
+
+def stored_downloads(base: Path) -> list[Path]:
+    """Return the folders of all downloads, the incomplete ones included, sorted by path."""
+    return sorted(path for path in _root(base).glob("*") if path.is_dir())
+
+
+def delete_download(folder: Path) -> None:
+    """Delete a download: its record first, so that no half-deleted download looks complete."""
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def delete_dead_scratch(folder: Path) -> None:
+    """Delete what a killed process left in the folder of a download, but not what continues the download."""
+    delete_leftovers(folder)
+    if (folder / _MANIFEST).is_file():
+        shutil.rmtree(folder / _PARTS, ignore_errors=True)
+
+
 def _fetch(address: Address, folder: Path, progress: Progress | None) -> None:
     parts, data = folder / _PARTS, folder / _FILES
-    delete_scratch(folder)
+    delete_leftovers(folder)
     make_folder(parts)
     (folder / _MANIFEST).unlink(missing_ok=True)
     received = _receive(address, parts, progress)
@@ -199,5 +222,5 @@ def _explain(error: StatusError) -> str | None:
     return None if error.is_temporary else f"{error}; check the address"
 
 
-def _folder(address: Address, base: Path) -> Path:
-    return base / "downloads" / address.digest
+def _root(base: Path) -> Path:
+    return base / "downloads"

@@ -21,7 +21,11 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class DamagedDownloadError(PreflightError):
-    """A file of a complete download is missing or has changed. With the network, it is downloaded again."""
+    """A file of a complete download is missing or has changed. `problem` names it and says what is wrong."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; run once with the network, which downloads it again")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,10 @@ def check_files(what: str, files: Iterable[StoredFile], folder: Path, *, base: P
     Raises:
         DamagedDownloadError: a file is missing or has changed; the message names it.
     """
-    remedy = "run once with the network, which downloads it again"
     with remembered_digests(base / MEMORY_FILE) as digest_of:
         for file in files:
             path = folder / file.path
             if not path.is_file() or path.stat().st_size != file.size:
-                raise DamagedDownloadError(f"{what}: {path} is missing or cut off; {remedy}")
+                raise DamagedDownloadError(f"{what}: {path} is missing or cut off")
             if digest_of(path, None) != file.sha256:
-                raise DamagedDownloadError(f"{what}: {path} is damaged; {remedy}")
+                raise DamagedDownloadError(f"{what}: {path} is damaged")

@@ -6,8 +6,7 @@ begins, and checks it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -15,7 +14,7 @@ from nanochat.data.ingest.pending import convertible_files, is_ready
 from nanochat.data.ingest.store import copy_folders, unconverted_files
 from nanochat.data.source_checks import check_documents
 from nanochat.data.source_splits import Split
-from nanochat.data.sources import SourceSpec, fetch
+from nanochat.data.sources import SourceSpec, download_folder, fetch, find_damage
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes
@@ -32,9 +31,6 @@ from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.convert_sources import convert_files
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.store.locks import claims
-from nanochat.storage.files import write_text
-from nanochat.storage.layout import RunFolder
 from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
 from nanochat.tasks.core.bundle import check_bundle
@@ -61,20 +57,25 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
 
 
 def fetch_inputs(
-    stages: Sequence[StagePlan], base: Path, folder: RunFolder | None, *, display: Display, interrupts: Interrupts
+    stages: Sequence[StagePlan],
+    base: Path,
+    add_needed: Callable[[Iterable[Path]], None],
+    *,
+    display: Display,
+    interrupts: Interrupts,
 ) -> None:
     """Download and convert what the stages read, and check its format, which preflight could not do before.
 
-    The list of converted files in `folder`, if there is a run, says that it needs them. Raises as `fetch_sources` and
-    `convert_files`, and PreflightError if a source does not have the format that its stage reads.
+    `add_needed` receives the folders with the data before they are used, so that `gc` keeps them. Raises as
+    `fetch_sources` and `convert_files`, and PreflightError if a source does not have the format that its stage reads.
     """
     unchecked = [stage for stage in stages if not all(is_ready(source, base=base) for source in stage.sources)]
+    sources = [source for stage in stages for source in stage.sources]
+    add_needed(folder for source in sources if (folder := download_folder(source, base=base)) is not None)
     for stage in stages:
         fetch_sources(stage, base, display=display, interrupts=interrupts)
-    if paths := convertible_files((source for stage in stages for source in stage.sources), base=base):
-        if folder is not None:
-            with claims(base):
-                write_text(folder.copies, json.dumps([copy.name for copy in copy_folders(paths, base=base)]))
+    if paths := convertible_files(sources, base=base):
+        add_needed(copy_folders(paths, base=base))
         unconverted = unconverted_files(paths, base=base, are_loaded=True)
         for path, copy in zip(unconverted, copy_folders(unconverted, base=base), strict=True):
             if copy.exists():
@@ -85,7 +86,7 @@ def fetch_inputs(
 
 
 def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> None:
-    """Download the stage's hub sources that are not on disk yet. After a signal, the next attempt continues."""
+    """Download the stage's sources that are not on disk yet. After a signal, the next attempt continues."""
     for source in stage.sources:
 
         def on_progress(done_bytes: int, total_bytes: int, name: str = source.name) -> None:
@@ -94,7 +95,10 @@ def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts:
             text = f"{show_bytes(done_bytes)} of {show_bytes(total_bytes)}"
             display.show_progress(f"download {name}", done_bytes / max(total_bytes, 1), text)
 
-        fetch(source, base=base, offline=stage.execution.offline, progress=on_progress)
+        offline = stage.execution.offline
+        if (damage := find_damage(source, base=base, offline=offline)) is not None:
+            display.log_line(f"source `{source.name}`: {damage}; downloading it again")
+        fetch(source, base=base, offline=offline, progress=on_progress)
         display.clear_progress()
 
 

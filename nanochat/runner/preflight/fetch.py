@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nanochat.errors import PreflightError
@@ -12,6 +13,7 @@ from nanochat.runner.preflight.data_checks import check_inputs, fetch_inputs
 from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.preflight.prepare import prepare
 from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.store.needed_data import add_needed, fetched_list
 from nanochat.runtime import check_base_dir
 
 
@@ -34,7 +36,10 @@ def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display:
         raise PreflightError("\n".join(prepared.problems))
     stages = prepared.plan.stages
     with Interrupts(display.clear_progress) as interrupts:
-        fetch_inputs(stages, base, None, display=display, interrupts=interrupts)
+        needed = fetched_list(recipe, base=base)
+        needed.unlink(missing_ok=True)
+        add = partial(add_needed, needed, base=base, recipe=recipe)
+        fetch_inputs(stages, base, add, display=display, interrupts=interrupts)
     if problems := check_inputs(stages, base):
         raise PreflightError("\n".join(problems))
     names = dict.fromkeys(source.name for stage in stages for source in stage.sources)

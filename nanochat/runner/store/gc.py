@@ -1,27 +1,31 @@
-"""Delete folders that no run refers to: stages, token caches of unused tokenizers, and converted copies of data files.
+"""Delete folders that no run refers to: stages, token caches of unused tokenizers, downloads, and converted copies.
 
-A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. A
-stage folder is kept while somebody holds its lock, and a token cache while it is being written. A stage folder is
+A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. Which
+data it needs is in its list of data. A stage folder is kept while somebody holds its lock, and a token cache or a
+download while it is being written. A stage folder is
 renamed before it is deleted. If the deletion is killed, the next one removes the renamed folder, so a half-deleted
 stage never looks finished.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.hub import stored_commits
+from nanochat.data.hub.hub_source import is_commit
 from nanochat.data.ingest import store as ingest
+from nanochat.data.places import addresses
 from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE, read_list
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
+from nanochat.runner.store.needed_data import delete_stale_lists, needed_folders
 from nanochat.runner.store.record import read_run
-from nanochat.storage.files import folder_bytes, sha256_of_file
-from nanochat.storage.layout import TOKENIZER_FILE, RunFolder, StageFolder, run_folders, stage_folders, stages_folder
+from nanochat.storage.files import delete_leftovers, folder_bytes, sha256_of_file
+from nanochat.storage.layout import TOKENIZER_FILE, StageFolder, run_folders, stage_folders, stages_folder
 from nanochat.storage.locking import lock_file
 
 _DELETING = ".deleting-"
@@ -88,22 +92,25 @@ def delete_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
     return caches
 
 
-def find_unreferenced_copies(base: Path) -> list[Unreferenced]:
-    """Return the converted copies of data files that no run reads; none while files are being converted."""
+def find_unneeded_copies(base: Path) -> list[Unreferenced]:
+    """Return the converted copies of data files that no run needs; none while files are being converted.
+
+    Raises PreflightError if the list of what a run needs cannot be read.
+    """
     if _is_being_written(base / ingest.FOLDER):
         return []
-    known = {name for run in run_folders(base) for name in _copies_of(run)}
+    needed = needed_folders(base)
     return [
         Unreferenced(folder, folder_bytes(folder))
         for folder in ingest.copies(base)
-        if folder.name.removesuffix(ingest.PARTIAL_SUFFIX) not in known
+        if folder.with_name(folder.name.removesuffix(ingest.PARTIAL_SUFFIX)) not in needed
     ]
 
 
-def delete_unreferenced_copies(base: Path) -> list[Unreferenced]:
-    """Delete the converted copies of data files that no run reads, and return them. Runs can convert them again."""
-    with claims(base, to_delete=True):  # runs name their copies before they look whether these exist
-        copies = find_unreferenced_copies(base)
+def delete_unneeded_copies(base: Path) -> list[Unreferenced]:
+    """Delete the converted copies of data files that no run needs, and return them. Runs can convert them again."""
+    with claims(base, to_delete=True):  # runs name their data before they look whether these exist
+        copies = find_unneeded_copies(base)
         for copy in copies:
             # The list of parts is deleted first: without it, a half-deleted copy counts as unfinished.
             (copy.path / ingest.LIST_FILE).unlink(missing_ok=True)
@@ -111,11 +118,36 @@ def delete_unreferenced_copies(base: Path) -> list[Unreferenced]:
     return copies
 
 
-def _copies_of(run: RunFolder) -> list[str]:
-    try:
-        return [str(name) for name in json.loads(run.copies.read_text(encoding="utf-8"))]
-    except (OSError, ValueError):
-        return []
+def find_unneeded_downloads(base: Path) -> list[Unreferenced]:
+    """Return the downloads that no run needs and that are not being downloaded. Raises as `find_unneeded_copies`."""
+    needed = needed_folders(base)
+    downloads = [
+        Unreferenced(folder, folder_bytes(folder))
+        for folder in addresses.stored_downloads(base)
+        if folder not in needed and not _is_being_written(folder)
+    ]
+    commits = [
+        Unreferenced(folder, stored_commits.commit_bytes(folder))
+        for folder in stored_commits.stored_commits(base)
+        if folder not in needed and not _is_being_written(folder.parent)
+    ]
+    return [*downloads, *commits]
+
+
+def delete_unneeded_downloads(base: Path) -> list[Unreferenced]:
+    """Delete the downloads that no run needs, and return them. Of the others, delete what killed downloads left."""
+    with claims(base, to_delete=True):
+        unneeded = find_unneeded_downloads(base)
+        for download in unneeded:
+            is_of_hub = is_commit(download.path.name)
+            (stored_commits.delete_commit if is_of_hub else addresses.delete_download)(download.path)
+        for folder in addresses.stored_downloads(base):
+            if not _is_being_written(folder):
+                addresses.delete_dead_scratch(folder)
+        stored_commits.delete_dead_scratch(base)
+        delete_stale_lists(base)
+    delete_leftovers(base)
+    return unneeded
 
 
 def _referenced_folders(base: Path) -> set[Path]:

@@ -231,7 +231,7 @@ def test_offline_source_with_a_download_needs_no_request(texts, base):
     get(source(), base)
     before = len(texts.requests)
     get(source(), base, offline=True)
-    check_source(source(), base, True, columns=())
+    check_source(source(), base, True)
     assert len(list(single_pass(source(f"{URI}", validation_hash_frac=1e-9), "train", base=base))) == 150
     assert resolve_revision(source(), base=base, offline=True) == texts.commit
     assert len(texts.requests) == before

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub
 
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.hub_pins import pin_sources
@@ -21,20 +20,16 @@ KEY = "hf://datasets/some/texts@main"
 
 
 @pytest.fixture
-def hub(bench, monkeypatch):
+def hub(bench, fake_hub):
     """A hub that holds the text and chats which the bench's recipe reads."""
-    server = FakeHub()
     lines = "".join(json.dumps({"text": f"hello world {i}"}) + "\n" for i in range(50))
-    server.files["texts/train.jsonl"] = lines.encode()
-    server.files["chats/train.jsonl"] = b'{"prompt": "hello", "completion": "world"}\n'
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    fake_hub.files["texts/train.jsonl"] = lines.encode()
+    fake_hub.files["chats/train.jsonl"] = b'{"prompt": "hello", "completion": "world"}\n'
     text = bench.recipe.read_text()
     text = text.replace("{path: text.txt, ", "{uri: 'hf://datasets/some/texts/texts', ")
     text = text.replace("{path: chats.jsonl}", "{uri: 'hf://datasets/some/texts/chats'}")
     bench.recipe.write_text(text)
-    yield server
-    server.close()
+    return fake_hub
 
 
 def lock_of(bench):

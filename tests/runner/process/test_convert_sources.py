@@ -13,7 +13,7 @@ import pytest
 from nanochat.errors import InterruptedRun, PreflightError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
-from nanochat.runner.store.gc import delete_unreferenced_copies, find_unreferenced_copies
+from nanochat.runner.store.gc import delete_unneeded_copies, find_unneeded_copies
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_interrupt_stops_the_conversion(json_bench):
 
 def test_gc_deletes_copies_that_no_run_reads(json_bench):
     run = json_bench.run()
-    assert find_unreferenced_copies(json_bench.base) == []
+    assert find_unneeded_copies(json_bench.base) == []
     (copy,) = copies(json_bench)
     shutil.rmtree(run.folder.path)
-    assert [entry.path for entry in delete_unreferenced_copies(json_bench.base)] == [copy]
+    assert [entry.path for entry in delete_unneeded_copies(json_bench.base)] == [copy]
     assert copies(json_bench) == []
