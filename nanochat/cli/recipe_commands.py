@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.data.places.connection import is_offline
-from nanochat.errors import RecipeError
+from nanochat.errors import PreflightError, RecipeError
 from nanochat.recipe.load import load_recipe
 
 
@@ -39,19 +39,27 @@ def run(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print which stages would run, why, and what they would cost."""
+    """Print which stages would run, why, and what they would cost.
+
+    Raises PreflightError at the end if a run would be refused, because of its data.
+    """
+    from nanochat.runner.preflight.plan_checks import check_plan
     from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
     prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
     lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
-    if options.json:
-        print(json.dumps(plan_report_json(prepared, lookups, selected), indent=2))
-    elif options.why is not None:
+    if options.why is not None:
         select_stages(prepared.plan, only=options.why)
         print(explain_stage(prepared, lookups, options.why))
+        return
+    checks = check_plan(prepared)
+    if options.json:
+        print(json.dumps(plan_report_json(prepared, lookups, selected, checks), indent=2))
     else:
-        print(plan_report_text(prepared, lookups, selected), end="")
+        print(plan_report_text(prepared, lookups, selected, checks), end="")
+    if count := len(prepared.problems) + len(checks.problems):
+        raise PreflightError(f"{count} problem{'s' if count > 1 else ''} to fix before the run can start, listed above")
 
 
 def check(options: argparse.Namespace) -> None:

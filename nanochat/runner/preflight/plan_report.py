@@ -12,6 +12,7 @@ from nanochat.plan.quantities import show_bytes
 from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_lines
 from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs import StageName
+from nanochat.runner.preflight.plan_checks import PlanChecks
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.store import stage_cache
 from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, UnresolvedStage
@@ -32,8 +33,13 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
     return StageStatus(lookup.action, lookup.reason)
 
 
-def plan_report_text(prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]) -> str:
-    """Return the plan as `nanochat-run plan` prints it."""
+def plan_report_text(
+    prepared: Prepared,
+    lookups: Sequence[CacheLookup],
+    selected: Collection[str],
+    checks: PlanChecks = PlanChecks(),  # noqa: B008 -- frozen
+) -> str:
+    """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them."""
     text = render_plan(prepared.plan, _statuses(lookups, selected))
     if uses := _source_uses(prepared):
         text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
@@ -43,6 +49,11 @@ def plan_report_text(prepared: Prepared, lookups: Sequence[CacheLookup], selecte
     if prepared.problems:
         missing = "\n".join(f"  - {problem}" for problem in prepared.problems)
         text += f"\nmissing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}\n"
+    if checks.unchecked:
+        text += f"\n{titled_lines('data that only the run checks', checks.unchecked)}\n"
+    if checks.problems:
+        problems = "\n".join(f"  - {problem}" for problem in checks.problems)
+        text += f"\nproblems to fix before the run can start\n{problems}\n"
     return text
 
 
@@ -52,7 +63,10 @@ def _source_uses(prepared: Prepared) -> list[SourceUse]:
 
 
 def plan_report_json(
-    prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]
+    prepared: Prepared,
+    lookups: Sequence[CacheLookup],
+    selected: Collection[str],
+    checks: PlanChecks = PlanChecks(),  # noqa: B008 -- frozen
 ) -> dict[str, JsonValue]:
     """Return the plan as JSON values, with the fingerprint of each stage, null if it is not known yet."""
     content = plan_to_json(prepared.plan, _statuses(lookups, selected))
@@ -75,6 +89,7 @@ def plan_report_json(
         for use in _source_uses(prepared)
     ]
     content["missing"] = list(prepared.problems)
+    content["problems"], content["unchecked"] = list(checks.problems), list(checks.unchecked)
     return content
 
 

@@ -1,0 +1,62 @@
+"""`plan` finds the problems with the data that a run would be refused for, and names the data that only it checks."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.cli.run import main
+from nanochat.errors import PreflightError
+from nanochat.runner.preflight.plan_checks import PlanChecks, check_plan
+
+
+def test_plan_of_a_good_recipe_has_no_problems(bench):
+    assert check_plan(bench.prepare()) == PlanChecks()
+
+
+def test_plan_ends_with_3_for_the_chats_that_the_run_refuses(bench, capsys):
+    (bench.folder / "chats.jsonl").write_text('{"foo": "hello", "bar": "world"}\n')
+    with pytest.raises(PreflightError) as refused:
+        bench.run()
+    assert main(["plan", str(bench.recipe)]) == 3
+    said = capsys.readouterr()
+    (problem,) = check_plan(bench.prepare()).problems
+    assert problem in str(refused.value) and problem in said.out
+    assert "1 problem to fix before the run can start" in said.err
+    assert main(["plan", str(bench.recipe), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["problems"] == [problem]
+
+
+def test_plan_ends_with_3_if_data_are_missing(bench, capsys):
+    """They are listed once."""
+    (bench.folder / "chats.jsonl").unlink()
+    assert main(["plan", str(bench.recipe)]) == 3
+    assert capsys.readouterr().out.count("chats.jsonl: no such file") == 1
+
+
+def test_plan_names_the_data_that_only_the_run_checks(bench, capsys):
+    """Parquet, tables that are converted first, and data sets that are not downloaded."""
+    pq.write_table(pa.table({"text": ["one two", "three four"]}), bench.folder / "text.parquet")
+    (bench.folder / "chats.csv").write_text("prompt,completion\nhello,world\n")
+    files = {"text": "text.parquet", "chats": "chats.csv"}
+    sources = tuple(f"sources.{name}.path={bench.folder / file}" for name, file in files.items())
+    assert check_plan(bench.prepare(*sources)).unchecked == ("parquet: text", "not converted: chats")
+    settings = [word for source in sources for word in ("--set", source)]
+    assert main(["plan", str(bench.recipe), *settings]) == 0
+    assert "data that only the run checks\n  - parquet: text\n" in capsys.readouterr().out
+    hub = "sources.chats={uri: hf://datasets/owner/name}"
+    assert check_plan(bench.prepare(hub)).unchecked == ("not downloaded: chats",)
+
+
+def test_plan_reads_no_more_text_than_a_run_reads_of_one_source(bench, monkeypatch):
+    """Of a source that is larger, both read the beginning."""
+    sizes = {name: (bench.folder / name).stat().st_size for name in ("text.txt", "chats.jsonl")}
+    (bench.folder / "chats.jsonl").write_text('{"foo": 1}\n')
+    monkeypatch.setattr("nanochat.data.files.file_sizes.SMALL_BYTES", sizes["text.txt"])
+    assert check_plan(bench.prepare()) == PlanChecks(unchecked=("large: chats",))
+    monkeypatch.setattr("nanochat.data.files.file_sizes.SMALL_BYTES", 8)
+    assert check_plan(bench.prepare()).unchecked == ()
+    assert "foo" in check_plan(bench.prepare()).problems[0]
