@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -15,15 +15,15 @@ from nanochat.tracking.mlflow_store import open_store
 from nanochat.tracking.points import Point, read_points
 
 
-def differences(smooth: Bench, rough: Bench) -> list[str]:
-    """Return everything that is not as it should be, a line each."""
+def differences(smooth: Bench, rough: Bench, stages: Sequence[str] = STAGES) -> list[str]:
+    """Return everything about some stages that is not as it should be, a line each."""
     found = []
-    for stage in STAGES:
+    for stage in stages:
         one, other = smooth.stage(stage), rough.stage(stage)
         if one.name != other.name:
             found.append(f"{stage}: fingerprint {other.name}, not {one.name}")
         found += [f"{stage}: {line}" for line in _compare_stage(one, other)]
-    return found + [f"MLflow: {line}" for line in _compare_tracking(rough)]
+    return found + [f"MLflow: {line}" for line in _compare_tracking(rough, stages)]
 
 
 def count_points(bench: Bench) -> int:
@@ -42,7 +42,7 @@ def _compare_stage(one: Path, other: Path) -> Iterator[str]:
         f"out/{name} differs" for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)
     )
     recorded = [json.loads((folder / "record.json").read_text()) for folder in (one, other)]
-    for key in ("output_digest", "output_files", "metrics"):
+    for key in ("output_digest", "metrics"):
         if recorded[0][key] != recorded[1][key]:
             yield f"record.json: {key} differs"
     for leftover in [*other.rglob(".writing-*"), *other.rglob(".deleting-*"), *other.glob("checkpoints")]:
@@ -60,12 +60,12 @@ def _outputs(folder: Path) -> dict[str, str]:
     return {path.relative_to(out).as_posix(): sha256_of_file(path) for path in files}
 
 
-def _compare_tracking(bench: Bench) -> Iterator[str]:
+def _compare_tracking(bench: Bench, stages: Sequence[str]) -> Iterator[str]:
     store = open_store(f"sqlite:///{bench.folder.resolve() / 'mlflow.db'}", "nanochat")
     runs = {run.info.run_id: run for run in store.client.search_runs([store.experiment_id], max_results=1000)}
     shown = set()
-    (run_folder,) = (bench.base / "runs" / "toy").iterdir()
-    for title, folder in {"run": run_folder, **{name: bench.stage(name) for name in STAGES}}.items():
+    (run_folder,) = (bench.base / "runs" / "toy").glob("[!.]*")
+    for title, folder in {"run": run_folder, **{name: bench.stage(name) for name in stages}}.items():
         link = read_link(folder / "tracking.json")
         if link is None or link.run_id not in runs:
             yield f"{title}: no MLflow run"

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -20,11 +21,23 @@ STAGES = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")
 _POLL_SECONDS = 0.02
 
 
+class Process(Protocol):
+    """A started command: a child of this process, or of a shell."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it ends and return its exit code."""
+
+
 @dataclass
 class Attempt:
     """One start of the command, running."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     bench: Bench
 
     def child(self) -> tuple[str, int] | None:
@@ -87,6 +100,7 @@ class Bench:
     folder: Path
     recipe: Path = TOY
     overrides: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -101,19 +115,24 @@ class Bench:
     @property
     def command(self) -> list[str]:
         given = [word for override in self.overrides for word in ("--set", override)]
-        return [sys.executable, "-m", "nanochat.cli.run", str(self.recipe), *given]
+        return [sys.executable, "-m", "nanochat.cli.run", str(self.recipe), *given, *self.options]
 
-    def start(self) -> Attempt:
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the command finds in its environment besides what is there."""
+        return {"NANOCHAT_BASE_DIR": str(self.base), **self.environment}
+
+    def start(self, stdout: int | None = None) -> Attempt:
+        """Start the command. Its output goes to `output`, or what is not an error to a descriptor."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "NANOCHAT_BASE_DIR": str(self.base), **self.environment}
         with self.output.open("ab") as output:
             process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,
-                env=environment,
+                env={**os.environ, **self.variables},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=output if stdout is None else stdout,
+                stderr=output,
                 start_new_session=True,
             )
         return Attempt(process, self)

@@ -57,7 +57,7 @@ class Terminal:
             assert time.monotonic() - began < _WAIT_SECONDS, "the command does not end"
             self.read(0.1)
         self.read(0.2)
-        return self.attempt.process.returncode, time.monotonic() - began
+        return self.attempt.process.wait(), time.monotonic() - began
 
     def last_line(self) -> str:
         """Return the last line shown, without the terminal's control sequences."""
