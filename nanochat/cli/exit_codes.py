@@ -31,12 +31,11 @@ def run_command(command: Callable[[], None], *, is_last: bool = False) -> int:
     signals = _StopSignals()
     with protected_output():
         try:
-            code = _check_output(_call(command, signals))
+            signals.final_code = _check_output(_call(command, signals))
         finally:
             if not is_last:
                 signals.restore()
-        signals.final_code = code
-    return code
+    return signals.final_code
 
 
 def _call(command: Callable[[], None], signals: _StopSignals) -> int:

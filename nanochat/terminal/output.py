@@ -16,12 +16,16 @@ import os
 import re
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 _READER_LEFT = (errno.EPIPE, errno.ECONNRESET)
 _TERMINAL_CLOSED = (errno.EIO, errno.ENXIO)
+_ATOMIC_BYTES = 512
+"""A pipe that can take anything takes this much at once, on every system (POSIX)."""
+_MAX_PENDING_BYTES = 1 << 20
 # All control characters but newline and tab, and those that change the direction of the text around them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -35,12 +39,12 @@ class Output(io.TextIOWrapper):
     """A text stream for the standard output or error. Writing to it raises no OSError."""
 
     def __init__(self, stream: TextIO, encoding: str) -> None:
-        self._sink = _Sink(stream)
-        super().__init__(self._sink, encoding=encoding, errors="backslashreplace", newline="\n", line_buffering=True)
-        self.unescaped = io.TextIOWrapper(self._sink, encoding=encoding, errors="backslashreplace", newline="\n")
+        self.sink = _Sink(stream)
+        super().__init__(self.sink, encoding=encoding, errors="backslashreplace", newline="\n", line_buffering=True)
+        self.unescaped = io.TextIOWrapper(self.sink, encoding=encoding, errors="backslashreplace", newline="\n")
         """Writes control characters as they are, to the same place. Only for what draws on the terminal itself."""
         self.may_be_lost = False
-        """Whether the command succeeds although this text cannot be written, because its results are on disk."""
+        """Whether the command succeeds although this text cannot be written; see `allow_loss`."""
 
     def write(self, text: str) -> int:
         """Write text with its control characters escaped and return its length."""
@@ -50,12 +54,12 @@ class Output(io.TextIOWrapper):
     @property
     def has_reader(self) -> bool:
         """Whether somebody may still read: the pipe or the terminal is not closed."""
-        return self._sink.has_reader
+        return self.sink.has_reader
 
     @property
     def problem(self) -> OSError | None:
         """Why some text could not be written, such as a full disk; None if a reader went away or all is well."""
-        return self._sink.problem
+        return self.sink.problem
 
 
 @contextmanager
@@ -78,13 +82,19 @@ def protected_output(encoding: str | None = None) -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+            if isinstance(stream, Output):
+                stream.sink.drain(waits=True)
         sys.stdin, sys.stdout, sys.stderr = saved
 
 
 def allow_loss() -> None:
-    """Let the command succeed even if its standard output cannot be written, because its results are on disk."""
+    """Let the command succeed even if its standard output cannot be written, because its results are on disk.
+
+    Nor does it wait for a reader that does not read, such as a terminal after Ctrl-S, before its end.
+    """
     if isinstance(sys.stdout, Output):
         sys.stdout.may_be_lost = True
+        sys.stdout.sink.waits = False
 
 
 def is_read() -> bool:
@@ -119,8 +129,12 @@ class _Sink(io.RawIOBase):
         with contextlib.suppress(io.UnsupportedOperation):
             self._descriptor = stream.fileno()
         self._is_terminal = stream.isatty()  # asked once: it is no longer true of a closed terminal
+        self._pending = bytearray()
+        self._lock = threading.RLock()  # the handler of a signal may write while this thread does
         self.has_reader = True
         self.problem: OSError | None = None
+        self.waits = True
+        """Whether to wait for a reader that does not read, such as a terminal after Ctrl-S. See `drain`."""
 
     def writable(self) -> bool:
         return True
@@ -135,22 +149,42 @@ class _Sink(io.RawIOBase):
         """Do nothing: two text streams write here, and either may be deleted first."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        rest = memoryview(data)
-        while rest and self.has_reader:
-            try:
-                rest = rest[self._write_some(rest) :]
-            except BlockingIOError:  # another process made the descriptor non-blocking, and the pipe is full
-                select.select([], [self], [])
-            except OSError as error:
-                is_closed = self._is_terminal and error.errno in _TERMINAL_CLOSED
-                if error.errno in _READER_LEFT or is_closed:
-                    self.has_reader = False
-                else:
-                    self.problem = error
-                break
+        with self._lock:
+            if self.has_reader and len(self._pending) < _MAX_PENDING_BYTES:
+                self._pending += data
+            self.drain(waits=self.waits)
         return len(data)
 
-    def _write_some(self, data: memoryview) -> int:
+    def drain(self, *, waits: bool) -> None:
+        """Write what is pending. Without waiting, keep what the reader does not take."""
+        with self._lock:
+            while self._pending:
+                if not waits and not self._is_ready(0):
+                    return
+                part = bytes(self._pending if waits else self._pending[:_ATOMIC_BYTES])
+                try:
+                    written = self._write_some(part)
+                except BlockingIOError:  # another process made the descriptor non-blocking
+                    written = 0
+                    self._is_ready(None if waits else 0)
+                except OSError as error:
+                    self._lose(error)
+                    return
+                del self._pending[:written]
+
+    def _lose(self, error: OSError) -> None:
+        self._pending.clear()
+        is_closed = self._is_terminal and error.errno in _TERMINAL_CLOSED
+        if error.errno in _READER_LEFT or is_closed:
+            self.has_reader = False
+        else:
+            self.problem = error
+
+    def _is_ready(self, seconds: float | None) -> bool:
+        """Wait until something can be written, at most for some seconds; return whether it can."""
+        return self._descriptor is None or bool(select.select([], [self._descriptor], [], seconds)[1])
+
+    def _write_some(self, data: bytes) -> int:
         if self._descriptor is not None:
             return os.write(self._descriptor, data)
         with contextlib.suppress(ValueError):  # it has been closed

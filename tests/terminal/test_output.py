@@ -129,6 +129,29 @@ def test_output_waits_for_a_reader_of_a_pipe_that_does_not_block(printing_to):
     assert received.decode() == text
 
 
+def test_a_display_does_not_wait_for_a_reader_that_does_not_read_before_the_end(printing_to):
+    """So a run continues behind a terminal after Ctrl-S, and behind `less`."""
+    reader, writer = os.pipe()
+    printing_to(writer)
+    received = bytearray()
+
+    def read() -> None:
+        while part := os.read(reader, 1 << 16):
+            received.extend(part)
+
+    text = "x" * 200_000 + "\n"  # a pipe holds 64 KiB
+    thread = threading.Thread(target=read)
+    with protected_output():
+        allow_loss()
+        print(text, end="")
+        print("the end")
+        thread.start()
+    sys.stdout.close()
+    thread.join(20)
+    os.close(reader)
+    assert received.decode() == text + "the end\n"
+
+
 def test_text_that_is_only_collected_is_left_alone(monkeypatch):
     collected = io.StringIO()
     monkeypatch.setattr(sys, "stdout", collected)
