@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import subprocess
 from pathlib import Path
+
+import psutil
 
 from nanochat import runtime
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.recipe.check.tracking_values import find_wrong_address
-from nanochat.runner.upload.web_page import page_on_server, page_server
+from nanochat.runner.upload.web_page import PageServer, page_on_server, page_server
 from nanochat.tracking.store_address import resolve_uri
+
+_STOP_SECONDS = 5.0
 
 
 def ui(options: argparse.Namespace) -> None:
@@ -24,12 +29,41 @@ def ui(options: argparse.Namespace) -> None:
         print(f"the results are on a server: open {page}")
         return
     server = page_server(uri, options.port, runtime.base_dir())
-    print(server.notice, flush=True)
-    for name, value in server.environment.items():
+    print(server.notice)
+    _serve(server)
+
+
+def _serve(server: PageServer) -> None:
+    """Run the server until it ends, or a signal ends it with all its processes.
+
+    What it prints is passed on, but not the tracebacks that it prints when it is stopped.
+    """
+    for name, value in {**server.environment, "PYTHONUNBUFFERED": "1"}.items():
         runtime.set_environment(name, value)
-    os.chdir(server.folder)
-    # The server replaces this process, so that a signal to this process stops the server.
-    os.execv(server.command[0], server.command)
+    pipe, merged = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(
+        server.command, cwd=server.folder, stdout=pipe, stderr=merged, encoding="utf-8", errors="replace"
+    ) as process:
+        assert process.stdout is not None, "it is a pipe"
+        try:
+            for line in process.stdout:
+                print(line, end="")
+            code = process.wait()
+        except BaseException:
+            _end_descendants()
+            raise
+    raise StageError(f"the server ended with exit status {code}")
+
+
+def _end_descendants() -> None:
+    processes = psutil.Process().children(recursive=True)
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def verify(options: argparse.Namespace) -> None:

@@ -7,15 +7,18 @@ import shlex
 import shutil
 import socket
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanochat.cli.run import main
 from nanochat.runner.store.record import Provenance, RunState, RunTracking
 from nanochat.runner.upload import web_page
+from nanochat.runner.upload.web_page import PageServer
 from nanochat.storage.layout import create_run_folder
 from nanochat.tracking.link import Link
 
@@ -28,18 +31,13 @@ class Ui:
 
     def __init__(self, monkeypatch, capsys) -> None:
         self._patch, self._capsys = monkeypatch, capsys
-        monkeypatch.setattr("nanochat.cli.program_commands.os.execv", self._serve)
-        monkeypatch.setattr("nanochat.cli.program_commands.os.chdir", lambda folder: setattr(self, "folder", folder))
-        monkeypatch.setattr("nanochat.cli.program_commands.runtime.set_environment", self._set)
+        monkeypatch.setattr("nanochat.cli.program_commands._serve", self._serve)
         self.environment: dict[str, str] = {}
         self.command: list[str] = []
 
-    def _serve(self, program, command):
-        self.command = command
+    def _serve(self, server):
+        self.command, self.folder, self.environment = server.command, server.folder, server.environment
         raise SystemExit(99)
-
-    def _set(self, name, value):
-        self.environment[name] = value
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         """Return the exit code, 99 for a server, and everything printed."""
@@ -196,3 +194,33 @@ def test_line_at_the_end_of_a_run_names_a_command_that_shows_it(ui, fresh_databa
     assert ("--uri" in line) == (name != "mlflow.db")
     assert ui.follow(line, pattern="`nanochat-run (.*)`") == 99
     assert ui.folder / name == Path.cwd() / name
+
+
+def serve(monkeypatch, folder: Path, code: str) -> int:
+    """Return the exit code of the command with a program in place of the server."""
+    server = PageServer([sys.executable, "-S", "-c", code], {}, folder, "open the page")
+    monkeypatch.setattr("nanochat.cli.program_commands.page_server", lambda *_: server)
+    monkeypatch.setattr("nanochat.cli.program_commands.runtime.set_environment", monkeypatch.setenv)
+    return main(["ui"])
+
+
+def test_a_signal_ends_the_server_with_all_its_processes_and_without_their_tracebacks(monkeypatch, capfd, tmp_path):
+    """Ctrl-C reaches the server as well, which prints tracebacks then."""
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])\n"
+        "open('worker', 'w').write(str(worker.pid))\n"
+        "os.kill(os.getppid(), signal.SIGINT)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    assert serve(monkeypatch, tmp_path, code) == 75
+    shown = capfd.readouterr()
+    assert shown.err == "stopped\n" and "Traceback" not in shown.out
+    worker = int((tmp_path / "worker").read_text())
+    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_server_that_ends_by_itself_is_a_failure(monkeypatch, capfd, tmp_path):
+    assert serve(monkeypatch, tmp_path, "print('port \\x1b taken'); raise SystemExit(7)") == 4
+    shown = capfd.readouterr()
+    assert shown.out == "open the page\nport \\x1b taken\n"
+    assert "exit status 7" in shown.err
