@@ -15,13 +15,18 @@ from nanochat.terminal.output import printable
 _RULES = {"l": "---", "r": "---:"}
 _MARKUP = re.compile(r"[\\`*\[\]|~]|<(?=[a-z/!?])|&(?=[a-z#])|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
 """Characters that format, link or embed something. A lone `<` or `&`, or a `_` inside a word, does not."""
-_BLOCK_START = re.compile(r"^(\d*)([-+#=>:.)])")
-"""What begins a heading, a list, a quotation, a rule or a table, at the start of a line."""
+_BLOCK_START = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+](?:\s|$)|[-=:][-=:|\\\s]*$|#{1,6}(?:\s|$)|>))")
+"""Where a line would begin a list, a rule, a heading, a table or a quotation: after its number or at its start."""
 
 
 def escape(text: str) -> str:
     """Return markdown that shows a text on one line: in a heading, in a list item, or within a sentence."""
-    return _BLOCK_START.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", " ".join(printable(text).split())))
+    return _BLOCK_START.sub(r"\1\\", _escape_cell(text))
+
+
+def _escape_cell(text: str) -> str:
+    """Return the same for the cell of a table, where nothing begins a block."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(printable(text).split()))
 
 
 def paragraphs(text: str) -> str:
@@ -40,5 +45,5 @@ def code_span(text: str) -> str:
 def markdown_table(columns: Sequence[str], alignment: str, rows: Iterable[Sequence[str]]) -> str:
     """Return a table of texts. `alignment` has a letter for each column: `l` for left or `r` for right."""
     rule = "|".join(_RULES[letter] for letter in alignment)
-    lines = [f"| {' | '.join(map(escape, cells))} |" for cells in (columns, *rows)]
+    lines = [f"| {' | '.join(map(_escape_cell, cells))} |" for cells in (columns, *rows)]
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])

@@ -55,6 +55,7 @@ HOSTILE = {
     "long line": "x" * 30_000 + " ![x]({key})",
     "long word in ticks": "`" * 5_000,
     "brackets": "[" * 200 + "x" + "]({key})" * 200,
+    "lists": "- a\n+ b\n1. c\n1) d\n-\n1.\n- - -\n\n#\n# e\n####### f\n>g",
     "only white space": " \n\t\n    \n",
 }
 
@@ -158,6 +159,15 @@ def test_escaped_text_is_shown_by_markdown_as_it_is(name):
         page = Page(markdown.render(source))
         assert {tag for tag, _ in page.elements} <= tags, source
         assert words(text) in words(page.text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0.75", "-1.5", "2-pretrain", "chat_eval", "a < b & c", "1) no", "- 1", "C:", "a.b", "=="]
+)
+def test_only_what_markdown_acts_on_is_escaped(text):
+    """Numbers and names stay readable in a terminal."""
+    assert escape(text).replace("\\", "") == text
+    assert ("\\" in escape(text)) == (text in ("1) no", "- 1", "=="))
 
 
 def test_html_page_refuses_what_markdown_let_through(key, tmp_path):
