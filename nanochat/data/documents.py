@@ -178,6 +178,8 @@ class DocumentStream:
             if rule.are_all_equal:
                 reason = f"all its documents are the same text; add a document with another text{advice}"
         bad = f"; left out:{shown(self._problems.examples)}" if self._problems.examples else ""
+        if self._problems.held_out:
+            bad += f"; {self._problems.held_out:,} rows say that they belong to a held-out split"
         return f"{describe(self._spec)}: no {self._split} document; {reason}{bad}"
 
 
@@ -214,16 +216,19 @@ def _parts(spec: SourceSpec, split: Split, base: Path) -> tuple[list[_Part], boo
             "list the files one by one in `path`"
         )
     paths = [file.path for file in (files.validation if is_named else files.train)]
-    return [_file_part(spec, file) for file in readable_files(paths, base=base)], not files.validation
+    parts = [_file_part(spec, file, keeps_held_out=is_named) for file in readable_files(paths, base=base)]
+    return parts, not files.validation
 
 
-def _file_part(spec: SourceSpec, file: ReadableFile) -> _Part:
+def _file_part(spec: SourceSpec, file: ReadableFile, *, keeps_held_out: bool) -> _Part:
     kind = kind_of(file.path)
     is_text = kind is not None and not kind.has_rows
     max_chars = spec.max_document_chars or (TXT_DOCUMENT_CHARS if is_text else None)
 
     def read(cursor: Cursor, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
-        return read_texts(file, spec.column, cursor, max_chars=max_chars, problems=problems)
+        return read_texts(
+            file, spec.column, cursor, max_chars=max_chars, problems=problems, keeps_held_out=keeps_held_out
+        )
 
     return _Part(read, max_chars, file)
 

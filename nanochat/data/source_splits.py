@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.data.files.content_checks import check_file
-from nanochat.data.files.file_selection import DataFile, FileChoice
+from nanochat.data.files.file_selection import DataFile, FileChoice, list_reasons
 from nanochat.data.sources import SourceSpec, describe, list_files
-from nanochat.data.splits import SPLIT_NAMES, canonical_split
+from nanochat.data.splits import HELD_OUT_SPLITS, SPLIT_NAMES, canonical_split, may_be_held_out
 from nanochat.errors import PreflightError
 
 Split = Literal["train", "validation"]
 Files = tuple[DataFile[Path], ...]
 
-_HELD_OUT = ("validation", "dev", "test")
 _NO_SPLIT = "no split in its name"
 
 
@@ -54,13 +53,14 @@ def document_files(spec: SourceSpec, *, base: Path) -> DocumentFiles:
         return _with_shard(spec, spec.validation_shard, choice)
     if (note := _note_on_listed_files(choice.used, "train")) is not None:
         return DocumentFiles(choice.used, (), choice.keep(choice.used, "", note))
-    train = tuple(file for file in choice.used if _split(file) not in _HELD_OUT)
+    train = tuple(file for file in choice.used if _split(file) not in HELD_OUT_SPLITS)
     if spec.validation_hash_frac is not None:
         reason = "held-out text by its name, but `validation.hash_frac` is given"
-        return DocumentFiles(train, (), choice.keep(train, reason))
+        return DocumentFiles(train, (), _with_note_on_names(choice.keep(train, reason), "train"))
     validation = _of_splits(choice.used, "validation", "dev")
     validation = validation or _of_splits(choice.used, "test")
-    return DocumentFiles(train, validation, choice.keep((*train, *validation), "test files are never trained on"))
+    kept = choice.keep((*train, *validation), "test files are never trained on")
+    return DocumentFiles(train, validation, _with_note_on_names(kept, "train"))
 
 
 def _with_shard(spec: SourceSpec, shard: str, choice: FileChoice[Path]) -> DocumentFiles:
@@ -70,7 +70,7 @@ def _with_shard(spec: SourceSpec, shard: str, choice: FileChoice[Path]) -> Docum
         raise PreflightError(f"{describe(spec)}: no validation shard {shard}; its files are: {names}")
     others = tuple(file for file in choice.used if file not in validation)
     note = _note_on_listed_files(others, "train")
-    train = others if note is not None else tuple(file for file in others if _split(file) not in _HELD_OUT)
+    train = others if note is not None else tuple(file for file in others if _split(file) not in HELD_OUT_SPLITS)
     kept = choice.keep((*train, *validation), "held-out text by its name, but `validation.shard` is given", note)
     return DocumentFiles(train, validation, kept)
 
@@ -97,7 +97,7 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
     exact = [file for file in labelled if file.split and file.split.label == split.lower()]
     if is_known := wanted in map(canonical_split, SPLIT_NAMES):
         if not labelled:
-            return choice
+            return _with_note_on_names(choice, wanted)
         if (note := _note_on_listed_files(files, wanted)) is not None:
             return choice.keep(files, "", note)
     kept = exact or [file for file in labelled if _split(file) == wanted]
@@ -106,7 +106,7 @@ def row_files(spec: SourceSpec, split: str, *, base: Path) -> FileChoice[Path]:
     if not kept:
         raise PreflightError(f"{describe(spec)}: no file of split `{split}`; {_known_splits(files, is_known)}")
     choice = choice.keep([file for file in files if file in kept or file.split is not None], _NO_SPLIT)
-    return choice.keep(kept, "another split")
+    return _with_note_on_names(choice.keep(kept, "another split"), wanted)
 
 
 def has_split(spec: SourceSpec, split: str, *, base: Path) -> bool:
@@ -134,6 +134,18 @@ def _note_on_listed_files(files: Files, split: str) -> str | None:
     if split not in splits and len(splits) == 1:
         return f"the listed files are used for `{split}` although their names say `{splits.pop()}`"
     return None
+
+
+def _with_note_on_names(choice: FileChoice[Path], split: str) -> FileChoice[Path]:
+    """Return the choice with a note, if files are trained on although their names may mean test data."""
+    doubtful = [
+        (file.path, "the name may mean test data: rename it then, for example to `test.jsonl`")
+        for file in choice.used
+        if file.split is None and file.kind is not None and not file.kind.is_code and may_be_held_out(file.path.stem)
+    ]
+    if split != "train" or not doubtful:
+        return choice
+    return choice.keep(choice.used, "", f"trained on: {list_reasons(doubtful)}")
 
 
 def _known_splits(files: Files, is_known: bool) -> str:

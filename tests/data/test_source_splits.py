@@ -166,6 +166,24 @@ def test_document_files_of_a_folder_of_test_files_are_no_training_text(corpus, b
         documents(corpus.source("corpus"), "train", base)
 
 
+def test_names_that_differ_only_in_the_split_tell_it(files, base):
+    names = ["en/train_a_b-00001-of-00002", "en/train_a_b-00002-of-00002", "en/test_a_b-00001-of-00001", "fr/test_a_b"]
+    for name in [*names, "x/eval_c_d", "x/train_c_d", "test_drive_in_rome"]:
+        files.jsonl(f"set/{name}.jsonl", [{"text": f"{name} {i}"} for i in range(2)])
+    for name in ("train_model_fast.py", "test_model_fast.py"):
+        files.text(f"code/{name}", "x = 1\n")
+    chosen = document_files(files.source("set"), base=base)
+    kept = [*names[:2], names[3], "test_drive_in_rome", "x/train_c_d"]
+    assert sorted(str(file.name) for file in chosen.train) == sorted(f"{name}.jsonl" for name in kept)
+    assert names_of(chosen.validation) == ["eval_c_d.jsonl"]
+    assert reasons_of(chosen.choice) == {f"{Path(names[2]).name}.jsonl": "test files are never trained on"}
+    note = "trained on: test_a_b.jsonl, test_drive_in_rome.jsonl (the name may mean test data: rename it then"
+    assert len(chosen.choice.notes) == 1 and chosen.choice.notes[0].startswith(note)
+    assert row_files(files.source("set"), "train", base=base).notes == ()
+    assert row_files(files.source("set/fr"), "train", base=base).notes[0].startswith("trained on: test_a_b.jsonl (")
+    assert len(document_files(files.source("code"), base=base).train) == 2
+
+
 def test_list_files_reads_the_same_rows_once(files, base):
     """The names are those of a data set that holds each split as parquet and as text."""
     for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):

@@ -24,6 +24,7 @@ class RowProblems:
         bad: the number of rows that could not be read, those before the pass was resumed included.
         examples: the first of them that this process met, as `file:line: problem`.
         empty: the number of rows without text that this process met.
+        held_out: the number of rows that it met that say to belong to another split, as with `split: test`.
         is_counting: whether this is the first pass. The limit applies to every pass.
     """
 
@@ -33,6 +34,7 @@ class RowProblems:
     bad: int = 0
     examples: list[str] = field(default_factory=list)
     empty: int = 0
+    held_out: int = 0
     is_counting: bool = True
 
     def add_bad(self, problem: str, number: int, what: str = "bad row") -> None:
@@ -62,12 +64,20 @@ class RowProblems:
             self.notify(f"{self.source}: rows without text are left out; the first is {where()}")
         self.empty += self.is_counting
 
+    def add_held_out(self, reason: str, where: Callable[[], str]) -> None:
+        """Count a row that belongs to a held-out split, which `reason` says. `where` returns its place."""
+        if self.is_counting and self.held_out == 0:
+            self.notify(f"{self.source}: rows of held-out splits are left out; the first is {where()} (`{reason}`)")
+        self.held_out += self.is_counting
+
     def end_pass(self) -> None:
         """Report the counts of the first pass, and count no more."""
         if self.is_counting and self.bad > SHOWN:
             self.notify(f"{self.source}: {self.bad:,} bad rows were left out")
         if self.is_counting and self.empty > 1:
             self.notify(f"{self.source}: {self.empty:,} rows without text were left out")
+        if self.is_counting and self.held_out > 1:
+            self.notify(f"{self.source}: {self.held_out:,} rows of held-out splits were left out")
         self.is_counting = False
 
 

@@ -85,6 +85,11 @@ class FileKind:
         return self.group != "text"
 
     @property
+    def is_data(self) -> bool:
+        """Whether the file holds rows or plain text, not a page, a program or text with markup."""
+        return self.has_rows or self.format == ".txt"
+
+    @property
     def needs_pyarrow(self) -> bool:
         """Whether the file is read with pyarrow, which takes memory."""
         return self.reader in ("parquet", "converted") or self.compression is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Generic, TypeVar
 
 from nanochat.data.files.file_kinds import GROUPS, FileKind, kind_of, stem_of
-from nanochat.data.splits import SplitLabel, split_of_names
+from nanochat.data.splits import SplitLabel, split_of_names, splits_of_twins
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
@@ -36,11 +36,13 @@ class DataFile(Generic[AnyPath]):
     """Whether the recipe names the file itself, not a folder or a pattern."""
     has_chosen_kind: bool = False
     """Whether the recipe's pattern contains the file's suffix, such as `*.md`."""
+    twin_split: SplitLabel | None = None
+    """The split that the names of the other files show."""
 
     @cached_property
     def split(self) -> SplitLabel | None:
         """The split in the name, or None."""
-        return split_of_file(self.name)
+        return split_of_file(self.name) or self.twin_split
 
     @cached_property
     def kind(self) -> FileKind | None:
@@ -91,7 +93,7 @@ class FileSelection:
         self, files: Iterable[DataFile[AnyPath]], left_out: Iterable[tuple[AnyPath, str]] = ()
     ) -> FileChoice[AnyPath]:
         """Return the data files with content, each text in one format only, in the order of their paths."""
-        choice = FileChoice(tuple(sorted(files, key=lambda file: file.path)), tuple(left_out))
+        choice = FileChoice(tuple(_with_twin_splits(files)), tuple(left_out))
         choice = choice.keep([file for file in choice.used if _is_readable(file)], UNREAD_KIND)
         choice = choice.keep([file for file in choice.used if file.size > 0], EMPTY)
         choice = choice.keep(_without_descriptions(choice.used), DESCRIPTION)
@@ -116,7 +118,15 @@ def split_of_file(path: PurePath) -> SplitLabel | None:
 
     `path` is relative to the source's folder, because that folder's own name does not decide the split.
     """
-    return split_of_names((stem_of(path), *reversed(path.parts[:-1])))
+    kind = kind_of(path)
+    return split_of_names((stem_of(path), *reversed(path.parts[:-1])), is_data=kind is not None and kind.is_data)
+
+
+def _with_twin_splits(files: Iterable[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
+    """Return the files, sorted by path, with the splits that only the names of other files show. Programs have none."""
+    found = sorted(files, key=lambda file: file.path)
+    splits = splits_of_twins(str(file.name) for file in found if file.kind is not None and not file.kind.is_code)
+    return [replace(file, twin_split=split) if (split := splits.get(str(file.name))) else file for file in found]
 
 
 def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:

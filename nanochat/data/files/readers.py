@@ -28,13 +28,20 @@ TXT_DOCUMENT_CHARS = 16_000
 
 
 def read_texts(
-    file: ReadableFile, column: str, cursor: Cursor, *, max_chars: int | None, problems: RowProblems | None = None
+    file: ReadableFile,
+    column: str,
+    cursor: Cursor,
+    *,
+    max_chars: int | None,
+    problems: RowProblems | None = None,
+    keeps_held_out: bool = True,
 ) -> Iterator[tuple[str, Cursor]]:
     """Yield the texts of a file from `cursor` on, each with the cursor after it; blank texts and nulls are skipped.
 
     A row of a parquet or jsonl file gives one text. Plain text gives texts of whole lines, of at most `max_chars`
     characters unless a single line is longer. Rows that cannot be read are skipped and added to `problems`. If the
-    file ends with such rows, the last text is empty, so that its cursor counts them.
+    file ends with such rows, the last text is empty, so that its cursor counts them. Without `keeps_held_out`, rows
+    that say to belong to a held-out split are skipped too.
 
     Raises:
         PreflightError: the file is missing, or the format is not supported.
@@ -47,9 +54,9 @@ def read_texts(
         _check_unchanged(path, cursor)
     match reader:
         case "parquet":
-            yield from parquet_texts(file, column, cursor, problems)
+            yield from parquet_texts(file, column, cursor, problems, keeps_held_out=keeps_held_out)
         case "json lines":
-            yield from json_texts(path, column, cursor, problems)
+            yield from json_texts(path, column, cursor, problems, keeps_held_out=keeps_held_out)
         case "text lines":
             yield from plain_texts(path, cursor, chars, problems)
         case "html":

@@ -45,7 +45,7 @@ from nanochat.errors import PreflightError
 from nanochat.storage.files import delete_scratch
 from nanochat.tokenizer.bpe import IntArray, Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 
 _BATCH_DOCUMENTS = 64
 _SMALL_VOCABULARY = 1 << 16

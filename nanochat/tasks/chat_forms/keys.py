@@ -18,9 +18,6 @@ TRAINED_IF_FALSE = (
 FLAGS = ("weight", "loss_weight", "loss", "train", "training", "trainable", "label", "usable", *TRAINED_IF_FALSE)
 """Keys that say whether a message or a row is trained on (1, true) or not (0, false); some mean the opposite."""
 
-SPLIT_KEYS = ("split", "subset", "fold")
-"""Keys that may name the split of a row."""
-
 _MEANINGFUL = re.compile(
     r"""
     accept|answer|approv|assistant|attach|audio|bad|bot|call|channel|character|chosen|chunk|citation|code|completion|

@@ -15,10 +15,9 @@ from __future__ import annotations
 import itertools
 import json
 
-from nanochat.data.splits import canonical_split
+from nanochat.data.splits import SPLIT_KEYS, canonical_split, held_out_by
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
-    SPLIT_KEYS,
     BadConversation,
     UntrainedRow,
     check_unread,
@@ -115,11 +114,10 @@ def _take_row_flags(row: dict[str, object]) -> None:
 
 def _take_row_split(row: dict[str, object]) -> None:
     """Remove the keys that name the split of the row, if it is `train`."""
+    if (reason := held_out_by(row)) is not None:
+        raise UntrainedRow(f"`{reason}` says that the row is not to be trained on")
     for key in SPLIT_KEYS:
-        split = canonical_split(str(row.get(key, "")).strip())
-        if split in ("test", "validation", "dev"):
-            raise UntrainedRow(f"`{key}` says that the row belongs to `{split}`")
-        if split == "train":
+        if canonical_split(str(row.get(key, "")).strip()) == "train":
             del row[key]
 
 

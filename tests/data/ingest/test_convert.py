@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.files.bad_rows import RowProblems
+from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.cursors import START
 from nanochat.data.files.readers import read_rows, read_texts
 from nanochat.data.ingest import convert as conversion
@@ -86,6 +88,26 @@ def test_conversion_keeps_every_cell(tmp_path, suffix):
         case _:
             pyarrow.feather.write_feather(pa.Table.from_pylist(ROWS), str(path))
     assert converted(path, tmp_path / "zip::base") == ROWS
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "json", "arrow"])
+def test_file_whose_name_is_not_utf8_is_read(tmp_path, suffix):
+    path = tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
+    plain = tmp_path / f"plain.{suffix}"
+    match suffix:
+        case "parquet":
+            pq.write_table(pa.Table.from_pylist(ROWS), plain)
+        case "csv":
+            write_csv(plain, ROWS)
+        case "json":
+            plain.write_text(json.dumps(ROWS))
+        case _:
+            pyarrow.feather.write_feather(pa.Table.from_pylist(ROWS), str(plain))
+    plain.rename(path)
+    check_file(path)
+    for one in unconverted_files([path], base=tmp_path / "base"):
+        convert(one, base=tmp_path / "base")
+    assert read_copy(path, tmp_path / "base") == ROWS
 
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])

@@ -19,13 +19,14 @@ from nanochat.data.files.formats.parquet_batches import (
     row_problems,
 )
 from nanochat.data.files.formats.readable_file import ReadableFile
+from nanochat.data.splits import SPLIT_KEYS, held_out_by
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def parquet_texts(
-    file: ReadableFile, column: str, cursor: Cursor, problems: RowProblems
+    file: ReadableFile, column: str, cursor: Cursor, problems: RowProblems, *, keeps_held_out: bool
 ) -> Iterator[tuple[str, Cursor]]:
     """Yield the texts of a parquet file, as `readers.read_texts` does."""
     if (problem := _column_problem(file, column)) is not None:
@@ -34,10 +35,15 @@ def parquet_texts(
     places = RowPlaces(file)
     bad = counted = cursor[2]
     end = cursor
-    for batch, start in parquet_batches(file, [column], cursor):
+    split_keys = [] if keeps_held_out else _split_keys(file, column)
+    for batch, start in parquet_batches(file, [column, *split_keys], cursor):
         refused = row_problems(file, batch)
+        splits = {key: cells(batch.column(key)) for key in split_keys}
         for i, text in enumerate(cells(batch.column(column))):
             end = (start[0], start[1] + i + 1, bad)
+            if splits and (reason := held_out_by({key: values[i] for key, values in splits.items()})) is not None:
+                problems.add_held_out(reason, functools.partial(places.where, batch, start, i))
+                continue
             if isinstance(text, str) and text and not text.isspace():
                 yield text, end
                 counted = bad
@@ -52,6 +58,12 @@ def parquet_texts(
             problems.add_bad(f"{where()}: {problem}", bad)
     if bad > counted:
         yield "", end
+
+
+def _split_keys(file: ReadableFile, column: str) -> list[str]:
+    """Return the columns that may name the split of a row."""
+    columns = parquet_columns(file)
+    return [key for key in SPLIT_KEYS if key != column and key in columns and _is_text(columns[key])]
 
 
 def _whole_file_is_bad(
