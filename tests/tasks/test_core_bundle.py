@@ -114,6 +114,14 @@ def test_errors_of_the_bundle_name_the_file_or_the_task(bundle):
         bundle_folder(SourceSpec(name="core", path=(str(bundle),)), base=bundle)
 
 
+@pytest.mark.parametrize("name", ["../../secret.jsonl", "/etc/passwd", "a\\nb.jsonl"])
+def test_bundle_reads_no_file_outside_its_folder(bundle, name):
+    """The rows of such a file would reach the tables of the results."""
+    (bundle / "core.yaml").write_text(YAML.replace("last_word.jsonl", f'"{name}"'))
+    with pytest.raises(PreflightError, match=r"core\.yaml: the task last_word reads .*: its name"):
+        read_bundle(bundle)
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [

@@ -112,7 +112,7 @@ def list_files(repository: str, revision: str) -> Listing:
             message = f"{where} has no revision {show(revision)}; give a branch, tag or commit of it"
             raise RevisionMissingError(message) from error
         page = f"{endpoint()}/datasets/{repository}"
-        reason = explain_refusal(error.status, error.headers, page=page, token=token) or str(error)
+        reason = explain_refusal(error.status, error.headers, page=page, token=token) or f"{error}; try again later"
         raise PreflightError(f"{where}: {reason}") from error
     except (TemporaryError, ValueError) as error:
         problem = f"no usable answer from the hub at {endpoint()} ({error})"

@@ -15,7 +15,7 @@ from pathlib import Path
 from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.places.file_names import show
 from nanochat.errors import PreflightError
-from nanochat.storage.files import write_text
+from nanochat.storage.files import delete_leftovers, write_text
 
 SUFFIX = ".lock"
 
@@ -71,6 +71,7 @@ def write_lock(path: Path, commits: Mapping[str, str], *, recipe: Path) -> None:
     lines = [f"{key}: {commits[key]}" for key in sorted(commits)]
     assert all(map(_LINE.fullmatch, lines)), "commits and revisions are checked where they are read"
     try:
+        delete_leftovers(path.parent, path.name)
         write_text(path, _HEADER.format(recipe=show(recipe.name)) + "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise PreflightError(

@@ -14,6 +14,7 @@ import yaml
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.formats.json_lines import json_lines
 from nanochat.data.files.local_files import literal_path
+from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts, solved_examples
@@ -146,6 +147,8 @@ def _task(entry: object, baselines: dict[str, float], folder: Path) -> CoreTask:
         }:
             if label not in baselines:
                 raise PreflightError(f"{folder / BASELINES_FILE}: no `Random baseline` for the task {label}")
+            if (reason := why_refused(uri)) is not None:
+                raise PreflightError(f"{folder / TASKS_FILE}: the task {label} reads {show(uri)}: {reason}")
             path, delimiter = folder / DATA_FOLDER / uri, str(rest.get("continuation_delimiter", " "))
             return CoreTask(label, kind, path, num_fewshot, delimiter, chance=baselines[label] / 100)
         case _:

@@ -110,6 +110,16 @@ def test_failure_of_the_hub_is_no_refusal():
     assert explain_refusal(503, {}, page="https://hub/datasets/a/b", token=None) is None
 
 
+def test_page_of_the_list_of_files_is_asked_for_again_if_the_hub_is_busy(texts):
+    """The first request decides whether there is a hub at all, so it is not repeated."""
+    path = f"/api/datasets/some/texts/tree/{texts.commit}"
+    texts.statuses[path] = [503, 429]
+    assert [file.path for file in hub.check(HubSource.parse(SPEC.uri, None)).files] == ["train.jsonl"]
+    texts.statuses["/api/datasets/some/texts/revision/main"] = [503]
+    with pytest.raises(PreflightError, match=r"hf://datasets/some/texts: the server answers 503; try again later"):
+        hub.check(HubSource.parse(SPEC.uri, None))
+
+
 def test_access_lost_during_a_download_stops_it_without_more_attempts(texts, base, monkeypatch):
     texts.token, texts.gated = "hf_granted", True
     monkeypatch.setattr("nanochat.data.hub.listing._check_access", lambda *_: None)

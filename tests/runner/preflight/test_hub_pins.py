@@ -130,6 +130,13 @@ def test_lock_file_with_two_commits_for_a_data_set_is_refused(bench, hub):
         bench.run()
 
 
+def test_scratch_of_a_killed_process_beside_the_lock_file_is_deleted(bench, hub):
+    leftover = bench.recipe.with_name(".writing-999999999-tiny.lock")
+    leftover.write_text("half")
+    pin_sources(bench.load(), bench.base)
+    assert lock_of(bench) == [f"{KEY}: {OLDER}"] and not leftover.exists()
+
+
 def test_lock_file_that_cannot_be_written_is_named_with_a_remedy(bench, hub, monkeypatch):
     write = Path.write_bytes
 
