@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Iterable
 
 from nanochat.tools.sandbox.kernel_calls import libc
@@ -36,6 +37,7 @@ def enter(readable: Iterable[str], writable: str | None) -> None:
 def profile(readable: Iterable[str], writable: str | None) -> str:
     """Return the profile: all that it does not name is denied, such as network, processes and signals to others."""
     paths = [*readable, *([writable] if writable is not None else [])]
+    paths = sorted({*paths, *map(os.path.realpath, paths)})  # rules apply to paths without links
     allowed = f"(allow file-write* (subpath {_quote(writable)}))" if writable is not None else ""
     return _PROFILE.format(readable=" ".join(f"(subpath {_quote(path)})" for path in paths), writable=allowed)
 

@@ -253,9 +253,11 @@ def test_numbers_of_system_calls_are_those_of_the_kernel():
                 assert kernel[renamed.get(name, name)] == str(number), name
 
 
-def test_the_profile_for_macos_denies_what_it_does_not_name():
-    """Paths are quoted, so that no name can add a rule."""
-    profile = seatbelt.profile(["/usr/lib", '/odd") (allow default) ("'], "/private/tmp/own")
+def test_the_profile_for_macos_denies_what_it_does_not_name(tmp_path):
+    """Paths are quoted, so that no name can add a rule. Those that links lead to are named as well."""
+    (tmp_path / "link").symlink_to("/usr/lib")
+    profile = seatbelt.profile([str(tmp_path / "link"), '/odd") (allow default) ("'], "/private/tmp/own")
+    assert f'(subpath "{Path("/usr/lib").resolve()}")' in profile
     assert "(deny default)" in profile
     assert "(allow default)" not in re.sub(r'"(?:[^"\\]|\\.)*"', "", profile)
     assert re.findall(r"file-write\S* \(([^)]*)\)", profile) == ['literal "/dev/null"', 'subpath "/private/tmp/own"']
