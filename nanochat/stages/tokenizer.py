@@ -32,6 +32,11 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     seconds = time.monotonic() - began
     tokenizer.save(context.out)
+    if tokenizer.vocab_size < spec.vocab_size:
+        context.notify_user(
+            f"the text is only enough for a vocabulary of {tokenizer.vocab_size:,} pieces, not of the "
+            f"{spec.vocab_size:,} that `tokenizer.vocab_size` asks for; the model gets as many"
+        )
     context.report_progress(0.95, "measuring compression on held-out documents")
     metrics = {
         "vocab_size": float(tokenizer.vocab_size),

@@ -26,6 +26,17 @@ def test_tokenizer_stage_saves_a_tokenizer_and_measures_held_out_compression(
     assert result.metrics["bytes_per_token"] > 1
 
 
+def test_tokenizer_stage_says_if_the_text_is_too_small_for_the_vocabulary(make_context, tokenizer_spec, capsys):
+    """The line is a note, which the terminal and the report show."""
+    context = make_context(tokenizer_spec)
+    stage.run(context.job, context)
+    assert "note:" not in capsys.readouterr().out
+    context = make_context(tokenizer_spec.model_copy(update={"vocab_size": 20_000}))
+    pieces = int(stage.run(context.job, context).metrics["vocab_size"])
+    said = capsys.readouterr().out
+    assert f"note: the text is only enough for a vocabulary of {pieces:,} pieces, not of the 20,000 that" in said
+
+
 def test_tokenizer_stage_replaces_the_metrics_of_a_killed_attempt(make_context, tokenizer_spec):
     for _ in range(2):
         context = make_context(tokenizer_spec)
