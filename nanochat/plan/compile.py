@@ -13,9 +13,10 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_model
+from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import total
-from nanochat.plan.estimate_notes import estimate_notes
+from nanochat.plan.estimate_notes import estimate_notes, repetition_notes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
@@ -32,7 +33,11 @@ _SAME_IN_SPEC = {"device", "dtype", "activation_checkpointing", "threads", "offl
 
 
 def compile_plan(
-    loaded: LoadedRecipe, *, digests: Digests | None = None, device_class: DeviceClass | None = None
+    loaded: LoadedRecipe,
+    *,
+    digests: Digests | None = None,
+    device_class: DeviceClass | None = None,
+    text_chars: TextChars = builtin_chars,
 ) -> Plan:
     """Return the plan of a recipe. The message of a RecipeError lists every problem with its place.
 
@@ -40,6 +45,7 @@ def compile_plan(
         digests: returns the sha256 of a source, or None if the source cannot be read. A stage that lacks a digest has
             no fingerprint.
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
+        text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
     """
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
@@ -52,9 +58,12 @@ def compile_plan(
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
-    stages = tuple(_plan_stage(recipe, spec, specs, config, execution, digest_by_source, device) for spec in specs)
+    chars = _read_chars(specs, text_chars)
+    stages = tuple(
+        _plan_stage(recipe, spec, specs, config, execution, digest_by_source, device, chars) for spec in specs
+    )
     by_class = {
-        name: total([estimate_stage(spec, execution, config, name) for spec in specs])
+        name: total([estimate_stage(spec, execution, config, name, chars) for spec in specs])
         for name in RATES
         if name == device or recipe.run.device != "cpu"
     }
@@ -65,7 +74,11 @@ def compile_plan(
         stages=stages,
         totals=by_class[device],
         expectations=dict(recipe.expect),
-        notes=(*issues.notes, *estimate_notes(stages, by_class, execution, device)),
+        notes=(
+            *issues.notes,
+            *estimate_notes(stages, by_class, execution, device),
+            *repetition_notes(specs, chars),
+        ),
     )
 
 
@@ -137,6 +150,14 @@ def _read_digests(specs: list[StageSpec], digests: Digests | None) -> dict[str, 
     return {name: digest for name, digest in by_name.items() if digest is not None}
 
 
+def _read_chars(specs: list[StageSpec], text_chars: TextChars) -> dict[str, int]:
+    """Return the size of each source of text, as far as that is known."""
+    sources = {spec.source.name: spec.source for spec in specs if isinstance(spec, TokenizerSpec)}
+    sources |= {item.source.name: item.source for spec in specs if isinstance(spec, PretrainSpec) for item in spec.data}
+    by_name = {name: text_chars(source) for name, source in sources.items()}
+    return {name: chars for name, chars in by_name.items() if chars is not None}
+
+
 def _plan_stage(
     recipe: schema.Recipe,
     spec: StageSpec,
@@ -145,6 +166,7 @@ def _plan_stage(
     execution: ExecutionSpec,
     digests: Mapping[str, str],
     device: DeviceClass,
+    chars: Mapping[str, int],
 ) -> StagePlan:
     sources = stage_sources(spec)
     return StagePlan(
@@ -155,7 +177,7 @@ def _plan_stage(
         upstream=_upstream(spec, specs),
         sources=sources,
         source_digests={source.name: digests[source.name] for source in sources if source.name in digests},
-        estimate=estimate_stage(spec, execution, config, device),
+        estimate=estimate_stage(spec, execution, config, device, chars),
     )
 
 

@@ -1,18 +1,22 @@
-"""The sentences below a plan that say what its estimates assume."""
+"""The sentences below a plan that say what its estimates assume, and how often it reads a small text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import GPU_AUTO_ROWS, Estimate
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
+from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec, StageSpec
 from nanochat.plan.stages import STAGES
 
 _WORTH_COMPARING_SECONDS = 600
 """A plan shows the time on other devices only if the run takes longer than this."""
+_MANY_PASSES = 4
+"""Up to four passes teach nearly as much as new text of the same size would; what more of them teach decays quickly
+(Muennighoff et al. 2023, "Scaling Data-Constrained Language Models")."""
 
 
 def estimate_notes(
@@ -38,4 +42,25 @@ def estimate_notes(
         notes.append(f"not known before data or weights are read, and not in any total: {', '.join(unknown)}")
     if any(source.uri for stage in stages for source in stage.sources):
         notes.append("the disk estimate does not include downloads")
+    return notes
+
+
+def repetition_notes(specs: Sequence[StageSpec], chars: Mapping[str, int]) -> list[str]:
+    """Return how often pretraining reads the text of each source that it reads more than once.
+
+    `chars` holds the size of sources, as far as that is known.
+    """
+    notes = []
+    for spec in (spec for spec in specs if isinstance(spec, PretrainSpec)):
+        weights = sum(item.weight for item in spec.data)
+        for name, weight in ((item.source.name, item.weight) for item in spec.data if item.source.name in chars):
+            read = spec.steps * spec.tokens_per_step * weight / weights
+            passes = round(read * bytes_per_token(spec.model.vocab_size) / max(1, chars[name]))
+            if passes > _MANY_PASSES:
+                notes.append(
+                    f"pretrain reads the text of {name} about {passes:,} times: beyond {_MANY_PASSES} passes a model "
+                    "mostly learns it by heart; lower `pretrain.horizon`, or add text"
+                )
+            elif passes > 1:
+                notes.append(f"pretrain reads the text of {name} about {passes} times")
     return notes

@@ -28,7 +28,9 @@ def model_of(stage: StagePlan, plan: Plan) -> GPTConfig | None:
 def peak_bytes(stage: StagePlan, config: GPTConfig | None, device: DeviceClass) -> int | None:
     """Return the estimated peak memory of a stage, or None if unknown. `config` is the model if the plan lacks it."""
     known = stage.estimate.peak_memory_bytes
-    return known if known is not None else estimate_stage(stage.spec, stage.execution, config, device).peak_memory_bytes
+    if known is not None:
+        return known
+    return estimate_stage(stage.spec, stage.execution, config, device, chars={}).peak_memory_bytes
 
 
 def rows_that_fit(stage: StagePlan, config: GPTConfig | None, limit_bytes: int, device: DeviceClass) -> int:

@@ -157,10 +157,17 @@ def evaluation_stages() -> tuple[StageName, ...]:
 
 
 def estimate_stage(
-    spec: StageSpec, execution: ExecutionSpec, config: GPTConfig | None, device: DeviceClass
+    spec: StageSpec,
+    execution: ExecutionSpec,
+    config: GPTConfig | None,
+    device: DeviceClass,
+    chars: Mapping[str, int],
 ) -> Estimate:
-    """Return the estimate of one stage; `config` is its model, or None if only the starting weights know it."""
+    """Return the estimate of one stage.
+
+    `config` is its model, or None if only the starting weights know it. `chars` are those of `Setting`.
+    """
     stage = STAGES[spec.stage]
     if config is None and stage.has_model:
         return Estimate()
-    return stage.estimate(spec, Setting(execution=execution, config=config, device=device))
+    return stage.estimate(spec, Setting(execution=execution, config=config, device=device, chars=chars))

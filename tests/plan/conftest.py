@@ -1,12 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.plan import Plan
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 
@@ -59,8 +59,8 @@ def load(tmp_path: Path) -> Load:
 def compiled(load: Load) -> Callable[..., Plan]:
     """Return a function that compiles the base recipe, or another text, under overrides, with made-up digests."""
 
-    def _compile(*overrides: str, text: str = BASE, device_class: DeviceClass | None = None) -> Plan:
-        return compile_plan(load(*overrides, text=text), digests=fake_digest, device_class=device_class)
+    def _compile(*overrides: str, text: str = BASE, **known: Any) -> Plan:
+        return compile_plan(load(*overrides, text=text), digests=fake_digest, **known)
 
     return _compile
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate import memory
-from nanochat.plan.estimate.estimate import Estimate, estimate_tokenizer_training, total
+from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs import ExecutionSpec
 
@@ -190,11 +190,55 @@ def test_tokenizer_memory_matches_measured_processes(
 ) -> None:
     """Measured in runs with `--only tokenizer`, on Python's library and on books in parquet."""
     plan = compiled(
-        "sources.text={path: t.parquet}", f"tokenizer.source={source}", f"tokenizer.vocab_size={vocab_size}"
+        "sources.text={path: t.parquet}",
+        f"tokenizer.source={source}",
+        f"tokenizer.vocab_size={vocab_size}",
+        text_chars=lambda source: chars,
     )
-    spec = plan.stage("tokenizer").spec.model_copy(update={"max_chars": chars})
-    planned = estimate_tokenizer_training(spec, chars=chars).peak_memory_bytes
+    planned = plan.stage("tokenizer").estimate.peak_memory_bytes
     assert 0.92 < planned / MIB / measured_mib < 1.4
+
+
+def test_estimates_for_other_devices_know_that_the_text_is_small(compiled: Compile) -> None:
+    """Without its size the tokenizer is assumed to read 2 billion characters, on every device."""
+    settings = ("sources.stdlib={path: a.txt}", "tokenizer.max_chars=2_000_000_000", "pretrain.horizon.tokens=90M")
+
+    def on_apple(**known: object) -> str:
+        (note,) = [note for note in compiled(*settings, **known).notes if "Apple" in note]
+        return note
+
+    assert "GiB of memory" in on_apple()
+    assert "MiB of memory" in on_apple(text_chars=lambda source: 30_000)
+
+
+@pytest.mark.parametrize(
+    ("passes", "note"),
+    [
+        (
+            14,
+            "about 14 times: beyond 4 passes a model mostly learns it by heart; lower `pretrain.horizon`, or add text",
+        ),
+        (4, "about 4 times"),
+        (1, None),
+    ],
+)
+def test_plan_says_how_often_a_small_text_is_read(compiled: Compile, passes: int, note: str | None) -> None:
+    """367 steps of 4,096 tokens; with 2,048 pieces a token is estimated to have 0.45 * 11 - 1.9 = 3.05 bytes."""
+    chars = round(367 * 4_096 * 3.05 / passes)
+    found = [text for text in compiled(text_chars=lambda source: chars).notes if "reads" in text]
+    assert found == ([] if note is None else [f"pretrain reads the text of stdlib {note}"])
+
+
+def test_plan_counts_how_often_a_text_is_read_by_its_share_of_the_mixture(compiled: Compile) -> None:
+    """A tenth of 1,503,232 tokens of 3.05 bytes is 458,486 bytes, which are six times 76,414."""
+    plan = compiled(
+        "sources.few={path: few.txt}",
+        "pretrain.data={stdlib: {weight: 9}, few: {weight: 1}}",
+        text_chars=lambda source: 76_414 if source.name == "few" else None,
+    )
+    assert [note.split(":")[0] for note in plan.notes if "reads" in note] == [
+        "pretrain reads the text of few about 6 times"
+    ]
 
 
 def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() -> None:

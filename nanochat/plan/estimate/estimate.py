@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
@@ -65,6 +65,8 @@ class Setting:
     config: GPTConfig | None
     """None for a stage without a model."""
     device: DeviceClass
+    chars: Mapping[str, int] = field(default_factory=dict)
+    """About how many characters of training text each source has, as far as that is known."""
 
     @property
     def dtype(self) -> Dtype:
@@ -115,14 +117,9 @@ def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
     return execution.dtype
 
 
-def estimate_tokenizer(spec: TokenizerSpec, _setting: Setting) -> Estimate:
-    """Return the estimate of the tokenizer stage, without looking at its source."""
-    return estimate_tokenizer_training(spec, chars=dataset_sizes.source_chars(spec.source))
-
-
-def estimate_tokenizer_training(spec: TokenizerSpec, *, chars: int | None) -> Estimate:
-    """Return the estimate of a tokenizer stage whose source has `chars` characters; None if that is not known."""
-    chars = min(spec.max_chars, chars or spec.max_chars)
+def estimate_tokenizer(spec: TokenizerSpec, setting: Setting) -> Estimate:
+    """Return the estimate of the tokenizer stage. It reads all that it may if the size of its source is not known."""
+    chars = min(spec.max_chars, setting.chars.get(spec.source.name, spec.max_chars))
     return Estimate(
         peak_memory_bytes=memory.tokenizer_peak(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,

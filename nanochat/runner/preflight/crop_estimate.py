@@ -14,6 +14,7 @@ from pathlib import Path
 from nanochat.data.sources import is_available_offline
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import CROP_WARNING_FRAC, describe_crop
+from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 
@@ -37,7 +38,7 @@ def _note(spec: PretrainSpec, base: Path) -> str | None:
     if not all(is_available_offline(part.source, base=base) for part in spec.data):
         return None
     try:
-        lengths = _sample_lengths(spec.data, _bytes_per_token(spec.model.vocab_size), base)
+        lengths = _sample_lengths(spec.data, bytes_per_token(spec.model.vocab_size), base)
     except (PreflightError, StageError):  # the checks of the data report it
         return None
     share = _cropped_frac(lengths, spec.model.sequence_len + 1, spec.buffer_documents)
@@ -45,7 +46,7 @@ def _note(spec: PretrainSpec, base: Path) -> str | None:
     return f"{warning}{describe_crop(share)} (an estimate from the first documents)"
 
 
-def _sample_lengths(data: Sequence[WeightedSource], bytes_per_token: float, base: Path) -> list[int]:
+def _sample_lengths(data: Sequence[WeightedSource], token_bytes: float, base: Path) -> list[int]:
     """Return the estimated tokens of some documents; each source has as many of them as its weight says."""
     from nanochat.data.documents import single_pass
 
@@ -55,18 +56,13 @@ def _sample_lengths(data: Sequence[WeightedSource], bytes_per_token: float, base
         sample: list[int] = []
         chars = 0
         for text in itertools.islice(single_pass(part.source, "train", base=base), _SAMPLE_DOCUMENTS):
-            sample.append(math.ceil(len(text.encode()) / bytes_per_token))
+            sample.append(math.ceil(len(text.encode()) / token_bytes))
             chars += len(text)
             if chars >= _SAMPLE_CHARS:
                 break
         count = max(1, round(_SAMPLE_DOCUMENTS * part.weight / total_weight))
         lengths += itertools.islice(itertools.cycle(sample), count)
     return lengths
-
-
-def _bytes_per_token(vocab_size: int) -> float:
-    """Return about how many bytes of English text a token has: 1.8 with 320 pieces, 3.1 with 2,048, 4.9 with 32,768."""
-    return max(1.0, 0.45 * math.log2(vocab_size) - 1.9)
 
 
 def _cropped_frac(lengths: Sequence[int], row_tokens: int, buffer_documents: int) -> float:

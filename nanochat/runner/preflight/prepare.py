@@ -14,10 +14,9 @@ from nanochat.data.source_splits import document_files
 from nanochat.data.sources import SourceSpec, digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
+from nanochat.plan.estimate.dataset_sizes import builtin_chars
 from nanochat.plan.estimate.device_rates import DeviceClass
-from nanochat.plan.estimate.estimate import estimate_tokenizer_training, total
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.specs import TokenizerSpec
 from nanochat.plan.stages import STAGES, training_stages
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.schema.recipe import Recipe
@@ -76,7 +75,9 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
             problems.extend(str(error).splitlines())
             return None
 
-    plan = _with_text_size(compile_plan(loaded, digests=read_digest, device_class=device), base)
+    plan = compile_plan(
+        loaded, digests=read_digest, device_class=device, text_chars=lambda source: _text_chars(source, base)
+    )
     plan = replace(plan, notes=(*plan.notes, *crop_notes(plan, base)))
     models: dict[str, Path] = {}
     files: dict[str, ModelFiles] = {}
@@ -127,22 +128,15 @@ def _preferred_models(stage: StagePlan) -> list[str]:
     return [*usual, *(name for name in models if name not in usual)]
 
 
-def _with_text_size(plan: Plan, base: Path) -> Plan:
-    """Return the plan with the tokenizer's estimate based on the size of its local files, which compiling ignores."""
-    stages = tuple(_sized(stage, base) for stage in plan.stages)
-    return replace(plan, stages=stages, totals=total([stage.estimate for stage in stages]))
-
-
-def _sized(stage: StagePlan, base: Path) -> StagePlan:
-    spec = stage.spec
-    if not isinstance(spec, TokenizerSpec) or spec.source.path is None:
-        return stage
+def _text_chars(source: SourceSpec, base: Path) -> int | None:
+    """Return about how many characters of training text a source has, None if only reading it would tell."""
+    if source.path is None:
+        return builtin_chars(source)
     try:
-        files = document_files(spec.source, base=base).train
+        files = document_files(source, base=base).train
     except PreflightError:  # already listed in `problems`
-        return stage
-    chars = sum(file.size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(file) else 1) for file in files)
-    return replace(stage, estimate=estimate_tokenizer_training(spec, chars=chars))
+        return None
+    return sum(file.size * (_CHARS_PER_COMPRESSED_BYTE if _is_compressed(file) else 1) for file in files)
 
 
 def _is_compressed(file: DataFile[Path]) -> bool:
