@@ -14,19 +14,20 @@ from nanochat.runner.report.comparison import render_comparison
 from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.results import list_results
 from nanochat.runner.store import gc as collector
-from nanochat.runner.store.run_catalog import Run, find_run, list_runs
+from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.storage.layout import runs_folder
 
 
 def ls(_options: argparse.Namespace) -> None:
-    """List the runs of this machine, the newest last."""
+    """List the runs of this machine, the damaged ones first and the newest last."""
     base = runtime.base_dir()
-    runs = list_runs(base)
-    if not runs:
+    runs, damaged = list_runs(base), list_damaged_runs(base)
+    if not runs and not damaged:
         print(f"no runs under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`")
         return
     rows = [("run", "status", "stages", "results")]
+    rows += [(f"{f.path.parent.name}/{f.path.name}", "damaged", "-", describe_damage(f)) for f in damaged]
     rows += [(run.reference, _status(run), _stages(run), _headline(run, base)) for run in runs]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:

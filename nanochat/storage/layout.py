@@ -168,9 +168,13 @@ def stage_folders(base: Path) -> Iterator[StageFolder]:
 
 
 def run_folders(base: Path, name: str | None = None) -> list[RunFolder]:
-    """Return the run folders of one name, or of all names, oldest first."""
-    states = runs_folder(base).glob(f"{name or '*'}/*/run.json")
-    return [RunFolder(path.parent) for path in sorted(states, key=lambda path: (path.parent.name, str(path)))]
+    """Return the run folders of one name, or of all names, sorted by their time. Their state may be damaged or missing.
+
+    A folder without a state and without links to stages was given up before its run began, and is left out.
+    """
+    signs = (RunFolder(Path()).state, RunFolder(Path()).stages)
+    paths = {path.parent for sign in signs for path in runs_folder(base).glob(f"{name or '*'}/*/{sign}")}
+    return [RunFolder(path) for path in sorted(paths, key=lambda path: (path.name, str(path)))]
 
 
 def create_run_folder(base: Path, name: str, now: datetime) -> RunFolder:

@@ -24,6 +24,7 @@ from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, stage_lock
 from nanochat.runner.store.needed_data import delete_stale_lists, needed_folders
 from nanochat.runner.store.record import read_run
+from nanochat.runner.store.run_catalog import describe_damage
 from nanochat.storage.files import delete_leftovers, folder_bytes, sha256_of_file
 from nanochat.storage.layout import TOKENIZER_FILE, StageFolder, run_folders, stage_folders, stages_folder
 from nanochat.storage.locking import lock_file
@@ -156,10 +157,7 @@ def _referenced_folders(base: Path) -> set[Path]:
     for run in run_folders(base):
         state = read_run(run)
         if state is None:
-            raise PreflightError(
-                f"{run.state} cannot be read, so it is unknown which stages that run refers to; "
-                f"repair it, or delete the folder {run.path} if you do not need the run"
-            )
+            raise PreflightError(f"it is unknown which results a run refers to: {describe_damage(run)}")
         places = (place for entry in state.stages for place in (entry.folder, entry.init_from) if place is not None)
         referenced |= {base / place for place in places}
     return referenced

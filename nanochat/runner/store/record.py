@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_va
 
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
+from nanochat.recipe.schema.values import Condition
 from nanochat.storage.checked_json import DIGEST_KEY, read_checked, write_checked
 from nanochat.storage.files import sync, write_text
 from nanochat.storage.integrity import FileDigest, describe_file
@@ -177,7 +178,7 @@ class RunState(_Stored):
     tracking: RunTracking
     command: str = ""
     """The command that resumes or repeats the run."""
-    expectations: dict[str, str] = {}
+    expectations: dict[str, Condition] = {}
     stages: tuple[StageEntry, ...] = ()
 
     def entry(self, stage: str) -> StageEntry:
@@ -228,8 +229,11 @@ def _read_format_1(path: Path) -> bytes | None:
 
 
 def read_run(folder: RunFolder) -> RunState | None:
-    """Return the state of a run, or None if it cannot be read."""
-    return _read(folder.state, RunState)
+    """Return the state of a run, or None if it is damaged or missing."""
+    try:
+        return _read(folder.state, RunState)
+    except IsADirectoryError:
+        return None
 
 
 def describe_files(folder: StageFolder) -> dict[str, FileDigest]:

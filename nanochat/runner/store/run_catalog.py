@@ -103,14 +103,35 @@ def list_runs(base: Path, name: str | None = None) -> list[Run]:
     return sorted(runs, key=lambda run: run.state.created)
 
 
+def list_damaged_runs(base: Path) -> list[RunFolder]:
+    """Return the folders of runs whose `run.json` is missing or cannot be read, sorted by their time."""
+    return [folder for folder in run_folders(base) if read_run(folder) is None]
+
+
+def describe_damage(folder: RunFolder) -> str:
+    """Return what is wrong with the state of a run, and what to do, as text for the user."""
+    damage = "cannot be read: it is damaged, or of a later version of nanochat"
+    problem = damage if folder.state.exists() else "is missing"
+    return f"{folder.state} {problem}; delete the folder {folder.path} if you do not need the run"
+
+
 def find_run(reference: str, base: Path) -> Run:
-    """Return the run that a reference names: a folder, NAME (its latest run) or NAME/TIME."""
+    """Return the run that a reference names: a folder, NAME (its latest run) or NAME/TIME.
+
+    A RecipeError says that there is no such run, or that it is damaged. For NAME it is raised if the latest run may be
+    the damaged one.
+    """
     folder = RunFolder(Path(reference))
     if folder.state.is_file() and (state := read_run(folder)) is not None:
         return Run(RunFolder(folder.path.resolve()), state)
     runs = list_runs(base)
     name, _, time = reference.strip("/").partition("/")
     matching = [run for run in runs if run.folder.path.parent.name == name and time in ("", run.folder.path.name)]
+    newest = matching[-1].folder.path.name if matching else ""
+    for damaged in reversed(list_damaged_runs(base)):
+        is_newer = damaged.path.name > newest
+        if damaged.path.parent.name == name and (damaged.path.name == time if time else is_newer):
+            raise RecipeError(describe_damage(damaged))
     if matching:
         return matching[-1]
     raise RecipeError(_no_such_run(reference, runs, base))
@@ -155,8 +176,9 @@ def _latest_with_model(reference: str, base: Path) -> Run:
 
 
 def _no_such_run(reference: str, runs: list[Run], base: Path) -> str:
-    if RunFolder(Path(reference)).state.is_file():
-        return f"{RunFolder(Path(reference)).state} cannot be read: it is damaged, or of a later version of nanochat"
+    folder = RunFolder(Path(reference))
+    if folder.state.exists() or folder.stages.is_dir():
+        return describe_damage(folder)
     if Path(reference).is_dir():
         return (
             f"{reference} is neither the folder of a run (it has no {RunFolder(Path()).state}) nor that of a model (it "

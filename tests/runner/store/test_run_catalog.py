@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.cli.run import main
 from nanochat.errors import RecipeError, StageError
 from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
@@ -37,6 +38,45 @@ def test_the_latest_run_is_the_one_created_last_whatever_its_folder_is_called(be
     assert find_run("tiny", bench.base).folder == second.folder
     assert [run.folder.path for run in list_runs(bench.base)] == [renamed, second.folder.path]
     assert bench.run("sft.horizon.steps=5").folder == second.folder
+
+
+def replace_by_folder(state: Path) -> None:
+    state.unlink()
+    state.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda state: state.write_bytes(b""), "cannot be read"),
+        (lambda state: state.write_bytes(state.read_bytes()[:-100]), "cannot be read"),
+        (lambda state: state.write_bytes(b"\xff" + state.read_bytes()), "cannot be read"),
+        (lambda state: state.write_text("[]"), "cannot be read"),
+        (lambda state: state.write_text(state.read_text().replace('"<= 9"', '"<~ 9"')), "cannot be read"),
+        (replace_by_folder, "cannot be read"),
+        (Path.unlink, "is missing"),
+    ],
+    ids=["empty", "cut", "other bytes", "other type", "wrong condition", "folder", "missing"],
+)
+def test_a_run_with_a_damaged_state_is_listed_and_never_replaced_by_an_older_one(
+    bench, damage, problem, monkeypatch, capsys
+):
+    """`ls` names its file, and so does every command that would use it. Nothing is collected meanwhile."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(bench.base))
+    older = bench.run("expect={pretrain.bpb: '<= 9'}", "pretrain.horizon.steps=3", last="tokenizer")
+    run = bench.run("expect={pretrain.bpb: '<= 9'}", "name=tiny", last="tokenizer", force=("tokenizer",))
+    damage(run.folder.state)
+    assert main(["ls"]) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if " damaged " in line]
+    assert len(listed) == 1 and listed[0].startswith(run.reference) and str(run.folder.state) in listed[0]
+    for reference in ("tiny", run.reference, str(run.folder.path)):
+        with pytest.raises(RecipeError, match=f"run.json {problem}"):
+            find_run(reference, bench.base)
+    assert find_run(older.reference, bench.base).folder == older.folder
+    assert main(["gc"]) == 3
+    assert str(run.folder.state) in capsys.readouterr().err
+    shutil.rmtree(run.folder.path)
+    assert find_run("tiny", bench.base).folder == older.folder
 
 
 def test_resolve_model_prefers_the_sft_model_of_a_run(bench):
