@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from nanochat.cli.chat import main as main_of_chat
+from nanochat.cli.run import main
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.stage_cache import newest_step
@@ -51,6 +54,29 @@ def test_second_run_skips_every_stage_and_shows_the_results(base, run_dry):
     assert len(table.read_text().splitlines()) == 4
     assert (run.folder.stages / "3-base_eval" / "out" / "samples.md").is_file()
     assert "| base_eval | bpb |" in run.folder.report.read_text()
+
+
+def test_copied_base_folder_works_under_another_path_and_host_name(base, run_dry, tmp_path, monkeypatch, capsys):
+    """`cp -r` gives the files new times. The original is not there, so nothing can depend on it."""
+    run, _ = run_dry(base)
+    aside, copy = base.rename(base.with_name("aside")), tmp_path / "copy"
+    try:
+        subprocess.run(["cp", "-r", aside, copy], check=True)
+        monkeypatch.setenv("NANOCHAT_BASE_DIR", str(copy))
+        monkeypatch.setattr("platform.node", lambda: "another-host")
+        for arguments, shown in (
+            (["ls"], f"{run.reference}  finished"),
+            (["report", "dry_run"], "| base_eval | bpb |"),
+            (["compare", "dry_run", run.reference], "The recipes do not differ in anything that affects results."),
+        ):
+            assert main(arguments) == 0
+            assert shown in capsys.readouterr().out
+        assert main_of_chat(["dry_run", "--prompt", "hi", "--max-tokens", "2", "--device", "cpu"]) == 0
+        again, display = run_dry(copy)
+        assert display.lines[0].startswith("nothing to do") and computed_stages(display) == []
+        assert (again.folder.path, again.state.host) == (copy / "runs" / run.reference, "another-host")
+    finally:
+        aside.rename(base)
 
 
 def signal_child_at(base: Path, step: int, number: signal.Signals):
