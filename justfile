@@ -52,7 +52,7 @@ bench:
     python tests/benchmarks/cpu_train.py
     python tests/benchmarks/packing.py
     python tests/benchmarks/waiting.py
-    python tests/benchmarks/decode.py
+    python tests/benchmarks/decode.py --rows 1 --contexts 64 512 1900
     python tests/benchmarks/choices.py
     python tests/benchmarks/distributed.py --device cpu
 

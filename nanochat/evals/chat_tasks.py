@@ -14,6 +14,7 @@ from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score_problems
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
+from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base import Example, Task, gold_text
 from nanochat.tasks.table import TASKS
@@ -56,8 +57,7 @@ def evaluate_generative(
     *,
     num_samples: int = 1,
     max_tokens: int = 512,
-    temperature: float = 0.0,
-    top_k: int | None = 50,
+    sampling: Sampling | None = None,
     seed: int = 0,
     on_finished: Callable[[int], None] | None = None,
 ) -> TaskResult:
@@ -73,8 +73,7 @@ def evaluate_generative(
     completions = engine.complete(
         [prompt.ids for prompt in prompts for _ in range(num_samples)],
         max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
+        sampling=sampling,
         seed=seed,
         on_finished=on_finished,
     )

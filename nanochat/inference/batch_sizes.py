@@ -4,11 +4,27 @@ GENERATED_ROWS = 32
 """Rows that are generated together."""
 PROMPT_CHUNK_TOKENS = 512
 """Positions of a prompt per forward pass: this bounds the attention scores alive at once."""
-CACHE_SLACK_TOKENS = 256
-"""Room of a windowed layer's cache beyond its window. When it is full, the window moves to the front."""
+PROMPT_TOKENS = 8192
+"""Tokens of prompts that are read together, padding included, unless one prompt alone has more."""
+CACHE_STEP_TOKENS = 256
+"""The buffers of keys and values grow by this many positions at a time."""
 CPU_SCORED_TOKENS, GPU_SCORED_TOKENS = 2048, 8192
 """Tokens per forward pass of scoring answers: small batches stay in a CPU's caches and leave a GPU idle."""
 GPU_SCORED_ROWS = 1024
 """Positions whose logits exist at a time on a GPU."""
 BPB_TOKENS = 4096
 """Tokens per forward pass of measuring bits per byte. Fixed, so that the sum has the same last bits everywhere."""
+
+
+def buffer_size(window: int, positions: int) -> int:
+    """Return how many positions of a row the buffers of a layer hold if rows have up to `positions`."""
+    return min(window + 1, -(-positions // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS)
+
+
+def decoding_rows(count: int) -> int:
+    """Return the rows of a batch that decodes `count`: the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ...
+
+    A GPU compiles each size once, so a batch whose rows end one by one keeps some empty rows instead.
+    """
+    power = 1 << max(count - 1, 0).bit_length()
+    return power if count <= 2 or count > 3 * power // 4 else 3 * power // 4

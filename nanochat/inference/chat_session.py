@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
+from nanochat.inference.sampling import Sampling
 from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
 from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, Part, fit_for_completion
 
@@ -28,6 +29,7 @@ class ChatSettings:
 
     temperature: float = 0.8
     top_k: int | None = 50
+    top_p: float = 1.0
     max_tokens: int = 256
     seed: int = 42
 
@@ -74,8 +76,7 @@ class ChatSession:
         tokens = self.engine.generate(
             prompt.ids,
             max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
+            sampling=Sampling(settings.temperature, settings.top_k, settings.top_p),
             seed=seed,
         )
         answer: list[int] = []

@@ -1,7 +1,8 @@
-"""Generates text: one causal prefill, then one token per row and step, with a calculator that the model may call.
+"""Generates text in batches, with a calculator that the model may call.
 
-`Engine.generate` streams the answer to one prompt, and `Engine.complete` completes many prompts. Rows leave the batch
-when they end. Not here: how prompts of different lengths share a batch (`kv_cache`), chat turns (`chat_session`).
+A `Batch` decodes requests together; they join and leave between steps. `Engine.generate` streams the answer to one
+prompt, and `Engine.complete` completes many prompts. Not here: keys, values and compiled steps (`decoder`), chat turns
+(`chat_session`).
 """
 
 from __future__ import annotations
@@ -9,29 +10,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import RecipeError
 from nanochat.inference.batch_sizes import GENERATED_ROWS
-from nanochat.inference.kv_cache import KVCache, prefill
-from nanochat.inference.sampling import check_settings, row_keys, sample, step_keys
+from nanochat.inference.decoder import Decoder, NewRow
+from nanochat.inference.sampling import Sampling, row_key
 from nanochat.model.dispatch import FastGPT
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tools.calculator import calculate
 
 
-@dataclass(frozen=True)
-class _Sampling:
-    temperature: float
-    top_k: int | None
-    keys: mx.array
-    """(rows, 2), by row number."""
-    use_calculator: bool
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A prompt and how to continue it."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    sampling: Sampling
+    seed: int = 0
+    number: int = 0
+    """Requests of one seed draw differently if their numbers differ."""
+    use_calculator: bool = True
 
 
-class _Markers:
+class Markers:
     """The special tokens that the engine acts on."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -42,29 +48,205 @@ class _Markers:
         self.output_end = tokenizer.special("<|output_end|>")
 
 
-class _Row:
-    """One unfinished completion."""
+class Completion:
+    """The tokens that continue a request's prompt, as far as they are written."""
 
-    def __init__(self, number: int, limit: int) -> None:
-        self.number = number
+    def __init__(self, request: Request, *, limit: int) -> None:
+        self.request = request
+        self.tokens: list[int] = []
+        """The calculator's output included, the token that ended it not."""
+        self.ended: Literal["stop", "length"] | None = None
+        """Why it ended: the model ended it, or it has as many tokens as allowed or fit. None while it goes on."""
         self.limit = limit
         self.forced: deque[int] = deque()
-        """Tokens of the calculator's output that come next, whatever the model samples."""
-        self.written: list[int] = []
-        self.code: list[int] | None = None
+        """Tokens of the calculator's output that come next, whatever the model draws."""
+        self._code: list[int] | None = None
         """The tokens since the Python start marker; None outside of Python code."""
-        self.is_done = False
 
-    def write(self, sampled: int, ends: frozenset[int]) -> int | None:
-        """Return the token that the row writes now, or None if it ends instead."""
+    def receive(self, drawn: int, markers: Markers, tokenizer: Tokenizer) -> None:
+        """Write the drawn token or the forced one that replaces it, or end. Run the calculator after its last token."""
         is_forced = bool(self.forced)
-        token = self.forced.popleft() if is_forced else sampled
-        if token in ends and not is_forced:
-            self.is_done = True
-            return None
-        self.written.append(token)
-        self.is_done = len(self.written) >= self.limit
-        return token
+        token = self.forced.popleft() if is_forced else drawn
+        if token in markers.ends and not is_forced:
+            self.ended = "stop"
+            return
+        self.tokens.append(token)
+        if self.request.use_calculator:
+            self._follow_code(token, markers, tokenizer)
+        if len(self.tokens) >= self.limit:
+            self.ended = "length"
+
+    def _follow_code(self, token: int, markers: Markers, tokenizer: Tokenizer) -> None:
+        """Collect the tokens between the Python markers. After the last one, force the result if there is one."""
+        if token == markers.python_start:
+            self._code = []
+        elif token == markers.python_end and self._code is not None:
+            result = calculate(tokenizer.decode(self._code))
+            self._code = None
+            if result is not None:
+                self.forced.extend([markers.output_start, *tokenizer.encode(result), markers.output_end])
+        elif self._code is not None:
+            self._code.append(token)
+
+
+class _SubmittedStep(NamedTuple):
+    """A step that the device computes, and the completions that get its tokens."""
+
+    tokens: mx.array
+    completions: dict[int, Completion]
+    """Slot -> completion."""
+
+
+class Batch:
+    """Completions that are decoded together. The next step is submitted before the tokens of the last one are read."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._decoder = Decoder(engine.model, engine.tokenizer.vocab_size)
+        self._completions: dict[int, Completion] = {}
+        self._submitted: _SubmittedStep | None = None
+
+    def __len__(self) -> int:
+        """Return the number of unfinished completions."""
+        return len(self._completions)
+
+    def add(self, requests: Sequence[Request]) -> list[Completion]:
+        """Read the prompts of requests and return their completions, which the next steps continue.
+
+        Raises:
+            RecipeError: a prompt is empty or leaves no room in the context, or `max_tokens` is below 1.
+        """
+        for request in requests:
+            self._engine.check(request)
+        context = self._engine.model.config.sequence_len
+        completions = [Completion(r, limit=answer_limit(context, len(r.prompt), r.max_tokens)) for r in requests]
+        slots = self._decoder.add([_new_row(request) for request in requests])
+        self._completions |= dict(zip(slots, completions, strict=True))
+        return completions
+
+    def step(self) -> list[Completion]:
+        """Add a token to each completion or end it; return those that were continued. At least one is unfinished."""
+        step = self._submitted or self._submit()
+        goes_on = any(len(c.tokens) + 1 < c.limit for c in self._completions.values())
+        self._submitted = self._submit() if goes_on else None
+        drawn = np.array(step.tokens).tolist()
+        continued = [(slot, c) for slot, c in step.completions.items() if c.ended is None]
+        for slot, completion in continued:
+            completion.receive(drawn[slot], self._engine.markers, self._engine.tokenizer)
+        self._remove_ended()
+        return [completion for _, completion in continued]
+
+    def cancel(self, completion: Completion) -> None:
+        """End a completion early and free its place."""
+        completion.ended = completion.ended or "stop"
+        self._remove_ended()
+
+    def _submit(self) -> _SubmittedStep:
+        forced = {slot: c.forced[0] for slot, c in self._completions.items() if c.forced}
+        return _SubmittedStep(self._decoder.submit(forced), dict(self._completions))
+
+    def _remove_ended(self) -> None:
+        ended = [slot for slot, c in self._completions.items() if c.ended is not None]
+        if ended:
+            new = self._decoder.remove(ended)
+            moved = ((new[slot], c) for slot, c in self._completions.items())
+            self._completions = {slot: c for slot, c in moved if slot is not None}
+        if not self._completions:
+            self._submitted = None
+
+
+class Engine:
+    """Generates with one model, whose weights do not change, and its tokenizer. It keeps no state between calls."""
+
+    def __init__(self, model: FastGPT, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.markers = Markers(tokenizer)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """Yield the tokens that continue a prompt, those of the calculator's output included.
+
+        The answer ends before `<|assistant_end|>` or BOS (neither is returned), after `max_tokens` tokens, or when
+        prompt and answer fill the model's context. The same seed gives the same tokens.
+
+        Raises:
+            RecipeError: the prompt is empty or leaves no room in the context, or `max_tokens` is below 1.
+        """
+        batch = Batch(self)
+        request = Request(prompt=prompt_ids, max_tokens=max_tokens, sampling=sampling or Sampling(), seed=seed)
+        (completion,) = batch.add([request])
+        while completion.ended is None:
+            shown = len(completion.tokens)
+            batch.step()
+            yield from completion.tokens[shown:]
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        use_calculator: bool = True,
+        max_rows: int = GENERATED_ROWS,
+        on_finished: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """Return one completion for each prompt, which ends as in `generate`; without `sampling`, the likeliest one.
+
+        At most `max_rows` are decoded at a time, and new prompts replace those that end. The longest go first, so that
+        a lack of memory shows at once. Prompt i samples with the key of row i, so that batching changes no draw.
+
+        Args:
+            on_finished: called with the number of finished completions whenever some end.
+
+        Raises:
+            RecipeError: as in `generate`.
+        """
+        chosen = sampling or Sampling(temperature=0.0)
+        requests = [
+            Request(
+                prompt=prompt,
+                max_tokens=max_tokens,
+                sampling=chosen,
+                seed=seed,
+                number=number,
+                use_calculator=use_calculator,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        for request in requests:
+            self.check(request)
+        waiting = deque(sorted(requests, key=lambda request: len(request.prompt), reverse=True))
+        batch, completions = Batch(self), dict[int, Completion]()
+        while waiting or len(batch):
+            room = max_rows - len(batch)
+            if waiting and room >= max(1, max_rows // 4):  # reading few prompts at a time is slow
+                joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+                completions |= {completion.request.number: completion for completion in batch.add(joining)}
+            before = len(batch)
+            batch.step()
+            if on_finished is not None and len(batch) < before:
+                on_finished(len(completions) - len(batch))
+        return [completions[number].tokens for number in range(len(prompts))]
+
+    def check(self, request: Request) -> None:
+        """Raise a RecipeError if the prompt is empty or leaves no room in the context, or `max_tokens` is below 1."""
+        if request.max_tokens < 1:
+            raise RecipeError(f"max_tokens is {request.max_tokens}: give at least 1")
+        context, length = self.model.config.sequence_len, len(request.prompt)
+        if not length:
+            raise RecipeError("an empty prompt cannot be continued: begin with BOS")
+        if length >= context:
+            raise RecipeError(
+                f"the prompt has {length} tokens, which fills the model's context of {context}: shorten it"
+            )
 
 
 def prompt_limit(context: int, max_tokens: int) -> int:
@@ -77,140 +259,5 @@ def answer_limit(context: int, prompt_tokens: int, max_tokens: int) -> int:
     return min(max_tokens, context - prompt_tokens)
 
 
-class Engine:
-    """Generates with one model and its tokenizer. It keeps no state between calls."""
-
-    def __init__(self, model: FastGPT, tokenizer: Tokenizer) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self._markers = _Markers(tokenizer)
-
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-    ) -> Iterator[int]:
-        """Yield the tokens that continue a prompt, those of the calculator's output included.
-
-        The answer ends before `<|assistant_end|>` or BOS (neither is returned), after `max_tokens` tokens, or when
-        prompt and answer fill the model's context. The same seed gives the same tokens.
-
-        Raises:
-            RecipeError: the prompt is empty or leaves no room in the context, or a setting is invalid.
-        """
-        self._check_request([prompt_ids], max_tokens)
-        check_settings(temperature=temperature, top_k=top_k)
-        row = _Row(0, answer_limit(self.model.config.sequence_len, len(prompt_ids), max_tokens))
-        hidden, cache = prefill(self.model, [prompt_ids], room=row.limit)
-        sampling = _Sampling(temperature, top_k, row_keys(seed, [0]), use_calculator=True)
-        shown = 0
-        for _ in self._decode([row], hidden, cache, sampling):
-            yield from row.written[shown:]
-            shown = len(row.written)
-
-    def complete(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        seed: int = 0,
-        use_calculator: bool = True,
-        max_rows: int = GENERATED_ROWS,
-        on_finished: Callable[[int], None] | None = None,
-    ) -> list[list[int]]:
-        """Return one completion for each prompt, which ends as in `generate`.
-
-        Prompts of similar length share a batch of at most `max_rows`. The longest go first, so that a lack of memory
-        shows at once. Prompt i samples with the key of row i, so that batching changes no draw.
-
-        Args:
-            on_finished: called with the number of finished completions whenever one ends.
-
-        Raises:
-            RecipeError: as in `generate`.
-        """
-        self._check_request(prompts, max_tokens)
-        check_settings(temperature=temperature, top_k=top_k)
-        keys = row_keys(seed, range(len(prompts))) if prompts else mx.zeros((0, 2), dtype=mx.uint32)
-        sampling = _Sampling(temperature, top_k, keys, use_calculator)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-        completions: dict[int, list[int]] = {}
-        for start in range(0, len(order), max_rows):
-            batch = order[start : start + max_rows]
-            for row in self._complete_batch(batch, prompts, max_tokens, sampling):
-                completions[row.number] = row.written
-                if on_finished is not None:
-                    on_finished(len(completions))
-        return [completions[i] for i in range(len(prompts))]
-
-    def _complete_batch(
-        self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int, sampling: _Sampling
-    ) -> Iterator[_Row]:
-        """Yield the rows of one batch as they end."""
-        context = self.model.config.sequence_len
-        rows = [_Row(n, answer_limit(context, len(prompts[n]), max_tokens)) for n in numbers]
-        hidden, cache = prefill(self.model, [prompts[n] for n in numbers], room=max(row.limit for row in rows))
-        waiting = rows
-        for _ in self._decode(rows, hidden, cache, sampling):
-            yield from (row for row in waiting if row.is_done)
-            waiting = [row for row in waiting if not row.is_done]
-
-    def _decode(self, rows: Sequence[_Row], hidden: mx.array, cache: KVCache, sampling: _Sampling) -> Iterator[None]:
-        """Write one token to each unfinished row, then yield, until every row is done.
-
-        The rows are in the order of the cache's rows; `hidden` (B, C) is that of the last position of their prompts.
-        """
-        active = list(rows)
-        while True:
-            for row, sampled in zip(active, self._sample(active, hidden, sampling), strict=True):
-                token = row.write(sampled, self._markers.ends)
-                if token is not None and sampling.use_calculator:
-                    self._run_calculator(row, token)
-            yield
-            kept = [i for i, row in enumerate(active) if not row.is_done]
-            if not kept:
-                return
-            if len(kept) < len(active):
-                active = [active[i] for i in kept]
-                cache = cache.take(kept)
-            hidden = self.model.hidden(mx.array([[row.written[-1]] for row in active]), cache)[:, -1]
-
-    def _sample(self, rows: Sequence[_Row], hidden: mx.array, sampling: _Sampling) -> list[int]:
-        if all(row.forced for row in rows):
-            return [0] * len(rows)
-        # A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
-        logits = self.model.logits(hidden)[:, : self.tokenizer.vocab_size]
-        keys = step_keys(sampling.keys[mx.array([row.number for row in rows])], [len(row.written) for row in rows])
-        tokens = sample(logits, keys, temperature=sampling.temperature, top_k=sampling.top_k)
-        return [int(token) for token in np.array(tokens)]
-
-    def _run_calculator(self, row: _Row, token: int) -> None:
-        """Collect the tokens between the Python markers. After the last one, force the result if there is one."""
-        marks = self._markers
-        if token == marks.python_start:
-            row.code = []
-        elif token == marks.python_end and row.code is not None:
-            result = calculate(self.tokenizer.decode(row.code))
-            row.code = None
-            if result is not None:
-                row.forced.extend([marks.output_start, *self.tokenizer.encode(result), marks.output_end])
-        elif row.code is not None:
-            row.code.append(token)
-
-    def _check_request(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-        if max_tokens < 1:
-            raise RecipeError(f"max_tokens is {max_tokens}: give at least 1")
-        context = self.model.config.sequence_len
-        for prompt in prompts:
-            if not prompt:
-                raise RecipeError("an empty prompt cannot be continued: begin with BOS")
-            if len(prompt) >= context:
-                raise RecipeError(
-                    f"the prompt has {len(prompt)} tokens, which fills the model's context of {context}: shorten it"
-                )
+def _new_row(request: Request) -> NewRow:
+    return NewRow(request.prompt, request.sampling, row_key(request.seed, request.number))

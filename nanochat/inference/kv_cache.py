@@ -1,122 +1,158 @@
-"""Caches the keys and values of earlier positions. Buffers are preallocated, and windowed layers keep their window.
+"""Caches the keys and values of earlier positions: one cache reads prompts, the other decodes.
 
-Prompts of different lengths share a batch by padding on the left. `KVCache(..., lengths=...)` stores how many of a
-row's first positions are padding, and the model hides them. Rotary embeddings depend only on differences of positions,
-so the shift of a row changes nothing.
+`PromptCache` keeps every position of prompts that are read in chunks. Shorter prompts are padded on the right, where no
+real token sees the padding. `DecodingCache` adds one position per row and step; every row has its own position, so that
+rows can begin and end independently. Its buffers have a fixed size, and those of windowed layers are rings.
 
-Shape letters: B rows, G key/value heads, T new positions, S kept positions, D head size, C width.
+Shape letters: B rows, H query heads, G key/value heads, T new positions, S kept positions, D head size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from nanochat.inference.batch_sizes import CACHE_SLACK_TOKENS, PROMPT_CHUNK_TOKENS
+from nanochat.inference.batch_sizes import buffer_size
 from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
+from nanochat.model.dispatch import attention
 
 
-class LayerCache:
-    """The keys and values of one layer. The newest `window` positions stay visible to the next position."""
+class Buffers(NamedTuple):
+    """Keys and values of one layer, (B, G, S, D) each. Position p of a row is at index p % S."""
 
-    def __init__(self, window: int, capacity: int) -> None:
-        """Keep `window` earlier positions in a buffer of at most `capacity` positions."""
+    keys: mx.array
+    values: mx.array
+
+
+class PromptLayer:
+    """One layer's keys and values of the prompts, in order of their positions."""
+
+    def __init__(self, window: int) -> None:
         self.window = window
-        self.capacity = min(capacity, window + CACHE_SLACK_TOKENS)
-        self.used = 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add (B, G, T, D); return up to `window` earlier positions and the new ones, (B, G, S, D), the newest last."""
-        time = keys.shape[2]
-        if self.keys is None or self.values is None:
-            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
-            self.keys, self.values = mx.zeros(shape, keys.dtype), mx.zeros(shape, values.dtype)
-        if self.used + time > self.capacity:
-            return self._update_beyond_capacity(keys, values)
-        end = self.used + time
-        self.keys[:, :, self.used : end] = keys
-        self.values[:, :, self.used : end] = values
-        first = max(0, self.used - self.window)
-        self.used = end
-        return self.keys[:, :, first:end], self.values[:, :, first:end]
-
-    def _update_beyond_capacity(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Return what `update` returns, and move the newest `window` positions to the front of the full buffer."""
-        assert self.keys is not None and self.values is not None
-        assert self.window <= self.capacity, f"the cache has room for {self.capacity} positions only"
-        first = max(0, self.used - self.window)
-        keys = mx.concatenate([self.keys[:, :, first : self.used], keys], axis=2)
-        values = mx.concatenate([self.values[:, :, first : self.used], values], axis=2)
-        self.used = min(self.window, keys.shape[2])
-        size = keys.shape[2]
-        self.keys[:, :, : self.used] = keys[:, :, size - self.used :]
-        self.values[:, :, : self.used] = values[:, :, size - self.used :]
-        return keys, values
-
-    def with_rows(self, rows: mx.array) -> LayerCache:
-        """Return a copy whose row i is row `rows[i]` of this cache."""
-        copy = LayerCache(self.window, self.capacity)
-        copy.used = self.used
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Store new keys and values (B, G, T, D), and return attention over each query's window, (B, H, T, D)."""
         if self.keys is not None and self.values is not None:
-            copy.keys, copy.values = self.keys[rows], self.values[rows]
-        return copy
+            keys = mx.concatenate([self.keys, keys], axis=2)
+            values = mx.concatenate([self.values, values], axis=2)
+        self.keys, self.values = keys, values
+        first = max(0, keys.shape[2] - queries.shape[2] - self.window)
+        return attention(queries, keys[:, :, first:], values[:, :, first:], window=self.window)
 
 
-class KVCache:
-    """The caches of all layers, and what else the model needs to know about earlier positions: a `model.gpt.Cache`."""
+class PromptCache:
+    """The positions of prompts that are read together: a `model.gpt.Cache`."""
 
-    def __init__(self, config: GPTConfig, *, capacity: int, lengths: Sequence[int] | None = None) -> None:
-        """Create an empty cache.
+    def __init__(self, config: GPTConfig) -> None:
+        self.layers = [PromptLayer(window) for window in config.windows]
+        self.offset = 0
+        self.newest: mx.array | None = None
+
+    def advance(self, idx: mx.array) -> None:
+        """Count the positions of tokens (B, T)."""
+        self.offset += idx.shape[1]
+        self.newest = idx[:, -1:]
+
+
+class DecodingLayer:
+    """One layer's buffers, to which each step adds one position per row."""
+
+    def __init__(self, buffers: Buffers, positions: mx.array) -> None:
+        self.buffers = buffers
+        self.positions = positions
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Store keys and values (B, G, 1, D), and return attention over the positions in the buffers, (B, H, 1, D).
+
+        Before a buffer is full, the mask hides its indices beyond the position. A full one is a ring of exactly the
+        window and the position itself.
+        """
+        size = self.buffers.keys.shape[2]
+        index = mx.broadcast_to((self.positions % size)[:, None, None, None], (*keys.shape[:3], 1))
+        self.buffers = Buffers(
+            mx.put_along_axis(self.buffers.keys, index, keys, axis=2),
+            mx.put_along_axis(self.buffers.values, index, values, axis=2),
+        )
+        mask = (mx.arange(size) <= self.positions[:, None])[:, None, None]
+        return mx.fast.scaled_dot_product_attention(queries, *self.buffers, scale=queries.shape[-1] ** -0.5, mask=mask)
+
+
+class DecodingCache:
+    """All layers' buffers, to which each step adds one position per row: a `model.gpt.Cache`."""
+
+    def __init__(self, buffers: Sequence[Buffers], positions: mx.array, newest: mx.array) -> None:
+        """Continue the buffers of all layers.
 
         Args:
-            config: the configuration of the model.
-            capacity: positions of prompt and answer together. It decides the memory of layers without a window. A cache
-                with more positions copies its buffers at each further step.
-            lengths: number of tokens in each row's prompt if they differ. Pad the prompts on the left to the longest.
+            buffers: those of every layer.
+            positions: (B,) int32, the number of positions that each row has.
+            newest: (B,) int32, the token at the newest position of each row, -1 in rows without a position.
         """
-        self.layers = [LayerCache(window, capacity) for window in config.windows]
-        self.offset = 0
-        self.starts: mx.array | None = None
-        if lengths is not None and len(set(lengths)) > 1:
-            self.starts = mx.array([max(lengths) - length for length in lengths], dtype=mx.int32)
-        self.previous_embedding: mx.array | None = None
+        self.layers = [DecodingLayer(buffer, positions) for buffer in buffers]
+        self.offset = positions
+        self.newest = newest[:, None]
 
-    def advance(self, tokens: int) -> None:
-        """Add `tokens` new positions to the offset, after every layer has processed them."""
-        self.offset += tokens
+    @property
+    def buffers(self) -> list[Buffers]:
+        return [layer.buffers for layer in self.layers]
 
-    def take(self, rows: Sequence[int]) -> KVCache:
-        """Return a cache whose row i is row `rows[i]` of this cache. Rows can be dropped, repeated and reordered."""
-        copy = KVCache.__new__(KVCache)
-        index = mx.array(list(rows), dtype=mx.int32)
-        copy.layers = [layer.with_rows(index) for layer in self.layers]
-        copy.offset = self.offset
-        copy.starts = None if self.starts is None else self.starts[index]
-        copy.previous_embedding = None if self.previous_embedding is None else self.previous_embedding[index]
-        return copy
+    def advance(self, idx: mx.array) -> None:
+        """Count one more position, that of tokens (B, 1)."""
+        self.offset = self.offset + 1
+        self.newest = idx
+        for layer in self.layers:
+            layer.positions = self.offset
 
 
-def pad_left(prompts: Sequence[Sequence[int]], *, pad_id: int) -> mx.array:
-    """Return prompts as (B, longest) int32, padded on the left with `pad_id`, for `KVCache(lengths=...)`."""
-    longest = max(len(prompt) for prompt in prompts)
-    return mx.array([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], dtype=mx.int32)
+def empty_buffers(config: GPTConfig, rows: int, positions: int, dtype: mx.Dtype) -> list[Buffers]:
+    """Return buffers of every layer for rows of up to `positions` positions."""
+    shapes = [(rows, config.n_kv_head, buffer_size(window, positions), config.head_dim) for window in config.windows]
+    return [Buffers(mx.zeros(shape, dtype), mx.zeros(shape, dtype)) for shape in shapes]
 
 
-def prefill(model: FastGPT, prompts: Sequence[Sequence[int]], *, room: int) -> tuple[mx.array, KVCache]:
-    """Read prompts into a cache; return their last hidden states (B, C) and the cache, with `room` free positions.
+def grow(config: GPTConfig, buffers: Sequence[Buffers], positions: int) -> list[Buffers]:
+    """Return buffers with room for `positions` positions per row. Those that are rings already stay as they are."""
+    grown = []
+    for window, buffer in zip(config.windows, buffers, strict=True):
+        missing = buffer_size(window, positions) - buffer.keys.shape[2]
+        padding = [(0, 0), (0, 0), (0, max(0, missing)), (0, 0)]
+        grown.append(Buffers(*(mx.pad(x, padding) for x in buffer)) if missing > 0 else buffer)
+    return grown
 
-    Shorter prompts are padded on the left, and the cache hides the padding, so that new tokens have the same position
-    in every row. The model reads the prompts in causal chunks.
+
+def from_prompts(cache: PromptCache, buffers: Sequence[Buffers], rows: mx.array, lengths: mx.array) -> list[Buffers]:
+    """Return buffers whose rows hold prompts that were read.
+
+    Args:
+        cache: the prompts; its row i goes to row `rows[i]`.
+        buffers: those of every layer.
+        rows: (b,) int32.
+        lengths: (b,) int32, the length of each prompt without its padding.
     """
-    lengths = [len(prompt) for prompt in prompts]
-    idx = pad_left(prompts, pad_id=prompts[0][0])
-    cache = KVCache(model.config, capacity=idx.shape[1] + room, lengths=lengths)
-    hidden = model.hidden(idx[:, :PROMPT_CHUNK_TOKENS], cache)
-    for start in range(PROMPT_CHUNK_TOKENS, idx.shape[1], PROMPT_CHUNK_TOKENS):
-        mx.eval(hidden)  # frees the activations of the previous chunk
-        hidden = model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
-    return hidden[:, -1], cache
+    filled = []
+    for layer, buffer in zip(cache.layers, buffers, strict=True):
+        assert layer.keys is not None and layer.values is not None, "the prompts have been read"
+        index = _newest_at_each_index(lengths, buffer.keys.shape[2])[:, None, :, None]
+        parts = []
+        for whole, prompt in zip(buffer, (layer.keys, layer.values), strict=True):
+            shape = (*prompt.shape[:2], whole.shape[2], 1)
+            newest = mx.take_along_axis(prompt, mx.broadcast_to(index, shape), axis=2)
+            whole[rows] = newest.astype(whole.dtype)
+            parts.append(whole)
+        filled.append(Buffers(*parts))
+    return filled
+
+
+def _newest_at_each_index(lengths: mx.array, size: int) -> mx.array:
+    """Return for each row and index of a buffer the newest position that belongs there, (b, S); 0 if there is none."""
+    last = lengths[:, None] - 1
+    return mx.maximum(last - (last - mx.arange(size)) % size, 0)
+
+
+def take_rows(buffers: Sequence[Buffers], rows: mx.array) -> list[Buffers]:
+    """Return buffers whose row i is row `rows[i]`."""
+    return [Buffers(*(x[rows] for x in buffer)) for buffer in buffers]

@@ -1,7 +1,7 @@
-"""Samples the next token from logits: greedily, with a temperature, or among the k most likely tokens.
+"""Samples the next token from logits: greedily, with a temperature, among the most likely tokens (top-k, top-p).
 
-Every row draws with its own key, so that its samples do not depend on the other rows of its batch. Not here: when a row
-ends, forced tokens (`engine`).
+Every row has its own settings and its own key, so that its samples do not depend on the other rows of its batch. Not
+here: when a row ends, forced tokens (`engine`).
 
 Shape letters: B rows, V vocabulary.
 """
@@ -9,6 +9,8 @@ Shape letters: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -16,52 +18,101 @@ import numpy as np
 from nanochat.errors import RecipeError
 
 
-def check_settings(*, temperature: float, top_k: int | None) -> None:
-    """Raise a RecipeError if the temperature is negative or infinite, or `top_k` is below 1."""
-    if not 0 <= temperature < float("inf"):
-        raise RecipeError(f"temperature is {temperature}: give 0 (greedy) or a positive number")
-    if top_k is not None and top_k < 1:
-        raise RecipeError(f"top_k is {top_k}: give at least 1, or leave it out to sample among all tokens")
+@dataclass(frozen=True)
+class Sampling:
+    """How one row is sampled. Invalid values raise a RecipeError."""
+
+    temperature: float = 1.0
+    """The logits are divided by it; 0 takes the most likely token."""
+    top_k: int | None = None
+    """Sample among this many most likely tokens; None means all."""
+    top_p: float = 1.0
+    """Sample among the most likely tokens of this total probability, after `top_k`; 1 means all.
+
+    Source: Holtzman et al. 2019 (1904.09751), section 3.1.
+    """
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise RecipeError(f"temperature is {self.temperature}: give 0 (greedy) or a positive number")
+        if self.top_k is not None and self.top_k < 1:
+            raise RecipeError(f"top_k is {self.top_k}: give at least 1, or leave it out to sample among all tokens")
+        if not 0 < self.top_p <= 1:
+            raise RecipeError(f"top_p is {self.top_p}: give more than 0 and at most 1")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the choice is random."""
+        return self.temperature > 0 and self.top_k != 1
+
+    @property
+    def filters(self) -> bool:
+        """Whether the choice is random but not among all tokens."""
+        return self.draws and (self.top_k is not None or self.top_p < 1)
 
 
-def row_keys(seed: int, rows: Sequence[int]) -> mx.array:
-    """Return one random key for each row number, (B, 2) uint32. It depends only on the seed and the row number."""
-    keys = [np.random.SeedSequence(seed, spawn_key=(row,)).generate_state(2, np.uint32) for row in rows]
-    return mx.array(np.stack(keys))
+class SamplingArrays(NamedTuple):
+    """The settings of all rows of a batch, and what decides which work a batch needs."""
+
+    temperature: mx.array
+    """(B,) float32; 0 for every row that does not draw."""
+    top_k: mx.array
+    """(B,) int32; at least V if all tokens count."""
+    top_p: mx.array
+    """(B,) float32."""
 
 
-def step_keys(keys: mx.array, counts: Sequence[int]) -> mx.array:
-    """Return the keys (B, 2) for draws number `counts`; a count is added to the second word of its row's key."""
-    return keys + mx.array([[0, count] for count in counts], dtype=mx.uint32)
+def sampling_arrays(rows: Sequence[Sampling]) -> SamplingArrays:
+    """Return the settings of rows as arrays."""
+    return SamplingArrays(
+        mx.array([row.temperature if row.draws else 0.0 for row in rows], dtype=mx.float32),
+        mx.array([row.top_k if row.top_k is not None else 2**30 for row in rows], dtype=mx.int32),
+        mx.array([row.top_p for row in rows], dtype=mx.float32),
+    )
 
 
-def sample(logits: mx.array, keys: mx.array, *, temperature: float = 1.0, top_k: int | None = None) -> mx.array:
-    """Return one token for each row, (B,) uint32, drawn from softmax(logits / temperature) over the `top_k` largest.
+def row_key(seed: int, row: int) -> tuple[int, int]:
+    """Return the random key of a row, which depends only on the seed and the row number."""
+    first, second = np.random.SeedSequence(seed, spawn_key=(row,)).generate_state(2, np.uint32).tolist()
+    return first, second
+
+
+def step_keys(keys: mx.array, counts: mx.array) -> mx.array:
+    """Return the keys (B, 2) of draw number `counts` (B,): a count is added to the second word of its row's key."""
+    return keys + mx.stack([mx.zeros_like(counts), counts], axis=1).astype(mx.uint32)
+
+
+def sample(logits: mx.array, keys: mx.array, settings: SamplingArrays, *, draws: bool, filters: bool) -> mx.array:
+    """Return one token for each row, (B,) int32, drawn from softmax(logits / temperature) over the tokens that count.
 
     The draw is the argmax of logits plus Gumbel noise, which has this distribution (Maddison et al. 2014, "A*
-    Sampling").
+    Sampling"). A row draws the same alone and in any batch.
 
     Args:
         logits: (B, V) float32.
         keys: one key per row, (B, 2). Greedy choices do not use them.
-        temperature: 0 takes the largest logit, and the first one of a tie.
-        top_k: number of most likely tokens to sample from. None, or V and more, means all tokens. If logits tie at the
-            boundary, exactly k tokens are kept.
+        settings: of each row. Temperature 0 takes the largest logit, and the first one of a tie.
+        draws: whether any row draws.
+        filters: whether any row samples among the most likely tokens only.
     """
-    check_settings(temperature=temperature, top_k=top_k)
-    vocab_size = logits.shape[-1]
-    if temperature == 0 or top_k == 1:
-        return mx.argmax(logits, axis=-1)
-    logits = logits.astype(mx.float32)
-    if top_k is None or top_k >= vocab_size:
-        return mx.argmax(logits / temperature + _gumbel(keys, vocab_size), axis=-1)
-    candidates = mx.argpartition(-logits, kth=top_k - 1, axis=-1)[:, :top_k]
-    kept = mx.take_along_axis(logits, candidates, axis=-1)
-    chosen = mx.argmax(kept / temperature + _gumbel(keys, top_k), axis=-1, keepdims=True)
-    return mx.take_along_axis(candidates, chosen, axis=-1)[:, 0]
+    greedy = mx.argmax(logits, axis=-1).astype(mx.int32)
+    if not draws:
+        return greedy
+    is_greedy = settings.temperature == 0
+    scaled = logits.astype(mx.float32) / mx.where(is_greedy, 1.0, settings.temperature)[:, None]
+    if filters:
+        scaled = mx.where(_counts(scaled, settings), scaled, -mx.inf)
+    draw = mx.vmap(lambda key: mx.random.gumbel((logits.shape[-1],), key=key))
+    return mx.where(is_greedy, greedy, mx.argmax(scaled + draw(keys), axis=-1).astype(mx.int32))
 
 
-def _gumbel(keys: mx.array, count: int) -> mx.array:
-    draw = mx.vmap(lambda key: mx.random.gumbel((count,), key=key))
-    noise: mx.array = draw(keys)
-    return noise
+def _counts(scaled: mx.array, settings: SamplingArrays) -> mx.array:
+    """Return which tokens top-k and then top-p keep, (B, V) bool. Exactly k are kept if logits tie."""
+    order = mx.argsort(-scaled, axis=-1)
+    ranked = mx.take_along_axis(scaled, order, axis=-1)
+    among_k = mx.arange(scaled.shape[-1]) < settings.top_k[:, None]
+    probabilities = mx.softmax(mx.where(among_k, ranked, -mx.inf), axis=-1)
+    # The most likely token has nothing before it, so it always stays.
+    before = mx.cumsum(probabilities, axis=-1) - probabilities
+    kept = among_k & (before < settings.top_p[:, None])
+    return mx.put_along_axis(mx.zeros(scaled.shape, mx.bool_), order, kept, axis=-1)

@@ -21,37 +21,26 @@ import mlx.core as mx
 from nanochat.model import loss
 from nanochat.model.config import GPTConfig
 from nanochat.model.cpu import softcap_loss as cpu_loss
-from nanochat.model.cpu.attention import cpu_attention, cpu_masked_attention
+from nanochat.model.cpu.attention import cpu_attention
 from nanochat.model.cuda import forward as cuda_forward
 from nanochat.model.cuda import softcap_loss as cuda_loss
 from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.fused_attention import fused_attention
-from nanochat.model.gpt import GPT, Cache, repeat_heads, visible_keys
+from nanochat.model.gpt import GPT, Cache, repeat_heads
 from nanochat.model.ragged import forward as ragged_forward
 from nanochat.model.ragged.attention import by_group, row_by_row
 from nanochat.model.ragged.rows import Ragged
 
 _MIN_CPU_QUERIES = 16
 """With fewer queries the CPU's attention costs more in extra operations than it saves in exponentials."""
-_MAX_MASKED_SCORES = 2**20
-"""The CPU's masked attention holds all scores of a head at once, several times over."""
 
 
-def attention(
-    queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
-) -> mx.array:
+def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
     """Return what `gpt.attention` does, computed by the fastest form for the device."""
-    batch, _, length, _ = queries.shape
-    size = keys.shape[2]
-    fits_cpu = runs_on_cpu() and queries.dtype == mx.float32 and length >= _MIN_CPU_QUERIES
-    if not fits_cpu or (starts is not None and batch * length * size > _MAX_MASKED_SCORES):
-        return fused_attention(queries, keys, values, window=window, starts=starts)
-    keys, values = repeat_heads(keys, queries), repeat_heads(values, queries)
-    if starts is None:
-        return cpu_attention(queries, keys, values, window=window)
-    mask = visible_keys(length, size, window=window, starts=starts)
-    return cpu_masked_attention(queries, keys, values, mask)
+    if not (runs_on_cpu() and queries.dtype == mx.float32 and queries.shape[2] >= _MIN_CPU_QUERIES):
+        return fused_attention(queries, keys, values, window=window)
+    return cpu_attention(queries, repeat_heads(keys, queries), repeat_heads(values, queries), window=window)
 
 
 class FastGPT(GPT):

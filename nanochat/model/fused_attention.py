@@ -24,15 +24,11 @@ _MAX_BLOCKS = 4
 """Most blocks after the first one: each is a kernel launch of its own."""
 
 
-def fused_attention(
-    queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
-) -> mx.array:
+def fused_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
     """Return the same as `gpt.attention`, in the queries' dtype."""
     length, size = queries.shape[2], keys.shape[2]
     mask: mx.array | Literal["causal"] | None
-    if starts is not None:
-        mask = visible_keys(length, size, window=window, starts=starts)
-    elif length == 1 and size <= window + 1:
+    if length == 1 and size <= window + 1:
         mask = None
     elif size <= window + 1:
         mask = "causal"

@@ -42,26 +42,29 @@ from nanochat.model.recompute import recomputed
 class LayerCache(Protocol):
     """Keys and values of one layer's earlier positions."""
 
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add new keys and values (B, G, T, D); return all that are kept, (B, G, S, D), the newest last."""
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Store new keys and values (B, G, T, D); return `attention` of the queries (B, H, T, D) over all of them."""
         ...
 
 
 class Cache(Protocol):
     """What the model reads and writes about earlier positions while it decodes."""
 
-    offset: int
-    """Number of positions already in the cache."""
-    starts: mx.array | None
-    """(B,) first position of each row that is not padding; None if no row is padded on the left."""
-    previous_embedding: mx.array | None
-    """(B, 1, C) normed embedding of the newest position, which the smear needs."""
+    @property
+    def offset(self) -> int | mx.array:
+        """Number of positions already in the cache, or (B,) of them if the rows differ."""
+        ...
+
+    @property
+    def newest(self) -> mx.array | None:
+        """(B, 1) newest token of each row, which the smear needs, -1 if there is none; None if all rows are empty."""
+        ...
 
     @property
     def layers(self) -> Sequence[LayerCache]: ...
 
-    def advance(self, tokens: int) -> None:
-        """Count `tokens` new positions, after every layer has stored them."""
+    def advance(self, idx: mx.array) -> None:
+        """Count the positions of new tokens (B, T), after every layer has stored them."""
         ...
 
 
@@ -99,29 +102,23 @@ def scaled(x: mx.array, factor: mx.array) -> mx.array:
     return (x.astype(mx.float32) * factor.astype(mx.float32)).astype(x.dtype)
 
 
-def rotate(x: mx.array, *, base: float, offset: int) -> mx.array:
+def rotate(x: mx.array, *, base: float, offset: int | mx.array) -> mx.array:
     """Return queries or keys x (B, H, T, D) with the rotary embedding of positions offset, offset + 1, ...
 
+    The offset may differ between rows, (B,).
     Channels j and j + D/2 are a pair, which is rotated by the angle -position * base^(-2j/D), in float32 whatever x is.
     Source: Su et al. 2021 (2104.09864), section 3.2; the sign is nanochat's.
     """
     return mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=-1.0, offset=offset)
 
 
-def visible_keys(length: int, size: int, *, window: int, starts: mx.array | None = None) -> mx.array:
-    """Return the attention mask of the newest `length` of `size` positions: (T, S), or (B, 1, T, S) with `starts`.
+def visible_keys(length: int, size: int, *, window: int) -> mx.array:
+    """Return the attention mask (T, S) of the newest `length` of `size` positions.
 
-    A position sees itself and the `window` positions before it, but none before its row's start. A padding position
-    before the start sees only itself, so that no softmax is empty.
+    A position sees itself and the `window` positions before it.
     """
-    key = mx.arange(size)
-    query = mx.arange(size - length, size)[:, None]
-    distance = query - key
-    mask = (distance >= 0) & (distance <= window)
-    if starts is None:
-        return mask
-    from_start = key >= starts[:, None, None, None]
-    return (mask & from_start) | (distance == 0)
+    distance = mx.arange(size - length, size)[:, None] - mx.arange(size)
+    return (distance >= 0) & (distance <= window)
 
 
 def repeat_heads(x: mx.array, queries: mx.array) -> mx.array:
@@ -130,9 +127,7 @@ def repeat_heads(x: mx.array, queries: mx.array) -> mx.array:
     return x if groups == 1 else mx.repeat(x, groups, axis=1)
 
 
-def attention(
-    queries: mx.array, keys: mx.array, values: mx.array, *, window: int, starts: mx.array | None = None
-) -> mx.array:
+def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
     """Return softmax(q k^T / sqrt(D)) v over the keys that each query sees, (B, H, T, D) in the values' dtype.
 
     Args:
@@ -140,28 +135,16 @@ def attention(
         keys: (B, G, S, D), normed; G divides H.
         values: (B, G, S, D).
         window: how many positions before its own a query sees.
-        starts: (B,) index of the first key that each row sees (left padding); None if no row is padded.
     """
     keys, values = repeat_heads(keys, queries), repeat_heads(values, queries)
     scores = (queries @ keys.swapaxes(-1, -2)).astype(mx.float32) * queries.shape[-1] ** -0.5
-    mask = visible_keys(queries.shape[2], keys.shape[2], window=window, starts=starts)
+    mask = visible_keys(queries.shape[2], keys.shape[2], window=window)
     weights = mx.softmax(mx.where(mask, scores, -mx.inf), axis=-1)
     return weights.astype(values.dtype) @ values
 
 
 Attend = Callable[..., mx.array]
 """A function with the arguments and the result of `attention`; `dispatch` has faster ones."""
-
-
-def first_visible(cache: Cache | None, keys: mx.array, length: int) -> mx.array | None:
-    """Return for each row the index of its first key that is not padding, (B,), or None if no row is padded.
-
-    `keys` (B, G, S, D) holds only the last S of the offset + T positions, so position p has index p - (offset + T - S).
-    The index is negative if the padding has already left the window.
-    """
-    if cache is None or cache.starts is None:
-        return None
-    return cache.starts - (cache.offset + length - keys.shape[2])
 
 
 class CausalSelfAttention(Module):
@@ -202,10 +185,10 @@ class CausalSelfAttention(Module):
             for project in (self.c_q, self.c_k)
         )
         values = self.gated_values(x, value_rows).swapaxes(1, 2)
-        if cache is not None:
-            keys, values = cache.layers[self._layer].update(keys, values)
-        window, starts = self._config.windows[self._layer], first_visible(cache, keys, length)
-        mixed = self._attend(queries, keys, values, window=window, starts=starts)
+        if cache is None:
+            mixed = self._attend(queries, keys, values, window=self._config.windows[self._layer])
+        else:
+            mixed = cache.layers[self._layer].attend(queries, keys, values)
         return self.c_proj(mixed.swapaxes(1, 2).reshape(batch, length, -1))
 
     def gated_values(self, x: mx.array, value_rows: mx.array | None) -> mx.array:
@@ -329,7 +312,7 @@ class GPT(Module):
         if after_middle is not None:
             x = x - scaled(after_middle, self.backout_lambda)
         if cache is not None:
-            cache.advance(idx.shape[1])
+            cache.advance(idx)
         yield norm(x, variant.norm_eps)
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -347,16 +330,13 @@ class GPT(Module):
         return embedded + scaled(gate * previous, self.smear_lambda)
 
     def previous(self, embedded: mx.array, cache: Cache | None) -> mx.array:
-        """Return the previous token's embedding at each position (B, T, C), 0 at row starts. Updates the cache."""
-        before = None if cache is None else cache.previous_embedding
-        first = mx.zeros_like(embedded[:, :1]) if before is None else before
-        previous = mx.concatenate([first, embedded[:, :-1]], axis=1)
-        if cache is not None:
-            cache.previous_embedding = embedded[:, -1:]
-            if cache.starts is not None:
-                position = cache.offset + mx.arange(embedded.shape[1])
-                previous = previous * (position > cache.starts[:, None])[..., None]
-        return previous
+        """Return the previous token's embedding at each position (B, T, C), 0 at the start of a row."""
+        newest = None if cache is None else cache.newest
+        if newest is None:
+            first = mx.zeros_like(embedded[:, :1])
+        else:
+            first = self.embed(mx.maximum(newest, 0)) * (newest >= 0)[..., None]
+        return mx.concatenate([first, embedded[:, :-1]], axis=1)
 
     def mix_in_embedding(self, x: mx.array, x0: mx.array, layer: int) -> mx.array:
         """Return the input of a block: the residual stream and the token embeddings, each times a learned scalar.

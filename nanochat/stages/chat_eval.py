@@ -8,6 +8,7 @@ from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.evals.task_result import TaskResult
 from nanochat.inference.engine import Engine
+from nanochat.inference.sampling import Sampling
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
 from nanochat.stages import suites
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
@@ -73,8 +74,7 @@ def _evaluate(engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, ti
         task,
         num_samples=suite.num_samples,
         max_tokens=suite.max_tokens,
-        temperature=suite.temperature,
-        top_k=suite.top_k,
+        sampling=Sampling(suite.temperature, suite.top_k),
         seed=seed,
         on_finished=tick,
     )

@@ -15,14 +15,14 @@ import mlx.core as mx
 
 from nanochat.checkpoint import model_folder
 from nanochat.errors import StageError
-from nanochat.inference.kv_cache import KVCache
+from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT, summed_loss
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
 
-_ROWS, _TOKENS = 2, 48
+_ROWS, _TOKENS, _PROMPT = 2, 48, 10
 _SMALL_MODEL = GPTConfig(
     sequence_len=64, vocab_size=300, n_layer=3, n_head=4, n_kv_head=2, n_embd=64, window_pattern="SL"
 )
@@ -128,9 +128,12 @@ def check_kv_cache(config: GPTConfig) -> str:
     """Require that prefill and token-by-token decoding give the logits of one pass, beyond the short window too."""
     model, tokens = _random_model(config), _random_tokens(config, _TOKENS)
     uncached = model(tokens)
-    cache = KVCache(config, capacity=_TOKENS)
-    pieces = [model(tokens[:, :10], cache=cache)]
-    for position in range(10, _TOKENS):
+    prompts = PromptCache(config)
+    pieces = [model(tokens[:, :_PROMPT], cache=prompts)]
+    lengths, buffers = mx.full((_ROWS,), _PROMPT), empty_buffers(config, _ROWS, _TOKENS, model.compute_dtype)
+    buffers = from_prompts(prompts, buffers, mx.arange(_ROWS), lengths)
+    cache = DecodingCache(buffers, lengths, newest=tokens[:, _PROMPT - 1])
+    for position in range(_PROMPT, _TOKENS):
         pieces.append(model(tokens[:, position : position + 1], cache=cache))
         mx.eval(pieces[-1])
     difference = _to_float(mx.abs(mx.concatenate(pieces, axis=1) - uncached).max())

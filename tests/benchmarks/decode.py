@@ -1,84 +1,199 @@
-"""Decoding speed and cache size by context length.
+"""Decoding speed through the engine by batch and context, memory over a long answer, and mlx-lm beside it.
 
-    python tests/benchmarks/decode.py [--rows 1] [--rounds 5] [--architecture seed] [--window-pattern SSSL]
+    python tests/benchmarks/decode.py [--device cpu|gpu] [--shape quickstart|d6|speedrun] [--rounds 5] [--tokens 64]
+        [--architecture seed] [--rows 1 32] [--contexts 512 1900] [--memory-tokens 0]
 
-A model of the quickstart's size with random weights and a context of 2,112 decodes 64 tokens per row, after 64, 512 and
-2,048 tokens in the cache. The three contexts alternate within a round. Prints one line per context: tokens per second
-(median and range over the rounds; CPU seconds on a CPU), the ratio to the shortest context, and the size of the cache
-compared with a cache that keeps every position in every layer.
+Measures what chat, server and evaluations use: `inference.engine.Batch`, with the calculator on. With mlx-lm installed
+(`pip install mlx-lm`), the `portable` model of the same shape and weights decodes through mlx-lm's `generate_step` (one
+row) and its model with a cache (several rows) in alternating rounds. Prints for each case the median and range of
+tokens per second, and the ratios. `--memory-tokens` decodes one long answer and prints the memory after each eighth.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from measuring import describe_machine, median_and_range, option_parser
 
 from nanochat import runtime
+from nanochat.model.config import VARIANTS, Architecture, GPTConfig
 
-CONTEXTS = (64, 512, 2048)
-STEPS = 64
+if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
+    import mlx.core as mx
+
+    from nanochat.inference.engine import Batch, Engine
+    from nanochat.model.dispatch import FastGPT
+
+SHAPES: dict[str, dict[str, int]] = {
+    "quickstart": {"n_layer": 4, "n_embd": 128, "n_head": 2, "n_kv_head": 2, "vocab_size": 2048},
+    "d6": {"n_layer": 6, "n_embd": 384, "n_head": 3, "n_kv_head": 3},
+    "speedrun": {},
+}
+
+
+def make_model(shape: str, architecture: Architecture, dtype: mx.Dtype) -> FastGPT:
+    """Return a model of random weights, output projections included, as inference loads it."""
+    import mlx.core as mx
+
+    from nanochat.model.dispatch import FastGPT
+
+    pattern = VARIANTS[architecture].default_window_pattern
+    model = FastGPT(GPTConfig(architecture=architecture, window_pattern=pattern, sequence_len=2048, **SHAPES[shape]))
+    model.initialise(mx.random.key(0))
+    drawn = {
+        name: mx.random.normal(x.shape, scale=x.shape[-1] ** -0.5) if name.endswith("c_proj.weight") else x
+        for name, x in model.named_parameters().items()
+    }
+    model.set_parameters(drawn)
+    model.set_compute_dtype(dtype)
+    model.cast_matrices(dtype)
+    mx.eval(model.named_parameters())
+    return model
+
+
+def start_batch(engine: Engine, rows: int, context: int, tokens: int) -> Batch:
+    """Return a batch that has read its prompts and decoded its first tokens."""
+    from nanochat.inference.engine import Batch, Request
+    from nanochat.inference.sampling import Sampling
+
+    prompts = np.random.default_rng(0).integers(10, 290, (rows, context)).tolist()
+    batch, greedy = Batch(engine), Sampling(temperature=0.0)
+    batch.add([Request(prompt=prompt, max_tokens=tokens + 9, sampling=greedy) for prompt in prompts])
+    for _ in range(8):
+        batch.step()
+    return batch
+
+
+def our_rate(engine: Engine, rows: int, context: int, tokens: int) -> float:
+    batch = start_batch(engine, rows, context, tokens)
+    start = time.perf_counter()
+    for _ in range(tokens):
+        batch.step()
+    return rows * tokens / (time.perf_counter() - start)
+
+
+def mlx_lm_model(model: FastGPT) -> Any:
+    """Return mlx-lm's model with the weights of a `portable` model."""
+    from mlx_lm.models.nanochat import Model, ModelArgs
+
+    config = model.config
+    theirs = Model(
+        ModelArgs(
+            hidden_size=config.n_embd,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            num_key_value_heads=config.n_kv_head,
+            vocab_size=config.padded_vocab_size,
+            max_position_embeddings=config.sequence_len,
+            intermediate_size=4 * config.n_embd,
+        )
+    )
+    theirs.load_weights(list(model.named_parameters().items()))
+    return theirs
+
+
+def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int) -> float:
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+    from mlx_lm.models.cache import make_prompt_cache
+
+    prompts = mx.array(np.random.default_rng(0).integers(10, 290, (rows, context)))
+
+    def batched() -> Iterator[None]:
+        cache = make_prompt_cache(theirs)
+        token = mx.argmax(theirs(prompts, cache=cache)[:, -1], axis=-1)
+        while True:
+            following = mx.argmax(theirs(token[:, None], cache=cache)[:, -1], axis=-1)
+            mx.async_eval(following)  # type: ignore[no-untyped-call]
+            token.tolist()
+            token = following
+            yield
+
+    steps = generate_step(prompts[0], theirs, max_tokens=tokens + 16) if rows == 1 else batched()
+    for _ in range(8):
+        next(steps)
+    start = time.perf_counter()
+    for _ in range(tokens):
+        next(steps)
+    return rows * tokens / (time.perf_counter() - start)
+
+
+def memory_over(engine: Engine, tokens: int) -> list[float]:
+    """Return the GiB that MLX holds after each eighth of `tokens` tokens, decoded as answers that fill the context."""
+    import mlx.core as mx
+
+    held: list[float] = []
+    for _ in range(8):
+        left = tokens // 8
+        while left > 0:
+            length = min(left, engine.model.config.sequence_len - 64)
+            batch = start_batch(engine, 1, 32, length)
+            for _ in range(length - 8):
+                batch.step()
+            left -= length
+        held.append((mx.get_active_memory() + mx.get_cache_memory()) / 2**30)
+    return held
+
+
+def measure(rates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return the rates of each system, measured in alternating rounds after one to warm up."""
+    measured: dict[str, list[float]] = {name: [] for name in rates}
+    for number in range(rounds + 1):
+        for name, rate in rates.items():
+            value = rate()
+            if number:
+                measured[name].append(value)
+    return measured
 
 
 def main() -> None:
-    parser = option_parser(__doc__, rows=1, rounds=5, sequence_len=2112, n_layer=4, n_embd=128)
-    parser.add_argument("--window-pattern", default="SSSL")
-    parser.add_argument("--architecture", choices=("seed", "current"), default="seed")
+    parser = option_parser(__doc__, rounds=5, tokens=64, memory_tokens=0)
+    parser.add_argument("--shape", choices=SHAPES, default="quickstart")
+    parser.add_argument("--architecture", choices=tuple(VARIANTS), default="seed")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1900])
     options = parser.parse_args()
     chosen = runtime.prepare(device=options.device)
     import mlx.core as mx
 
-    from nanochat.inference.kv_cache import prefill
-    from nanochat.model.config import GPTConfig
+    from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
-    from nanochat.model.dispatch import FastGPT
+    from nanochat.tokenizer import bpe
 
     select_device(chosen.backend)
     print(describe_machine(chosen))
-    names = ("architecture", "sequence_len", "n_layer", "n_embd", "window_pattern")
-    heads, shape = options.n_embd // 64, {name: getattr(options, name) for name in names}
-    config = GPTConfig(vocab_size=2048, n_head=heads, n_kv_head=heads, **shape)
-    model = FastGPT(config)
-    model.initialise(mx.random.key(0))
-    if chosen.dtype == "bfloat16":
-        model.set_compute_dtype(mx.bfloat16)
-    mx.eval(model.named_parameters())
-    clock = time.process_time if chosen.backend == "cpu" else time.perf_counter
-    tokens = np.random.default_rng(0).integers(10, 2048, size=max(CONTEXTS)).tolist()
-    print(f"{config.n_layer} layers, width {config.n_embd}, windows {config.windows}, {options.rows} rows")
-
-    def rate(context: int) -> tuple[float, int]:
-        hidden, cache = prefill(model, [tokens[:context]], room=STEPS)
-        cache = cache.take([0] * options.rows)
-        token = mx.repeat(mx.argmax(model.logits(hidden), axis=-1), options.rows)
-        mx.eval(token)
-        start = clock()
-        for _ in range(STEPS):
-            token = mx.argmax(model.logits(model.hidden(token[:, None], cache)[:, -1]), axis=-1)
-            mx.eval(token)
-        seconds = clock() - start
-        arrays = [array for layer in cache.layers for array in (layer.keys, layer.values) if array is not None]
-        return options.rows * STEPS / seconds, sum(array.nbytes for array in arrays)
-
-    rates: dict[int, list[float]] = {context: [] for context in CONTEXTS}
-    sizes = {}
-    for number in range(options.rounds + 1):
-        for context in CONTEXTS:
-            value, sizes[context] = rate(context)
-            if number:  # the first round warms up
-                rates[context].append(value)
-    shortest = statistics.median(rates[CONTEXTS[0]])
-    position_bytes = 2 * config.n_layer * config.n_kv_head * config.head_dim * (2 if chosen.dtype == "bfloat16" else 4)
-    for context in CONTEXTS:
-        ratio = statistics.median(rates[context]) / shortest
-        share = sizes[context] / (position_bytes * options.rows * (context + STEPS))
-        print(
-            f"context {context:>5}: {median_and_range(rates[context], 0)} tokens/s, {ratio:.2f} of the shortest; "
-            f"cache {sizes[context] / 2**20:.1f} MiB, {share:.2f} of all positions"
-        )
+    dtype = mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32
+    tokenizer = bpe.train(["abc abd 0123456789"], vocab_size=300, max_chars=1000, max_document_chars=1000)
+    engine = Engine(make_model(options.shape, options.architecture, dtype), tokenizer)
+    systems = {"ours": engine}
+    theirs = None
+    if importlib.util.find_spec("mlx_lm") is not None:
+        portable = make_model(options.shape, "portable", dtype)
+        systems["ours, portable"], theirs = Engine(portable, tokenizer), mlx_lm_model(portable)
+    for rows in options.rows:
+        for context in options.contexts:
+            case = (rows, context, options.tokens)
+            rates: dict[str, Callable[[], float]] = {
+                name: partial(our_rate, system, *case) for name, system in systems.items()
+            }
+            if theirs is not None:
+                rates["mlx-lm"] = partial(mlx_lm_rate, theirs, *case)
+            measured = measure(rates, options.rounds)
+            reference = statistics.median(measured[list(measured)[-1]])
+            for name, values in measured.items():
+                ratio = statistics.median(values) / reference
+                label = f"rows {rows:>2}, context {context:>5}, {name:<14}"
+                print(f"{label} {median_and_range(values, 0)} tokens/s, {ratio:.2f} of the last")
+    if options.memory_tokens:
+        held = ", ".join(f"{gib:.3f}" for gib in memory_over(engine, options.memory_tokens))
+        print(f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: {held}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
 from nanochat.evals.task_result import Cuts, ExampleRecord, count_cuts
 from nanochat.inference.engine import Engine
+from nanochat.inference.sampling import Sampling
 from nanochat.tasks.base import Example, single_turn
 from nanochat.tokenizer.chat_format import render_for_completion
 
@@ -130,34 +131,6 @@ def test_categorical_refuses_letters_that_are_not_single_tokens(random_model, to
         evaluate_categorical(random_model, tokenizer, Odd("categorical", 2))
 
 
-@pytest.mark.parametrize(("shift", "accuracy"), [(0, 1.0), (1, 0.0)])
-def test_generative_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, tokenizer, shift, accuracy):
-    """The oracle writes one letter and then BOS, which ends the answer."""
-    task = Quiz("generative", 12, padding=3, name="gsm8k")
-    answers = answers_for(task, tokenizer, shift)
-    ended = {(*prompt, token): tokenizer.bos_id for prompt, token in answers.items()}
-
-    class Writer(oracle):
-        """An oracle that remembers the tokens of each row, as a cache would."""
-
-        def hidden(self, idx: mx.array, cache=None) -> mx.array:
-            if idx.shape[1] > 1:
-                rows = idx.tolist()
-                starts = [0] * len(rows) if cache.starts is None else cache.starts.tolist()
-                self.rows = [tuple(row[start:]) for row, start in zip(rows, starts, strict=True)]
-            else:
-                self.rows = [(*row, token) for row, (token,) in zip(self.rows, idx.tolist(), strict=True)]
-            cache.advance(idx.shape[1])
-            following = [self.answers.get(row, 0) for row in self.rows]
-            return mx.broadcast_to(mx.array(following, dtype=mx.float32)[:, None, None], (*idx.shape, 1))
-
-    engine = Engine(Writer(answers | ended, tokenizer.vocab_size), tokenizer)
-    result = evaluate_generative(engine, tokenizer, task, max_tokens=5)
-    assert result.score.accuracy == accuracy
-    assert result.score.centred == accuracy
-    assert [record.output for record in result.records] == [task.letters[(i * 7 + shift) % 4] for i in range(12)]
-
-
 class Recited:
     """An engine that returns prepared texts."""
 
@@ -175,11 +148,27 @@ def test_generative_estimates_pass_at_k_from_several_samples(tokenizer):
     """The right answers are A, D, C. Of the samples A, A, x, y, two are right for problem 0 and none for the others."""
     engine = Recited(tokenizer, "A", " A\n", "x", "y")
     result = evaluate_generative(
-        engine, tokenizer, Quiz("generative", 3), num_samples=4, temperature=0.7, top_k=9, seed=5
+        engine, tokenizer, Quiz("generative", 3), num_samples=4, sampling=Sampling(0.7, 9), seed=5
     )
     assert result.score.accuracy == pytest.approx((2 / 4 + 0 + 0) / 3)
     assert result.score.n == 3
     # pass@2 of 2 in 4: 1 - C(2,2)/C(4,2) = 5/6.
     assert dict(result.pass_at) == pytest.approx({1: 0.5 / 3, 2: 5 / 6 / 3, 4: 1 / 3})
     assert [(record.index, record.sample) for record in result.records[:5]] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
-    assert (engine.settings["temperature"], engine.settings["top_k"], engine.settings["seed"]) == (0.7, 9, 5)
+    assert (engine.settings["sampling"], engine.settings["seed"]) == (Sampling(0.7, 9), 5)
+
+
+@pytest.mark.parametrize(("shift", "accuracy"), [(0, 1.0), (1, 0.0)])
+def test_generative_scores_1_for_an_oracle_and_0_for_its_opposite(tokenizer, shift, accuracy):
+    """The oracle answers every prompt with one letter."""
+    task = Quiz("generative", 12, padding=3, name="gsm8k")
+    answers = answers_for(task, tokenizer, shift)
+
+    class Oracle(Recited):
+        def complete(self, prompts, **settings):
+            return [[answers[tuple(prompt)]] for prompt in prompts]
+
+    result = evaluate_generative(Oracle(tokenizer), tokenizer, task, max_tokens=5)
+    assert result.score.accuracy == accuracy
+    assert result.score.centred == accuracy
+    assert [record.output for record in result.records] == [task.letters[(i * 7 + shift) % 4] for i in range(12)]

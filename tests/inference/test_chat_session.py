@@ -10,6 +10,7 @@ import pytest
 
 from nanochat.inference.chat_session import ChatSession, ChatSettings, parse_answer
 from nanochat.inference.engine import Engine
+from nanochat.inference.sampling import Sampling
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 
 
@@ -103,7 +104,7 @@ def test_reset_forgets_the_turns_but_keeps_system_prompt_and_settings(fake):
     session.reset()
     list(session.reply("2"))
     assert engine.prompts[1] == "<|bos|><|user_start|>S\n\n2<|user_end|><|assistant_start|>"
-    assert (engine.requests[1]["temperature"], engine.requests[1]["max_tokens"]) == (0.0, 7)
+    assert (engine.requests[1]["sampling"], engine.requests[1]["max_tokens"]) == (Sampling(0.0, 50), 7)
 
 
 def test_session_draws_each_turn_with_a_different_seed(fake):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.inference.kv_cache import KVCache, pad_left
+from nanochat.inference.batch_sizes import buffer_size, decoding_rows
+from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts, grow, take_rows
 from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
 
 TOLERANCE = 1e-4  # float32, logits of size up to 15
 ARCHITECTURES = ["seed", "current", "portable"]
@@ -18,8 +18,13 @@ SEQUENCE_LEN = {"seed": 24, "current": 384, "portable": 24}  # short windows of 
 @pytest.fixture(scope="module")
 def make_model(make_random_model):
     def make(architecture, **shape):
-        shape = {"n_layer": 3, "vocab_size": 90, "window_pattern": "SSL"} | shape
-        return make_random_model(architecture, sequence_len=SEQUENCE_LEN[architecture], **shape)
+        shape = {
+            "n_layer": 3,
+            "vocab_size": 90,
+            "window_pattern": "SSL",
+            "sequence_len": SEQUENCE_LEN[architecture],
+        } | shape
+        return make_random_model(architecture, **shape)
 
     return make
 
@@ -43,102 +48,93 @@ def feed(model, idx, cache, sizes):
     return mx.concatenate(pieces, axis=1)
 
 
+def decode(model, buffers, positions, newest, idx):
+    """Return the logits of idx, decoded one position at a time, and the buffers afterwards."""
+    cache = DecodingCache(buffers, mx.array(positions), mx.array(newest))
+    return feed(model, idx, cache, [1] * idx.shape[1]), cache.buffers
+
+
 def assert_equal(found, expected):
     assert found.shape == expected.shape
     assert np.abs(np.array(found) - np.array(expected)).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_cached_prefill_equals_uncached(model, rows):
+def test_cached_prompts_equal_uncached(model, rows):
     """The prompt is processed at once, within the context and beyond it."""
     for length in (model.config.sequence_len, model.config.sequence_len + 40):
         idx = tokens(rows, length)
-        assert_equal(model(idx, KVCache(model.config, capacity=length)), model(idx))
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("n_kv_head", [1, 4])
-def test_cached_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_kv_head):
-    """The model has one key head, or as many as query heads."""
-    model = make_model(architecture, n_kv_head=n_kv_head)
-    length = 24 if architecture == "seed" else 150
-    idx = tokens(2, length)
-    assert_equal(feed(model, idx, KVCache(model.config, capacity=length), [1] * length), model(idx))
+        assert_equal(model(idx, PromptCache(model.config)), model(idx))
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_cached_chunks_of_any_size_equal_uncached(model, data):
-    """Chunks are shorter and longer than the window and its slack."""
+    """Chunks are shorter and longer than the window."""
     length = 3 * model.config.sequence_len // 2
     sizes = []
     while sum(sizes) < length:
         sizes.append(min(data.draw(st.sampled_from([1, 5, 13, 40, 130, 300])), length - sum(sizes)))
     idx = tokens(2, length, seed=len(sizes))
-    assert_equal(feed(model, idx, KVCache(model.config, capacity=length), sizes), model(idx))
+    assert_equal(feed(model, idx, PromptCache(model.config), sizes), model(idx))
 
 
-def test_cache_moves_the_window_to_the_front_of_a_full_buffer(make_model):
-    """Small chunks fill the buffer of a windowed layer several times."""
-    model = make_model("seed")
-    idx = tokens(1, 900)
-    sizes = [7] * 128 + [4]
-    cache = KVCache(model.config, capacity=900)
-    assert_equal(feed(model, idx, cache, sizes), model(idx))
-    assert cache.layers[0].keys.shape[2] == 12 + 256
-    assert cache.offset == 900
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("n_kv_head", [1, 4])
+def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_kv_head):
+    """Rows begin empty and fill the rings of windowed layers. There is one key head, or as many as query heads."""
+    model = make_model(architecture, n_kv_head=n_kv_head)
+    length = 150 if architecture == "current" else 24
+    idx = tokens(2, length)
+    buffers = empty_buffers(model.config, 2, length, mx.float32)
+    found, _ = decode(model, buffers, [0, 0], [-1, -1], idx)
+    assert_equal(found, model(idx))
 
 
-def test_cache_of_one_prompt_is_expanded_to_several_rows(model):
-    """The rows continue with different tokens. Rows that leave change neither the others nor the first cache."""
-    length = 20
-    prompt, own = tokens(1, length), tokens(4, 8, seed=3)
-    cache = KVCache(model.config, capacity=length + 8)
-    model(prompt, cache)
-    whole, cache = cache, cache.take([0] * 4)
-    uncached = model(mx.concatenate([mx.repeat(prompt, 4, axis=0), own], axis=1))[:, length:]
-    assert_equal(model(own[:, :3], cache), uncached[:, :3])
-    cache = cache.take([3, 1])
-    rows = mx.array([3, 1])
-    assert_equal(model(own[rows, 3:], cache), uncached[rows, 3:])
-    assert_equal(model(own, whole.take([0] * 4)), uncached)
+def test_rows_of_different_lengths_decode_as_if_alone(model):
+    """Prompts shorter and longer than the short window are padded on the right; one row is empty."""
+    lengths = [17, 5, 0, 13]
+    prompts, own = tokens(4, 17, seed=1), tokens(4, 7, seed=99)
+    cache = PromptCache(model.config)
+    model(prompts, cache)
+    buffers = empty_buffers(model.config, 6, 24, mx.float32)
+    rows = mx.array([4, 0, 3, 1])
+    buffers = take_rows(from_prompts(cache, buffers, rows, mx.array(lengths)), rows)
+    newest = [prompts[row, n - 1].item() if n else -1 for row, n in enumerate(lengths)]
+    found, _ = decode(model, buffers, lengths, newest, own)
+    for row, n in enumerate(lengths):
+        alone = model(mx.concatenate([prompts[row : row + 1, :n], own[row : row + 1]], axis=1))
+        assert_equal(found[row], alone[0, n:])
 
 
-def test_cache_pads_prompts_of_different_lengths(model):
-    """The logits of each row are those of its prompt alone, also after rows have left the batch."""
-    lengths = [17, 5, 1, 11]
-    prompts = [tokens(1, n, seed=n)[0].tolist() for n in lengths]
-    own = tokens(4, 9, seed=99)
-    cache = KVCache(model.config, capacity=26, lengths=lengths)
-    prefill = model(pad_left(prompts, pad_id=0), cache)
-    decoded = [model(own[:, i : i + 1], cache) for i in range(6)]
-    cache = cache.take([2, 0])
-    rest = model(own[mx.array([2, 0]), 6:], cache)
-    for row, prompt in enumerate(prompts):
-        alone = model(mx.array([prompt + own[row].tolist()]))[0]
-        n = len(prompt)
-        assert_equal(prefill[row, 17 - n :], alone[:n])
-        assert_equal(mx.concatenate(decoded, axis=1)[row], alone[n : n + 6])
-    for position, row in enumerate([2, 0]):
-        alone = model(mx.array([prompts[row] + own[row].tolist()]))[0]
-        assert_equal(rest[position], alone[-3:])
+def test_buffers_grow_while_rows_decode(make_model):
+    """Buffers that already are rings stay as they are, and all keep what they hold."""
+    model = make_model("seed", sequence_len=600)  # windows of 300 and 600
+    idx = tokens(1, 530)
+    cache = PromptCache(model.config)
+    model(idx[:, :250], cache)
+    buffers = empty_buffers(model.config, 1, 250, mx.float32)
+    assert [layer.keys.shape[2] for layer in buffers] == [256, 256, 256]
+    buffers = from_prompts(cache, buffers, mx.array([0]), mx.array([250]))
+    found, start = [], 250
+    for end, sizes in ((256, [256, 256, 256]), (512, [301, 301, 512]), (530, [301, 301, 601])):
+        buffers = grow(model.config, buffers, end)
+        assert [layer.keys.shape[2] for layer in buffers] == sizes
+        logits, buffers = decode(model, buffers, [start], [idx[0, start - 1].item()], idx[:, start:end])
+        found.append(logits)
+        start = end
+    assert_equal(mx.concatenate(found, axis=1), model(idx)[:, 250:])
 
 
-def test_cache_buffers_have_a_fixed_size():
-    """Windowed layers have room for their window and a slack, the others for the capacity."""
+@given(st.integers(1, 300))
+def test_batches_have_few_sizes_and_at_most_half_as_many_empty_rows(count):
+    size = decoding_rows(count)
+    assert count <= size <= 1.5 * count
+    assert size & (size - 1) == 0 or size % 3 == 0
+    assert decoding_rows(size) == size
+
+
+def test_windowed_layers_keep_their_window_and_the_position_itself():
     config = GPTConfig(sequence_len=2048, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, vocab_size=90)
-    model = FastGPT(config)
-    cache = KVCache(config, capacity=2000)
-    model(tokens(1, 40), cache)
-    for _ in range(2):
-        assert [layer.keys.shape for layer in cache.layers] == [(1, 1, 1024 + 256, 32)] * 3 + [(1, 1, 2000, 32)]
-        assert [layer.values.shape for layer in cache.layers] == [layer.keys.shape for layer in cache.layers]
-        model(tokens(1, 1), cache)
-
-
-def test_cache_refuses_more_positions_than_its_capacity(make_model):
-    """A layer with a window larger than the capacity must not drop keys silently."""
-    model = make_model("current")
-    cache = KVCache(model.config, capacity=8)
-    with pytest.raises(AssertionError, match="room for 8 positions only"):
-        model(tokens(1, 9), cache)
+    sizes = [buffer_size(window, 2000) for window in config.windows]
+    assert sizes == [1025, 1025, 1025, 2048]

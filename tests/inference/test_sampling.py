@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.errors import RecipeError
-from nanochat.inference.sampling import row_keys, sample, step_keys
+from nanochat.inference.sampling import Sampling, row_key, sample, sampling_arrays, step_keys
 
 # softmax of these logits is 0.1, 0.2, 0.3, 0.4 in the order 3, 0, 4, 1; token 2 has none.
 PROBABILITIES = {3: 0.1, 0: 0.2, 4: 0.3, 1: 0.4}
@@ -19,10 +19,20 @@ DRAWS = 20_000
 CHI_SQUARE_999 = {1: 10.83, 2: 13.82, 3: 16.27}
 
 
-def draw_counts(*, temperature: float, top_k: int | None, seed: int = 0) -> np.ndarray:
+def row_keys(seed: int, rows: range) -> mx.array:
+    return mx.array([row_key(seed, row) for row in rows], dtype=mx.uint32)
+
+
+def draw(logits: mx.array, keys: mx.array, *rows: Sampling) -> list[int]:
+    """Return a token for each row; one setting may count for all."""
+    settings = rows * len(logits) if len(rows) == 1 else rows
+    draws, filters = any(row.draws for row in rows), any(row.filters for row in rows)
+    return sample(logits, keys, sampling_arrays(settings), draws=draws, filters=filters).tolist()
+
+
+def draw_counts(sampling: Sampling, seed: int = 0) -> np.ndarray:
     keys = mx.random.split(mx.random.key(seed), DRAWS)
-    tokens = sample(mx.array([LOGITS] * DRAWS), keys, temperature=temperature, top_k=top_k)
-    return np.bincount(np.array(tokens), minlength=5)
+    return np.bincount(draw(mx.array([LOGITS] * DRAWS), keys, sampling), minlength=5)
 
 
 def chi_square(counts: np.ndarray, expected: dict[int, float]) -> float:
@@ -30,7 +40,7 @@ def chi_square(counts: np.ndarray, expected: dict[int, float]) -> float:
 
 
 def test_sample_draws_tokens_by_their_probability():
-    counts = draw_counts(temperature=1.0, top_k=None)
+    counts = draw_counts(Sampling())
     assert counts[2] == 0
     assert chi_square(counts, PROBABILITIES) < CHI_SQUARE_999[3]
 
@@ -41,50 +51,68 @@ def test_sample_draws_tokens_by_their_probability():
 )
 def test_top_k_keeps_the_k_most_likely_tokens_in_proportion(top_k, expected):
     """A threshold at the largest value instead of the k-th would make the draw greedy."""
-    counts = draw_counts(temperature=1.0, top_k=top_k)
+    counts = draw_counts(Sampling(top_k=top_k))
     assert counts.sum() == sum(counts[token] for token in expected)
     assert chi_square(counts, expected) < CHI_SQUARE_999[len(expected) - 1]
 
 
 def test_temperature_raises_the_probabilities_to_its_inverse():
     squares = {token: share**2 / 0.30 for token, share in PROBABILITIES.items()}
-    assert chi_square(draw_counts(temperature=0.5, top_k=None), squares) < CHI_SQUARE_999[3]
+    assert chi_square(draw_counts(Sampling(0.5)), squares) < CHI_SQUARE_999[3]
     top = {4: 9 / 25, 1: 16 / 25}
-    assert chi_square(draw_counts(temperature=0.5, top_k=2), top) < CHI_SQUARE_999[1]
+    assert chi_square(draw_counts(Sampling(0.5, 2)), top) < CHI_SQUARE_999[1]
 
 
 def test_temperature_0_takes_the_first_of_the_largest_logits():
     logits = mx.array([[0.0, 3.0, 3.0], [5.0, 1.0, 2.0]])
     for temperature, top_k in ((0.0, 50), (1.0, 1)):
-        assert sample(logits, row_keys(0, range(2)), temperature=temperature, top_k=top_k).tolist() == [1, 0]
+        assert draw(logits, row_keys(0, range(2)), Sampling(temperature, top_k)) == [1, 0]
 
 
 def test_top_k_keeps_exactly_k_tokens_if_logits_tie():
-    assert len(set(sample(mx.zeros((4000, 6)), row_keys(3, range(4000)), top_k=2).tolist())) == 2
+    assert len(set(draw(mx.zeros((4000, 6)), row_keys(3, range(4000)), Sampling(top_k=2)))) == 2
 
 
-@pytest.mark.parametrize("top_k", [None, 3])
-def test_row_draws_the_same_alone_and_in_a_batch(top_k):
-    logits = mx.array(np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32))
-    keys = row_keys(5, range(7))
-    together = sample(logits, keys, temperature=1.0, top_k=top_k).tolist()
-    alone = [sample(logits[i : i + 1], keys[i : i + 1], temperature=1.0, top_k=top_k).item() for i in range(7)]
-    assert together == alone
+@pytest.mark.parametrize(
+    ("top_p", "expected"),
+    [(0.39, {1: 1.0}), (0.41, {4: 3 / 7, 1: 4 / 7}), (0.8, {0: 2 / 9, 4: 3 / 9, 1: 4 / 9}), (1e-9, {1: 1.0})],
+)
+def test_top_p_keeps_the_most_likely_tokens_that_reach_the_probability(top_p, expected):
+    """The token that reaches it is kept too, so there is always one."""
+    counts = draw_counts(Sampling(top_p=top_p))
+    assert counts.sum() == sum(counts[token] for token in expected)
+    if len(expected) > 1:
+        assert chi_square(counts, expected) < CHI_SQUARE_999[len(expected) - 1]
+
+
+def test_top_p_counts_the_probabilities_that_remain_after_top_k():
+    """Of the two most likely tokens the first has 4/7 = 0.57, which reaches 0.5 alone."""
+    assert set(np.flatnonzero(draw_counts(Sampling(top_k=2, top_p=0.5)))) == {1}
+    assert set(np.flatnonzero(draw_counts(Sampling(top_k=2, top_p=0.6)))) == {1, 4}
+
+
+def test_row_draws_the_same_alone_and_in_a_batch():
+    """Rows have different settings, and some are greedy."""
+    logits = mx.array(np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32))
+    keys = row_keys(5, range(5))
+    rows = [Sampling(), Sampling(top_k=3), Sampling(0.7, top_p=0.8), Sampling(0.0), Sampling(2.0, 5, 0.9)]
+    alone = [draw(logits[i : i + 1], keys[i : i + 1], row)[0] for i, row in enumerate(rows)]
+    assert draw(logits, keys, *rows) == alone
 
 
 def test_rows_and_steps_of_one_seed_draw_independently():
     """Pairs of draws from a fair coin are uniform over the four outcomes."""
     keys = row_keys(7, range(500))
-    flips = np.array(
-        [sample(mx.zeros((500, 2)), step_keys(keys, [t] * 500), temperature=1.0).tolist() for t in range(20)]
-    )
+    flips = np.array([draw(mx.zeros((500, 2)), step_keys(keys, mx.full((500,), t)), Sampling()) for t in range(20)])
     quarter = flips[:-1].size / 4
     for pairs in (2 * flips[:-1] + flips[1:], 2 * flips[:, :-1] + flips[:, 1:]):
         counts = np.bincount(pairs.ravel(), minlength=4)
         assert (np.abs(counts - quarter) < 5 * math.sqrt(quarter)).all()
 
 
-@pytest.mark.parametrize(("temperature", "top_k"), [(-0.1, None), (math.inf, None), (math.nan, 5), (1.0, 0)])
-def test_sample_refuses_invalid_settings(temperature, top_k):
+@pytest.mark.parametrize(
+    "settings", [(-0.1,), (math.inf,), (math.nan, 5), (1.0, 0), (1.0, None, 0.0), (1.0, None, 1.01), (1.0, 5, math.nan)]
+)
+def test_sampling_refuses_invalid_settings(settings):
     with pytest.raises(RecipeError):
-        sample(mx.zeros((1, 3)), row_keys(0, [0]), temperature=temperature, top_k=top_k)
+        Sampling(*settings)

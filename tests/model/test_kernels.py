@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.inference.kv_cache import KVCache
+from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts
 from nanochat.model import gpt
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu, windows
@@ -220,9 +220,13 @@ def test_decoding_through_the_kernels(make_random_model, architecture):
     idx = mx.random.randint(0, 1000, (3, 64), key=mx.random.key(1))
     *_, expected = model.residual_stream(idx)
     for _ in range(2):
-        cache = KVCache(model.config, capacity=64)
-        cuts = [0, 5, 6, 7, 30, 31, 64]
-        parts = [model.hidden(idx[:, first:end], cache) for first, end in itertools.pairwise(cuts)]
+        prompts = PromptCache(model.config)
+        cuts = [0, 5, 6, 7, 30]
+        parts = [model.hidden(idx[:, first:end], prompts) for first, end in itertools.pairwise(cuts)]
+        buffers = empty_buffers(model.config, 3, 64, mx.float32)
+        buffers = from_prompts(prompts, buffers, mx.arange(3), mx.array([30, 30, 30]))
+        cache = DecodingCache(buffers, mx.array([30, 30, 30]), idx[:, 29])
+        parts += [model.hidden(idx[:, i : i + 1], cache) for i in range(30, 64)]
         assert distance(mx.concatenate(parts, axis=1), expected) <= 1e-5
         model.cast_matrices(mx.float32)
         assert model.fused_qkv

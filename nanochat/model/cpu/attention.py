@@ -35,16 +35,6 @@ def cpu_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window
     return _windowed(window)(queries, keys, values)[0]
 
 
-def cpu_masked_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
-    """Return (B, H, T, D) like `cpu_attention`, where a query sees the keys at which `mask`, (B, 1, T, S), is true."""
-    queries, keys, values = (
-        x.swapaxes(0, 1) for x in (queries, keys, values)
-    )  # broadcasting a mask over the first axis is cheap
-    weights = fast_math.exp(queries @ keys.swapaxes(-1, -2), queries.shape[-1] ** -0.5) * mask[:, 0].astype(mx.float32)
-    mixed = (weights @ values) * mx.reciprocal(weights.sum(axis=-1, keepdims=True))
-    return mixed.swapaxes(0, 1)
-
-
 @cache
 def _windowed(window: int) -> Callable[..., tuple[mx.array, mx.array]]:
     """Return the function of (queries, keys, values) for one window: custom functions take only arrays."""

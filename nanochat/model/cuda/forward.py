@@ -17,7 +17,7 @@ from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.cuda.qkv import GATE_PADDING, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
-from nanochat.model.gpt import GPT, Attend, Cache, CausalSelfAttention, Embedding, Linear, first_visible, norm, scaled
+from nanochat.model.gpt import GPT, Attend, Cache, CausalSelfAttention, Embedding, Linear, norm, scaled
 
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 _MAX_WIDTH = 2048
@@ -38,7 +38,7 @@ def hidden(
     """
     config, variant, dtype = model.config, model.config.variant, model.compute_dtype
     batch, time = idx.shape
-    offset = 0 if cache is None else cache.offset
+    offsets = None if cache is None else mx.broadcast_to(mx.array(cache.offset, mx.int32), (batch,))
     tokens = index_tokens(idx) if cache is None else index_without_gradient(idx)
     x0 = norm(embed(_cast(model.transformer.wte, dtype), tokens), variant.norm_eps)
     if variant.has_smear:
@@ -54,12 +54,12 @@ def hidden(
         value_embedding = model.value_embeds[layer]
         table = _cast(value_embedding, dtype) if isinstance(value_embedding, Embedding) else None
         projected = linear(normed, fused_qkv[layer] if fused_qkv else fuse_qkv(block.attn, dtype))
-        split = split_qkv(config, projected, table, tokens, positions=time, offset=offset)
+        split = split_qkv(config, projected, table, tokens, positions=time, offsets=offsets)
         queries, keys, values = (_by_head(part, batch, config.head_dim) for part in split)
-        if cache is not None:
-            keys, values = cache.layers[layer].update(keys, values)
-        starts = first_visible(cache, keys, time)
-        attended = attend(queries, keys, values, window=config.windows[layer], starts=starts)
+        if cache is None:
+            attended = attend(queries, keys, values, window=config.windows[layer])
+        else:
+            attended = cache.layers[layer].attend(queries, keys, values)
         flat = attended.swapaxes(1, 2).reshape(batch * time, -1)
         x, normed = add_norm(mixed, linear(flat, _cast(block.attn.c_proj, dtype)), variant.norm_eps)
         y = linear(squared_relu(linear(normed, _cast(block.mlp.c_fc, dtype))), _cast(block.mlp.c_proj, dtype))
@@ -69,7 +69,7 @@ def hidden(
     if after_middle is not None:
         y = y - scaled(after_middle, model.backout_lambda)
     if cache is not None:
-        cache.advance(time)
+        cache.advance(idx)
     return add_norm(x, y, variant.norm_eps)[1].reshape(batch, time, -1)
 
 

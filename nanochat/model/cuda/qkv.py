@@ -28,9 +28,9 @@ _GROUP = """
 
 _SPLIT = Kernel(
     "split_qkv",
-    ("projected", "cosines", "sines", "table", "idx"),
+    ("projected", "cosines", "sines", "table", "idx", "offsets"),
     ("queries", "keys", "values", "inverse", "gates"),
-    ("rows", "positions", "offset"),
+    ("rows", "positions"),
     (
         "  constexpr int HEADS = GATED ? H + 2 * G : H + G;\n"
         + _GROUP
@@ -51,7 +51,8 @@ _SPLIT = Kernel(
   for (int i = 0; i < PER; ++i) squares[i] = nanochat::sum_over_lanes<LANES>(squares[i]);
   if (row >= rows) return;
   float c[8], s[8];
-  const size_t angle = (size_t)(offset + row % positions) * HALF + low;
+  const int before = CONTINUES ? offsets[row / positions] : 0;
+  const size_t angle = (size_t)(before + row % positions) * HALF + low;
   nanochat::load(cosines + angle, c);
   nanochat::load(sines + angle, s);
 #pragma unroll
@@ -166,11 +167,11 @@ def split_qkv(
     tokens: TokenIndex | None = None,
     *,
     positions: int,
-    offset: int = 0,
+    offsets: mx.array | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries (N, H * D), keys and values (N, G * D), ready for attention, in the projection's dtype.
 
-    Differentiable if the offset is 0.
+    Differentiable without offsets.
 
     Args:
         config: head counts and architecture constants.
@@ -178,11 +179,11 @@ def split_qkv(
         table: (V, G * D) value embeddings, in the projection's dtype.
         tokens: needed if there is a table.
         positions: T.
-        offset: position of each row's first token.
+        offsets: (B,) int32, the position of each row's first token, below the context length; None if all are 0.
     """
-    if offset:
+    if offsets is not None:
         idx = None if tokens is None else tokens.idx
-        queries, keys, values, _, _ = _launch(config, positions, projected, table, idx, offset)
+        queries, keys, values, _, _ = _launch(config, positions, projected, table, idx, offsets)
         return queries, keys, values if table is not None else projected[:, -config.n_kv_head * config.head_dim :]
     if table is None or tokens is None:
         queries, keys, values, _ = _plain_split(config, positions)(projected)
@@ -232,11 +233,12 @@ def _launch(
     projected: mx.array,
     table: mx.array | None,
     idx: mx.array | None,
-    offset: int = 0,
+    offsets: mx.array | None = None,
 ) -> list[mx.array]:
     rows, gated = projected.shape[0], table is not None
     h, g, d = config.n_head, config.n_kv_head, config.head_dim
-    cosines, sines = angles(offset + positions, d, config.variant.rope_base)
+    table_rows = positions if offsets is None else max(positions, config.sequence_len)
+    cosines, sines = angles(table_rows, d, config.variant.rope_base)
     groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
     return _SPLIT(
         projected,
@@ -244,11 +246,13 @@ def _launch(
         sines,
         projected if table is None else table,
         cosines if idx is None else idx,
+        cosines if offsets is None else offsets,
         blocks=-(-groups * (d // 16) // THREADS),
         shapes=[(rows, h * d), (rows, g * d), (rows, g * d) if gated else (1,), (rows, h + g), (rows, g)],
         dtypes=[projected.dtype] * 3 + [mx.float32] * 2,
-        sizes=[rows, positions, offset],
-        constants=_constants(config, projected.shape[1], gated) | {"PER": _PER_GROUP["forward"]},
+        sizes=[rows, positions],
+        constants=_constants(config, projected.shape[1], gated)
+        | {"PER": _PER_GROUP["forward"], "CONTINUES": offsets is not None},
     )
 
 

@@ -53,9 +53,12 @@ class Group:
         length, size = self.queries.shape[1], self.keys.shape[1]
         window = min(window, size)  # wider windows give the same mask
         if window not in self._biases:
-            visible = visible_keys(length, size, window=window, starts=self.starts)
-            by_row = visible if self.starts is None else visible[:, 0]
-            self._biases[window] = mx.where(by_row, mx.array(0.0), mx.array(-mx.inf))
+            visible = visible_keys(length, size, window=window)
+            if self.starts is not None:
+                key, query = mx.arange(size), mx.arange(size - length, size)[:, None]
+                # A padding position sees only itself, so that no softmax is empty.
+                visible = (visible & (key >= self.starts[:, None, None])) | (key == query)
+            self._biases[window] = mx.where(visible, mx.array(0.0), mx.array(-mx.inf))
         return self._biases[window]
 
 

@@ -50,6 +50,8 @@ _RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}
 works on several blocks at a time."""
 _KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (22, 5), "bfloat16": (13, 5)}
 """Widths that a block keeps, and those proportional to the share of key/value heads (`_block_bytes_per_token`)."""
+_CPU_SCORED_QUERIES = 64
+"""Queries whose scores exist at a time on a CPU (`model.cpu.attention`)."""
 _CACHE_COPIES: dict[Dtype, int] = {"float32": 1, "bfloat16": 3}
 """Copies of the cache while it grows: on a GPU the previous step still reads its own."""
 _SAMPLE_PROMPT_TOKENS = 64
@@ -162,18 +164,22 @@ def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtyp
 def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -> int:
     """Return the peak of generating `rows` rows at once, up to `tokens` tokens each, prompts included.
 
-    The peak is reached while the last chunk of the longest prompts is read: in attention, whose scores exist twice (on
-    a GPU also those of the previous layer), or in the MLP.
+    Prompts are read a few at a time. The peak is reached while the last chunk of the longest prompts is read: in
+    attention, whose scores exist twice (on a GPU also those of the previous layer), or in the MLP. If all prompts are
+    read together, the buffers for decoding exist only afterwards.
     """
-    positions = sum(min(window + batch_sizes.CACHE_SLACK_TOKENS, tokens) for window in config.windows)
-    cache = _CACHE_COPIES[dtype] * rows * positions * _cache_bytes_per_position(config, dtype)
+    rows_read = max(1, min(rows, batch_sizes.PROMPT_TOKENS // tokens))
+    position = _CACHE_COPIES[dtype] * _cache_bytes_per_position(config, dtype)
+    prompts = position * rows_read * tokens * config.n_layer
+    buffers = position * rows * sum(batch_sizes.buffer_size(window, tokens) for window in config.windows)
     chunk = min(batch_sizes.PROMPT_CHUNK_TOKENS, tokens)
-    widths = rows * chunk * config.n_embd * VALUE_BYTES[dtype]
-    copies = 2 if dtype == "float32" else 4
-    scores = copies * rows * config.n_head * chunk * tokens * VALUE_BYTES[dtype]
-    forward = max(round(_FORWARD_WIDTHS * widths), _CACHED_WIDTHS * widths + scores)
+    widths = rows_read * chunk * config.n_embd * VALUE_BYTES[dtype]
+    queries, copies = (min(chunk, _CPU_SCORED_QUERIES), 2) if dtype == "float32" else (chunk, 4)
+    scores = copies * rows_read * config.n_head * queries * tokens * VALUE_BYTES[dtype]
+    reading = max(round(_FORWARD_WIDTHS * widths), _CACHED_WIDTHS * widths + scores)
+    held = max(reading, buffers) if rows_read == rows else reading + buffers
     logits = 2 * 4 * rows * config.padded_vocab_size
-    return process_peak(_inference_weights(config, dtype) + cache + forward + logits, dtype)
+    return process_peak(_inference_weights(config, dtype) + prompts + held + logits, dtype)
 
 
 def _inference_weights(config: GPTConfig, dtype: Dtype) -> int:

@@ -1,0 +1,225 @@
+"""Decodes the rows of a batch, one token per row and step; rows join and leave between steps.
+
+`submit` starts a step and returns its tokens before they are computed. The next step can be submitted before they are
+read, because it takes them on the device. On a GPU a step is one compiled function. Not here: what tokens mean, when
+rows end, which tokens are forced (`engine`).
+
+Shape letters: B rows of the batch, empty ones included, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from nanochat.inference.batch_sizes import PROMPT_CHUNK_TOKENS, PROMPT_TOKENS, decoding_rows
+from nanochat.inference.kv_cache import (
+    Buffers,
+    DecodingCache,
+    PromptCache,
+    empty_buffers,
+    from_prompts,
+    grow,
+    take_rows,
+)
+from nanochat.inference.sampling import Sampling, SamplingArrays, sample, sampling_arrays, step_keys
+from nanochat.model.device import runs_on_cpu
+from nanochat.model.dispatch import FastGPT
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """A prompt of at least one token, and how its continuation is sampled."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    key: tuple[int, int]
+    """Random key; the token number n after the prompt is drawn with the key of draw n."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    sampling: Sampling
+    key: tuple[int, int]
+    positions: int
+    """Positions that the row has when the steps submitted so far are done."""
+
+
+class _State(NamedTuple):
+    """What a step reads and advances, (B,) int32 each."""
+
+    tokens: mx.array
+    """The next input of each row."""
+    newest: mx.array
+    """The input before it, -1 if there is none."""
+    positions: mx.array
+    counts: mx.array
+    """Tokens that were drawn since the prompt."""
+
+
+class _Settings(NamedTuple):
+    sampling: SamplingArrays
+    keys: mx.array
+    """(B, 2) uint32."""
+
+
+_Step = Callable[..., tuple[_State, list[Buffers]]]
+
+
+class Decoder:
+    """The batch of one model. A slot is the number of a row in it."""
+
+    def __init__(self, model: FastGPT, vocab_size: int) -> None:
+        """Decode with a model whose weights do not change. Only the first `vocab_size` tokens are ever drawn."""
+        self._model, self._vocab_size = model, vocab_size
+        self._rows: list[_Row | None] = []
+        self._buffers: list[Buffers] = []
+        self._state = _State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
+        self._settings = _Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
+        self._steps: dict[tuple[bool, bool], _Step] = {}
+
+    def add(self, rows: Sequence[NewRow]) -> list[int]:
+        """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows."""
+        slots = self._make_room(len(rows))
+        lengths = [len(row.prompt) - 1 for row in rows]
+        for slot, row, length in zip(slots, rows, lengths, strict=True):
+            self._rows[slot] = _Row(row.sampling, row.key, length)
+        self._reserve(max(lengths) + 1)
+        for group in _read_together(lengths):
+            self._read([rows[i].prompt[:-1] for i in group], [slots[i] for i in group])
+        tokens = [row.prompt[-1] for row in rows]
+        newest = [row.prompt[-2] if len(row.prompt) > 1 else -1 for row in rows]
+        self._state = _State(*map(partial(_put, slots), self._state, (tokens, newest, lengths, [0] * len(rows))))
+        self._collect_settings()
+        return slots
+
+    def submit(self, forced: Mapping[int, int]) -> mx.array:
+        """Start a step; return the token that follows in each row, (B,) int32, which is not computed yet.
+
+        Args:
+            forced: slot -> token that the row reads now instead of the one that the previous step drew.
+        """
+        self._reserve(1 + max(row.positions for row in self._rows if row is not None))
+        override = [-1] * len(self._rows)
+        for slot, token in forced.items():
+            override[slot] = token
+        state, buffers = self._step(self._state, self._settings, mx.array(override, dtype=mx.int32), self._buffers)
+        self._state, self._buffers = _State(*state), [Buffers(*layer) for layer in buffers]
+        mx.async_eval(self._state, self._buffers)  # type: ignore[no-untyped-call]
+        self._rows = [row and replace(row, positions=row.positions + 1) for row in self._rows]
+        return self._state.tokens
+
+    def remove(self, slots: Sequence[int]) -> list[int | None]:
+        """Free slots; return for each old slot its new number, None if it is free. A smaller batch is faster."""
+        for slot in slots:
+            self._rows[slot] = None
+        kept = [slot for slot, row in enumerate(self._rows) if row is not None]
+        if decoding_rows(len(kept)) >= len(self._rows):
+            return [None if row is None else slot for slot, row in enumerate(self._rows)]
+        return self._keep(kept)
+
+    def _keep(self, kept: list[int]) -> list[int | None]:
+        """Shrink the batch to these slots, and to a size that decodes them; return the new numbers of all slots."""
+        old = len(self._rows)
+        size = decoding_rows(len(kept)) if kept else 0
+        free = [slot for slot in range(old) if slot not in set(kept)]
+        order = sorted([*kept, *free[: size - len(kept)]])
+        self._rows = [self._rows[slot] for slot in order]
+        index = mx.array(order, dtype=mx.int32)
+        self._buffers = take_rows(self._buffers, index) if order else []
+        self._state = _State(*(x[index] for x in self._state))
+        self._collect_settings()
+        new = {slot: number for number, slot in enumerate(order)}
+        return [new[slot] if slot in new and self._rows[new[slot]] is not None else None for slot in range(old)]
+
+    def _make_room(self, count: int) -> list[int]:
+        """Return `count` free slots, after adding as many rows as that takes."""
+        used = sum(row is not None for row in self._rows)
+        missing = max(0, decoding_rows(used + count) - len(self._rows))
+        if missing:
+            positions = max(1, self._positions())
+            added = empty_buffers(self._model.config, missing, positions, self._model.compute_dtype)
+            pairs = zip(self._buffers, added, strict=True) if self._buffers else ()
+            self._buffers = [Buffers(*map(_append, old, new)) for old, new in pairs] or added
+            self._state = _State(*(_append(x, mx.zeros((missing,), mx.int32)) for x in self._state))
+            self._rows += [None] * missing
+        return [slot for slot, row in enumerate(self._rows) if row is None][:count]
+
+    def _positions(self) -> int:
+        """Return the positions that the largest buffers hold, 0 without buffers."""
+        return max((buffer.keys.shape[2] for buffer in self._buffers), default=0)
+
+    def _reserve(self, positions: int) -> None:
+        """Make the buffers large enough for rows of `positions` positions."""
+        if positions > self._positions():
+            self._buffers = grow(self._model.config, self._buffers, positions)
+
+    def _read(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
+        """Read prompts in causal chunks, padded on the right to the longest, and put them into slots."""
+        longest = max(len(prompt) for prompt in prompts)
+        idx = mx.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], dtype=mx.int32)
+        cache = PromptCache(self._model.config)
+        for start in range(0, longest, PROMPT_CHUNK_TOKENS):
+            mx.eval([(layer.keys, layer.values) for layer in cache.layers])  # frees the previous chunk's activations
+            self._model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
+        lengths = [len(prompt) for prompt in prompts]
+        self._buffers = from_prompts(cache, self._buffers, mx.array(list(slots)), mx.array(lengths))
+        mx.eval(self._buffers)  # frees the cache before other prompts are read
+
+    def _collect_settings(self) -> None:
+        """Make the arrays of all rows' settings, and choose the step that does what they need."""
+        samplings = [Sampling(temperature=0.0) if row is None else row.sampling for row in self._rows]
+        keys = [(0, 0) if row is None else row.key for row in self._rows]
+        self._settings = _Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))
+        mode = any(s.draws for s in samplings), any(s.filters for s in samplings)
+        if mode not in self._steps:
+            step = partial(self._compute, draws=mode[0], filters=mode[1])
+            # On a CPU, MLX would run a C++ compiler, and gain nothing.
+            self._steps[mode] = step if runs_on_cpu() else mx.compile(step)
+        self._step = self._steps[mode]
+
+    def _compute(
+        self,
+        state: tuple[mx.array, ...],
+        settings: tuple[SamplingArrays, mx.array],
+        forced: mx.array,
+        buffers: list[Buffers],
+        *,
+        draws: bool,
+        filters: bool,
+    ) -> tuple[_State, list[Buffers]]:
+        """Return the state and the buffers after a step. MLX passes named tuples as plain ones."""
+        tokens, newest, positions, counts = state
+        sampling, keys = settings
+        inputs = mx.where(forced >= 0, forced, tokens)
+        cache = DecodingCache([Buffers(*layer) for layer in buffers], positions, newest)
+        hidden = self._model.hidden(inputs[:, None], cache)[:, -1]
+        # A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
+        logits = self._model.logits(hidden)[:, : self._vocab_size]
+        drawn = sample(logits, step_keys(keys, counts), SamplingArrays(*sampling), draws=draws, filters=filters)
+        return _State(drawn, inputs, positions + 1, counts + 1), cache.buffers
+
+
+def _read_together(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the numbers of prompts that are read together: of similar length, at most PROMPT_TOKENS tokens in all.
+
+    Those without a token are left out.
+    """
+    ordered = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: lengths[i], reverse=True)
+    while ordered:
+        count = max(1, PROMPT_TOKENS // lengths[ordered[0]])
+        yield ordered[:count]
+        ordered = ordered[count:]
+
+
+def _append(old: mx.array, new: mx.array) -> mx.array:
+    return mx.concatenate([old, new])
+
+
+def _put(slots: Sequence[int], array: mx.array, values: Sequence[int]) -> mx.array:
+    """Return a copy of an array with new values in some slots: the caller of `submit` may still hold the old one."""
+    return mx.put_along_axis(array, mx.array(list(slots)), mx.array(list(values), dtype=array.dtype), axis=0)
