@@ -50,7 +50,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def gc(options: argparse.Namespace) -> None:
-    """Delete stage outputs, token caches, converted copies of data files and downloads that no run uses."""
+    """Delete stage outputs, token caches, converted copies, downloads and scratch files that no run uses."""
     base = runtime.base_dir()
     if not options.dry_run:
         runtime.check_base_dir(base)
@@ -59,6 +59,7 @@ def gc(options: argparse.Namespace) -> None:
         "token cache": (collector.find_unreferenced_token_caches, collector.delete_unreferenced_token_caches),
         "converted file": (collector.find_unneeded_copies, collector.delete_unneeded_copies),
         "download": (collector.find_unneeded_downloads, collector.delete_unneeded_downloads),
+        "scratch file": (collector.find_dead_scratch, collector.delete_dead_scratch),
     }
     found = {what: (find if options.dry_run else delete)(base) for what, (find, delete) in collectors.items()}
     folders = [folder for kind in found.values() for folder in kind]

@@ -6,9 +6,7 @@ They need a small random model, no data, and a few seconds. Not covered: speed, 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -21,6 +19,7 @@ from nanochat.model.dispatch import FastGPT, summed_loss
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
+from nanochat.storage.temporary_folders import temporary_folder
 
 _ROWS, _TOKENS, _PROMPT = 2, 48, 10
 _SMALL_MODEL = GPTConfig(
@@ -116,9 +115,9 @@ def check_optimizer(config: GPTConfig) -> str:
 def check_round_trip(config: GPTConfig) -> str:
     """Require that a model has the same bits in every parameter after it was saved and loaded."""
     model = _random_model(config)
-    with tempfile.TemporaryDirectory() as folder:
-        model_folder.save_model(Path(folder) / "model", model, None)
-        loaded = model_folder.load_model(Path(folder) / "model").named_parameters()
+    with temporary_folder("verify") as folder:
+        model_folder.save_model(folder / "model", model, None)
+        loaded = model_folder.load_model(folder / "model").named_parameters()
     for name, array in model.named_parameters().items():
         _require(bool((array == loaded[name]).all()), f"`{name}` changed when it was saved and loaded")
     return f"{len(loaded)} tensors"

@@ -24,6 +24,7 @@ from nanochat.storage.locking import lock_file
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SCRATCH_PREFIX = ".writing-"
+_MAX_PID_DIGITS = 10
 _READ_BYTES = 1 << 20
 _MAX_THREADS = 8
 
@@ -120,7 +121,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 def delete_scratch(folder: Path) -> None:
     """Delete every scratch file and folder under `folder`. The caller must be the only one that writes there."""
     for scratch in sorted(folder.rglob(f"{_SCRATCH_PREFIX}*")):
-        _delete(scratch)
+        delete(scratch)
 
 
 def delete_leftovers(folder: Path, name: str | None = None) -> None:
@@ -128,15 +129,19 @@ def delete_leftovers(folder: Path, name: str | None = None) -> None:
 
     With `name`, only those of this target are deleted, also if they are of this process.
     """
-    import psutil  # here, because reading a recipe imports this module
-
     for leftover in folder.glob(f"{_SCRATCH_PREFIX}*"):
-        pid, _, target = leftover.name.removeprefix(_SCRATCH_PREFIX).partition("-")
-        if not pid.isdecimal() or name not in (None, target.removeprefix("old-")):
-            continue
-        is_own = name is not None and int(pid) == os.getpid()
-        if is_own or not psutil.pid_exists(int(pid)):
-            _delete(leftover)
+        pid, target = _parse_scratch_name(leftover)
+        is_own = name is not None and pid == os.getpid()
+        if name in (None, target.removeprefix("old-")) and (is_own or _has_ended(pid)):
+            delete(leftover)
+
+
+def find_leftovers(folder: Path) -> list[Path]:
+    """Return the scratch files and folders in a folder and below it that killed processes of this machine left.
+
+    A process that writes there on another machine cannot be seen. The caller must hold the lock of the folder.
+    """
+    return [path for path in sorted(folder.rglob(f"{_SCRATCH_PREFIX}*")) if _has_ended(_parse_scratch_name(path)[0])]
 
 
 def find_write_problem(folder: Path) -> str | None:
@@ -160,6 +165,14 @@ def find_write_problem(folder: Path) -> str | None:
 def is_no_permission(error: OSError) -> bool:
     """Return whether an error means that this user may not write here, or nobody may: a read-only file system."""
     return isinstance(error, PermissionError) or error.errno == errno.EROFS
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -207,8 +220,13 @@ def _scratch_path(path: Path, role: str = "") -> Path:
     return path.with_name(f"{_SCRATCH_PREFIX}{os.getpid()}-{role}{path.name}")
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _parse_scratch_name(scratch: Path) -> tuple[int | None, str]:
+    """Return the process id, and the rest of the name, which ends in the name of the target."""
+    pid, _, target = scratch.name.removeprefix(_SCRATCH_PREFIX).partition("-")
+    return int(pid) if pid.isdecimal() and len(pid) < _MAX_PID_DIGITS else None, target
+
+
+def _has_ended(pid: int | None) -> bool:
+    import psutil  # here, because reading a recipe imports this module
+
+    return pid is not None and not psutil.pid_exists(pid)

@@ -1,10 +1,9 @@
-"""Delete folders that no run refers to: stages, token caches of unused tokenizers, downloads, and converted copies.
+"""Delete what no run refers to: stages, token caches, downloads, converted copies, and what killed processes left.
 
 A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. Which
 data it needs is in its list of data. A stage folder is kept while somebody holds its lock, and a token cache or a
-download while it is being written. A stage folder is
-renamed before it is deleted. If the deletion is killed, the next one removes the renamed folder, so a half-deleted
-stage never looks finished.
+download while it is being written. A stage folder is renamed before it is deleted. If the deletion is killed, the next
+one removes the renamed folder, so a half-deleted stage never looks finished.
 """
 
 from __future__ import annotations
@@ -21,20 +20,21 @@ from nanochat.data.ingest import store as ingest
 from nanochat.data.places import addresses
 from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE, read_list
 from nanochat.errors import LockError, PreflightError
-from nanochat.runner.store.locks import claims, is_locked, stage_lock
+from nanochat.runner.store.locks import claims, is_locked, run_lock, stage_lock
 from nanochat.runner.store.needed_data import delete_stale_lists, needed_folders
 from nanochat.runner.store.record import read_run
 from nanochat.runner.store.run_catalog import describe_damage
-from nanochat.storage.files import delete_leftovers, folder_bytes, sha256_of_file
-from nanochat.storage.layout import TOKENIZER_FILE, StageFolder, run_folders, stage_folders, stages_folder
+from nanochat.storage.files import delete, delete_leftovers, find_leftovers, folder_bytes, sha256_of_file
+from nanochat.storage.layout import TOKENIZER_FILE, RunFolder, StageFolder, run_folders, stage_folders, stages_folder
 from nanochat.storage.locking import lock_file
+from nanochat.storage.temporary_folders import delete_dead_folders, find_dead_folders
 
 _DELETING = ".deleting-"
 
 
 @dataclass(frozen=True)
 class Unreferenced:
-    """A folder that no run refers to."""
+    """A folder or file that no run refers to."""
 
     path: Path
     size_bytes: int
@@ -91,6 +91,34 @@ def delete_unreferenced_token_caches(base: Path) -> list[Unreferenced]:
             path.unlink()
         shutil.rmtree(cache.path)
     return caches
+
+
+def find_dead_scratch(base: Path) -> list[Unreferenced]:
+    """Return what killed processes were writing in runs and stages that are not locked, and their temporary folders."""
+    folders = [folder for folder in _folders_with_leftovers(base) if not is_locked(folder)]
+    paths = [path for folder in folders for path in find_leftovers(folder.path)]
+    return [Unreferenced(path, _size_bytes(path)) for path in (*paths, *find_dead_folders())]
+
+
+def delete_dead_scratch(base: Path) -> list[Unreferenced]:
+    """Delete what `find_dead_scratch` finds, and return it."""
+    found = find_dead_scratch(base)
+    for folder in _folders_with_leftovers(base):
+        lock = run_lock(folder) if isinstance(folder, RunFolder) else stage_lock(folder, orphan_wait_seconds=0)
+        with suppress(LockError, PermissionError), lock:
+            for leftover in find_leftovers(folder.path):
+                delete(leftover)
+    delete_dead_folders()
+    return [item for item in found if not item.path.exists()]
+
+
+def _folders_with_leftovers(base: Path) -> list[RunFolder | StageFolder]:
+    folders: list[RunFolder | StageFolder] = [*run_folders(base), *stage_folders(base)]
+    return [folder for folder in folders if find_leftovers(folder.path)]
+
+
+def _size_bytes(path: Path) -> int:
+    return folder_bytes(path) if path.is_dir() else path.stat().st_size
 
 
 def find_unneeded_copies(base: Path) -> list[Unreferenced]:

@@ -20,7 +20,7 @@ from nanochat.runner.store import provenance
 from nanochat.runner.store.locks import is_locked, run_lock
 from nanochat.runner.store.record import Cost, RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
 from nanochat.runner.store.run_catalog import Run, list_runs
-from nanochat.storage.files import exclusive, write_bytes
+from nanochat.storage.files import delete, exclusive, find_leftovers, write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder, stages_folder
 
 _KEPT_FIELDS = {"status", "folder", "output_digest", "reason", "started", "finished", "spent_seconds"}
@@ -114,6 +114,8 @@ def open_session(
             else:
                 folder = previous.folder
             held.enter_context(run_lock(folder))
+            for leftover in find_leftovers(folder.path):
+                delete(leftover)
             state = RunState(
                 name=plan.recipe_name,
                 description=plan.description,

@@ -25,20 +25,15 @@ program's own, is not visible to them.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from nanochat.errors import PreflightError, StageError
+from nanochat.storage.temporary_folders import delete_dead_folders, temporary_folder
 from nanochat.tools.sandbox.judge import Request
 from nanochat.tools.sandbox.settings import Isolation, Limits, Settings
 from nanochat.tools.sandbox.watch import follow_sandbox
@@ -87,7 +82,7 @@ def run_tests(
     limits = limits or Limits()
     isolation = isolation or find_isolation()
     start = time.monotonic()
-    with _own_folder() as folder:
+    with temporary_folder("sandbox") as folder:
         settings = Settings(isolation, str(folder), limits)
         request = json.dumps(Request(setup, tests, tuple(functions)))
         verdict, stdout, stderr = follow_sandbox(settings, program.encode(errors="surrogatepass"), request.encode())
@@ -108,6 +103,7 @@ def find_isolation(*, accept_none: bool = False) -> Isolation:
 @cache
 def _try_isolations() -> tuple[Isolation | None, str]:
     """Return the first isolation that works, or None, and why those before it do not. Tried once per process."""
+    delete_dead_folders()
     reasons = []
     for isolation in _CANDIDATES.get(sys.platform, ()):
         try:
@@ -119,17 +115,3 @@ def _try_isolations() -> tuple[Isolation | None, str]:
             return isolation, "; ".join(reasons)
         reasons.append(f"{isolation}: {outcome.message}")
     return None, "; ".join(reasons) or f"no way is known for {sys.platform}"
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[Path]:
-    """Create the program's folder, and delete it at the end."""
-    folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="nanochat-sandbox-")))
-    try:
-        yield folder
-    finally:
-        with contextlib.suppress(RecursionError):
-            shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():  # a program without isolation may leave folders that are locked or thousands deep
-            for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-                subprocess.run([*command, str(folder)], stderr=subprocess.DEVNULL, check=False)

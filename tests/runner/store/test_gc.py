@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import threading
 
@@ -12,8 +13,10 @@ import pytest
 from nanochat.data.token_cache.parts import PartList, write_list
 from nanochat.errors import PreflightError
 from nanochat.runner.store.gc import (
+    delete_dead_scratch,
     delete_unreferenced_stages,
     delete_unreferenced_token_caches,
+    find_dead_scratch,
     find_unreferenced_stages,
     find_unreferenced_token_caches,
 )
@@ -111,3 +114,44 @@ def test_gc_deletes_token_caches_whose_tokenizer_no_run_uses(bench):
     shutil.rmtree(run.folder.path)
     assert [folder.path.name for folder in delete_unreferenced_token_caches(bench.base)] == ["of the run"]
     assert list((bench.base / "tokens").iterdir()) == []
+
+
+DEAD_PID = 999_999_999  # above the largest process id that Linux hands out
+
+
+def test_gc_deletes_what_killed_processes_were_writing(bench):
+    """What living processes write stays, and so does everything in a folder that is locked, whoever locks it."""
+    run = bench.run()
+    stage, locked = bench.stage_folder("sft"), bench.stage_folder("pretrain")
+    run.folder.plots.mkdir()
+    dead = [
+        run.folder.path / f".writing-{DEAD_PID}-run.json",
+        run.folder.plots / f".writing-{DEAD_PID}-loss.png",
+        stage.path / f".writing-{DEAD_PID}-tracking.json",
+        stage.checkpoints / f".writing-{DEAD_PID}-step_00000004" / "state.json",
+    ]
+    kept = [
+        run.folder.path / f".writing-{os.getppid()}-run.json",
+        stage.path / ".writing-notes",
+        locked.path / f".writing-{DEAD_PID}-record.json",
+    ]
+    for path in (*dead, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    found = {path if path.name != "state.json" else path.parent for path in dead}
+    with stage_lock(locked):
+        assert {item.path for item in find_dead_scratch(bench.base)} == found
+        assert {item.path for item in delete_dead_scratch(bench.base)} == found
+    assert not [path for path in dead if path.exists()] and all(path.exists() for path in kept)
+    assert [item.path for item in delete_dead_scratch(bench.base)] == [kept[2]]
+    bench.calls()
+    bench.run()
+    assert bench.calls() == []
+
+
+def test_next_run_deletes_what_the_killed_one_was_writing_in_its_folder(bench):
+    run = bench.run()
+    scratch = run.folder.path / f".writing-{DEAD_PID}-report.md"
+    scratch.write_text("half")
+    assert bench.run().folder == run.folder
+    assert not scratch.exists()
