@@ -183,8 +183,9 @@ class _Watch:
     def _is_folder_full(self) -> bool:
         """Return whether the program's folder exceeds its limits. Only programs without isolation can make folders."""
         used = 0
-        with contextlib.suppress(OSError):  # a file may disappear meanwhile
-            for count, entry in enumerate(os.scandir(self._settings.folder)):
+        # A file may disappear meanwhile.
+        with contextlib.suppress(OSError), os.scandir(self._settings.folder) as entries:
+            for count, entry in enumerate(entries):
                 used += entry.stat(follow_symlinks=False).st_blocks * 512
                 if count >= MAX_FILES or used > self._settings.limits.file_bytes:
                     return True

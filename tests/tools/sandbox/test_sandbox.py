@@ -103,6 +103,15 @@ def test_tests_have_limits_too(isolation, sandboxes):
     assert large.message.startswith("MemoryError")
 
 
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_a_program_cannot_fill_the_disk(size, isolation, sandboxes):
+    """Its files are limited in number and in size together."""
+    program = f"def f():\n for n in range(10**6): open(str(n), 'w').write('x' * {size})"
+    outcome = run_in(isolation, program, "f()")
+    assert not outcome.passed
+    assert re.search("wrote too many files, or too much|No space left", outcome.message)
+
+
 def test_the_error_of_a_program_is_in_its_output(sandboxes):
     outcome = run_in(find_isolation(), "def g(x): return x.y\ndef f(): return g(1)", "f()")
     assert outcome.stderr == (
