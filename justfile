@@ -27,12 +27,13 @@ slow folder:
 mutants *options:
     python tests/mutants/plant.py "$@"
 
-# kill a run 50 times, stop it by Ctrl-C, fill its disk: it must end as if nothing had happened (10 to 30 minutes)
+# kill a run 50 times, stop it by Ctrl-C, fill its disk, start it twice, move it: it must end as if nothing had happened (10 to 30 minutes)
 [positional-arguments]
 torture *options:
     python tests/torture/kills.py "$@"
     python tests/torture/terminal.py
     python tests/torture/disk_full.py
+    python tests/torture/travel.py
 
 # check a thousand mutated recipes: valid, or refused with a place (half a minute)
 [positional-arguments]
