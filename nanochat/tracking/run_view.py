@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
+MACHINE_TAG = "pid_machine"
+"""What counts the pid: a boot of a machine, or a container. Host names change, and several machines may share one."""
 KEY_TAG = "upload_key"
 CACHED_TAG_PREFIX = "cached."
-OWN_TAGS = frozenset({"git_commit", HOST_TAG, PID_TAG, STARTED_TAG, KEY_TAG})
+OWN_TAGS = frozenset({"git_commit", HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, KEY_TAG})
 """Tags of a run that the runner sets. Those of cached stages begin with `CACHED_TAG_PREFIX`."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from nanochat.tracking.link import Link, read_key, read_link, reserve_key
 from nanochat.tracking.mlflow_store import Store, TrackingOutageError, probe, raise_outages, reason_of
 from nanochat.tracking.points import Point, Tail
-from nanochat.tracking.run_view import HOST_TAG, KEY_TAG, PID_TAG, STARTED_TAG, RunView, Status
+from nanochat.tracking.run_view import HOST_TAG, KEY_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, RunView, Status
 from nanochat.tracking.store_address import show_uri
 from nanochat.tracking.writer import RunGoneError, Writer, acceptable_tags, milliseconds
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _TABLES = "tables/"
-_FIRST_TAGS = (KEY_TAG, HOST_TAG, PID_TAG, STARTED_TAG, "mlflow.user", "mlflow.parentRunId")
+_FIRST_TAGS = (KEY_TAG, HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, "mlflow.user", "mlflow.parentRunId")
 
 
 class Sender:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, probe, raise_outages
-from nanochat.tracking.run_view import HOST_TAG, PID_TAG, STARTED_TAG, RunView
+from nanochat.tracking.run_view import MACHINE_TAG, PID_TAG, STARTED_TAG, RunView
 from nanochat.tracking.store_address import show_uri
 from nanochat.tracking.sync import Sender
 
@@ -28,12 +28,12 @@ class Uploader:
         *,
         view: Callable[[], RunView],
         pending: Callable[[], Sequence[RunView]],
-        host: str,
+        machine: str,
         is_alive: Callable[[int, float], bool],
     ) -> None:
         self._uri, self._experiment = uri, experiment
         self._view, self._pending = view, pending
-        self._host, self._is_alive = host, is_alive
+        self._machine, self._is_alive = machine, is_alive
         self._store: Store | None = None
         self._sender: Sender | None = None
         self._has_caught_up = False
@@ -111,21 +111,21 @@ class Uploader:
             except TrackingOutageError as error:
                 probe(store.uri)  # raises if it is the store that fails, and not this run
                 problems.append(f"{view.name}: {error}")
-        close_stale(store, host=self._host, is_alive=self._is_alive)
+        close_stale(store, machine=self._machine, is_alive=self._is_alive)
         self._problem_of_others = "; ".join(problems) or None
         self._has_caught_up = True
 
 
-def close_stale(store: Store, *, host: str, is_alive: Callable[[int, float], bool]) -> list[str]:
-    """Mark as KILLED the open runs of this host whose process has ended, and return their ids.
+def close_stale(store: Store, *, machine: str, is_alive: Callable[[int, float], bool]) -> list[str]:
+    """Mark as KILLED the open runs of a machine whose process has ended, and return their ids.
 
+    Nothing is known about the processes of other machines and containers, even if they have the same name.
     `is_alive(pid, started)` returns whether the process `pid` that started at `started` is still running.
     Raises TrackingOutageError if the store does not answer.
     """
     with raise_outages(store.uri):
         closed = []
-        quoted = host.replace("'", "")
-        pattern = f"attributes.status = 'RUNNING' and tags.{HOST_TAG} = '{quoted}'"
+        pattern = f"attributes.status = 'RUNNING' and tags.{MACHINE_TAG} = '{machine}'"
         for run in store.client.search_runs([store.experiment_id], pattern, max_results=1000):
             try:
                 pid, started = int(run.data.tags[PID_TAG]), float(run.data.tags[STARTED_TAG])

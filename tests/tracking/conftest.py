@@ -37,7 +37,7 @@ class FakeRun:
                 out.write(json.dumps({"step": step, "metrics": {name: step + offset}}) + "\n")
 
     def view(self, status: Status = "RUNNING", stage_status: Status = "RUNNING", **changes: Any) -> RunView:
-        owner = {"host": "here", "pid": "1", "pid_started": "0"}
+        owner = {"host": "box", "pid_machine": "here", "pid": "1", "pid_started": "0"}
         stage = RunView(
             name="1-pretrain",
             link=self.folder / "stage.json",

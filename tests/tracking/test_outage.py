@@ -71,7 +71,7 @@ def test_server_killed_twice_ends_with_every_metric_once_and_in_order(tmp_path, 
         "nanochat",
         view=lambda: fake_run.view(status[0], status[0]),
         pending=list,
-        host="here",
+        machine="here",
         is_alive=lambda pid, started: True,
     )
     try:

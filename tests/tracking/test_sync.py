@@ -27,7 +27,9 @@ def store(uri):
 
 
 def uploader_of(fake_run, uri: str) -> Uploader:
-    return Uploader(uri, "nanochat", view=fake_run.view, pending=list, host="here", is_alive=lambda pid, started: True)
+    return Uploader(
+        uri, "nanochat", view=fake_run.view, pending=list, machine="here", is_alive=lambda pid, started: True
+    )
 
 
 def problem_of(uploader: Uploader) -> str | None:
@@ -331,7 +333,7 @@ def test_uploader_uploads_earlier_runs_and_closes_runs_of_dead_processes(store, 
         "nanochat",
         view=lambda: fake_run.view("FINISHED", "FINISHED"),
         pending=lambda: [earlier.view("KILLED", "KILLED")],
-        host="here",
+        machine="here",
         is_alive=lambda pid, started: False,
     )
     assert problem_of(uploader) is None
@@ -360,7 +362,7 @@ def test_run_that_fails_keeps_no_other_from_being_uploaded(store, fake_run, tmp_
         "nanochat",
         view=lambda: replace(fake_run.view("FINISHED"), stages=()),
         pending=lambda: views,
-        host="here",
+        machine="here",
         is_alive=lambda pid, started: True,
     )
     assert f"Incorrect string value in {failing}" in problem_of(uploader)
@@ -369,13 +371,13 @@ def test_run_that_fails_keeps_no_other_from_being_uploaded(store, fake_run, tmp_
 
 
 def test_close_stale_ignores_runs_of_other_programs(store):
-    run = store.client.create_run(store.experiment_id, tags={"host": "here", "pid": "none of ours"})
-    assert close_stale(store, host="here", is_alive=lambda pid, started: False) == []
+    run = store.client.create_run(store.experiment_id, tags={"pid_machine": "here", "pid": "none of ours"})
+    assert close_stale(store, machine="here", is_alive=lambda pid, started: False) == []
     assert store.client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
-def test_close_stale_keeps_runs_of_live_processes_and_other_hosts(store, fake_run):
+def test_close_stale_keeps_runs_of_live_processes_and_other_machines(store, fake_run):
     Sender(store).send(fake_run.view())
-    assert close_stale(store, host="elsewhere", is_alive=lambda pid, started: False) == []
-    assert close_stale(store, host="here", is_alive=lambda pid, started: True) == []
-    assert len(close_stale(store, host="here", is_alive=lambda pid, started: False)) == 2
+    assert close_stale(store, machine="elsewhere", is_alive=lambda pid, started: False) == []
+    assert close_stale(store, machine="here", is_alive=lambda pid, started: True) == []
+    assert len(close_stale(store, machine="here", is_alive=lambda pid, started: False)) == 2

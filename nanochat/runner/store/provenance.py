@@ -7,6 +7,7 @@ for people to read: containers have random names, and a laptop's name changes wi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -20,6 +21,7 @@ from nanochat.runner.store.record import Provenance
 _PACKAGES = ("nanochat", "mlx", "numpy", "sentencepiece", "pyarrow", "mlflow")
 _BOOT_ID, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 _SYSCTL_SECONDS = 5.0
+_ID_CHARS = 16
 
 
 def host_name() -> str:
@@ -46,7 +48,11 @@ def collect() -> Provenance:
 
 @cache
 def machine_id() -> str:
-    """Return a name for what counts the processes here: this boot of this machine and, on Linux, its container."""
+    """Return an id of what counts the processes here: this boot of this machine and, on Linux, its container."""
+    return hashlib.sha256(_counter_of_processes().encode()).hexdigest()[:_ID_CHARS]
+
+
+def _counter_of_processes() -> str:
     if _BOOT_ID.exists():
         return f"{_BOOT_ID.read_text().strip()} {_PID_NAMESPACE.readlink()}"
     command = ["sysctl", "-n", "kern.bootsessionuuid"]

@@ -172,6 +172,8 @@ class RunState(_Stored):
     message: str = ""
     """How it ended, as text for the user."""
     host: str
+    machine: str = ""
+    """See `provenance.machine_id`."""
     pid: int
     process_started: float
     provenance: Provenance

@@ -127,6 +127,7 @@ def open_session(
                 updated=now,
                 status="running",
                 host=provenance.host_name(),
+                machine=provenance.machine_id(),
                 pid=os.getpid(),
                 process_started=provenance.process_started(),
                 provenance=provenance.collect(),

@@ -21,6 +21,7 @@ from nanochat.tracking.link import read_link
 from nanochat.tracking.run_view import (
     CACHED_TAG_PREFIX,
     HOST_TAG,
+    MACHINE_TAG,
     PID_TAG,
     STARTED_TAG,
     Artifact,
@@ -144,6 +145,7 @@ def _common_tags(state: RunState) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.user": psutil.Process().username(),
         HOST_TAG: state.host,
+        MACHINE_TAG: state.machine,
         PID_TAG: str(state.pid),
         STARTED_TAG: str(state.process_started),
     }

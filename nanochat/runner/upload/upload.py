@@ -49,7 +49,7 @@ def uploading(
         experiment,
         view=lambda: run_view(folder, base),
         pending=lambda: pending_views(base, uri, experiment, without=folder),
-        host=provenance.host_name(),
+        machine=provenance.machine_id(),
         is_alive=provenance.is_alive,
     )
     uploader.start()
