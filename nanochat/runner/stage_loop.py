@@ -171,6 +171,7 @@ def _compute_stage(
     )
     began = time.time()
     try:
+        context.prepared.check_sources(lookup.stage)
         fetch_sources(lookup.stage, base, display=context.display, interrupts=interrupts)
         return execute_stage(attempt, lock, interrupts=interrupts, display=context.display)
     except InterruptedRun as stop:

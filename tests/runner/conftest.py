@@ -71,6 +71,9 @@ if how == "out of memory":
     exit_with("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
 if how == "notes":
     print("note: step_00000008 is damaged\\nnot a note\\nnote: half", end="", flush=True)
+if how == "edits the data":
+    with open(job["spec"]["source"]["path"][0], "a") as text:
+        text.write("one more line\\n")
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "wait":

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from nanochat.errors import ExpectationError, InterruptedRun, LockError, RecipeError, StageError
+from nanochat.errors import ExpectationError, InterruptedRun, LockError, PreflightError, RecipeError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.process.exit_status import StageBugError
 from nanochat.runner.store.locks import stage_lock
@@ -129,6 +129,16 @@ def test_scratch_files_of_a_killed_stage_are_not_part_of_its_output(bench):
     record = bench.run().records(bench.base)["pretrain"]
     assert record.output_digest == digest
     assert not any(".writing" in path for path in record.output_files)
+
+
+def test_data_that_change_during_the_run_are_not_used_under_the_digest_of_the_plan(bench):
+    """The stage would be recorded, and later be found, as one that read the old data."""
+    bench.control(tokenizer="edits the data")
+    with pytest.raises(PreflightError, match=r"source `text` \(.*text.txt\) has changed since this run began"):
+        bench.run()
+    bench.control()
+    bench.run()
+    assert bench.calls() == ["tokenizer", *ALL]
 
 
 def test_notes_in_the_log_of_a_stage_are_shown_once(bench):

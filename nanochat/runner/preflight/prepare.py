@@ -11,7 +11,7 @@ from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_selection import DataFile
 from nanochat.data.source_splits import document_files
-from nanochat.data.sources import SourceSpec, digest
+from nanochat.data.sources import SourceSpec, describe, digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.dataset_sizes import builtin_chars
@@ -51,6 +51,12 @@ class Prepared:
         """The digest of the initial weights of each stage that has `init_from`."""
         return {stage: files.digest for stage, files in self.init_files.items()}
 
+    def check_sources(self, stage: StagePlan) -> None:
+        """Raise a PreflightError if the data that a stage reads have changed since the recipe was prepared."""
+        for source in stage.sources:
+            if _digest(self.loaded.recipe, source, self.base) != stage.source_digests[source.name]:
+                raise PreflightError(f"{describe(source)} has changed since this run began; run the same command again")
+
     def look_up_cache(self, forced: Collection[str] = ()) -> list[CacheLookup]:
         """Return, for each stage, whether it is cached, resumes or runs."""
         if self.problems:
@@ -70,7 +76,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
 
     def read_digest(source: SourceSpec) -> str | None:
         try:
-            return digest(source, base=base, lines=_usable_lines(loaded.recipe, source))
+            return _digest(loaded.recipe, source, base)
         except PreflightError as error:
             problems.extend(str(error).splitlines())
             return None
@@ -99,6 +105,10 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
         init_files=files,
         problems=tuple(problems),
     )
+
+
+def _digest(recipe: Recipe, source: SourceSpec, base: Path) -> str:
+    return digest(source, base=base, lines=_usable_lines(recipe, source))
 
 
 def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
