@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanochat.data.sources import SourceSpec
+from nanochat.errors import PreflightError
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, ChoiceSuiteSpec, Input, SftItem, SftSpec, WeightedSource
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.store.stage_cache import ResolvedStage
+from nanochat.runner.store.verification import damage_to_read
 from nanochat.storage.layout import TOKENIZER_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -67,15 +68,21 @@ def source_inputs(plan: Plan, name: str) -> SourceInputs | None:
 
 
 def existing_tokenizer(prepared: Prepared) -> Tokenizer | None:
-    """Return the recipe's tokenizer if it has been trained, else the one in the starting weights, else None."""
-    folders: list[Path] = [
-        lookup.folder.out
-        for lookup in prepared.look_up_cache()
-        if isinstance(lookup, ResolvedStage) and lookup.stage.name == "tokenizer" and lookup.record is not None
-    ]
-    for folder in (*folders, *prepared.init_models.values()):
-        if (folder / TOKENIZER_FILE).is_file():
-            return Tokenizer.load(folder)
+    """Return the recipe's tokenizer if it has been trained, else the one in the starting weights, else None.
+
+    Raises:
+        PreflightError: its file is damaged.
+    """
+    for lookup in prepared.look_up_cache():
+        if isinstance(lookup, ResolvedStage) and lookup.record and TOKENIZER_FILE in lookup.record.output_files:
+            path = lookup.folder.out / TOKENIZER_FILE
+            if (damage := damage_to_read(lookup.folder, lookup.record, path)) is not None:
+                raise PreflightError(f"{path} {damage}; run the recipe, which computes the tokenizer again")
+            return Tokenizer.load(path)
+    for model, files in prepared.init_files.items():
+        files.check()
+        if (path := prepared.init_models[model] / TOKENIZER_FILE).is_file():
+            return Tokenizer.load(path)
     return None
 
 

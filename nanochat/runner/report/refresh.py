@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.runner.report.report import report_text, write_report
+from nanochat.runner.report.report import damaged_files, report_text, write_report
 from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.files import is_no_permission
-from nanochat.storage.integrity import find_change
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,7 @@ def _missing(run: Run, base: Path) -> Iterator[str]:
     if lost := run.lost(base):
         yield run.describe_lost(base, lost)
     folders = run.folders(base)
-    for stage, record in run.records(base).items():
-        folder = folders[stage]
-        if not folder.log.is_file():  # it grows with every attempt, so the record does not describe it
-            yield f"{folder.log} is missing"
-        for path in (folder.metrics, folder.sources, folder.samples):
-            recorded = record.files.get(path.relative_to(folder.path).as_posix())
-            if recorded is not None and (change := find_change(path, recorded, trust_time=True)) is not None:
-                yield f"{path} {change}"
+    for log in (folders[stage].log for stage in run.records(base)):
+        if not log.is_file():  # it grows with every attempt, so the record does not describe it
+            yield f"{log} is missing"
+    yield from (f"{path} {damage}" for path, damage in damaged_files(run, base).items())

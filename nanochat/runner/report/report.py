@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run
+from nanochat.runner.store.verification import damage_to_read
 from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import StageFolder
@@ -55,15 +56,17 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     Of stages whose results are not here, it says which they are and where they were searched.
     """
     state, records, lost = run.state, run.records(base), run.lost(base)
-    folders = _readable_folders(run, base)
+    folders, damaged = _readable_folders(run, base), damaged_files(run, base)
     happened = "\n".join(f"- {sentence}" for sentence in describe_stages(records))
-    sources, samples = _source_lines(folders), _samples(folders)
+    sources, samples = _source_lines(folders, damaged), _samples(folders, damaged)
+    missing = [run.describe_lost(base, lost)] if lost else []
+    missing += [f"{path} {damage}, so it is not shown. Run the recipe again." for path, damage in damaged.items()]
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
     parts = [
         f"# {escape(state.name)}",
         paragraphs(state.description),
         _outcome(state.status, state.message),
-        *(["## Missing", paragraphs(run.describe_lost(base, lost))] if lost else ()),
+        *(["## Missing", *map(paragraphs, missing)] if missing else ()),
         *(["## What happened", happened or "No stage is finished yet."] if happened or not lost else ()),
         *_note_section(_notes(folders)),
         *_scores(records, has_plot=SCORES_PLOT in plots),
@@ -88,9 +91,21 @@ def _readable_folders(run: Run, base: Path) -> dict[str, StageFolder]:
     return {stage: folder for stage, folder in run.folders(base).items() if stage not in lost}
 
 
+def damaged_files(run: Run, base: Path) -> dict[Path, str]:
+    """Return the files that a report shows and that are not as their stages wrote them, with what is wrong."""
+    damaged, folders = {}, run.folders(base)
+    for stage, record in run.records(base).items():
+        folder = folders[stage]
+        for path in (folder.metrics, folder.sources, folder.samples):
+            if (damage := damage_to_read(folder, record, path)) is not None:
+                damaged[path] = damage
+    return damaged
+
+
 def _draw(run: Run, base: Path) -> list[Path]:
-    folders = _readable_folders(run, base).items()
-    existing = {stage: folder.metrics for stage, folder in folders if folder.metrics.is_file()}
+    series = {stage: folder.metrics for stage, folder in _readable_folders(run, base).items()}
+    damaged = damaged_files(run, base)
+    existing = {stage: path for stage, path in series.items() if path.is_file() and path not in damaged}
     suites = list_suites(run.records(base))
     return [*draw_scores(suites, run.folder.plots), *draw_curves(existing, run.folder.plots)]
 
@@ -142,10 +157,10 @@ def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
     return [intro, "\n".join(f"- {escape(str(expectation))}" for expectation in checked)] if checked else []
 
 
-def _samples(folders: Mapping[str, StageFolder]) -> dict[str, str]:
+def _samples(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> dict[str, str]:
     samples = {}
     for stage, folder in folders.items():
-        if folder.samples.is_file():
+        if folder.samples.is_file() and folder.samples not in damaged:
             text = folder.samples.read_text(encoding="utf-8").strip()
             samples[stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
     return samples
@@ -167,11 +182,11 @@ def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
     return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
 
 
-def _source_lines(folders: Mapping[str, StageFolder]) -> list[str]:
+def _source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> list[str]:
     """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
     stages: dict[str, list[str]] = {}
     for stage, folder in folders.items():
-        if folder.sources.is_file():
+        if folder.sources.is_file() and folder.sources not in damaged:
             for line in json.loads(folder.sources.read_text(encoding="utf-8")):
                 stages.setdefault(line, []).append(stage)
     return [f"{line} (read by {', '.join(names)})" for line, names in stages.items()]

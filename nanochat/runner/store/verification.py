@@ -6,6 +6,7 @@ compared by its content.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,26 @@ def find_damage(folder: StageFolder, record: StageRecord, *, content_of: Collect
         if change is not None:
             return f"{name} {change}"
     return None
+
+
+def damage_to_read(folder: StageFolder, record: StageRecord | None, path: Path) -> str | None:
+    """Return how a recorded file of a stage differs from its record, None if it does not or is not recorded.
+
+    Its content is compared, once for each size and time that it has, so that it can be asked for again and again.
+    """
+    expected = record.files.get(path.relative_to(folder.path).as_posix()) if record is not None else None
+    if expected is None:
+        return None
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return find_change(path, expected)
+    return _compare(path, expected, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _compare(path: Path, expected: FileDigest, _size: int, _time: int) -> str | None:
+    return find_change(path, expected)
 
 
 def files_to_load(record: StageRecord, reader: str) -> dict[str, FileDigest]:

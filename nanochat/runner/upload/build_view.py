@@ -15,6 +15,7 @@ from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
+from nanochat.runner.store.verification import damage_to_read
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.database import holds_runs
 from nanochat.tracking.link import read_link
@@ -118,7 +119,7 @@ def _metrics(records: Iterable[StageRecord]) -> dict[str, float]:
 
 def _stage_view(state: RunState, entry: StageEntry, folder: StageFolder, record: StageRecord | None) -> RunView:
     status: Status = _RUN_STATUS[entry.status]
-    tables = tuple(sorted(folder.tables.glob("*.jsonl"))) if record else ()
+    tables = sorted(folder.tables.glob("*.jsonl")) if record else ()
     return RunView(
         name=entry.title,
         link=folder.link,
@@ -126,11 +127,11 @@ def _stage_view(state: RunState, entry: StageEntry, folder: StageFolder, record:
         description=_describe_stage(state, entry, record),
         tags=_common_tags(state) | _stage_tags(entry, folder, record),
         params=entry.params,
-        streams=(folder.metrics, folder.timings),
+        streams=_sound_files(folder, record, (folder.metrics, folder.timings)),
         # The page of a training stage has charts by step. Its results are shown on the page of the run.
         metrics=_metrics([record]) if record and not STAGES[entry.stage].trains else {},
-        artifacts=_stage_artifacts(folder) if status != "RUNNING" else (),
-        tables=tables,
+        artifacts=_stage_artifacts(folder, record) if status != "RUNNING" else (),
+        tables=_sound_files(folder, record, tables),
         datasets=_datasets(entry, record),
         started=entry.started,
         ended=entry.finished,
@@ -181,9 +182,15 @@ def _run_artifacts(folder: RunFolder) -> tuple[Artifact, ...]:
     )
 
 
-def _stage_artifacts(folder: StageFolder) -> tuple[Artifact, ...]:
+def _stage_artifacts(folder: StageFolder, record: StageRecord | None) -> tuple[Artifact, ...]:
     files = [folder.samples, folder.result, folder.record, folder.log, folder.error]
-    return tuple(Artifact(path=path) for path in files if path.is_file() and path.stat().st_size)
+    files = [path for path in files if path.is_file() and path.stat().st_size]
+    return tuple(Artifact(path=path) for path in _sound_files(folder, record, files))
+
+
+def _sound_files(folder: StageFolder, record: StageRecord | None, paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the files that are as a finished stage wrote them. The next run of the recipe writes the others again."""
+    return tuple(path for path in paths if damage_to_read(folder, record, path) is None)
 
 
 def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, ...]:

@@ -13,6 +13,7 @@ from nanochat.runner.report.plots import draw_scores
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import chance_level, result_line
 from nanochat.runner.report.scores import Suite, describe_stages, list_suites
+from nanochat.runner.store.record import describe_files, read_record
 from nanochat.runner.upload.build_view import run_view
 
 
@@ -100,8 +101,9 @@ def test_html_report_describes_stages_scores_costs_and_commit(bench):
 
 def test_report_says_which_files_the_stages_read(bench):
     run = bench.run()
-    for stage in ("tokenizer", "pretrain"):
-        bench.stage_folder(stage).sources.write_text('["docs: 1 of 2 files, 9 B; left out: c.md (not .txt)"]')
+    for folder in map(bench.stage_folder, ("tokenizer", "pretrain")):
+        folder.sources.write_text('["docs: 1 of 2 files, 9 B; left out: c.md (not .txt)"]')
+        read_record(folder).model_copy(update={"files": describe_files(folder)}).write(folder.record)
     report = write_report(run, bench.base).read_text()
     line = "docs: 1 of 2 files, 9 B; left out: c.md (not .txt) (read by tokenizer, pretrain)"
     assert f"## Data\n\n    {line}\n" in report

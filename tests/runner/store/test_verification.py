@@ -9,11 +9,15 @@ import shutil
 import pytest
 
 from nanochat.errors import PreflightError, RecipeError
-from nanochat.runner.store.record import read_record
+from nanochat.runner.inspection.inputs import existing_tokenizer
+from nanochat.runner.report.report import write_report
+from nanochat.runner.store.record import describe_files, read_record
 from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.verification import check_model
+from nanochat.runner.upload.build_view import run_view
 from nanochat.storage.integrity import write_manifest
 from nanochat.storage.layout import StageFolder
+from nanochat.tokenizer import bpe
 
 
 def flip(path, other=None):
@@ -24,7 +28,7 @@ def flip(path, other=None):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def flip_now(path, other):
+def flip_now(path, other=None):
     flip(path)
     os.utime(path)
 
@@ -119,6 +123,34 @@ def test_damaged_model_is_refused_before_it_is_loaded(bench, damage):
     assert bench.calls() == []
     if (model / "model.safetensors").exists():
         check_model(shutil.copytree(model, bench.folder / "copy"))
+
+
+def test_report_and_upload_leave_out_and_name_what_is_damaged(bench):
+    run = bench.run(last="pretrain")
+    folder = bench.stage_folder("pretrain")
+    assert "## Samples" in write_report(run, bench.base).read_text()
+    before = run_view(run.folder, bench.base).stages[1]
+    assert folder.metrics in before.streams and folder.samples in [x.path for x in before.artifacts]
+    flip_now(folder.samples)
+    flip_now(folder.metrics)
+    report = write_report(run, bench.base).read_text()
+    assert "## Samples" not in report
+    for path in (folder.samples, folder.metrics):
+        assert f"{path.name} has changed since it was written, so it is not shown. Run the recipe again." in report
+    after = run_view(run.folder, bench.base).stages[1]
+    assert after.streams == tuple(path for path in before.streams if path != folder.metrics)
+    assert after.artifacts == tuple(x for x in before.artifacts if x.path != folder.samples)
+
+
+def test_damaged_tokenizer_is_not_used_to_count_tokens(bench):
+    bench.run(last="tokenizer")
+    folder = bench.stage_folder("tokenizer")
+    path = folder.out / "tokenizer.model"
+    bpe.train(["hello world"], vocab_size=280, max_chars=99, max_document_chars=99).save(folder.out)
+    read_record(folder).model_copy(update={"files": describe_files(folder)}).write(folder.record)
+    flip(path)
+    with pytest.raises(PreflightError, match=r"tokenizer.model has changed since it was written; run the recipe"):
+        existing_tokenizer(bench.prepare())
 
 
 def test_model_of_a_stage_without_a_readable_record_is_refused(bench):
