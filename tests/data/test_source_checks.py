@@ -6,9 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.data.documents import single_pass
 from nanochat.data.files import file_sizes
 from nanochat.data.source_checks import check_documents, check_rows
-from nanochat.data.sources import SourceSpec
+from nanochat.data.sources import SourceSpec, describe
 from nanochat.errors import PreflightError, StageError
 
 TEXTS = [f"text {i}" for i in range(400)]
@@ -105,6 +106,29 @@ def test_check_documents_explains_a_split_without_documents(files, base):
         check_documents(files.source("a.jsonl"), ("train", "validation"), base=base)
     with pytest.raises(PreflightError, match=r"no validation shard b\.parquet"):
         check_documents(files.source("a.jsonl", validation_shard="b.parquet"), ("train",), base=base)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("column", "no column `text`; its columns are: body; all its 400 rows are left out"),
+        ("type", "column `text` holds int64, not text; all its 10 rows are left out"),
+    ],
+)
+def test_check_documents_leaves_out_a_file_without_the_column_and_refuses_a_source_of_such_files(
+    files, base, kind, problem
+):
+    path, notes = damaged_file(files, kind), []
+    source = files.source("*.parquet")
+    check_documents(source, ("train", "validation"), base=base)
+    texts = [*single_pass(source, "train", base=base, notify=notes.append)]
+    assert {*texts, *single_pass(source, "validation", base=base)} == {*TEXTS}
+    assert notes == [f"{describe(source)}: a file was left out: {path}: {problem}"]
+    with pytest.raises(
+        PreflightError, match=r"no file holds text; left out: b\.parquet \(no usable row\); bad"
+    ) as caught:
+        check_documents(files.source("b.parquet"), ("train",), base=base)
+    assert str(caught.value).endswith(f"{path}: {problem}")
 
 
 def test_check_documents_accepts_good_sources(files, base):

@@ -43,6 +43,17 @@ def test_source_uses_count_files_and_name_those_left_out_by_reason(tmp_path: Pat
     ]
 
 
+def test_source_uses_name_texts_that_lie_beside_rows_and_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    for name in ("notes.md", "page.html", "page.xml"):
+        (tmp_path / name).write_text("<p>x</p>")
+    reason = "beside files of a kind that is read first; name it or its suffix to read it"
+    for look_inside in (False, True):
+        (line,) = _lines(_documents(tmp_path), look_inside=look_inside)
+        assert line.startswith("docs: 1 of 4 files, ")
+        assert line.endswith(f"; left out: notes.md, page.html, page.xml ({reason})")
+
+
 def test_source_uses_name_the_files_of_the_validation(tmp_path: Path) -> None:
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text("x" * 1024)
@@ -79,6 +90,22 @@ def test_source_uses_look_inside_the_copies_of_converted_files(tmp_path: Path) -
         convert(path, base=base)
     (use,) = source_uses(inputs, base=base, look_inside=True)
     assert use.describe() == "docs: 1 of 2 files, 2 documents, 13 B; left out: b.csv (empty)"
+
+
+def test_source_uses_leave_out_a_file_without_the_column(tmp_path: Path) -> None:
+    """A parquet or csv file without it is left out as a jsonl file is whose rows lack the key."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("text\none\ntwo\n")
+    (tmp_path / "data" / "b.csv").write_text("body\nthree\n")
+    (tmp_path / "data" / "c.jsonl").write_text('{"body": "x"}\n')
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "data" / "d.parquet")
+    base = tmp_path / "base"
+    for name in ("a.csv", "b.csv"):
+        convert(tmp_path / "data" / name, base=base)
+    source = SourceSpec(name="docs", path=tuple(str(path) for path in sorted((tmp_path / "data").iterdir())))
+    (use,) = source_uses([WeightedSource(source=source, weight=1)], base=base, look_inside=True)
+    assert use.describe().endswith("; left out: b.csv, c.jsonl, d.parquet (no usable row)")
+    assert use.describe().startswith("docs: 1 of 4 files, 2 documents, ")
 
 
 def test_source_uses_skip_sources_without_files(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def _row(value: object, place: str) -> FoundRow:
             return FoundRow(place, value)
         case list() if _is_conversation(value):
             return FoundRow(place, {"messages": value})
-    found = json.dumps(value, default=lambda _: "a long number")[:50]
-    return FoundRow(place, {}, f"expected an object, a text or a list of messages, found `{found}`")
+    found = "a list" if isinstance(value, list) else f"`{json.dumps(value, default=lambda _: 'a long number')[:50]}`"
+    return FoundRow(place, {}, f"expected an object, a text or a list of messages, found {found}")
 
 
 class _Reader:
@@ -180,12 +180,15 @@ class _Reader:
                     self._advance(after)
                     return value, None
             except json.JSONDecodeError as error:
-                problem, position = f"not JSON: {error.msg}", error.pos
+                reason = error.msg.removesuffix(" at").removesuffix(" starting")  # the position follows elsewhere
+                problem, position = f"not JSON: {reason}", error.pos
                 end = end_of_bad_value(position)
             except RecursionError:
                 problem = TOO_DEEP
                 end = end_of_bad_value(position)
             if end is not None:
+                lines = self._buffer.count("\n", self._position, position)
+                problem += f" in line {self._line + lines:,}" if lines else ""
                 self._advance(end)
                 return None, problem
             if self._is_end:

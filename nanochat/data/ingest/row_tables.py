@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TABLE_ROWS = 1_000
-_MAX_NESTING = 50
+_MAX_NESTING_OF_COLUMN = 50
 """Arrow reads no file whose columns are nested much deeper."""
+_MAX_NESTING = 500
+"""Python reads and writes no JSON that is nested much deeper."""
 
 Row = dict[str, object]
 
@@ -74,12 +76,12 @@ def with_places(table: pa.Table, places: Sequence[str], problems: Sequence[str |
 def _checked(row: FoundRow) -> FoundRow:
     """Return the row, without its values if Arrow or JSON cannot hold them."""
     try:
+        if _nesting(row.values) > _MAX_NESTING:
+            return FoundRow(row.place, {}, TOO_DEEP)
         json.dumps(row.values, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         is_byte = "\udc80" <= error.object[error.start] <= "\udcff"  # as `streams.open_text` marks bytes
         problem = "not UTF-8: save the file as UTF-8" if is_byte else HALF_PAIR
-    except RecursionError:
-        problem = TOO_DEEP
     except TypeError:  # a LongNumber
         problem = long_number()
     else:
@@ -107,22 +109,39 @@ def _column(values: list[object]) -> pa.Array:
     except (pa.ArrowException, OverflowError):
         return _as_strings(values)
     # Parquet cannot hold objects without keys.
-    is_storable = "struct<>" not in str(array.type) and _nesting(array.type) <= _MAX_NESTING
+    is_storable = "struct<>" not in str(array.type) and _nesting_of_type(array.type) <= _MAX_NESTING_OF_COLUMN
     return array if is_storable else _as_strings(values)
-
-
-def _nesting(kind: pa.DataType) -> int:
-    """Return how deep lists and objects are nested in a type."""
-    kinds, depth = [kind], 0
-    while kinds := [inner.field(i).type for inner in kinds for i in range(inner.num_fields)]:
-        depth += 1
-    return depth
 
 
 def _as_strings(values: list[object]) -> pa.Array:
     import pyarrow as pa
 
-    return pa.array(
-        [value if value is None or isinstance(value, str) else JSON_MARK + json.dumps(value) for value in values],
-        pa.string(),
-    )
+    texts = [value if value is None or isinstance(value, str) else JSON_MARK + _as_json(value) for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _as_json(value: object) -> str:
+    if _nesting(value) > _MAX_NESTING:
+        raise RecursionError
+    return json.dumps(value)
+
+
+def _nesting(value: object) -> int:
+    """Return how deep lists and objects are nested in a value."""
+    values, depth = [value], 0
+    while values := [
+        item
+        for inner in values
+        if isinstance(inner, list | dict)
+        for item in (inner.values() if isinstance(inner, dict) else inner)
+    ]:
+        depth += 1
+    return depth
+
+
+def _nesting_of_type(kind: pa.DataType) -> int:
+    """Return how deep lists and objects are nested in a type."""
+    kinds, depth = [kind], 0
+    while kinds := [inner.field(i).type for inner in kinds for i in range(inner.num_fields)]:
+        depth += 1
+    return depth

@@ -24,12 +24,13 @@ DIGITS = "7" * 5000
 PROBLEMS = {
     "an element that is no object": ("7", "expected an object, a text or a list of messages, found `7`"),
     "null": ("null", "expected an object, a text or a list of messages, found `null`"),
-    "a list of numbers": ("[1, 2]", "expected an object, a text or a list of messages, found `[1, 2]`"),
+    "a list of numbers": ("[1, 2]", "expected an object, a text or a list of messages, found a list"),
     "half of a surrogate pair": (r'{"text": "a \ud83d"}', "holds half of a surrogate pair"),
     "half of a pair in a key": (r'{"text": "a", "\ud83d": 1}', "holds half of a surrogate pair"),
     "a long number": (f'{{"text": "a", "n": [{DIGITS}]}}', "holds a number of more than 4,300 digits"),
     "deep nesting": (f'{{"text": "a", "n": {DEEP}}}', "JSON nested too deeply"),
     "no JSON": ('{"text" "a", "n": [1, {"m": "]"}]}', "not JSON: Expecting ':' delimiter"),
+    "a text that goes on": ('{"text":\n"a\tb"}', "not JSON: Invalid control character in line 3"),
     "bytes that are not UTF-8": (b'{"text": "\xff"}', "not UTF-8"),
     "a text of another type": ('{"text": 5}', "`text` is not text: `5`"),
 }
@@ -67,6 +68,18 @@ def test_bad_json_value_is_skipped_and_named_again_by_each_pass_over_the_copy(fi
     place = f"{path}:2 element 2: " if form == "array" else f"{path}:2: "
     assert len(notes) == 1 and f": a bad row was left out: {place}{problem}" in notes[0]
     assert read_all(source, base) == (documents, notes)
+
+
+@pytest.mark.parametrize("depth", [100, 300, 490, 510, 900, 985, 5000])
+def test_deep_values_are_kept_beside_the_text_or_make_a_bad_row(files, base, depth):
+    """Arrow has no file format for such values, and at some depth Python cannot read them."""
+    deep = "[" * depth + "]" * depth
+    rows = [f'{{"text": "one", "n": {deep}}}', '{"text": "two", "n": 1}', '{"text": "three"}']
+    files.text("a.json", f'[{",".join(rows)}, {{"text": {deep}}}, {deep}]')
+    documents, notes = read_all(converted_source(files, base, "a.json", validation_hash_frac=0.5), base)
+    assert documents == (["one", "three", "two"] if depth < 500 else ["three", "two"])
+    bad = [note.split("element ")[1][0] for note in notes if "element " in note]
+    assert bad == (["4", "5"] if depth < 500 else ["1", "4", "5"])
 
 
 def test_bad_elements_of_a_table_in_an_object_have_their_number(files, base):

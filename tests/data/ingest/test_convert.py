@@ -144,6 +144,13 @@ def test_json_forms(tmp_path, text, rows):
     assert converted(path, tmp_path / "base") == rows
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_json_with_a_mark_of_its_encoding_is_read(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "a.json").write_bytes((mark + json.dumps(ROWS, ensure_ascii=False)).encode(encoding))
+    assert converted(tmp_path / "a.json", tmp_path / "base") == ROWS
+
+
 def test_value_that_is_not_text_is_a_bad_row_and_changes_no_other_text(tmp_path):
     path, base = tmp_path / "a.json", tmp_path / "base"
     path.write_text('[{"text": "a \\"b\\""}, {"text": 5}, {"text": {}}, {"text": "c"}]')

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nanochat.data.files.cursors import START, Cursor
+from nanochat.data.files.formats.json_lines import TOO_DEEP
 from nanochat.data.files.formats.readable_file import PLACE_COLUMN, PROBLEM_COLUMN, FileRow, ReadableFile
 from nanochat.errors import PreflightError, StageError
 
@@ -158,8 +159,10 @@ def _unmarked(text: str) -> object:
     """Return the value that a string with the mark stands for; a user's own string with the mark stays as it is."""
     try:
         return json.loads(text[1:])
-    except (ValueError, RecursionError):
+    except ValueError:
         return text
+    except RecursionError:
+        return UnreadableCell(TOO_DEEP)
 
 
 def _cell(value: pa.Scalar[pa.DataType]) -> object:

@@ -104,6 +104,8 @@ def _problem_of_cell(column: str, value: object) -> str | None:
         return None
     if isinstance(value, UnreadableCell):
         return f"`{column}` cannot be read: {value.reason}"
+    if isinstance(value, list | dict):
+        return f"`{column}` is not text but {'a list' if isinstance(value, list) else 'an object'}"
     return f"`{column}` is not text: `{json.dumps(value, default=str)[:50]}`"
 
 
