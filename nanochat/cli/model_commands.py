@@ -13,7 +13,7 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.recipe.merge.variables import escape
-from nanochat.storage.files import new_folder, write_text
+from nanochat.storage.files import delete_leftovers, new_folder, write_text
 from nanochat.storage.integrity import write_manifest
 
 
@@ -70,6 +70,7 @@ def export_model(options: argparse.Namespace) -> None:
     )
     if config.exists() and config.read_bytes() != content.encode():  # equal: an export was killed before its end
         raise PreflightError(f"{config} already exists, and the configuration would replace it; name a new file")
+    delete_leftovers(weights.parent, weights.name)  # of an export that was killed
     write_text(config, content)
     try:
         write_arrays(weights, model.named_parameters(), metadata={"format": "pt"})

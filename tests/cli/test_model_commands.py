@@ -176,5 +176,6 @@ def test_export_does_not_replace_a_file_beside_the_weights(given, capsys):
     assert "back.json already exists" in capsys.readouterr().err
     assert (given / "back.json").read_text() == "{}" and not (given / "back.safetensors").exists()
     assert main(["export", str(given / "mine"), str(given / "other.safetensors")]) == OK
-    (given / "other.safetensors").unlink()
+    (given / "other.safetensors").rename(given / ".writing-999999999-other.safetensors")
     assert main(["export", str(given / "mine"), str(given / "other.safetensors")]) == OK
+    assert not list(given.glob(".writing-*"))
