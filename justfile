@@ -32,6 +32,7 @@ mutants *options:
 torture *options:
     python tests/torture/kills.py "$@"
     python tests/torture/terminal.py
+    python tests/torture/matrix.py
     python tests/torture/disk_full.py
     python tests/torture/travel.py
 
