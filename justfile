@@ -27,7 +27,8 @@ slow folder:
 mutants *options:
     python tests/mutants/plant.py "$@"
 
-# kill a run 50 times, stop it by Ctrl-C, fill its disk, start it twice, move it: it must end as if nothing had happened (10 to 30 minutes)
+# kill a run 50 times, stop it by Ctrl-C, fill its disk, close its terminal, start it twice, move it: it must end as if
+# nothing had happened (an hour)
 [positional-arguments]
 torture *options:
     python tests/torture/kills.py "$@"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
 from nanochat.cli.run import main
+from nanochat.runner.inspection.inspect import SourceReport
 
 RECIPE = """\
 nanochat: 1
@@ -57,3 +60,18 @@ def test_data_that_cannot_be_read_end_as_in_the_checks_before_a_run(recipe, caps
 def test_data_names_the_known_sources(recipe, capsys):
     assert main(["data", str(recipe), "chat"]) == 2
     assert "no source `chat`; it has: chats" in capsys.readouterr().err
+
+
+def test_data_stops_reading_when_nobody_reads_its_output(recipe, monkeypatch):
+    """Otherwise `| head` would read all the data of a recipe."""
+
+    def inspect_sources(prepared, name, *, limit):
+        yield SourceReport("source `first`", (), iter(()))
+        pytest.fail("the second source was read")
+
+    monkeypatch.setattr("nanochat.runner.inspection.inspect.inspect_sources", inspect_sources)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["data", str(recipe)]) == 0

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from compare import differences
@@ -33,6 +34,7 @@ from nanochat.storage.layout import StageFolder, list_checkpoints
 BETWEEN = "between stages"
 PLACES = (*STAGES, BETWEEN)
 _BETWEEN_STAGES = ("base_eval", "sft")
+NOTHING = "earlier stages"
 _TRIES = 4
 _SUSPENDED_SECONDS = 2.0
 
@@ -172,7 +174,7 @@ def try_cell(smooth: Bench, folder: Path, event: Event, place: str) -> Cell:
         bench = Bench(folder / f"{name}-{number}", options=("--until", stages[-1]))
         _prepare(smooth, bench, without=STAGES[STAGES.index(stages[0]) :])
         with contextlib.suppress(MissedError):
-            code = event.strike(bench, lambda attempt: _reach(attempt, place))
+            code = event.strike(bench, partial(_reach, place=place, is_late=number < _TRIES // 2))
             if code == event.expected or code != 0:
                 break
     saved = _saved(bench, stages[-1])
@@ -195,15 +197,19 @@ def _prepare(smooth: Bench, bench: Bench, *, without: Sequence[str]) -> None:
     shutil.copy(smooth.folder.with_name("empty.db"), bench.folder / "mlflow.db")
 
 
-def _reach(attempt: Attempt, place: str) -> None:
-    """Wait until a stage is well at work, with something to lose, or until the child of the stage before has ended."""
+def _reach(attempt: Attempt, *, place: str, is_late: bool) -> None:
+    """Wait until a stage is at work, or until the child of the stage before has ended.
+
+    If `is_late`, there is something to lose: a checkpoint, or the result of a suite.
+    """
     if place == BETWEEN:
         if attempt.wait_between(_BETWEEN_STAGES[0]):
             return
     elif attempt.wait_for_stage(place) is not None:
         folder = StageFolder(attempt.bench.stage(place))
+        is_saving = is_late and place != "tokenizer"
         while attempt.process.poll() is None and not folder.record.exists():
-            if list_checkpoints(folder.checkpoints) or (place not in ("pretrain", "sft") and folder.progress.exists()):
+            if _saved(attempt.bench, place) != NOTHING if is_saving else folder.progress.exists():
                 return
             time.sleep(0.01)
     attempt.kill(attempt.process.pid)
@@ -219,7 +225,7 @@ def _saved(bench: Bench, stage: str) -> str:
             return f"step {max(steps)}"
         if suites := list(folder.suites.glob("[!.]*.json")):
             return f"{len(suites)} of 3 suites"
-    return "earlier stages"
+    return NOTHING
 
 
 def _send(number: signal.Signals, bench: Bench, reach: Reach) -> int:

@@ -55,15 +55,18 @@ class Shell:
     """An interactive shell on a new terminal."""
 
     process: subprocess.Popen[bytes]
-    master: int
+    master: int | None
+    """The terminal's other side, None once it is closed."""
     shown: bytearray = field(default_factory=bytearray)
 
     def type(self, text: bytes) -> None:
         """Press keys."""
+        assert self.master is not None
         os.write(self.master, text)
 
     def read(self, seconds: float = 0.05) -> None:
         """Take in what is shown for a while."""
+        assert self.master is not None
         deadline = time.monotonic() + seconds
         os.set_blocking(self.master, False)
         while time.monotonic() < deadline:
@@ -102,17 +105,23 @@ class Shell:
 
     def close_window(self) -> None:
         """Close the terminal. The system and the shell both send SIGHUP."""
-        os.close(self.master)
+        self._close_terminal()
         self.process.wait(_WAIT_SECONDS)
 
     def close(self) -> None:
         """End the shell, if it is still there."""
-        with contextlib.suppress(OSError):
-            self.type(b"exit\n")
-            os.close(self.master)
+        if self.master is not None:
+            with contextlib.suppress(OSError):
+                self.type(b"exit\n")
+            self._close_terminal()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         self.process.kill()
+
+    def _close_terminal(self) -> None:
+        assert self.master is not None
+        os.close(self.master)
+        self.master = None
 
 
 def open_shell(bench: Bench) -> Shell:
