@@ -59,6 +59,11 @@ bench:
     python tests/benchmarks/choices.py
     python tests/benchmarks/distributed.py --device cpu
 
+# chat with a run in the browser, and an OpenAI-compatible API
+[positional-arguments]
+serve *options:
+    nanochat-run serve "$@"
+
 # browse results in the MLflow UI
 ui:
     nanochat-run ui

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nanochat.errors import RecipeError
+from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.recipe.check.tracking_values import LAST_PORT
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import closest
 
 VERBS = (
     "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
-    "export", "verify",
+    "export", "serve", "verify",
 )  # fmt: skip
 _EPILOG = """\
 other forms:
@@ -32,6 +33,7 @@ other forms:
   nanochat-run import WEIGHTS FOLDER --tokenizer FILE [--config FILE]
                                                     convert PyTorch nanochat weights to a model folder
   nanochat-run export RUN_OR_FOLDER WEIGHTS         convert a model to safetensors for PyTorch nanochat
+  nanochat-run serve RUN_OR_FOLDER                  chat in the browser, and an OpenAI-compatible API
   nanochat-run verify                               check this machine's arithmetic in seven ways
 
 `nanochat-run VERB --help` describes the options of a verb.
@@ -138,6 +140,8 @@ def _verb_parser(verb: str) -> Parser:
                 "--port", type=_port, help="port of the web page (default: the first free one from 5000)"
             )
             parser.add_argument("--uri", help="tracking store (default: MLFLOW_TRACKING_URI, else ./mlflow.db)")
+        case "serve":
+            _add_serve(parser)
         case "verify":
             add_device(parser)
     return parser
@@ -155,9 +159,32 @@ def _add_data(parser: Parser) -> None:
     )
 
 
+def _add_serve(parser: Parser) -> None:
+    parser.add_argument("model", metavar="RUN_OR_FOLDER", help="name of a run, or a model folder")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine alone; any other needs NANOCHAT_SERVE_KEY)",
+    )
+    parser.add_argument("--port", type=_port, help="port to listen on (default: the first free one from 8000)")
+    parser.add_argument(
+        "--rows",
+        type=_positive,
+        default=GENERATED_ROWS,
+        help=f"answers generated at a time (default: {GENERATED_ROWS})",
+    )
+    add_device(parser)
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= LAST_PORT:
         raise argparse.ArgumentTypeError(f"`{text}` is not a port: a number from 1 to {LAST_PORT}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
     return int(text)
 
 

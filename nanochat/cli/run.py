@@ -16,6 +16,7 @@ _MODULES = {
     **dict.fromkeys(("ls", "report", "compare", "gc"), "result_commands"),
     **dict.fromkeys(("import", "export"), "model_commands"),
     **dict.fromkeys(("ui", "verify"), "program_commands"),
+    "serve": "serve_command",
 }
 
 

@@ -5,22 +5,15 @@ Not here: slash commands and the terminal (`nanochat.cli`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from nanochat.inference.answer_text import AnswerDecoder, parse_answer
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
-from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
-from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, Part, fit_for_completion
-
-PartKind = Literal["text", "python", "python_output"]
-
-_OPENS: dict[str, PartKind] = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
-_CLOSES = ("<|python_end|>", "<|output_end|>")
-_SHOWN = {"<|python_start|>": "[", "<|python_end|>": "]", "<|output_start|>": "[= ", "<|output_end|>": "]"}
+from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, fit_for_completion
 
 
 @dataclass(frozen=True)
@@ -81,17 +74,12 @@ class ChatSession:
         )
         answer: list[int] = []
         is_complete = False
-        decoder = StreamDecoder(self.tokenizer)
-        shown = {self.tokenizer.special(name): text for name, text in _SHOWN.items()}
+        decoder = AnswerDecoder(self.tokenizer)
         try:
             for token in tokens:
                 answer.append(token)
-                piece = decoder.flush() + shown[token] if token in shown else decoder.feed(token)
-                if piece:
-                    yield piece
-            rest = decoder.flush()
-            if rest:
-                yield rest
+                yield from (piece.text for piece in decoder.feed(token))
+            yield from (piece.text for piece in decoder.finish())
             is_complete = True
             if len(answer) == answer_limit(self._context, len(prompt.ids), settings.max_tokens):
                 is_full = len(answer) < settings.max_tokens
@@ -115,34 +103,3 @@ class ChatSession:
         if prompt.dropped_tokens:
             what = "your message and the system prompt" if self.system else "your message"
             yield f"the model did not read the first {prompt.dropped_tokens:,} tokens of {what}: {why}"
-
-
-def parse_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> str | tuple[Part, ...]:
-    """Return the content of the assistant's message: one text, or parts if the model called the calculator.
-
-    A part without an end marker ends with the answer. Rendering the message adds the marker.
-    """
-    opens = {tokenizer.special(name): kind for name, kind in _OPENS.items()}
-    closes = {tokenizer.special(name) for name in _CLOSES}
-    parts: list[Part] = []
-    kind: PartKind = "text"
-    pending: list[int] = []
-
-    def close() -> None:
-        if pending or kind != "text":
-            parts.append(Part(kind, tokenizer.decode(pending)))
-        pending.clear()
-
-    for token in ids:
-        if token in opens:
-            close()
-            kind = opens[token]
-        elif token in closes:
-            close()
-            kind = "text"
-        else:
-            pending.append(token)
-    close()
-    if all(part.kind == "text" for part in parts):
-        return "".join(part.text for part in parts)
-    return tuple(parts)

@@ -1,0 +1,1 @@
+"""Serve: a model behind an OpenAI-compatible API, and a web page to chat with it."""

@@ -1,0 +1,289 @@
+"""The HTTP application: the OpenAI API under `/v1`, and the chat page at `/`.
+
+Every request is checked before it reaches the model: the key or the Host header, the size of the body, its fields, and
+whether the prompt fits. Not here: sockets and signals (`server`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from nanochat.errors import NanochatError, RecipeError
+from nanochat.inference import engine
+from nanochat.inference.engine import Engine
+from nanochat.serve.answers import stream_answers
+from nanochat.serve.generator import BusyError, Generator
+from nanochat.serve.requests import ChatRequest, CompletionRequest, Generation
+from nanochat.serve.responses import ApiError, Endpoint, Formatter, Usage, error_event
+from nanochat.tokenizer.chat_format import render_for_completion
+
+MAX_BODY_BYTES = 2**20
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript"}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    "X-Content-Type-Options": "nosniff",
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+Body = TypeVar("Body", ChatRequest, CompletionRequest)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served, for the page and for the list of models."""
+
+    name: str
+    created: int
+    """Unix time."""
+    scores: tuple[str, ...]
+    report: Path | None
+    """The run's report.html, if there is one."""
+
+
+class Api:
+    """The handlers of one server."""
+
+    def __init__(self, generator: Generator, engine: Engine, served: Served, *, key: str | None) -> None:
+        """Serve a model.
+
+        Args:
+            generator: started.
+            engine: the generator's.
+            served: its name and scores.
+            key: clients must send it as a bearer token; None lets in all that call this machine by a local name.
+        """
+        self._generator, self._engine, self._served, self._key = generator, engine, served, key
+
+    def application(self) -> Starlette:
+        """Return the application."""
+        routes = [
+            Route("/", self._page),
+            Route("/page/{name}", self._page_file),
+            Route("/info", self._guarded(self._info)),
+            Route("/report", self._guarded(self._report)),
+            Route("/v1/models", self._guarded(self._models)),
+            Route("/v1/models/{name:path}", self._guarded(self._model)),
+            Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
+            Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
+        ]
+        return Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_allowed})
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """Return a handler that first checks who calls, and turns refusals into responses."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                self._check_caller(request)
+                return await handler(request)
+            except ApiError as error:
+                return error.response()
+
+        return guarded
+
+    def _check_caller(self, request: Request) -> None:
+        if self._key is not None:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._key.encode()):
+                raise ApiError(401, "give the server's key as `Authorization: Bearer KEY`", code="invalid_api_key")
+            return
+        host = re.sub(r":\d+$", "", request.headers.get("host", ""))
+        if host not in LOCAL_HOSTS:  # a web page elsewhere may have its own name point to this machine
+            raise ApiError(403, f"this server is called {' or '.join(LOCAL_HOSTS[:2])}, not {host!r}")
+
+    async def _page(self, _: Request) -> Response:
+        return HTMLResponse(_read_page("index.html"), headers=_PAGE_HEADERS)
+
+    async def _page_file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _PAGE_FILES:
+            return ApiError(404, "there is no such file").response()
+        return Response(_read_page(name), media_type=_PAGE_FILES[name], headers=_PAGE_HEADERS)
+
+    async def _info(self, _: Request) -> Response:
+        config = self._engine.model.config
+        return JSONResponse(
+            {
+                "name": self._served.name,
+                "scores": self._served.scores,
+                "has_report": self._served.report is not None,
+                "context": config.sequence_len,
+                "parameters": config.num_parameters(),
+            }
+        )
+
+    async def _report(self, _: Request) -> Response:
+        if self._served.report is None:
+            raise ApiError(404, "this model has no report")
+        return HTMLResponse(self._served.report.read_text(encoding="utf-8"), headers=_REPORT_HEADERS)
+
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model_body()]})
+
+    async def _model(self, request: Request) -> Response:
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._model_body())
+
+    def _model_body(self) -> dict[str, object]:
+        return {"id": self._served.name, "object": "model", "created": self._served.created, "owned_by": "nanochat"}
+
+    async def _chat(self, request: Request) -> Response:
+        body = await self._read_body(request, ChatRequest)
+        ids = render_for_completion(self._engine.tokenizer, body.conversation())
+        return await self._answer(request, body, ids, "chat")
+
+    async def _complete(self, request: Request) -> Response:
+        body = await self._read_body(request, CompletionRequest)
+        tokenizer = self._engine.tokenizer
+        return await self._answer(request, body, [tokenizer.bos_id, *tokenizer.encode(body.prompt)], "text")
+
+    async def _read_body(self, request: Request, schema: type[Body]) -> Body:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":  # also keeps web pages of other sites out: browsers would ask first
+            raise ApiError(415, "send JSON, with `Content-Type: application/json`")
+        content = bytearray()
+        try:
+            async for block in request.stream():
+                content += block
+                if len(content) > MAX_BODY_BYTES:
+                    raise ApiError(413, f"the request is larger than {MAX_BODY_BYTES:,} bytes")
+        except ClientDisconnect:
+            raise ApiError(400, "the client disconnected") from None
+        try:
+            body = schema.model_validate(json.loads(content))
+        except ValidationError as error:
+            raise ApiError(400, _explain(error)) from None
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, f"the body is not JSON: {error}") from None
+        self._check_model(body.model)
+        return body
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self._served.name:
+            raise ApiError(
+                404, f"there is no model {name!r}; this server has `{self._served.name}`", code="model_not_found"
+            )
+
+    async def _answer(self, request: Request, body: Generation, ids: list[int], endpoint: Endpoint) -> Response:
+        context = self._engine.model.config.sequence_len
+        if len(ids) >= context:
+            message = f"the prompt has {len(ids):,} tokens, but the model's context is {context:,}: shorten it"
+            raise ApiError(400, message, code="context_length_exceeded")
+        seed = body.seed if body.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        requests = [
+            engine.Request(
+                prompt=ids, max_tokens=body.token_limit or context, sampling=body.sampling, seed=seed, number=number
+            )
+            for number in range(body.n)
+        ]
+        formatter = Formatter(endpoint, self._served.name, Usage(len(ids)))
+        try:
+            self._generator.check_room()
+        except BusyError as error:
+            raise ApiError(503, str(error), headers={"Retry-After": "1"}) from None
+        if body.stream:
+            events = self._stream(requests, body, formatter)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return await self._unless_disconnected(request, self._whole(requests, body, formatter))
+
+    async def _stream(
+        self, requests: list[engine.Request], body: Generation, formatter: Formatter
+    ) -> AsyncIterator[str]:
+        """Yield server-sent events."""
+        begun: set[int] = set()
+        deltas = stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings)
+        try:
+            async for delta in deltas:
+                formatter.usage.completion_tokens += delta.tokens
+                if delta.text or delta.ended:
+                    yield formatter.chunk(delta, is_first=delta.choice not in begun)
+                    begun.add(delta.choice)
+            yield formatter.last(with_usage=body.includes_usage)
+        except Exception as error:  # noqa: BLE001 -- the status has been sent; the client must hear of the end
+            yield error_event(_as_api_error(error))
+        finally:
+            await deltas.aclose()
+
+    async def _whole(self, requests: list[engine.Request], body: Generation, formatter: Formatter) -> Response:
+        texts, ended = [""] * len(requests), dict[int, str | None]()
+        try:
+            async for delta in stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings):
+                formatter.usage.completion_tokens += delta.tokens
+                texts[delta.choice] += delta.text
+                ended[delta.choice] = delta.ended
+        except (BusyError, NanochatError, RuntimeError) as error:
+            raise _as_api_error(error) from error
+        return JSONResponse(formatter.whole(texts, [ended[number] for number in range(len(texts))]))
+
+    async def _unless_disconnected(self, request: Request, work: Coroutine[None, None, Response]) -> Response:
+        """Return the response, or end the work when the client has gone."""
+        answer = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_wait_for_disconnect(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                return Response(status_code=499)  # nobody reads it
+            return await answer
+        finally:
+            for task in (answer, gone):
+                task.cancel()
+            await asyncio.gather(answer, gone, return_exceptions=True)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, BusyError):
+        return ApiError(503, str(error), headers={"Retry-After": "1"})
+    if isinstance(error, RecipeError):
+        return ApiError(400, str(error))
+    return ApiError(500, f"the answer failed: {error}")
+
+
+async def _not_found(_: Request, __: Exception) -> Response:
+    return ApiError(404, "there is nothing here; the API is under /v1, the chat page is /").response()
+
+
+async def _not_allowed(_: Request, error: Exception) -> Response:
+    return ApiError(405, "this address does not take this method", headers=getattr(error, "headers", None)).response()
+
+
+def _explain(error: ValidationError) -> str:
+    """Return what is wrong with a body, as `messages.0.role: ...`."""
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        reason = str(problem["msg"]).removeprefix("Value error, ")
+        problems.append(f"{where}: {reason}" if where else reason)
+    return "; ".join(problems[:5])
+
+
+def _read_page(name: str) -> str:
+    return files("nanochat.serve").joinpath("page", name).read_text(encoding="utf-8")

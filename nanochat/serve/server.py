@@ -1,0 +1,92 @@
+"""Runs the HTTP server until it is stopped. The answers that are running are finished first."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+
+from nanochat.errors import PreflightError, RecipeError
+from nanochat.inference.engine import Engine
+from nanochat.serve.app import Api, Served
+from nanochat.serve.generator import Generator
+
+DEFAULT_PORT = 8000
+_MAX_WAITING = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the server listens, and the key that it asks for."""
+
+    host: str
+    port: int | None
+    """None takes the first free port from DEFAULT_PORT."""
+    key: str | None
+
+    def check(self) -> None:
+        """Raise a RecipeError if others could reach the server without a key."""
+        if self.key is None and not _is_loopback(self.host):
+            raise RecipeError(
+                f"--host {self.host} lets other machines use the model: set a key in NANOCHAT_SERVE_KEY, which clients "
+                "send as `Authorization: Bearer KEY`"
+            )
+        if self.key is not None and (not self.key.strip() or not self.key.isascii()):
+            raise RecipeError("NANOCHAT_SERVE_KEY is empty or not ASCII: clients could not send it")
+
+
+def serve(
+    load: Callable[[], Engine],
+    served: Served,
+    address: Address,
+    *,
+    max_rows: int,
+    announce: Callable[[str], None],
+) -> None:
+    """Load a model, announce the server's URL, and answer until SIGINT or SIGTERM; a second signal ends it at once.
+
+    Raises:
+        PreflightError: the address cannot be listened on.
+    """
+    address.check()
+    listener = _listen(address)
+    generator = Generator(load, max_rows=max_rows, max_waiting=_MAX_WAITING)
+    try:
+        engine = generator.start()
+        app = Api(generator, engine, served, key=address.key).application()
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
+        host, port = listener.getsockname()[:2]
+        announce(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        listener.close()
+        generator.close()
+
+
+def _listen(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    ports = [address.port] if address.port is not None else range(DEFAULT_PORT, DEFAULT_PORT + 20)
+    problem: OSError | None = None
+    for port in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address.host, port))
+        except OSError as error:
+            listener.close()
+            problem = error
+        else:
+            return listener
+    raise PreflightError(f"cannot listen on {address.host} port {ports[0]}: {problem}; give another one with --port")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
