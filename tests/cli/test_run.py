@@ -52,8 +52,9 @@ def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
     assert VERBS == (
         "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
-        "export", "verify",
+        "export", "serve", "verify",
     )  # fmt: skip
+    assert set(vars(parse(["serve", "r"]))) == {"model", "host", "port", "rows", "device", "verb"}
     assert set(vars(parse(["r.yaml"]))) == {
         "recipe", "overrides", "offline", "only", "first", "last", "force", "verb",
     }  # fmt: skip

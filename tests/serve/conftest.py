@@ -29,7 +29,7 @@ class Server:
     generator: Generator
     engine: Engine
 
-    def post(self, path: str, body: object, **options: Any) -> requests.Response:
+    def post(self, path: str, body: Any, **options: Any) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=60, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
@@ -50,7 +50,7 @@ def start_server(model_folder: Path) -> Iterator[Callable[..., Server]]:
             generator = Generator(load, max_rows=max_rows, max_waiting=max_waiting)
             engine = generator.start()
             running.callback(generator.close)
-            facts = {"name": MODEL, "created": 1, "scores": ("bpb 1.5",), "report": None} | served
+            facts: dict[str, Any] = {"name": MODEL, "created": 1, "scores": ("bpb 1.5",), "report": None} | served
             app = Api(generator, engine, Served(**facts), key=key).application()
             listener = socket.create_server(("127.0.0.1", 0))
             running.callback(listener.close)
