@@ -18,7 +18,7 @@ from nanochat.tasks.table import TaskName
 from nanochat.tools.sandbox.run import find_isolation, run_tests
 from nanochat.tools.sandbox.settings import Limits
 
-_FENCE = re.compile(r"^(?P<before>.*?)```+(?P<language>[\w+#.-]*)[ \t\r]*$", re.MULTILINE)
+_FENCE = re.compile(r"^(?P<before>.*?)(?<!`)```+(?P<language>[\w+#.-]*)[ \t\r]*$", re.MULTILINE)
 """A fence at the end of a line. Anything but the name of a language may be code that mentions a fence."""
 _FENCE_LINE = re.compile(r"^(?P<before>[ \t]*)```+(?P<rest>.*)$", re.MULTILINE)
 _FENCE_IN_LINE = re.compile(r"(?<![\s\"'`])```(?![\"'`])")

@@ -35,7 +35,7 @@ def paragraphs(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    """Return markdown that shows a text on one line, as code. It contains no empty code."""
+    """Return markdown that shows a text on one line, as code. An empty text gives an empty text."""
     line = " ".join(printable(text).split())
     ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     margin = " " if line[:1] == "`" or line[-1:] == "`" else ""
