@@ -64,6 +64,11 @@ bench:
 serve *options:
     nanochat-run serve "$@"
 
+# test the chat page in headless Chromium, with a run's or a folder's model (needs Node and Chromium)
+browser model:
+    npm install --silent --no-save --no-package-lock --prefix tests/browser playwright-core
+    python tests/browser/run.py --model {{ quote(model) }}
+
 # browse results in the MLflow UI
 ui:
     nanochat-run ui

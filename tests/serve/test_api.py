@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import openai
 import pytest
 
 from nanochat.inference.answer_text import AnswerDecoder
@@ -114,6 +115,21 @@ def test_choices_of_one_seed_differ_and_repeat(server):
     assert first == again
     assert len(set(first)) == 3
     assert first != [c["message"]["content"] for c in server.post(CHAT, {**request, "seed": 8}).json()["choices"]]
+
+
+def test_openai_client_streams_and_raises_its_own_errors(server):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+    messages = [{"role": "user", "content": "abc"}]
+    settings = {"model": "small", "messages": messages, "temperature": 0, "max_tokens": 12}
+    whole = client.chat.completions.create(**settings).choices[0].message.content
+    with client.chat.completions.create(**settings, stream=True) as stream:
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(pieces) == whole == server.post(CHAT, QUESTION).json()["choices"][0]["message"]["content"]
+    assert [model.id for model in client.models.list()] == ["small"]
+    with pytest.raises(openai.NotFoundError, match="this server has `small`"):
+        client.completions.create(model="gpt-5", prompt="a")
+    with pytest.raises(openai.BadRequestError, match="not supported"):
+        client.completions.create(model="small", prompt="a", frequency_penalty=1)
 
 
 def test_many_clients_get_the_text_that_they_get_alone(server):
