@@ -33,13 +33,14 @@ _SYSTEM_PATHS = (
 
 
 def prepare(settings: Settings) -> int:
-    """Give the folder to the user that will run the program; return how many threads that user has. Needs no fork."""
+    """Let the user that will run the program write to the folder; return how many threads that user has."""
     if sys.platform != "linux":
         return 0
     user = _user_of_programs(_permitted_capabilities())
     if user != os.geteuid():
         with contextlib.suppress(OSError):  # a container may have no other user
-            os.chown(settings.folder, user, user)
+            os.chown(settings.folder, -1, user)  # the group alone: root keeps the folder, and can delete it
+            os.chmod(settings.folder, 0o770)  # noqa: PTH101
     return _threads_of(user)
 
 

@@ -279,9 +279,9 @@ def test_programs_of_other_users_cannot_reach_outside(user, reachable, outside, 
         for path in (outside, outside / "kept"):
             os.chown(path, 65533, 65533)
     package = Path(run.__file__).parents[2]
-    tools = reachable / "nanochat" / "tools"
-    shutil.copytree(package / "tools" / "sandbox", tools / "sandbox")
-    shutil.copy(package / "errors.py", tools.parent)
+    for name in ("tools/sandbox", "storage"):
+        shutil.copytree(package / name, reachable / "nanochat" / name)
+    shutil.copy(package / "errors.py", reachable / "nanochat")
     done = subprocess.run(
         [*USERS[user], python, "-c", RUN_IN_ALL],
         input=_program(outside, port, parent="@PARENT@").encode(),
