@@ -31,9 +31,12 @@ def chat(arguments: Sequence[str]) -> None:
         PreflightError: there is no such model, or the standard input cannot be read.
     """
     options = _parser().parse_args(arguments)
+    if options.raw and options.system is not None:
+        raise RecipeError("--raw continues a text as it is, so it takes no --system")
+    prompt = _read_input() if options.prompt == "-" else options.prompt
     session = _open_session(options)
-    if options.prompt is not None:
-        _print_reply(session, options.prompt)
+    if prompt is not None:
+        _print_reply(session, prompt)
         print()
         _print_notes(session)
     else:
@@ -49,10 +52,16 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="name or folder of a run, or a folder with a model")
-    parser.add_argument("--prompt", type=_text, help="answer this message and exit")
+    parser.add_argument(
+        "--prompt", type=_text, help="answer this message and exit; `-` reads it from the standard input"
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="continue the text instead of answering, as a base model does"
+    )
     parser.add_argument("--system", type=_text, help="system prompt")
     parser.add_argument("--temperature", type=_temperature, help="sampling temperature; 0 is greedy (default: 0.8)")
     parser.add_argument("--top-k", type=_count, help="sample from the K most likely tokens (default: 50)")
+    parser.add_argument("--top-p", type=_share, help="sample from the most likely tokens that reach this probability")
     parser.add_argument("--max-tokens", type=_count, help="maximum length of an answer, in tokens (default: 256)")
     parser.add_argument("--seed", type=_seed, help="random seed; the same seed gives the same answers (default: 42)")
     add_device(parser)
@@ -72,6 +81,13 @@ def _temperature(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -84,6 +100,14 @@ def _seed(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return value
+
+
+def _read_input() -> str:
+    """Return the whole standard input, without the line break at its end."""
+    try:
+        return _text(sys.stdin.read().removesuffix("\n"))
+    except (OSError, ValueError, argparse.ArgumentTypeError) as error:
+        raise PreflightError(f"the standard input cannot be read: {error}") from None
 
 
 def _open_session(options: argparse.Namespace) -> ChatSession:
@@ -101,9 +125,10 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     folder = resolve_model(options.model, runtime.base_dir())
     check_model(folder)
     model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
-    names = ("temperature", "top_k", "max_tokens", "seed")
+    names = ("temperature", "top_k", "top_p", "max_tokens", "seed")
     settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
-    return ChatSession(Engine(model, load_tokenizer(folder)), system=options.system, settings=settings)
+    engine = Engine(model, load_tokenizer(folder))
+    return ChatSession(engine, system=options.system, settings=settings, is_raw=options.raw)
 
 
 def _converse(session: ChatSession, *, is_terminal: bool) -> None:
@@ -147,6 +172,8 @@ def _apply(session: ChatSession, command: Action | SetSystem | ChangeSettings | 
         case Action.RESET:
             session.reset()
             return "started a new conversation"
+        case SetSystem() if session.is_raw:
+            return "a text is continued as it is, so there is no system prompt (--raw)"
         case SetSystem(text):
             session.system = text
             return "removed the system prompt" if text is None else "set the system prompt"

@@ -10,6 +10,7 @@ from nanochat import runtime
 from nanochat.errors import RecipeError
 from nanochat.runner.report.results import list_results
 from nanochat.runner.store.run_catalog import find_run, resolve_model
+from nanochat.runner.store.verification import check_model
 from nanochat.storage.layout import CONFIG_FILE
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
@@ -21,6 +22,7 @@ def serve(options: argparse.Namespace) -> None:
     """Serve a run's model until interrupted."""
     base = runtime.base_dir()
     folder = resolve_model(options.model, base)
+    check_model(folder)
     chosen = runtime.prepare(device=options.device)
     from nanochat.serve import server
 

@@ -28,13 +28,21 @@ class ChatSettings:
 
 
 class ChatSession:
-    """Remembers the turns of a chat and answers the next one.
+    """Remembers the turns of a chat and answers the next one. A raw session continues each text by itself instead.
 
     The oldest turns are dropped if the context is full, and then the start of the question; `notes` says so.
     """
 
-    def __init__(self, engine: Engine, *, system: str | None = None, settings: ChatSettings | None = None) -> None:
-        self.engine, self.tokenizer = engine, engine.tokenizer
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        system: str | None = None,
+        settings: ChatSettings | None = None,
+        is_raw: bool = False,
+    ) -> None:
+        """Begin a chat; with `is_raw`, texts are continued as they are, as a base model does."""
+        self.engine, self.tokenizer, self.is_raw = engine, engine.tokenizer, is_raw
         self.system = system
         """The system prompt, which may be replaced at any time."""
         self.settings = settings if settings is not None else ChatSettings()
@@ -49,9 +57,13 @@ class ChatSession:
 
     def prompt(self, text: str) -> FittedPrompt:
         """Return the prompt for the next question: the newest turns that leave room for an answer."""
+        limit = prompt_limit(self._context, self.settings.max_tokens)
+        if self.is_raw:
+            ids = self.tokenizer.encode(text)
+            dropped = max(0, 1 + len(ids) - limit)
+            return FittedPrompt([self.tokenizer.bos_id, *ids[dropped:]], dropped_tokens=dropped)
         system = (Message("system", self.system),) if self.system else ()
         conversation = Conversation((*system, *self.turns, Message("user", text)))
-        limit = prompt_limit(self._context, self.settings.max_tokens)
         return fit_for_completion(self.tokenizer, conversation, max_tokens=limit)
 
     def reply(self, text: str) -> Generator[str, None, None]:
@@ -86,7 +98,7 @@ class ChatSession:
                 why = f"the context of {self._context:,} tokens is full" if is_full else "the limit that is set"
                 self.notes += (f"the answer was stopped at {len(answer):,} tokens: {why}",)
         finally:
-            if answer or is_complete:
+            if (answer or is_complete) and not self.is_raw:
                 content = parse_answer(self.tokenizer, answer)
                 self.turns = (*self.turns, Message("user", text), Message("assistant", content))
 

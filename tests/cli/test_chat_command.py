@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli import chat
+from nanochat.inference.engine import Engine
 from nanochat.runner.store.record import Provenance, RunState, RunTracking
 from nanochat.runtime import base_dir
 from nanochat.storage.layout import RunFolder
@@ -106,9 +108,45 @@ def test_without_runs_the_error_explains_how_to_make_one(capsys, tmp_path):
     assert "nanochat-run" in err
 
 
+def test_raw_continues_each_text_by_itself(model_folder, capsys, typed):
+    """The first token is that of the engine after BOS and the text, and no line depends on another."""
+    options = ("--raw", "--temperature", "0", "--max-tokens", "6")
+    code, alone, _ = run(capsys, model_folder, *options, "--prompt", "the cat")
+    assert code == 0
+    typed("the cat", "the mat", "the cat")
+    lines = run(capsys, model_folder, *options)[1]
+    assert lines.startswith(alone) and lines.endswith(alone)
+    engine = Engine(load_model(model_folder), load_tokenizer(model_folder))
+    ids = [engine.tokenizer.bos_id, *engine.tokenizer.encode("the cat")]
+    expected = engine.complete([ids], max_tokens=6, use_calculator=False)[0]
+    assert alone.rstrip("\n").startswith(engine.tokenizer.decode(expected[:1]).rstrip("\n"))
+    assert run(capsys, model_folder, "--raw", "--system", "x")[0] == 2
+
+
+def test_prompt_from_a_pipe(model_folder, capsys, typed):
+    options = ("--temperature", "0", "--max-tokens", "5", "--prompt")
+    typed("hi")
+    assert run(capsys, model_folder, *options, "-") == run(capsys, model_folder, *options, "hi")
+    typed("\udce4")
+    assert run(capsys, model_folder, *options, "-")[0] == 3
+
+
+def test_top_p_of_almost_nothing_is_greedy(model_folder, capsys):
+    ask = lambda *options: run(capsys, model_folder, "--prompt", "hi", "--max-tokens", "8", *options)[1]  # noqa: E731
+    assert ask("--top-p", "0.000001") == ask("--temperature", "0")
+
+
 @pytest.mark.parametrize(
     "option",
-    [("--temperature", "-1"), ("--top-k", "0"), ("--max-tokens", "x"), ("--seed", "-1"), ("--prompt", "\udcff")],
+    [
+        ("--temperature", "-1"),
+        ("--top-p", "0"),
+        ("--top-p", "1.1"),
+        ("--top-k", "0"),
+        ("--max-tokens", "x"),
+        ("--seed", "-1"),
+        ("--prompt", "\udcff"),
+    ],
 )
 def test_wrong_options_exit_2(capsys, option):
     code, _, err = run(capsys, "model", *option)
