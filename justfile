@@ -27,8 +27,7 @@ slow folder:
 mutants *options:
     python tests/mutants/plant.py "$@"
 
-# kill a run 50 times, stop it by Ctrl-C, fill its disk, close its terminal, start it twice, move it: it must end as if
-# nothing had happened (an hour)
+# kill, stop, suspend, start twice and move a run, close its terminal, fill its disk: nothing may be lost (an hour)
 [positional-arguments]
 torture *options:
     python tests/torture/kills.py "$@"
