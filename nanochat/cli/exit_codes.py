@@ -42,8 +42,11 @@ def _call(command: Callable[[], None], signals: _StopSignals) -> int:
     try:
         with signals:
             command()
-    except SystemExit as end:  # of `--help`
-        return end.code if isinstance(end.code, int) else OK
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):  # as of `--help`
+            return end.code or OK
+        _print_error(f"error: {end.code}")
+        return BUG
     except NanochatError as error:
         has_prefix = isinstance(error, InterruptedRun) or str(error).startswith("error[")
         _print_error(str(error) if has_prefix else f"error: {error}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
-
-import psutil
 
 from nanochat import runtime
 from nanochat.errors import PreflightError, RecipeError, StageError
@@ -15,7 +16,7 @@ from nanochat.recipe.check.tracking_values import find_wrong_address
 from nanochat.runner.upload.web_page import PageServer, page_on_server, page_server
 from nanochat.tracking.store_address import resolve_uri
 
-_STOP_SECONDS = 5.0
+_STOP_SECONDS, _POLL_SECONDS = 5.0, 0.05
 
 
 def ui(options: argparse.Namespace) -> None:
@@ -36,13 +37,21 @@ def ui(options: argparse.Namespace) -> None:
 def _serve(server: PageServer) -> None:
     """Run the server until it ends, or a signal ends it with all its processes.
 
-    What it prints is passed on, but not the tracebacks that it prints when it is stopped.
+    It has a process group of its own, so Ctrl-C reaches only this process. What it prints is passed on, but not the
+    tracebacks that it prints when it is stopped.
     """
     for name, value in {**server.environment, "PYTHONUNBUFFERED": "1"}.items():
         runtime.set_environment(name, value)
     pipe, merged = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
-        server.command, cwd=server.folder, stdout=pipe, stderr=merged, encoding="utf-8", errors="replace"
+        server.command,
+        cwd=server.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=merged,
+        encoding="utf-8",
+        errors="replace",
+        process_group=0,
     ) as process:
         assert process.stdout is not None, "it is a pipe"
         try:
@@ -50,20 +59,21 @@ def _serve(server: PageServer) -> None:
                 print(line, end="")
             code = process.wait()
         except BaseException:
-            _end_descendants()
+            _end_group(process)
             raise
     raise StageError(f"the server ended with exit status {code}")
 
 
-def _end_descendants() -> None:
-    processes = psutil.Process().children(recursive=True)
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+def _end_group(leader: subprocess.Popen[str]) -> None:
+    """End a process and those that it started, which may outlive it."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            leader.poll()
+            os.killpg(leader.pid, 0)
+            time.sleep(_POLL_SECONDS)
+        os.killpg(leader.pid, signal.SIGKILL)
 
 
 def verify(options: argparse.Namespace) -> None:

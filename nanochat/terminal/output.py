@@ -88,13 +88,14 @@ def protected_output(encoding: str | None = None) -> Iterator[None]:
 
 
 def allow_loss() -> None:
-    """Let the command succeed even if its standard output cannot be written, because its results are on disk.
+    """Let the command succeed even if what it prints cannot be written, because its results are on disk.
 
     Nor does it wait for a reader that does not read, such as a terminal after Ctrl-S, before its end.
     """
-    if isinstance(sys.stdout, Output):
-        sys.stdout.may_be_lost = True
-        sys.stdout.sink.waits = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Output):
+            stream.may_be_lost = True
+            stream.sink.waits = False
 
 
 def is_read() -> bool:

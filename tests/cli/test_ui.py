@@ -205,7 +205,7 @@ def serve(monkeypatch, folder: Path, code: str) -> int:
 
 
 def test_a_signal_ends_the_server_with_all_its_processes_and_without_their_tracebacks(monkeypatch, capfd, tmp_path):
-    """Ctrl-C reaches the server as well, which prints tracebacks then."""
+    """Its processes end although the one that started them has ended, and what it prints then is not shown."""
     code = (
         "import os, signal, subprocess, sys, time\n"
         "worker = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])\n"

@@ -132,7 +132,8 @@ def open_shell(bench: Bench) -> Shell:
     def take_terminal() -> None:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTSTP):  # ignored, if a script started this in background
+            signal.signal(number, signal.SIG_DFL)
 
     process = subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"],

@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,7 @@ def open_terminal(bench: Bench) -> Terminal:
     def take_terminal() -> None:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, if a script started this in the background
 
     process = subprocess.Popen(
         bench.command,
