@@ -42,7 +42,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _PROBE_SECONDS = LOCK_SECONDS
-_REASON_CHARS = 200
+_REASON_CHARS = 400
 _REFUSALS = (400, 413, 422)
 """Status codes of HTTP: the request is invalid, too large, or makes no sense."""
 _PAGE = 1000

@@ -13,6 +13,13 @@ KEY_TAG = "upload_key"
 CACHED_TAG_PREFIX = "cached."
 OWN_TAGS = frozenset({"git_commit", HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, KEY_TAG})
 """Tags of a run that the runner sets. Those of cached stages begin with `CACHED_TAG_PREFIX`."""
+OWN_MLFLOW_TAGS = frozenset(
+    {
+        *("mlflow.user", "mlflow.source.name", "mlflow.source.type"),
+        *("mlflow.note.content", "mlflow.parentRunId", "mlflow.loggedArtifacts"),
+    }
+)
+"""Tags of MLflow that are set here. A user who sets others would rename, move or hide runs."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 

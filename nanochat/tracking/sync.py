@@ -55,25 +55,28 @@ class Sender:
                 try:
                     link = self._send(view)
                 except RunGoneError:
-                    self._forget()
+                    self._start_over()
                     link = self._send(view)
         except RunGoneError as error:
-            self._forget()
+            self._start_over()
             raise TrackingOutageError(f"{show_uri(self._store.uri)}: {view.name} was deleted twice") from error
         except BaseException:
-            self._forget()
+            self._read_again()
             raise
         if self._failures:
             failures, self._failures = self._failures, []
             raise TrackingOutageError("; ".join(failures))
         return link
 
-    def _forget(self) -> None:
-        """Ask the store again, because it is unknown how much of the last request arrived."""
+    def _read_again(self) -> None:
+        """Read the local files from their start, because it is unknown how much of the last request arrived."""
         self._tails.clear()
-        self._checked.clear()
         self._failures.clear()
-        self._writer.forget()
+
+    def _start_over(self) -> None:
+        """Look again which runs the store has."""
+        self._read_again()
+        self._checked.clear()
 
     def _send(self, view: RunView, *, parent: str = "") -> Link:
         link = self._find(view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from nanochat.tracking.mlflow_store import Store, TrackingOutageError, open_store, probe, raise_outages
@@ -12,6 +13,8 @@ from nanochat.tracking.sync import Sender
 
 UPLOAD_EVERY_SECONDS = 3.0
 _RETRY_SECONDS = 10.0
+_LAST_ATTEMPTS, _LAST_RETRY_SECONDS = 3, 0.5
+"""How often the last upload is tried, and the pause after a failure. The user is waiting for it."""
 
 
 class Uploader:
@@ -76,7 +79,11 @@ class Uploader:
             while not self._stop.is_set():
                 self._attempt()
                 self._wake.wait(UPLOAD_EVERY_SECONDS if self._problem is None else _RETRY_SECONDS)
-            self._attempt()
+            for _ in range(_LAST_ATTEMPTS):
+                self._attempt()
+                if self._problem is None:
+                    break
+                time.sleep(_LAST_RETRY_SECONDS)
         except BaseException as error:  # a bug, which must not look like a successful upload
             self._problem = f"the upload failed with a bug: {type(error).__name__}: {error}"
             raise

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from nanochat.recipe.check.tracking_values import acceptable_key
+from nanochat.recipe.check.tracking_values import MLFLOW_PREFIX, TAG_CHARS, acceptable_key
+from nanochat.terminal.output import printable
 from nanochat.tracking.mlflow_store import Store, StoreRefusalError, raise_refusals
 from nanochat.tracking.points import Point
-from nanochat.tracking.run_view import Artifact, Dataset, Status
+from nanochat.tracking.run_view import OWN_MLFLOW_TAGS, Artifact, Dataset, Status
 
 _BATCH = 1000
-_PARAM_CHARS, _TAG_CHARS = 6000, 8000
+_PARAM_CHARS = 6000
 _DIGEST_CHARS = 32
 _Item = TypeVar("_Item")
 
@@ -38,14 +39,6 @@ class Writer:
         self._times: dict[tuple[str, str, int], int] = {}
         self.refusals: list[tuple[str, str]] = []
         """The run and what of it was left out and why, for the user."""
-
-    def forget(self) -> None:
-        """Ask the store again how far each metric is, because it is unknown how much of a failed request arrived.
-
-        A point that may be on its way keeps its time. MLflow ignores a point that it has with the same time and value.
-        """
-        self._last_steps.clear()
-        self._known_empty.clear()
 
     def expect_no_points(self, run_id: str) -> None:
         """Remember that a run was just created, so that its metrics need not be read."""
@@ -66,7 +59,7 @@ class Writer:
         from mlflow.entities import Param
 
         present = self._client.get_run(run_id).data.params
-        wanted = {acceptable_key(name): value[:_PARAM_CHARS] for name, value in params.items()}
+        wanted = {acceptable_key(name): _shown(value, _PARAM_CHARS) for name, value in params.items()}
         new = [Param(name, value) for name, value in wanted.items() if name not in present]
         self._write_all(
             run_id, new, lambda items: self._client.log_batch(run_id, params=items), lambda p: f"parameter `{p.key}`"
@@ -76,7 +69,12 @@ class Writer:
         """Write tags, replacing those of the same name."""
         from mlflow.entities import RunTag
 
-        items = [RunTag(name, value) for name, value in acceptable_tags(tags).items()]
+        items = []
+        for name, value in acceptable_tags(tags).items():
+            if name.startswith(MLFLOW_PREFIX) and name not in OWN_MLFLOW_TAGS:
+                self.refusals.append((run_id, f"tag `{name}`: it is one of MLflow's own tags"))
+            else:
+                items.append(RunTag(name, value))
         self._write_all(
             run_id, items, lambda items: self._client.log_batch(run_id, tags=items), lambda t: f"tag `{t.key}`"
         )
@@ -101,29 +99,38 @@ class Writer:
         """Write the points after the last step that the store has of each metric."""
         from mlflow.entities import Metric
 
+        for name in dict.fromkeys(point.name for point in points):
+            self._last_step(run_id, acceptable_key(name))  # before any point counts as sent, since this may fail
         now, new = int(time.time() * 1000), []
         for point in points:
             key = (run_id, acceptable_key(point.name))
             if point.step > self._last_step(*key):
                 self._last_steps[key] = point.step
                 new.append(Metric(key[1], point.value, self._times.setdefault((*key, point.step), now), point.step))
-        for start in range(0, len(new), _BATCH):
-            batch = new[start : start + _BATCH]
-            self._write_all(
-                run_id,
-                batch,
-                lambda items: self._client.log_batch(run_id, metrics=items),
-                lambda m: f"metric `{m.key}` at step {m.step}",
-            )
-            for metric in batch:
-                del self._times[run_id, metric.key, metric.step]
+        try:
+            for start in range(0, len(new), _BATCH):
+                self._write_all(
+                    run_id,
+                    new[start : start + _BATCH],
+                    lambda items: self._client.log_batch(run_id, metrics=items),
+                    lambda metric: f"metric `{metric.key}` at step {metric.step}",
+                )
+        except BaseException:
+            # It is unknown how much arrived, so the store is asked again. The points keep their times: MLflow ignores
+            # one that it has with the same time and value, even if it was still on its way.
+            self._known_empty.discard(run_id)
+            for metric in new:
+                self._last_steps.pop((run_id, metric.key), None)
+            raise
+        for metric in new:
+            del self._times[run_id, metric.key, metric.step]
 
     def _last_step(self, run_id: str, name: str) -> int:
-        known = self._last_steps.get((run_id, name))
-        if known is not None:
-            return known
-        history = [] if run_id in self._known_empty else self._client.get_metric_history(run_id, name)
-        return max((metric.step for metric in history), default=-1)
+        key = (run_id, name)
+        if key not in self._last_steps:
+            history = [] if run_id in self._known_empty else self._client.get_metric_history(run_id, name)
+            self._last_steps[key] = max((metric.step for metric in history), default=-1)
+        return self._last_steps[key]
 
     def write_file(self, run_id: str, artifact: Artifact) -> None:
         """Write a local file."""
@@ -162,10 +169,16 @@ class Writer:
 
     @contextmanager
     def _noticing_deletion(self, run_id: str) -> Iterator[None]:
-        """Raise RunGoneError instead of StoreRefusalError if the store refuses requests because the run is deleted."""
+        """Raise RunGoneError if the store refuses a request because the run is deleted or unknown to it."""
+        from mlflow.exceptions import MlflowException
+
         try:
             with raise_refusals(self._uri):
                 yield
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise RunGoneError from error
+            raise
         except StoreRefusalError as error:
             if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
                 raise RunGoneError from error
@@ -179,7 +192,16 @@ def milliseconds(seconds: float | None) -> int | None:
 
 def acceptable_tags(tags: dict[str, str]) -> dict[str, str]:
     """Return tags with names and values that MLflow accepts."""
-    return {acceptable_key(name): value[:_TAG_CHARS] for name, value in tags.items()}
+    return {acceptable_key(name): _shown(value, TAG_CHARS) for name, value in tags.items()}
+
+
+def _shown(text: str, limit: int | None = None) -> str:
+    """Return a text with visible control characters, cut to a number of characters, with a note if it is cut."""
+    text = printable(text.encode(errors="backslashreplace").decode())
+    if limit is None or len(text) <= limit:
+        return text
+    note = f" … [{len(text):,} characters; MLflow shows the first]"
+    return text[: limit - len(note)] + note
 
 
 def _as_table(path: Path) -> dict[str, list[object]]:
@@ -189,4 +211,6 @@ def _as_table(path: Path) -> dict[str, list[object]]:
 
 
 def _cell(value: object) -> object:
-    return value if isinstance(value, (str, int, float, bool)) or value is None else json.dumps(value)
+    if isinstance(value, (int, float, bool)) or value is None:
+        return value
+    return _shown(value if isinstance(value, str) else json.dumps(value))

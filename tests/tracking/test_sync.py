@@ -213,19 +213,39 @@ def test_refused_items_are_named_and_the_rest_is_sent(store, fake_run, monkeypat
     monkeypatch.setattr("nanochat.tracking.writer.acceptable_key", lambda name: name)
     fake_run.append(fake_run.metrics, range(3))
     fake_run.append(fake_run.metrics, range(2), name="a//b")
-    tags = {f"tag{i}": "x" for i in range(120)} | {"k" * 251: "long", "a,b": "comma"}
+    tags = {f"tag{i}": "x" for i in range(120)} | {"k" * 251: "long", "a,b": "comma", "mlflow.runName": "mine"}
     params = {"steps": "10", "bad;name": "1"}
     sender = Sender(store)
     sender.send(fake_run.view("FINISHED", "FINISHED", tags=tags, params=params))
     run = stage_of(store, fake_run)
     assert run.data.params == {"steps": "10"}
     assert tags.keys() - run.data.tags.keys() == {"k" * 251, "a,b"}
+    assert run.info.run_name == "1-pretrain"
     assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
     assert {refusal.partition("`")[2].partition("`")[0] for refusal in sender.refusals} == {
-        *("k" * 251, "a,b", "bad;name", "a//b"),
+        *("k" * 251, "a,b", "bad;name", "a//b", "mlflow.runName"),
     }
     assert all(refusal.startswith("1-pretrain: ") for refusal in sender.refusals)
     assert read_link(fake_run.folder / "stage.json").is_complete
+
+
+def test_texts_are_stored_without_control_characters_and_a_cut_is_marked(store, fake_run, tmp_path):
+    """Half of a surrogate pair comes from the name of a file that is not UTF-8, and no database can store it."""
+    table = tmp_path / "spelling.jsonl"
+    table.write_text('{"answer": "<b>\\u001b[2J\\u2028![](x)", "parts": ["\\u0007"]}\n')
+    hostile = "\x00 \x1b]0;title\x07 \u202e \udce9 two\nlines"
+    params, tags = {"hostile": hostile, "long": "p" * 7000}, {"hostile": hostile, "long": "t" * 9000}
+    sender = Sender(store)
+    sender.send(fake_run.view(params=params, tags=tags, tables=(table,)))
+    data, shown = stage_of(store, fake_run).data, r"\x00 \x1b]0;title\x07 \u202e \udce9 two" + "\nlines"
+    assert (data.params["hostile"], data.tags["hostile"]) == (shown, shown)
+    assert (len(data.params["long"]), len(data.tags["long"])) == (6000, 8000)
+    assert data.params["long"].endswith("p … [7,000 characters; MLflow shows the first]")
+    assert data.tags["long"].endswith("t … [9,000 characters; MLflow shows the first]")
+    sent = store.client.download_artifacts(stage_of(store, fake_run).info.run_id, "tables/spelling.json", str(tmp_path))
+    with open(sent) as file:  # noqa: PTH123
+        assert json.load(file)["data"] == [["<b>\\x1b[2J\u2028![](x)", '["\\u0007"]']]
+    assert sender.refusals == []
 
 
 def test_files_that_cannot_be_stored_do_not_keep_the_rest_from_being_sent(store, fake_run, tmp_path, monkeypatch):
@@ -266,6 +286,30 @@ def test_request_that_arrives_late_adds_no_point_twice(store, fake_run):
     time.sleep(0.002)  # MLflow's unit of time is a millisecond
     sender.send(fake_run.view())
     assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2, 3, 4]
+
+
+def test_failed_question_to_the_store_loses_no_point(store, fake_run):
+    """The points of the first metric are not sent yet when the last step of the second cannot be read."""
+    fake_run.append(fake_run.metrics, range(2))
+    fake_run.append(fake_run.metrics, range(2), name="train/lr")
+    Sender(store).send(fake_run.view())
+    fake_run.append(fake_run.metrics, range(2, 5))
+    fake_run.append(fake_run.metrics, range(2, 5), name="train/lr")
+    real, asked = store.client.get_metric_history, []
+
+    def flaky(run_id, name):
+        asked.append(name)
+        if len(asked) == 2:
+            raise ConnectionError("the server went away")
+        return real(run_id, name)
+
+    store.client.get_metric_history = flaky
+    sender = Sender(store)
+    with pytest.raises(TrackingOutageError, match="the server went away"):
+        sender.send(fake_run.view())
+    sender.send(fake_run.view())
+    store.client.get_metric_history = real
+    assert steps_of(store, fake_run) == [(s, float(s)) for s in range(5)]
 
 
 def test_restored_experiment_is_announced_with_the_runs_that_come_back(store, fake_run):
