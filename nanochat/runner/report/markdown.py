@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from nanochat.terminal.output import printable
 
 _RULES = {"l": "---", "r": "---:"}
-_MARKUP = re.compile(r"[\\`*\[\]|~]|<(?=[a-z/!?])|&(?=[a-z#])|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
-"""Characters that format, link or embed something. A lone `<` or `&`, or a `_` inside a word, does not."""
+_MARKUP = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
+"""Characters that format, link or embed something. A `_` inside a word does not."""
+_HTML = re.compile(r"<(?=[a-z/!?])|&(?=[a-z#])|:(?=[-\w+]+:|-)", re.IGNORECASE)
+"""What begins a tag, an entity, or the name of an emoji. MLflow's reader knows no backslash before these."""
+_ENTITIES = {"<": "&lt;", "&": "&amp;", ":": "&#58;"}
 _BLOCK_START = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+](?:\s|$)|[-=:][-=:|\\\s]*$|#{1,6}(?:\s|$)|>))")
 """Where a line would begin a list, a rule, a heading, a table or a quotation: after its number or at its start."""
 
@@ -26,7 +29,8 @@ def escape(text: str) -> str:
 
 def _escape_cell(text: str) -> str:
     """Return the same for the cell of a table, where nothing begins a block."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(printable(text).split()))
+    line = _MARKUP.sub(r"\\\g<0>", " ".join(printable(text).split()))
+    return _HTML.sub(lambda found: _ENTITIES[found[0]], line)
 
 
 def paragraphs(text: str) -> str:
