@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from nanochat.errors import RecipeError
 from nanochat.inference.batch_sizes import GENERATED_ROWS
-from nanochat.recipe.check.tracking_values import LAST_PORT
+from nanochat.recipe.check.tracking_values import LAST_PORT, MLFLOW_PORT
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import closest
 
@@ -136,9 +136,8 @@ def _verb_parser(verb: str) -> Parser:
         case "gc":
             parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
         case "ui":
-            parser.add_argument(
-                "--port", type=_port, help="port of the web page (default: the first free one from 5000)"
-            )
+            default = f"the first free one from {MLFLOW_PORT}"
+            parser.add_argument("--port", type=_port, help=f"port of the web page (default: {default})")
             parser.add_argument("--uri", help="tracking store (default: MLFLOW_TRACKING_URI, else ./mlflow.db)")
         case "serve":
             _add_serve(parser)

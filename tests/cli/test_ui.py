@@ -187,6 +187,13 @@ def test_database_server_is_served_with_its_password_out_of_sight(ui, monkeypatc
     assert ui.environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:hunter2@host/runs"
 
 
+def test_results_on_databricks_are_named(ui):
+    """No server here can show them."""
+    code, text = ui("--uri", "databricks")
+    assert code == 3 and "your Databricks workspace" in text
+    assert "your Databricks workspace" in web_page.where_to_look(Link(uri="databricks", experiment="e", run_id="r"))
+
+
 @pytest.mark.parametrize("name", ["mlflow.db", "o'ther runs.db"])
 def test_line_at_the_end_of_a_run_names_a_command_that_shows_it(ui, fresh_database, name):
     shutil.copy(fresh_database, name)

@@ -33,6 +33,8 @@ from nanochat.tracking.store_address import (
 _PORTS_TO_TRY = 50
 _HOST = "127.0.0.1"
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_DATABRICKS = "databricks"
+_WORKSPACE = "your Databricks workspace: open its page `Experiments`"
 _VIEW = "?workflowType=machine_learning"
 """Without this parameter the page opens in a mode for language applications, which hides the runs."""
 # By default `mlflow ui` starts 15 processes that use 2.4 GB. With these settings it starts 2 that use 0.5 GB.
@@ -57,9 +59,11 @@ class PageServer:
 def page_on_server(uri: str) -> str | None:
     """Return the address of the page if the store is itself a server, else None.
 
-    Raises PreflightError if the server does not answer.
+    Raises PreflightError if the server does not answer, or the page can only be found by its owner.
     """
     parts = urlsplit(uri)
+    if uri.partition(":")[0] == _DATABRICKS:
+        raise PreflightError(f"the results are in {_WORKSPACE}")
     if parts.scheme not in SERVER_PORTS:
         return None
     try:
@@ -105,6 +109,8 @@ def where_to_look(link: Link) -> str:
     page = f"#/experiments/{link.experiment_id}/runs/{link.run_id}{_VIEW}"
     if urlsplit(link.uri).scheme in SERVER_PORTS:
         return f"{show_uri(link.uri).rstrip('/')}/{page}"
+    if link.uri.partition(":")[0] == _DATABRICKS:
+        return f"experiment {link.experiment}, in {_WORKSPACE}"
     return f"`{_ui_command(link.uri)}`, then http://{_HOST}:{MLFLOW_PORT}/{page}"
 
 
@@ -119,9 +125,10 @@ def _check_database(database: Path, base: Path) -> None:
         raise PreflightError(f"there is no database {database}; {_where_runs_are(list_runs(base), database)}")
     try:
         find_moved_artifacts(database)
+    except sqlite3.OperationalError:
+        pass  # it is in use or must not be written: the page still shows what is where it was
     except sqlite3.DatabaseError as error:
-        if "readonly" not in str(error):
-            raise PreflightError(f"{database} cannot be read: {error}") from error
+        raise PreflightError(f"{database} cannot be read: {error}") from error
 
 
 def _where_runs_are(runs: list[Run], missing: Path) -> str:
