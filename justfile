@@ -27,7 +27,8 @@ slow folder:
 mutants *options:
     python tests/mutants/plant.py "$@"
 
-# kill, stop, suspend, start twice and move a run, close its terminal, fill its disk: nothing may be lost (an hour)
+# kill, stop, suspend, start twice and move a run, close its terminal, fill its disk, disturb its upload: nothing may be
+# lost (an hour)
 [positional-arguments]
 torture *options:
     python tests/torture/kills.py "$@"
@@ -35,6 +36,7 @@ torture *options:
     python tests/torture/matrix.py
     python tests/torture/disk_full.py
     python tests/torture/travel.py
+    python tests/torture/tracking.py
 
 # check a thousand mutated recipes: valid, or refused with a place (half a minute)
 [positional-arguments]
