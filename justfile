@@ -22,6 +22,10 @@ test:
 slow folder:
     NANOCHAT_TEST_DATA={{ quote(absolute_path(folder)) }} pytest -m slow
 
+# exported models in mlx-lm and transformers; needs the extra: pip install -e '.[dev,export]'
+export-tests:
+    pytest -m "export and not slow"
+
 # plant known faults one at a time in a copy of the package: which test notices each (10 minutes)
 [positional-arguments]
 mutants *options:

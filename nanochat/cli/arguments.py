@@ -32,7 +32,8 @@ other forms:
   nanochat-run ui                                   browse results in MLflow
   nanochat-run import WEIGHTS FOLDER --tokenizer FILE [--config FILE]
                                                     convert PyTorch nanochat weights to a model folder
-  nanochat-run export RUN_OR_FOLDER WEIGHTS         convert a model to safetensors for PyTorch nanochat
+  nanochat-run export RUN_OR_FOLDER FOLDER --format mlx | hf | torch
+                                                    write a model for mlx-lm, transformers or PyTorch nanochat
   nanochat-run serve RUN_OR_FOLDER                  chat in the browser, and an OpenAI-compatible API
   nanochat-run verify                               check this machine's arithmetic in seven ways
 
@@ -131,8 +132,7 @@ def _verb_parser(verb: str) -> Parser:
         case "import":
             _add_import(parser)
         case "export":
-            parser.add_argument("model", metavar="RUN_OR_FOLDER", help="name of a run, or a model folder")
-            parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="safetensors file to write")
+            _add_export(parser)
         case "gc":
             parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
         case "ui":
@@ -206,6 +206,20 @@ def _add_import(parser: Parser) -> None:
         "--architecture",
         choices=("seed", "current"),
         help="architecture of the model, if its configuration does not name one (default: seed)",
+    )
+
+
+def _add_export(parser: Parser) -> None:
+    parser.add_argument("model", metavar="RUN_OR_FOLDER", help="name of a run, or a model folder")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
+    parser.add_argument(
+        "--format", choices=("mlx", "hf", "torch"), required=True, help="mlx-lm, transformers or PyTorch nanochat"
+    )
+    parser.add_argument(
+        "--quantize-bits", type=int, choices=(2, 3, 4, 5, 6, 8), help="round the matrices to this size (mlx only)"
+    )
+    parser.add_argument(
+        "--group-size", type=int, choices=(32, 64, 128), default=64, help="numbers that share a scale (default: 64)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The verbs of `nanochat-run` that convert models from and to PyTorch nanochat: import and export."""
+"""The verb `import` of `nanochat-run`, which converts models of PyTorch nanochat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.recipe.merge.variables import escape
-from nanochat.storage.files import delete_leftovers, new_folder, write_text
+from nanochat.storage.files import new_folder
 from nanochat.storage.integrity import write_manifest
 
 
@@ -46,38 +46,6 @@ def import_model(options: argparse.Namespace) -> None:
     model_folder = options.folder.absolute()
     print(f"to talk to it: {shlex.join(['nanochat-chat', str(model_folder)])}")
     print(f"to evaluate it: {_evaluation_command(model_folder)}")
-
-
-def export_model(options: argparse.Namespace) -> None:
-    """Write a model as a safetensors file with the names of PyTorch nanochat, and its configuration next to it."""
-    weights: Path = options.weights
-    if weights.suffix != ".safetensors":
-        raise PreflightError(f"{weights}: the name must end in .safetensors, the format of the file")
-    if weights.exists():
-        raise PreflightError(f"{weights} already exists; name a new file")
-    runtime.prepare(device="cpu")
-    from nanochat.checkpoint.arrays import write_arrays
-    from nanochat.checkpoint.model_folder import load_model
-    from nanochat.runner.store.run_catalog import resolve_model
-    from nanochat.runner.store.verification import check_model
-
-    folder = resolve_model(options.model, runtime.base_dir())
-    check_model(folder)
-    model = load_model(folder)
-    config, content = (
-        weights.with_suffix(".json"),
-        json.dumps({"model_config": model.config.to_dict()}, indent=1) + "\n",
-    )
-    if config.exists() and config.read_bytes() != content.encode():  # equal: an export was killed before its end
-        raise PreflightError(f"{config} already exists, and the configuration would replace it; name a new file")
-    delete_leftovers(weights.parent, weights.name)  # of an export that was killed
-    write_text(config, content)
-    try:
-        write_arrays(weights, model.named_parameters(), metadata={"format": "pt"})
-    except BaseException:
-        config.unlink()  # so that nothing is left in the way of another attempt
-        raise
-    print(f"wrote {weights} and {config}")
 
 
 def read_config(path: Path, *, architecture: str | None = None) -> GPTConfig:

@@ -14,7 +14,8 @@ _MODULES = {
     **dict.fromkeys(("run", "plan", "check", "show", "diff", "schema"), "recipe_commands"),
     **dict.fromkeys(("data", "fetch"), "data_commands"),
     **dict.fromkeys(("ls", "report", "compare", "gc"), "result_commands"),
-    **dict.fromkeys(("import", "export"), "model_commands"),
+    "import": "model_commands",
+    "export": "export_commands",
     **dict.fromkeys(("ui", "verify"), "program_commands"),
     "serve": "serve_command",
 }

@@ -22,7 +22,8 @@ _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
 # Exceptions that torch raises, apart from UnpicklingError, for damaged files and files that it did not write.
 _UNREADABLE = (RuntimeError, LookupError, EOFError, ValueError, AttributeError, TypeError, OSError)
-_PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
+PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
+"""How the names of weights begin that have a row for each token."""
 
 
 def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
@@ -57,7 +58,7 @@ def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str,
 
 def _import_tensor(name: str, tensor: mx.array, shape: tuple[int, ...], config: GPTConfig) -> mx.array:
     original_shape = tuple(tensor.shape)
-    if name.startswith(_PER_TOKEN) and original_shape[1:] == shape[1:] and original_shape[0] >= config.vocab_size:
+    if name.startswith(PER_TOKEN) and original_shape[1:] == shape[1:] and original_shape[0] >= config.vocab_size:
         padding = max(0, shape[0] - original_shape[0])
         tensor = mx.pad(tensor[: shape[0]], [(0, padding), (0, 0)])
     if tuple(tensor.shape) != shape:

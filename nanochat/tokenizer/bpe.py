@@ -137,6 +137,12 @@ class Tokenizer:
         """Return whether `i` is the id of a special token."""
         return 1 <= i <= len(SPECIAL_TOKENS)
 
+    def learned_pieces(self) -> dict[str, int]:
+        """Return the id of each learned piece by its text, the one that is merged first first."""
+        learned = range(BASIC_PIECES, self.vocab_size)
+        ranked = sorted(learned, key=self._processor.get_score, reverse=True)
+        return {self._bytes[i].decode(): i for i in ranked}
+
     def _piece_bytes(self, i: int) -> bytes:
         piece: str = self._processor.id_to_piece(i)
         if self._processor.is_control(i) or self._processor.is_unknown(i):

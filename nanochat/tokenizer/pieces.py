@@ -15,7 +15,8 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     "<|output_start|>",
     "<|output_end|>",
 )
-BASIC_PIECES = 1 + len(SPECIAL_TOKENS) + 256
+FIRST_BYTE_ID = 1 + len(SPECIAL_TOKENS)
+BASIC_PIECES = FIRST_BYTE_ID + 256
 
 # Inside pieces SentencePiece writes a space as U+2581, so a U+2581 in the text is encoded as its three UTF-8 bytes.
 SPACE_MARK = "\u2581"

@@ -54,6 +54,9 @@ def test_public_flags_are_frozen():
         "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
         "export", "serve", "verify",
     )  # fmt: skip
+    assert set(vars(parse(["export", "r", "f", "--format", "mlx"]))) == {
+        "model", "folder", "format", "quantize_bits", "group_size", "verb",
+    }  # fmt: skip
     assert set(vars(parse(["serve", "r"]))) == {"model", "host", "port", "rows", "device", "verb"}
     assert set(vars(parse(["r.yaml"]))) == {
         "recipe", "overrides", "offline", "only", "first", "last", "force", "verb",

@@ -15,7 +15,7 @@ from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
 from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import list_results, metrics_by_name
-from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites
+from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites, uncertainty_cells
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.store.verification import damage_to_read
@@ -145,7 +145,7 @@ def _scores(records: Mapping[str, StageRecord], *, has_plot: bool) -> list[str]:
     columns = ("evaluation", "score", "±", "problems", "guess", "reading", "what the task asks", "cut")
     rows = []
     for x in suites:
-        numbers = (show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance))
+        numbers = (show_value(x.value), *uncertainty_cells(x.stderr, x.count, x.chance))
         rows.append((f"{x.stage} {x.name}", *numbers, x.reading, x.asks, x.cut))
     table = markdown_table(columns, "lrrrrlll", rows)
     return ["## Scores", SCORE_LEGEND, table, *([_image(SCORES_PLOT)] if has_plot else ())]
@@ -242,13 +242,7 @@ def _fingerprint_table(records: Mapping[str, StageRecord]) -> str:
 
 def _results_table(records: Mapping[str, StageRecord]) -> str:
     rows = [
-        (x.stage, x.metric, show_value(x.value), *_uncertainty(x.stderr, x.count, x.chance))
+        (x.stage, x.metric, show_value(x.value), *uncertainty_cells(x.stderr, x.count, x.chance))
         for x in list_results(records)
     ]
     return markdown_table(("stage", "metric", "value", "±", "problems", "guess"), "llrrrr", rows)
-
-
-def _uncertainty(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
-    """Return the cells for standard error, number of problems and score of a guess."""
-    error, guess = ("" if value is None else f"{value:.3g}" for value in (stderr, chance))
-    return error, "" if count is None else f"{count:,}", guess

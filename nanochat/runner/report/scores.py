@@ -71,6 +71,12 @@ def list_suites(records: Mapping[str, StageRecord]) -> list[Suite]:
     return suites
 
 
+def uncertainty_cells(stderr: float | None, count: int | None, chance: float | None) -> tuple[str, str, str]:
+    """Return the cells for standard error, number of problems and score of a guess."""
+    error, guess = ("" if value is None else f"{value:.3g}" for value in (stderr, chance))
+    return error, "" if count is None else f"{count:,}", guess
+
+
 def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
     """Return a sentence for each finished stage: what it did, and with what outcome."""
     return [f"**{stage}** {STAGES[stage].outcome(record.metrics)}" for stage, record in records.items()]

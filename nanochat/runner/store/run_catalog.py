@@ -151,7 +151,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
         is_whole = all((candidate / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
         if is_whole or StageFolder(candidate.parent.parent).record.is_file():  # whoever loads it names what is missing
             return candidate.resolve()
-    run = _latest_with_model(reference, base)
+    run = latest_with_model(reference, base)
     records, folders, lost = run.records(base), run.folders(base), run.lost(base)
     for stage in prefer or reversed(training_stages()):
         if stage in lost:  # a model of another stage is not what was asked for
@@ -164,7 +164,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
     )
 
 
-def _latest_with_model(reference: str, base: Path) -> Run:
+def latest_with_model(reference: str, base: Path) -> Run:
     """Return the run that a reference names. For a bare name, return the latest run that has a model."""
     latest = find_run(reference, base)
     if "/" in reference:

@@ -1,0 +1,38 @@
+"""The verb `export` of `nanochat-run`, which writes a model as a folder for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nanochat import runtime
+from nanochat.errors import PreflightError, RecipeError
+from nanochat.storage.files import new_folder
+
+
+def export_model(options: argparse.Namespace) -> None:
+    """Write a model as a folder for mlx-lm, transformers or PyTorch nanochat."""
+    folder: Path = options.folder
+    if folder.exists():
+        raise PreflightError(f"{folder} already exists; name a new folder")
+    if options.quantize_bits is not None and options.format != "mlx":
+        raise RecipeError(f"--quantize-bits goes with --format mlx only, not {options.format}")
+    runtime.prepare(device="cpu")
+    from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+    from nanochat.export.folder import write_export
+    from nanochat.export.weights import Quantization
+    from nanochat.runner.report.origin import origin_of_model
+    from nanochat.runner.store.run_catalog import resolve_model
+    from nanochat.runner.store.verification import check_model
+
+    base = runtime.base_dir()
+    model_folder = resolve_model(options.model, base)
+    check_model(model_folder)
+    quantization = None
+    if options.quantize_bits is not None:
+        quantization = Quantization(bits=options.quantize_bits, group_size=options.group_size)
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    origin = origin_of_model(model_folder, options.model, base)
+    with new_folder(folder) as scratch:
+        write_export(scratch, model, tokenizer, options.format, quantization=quantization, origin=origin)
+    print(f"wrote {folder}; its README.md says how to use it")

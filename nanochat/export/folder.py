@@ -1,0 +1,101 @@
+"""Writes the folder of an exported model for mlx-lm, transformers, or PyTorch nanochat.
+
+mlx-lm and transformers get config.json, model.safetensors, the tokenizer with its chat template, and a file with the
+model's code if the library has no such model. PyTorch nanochat gets our names, its configuration and our tokenizer.
+Every folder has a model card. Not here: what the card says about the origin of the model, and running it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nanochat.checkpoint.arrays import write_arrays
+from nanochat.errors import PreflightError
+from nanochat.export.card import card_text
+from nanochat.export.model_config import Format, library_config, needs_code
+from nanochat.export.tokenizer_files import PAD_ID, ending_ids, write_tokenizer_files
+from nanochat.export.weights import Quantization, library_weights, quantized
+from nanochat.model.gpt import GPT
+from nanochat.storage.files import write_text
+from nanochat.storage.layout import CONFIG_FILE, WEIGHTS_FILE
+from nanochat.tokenizer.bpe import Tokenizer
+
+CARD_FILE = "README.md"
+_CODE_FILES: dict[Format, tuple[str, ...]] = {
+    "mlx": ("nanochat_mlx.py",),
+    "hf": ("configuration_nanochat.py", "modeling_nanochat.py"),
+}
+_SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
+"""The defaults of our own chat."""
+
+
+def write_export(
+    folder: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    form: Format,
+    *,
+    quantization: Quantization | None = None,
+    origin: str = "",
+) -> None:
+    """Write a model in a format into an empty folder that is part of a larger atomic write.
+
+    Args:
+        folder: exists and is empty.
+        model: its weights are float32.
+        tokenizer: may have fewer tokens than the model.
+        form: the library that the folder is for.
+        quantization: for mlx only.
+        origin: Markdown about where the model comes from, for its card.
+
+    Raises:
+        PreflightError: the matrices cannot be quantized as asked.
+    """
+    if quantization is not None and form != "mlx":
+        raise PreflightError(f"only the format `mlx` can be quantized, not `{form}`")
+    if form == "torch":
+        _write_torch(folder, model, tokenizer)
+    else:
+        _write_library_files(folder, model, tokenizer, form, quantization)
+    code = bool(_code_files(model, form))
+    write_text(folder / CARD_FILE, card_text(form, origin, quantization=quantization, has_code=code), durable=False)
+
+
+def _write_torch(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    write_arrays(folder / WEIGHTS_FILE, model.named_parameters(), metadata={"format": "pt"}, durable=False)
+    _write_json(folder / "model.json", {"model_config": model.config.to_dict()})
+    tokenizer.save(folder)
+
+
+def _write_library_files(
+    folder: Path, model: GPT, tokenizer: Tokenizer, form: Format, quantization: Quantization | None
+) -> None:
+    config = library_config(model.config, form) | {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ending_ids(tokenizer),
+        "pad_token_id": PAD_ID,
+    }
+    named = library_weights(model, form)
+    if quantization is not None:
+        named = quantized(named, quantization)
+        described = {"group_size": quantization.group_size, "bits": quantization.bits, "mode": "affine"}
+        config |= {"quantization": described, "quantization_config": described}
+    _write_json(folder / CONFIG_FILE, config)
+    write_arrays(folder / WEIGHTS_FILE, named, metadata={"format": "mlx" if form == "mlx" else "pt"}, durable=False)
+    write_tokenizer_files(folder, tokenizer, context=model.config.sequence_len)
+    special = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(folder / "generation_config.json", special | _SAMPLING)
+    for name in _code_files(model, form):
+        content = resources.files("nanochat.export.files").joinpath(name).read_text(encoding="utf-8")
+        write_text(folder / name, content, durable=False)
+
+
+def _code_files(model: GPT, form: Format) -> tuple[str, ...]:
+    return _CODE_FILES[form] if form != "torch" and needs_code(model.config, form) else ()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=False)
