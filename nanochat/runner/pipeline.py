@@ -136,6 +136,7 @@ def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
         init_digests=prepared.init_digests,
         init_models=prepared.init_models,
         is_new=bool(context.forced),
+        is_cached=not context.to_run,
     ) as session:
         folder, shown = session.folder, (prepared, context.lookups, context.selected)
         write_text(folder.resolved, resolved_yaml(prepared.loaded))

@@ -75,6 +75,7 @@ def test_copied_base_folder_works_under_another_path_and_host_name(base, run_dry
         again, display = run_dry(copy)
         assert display.lines[0].startswith("nothing to do") and computed_stages(display) == []
         assert (again.folder.path, again.state.host) == (copy / "runs" / run.reference, "another-host")
+        assert again.state.provenance == run.state.provenance, "the report says where it was computed"
     finally:
         aside.rename(base)
 

@@ -62,8 +62,8 @@ def render_comparison(runs: Sequence[Run], base: Path) -> str:
         parts.append("The recipes do not differ in any field that affects results.\n")
     if any(column.unknown for column in columns):
         parts.append("The recipes could be compared only in part.\n")
-    parts += [f"Missing: {run.describe_lost(base, c.lost)}.\n" for run, c in zip(runs, columns, strict=True) if c.lost]
-    return "\n".join(parts)
+    missing = [f"Missing: {run.describe_lost(base, c.lost)}.\n" for run, c in zip(runs, columns, strict=True) if c.lost]
+    return "\n".join([*parts, *dict.fromkeys(missing)])
 
 
 def _read(run: Run, base: Path) -> _Column:

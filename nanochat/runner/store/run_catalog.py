@@ -67,10 +67,10 @@ class Run:
     def describe_lost(self, base: Path, stages: Collection[str]) -> str:
         """Return which of the stages are lost, where they were searched, and what to do, as text for the user."""
         reasons = [f"{stage}: {why}" for stage, why in self.lost(base).items() if stage in stages]
-        searched = " and ".join(map(str, self.bases(base)))
+        searched, host = " and ".join(map(str, self.bases(base))), self.state.provenance.host
         return (
             f"results of the run {self.reference} are not here: {'; '.join(reasons)} (searched in {searched}). Copy "
-            f"`stages` from the base folder in which it ran, on {self.state.host}, or set NANOCHAT_BASE_DIR to it"
+            f"`stages` from the base folder in which it ran, on {host}, or set NANOCHAT_BASE_DIR to it"
         )
 
     def _locate(self, entry: StageEntry, base: Path) -> StageFolder:

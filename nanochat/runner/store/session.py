@@ -95,10 +95,12 @@ def open_session(
     init_digests: Mapping[str, str],
     init_models: Mapping[str, Path],
     is_new: bool,
+    is_cached: bool,
 ) -> Iterator[Session]:
     """Resume the latest run of this name if it computes the same thing, else create a new run, and work on it.
 
-    `is_new` always creates one: a forced stage belongs to a new run. The run is locked until the block ends. A
+    `is_new` always creates one: a forced stage belongs to a new run. If everything `is_cached`, a resumed run keeps the
+    code and the machine that it was made with. The run is locked until the block ends. A
     LockError says which process is working on a run that computes the same thing already.
     """
     digest = plan_digest(plan, init_digests)
@@ -130,7 +132,7 @@ def open_session(
                 machine=provenance.machine_id(),
                 pid=os.getpid(),
                 process_started=provenance.process_started(),
-                provenance=provenance.collect(),
+                provenance=previous.state.provenance if previous and is_cached else provenance.collect(),
                 tracking=tracking,
                 command=command,
                 expectations=dict(plan.expectations),
