@@ -8,6 +8,9 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -80,17 +83,29 @@ def test_copied_base_folder_works_under_another_path_and_host_name(base, run_dry
         aside.rename(base)
 
 
-def signal_child_at(base: Path, step: int, number: signal.Signals):
-    """Return a callback that signals the pretrain process once it has saved a checkpoint of `step`."""
-    sent = []
+@contextmanager
+def signal_child_at(base: Path, step: int, number: signal.Signals) -> Iterator[None]:
+    """Signal the pretrain process of a run in this block as soon as it has saved a checkpoint of `step`.
 
-    def on_progress(title: str) -> None:
-        for path in (base / "stages" / "pretrain").glob("*/progress.json"):
-            if not sent and (newest_step(StageFolder(path.parent)) or 0) >= step:
-                sent.append(step)
-                os.kill(json.loads(path.read_text())["pid"], number)
+    A thread looks every few milliseconds. The progress of the run is shown too rarely: the stage takes a few of them.
+    """
+    ended = threading.Event()
 
-    return on_progress
+    def watch() -> None:
+        while not ended.wait(0.002):
+            for path in (base / "stages" / "pretrain").glob("*/progress.json"):
+                if (newest_step(StageFolder(path.parent)) or 0) >= step:
+                    with suppress(ProcessLookupError, FileNotFoundError):  # it is that of an earlier attempt
+                        os.kill(json.loads(path.read_text())["pid"], number)
+                        return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +121,8 @@ def test_pretraining_killed_twice_ends_with_the_same_bits(tmp_path, tokenized, r
     whole_base, killed_base = (shutil.copytree(tokenized, tmp_path / name) for name in ("whole", "killed"))
     whole, _ = run_dry(whole_base, *LONGER, last="pretrain")
     for step in (4, 20):
-        with pytest.raises(StageError, match="SIGKILL"):
-            run_dry(
-                killed_base, *LONGER, on_progress=signal_child_at(killed_base, step, signal.SIGKILL), last="pretrain"
-            )
+        with pytest.raises(StageError, match="SIGKILL"), signal_child_at(killed_base, step, signal.SIGKILL):
+            run_dry(killed_base, *LONGER, last="pretrain")
     killed, display = run_dry(killed_base, *LONGER, last="pretrain")
     assert any("2-pretrain: resumes" in line for line in display.lines)
     records = [r.records(b)["pretrain"] for r, b in ((whole, whole_base), (killed, killed_base))]
@@ -121,8 +134,8 @@ def test_pretraining_killed_twice_ends_with_the_same_bits(tmp_path, tokenized, r
 def test_interrupted_stage_saves_and_the_run_prints_how_to_continue(tmp_path, tokenized, run_dry):
     """The message of the error is a single line."""
     base = shutil.copytree(tokenized, tmp_path / "base")
-    with pytest.raises(InterruptedRun) as caught:
-        run_dry(base, *LONGER, on_progress=signal_child_at(base, 4, signal.SIGTERM), last="pretrain")
+    with pytest.raises(InterruptedRun) as caught, signal_child_at(base, 4, signal.SIGTERM):
+        run_dry(base, *LONGER, last="pretrain")
     assert "continue with: nanochat-run recipes/dry_run.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
