@@ -9,6 +9,9 @@ locks is refused, because two runs could damage each other's files there.
 from __future__ import annotations
 
 import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nanochat.errors import PreflightError
@@ -30,3 +33,20 @@ def lock_file(descriptor: int, path: Path, *, shared: bool = False, wait: bool =
             "damage each other's files; set NANOCHAT_BASE_DIR to a folder on a local disk"
         ) from error
     return True
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, waiting for it, without a file for it. The folder is created.
+
+    A network file system may have no locks on folders; nothing is locked there. So this is for short work that is only
+    done twice, or fails and is repeated, if two processes do it at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

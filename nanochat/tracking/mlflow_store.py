@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import socket
 import sqlite3
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 from nanochat import runtime
 from nanochat.errors import NanochatError
 from nanochat.storage.files import move_into_place
+from nanochat.storage.locking import folder_lock
 from nanochat.tracking.database import (
     ARTIFACTS_FOLDER,
     LOCK_SECONDS,
@@ -75,10 +74,10 @@ def open_store(uri: str, experiment: str) -> Store:
         if runtime.environment(name) is None:
             runtime.set_environment(name, value)
     probe(uri)
-    with raise_outages(uri), _first_use_lock(uri):
+    path = database_path(uri)
+    with raise_outages(uri), nullcontext() if path is None else folder_lock(path.parent):
         from mlflow.tracking import MlflowClient
 
-        path = database_path(uri)
         if path is not None:
             _create_database(path)
             find_moved_artifacts(path)
@@ -166,26 +165,11 @@ def reason_of(error: Exception, uri: str) -> str:
     return line.rpartition("Caused by ")[2].replace(with_credentials(uri), uri)[:_REASON_CHARS]
 
 
-@contextmanager
-def _first_use_lock(uri: str) -> Iterator[None]:
-    """Let only one process at a time create a SQLite database, since MLflow's migrations are not safe to run twice."""
-    path = database_path(uri)
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
 def _create_database(path: Path) -> None:
-    """Create the database of a SQLite store atomically, if it does not exist. The caller must hold the lock.
+    """Create the database of a SQLite store atomically, if it does not exist.
 
-    MLflow needs seconds to create the tables, and cannot open a database whose creation was killed.
+    MLflow needs seconds to create the tables, and cannot open a database whose creation was killed. The caller must
+    hold the lock of the folder, since MLflow's migrations are not safe to run twice.
     """
     if path.exists() and path.stat().st_size:  # `probe` leaves an empty file
         return

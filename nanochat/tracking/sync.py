@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+from nanochat.storage.locking import folder_lock
 from nanochat.tracking.link import Link, read_key, read_link, reserve_key
 from nanochat.tracking.mlflow_store import Store, TrackingOutageError, probe, raise_outages, reason_of
 from nanochat.tracking.points import Point, Tail
@@ -51,7 +52,8 @@ class Sender:
         """
         try:
             probe(self._store.uri)
-            with raise_outages(self._store.uri):
+            # Two commands that start at once both upload what earlier runs could not.
+            with raise_outages(self._store.uri), folder_lock(view.link.parent):
                 try:
                     link = self._send(view)
                 except RunGoneError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from dataclasses import replace
 
@@ -412,6 +413,27 @@ def test_run_that_fails_keeps_no_other_from_being_uploaded(store, fake_run, tmp_
     assert f"Incorrect string value in {failing}" in problem_of(uploader)
     names = {run.info.run_name for run in store.client.search_runs([store.experiment_id])}
     assert names == {"first", "second", "quick"} - {failing}
+
+
+def test_two_commands_that_upload_an_earlier_run_at_once_create_it_once(store, fake_run, monkeypatch):
+    """The second one waits, and finds it uploaded."""
+    fake_run.append(fake_run.metrics, range(3))
+    real, second = MlflowClient.create_run, Sender(open_store(store.uri, "nanochat"))
+    other = threading.Thread(target=second.send, args=(fake_run.view("KILLED", "KILLED"),))
+
+    def create(self, *args, **kwargs):
+        if not other.ident:
+            other.start()
+            other.join(0.3)
+            assert other.is_alive(), "it must wait"
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create)
+    Sender(store).send(fake_run.view("KILLED", "KILLED"))
+    other.join(30)
+    runs = store.client.search_runs([store.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["1-pretrain", "quick"]
+    assert [step for step, _ in steps_of(store, fake_run)] == [0, 1, 2]
 
 
 def test_close_stale_ignores_runs_of_other_programs(store):
