@@ -187,6 +187,15 @@ def test_limit_for_bad_rows_is_the_same_for_converted_files(files, base, form):
         assert str(base) not in str(caught.value)
 
 
+def test_each_row_of_a_file_of_bad_rows_is_counted(files, base):
+    path = files.text("a.json", "[" + ",\n".join(["7"] * 11) + "]")
+    files.text("b.json", '[{"text": "one"}, {"text": "two"}]')
+    source = converted_source(files, base, "a.json", "b.json")
+    with pytest.raises(PreflightError, match="11 bad rows, but `max_bad_rows` allows 10") as caught:
+        check_documents(source, ("train",), base=base)
+    assert f"{path}:1 element 1: expected an object" in str(caught.value)
+
+
 def test_stream_continues_after_a_bad_row_without_counting_it_again(files, base):
     rows = [{"text": f"{i}"} for i in range(9)]
     files.text("a.json", json.dumps([*rows[:5], 7, *rows[5:]]))

@@ -267,6 +267,21 @@ def test_damaged_file_is_refused_with_its_place_and_leaves_no_copy(tmp_path, nam
     assert names(tmp_path / "base" / "ingest") == []
 
 
+def test_arrow_file_that_asks_for_more_than_any_memory_is_refused(tmp_path, monkeypatch):
+    """Arrow raises this error if the size of a buffer in the file is damaged."""
+
+    def read_tables(path, file_format, *, first_row):
+        raise pa.lib.ArrowMemoryError("malloc of size 288230376151715776 failed")
+
+    monkeypatch.setattr(conversion, "read_tables", read_tables)
+    path = tmp_path / "a.feather"
+    path.write_bytes(b"ARROW1")
+    with pytest.raises(
+        PreflightError, match=r"a\.feather: damaged or cut off, not readable as feather \(malloc of size"
+    ):
+        convert(path, base=tmp_path / "base")
+
+
 def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "_ALWAYS_ALLOWED_BYTES", 1 << 20)
     path = tmp_path / "a.csv.gz"

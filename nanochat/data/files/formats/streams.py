@@ -7,7 +7,6 @@ but not kept.
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
 import lzma
@@ -16,20 +15,16 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
 from nanochat.data.files.file_kinds import Compression, kind_of
+from nanochat.data.files.formats.utf16 import as_utf8, is_utf32, utf16_encoding
 from nanochat.errors import PreflightError, StageError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 _BLOCK_BYTES = 1 << 20
 _MAX_EXPANSION = 1000
 """More expansion than that of any real text."""
 _HEAD_BYTES = 1024
-_UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-_UTF16_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 _MAX_LINE_BYTES = 1 << 28
 """A longer line of a compressed file is refused, because few bytes can decompress to more than the memory holds."""
@@ -69,9 +64,9 @@ def encoding_problem(path: Path) -> str | None:
         StageError: the file is compressed, and damaged or cut off.
     """
     head = _head(path)
-    if head.startswith(_UTF32_MARKS):
+    if is_utf32(head):
         return "UTF-32 text: save it as UTF-8"
-    if b"\0" in head and _utf16(head) is None:
+    if b"\0" in head and utf16_encoding(head) is None:
         return "not text, or UTF-16 text without a mark, because it has NUL bytes: save it as UTF-8"
     return None
 
@@ -177,10 +172,10 @@ def _blocks(path: Path, stream: BinaryIO, count: int) -> Iterator[bytes]:
 
 def _text_stream(path: Path, raw: BinaryIO) -> tuple[BinaryIO, bool]:
     """Return the text of an open file as UTF-8, and whether its positions are those in the file."""
-    encoding, compression = _utf16(_head(path)), _compression(path)
+    encoding, compression = utf16_encoding(_head(path)), _compression(path)
     stream = decompressed(raw, compression)
     if encoding is not None:
-        stream = cast(BinaryIO, io.BufferedReader(_Utf8Stream(stream, encoding), _BLOCK_BYTES))
+        stream = as_utf8(stream, encoding)
     return stream, compression is None and encoding is None
 
 
@@ -188,41 +183,6 @@ def _head(path: Path) -> bytes:
     """Return the first bytes of a file's content."""
     with _open_raw(path) as raw:
         return next(_blocks(path, decompressed(raw, _compression(path)), _HEAD_BYTES), b"")
-
-
-def _utf16(head: bytes) -> str | None:
-    """Return the name of the UTF-16 encoding that the first bytes of a file declare, None for other encodings."""
-    if head.startswith(_UTF32_MARKS):  # one of them begins with a mark of UTF-16
-        return None
-    return next((name for mark, name in _UTF16_MARKS.items() if head.startswith(mark)), None)
-
-
-class _Utf8Stream(io.RawIOBase):
-    """The bytes of UTF-16 text as UTF-8. What is wrong in it gives bytes that are not UTF-8, as in any other file."""
-
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
-        self._ready, self._is_end = b"", False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        target = memoryview(buffer)
-        while not self._ready and not self._is_end:
-            block = self._stream.read(_BLOCK_BYTES)
-            self._is_end = not block
-            self._ready = self._encode(block)
-        count = min(len(target), len(self._ready))
-        target[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-    def _encode(self, block: bytes) -> bytes:
-        try:
-            return self._decoder.decode(block, final=not block).encode(errors="surrogatepass")
-        except UnicodeDecodeError:  # half a character at the end of the file
-            return b"\xff"
 
 
 def _open_raw(path: Path) -> BinaryIO:

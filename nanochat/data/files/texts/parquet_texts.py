@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from nanochat.data.files.bad_rows import RowProblems
@@ -29,17 +29,18 @@ def parquet_texts(
     file: ReadableFile, column: str, cursor: Cursor, problems: RowProblems, *, keeps_held_out: bool
 ) -> Iterator[tuple[str, Cursor]]:
     """Yield the texts of a parquet file, as `readers.read_texts` does."""
-    if (problem := _column_problem(file, column)) is not None:
+    columns = parquet_columns(file)
+    if (problem := _column_problem(file, column, columns)) is not None:
         yield from _whole_file_is_bad(file, problem, cursor, problems)
         return
     places = RowPlaces(file)
     bad = counted = cursor[2]
     end = cursor
-    split_keys = [] if keeps_held_out else _split_keys(file, column)
+    split_keys = [] if keeps_held_out else _split_keys(column, columns)
     for batch, start in parquet_batches(file, [column, *split_keys], cursor):
         refused = row_problems(file, batch)
         splits = {key: cells(batch.column(key)) for key in split_keys}
-        for i, text in enumerate(cells(batch.column(column))):
+        for i, text in enumerate(cells(batch.column(column)) if columns else [None] * batch.num_rows):
             end = (start[0], start[1] + i + 1, bad)
             if splits and (reason := held_out_by({key: values[i] for key, values in splits.items()})) is not None:
                 problems.add_held_out(reason, functools.partial(places.where, batch, start, i))
@@ -60,9 +61,8 @@ def parquet_texts(
         yield "", end
 
 
-def _split_keys(file: ReadableFile, column: str) -> list[str]:
+def _split_keys(column: str, columns: Mapping[str, pa.DataType]) -> list[str]:
     """Return the columns that may name the split of a row."""
-    columns = parquet_columns(file)
     return [key for key in SPLIT_KEYS if key != column and key in columns and _is_text(columns[key])]
 
 
@@ -85,12 +85,14 @@ def _whole_file_is_bad(
     yield "", end
 
 
-def _column_problem(file: ReadableFile, column: str) -> str | None:
+def _column_problem(file: ReadableFile, column: str, columns: Mapping[str, pa.DataType]) -> str | None:
     """Return why the whole file has no text in a column, None if it may have some.
 
-    The columns of a copy have the types that their values happen to have, so its values are judged one by one.
+    The columns of a copy have the types that their values happen to have, so its values are judged one by one. It has
+    no columns if all its rows are bad.
     """
-    columns = parquet_columns(file)
+    if file.is_copy and not columns:
+        return None
     if column not in columns:
         return f"no column `{column}`; its columns are: {', '.join(columns)}"
     if not file.is_copy and not _is_text(columns[column]):
