@@ -97,7 +97,7 @@ def stop_at(bench: Bench, stage: str, *, presses: int) -> list[str]:
     progress = bench.stage(stage) / "progress.json"
     while not progress.exists() and terminal.attempt.process.poll() is None:
         terminal.read(0.02)
-    terminal.read(0.3)
+    terminal.read(0.05)  # the evaluations of the toy take half a second
     os.write(terminal.master, CTRL_C)
     if presses == 2:
         terminal.read(0.4)  # longer than the time in which two signals count as one
