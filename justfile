@@ -31,14 +31,16 @@ export-tests:
 mutants *options:
     python tests/mutants/plant.py "$@"
 
-# kill, stop, suspend, start twice and move a run, close its terminal, fill its disk, disturb its upload: nothing may be
-# lost (an hour)
+# kill, stop, suspend, start twice and move a run, close its terminal, fill its disk, damage its files, cut its power,
+# disturb its upload: nothing may be lost (an hour)
 [positional-arguments]
 torture *options:
     python tests/torture/kills.py "$@"
     python tests/torture/terminal.py
     python tests/torture/matrix.py
     python tests/torture/disk_full.py
+    python tests/torture/damage.py
+    python tests/torture/power_cut.py
     python tests/torture/travel.py
     python tests/torture/tracking.py
 

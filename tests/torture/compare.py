@@ -17,13 +17,19 @@ from nanochat.tracking.points import Point, read_points
 
 def differences(smooth: Bench, rough: Bench, stages: Sequence[str] = STAGES) -> list[str]:
     """Return everything about some stages that is not as it should be, a line each."""
+    found = compare_folders(smooth, rough, stages)
+    return found + [f"MLflow: {line}" for line in _compare_tracking(rough, stages)]
+
+
+def compare_folders(smooth: Bench, rough: Bench, stages: Sequence[str] = STAGES) -> list[str]:
+    """Return everything in the folders of some stages that is not as it should be, a line each."""
     found = []
     for stage in stages:
         one, other = smooth.stage(stage), rough.stage(stage)
         if one.name != other.name:
             found.append(f"{stage}: fingerprint {other.name}, not {one.name}")
         found += [f"{stage}: {line}" for line in _compare_stage(one, other)]
-    return found + [f"MLflow: {line}" for line in _compare_tracking(rough, stages)]
+    return found
 
 
 def count_points(bench: Bench) -> int:

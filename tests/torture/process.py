@@ -19,6 +19,22 @@ import psutil
 TOY = Path(__file__).with_name("toy.yaml")
 STAGES = ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")
 _POLL_SECONDS = 0.02
+SMALL = (
+    "sources.stdlib={path: docs.json, max_document_chars: 400}",
+    "tokenizer.vocab_size=420",
+    "pretrain.horizon.steps=12",
+    "sft.horizon.steps=8",
+    "sft.data.spelling.max_examples=200",
+    "sft.data.counting.max_examples=50",
+    *(f"base_eval.suites.{name}.tokens=1024" for name in ("bpb", "bpb_again", "bpb_third")),
+    "chat_eval.suites.spelling.max_problems=4",
+    "chat_eval.suites.counting.max_problems=4",
+    "chat_eval.suites.spelling_again.max_problems=4",
+    "run.data.token_cache=true",
+    "run.monitor={validate_every_steps: 6, validate_tokens: 1024, sample_every_steps: 4, prompts: [import]}",
+    "tracking.kind=none",
+)
+"""Make the toy recipe so small that it can be run hundreds of times, and let it read a file that is converted first."""
 
 
 class Process(Protocol):
@@ -167,3 +183,11 @@ def run_undisturbed(folder: Path) -> Bench:
     if bench.run() != 0:
         raise SystemExit(f"the undisturbed run failed:\n{bench.said()}")
     return bench
+
+
+def small_bench(folder: Path, *, seed: int = 3) -> Bench:
+    """Return a bench of the small recipe with its data, which differ by seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [path.read_text(errors="replace")[seed:] for path in sorted(Path(os.__file__).parent.glob("*.py"))[:60]]
+    (folder / "docs.json").write_text(json.dumps([{"text": text} for text in texts]))
+    return Bench(folder, overrides=(*SMALL, f"seed={seed}"))
