@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from nanochat.errors import PreflightError
@@ -20,10 +21,14 @@ _FETCHED = "fetched"
 
 
 def add_needed(path: Path, folders: Iterable[Path], *, base: Path, recipe: Path | None = None) -> None:
-    """Add folders below `base` to the list in a file. With `recipe`, the list counts as long as this file exists."""
+    """Add folders below `base` to the list in a file. With `recipe`, the list counts as long as this file exists.
+
+    A damaged list is replaced.
+    """
     names = {folder.relative_to(base).as_posix() for folder in folders}
     with claims(base):
-        names |= _read(path)[1] if path.exists() else set()
+        with suppress(PreflightError):
+            names |= _read(path)[1]
         content = {"recipe": str(recipe.absolute()) if recipe is not None else None, "folders": sorted(names)}
         write_text(path, json.dumps(content, indent=1))
 

@@ -81,6 +81,19 @@ def test_damaged_copy_is_named_and_converted_again_before_a_stage_reads_it(json_
     assert part.read_bytes() == before
 
 
+def test_damaged_list_of_the_data_that_a_run_needs_is_written_again(json_bench):
+    """After a power cut it may be empty."""
+    json_bench.control(tokenizer="fail")
+    with pytest.raises(StageError):
+        json_bench.run()
+    (listed,) = json_bench.base.glob("runs/*/*/data.json")
+    before = listed.read_text()
+    listed.write_text("")
+    json_bench.control()
+    json_bench.run()
+    assert listed.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [('[{"text": "a"},\n{"text" "b"', r"text\.json:2: not JSON: Expecting"), ('[{"body": "a"}]', "no column `text`")],
