@@ -75,6 +75,12 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def interrupt(self) -> int:
+        """Stop the server as Ctrl-C does, so that it ends its own servers, and return the exit code."""
+        assert self.process is not None, "it was started"
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(_START_SECONDS)
+
     def ask(self, path: str, **body: Any) -> Any:
         """Send a request of MLflow's REST API: POST if there is a body."""
         url = f"{self.uri}/api/2.0/mlflow/{path}"

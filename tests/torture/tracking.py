@@ -8,6 +8,7 @@ experiment of its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import random
@@ -25,7 +26,7 @@ SMALL = (
     "base_eval=null", "sft=null", "chat_eval=null", "pretrain.horizon.steps=24", "run.monitor.prompts=[]",
     "run.monitor.validate_every_steps=8",
 )  # fmt: skip
-LOCKED = 6
+LOCKED, STOPPED = 6, 75
 _ATTEMPTS = 12
 _WAIT_SECONDS = 120
 _INCOMPLETE = "MLflow: not everything could be uploaded"
@@ -257,7 +258,11 @@ def moved_project(case: Case) -> None:
             if ui.read_file(run["info"]["run_id"], "report.html") not in pages:
                 case.wrong.append(f"{experiment}: report.html is another")
     finally:
-        ui.stop()
+        if (code := ui.interrupt()) != STOPPED:
+            case.wrong.append(f"ui ended with {code}")
+    with contextlib.suppress(OSError):
+        ui.runs("new")
+        case.wrong.append("the server outlives the command")
     if bench.folder.exists():
         case.wrong.append("something was written to the old place")
 
