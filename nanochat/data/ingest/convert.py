@@ -5,7 +5,6 @@ The parts are written to an unfinished copy. Only when all are on disk does it g
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import shutil
@@ -61,7 +60,8 @@ def convert(
         raise
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise PreflightError(f"{path}: cannot be converted under {folder.parent}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno is not None else str(error)
+        raise PreflightError(f"{path}: cannot be converted under {folder.parent}: {reason}") from error
     shutil.rmtree(folder, ignore_errors=True)  # a damaged copy
     move_into_place(partial, folder)
     return folder
@@ -150,7 +150,7 @@ def _decompress(path: Path, target: Path) -> Path:
     """Write the decompressed content of a file and return its path.
 
     Raises:
-        PreflightError: the content is too large for the disk or for the file's size, as that of a decompression bomb.
+        PreflightError: the content is too large for the disk or for the file's size, as that of a bomb.
         StageError: the file is damaged.
     """
     limit = max(_ALWAYS_ALLOWED_BYTES, _MAX_RATIO * path.stat().st_size)
@@ -161,7 +161,7 @@ def _decompress(path: Path, target: Path) -> Path:
             if written > limit:
                 raise PreflightError(f"{path}: has more than {_MAX_RATIO} times its size when decompressed; refused")
             if shutil.disk_usage(target.parent).free < _SPARE_BYTES:
-                raise OSError(errno.ENOSPC, "too little space left to decompress")
+                raise PreflightError(f"{path}: too little space is left under {target.parent} to decompress it")
             file.write(block)
     return target
 
