@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from nanochat.errors import RecipeError
 from nanochat.inference.batch_sizes import GENERATED_ROWS
+from nanochat.model.config import VARIANTS
 from nanochat.recipe.check.tracking_values import LAST_PORT, MLFLOW_PORT
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import closest
@@ -30,8 +31,7 @@ other forms:
   nanochat-run report RUN | compare RUN...          show the results of one run or of several
   nanochat-run gc [--dry-run]                       delete results and data that no run uses
   nanochat-run ui                                   browse results in MLflow
-  nanochat-run import WEIGHTS FOLDER --tokenizer FILE [--config FILE]
-                                                    convert PyTorch nanochat weights to a model folder
+  nanochat-run import MODEL FOLDER                  convert a model of nanochat, mlx-lm or transformers to ours
   nanochat-run export RUN_OR_FOLDER FOLDER --format mlx | hf | torch
                                                     write a model for mlx-lm, transformers or PyTorch nanochat
   nanochat-run serve RUN_OR_FOLDER                  chat in the browser, and an OpenAI-compatible API
@@ -194,18 +194,28 @@ def _count(text: str) -> int:
 
 
 def _add_import(parser: Parser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="model_*.pt or a safetensors file")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        type=Path,
+        help="a checkpoint of PyTorch nanochat (model_*.pt or its folder), a folder of mlx-lm or transformers of type"
+        " nanochat, or a safetensors file",
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="model folder to write")
     parser.add_argument(
-        "--tokenizer", metavar="FILE", type=Path, required=True, help="tokenizer.model, or the folder that holds it"
+        "--tokenizer",
+        metavar="FILE",
+        type=Path,
+        help="tokenizer.pkl, tokenizer.json or tokenizer.model (default: the one next to the model, or in `tokenizer/`"
+        " of PyTorch nanochat's base folder)",
     )
     parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="configuration of the model (default: meta_*.json next to WEIGHTS)"
+        "--config", metavar="FILE", type=Path, help="configuration of the model (default: the one next to its weights)"
     )
     parser.add_argument(
         "--architecture",
-        choices=("seed", "current"),
-        help="architecture of the model, if its configuration does not name one (default: seed)",
+        choices=tuple(VARIANTS),
+        help="architecture of the model, if its configuration does not name one (default: recognised by its weights)",
     )
 
 

@@ -31,7 +31,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, *, context: int) -
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": _BOS,
         "eos_token": _END,
-        "pad_token": PAD_TOKEN,
+        "pad_token": _BOS if tokenizer.is_byte_level else PAD_TOKEN,
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
         "chat_template": chat_template(),
@@ -51,6 +51,12 @@ def chat_template() -> str:
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the content of `tokenizer.json`."""
+    # Jinja has no regular expressions, so the template guards the two texts that this pattern deletes from.
+    normalizer = {"type": "Replace", "pattern": {"Regex": f"(?<=<){GUARD}(?=[{GUARD}|])"}, "content": ""}
+    if tokenizer.is_byte_level:
+        added = [_added_token(tokenizer.special(name), name) for name in SPECIAL_TOKENS]
+        begin = _begin_with_bos(tokenizer.bos_id)
+        return {**json.loads(tokenizer.model), "added_tokens": added, "normalizer": normalizer, "post_processor": begin}
     learned = tokenizer.learned_pieces()
     specials = {PAD_ID: PAD_TOKEN} | {tokenizer.special(name): name for name in SPECIAL_TOKENS}
     bytes_ = {f"<0x{byte:02X}>": FIRST_BYTE_ID + byte for byte in range(256)}
@@ -60,8 +66,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [_added_token(i, name) for i, name in specials.items()],
-        # Jinja has no regular expressions, so the template guards the two texts that this pattern deletes from.
-        "normalizer": {"type": "Replace", "pattern": {"Regex": f"(?<=<){GUARD}(?=[{GUARD}|])"}, "content": ""},
+        "normalizer": normalizer,
         "pre_tokenizer": None,
         "post_processor": _begin_with_bos(tokenizer.bos_id),
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},

@@ -26,25 +26,24 @@ PER_TOKEN = ("transformer.wte.weight", "lm_head.weight", "value_embeds.")
 """How the names of weights begin that have a row for each token."""
 
 
-def read_torch_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
-    """Return name -> float32 array of every parameter of `config` from a `.safetensors` or `.pt` file.
-
-    Reading `.pt` needs torch. Names or shapes that are not those of `config` raise a StageError.
-    """
+def read_tensors(path: Path) -> dict[str, mx.array]:
+    """Return the arrays in a `.safetensors` or `.pt` file, with their names in it. Reading `.pt` needs torch."""
     if not path.exists():
         raise PreflightError(f"{path}: no such file of weights")
     match path.suffix:
         case ".safetensors":
-            tensors = _read_safetensors(path)
+            return _read_safetensors(path)
         case ".pt" | ".pth":
-            tensors = _read_pt(path)
+            return _read_pt(path)
         case other:
             raise PreflightError(f"{path}: weights must be .safetensors or .pt, not `{other}`")
-    return import_weights(tensors, config)
 
 
 def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str, mx.array]:
-    """Return name -> float32 array, named and padded as in our models."""
+    """Return name -> float32 array, named and padded as in our models.
+
+    Names or shapes that are not those of `config` raise a StageError.
+    """
     named = {name.removeprefix(_COMPILED_PREFIX): tensor for name, tensor in tensors.items()}
     named = {name: tensor for name, tensor in named.items() if name not in _BUFFERS}
     expected = config.parameter_shapes()

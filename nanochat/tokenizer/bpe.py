@@ -1,65 +1,64 @@
-"""Lossless byte-pair encoding with SentencePiece: training, encoding, decoding, and decoding of a stream.
+"""Lossless byte-pair encoding: training, encoding, decoding, and decoding of a stream.
 
-Id 0 is the unknown token (never produced), 1-9 are the special tokens, 10-265 the bytes, and the rest learned pieces.
-Encoding a text never gives a special token: text such as `<|bos|>` is encoded as ordinary characters.
+A tokenizer that nanochat trains is a SentencePiece model; imported models have a byte-level BPE. Both are used in the
+same way. Encoding a text never gives a special token: text such as `<|bos|>` is encoded as ordinary characters.
 Not here: which special tokens a conversation has (`chat_format`).
 """
 
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-import sentencepiece
 
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_bytes
 from nanochat.storage.layout import TOKENIZER_FILE
 from nanochat.tokenizer import training
-from nanochat.tokenizer.pieces import BASIC_PIECES, SPACE_MARK, SPECIAL_TOKENS, TextError
+from nanochat.tokenizer.byte_level_codec import ByteLevelCodec
+from nanochat.tokenizer.pieces import SPECIAL_TOKENS, IntArray, TextError
+from nanochat.tokenizer.sentencepiece_codec import SentencePieceCodec
 
 __all__ = ["SPECIAL_TOKENS", "StreamDecoder", "TextError", "Tokenizer", "train"]
 
-IntArray = npt.NDArray[np.int32]
-_SPACE_MARK_BYTES = SPACE_MARK.encode()
-_MAX_THREADS = 4
+
+class Codec(Protocol):
+    """One kind of tokenizer."""
+
+    pieces: list[bytes]
+    """The bytes of each id, which are empty for special tokens and unused ids."""
+    special_ids: dict[str, int]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of valid Unicode text."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[IntArray]:
+        """Return the ids of each text."""
+        ...
 
 
 class Tokenizer:
-    """A trained tokenizer. `decode(encode(text)) == text` for every valid Unicode text.
-
-    The space is a piece of its own, whatever the tokenizer was trained on. Any other character without a piece is
-    encoded as its UTF-8 bytes.
-    """
+    """A tokenizer. `decode(encode(text)) == text` for every valid Unicode text."""
 
     def __init__(self, model: bytes) -> None:
-        """Read the bytes of a SentencePiece model.
+        """Read the bytes of a tokenizer: a SentencePiece model, or the text of a tokenizer.json.
 
         Raises:
-            PreflightError: the bytes are not a model, or its ids 1 to 9 are not our special tokens.
+            PreflightError: the bytes are neither, or the tokenizer lacks our special tokens.
         """
         self.model = model
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise PreflightError(f"not a SentencePiece model ({error}); train the tokenizer again") from error
-        self.vocab_size = int(self._processor.get_piece_size())
-        self._special_ids = {name: 1 + i for i, name in enumerate(SPECIAL_TOKENS)}
-        for name, i in self._special_ids.items():
-            if self.vocab_size < BASIC_PIECES or self._processor.id_to_piece(i) != name:
-                raise PreflightError(
-                    f"this SentencePiece model has no {name} at id {i}: it was not trained by nanochat"
-                )
-        self._bytes = [self._piece_bytes(i) for i in range(self.vocab_size)]
-        self._shown = list(self._bytes)
-        for name, i in self._special_ids.items():
-            self._shown[i] = name.encode()
-        self._space_mark_ids = [self._bytes.index(bytes([byte])) for byte in _SPACE_MARK_BYTES]
-        self.token_bytes: IntArray = np.array([len(raw) for raw in self._bytes], dtype=np.int32)
+        codec: Codec = ByteLevelCodec(model) if model[:1] == b"{" else SentencePieceCodec(model)
+        self._codec = codec
+        self.vocab_size = len(codec.pieces)
+        self._special_names = {i: name for name, i in codec.special_ids.items()}
+        self._shown = [
+            self._special_names[i].encode() if i in self._special_names else raw for i, raw in enumerate(codec.pieces)
+        ]
+        self.token_bytes: IntArray = np.array([len(raw) for raw in codec.pieces], dtype=np.int32)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -83,11 +82,11 @@ class Tokenizer:
     @property
     def bos_id(self) -> int:
         """The id that starts every document and conversation."""
-        return self._special_ids["<|bos|>"]
+        return self._codec.special_ids["<|bos|>"]
 
     def special(self, name: str) -> int:
         """Return the id of a special token, such as `<|user_end|>`."""
-        return self._special_ids[name]
+        return self._codec.special_ids[name]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens.
@@ -96,14 +95,9 @@ class Tokenizer:
             TextError: `text` contains a lone surrogate.
         """
         try:
-            first, *others = text.encode().split(_SPACE_MARK_BYTES)
+            return self._codec.encode(text)
         except UnicodeEncodeError as error:
             raise TextError(error) from error
-        ids: list[int] = self._processor.encode(first)
-        for part in others:
-            ids += self._space_mark_ids
-            ids += self._processor.encode(part)
-        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[IntArray]:
         """Return the ids of each text as an int32 array. This is faster than `encode` and releases the GIL.
@@ -114,16 +108,9 @@ class Tokenizer:
             TextError: a text contains a lone surrogate.
         """
         try:
-            raw = [text.encode() for text in texts]
+            return self._codec.encode_batch(texts)
         except UnicodeEncodeError as error:
             raise TextError(error) from error
-        plain = [i for i, text in enumerate(raw) if _SPACE_MARK_BYTES not in text]
-        encoded = self._processor.encode([raw[i] for i in plain], return_type="numpy", num_threads=_threads())
-        by_index = dict(zip(plain, encoded, strict=True))
-        return [
-            np.asarray(by_index[i] if i in by_index else self.encode(text), dtype=np.int32)
-            for i, text in enumerate(texts)
-        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`. Special tokens are written by name, and bytes that are not UTF-8 as U+FFFD."""
@@ -131,30 +118,25 @@ class Tokenizer:
 
     def id_to_bytes(self, i: int) -> bytes:
         """Return the bytes of id `i`, which are empty for special tokens and the unknown token."""
-        return self._bytes[i]
+        return self._codec.pieces[i]
+
+    def shown_bytes(self, i: int) -> bytes:
+        """Return the bytes of id `i`; those of a special token are its name's."""
+        return self._shown[i]
 
     def is_special(self, i: int) -> bool:
         """Return whether `i` is the id of a special token."""
-        return 1 <= i <= len(SPECIAL_TOKENS)
+        return i in self._special_names
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether it is a byte-level BPE; `model` is then a tokenizer.json."""
+        return isinstance(self._codec, ByteLevelCodec)
 
     def learned_pieces(self) -> dict[str, int]:
-        """Return the id of each learned piece by its text, the one that is merged first first."""
-        learned = range(BASIC_PIECES, self.vocab_size)
-        ranked = sorted(learned, key=self._processor.get_score, reverse=True)
-        return {self._bytes[i].decode(): i for i in ranked}
-
-    def _piece_bytes(self, i: int) -> bytes:
-        piece: str = self._processor.id_to_piece(i)
-        if self._processor.is_control(i) or self._processor.is_unknown(i):
-            return b""
-        if self._processor.is_byte(i):
-            return bytes([int(piece[3:5], 16)])
-        return piece.replace(SPACE_MARK, " ").encode()
-
-
-def _threads() -> int:
-    """Return the number of threads that encode: a quarter of the cores, so that the training step can use the rest."""
-    return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 4))
+        """Return the id of each learned piece of a SentencePiece model by its text, first the one merged first."""
+        assert isinstance(self._codec, SentencePieceCodec), "a byte-level BPE has its own file"
+        return self._codec.learned_pieces()
 
 
 class StreamDecoder:
@@ -166,9 +148,7 @@ class StreamDecoder:
 
     def feed(self, i: int) -> str:
         """Return the text that id `i` completes, which is empty while a character is incomplete."""
-        if self._tokenizer.is_special(i):
-            return self._utf8.decode(SPECIAL_TOKENS[i - 1].encode())
-        return self._utf8.decode(self._tokenizer.id_to_bytes(i))
+        return self._utf8.decode(self._tokenizer.shown_bytes(i))
 
     def flush(self) -> str:
         """Return the rest of the stream: U+FFFD for an incomplete character, or nothing."""

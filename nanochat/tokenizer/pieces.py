@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from nanochat.errors import StageError
+
+IntArray = npt.NDArray[np.int32]
 
 SPECIAL_TOKENS: tuple[str, ...] = (
     "<|bos|>",

@@ -100,12 +100,12 @@ def test_evaluation_that_import_prints_runs(given, capsys, monkeypatch):
     [
         ("mine", "", PreflightError, "exists"),
         ("meta_000012.json", None, PreflightError, "--config FILE"),
-        ("meta_000012.json", "{", PreflightError, "does not describe a nanochat model"),
+        ("meta_000012.json", "{", PreflightError, "is not JSON"),
         ("meta_000012.json", json.dumps(SHAPE | {"n_head": 3}), PreflightError, "valid model"),
         ("meta_000012.json", json.dumps(SHAPE | {"n_embd": 64}), StageError, "has shape"),
         ("meta_000012.json", json.dumps(SHAPE | {"vocab_size": 260}), PreflightError, "tokens"),
         ("tokenizer.model", None, PreflightError, "tokenizer.model: no such file"),
-        ("model_000012.safetensors", None, PreflightError, "no such file of weights"),
+        ("model_000012.safetensors", None, PreflightError, "no such file or folder"),
     ],
 )
 def test_import_of_files_that_do_not_belong_together_is_refused(given, capsys, name, content, code, words):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from export_conversations import random_conversation, random_text
 
+from nanochat.checkpoint.foreign.pickled_tokenizer import read_pickled_tokenizer
 from nanochat.export.tokenizer_files import tokenizer_json, write_tokenizer_files
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import render
@@ -22,8 +23,14 @@ TEXT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> bpe.Tokenizer:
+PICKLED = Path(__file__).parents[1] / "golden" / "torch_2026-07" / "tokenizer" / "tokenizer.pkl"
+
+
+@pytest.fixture(scope="module", params=["trained", "imported"])
+def tokenizer(request: pytest.FixtureRequest) -> bpe.Tokenizer:
+    """A SentencePiece model, or the byte-level BPE of an imported model."""
+    if request.param == "imported":
+        return bpe.Tokenizer(read_pickled_tokenizer(PICKLED))
     return bpe.train(TEXT, vocab_size=420, max_chars=10**4, max_document_chars=10**4)
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from nanochat.errors import PreflightError
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.torch_weights import read_torch_weights
+from nanochat.model.torch_weights import import_weights, read_tensors
 
 HEADER = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
 
@@ -35,7 +35,7 @@ def write_by_hand(path, tensors):
 
 def assert_equal_logits(model, path):
     loaded = FastGPT(model.config)
-    loaded.set_parameters(read_torch_weights(path, model.config))
+    loaded.set_parameters(import_weights(read_tensors(path), model.config))
     idx = mx.random.randint(0, 100, (2, 32), key=mx.random.key(1))
     assert mx.array_equal(loaded(idx), model(idx))
 
@@ -52,7 +52,7 @@ def test_bfloat16_tensors_become_float32(random_model, tmp_path):
     """Each value is the float32 value truncated to its upper 16 bits."""
     tensors = state(random_model)
     write_by_hand(tmp_path / "model.safetensors", tensors)
-    loaded = read_torch_weights(tmp_path / "model.safetensors", random_model.config)
+    loaded = import_weights(read_tensors(tmp_path / "model.safetensors"), random_model.config)
     for name, x in tensors.items():
         expected = (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
         assert loaded[name].dtype == mx.float32
@@ -88,7 +88,7 @@ def test_missing_unknown_and_damaged_files_are_refused(random_model, tmp_path, m
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PreflightError, match=words):
-        read_torch_weights(tmp_path / name, random_model.config)
+        import_weights(read_tensors(tmp_path / name), random_model.config)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_file_that_torch_cannot_load_is_refused(random_model, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
     (tmp_path / "model.pt").write_bytes(b"junk")
     with pytest.raises(PreflightError, match=r"model\.pt cannot be read.*") as caught:
-        read_torch_weights(tmp_path / "model.pt", random_model.config)
+        import_weights(read_tensors(tmp_path / "model.pt"), random_model.config)
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value), "torch's advice is to drop the protection"
 
@@ -122,7 +122,7 @@ def test_pt_with_torch(random_model, tmp_path):
     tensors = {f"_orig_mod.{name}": torch.tensor(x) for name, x in state(random_model).items()}
     tensors["_orig_mod.lm_head.weight"] = tensors["_orig_mod.lm_head.weight"].bfloat16()
     torch.save(tensors, str(tmp_path / "model.pt"))
-    loaded = read_torch_weights(tmp_path / "model.pt", random_model.config)
+    loaded = import_weights(read_tensors(tmp_path / "model.pt"), random_model.config)
     assert np.array_equal(np.array(loaded["transformer.wte.weight"]), state(random_model)["transformer.wte.weight"])
     expected = tensors["_orig_mod.lm_head.weight"].float().numpy()
     assert np.array_equal(np.array(loaded["lm_head.weight"]), expected)

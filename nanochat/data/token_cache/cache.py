@@ -43,7 +43,8 @@ from nanochat.data.token_cache.parts import (
 )
 from nanochat.errors import PreflightError
 from nanochat.storage.files import delete_scratch
-from nanochat.tokenizer.bpe import IntArray, Tokenizer
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.pieces import IntArray
 
 FORMAT = 3
 

@@ -16,7 +16,7 @@ from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import atomic_write
 from nanochat.storage.integrity import FileDigest, describe_file, find_change
 from nanochat.storage.locking import lock_file
-from nanochat.tokenizer.bpe import IntArray
+from nanochat.tokenizer.pieces import IntArray
 
 TokenType = np.dtype[np.generic]
 OnProgress = Callable[[int, int], None]

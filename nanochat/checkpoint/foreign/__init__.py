@@ -1,0 +1,1 @@
+"""Reads models of other programs: PyTorch nanochat, mlx-lm, transformers, and NanoChat MLX."""

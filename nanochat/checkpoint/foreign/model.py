@@ -1,0 +1,122 @@
+"""Reads the weights and the configuration of a foreign model, in our names, shapes and dtype.
+
+Not here: which files these are (`source`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from nanochat.checkpoint.foreign.source import ForeignModel, read_json
+from nanochat.errors import PreflightError
+from nanochat.model.config import VARIANTS, Architecture, GPTConfig
+from nanochat.model.torch_weights import import_weights, read_tensors
+
+TORCH_EPS = 2.0**-23
+"""PyTorch's norms without an epsilon use the machine epsilon of float32."""
+_TRANSFORMERS_EPS = 1e-6
+_BLOCK_NAMES = {
+    "self_attn.q_proj": "attn.c_q",
+    "self_attn.k_proj": "attn.c_k",
+    "self_attn.v_proj": "attn.c_v",
+    "self_attn.o_proj": "attn.c_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+"""Names in transformers -> ours."""
+
+
+def read_model(parts: ForeignModel, *, architecture: Architecture | None) -> tuple[GPTConfig, dict[str, mx.array]]:
+    """Return the configuration and the parameters of a model, float32.
+
+    Args:
+        parts: its files.
+        architecture: what the files do not say; default: recognised by the names of the weights.
+
+    Raises:
+        PreflightError: a file cannot be read, or describes a model that is not a nanochat.
+        StageError: weights and configuration do not fit.
+    """
+    tensors: dict[str, mx.array] = {}
+    for path in parts.weights:
+        tensors |= read_tensors(path)
+    is_transformers = "model.embed_tokens.weight" in tensors
+    tensors = {_our_name(name): tensor for name, tensor in tensors.items()}
+    if any(name.endswith((".scales", ".biases")) for name in tensors):
+        raise PreflightError(f"{parts.weights[0]} is quantized: import the model that it was made from")
+    content = read_json(parts.config)
+    if content.get("model_type") == "nanochat":
+        config = _library_config(content, parts.config, is_transformers=is_transformers)
+    else:
+        config = _nanochat_config(content, parts.config, tensors, architecture)
+    if problems := config.problems():
+        raise PreflightError(f"{parts.config} does not describe a valid model: {'; '.join(problems)}")
+    parameters = import_weights(tensors, config)
+    for name, array in parameters.items():
+        if not mx.isfinite(array).all().item():
+            raise PreflightError(f"weight `{name}` has values that are not finite numbers")
+    return config, parameters
+
+
+def _our_name(name: str) -> str:
+    """Return our name of a weight in transformers' model; others are as they are."""
+    if name == "model.embed_tokens.weight":
+        return "transformer.wte.weight"
+    if not name.startswith("model.layers."):
+        return name
+    _, _, layer, rest = name.split(".", 3)
+    for theirs, ours in _BLOCK_NAMES.items():
+        if rest == f"{theirs}.weight":
+            return f"transformer.h.{layer}.{ours}.weight"
+    return name
+
+
+def _library_config(content: Mapping[str, Any], path: Path, *, is_transformers: bool) -> GPTConfig:
+    """Return the configuration of a model of type `nanochat` of transformers or mlx-lm."""
+    try:
+        width, heads = content["hidden_size"], content["num_attention_heads"]
+        if content["intermediate_size"] != 4 * width:
+            raise PreflightError(f"{path}: `intermediate_size` must be 4 * `hidden_size`")
+        theta = content.get("rope_theta", (content.get("rope_parameters") or {}).get("rope_theta", 10_000.0))
+        if theta != VARIANTS["portable"].rope_base:
+            raise PreflightError(f"{path}: `rope_theta` is {theta}, which this architecture does not have")
+        eps = content.get("rms_norm_eps", _TRANSFORMERS_EPS) if is_transformers else VARIANTS["portable"].norm_eps
+        return GPTConfig(
+            sequence_len=content.get("max_position_embeddings", 2048),
+            vocab_size=content["vocab_size"],
+            n_layer=content["num_hidden_layers"],
+            n_head=heads,
+            n_kv_head=content.get("num_key_value_heads") or heads,
+            n_embd=width,
+            window_pattern="L",
+            architecture="portable",
+            norm_eps=None if eps == VARIANTS["portable"].norm_eps else eps,
+        )
+    except (KeyError, TypeError) as error:
+        raise PreflightError(f"{path} does not describe a nanochat model: {error!r}") from None
+
+
+def _nanochat_config(
+    content: Mapping[str, Any], path: Path, tensors: Mapping[str, mx.array], architecture: Architecture | None
+) -> GPTConfig:
+    """Return the configuration in PyTorch nanochat's meta_STEP.json, or in a file of ours."""
+    values = dict(content.get("model_config") or content.get("model") or content)
+    chosen = values.setdefault("architecture", architecture or _recognise(tensors))
+    if chosen == "portable":
+        values.setdefault("norm_eps", TORCH_EPS)
+        values.setdefault("window_pattern", "L")
+    try:
+        return GPTConfig.from_dict(values)
+    except (TypeError, KeyError) as error:
+        raise PreflightError(f"{path} does not describe a nanochat model: {error}") from None
+
+
+def _recognise(tensors: Mapping[str, mx.array]) -> Architecture:
+    """Return the architecture whose parts the weights have."""
+    if any(name.endswith("smear_gate.weight") for name in tensors):
+        return "current"
+    return "seed" if any(name.endswith("resid_lambdas") for name in tensors) else "portable"
