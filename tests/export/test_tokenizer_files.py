@@ -95,4 +95,5 @@ def test_transformers_renders_conversations_as_we_do(tokenizer, tmp_path):
     text = random_text(draw)
     prompt = theirs.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
     assert prompt.endswith("<|user_end|><|assistant_start|>")
-    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 5, 0)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.bos_id, tokenizer.special("<|assistant_end|>"))
+    assert theirs.pad_token_id == (tokenizer.bos_id if tokenizer.is_byte_level else 0)
