@@ -184,7 +184,9 @@ def _plan_stage(
 def _upstream(spec: StageSpec, specs: list[StageSpec]) -> tuple[StageName, ...]:
     if not isinstance(spec, TokenizerSpec) and spec.init_from is not None:
         return ()
-    present = {other.stage for other in specs}
+    present = [other.stage for other in specs]
+    if STAGES[spec.stage].exports:
+        return tuple(name for name in present if name != spec.stage)
     return tuple(name for name in STAGES[spec.stage].upstream if name in present)[:1]
 
 

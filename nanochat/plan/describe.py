@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanochat.plan.quantities import show_count
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ExportSpec, PretrainSpec, SftSpec, TokenizerSpec
 
 Params = Mapping[str, object]
 Metrics = Mapping[str, float]
@@ -61,6 +61,14 @@ def describe_chat_eval(spec: ChatEvalSpec) -> str:
     return ", ".join(spec.suites)
 
 
+def describe_export(spec: ExportSpec) -> str:
+    """Return the formats, and what is run."""
+    formats = ", ".join(f"{x} ({spec.bits} bits)" if x == "mlx" and spec.bits else x for x in spec.formats)
+    tried = [several(len(spec.prompts), "prompt")] if spec.prompts else []
+    tried += [f"suite {name}" for name in spec.suites]
+    return formats + (f"; run with {', '.join(tried)}" if tried else "")
+
+
 def describe_crop(cropped_frac: float) -> str:
     """Return what cropping costs, and how to avoid it."""
     return (
@@ -110,6 +118,17 @@ def sft_params(spec: SftSpec) -> Params:
 def suite_params(spec: BaseEvalSpec | ChatEvalSpec) -> Params:
     """Return the names of an evaluation's suites."""
     return {"suites": ", ".join(spec.suites)}
+
+
+def export_params(spec: ExportSpec) -> Params:
+    """Return the formats, and the bits if mlx is quantized."""
+    return {"formats": ", ".join(spec.formats)} | ({"bits": spec.bits} if spec.bits else {})
+
+
+def export_outcome(metrics: Metrics) -> str:
+    """Return what the export stage did."""
+    formats = [name.removesuffix(".bytes") for name in metrics if name.endswith(".bytes")]
+    return f"wrote the model for other programs: {', '.join(formats)}."
 
 
 def tokenizer_outcome(metrics: Metrics) -> str:

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nanochat.data.sources import SourceSpec
+from nanochat.export.model_config import Format
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.storage.integrity import FileDigest
 from nanochat.tasks.table import ChoiceTask
 
-StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
+StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "chat_eval", "export"]
 
 
 class Spec(BaseModel):
@@ -179,8 +180,34 @@ class ChatEvalSpec(Spec):
         return tuple(self.suites.values())
 
 
+class ExportSpec(Spec):
+    """Write a model for other programs, and try it out."""
+
+    stage: Literal["export"] = "export"
+    formats: tuple[Format, ...]
+    bits: int | None
+    """Bits per number in the format `mlx`. None if it is not quantized."""
+    group_size: int | None
+    prompts: tuple[str, ...]
+    max_tokens: int
+    suites: dict[str, ChatSuiteSpec]
+    is_chat: bool
+    """Whether the prompts are questions, and not texts to continue."""
+    init_from: str | None
+    seed: int
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the exported models are run."""
+        return bool(self.prompts or self.suites)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return tuple(self.suites.values())
+
+
 StageSpec = Annotated[
-    TokenizerSpec | PretrainSpec | BaseEvalSpec | SftSpec | ChatEvalSpec, Field(discriminator="stage")
+    TokenizerSpec | PretrainSpec | BaseEvalSpec | SftSpec | ChatEvalSpec | ExportSpec, Field(discriminator="stage")
 ]
 
 
@@ -233,3 +260,5 @@ class Job(Spec):
     """The folder `out/` of each stage that this one reads."""
     inputs: dict[str, FileDigest] = {}
     """What the files of these folders, and of the model to start from, must be like when they are loaded, by path."""
+    origin: str = ""
+    """Where the model comes from, as Markdown for the card of an exported model."""

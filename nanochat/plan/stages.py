@@ -16,6 +16,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan import describe, specs
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
+from nanochat.plan.derive.export import derive_export
 from nanochat.plan.derive.identity import base_eval_identity, nondefault_fields, pretrain_identity, sft_identity
 from nanochat.plan.derive.pretrain import derive_pretrain
 from nanochat.plan.derive.sft import derive_sft
@@ -41,6 +42,8 @@ class Stage(Generic[S]):
     """Whether the stage trains a model: it writes `out/model/` and may run on several processes."""
     evaluates: bool = False
     """Whether the stage scores a model, suite by suite."""
+    exports: bool = False
+    """Whether the stage writes a model for other programs. It reads the results of all earlier stages, for the card."""
     draws: bool
     """Whether the result depends on the recipe's seed."""
     code_version: int
@@ -59,7 +62,7 @@ class Stage(Generic[S]):
     @property
     def has_model(self) -> bool:
         """Whether the stage works on a model, and so needs MLX and the device."""
-        return self.trains or self.evaluates
+        return self.trains or self.evaluates or self.exports
 
     @property
     def upstream(self) -> tuple[StageName, ...]:
@@ -139,6 +142,19 @@ _ROWS: tuple[Stage[Any], ...] = (
         describe=describe.describe_chat_eval,
         params=describe.suite_params,
         outcome=lambda _: "put questions to the chat model and graded what it answered.",
+    ),
+    Stage[specs.ExportSpec](
+        name="export",
+        module="nanochat.stages.export",
+        exports=True,
+        draws=True,
+        code_version=1,
+        derived_fields=frozenset({"init_from"}),
+        derive=derive_export,
+        estimate=estimates.estimate_export,
+        describe=describe.describe_export,
+        params=describe.export_params,
+        outcome=describe.export_outcome,
     ),
 )
 

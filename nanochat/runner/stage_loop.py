@@ -10,12 +10,14 @@ from pathlib import Path
 
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import INIT_FROM, StagePlan
+from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.process.run_stage import StageAttempt, execute_stage
+from nanochat.runner.report.origin import Origin, describe_origin
 from nanochat.runner.report.results import result_line
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
@@ -164,6 +166,7 @@ def _compute_stage(
         upstream={stage: earlier.out for stage, earlier in session.state.folders(base).items()},
         init_model=context.prepared.init_models.get(name),
         inputs=_inputs(context, session, lookup.stage, records),
+        origin=_origin(context, session, records) if STAGES[name].exports else "",
         is_forced=name in context.forced,
         spent_seconds=entry.spent_seconds,
         provenance=session.state.provenance,
@@ -199,6 +202,14 @@ def _inputs(
         files = files_to_load(records[name], stage.name)
         inputs.update({folders[name].path / path: described for path, described in files.items()})
     return inputs
+
+
+def _origin(context: RunContext, session: Session, records: dict[str, StageRecord]) -> str:
+    """Return where the model of this run comes from, for the card of its export."""
+    plan, recipe = context.prepared.plan, session.folder.resolved.read_text(encoding="utf-8")
+    return describe_origin(
+        Origin(name=plan.recipe_name, description=plan.description, recipe=recipe, records=dict(records))
+    )
 
 
 def _stop_line(context: RunContext, message: str) -> str:

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from nanochat.errors import RecipeError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.plan import Plan
 from nanochat.plan.specs import Job, StageName
@@ -34,6 +35,23 @@ def test_plan_orders_stages_and_names_their_upstream(compiled: Compile) -> None:
 
 def test_plan_lets_chat_eval_read_pretraining_without_sft(compiled: Compile) -> None:
     assert compiled("sft=null").stage("chat_eval").upstream == ("pretrain",)
+
+
+def test_plan_lets_export_read_all_earlier_stages_for_its_card(compiled: Compile) -> None:
+    plan = compiled("export={formats: {mlx: {}}}")
+    assert plan.stage("export").upstream == ("tokenizer", "pretrain", "base_eval", "sft", "chat_eval")
+    assert compiled("export={formats: {mlx: {}}, init_from: other}").stage("export").upstream == ()
+
+
+def test_plan_takes_the_suites_of_an_export_from_chat_eval(compiled: Compile) -> None:
+    export = "export={formats: {mlx: {}}, check: {suites: [%s]}}"
+    plan = compiled(export % "spelling")
+    spec = plan.stage("export").spec
+    assert spec.suites == plan.stage("chat_eval").spec.suites
+    with pytest.raises(RecipeError, match="`chat_eval` has no suite `speling`"):
+        compiled(export % "speling")
+    with pytest.raises(RecipeError, match="give at least one of `mlx`, `hf` and `torch`"):
+        compiled("export={formats: {}}")
 
 
 def test_plan_replaces_the_upstream_stage_by_starting_weights(compiled: Compile) -> None:

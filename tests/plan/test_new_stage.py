@@ -1,4 +1,4 @@
-"""A sixth stage, added through the table and run to its end. Run as a script, this file is the stage's child process.
+"""Another stage, added through the table and run to its end. Run as a script, this file is the stage's child process.
 
 The classes up to `ROW` are what a developer writes for a real stage; `nanochat/README.md` names the places.
 """

@@ -64,6 +64,8 @@ def exit_with(text, code):
 
 if how == "fail":
     exit_with("the loss was not finite three times in a row", 4)
+if how == "differs":
+    exit_with("the exported model answers otherwise", 5)
 if how == "bug":
     exit_with("Traceback\\nZeroDivisionError: division by zero", 1)
 if how == "out of memory":
@@ -105,7 +107,8 @@ if stage in ("pretrain", "sft"):
         (out / "model" / name).write_text(inputs)
 (out / "timings.json").write_text(json.dumps({"seconds": time.time()}))
 metrics = {"tokenizer": {}, "base_eval": {"bpb": 1.5}, "pretrain": {"val/bpb": 1.5}, "sft": {"train/loss": 2.0},
-           "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0}}
+           "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0},
+           "export": {}}
 if job["execution"]["validate_tokens"] == 64:
     metrics["pretrain"]["val/bpb"] = 1.25
 (out / "result.json").write_text(json.dumps({"metrics": metrics[stage]}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -224,3 +226,29 @@ def test_stage_without_a_record_runs_again(bench):
     assert read_record(folder) is not None
     assert newest_step(folder) is None
     assert list_runs(bench.base)[-1].folder == run.folder
+
+
+def test_export_that_answers_otherwise_ends_with_exit_code_5_and_is_not_finished(bench):
+    """The same command tries again."""
+    export = "export={formats: {mlx: {}}}"
+    bench.control(export="differs")
+    with pytest.raises(ExpectationError, match="answers otherwise"):
+        bench.run(export)
+    bench.control()
+    bench.calls()
+    bench.run(export)
+    assert bench.calls() == ["export"]
+
+
+def test_export_gets_the_origin_of_its_model_and_follows_the_scores(bench):
+    """Another evaluation changes the model card, so the stage runs again."""
+    export = "export={formats: {mlx: {}}}"
+    run = bench.run(export)
+    (folder,) = (bench.base / "stages" / "export").iterdir()
+    origin = json.loads((folder / "job.json").read_text())["origin"]
+    assert re.search(r"\| chat_eval spelling \| 0\.750? \| 0\.125 \| 12 \| 0\.5 \|", origin)
+    assert "    name: tiny" in origin and "## Data" in origin
+    assert "**export** wrote the model for other programs" in run.folder.report.read_text()
+    bench.calls()
+    bench.run(export, "base_eval.suites.bpb.tokens=32")
+    assert bench.calls() == ["base_eval", "export"]

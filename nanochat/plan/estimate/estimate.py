@@ -31,6 +31,7 @@ from nanochat.plan.specs import (
     BpbSuiteSpec,
     ChatEvalSpec,
     ExecutionSpec,
+    ExportSpec,
     PretrainSpec,
     SftSpec,
     TokenizerSpec,
@@ -218,6 +219,24 @@ def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
     peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(setting, tokens, decoded, peak)
+
+
+def estimate_export(spec: ExportSpec, setting: Setting) -> Estimate:
+    """Return the estimate of the export stage, without the time of other programs that run the model."""
+    config, device = setting.model, setting.device
+    copy = config.num_parameters() * memory.VALUE_BYTES["float32"]
+    tokens = len(spec.prompts) * spec.max_tokens
+    for suite in spec.suites.values():
+        tokens += dataset_sizes.chat_suite_tokens(suite)[1]
+    return Estimate(
+        parameters=config.num_parameters(),
+        tokens=tokens,
+        flops=tokens * config.flops_per_token() / 3,
+        peak_memory_bytes=memory.PROCESS_BYTES["float32"]
+        + 3 * copy,  # the model, a renamed copy, and one without padding
+        disk_bytes=len(spec.formats) * copy,
+        seconds=STARTUP_SECONDS[device] + decode_seconds(config, tokens, 1, "float32", device),
+    )
 
 
 def _estimate_eval(setting: Setting, tokens: int, decoding: float, peak: int) -> Estimate:

@@ -13,13 +13,14 @@ from pydantic import Field
 
 from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatEval, ChoiceSuite, CoreSuite
 from nanochat.recipe.schema.execution_sections import Run, Tracking
+from nanochat.recipe.schema.export_section import Export
 from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
 from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, MapText, Name, NonEmptyText
 
 __all__ = [
-    "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Horizon", "Model", "Optimizer",
-    "Pretrain", "Recipe", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
+    "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Export", "Horizon", "Model",
+    "Optimizer", "Pretrain", "Recipe", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
 ]  # fmt: skip
 
 
@@ -133,6 +134,8 @@ class Recipe(Section):
     """Fine-tune the model on conversations."""
     chat_eval: ChatEval | None = None
     """Evaluate the chat model."""
+    export: Export | None = None
+    """Write the model as folders for other programs."""
     expect: dict[str, Condition] = Field(default={})
     """Conditions on results, such as `base_eval.bpb: "<= 1.6"`. The command exits with code 5 if a result does not meet
     its condition."""

@@ -15,6 +15,7 @@ from nanochat import runtime
 from nanochat.data.ingest.pending import plan_conversions
 from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
+from nanochat.export.trial import missing_packages
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
 from nanochat.plan.estimate.device_rates import DeviceClass
@@ -22,7 +23,7 @@ from nanochat.plan.estimate.estimate import total
 from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import ChatEvalSpec
+from nanochat.plan.specs import ChatEvalSpec, ExportSpec
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.data_checks import check_inputs
@@ -50,6 +51,7 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunT
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
         *_check_programs(prepared, stages),
+        *_check_packages(stages),
         *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
     if problems := list(dict.fromkeys(problems)):  # a missing source is found twice
@@ -173,6 +175,16 @@ def _check_programs(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator
                 f"leave the suite out, or set `run.accept_unisolated_programs: true`, which lets them read, change and "
                 f"delete your files and use the network"
             )
+
+
+def _check_packages(stages: Sequence[StagePlan]) -> Iterator[str]:
+    """Yield the packages that are missing to run exported models."""
+    specs = [stage.spec for stage in stages if isinstance(stage.spec, ExportSpec) and stage.spec.is_checked]
+    if missing := [name for spec in specs for form in spec.formats for name in missing_packages(form)]:
+        yield (
+            f"export.check: to run the exported models, {' and '.join(missing)} must be installed: "
+            "`pip install 'nanochat[export]'`, or leave `export.check` out"
+        )
 
 
 def memory_limit(given: int | None, device: DeviceClass) -> int | None:

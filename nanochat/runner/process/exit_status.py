@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from nanochat import errors
-from nanochat.errors import InterruptedRun, NanochatError, PreflightError, RecipeError, StageError
+from nanochat.errors import ExpectationError, InterruptedRun, NanochatError, PreflightError, RecipeError, StageError
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.process.child import ChildExit
 from nanochat.storage.layout import StageFolder
@@ -43,7 +43,7 @@ def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes:
     )
     if code == InterruptedRun.exit_code or (child_exit.was_asked_to_stop and code < 0):
         raise InterruptedRun(message)
-    for error in (RecipeError, PreflightError, StageError):
+    for error in (RecipeError, PreflightError, StageError, ExpectationError):
         if code == error.exit_code:
             raise error(message or f"{folder.stage} failed; its log is {folder.log}")
     if code == errors.OUT_OF_MEMORY:

@@ -51,6 +51,8 @@ class StageAttempt:
     """The folder with the initial weights, if the stage has `init_from`."""
     inputs: Mapping[Path, FileDigest]
     """What the files that the stage loads must be like."""
+    origin: str
+    """Where the model comes from, for its card; empty unless the stage exports it."""
     is_forced: bool
     spent_seconds: float
     """The time that earlier attempts took."""
@@ -136,6 +138,7 @@ def _job(attempt: StageAttempt) -> Job:
         stage_dir=str(attempt.lookup.folder.path),
         upstream={name: str(attempt.upstream[name]) for name in stage.upstream},
         inputs={str(path): described for path, described in attempt.inputs.items()},
+        origin=attempt.origin,
     )
 
 

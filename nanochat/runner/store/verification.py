@@ -56,7 +56,7 @@ def _compare(path: Path, expected: FileDigest, _size: int, _time: int) -> str | 
 def files_to_load(record: StageRecord, reader: str) -> dict[str, FileDigest]:
     """Return the files of a finished stage that the stage `reader` loads, by their path in the stage's folder."""
     names = [f"out/{path}" for path in files_for_downstream(record.stage, record.output_files)]
-    skipped = f"out/{OPTIMIZER_FILE}" if STAGES[reader].evaluates else None
+    skipped = f"out/{OPTIMIZER_FILE}" if not STAGES[reader].trains else None
     return {name: record.files[name] for name in names if name != skipped}
 
 

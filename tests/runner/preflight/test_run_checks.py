@@ -11,6 +11,7 @@ import pytest
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
+from nanochat.export.trial import CHECKED_FORMATS
 from nanochat.plan.estimate import memory
 from nanochat.runner.preflight import run_checks as preflight
 from nanochat.tools.sandbox import run as sandbox
@@ -172,3 +173,13 @@ def test_suite_that_runs_programs_is_refused_without_isolation(bench, no_isolati
     assert "chat_eval" in bench.calls()
     bench.run("run.accept_unisolated_programs=true")
     assert bench.calls() == ["chat_eval"]
+
+
+def test_packages_that_a_check_of_exports_needs_are_named(bench, monkeypatch):
+    """Without the check nothing is needed."""
+    monkeypatch.setattr(preflight, "missing_packages", lambda form: list(CHECKED_FORMATS.get(form, ())))
+    text = refusal(bench, "export={formats: {mlx: {}, hf: {}, torch: {}}, check: {prompts: [hi]}}")
+    assert "export.check" in text and "mlx_lm and transformers and torch must be installed" in text
+    assert "pip install 'nanochat[export]'" in text
+    bench.run("export={formats: {mlx: {}}}")
+    assert "export" in bench.calls()

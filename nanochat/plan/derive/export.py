@@ -1,0 +1,45 @@
+"""The specification of the export stage."""
+
+from __future__ import annotations
+
+from nanochat.plan import specs
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.recipe.schema import recipe as schema
+from nanochat.recipe.schema.export_section import ExportCheck
+from nanochat.tasks.table import TASKS
+
+
+def derive_export(section: schema.Export, given: Derivation) -> specs.ExportSpec:
+    """Return the specification of the export stage."""
+    check = section.check or ExportCheck()
+    quantize = section.formats.mlx.quantize if section.formats.mlx is not None else None
+    return specs.ExportSpec(
+        formats=tuple(name for name in ("mlx", "hf", "torch") if getattr(section.formats, name) is not None),
+        bits=quantize.bits if quantize else None,
+        group_size=quantize.group_size if quantize else None,
+        prompts=check.prompts,
+        max_tokens=check.max_tokens,
+        suites=_suites(check, given),
+        is_chat=given.recipe.sft is not None or section.init_from is not None,
+        init_from=section.init_from,
+        seed=given.recipe.seed,
+    )
+
+
+def _suites(check: ExportCheck, given: Derivation) -> dict[str, specs.ChatSuiteSpec]:
+    known = given.recipe.chat_eval.suites if given.recipe.chat_eval is not None else {}
+    suites = {}
+    for name in sorted(check.suites):
+        path = ("export", "check", "suites")
+        if name not in known:
+            advice = f"name some of: {', '.join(known)}" if known else "add the section `chat_eval`"
+            given.issues.refuse(path, "unknown-suite", f"`chat_eval` has no suite `{name}`", advice=advice)
+            continue
+        suite = known[name]
+        if TASKS[suite.task].kind != "generative" or TASKS[suite.task].runs_programs:
+            message = f"the answers of `{name}` are not text that can be graded"
+            given.issues.refuse(path, "unfit-suite", message, advice="leave the suite out")
+            continue
+        fields = suite.model_dump(exclude={"source"})
+        suites[name] = specs.ChatSuiteSpec(source=given.sources[suite.source], **fields)
+    return suites
