@@ -169,6 +169,18 @@ def is_available_offline(spec: SourceSpec, *, base: Path) -> bool:
     return spec.uri is None or hub.is_cached(*_hub_files(spec, spec.uri), base=base)
 
 
+def check_download(spec: SourceSpec, *, base: Path) -> None:
+    """Compare the content of what was downloaded for a source with its record, before it is loaded.
+
+    Raises:
+        PreflightError: a file is damaged or missing; the message names it.
+    """
+    if spec.uri is not None and is_on_hub(spec.uri):
+        hub.cached(*_hub_files(spec, spec.uri), base=base, are_loaded=True)
+    elif spec.uri is not None:
+        addresses.cached(_address(spec, spec.uri), base=base, are_loaded=True)
+
+
 def digest(spec: SourceSpec, *, base: Path, lines: LineFilter | None = None) -> str:
     """Return the sha256 (hex) of a source: names and contents of local files, or uri and revision of a hub data set,
     or name and content of a file with an address.

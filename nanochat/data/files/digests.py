@@ -38,8 +38,11 @@ DigestOf = Callable[[Path, LineFilter | None], str]
 
 
 @contextmanager
-def remembered_digests(memory: Path) -> Iterator[DigestOf]:
+def remembered_digests(memory: Path, *, are_loaded: bool = False) -> Iterator[DigestOf]:
     """Yield a function that returns the sha256 (hex) of a file, or of its usable lines.
+
+    If the files are about to be loaded, each is read, and what was remembered of it is corrected: from then on, one
+    that changed without a new size or time is known to be damaged. Several threads may call the function.
 
     At the end, new digests are added to the file `memory`. If it is damaged, it counts as empty; if it may not be
     written, nothing is remembered.
@@ -52,7 +55,7 @@ def remembered_digests(memory: Path) -> Iterator[DigestOf]:
         lines = lines if _has_plain_lines(path) else None
         status, key = path.stat(), str(path.absolute()) + (f" {lines.name}" if lines is not None else "")
         stamp: list[object] = [status.st_size, status.st_mtime_ns]
-        entry = new.get(key, known.get(key))
+        entry = new.get(key, None if are_loaded else known.get(key))
         if isinstance(entry, list) and entry[:2] == stamp and isinstance(entry[-1], str):
             return entry[-1]
         digest = sha256_of_file(path) if lines is None else _sha256_of_lines(path, lines)
@@ -63,7 +66,7 @@ def remembered_digests(memory: Path) -> Iterator[DigestOf]:
     try:
         yield digest_of
     finally:
-        if new:
+        if not new.items() <= known.items():
             _remember(memory, {**known, **new})
 
 

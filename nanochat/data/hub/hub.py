@@ -39,10 +39,11 @@ class Snapshot:
     notes: tuple[str, ...]
 
 
-def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapshot:
+def cached(source: HubSource, selection: FileSelection, *, base: Path, are_loaded: bool = False) -> Snapshot:
     """Return the complete download of a source, without the network.
 
-    A file whose size or modification time has changed is compared with its digest.
+    A file whose size or modification time has changed is compared with its digest, and all files if they are about to
+    be loaded.
 
     Raises:
         PreflightError: there is no complete download; the message names what is missing or damaged.
@@ -54,7 +55,7 @@ def cached(source: HubSource, selection: FileSelection, *, base: Path) -> Snapsh
             f"{source.describe()} is not downloaded under {folder}; run once with the network, without `--offline`"
         )
     data = folder / commit
-    check_files(source.describe(), manifest.files, data, base=base)
+    check_files(source.describe(), manifest.files, data, base=base, are_loaded=are_loaded)
     files = tuple(source.file(file.path, data / file.path, file.size) for file in manifest.files)
     left_out, notes = manifest.details.get("left_out"), manifest.details.get("notes")
     reasons = left_out.items() if isinstance(left_out, dict) else ()

@@ -67,10 +67,11 @@ class Address:
         return hashlib.sha256(f"{self.name}\0{self.sha256}".encode()).hexdigest()
 
 
-def cached(address: Address, *, base: Path) -> Path:
+def cached(address: Address, *, base: Path, are_loaded: bool = False) -> Path:
     """Return the path of a complete download, after checking its files against the manifest. Uses no network.
 
-    The check compares sizes. It computes a file's digest again only if its size or modification time has changed.
+    The check compares sizes. It computes a file's digest again only if its size or modification time has changed, or if
+    the files are about to be loaded.
 
     Raises:
         PreflightError: there is no complete download; the message names what is missing or damaged.
@@ -83,7 +84,7 @@ def cached(address: Address, *, base: Path) -> Path:
             "HF_HUB_OFFLINE"
         )
     data = folder / _FILES
-    check_files(address.uri, manifest.files, data, base=base)
+    check_files(address.uri, manifest.files, data, base=base, are_loaded=are_loaded)
     is_folder = manifest.details.get("is_folder") or len(manifest.files) != 1
     return data if is_folder else data / manifest.files[0].path
 

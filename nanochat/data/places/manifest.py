@@ -1,7 +1,7 @@
 """The record of a complete download: its files with their sizes and digests. It is written last.
 
 A download without a readable record does not count as complete. Before the files are used, their sizes and times are
-compared, and if these have changed, their digests.
+compared, and if these have changed, their digests. Before a stage loads them, their digests are compared in any case.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nanochat.data.places.file_names import why_refused
 from nanochat.errors import PreflightError
 from nanochat.storage.files import write_text
 
+_THREADS = 4
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -65,16 +67,21 @@ def read_manifest(path: Path) -> Manifest | None:
     return Manifest(files, content)
 
 
-def check_files(what: str, files: Iterable[StoredFile], folder: Path, *, base: Path) -> None:
-    """Check that the files of a download are as recorded.
+def check_files(what: str, files: Iterable[StoredFile], folder: Path, *, base: Path, are_loaded: bool = False) -> None:
+    """Check that the files of a download are as recorded. If they are about to be loaded, their content is read.
 
     Raises:
         DamagedDownloadError: a file is missing or has changed; the message names it.
     """
-    with remembered_digests(base / MEMORY_FILE) as digest_of:
-        for file in files:
-            path = folder / file.path
-            if not path.is_file() or path.stat().st_size != file.size:
-                raise DamagedDownloadError(f"{what}: {path} is missing or cut off")
-            if digest_of(path, None) != file.sha256:
+    by_path = {folder / file.path: file for file in files}
+    for path, file in by_path.items():
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise DamagedDownloadError(f"{what}: {path} is missing or cut off")
+    with (
+        remembered_digests(base / MEMORY_FILE, are_loaded=are_loaded) as digest_of,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
+        digests = pool.map(lambda path: digest_of(path, None), by_path)
+        for (path, file), digest in zip(by_path.items(), digests, strict=True):
+            if digest != file.sha256:
                 raise DamagedDownloadError(f"{what}: {path} is damaged")

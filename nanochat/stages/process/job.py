@@ -18,9 +18,10 @@ from pathlib import Path
 from nanochat import runtime
 from nanochat.data.ingest.pending import convertible_files
 from nanochat.data.ingest.store import unconverted_files
+from nanochat.data.sources import check_download
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.source_files import source_uses
-from nanochat.plan.specs import Job
+from nanochat.plan.specs import Job, stage_sources
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
@@ -107,7 +108,7 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
 
         context.device_peak = peak_bytes
     context.report_progress(0.0, "starting")
-    _check_copies(job, context)
+    _check_data(job, context)
     if group.is_writer:
         _report_sources(job, context)
     try:
@@ -121,9 +122,12 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
     group.barrier()
 
 
-def _check_copies(job: Job, context: StageContext) -> None:
-    """Raise a StageError if a converted copy of a data file is damaged."""
-    paths = convertible_files((item.source for item in job.spec.inputs), base=context.base)
+def _check_data(job: Job, context: StageContext) -> None:
+    """Raise an error if a downloaded file, or the converted copy of a data file, is damaged."""
+    sources = stage_sources(job.spec)
+    for source in sources:
+        check_download(source, base=context.base)
+    paths = convertible_files(sources, base=context.base)
     if damaged := unconverted_files(paths, base=context.base, are_loaded=True):
         names = ", ".join(map(str, damaged))
         raise StageError(f"the converted copy is missing or damaged: {names}; the same command converts it again")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import (
     SourceSpec,
+    check_download,
     check_source,
     digest,
     fetch,
@@ -257,6 +259,22 @@ def test_fetch_replaces_a_file_damaged_after_its_download(texts, base):
     before = len(texts.requests)
     get(source(), base)
     assert [name for name, _ in texts.requests[before:] if name.startswith("/cdn/")] == [f"/cdn/data/{path.name}"]
+    assert path.read_bytes() == texts.files[f"data/{path.name}"]
+
+
+def test_file_damaged_without_a_new_time_is_refused_before_it_is_loaded_and_then_replaced(texts, base):
+    """Looking at a plan does not read it. What the stage found is remembered, so that the next command downloads it."""
+    get(source(), base)
+    path = resolve_files(source(), base=base)[0]
+    os.utime(path, ns=(0, 0))  # files that were just written are read anyway
+    check_download(source(), base=base)
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    os.utime(path, ns=(0, 0))
+    assert path in resolve_files(source(), base=base)
+    with pytest.raises(PreflightError, match=f"{path.name} is damaged; run once with the network"):
+        check_download(source(), base=base)
+    get(source(), base)
+    check_download(source(), base=base)
     assert path.read_bytes() == texts.files[f"data/{path.name}"]
 
 

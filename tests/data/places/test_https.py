@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from nanochat.data.documents import single_pass
 from nanochat.data.places import transfer
 from nanochat.data.sources import (
     SourceSpec,
+    check_download,
     check_source,
     content_digest,
     digest,
@@ -116,6 +118,20 @@ def test_fetch_downloads_a_damaged_file_again(texts, base):
         resolve_files(source(texts), base=base)
     get(source(texts), base)
     assert resolve_files(source(texts), base=base)[0].read_bytes() == LINES
+
+
+def test_file_damaged_without_a_new_time_is_refused_before_it_is_loaded_and_then_replaced(texts, base):
+    get(source(texts), base)
+    (path,) = resolve_files(source(texts), base=base)
+    os.utime(path, ns=(0, 0))
+    check_download(source(texts), base=base)
+    path.write_bytes(LINES[:-1] + b"x")
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(PreflightError, match="is damaged"):
+        check_download(source(texts), base=base)
+    get(source(texts), base)
+    check_download(source(texts), base=base)
+    assert path.read_bytes() == LINES
 
 
 def files_in(base):
