@@ -40,7 +40,7 @@ def csv_rows(path: Path, file_format: str) -> Iterator[FoundRow]:
     for line, fields in records:
         if isinstance(fields, list) and len(fields) > len(header):
             shown = "a tab" if separator == "\t" else f"`{separator}`"
-            fields = f"{len(fields)} values for {len(header)} columns; quote values that contain {shown}"
+            fields = f"{len(fields)} values, but the header has {len(header)}; quote values that contain {shown}"
         if isinstance(fields, str):
             yield FoundRow(f":{line}", {}, fields)
         else:

@@ -112,7 +112,7 @@ def test_json_values_that_continue_in_the_next_block_are_not_bad(files, base, mo
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
-        ("c,d,e", "3: 3 values for 2 columns; quote values that contain `,`"),
+        ("c,d,e", "3: 3 values, but the header has 2; quote values that contain `,`"),
         ('"c" d,e', "3: text after the closing quote of a value; write each quote inside a value twice"),
         ('"c,d', "3: a quote is never closed"),
         (b"\xff,d", "3: not UTF-8"),
