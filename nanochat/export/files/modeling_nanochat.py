@@ -73,13 +73,13 @@ class Attention(nn.Module):
         """Return (B, T, C) from the normed residual stream (B, T, C) of tokens (B, T)."""
         queries = self.rotate_and_norm(self.split_heads(self.c_q(x)), rotation)
         keys = self.rotate_and_norm(self.split_heads(self.c_k(x)), rotation)
-        values = self.split_heads(self.values(x, tokens))
+        values = self.split_heads(self.gated_values(x, tokens))
         if cache is not None:
             keys, values = cache.update(keys, values, self.layer)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
         return self.c_proj(mixed.transpose(1, 2).reshape(x.shape))
 
-    def values(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def gated_values(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Return the values (B, T, G * D)."""
         values = self.c_v(x)
         if not self.has_value_embedding:

@@ -89,13 +89,13 @@ class Attention(nn.Module):
         offset = 0 if cache is None else cache.offset
         queries = self.rotate_and_norm(self.split_heads(self.c_q(x)), offset)
         keys = self.rotate_and_norm(self.split_heads(self.c_k(x)), offset)
-        values = self.split_heads(self.values(x, tokens))
+        values = self.split_heads(self.gated_values(x, tokens))
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         mixed = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.head_dim**-0.5, mask=mask)
         return self.c_proj(mixed.swapaxes(1, 2).reshape(x.shape))
 
-    def values(self, x: mx.array, tokens: mx.array) -> mx.array:
+    def gated_values(self, x: mx.array, tokens: mx.array) -> mx.array:
         """Return the values (B, T, G * D)."""
         values = self.c_v(x)
         if not self.has_value_embedding:

@@ -23,7 +23,7 @@ def main(questions: Path, answers: Path) -> None:
 
 def _answer(model: Any, tokenizer: Any, question: dict[str, Any]) -> dict[str, Any]:
     if "text" in question:
-        prompt = tokenizer.encode(question["text"])
+        prompt = tokenizer.encode(question["text"], split_special_tokens=True)  # names of special tokens are text
     else:
         prompt = tokenizer.apply_chat_template(question["messages"], add_generation_prompt=True, return_dict=False)
     rows = torch.tensor([prompt])
