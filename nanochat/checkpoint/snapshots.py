@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import StageError
-from nanochat.storage.checked_json import DIGEST_KEY, read_checked
+from nanochat.storage.checked_json import is_digest_expected, read_checked
 from nanochat.storage.files import new_folder, write_bytes, write_text
 from nanochat.storage.integrity import MANIFEST_FILE, find_change, read_manifest, write_manifest
 from nanochat.storage.layout import checkpoint_folder, list_checkpoints
@@ -150,9 +150,8 @@ def find_damage(path: Path) -> str | None:
 def _format_of(path: Path) -> int | None:
     """Return the format that a manifest states, None if it cannot be read. Manifests of format 1 hold no digest."""
     try:
-        raw = (path / MANIFEST_FILE).read_bytes()
-        written = json.loads(raw)["format"]
+        written = json.loads((path / MANIFEST_FILE).read_bytes())["format"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    is_whole = read_checked(path / MANIFEST_FILE) is not None or DIGEST_KEY.encode() not in raw
+    is_whole = read_checked(path / MANIFEST_FILE) is not None or not is_digest_expected(path / MANIFEST_FILE)
     return written if is_whole and isinstance(written, int) else None

@@ -20,6 +20,14 @@ def write_checked(path: Path, text: str, *, durable: bool = True) -> None:
     write_bytes(path, body + f',\n "{DIGEST_KEY}": "{digest}"\n}}\n'.encode(), durable=durable)
 
 
+def is_digest_expected(path: Path) -> bool:
+    """Return whether a file, perhaps a damaged one, was written by `write_checked`, and not by an earlier version."""
+    try:
+        return DIGEST_KEY.encode() in path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def read_checked(path: Path) -> str | None:
     """Return the text given to `write_checked`, or None if the file is missing or any byte of it has changed."""
     try:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_va
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
 from nanochat.recipe.schema.values import Condition
-from nanochat.storage.checked_json import DIGEST_KEY, read_checked, write_checked
+from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import sync, write_text
 from nanochat.storage.integrity import FileDigest, describe_file
 from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, RUN_STAGES, SAMPLES_FILE, RunFolder, StageFolder
@@ -202,32 +202,23 @@ def _read(path: Path, model: type[_T]) -> _T | None:
         return None
 
 
-def read_record(folder: StageFolder) -> StageRecord | None:
+def read_record(folder: StageFolder, *, is_renamed: bool = False) -> StageRecord | None:
     """Return the record of a finished stage, or None if it is not finished.
 
-    A record that is damaged, or belongs to a different folder, counts as missing.
+    A damaged record counts as missing. So does that of a folder with a different name, unless this one `is_renamed`.
     """
-    content = read_checked(folder.record) or _read_format_1(folder.record)
-    try:
-        record = StageRecord.model_validate_json(content) if content is not None else None
-    except ValidationError:
+    record = _read(folder.record, StageRecord)
+    if record is None or (
+        record.format > 1 and read_checked(folder.record) is None
+    ):  # format 1 has no digest of itself
         return None
-    return record if record is not None and record.belongs_to(folder) else None
+    return record if is_renamed or record.belongs_to(folder) else None
 
 
 def read_identity(folder: StageFolder) -> StageIdentity | None:
     """Return the identity of a stage, finished or not, or None if there is none, or a damaged one."""
     identity = read_record(folder) or _read(folder.identity, StageIdentity)
     return identity if identity is not None and identity.belongs_to(folder) else None
-
-
-def _read_format_1(path: Path) -> bytes | None:
-    """Return a record of format 1, which has no digest of itself."""
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return None if DIGEST_KEY.encode() in content else content
 
 
 def read_run(folder: RunFolder) -> RunState | None:

@@ -15,6 +15,7 @@ from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.errors import PreflightError
 from nanochat.plan.stages import STAGES
 from nanochat.runner.store.record import StageRecord, files_for_downstream, output_digest, read_record
+from nanochat.storage.checked_json import is_digest_expected
 from nanochat.storage.integrity import MANIFEST_FILE, FileDigest, find_change, read_manifest
 from nanochat.storage.layout import MODEL_FILES, OPTIMIZER_FILE, StageFolder
 
@@ -95,18 +96,17 @@ def recorded_model(folder: Path) -> ModelFiles | None:
     """
     stage = StageFolder(folder.parent.parent)
     if folder == stage.model and (stage.record.exists() or stage.identity.exists()):
-        record = read_record(stage)
+        record = read_record(stage, is_renamed=True)  # people copy the folder of a stage to keep its model
         if record is None:
             problem = "is damaged" if stage.record.exists() else "is missing, so the stage is not finished"
             raise PreflightError(f"{stage.record} {problem}; run its recipe again, which computes the stage again")
         described = {stage.path / name: digest for name, digest in record.files.items()}
         remedy = f"run its recipe again, which computes {record.stage} again"
-    elif (folder / MANIFEST_FILE).exists():
-        manifest = read_manifest(folder)
-        if manifest is None:
-            raise PreflightError(f"{folder / MANIFEST_FILE} is damaged; {_RESTORE}")
+    elif (manifest := read_manifest(folder)) is not None:
         described = {folder / name: digest for name, digest in manifest.files.items()}
         remedy = _RESTORE
+    elif is_digest_expected(folder / MANIFEST_FILE):
+        raise PreflightError(f"{folder / MANIFEST_FILE} is damaged; {_RESTORE}")
     else:
         return None
     return ModelFiles({path: described[path] for path in _model_paths(folder) if path in described}, remedy)

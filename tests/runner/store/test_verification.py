@@ -164,6 +164,16 @@ def test_model_of_a_stage_without_a_readable_record_is_refused(bench):
         check_model(folder.model)
 
 
+def test_copy_of_a_stage_under_a_name_of_its_own_is_compared_with_its_record(bench):
+    """People copy the folder to keep the model."""
+    bench.run(last="pretrain")
+    copy = StageFolder(shutil.copytree(bench.stage_folder("pretrain").path, bench.folder / "my model"))
+    check_model(copy.model)
+    flip(copy.model / "config.json")
+    with pytest.raises(PreflightError, match=r"config.json has changed since it was written; run its recipe again"):
+        check_model(copy.model)
+
+
 def test_model_folder_with_a_manifest_is_compared_with_it(tmp_path):
     """Checkpoints and imported models have one."""
     for name in ("config.json", "model.safetensors"):
@@ -176,3 +186,5 @@ def test_model_folder_with_a_manifest_is_compared_with_it(tmp_path):
     flip(tmp_path / "manifest.json")
     with pytest.raises(PreflightError, match=r"manifest.json is damaged; restore it"):
         check_model(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 1, "files": {}}')  # of an earlier version
+    check_model(tmp_path)
