@@ -58,8 +58,7 @@ def test_lora_trains_an_adapter(folder, tmp_path):
     assert (tmp_path / "adapter" / "adapters.safetensors").is_file()
 
 
-def test_server_answers_several_clients(folder, free_port):
-    """Prompts of different lengths share a batch, so that rows are padded."""
+def test_server_answers_one_prompt_after_the_other(folder, free_port):
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(free_port)]
     process = subprocess.Popen([*command, *trust(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from nanochat.export.folder import write_export
@@ -44,6 +45,7 @@ def test_padding_of_a_batch_changes_no_answer(tmp_path: Path, make_random_model,
     """`current` has a smear, which must not read the padding, and windows of 128."""
     tokenizer = bpe.train(["the cat sat on the mat"], vocab_size=280, max_chars=99, max_document_chars=99)
     model = make_random_model("current", sequence_len=512, vocab_size=tokenizer.vocab_size, make_model=GPT)
+    model.smear_lambda = mx.array([6.0])  # so that a wrong previous token changes the first tokens of an answer
     folder = tmp_path / "model"
     folder.mkdir()
     write_export(folder, model, tokenizer, form)
