@@ -17,7 +17,7 @@ _MODULES = {
     "import": "model_commands",
     "export": "export_commands",
     **dict.fromkeys(("ui", "verify"), "program_commands"),
-    "serve": "serve_command",
+    "serve": "serve_commands",
 }
 
 
@@ -44,7 +44,7 @@ def _dispatch(given: Sequence[str]) -> None:
     # The library of the hub would ask the hub which agents exist, to report the one that runs this program.
     runtime.set_environment("HF_HUB_DISABLE_TELEMETRY", "1")
     options = parse(given)
-    module = importlib.import_module(f"nanochat.cli.{_MODULES[options.verb]}")
+    module = importlib.import_module(f"nanochat.cli.verbs.{_MODULES[options.verb]}")
     options.arguments = given
     name = f"{options.verb}_model" if options.verb in ("import", "export") else options.verb
     getattr(module, name)(options)

@@ -16,7 +16,7 @@ from nanochat.cli.exit_codes import run_command
 from nanochat.cli.progress import make_display
 
 COMMANDS = {
-    "run": (run.main, "nanochat.cli.recipe_commands.run"),
+    "run": (run.main, "nanochat.cli.verbs.recipe_commands.run"),
     "chat": (chat.main, "nanochat.cli.conversation.chat"),
 }
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.cli.arguments import VERBS, parse
-from nanochat.cli.recipe_commands import command_to_continue
 from nanochat.cli.run import main
+from nanochat.cli.verbs.recipe_commands import command_to_continue
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

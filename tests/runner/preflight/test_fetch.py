@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from nanochat.cli.arguments import parse
-from nanochat.cli.recipe_commands import overrides_of
+from nanochat.cli.verbs.recipe_commands import overrides_of
 from nanochat.data.ingest.pending import is_ready
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import load_recipe

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nanochat import runtime
 from nanochat.cli.console import TerminalConsole
-from nanochat.cli.recipe_commands import overrides_of
+from nanochat.cli.verbs.recipe_commands import overrides_of
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import load_recipe
 from nanochat.terminal.output import is_read, printable

@@ -1,0 +1,1 @@
+"""The verbs of `nanochat-run`, each a function of its parsed arguments."""
