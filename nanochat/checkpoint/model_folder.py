@@ -11,15 +11,15 @@ from pathlib import Path
 import mlx.core as mx
 
 from nanochat.checkpoint.arrays import write_arrays
-from nanochat.errors import PreflightError, StageError
+from nanochat.checkpoint.config_file import FORMAT, load_config
+from nanochat.errors import PreflightError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
+from nanochat.model.weights_file import read_weights
 from nanochat.storage.files import new_folder, write_text
 from nanochat.storage.layout import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
-
-FORMAT = 1
 
 
 def save_model(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None) -> None:
@@ -37,41 +37,39 @@ def write_model_files(folder: Path, model: gpt.GPT, tokenizer: Tokenizer | None)
         tokenizer.save(folder)
 
 
-def load_config(folder: Path) -> GPTConfig:
-    """Return a model folder's configuration. A damaged one, or one of another format, raises a StageError."""
-    path = folder / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PreflightError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
-    except ValueError as error:
-        raise StageError(f"{path} is not JSON: {error}") from None
-    try:
-        if content["format"] != FORMAT:
-            raise StageError(f"{path} has format {content['format']}; this version reads {FORMAT}")
-        return GPTConfig.from_dict(content["model"])
-    except (KeyError, TypeError) as error:
-        raise StageError(f"{path} does not describe a model of ours: {error}") from None
+def load_model_and_tokenizer(folder: Path, dtype: mx.Dtype | None = None) -> tuple[FastGPT, Tokenizer]:
+    """Return the model, as `load_model` does, and the tokenizer in a folder.
+
+    Raises:
+        PreflightError: a file is missing or damaged, or the files do not belong together.
+    """
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    require_rows(tokenizer, folder / TOKENIZER_FILE, config)
+    return load_model(folder, dtype), tokenizer
+
+
+def require_rows(tokenizer: Tokenizer, path: Path, config: GPTConfig) -> None:
+    """Raise a PreflightError if a tokenizer gives ids that the model has no rows for."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise PreflightError(
+            f"{path} has {tokenizer.vocab_size:,} tokens but the model has {config.vocab_size:,}: this tokenizer"
+            " belongs to a different model; use that of this model"
+        )
 
 
 def load_model(folder: Path, dtype: mx.Dtype | None = None) -> FastGPT:
     """Return the model in a folder. With a `dtype` it stores its matrices and computes in that dtype, for inference.
 
     Raises:
-        PreflightError: the folder does not contain a model.
-        StageError: the config does not fit the weights, or one of them cannot be read.
+        PreflightError: the folder does not contain a model, a file is damaged, or the weights are not those of the
+            configuration, or not finite.
     """
-    model = FastGPT(load_config(folder))
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise PreflightError(f"{folder} holds no model: {WEIGHTS_FILE} is missing")
-    try:
-        gpt.load_weights(model, path)
-        mx.eval(model.named_parameters())
-    except StageError as error:
-        raise StageError(f"{path} and its {CONFIG_FILE} do not fit: {error}") from error
-    except RuntimeError as error:  # MLX has no special exception for unreadable files
-        raise StageError(f"{path} cannot be read: {error}") from error
+    config = load_config(folder)
+    weights = read_weights(
+        folder / WEIGHTS_FILE, config
+    )  # compared with the configuration before a model is made of it
+    model = FastGPT(config)
+    model.set_parameters(weights)
     if dtype is not None:
         model.set_compute_dtype(dtype)
         model.cast_matrices(dtype)

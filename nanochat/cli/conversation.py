@@ -114,7 +114,7 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
     import mlx.core as mx
 
-    from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+    from nanochat.checkpoint.model_folder import load_model_and_tokenizer
     from nanochat.inference.chat_session import ChatSession, ChatSettings
     from nanochat.inference.engine import Engine
     from nanochat.model.device import select_device
@@ -124,10 +124,10 @@ def _open_session(options: argparse.Namespace) -> ChatSession:
     select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())
     check_model(folder)
-    model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
+    dtype = mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32
     names = ("temperature", "top_k", "top_p", "max_tokens", "seed")
     settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
-    engine = Engine(model, load_tokenizer(folder))
+    engine = Engine(*load_model_and_tokenizer(folder, dtype))
     return ChatSession(engine, system=options.system, settings=settings, is_raw=options.raw)
 
 

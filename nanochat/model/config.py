@@ -6,9 +6,10 @@ Not here: initial values (`init`), the forward pass (`gpt`).
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 Architecture = Literal["seed", "current", "portable"]
 
@@ -18,6 +19,10 @@ SOFTCAP = 15.0
 """Logits are SOFTCAP * tanh(x / SOFTCAP), so they stay within +-SOFTCAP."""
 SMEAR_CHANNELS = 24
 """The smear's gate reads this many leading channels of the embedding."""
+MAX_SIZE = 2**31 - 1
+"""MLX counts rows and positions in 32 bits."""
+MIN_NORM_EPS, MAX_NORM_EPS = 1e-30, 1.0
+"""A smaller epsilon is 0 in float32 arithmetic, so that the norm of zeros is not a number."""
 DEPTH_WIDTH, DEPTH_HEAD_DIM = 64, 128
 """`from_depth` uses this width per layer and this head size. It rounds the width up to a multiple of the head size."""
 
@@ -90,8 +95,13 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, int | float | str | None]) -> GPTConfig:
-        """Return the config that `to_dict` wrote. An unknown field raises a TypeError."""
-        return cls(**values)  # type: ignore[arg-type]  # values from JSON; `problems` checks them
+        """Return the config that `to_dict` wrote. An unknown field or a value of a wrong type raises a TypeError."""
+        for name, value in values.items():
+            if not _has_type(name, value):
+                raise TypeError(
+                    f"`{name}` is {reprlib.repr(value)}, which is not {_EXPECTED.get(name, 'a whole number')}"
+                )
+        return cls(**values)  # type: ignore[arg-type]  # mypy does not follow the check
 
     @classmethod
     def from_depth(cls, depth: int, *, architecture: Architecture = "seed") -> GPTConfig:
@@ -178,6 +188,21 @@ class GPTConfig:
         shapes |= {"mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width)}
         return {f"transformer.h.{layer}.{name}.weight": shape for name, shape in shapes.items()}
 
+    def find_misfit(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+        """Return why weights of these names and shapes are not those of this model, or None if they are."""
+        if self.n_layer > len(shapes):  # listing the names of so many layers could take all memory
+            return f"the model has {self.n_layer:,} layers, but there are only {len(shapes):,} weights"
+        expected = self.parameter_shapes()
+        missing = [name for name in expected if name not in shapes]
+        unknown = [name for name in shapes if name not in expected]
+        if missing or unknown:
+            shown = [reprlib.repr(names) if names else "none" for names in (missing, unknown)]
+            return f"the weights are not those of this model: missing {shown[0]}, unknown {shown[1]}"
+        for name, shape in expected.items():
+            if shapes[name] != shape:
+                return f"weight `{name}` has shape {shapes[name]}, but the model needs {shape}"
+        return None
+
     def num_parameters(self) -> int:
         """Return the number of parameters, including the padding rows."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
@@ -204,9 +229,16 @@ class GPTConfig:
         """Return one sentence for each reason why the shape is impossible; an empty list if it is valid."""
         sizes = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
         values = {name: getattr(self, name) for name in sizes}
-        if small := [f"`{name}` is {value}, but must be at least 1" for name, value in values.items() if value < 1]:
-            return small
+        wrong = [
+            f"`{name}` is {reprlib.repr(value)}, but must be at least 1 and at most {MAX_SIZE:,}"
+            for name, value in values.items()
+            if not 1 <= value <= MAX_SIZE
+        ]
+        if wrong:
+            return wrong
         problems = []
+        if self.norm_eps is not None and not MIN_NORM_EPS <= self.norm_eps <= MAX_NORM_EPS:
+            problems.append(f"`norm_eps` is {self.norm_eps}, but must be from {MIN_NORM_EPS} to {MAX_NORM_EPS}")
         if self.n_embd % self.n_head:
             problems.append(f"`n_embd` {self.n_embd} is not a multiple of `n_head` {self.n_head}")
         elif self.head_dim % 2:
@@ -219,13 +251,35 @@ class GPTConfig:
         if self.n_embd < gates:
             problems.append(f"`n_embd` {self.n_embd} is less than the {gates} channels that the gates read")
         if not self.window_pattern or set(self.window_pattern) - {"S", "L"}:
-            problems.append(f"`window_pattern` {self.window_pattern!r} must be made of the letters S and L")
+            problems.append(f"`window_pattern` {reprlib.repr(self.window_pattern)} must be made of the letters S and L")
         elif "S" in self.window_pattern and not self.variant.has_short_windows:
             problems.append(
-                f"`window_pattern` {self.window_pattern!r} has short windows, which `{self.architecture}` lacks: use L"
+                f"`window_pattern` {reprlib.repr(self.window_pattern)} has short windows, which `{self.architecture}` "
+                "lacks: use L"
             )
         return problems
 
     def to_dict(self) -> dict[str, int | float | str | None]:
         """Return the fields as JSON values. `norm_eps` is left out if it is the architecture's."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+_EXPECTED = {
+    "architecture": f"one of {', '.join(get_args(Architecture))}",
+    "window_pattern": "a text",
+    "norm_eps": "a number",
+}
+"""What a value of the configuration must be, for those that are not whole numbers."""
+
+
+def _has_type(name: str, value: object) -> bool:
+    """Return whether a value from JSON has the type of the field, as far as the field is known."""
+    match name:
+        case "architecture":
+            return value in get_args(Architecture)
+        case "window_pattern":
+            return isinstance(value, str)
+        case "norm_eps":
+            return value is None or type(value) in (int, float)
+        case _:
+            return type(value) is int or name not in GPTConfig.__dataclass_fields__

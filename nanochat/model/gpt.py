@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import mlx.core as mx
@@ -378,26 +377,6 @@ class GPT(Module):
 
     def set_parameters(self, parameters: dict[str, mx.array]) -> None:
         """Replace every parameter. A missing or unknown name or a wrong shape raises a StageError."""
-        _check_names_and_shapes(self.config, parameters)
+        if misfit := self.config.find_misfit({name: tuple(x.shape) for name, x in parameters.items()}):
+            raise StageError(misfit)
         self.update(tree_unflatten(list(parameters.items())))
-
-
-def load_weights(model: GPT, path: Path) -> None:
-    """Set every parameter from a safetensors file. Its names and shapes must be exactly the model's."""
-    loaded = mx.load(str(path))
-    assert isinstance(loaded, dict), "a safetensors file is a dictionary"
-    model.set_parameters(loaded)
-
-
-def _check_names_and_shapes(config: GPTConfig, parameters: dict[str, mx.array]) -> None:
-    expected = config.parameter_shapes()
-    missing = [name for name in expected if name not in parameters]
-    unknown = [name for name in parameters if name not in expected]
-    if missing or unknown:
-        raise StageError(
-            f"the weights are not those of this model: missing {missing or 'none'}, unknown {unknown or 'none'}"
-        )
-    for name, shape in expected.items():
-        actual = tuple(parameters[name].shape)
-        if actual != shape:
-            raise StageError(f"weight `{name}` has shape {actual}, but the model needs {shape}")

@@ -11,12 +11,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
+import reprlib
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
-from nanochat.errors import PreflightError, StageError
+from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
+from nanochat.model.weights_file import read_safetensors, require_finite
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")
@@ -32,7 +35,7 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
         raise PreflightError(f"{path}: no such file of weights")
     match path.suffix:
         case ".safetensors":
-            return _read_safetensors(path)
+            return read_safetensors(path)
         case ".pt" | ".pth":
             return _read_pt(path)
         case other:
@@ -42,14 +45,18 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
 def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str, mx.array]:
     """Return name -> float32 array, named and padded as in our models.
 
-    Names or shapes that are not those of `config` raise a StageError.
+    Names or shapes that are not those of `config` raise a PreflightError.
     """
     named = {name.removeprefix(_COMPILED_PREFIX): tensor for name, tensor in tensors.items()}
     named = {name: tensor for name, tensor in named.items() if name not in _BUFFERS}
+    if config.n_layer > len(named):  # listing the names of so many layers could take all memory
+        raise PreflightError(f"the model has {config.n_layer:,} layers, but there are only {len(named):,} weights")
     expected = config.parameter_shapes()
     missing, unknown = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
     if missing or unknown:
-        raise StageError(f"these are not the weights of {config}: missing {missing}, unknown {unknown}")
+        raise PreflightError(
+            f"these are not the weights of {config}: missing {reprlib.repr(missing)}, unknown {reprlib.repr(unknown)}"
+        )
     return {
         name: _import_tensor(name, named[name].astype(mx.float32), shape, config) for name, shape in expected.items()
     }
@@ -61,18 +68,8 @@ def _import_tensor(name: str, tensor: mx.array, shape: tuple[int, ...], config: 
         padding = max(0, shape[0] - original_shape[0])
         tensor = mx.pad(tensor[: shape[0]], [(0, padding), (0, 0)])
     if tuple(tensor.shape) != shape:
-        raise StageError(f"weight `{name}` has shape {original_shape}, but the model needs {shape}")
+        raise PreflightError(f"weight `{name}` has shape {original_shape}, but the model needs {shape}")
     return tensor
-
-
-def _read_safetensors(path: Path) -> dict[str, mx.array]:
-    try:
-        tensors = mx.load(str(path))
-        mx.eval(tensors)
-    except RuntimeError as error:  # MLX raises no more specific class for an unreadable file
-        raise PreflightError(f"{path} cannot be read as safetensors: {error}") from error
-    assert isinstance(tensors, dict), "a safetensors file is a dictionary"
-    return tensors
 
 
 def _read_pt(path: Path) -> dict[str, mx.array]:
@@ -83,7 +80,7 @@ def _read_pt(path: Path) -> dict[str, mx.array]:
     torch = importlib.import_module("torch")
     try:
         state = torch.load(str(path), map_location="cpu", weights_only=True)
-        return {name: mx.array(tensor.float().numpy()) for name, tensor in state.items()}
+        tensors = {name: _to_mlx(name, tensor, path.stat().st_size) for name, tensor in state.items()}
     except pickle.UnpicklingError as error:  # torch's message advises loading the file without this protection
         raise PreflightError(
             f"{path} cannot be read as a dictionary of tensors: it is damaged, or holds more than tensors"
@@ -93,3 +90,15 @@ def _read_pt(path: Path) -> dict[str, mx.array]:
         raise PreflightError(
             f"{path} cannot be read as a dictionary of tensors: {type(error).__name__}: {reason}"
         ) from error
+    require_finite(path, tensors)
+    return tensors
+
+
+def _to_mlx(name: object, tensor: Any, file_bytes: int) -> mx.array:
+    """Return a tensor of torch as a float32 array. A TypeError or ValueError says why it cannot be a weight."""
+    if not isinstance(name, str) or not tensor.is_floating_point():
+        raise TypeError(f"{name!r} is not a weight of floating-point numbers")
+    # Torch can repeat one number as often as a file asks for.
+    if tensor.numel() * tensor.element_size() > file_bytes:
+        raise ValueError(f"`{name}` of shape {tuple(tensor.shape)} is larger than the file")
+    return mx.array(tensor.float().numpy())

@@ -13,7 +13,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.errors import ExpectationError
 from nanochat.export.folder import CARD_FILE, write_export
 from nanochat.export.model_config import Format
@@ -44,7 +44,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     spec = job.spec
     assert isinstance(spec, ExportSpec), f"export got the job of {spec.stage}"
     folder = _model_folder(context, spec)
-    engine = Engine(load_model(folder, mx.float32), load_tokenizer(folder))
+    engine = Engine(*load_model_and_tokenizer(folder, mx.float32))
     metrics = {}
     for done, form in enumerate(spec.formats):
         context.report_progress(done / (2 * len(spec.formats)), f"writing {form}")

@@ -8,7 +8,7 @@ import math
 
 import mlx.core as mx
 
-from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model_and_tokenizer, load_tokenizer
 from nanochat.data.documents import DocumentStream
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState
@@ -88,7 +88,7 @@ def _fit_vocabulary(planned: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 
 def _load_init_model(spec: PretrainSpec, init_from: str, context: StageContext) -> tuple[FastGPT, Tokenizer]:
     folder = context.model_to_start_from(init_from)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_model_and_tokenizer(folder)
     recipe_tokenizer = context.upstream("tokenizer")
     if recipe_tokenizer is not None and load_tokenizer(recipe_tokenizer).model != tokenizer.model:
         raise StageError(f"`init_from` {folder} was trained with a different tokenizer than this recipe's")

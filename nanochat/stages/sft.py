@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.data.files.bad_rows import shown
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
@@ -49,7 +49,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         folder = context.model_to_start_from(spec.init_from)
     else:
         folder = context.require_upstream("pretrain") / MODEL_FOLDER
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_model_and_tokenizer(folder)
     optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.process_group.size)

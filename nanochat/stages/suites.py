@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.errors import InterruptedRun
 from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import Cuts, ExampleRecord, TaskResult, count_cuts
@@ -153,7 +153,7 @@ def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> t
         stages = STAGES[context.job.spec.stage].upstream
         folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / MODEL_FOLDER
     dtype = mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32
-    return load_model(folder, dtype), load_tokenizer(folder)
+    return load_model_and_tokenizer(folder, dtype)
 
 
 def sample_section(context: StageContext, name: str) -> str:

@@ -23,7 +23,7 @@ from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
 from nanochat.errors import StageError
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.gpt import load_weights
+from nanochat.model.weights_file import read_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
@@ -147,8 +147,7 @@ class Training:
         return position
 
     def _restore(self, view: CheckpointView) -> TrainingPosition:
-        load_weights(self.model, view.path / WEIGHTS_FILE)
-        mx.eval(self.model.named_parameters())
+        self.model.set_parameters(read_weights(view.path / WEIGHTS_FILE, self.model.config))
         self.optimizer.load_state(view.arrays("optimizer"))
         json_state = view.state["loader"]
         assert isinstance(json_state, dict), "the state's `loader` must be an object"

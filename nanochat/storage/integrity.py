@@ -7,6 +7,7 @@ one core with instructions for SHA-256, and 0.3 seconds on two. Not here: what h
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -80,6 +81,10 @@ def find_change(path: Path, expected: FileDigest, *, trust_time: bool = False) -
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that leads to itself"
+        raise
     if not path.is_file():
         return "is not a file"
     if expected.size_bytes is not None and status.st_size != expected.size_bytes:

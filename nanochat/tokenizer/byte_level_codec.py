@@ -7,14 +7,20 @@ nanochat uses. Text is cut by a regular expression, and in each part the pair wi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tokenizers
 
 from nanochat.errors import PreflightError
+from nanochat.storage.given_json import parse_object
 from nanochat.tokenizer.pieces import SPECIAL_TOKENS, IntArray
+
+_CHANGING_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+"""Options of the library's BPE with which encoding is random or not lossless."""
+_CUTTING_STEPS = {"ByteLevel", "Split", "Digits"}
+"""Steps of the library before encoding that only cut a text into parts."""
 
 
 class ByteLevelCodec:
@@ -23,19 +29,19 @@ class ByteLevelCodec:
     def __init__(self, model: bytes) -> None:
         """Read a `tokenizer.json`. A PreflightError says that it is damaged, or not a byte-level BPE of a nanochat."""
         try:
-            content = json.loads(model)
+            content = parse_object(model)
             self.special_ids = _special_ids(content)
             vocabulary: dict[str, int] = content["model"]["vocab"]
             _check(content, vocabulary, self.special_ids)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise PreflightError(f"not a tokenizer.json of a byte-level BPE: {error!r}") from error
+            size = 1 + max(*vocabulary.values(), *self.special_ids.values())
+            self.pieces = [b""] * size
+            special = set(self.special_ids.values())
+            for piece, i in vocabulary.items():
+                if i not in special:
+                    self.pieces[i] = bytes(_BYTES[character] for character in piece)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise PreflightError(f"not a tokenizer.json of a byte-level BPE: {str(error)[:200]!r}") from error
         self._encoder = _encoder(content)
-        size = 1 + max(*vocabulary.values(), *self.special_ids.values())
-        self.pieces = [b""] * size
-        special = set(self.special_ids.values())
-        for piece, i in vocabulary.items():
-            if i not in special:
-                self.pieces[i] = bytes(_BYTES[character] for character in piece)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of valid Unicode text."""
@@ -146,11 +152,27 @@ def _check(content: Mapping[str, Any], vocabulary: Mapping[str, int], special_id
         raise ValueError(f"its model is {content['model']['type']}")
     if content.get("normalizer"):
         raise ValueError("it changes texts before it encodes them")
-    if "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
+    if given := [name for name in _CHANGING_OPTIONS if content["model"].get(name)]:
+        raise ValueError(f"its model has {', '.join(given)}")
+    steps = list(_steps(content["pre_tokenizer"]))
+    if [step["type"] for step in steps].count("ByteLevel") != 1 or steps[-1]["type"] != "ByteLevel":
         raise ValueError("its pieces are not bytes")
+    if any(step.get("add_prefix_space") or step.get("behavior") == "Removed" for step in steps):
+        raise ValueError("it adds spaces or removes text before it encodes")
+    if unknown := {step["type"] for step in steps} - _CUTTING_STEPS:
+        raise ValueError(f"it has steps before encoding that may change text: {unknown}")
     ids = [i for name, i in vocabulary.items() if name not in special_ids] + list(special_ids.values())
     if any(type(i) is not int or not 0 <= i < 2 * len(ids) for i in ids) or len(set(ids)) != len(ids):
         raise ValueError("its ids are not different whole numbers")
     missing = sum(character not in vocabulary for character in _CHARACTERS)
     if missing:
         raise ValueError(f"{missing} bytes have no piece")
+
+
+def _steps(step: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the steps of a pre-tokenizer, without the sequences that group them."""
+    if step["type"] == "Sequence":
+        for inner in step["pretokenizers"]:
+            yield from _steps(inner)
+    else:
+        yield step

@@ -9,10 +9,9 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import sentencepiece
 
-from nanochat.errors import PreflightError
 from nanochat.tokenizer.pieces import BASIC_PIECES, SPACE_MARK, SPECIAL_TOKENS, IntArray
+from nanochat.tokenizer.sentencepiece_file import open_processor
 
 _SPACE_MARK_BYTES = SPACE_MARK.encode()
 _MAX_THREADS = 4
@@ -23,17 +22,9 @@ class SentencePieceCodec:
 
     def __init__(self, model: bytes) -> None:
         """Read the bytes of a model. A PreflightError says that they are none, or not one of nanochat's."""
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise PreflightError(f"not a SentencePiece model ({error}); train the tokenizer again") from error
+        self._processor = open_processor(model)
         size = int(self._processor.get_piece_size())
         self.special_ids = {name: 1 + i for i, name in enumerate(SPECIAL_TOKENS)}
-        for name, i in self.special_ids.items():
-            if size < BASIC_PIECES or self._processor.id_to_piece(i) != name:
-                raise PreflightError(
-                    f"this SentencePiece model has no {name} at id {i}: it was not trained by nanochat"
-                )
         self.pieces = [self._piece_bytes(i) for i in range(size)]
         self._space_mark_ids = [self.pieces.index(bytes([byte])) for byte in _SPACE_MARK_BYTES]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer, save_model
-from nanochat.errors import PreflightError, StageError
+from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.tokenizer import bpe
 
@@ -76,6 +76,6 @@ WRONG = {
 def test_load_model_names_a_broken_folder(model, tmp_path, damage, message):
     save_model(tmp_path / "model", model, None)
     damage(tmp_path / "model")
-    with pytest.raises(StageError, match=message) as caught:
+    with pytest.raises(PreflightError, match=message) as caught:
         load_model(tmp_path / "model")
     assert str(tmp_path / "model") in str(caught.value)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli.chat import main as main_of_chat
 from nanochat.cli.run import main
-from nanochat.errors import OK, PreflightError, StageError
+from nanochat.errors import OK, PreflightError
 from nanochat.model.config import GPTConfig
 from nanochat.tokenizer import bpe
 
@@ -102,7 +102,7 @@ def test_evaluation_that_import_prints_runs(given, capsys, monkeypatch):
         ("meta_000012.json", None, PreflightError, "--config FILE"),
         ("meta_000012.json", "{", PreflightError, "is not JSON"),
         ("meta_000012.json", json.dumps(SHAPE | {"n_head": 3}), PreflightError, "valid model"),
-        ("meta_000012.json", json.dumps(SHAPE | {"n_embd": 64}), StageError, "has shape"),
+        ("meta_000012.json", json.dumps(SHAPE | {"n_embd": 64}), PreflightError, "has shape"),
         ("meta_000012.json", json.dumps(SHAPE | {"vocab_size": 260}), PreflightError, "tokens"),
         ("tokenizer.model", None, PreflightError, "tokenizer.model: no such file"),
         ("model_000012.safetensors", None, PreflightError, "no such file or folder"),

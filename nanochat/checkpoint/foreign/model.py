@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nanochat.checkpoint.config_file import config_from
 from nanochat.checkpoint.foreign.source import ForeignModel, read_json
 from nanochat.errors import PreflightError
 from nanochat.model.config import VARIANTS, Architecture, GPTConfig
@@ -38,35 +39,26 @@ def read_model(parts: ForeignModel, *, architecture: Architecture | None) -> tup
         architecture: what the files do not say; default: recognised by the names of the weights.
 
     Raises:
-        PreflightError: a file cannot be read, or describes a model that is not a nanochat.
-        StageError: weights and configuration do not fit.
+        PreflightError: a file cannot be read, describes a model that is not a nanochat, or does not fit the other.
     """
     tensors: dict[str, mx.array] = {}
     for path in parts.weights:
         tensors |= read_tensors(path)
     is_transformers = "model.embed_tokens.weight" in tensors
     tensors = {_our_name(name): tensor for name, tensor in tensors.items()}
-    if any(name.endswith((".scales", ".biases")) for name in tensors):
-        raise PreflightError(f"{parts.weights[0]} is quantized: import the model that it was made from")
     content = read_json(parts.config)
     if content.get("model_type") == "nanochat":
         config = _library_config(content, parts.config, is_transformers=is_transformers)
     else:
         config = _nanochat_config(content, parts.config, tensors, architecture)
-    if problems := config.problems():
-        raise PreflightError(f"{parts.config} does not describe a valid model: {'; '.join(problems)}")
-    parameters = import_weights(tensors, config)
-    for name, array in parameters.items():
-        if not mx.isfinite(array).all().item():
-            raise PreflightError(f"weight `{name}` has values that are not finite numbers")
-    return config, parameters
+    return config, import_weights(tensors, config)
 
 
 def _our_name(name: str) -> str:
     """Return our name of a weight in transformers' model; others are as they are."""
     if name == "model.embed_tokens.weight":
         return "transformer.wte.weight"
-    if not name.startswith("model.layers."):
+    if not name.startswith("model.layers.") or name.count(".") < 3:
         return name
     _, _, layer, rest = name.split(".", 3)
     for theirs, ours in _BLOCK_NAMES.items():
@@ -85,34 +77,35 @@ def _library_config(content: Mapping[str, Any], path: Path, *, is_transformers: 
         if theta != VARIANTS["portable"].rope_base:
             raise PreflightError(f"{path}: `rope_theta` is {theta}, which this architecture does not have")
         eps = content.get("rms_norm_eps", _TRANSFORMERS_EPS) if is_transformers else VARIANTS["portable"].norm_eps
-        return GPTConfig(
-            sequence_len=content.get("max_position_embeddings", 2048),
-            vocab_size=content["vocab_size"],
-            n_layer=content["num_hidden_layers"],
-            n_head=heads,
-            n_kv_head=content.get("num_key_value_heads") or heads,
-            n_embd=width,
-            window_pattern="L",
-            architecture="portable",
-            norm_eps=None if eps == VARIANTS["portable"].norm_eps else eps,
-        )
-    except (KeyError, TypeError) as error:
+        values = {
+            "sequence_len": content.get("max_position_embeddings", 2048),
+            "vocab_size": content["vocab_size"],
+            "n_layer": content["num_hidden_layers"],
+            "n_head": heads,
+            "n_kv_head": content.get("num_key_value_heads") or heads,
+            "n_embd": width,
+            "window_pattern": "L",
+            "architecture": "portable",
+            "norm_eps": None if eps == VARIANTS["portable"].norm_eps else eps,
+        }
+    except (KeyError, TypeError, AttributeError) as error:
         raise PreflightError(f"{path} does not describe a nanochat model: {error!r}") from None
+    return config_from(values, path)
 
 
 def _nanochat_config(
     content: Mapping[str, Any], path: Path, tensors: Mapping[str, mx.array], architecture: Architecture | None
 ) -> GPTConfig:
     """Return the configuration in PyTorch nanochat's meta_STEP.json, or in a file of ours."""
-    values = dict(content.get("model_config") or content.get("model") or content)
+    values = content.get("model_config") or content.get("model") or content
+    if not isinstance(values, dict):
+        raise PreflightError(f"{path} does not describe a nanochat model: its sizes are not an object")
+    values = dict(values)
     chosen = values.setdefault("architecture", architecture or _recognise(tensors))
     if chosen == "portable":
         values.setdefault("norm_eps", TORCH_EPS)
         values.setdefault("window_pattern", "L")
-    try:
-        return GPTConfig.from_dict(values)
-    except (TypeError, KeyError) as error:
-        raise PreflightError(f"{path} does not describe a nanochat model: {error}") from None
+    return config_from(values, path)
 
 
 def _recognise(tensors: Mapping[str, mx.array]) -> Architecture:

@@ -7,7 +7,6 @@ NanoChat MLX, `nanochat-run export --format torch`    a .safetensors file and it
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from nanochat.checkpoint.foreign.pickled_tokenizer import read_pickled_tokenizer
 from nanochat.errors import PreflightError
+from nanochat.storage.given_json import read_object
 from nanochat.storage.layout import TOKENIZER_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -55,15 +55,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """Return the object in a JSON file. A PreflightError says that it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PreflightError(f"there is no file {path}; give the configuration with `--config FILE`") from None
-    except (ValueError, RecursionError) as error:
-        raise PreflightError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise PreflightError(f"{path} does not describe a model: it is not a JSON object")
-    return content
+    if not path.exists():
+        raise PreflightError(f"there is no file {path}; give the configuration with `--config FILE`")
+    return read_object(path)
 
 
 def _weights(path: Path) -> tuple[Path, ...]:

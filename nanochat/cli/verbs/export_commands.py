@@ -18,7 +18,7 @@ def export_model(options: argparse.Namespace) -> None:
     if options.quantize_bits is not None and options.format != "mlx":
         raise RecipeError(f"--quantize-bits goes with --format mlx only, not {options.format}")
     runtime.prepare(device="cpu")
-    from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+    from nanochat.checkpoint.model_folder import load_model_and_tokenizer
     from nanochat.export.folder import write_export
     from nanochat.export.weights import Quantization
     from nanochat.runner.report.origin import origin_of_model
@@ -31,7 +31,7 @@ def export_model(options: argparse.Namespace) -> None:
     quantization = None
     if options.quantize_bits is not None:
         quantization = Quantization(bits=options.quantize_bits, group_size=options.group_size)
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    model, tokenizer = load_model_and_tokenizer(model_folder)
     origin = origin_of_model(model_folder, options.model, base)
     with new_folder(folder) as scratch:
         write_export(scratch, model, tokenizer, options.format, quantization=quantization, origin=origin)

@@ -21,19 +21,16 @@ def import_model(options: argparse.Namespace) -> None:
     if options.folder.exists():
         raise PreflightError(f"{options.folder} already exists; name a new folder")
     runtime.prepare(device="cpu")
+    from nanochat.checkpoint.config_file import FORMAT
     from nanochat.checkpoint.foreign.model import read_model
     from nanochat.checkpoint.foreign.source import find_parts, read_tokenizer
-    from nanochat.checkpoint.model_folder import FORMAT, write_model_files
+    from nanochat.checkpoint.model_folder import require_rows, write_model_files
     from nanochat.model.gpt import GPT
 
     parts = find_parts(options.model, config=options.config, tokenizer=options.tokenizer)
     tokenizer = read_tokenizer(parts.tokenizer)
     config, parameters = read_model(parts, architecture=options.architecture)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise PreflightError(
-            f"{parts.tokenizer} has {tokenizer.vocab_size} tokens but the model has {config.vocab_size}: this tokenizer"
-            " belongs to a different model"
-        )
+    require_rows(tokenizer, parts.tokenizer, config)
     model = GPT(config)
     model.set_parameters(parameters)
     with new_folder(options.folder) as scratch:

@@ -31,13 +31,13 @@ def serve(options: argparse.Namespace) -> None:
     def load() -> Engine:
         import mlx.core as mx
 
-        from nanochat.checkpoint.model_folder import load_model, load_tokenizer
+        from nanochat.checkpoint.model_folder import load_model_and_tokenizer
         from nanochat.inference.engine import Engine
         from nanochat.model.device import select_device
 
         select_device(chosen.backend)
-        model = load_model(folder, mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32)
-        return Engine(model, load_tokenizer(folder))
+        dtype = mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32
+        return Engine(*load_model_and_tokenizer(folder, dtype))
 
     def announce(url: str) -> None:
         print(f"chat page   {url}\nOpenAI API  {url}v1\nCtrl-C finishes the running answers and stops", flush=True)

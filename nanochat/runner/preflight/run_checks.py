@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from nanochat import runtime
+from nanochat.checkpoint.config_file import load_config
 from nanochat.data.ingest.pending import plan_conversions
 from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
@@ -31,7 +31,6 @@ from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.runner.store.record import RunTracking
-from nanochat.storage.layout import CONFIG_FILE
 from nanochat.tasks.table import TASKS
 from nanochat.tools.sandbox.run import find_isolation
 
@@ -137,9 +136,8 @@ def _advice_without_rows(stage: StagePlan) -> str:
 def _config_in(folder: Path) -> GPTConfig | None:
     """Return the config of a model folder, or None if it cannot be read; the stage itself reports that error."""
     try:
-        described = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        return GPTConfig.from_dict(described["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return load_config(folder)
+    except (OSError, PreflightError):
         return None
 
 

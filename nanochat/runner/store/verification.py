@@ -44,7 +44,7 @@ def damage_to_read(folder: StageFolder, record: StageRecord | None, path: Path) 
         return None
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return find_change(path, expected)
     return _compare(path, expected, status.st_size, status.st_mtime_ns)
 
