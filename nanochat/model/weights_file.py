@@ -26,6 +26,7 @@ _MAX_DIMENSIONS = 4
 _LENGTH_BYTES = 8
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """The dtypes that weights may have, as safetensors names them. All become float32."""
+_COUNT_BYTES = {"I32": 4}
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ def read_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
     return read_safetensors(path)
 
 
-def read_safetensors(path: Path) -> dict[str, mx.array]:
-    """Return name -> float32 array of every tensor in a file.
+def read_safetensors(path: Path, *, with_counts: bool = False) -> dict[str, mx.array]:
+    """Return name -> float32 array of every tensor in a file. `with_counts` also allows int32 arrays, which stay.
 
     Raises:
         PreflightError: the file is damaged, a tensor is not floating point, or a value is not finite.
     """
-    read_shapes(path)
+    read_shapes(path, with_counts=with_counts)
     try:
         loaded = mx.load(str(path))
         assert isinstance(loaded, dict), "a safetensors file is a dictionary"
-        tensors = {name: x.astype(mx.float32) for name, x in loaded.items()}
+        tensors = {name: x if x.dtype == mx.int32 else x.astype(mx.float32) for name, x in loaded.items()}
         mx.eval(tensors)
     except RuntimeError as error:  # MLX raises no more specific class for an unreadable file
         raise PreflightError(f"{path} cannot be read: {error}; {_REMEDY}") from error
@@ -74,7 +75,7 @@ def require_finite(path: Path, tensors: dict[str, mx.array]) -> None:
             raise PreflightError(f"{path}: weight `{name}` has values that are not finite numbers; {_REMEDY}")
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def read_shapes(path: Path, *, with_counts: bool = False) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of every tensor, from the header alone.
 
     Raises:
@@ -88,7 +89,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         content, data_bytes = _read_header(path)
         if any(name.endswith((".scales", ".biases")) for name in content):
             raise ValueError("it is quantized: use the model that it was made from")
-        entries = [_entry(name, described) for name, described in content.items() if name != "__metadata__"]
+        dtypes = _ITEM_BYTES | (_COUNT_BYTES if with_counts else {})
+        entries = [_entry(name, described, dtypes) for name, described in content.items() if name != "__metadata__"]
         _check_places(entries, data_bytes)
     except (OSError, ValueError) as error:
         raise PreflightError(f"{path} cannot be read as safetensors: {error}; {_REMEDY}") from None
@@ -109,21 +111,19 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     return content, size - _LENGTH_BYTES - length
 
 
-def _entry(name: str, described: Any) -> _Entry:
+def _entry(name: str, described: Any, item_bytes: dict[str, int]) -> _Entry:
     shown = f"`{reprlib.repr(name)[1:-1]}`"
     if not isinstance(described, dict) or described.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{shown} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise ValueError(
-            f"{shown} has dtype {reprlib.repr(dtype)}, but weights must be one of {', '.join(_ITEM_BYTES)}"
-        )
+    if not isinstance(dtype, str) or dtype not in item_bytes:
+        raise ValueError(f"{shown} has dtype {reprlib.repr(dtype)}, but weights must be one of {', '.join(item_bytes)}")
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or any(type(x) is not int or x < 0 for x in numbers):
             raise ValueError(f"{shown} has a shape or offsets that are not whole numbers")
     if len(shape) > _MAX_DIMENSIONS or max(shape, default=0) > MAX_SIZE:
         raise ValueError(f"{shown} has the shape {reprlib.repr(shape)}, which is too large")
-    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * item_bytes[dtype]:
         raise ValueError(
             f"{shown} of shape {tuple(shape)} and dtype {dtype} does not fit its offsets {reprlib.repr(offsets)}"
         )

@@ -43,11 +43,13 @@ class Optimizer:
                 self.state[f"{name}.second_moment"] = mx.zeros(second)
 
     def load_state(self, state: dict[str, mx.array]) -> None:
-        """Replace the state. Names or shapes that are not those of this model raise a StageError."""
+        """Replace the state. Names, shapes or dtypes that are not those of this model raise a StageError."""
         wrong = sorted(
             name
             for name in self.state.keys() | state.keys()
-            if name not in self.state or name not in state or self.state[name].shape != state[name].shape
+            if name not in self.state
+            or name not in state
+            or (self.state[name].shape, self.state[name].dtype) != (state[name].shape, state[name].dtype)
         )
         if wrong:
             raise StageError(f"the optimizer state is not that of this model: {', '.join(wrong[:5])} do not fit")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
-
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.data.files.bad_rows import shown
 from nanochat.data.loaders.batches import BatchLoader
@@ -15,6 +13,7 @@ from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_answers
 from nanochat.model.dispatch import FastGPT
+from nanochat.model.weights_file import read_safetensors
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
@@ -83,10 +82,7 @@ def _make_optimizer(spec: SftSpec, context: StageContext, model: FastGPT, folder
     path = next((at for at in (folder.parent / OPTIMIZER_FILE, folder / OPTIMIZER_FILE) if at.is_file()), None)
     if path is None:
         return optimizer, False
-    state = mx.load(str(path))
-    assert isinstance(state, dict), "a safetensors file must hold named arrays"
-    mx.eval(state)
-    optimizer.load_state(state)
+    optimizer.load_state(read_safetensors(path, with_counts=True))
     return optimizer, True
 
 

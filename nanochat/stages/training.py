@@ -23,13 +23,11 @@ from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
 from nanochat.errors import StageError
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.weights_file import read_weights
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
 from nanochat.stages.process.context import StageContext, indented
 from nanochat.storage.files import write_text
-from nanochat.storage.layout import WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
@@ -147,7 +145,7 @@ class Training:
         return position
 
     def _restore(self, view: CheckpointView) -> TrainingPosition:
-        self.model.set_parameters(read_weights(view.path / WEIGHTS_FILE, self.model.config))
+        self.model.set_parameters(view.arrays("model"))  # a model that diverged has values that are not finite
         self.optimizer.load_state(view.arrays("optimizer"))
         json_state = view.state["loader"]
         assert isinstance(json_state, dict), "the state's `loader` must be an object"

@@ -126,3 +126,12 @@ def test_pt_with_torch(random_model, tmp_path):
     assert np.array_equal(np.array(loaded["transformer.wte.weight"]), state(random_model)["transformer.wte.weight"])
     expected = tensors["_orig_mod.lm_head.weight"].float().numpy()
     assert np.array_equal(np.array(loaded["lm_head.weight"]), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_pt_that_repeats_a_number_is_refused_before_it_is_allocated(tmp_path, dtype):
+    """A file of a kilobyte can ask torch for a tensor of a terabyte."""
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.zeros(1, dtype=getattr(torch, dtype)).expand(2**38)}, str(tmp_path / "model.pt"))
+    with pytest.raises(PreflightError, match="larger than the file"):
+        read_tensors(tmp_path / "model.pt")

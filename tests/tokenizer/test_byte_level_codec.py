@@ -58,6 +58,21 @@ def broken(**changes: Any) -> bytes:
         (broken(model=lambda model: {**model, "type": "Unigram"}), "Unigram"),
         (broken(normalizer={"type": "NFC"}), "changes texts"),
         (broken(pre_tokenizer={"type": "Whitespace"}), "not bytes"),
+        (broken(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "adds spaces"),
+        (
+            broken(
+                pre_tokenizer={
+                    "type": "Sequence",
+                    "pretokenizers": [{"type": "Split", "behavior": "Removed"}, {"type": "ByteLevel"}],
+                }
+            ),
+            "removes text",
+        ),
+        (broken(model=lambda model: {**model, "dropout": 0.5}), "dropout"),
+        (broken(model=lambda model: {**model, "vocab": {**model["vocab"], "\u20ac": 300}}), "not a tokenizer.json"),
+        (broken(model=lambda model: {**model, "vocab": {**model["vocab"], "zz": 2**40}}), "whole numbers"),
+        (broken(added_tokens=lambda tokens: [{**tokens[0], "id": 1e999}, *tokens[1:]]), "Infinity"),
+        (MODEL.replace(b"1.0", b'1.0", "version": "1.0', 1), "there twice"),
         (broken(added_tokens=[]), r"has no <\|bos\|>"),
         (broken(model=lambda model: {**model, "vocab": {**model["vocab"], "a": -1}}), "whole numbers"),
         (broken(model=lambda model: {**model, "vocab": {**model["vocab"], "a": 10**9}}), "whole numbers"),
