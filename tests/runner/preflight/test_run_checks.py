@@ -70,7 +70,7 @@ def test_memory_of_a_model_from_init_from_is_checked(bench):
     model = shutil.copytree(stored, bench.folder / "model")
     (model / "config.json").write_text(
         '{"format": 1, "model": {"sequence_len": 512, "vocab_size": 300, "n_layer": 4, "n_embd": 1024, "n_head": 8,'
-        ' "n_kv_head": 8}}'
+        ' "n_kv_head": 8, "window_pattern": "SSSL"}}'
     )
     gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null")
     given = (f"sft.init_from={model}", "sft.tokens_per_step=32768", "run.micro_batch_size=64")
