@@ -38,7 +38,10 @@ def hidden(
     """
     config, variant, dtype = model.config, model.config.variant, model.compute_dtype
     batch, time = idx.shape
-    offsets = None if cache is None else mx.broadcast_to(mx.array(cache.offset, mx.int32), (batch,))
+    offsets, end = None, time
+    if cache is not None:
+        offsets = mx.broadcast_to(mx.array(cache.offset, mx.int32), (batch,))
+        end = cache.offset + time if isinstance(cache.offset, int) else config.sequence_len
     tokens = index_tokens(idx) if cache is None else index_without_gradient(idx)
     x0 = norm(embed(_cast(model.transformer.wte, dtype), tokens), variant.norm_eps)
     if variant.has_smear:
@@ -54,7 +57,7 @@ def hidden(
         value_embedding = model.value_embeds[layer]
         table = _cast(value_embedding, dtype) if isinstance(value_embedding, Embedding) else None
         projected = linear(normed, fused_qkv[layer] if fused_qkv else fuse_qkv(block.attn, dtype))
-        split = split_qkv(config, projected, table, tokens, positions=time, offsets=offsets)
+        split = split_qkv(config, projected, table, tokens, positions=time, offsets=offsets, end=end)
         queries, keys, values = (_by_head(part, batch, config.head_dim) for part in split)
         if cache is None:
             attended = attend(queries, keys, values, window=config.windows[layer])

@@ -168,6 +168,7 @@ def split_qkv(
     *,
     positions: int,
     offsets: mx.array | None = None,
+    end: int = 0,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries (N, H * D), keys and values (N, G * D), ready for attention, in the projection's dtype.
 
@@ -179,11 +180,12 @@ def split_qkv(
         table: (V, G * D) value embeddings, in the projection's dtype.
         tokens: needed if there is a table.
         positions: T.
-        offsets: (B,) int32, the position of each row's first token, below the context length; None if all are 0.
+        offsets: (B,) int32, the position of each row's first token; None if all are 0.
+        end: with offsets, a number above the position of every token.
     """
     if offsets is not None:
         idx = None if tokens is None else tokens.idx
-        queries, keys, values, _, _ = _launch(config, positions, projected, table, idx, offsets)
+        queries, keys, values, _, _ = _launch(config, positions, projected, table, idx, offsets, end)
         return queries, keys, values if table is not None else projected[:, -config.n_kv_head * config.head_dim :]
     if table is None or tokens is None:
         queries, keys, values, _ = _plain_split(config, positions)(projected)
@@ -234,11 +236,11 @@ def _launch(
     table: mx.array | None,
     idx: mx.array | None,
     offsets: mx.array | None = None,
+    end: int = 0,
 ) -> list[mx.array]:
     rows, gated = projected.shape[0], table is not None
     h, g, d = config.n_head, config.n_kv_head, config.head_dim
-    table_rows = positions if offsets is None else max(positions, config.sequence_len)
-    cosines, sines = angles(table_rows, d, config.variant.rope_base)
+    cosines, sines = angles(max(positions, end), d, config.variant.rope_base)
     groups = rows * -(-(h + g + g * gated) // _PER_GROUP["forward"])
     return _SPLIT(
         projected,
