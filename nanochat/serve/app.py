@@ -1,7 +1,7 @@
 """The HTTP application: the OpenAI API under `/v1`, and the chat page at `/`.
 
 Every request is checked before it reaches the model: the key or the Host header, the size of the body, its fields, and
-whether the prompt fits. Not here: sockets and signals (`server`).
+whether the prompt fits. Not here: the files of the page (`chat_page`), sockets and signals (`server`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +26,7 @@ from nanochat.errors import NanochatError, RecipeError
 from nanochat.inference import engine
 from nanochat.inference.engine import Engine
 from nanochat.serve.answers import stream_answers
+from nanochat.serve.chat_page import page, page_file
 from nanochat.serve.generator import BusyError, Generator
 from nanochat.serve.requests import ChatRequest, CompletionRequest, Generation
 from nanochat.serve.responses import ApiError, Endpoint, Formatter, Usage, error_event
@@ -34,14 +34,6 @@ from nanochat.tokenizer.chat_format import render_for_completion
 
 MAX_BODY_BYTES = 2**20
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-_PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript"}
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 _REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
     "X-Content-Type-Options": "nosniff",
@@ -73,18 +65,18 @@ class Api:
             generator: started.
             engine: the generator's.
             served: its name and scores.
-            key: clients must send it as a bearer token; None lets in all that call this machine by a local name.
+            key: clients must send it as a bearer token; None accepts every request whose Host header is a local name.
         """
         self._generator, self._engine, self._served, self._key = generator, engine, served, key
 
     def application(self) -> Starlette:
         """Return the application."""
         routes = [
-            Route("/", self._page),
-            Route("/page/{name}", self._page_file),
+            Route("/", page),
+            Route("/page/{name}", page_file),
             Route("/info", self._guarded(self._info)),
             Route("/report", self._guarded(self._report)),
-            Route("/v1/models", self._guarded(self._models)),
+            Route("/v1/models", self._guarded(self._list_models)),
             Route("/v1/models/{name:path}", self._guarded(self._model)),
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
@@ -110,17 +102,8 @@ class Api:
                 raise ApiError(401, "give the server's key as `Authorization: Bearer KEY`", code="invalid_api_key")
             return
         host = re.sub(r":\d+$", "", request.headers.get("host", ""))
-        if host not in LOCAL_HOSTS:  # a web page elsewhere may have its own name point to this machine
+        if host not in LOCAL_HOSTS:  # another site's name may point to this machine (DNS rebinding)
             raise ApiError(403, f"this server is called {' or '.join(LOCAL_HOSTS[:2])}, not {host!r}")
-
-    async def _page(self, _: Request) -> Response:
-        return HTMLResponse(_read_page("index.html"), headers=_PAGE_HEADERS)
-
-    async def _page_file(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in _PAGE_FILES:
-            return ApiError(404, "there is no such file").response()
-        return Response(_read_page(name), media_type=_PAGE_FILES[name], headers=_PAGE_HEADERS)
 
     async def _info(self, _: Request) -> Response:
         config = self._engine.model.config
@@ -139,7 +122,7 @@ class Api:
             raise ApiError(404, "this model has no report")
         return HTMLResponse(self._served.report.read_text(encoding="utf-8"), headers=_REPORT_HEADERS)
 
-    async def _models(self, _: Request) -> Response:
+    async def _list_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model_body()]})
 
     async def _model(self, request: Request) -> Response:
@@ -161,7 +144,8 @@ class Api:
 
     async def _read_body(self, request: Request, schema: type[Body]) -> Body:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # also keeps web pages of other sites out: browsers would ask first
+        # Browsers send this type from another site only after a CORS preflight, which this server refuses.
+        if kind != "application/json":
             raise ApiError(415, "send JSON, with `Content-Type: application/json`")
         content = bytearray()
         try:
@@ -221,7 +205,7 @@ class Api:
                     yield formatter.chunk(delta, is_first=delta.choice not in begun)
                     begun.add(delta.choice)
             yield formatter.last(with_usage=body.includes_usage)
-        except Exception as error:  # noqa: BLE001 -- the status has been sent; the client must hear of the end
+        except Exception as error:  # noqa: BLE001 -- the status has been sent, so the error becomes an event
             yield error_event(_as_api_error(error))
         finally:
             await deltas.aclose()
@@ -283,7 +267,3 @@ def _explain(error: ValidationError) -> str:
         reason = str(problem["msg"]).removeprefix("Value error, ")
         problems.append(f"{where}: {reason}" if where else reason)
     return "; ".join(problems[:5])
-
-
-def _read_page(name: str) -> str:
-    return files("nanochat.serve").joinpath("page", name).read_text(encoding="utf-8")
