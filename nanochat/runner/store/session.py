@@ -99,9 +99,11 @@ def open_session(
 ) -> Iterator[Session]:
     """Resume the latest run of this name if it computes the same thing, else create a new run, and work on it.
 
-    `is_new` always creates one: a forced stage belongs to a new run. If everything `is_cached`, a resumed run keeps the
-    code and the machine that it was made with. The run is locked until the block ends. A
-    LockError says which process is working on a run that computes the same thing already.
+    `is_new` always creates a run, because a forced stage belongs to a new run. If all stages are cached (`is_cached`),
+    a resumed run keeps its provenance. The run is locked until the block ends.
+
+    Raises:
+        LockError: another process is working on a run that computes the same thing. The message names it.
     """
     digest = plan_digest(plan, init_digests)
     fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
@@ -111,13 +113,9 @@ def open_session(
             _refuse_twin(plan.recipe_name, digest, base)
             previous = None if is_new else find_resumable_run(plan.recipe_name, digest, base)
             now = time.time()
-            if previous is None:
-                folder = create_run_folder(base, plan.recipe_name, datetime.fromtimestamp(now))
-            else:
-                folder = previous.folder
+            folder = _folder(plan.recipe_name, previous, base, now)
             held.enter_context(run_lock(folder))
-            for leftover in find_leftovers(folder.path):
-                delete(leftover)
+            _delete_leftovers(folder)
             state = RunState(
                 name=plan.recipe_name,
                 description=plan.description,
@@ -143,8 +141,17 @@ def open_session(
         yield session
 
 
+def _folder(name: str, previous: Run | None, base: Path, now: float) -> RunFolder:
+    return create_run_folder(base, name, datetime.fromtimestamp(now)) if previous is None else previous.folder
+
+
+def _delete_leftovers(folder: RunFolder) -> None:
+    for leftover in find_leftovers(folder.path):
+        delete(leftover)
+
+
 def _resumed(fresh: Iterable[StageEntry], previous: Run) -> tuple[StageEntry, ...]:
-    """Return the entries of a plan with how far a previous run has come."""
+    """Return the entries of a plan, with the progress of a previous run."""
     kept = {entry.stage: entry.model_dump(include=_KEPT_FIELDS) for entry in previous.state.stages}
     return tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
 
@@ -153,7 +160,7 @@ def _refuse_twin(name: str, digest: str, base: Path) -> None:
     """Raise LockError if a process is working on a run of this name that computes the same thing."""
     for run in list_runs(base, name):
         if run.state.plan_digest == digest and is_in_progress(run):
-            with run_lock(run.folder):  # it may have ended just now
+            with run_lock(run.folder):  # raises, unless the process ended just now
                 pass
 
 
@@ -174,7 +181,7 @@ def close_dead_runs(runs: Iterable[Run]) -> None:
     for run in runs:
         if run.state.status != "running":
             continue
-        # In a folder that several people share, the runs of the others may be closed to us.
+        # In a folder that several people share, this user may not be allowed to write the runs of others.
         with suppress(LockError, PermissionError), run_lock(run.folder):
             if (state := read_run(run.folder)) is None or state.status != "running":
                 continue
