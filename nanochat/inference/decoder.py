@@ -50,7 +50,7 @@ class _Row:
 
 
 class _State(NamedTuple):
-    """What a step reads and advances, (B,) int32 each."""
+    """The arrays that a step reads and updates. Each is (B,) int32."""
 
     tokens: mx.array
     """The next input of each row."""
@@ -71,7 +71,7 @@ _Step = Callable[..., tuple[_State, list[Buffers]]]
 
 
 class Decoder:
-    """The batch of one model. A slot is the number of a row in it."""
+    """The batch of one model. A slot is the index of a row in the batch."""
 
     def __init__(self, model: FastGPT, vocab_size: int) -> None:
         """Decode with a model whose weights do not change. Only the first `vocab_size` tokens are ever drawn."""
@@ -89,7 +89,7 @@ class Decoder:
         for slot, row, length in zip(slots, rows, lengths, strict=True):
             self._rows[slot] = _Row(row.sampling, row.key, length)
         self._reserve(max(lengths) + 1)
-        for group in _read_together(lengths):
+        for group in _group_prompts(lengths):
             self._read([rows[i].prompt[:-1] for i in group], [slots[i] for i in group])
         tokens = [row.prompt[-1] for row in rows]
         newest = [row.prompt[-2] if len(row.prompt) > 1 else -1 for row in rows]
@@ -114,7 +114,7 @@ class Decoder:
         return self._state.tokens
 
     def remove(self, slots: Sequence[int]) -> list[int | None]:
-        """Free slots; return for each old slot its new number, None if it is free. A smaller batch is faster."""
+        """Free slots, and shrink the batch if possible. Return each old slot's new number, or None if it is free."""
         for slot in slots:
             self._rows[slot] = None
         kept = [slot for slot, row in enumerate(self._rows) if row is not None]
@@ -137,7 +137,7 @@ class Decoder:
         return [new[slot] if slot in new and self._rows[new[slot]] is not None else None for slot in range(old)]
 
     def _make_room(self, count: int) -> list[int]:
-        """Return `count` free slots, after adding as many rows as that takes."""
+        """Return `count` free slots. Add rows to the batch if it has too few."""
         used = sum(row is not None for row in self._rows)
         missing = max(0, decoding_rows(used + count) - len(self._rows))
         if missing:
@@ -171,7 +171,7 @@ class Decoder:
         mx.eval(self._buffers)  # frees the cache before other prompts are read
 
     def _collect_settings(self) -> None:
-        """Make the arrays of all rows' settings, and choose the step that does what they need."""
+        """Collect the sampling settings of all rows in arrays, and choose the step function that they need."""
         samplings = [Sampling(temperature=0.0) if row is None else row.sampling for row in self._rows]
         keys = [(0, 0) if row is None else row.key for row in self._rows]
         self._settings = _Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))
@@ -204,7 +204,7 @@ class Decoder:
         return _State(drawn, inputs, positions + 1, counts + 1), cache.buffers
 
 
-def _read_together(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _group_prompts(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Yield the numbers of prompts that are read together: of similar length, at most PROMPT_TOKENS tokens in all.
 
     Those without a token are left out.

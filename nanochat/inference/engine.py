@@ -49,14 +49,14 @@ class Markers:
 
 
 class Completion:
-    """The tokens that continue a request's prompt, as far as they are written."""
+    """The tokens generated so far for one request."""
 
     def __init__(self, request: Request, *, limit: int) -> None:
         self.request = request
         self.tokens: list[int] = []
-        """The calculator's output included, the token that ended it not."""
+        """Includes the calculator's output, but not the token that ended the answer."""
         self.ended: Literal["stop", "length"] | None = None
-        """Why it ended: the model ended it, or it has as many tokens as allowed or fit. None while it goes on."""
+        """Why it ended: the model ended it, or it reached `limit`. None while it is unfinished."""
         self.limit = limit
         self.forced: deque[int] = deque()
         """Tokens of the calculator's output that come next, whatever the model draws."""
@@ -127,8 +127,8 @@ class Batch:
     def step(self) -> list[Completion]:
         """Add a token to each completion or end it; return those that were continued. At least one is unfinished."""
         step = self._submitted or self._submit()
-        goes_on = any(len(c.tokens) + 1 < c.limit for c in self._completions.values())
-        self._submitted = self._submit() if goes_on else None
+        is_unfinished = any(len(c.tokens) + 1 < c.limit for c in self._completions.values())
+        self._submitted = self._submit() if is_unfinished else None
         drawn = np.array(step.tokens).tolist()
         continued = [(slot, c) for slot, c in step.completions.items() if c.ended is None]
         for slot, completion in continued:

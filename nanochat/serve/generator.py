@@ -16,7 +16,7 @@ from nanochat.errors import NanochatError
 from nanochat.inference.engine import Batch, Completion, Engine, Request
 
 _POLL_SECONDS = 0.2
-"""How long an idle thread waits before it looks whether it should end."""
+"""How long an idle thread waits before it checks whether it should end."""
 
 
 class BusyError(Exception):
@@ -29,7 +29,7 @@ class Tokens:
 
     ids: list[int]
     ended: Literal["stop", "length"] | None
-    """Why the answer ended; None while it goes on."""
+    """Why the answer ended; None while it is unfinished."""
 
 
 @dataclass(eq=False)

@@ -127,7 +127,7 @@ def delete_scratch(folder: Path) -> None:
 def delete_leftovers(folder: Path, name: str | None = None) -> None:
     """Delete the scratch files and folders in a folder, but not below it, that killed processes left.
 
-    With `name`, only those of this target are deleted, also if they are of this process.
+    With `name`, only those of this target are deleted, including those of this process.
     """
     for leftover in folder.glob(f"{_SCRATCH_PREFIX}*"):
         pid, target = _parse_scratch_name(leftover)
@@ -145,10 +145,10 @@ def find_leftovers(folder: Path) -> list[Path]:
 
 
 def find_write_problem(folder: Path) -> str | None:
-    """Create a folder and a file in it that is gone at once. Return why that does not work, None if it does.
+    """Create a folder, and a file in it that is deleted at once. Return why that fails, or None if it works.
 
-    Trying is the only reliable check: permissions do not show a read-only file system, and an administrator may write
-    everywhere but there.
+    Trying is the only reliable check: permissions do not show that a file system is read-only. A full disk is not a
+    problem here: the command that fills it reports that.
     """
     import tempfile  # here, because reading a recipe imports this module
 
@@ -193,7 +193,8 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_pieces(path: Path, piece_bytes: int) -> list[str]:
     """Return the sha256 in hex of each piece of a file; the last one may be shorter. Several threads hash the pieces.
 
-    The interpreter is free while it hashes, so this takes as many times less than `sha256_of_file` as there are cores.
+    Hashing releases the interpreter lock, so on n cores this is about n times as fast as `sha256_of_file`, up to
+    `_MAX_THREADS` times.
     """
     starts = range(0, path.stat().st_size, piece_bytes)
     threads = max(1, min(len(starts), os.cpu_count() or 1, _MAX_THREADS))

@@ -24,7 +24,7 @@ from typing import TextIO
 _READER_LEFT = (errno.EPIPE, errno.ECONNRESET)
 _TERMINAL_CLOSED = (errno.EIO, errno.ENXIO)
 _ATOMIC_BYTES = 512
-"""A pipe that can take anything takes this much at once, on every system (POSIX)."""
+"""If a pipe is ready for writing, it accepts this many bytes without blocking, on every system (POSIX PIPE_BUF)."""
 _MAX_PENDING_BYTES = 1 << 20
 # All control characters but newline and tab, and those that change the direction of the text around them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -90,7 +90,7 @@ def protected_output(encoding: str | None = None) -> Iterator[None]:
 def allow_loss() -> None:
     """Let the command succeed even if what it prints cannot be written, because its results are on disk.
 
-    Nor does it wait for a reader that does not read, such as a terminal after Ctrl-S, before its end.
+    Before it ends, it also does not wait for a reader that does not read, such as a terminal after Ctrl-S.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Output):
@@ -99,7 +99,7 @@ def allow_loss() -> None:
 
 
 def is_read() -> bool:
-    """Return whether somebody may still read the standard output. Commands that only print stop early otherwise."""
+    """Return whether somebody may still read the standard output. If not, commands that only print stop early."""
     return not isinstance(sys.stdout, Output) or sys.stdout.has_reader
 
 
@@ -109,7 +109,7 @@ def _protect(stream: TextIO, encoding: str | None) -> TextIO:
 
 
 def _open_closed_descriptors() -> None:
-    """Open the null device in place of closed standard streams, lest the next opened file be taken for one."""
+    """Open the null device in place of closed standard streams, so that the next opened file does not become one."""
     for number, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -120,7 +120,7 @@ def _open_closed_descriptors() -> None:
 
 
 class _Sink(io.RawIOBase):
-    """The place behind a standard stream. It accepts all bytes, and remembers why it could not write some."""
+    """The file that a standard stream writes to. It accepts all bytes, and remembers why it could not write some."""
 
     name = "<output>"
 
@@ -129,7 +129,7 @@ class _Sink(io.RawIOBase):
         self._descriptor: int | None = None
         with contextlib.suppress(io.UnsupportedOperation):
             self._descriptor = stream.fileno()
-        self._is_terminal = stream.isatty()  # asked once: it is no longer true of a closed terminal
+        self._is_terminal = stream.isatty()  # asked now, because a terminal that was closed does not count as one
         self._pending = bytearray()
         self._lock = threading.RLock()  # the handler of a signal may write while this thread does
         self.has_reader = True

@@ -1,7 +1,7 @@
-"""Write to MLflow so that whatever a store refuses is left out and named, and the rest arrives, each point once.
+"""Writes runs to MLflow. What the store refuses is left out and reported. Every point is written once.
 
-A refusal is an answer to one request, such as a tag that is too long for this server. It would come again, so the
-request is not repeated. Every other error may pass, and is raised.
+A refusal is the answer to one request, such as a tag that is too long for this server. The same request would be
+refused again, so it is not repeated. Every other error may be temporary, and is raised.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Writer:
         self._known_empty: set[str] = set()
         self._times: dict[tuple[str, str, int], int] = {}
         self.refusals: list[tuple[str, str]] = []
-        """The run and what of it was left out and why, for the user."""
+        """Run ids, each with a message for the user: what was left out, and why."""
 
     def expect_no_points(self, run_id: str) -> None:
         """Remember that a run was just created, so that its metrics need not be read."""
@@ -142,7 +142,10 @@ class Writer:
         )
 
     def write_table(self, run_id: str, name: str, rows: Path) -> None:
-        """Write a JSON Lines file as the artifact `name`, in the format of `log_table`, which appends to a table."""
+        """Write a JSON Lines file as the artifact `name`, in the format of `log_table`.
+
+        MLflow's `log_table` is not used, because it appends to a table that is there already.
+        """
         self._write_all(
             run_id, [rows], lambda _: self._client.log_dict(run_id, _as_table(rows), name), lambda _: f"table `{name}`"
         )
@@ -186,7 +189,7 @@ class Writer:
 
 
 def milliseconds(seconds: float | None) -> int | None:
-    """Return a time in MLflow's unit."""
+    """Return a time in milliseconds, MLflow's unit."""
     return None if seconds is None else int(1000 * seconds)
 
 

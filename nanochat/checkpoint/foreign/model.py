@@ -1,4 +1,4 @@
-"""Reads the weights and the configuration of a foreign model, in our names, shapes and dtype.
+"""Reads a model that another program saved (PyTorch nanochat, transformers, mlx-lm), in our names, shapes and dtype.
 
 Not here: which files these are (`source`).
 """
@@ -36,10 +36,11 @@ def read_model(parts: ForeignModel, *, architecture: Architecture | None) -> tup
 
     Args:
         parts: its files.
-        architecture: what the files do not say; default: recognised by the names of the weights.
+        architecture: used if the files do not name one. None recognises it by the names of the weights.
 
     Raises:
-        PreflightError: a file cannot be read, describes a model that is not a nanochat, or does not fit the other.
+        PreflightError: a file cannot be read, describes a model that is not a nanochat, or the weights do not match the
+            configuration.
     """
     tensors: dict[str, mx.array] = {}
     for path in parts.weights:

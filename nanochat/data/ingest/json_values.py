@@ -30,7 +30,7 @@ _ROW_KEYS = {
     *("instruction", "input", "output", "chosen", "rejected"),
 }
 _MEANINGFUL_KEYS = {"system", "system_prompt", "context", "history", "split", "tools", "label", "train", "weight"}
-"""They would hold for every row of a table, but the rows do not carry them."""
+"""Keys beside a list of rows that apply to every row. Reading only the rows would lose them."""
 
 
 def json_rows(path: Path) -> Iterator[FoundRow]:
@@ -75,7 +75,8 @@ def _rows_of_object(value: Row, place: str) -> Iterator[FoundRow]:
     if lost := sorted(key for key in value if key.lower() in _MEANINGFUL_KEYS and value[key] not in (None, "", [])):
         names = ", ".join(f"`{key}`" for key in lost)
         raise UnreadableFileError(
-            f"{place}: {names} beside the list of rows would be lost; write the rows as jsonl, with it in each"
+            f"{place}: {names} beside the list of rows would be lost; "
+            f"write the rows as jsonl, and repeat {names} in each row"
         )
     key, items = lists[0]
     for number, item in enumerate(items, start=1):
@@ -124,7 +125,7 @@ class _Reader:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """Return the next character that is not blank, empty at the end of the file."""
+        """Return the next character that is not blank, or an empty text at the end of the file."""
         while True:
             end = self._position
             while end < len(self._buffer) and self._buffer[end] in _BLANK:
@@ -166,7 +167,7 @@ class _Reader:
         return UnreadableFileError(f":{line}: {problem}")
 
     def _parse(self, end_of_bad_value: Callable[[int], int | None]) -> tuple[object, str | None]:
-        """Return the next value, or what is wrong with it; the reader is after it then.
+        """Return the next value, or what is wrong with it, and move past it.
 
         `end_of_bad_value` takes the position of an error and returns where a value that is not JSON ends. None if the
         value may be JSON that continues in the part of the file not read yet, or if its end cannot be found.
@@ -226,7 +227,8 @@ class _Reader:
     def _end_of_value(self, is_first: bool, error: int) -> int | None:
         """Return the position of the next line that begins a value, or else of the end of the file.
 
-        If the first value of a file ends in a later line, it is all that the file holds, and it has no end then.
+        Return None if the error is in a later line of the file's first value: a value of several lines is the only one
+        in its file, so no later line begins a new value.
         """
         if is_first and "\n" in self._buffer[self._position : error]:
             return None

@@ -1,4 +1,4 @@
-"""Opens addresses on the network, by rules that also hold for a server that means harm.
+"""Opens addresses on the network safely, even if the server is malicious.
 
 Redirects and links lead only to `https` addresses, or from `http` to `http`. A token is sent only to the server for
 which it is meant. Answers are requested without compression and are never decompressed, so that few bytes cannot
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
 _TIMEOUT_SECONDS = (10.0, 30.0)
-"""The longest that a server may take to accept a connection, and be silent."""
+"""How long to wait for a connection, and for the next bytes of an answer."""
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
-_CHUNK_BYTES = 1 << 16  # the most that a cut connection costs
+_CHUNK_BYTES = 1 << 16  # a cut connection loses fewer bytes than this
 _MAX_REDIRECTS = 10
 _HEADERS = {"User-Agent": "nanochat", "Accept-Encoding": "identity"}
 _TEMPORARY = (408, 425, 429)
@@ -41,7 +41,7 @@ class TemporaryError(Exception):
 
 
 class StatusError(Exception):
-    """The server answered with the status of an error. Callers turn it into a PreflightError."""
+    """The server answered with an error status. Callers turn it into a PreflightError."""
 
     def __init__(self, status: int, headers: Mapping[str, str], *, is_elsewhere: bool) -> None:
         super().__init__(f"the server answers {status}")
@@ -76,10 +76,10 @@ class Answer:
         """The address of the next page of a list, or None if this is the last one.
 
         Raises:
-            PreflightError: it is not followed.
+            PreflightError: that address is not valid, or not https.
         """
         link = self._response.links.get("next", {}).get("url")
-        return _followed(self._response.url, self._response.url, link) if link else None
+        return _next_address(self._response.url, self._response.url, link) if link else None
 
     @property
     def encoding(self) -> str | None:
@@ -129,14 +129,14 @@ def open_place(
 
     Raises:
         TemporaryError: there is no answer.
-        StatusError: the server refuses. A request for bytes behind the end of the file (416) is such a case.
+        StatusError: the server refuses. For example, 416 answers a request for bytes after the end of the file.
         PreflightError: the redirects are refused.
     """
     url, is_elsewhere = place.url, False
     for _ in range(_MAX_REDIRECTS):
         token = None if is_elsewhere else place.token  # also if a later redirect leads back
         with _request(url, token, first_byte, method) as response:
-            target = _followed(place.url, url, response.headers["Location"]) if response.is_redirect else None
+            target = _next_address(place.url, url, response.headers["Location"]) if response.is_redirect else None
             is_elsewhere = is_elsewhere or (target is not None and not is_same_server(target, place.url))
             if target is None or (is_elsewhere and not leaves):
                 if target is None and response.status_code not in (200, 206):
@@ -153,7 +153,7 @@ def read_json(place: Place) -> tuple[object, str | None]:
     Raises:
         TemporaryError: there is no answer.
         StatusError: the server refuses.
-        ValueError: the answer is too large or no JSON.
+        ValueError: the answer is too large or not JSON.
         PreflightError: the redirects are refused.
     """
     content = bytearray()
@@ -172,7 +172,7 @@ def read_json(place: Place) -> tuple[object, str | None]:
 
 
 def retry(act: Callable[[], _T], *, stopped: threading.Event | None = None) -> _T:
-    """Return the result of `act`. After faults that may pass it is called again, with pauses, until `stopped` is set.
+    """Return the result of `act`. After temporary errors it is called again, with pauses, until `stopped` is set.
 
     Raises:
         TemporaryError: it failed every time, or was stopped.
@@ -204,7 +204,7 @@ def is_same_server(url: str, other: str) -> bool:
 
 @contextmanager
 def _request(url: str, token: str | None, first_byte: int, method: str) -> Iterator[Response]:
-    import requests  # planning imports this module
+    import requests  # here, because planning imports this module, and must be fast
 
     def authorize(request: PreparedRequest) -> PreparedRequest:
         request.headers["Authorization"] = f"Bearer {token}"
@@ -219,7 +219,7 @@ def _request(url: str, token: str | None, first_byte: int, method: str) -> Itera
                 method,
                 url,
                 headers=headers,
-                auth=authorize if token else None,  # without one, `~/.netrc` may have a password
+                auth=authorize if token else None,  # without a token, requests may use a password from `~/.netrc`
                 stream=True,
                 allow_redirects=False,
                 timeout=_TIMEOUT_SECONDS,
@@ -239,11 +239,12 @@ def _network_errors() -> Iterator[None]:
         raise TemporaryError(f"no usable answer ({type(error).__name__})") from error
 
 
-def _followed(origin: str, url: str, location: str) -> str:
+def _next_address(origin: str, url: str, location: str) -> str:
     """Return the address to which an answer of `url` leads.
 
     Raises:
-        PreflightError: it is not followed. The message does not show the whole address, which may be a secret.
+        PreflightError: that address is not valid, or not https. The message does not show the whole address, which may
+            be a secret.
     """
     try:
         target = urljoin(url, location)
@@ -262,5 +263,5 @@ def _server(url: str) -> tuple[str, str, int | None]:
 
 
 def _size(text: str) -> int | None:
-    """Return a number of bytes in a header, or None if it is none."""
+    """Return a number of bytes in a header, or None if the text is not a number."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_SIZE_DIGITS else None

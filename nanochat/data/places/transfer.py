@@ -1,7 +1,7 @@
 """Downloads one file: continues what an earlier attempt received, tries again after faults, and verifies the content.
 
-A file never grows beyond its announced size. Without one, it may have 16 GB, and the disk keeps some free space. Not
-here: where files come from, and the record of a complete download.
+A file never grows beyond its announced size, or beyond a limit if no size is announced. Some disk space always stays
+free. Not here: where files come from, and the record of a complete download.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nanochat.errors import PreflightError
 
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 28
-"""Disk that downloads leave free."""
+"""Disk space that downloads leave free."""
 _MAX_UNANNOUNCED_BYTES = 16 * 10**9
-"""The most that a file may have whose size nobody announces."""
+"""The largest download that is accepted if neither the server nor a list of files announces its size."""
 
 
 class Progress(Protocol):
@@ -51,9 +51,11 @@ class Download:
         place: where it is.
         part: the path of the file while it is incomplete. It may hold the first bytes of an earlier attempt.
         content: what it must contain.
-        repeats_damaged: whether wrong content is downloaded again. If not, the server simply has another file.
+        repeats_damaged: whether content that does not match is downloaded again. If not, the server has a different
+            file, and the download fails.
         explain: returns why the server refuses for good, or None if another attempt may succeed.
-        on_bytes: receives the bytes that are there, and the size of the file as far as it is known.
+        on_bytes: called with the number of bytes received so far, and the size of the file. If the size is unknown,
+            both numbers are the same.
         stopped: ends the download when it is set.
     """
 
@@ -86,7 +88,7 @@ def check_room(what: str, folder: Path, needed_bytes: int, *, advice: str = "") 
     """Check that a folder's disk has room for `needed_bytes`, and some to spare.
 
     Raises:
-        PreflightError: it has not.
+        PreflightError: there is not enough room.
     """
     needed, free = needed_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
     if needed > free:
@@ -106,7 +108,7 @@ def sha256_if_equal(path: Path, content: Content) -> str | None:
 
 
 class _Hashes:
-    """The digests of the bytes that are there."""
+    """The digests of the bytes received so far."""
 
     def __init__(self, content: Content) -> None:
         self._content = content
@@ -133,6 +135,7 @@ class _Hashes:
         return self._sha256.hexdigest()
 
     def match(self) -> bool:
+        """Return whether the bytes are the required content."""
         return self._compared.hexdigest() == self._content.digest
 
 
@@ -189,7 +192,9 @@ def _append(download: Download, answer: Answer, hashes: _Hashes) -> None:
         for block in answer.blocks():
             if hashes.size + len(block) > limit:
                 part.unlink()
-                raise PreflightError(f"{url}: the server sends more than {limit:,} bytes{_by_whom(total)}; refused")
+                raise PreflightError(
+                    f"{url}: the server sends more than {limit:,} bytes{_limit_reason(total)}; refused"
+                )
             if total is None:
                 check_room(url, part.parent, len(block))
             out.write(block)
@@ -202,7 +207,7 @@ def _append(download: Download, answer: Answer, hashes: _Hashes) -> None:
 
 
 def _announced_size(download: Download, answer: Answer, have: int) -> int | None:
-    """Return the size of the whole file, None if neither the server nor a list of files says it."""
+    """Return the size of the whole file, or None if neither the server nor a list of files announces it."""
     announced = answer.size
     if answer.is_partial:
         end = None if answer.size is None else have + answer.size
@@ -215,11 +220,11 @@ def _announced_size(download: Download, answer: Answer, have: int) -> int | None
     return announced if known is None else known
 
 
-def _by_whom(total: int | None) -> str:
+def _limit_reason(total: int | None) -> str:
     return ", the most that a file without an announced size may have" if total is None else ", the announced size"
 
 
 def _start_again(download: Download, problem: str) -> TemporaryError:
-    """Delete what was received, and return the error that another attempt has to begin at the first byte."""
+    """Delete what was received, so that the next attempt begins at the first byte, and return the error to raise."""
     download.part.unlink(missing_ok=True)
     return TemporaryError(problem)

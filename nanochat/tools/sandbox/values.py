@@ -3,7 +3,7 @@ judge.
 
 These types cross: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, and
 iterators (with all their items). An instance of a subclass, such as a Counter or a named tuple, arrives as its base
-type, so a method that says it equals everything stays behind. Other types do not cross.
+type, so an overridden `__eq__` does not reach the judge. Other types do not cross.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def _value(data: Any) -> Any:
 
 
 def update(old: Any, new: Any) -> None:
-    """Change `old` in place to equal `new`, as the program has changed its copy of an argument."""
+    """Change `old` in place to equal `new`: the program changed its copy of an argument in that way.
+
+    Where the types differ, `old` stays as it is.
+    """
     if type(old) is not type(new):
         return
     match old:

@@ -31,10 +31,10 @@ _PROCESSES = 2
 _POLL_SECONDS = 0.05
 """How often the program's folder is measured."""
 _LONGEST_POLL_SECONDS = 1.0
-"""No poll counts for longer, so that a program that was suspended together with this process is not out of time."""
+"""No poll counts as longer than this, so that the time while this process is suspended does not count."""
 _READ_BYTES = 1 << 16
 _MAX_DRAIN_READS = 32
-"""More than a pipe can hold. A process that survived, and still prints, must not keep the sandbox waiting."""
+"""Enough to empty a full pipe. The limit stops a process that survived and still prints from blocking the sandbox."""
 
 
 class Ended(NamedTuple):
@@ -120,7 +120,7 @@ class _Watch:
 
     def follow(self) -> Verdict:
         """Read until the verdict, and return it. A program that exceeds a limit does not pass."""
-        is_measured = self._settings.isolation != "namespaces"  # there, its file system has a limit
+        is_measured = self._settings.isolation != "namespaces"  # with namespaces, the file system has a limit
         with selectors.DefaultSelector() as selector:
             for stream in (self._report, *self._texts):
                 selector.register(stream, selectors.EVENT_READ)
@@ -183,7 +183,7 @@ class _Watch:
     def _is_folder_full(self) -> bool:
         """Return whether the program's folder exceeds its limits. Only programs without isolation can make folders."""
         used = 0
-        # A file may disappear meanwhile.
+        # The program may delete a file while this loop measures it.
         with contextlib.suppress(OSError), os.scandir(self._settings.folder) as entries:
             for count, entry in enumerate(entries):
                 used += entry.stat(follow_symlinks=False).st_blocks * 512

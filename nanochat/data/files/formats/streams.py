@@ -1,6 +1,6 @@
 """Bytes and lines of a file, decompressed if its suffix says that it is compressed, from an exact position on.
 
-Lines are UTF-8: those of a UTF-16 file, recognised by its mark, are encoded anew. A position in a compressed or UTF-16
+Lines are UTF-8: a UTF-16 file, recognised by its byte order mark, is converted. A position in a compressed or UTF-16
 file is a position in the bytes that this module returns. To continue from there, the bytes before it are read again,
 but not kept.
 """

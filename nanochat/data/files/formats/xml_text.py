@@ -1,7 +1,7 @@
 """The text of an xml document: its characters without the markup, with a line for each element that is not in a text.
 
-An element is in a text if text of the surrounding element stands beside it, as in `one <b>word</b>`. Attributes and
-comments are no text.
+An element is in a text if text of the surrounding element is beside it, as in `one <b>word</b>`. Attributes and
+comments are not text.
 """
 
 from __future__ import annotations
