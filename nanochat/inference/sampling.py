@@ -17,6 +17,13 @@ import numpy as np
 
 from nanochat.errors import RecipeError
 
+_ALL_TOKENS = 2**30
+"""More than any vocabulary has, and an int32."""
+_MIN_TEMPERATURE = 1e-6
+"""Draws with less are greedy in effect, and logits that are divided by much less overflow."""
+_MIN_TOP_P = 1e-30
+"""A smaller number may be 0 as a float32, and no token would be kept."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -63,11 +70,11 @@ class SamplingArrays(NamedTuple):
 
 
 def sampling_arrays(rows: Sequence[Sampling]) -> SamplingArrays:
-    """Return the settings of rows as arrays."""
+    """Return the settings of rows as arrays, whose numbers are bounded where those of a row do not fit into them."""
     return SamplingArrays(
-        mx.array([row.temperature if row.draws else 0.0 for row in rows], dtype=mx.float32),
-        mx.array([row.top_k if row.top_k is not None else 2**30 for row in rows], dtype=mx.int32),
-        mx.array([row.top_p for row in rows], dtype=mx.float32),
+        mx.array([max(row.temperature, _MIN_TEMPERATURE) if row.draws else 0.0 for row in rows], dtype=mx.float32),
+        mx.array([min(row.top_k or _ALL_TOKENS, _ALL_TOKENS) for row in rows], dtype=mx.int32),
+        mx.array([max(row.top_p, _MIN_TOP_P) for row in rows], dtype=mx.float32),
     )
 
 

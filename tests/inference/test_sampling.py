@@ -116,3 +116,20 @@ def test_rows_and_steps_of_one_seed_draw_independently():
 def test_sampling_refuses_invalid_settings(settings):
     with pytest.raises(RecipeError):
         Sampling(*settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Sampling(1e-40), Sampling(5e-324, 3), Sampling(1.0, None, 5e-324), Sampling(0.5, 1), Sampling(1e-8, 2**40)],
+)
+def test_settings_that_leave_one_token_take_the_most_likely_one(settings):
+    """Their numbers are smaller or larger than those of the arrays, or the logits divided by them."""
+    logits = mx.array([[-3.0, -15.0, 2.0, 15.0, -1.0], [-9.0, -2.0, -3.0, -4.0, -15.0]])
+    tokens = sample(
+        logits,
+        mx.array([[1, 2], [3, 4]], mx.uint32),
+        sampling_arrays([settings] * 2),
+        draws=True,
+        filters=settings.filters,
+    )
+    assert tokens.tolist() == [3, 1]
