@@ -7,6 +7,7 @@ whether the prompt fits. Not here: the files of the page (`chat_page`), sockets 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import re
 import secrets
@@ -27,13 +28,13 @@ from nanochat.inference import engine
 from nanochat.inference.engine import Engine
 from nanochat.serve.answers import stream_answers
 from nanochat.serve.chat_page import page, page_file
-from nanochat.serve.generator import BusyError, Generator
+from nanochat.serve.generator import BusyError, FailedError, Generator
 from nanochat.serve.requests import ChatRequest, CompletionRequest, Generation
 from nanochat.serve.responses import ApiError, Endpoint, Formatter, Usage, error_event
 from nanochat.tokenizer.chat_format import render_for_completion
+from nanochat.tokenizer.pieces import TextError
 
 MAX_BODY_BYTES = 2**20
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
     "X-Content-Type-Options": "nosniff",
@@ -67,7 +68,8 @@ class Api:
             served: its name and scores.
             key: clients must send it as a bearer token; None accepts every request whose Host header is a local name.
         """
-        self._generator, self._engine, self._served, self._key = generator, engine, served, key
+        self._generator, self._engine, self._served = generator, engine, served
+        self._key = None if key is None else key.strip()  # headers are stripped too
 
     def application(self) -> Starlette:
         """Return the application."""
@@ -90,8 +92,8 @@ class Api:
             try:
                 self._check_caller(request)
                 return await handler(request)
-            except ApiError as error:
-                return error.response()
+            except (ApiError, BusyError, FailedError, NanochatError) as error:
+                return _as_api_error(error).response()
 
         return guarded
 
@@ -102,8 +104,9 @@ class Api:
                 raise ApiError(401, "give the server's key as `Authorization: Bearer KEY`", code="invalid_api_key")
             return
         host = re.sub(r":\d+$", "", request.headers.get("host", ""))
-        if host not in LOCAL_HOSTS:  # another site's name may point to this machine (DNS rebinding)
-            raise ApiError(403, f"this server is called {' or '.join(LOCAL_HOSTS[:2])}, not {host!r}")
+        # Another site's name may point to this machine (DNS rebinding), but no site has a loopback address.
+        if not is_loopback(host.removeprefix("[").removesuffix("]")):
+            raise ApiError(403, f"this server is called 127.0.0.1 or localhost, not {host!r}")
 
     async def _info(self, _: Request) -> Response:
         config = self._engine.model.config
@@ -118,9 +121,10 @@ class Api:
         )
 
     async def _report(self, _: Request) -> Response:
-        if self._served.report is None:
+        report = self._served.report
+        if report is None or not report.is_file():  # a run that is repeated writes it again
             raise ApiError(404, "this model has no report")
-        return HTMLResponse(self._served.report.read_text(encoding="utf-8"), headers=_REPORT_HEADERS)
+        return HTMLResponse(report.read_text(encoding="utf-8"), headers=_REPORT_HEADERS)
 
     async def _list_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model_body()]})
@@ -183,10 +187,7 @@ class Api:
             for number in range(body.n)
         ]
         formatter = Formatter(endpoint, self._served.name, Usage(len(ids)))
-        try:
-            self._generator.check_room()
-        except BusyError as error:
-            raise ApiError(503, str(error), headers={"Retry-After": "1"}) from None
+        self._generator.check_room()
         if body.stream:
             events = self._stream(requests, body, formatter)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -212,13 +213,10 @@ class Api:
 
     async def _whole(self, requests: list[engine.Request], body: Generation, formatter: Formatter) -> Response:
         texts, ended = [""] * len(requests), dict[int, str | None]()
-        try:
-            async for delta in stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings):
-                formatter.usage.completion_tokens += delta.tokens
-                texts[delta.choice] += delta.text
-                ended[delta.choice] = delta.ended
-        except (BusyError, NanochatError, RuntimeError) as error:
-            raise _as_api_error(error) from error
+        async for delta in stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings):
+            formatter.usage.completion_tokens += delta.tokens
+            texts[delta.choice] += delta.text
+            ended[delta.choice] = delta.ended
         return JSONResponse(formatter.whole(texts, [ended[number] for number in range(len(texts))]))
 
     async def _unless_disconnected(self, request: Request, work: Coroutine[None, None, Response]) -> Response:
@@ -241,12 +239,22 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a name or an address always means this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, BusyError):
         return ApiError(503, str(error), headers={"Retry-After": "1"})
-    if isinstance(error, RecipeError):
+    if isinstance(error, (RecipeError, TextError)):
         return ApiError(400, str(error))
     return ApiError(500, f"the answer failed: {error}")
 

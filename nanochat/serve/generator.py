@@ -23,6 +23,13 @@ class BusyError(Exception):
     """The queue of waiting requests is full, or the server is shutting down."""
 
 
+class FailedError(Exception):
+    """The thread has ended with an error, and no answer can be generated any more."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause) if isinstance(cause, NanochatError) else f"{type(cause).__name__}: {cause}")
+
+
 @dataclass(frozen=True)
 class Tokens:
     """New tokens of an answer."""
@@ -59,6 +66,10 @@ class Generator:
         self._waiting: list[Job] = []
         self._is_ready, self._is_closing = threading.Event(), threading.Event()
         self._failure: Exception | None = None
+        self._submitting = threading.Lock()
+        """Held while a job is queued, so that none is queued after the thread has failed."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called in the thread after it has failed and its clients know."""
         self._engine: Engine | None = None
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
 
@@ -72,6 +83,11 @@ class Generator:
         return self._engine
 
     @property
+    def failure(self) -> Exception | None:
+        """What ended the thread, if it has failed."""
+        return self._failure
+
+    @property
     def load(self) -> tuple[int, int]:
         """How many answers are being generated, and how many requests wait."""
         return len(self._jobs), len(self._waiting) + self._inbox.qsize()
@@ -80,16 +96,24 @@ class Generator:
         """Queue a request.
 
         Raises:
-            BusyError: too many requests wait, or the server is shutting down.
+            BusyError, FailedError: as in `check_room`.
             RecipeError: the request cannot be answered, such as a prompt that leaves no room in the context.
         """
         assert self._engine is not None, "the generator has started"
         self._engine.check(job.request)
-        self.check_room()
-        self._inbox.put(job)
+        with self._submitting:
+            self.check_room()
+            self._inbox.put(job)
 
     def check_room(self) -> None:
-        """Raise a BusyError if the next request would be refused."""
+        """Raise what `submit` would raise for the next request, unless the request is wrong.
+
+        Raises:
+            BusyError: too many requests wait, or the server is shutting down.
+            FailedError: the thread has ended with an error.
+        """
+        if self._failure is not None:
+            raise FailedError(self._failure)
         if self._is_closing.is_set() or not self._thread.is_alive():
             raise BusyError("the server is shutting down")
         if self.load[1] >= self._max_waiting:
@@ -139,8 +163,9 @@ class Generator:
     def _admit(self, batch: Batch) -> None:
         joining = self._waiting[: max(0, self._max_rows - len(batch))]
         if joining:
+            completions = batch.add([job.request for job in joining])  # if it fails, these jobs hear of it
             del self._waiting[: len(joining)]
-            self._jobs |= dict(zip(batch.add([job.request for job in joining]), joining, strict=True))
+            self._jobs |= dict(zip(completions, joining, strict=True))
 
     def _drop_cancelled(self, batch: Batch) -> None:
         self._waiting = [job for job in self._waiting if not job.is_cancelled.is_set()]
@@ -158,10 +183,10 @@ class Generator:
 
     def _fail(self, error: Exception) -> None:
         """Deliver an error to everybody, now and later."""
-        self._failure = error
-        self._is_closing.set()
-        problem = error if isinstance(error, NanochatError) else RuntimeError(f"{type(error).__name__}: {error}")
+        with self._submitting:
+            self._failure = error
         self._waiting += [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
         for job in (*self._jobs.values(), *self._waiting):
-            job.deliver(problem)
+            job.deliver(FailedError(error))
         self._jobs, self._waiting = {}, []
+        self.on_failure()

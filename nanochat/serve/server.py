@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import uvicorn
 
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.inference.engine import Engine
-from nanochat.serve.app import Api, Served
+from nanochat.serve.app import Api, Served, is_loopback
 from nanochat.serve.generator import Generator
 
 DEFAULT_PORT = 8000
@@ -29,7 +28,7 @@ class Address:
 
     def check(self) -> None:
         """Raise a RecipeError if others could reach the server without a key."""
-        if self.key is None and not _is_loopback(self.host):
+        if self.key is None and not is_loopback(self.host):
             raise RecipeError(
                 f"--host {self.host} lets other machines use the model: set a key in NANOCHAT_SERVE_KEY, which clients "
                 "send as `Authorization: Bearer KEY`"
@@ -50,6 +49,7 @@ def serve(
 
     Raises:
         PreflightError: the address cannot be listened on.
+        Exception: what ended the generator. Its clients have received it.
     """
     address.check()
     listener = _listen(address)
@@ -59,8 +59,12 @@ def serve(
         app = Api(generator, engine, served, key=address.key).application()
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
         host, port = listener.getsockname()[:2]
+        server = uvicorn.Server(config)
+        generator.on_failure = lambda: setattr(server, "should_exit", True)
         announce(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+        if generator.failure is not None:
+            raise generator.failure
     finally:
         listener.close()
         generator.close()
@@ -69,24 +73,16 @@ def serve(
 def _listen(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     ports = [address.port] if address.port is not None else range(DEFAULT_PORT, DEFAULT_PORT + 20)
-    problem: OSError | None = None
+    problem: OSError | ValueError | None = None
     for port in ports:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address.host, port))
-        except OSError as error:
+            listener.listen()  # from here on the port is taken, while the model is loaded
+        except (OSError, ValueError) as error:  # a ValueError if the host is not a name
             listener.close()
             problem = error
         else:
             return listener
     raise PreflightError(f"cannot listen on {address.host} port {ports[0]}: {problem}; give another one with --port")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

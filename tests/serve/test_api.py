@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from nanochat.inference.answer_text import AnswerDecoder
+from nanochat.inference.engine import Batch
 from nanochat.inference.sampling import Sampling
 from nanochat.tokenizer.chat_format import Conversation, Message, render_for_completion
 
@@ -304,3 +305,63 @@ def test_requests_leave_no_threads_and_no_work_behind(server):
         server.post(TEXT, kinds[number % 4])
     wait_until(lambda: server.generator.load == (0, 0))
     assert threading.active_count() <= threads
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_numbers_beyond_those_of_arrays_are_answered(server, stream):
+    """They are valid in JSON, and the thread that answers everybody survives them."""
+    for odd in ({"top_k": 2**31}, {"top_k": 10**30}, {"max_tokens": 10**30}, {"seed": 2**63 - 1}):
+        assert server.post(TEXT, {"prompt": "a", "max_tokens": 2, "stream": stream} | odd).status_code == 200
+    greedy = server.post(TEXT, {"prompt": "a", "max_tokens": 5, "temperature": 0}).json()["choices"]
+    for odd in ({"temperature": 1e-40}, {"temperature": 5e-324, "top_k": 3}, {"top_p": 5e-324}):
+        assert server.post(TEXT, {"prompt": "a", "max_tokens": 5, "seed": 1} | odd).json()["choices"] == greedy
+
+
+def test_texts_that_are_not_unicode_are_refused(server):
+    """JSON can write half of a surrogate pair."""
+    bodies = [
+        (TEXT, {"prompt": "a\ud800"}),
+        (TEXT, {"prompt": "a", "stream": True, "\ud800": 1}),
+        (CHAT, {"messages": [{"role": "user", "content": "\udc00"}]}),
+        (CHAT, {"messages": [{"role": "system", "content": "\ud800"}, {"role": "user", "content": "a"}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}], "stream": True}),
+    ]
+    for path, body in bodies:
+        response = server.post(path, body)
+        assert response.status_code == 400, body
+        assert "nicode" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("method", ["add", "step"])
+def test_every_client_hears_that_the_generator_has_failed(server, monkeypatch, method):
+    """Those that wait get the reason, and so do those that come later."""
+    failed = threading.Event()
+    server.generator.on_failure = failed.set
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Batch, method, fail)
+    response = server.post(TEXT, {"prompt": "a", "n": 3})
+    assert failed.wait(30)
+    for answer in (response, server.post(TEXT, {"prompt": "a"}), server.post(TEXT, {"prompt": "a", "stream": True})):
+        assert answer.status_code == 500
+        assert "out of memory" in answer.json()["error"]["message"]
+    assert str(server.generator.failure) == "out of memory"
+
+
+def test_addresses_of_this_machine_need_no_key(server):
+    for host in ("127.0.0.1:8000", "LocalHost:8000", "[::1]:8000", "127.0.0.2"):
+        assert server.get("/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("", "192.168.0.1", "[::2]", "localhost.evil.example"):
+        assert server.get("/v1/models", headers={"Host": host}).status_code == 403
+
+
+def test_key_with_spaces_around_it_is_accepted(start_server):
+    server = start_server(key=" s3cret\n")
+    assert server.get("/v1/models", headers={"Authorization": "Bearer s3cret"}).status_code == 200
+
+
+def test_report_that_was_deleted_is_not_found(start_server, tmp_path):
+    server = start_server(report=tmp_path / "report.html")
+    assert server.get("/report").status_code == 404
