@@ -1,4 +1,4 @@
-"""A conversation with a model, on a terminal or line by line: all of `nanochat-chat` but its entry point.
+"""A conversation with a model, on a terminal or line by line: `nanochat-chat` without its entry point.
 
 Not here: what a line typed into the chat means (`slash_commands`), and how answers are generated (`inference`).
 """

@@ -38,7 +38,7 @@ class AnswerDecoder:
         self._kind: PartKind = "text"
 
     def feed(self, token: int) -> list[Piece]:
-        """Return the text that a token completes, which is none while a character is incomplete."""
+        """Return the text that a token completes: empty while a character is incomplete."""
         if token not in self._shown:
             return self._pieces(self._decoder.feed(token))
         pieces = self.finish()

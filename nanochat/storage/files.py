@@ -163,7 +163,7 @@ def find_write_problem(folder: Path) -> str | None:
 
 
 def is_no_permission(error: OSError) -> bool:
-    """Return whether an error means that this user may not write here, or nobody may: a read-only file system."""
+    """Return whether an error means that this user may not write here, or that the file system is read-only."""
     return isinstance(error, PermissionError) or error.errno == errno.EROFS
 
 

@@ -36,7 +36,7 @@ _DIGESTS = {"sha256": re.compile("[0-9a-f]{64}"), "git-sha1": re.compile("[0-9a-
 
 
 class UnusableListingError(PreflightError):
-    """The hub, or a cache of its answers, says something about a data set that is refused."""
+    """What the hub, or a cache of its answers, says about a data set is not valid or not safe."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RemoteFile:
     """A file of a data set. The hub gives the sha256 of large files and git's sha1 of small ones.
 
     Raises:
-        UnusableListingError: the name, size or digest is none.
+        UnusableListingError: the name, size or digest is not valid.
     """
 
     path: str
@@ -76,7 +76,7 @@ class Listing:
     """The files of a data set at a commit: all of them, or those that are known without the network.
 
     Raises:
-        UnusableListingError: the commit is none, or the files cannot be in one folder.
+        UnusableListingError: the commit is not a git hash, or the files cannot be in one folder.
     """
 
     commit: str
@@ -91,7 +91,7 @@ class Listing:
 
 
 class RevisionMissingError(PreflightError):
-    """The data set has no such branch, tag or commit, or offline, none that this machine knows."""
+    """The data set has no such branch, tag or commit. Offline: this machine knows none of that name."""
 
 
 def list_files(repository: str, revision: str) -> Listing:
@@ -138,7 +138,7 @@ def _entries(url: str, token: str | None) -> Iterator[dict[str, object]]:
     for _ in range(_MAX_PAGES):
         entries, next_url = retry(partial(read_json, page))
         if not isinstance(entries, list):
-            raise ValueError("a page of its list of files is no list")
+            raise ValueError("a page of its list of files is not a list")
         for entry in entries:
             if not isinstance(entry, dict):
                 raise UnusableListingError(f"it lists {show(repr(entry))}")
@@ -160,7 +160,7 @@ def _check_access(repository: str, listing: Listing, token: str | None) -> None:
 
 
 def _remote_file(entry: dict[str, object]) -> RemoteFile:
-    """Return a file of the list. Git's links and modules are no files."""
+    """Return a file of the list. Git's links and submodules are refused."""
     path, lfs = entry.get("path"), entry.get("lfs")
     if entry.get("type") != "file":
         raise UnusableListingError(f"it lists {show(str(path))} as {show(str(entry.get('type')))}, not as a file")
@@ -170,5 +170,5 @@ def _remote_file(entry: dict[str, object]) -> RemoteFile:
 
 
 def _is_unicode(name: str) -> bool:
-    """Return whether a name has no halves of characters, which JSON can express."""
+    """Return whether a name has no unpaired surrogates, which JSON can contain."""
     return not any("\ud800" <= char <= "\udfff" for char in name)

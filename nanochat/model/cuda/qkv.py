@@ -1,4 +1,4 @@
-"""Fused projection to queries, keys and values on CUDA: one kernel rotates, norms and gates, another goes backwards.
+"""Fused projection to queries, keys and values on CUDA: one kernel rotates, norms and gates, another is its backward.
 
 The fused projection of a token is a row of H query heads, G key heads, G value heads and, in layers with value
 embeddings, the padded logits of the value gate. Norm and rotation commute, so the gradient needs only the results and

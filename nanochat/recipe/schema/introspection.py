@@ -152,7 +152,7 @@ def _tags_of(section: type[Section]) -> tuple[object, ...]:
 
 
 def _options(annotation: object) -> tuple[object, ...]:
-    """Return the members of a union without their markers, or a tuple with the type itself if it is no union."""
+    """Return the members of a union without their markers, or a tuple with the type itself if it is not a union."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _options(get_args(annotation)[0])

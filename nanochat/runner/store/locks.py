@@ -25,9 +25,9 @@ from nanochat.storage.locking import lock_file
 
 _POLL_SECONDS = 0.1
 ORPHAN_WAIT_SECONDS = 30.0
-"""How long to wait for a child process whose parent was killed. It notices that, and ends by itself."""
+"""How long to wait for a child process whose parent was killed. The child notices that, and ends by itself."""
 _PROBE_WAIT_SECONDS = 1.0
-"""A lock without a holder that is known to be alive may be held by `is_locked` only, for an instant. Wait this long."""
+"""`is_locked` holds a lock for an instant. A lock without a known holder counts as held only after this time."""
 
 
 class Owner(BaseModel):
@@ -79,7 +79,7 @@ def is_locked(folder: StageFolder | RunFolder) -> bool:
     """Return whether a process holds the lock of a folder right now. It need not be writable."""
     try:
         descriptor = os.open(folder.lock, os.O_RDONLY)
-    except OSError:  # there is none, or nobody but its owner may look at it
+    except OSError:  # there is no lock file, or only its owner may open it
         return False
     try:
         return not lock_file(descriptor, folder.lock, shared=True, wait=False)
@@ -91,7 +91,7 @@ def is_locked(folder: StageFolder | RunFolder) -> bool:
 
 
 def read_owner(folder: StageFolder | RunFolder) -> Owner | None:
-    """Return the process that holds, or last held, the lock of a folder. None if it ended well, or nobody ever did."""
+    """Return the process that holds the lock of a folder, or died while holding it. None if no process did."""
     return _read_owner(folder.lock)
 
 

@@ -1,4 +1,4 @@
-"""What a sandbox is told when it starts: limits, isolation, folder.
+"""The settings that a sandbox receives when it starts: limits, isolation, folder.
 
 Named tuples, because the sandbox's process imports this module for every program, and dataclasses take long to import.
 """

@@ -180,7 +180,7 @@ HOSTILE = {
     "redirect that never ends": (redirect_endlessly, "the data set has no such file (404)"),
     "page in a file": (partial(set_next_page, "file:///etc/passwd"), "leads to file://, which is not https; refused"),
     "pages in a circle": (partial(set_next_page, f"{{hub}}{TREE}?x=1"), "does not end after 6 files"),
-    "no list": (partial(answer, TREE, b'{"a": 1}'), "a page of its list of files is no list"),
+    "no list": (partial(answer, TREE, b'{"a": 1}'), "a page of its list of files is not a list"),
     "no description": (partial(answer, REVISION, b"[]"), "it does not describe the data set"),
     "no JSON": (partial(answer, REVISION, b"<html>"), "no usable answer from the hub"),
     "deep JSON": (partial(answer, TREE, b"[" * 100_000), "an answer that is nested too deeply"),
