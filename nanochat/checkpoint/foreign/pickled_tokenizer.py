@@ -25,6 +25,8 @@ _DAMAGED = (
     KeyError,
     IndexError,
     OverflowError,
+    MemoryError,  # a few bytes can ask for any amount
+    RecursionError,
 )
 
 
@@ -60,8 +62,18 @@ def read_pickled_tokenizer(path: Path) -> bytes:
     try:
         encoding = _Unpickler(path.read_bytes(), path).load()
         state = dict(encoding.state)
-        ranks = {bytes(piece): int(rank) for piece, rank in state["mergeable_ranks"].items()}
-        special = {str(name): int(i) for name, i in state["special_tokens"].items()}
-        return from_tiktoken(ranks, str(state["pat_str"]), special)
+        ranks, special, pattern = (state[name] for name in ("mergeable_ranks", "special_tokens", "pat_str"))
+        _check_table("mergeable_ranks", ranks, bytes)
+        _check_table("special_tokens", special, str)
+        if not isinstance(pattern, str):
+            raise TypeError("`pat_str` is not a text")
+        return from_tiktoken(ranks, pattern, special)
     except _DAMAGED as error:
-        raise PreflightError(f"{path} is not a pickled tiktoken encoding: {error!r}") from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}".removesuffix(": ")
+        raise PreflightError(f"{path} is not a pickled tiktoken encoding: {reason}") from error
+
+
+def _check_table(name: str, table: object, keys: type) -> None:
+    """Raise a TypeError if a table does not map keys of a type to whole numbers."""
+    if not isinstance(table, dict) or any(type(key) is not keys or type(i) is not int for key, i in table.items()):
+        raise TypeError(f"`{name}` does not map {keys.__name__} to whole numbers")

@@ -175,7 +175,29 @@ def test_pickle_that_would_run_code_is_refused_by_name(tmp_path, library_folder,
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"a": 1}), b"\x80\x04" + b"(" * 1000])
+def pickled_encoding(**state: object) -> bytes:
+    """Return a pickle of tiktoken's encoding with this state, written by hand: a class, no arguments, the state."""
+    return b"ctiktoken.core\nEncoding\n)\x81" + pickle.dumps(state, 4)[2:-1] + b"b."
+
+
+BYTES = {bytes([byte]): byte for byte in range(256)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps({"a": 1}),
+        b"\x80\x04" + b"(" * 1000,
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",  # asks for that much memory
+        pickled_encoding(mergeable_ranks={10**13: 1}, special_tokens={}, pat_str="x"),
+        pickled_encoding(mergeable_ranks=BYTES | {b"ab": 256.7}, special_tokens={}, pat_str="x"),
+        pickled_encoding(mergeable_ranks=BYTES, special_tokens={"<|bos|>": "256"}, pat_str="x"),
+        pickled_encoding(mergeable_ranks=BYTES, special_tokens={}, pat_str=None),
+        pickled_encoding(mergeable_ranks=BYTES, special_tokens={}, pat_str="\ud800"),
+    ],
+)
 def test_damaged_pickles_are_refused(tmp_path, content):
     from nanochat.checkpoint.foreign.pickled_tokenizer import read_pickled_tokenizer
 
