@@ -35,6 +35,8 @@ from nanochat.tokenizer.chat_format import render_for_completion
 from nanochat.tokenizer.pieces import TextError
 
 MAX_BODY_BYTES = 2**20
+BODY_SECONDS = 30
+"""A client that sends its request more slowly is refused. A server that shuts down waits for it too."""
 _REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
     "X-Content-Type-Options": "nosniff",
@@ -153,10 +155,13 @@ class Api:
             raise ApiError(415, "send JSON, with `Content-Type: application/json`")
         content = bytearray()
         try:
-            async for block in request.stream():
-                content += block
-                if len(content) > MAX_BODY_BYTES:
-                    raise ApiError(413, f"the request is larger than {MAX_BODY_BYTES:,} bytes")
+            async with asyncio.timeout(BODY_SECONDS):
+                async for block in request.stream():
+                    content += block
+                    if len(content) > MAX_BODY_BYTES:
+                        raise ApiError(413, f"the request is larger than {MAX_BODY_BYTES:,} bytes")
+        except TimeoutError:
+            raise ApiError(408, f"the request was not sent within {BODY_SECONDS} seconds") from None
         except ClientDisconnect:
             raise ApiError(400, "the client disconnected") from None
         try:

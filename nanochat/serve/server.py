@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 
@@ -59,7 +61,7 @@ def serve(
         app = Api(generator, engine, served, key=address.key).application()
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
         host, port = listener.getsockname()[:2]
-        server = uvicorn.Server(config)
+        server = _Server(config)
         generator.on_failure = lambda: setattr(server, "should_exit", True)
         announce(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         server.run(sockets=[listener])
@@ -68,6 +70,16 @@ def serve(
     finally:
         listener.close()
         generator.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends at once at the second signal of any kind, of which uvicorn would ignore SIGTERM."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True  # it would log every answer that is cut
+        super().handle_exit(sig, frame)
 
 
 def _listen(address: Address) -> socket.socket:

@@ -14,6 +14,7 @@ import pytest
 from nanochat.inference.answer_text import AnswerDecoder
 from nanochat.inference.engine import Batch
 from nanochat.inference.sampling import Sampling
+from nanochat.serve import app
 from nanochat.tokenizer.chat_format import Conversation, Message, render_for_completion
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -365,3 +366,13 @@ def test_key_with_spaces_around_it_is_accepted(start_server):
 def test_report_that_was_deleted_is_not_found(start_server, tmp_path):
     server = start_server(report=tmp_path / "report.html")
     assert server.get("/report").status_code == 404
+
+
+def test_request_that_is_never_sent_whole_is_refused(server, monkeypatch):
+    """A server that shuts down would wait for it."""
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = ["Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: 100"]
+        connection.sendall("\r\n".join([f"POST {TEXT} HTTP/1.1", *head, "\r\n"]).encode() + b"{")
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")

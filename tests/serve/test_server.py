@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import socket
 import threading
 
 import pytest
 import requests
+import uvicorn
 
 from nanochat.errors import PreflightError, StageError
 from nanochat.inference.engine import Batch, Engine
 from nanochat.serve.app import Served
-from nanochat.serve.server import Address, serve
+from nanochat.serve.server import Address, _Server, serve
 
 SERVED = Served("small", 1, (), None)
 
@@ -65,3 +68,15 @@ def test_server_ends_with_the_error_that_ended_the_generator(model_folder, monke
         serve(load, SERVED, Address(host="127.0.0.1", port=free_port(), key=None), max_rows=1, announce=announce)
     client.join()
     assert [response.status_code for response in statuses] == [500]
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_the_server_silently(sig, monkeypatch):
+    """The first one lets the running answers finish."""
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "disabled", False)
+    running = _Server(uvicorn.Config(lambda: None))
+    running.handle_exit(sig, None)
+    assert (running.should_exit, running.force_exit) == (True, False)
+    running.handle_exit(sig, None)
+    assert running.force_exit
+    assert logging.getLogger("uvicorn.error").disabled
