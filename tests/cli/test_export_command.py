@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_export_refuses_a_folder_that_exists(model_folder, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     assert export(model_folder, tmp_path / "there", "--format", "hf") == PreflightError.exit_code
     assert "already exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["import", "export"])
+def test_places_where_no_folder_can_be_created_are_refused(model_folder, tmp_path, capsys, verb):
+    """A link to nothing, and paths below it and below a file."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    source = {
+        "import": [str(model_folder / "model.safetensors"), "--tokenizer", str(model_folder)],
+        "export": [str(model_folder), "--format", "hf"],
+    }
+    for place in ("link", "link/new", "file/new", "file/deep/new"):
+        model, *options = source[verb]
+        assert main([verb, model, str(tmp_path / place), *options]) == 3
+        assert re.search("already exists|not a folder", capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
 def test_export_refuses_models_and_formats_that_cannot_be_quantized(tmp_path, make_random_model, capsys):

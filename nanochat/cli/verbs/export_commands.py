@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.errors import PreflightError, RecipeError
+from nanochat.cli.verbs.model_commands import check_new_folder
+from nanochat.errors import RecipeError
 from nanochat.storage.files import new_folder
 
 
 def export_model(options: argparse.Namespace) -> None:
     """Write a model as a folder for mlx-lm, transformers or PyTorch nanochat."""
     folder: Path = options.folder
-    if folder.exists():
-        raise PreflightError(f"{folder} already exists; name a new folder")
+    check_new_folder(folder)
     if options.quantize_bits is not None and options.format != "mlx":
         raise RecipeError(f"--quantize-bits goes with --format mlx only, not {options.format}")
     runtime.prepare(device="cpu")

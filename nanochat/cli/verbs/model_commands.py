@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -18,8 +19,7 @@ from nanochat.storage.integrity import write_manifest
 
 def import_model(options: argparse.Namespace) -> None:
     """Write a model folder from the model of another program, which is recognised by its files."""
-    if options.folder.exists():
-        raise PreflightError(f"{options.folder} already exists; name a new folder")
+    check_new_folder(options.folder)
     runtime.prepare(device="cpu")
     from nanochat.checkpoint.config_file import FORMAT
     from nanochat.checkpoint.foreign.model import read_model
@@ -40,6 +40,15 @@ def import_model(options: argparse.Namespace) -> None:
     model_folder = options.folder.absolute()
     print(f"to talk to it: {shlex.join(['nanochat-chat', str(model_folder)])}")
     print(f"to evaluate it: {_evaluation_command(model_folder)}")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise a PreflightError if a folder cannot be created at a path, because something else is there or above."""
+    if os.path.lexists(folder):
+        raise PreflightError(f"{folder} already exists; name a new folder")
+    above = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise PreflightError(f"{folder} cannot be created, since {above} is not a folder; name another one")
 
 
 def _evaluation_command(model: Path) -> str:
