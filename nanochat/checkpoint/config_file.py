@@ -24,6 +24,11 @@ def load_config(folder: Path) -> GPTConfig:
     if not path.exists():
         raise PreflightError(f"{folder} holds no model: {CONFIG_FILE} is missing")
     content = read_object(path)
+    if "model_type" in content:
+        raise PreflightError(
+            f"{folder} is a model for other programs (of type {content['model_type']!r}); make a folder of ours from "
+            "it with `nanochat-run import`"
+        )
     if content.get("format") != FORMAT:
         raise PreflightError(f"{path} has format {content.get('format')!r}; this version reads {FORMAT}")
     config = config_from(content.get("model"), path)

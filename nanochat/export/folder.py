@@ -76,7 +76,7 @@ def _write_library_files(
     config = library_config(model.config, form) | {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": ending_ids(tokenizer),
-        "pad_token_id": PAD_ID,
+        "pad_token_id": tokenizer.bos_id if tokenizer.is_byte_level else PAD_ID,
     }
     named = library_weights(model, form)
     if quantization is not None:
@@ -85,6 +85,7 @@ def _write_library_files(
         config |= {"quantization": described, "quantization_config": described}
     _write_json(folder / CONFIG_FILE, config)
     write_arrays(folder / WEIGHTS_FILE, named, metadata={"format": "mlx" if form == "mlx" else "pt"}, durable=False)
+    tokenizer.save(folder)  # for `nanochat-run import`; the libraries read tokenizer.json
     write_tokenizer_files(folder, tokenizer, context=model.config.sequence_len)
     special = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(folder / "generation_config.json", special | _SAMPLING)

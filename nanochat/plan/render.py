@@ -17,6 +17,7 @@ from nanochat.plan.specs import PretrainSpec, StageName
 from nanochat.plan.stages import STAGES
 
 WIDTH = 100
+_STARTS_FROM = "starts from "
 _HEAD: tuple[str, ...] = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
 _IS_RIGHT_ALIGNED = (False, False, True, True, True, True, True)
 
@@ -116,15 +117,18 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _describe(stage: StagePlan, status: StageStatus) -> str:
     lines = [STAGES[stage.name].describe(stage.spec)]
     if stage.init_from is not None:
-        lines.append(f"starts from {stage.init_from}")
+        lines.append(f"{_STARTS_FROM}{stage.init_from}")
     if status.why:
         lines.append(f"{status.text}: {status.why}" if status.text else status.why)
     return titled_lines(stage.name, lines, bullet="")
 
 
 def titled_lines(title: str, lines: Iterable[str], *, bullet: str = "- ") -> str:
-    """Return a title and the lines below it, wrapped and indented."""
+    """Return a title and the lines below it, wrapped and indented. Lines that end in a path stay whole."""
     wrapped = []
     for line in lines:
+        if line.startswith(_STARTS_FROM):
+            wrapped.append(f"  {bullet}{line}")
+            continue
         wrapped += textwrap.wrap(line, WIDTH, initial_indent=f"  {bullet}", subsequent_indent=" " * (2 + len(bullet)))
     return "\n".join([title, *wrapped])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nanochat.checkpoint.model_folder import load_model, save_model
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer, save_model
 from nanochat.cli.run import main
 from nanochat.errors import OK, PreflightError, RecipeError, StageError
 from nanochat.model.gpt import GPT
@@ -40,6 +40,7 @@ def model(request, tmp_path, make_random_model) -> Path:
 def test_exported_folder_has_every_file_and_code_only_if_needed(model, tmp_path, form, code):
     assert export(model, tmp_path / "out", "--format", form) == OK
     always = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    always.add("tokenizer.model")  # ours, for `import`
     is_portable = load_model(model).config.architecture == "portable"
     assert {path.name for path in (tmp_path / "out").iterdir()} == always | {"README.md"} | (
         set() if is_portable else code
@@ -125,3 +126,27 @@ def test_export_to_a_full_disk_leaves_nothing_and_can_be_repeated(model_folder, 
     assert code == StageError.exit_code
     assert list(target.parent.iterdir()) == []
     assert export(model_folder, target, "--format", "mlx") == OK
+
+
+@pytest.mark.parametrize("form", ["mlx", "hf"])
+def test_exported_portable_model_is_imported_again(tmp_path, make_random_model, form):
+    """The folder has our own tokenizer beside that of the libraries, and the same logits come back."""
+    tokenizer = bpe.train(["the cat sat on the mat"], vocab_size=280, max_chars=99, max_document_chars=99)
+    model = make_random_model("portable", vocab_size=tokenizer.vocab_size, make_model=GPT)
+    save_model(tmp_path / "model", model, tokenizer)
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", form]) == OK
+    assert main(["import", str(tmp_path / "out"), str(tmp_path / "back")]) == OK
+    back = load_model(tmp_path / "back")
+    idx = mx.array([[1, 20, 30, 40]])
+    assert mx.abs(back(idx) - model(idx)).max().item() <= 1e-4
+    assert load_tokenizer(tmp_path / "back").model == tokenizer.model
+
+
+def test_exported_folders_are_told_from_ours(tmp_path, make_random_model, capsys):
+    tokenizer = bpe.train(["the cat sat on the mat"], vocab_size=280, max_chars=99, max_document_chars=99)
+    save_model(tmp_path / "model", make_random_model("seed", vocab_size=tokenizer.vocab_size), tokenizer)
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", "hf"]) == OK
+    assert main(["import", str(tmp_path / "out"), str(tmp_path / "back")]) == 3
+    assert "import its `--format torch`" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "out"), str(tmp_path / "again"), "--format", "hf"]) == 3
+    assert "a model for other programs" in capsys.readouterr().err

@@ -48,6 +48,11 @@ def read_model(parts: ForeignModel, *, architecture: Architecture | None) -> tup
     is_transformers = "model.embed_tokens.weight" in tensors
     tensors = {_our_name(name): tensor for name, tensor in tensors.items()}
     content = read_json(parts.config)
+    if content.get("model_type") not in (None, "nanochat"):
+        raise PreflightError(
+            f"{parts.config} is of type {content['model_type']!r}, which only its own library reads; for a model that "
+            "`nanochat-run export` wrote, import its `--format torch`"
+        )
     if content.get("model_type") == "nanochat":
         config = _library_config(content, parts.config, is_transformers=is_transformers)
     else:

@@ -19,7 +19,7 @@ from nanochat.storage.given_json import read_object
 from nanochat.storage.layout import TOKENIZER_FILE
 from nanochat.tokenizer.bpe import Tokenizer
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.pkl", TOKENIZER_FILE)
+_TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.json", "tokenizer.pkl")
 _CHECKPOINT = re.compile(r"model_(\d+)\.pt")
 
 

@@ -210,7 +210,7 @@ def test_damaged_pickles_are_refused(tmp_path, content):
 def test_missing_parts_are_named(tmp_path, library_folder, capsys):
     (library_folder / "tokenizer.json").unlink()
     assert import_model(library_folder, tmp_path / "model") == 3
-    assert "tokenizer.json, tokenizer.pkl, tokenizer.model" in capsys.readouterr().err
+    assert "tokenizer.model, tokenizer.json, tokenizer.pkl" in capsys.readouterr().err
     shutil.rmtree(library_folder)
     library_folder.mkdir()
     assert import_model(library_folder, tmp_path / "model") == 3
