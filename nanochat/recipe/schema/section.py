@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 from collections.abc import Collection, Mapping
@@ -42,6 +43,7 @@ class Section(BaseModel):
     """Fields that are only allowed together with another field, which is one of `exactly_one`."""
 
     @classmethod
+    @functools.cache
     def descriptions(cls) -> dict[str, str]:
         """Return the text below each field, read from the source code.
 
