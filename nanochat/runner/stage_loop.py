@@ -188,15 +188,9 @@ def _compute_stage(
 def _inputs(
     context: RunContext, session: Session, stage: StagePlan, records: dict[str, StageRecord]
 ) -> dict[Path, FileDigest]:
-    """Return what the files that a stage loads must be like.
-
-    Raises:
-        PreflightError: a file of the model in `init_from` is not like that.
-    """
-    inputs: dict[Path, FileDigest] = {}
-    if (model := context.prepared.init_files.get(stage.name)) is not None:
-        model.check()
-        inputs.update(model.files)
+    """Return what the files that a stage loads must be like."""
+    model = context.prepared.init_files.get(stage.name)
+    inputs = dict(model.files) if model is not None else {}
     folders = session.state.folders(context.request.base)
     for name in stage.upstream:
         files = files_to_load(records[name], stage.name)

@@ -155,13 +155,14 @@ def models(trial: Trial) -> None:
             backup = shutil.copy2(path, trial.rough.folder / "backup")
             if not trial.damage(kind, act, path):
                 continue
-            target = trial.rough.folder / "exported.safetensors"
-            exported = ["export", str(folder.path), str(target)]
+            target = trial.rough.folder / "exported"
+            exported = ["export", "--format", "torch", str(folder.path), str(target)]
             started = [str(TOY), *(f"--set={x}" for x in (*SMALL, f"sft.init_from={folder.model}"))]
             alone = [f"--set={x}=null" for x in ("tokenizer", "model", "pretrain", "base_eval", "chat_eval")]
             for what, arguments in {"export": exported, "init_from": [*started, *alone]}.items():
                 code, said = _call(arguments, trial.rough)
-                if code != REFUSED or path.name not in said or target.exists():
+                named = "model.safetensors" if (path, act) == (folder.record, swap) else path.name
+                if code != REFUSED or named not in said or target.exists():
                     trial.wrong.append(f"{what} of a model whose {path.name} is {kind}: exit {code}: {said[-2000:]}")
             path.unlink(missing_ok=True)
             shutil.copy2(backup, path)

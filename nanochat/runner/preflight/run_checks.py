@@ -45,6 +45,7 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunT
         *prepared.problems,
         *_check_base(prepared.base),
         *_check_sources(prepared, stages),
+        *_check_models(prepared, stages),
         *_check_disk(prepared, stages),
         *_check_distributed(prepared, stages),
         *_check_memory(prepared, stages),
@@ -75,6 +76,16 @@ def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[
             broken.add(source.name)
             yield str(error)
     yield from check_inputs(stages, prepared.base, without=broken)
+
+
+def _check_models(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
+    """Yield which file of a model to start from is damaged, after comparing the content of all."""
+    for stage in stages:
+        try:
+            if (files := prepared.init_files.get(stage.name)) is not None:
+                files.check()
+        except PreflightError as error:
+            yield f"{stage.name}.init_from: {error}"
 
 
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
