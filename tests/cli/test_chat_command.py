@@ -9,6 +9,7 @@ import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli import chat
+from nanochat.inference.answer_text import AnswerDecoder
 from nanochat.inference.engine import Engine
 from nanochat.runner.store.record import Provenance, RunState, RunTracking
 from nanochat.runtime import base_dir
@@ -109,7 +110,7 @@ def test_without_runs_the_error_explains_how_to_make_one(capsys, tmp_path):
 
 
 def test_raw_continues_each_text_by_itself(model_folder, capsys, typed):
-    """The first token is that of the engine after BOS and the text, and no line depends on another."""
+    """The text is the engine's after BOS and the prompt, and no line depends on another."""
     options = ("--raw", "--temperature", "0", "--max-tokens", "6")
     code, alone, _ = run(capsys, model_folder, *options, "--prompt", "the cat")
     assert code == 0
@@ -118,8 +119,12 @@ def test_raw_continues_each_text_by_itself(model_folder, capsys, typed):
     assert lines.startswith(alone) and lines.endswith(alone)
     engine = Engine(load_model(model_folder), load_tokenizer(model_folder))
     ids = [engine.tokenizer.bos_id, *engine.tokenizer.encode("the cat")]
-    expected = engine.complete([ids], max_tokens=6, use_calculator=False)[0]
-    assert alone.rstrip("\n").startswith(engine.tokenizer.decode(expected[:1]).rstrip("\n"))
+    decoder = AnswerDecoder(engine.tokenizer)
+    tokens = engine.complete([ids], max_tokens=6, use_calculator=False)[0]
+    pieces = [piece for token in tokens for piece in decoder.feed(token)] + decoder.finish()
+    expected = "".join(piece.text for piece in pieces)
+    assert alone.rstrip("\n") == expected.rstrip("\n")
+    assert alone != run(capsys, model_folder, *options[1:], "--prompt", "the cat")[1], "as a conversation it differs"
     assert run(capsys, model_folder, "--raw", "--system", "x")[0] == 2
 
 

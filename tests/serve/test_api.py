@@ -154,8 +154,17 @@ def test_many_clients_get_the_text_that_they_get_alone(server):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_client_that_disconnects_frees_its_place(start_server, stream):
-    """The server has one place; the answer of the client that left would take much longer than the wait."""
+def test_client_that_disconnects_frees_its_place(start_server, stream, monkeypatch):
+    """The answers of the client that left would take 16 x 90 steps, each of them slowed down."""
+    steps = []
+    step = Batch.step
+
+    def slow_step(batch):
+        steps.append(batch)
+        time.sleep(0.02)
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", slow_step)
     server = start_server(max_rows=1)
     body = json.dumps({"prompt": "a", "max_tokens": 90, "temperature": 2, "n": 16, "stream": stream}).encode()
     host, port = server.url.removeprefix("http://").split(":")
@@ -169,6 +178,7 @@ def test_client_that_disconnects_frees_its_place(start_server, stream):
         connection.sendall("\r\n".join([*head, "\r\n"]).encode() + body)
         wait_until(lambda: server.generator.load[0] == 1)
     wait_until(lambda: server.generator.load == (0, 0))
+    assert len(steps) < 50
     assert server.post(TEXT, {"prompt": "a", "max_tokens": 1}).status_code == 200
 
 

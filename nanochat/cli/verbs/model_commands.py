@@ -1,4 +1,4 @@
-"""The verb `import` of `nanochat-run`, which converts models of PyTorch nanochat."""
+"""The verb `import` of `nanochat-run`: converts a model of another program to a model folder of ours."""
 
 from __future__ import annotations
 
