@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
 from nanochat.cli import slash_commands
-from nanochat.cli.arguments import Parser, add_device
+from nanochat.cli.arguments.parser import Parser, add_device
 from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.terminal.output import is_read
@@ -49,7 +49,6 @@ def _parser() -> Parser:
         description="Talk to a model. On a terminal you type messages and commands; otherwise every line of the"
         " standard input is a message or a command, and only the answers go to the standard output.",
         epilog="Type /help in a chat for its commands. The exit codes are those of nanochat-run.",
-        allow_abbrev=False,
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="name or folder of a run, or a folder with a model")
     parser.add_argument(

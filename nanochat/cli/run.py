@@ -1,4 +1,4 @@
-"""`nanochat-run`: runs a recipe, or one of the other verbs listed in `arguments`."""
+"""`nanochat-run`: runs a recipe, or one of the other commands listed in `arguments.commands`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ from nanochat.errors import InterruptedRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_MODULES = {
-    **dict.fromkeys(("run", "plan", "check", "show", "diff", "schema"), "recipe_commands"),
-    **dict.fromkeys(("data", "fetch"), "data_commands"),
-    **dict.fromkeys(("ls", "report", "compare", "gc"), "result_commands"),
-    "import": "model_commands",
-    "export": "export_commands",
-    **dict.fromkeys(("ui", "verify"), "program_commands"),
-    "serve": "serve_commands",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,15 +29,14 @@ def _dispatch(given: Sequence[str]) -> None:
     import importlib
 
     from nanochat import runtime
-    from nanochat.cli.arguments import parse
+    from nanochat.cli.arguments.commands import VERBS, parse
 
     # The library of the hub would ask the hub which agents exist, to report the one that runs this program.
     runtime.set_environment("HF_HUB_DISABLE_TELEMETRY", "1")
     options = parse(given)
-    module = importlib.import_module(f"nanochat.cli.verbs.{_MODULES[options.verb]}")
+    module, _, function = VERBS[options.verb].function.partition(".")
     options.arguments = given
-    name = f"{options.verb}_model" if options.verb in ("import", "export") else options.verb
-    getattr(module, name)(options)
+    getattr(importlib.import_module(f"nanochat.cli.verbs.{module}"), function)(options)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,11 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     ("name", "is_dropped"),
-    [("nanochat.cli.exit_codes", False), ("nanochat.cli.arguments", False), ("nanochat.cli.arguments", True)],
+    [
+        ("nanochat.cli.exit_codes", False),
+        ("nanochat.cli.arguments.commands", False),
+        ("nanochat.cli.arguments.commands", True),
+    ],
 )
 def test_ctrl_c_during_the_imports_gives_no_traceback(name, is_dropped):
     code = INTERRUPTED_IMPORT.format(name=name, is_dropped=is_dropped)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from nanochat.cli.arguments import VERBS, parse
+from nanochat.cli.arguments.commands import VERBS, parse
 from nanochat.cli.run import main
 from nanochat.cli.verbs.recipe_commands import command_to_continue
 
@@ -50,10 +52,10 @@ def test_a_recipe_named_like_a_verb_is_a_recipe():
 
 def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
-    assert VERBS == (
-        "plan", "check", "show", "diff", "data", "fetch", "schema", "ls", "report", "compare", "gc", "ui", "import",
-        "export", "serve", "verify",
-    )  # fmt: skip
+    assert list(VERBS) == [
+        "run", "plan", "check", "show", "diff", "data", "fetch", "ls", "report", "compare", "gc", "serve", "import",
+        "export", "ui", "verify", "schema",
+    ]  # fmt: skip
     assert set(vars(parse(["export", "r", "f", "--format", "mlx"]))) == {
         "model", "folder", "format", "quantize_bits", "group_size", "verb",
     }  # fmt: skip
@@ -66,8 +68,35 @@ def test_public_flags_are_frozen():
     assert set(vars(parse(["fetch", "r.yaml"]))) == {"recipe", "overrides", "offline", "verb"}
     words = ["--only", "--from", "--until", "--force", "--set", "--offline"]
     assert parse(["r.yaml", "--from", "sft", "--until", "chat_eval", "--force", "all", "--set", "a=b"]).force == ["all"]
-    text = subprocess.run([sys.executable, "-m", "nanochat.cli.run", "--help"], capture_output=True, text=True).stdout
+    text = VERBS["run"].parser().format_help()
     assert all(word in text for word in words)
+
+
+def test_the_overview_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb.name} " in shown and verb.summary in shown for verb in VERBS.values())
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_help_of_a_command_has_an_example_that_is_valid(name, capsys, monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+    assert main([name, "--help"]) == 0
+    _, _, examples = capsys.readouterr().out.partition("example")
+    lines = [line.split("> ")[0] for line in examples.splitlines()[1:] if line]
+    assert lines
+    for program, verb, *arguments in map(shlex.split, lines):
+        assert (program, verb) == ("nanochat-run", name)
+        options = parse([verb, *arguments])
+        assert options.verb == name
+        recipes = [path for path in (*getattr(options, "recipes", []), getattr(options, "recipe", None)) if path]
+        assert all(path.is_file() for path in recipes)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_command_has_its_function(name):
+    module, _, function = VERBS[name].function.partition(".")
+    assert callable(getattr(importlib.import_module(f"nanochat.cli.verbs.{module}"), function))
 
 
 def test_command_to_continue_does_not_force_again():

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from nanochat.cli.arguments import parse
+from nanochat.cli.arguments.commands import parse
 from nanochat.cli.verbs.recipe_commands import overrides_of
 from nanochat.data.ingest.pending import is_ready
 from nanochat.errors import PreflightError

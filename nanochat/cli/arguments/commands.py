@@ -1,0 +1,63 @@
+"""The table of all commands of `nanochat-run`, the overview that `--help` prints, and the reading of a command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanochat.cli.arguments.machine import MACHINE
+from nanochat.cli.arguments.models import MODELS
+from nanochat.cli.arguments.parser import Parser, Verb
+from nanochat.cli.arguments.recipes import DATA, EDITING, RUNNING
+from nanochat.cli.arguments.results import RESULTS
+from nanochat.errors import RecipeError
+
+_GROUPS: dict[str, tuple[Verb, ...]] = {
+    "run recipes": RUNNING,
+    "read recipes": EDITING,
+    "data": DATA,
+    "results": RESULTS,
+    "models": MODELS,
+    "this machine": MACHINE,
+}
+VERBS = {verb.name: verb for group in _GROUPS.values() for verb in group}
+_EXIT_CODES = """\
+exit codes: 0 finished, or nothing to do; 1 a bug in nanochat; 2 a mistake in the recipe or the arguments; 3 something
+that the run needs is missing; 4 a stage failed; 5 a result did not meet the recipe's `expect`; 6 another run is using
+the same stage; 75 stopped by a signal (run the same command to continue)
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed arguments, with the command as `verb`. It is `run` if the first word is none of `VERBS`.
+
+    Raises:
+        RecipeError: an argument is wrong, or the first word is neither a file nor a command but resembles a command.
+    """
+    if not arguments:
+        _overview().error("name a recipe or a command; `nanochat-run --help` lists the commands")
+    if arguments[0] in ("-h", "--help"):
+        return _overview().parse_args(arguments)
+    if arguments[0] in VERBS:
+        return VERBS[arguments[0]].parser().parse_args(arguments[1:])
+    if arguments[0].isalpha() and not Path(arguments[0]).exists():
+        from nanochat.recipe.schema.suggestions import closest
+
+        if (likely := closest(arguments[0], VERBS)) is not None:
+            raise RecipeError(f"there is no recipe or command `{arguments[0]}`; did you mean `{likely}`?")
+    return VERBS["run"].parser().parse_args(arguments)
+
+
+def _overview() -> Parser:
+    width = max(map(len, VERBS))
+    lines = []
+    for title, verbs in _GROUPS.items():
+        lines += [f"{title}:", *(f"  {verb.name:{width}}  {verb.summary}" for verb in verbs), ""]
+    lines.append("`nanochat-run COMMAND --help` describes the options of a command and has an example.\n")
+    return Parser(
+        prog="nanochat-run",
+        usage="nanochat-run RECIPE [options]\n       nanochat-run COMMAND ...",
+        description="Run a recipe, as the command `run` does, or another command.",
+        epilog="\n".join([*lines, _EXIT_CODES]),
+    )

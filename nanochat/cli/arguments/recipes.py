@@ -1,0 +1,111 @@
+"""The commands that work on recipes and their data: run, plan, check, show, diff, data and fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat.cli.arguments.parser import Parser, Verb, add_overrides, add_recipe, add_stage, count, stage_or_all
+
+
+def _run(parser: Parser) -> None:
+    add_recipe(parser)
+    add_stage(parser, "--only", help="run only this stage")
+    add_stage(parser, "--from", dest="first", help="run this stage and the stages after it")
+    add_stage(parser, "--until", dest="last", help="stop after this stage")
+    parser.add_argument(
+        "--force",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        type=stage_or_all,
+        help="run this stage even if it is finished (repeatable; `all` for every stage)",
+    )
+
+
+def _plan(parser: Parser) -> None:
+    add_recipe(parser)
+    add_stage(parser, "--why", help="explain why this stage would run or not")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check(parser: Parser) -> None:
+    parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs="+", help="recipe files")
+    add_overrides(parser)
+
+
+def _show(parser: Parser) -> None:
+    add_recipe(parser)
+    parser.add_argument("--origin", action="store_true", help="show which line or flag set each value")
+
+
+def _diff(parser: Parser) -> None:
+    parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs=2, help="two recipe files")
+
+
+def _data(parser: Parser) -> None:
+    add_recipe(parser)
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="a source of the recipe (default: all of them)")
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=count,
+        default=10_000,
+        help="documents or conversations to read of each split (default: 10000; 0 for all)",
+    )
+
+
+RUNNING = (
+    Verb(
+        "run",
+        "run a recipe: skip stages that are finished, and resume those that were interrupted",
+        "recipe_commands.run",
+        ("run recipes/quickstart.yaml", "run recipes/quickstart.yaml --set sft.horizon.tokens=300K --force chat_eval"),
+        _run,
+    ),
+    Verb(
+        "plan",
+        "show what would run, why, and what it would cost",
+        "recipe_commands.plan",
+        ("plan recipes/quickstart.yaml", "plan recipes/quickstart.yaml --set seed=7 --why sft"),
+        _plan,
+    ),
+)
+EDITING = (
+    Verb(
+        "check",
+        "validate recipes without running them",
+        "recipe_commands.check",
+        ("check recipes/quickstart.yaml recipes/speedrun.yaml",),
+        _check,
+    ),
+    Verb(
+        "show",
+        "show a recipe with all defaults filled in",
+        "recipe_commands.show",
+        ("show recipes/speedrun.yaml --origin",),
+        _show,
+    ),
+    Verb(
+        "diff",
+        "compare two recipes, defaults included",
+        "recipe_commands.diff",
+        ("diff recipes/d4.yaml recipes/d6.yaml",),
+        _diff,
+    ),
+)
+DATA = (
+    Verb(
+        "data",
+        "show how much data there is, of what kind, and the first of it",
+        "data_commands.data",
+        ("data recipes/quickstart.yaml", "data recipes/quickstart.yaml stdlib --limit 100"),
+        _data,
+    ),
+    Verb(
+        "fetch",
+        "download, pin and convert all that a run needs, then stop",
+        "data_commands.fetch",
+        ("fetch recipes/speedrun.yaml",),
+        add_recipe,
+    ),
+)

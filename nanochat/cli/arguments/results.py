@@ -1,0 +1,33 @@
+"""The commands that work on the runs of this machine: ls, report, compare and gc."""
+
+from __future__ import annotations
+
+from nanochat.cli.arguments.parser import Parser, Verb, add_run
+
+
+def _compare(parser: Parser) -> None:
+    add_run(parser, nargs="+")
+
+
+def _gc(parser: Parser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
+
+
+RESULTS = (
+    Verb("ls", "list the runs on this machine", "result_commands.ls", ("ls",)),
+    Verb("report", "show the results of a run", "result_commands.report", ("report quickstart",), add_run),
+    Verb(
+        "compare",
+        "show the results of several runs, and how their recipes differ",
+        "result_commands.compare",
+        ("compare quickstart quickstart_current",),
+        _compare,
+    ),
+    Verb(
+        "gc",
+        "delete results and data that no run uses",
+        "result_commands.gc",
+        ("gc --dry-run",),
+        _gc,
+    ),
+)
