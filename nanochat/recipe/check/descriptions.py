@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nanochat.recipe.merge.tree import KeyPath
@@ -59,15 +60,15 @@ def choices(slot: Slot) -> list[str]:
     return [str(word) for option in _options(json_type(slot)) for word in _enum(option)]
 
 
-def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [inner for option in schema["anyOf"] for inner in _options(option)] if "anyOf" in schema else [schema]
 
 
-def _enum(schema: dict[str, Any]) -> list[Any]:
+def _enum(schema: Mapping[str, Any]) -> list[Any]:
     return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
 
 
-def _describe(schema: dict[str, Any]) -> str:
+def _describe(schema: Mapping[str, Any]) -> str:
     if words := _enum(schema):
         return f"`{words[0]}`" if len(words) == 1 else "one of " + ", ".join(f"`{word}`" for word in words)
     kind = schema.get("type")
@@ -82,7 +83,7 @@ def _describe(schema: dict[str, Any]) -> str:
     return _TYPES.get(str(kind), "a value")
 
 
-def _limits(schema: dict[str, Any]) -> str:
+def _limits(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None and high is not None:

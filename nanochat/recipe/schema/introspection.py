@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -106,8 +106,9 @@ def section_paths() -> dict[str, list[tuple[str, ...]]]:
     return paths
 
 
-def json_type(slot: Slot) -> dict[str, Any]:
-    """Return the JSON Schema of the values that `slot` accepts."""
+@functools.cache
+def json_type(slot: Slot) -> Mapping[str, Any]:
+    """Return the JSON Schema of the values that `slot` accepts. A recipe can have hundreds of errors in one slot."""
     whole: Any = Annotated[slot.annotation, *slot.metadata] if slot.metadata else slot.annotation
     schema: dict[str, Any] = TypeAdapter(whole).json_schema()
     if slot.examples:
