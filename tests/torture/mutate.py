@@ -28,7 +28,6 @@ from nanochat.cli.run import main as command
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SECONDS = 10
 """CPU seconds after which a check counts as hanging. Speed is not tested: processors differ."""
-"""Of this process, for one recipe."""
 
 JUNK: tuple[object, ...] = (
     None, True, -1, 0, 1, 3.5, 1e308, float("nan"), float("inf"), 10**30, -(10**30), "", " ", "null", "20M", "-5", "1e-4",
