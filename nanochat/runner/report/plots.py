@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.scores import Suite
-from nanochat.storage.files import atomic_write
 from nanochat.tracking.points import Point, read_points
-
-if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
-    from matplotlib.figure import Figure
 
 SCORES_PLOT = "scores.png"
 
 Curve = tuple[list[int], list[float]]
 _SMOOTHING_SHARE = 50
 """Curves are averaged over this fraction (one fiftieth) of their points."""
-_DPI = 110
 
 
 def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
@@ -46,7 +41,7 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     shares = [suite for suite in suites if suite.stderr is not None]
     if not shares:
         return []
-    figure = _new_figure(8, 1.1 + 0.36 * len(shares), layout="constrained")
+    figure = new_figure(8, 1.1 + 0.36 * len(shares), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title("share of problems solved ± two standard errors; red line: score of a guess")
     for row, suite in enumerate(shares):
@@ -59,7 +54,7 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    _save(figure, folder / SCORES_PLOT)
+    save_figure(figure, folder / SCORES_PLOT)
     return [folder / SCORES_PLOT]
 
 
@@ -73,7 +68,7 @@ def _curves(points: Sequence[Point]) -> dict[str, Curve]:
 
 def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> None:
     width = 6.4 * len(panels)
-    figure = _new_figure(width, 4)
+    figure = new_figure(width, 4)
     figure.suptitle(title)
     figure.subplots_adjust(left=0.6 / width, right=1 - 0.2 / width, bottom=0.14, top=0.85, wspace=0.15)
     for number, (stage, curves) in enumerate(panels.items(), start=1):
@@ -88,22 +83,7 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
             else:
                 axes.plot(steps, values, marker="o", markersize=3, label=name)
         axes.legend()
-    _save(figure, path)
-
-
-def _new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = None) -> Figure:
-    # Unlike pyplot, the object interface does not choose a backend that may need a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as scratch:
-        figure.savefig(scratch, dpi=_DPI, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,115 @@
+"""The law L(N, D) = E + A / N^a + B / D^b: loss by parameters N and tokens D, and the best N and D of a budget.
+
+Source: Hoffmann et al. 2022 (2203.15556), section 3.3 ("approach 3"). That paper counts 6 N D FLOPs. Here FLOPs per
+token are a power of N that is fitted to the runs, because attention makes small models more expensive than 6 N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanochat.runner.scaling_laws.points import (
+    Optimum,
+    Settings,
+    TrainedModel,
+    Uncertain,
+    UnfitError,
+    average_seeds,
+    with_interval,
+)
+from nanochat.runner.scaling_laws.power_terms import PowerTerms, fit_power_terms
+
+_LEAST_LEVELS = 3
+"""Different sizes, and different numbers of tokens: a power and a constant take two of them."""
+_ROUNDING = 1.01
+"""Runs count as of one budget up to this factor."""
+_LEAST_SETTINGS = 6
+"""The law has five coefficients."""
+_LEAST_SPREAD = 0.1
+"""Standard deviation of the log tokens of runs around a line by log parameters, as of runs with equal tokens per
+parameter, or of a single number of FLOPs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossLaw:
+    """A fitted law: that of the measured results first, then those of the experiments resampled over seeds."""
+
+    settings: Settings
+    terms: PowerTerms
+    flops_factor: float
+    """FLOPs per token are flops_factor * N ** flops_exponent."""
+    flops_exponent: float
+
+    @property
+    def coefficients(self) -> Mapping[str, Uncertain]:
+        """E, A, a, B and b."""
+        (big_a, big_b), (a, b) = self.terms.coefficients.T, self.terms.exponents.T
+        named = {"E": self.terms.floor, "A": big_a, "a": a, "B": big_b, "b": b}
+        return {name: with_interval(values) for name, values in named.items()}
+
+    @property
+    def misfit(self) -> float:
+        """Median distance between predicted and measured loss, as a share of the loss."""
+        predicted = self.predict(self.settings.params, self.settings.tokens)[0]
+        return float(np.median(np.abs(predicted / self.settings.losses[0] - 1)))
+
+    def predict(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the loss (1 + draws, points) of models of these sizes after so many tokens."""
+        return self.terms.predict(np.stack([params, tokens], axis=-1))
+
+    def tokens_for(self, params: np.ndarray, flops: float) -> np.ndarray:
+        """Return the tokens that models of these sizes can be trained on with a number of FLOPs."""
+        return np.asarray(flops / (self.flops_factor * params**self.flops_exponent))
+
+    def optimum(self, flops: float) -> Optimum:
+        """Return the size and the tokens with the lowest loss at a number of training FLOPs.
+
+        There the derivative of the loss by N is zero. With D = (C / k) N^-g, so is a A N^-a = g b B (k / C)^b N^(g b).
+        """
+        (big_a, big_b), (a, b) = self.terms.coefficients.T, self.terms.exponents.T
+        growth = self.flops_exponent
+        log_params = np.log(a * big_a / (growth * b * big_b)) + b * np.log(flops / self.flops_factor)
+        with np.errstate(over="ignore"):
+            params = np.exp(log_params / (a + growth * b))
+            tokens = self.tokens_for(params, flops)
+            loss = self.terms.floor + big_a / params**a + big_b / tokens**b
+            ratio = tokens / params
+        measured = self.settings.flops
+        return Optimum(
+            flops=flops,
+            params=with_interval(params),
+            tokens=with_interval(tokens),
+            tokens_per_param=with_interval(ratio),
+            loss=with_interval(loss),
+            is_extrapolated=not measured.min() / _ROUNDING <= flops <= measured.max() * _ROUNDING,
+        )
+
+
+def fit_loss_law(points: Sequence[TrainedModel]) -> LossLaw:
+    """Return the law that fits the mean results best. An UnfitError says why they do not suffice."""
+    settings = average_seeds(points)
+    _check_variety(settings)
+    sizes = np.stack([settings.params, settings.tokens], axis=1)
+    terms = fit_power_terms(sizes, settings.losses)
+    exponent, log_factor = np.polyfit(np.log(settings.params), np.log(settings.flops / settings.tokens), 1)
+    return LossLaw(
+        settings=settings, terms=terms, flops_factor=float(np.exp(log_factor)), flops_exponent=float(exponent)
+    )
+
+
+def _check_variety(settings: Settings) -> None:
+    for name, values in (("sizes", settings.params), ("numbers of tokens", settings.tokens)):
+        if (count := len(np.unique(values))) < _LEAST_LEVELS:
+            raise UnfitError(f"it needs {_LEAST_LEVELS} different {name}, and the runs have {count}")
+    if (count := len(settings.flops)) < _LEAST_SETTINGS:
+        raise UnfitError(f"its 5 coefficients need {_LEAST_SETTINGS} different settings, and the runs have {count}")
+    log_params, log_tokens = np.log(settings.params), np.log(settings.tokens)
+    trend = np.polynomial.Polynomial.fit(log_params, log_tokens, 1)
+    if np.std(log_tokens - trend(log_params)) < _LEAST_SPREAD:
+        raise UnfitError(
+            "the tokens of the runs follow from their sizes, so the effect of one cannot be told from that of the "
+            "other: train sizes on more and on fewer tokens"
+        )
