@@ -19,7 +19,7 @@ from nanochat.plan.stages import STAGES
 WIDTH = 100
 _STARTS_FROM = "starts from "
 _HEAD: tuple[str, ...] = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
-_IS_RIGHT_ALIGNED = (False, False, True, True, True, True, True)
+_ALIGNMENT = "llrrrrr"
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,19 @@ def _config(plan: Plan) -> GPTConfig | None:
 
 def _table(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
     rows = [_HEAD, *((stage.name, statuses[stage.name].text, *_costs(stage.estimate)) for stage in plan.stages)]
-    rows.append(("total", "", *_costs(plan.totals)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    text = [_row(row, widths) for row in rows]
-    rule = "-" * len(text[0])
-    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+    return text_table([*rows, ("total", "", *_costs(plan.totals))], _ALIGNMENT, has_total=True)
+
+
+def text_table(rows: Sequence[Sequence[str]], alignment: str, *, has_total: bool = False) -> str:
+    """Return a table with a rule below its first row, and above its last if that is a total.
+
+    `alignment` has a letter for each column: `l` for left or `r` for right.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(alignment))]
+    text = [_row(row, widths, alignment).rstrip() for row in rows]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    body = [*text[1:-1], rule, text[-1]] if has_total else text[1:]
+    return "\n".join([text[0], rule, *body])
 
 
 def _costs(cost: Estimate) -> tuple[str, str, str, str, str]:
@@ -106,10 +114,10 @@ def _costs(cost: Estimate) -> tuple[str, str, str, str, str]:
     )
 
 
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _row(cells: Sequence[str], widths: Sequence[int], alignment: str) -> str:
     shown = (
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, _IS_RIGHT_ALIGNED, strict=True)
+        cell.rjust(width) if letter == "r" else cell.ljust(width)
+        for cell, width, letter in zip(cells, widths, alignment, strict=True)
     )
     return "  ".join(shown)
 

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.recipe.check.cross_references import check_references
+from nanochat.recipe.check.sweep_checks import check_sweep
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
 from nanochat.recipe.merge.overrides import read_override
 from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
 from nanochat.recipe.merge.variables import substitute
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
+from nanochat.recipe.parsing.nodes import Node
 from nanochat.recipe.schema.recipe import Recipe
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
@@ -36,6 +39,8 @@ class LoadedRecipe:
     """Place of each given key by its path."""
     files: tuple[Path, ...]
     """Absolute paths of all files that were read, including the recipe itself."""
+    tree: Node = field(repr=False)
+    """The files and flags merged, before variables are replaced and nulls are dropped."""
     overrides: tuple[str, ...] = ()
 
     def command(self, *verb: str) -> str:
@@ -53,14 +58,40 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
     A wrong recipe raises a RecipeError that shows all errors.
     """
-    node, files = read_with_bases(Path(path))
+    tree, files = read_with_bases(Path(path))
     diagnostics = list(files.diagnostics)
     for number, override in enumerate(overrides, start=1):
         try:
-            node = merge(node, read_override(override, number))
+            tree = merge(tree, read_override(override, number))
         except LocatedRecipeError as error:
             diagnostics += error.diagnostics
-    node, variable_errors = substitute(drop_nulls(node))
+    return _build(tree, Path(path), tuple(files.nodes), overrides, diagnostics, is_complete=files.is_complete)
+
+
+def load_variant(loaded: LoadedRecipe, changes: Iterable[Node], overrides: Sequence[str]) -> LoadedRecipe:
+    """Return a loaded recipe with some values changed, which keep the places where they were written.
+
+    `overrides` are the flags that would have made the same recipe out of the file.
+    """
+    tree = functools.reduce(merge, changes, loaded.tree)
+    return _build(tree, loaded.path, loaded.files, overrides)
+
+
+def _build(
+    tree: Node,
+    path: Path,
+    files: tuple[Path, ...],
+    overrides: Sequence[str],
+    earlier: Sequence[Diagnostic] = (),
+    *,
+    is_complete: bool = True,
+) -> LoadedRecipe:
+    """Validate a merged tree, and raise what is wrong with it together with the `earlier` errors.
+
+    If the files are not `is_complete`, one of them could not be read.
+    """
+    diagnostics = list(earlier)
+    node, variable_errors = substitute(drop_nulls(tree))
     node = resolve_paths(node)
     diagnostics += [error for _, error in variable_errors]
     failed = {path for path, _ in variable_errors}
@@ -69,21 +100,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     data = plain(node)
     assert isinstance(data, dict), "a recipe is a map"
     reported_places = {diagnostic.origin for diagnostic in diagnostics}
-    for problem in [*problems, *check_references(data)]:
+    for problem in [*problems, *check_references(data), *check_sweep(data)]:
         located = _locate(problem, origins, key_origins)
         is_reported = problem.path in failed or (located.origin in reported_places and not problem.at_key)
-        if not is_reported and (files.is_complete or problem.code not in _NEEDS_ALL_FILES):
+        if not is_reported and (is_complete or problem.code not in _NEEDS_ALL_FILES):
             diagnostics.append(located)
     if diagnostics:
         raise LocatedRecipeError(diagnostics)
     assert recipe is not None, "without problems the recipe is valid"
     return LoadedRecipe(
-        recipe.model_copy(update={"vars": {}}),
-        Path(path),
-        origins,
-        key_origins,
-        tuple(files.nodes),
-        tuple(overrides),
+        recipe=recipe.model_copy(update={"vars": {}}),
+        path=path,
+        origins=origins,
+        key_origins=key_origins,
+        files=files,
+        tree=tree,
+        overrides=tuple(overrides),
     )
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TypeAlias
-
-import yaml
 
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.merge.variables import escape
-from nanochat.recipe.parsing.diagnostics import LINE_BREAK
-from nanochat.recipe.parsing.scalars import NUMBER
+from nanochat.recipe.parsing.flow import flow_text
 from nanochat.recipe.schema.recipe import Recipe, Section
 
 Value: TypeAlias = "str | int | float | bool | dict[str, Value] | list[Value] | None"
@@ -74,17 +70,19 @@ def _lines(values: dict[str, Value], path: KeyPath) -> Iterator[tuple[str, KeyPa
     """Yield each line, and the path of the value on it (None if the line starts a section)."""
     indent = "  " * len(path)
     for name, value in values.items():
-        key = f"{indent}{_flow(name)}:"
+        key = f"{indent}{flow_text(name)}:"
         if isinstance(value, dict) and value:
             yield key, None
             yield from _lines(value, (*path, name))
         else:
-            yield f"{key} {_flow(_escaped(value))}", (*path, name)
+            yield f"{key} {flow_text(_escaped(value))}", (*path, name)
 
 
 def _escaped(value: Value) -> Value:
     if isinstance(value, list):
         return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _escaped(item) for name, item in value.items()}
     return escape(value) if isinstance(value, str) else value
 
 
@@ -94,26 +92,3 @@ def _leaves(values: dict[str, Value], prefix: str) -> Iterator[tuple[str, Value]
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-class _Dumper(yaml.SafeDumper):
-    """A dumper that quotes text which YAML 1.1 or 1.2 would read as another type."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Write text that has line breaks in double quotes, so that it stays on one line."""
-    style = '"' if LINE_BREAK.search(text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-# SafeDumper knows only the numbers of YAML 1.1, and would leave text that is a number in 1.2 without quotes.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
-
-
-def _flow(value: Value) -> str:
-    """Return a value on one line of YAML."""
-    text: str = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False
-    )
-    return text.removesuffix("\n").removesuffix("\n...")

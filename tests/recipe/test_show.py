@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from nanochat.recipe.check.tracking_values import acceptable_key
 from nanochat.recipe.load import LoadedRecipe, load_recipe
+from nanochat.recipe.parsing.diagnostics import Origin, Text
+from nanochat.recipe.parsing.nodes import Node
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.show import diff_recipes, resolved_yaml, yaml_with_origins
 
@@ -89,4 +91,5 @@ def test_difference_of_two_recipes_includes_defaults():
 
 
 def _as_loaded(recipe):
-    return LoadedRecipe(recipe, Path("generated.yaml"), {}, {}, ())
+    text = Text("generated.yaml", "", Path())
+    return LoadedRecipe(recipe, Path(text.name), {}, {}, (), Node({}, Origin(text, 1, 1)))

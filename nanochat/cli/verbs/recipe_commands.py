@@ -20,6 +20,8 @@ def run(options: argparse.Namespace) -> None:
     from nanochat.runner.pipeline import run_recipe
     from nanochat.runner.stage_loop import RunRequest
 
+    if load_recipe(options.recipe, overrides_of(options)).recipe.sweep is not None:
+        raise RecipeError("sweeps can be checked and planned, but not run yet; run one cell with `--set sweep=null`")
     display = make_display()
     request = RunRequest(
         recipe=options.recipe,
@@ -43,11 +45,16 @@ def plan(options: argparse.Namespace) -> None:
 
     Raises PreflightError at the end if a run would be refused, because of its data.
     """
+    from nanochat.cli.verbs.sweep_commands import plan_sweep
     from nanochat.runner.preflight.plan_checks import check_plan
     from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
-    prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
+    loaded = load_recipe(options.recipe, overrides_of(options))
+    if loaded.recipe.sweep is not None:
+        plan_sweep(options, loaded)
+        return
+    prepared = prepare(loaded, runtime.base_dir())
     lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
     if options.why is not None:
         select_stages(prepared.plan, only=options.why)
@@ -65,11 +72,15 @@ def plan(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     """Validate every recipe, and raise one RecipeError with the problems of all of them."""
     from nanochat.plan.compile import compile_plan
+    from nanochat.plan.sweeps import compile_sweep
 
     problems = []
     for path in options.recipes:
         try:
-            compile_plan(load_recipe(path, overrides_of(options)))
+            loaded = load_recipe(path, overrides_of(options))
+            compile_plan(loaded)
+            if loaded.recipe.sweep is not None:
+                compile_sweep(loaded)
         except RecipeError as error:
             problems.append(str(error))
         else:

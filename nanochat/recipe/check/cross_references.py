@@ -144,21 +144,28 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     for key in _map(data.get("expect")):
-        stage, _, metric = key.partition(".")
-        suite = metric.partition(".")[0]
-        if metric in _results(data, stage) or suite in _map(_at(data, (stage, "suites"))):
-            continue
-        if not metric or stage not in STAGE_SECTIONS or not STAGE_SECTIONS[stage].metrics:
-            message = f"`{key}` is not a result"
-        elif not isinstance(data.get(stage), dict):
-            message = f"the recipe has no `{stage}`"
-        elif stage in _EVALUATIONS:
-            message = f"`{stage}` has no suite `{suite}`"
-        else:
-            message = f"`{metric}` is not a metric of `{stage}`"
-        results = [f"{name}.{result}" for name in STAGE_SECTIONS for result in _results(data, name)]
-        help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
-        yield FieldProblem(("expect", key), "unknown-result", message, help_, at_key=True)
+        if (problem := unknown_result(data, ("expect", key))) is not None:
+            yield problem
+
+
+def unknown_result(data: Mapping[str, Plain], path: KeyPath) -> FieldProblem | None:
+    """Return why the last key of a path, such as `base_eval.bpb`, is not a result of the recipe. None if it is one."""
+    key = str(path[-1])
+    stage, _, metric = key.partition(".")
+    suite = metric.partition(".")[0]
+    if metric in _results(data, stage) or suite in _map(_at(data, (stage, "suites"))):
+        return None
+    if not metric or stage not in STAGE_SECTIONS or not STAGE_SECTIONS[stage].metrics:
+        message = f"`{key}` is not a result"
+    elif not isinstance(data.get(stage), dict):
+        message = f"the recipe has no `{stage}`"
+    elif stage in _EVALUATIONS:
+        message = f"`{stage}` has no suite `{suite}`"
+    else:
+        message = f"`{metric}` is not a metric of `{stage}`"
+    results = [f"{name}.{result}" for name in STAGE_SECTIONS for result in _results(data, name)]
+    help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
+    return FieldProblem(path, "unknown-result", message, help_, at_key=True)
 
 
 def _results(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:

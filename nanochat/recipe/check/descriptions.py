@@ -75,7 +75,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _limits(schema)
     if kind == "array":
-        return "a list of " + _describe(schema.get("items", {}))
+        return "a list of " + (_describe(items) if (items := schema.get("items")) else "values")
     if kind == "string" and "examples" in schema:
         return f"text like `{schema['examples'][0]}`"
     if kind == "string" and schema.get("minLength"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.recipe.parsing.diagnostics import Origin, Text, refusal
@@ -25,37 +26,41 @@ def read_override(override: str, number: int) -> Node:
     path, equals, _ = override.partition("=")
     if not equals:
         raise refusal(_CODE, "`=` is missing", Origin(text, 1, len(_FLAG) + 1, max(len(override), 1)), _EXAMPLE)
-    keys = _keys(path, text)
-    node = _value(text, len(_FLAG) + len(path) + 1)
-    for name, origin in reversed(keys):
-        value_origin = node.origin if not isinstance(node.value, dict) else origin
-        node = Node({name: Entry(origin, Node(node.value, value_origin))}, origin)
-    return node
-
-
-def _keys(path: str, text: Text) -> list[tuple[str, Origin]]:
-    """Return the keys of a dotted path with their places.
-
-    Inside a map with free keys, such as `expect`, the rest of the path is a single key, because its keys contain dots.
-    """
     keys: list[tuple[str, Origin]] = []
-    inner: Slot | None = ROOT
-    column, rest = len(_FLAG) + 1, path
-    while True:
-        name, dot, after = (rest, "", "") if is_free_map(inner) else rest.partition(".")
+    column = len(_FLAG) + 1
+    for name in split_path(path):
         origin = Origin(text, 1, column, max(len(name), 1))
         if not name.strip() or name != name.strip():
             raise refusal(_CODE, "a key is empty or has spaces around it", origin, _EXAMPLE)
         keys.append((name, origin))
-        if not dot:
-            break
-        inner = child(inner, name)
         column += len(name) + 1
-        rest = after
     if keys[0][0] == "extends":
         help_ = "write a recipe with this `extends`, and run it"
         raise refusal(_CODE, "`extends` can only be set in a recipe file", keys[0][1], help_)
+    return tree_of(keys, _value(text, len(_FLAG) + len(path) + 1))
+
+
+def split_path(path: str) -> list[str]:
+    """Return the keys of a dotted path.
+
+    Inside a map with free keys, such as `expect`, the rest of the path is a single key, because its keys contain dots.
+    """
+    keys: list[str] = []
+    inner: Slot | None = ROOT
+    dot, rest = ".", path
+    while dot:
+        name, dot, rest = (rest, "", "") if is_free_map(inner) else rest.partition(".")
+        keys.append(name)
+        inner = child(inner, name)
     return keys
+
+
+def tree_of(keys: Sequence[tuple[str, Origin]], node: Node) -> Node:
+    """Return a tree in which a path of keys, each with its place, leads to a value."""
+    for name, origin in reversed(keys):
+        value_origin = node.origin if not isinstance(node.value, dict) else origin
+        node = Node({name: Entry(origin, Node(node.value, value_origin, node.folder))}, origin)
+    return node
 
 
 def _value(text: Text, skip: int) -> Node:

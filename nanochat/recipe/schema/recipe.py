@@ -1,7 +1,7 @@
 """The whole recipe and its sources, as frozen Pydantic models from which validation and the JSON Schema follow.
 
-`run` and `tracking` never change what is computed; all other sections do. This module also exports the sections that
-the plan reads. Not here: numbers derived from a recipe (see `nanochat.plan`).
+`run` and `tracking` never change what is computed, and `sweep` makes several recipes of one; all other sections do.
+It also exports the sections that the plan reads. Not here: numbers derived from a recipe (see `nanochat.plan`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatE
 from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.export_section import Export
 from nanochat.recipe.schema.section import Section, StageSection
+from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
 from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, MapText, Name, NonEmptyText
 
@@ -139,6 +140,8 @@ class Recipe(Section):
     expect: dict[str, Condition] = Field(default={})
     """Conditions on results, such as `base_eval.bpb: "<= 1.6"`. The command exits with code 5 if a result does not meet
     its condition."""
+    sweep: Sweep | None = None
+    """Run this recipe many times, with different values of some fields."""
     run: Run = Run()
     """How to execute the stages."""
     tracking: Tracking = Tracking()

@@ -55,6 +55,14 @@ def _parse_scaled(value: object, unit: _Unit) -> object:
     return int(scaled)
 
 
+def number_of(value: object) -> object:
+    """Return text that writes a count, such as `20M`, as a number, and every other value unchanged."""
+    try:
+        return _parse_scaled(value, _COUNT)
+    except ValueError:
+        return value
+
+
 @dataclass(frozen=True)
 class Scaled:
     """Marks an int from `low` to `high` that can be written with the letter of a factor."""

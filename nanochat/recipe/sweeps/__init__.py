@@ -1,0 +1,1 @@
+"""Turns a recipe with a section `sweep` into the recipes of its cells."""
