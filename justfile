@@ -7,12 +7,12 @@ default:
 
 # a tiny model through every stage, and seven checks of the machine's arithmetic
 dry-run:
-    nanochat-run recipes/dry_run.yaml --force all
+    nanochat-run dry_run --force all
     nanochat-run verify
 
 # a small model that learns, offline, in minutes
 quickstart:
-    nanochat-run recipes/quickstart.yaml
+    nanochat-run quickstart
 
 # the test suite (no network, under 3 minutes)
 test:

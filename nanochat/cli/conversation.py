@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
 from nanochat.cli import slash_commands
-from nanochat.cli.arguments.parser import Parser, add_device
+from nanochat.cli.arguments.parser import Parser, add_device, add_version
 from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
 from nanochat.errors import NanochatError, PreflightError, RecipeError
 from nanochat.terminal.output import is_read
@@ -64,6 +64,7 @@ def _parser() -> Parser:
     parser.add_argument("--max-tokens", type=_count, help="maximum length of an answer, in tokens (default: 256)")
     parser.add_argument("--seed", type=_seed, help="random seed; the same seed gives the same answers (default: 42)")
     add_device(parser)
+    add_version(parser)
     return parser
 
 

@@ -21,6 +21,7 @@ from nanochat.recipe.merge.variables import substitute
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.parsing.nodes import Node
 from nanochat.recipe.schema.recipe import Recipe
+from nanochat.recipe.shipped import find_recipe
 
 _NEEDS_ALL_FILES = {"missing-field", "missing-stage", "unknown-source", "unknown-result"}
 """Errors that would be false alarms if an extended file could not be read."""
@@ -32,7 +33,9 @@ class LoadedRecipe:
 
     recipe: Recipe
     path: Path
-    """The recipe file, as the caller named it."""
+    """The recipe file."""
+    reference: str
+    """The path or the name of the recipe, as the caller gave it."""
     origins: dict[KeyPath, Origin] = field(repr=False)
     """Place of each given value and section by its path. The root has the empty path, and defaults have no place."""
     key_origins: dict[KeyPath, Origin] = field(repr=False)
@@ -46,26 +49,29 @@ class LoadedRecipe:
     def command(self, *verb: str) -> str:
         """Return, for a shell, the `nanochat-run` command that applies a verb (none: run) to this recipe."""
         flags = (word for override in self.overrides for word in ("--set", override))
-        return shlex.join(["nanochat-run", *verb, str(self.path), *flags])
+        return shlex.join(["nanochat-run", *verb, self.reference, *flags])
 
     def locate(self, problem: FieldProblem) -> Diagnostic:
         """Return the problem with its place, which is the nearest section above if the value is a default."""
         return _locate(problem, self.origins, self.key_origins)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Return the recipe at `path` with the `KEY=VALUE` settings of `overrides`, of which later ones win.
+def load_recipe(reference: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Return a recipe with the `KEY=VALUE` settings of `overrides`, of which later ones win.
 
-    A wrong recipe raises a RecipeError that shows all errors.
+    `reference` is a path, or the name of a recipe that comes with nanochat; a file of this name wins. A wrong recipe
+    raises a RecipeError that shows all errors.
     """
-    tree, files = read_with_bases(Path(path))
+    path = find_recipe(reference)
+    tree, files = read_with_bases(path)
     diagnostics = list(files.diagnostics)
     for number, override in enumerate(overrides, start=1):
         try:
             tree = merge(tree, read_override(override, number))
         except LocatedRecipeError as error:
             diagnostics += error.diagnostics
-    return _build(tree, Path(path), tuple(files.nodes), overrides, diagnostics, is_complete=files.is_complete)
+    place = (path, str(reference), tuple(files.nodes))
+    return _build(tree, place, overrides, diagnostics, is_complete=files.is_complete)
 
 
 def load_variant(loaded: LoadedRecipe, changes: Iterable[Node], overrides: Sequence[str]) -> LoadedRecipe:
@@ -74,13 +80,12 @@ def load_variant(loaded: LoadedRecipe, changes: Iterable[Node], overrides: Seque
     `overrides` are the flags that would have made the same recipe out of the file.
     """
     tree = functools.reduce(merge, changes, loaded.tree)
-    return _build(tree, loaded.path, loaded.files, overrides)
+    return _build(tree, (loaded.path, loaded.reference, loaded.files), overrides)
 
 
 def _build(
     tree: Node,
-    path: Path,
-    files: tuple[Path, ...],
+    place: tuple[Path, str, tuple[Path, ...]],
     overrides: Sequence[str],
     earlier: Sequence[Diagnostic] = (),
     *,
@@ -88,8 +93,10 @@ def _build(
 ) -> LoadedRecipe:
     """Validate a merged tree, and raise what is wrong with it together with the `earlier` errors.
 
-    If the files are not `is_complete`, one of them could not be read.
+    `place` holds `path`, `reference` and `files` of the result. If the files are not `is_complete`, one of them could
+    not be read.
     """
+    path, reference, files = place
     diagnostics = list(earlier)
     node, variable_errors = substitute(drop_nulls(tree))
     node = resolve_paths(node)
@@ -111,6 +118,7 @@ def _build(
     return LoadedRecipe(
         recipe=recipe.model_copy(update={"vars": {}}),
         path=path,
+        reference=reference,
         origins=origins,
         key_origins=key_origins,
         files=files,

@@ -129,7 +129,7 @@ def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
     with open_session(
         prepared.plan,
         base=request.base,
-        recipe=request.recipe,
+        recipe=prepared.loaded.path,
         overrides=request.overrides,
         tracking=tracking,
         command=request.command,

@@ -14,6 +14,7 @@ import pytest
 from nanochat.cli.arguments.commands import VERBS, parse
 from nanochat.cli.run import main
 from nanochat.cli.verbs.recipe_commands import command_to_continue
+from nanochat.recipe.shipped import find_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -53,8 +54,8 @@ def test_a_recipe_named_like_a_verb_is_a_recipe():
 def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
     assert list(VERBS) == [
-        "run", "plan", "check", "show", "diff", "data", "fetch", "ls", "report", "compare", "gc", "serve", "import",
-        "export", "ui", "verify", "schema",
+        "run", "plan", "recipes", "new", "check", "show", "diff", "data", "fetch", "ls", "report", "compare", "gc",
+        "serve", "import", "export", "ui", "verify", "schema",
     ]  # fmt: skip
     assert set(vars(parse(["export", "r", "f", "--format", "mlx"]))) == {
         "model", "folder", "format", "quantize_bits", "group_size", "verb",
@@ -89,7 +90,9 @@ def test_the_help_of_a_command_has_an_example_that_is_valid(name, capsys, monkey
         assert (program, verb) == ("nanochat-run", name)
         options = parse([verb, *arguments])
         assert options.verb == name
-        recipes = [path for path in (*getattr(options, "recipes", []), getattr(options, "recipe", None)) if path]
+        recipes = [
+            find_recipe(path) for path in (*getattr(options, "recipes", []), getattr(options, "recipe", None)) if path
+        ]
         assert all(path.is_file() for path in recipes)
 
 

@@ -92,4 +92,4 @@ def test_difference_of_two_recipes_includes_defaults():
 
 def _as_loaded(recipe):
     text = Text("generated.yaml", "", Path())
-    return LoadedRecipe(recipe, Path(text.name), {}, {}, (), Node({}, Origin(text, 1, 1)))
+    return LoadedRecipe(recipe, Path(text.name), text.name, {}, {}, (), Node({}, Origin(text, 1, 1)))

@@ -52,9 +52,27 @@ class Verb:
         return parser
 
 
+class PrintVersion(argparse.Action):
+    """Prints the version and the commit of the code, and ends the command."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        """Look up the commit only now, because that takes a while."""
+        from nanochat.runner.store.provenance import describe_version
+
+        print(describe_version())
+        raise SystemExit(0)
+
+
+def add_version(parser: Parser) -> None:
+    """Add the option `--version`."""
+    parser.add_argument("--version", action=PrintVersion, nargs=0, help="show the version and, where known, the commit")
+
+
 def add_recipe(parser: Parser) -> None:
     """Add a recipe, and the options that change its values."""
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe file")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", type=Path, help="a recipe file, or the name of a recipe (`nanochat-run recipes`)"
+    )
     add_overrides(parser)
 
 

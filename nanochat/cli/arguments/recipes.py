@@ -1,4 +1,4 @@
-"""The commands that work on recipes and their data: run, plan, check, show, diff, data and fetch."""
+"""The commands that work on recipes and their data: run, plan, recipes, new, check, show, diff, data and fetch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _plan(parser: Parser) -> None:
 
 
 def _check(parser: Parser) -> None:
-    parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs="+", help="recipe files")
+    parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs="+", help="recipe files or names of recipes")
     add_overrides(parser)
 
 
@@ -39,7 +39,12 @@ def _show(parser: Parser) -> None:
 
 
 def _diff(parser: Parser) -> None:
-    parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs=2, help="two recipe files")
+    parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs=2, help="two recipe files or names of recipes")
+
+
+def _new(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a recipe that comes with nanochat")
+    parser.add_argument("file", metavar="FILE", type=Path, help="file to write, such as mine.yaml")
 
 
 def _data(parser: Parser) -> None:
@@ -59,37 +64,50 @@ RUNNING = (
         "run",
         "run a recipe: skip stages that are finished, and resume those that were interrupted",
         "recipe_commands.run",
-        ("run recipes/quickstart.yaml", "run recipes/quickstart.yaml --set sft.horizon.tokens=300K --force chat_eval"),
+        ("run quickstart", "run quickstart --set sft.horizon.tokens=300K --force chat_eval"),
         _run,
     ),
     Verb(
         "plan",
         "show what would run, why, and what it would cost",
         "recipe_commands.plan",
-        ("plan recipes/quickstart.yaml", "plan recipes/quickstart.yaml --set seed=7 --why sft"),
+        ("plan quickstart", "plan quickstart --set seed=7 --why sft"),
         _plan,
     ),
 )
 EDITING = (
     Verb(
+        "recipes",
+        "list the recipes that come with nanochat, with purpose and cost",
+        "shipped_commands.recipes",
+        ("recipes",),
+    ),
+    Verb(
+        "new",
+        "copy a recipe that comes with nanochat, to edit it",
+        "shipped_commands.new",
+        ("new quickstart mine.yaml",),
+        _new,
+    ),
+    Verb(
         "check",
         "validate recipes without running them",
         "recipe_commands.check",
-        ("check recipes/quickstart.yaml recipes/speedrun.yaml",),
+        ("check quickstart speedrun",),
         _check,
     ),
     Verb(
         "show",
         "show a recipe with all defaults filled in",
         "recipe_commands.show",
-        ("show recipes/speedrun.yaml --origin",),
+        ("show speedrun --origin",),
         _show,
     ),
     Verb(
         "diff",
         "compare two recipes, defaults included",
         "recipe_commands.diff",
-        ("diff recipes/d4.yaml recipes/d6.yaml",),
+        ("diff d4 d6",),
         _diff,
     ),
 )
@@ -98,14 +116,14 @@ DATA = (
         "data",
         "show how much data there is, of what kind, and the first of it",
         "data_commands.data",
-        ("data recipes/quickstart.yaml", "data recipes/quickstart.yaml stdlib --limit 100"),
+        ("data quickstart", "data quickstart stdlib --limit 100"),
         _data,
     ),
     Verb(
         "fetch",
         "download, pin and convert all that a run needs, then stop",
         "data_commands.fetch",
-        ("fetch recipes/speedrun.yaml",),
+        ("fetch speedrun",),
         add_recipe,
     ),
 )

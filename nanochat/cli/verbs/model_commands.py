@@ -9,7 +9,6 @@ import re
 import shlex
 from pathlib import Path
 
-import nanochat
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.recipe.merge.variables import escape
@@ -53,10 +52,7 @@ def check_new_folder(folder: Path) -> None:
 
 def _evaluation_command(model: Path) -> str:
     """Return, for a shell in the working directory, the command that evaluates a model folder."""
-    recipe = Path("recipes", "eval_only.yaml")
-    if not recipe.is_file():
-        recipe = Path(nanochat.__file__).parents[1] / recipe
     folder = escape(str(model))
     value = folder if re.fullmatch(r"[\w./-]*[^\W\d][\w./-]*", folder) else json.dumps(folder, ensure_ascii=False)
     flags = (word for stage in ("base_eval", "chat_eval") for word in ("--set", f"{stage}.init_from={value}"))
-    return shlex.join(["nanochat-run", str(recipe), *flags])
+    return shlex.join(["nanochat-run", "eval_only", *flags])

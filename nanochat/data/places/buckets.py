@@ -79,7 +79,7 @@ def _list(uri: str, selection: FileSelection) -> tuple[Any, dict[PurePosixPath, 
     try:
         system, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
-        raise PreflightError(f"{uri}: needs another package ({error}); `pip install 'nanochat[s3]'`") from error
+        raise PreflightError(f"{uri}: needs another package ({error}); `pip install 'nanochat-run[s3]'`") from error
     if not glob.has_magic(path) and system.isfile(path):
         _check_names([PurePosixPath(path).name])
         return system, {PurePosixPath(PurePosixPath(path).name): path}

@@ -2,7 +2,8 @@
 
 `extends` may only name files inside the recipe folder. That is the nearest folder called `recipes` which contains the
 recipe named on the command line, or else the folder of that recipe. Paths in `extends` are relative to the file that
-contains them; absolute paths, and links to files outside the recipe folder, are refused.
+contains them; absolute paths, and links to files outside the recipe folder, are refused. A name such as `quickstart`
+means the recipe that comes with nanochat, unless there is a file of this name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, 
 from nanochat.recipe.parsing.nodes import Entry, Node
 from nanochat.recipe.parsing.yaml_reader import MAX_BYTES, read_yaml
 from nanochat.recipe.schema.suggestions import closest
+from nanochat.recipe.shipped import find_recipe, is_shipped, shipped_recipes
 
 MAX_EXTENDS_DEPTH = 10
 MAX_FILES = 50
@@ -99,7 +101,8 @@ class RecipeFiles:
         if len(children) >= MAX_EXTENDS_DEPTH or len(self.nodes) >= MAX_FILES:
             limits = f"{MAX_EXTENDS_DEPTH} levels deep or reads more than {MAX_FILES} files"
             raise refusal("too-deep", f"`extends` is nested more than {limits}", item.origin)
-        shown = os.path.normpath(Path(text.name).parent / item.value)
+        is_outside = not path.is_relative_to(self._folder)  # a shipped recipe
+        shown = str(path) if is_outside else os.path.normpath(Path(text.name).parent / item.value)
         return self.read(_read_text(path, shown=shown, named_at=item.origin), path, children)
 
     def _resolve(self, written: str, origin: Origin, text: Text) -> Path:
@@ -108,10 +111,10 @@ class RecipeFiles:
             help_ = "write the path relative to this file"
             raise refusal("extends-outside", f"`{written}` is not a relative path", origin, help_)
         try:
-            path = (text.folder / written).resolve()
+            path = find_recipe(Path(written), text.folder).resolve()
         except (OSError, RuntimeError):
             raise refusal("extends-missing", f"the path `{written}` cannot be resolved", origin) from None
-        if not path.is_relative_to(self._folder):
+        if not path.is_relative_to(self._folder) and not is_shipped(path):
             message = f"`{written}` is outside the recipe folder `{self._folder.name}`"
             help_ = "a recipe can only extend files in its own folder, or anywhere inside a folder called `recipes`"
             raise refusal("extends-outside", message, origin, help_)
@@ -160,9 +163,13 @@ def _missing(path: Path, shown: str, named_at: Origin | None) -> Diagnostic:
         return Diagnostic(code, f"`{shown}` is a folder, not a recipe", named_at)
     if path.exists():
         return Diagnostic(code, f"`{shown}` is not an ordinary file", named_at)
-    names = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    beside = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
     if named_at is not None:
-        names.pop(Path(named_at.text.name).stem, None)
+        beside.pop(Path(named_at.text.name).stem, None)
+    names = {name: name for name in shipped_recipes()}
+    names |= {stem: os.path.normpath(Path(shown).parent / name) for stem, name in beside.items()}
     likely = closest(path.stem, names)
-    help_ = f"did you mean `{os.path.normpath(Path(shown).parent / names[likely])}`?" if likely else ""
-    return Diagnostic(code, f"there is no file `{shown}`", named_at, help_)
+    what = "file" if path.suffix else "file and no recipe"
+    return Diagnostic(
+        code, f"there is no {what} `{shown}`", named_at, f"did you mean `{names[likely]}`?" if likely else ""
+    )

@@ -48,8 +48,8 @@ class ExportFormats(Section):
 
 
 class ExportCheck(Section):
-    """Run the exported models in mlx-lm and transformers, which needs `nanochat[export]`. Folders of the format `torch`
-    are not run."""
+    """Run the exported models in mlx-lm and transformers, which needs `nanochat-run[export]`. Folders of the format
+    `torch` are not run."""
 
     prompts: tuple[str, ...] = ()
     """Questions for a chat model, or texts for a base model to continue. The greedy answer must be that of this model;

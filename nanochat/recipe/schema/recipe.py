@@ -65,7 +65,8 @@ class Source(Section):
     uri: Annotated[str, Field(pattern=_URI, examples=["hf://datasets/OWNER/NAME"])] | None = None
     """Data set on the Hugging Face hub: `hf://datasets/OWNER/NAME`, optionally followed by a folder or a pattern of
     files. Or the address of a file: `https://HOST/FILE`, with its `sha256`. Zip and tar archives are unpacked. Or a
-    file, folder or pattern in an object store: `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER` (needs `nanochat[s3]`)."""
+    file, folder or pattern in an object store: `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`, which need
+    `nanochat-run[s3]`."""
     revision: str | None = None
     """Branch, tag or commit of the hub data set. Default: its main branch."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", examples=["9f86d081...0f00a08"])] | None = None

@@ -36,9 +36,9 @@ def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display:
         raise PreflightError("\n".join(prepared.problems))
     stages = prepared.plan.stages
     with Interrupts(display.clear_progress) as interrupts:
-        needed = fetched_list(recipe, base=base)
+        needed = fetched_list(loaded.path, base=base)
         needed.unlink(missing_ok=True)
-        add = partial(add_needed, needed, base=base, recipe=recipe)
+        add = partial(add_needed, needed, base=base, recipe=loaded.path)
         fetch_inputs(stages, base, add, display=display, interrupts=interrupts)
     if problems := check_inputs(stages, base):
         raise PreflightError("\n".join(problems))

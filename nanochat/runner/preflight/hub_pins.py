@@ -13,6 +13,7 @@ from nanochat.data.hub.hub_source import HubSource, is_on_hub
 from nanochat.data.hub.lock_file import lock_key, lock_path, read_lock, write_lock
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.shipped import is_installed
 
 
 def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
@@ -25,7 +26,7 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     unpinned, offline, refresh = _unpinned(loaded), loaded.recipe.run.offline, loaded.recipe.run.data.refresh_lock
     if not unpinned:
         return None
-    path = lock_path(loaded.path)
+    path = _pins_path(loaded, base)
     locked = read_lock(path)
     if refresh and offline:
         raise PreflightError(
@@ -56,15 +57,20 @@ def pin_sources(loaded: LoadedRecipe, base: Path) -> str | None:
     )
 
 
-def with_pins(loaded: LoadedRecipe) -> LoadedRecipe:
+def with_pins(loaded: LoadedRecipe, base: Path) -> LoadedRecipe:
     """Return the recipe with branches and tags replaced by the commits in its lock file, if they are listed there."""
     unpinned = _unpinned(loaded)
-    locked = read_lock(lock_path(loaded.path)) if unpinned else {}
+    locked = read_lock(_pins_path(loaded, base)) if unpinned else {}
     sources = dict(loaded.recipe.sources)
     for name, source in unpinned.items():
         if commit := locked.get(lock_key(source)):
             sources[name] = sources[name].model_copy(update={"revision": commit})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"sources": sources}))
+
+
+def _pins_path(loaded: LoadedRecipe, base: Path) -> Path:
+    """Return the recipe's lock file. That of a recipe inside the installed package is in the base folder."""
+    return lock_path(base / "pins" / loaded.path.name if is_installed(loaded.path) else loaded.path)
 
 
 def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:

@@ -70,7 +70,7 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
     Inputs that are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and
     PreflightError if its lock file cannot be read.
     """
-    loaded = with_pins(loaded)
+    loaded = with_pins(loaded, base)
     device = guess_device_class()
     problems: list[str] = []
 

@@ -192,7 +192,7 @@ def _check_packages(stages: Sequence[StagePlan]) -> Iterator[str]:
     if missing := [name for spec in specs for form in spec.formats for name in missing_packages(form)]:
         yield (
             f"export.check: to run the exported models, {' and '.join(missing)} must be installed: "
-            "`pip install 'nanochat[export]'`, or leave `export.check` out"
+            "`pip install 'nanochat-run[export]'`, or leave `export.check` out"
         )
 
 

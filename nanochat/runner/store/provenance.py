@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -18,7 +19,8 @@ from pathlib import Path
 import nanochat
 from nanochat.runner.store.record import Provenance
 
-_PACKAGES = ("nanochat", "mlx", "numpy", "sentencepiece", "pyarrow", "mlflow")
+_DISTRIBUTION = "nanochat-run"
+_PACKAGES = ("mlx", "numpy", "sentencepiece", "pyarrow", "mlflow")
 _BOOT_ID, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 _SYSCTL_SECONDS = 5.0
 _ID_CHARS = 16
@@ -31,8 +33,8 @@ def host_name() -> str:
 
 def collect() -> Provenance:
     """Return the code and machine of this process. None of the packages are imported for it."""
-    commit, dirty = git_state(Path(nanochat.__file__))
-    packages = {}
+    commit, dirty = code_state()
+    packages = {"nanochat": nanochat.__version__}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
@@ -44,6 +46,13 @@ def collect() -> Provenance:
         platform=platform.platform(),
         host=host_name(),
     )
+
+
+def describe_version() -> str:
+    """Return the version and, where known, the commit of this code, as text."""
+    commit, dirty = code_state()
+    where = f"commit {commit}{' with local changes' if dirty else ''}" if commit else "commit unknown"
+    return f"nanochat {nanochat.__version__}, {where}"
 
 
 @cache
@@ -103,6 +112,24 @@ def git_state(package_file: Path) -> tuple[str | None, bool]:
         return None, False
     commit = _git(folder, "rev-parse", "HEAD")
     return commit, commit is not None and bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+
+
+def code_state() -> tuple[str | None, bool]:
+    """Return the commit of this code, if it is known, and whether files were changed since.
+
+    A checkout knows its commit from git, and a package that pip installed from a repository from what pip recorded.
+    """
+    commit, dirty = git_state(Path(nanochat.__file__))
+    return (installed_commit(Path(nanochat.__file__).parent), False) if commit is None else (commit, dirty)
+
+
+def installed_commit(package: Path) -> str | None:
+    """Return the commit that pip recorded when it installed a package folder from a repository (PEP 610), or None."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        distribution = importlib.metadata.distribution(_DISTRIBUTION)
+        if Path(str(distribution.locate_file(package.name))).resolve() == package.resolve():
+            return str(json.loads(distribution.read_text("direct_url.json") or "null")["vcs_info"]["commit_id"])
+    return None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -130,5 +130,5 @@ def test_check_source_says_what_a_bucket_lacks(base, monkeypatch):
         check_source(source("s3://mine/texts"), base, offline=False)
     monkeypatch.delitem(_registry, "s3")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(PreflightError, match=r"pip install 'nanochat\[s3\]'"):
+    with pytest.raises(PreflightError, match=r"pip install 'nanochat-run\[s3\]'"):
         check_source(source("s3://mine/texts"), base, offline=False)

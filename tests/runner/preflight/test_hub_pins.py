@@ -51,6 +51,16 @@ def test_pins_keep_the_data_of_the_first_run(bench, hub):
     assert f"revision: {OLDER}" in bench.run().folder.resolved.read_text()
 
 
+def test_pins_of_an_installed_recipe_are_in_the_base_folder(bench, hub, monkeypatch):
+    """Nothing is written into the installed package, whose recipes another user may run too."""
+    monkeypatch.setattr("nanochat.recipe.shipped._PACKAGE", bench.recipe.parent)
+    before = sorted(bench.recipe.parent.iterdir())
+    assert pin_sources(bench.load(), bench.base) is not None
+    assert [path for path in sorted(bench.recipe.parent.iterdir()) if path != bench.base] == before
+    assert f"{KEY}: {OLDER}" in (bench.base / "pins" / bench.recipe.with_suffix(".lock").name).read_text()
+    assert bench.prepare().loaded.recipe.sources["text"].revision == OLDER
+
+
 def test_refresh_lock_pins_the_current_commit_and_runs_the_stages_again(bench, hub):
     bench.run()
     bench.calls()

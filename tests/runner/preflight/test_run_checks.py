@@ -180,6 +180,6 @@ def test_packages_that_a_check_of_exports_needs_are_named(bench, monkeypatch):
     monkeypatch.setattr(preflight, "missing_packages", lambda form: list(CHECKED_FORMATS.get(form, ())))
     text = refusal(bench, "export={formats: {mlx: {}, hf: {}, torch: {}}, check: {prompts: [hi]}}")
     assert "export.check" in text and "mlx_lm and transformers and torch must be installed" in text
-    assert "pip install 'nanochat[export]'" in text
+    assert "pip install 'nanochat-run[export]'" in text
     bench.run("export={formats: {mlx: {}}}")
     assert "export" in bench.calls()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
 
-from nanochat.runner.store.provenance import collect, git_state
+from nanochat.runner.store.provenance import collect, git_state, installed_commit
 
 
 def git(folder, *arguments: str) -> str:
@@ -40,6 +41,21 @@ def test_git_state_is_unknown_for_a_package_installed_inside_another_repository(
     installed.parent.mkdir(parents=True)
     installed.write_text("")
     assert git_state(installed) == (None, False)
+
+
+def test_commit_of_a_package_installed_from_a_repository_is_what_pip_recorded(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "nanochat").mkdir()
+    metadata = tmp_path / "nanochat_run-9.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.4\nName: nanochat-run\nVersion: 9\n")
+    assert installed_commit(tmp_path / "nanochat") is None
+    content = {"url": "https://host/it.git", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}
+    (metadata / "direct_url.json").write_text(json.dumps(content))
+    assert installed_commit(tmp_path / "nanochat") == "c0ffee"
+    assert installed_commit(tmp_path / "other" / "nanochat") is None
+    (metadata / "direct_url.json").write_text(json.dumps({"url": "file:///it", "dir_info": {}}))
+    assert installed_commit(tmp_path / "nanochat") is None
 
 
 def test_provenance_without_a_repository_names_the_package_version(tmp_path, monkeypatch):
