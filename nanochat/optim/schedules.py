@@ -14,6 +14,9 @@ from nanochat.optim.groups import Variant
 
 ScheduleKind = Literal["trapezoid", "cosine", "constant"]
 
+TIME_PARTS = 1_000_000
+"""With a horizon in wall time, a schedule's `steps` are this many equal parts of the time. Warm-ups are still steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -61,25 +64,27 @@ def defaults(variant: Variant) -> Defaults:
     return Defaults(kind="cosine", warmup_steps=0, warmdown_frac=0.4, final_frac=0.0)
 
 
-def lr_multiplier(config: ScheduleConfig, step: int) -> float:
-    """Return the factor on every learning rate at `step` in [0, steps).
+def lr_multiplier(config: ScheduleConfig, step: int, at: float | None = None) -> float:
+    """Return the factor on every learning rate at `step`, when `at` in [0, steps) of the schedule is over.
+
+    `at` is the step itself unless the horizon is in wall time.
 
     The factor rises linearly from 1 / warmup_steps to 1, stays there, and falls during the warm-down so that it would
     reach final_frac at `steps`. Where warm-up and warm-down overlap, the smaller factor counts.
     """
     warmup = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1.0
-    remaining = 1 - _warmdown_progress(config, step)
+    remaining = 1 - _warmdown_progress(config, step if at is None else at)
     if config.kind == "cosine":
         remaining = (1 - math.cos(math.pi * remaining)) / 2
     return min(warmup, _mix(config.final_frac, 1.0, remaining))
 
 
-def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig) -> float:
-    """Return Muon's momentum at `step`.
+def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig, at: float | None = None) -> float:
+    """Return Muon's momentum at `step`, when `at` of the schedule is over (see `lr_multiplier`).
 
     `plain` is constant and falls linearly over the warm-down. `current` also rises linearly over the first steps.
     """
-    warmdown = _warmdown_progress(schedule, step)
+    warmdown = _warmdown_progress(schedule, step if at is None else at)
     if variant == "plain":
         return _mix(0.95, 0.80, warmdown)
     if warmdown > 0:
@@ -87,11 +92,11 @@ def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig) -> floa
     return _mix(0.85, 0.97, min(step / 400, 1.0))
 
 
-def weight_decay_at(variant: Variant, peak: float, schedule: ScheduleConfig, step: int) -> float:
+def weight_decay_at(variant: Variant, peak: float, schedule: ScheduleConfig, at: float) -> float:
     """Return Muon's decay: 0 before and up to `peak` over the warm-down (plain), or a cosine from `peak` to 0."""
     if variant == "plain":
-        return peak * _warmdown_progress(schedule, step)
-    return peak * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+        return peak * _warmdown_progress(schedule, at)
+    return peak * 0.5 * (1 + math.cos(math.pi * at / schedule.steps))
 
 
 def sft_lr_multiplier(progress: float, constant_frac: float, final_frac: float) -> float:
@@ -106,11 +111,11 @@ def sft_defaults(variant: Variant) -> tuple[float, float, float]:
     return (0.8, 0.5, 0.0) if variant == "current" else (1.0, 0.8, 0.0)
 
 
-def _warmdown_progress(schedule: ScheduleConfig, step: int) -> float:
+def _warmdown_progress(schedule: ScheduleConfig, at: float) -> float:
     """Return 0 before the warm-down, less than 1 during it, and always 0 for a constant schedule."""
     if schedule.kind == "constant" or schedule.warmdown_steps == 0:
         return 0.0
-    return max(0.0, 1 - (schedule.steps - step) / schedule.warmdown_steps)
+    return max(0.0, 1 - (schedule.steps - at) / schedule.warmdown_steps)
 
 
 def _mix(start: float, end: float, share: float) -> float:

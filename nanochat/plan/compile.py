@@ -77,7 +77,7 @@ def compile_plan(
         notes=(
             *issues.notes,
             *estimate_notes(stages, by_class, execution, device),
-            *repetition_notes(specs, chars),
+            *repetition_notes(stages, chars),
         ),
     )
 

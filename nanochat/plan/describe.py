@@ -14,6 +14,7 @@ from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ExportSpec, Pretrain
 Params = Mapping[str, object]
 Metrics = Mapping[str, float]
 
+NOT_REPRODUCIBLE = "how far it comes depends on the machine, so the result is not reproducible"
 CROP_WARNING_FRAC = 0.2
 """The plan and the report warn if `pretrain.long_documents: crop` throws away more of the text than this."""
 _LOST_CONVERSATIONS = {
@@ -32,11 +33,17 @@ def describe_tokenizer(spec: TokenizerSpec) -> str:
 def describe_pretrain(spec: PretrainSpec) -> str:
     """Return steps, tokens, sources, optimizer and schedule."""
     schedule, rows = spec.schedule, spec.tokens_per_step // spec.model.sequence_len
+    step = f"of {spec.tokens_per_step:,} tokens ({several(rows, 'row')})"
+    if spec.steps is None:
+        horizon = f"{describe_minutes(spec.minutes)} in steps {step}"
+        warmdown = f"{schedule.warmdown_steps / schedule.steps:.0%} of the time"
+    else:
+        horizon = f"{several(spec.steps, 'step')} {step} = {spec.steps * spec.tokens_per_step:,} tokens"
+        warmdown = f"{schedule.warmdown_steps} steps"
     return (
-        f"{several(spec.steps, 'step')} of {spec.tokens_per_step:,} tokens ({several(rows, 'row')}) = "
-        f"{spec.steps * spec.tokens_per_step:,} tokens of {', '.join(item.source.name for item in spec.data)}; "
+        f"{horizon} of {', '.join(item.source.name for item in spec.data)}; "
         f"{spec.optimizer.variant} optimizer, weight decay {spec.weight_decay:.3g}, {schedule.kind} schedule: warm-up "
-        f"{schedule.warmup_steps}, warm-down {schedule.warmdown_steps} steps"
+        f"{schedule.warmup_steps}, warm-down {warmdown}"
     )
 
 
@@ -46,6 +53,8 @@ def describe_sft(spec: SftSpec) -> str:
     tasks = [item.name + (f" {item.weight / whole:.3g}" if item.weight else "") for item in spec.data]
     if spec.last_step is not None:
         horizon = several(spec.last_step, "step")
+    elif spec.minutes is not None:
+        horizon = f"{describe_minutes(spec.minutes)} in steps"
     else:
         horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
     return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}"
@@ -77,6 +86,11 @@ def describe_crop(cropped_frac: float) -> str:
     )
 
 
+def describe_minutes(minutes: float | None) -> str:
+    """Return `5 minutes`."""
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
 def several(count: int, noun: str) -> str:
     """Return `1 step`, `1,200 steps`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -96,9 +110,9 @@ def pretrain_params(spec: PretrainSpec) -> Params:
         "n_embd": model.n_embd,
         "sequence_len": model.sequence_len,
         "parameters": model.num_parameters(),
-        "steps": spec.steps,
+        **({"minutes": spec.minutes} if spec.steps is None else {"steps": spec.steps}),
         "tokens_per_step": spec.tokens_per_step,
-        "tokens": spec.steps * spec.tokens_per_step,
+        **({} if spec.steps is None else {"tokens": spec.steps * spec.tokens_per_step}),
         "optimizer": spec.optimizer.variant,
         "schedule": spec.schedule.kind,
     }
@@ -106,10 +120,10 @@ def pretrain_params(spec: PretrainSpec) -> Params:
 
 def sft_params(spec: SftSpec) -> Params:
     """Return the tasks, the horizon, the batch and the factor of the learning rate."""
-    unit = "steps" if spec.steps else "tokens" if spec.tokens else "epochs"
+    horizons = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs, "minutes": spec.minutes}
     return {
         "data": ", ".join(item.name for item in spec.data),
-        unit: spec.steps or spec.tokens or spec.epochs,
+        **{unit: value for unit, value in horizons.items() if value is not None},
         "tokens_per_step": spec.tokens_per_step,
         "lr_scale": spec.optimizer.lr_scale,
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nanochat.plan.describe import NOT_REPRODUCIBLE, describe_minutes, several
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import GPU_AUTO_ROWS, Estimate
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec, StageSpec
+from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
 from nanochat.plan.stages import STAGES
 
 _WORTH_COMPARING_SECONDS = 600
@@ -37,6 +38,7 @@ def estimate_notes(
         notes.append(
             f"trains on {execution.processes} processes: memory is per process, and time ignores communication"
         )
+    notes += [note for stage in stages if (note := _time_note(stage)) is not None]
     unknown = [stage.name for stage in stages if stage.estimate.flops is None and STAGES[stage.name].has_model]
     if unknown:
         notes.append(f"not known before data or weights are read, and not in any total: {', '.join(unknown)}")
@@ -45,16 +47,28 @@ def estimate_notes(
     return notes
 
 
-def repetition_notes(specs: Sequence[StageSpec], chars: Mapping[str, int]) -> list[str]:
+def _time_note(stage: StagePlan) -> str | None:
+    """Return what a horizon in minutes means for a stage."""
+    spec, tokens = stage.spec, stage.estimate.tokens
+    if not isinstance(spec, PretrainSpec | SftSpec) or spec.minutes is None:
+        return None
+    steps = "" if tokens is None else f", about {several(tokens // spec.tokens_per_step, 'step')} at this speed"
+    return f"{spec.stage} trains for {describe_minutes(spec.minutes)}{steps}; {NOT_REPRODUCIBLE}"
+
+
+def repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> list[str]:
     """Return how often pretraining reads the text of each source that it reads more than once.
 
     `chars` holds the size of sources, as far as that is known.
     """
     notes = []
-    for spec in (spec for spec in specs if isinstance(spec, PretrainSpec)):
+    for stage in stages:
+        spec, tokens = stage.spec, stage.estimate.tokens
+        if not isinstance(spec, PretrainSpec) or tokens is None:
+            continue
         weights = sum(item.weight for item in spec.data)
         for name, weight in ((item.source.name, item.weight) for item in spec.data if item.source.name in chars):
-            read = spec.steps * spec.tokens_per_step * weight / weights
+            read = tokens * weight / weights
             passes = round(read * bytes_per_token(spec.model.vocab_size) / max(1, chars[name]))
             if passes > _MANY_PASSES:
                 notes.append(

@@ -31,6 +31,13 @@ def show_duration(seconds: float | None) -> str:
     return _scaled(seconds, _DURATIONS, " ") if seconds >= 90 else f"{seconds:.0f} s"
 
 
+def show_clock(seconds: float) -> str:
+    """Return `0:07`, `5:00`, `1:02:03`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def show_value(value: float, *, digits: int = 4) -> str:
     """Return a metric's value: whole numbers from 10 up in full, others with `digits` significant digits."""
     return f"{value:,.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.{digits}g}"

@@ -51,7 +51,10 @@ class PretrainSpec(Spec):
     stage: Literal["pretrain"] = "pretrain"
     model: GPTConfig
     data: tuple[WeightedSource, ...]
-    steps: int
+    steps: int | None
+    """None if `minutes` is set."""
+    minutes: float | None = None
+    """Wall time of training steps. The units of `schedule` are then parts of it, see `optim.schedules`."""
     tokens_per_step: int
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
@@ -139,13 +142,14 @@ class BaseEvalSpec(Spec):
 
 
 class SftSpec(Spec):
-    """Fine-tune on conversations. Exactly one of `steps`, `tokens`, `epochs` is set."""
+    """Fine-tune on conversations. Exactly one of `steps`, `tokens`, `epochs`, `minutes` is set."""
 
     stage: Literal["sft"] = "sft"
     data: tuple[SftItem, ...]
     steps: int | None
     tokens: int | None
     epochs: float | None
+    minutes: float | None = None
     sequence_len: int | None
     tokens_per_step: int
     optimizer: OptimizerConfig
@@ -157,7 +161,7 @@ class SftSpec(Spec):
 
     @property
     def last_step(self) -> int | None:
-        """Optimizer steps in all; None if the end of the data decides. A horizon in tokens is rounded to steps."""
+        """Optimizer steps in all; None if the data or the time decide. A horizon in tokens is rounded to steps."""
         if self.steps is not None:
             return self.steps
         return None if self.tokens is None else max(1, round(self.tokens / self.tokens_per_step))

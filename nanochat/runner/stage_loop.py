@@ -18,7 +18,7 @@ from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.process.run_stage import StageAttempt, execute_stage
 from nanochat.runner.report.origin import Origin, describe_origin
-from nanochat.runner.report.results import result_line
+from nanochat.runner.report.results import result_line, time_remark
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import StageLock, claims, stage_lock
 from nanochat.runner.store.needed_data import add_needed
@@ -87,7 +87,9 @@ def run_stages(context: RunContext, session: Session, interrupts: Interrupts) ->
 
 def cache_line(title: str, lookup: ResolvedStage, record: StageRecord) -> str:
     """Return the line shown for a stage that is taken from the cache."""
-    return f"{title}: from cache ({lookup.folder.path.name}){result_line(record)}"
+    remark = time_remark(record)
+    kept = f"; {remark}, and --force {record.stage} trains again" if remark else ""
+    return f"{title}: from cache ({lookup.folder.path.name}{kept}){result_line(record)}"
 
 
 def _is_loaded(context: RunContext, stage: str) -> bool:
@@ -128,7 +130,8 @@ def _run_stage(
         record = _compute_stage(context, session, interrupts, lookup, lock, records)
         seconds = record.finished - record.started
         session.end_stage(name, lookup.folder, "finished", seconds=seconds, output_digest=record.output_digest)
-    context.display.log_line(f"{title}: done{result_line(record)}")
+    remark = time_remark(record)
+    context.display.log_line(f"{title}: done{f' ({remark})' if remark else ''}{result_line(record)}")
     return record
 
 

@@ -27,11 +27,13 @@ from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_
 from nanochat.plan.specs import Job, PretrainSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import Training, TrainingSchedule, write_samples
+from nanochat.stages.training import Training, write_samples
+from nanochat.stages.training_schedule import TrainingSchedule
 from nanochat.stages.validation_batches import HeldOutBatch, held_out_batches
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
+from nanochat.train.time_budget import TimeBudget
 
 SAMPLE_TOKENS = 48
 
@@ -50,16 +52,17 @@ def run(job: Job, context: StageContext) -> StageResult:
     loader = _make_loader(spec, context, tokenizer, sequence_len=sequence_len, rows=rows)
     groups = build_groups(model.config, spec.optimizer, tokens_per_step=spec.tokens_per_step)
     micro_batch_size = choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows)
+    schedule = _make_schedule(spec, leads=context.process_group.is_writer)
     training = Training(
         context,
         model=model,
         tokenizer=tokenizer,
         optimizer=Optimizer(groups, model.named_parameters(), world=context.process_group.mlx_group),
         loader=loader,
-        schedule=_make_schedule(spec),
+        schedule=schedule,
         micro_batch_size=micro_batch_size,
     )
-    monitor = _ValidationAndSamples(spec, context, model, tokenizer, rows=micro_batch_size)
+    monitor = _ValidationAndSamples(spec, context, model, tokenizer, schedule=schedule, rows=micro_batch_size)
     position = training.run(evaluate=monitor.evaluate, sample=monitor.sample)
     training.write_output()
     return _make_result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
@@ -137,28 +140,42 @@ def _open_documents(source: SourceSpec, context: StageContext, tokenizer: Tokeni
     )
 
 
-def _make_schedule(spec: PretrainSpec) -> TrainingSchedule:
+def _make_schedule(spec: PretrainSpec, *, leads: bool) -> TrainingSchedule:
+    schedule, variant = spec.schedule, spec.optimizer.variant
+    budget = None if spec.minutes is None else TimeBudget(60 * spec.minutes, leads=leads)
+
     def rates(step: int) -> Rates:
+        at = step if budget is None else budget.share * schedule.steps
         return Rates(
-            lr_multiplier=lr_multiplier(spec.schedule, step),
-            momentum=muon_momentum(spec.optimizer.variant, step, spec.schedule),
-            weight_decay=weight_decay_at(spec.optimizer.variant, spec.weight_decay, spec.schedule, step),
+            lr_multiplier=lr_multiplier(schedule, step, at),
+            momentum=muon_momentum(variant, step, schedule, at),
+            weight_decay=weight_decay_at(variant, spec.weight_decay, schedule, at),
         )
 
     return TrainingSchedule(
         tokens_per_step=spec.tokens_per_step,
         last_step=spec.steps,
         rates=rates,
-        fraction=lambda step: step / spec.steps,
+        fraction=lambda step: step / schedule.steps if budget is None else budget.share,
+        budget=budget,
     )
 
 
 class _ValidationAndSamples:
     """Validates and samples the model during training, and keeps the last bits per byte."""
 
-    def __init__(self, spec: PretrainSpec, context: StageContext, model: FastGPT, tokenizer: Tokenizer, *, rows: int):
+    def __init__(
+        self,
+        spec: PretrainSpec,
+        context: StageContext,
+        model: FastGPT,
+        tokenizer: Tokenizer,
+        *,
+        schedule: TrainingSchedule,
+        rows: int,
+    ):
         self.spec, self.context, self.model, self.tokenizer = spec, context, model, tokenizer
-        self.rows = rows
+        self.schedule, self.rows = schedule, rows
         self.bpb: float | None = None
 
     @functools.cached_property
@@ -181,8 +198,8 @@ class _ValidationAndSamples:
 
     def evaluate(self, position: TrainingPosition) -> float:
         """Return bits per byte on held-out documents, and log it."""
-        step = f"step {position.step:,}/{self.spec.steps:,} · validating"
-        fraction = position.step / self.spec.steps
+        step = f"{self.schedule.describe_step(position.step)} · validating"
+        fraction = self.schedule.fraction(position.step)
 
         def on_batch(tokens: int) -> None:
             if self.context.should_stop():

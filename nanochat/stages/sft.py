@@ -20,7 +20,8 @@ from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multi
 from nanochat.plan.specs import Job, SftSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import Training, TrainingSchedule, write_samples
+from nanochat.stages.training import Training, write_samples
+from nanochat.stages.training_schedule import TrainingSchedule
 from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task
@@ -31,6 +32,7 @@ from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import render
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
+from nanochat.train.time_budget import TimeBudget
 
 SAMPLE_TOKENS = 128
 
@@ -60,7 +62,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         tokenizer=tokenizer,
         optimizer=optimizer,
         loader=loader,
-        schedule=_make_schedule(spec, loader),
+        schedule=_make_schedule(spec, loader, leads=context.process_group.is_writer),
         micro_batch_size=choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows),
     )
     position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
@@ -167,10 +169,13 @@ def _make_loader(
     )
 
 
-def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) -> TrainingSchedule:
+def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState], *, leads: bool) -> TrainingSchedule:
     last_step = spec.last_step
+    budget = None if spec.minutes is None else TimeBudget(60 * spec.minutes, leads=leads)
 
     def progress(step: int) -> float:
+        if budget is not None:
+            return budget.share
         return loader.state.progress if last_step is None else step / last_step
 
     # Momentum as at the start of pretraining; no weight decay, as in nanochat's chat_sft.
@@ -183,7 +188,9 @@ def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState]) ->
             weight_decay=0.0,
         )
 
-    return TrainingSchedule(tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress)
+    return TrainingSchedule(
+        tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress, budget=budget
+    )
 
 
 def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:

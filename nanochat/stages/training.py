@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -27,24 +27,16 @@ from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
 from nanochat.stages.process.context import StageContext, indented
+from nanochat.stages.training_schedule import TrainingSchedule
 from nanochat.storage.files import write_text
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
-from nanochat.train.step import Rates, TrainStep
+from nanochat.train.step import TrainStep
 
 _SAMPLE_HEADING = "\n## Step "
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSchedule:
-    """The size of a step, the last step (None: train to the end of the data), and the rates at each step."""
-
-    tokens_per_step: int
-    last_step: int | None
-    rates: Callable[[int], Rates]
-    fraction: Callable[[int], float]
-    """Maps the number of steps done to the fraction of training done, for progress."""
+_USED_SECONDS = "used_seconds"
+"""The field of a checkpoint's state with the used part of a time budget."""
 
 
 class Training:
@@ -94,16 +86,21 @@ class Training:
             sample=sample,
             should_stop=self.context.should_stop,
             after_step=self._report_progress,
+            clock=self.context.clock,
         )
-        intervals = intervals_of(self.context.job.execution)
+        intervals, schedule = intervals_of(self.context.job.execution), self.schedule
         try:
-            return train(self.step, callbacks, intervals, last_step=self.schedule.last_step, start=start)
+            return train(
+                self.step, callbacks, intervals, last_step=schedule.last_step, budget=schedule.budget, start=start
+            )
         finally:
             self.loader.close()
 
     def timings(self) -> dict[str, float]:
-        """Return peak memory and speed, for the stage's result."""
+        """Return peak memory, speed and, with a horizon in minutes, the used seconds, for the stage's result."""
         timings = {"peak_memory_bytes": float(mx.get_peak_memory())}
+        if self.schedule.budget is not None:
+            timings["training_seconds"] = self.schedule.budget.used
         if self.tokens_per_second is not None:
             timings["tokens_per_second"] = self.tokens_per_second
         return timings
@@ -151,7 +148,12 @@ class Training:
         assert isinstance(json_state, dict), "the state's `loader` must be an object"
         self.loader.load_state_dict({**json_state, **view.numpy_arrays("loader")})
         self.context.restore_progress(view.path)
-        return TrainingPosition(**_fields(view.state["position"]))
+        position = TrainingPosition(**_fields(view.state["position"]))
+        if self.schedule.budget is not None:
+            used = view.state[_USED_SECONDS]
+            assert isinstance(used, float), f"the state's `{_USED_SECONDS}` must be a number"
+            self.schedule.budget.resume(used, steps=position.step)
+        return position
 
     def _save(self, position: TrainingPosition) -> None:
         """Write a checkpoint. Rank 0 writes it, and all other processes wait until it is complete."""
@@ -161,6 +163,7 @@ class Training:
 
     def _write_checkpoint(self, position: TrainingPosition) -> None:
         arrays, json_state = _split_state(self.loader.state_dict())
+        used = {} if self.schedule.budget is None else {_USED_SECONDS: self.schedule.budget.used}
 
         def fill(folder: Path) -> None:
             write_model_files(folder, self.model, self.tokenizer)
@@ -170,7 +173,7 @@ class Training:
             self.context.folder.checkpoints,
             position.step,
             {"optimizer": self.optimizer.state, "loader": arrays},
-            {"position": asdict(position), "loader": json_state},
+            {"position": asdict(position), "loader": json_state, **used},
             keep=self.context.job.execution.checkpoint_keep,
             best=position.best_step,
             fill=fill,
@@ -195,8 +198,7 @@ class Training:
         self.context.log_timings(step, timings)
 
     def _report_progress(self, position: TrainingPosition) -> None:
-        of = "" if self.schedule.last_step is None else f"/{self.schedule.last_step:,}"
-        parts = [f"step {position.step:,}{of}"]
+        parts = [self.schedule.describe_step(position.step)]
         if position.loss is not None:
             parts.append(f"loss {position.loss:.3f}")
         if self.tokens_per_second is not None:

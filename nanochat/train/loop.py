@@ -6,12 +6,15 @@ its update; checkpoints, evaluations and samples of a step use the updated model
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, cast
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.train.callbacks import Intervals, LoopCallbacks, RowsType, StepReport, TrainingPosition
 from nanochat.train.step import Rates, StepResult, TrainStep
+from nanochat.train.time_budget import TimeBudget
 
 MAX_NONFINITE_STEPS = 3
 """This many steps in a row without a finite loss and gradient stop the stage. Fewer are skipped and counted."""
@@ -23,12 +26,14 @@ def train(
     intervals: Intervals,
     *,
     last_step: int | None,
+    budget: TimeBudget | None = None,
     start: TrainingPosition | None = None,
 ) -> TrainingPosition:
-    """Train to `last_step`, or to the end of the data, and return the last position, saved and evaluated.
+    """Train to `last_step`, or to the end of the time or the data, and return the last position, saved and evaluated.
 
     Args:
-        last_step: steps in all, including those before `start`; None to train to the end of the data.
+        last_step: steps in all, including those before `start`; None if the time or the data decide.
+        budget: wall time that training may use; the loop counts what is used.
         start: the position of the checkpoint to resume from; None to start from the beginning. The evaluation and
             sample due at that step are repeated, because the checkpoint was written before them.
 
@@ -36,7 +41,7 @@ def train(
         InterruptedRun: training was asked to stop; the position is saved.
         StageError: `MAX_NONFINITE_STEPS` in a row were not finite; the last checkpoint is kept.
     """
-    return _Loop(step, callbacks, intervals, last_step).run(start)
+    return _Loop(step, callbacks, intervals, last_step, budget).run(start)
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,19 @@ class _Votes:
 
 class _Loop(Generic[RowsType]):
     def __init__(
-        self, step: TrainStep, callbacks: LoopCallbacks[RowsType], intervals: Intervals, last_step: int | None
+        self,
+        step: TrainStep,
+        callbacks: LoopCallbacks[RowsType],
+        intervals: Intervals,
+        last_step: int | None,
+        budget: TimeBudget | None,
     ):
-        self.step, self.callbacks, self.intervals, self.last_step = step, callbacks, intervals, last_step
+        self.step, self.callbacks, self.intervals = step, callbacks, intervals
+        self.last_step, self.budget = last_step, budget
         self.position = TrainingPosition()
         self.saved_step = self.evaluated_step = -1
         self.saved_at = callbacks.clock()
-        self.busy_seconds, self.steps_since_report = 0.0, 0
+        self.busy_seconds, self.steps_since_report, self.step_seconds = 0.0, 0, 0.0
         self.pending: tuple[int, StepResult] | None = None
         """The step whose result has not been read yet: a GPU may still be computing it."""
         self.joint_votes: _Votes | None = None
@@ -79,31 +90,49 @@ class _Loop(Generic[RowsType]):
         return self.position
 
     def _is_at_end(self) -> bool:
-        return self.last_step is not None and self.position.step >= self.last_step
+        is_last_step = self.last_step is not None and self.position.step >= self.last_step
+        return is_last_step or (self.budget is not None and self.budget.is_spent)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Count the time of the block as time of the step."""
+        began = self.callbacks.clock()
+        yield
+        elapsed = self.callbacks.clock() - began
+        self.busy_seconds += elapsed
+        self.step_seconds += elapsed
 
     def _next_batch(self) -> RowsType | None:
-        began = self.callbacks.clock()
-        batch = self.callbacks.next_batch()
-        self.busy_seconds += self.callbacks.clock() - began
-        return batch
+        with self._busy():
+            return self.callbacks.next_batch()
 
     def _train_step(self, batch: RowsType, rates: Rates) -> None:
-        began = self.callbacks.clock()
-        result = self.step.run(batch, rates=rates, votes=self._local_votes)
-        if result.votes is not None and self.joint_votes is None:
-            self.joint_votes = _Votes(0, should_stop=False, is_save_due=False)
-        self._wait_for_step()  # the step before this one, while a GPU computes this one
-        tokens = self.position.valid_tokens + result.valid_tokens
-        self.position = replace(self.position, step=self.position.step + 1, valid_tokens=tokens)
-        self.pending = (self.position.step, result)
-        self.steps_since_report += 1
-        is_reported = self._is_due(self.intervals.log_every_steps) or self._is_at_end()
-        if is_reported or isinstance(result.is_applied, bool):
+        with self._busy():
+            result = self.step.run(batch, rates=rates, votes=self._local_votes)
+            if result.votes is not None and self.joint_votes is None:
+                self.joint_votes = _Votes(0, should_stop=False, is_save_due=False)
+            self._wait_for_step()  # the step before this one, while a GPU computes this one
+            tokens = self.position.valid_tokens + result.valid_tokens
+            self.position = replace(self.position, step=self.position.step + 1, valid_tokens=tokens)
+            self.pending = (self.position.step, result)
+            self.steps_since_report += 1
+            if self._is_reported() or isinstance(result.is_applied, bool):
+                self._wait_for_step()
+        self._count_time()
+        if self._is_reported():
             self._wait_for_step()
-        self.busy_seconds += self.callbacks.clock() - began
-        if is_reported:
             self._report(result, rates)
         self.callbacks.after_step(self.position)
+
+    def _is_reported(self) -> bool:
+        return self._is_due(self.intervals.log_every_steps) or self._is_at_end()
+
+    def _count_time(self) -> None:
+        if self.budget is not None:
+            self.budget.add_step(self.step_seconds)
+            if self.joint_votes is None:
+                self.budget.agree()
+        self.step_seconds = 0.0
 
     def _wait_for_step(self) -> None:
         """Wait for the pending step and record its result. `MAX_NONFINITE_STEPS` in a row raise a StageError."""
@@ -113,8 +142,10 @@ class _Loop(Generic[RowsType]):
         self.pending = None
         self.position = _position_after(self.position, result)
         if result.votes is not None:
-            should_stop, is_save_due = (count > 0 for count in cast(list[float], result.votes.tolist()))
-            self.joint_votes = _Votes(step, should_stop, is_save_due)
+            stops, saves, seconds = cast(list[float], result.votes.tolist())
+            self.joint_votes = _Votes(step, should_stop=stops > 0, is_save_due=saves > 0)
+            if self.budget is not None:
+                self.budget.agree(seconds)
         if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
             raise StageError(self._divergence_message(step, result))
 
@@ -135,10 +166,15 @@ class _Loop(Generic[RowsType]):
             raise InterruptedRun(f"stopped after step {self.position.step:,}{of}, saved; the same command continues")
         self._evaluate_and_sample()
 
-    def _local_votes(self) -> tuple[bool, bool]:
-        """Return whether this process wants to stop, and whether its clock says that a periodic save is due."""
+    def _local_votes(self) -> tuple[bool, bool, float]:
+        """Return whether this process wants to stop, whether a periodic save is due by its clock, and the used time.
+
+        The used time is 0 unless this process's clock counts, so that the sum over all processes is that clock.
+        """
         every = self.intervals.save_every_seconds
-        return self.callbacks.should_stop(), every is not None and self.callbacks.clock() - self.saved_at >= every
+        is_save_due = every is not None and self.callbacks.clock() - self.saved_at >= every
+        used = self.budget.used if self.budget is not None and self.budget.leads else 0.0
+        return self.callbacks.should_stop(), is_save_due, used
 
     def _decision(self) -> tuple[bool, bool]:
         """Return whether to stop, and whether a periodic save is due.
@@ -148,7 +184,8 @@ class _Loop(Generic[RowsType]):
         """
         votes = self.joint_votes
         if votes is None:
-            return self._local_votes()
+            should_stop, is_save_due, _ = self._local_votes()
+            return should_stop, is_save_due
         return votes.should_stop, votes.is_save_due and votes.step > self.saved_step
 
     def _evaluate_and_sample(self) -> None:
@@ -158,7 +195,8 @@ class _Loop(Generic[RowsType]):
             self.callbacks.sample(self.position)
 
     def _save(self) -> None:
-        self._wait_for_step()
+        with self._busy():
+            self._wait_for_step()
         if self.saved_step != self.position.step:
             self.callbacks.save(self.position)
             self.saved_step, self.saved_at = self.position.step, self.callbacks.clock()

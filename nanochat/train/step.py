@@ -89,7 +89,7 @@ class TrainStep:
         self._micro_step: MicroStep = micro_step if runs_on_cpu() or runs_kernels() else mx.compile(micro_step)
         self._pending: mx.array | None = None
 
-    def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[bool]] = tuple) -> StepResult:
+    def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[float]] = tuple) -> StepResult:
         """Run a step on this process's rows of a batch, and return its measurements.
 
         On a GPU this returns while the step is still being computed; at most one earlier step is then unfinished.
@@ -136,7 +136,7 @@ class TrainStep:
         # The dtype of a single micro-batch, so that the update does not depend on the number of micro-batches.
         return nats, {name: value.astype(working[name].dtype) for name, value in gradients.items()}
 
-    def _sum_with_votes(self, nats: mx.array, votes: Callable[[], Sequence[bool]]) -> tuple[mx.array, mx.array | None]:
+    def _sum_with_votes(self, nats: mx.array, votes: Callable[[], Sequence[float]]) -> tuple[mx.array, mx.array | None]:
         if self._world is None:
             return nats, None
         summed = self._sum_over_world(mx.concatenate([nats.reshape(1), mx.array([float(vote) for vote in votes()])]))

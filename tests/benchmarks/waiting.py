@@ -92,6 +92,7 @@ def main() -> None:
                 long_documents=spec.long_documents,
             )
             loader = BatchLoader(rows, rows_per_batch=spec.tokens_per_step // length, pad_id=tokenizer.bos_id)
+            assert spec.steps is not None, "the recipe has a horizon in steps or tokens"
             with contextlib.closing(loader):
                 report(title, *measure(spec, loader, options.steps), spec.steps)
 

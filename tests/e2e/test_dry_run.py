@@ -157,3 +157,23 @@ def test_interrupted_training_on_two_processes_resumes_on_one(tmp_path, run_dry)
     assert any("2-pretrain: resumes" in line for line in display.lines)
     _, display = run_dry(tmp_path, *two, last="sft")
     assert computed_stages(display) == ["3-base_eval", "4-sft"]
+
+
+@pytest.mark.slow
+def test_training_for_minutes_on_two_processes_ends_for_both_and_resumes(tmp_path, run_dry):
+    """Processes that did not end with the same step would wait for each other for ever."""
+    minutes = ("pretrain.horizon={minutes: 0.05}", "run.checkpoint.every_steps=4", "run.device=cpu")
+    two = (*minutes, "run.distributed.processes=2")
+    stopped = []
+
+    def on_progress(title: str) -> None:
+        folders = list((tmp_path / "stages" / "pretrain").glob("*"))
+        if title == "2-pretrain" and not stopped and folders and (newest_step(StageFolder(folders[0])) or 0) >= 4:
+            stopped.append(os.kill(os.getpid(), signal.SIGINT))
+
+    with pytest.raises(InterruptedRun, match=r"stopped (after|while)"):
+        run_dry(tmp_path, *two, on_progress=on_progress, last="pretrain")
+    _, display = run_dry(tmp_path, *two, last="pretrain")
+    assert any("2-pretrain: resumes" in line for line in display.lines)
+    (folder,) = (tmp_path / "stages" / "pretrain").glob("*")
+    assert json.loads((folder / "out" / "timings.json").read_text())["training_seconds"] >= 3

@@ -348,3 +348,31 @@ def test_estimate_divides_time_and_rows_among_processes(compiled: Compile) -> No
     assert two.estimate.peak_memory_bytes == eight.estimate.peak_memory_bytes
     evals = [compiled(f"run.distributed.processes={n}").stage("base_eval").estimate for n in (1, 2)]
     assert evals[0] == evals[1]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+@pytest.mark.parametrize(("device", "flops_per_second"), [("cpu", 4e10), ("cuda", 3e14)])
+def test_horizon_in_minutes_gives_the_steps_that_fit_at_the_speed_of_the_device(
+    compiled: Compile, stage: str, device: str, flops_per_second: float
+) -> None:
+    horizon = {"pretrain": "pretrain.horizon={minutes: 2}", "sft": "sft.horizon={minutes: 2}"}[stage]
+    plan = compiled(horizon, device_class=device)
+    estimate, startup = plan.stage(stage).estimate, {"cpu": 1.0, "cuda": 20.0}[device]
+    assert estimate.seconds == 120 + startup
+    spec = plan.stage("pretrain").spec
+    assert estimate.tokens is not None
+    exact = 120 * flops_per_second / spec.model.flops_per_token()
+    assert exact <= estimate.tokens < exact + spec.tokens_per_step
+    assert estimate.tokens % spec.tokens_per_step == 0
+    steps = estimate.tokens // spec.tokens_per_step
+    assert any(f"{stage} trains for 2 minutes, about {steps:,} steps" in note for note in plan.notes)
+    assert any("not reproducible" in note for note in plan.notes)
+
+
+def test_horizon_in_minutes_has_fewer_steps_if_activations_are_recomputed(compiled: Compile) -> None:
+    """Recomputing activations repeats the forward pass, a third of the work: three quarters of the tokens remain."""
+    plain, recomputed = (
+        compiled("pretrain.horizon={minutes: 60}", *more).stage("pretrain").estimate.tokens
+        for more in ((), ("run.activation_checkpointing=true",))
+    )
+    assert recomputed == pytest.approx(0.75 * plain, rel=1e-3)

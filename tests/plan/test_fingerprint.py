@@ -95,6 +95,21 @@ def test_fingerprint_is_the_same_for_two_ways_to_write_a_computation(compiled: C
     assert fingerprints(compiled(same)) == fingerprints(compiled())
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_fingerprint_of_a_horizon_in_minutes_depends_on_the_minutes_but_not_on_the_device(
+    compiled: Compile, stage: str
+) -> None:
+    def fields(minutes: float, device: str) -> object:
+        plan = compiled(f"{stage}.horizon={{minutes: {minutes}}}", device_class=device)
+        return plan.stage(stage).identity["fields"]
+
+    assert fields(5, "cpu") == fields(5, "cuda")
+    assert fields(5, "cpu") != fields(6, "cpu")
+    found = fields(5, "cpu")
+    assert isinstance(found, dict)
+    assert {name: value for name, value in found.items() if ".horizon." in name} == {f"{stage}.horizon.minutes": 5}
+
+
 def test_fingerprint_ignores_the_order_of_fields(compiled: Compile) -> None:
     both = "sources={a: {path: a.txt}, b: {path: b.txt}}"
     one = compiled(both, "pretrain.data={stdlib: null, a: {weight: 2}, b: {}}")

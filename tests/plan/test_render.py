@@ -32,6 +32,13 @@ def test_render_plan_names_sizes_steps_and_conditions(compiled: Compile) -> None
     assert "98 steps of 4,096 tokens: spelling" in text
 
 
+def test_render_plan_names_a_horizon_in_minutes(compiled: Compile) -> None:
+    text = render_plan(compiled("pretrain.horizon={minutes: 5}", "sft.horizon={minutes: 1}"), {})
+    assert "5 minutes in steps of 4,096 tokens (16 rows) of stdlib;" in text
+    assert "warm-down 40% of the time" in " ".join(text.split())
+    assert "1 minute in steps of 4,096 tokens: spelling" in text
+
+
 def test_render_plan_names_starting_weights(compiled: Compile) -> None:
     assert "starts from other-run" in render_plan(compiled("chat_eval.init_from=other-run"), {})
 

@@ -19,7 +19,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.optim.schedules import ScheduleConfig
+from nanochat.optim.schedules import TIME_PARTS, ScheduleConfig
 from nanochat.plan.specs import (
     ExecutionSpec,
     Job,
@@ -53,14 +53,24 @@ def make_context(tmp_path: Path) -> MakeContext:
         name: str = "stage",
         upstream: dict[StageName, str] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
         **execution: Any,
     ) -> StageContext:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         job = Job(spec=spec, execution=ExecutionSpec(**execution), stage_dir=str(folder), upstream=upstream or {})
-        return StageContext(job, base=tmp_path / "base", runtime=CPU, should_stop=should_stop)
+        return StageContext(job, base=tmp_path / "base", runtime=CPU, should_stop=should_stop, clock=clock)
 
     return make
+
+
+def _command(context: StageContext) -> list[str]:
+    return [sys.executable, "-m", "nanochat.stages", str(context.folder.job)]
+
+
+def ticking_clock() -> Callable[[], float]:
+    """A clock that a second passes at each look. The loop looks before and after each batch and each step: 2 s."""
+    return itertools.count(1.0).__next__
 
 
 class StageRuns:
@@ -94,19 +104,38 @@ class StageRuns:
     def check_killed(self, spec: StageSpec, moments: Iterable[int]) -> None:
         """Require the same of a process that SIGKILL ends when it has logged these numbers of lines."""
         undisturbed = self.run(spec, "undisturbed")
-        killed = self.make_context(spec, name="killed", **self.options)
-        killed.folder.job.write_text(killed.job.model_dump_json())
-        command = [sys.executable, "-m", "nanochat.stages", str(killed.folder.job)]
         for lines in moments:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            deadline = time.monotonic() + 60
-            while process.poll() is None and len(self.series(killed)) < lines:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            killed = self.kill(spec, "killed", lines=lines)
+        subprocess.run(_command(killed), check=True, stdout=subprocess.DEVNULL)
         assert self.contents(killed) == self.contents(undisturbed)
+
+    def kill(self, spec: StageSpec, name: str, *, lines: int) -> StageContext:
+        """Run the stage in a process of its own until it has logged this number of lines, and kill it."""
+        killed = self.make_context(spec, name=name, **self.options)
+        killed.folder.job.write_text(killed.job.model_dump_json())
+        process = subprocess.Popen(_command(killed), stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(self.series(killed)) < lines:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        return killed
+
+    def check_timed(self, spec: StageSpec, *, steps: int, stop: int, resumed_steps: int) -> list[float]:
+        """Require these steps of a horizon of half a minute, undisturbed and when stopped and continued.
+
+        Return the learning rates of the undisturbed run. Every step takes two seconds of the clock.
+        """
+        undisturbed = self.run(spec, "undisturbed", clock=ticking_clock())
+        calls = itertools.count(1)
+        with pytest.raises(InterruptedRun, match=f"stopped after step {stop}, saved"):
+            self.run(spec, "stopped", clock=ticking_clock(), should_stop=lambda: next(calls) == stop)
+        stopped = self.run(spec, "stopped", clock=ticking_clock())
+        for context, expected in ((undisturbed, steps), (stopped, resumed_steps)):
+            assert self.metrics(context)["steps"] == expected
+            assert 30 <= json.loads(context.folder.result_timings.read_text())["training_seconds"] < 32
+        return [line["metrics"]["train/lr"] for line in self.series(undisturbed) if "train/lr" in line["metrics"]]
 
     @staticmethod
     def metrics(context: StageContext) -> dict[str, float]:
@@ -150,7 +179,7 @@ def tokenizer_spec(documents: SourceSpec) -> TokenizerSpec:
 def make_pretrain_spec(documents: SourceSpec) -> Callable[..., PretrainSpec]:
     """A function that returns a specification of pretraining on the documents, with four rows in a step."""
 
-    def make(*, steps: int, sequence_len: int = 16, **changes: Any) -> PretrainSpec:
+    def make(*, steps: int | None, sequence_len: int = 16, **changes: Any) -> PretrainSpec:
         shape: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32, "window_pattern": "SL"}
         fields: dict[str, Any] = {
             "model": GPTConfig(sequence_len=sequence_len, vocab_size=300, **shape),
@@ -158,7 +187,7 @@ def make_pretrain_spec(documents: SourceSpec) -> Callable[..., PretrainSpec]:
             "steps": steps,
             "tokens_per_step": 4 * sequence_len,
             "optimizer": OptimizerConfig(lr_scale=2.0),  # so small a batch halves the rates
-            "schedule": ScheduleConfig(steps=steps),
+            "schedule": ScheduleConfig(steps=steps or TIME_PARTS),
             "weight_decay": 0.1,
             "buffer_documents": 8,
             "long_documents": "keep",

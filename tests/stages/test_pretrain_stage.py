@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -16,7 +17,7 @@ from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import token_losses
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.optim.schedules import ScheduleConfig
+from nanochat.optim.schedules import TIME_PARTS, ScheduleConfig
 from nanochat.stages import pretrain as stage
 from nanochat.storage.layout import list_checkpoints
 
@@ -190,3 +191,39 @@ def test_pretrain_results_do_not_depend_on_the_token_cache(runs, spec):
     resumed = runs.run(spec, "cached", token_cache=True)
     assert (folder / "parts.json").stat().st_mtime_ns == made
     assert runs.contents(resumed) == runs.contents(plain)
+
+
+def test_pretrain_with_a_horizon_in_minutes_follows_the_clock_and_resumes_with_the_time_that_is_left(
+    make_runs, upstream, make_pretrain_spec
+):
+    """2 free steps and 15 of 2 s make half a minute. Stopped after 9 steps, it has used 14 s.
+
+    Then 2 steps count 14 / 9 s each, and 7 more are needed: 18. The rate falls by half a cosine over the last 40 %.
+    """
+    schedule = ScheduleConfig(steps=TIME_PARTS, warmup_steps=4, warmdown_steps=round(0.4 * TIME_PARTS))
+    spec = make_pretrain_spec(steps=None, minutes=0.5, schedule=schedule)
+    runs = make_runs(stage, upstream=upstream, micro_batch_size=4)
+    rates = runs.check_timed(spec, steps=17, stop=9, resumed_steps=18)
+    falling = [(1 - math.cos(math.pi * (15 - k) / 6)) / 2 for k in range(9, 15)]
+    assert rates == pytest.approx([0.02 * value for value in (0.25, 0.5, 0.75, *[1] * 8, *falling)])
+
+
+@pytest.mark.slow
+def test_pretrain_with_a_horizon_in_minutes_killed_at_a_random_moment_resumes_with_its_used_time(
+    make_runs, upstream, make_pretrain_spec
+):
+    spec = make_pretrain_spec(steps=None, minutes=1 / 30)
+    runs = make_runs(stage, upstream=upstream, micro_batch_size=4, checkpoint_every_steps=5, checkpoint_keep=1000)
+    killed = runs.kill(spec, "killed", lines=20)
+    step, path = max(list_checkpoints(killed.folder.checkpoints).items())
+    used = json.loads((path / "state.json").read_text())["used_seconds"]
+    assert 0 < used < 2
+    runs.run(spec, "killed")
+    assert runs.metrics(killed)["steps"] > step
+    states = [
+        json.loads((p / "state.json").read_text())
+        for _, p in sorted(list_checkpoints(killed.folder.checkpoints).items())
+    ]
+    seconds = [state["used_seconds"] for state in states]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] >= 2 > seconds[-2]

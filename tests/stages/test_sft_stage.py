@@ -101,6 +101,15 @@ def test_sft_rate_is_constant_and_then_falls_with_the_rows_consumed(runs, spec):
     assert 0 < falling[-1] < 0.6
 
 
+def test_sft_with_a_horizon_in_minutes_follows_the_clock_and_resumes_with_the_time_that_is_left(
+    make_runs, upstream, make_spec
+):
+    """The times are those of the same test of pretraining. The rate falls linearly after half of the time."""
+    runs = make_runs(stage, upstream=upstream, micro_batch_size=4)
+    rates = runs.check_timed(make_spec(minutes=0.5), steps=17, stop=9, resumed_steps=18)
+    assert rates == pytest.approx([0.02 * value for value in (*[1] * 10, *(2 * (15 - k) / 15 for k in range(8, 15)))])
+
+
 def test_sft_starts_with_the_moments_of_pretraining(runs, spec, tmp_path):
     with_moments = runs.run(spec, "with")
     (tmp_path / "pretrain" / "out" / "optimizer.safetensors").unlink()

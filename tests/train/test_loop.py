@@ -11,6 +11,7 @@ from nanochat.errors import InterruptedRun, StageError
 from nanochat.train.callbacks import Intervals, LoopCallbacks, TrainingPosition
 from nanochat.train.loop import train
 from nanochat.train.step import Rates, StepResult
+from nanochat.train.time_budget import TimeBudget
 
 
 class FakeStep:
@@ -30,9 +31,14 @@ class FakeStep:
         applied = loss == loss and abs(loss) != float("inf")
         voted = None
         if self.others is not None:
-            voted = mx.array([float(a) + float(b) for a, b in zip(votes(), self.others(batch), strict=True)])
+            self.fake_run.voted_seconds.append(votes()[2])
+            voted = mx.array([float(a) + float(b) for a, b in zip(votes(), self._others_votes(batch), strict=True)])
         is_applied = mx.array(applied) if self.is_ahead else applied
         return StepResult(mx.array(loss), mx.array(2.0), valid_tokens=10, is_applied=is_applied, votes=voted)
+
+    def _others_votes(self, batch):
+        """Return the second process's votes, and the seconds that it has used if its clock counts."""
+        return (*self.others(batch), 0.0)[:3]
 
 
 class FakeRun:
@@ -41,6 +47,7 @@ class FakeRun:
     def __init__(self, batches=100, losses=None, values=None, stop_at=None):
         self.events, self.now, self.position, self.batch = [], 0.0, None, 0
         self.batches, self.losses, self.values, self.stop_at = batches, losses or {}, values or {}, stop_at
+        self.voted_seconds = []
 
     def next_batch(self):
         if self.batch == self.batches:
@@ -58,12 +65,12 @@ class FakeRun:
         self.events.append(("evaluate", position.step))
         return self.values.get(position.step, 1.0)
 
-    def train(self, intervals, *, last_step, start=None, **shared):
+    def train(self, intervals, *, last_step, start=None, budget=None, **shared):
         self.batch = 0 if start is None else start.step
         callbacks = LoopCallbacks(
             next_batch=self.next_batch,
             describe_batch=lambda: f"document {self.batch * 7}",
-            rates=lambda done: Rates(lr_multiplier=done / 10, momentum=0.9, weight_decay=0.0),
+            rates=lambda done: Rates(budget.share if budget is not None else done / 10, 0.9, 0.0),
             log=lambda report: self.events.append(("log", report.position.step, report.seconds)),
             save=self.save,
             evaluate=self.evaluate,
@@ -71,7 +78,11 @@ class FakeRun:
             should_stop=lambda: self.batch == self.stop_at,
             clock=lambda: self.now,
         )
-        return train(FakeStep(self, self.losses, **shared), callbacks, intervals, last_step=last_step, start=start)
+        step = FakeStep(self, self.losses, **shared)
+        return train(step, callbacks, intervals, last_step=last_step, budget=budget, start=start)
+
+    def rates(self):
+        return [event[2] for event in self.events if event[0] == "step"]
 
     def of(self, *kinds):
         return [event[:2] for event in self.events if event[0] in kinds]
@@ -193,3 +204,56 @@ def test_loop_that_shares_steps_saves_once_for_each_vote(is_ahead):
     vote = lambda step: (False, step >= 3 and not run.of("save"))  # noqa: E731
     run.train(intervals, last_step=9, others=vote, is_ahead=is_ahead)
     assert run.of("save") == [("save", 4 if is_ahead else 3), ("save", 9)]
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_loop_with_a_time_budget_counts_steps_but_neither_the_first_two_nor_saves_and_evaluations(is_ahead):
+    """A step takes 1 s here, a save or an evaluation 100 s."""
+    run, budget = FakeRun(), TimeBudget(5.0)
+    intervals = Intervals(log_every_steps=6, evaluate_every_steps=3, save_every_steps=2)
+    position = run.train(intervals, last_step=None, budget=budget, is_ahead=is_ahead)
+    assert position.step == 7
+    assert run.rates() == pytest.approx([0, 0, 0, 0.2, 0.4, 0.6, 0.8])
+    assert run.of("log") == [("log", 6), ("log", 7)]
+    assert budget.used == 5.0
+
+
+def test_loop_resumed_with_a_time_budget_uses_what_is_left():
+    """3 of 5 s are used after 5 steps. The next two steps count 0.6 s each, which is the mean of those before."""
+    run = FakeRun(stop_at=5)
+    with pytest.raises(InterruptedRun, match="stopped after step 5, saved"):
+        run.train(NEVER, last_step=None, budget=TimeBudget(5.0))
+    run.events.clear()
+    run.stop_at, budget = None, TimeBudget(5.0)
+    budget.resume(3.0, steps=5)
+    assert run.train(NEVER, last_step=None, budget=budget, start=run.position).step == 8
+    assert run.rates() == pytest.approx([0.6, 0.72, 0.84])
+
+
+def test_loop_resumed_with_a_spent_budget_trains_no_more():
+    run, budget = FakeRun(), TimeBudget(5.0)
+    budget.resume(5.5, steps=9)
+    assert run.train(NEVER, last_step=None, budget=budget, start=TrainingPosition(step=9)).step == 9
+    assert run.of("step", "save") == []
+
+
+@pytest.mark.parametrize(("is_ahead", "steps"), [(False, 6), (True, 7)])
+def test_loop_that_shares_steps_acts_on_the_clock_of_the_leading_process(is_ahead, steps):
+    """The leading process has used 2 s after each step, this one 1 s. Both must see the same share, and end together.
+
+    The vote is from before a step. Where steps overlap, it is read a step later.
+    """
+    run, budget = FakeRun(), TimeBudget(10.0, leads=False)
+    position = run.train(
+        NEVER, last_step=None, budget=budget, others=lambda step: (False, False, 2.0 * (step - 1)), is_ahead=is_ahead
+    )
+    assert position.step == steps
+    late = [0, 0] if is_ahead else [0]
+    assert run.rates() == pytest.approx([*late, 0, 0.2, 0.4, 0.6, 0.8][:steps])
+
+
+@pytest.mark.parametrize(("leads", "expected"), [(True, [0, 0, 0, 1, 2]), (False, [0] * 5)])
+def test_loop_votes_with_the_used_time_only_if_its_clock_counts(leads, expected):
+    run = FakeRun(batches=5)
+    run.train(NEVER, last_step=None, budget=TimeBudget(10.0, leads=leads), others=lambda step: (False, False))
+    assert run.voted_seconds == expected

@@ -31,8 +31,9 @@ def source_fields(recipe: Recipe, name: str) -> Fields:
 
 def pretrain_identity(_recipe: Recipe, spec: PretrainSpec) -> Fields:
     """Return the model's shape and what the plan derived for pretraining."""
+    horizon = {"steps": spec.steps} if spec.minutes is None else {"minutes": spec.minutes}
     return _model_fields(spec.model) | {
-        "pretrain.horizon.steps": spec.steps,
+        **{f"pretrain.horizon.{name}": value for name, value in horizon.items()},
         "pretrain.tokens_per_step": spec.tokens_per_step,
         "pretrain.optimizer.weight_decay": spec.weight_decay,
         **{f"pretrain.schedule.{name}": value for name, value in asdict(spec.schedule).items() if name != "steps"},
@@ -42,7 +43,7 @@ def pretrain_identity(_recipe: Recipe, spec: PretrainSpec) -> Fields:
 def sft_identity(recipe: Recipe, spec: SftSpec) -> Fields:
     """Return what the plan derived for fine-tuning, and the optimizer that it takes over from pretraining."""
     inherited = nondefault_fields(recipe.pretrain.optimizer, "pretrain.optimizer") if recipe.pretrain else {}
-    horizon = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs}
+    horizon = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs, "minutes": spec.minutes}
     return (
         inherited
         | {f"sft.horizon.{name}": value for name, value in horizon.items() if value is not None}

@@ -21,16 +21,21 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
     mixture = sorted(section.data.items())
     tokens = _planned_tokens(section.horizon, config, issues)
     tokens_per_step = _tokens_per_step(section, config, tokens, issues)
-    steps = section.horizon.steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
+    minutes, steps = section.horizon.minutes, section.horizon.steps
+    if minutes is None:
+        steps = steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
     return PretrainSpec(
         model=config,
         data=tuple(WeightedSource(source=given.sources[name], weight=item.weight) for name, item in mixture),
         steps=steps,
+        minutes=minutes,
         tokens_per_step=tokens_per_step,
         optimizer=optimizer,
         schedule=_derive_schedule(section, steps, issues),
-        weight_decay=_weight_decay(optimizer, config, steps, tokens_per_step, issues),
+        weight_decay=_weight_decay(
+            optimizer, config, _tokens_of_steps(steps, tokens_per_step, config), tokens_per_step, issues
+        ),
         buffer_documents=section.buffer_documents,
         long_documents=section.long_documents,
         init_from=section.init_from,
@@ -39,8 +44,8 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
 
 
 def _planned_tokens(horizon: schema.Horizon, config: GPTConfig, issues: PlanIssues) -> float | None:
-    """Return the tokens of a horizon, or None if it is given in steps."""
-    if horizon.steps is not None:
+    """Return the tokens of a horizon, or None if it is given in steps or minutes."""
+    if horizon.steps is not None or horizon.minutes is not None:
         return None
     if horizon.epochs is None:
         return scaling.horizon_tokens(config, tokens=horizon.tokens, ratio=horizon.ratio, flops=horizon.flops)
@@ -58,25 +63,33 @@ def _tokens_per_step(section: schema.Pretrain, config: GPTConfig, tokens: float 
     if section.tokens_per_step != "auto":
         issues.check_whole_rows(("pretrain", "tokens_per_step"), section.tokens_per_step, config.sequence_len)
         return section.tokens_per_step
-    # A horizon in steps has no number of tokens before the batch is known, so the default ratio replaces it.
+    # A horizon in steps has no number of tokens before the batch is known, and one in minutes never has one that is the
+    # same on every device. The default ratio replaces it.
     planned = tokens or scaling.DEFAULT_RATIO * config.num_scaling_parameters()
     choice = scaling.auto_tokens_per_step(config, planned)
     issues.note(choice.note)
     return int(choice.value)
 
 
+def _tokens_of_steps(steps: int | None, tokens_per_step: int, config: GPTConfig) -> float:
+    if steps is None:  # a horizon in minutes; the same replacement as for the batch
+        return scaling.DEFAULT_RATIO * config.num_scaling_parameters()
+    return steps * tokens_per_step
+
+
 def _weight_decay(
-    optimizer: OptimizerConfig, config: GPTConfig, steps: int, tokens_per_step: int, issues: PlanIssues
+    optimizer: OptimizerConfig, config: GPTConfig, tokens: float, tokens_per_step: int, issues: PlanIssues
 ) -> float:
     if optimizer.weight_decay is not None:
         return optimizer.weight_decay
-    tokens = steps * tokens_per_step
     choice = scaling.muon_weight_decay(optimizer.variant, config, tokens=tokens, tokens_per_step=tokens_per_step)
     issues.note(choice.note)
     return choice.value
 
 
-def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -> ScheduleConfig:
+def _derive_schedule(section: schema.Pretrain, given_steps: int | None, issues: PlanIssues) -> ScheduleConfig:
+    """Return the schedule over a number of steps, or over the wall time if that is None."""
+    steps = given_steps or schedules.TIME_PARTS
     given, variant = section.schedule, section.optimizer.variant
     table = schedules.defaults(variant)
     kind = given.kind or table.kind
@@ -89,7 +102,7 @@ def _derive_schedule(section: schema.Pretrain, steps: int, issues: PlanIssues) -
         final_frac=table.final_frac if given.final_frac is None else given.final_frac,
     )
     problems, warmup, warmdown = schedule.problems(), schedule.warmup_steps, schedule.warmdown_steps
-    if not problems and warmup + warmdown > steps:
+    if given_steps is not None and not problems and warmup + warmdown > steps:
         together = f"warm-up ({warmup}) and warm-down ({warmdown}) together"
         problems = [f"{together} are longer than the horizon of {steps} steps"]
     for problem in problems:

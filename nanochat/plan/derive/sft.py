@@ -30,6 +30,7 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
         steps=steps,
         tokens=tokens,
         epochs=epochs,
+        minutes=section.horizon.minutes,
         sequence_len=_sft_sequence_len(section, config, issues),
         tokens_per_step=_sft_tokens_per_step(section, config, pretrain, issues),
         optimizer=replace(optimizer, lr_scale=optimizer.lr_scale * factor),

@@ -137,7 +137,8 @@ def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
 
 def estimate_pretrain(spec: PretrainSpec, setting: Setting) -> Estimate:
     """Return the estimate of the pretrain stage."""
-    return _estimate_training(spec, setting, setting.model.sequence_len, spec.steps * spec.tokens_per_step)
+    tokens = None if spec.steps is None else spec.steps * spec.tokens_per_step
+    return _estimate_training(spec, setting, setting.model.sequence_len, tokens)
 
 
 def estimate_sft(spec: SftSpec, setting: Setting) -> Estimate:
@@ -153,10 +154,14 @@ def _estimate_training(
     step = memory.training_memory(config, sequence_len=sequence_len, dtype=dtype, activation_checkpointing=recomputes)
     rows = _planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
     peak = step.peak(rows, accumulates=rows * sequence_len < spec.tokens_per_step)
+    rate = RATES[device].flops_per_second * execution.processes / (4 / 3 if recomputes else 1.0)
+    if spec.minutes is not None:
+        tokens = _whole_steps(60 * spec.minutes * rate / config.flops_per_token(), spec.tokens_per_step)
     flops = None if tokens is None else float(tokens * config.flops_per_token())
-    recomputed = 4 / 3 if recomputes else 1.0
-    rate = RATES[device].flops_per_second * execution.processes
-    seconds = None if flops is None else STARTUP_SECONDS[device] + flops * recomputed / rate
+    training_seconds = None if flops is None else flops / rate
+    if spec.minutes is not None:
+        training_seconds = 60 * spec.minutes
+    seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds
     one_save = memory.checkpoint_bytes(config)
     # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
     saved = execution.checkpoint_keep + 2
@@ -170,6 +175,11 @@ def _estimate_training(
         kept_disk_bytes=stays * one_save,
         seconds=seconds,
     )
+
+
+def _whole_steps(tokens: float, tokens_per_step: int) -> int:
+    """Return the tokens of the steps that are needed for a number of tokens."""
+    return steps_for_tokens(tokens, tokens_per_step) * tokens_per_step
 
 
 def _planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
@@ -187,13 +197,11 @@ def _planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: i
 
 
 def _sft_tokens(spec: SftSpec) -> int | None:
-    """Return the tokens of an SFT run in whole steps, or None if the size of an epoch is not known."""
-    steps = spec.last_step
-    if steps is None:
-        assert spec.epochs is not None, "a horizon is in steps, tokens or epochs"
-        epoch = dataset_sizes.sft_mixture_tokens(spec.data)
-        steps = None if epoch is None else steps_for_tokens(spec.epochs * epoch, spec.tokens_per_step)
-    return None if steps is None else steps * spec.tokens_per_step
+    """Return the tokens of an SFT run in whole steps. None with a horizon in time or in epochs of unknown size."""
+    if spec.last_step is not None:
+        return spec.last_step * spec.tokens_per_step
+    epoch = None if spec.epochs is None else dataset_sizes.sft_mixture_tokens(spec.data)
+    return None if spec.epochs is None or epoch is None else _whole_steps(spec.epochs * epoch, spec.tokens_per_step)
 
 
 def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:

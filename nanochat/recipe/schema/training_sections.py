@@ -53,7 +53,7 @@ class Model(Section):
 class Horizon(Section):
     """How long to train. Give exactly one of the fields."""
 
-    exactly_one = ("steps", "tokens", "ratio", "flops", "epochs")
+    exactly_one = ("steps", "tokens", "ratio", "flops", "epochs", "minutes")
 
     steps: Count | None = None
     """Number of optimizer steps."""
@@ -66,6 +66,10 @@ class Horizon(Section):
     epochs: Positive | None = None
     """Number of passes over the training data. Allowed only in `sft`, because the size of the pretraining data is
     unknown before it is tokenized."""
+    minutes: Positive | None = None
+    """Minutes of training steps, for contests with equal time. Starting, validating, sampling and saving do not count,
+    nor does what the first steps need for compiling. The learning rate follows the share of the time that is used. The
+    result depends on the speed of the machine, so it is marked as not reproducible."""
 
 
 class Optimizer(Section):
@@ -100,9 +104,9 @@ class Schedule(Section):
     kind: Literal["trapezoid", "cosine", "constant"] | None = None
     """Shape of the warm-down: `trapezoid` is linear, `cosine` is half a cosine, and `constant` has no warm-down."""
     warmup_steps: Annotated[int, Scaled(0)] | None = None
-    """Number of steps of linear warm-up from 0."""
+    """Number of steps of linear warm-up from 0, also with a horizon in minutes."""
     warmdown_frac: Fraction | None = None
-    """Share of all steps that belongs to the warm-down."""
+    """Share of all steps that belongs to the warm-down. With a horizon in minutes, share of the time."""
     final_frac: Fraction | None = None
     """Learning rate of the last step, as a share of the peak."""
 

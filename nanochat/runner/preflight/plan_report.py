@@ -14,6 +14,7 @@ from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs import StageName
 from nanochat.runner.preflight.plan_checks import PlanChecks
 from nanochat.runner.preflight.prepare import Prepared
+from nanochat.runner.report.results import time_remark
 from nanochat.runner.store import stage_cache
 from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, UnresolvedStage
 
@@ -30,7 +31,8 @@ def _status(lookup: CacheLookup, is_selected: bool) -> StageStatus:
         return StageStatus("skip", "not selected")
     if isinstance(lookup, UnresolvedStage) and lookup.waits_for:
         return StageStatus(lookup.action, f"{lookup.reason}; whether it is cached is known then")
-    return StageStatus(lookup.action, lookup.reason)
+    remark = time_remark(lookup.record) if isinstance(lookup, ResolvedStage) and lookup.record is not None else None
+    return StageStatus(lookup.action, lookup.reason + (f"; {remark}" if remark else ""))
 
 
 def plan_report_text(

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nanochat.plan.describe import describe_minutes
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import evaluation_stages
-from nanochat.runner.store.record import StageRecord
+from nanochat.runner.store.record import StageIdentity, StageRecord
 
 _LINE_METRICS = 6
 """How many metrics the line of a stage shows that is not an evaluation."""
@@ -62,6 +63,13 @@ def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
 def metrics_by_name(records: Mapping[str, StageRecord]) -> dict[str, float]:
     """Return every metric by `stage.metric`, the name that `expect` in a recipe uses."""
     return {f"{stage}.{name}": value for stage, record in records.items() for name, value in record.metrics.items()}
+
+
+def time_remark(record: StageIdentity) -> str | None:
+    """Return that a stage trained for a wall time, and so is not reproducible. None for all others."""
+    if record.minutes is None:
+        return None
+    return f"trained for {describe_minutes(record.minutes)} of wall time: not reproducible"
 
 
 def result_line(record: StageRecord) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nanochat.plan.describe import NOT_REPRODUCIBLE
 from nanochat.plan.stages import STAGES, evaluation_stages
-from nanochat.runner.report.results import list_results
+from nanochat.runner.report.results import list_results, time_remark
 from nanochat.runner.store.record import StageRecord
 from nanochat.tasks.table import TASKS
 
@@ -79,7 +80,12 @@ def uncertainty_cells(stderr: float | None, count: int | None, chance: float | N
 
 def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
     """Return a sentence for each finished stage: what it did, and with what outcome."""
-    return [f"**{stage}** {STAGES[stage].outcome(record.metrics)}" for stage, record in records.items()]
+    sentences = []
+    for stage, record in records.items():
+        remark = time_remark(record)
+        marked = f" **{remark[0].upper()}{remark[1:]}**; {NOT_REPRODUCIBLE}." if remark else ""
+        sentences.append(f"**{stage}** {STAGES[stage].outcome(record.metrics)}{marked}")
+    return sentences
 
 
 def _tasks(record: StageRecord) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field, model_validator
 
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
@@ -70,6 +70,12 @@ class StageIdentity(_Stored):
         return self._mapping("fields")
 
     @property
+    def minutes(self) -> float | None:
+        """The wall time that the stage trains for. None for all stages whose result is reproducible."""
+        value = self.recipe_fields.get(f"{self.stage}.horizon.minutes")
+        return value if isinstance(value, float | int) else None
+
+    @property
     def source_digests(self) -> dict[str, str]:
         return {name: str(digest) for name, digest in self._mapping("sources").items()}
 
@@ -113,6 +119,12 @@ class StageRecord(StageIdentity):
             files = content.get("output_files", {}).items()
             return {**content, "files": {_OUT + path: FileDigest(sha256=digest) for path, digest in files}}
         return content
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy does not support decorated properties
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether running the stage again gives the same result, as far as its fingerprint decides."""
+        return self.minutes is None
 
     @property
     def output_files(self) -> dict[str, str]:

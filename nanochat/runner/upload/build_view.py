@@ -10,7 +10,7 @@ import psutil
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
 from nanochat.plan.stages import STAGES
 from nanochat.runner.report.markdown import code_span, escape, paragraphs
-from nanochat.runner.report.results import result_line
+from nanochat.runner.report.results import result_line, time_remark
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
 from nanochat.runner.store.run_catalog import Run, list_runs
@@ -32,6 +32,7 @@ from nanochat.tracking.run_view import (
 )
 from nanochat.tracking.store_address import database_path
 
+NOT_REPRODUCIBLE_TAG = "not_reproducible"
 _RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -51,7 +52,12 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         link=folder.link,
         status=_RUN_STATUS[state.status],
         description=_describe_run(state, records),
-        tags={**state.tracking.tags, **_common_tags(state), **_cached_tags(state, base)},
+        tags={
+            **state.tracking.tags,
+            **_common_tags(state),
+            **_cached_tags(state, base),
+            **_time_tags(records.values()),
+        },
         params={"seed": str(state.seed), **_shape_params(state)},
         metrics=_metrics(records.values()),
         artifacts=_run_artifacts(folder),
@@ -154,7 +160,15 @@ def _common_tags(state: RunState) -> dict[str, str]:
 
 def _stage_tags(entry: StageEntry, folder: StageFolder, record: StageRecord | None) -> dict[str, str]:
     tags = {"stage": entry.stage, "fingerprint": folder.path.name, "folder": str(folder.path)}
-    return tags | ({"device": record.device, "output_digest": record.output_digest} if record else {})
+    if record is None:
+        return tags
+    return tags | {"device": record.device, "output_digest": record.output_digest} | _time_tags([record])
+
+
+def _time_tags(records: Iterable[StageRecord]) -> dict[str, str]:
+    """Return a tag that names the stages with a horizon in wall time, if there are any."""
+    marked = [f"{record.stage} {remark}" for record in records if (remark := time_remark(record)) is not None]
+    return {NOT_REPRODUCIBLE_TAG: "; ".join(marked)} if marked else {}
 
 
 def _cached_tags(state: RunState, base: Path) -> dict[str, str]:
@@ -208,6 +222,7 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
         paragraphs(state.description),
         "Learning curves, samples and costs: open `report.html` under Artifacts." if records else "",
         _list_scores(records),
+        *_time_tags(records.values()).values(),
         f"Command: {code_span(state.command)}",
         f"Stages taken from the cache: {escape(', '.join(cached))}." if cached else "",
         paragraphs(state.message) if scores else "",
@@ -226,6 +241,7 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), on {escape(record.device)}.",
         f"Why it ran: {escape(entry.reason)}." if entry.reason else "",
+        *_time_tags([record]).values(),
     )
 
 

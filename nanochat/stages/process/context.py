@@ -42,7 +42,8 @@ class StageResult:
 class StageContext:
     """A stage's folders, and how it reports to the parent process.
 
-    `should_stop` returns true once a signal has asked the stage to save and stop.
+    `should_stop` returns true once a signal has asked the stage to save and stop. `clock` returns seconds, of which
+    only differences count.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class StageContext:
         runtime: Runtime,
         should_stop: Callable[[], bool] = lambda: False,
         process_group: ProcessGroup = ProcessGroup(),  # noqa: B008 -- frozen
+        clock: Callable[[], float] = time.monotonic,
     ):
+        self.clock = clock
         self.job = job
         self.process_group = process_group
         self.base = base

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from types import SimpleNamespace
 
 import pytest
 
+from nanochat.runner.preflight.plan_report import plan_report_json
+from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
 from nanochat.runner.report.report import write_report
@@ -111,7 +114,9 @@ def test_report_says_which_files_the_stages_read(bench):
 
 def test_result_line_and_report_count_conversations_that_were_not_used():
     metrics = {"loss": 1.5, "conversations": 40.0, "tokens": 900.0, "steps": 7.0, "refused_conversations": 3.0}
-    record = SimpleNamespace(stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0})
+    record = SimpleNamespace(
+        stage="sft", metrics={**metrics, "dropped_conversations": 0.0, "skipped_steps": 0.0}, minutes=None
+    )
     assert result_line(record) == ": loss 1.5, conversations 40, tokens 900, steps 7, refused_conversations 3"
     assert describe_stages({"sft": record}) == [
         "**sft** taught the model to answer, on 40 example conversations (900 tokens, 7 steps); "
@@ -129,7 +134,7 @@ def test_result_line_and_report_count_conversations_that_were_not_used():
 )
 def test_report_states_the_share_of_text_that_cropping_threw_away(cropped_frac, sentence):
     metrics = {"parameters": 900.0, "tokens": 80.0, "steps": 7.0, "cropped_frac": cropped_frac}
-    (text,) = describe_stages({"pretrain": SimpleNamespace(stage="pretrain", metrics=metrics)})
+    (text,) = describe_stages({"pretrain": SimpleNamespace(stage="pretrain", metrics=metrics, minutes=None)})
     assert text.startswith(
         "**pretrain** taught a new model of 900 parameters to predict the next token: it read 80 tokens in 7 steps."
         + sentence
@@ -148,6 +153,38 @@ def test_mlflow_description_starts_with_scores_and_explains_them(bench):
         reading = "no better than guessing (task: spell a word letter by letter)"
         assert f"- chat_eval spelling 0.75 ± 0.12: {reading}" in description
         assert "under Artifacts" in description
+
+
+def test_run_with_a_horizon_in_minutes_is_marked_as_not_reproducible_wherever_it_is_shown(bench):
+    """In the output, the record, the report, MLflow and the plan; a finished stage is still taken from the cache."""
+    mark = "trained for 5 minutes of wall time: not reproducible"
+    timed = "pretrain.horizon={minutes: 5}"
+    run = bench.run(timed)
+    assert f"2-pretrain: done ({mark})" in bench.display.text
+    records = {stage: json.loads(folder.record.read_text()) for stage, folder in run.folders(bench.base).items()}
+    marked = [stage for stage, record in records.items() if not record["is_reproducible"]]
+    assert marked == ["pretrain"]
+    assert "**Trained for 5 minutes of wall time: not reproducible**" in run.folder.report.read_text()
+    view = run_view(run.folder, bench.base)
+    assert [stage.name for stage in view.stages if "not_reproducible" in stage.tags] == ["2-pretrain"]
+    assert view.tags["not_reproducible"] == f"pretrain {mark}"
+    assert mark in view.description
+    bench.calls()
+    bench.run(timed)
+    assert bench.calls() == []
+    assert f"pretrain: from cache ({records['pretrain']['fingerprint'][:12]}; {mark}, and --force pretrain" in (
+        bench.display.text
+    )
+    prepared = bench.prepare(timed)
+    lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
+    why = {stage["stage"]: stage["why"] for stage in plan_report_json(prepared, lookups, selected)["stages"]}
+    assert why["pretrain"].endswith(mark)
+
+
+def test_run_with_a_horizon_in_steps_is_not_marked(bench):
+    run = bench.run()
+    assert "reproducible" not in run.folder.report.read_text()
+    assert "not_reproducible" not in run_view(run.folder, bench.base).tags
 
 
 def test_report_lists_the_notes_of_the_stages(bench):
