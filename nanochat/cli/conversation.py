@@ -30,7 +30,7 @@ def chat(arguments: Sequence[str]) -> None:
         RecipeError: the arguments are wrong, or lines that do not come from a terminal could not be answered.
         PreflightError: there is no such model, or the standard input cannot be read.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     if options.raw and options.system is not None:
         raise RecipeError("--raw continues a text as it is, so it takes no --system")
     prompt = _read_input() if options.prompt == "-" else options.prompt
@@ -43,7 +43,8 @@ def chat(arguments: Sequence[str]) -> None:
         _converse(session, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(
         prog="nanochat-chat",
         description="Talk to a model. On a terminal you type messages and commands; otherwise every line of the"

@@ -55,7 +55,7 @@ def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
     assert list(VERBS) == [
         "run", "plan", "recipes", "new", "check", "show", "diff", "data", "fetch", "ls", "report", "compare", "gc",
-        "serve", "import", "export", "ui", "verify", "schema",
+        "serve", "import", "export", "completion", "ui", "verify", "schema",
     ]  # fmt: skip
     assert set(vars(parse(["export", "r", "f", "--format", "mlx"]))) == {
         "model", "folder", "format", "quantize_bits", "group_size", "verb",
@@ -84,7 +84,7 @@ def test_the_help_of_a_command_has_an_example_that_is_valid(name, capsys, monkey
     monkeypatch.chdir(RECIPES.parent)
     assert main([name, "--help"]) == 0
     _, _, examples = capsys.readouterr().out.partition("example")
-    lines = [line.split("> ")[0] for line in examples.splitlines()[1:] if line]
+    lines = [line.partition(" >")[0] for line in examples.splitlines()[1:] if line]
     assert lines
     for program, verb, *arguments in map(shlex.split, lines):
         assert (program, verb) == ("nanochat-run", name)

@@ -1,7 +1,8 @@
-"""The commands that need neither a recipe nor a run: ui, verify and schema."""
+"""The commands that need neither a recipe nor a run: completion, ui, verify and schema."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from nanochat.cli.arguments.parser import Parser, Verb, add_device, port
@@ -24,7 +25,24 @@ def _schema(parser: Parser) -> None:
     parser.add_argument("--folder", type=Path, default=Path("schemas"), help="where both files are (default: schemas)")
 
 
+def _completion(parser: Parser) -> None:
+    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+    parser.add_argument(
+        "words",
+        metavar="WORD",
+        nargs=argparse.REMAINDER,
+        help="a command line: print what its last word may be (the script calls this)",
+    )
+
+
 MACHINE = (
+    Verb(
+        "completion",
+        "print a script by which a shell completes commands, recipes, runs and keys of --set",
+        "completion_commands.completion",
+        ("completion bash >> ~/.bashrc", "completion zsh > ~/.zfunc/_nanochat"),
+        _completion,
+    ),
     Verb("ui", "browse results in MLflow", "program_commands.ui", ("ui", "ui --uri sqlite:///mlflow.db"), _ui),
     Verb("verify", "check this machine's arithmetic in seven ways", "program_commands.verify", ("verify",), add_device),
     Verb(

@@ -21,6 +21,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.color = False  # Python 3.14 colours its help with control characters, which the output would escape
 
+    def flags(self) -> dict[str, argparse.Action]:
+        """Return the options by the words that set them."""
+        return self._option_string_actions
+
+    def positionals(self) -> list[argparse.Action]:
+        """Return the arguments that are not options."""
+        return self._get_positional_actions()
+
     def error(self, message: str) -> NoReturn:
         """Raise RecipeError with the usage."""
         raise RecipeError(f"{message}\n{self.format_usage().rstrip()}")

@@ -1,0 +1,1 @@
+"""Shell completion: the scripts that a shell loads, and the answers to their questions."""
