@@ -13,6 +13,7 @@ from nanochat.errors import StageError
 from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.metrics import pass_at_k, score_problems
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
+from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
@@ -25,19 +26,26 @@ Doubles = npt.NDArray[np.float64]
 
 
 def evaluate_categorical(
-    model: FastGPT, tokenizer: Tokenizer, task: Task, *, on_scored: Callable[[int], None] | None = None
+    model: FastGPT,
+    tokenizer: Tokenizer,
+    task: Task,
+    *,
+    max_tokens_per_batch: int | None = None,
+    on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of a task whose answers are letters, each of them one token.
 
     The model generates nothing. Its answer is the letter of the example with the largest logit after the prompt; the
     first one wins a tie. A prompt longer than the context keeps its newest turns and tokens.
-    `on_scored` is called with the number of examples scored so far.
+    `on_scored` is called with the number of examples scored so far. Without `max_tokens_per_batch`, the device decides
+    how many tokens one forward pass has.
     """
     examples = [task[i] for i in range(len(task))]
     prompts = [_fit(tokenizer, example, model.config.sequence_len) for example in examples]
     letter_ids = [_letter_ids(tokenizer, example) for example in examples]
     logprobs: dict[int, Doubles] = {}
-    for number, row in _next_logprobs(model, [prompt.ids for prompt in prompts], letter_ids, tokens_per_batch()):
+    max_tokens = max_tokens_per_batch or tokens_per_batch()
+    for number, row in _next_logprobs(model, [prompt.ids for prompt in prompts], letter_ids, max_tokens):
         logprobs[number] = row
         if on_scored is not None:
             on_scored(len(logprobs))
@@ -59,13 +67,15 @@ def evaluate_generative(
     max_tokens: int = 512,
     sampling: Sampling | None = None,
     seed: int = 0,
+    max_rows: int = GENERATED_ROWS,
     on_finished: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return the share of completions that the task grades as right, pass@k, and a record of each completion.
 
     Accuracy is the mean over problems of the share of right samples, which is pass@1; its standard error is over
     problems. pass@k is estimated for the powers of two up to `num_samples` and for `num_samples` itself.
-    `on_finished` is called with the number of completions (problems times samples) finished so far.
+    At most `max_rows` are generated at a time. `on_finished` is called with the number of completions (problems times
+    samples) finished so far.
     """
     examples = [task[i] for i in range(len(task))]
     context = engine.model.config.sequence_len
@@ -75,6 +85,7 @@ def evaluate_generative(
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
+        max_rows=max_rows,
         on_finished=on_finished,
     )
     records = []

@@ -26,17 +26,18 @@ def evaluate_choices(
     items: Sequence[ChoiceItem],
     *,
     task: ChoiceTask,
+    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return accuracy and records of `items`.
 
     The model's choice is the option with the largest mean log-probability per token, as in CORE; the first one wins a
-    tie. A row longer than the model's context loses its first tokens. `on_scored` is called with the number of items
-    scored so far.
+    tie. A row longer than the model's context loses its first tokens. `max_tokens_per_batch` is that of
+    `score_continuations`, and `on_scored` is called with the number of items scored so far.
     """
     longest = model.config.sequence_len
     groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]
-    scores = score_continuations(model, groups, on_scored=on_scored)
+    scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
     records = tuple(
         _record(number, task, tokenizer, *parts) for number, parts in enumerate(zip(items, groups, scores, strict=True))
     )

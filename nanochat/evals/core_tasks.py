@@ -60,14 +60,18 @@ def evaluate_core_task(
     *,
     task: str,
     chance: float,
+    max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
-    """Return accuracy and records of one CORE task. `on_scored` gets the number of problems scored so far."""
+    """Return accuracy and records of one CORE task. `on_scored` gets the number of problems scored so far.
+
+    `max_tokens_per_batch` is that of `score_continuations`.
+    """
     groups = []
     for problem in problems:
         rows = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in problem.prompts]
         groups.append(find_continuations(problem.kind, rows, max_tokens=model.config.sequence_len))
-    scores = score_continuations(model, groups, on_scored=on_scored)
+    scores = score_continuations(model, groups, max_tokens_per_batch=max_tokens_per_batch, on_scored=on_scored)
     records = tuple(
         _record(number, task, tokenizer, *parts)
         for number, parts in enumerate(zip(problems, groups, scores, strict=True))

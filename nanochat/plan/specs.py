@@ -227,6 +227,8 @@ class ExecutionSpec(Spec):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     micro_batch_size: int | None = None
+    batch_halvings: int = 0
+    """How often the automatic batch of this stage is halved, because memory ran out."""
     activation_checkpointing: bool = False
     threads: int = 1
     memory_limit_bytes: int | None = None

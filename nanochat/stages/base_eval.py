@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import assert_never
 
 from nanochat.errors import StageError
 from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.evals.choice_tasks import evaluate_choices
+from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.core_tasks import evaluate_core_task
 from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import ExampleRecord
@@ -59,16 +59,16 @@ def _prepare_suite(
     """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
     match suite:
         case BpbSuiteSpec():
-            return _prepare_bpb(name, suite, model, tokenizer, base=context.base)
+            return _prepare_bpb(name, suite, model, tokenizer, context)
         case ChoiceSuiteSpec():
-            return _prepare_choices(name, suite, model, tokenizer, base=context.base)
+            return _prepare_choices(name, suite, model, tokenizer, context)
         case CoreSuiteSpec():
-            return _prepare_core(name, suite, model, tokenizer, base=context.base)
+            return _prepare_core(name, suite, model, tokenizer, context)
         case _:
             assert_never(suite)
 
 
-def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext) -> Suite:
     sequence_len = model.config.sequence_len
     batches = held_out_batches(
         suite.source,
@@ -76,8 +76,8 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Toke
         tokenizer,
         sequence_len=sequence_len,
         max_tokens=suite.tokens,
-        rows_per_batch=max(1, BPB_TOKENS // sequence_len),
-        base=base,
+        rows_per_batch=context.shrink_batch(max(1, BPB_TOKENS // sequence_len)),
+        base=context.base,
     )
 
     def compute(tick: Tick) -> SuiteResult:
@@ -90,22 +90,32 @@ def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Toke
     return Suite(name, compute, sum(batch.targets.size for batch in batches), "tokens")
 
 
-def _prepare_choices(name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
+def _prepare_choices(
+    name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
+) -> Suite:
     items = build_choice_items(
-        suite.task, suite.source, suite.split, base=base, num_fewshot=suite.num_fewshot, max_problems=suite.max_problems
+        suite.task,
+        suite.source,
+        suite.split,
+        base=context.base,
+        num_fewshot=suite.num_fewshot,
+        max_problems=suite.max_problems,
     )
     if not items:
         raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")
+    tokens = context.shrink_batch(tokens_per_batch())
 
     def compute(tick: Tick) -> SuiteResult:
-        result = evaluate_choices(model, tokenizer, items, task=suite.task, on_scored=tick)
+        result = evaluate_choices(model, tokenizer, items, task=suite.task, max_tokens_per_batch=tokens, on_scored=tick)
         return suite_result(name, result)
 
     return Suite(name, compute, len(items))
 
 
-def _prepare_core(name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer, *, base: Path) -> Suite:
-    tasks = read_bundle(bundle_folder(suite.source, base=base))
+def _prepare_core(
+    name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
+) -> Suite:
+    tasks = read_bundle(bundle_folder(suite.source, base=context.base))
     problems = [build_core_prompts(task, max_problems=suite.max_problems) for task in tasks]
 
     def compute(tick: Tick) -> SuiteResult:
@@ -119,6 +129,7 @@ def _prepare_core(name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: To
                 prompts,
                 task=task.label,
                 chance=task.chance,
+                max_tokens_per_batch=context.shrink_batch(tokens_per_batch()),
                 on_scored=functools.partial(_tick_from, len(records), tick),
             )
             metrics |= suite_result(f"{name}.{task.label}", result).metrics

@@ -6,7 +6,9 @@ import functools
 
 from nanochat.errors import StageError
 from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
+from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.task_result import TaskResult
+from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine
 from nanochat.inference.sampling import Sampling
 from nanochat.plan.specs import ChatEvalSpec, ChatSuiteSpec, Job
@@ -59,15 +61,18 @@ def _prepare_suite(context: StageContext, engine: Engine, name: str, suite: Chat
 
     def compute(tick: Tick) -> SuiteResult:
         suite_seed = derive_seed(seed, "chat_eval", name)
-        return suites.suite_result(name, _evaluate(engine, task, suite, seed=suite_seed, tick=tick))
+        return suites.suite_result(name, _evaluate(context, engine, task, suite, seed=suite_seed, tick=tick))
 
     samples = suite.num_samples if TASKS[suite.task].kind == "generative" else 1
     return Suite(name, compute, len(task) * samples, "problems" if samples == 1 else "completions")
 
 
-def _evaluate(engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, tick: Tick) -> TaskResult:
+def _evaluate(
+    context: StageContext, engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, tick: Tick
+) -> TaskResult:
     if TASKS[suite.task].kind == "categorical":
-        return evaluate_categorical(engine.model, engine.tokenizer, task, on_scored=tick)
+        tokens = context.shrink_batch(tokens_per_batch())
+        return evaluate_categorical(engine.model, engine.tokenizer, task, max_tokens_per_batch=tokens, on_scored=tick)
     return evaluate_generative(
         engine,
         engine.tokenizer,
@@ -76,5 +81,6 @@ def _evaluate(engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, ti
         max_tokens=suite.max_tokens,
         sampling=Sampling(suite.temperature, suite.top_k),
         seed=seed,
+        max_rows=context.shrink_batch(GENERATED_ROWS),
         on_finished=tick,
     )

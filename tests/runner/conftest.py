@@ -71,6 +71,19 @@ if how == "bug":
 if how == "out of memory":
     (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "", "peak_memory_bytes": 3 * 2**30}))
     exit_with("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
+if how.startswith("holds"):  # for example "holds 2, then SIGKILL": more rows than that end it so
+    execution, (_, held, _, ending, *then) = job["execution"], how.replace(",", "").split()
+    batch = (execution["micro_batch_size"] or 8) >> execution["batch_halvings"]
+    rows = {"micro_batch_size": batch} if stage in ("pretrain", "sft") else {}
+    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "", **rows}))
+    if batch > int(held):
+        if ending in ("SIGKILL", "SIGABRT"):
+            os.kill(os.getpid(), getattr(signal, ending))
+        if ending == "Metal":
+            print("[METAL] Command buffer execution failed: Insufficient Memory (00000008:...)", flush=True)
+            os.abort()
+        exit_with(stage + " ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
+    how = then[-1] if then else "well"
 if how == "notes":
     print("note: step_00000008 is damaged\\nnot a note\\nnote: half", end="", flush=True)
 if how == "edits the data":

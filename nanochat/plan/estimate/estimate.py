@@ -51,6 +51,8 @@ class Estimate:
     flops: float | None = None
     peak_memory_bytes: int | None = None
     """Of each process."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass of a stage that trains."""
     disk_bytes: int | None = None
     """At most: outputs, kept checkpoints and the one being written."""
     kept_disk_bytes: int | None = None
@@ -171,6 +173,7 @@ def _estimate_training(
         tokens=tokens,
         flops=flops,
         peak_memory_bytes=peak + _reader_bytes([item.source for item in spec.data], dtype),
+        micro_batch_size=rows,
         disk_bytes=saved * one_save,
         kept_disk_bytes=stays * one_save,
         seconds=seconds,

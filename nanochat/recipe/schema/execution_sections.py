@@ -82,7 +82,8 @@ class Run(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the computation. `auto` is bfloat16 on a GPU and float32 on a CPU."""
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Number of rows per forward pass. `auto` is the largest number that fits into memory."""
+    """Number of rows per forward pass. `auto` is the largest number that fits into memory by estimate. If memory runs
+    out nevertheless, the stage continues with half as many. A step has the same tokens whatever the number of rows."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass, which takes less memory and about a third more time."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1

@@ -20,7 +20,9 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanochat.errors import OUT_OF_MEMORY
 from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.process.memory_evidence import MemoryEvidence
 from nanochat.stages.process.context import NOTE_PREFIX
 from nanochat.storage.layout import StageFolder
 
@@ -43,6 +45,8 @@ class Progress(BaseModel):
     """Time of the heartbeat in seconds since the epoch, None before the first."""
     peak_memory_bytes: int | None = None
     """Peak memory of its arrays on a GPU. None on a CPU, where the peak of the whole process is used instead."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass, once a stage that trains has chosen them."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,11 @@ class ChildExit:
     """How a child process ended. `exit_code` is the negative signal number if a signal killed it."""
 
     exit_code: int
-    seconds: float
     peak_memory_bytes: int | None
     was_asked_to_stop: bool
+    ran_out_of_memory: bool = False
+    """Whether it said so, or left other evidence. A child that a signal ended for an unknown reason did not."""
+    micro_batch_size: int | None = None
 
 
 def run_child(
@@ -72,7 +78,7 @@ def run_child(
     """
     folder.progress.unlink(missing_ok=True)
     folder.error.unlink(missing_ok=True)
-    began = time.monotonic()
+    evidence = MemoryEvidence(folder.log)
     with folder.log.open("ab") as log:
         notes = _Notes(folder.log, log.tell())
         process = subprocess.Popen(
@@ -86,14 +92,29 @@ def run_child(
     on_start(process.pid)
 
     def tick() -> Progress:
+        evidence.watch()
         for note in notes.read():
             on_note(note)
         return _read_progress(folder.progress)
 
     peak = _follow(process, interrupts, lambda: on_tick(tick()))
     assert process.returncode is not None, "_follow waits for the child"
-    on_device = tick().peak_memory_bytes
-    return ChildExit(process.returncode, time.monotonic() - began, on_device or peak or None, interrupts.count > 0)
+    last = tick()
+    return ChildExit(
+        process.returncode,
+        last.peak_memory_bytes or peak or None,
+        was_asked_to_stop=interrupts.count > 0,
+        ran_out_of_memory=_ran_out_of_memory(process.returncode, evidence),
+        micro_batch_size=last.micro_batch_size,
+    )
+
+
+def _ran_out_of_memory(exit_code: int, evidence: MemoryEvidence) -> bool:
+    if exit_code == OUT_OF_MEMORY:
+        return True
+    if exit_code == -signal.SIGKILL:
+        return evidence.kernel_killed()
+    return exit_code < 0 and evidence.log_says_so()
 
 
 class _Notes:

@@ -50,7 +50,8 @@ def raise_for_exit(child_exit: ChildExit, folder: StageFolder, *, planned_bytes:
         raise StageError("\n".join([message or f"{folder.stage} ran out of memory", *memory]))
     if -code in _MEMORY_SIGNALS:
         cause = signal.Signals(-code)
-        died = f"the process of {folder.stage} died of {cause.name}: {_MEMORY_SIGNALS[cause]}"
+        reason = "out of memory" if child_exit.ran_out_of_memory else _MEMORY_SIGNALS[cause]
+        died = f"the process of {folder.stage} died of {cause.name}: {reason}"
         raise StageError("\n".join([died, *memory]))
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import psutil
 
-from nanochat.errors import BUG, OK, StageError
+from nanochat.errors import BUG, OK, OUT_OF_MEMORY, StageError
 from nanochat.plan.specs import Job
 from nanochat.runner.process.hosts import backend_of, launch_options
+from nanochat.runner.process.memory_evidence import MemoryEvidence
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.signals import StopFlag
 from nanochat.storage.layout import StageFolder
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> int:
         monitor = _ProcessMonitor(folder, watched, should_stop, input_pipe=_replace_stdin())
         monitor.start()
         _launch(job, path)
-        codes.append(_joint_exit_code(job, folder, n_killed=monitor.n_killed))
+        sys.stdout.flush()  # the output of the processes, which may say why one died
+        codes.append(_joint_exit_code(job, folder, monitor))
 
     with protected_output("utf-8"):
         code = run_guarded(job, run)
@@ -93,7 +95,13 @@ class _ProcessMonitor(threading.Thread):
         self._folder, self._size, self._should_stop, self._input_pipe = folder, size, should_stop, input_pipe
         self._watched: dict[int, psutil.Process] = {}
         self._first_end: float | None = None
+        self._evidence = MemoryEvidence(folder.log)
         self.n_killed = 0
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether a process on this host that ended without an error message had run out of memory."""
+        return self._evidence.kernel_killed() or self._evidence.log_says_so()
 
     def run(self) -> None:
         while True:
@@ -110,6 +118,8 @@ class _ProcessMonitor(threading.Thread):
             if len(self._watched) < self._size:  # what mlx.launch starts after them are helpers
                 self._watched.setdefault(child.pid, child)
         alive = [process for process in self._watched.values() if _is_alive(process)]
+        if self._first_end is None:
+            self._evidence.watch()
         if len(alive) == len(self._watched):
             return  # none has ended, or all have been handled
         self._first_end = self._first_end or time.monotonic()
@@ -128,7 +138,7 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _joint_exit_code(job: Job, folder: StageFolder, *, n_killed: int) -> int:
+def _joint_exit_code(job: Job, folder: StageFolder, monitor: _ProcessMonitor) -> int:
     """Return one exit code for all processes: the first one that states a reason, else BUG, else OK."""
     exit_files = sorted(folder.exit_codes.glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
     codes = [int(path.read_text(encoding="utf-8")) for path in exit_files]
@@ -140,9 +150,11 @@ def _joint_exit_code(job: Job, folder: StageFolder, *, n_killed: int) -> int:
         return BUG if BUG in codes else OK
     # A process whose peer died ends with a connection error of its own, which would hide the cause.
     folder.error.unlink(missing_ok=True)
+    if monitor.ran_out_of_memory:
+        return OUT_OF_MEMORY
     raise StageError(
-        f"{max(1, size - len(codes) - n_killed)} of the {size} processes that train {job.spec.stage} together died "
-        "without an error message: out of memory, killed by somebody else, or their host is gone\n"
+        f"{max(1, size - len(codes) - monitor.n_killed)} of the {size} processes that train {job.spec.stage} together "
+        "died without an error message: out of memory, killed by somebody else, or their host is gone\n"
         f"  what was saved is kept, and the same command continues from it; the log is {folder.log}"
     )
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from nanochat.data.sources import resolve_revision
 from nanochat.errors import StageError
 from nanochat.plan.fitting import is_shared
-from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_duration
 from nanochat.plan.specs import Job
 from nanochat.plan.stages import STAGES
@@ -21,8 +20,10 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
 from nanochat.runner.process.exit_status import raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.process.smaller_batch import describe_halving, halve_batch, memory_advice
 from nanochat.runner.store import record as records
 from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
+from nanochat.runner.store.last_batch import last_halvings
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import Cost, Provenance, StageRecord
 from nanochat.runner.store.stage_cache import ResolvedStage, newest_step
@@ -63,28 +64,45 @@ class StageAttempt:
 def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
     """Run a stage in a child process and return its record, which is written last. Its data must be downloaded.
 
+    If the child runs out of memory and nanochat chose its batch, another child continues with half of the batch.
     Raises the error that `exit_status.raise_for_exit` chooses if the stage failed or was interrupted.
     """
-    stage, folder, title = attempt.lookup.stage, attempt.lookup.folder, attempt.title
+    stage, folder = attempt.lookup.stage, attempt.lookup.folder
     commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.sources}
     _prepare_folder(attempt, display)
-    write_text(folder.job, _job(attempt).model_dump_json(indent=1))
     started = time.time()
-    child_exit = run_child(
-        folder,
-        interrupts=interrupts,
-        on_start=lock.name_child,
-        on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
-        on_note=lambda note: display.log_line(f"{title}: {note}"),
-        lock_descriptor=lock.descriptor,
-        command=LAUNCHER if is_shared(stage) else attempt.command,
-    )
-    display.clear_progress()
-    raise_for_exit(child_exit, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=_memory_remedy(stage))
+    child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
+    advice = memory_advice(stage, child_exit)
+    raise_for_exit(child_exit, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=advice)
     record = _record(attempt, child_exit, started=started, commits=commits)
     record.write(folder.record)
     delete_checkpoints(folder)
     return record
+
+
+def _run_with_batch_that_fits(
+    attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display
+) -> ChildExit:
+    """Run the stage's child processes, each with half of the batch of the one before, and return how the last ended."""
+    stage, folder, title = attempt.lookup.stage, attempt.lookup.folder, attempt.title
+    job, started = _job(attempt), time.time()
+    while True:
+        write_text(folder.job, job.model_dump_json(indent=1))
+        child_exit = run_child(
+            folder,
+            interrupts=interrupts,
+            on_start=lock.name_child,
+            on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
+            on_note=lambda note: display.log_line(f"{title}: {note}"),
+            lock_descriptor=lock.descriptor,
+            command=LAUNCHER if is_shared(stage) else attempt.command,
+        )
+        display.clear_progress()
+        if (smaller := halve_batch(job, stage, child_exit)) is None:
+            return child_exit
+        display.log_line(f"{title}: {describe_halving(stage, child_exit, folder)}")
+        _remove_leftovers(folder)
+        job = smaller
 
 
 def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
@@ -94,13 +112,18 @@ def _prepare_folder(attempt: StageAttempt, display: Display) -> None:
         folder.clear()
     else:
         folder.forget()
-        folder.delete_scratch()
-        if newest_step(folder) is None and not STAGES[identity.stage].evaluates:
-            shutil.rmtree(folder.out, ignore_errors=True)  # a damaged stage starts over; suites check themselves
+        _remove_leftovers(folder)
     identity.write(folder.identity)
     reused = [] if attempt.is_forced else reuse_suites(folder, identity, attempt.base)
     if reused:
         display.log_line(f"{attempt.title}: from cache: {', '.join(reused)}")
+
+
+def _remove_leftovers(folder: StageFolder) -> None:
+    """Remove what a killed process was writing, and the output of a stage that cannot resume."""
+    folder.delete_scratch()
+    if newest_step(folder) is None and not STAGES[folder.stage].evaluates:
+        shutil.rmtree(folder.out, ignore_errors=True)  # a damaged stage starts over; suites check themselves
 
 
 def _record(
@@ -120,8 +143,9 @@ def _record(
         finished=time.time(),
         planned=Cost.model_validate(stage.estimate),
         measured=Cost(
-            seconds=attempt.spent_seconds + child_exit.seconds,
+            seconds=attempt.spent_seconds + time.time() - started,
             peak_memory_bytes=child_exit.peak_memory_bytes,
+            micro_batch_size=child_exit.micro_batch_size,
             disk_bytes=folder_bytes(folder.path),
         ),
         tracking_uri=link.uri if link else None,
@@ -130,12 +154,13 @@ def _record(
 
 
 def _job(attempt: StageAttempt) -> Job:
-    stage = attempt.lookup.stage
+    stage, folder = attempt.lookup.stage, attempt.lookup.folder
     init = {} if attempt.init_model is None else {"init_from": str(attempt.init_model)}
+    halvings = last_halvings(stage, folder)
     return Job(
         spec=stage.spec.model_copy(update=init),
-        execution=stage.execution,
-        stage_dir=str(attempt.lookup.folder.path),
+        execution=stage.execution.model_copy(update={"batch_halvings": halvings}),
+        stage_dir=str(folder.path),
         upstream={name: str(attempt.upstream[name]) for name in stage.upstream},
         inputs={str(path): described for path, described in attempt.inputs.items()},
         origin=attempt.origin,
@@ -149,18 +174,6 @@ def _show_progress(display: Display, title: str, progress: Progress, seconds: fl
     elif _FRACTION_FOR_ESTIMATE < progress.fraction < 1:
         suffix = f", about {show_duration(seconds / progress.fraction * (1 - progress.fraction))} left"
     display.show_progress(title, progress.fraction, f"{progress.text or 'starting'}{suffix}")
-
-
-def _memory_remedy(stage: StagePlan) -> str:
-    """Return which recipe field to change if the stage runs out of memory."""
-    if not STAGES[stage.name].has_model:
-        return "set `tokenizer.max_chars` lower: the tokenizer holds that much text in memory"
-    rows = stage.execution.micro_batch_size
-    if rows is None:
-        return "set `run.micro_batch_size` (now auto) to a small number, or `run.activation_checkpointing: true`"
-    if rows > 1:
-        return f"set `run.micro_batch_size: {rows // 2}` (now {rows}), or `run.activation_checkpointing: true`"
-    return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter `model.sequence_len`"
 
 
 def _read_metrics(folder: StageFolder) -> dict[str, float]:

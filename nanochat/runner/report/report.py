@@ -29,7 +29,9 @@ The loss measures how badly the model predicts the next token: it is the negativ
 model gave to the right one, on average. Bits per byte (bpb) is the same measure per byte of text, so that models with
 different tokenizers can be compared. Lower is better for both."""
 _SAMPLES_INTRO = "Text that the models wrote. The prompts come from the recipe."
-_COST_INTRO = "Planned values were estimated before the run. The time includes interrupted attempts."
+_COST_INTRO = """\
+Planned values were estimated before the run. The time includes interrupted attempts. Rows are those that one process
+reads per forward pass of training; fewer than planned take more passes per step and change nothing but rounding."""
 _FINGERPRINT_INTRO = """\
 A fingerprint is a hash of everything that decides a stage's result: its recipe fields, its data, the seed, its code
 version, and the outputs of earlier stages. A later run with the same fingerprint reuses the result. The hashes here are
@@ -193,7 +195,7 @@ def _source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path])
 
 
 def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
-    columns = ("stage", "status", "time", "planned", "peak memory", "planned", "disk", "device")
+    columns = ("stage", "status", "time", "planned", "peak memory", "planned", "rows", "planned", "disk", "device")
     rows = []
     for entry in run.state.stages:
         record = records.get(entry.stage)
@@ -206,11 +208,12 @@ def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:
             show_duration(planned.seconds),
             show_bytes(measured.peak_memory_bytes if measured else None),
             show_bytes(planned.peak_memory_bytes),
+            *(str(x.micro_batch_size) if x and x.micro_batch_size else "-" for x in (measured, planned)),
             show_bytes(measured.disk_bytes if measured else None),
             record.device if record else "",
         )
         rows.append(cells)
-    return markdown_table(columns, "llrrrrrl", rows)
+    return markdown_table(columns, "llrrrrrrrl", rows)
 
 
 def _facts(run: Run) -> str:

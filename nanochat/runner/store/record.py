@@ -54,6 +54,8 @@ class Cost(_Stored):
 
     seconds: float | None = None
     peak_memory_bytes: int | None = None
+    micro_batch_size: int | None = None
+    """Rows per forward pass. None for a stage that does not train."""
     disk_bytes: int | None = None
 
 

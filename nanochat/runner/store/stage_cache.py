@@ -9,6 +9,7 @@ from typing import Literal
 
 from nanochat.plan.fingerprint import document, explain, fingerprint_document
 from nanochat.plan.plan import INIT_FROM, Plan, StagePlan
+from nanochat.runner.store.last_batch import describe_last_batch
 from nanochat.runner.store.locks import is_locked, read_owner
 from nanochat.runner.store.record import StageIdentity, StageRecord, read_identity, read_record
 from nanochat.runner.store.run_catalog import list_runs
@@ -94,6 +95,8 @@ def look_up_stage(
         reason = f"changed: {shown}"
     else:
         reason = "not computed yet"
+    if record is None and not is_forced:
+        reason += describe_last_batch(stage, folder)
     return ResolvedStage(
         stage=stage, identity=identity, folder=folder, record=record, has_checkpoint=has_checkpoint, reason=reason
     )

@@ -67,6 +67,8 @@ class StageContext:
         self._timings = Series(self.folder.timings)
         self.device_peak: Callable[[], int] | None = None
         """Returns the peak memory of a GPU, which the size of the process does not include."""
+        self.micro_batch_size: int | None = None
+        """Rows per forward pass of a stage that trains, once they are chosen. The parent records them."""
         self._checked: set[Path] = set()
         """The inputs whose content has been compared."""
         self._heartbeat_at = 0.0
@@ -115,6 +117,10 @@ class StageContext:
                     f"{path} {change}; run the same command again, which computes it again or says what to do"
                 )
             self._checked.add(path)
+
+    def shrink_batch(self, size: int) -> int:
+        """Return the size of an automatic batch, halved as often as memory has run out, but at least 1."""
+        return max(1, size >> self.job.execution.batch_halvings)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append values that every run of this job repeats exactly: loss, learning rate, bpb."""
@@ -167,6 +173,8 @@ class StageContext:
         beat = {**self._heartbeat, "time": time.time(), "pid": os.getpid()}
         if self.device_peak is not None:
             beat["peak_memory_bytes"] = self.device_peak()
+        if self.micro_batch_size is not None:
+            beat["micro_batch_size"] = self.micro_batch_size
         with contextlib.suppress(OSError):
             write_text(self.folder.progress, json.dumps(beat), durable=False)
 

@@ -22,6 +22,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "outofmemory",
     "insufficient memory",
     "memory allocation",
+    "bad_alloc",
 )
 
 
@@ -46,10 +47,12 @@ def run_guarded(job: Job, run: Callable[[], None]) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that memory ran out; an MLX RuntimeError is recognised by its text."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and reports_out_of_memory(str(error)))
+
+
+def reports_out_of_memory(text: str) -> bool:
+    """Return whether a message, or the end of a log, says that memory ran out."""
+    return any(part in text.lower() for part in _OUT_OF_MEMORY_TEXTS)
 
 
 def _disk_full_message(stage: str, error: OSError) -> str:
