@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from nanochat.errors import ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
-from nanochat.recipe.load import load_recipe
+from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
@@ -40,7 +40,13 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
 
     The class of a NanochatError says how the run ended, see `errors`. The message of InterruptedRun is one line.
     """
-    loaded = load_recipe(request.recipe, request.overrides)
+    return run_loaded(load_recipe(request.recipe, request.overrides), request, display)
+
+
+def run_loaded(
+    loaded: LoadedRecipe, request: RunRequest, display: Display, interrupts: Interrupts | None = None
+) -> Run:
+    """Do the same for a recipe that is loaded. With `interrupts`, the caller handles the signals."""
     if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     prepared = prepare(loaded, request.base)
@@ -55,6 +61,7 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
         forced=forced,
         lookups=prepared.look_up_cache(forced),
         display=display,
+        interrupts=interrupts,
     )
     tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
     if prepared.problems:  # raises, together with whatever else is wrong: without its inputs nothing can run
@@ -62,10 +69,12 @@ def run_recipe(request: RunRequest, display: Display) -> Run:
     _check_selection(context)
     if context.to_run:
         check_all(prepared, context.to_run, tracking=tracking)
-        _check_locks(context)
-        display.log_line(plan_report_text(prepared, context.lookups, selected))
+        if not request.is_cell:  # a cell waits for stages that other cells compute
+            _check_locks(context)
+            display.log_line(plan_report_text(prepared, context.lookups, selected))
     run, unmet = _run(context, tracking) if context.to_run else _finish_cached(context, tracking)
-    display.log_line(f"report: {run.folder.report}")
+    if not request.is_cell:
+        display.log_line(f"report: {run.folder.report}")
     if unmet:
         raise ExpectationError("\n".join(unmet))
     return run
@@ -96,8 +105,8 @@ def _run(context: RunContext, tracking: RunTracking) -> tuple[Run, list[str]]:
     close_dead_runs(list_runs(base))
     with (
         _open(context, tracking) as session,
-        Interrupts(display.clear_progress) as interrupts,
-        uploading(session.folder, tracking, base, display, interrupts),
+        context.handle_signals() as interrupts,
+        uploading(session.folder, tracking, base, display, interrupts, is_cell=context.request.is_cell),
     ):
         try:
             unmet = _finish(context, session, run_stages(context, session, interrupts))
@@ -133,6 +142,7 @@ def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
         overrides=request.overrides,
         tracking=tracking,
         command=request.command,
+        sweep=request.sweep,
         init_digests=prepared.init_digests,
         init_models=prepared.init_models,
         is_new=bool(context.forced),
@@ -169,10 +179,11 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
 
     If another process works on such a run, or it may not be written, the results are only shown.
     """
-    display, prepared, base = context.display, context.prepared, context.request.base
-    display.log_line("nothing to do: every stage is finished already")
+    display, prepared, base, is_cell = context.display, context.prepared, context.request.base, context.request.is_cell
+    if not is_cell:
+        display.log_line("nothing to do: every stage is finished already")
     cached = [(x, x.record) for x in context.lookups if isinstance(x, ResolvedStage) and x.record is not None]
-    for lookup, record in cached:
+    for lookup, record in cached if not is_cell else ():
         display.log_line(cache_line(lookup.stage.name, lookup, record))
     records: dict[str, StageRecord] = {lookup.stage.name: record for lookup, record in cached}
     name, digest = prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_digests)
@@ -199,7 +210,7 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
             write_report(run, base)
         if computed_here and tracking.kind == "mlflow":
             problems = find_tracking_problems(prepared.loaded.recipe.tracking, tracking)
-            upload_rest(run, base, display, list(problems))
-        elif tracking.kind == "mlflow":
+            upload_rest(run, base, display, list(problems), handle_signals=context.handle_signals, is_cell=is_cell)
+        elif tracking.kind == "mlflow" and not is_cell:
             display.log_line("MLflow: nothing to upload, because other runs computed all stages")
     return run, unmet

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nanochat.errors import InterruptedRun, PreflightError
+from nanochat.errors import InterruptedRun, LockError, PreflightError
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
@@ -29,6 +30,8 @@ from nanochat.runner.store.verification import files_to_load, find_damage
 from nanochat.storage.integrity import FileDigest
 from nanochat.storage.layout import StageFolder
 
+_WAIT_SECONDS = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
@@ -45,7 +48,16 @@ class RunRequest:
     first: str | None = None
     last: str | None = None
     force: tuple[str, ...] = ()
+    sweep: str = ""
+    """The sweep that the run is a cell of, as NAME/TIME. A cell waits for stages that other commands compute."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the environment of the stages, besides those of this process."""
     child_command: Sequence[str] = COMMAND
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether the run is a cell of a sweep, which shows its own plan and results."""
+        return bool(self.sweep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +70,17 @@ class RunContext:
     forced: frozenset[str]
     lookups: Sequence[CacheLookup]
     display: Display
+    interrupts: Interrupts | None = None
+    """Counts the signals to stop, if the caller handles them."""
+
+    @contextmanager
+    def handle_signals(self) -> Iterator[Interrupts]:
+        """Count the signals to stop while the block runs, unless the caller does so."""
+        if self.interrupts is not None:
+            yield self.interrupts
+            return
+        with Interrupts(self.display.clear_progress) as interrupts:
+            yield interrupts
 
     @property
     def to_run(self) -> list[StagePlan]:
@@ -119,13 +142,14 @@ def _run_stage(
         sweep_checkpoints(lookup.folder)
         context.display.log_line(cache_line(title, lookup, lookup.record))
         return lookup.record
-    with stage_lock(lookup.folder) as lock:
+    with _stage_lock(context, lookup, title, interrupts) as lock:
         if (owner := lock.taken_over_from) is not None:
             ended = f"process {owner.pid} on {owner.host}, which has ended"
             context.display.log_line(f"{title}: took over the lock of {ended}")
         if (found := _look_up(context, stage, records).record) is not None:
             # Another run finished it while this one waited for the lock.
             session.use_cached(name, lookup.folder, found.output_digest)
+            context.display.log_line(cache_line(title, lookup, found))
             return found
         record = _compute_stage(context, session, interrupts, lookup, lock, records)
         seconds = record.finished - record.started
@@ -133,6 +157,28 @@ def _run_stage(
     remark = time_remark(record)
     context.display.log_line(f"{title}: done{f' ({remark})' if remark else ''}{result_line(record)}")
     return record
+
+
+@contextmanager
+def _stage_lock(context: RunContext, lookup: ResolvedStage, title: str, interrupts: Interrupts) -> Iterator[StageLock]:
+    """Hold the lock of a stage. The cell of a sweep waits for it, because another cell may be computing the stage."""
+    with ExitStack() as held:
+        is_waiting = False
+        while True:
+            try:
+                lock = held.enter_context(stage_lock(lookup.folder))
+                break
+            except LockError as error:
+                if not context.request.is_cell:
+                    raise
+                if not is_waiting:
+                    holder = str(error).partition(";")[0]
+                    context.display.log_line(f"{title}: waits, because {holder}")
+                is_waiting = True
+            if interrupts.count:
+                raise InterruptedRun(_stop_line(context, f"stopped while waiting for {lookup.stage.name}"))
+            time.sleep(_WAIT_SECONDS)
+        yield lock
 
 
 def _look_up(context: RunContext, stage: StagePlan, records: dict[str, StageRecord]) -> ResolvedStage:
@@ -173,6 +219,7 @@ def _compute_stage(
         is_forced=name in context.forced,
         spent_seconds=entry.spent_seconds,
         provenance=session.state.provenance,
+        environment=context.request.environment,
         command=context.request.child_command,
     )
     began = time.time()

@@ -2,6 +2,7 @@
 
 <base>/stages/<stage>/<fingerprint>/    one computed stage, shared by every run that needs it
 <base>/runs/<name>/<YYYYmmdd-HHMMSS>/   one run of a recipe: its state, its report, links to its stages
+<base>/sweeps/<name>/<YYYYmmdd-HHMMSS>/ one sweep of a recipe: which runs belong to it, and its report
 
 The runner and the stage's child process exchange everything through the files of a stage folder, so both take the names
 from here. Not here: what the files contain.
@@ -37,7 +38,7 @@ class _Entry:
     def __init__(self, *names: str) -> None:
         self._names = names
 
-    def __get__(self, folder: StageFolder | RunFolder, owner: type) -> Path:
+    def __get__(self, folder: StageFolder | RunFolder | SweepFolder, owner: type) -> Path:
         return folder.path.joinpath(*self._names)
 
 
@@ -134,6 +135,23 @@ class RunFolder:
     link = _Entry("tracking.json")  # the MLflow run that shows this run
 
 
+@dataclass(frozen=True)
+class SweepFolder:
+    """The files of one sweep."""
+
+    path: Path
+
+    state = _Entry("sweep.json")
+    lock = _Entry("lock")  # held while the cells of a search are chosen
+    recipe = _Entry("recipe.yaml")  # the recipe file as it was
+    resolved = _Entry("config.yaml")  # the recipe with `extends`, `vars` and `--set` applied
+    plan_text = _Entry("plan.txt")
+    report = _Entry("report.md")
+    report_page = _Entry("report.html")  # the report as one HTML file with its pictures
+    plots = _Entry("plots")  # the report's pictures
+    link = _Entry("tracking.json")  # the MLflow run above those of the cells
+
+
 def checkpoint_folder(root: Path, step: int) -> Path:
     """Return the folder of the checkpoint after `step` optimizer steps, for example `step_00000123`."""
     return root / f"step_{step:08d}"
@@ -153,6 +171,11 @@ def stages_folder(base: Path) -> Path:
 def runs_folder(base: Path) -> Path:
     """Return the folder that holds `<name>/<time>` for every run."""
     return base / "runs"
+
+
+def sweeps_folder(base: Path) -> Path:
+    """Return the folder that holds `<name>/<time>` for every sweep."""
+    return base / "sweeps"
 
 
 def stage_folder(base: Path, stage: str, fingerprint: str) -> StageFolder:
@@ -177,14 +200,29 @@ def run_folders(base: Path, name: str | None = None) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(paths, key=lambda path: (path.name, str(path)))]
 
 
+def sweep_folders(base: Path, name: str | None = None) -> list[SweepFolder]:
+    """Return the sweep folders of one name, or of all names, sorted by their time."""
+    paths = {state.parent for state in sweeps_folder(base).glob(f"{name or '*'}/*/{SweepFolder(Path()).state}")}
+    return [SweepFolder(path) for path in sorted(paths, key=lambda path: (path.name, str(path)))]
+
+
 def create_run_folder(base: Path, name: str, now: datetime) -> RunFolder:
     """Create and return a run folder named after the time; a second one in the same second gets `-2`."""
+    return RunFolder(_create_folder(runs_folder(base) / name, now))
+
+
+def create_sweep_folder(base: Path, name: str, now: datetime) -> SweepFolder:
+    """Create and return a sweep folder; it is named as a run folder is."""
+    return SweepFolder(_create_folder(sweeps_folder(base) / name, now))
+
+
+def _create_folder(parent: Path, now: datetime) -> Path:
     stamp = now.strftime("%Y%m%d-%H%M%S")
     for attempt in range(1, 1000):
-        path = runs_folder(base) / name / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        path = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
-        return RunFolder(path)
-    raise AssertionError(f"a thousand runs of {name} in one second")
+        return path
+    raise AssertionError(f"a thousand folders in {parent} in one second")

@@ -20,6 +20,8 @@ def _run(parser: Parser) -> None:
         type=stage_or_all,
         help="run this stage even if it is finished (repeatable; `all` for every stage)",
     )
+    parser.add_argument("--fail-fast", action="store_true", help="for a sweep: stop when the first cell fails")
+    parser.add_argument("--yes", action="store_true", help="for a sweep: run it even if it has more than 1,000 cells")
 
 
 def _plan(parser: Parser) -> None:

@@ -15,13 +15,19 @@ from nanochat.recipe.load import load_recipe
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run a recipe."""
+    """Run a recipe, or all cells of its sweep."""
     from nanochat.cli.progress import make_display
-    from nanochat.runner.pipeline import run_recipe
+    from nanochat.runner.pipeline import run_loaded
     from nanochat.runner.stage_loop import RunRequest
 
-    if load_recipe(options.recipe, overrides_of(options)).recipe.sweep is not None:
-        raise RecipeError("sweeps can be checked and planned, but not run yet; run one cell with `--set sweep=null`")
+    loaded = load_recipe(options.recipe, overrides_of(options))
+    if loaded.recipe.sweep is not None:
+        from nanochat.cli.verbs.sweep_commands import run_cells
+
+        run_cells(options, loaded)
+        return
+    if options.fail_fast or options.yes:
+        raise RecipeError("`--fail-fast` and `--yes` are for sweeps, and this recipe has no section `sweep`")
     display = make_display()
     request = RunRequest(
         recipe=options.recipe,
@@ -35,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         force=tuple(options.force),
     )
     try:
-        run_recipe(request, display)
+        run_loaded(loaded, request, display)
     finally:
         display.clear_progress()
 

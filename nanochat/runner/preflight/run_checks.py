@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -34,14 +34,26 @@ from nanochat.runner.store.record import RunTracking
 from nanochat.tasks.table import TASKS
 from nanochat.tools.sandbox.run import find_isolation
 
-_DISK_MARGIN = 1.1
+DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 _QUERY_SECONDS = 10.0
 
 
 def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunTracking) -> None:
     """Check everything that the given stages need to run. The message of the PreflightError lists every problem."""
-    problems = [
+    refuse(find_problems(prepared, stages, tracking=tracking))
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise a PreflightError that lists the problems, each once, if there are any."""
+    if listed := list(dict.fromkeys(problems)):
+        heading = f"{len(listed)} problem{'s' if len(listed) > 1 else ''} to fix before the run can start"
+        raise PreflightError("\n".join([f"{heading}:", *(f"  - {problem}" for problem in listed)]))
+
+
+def find_problems(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunTracking) -> list[str]:
+    """Return everything that the given stages need to run and that is missing. A problem may be listed twice."""
+    return [
         *prepared.problems,
         *_check_base(prepared.base),
         *_check_sources(prepared, stages),
@@ -54,9 +66,6 @@ def check_all(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: RunT
         *_check_packages(stages),
         *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
-    if problems := list(dict.fromkeys(problems)):  # a missing source is found twice
-        heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} to fix before the run can start"
-        raise PreflightError("\n".join([f"{heading}:", *(f"  - {problem}" for problem in problems)]))
 
 
 def _check_base(base: Path) -> Iterator[str]:
@@ -91,7 +100,7 @@ def _check_models(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
     sources = (source for stage in stages for source in stage.sources)
     copies = sum(conversion.disk_bytes for conversion in plan_conversions(sources, base=prepared.base))
-    needed = ((total([stage.estimate for stage in stages]).disk_bytes or 0) + copies) * _DISK_MARGIN
+    needed = ((total([stage.estimate for stage in stages]).disk_bytes or 0) + copies) * DISK_MARGIN
     folder = prepared.base
     free = shutil.disk_usage(folder).free if folder.is_dir() else None
     if free is not None and needed > free:

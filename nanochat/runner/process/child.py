@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +69,12 @@ def run_child(
     on_tick: Callable[[Progress], None],
     on_note: Callable[[str], None],
     lock_descriptor: int,
+    environment: Mapping[str, str],
     command: Sequence[str] = COMMAND,
 ) -> ChildExit:
     """Run the job of a stage folder with `command`, which inherits the open lock file, and wait for it to end.
+
+    `environment` holds variables besides those of this process.
 
     `on_start` is called with the process id, `on_tick` a few times a second with the child's progress, and `on_note`
     with each line that the child wants to show to the user.
@@ -87,6 +90,7 @@ def run_child(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, **environment},
             pass_fds=(lock_descriptor,),
         )
     on_start(process.pid)

@@ -58,6 +58,8 @@ class StageAttempt:
     spent_seconds: float
     """The time that earlier attempts took."""
     provenance: Provenance
+    environment: Mapping[str, str]
+    """Variables of the child's environment, besides those of this process."""
     command: Sequence[str] = COMMAND
 
 
@@ -95,6 +97,7 @@ def _run_with_batch_that_fits(
             on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
             on_note=lambda note: display.log_line(f"{title}: {note}"),
             lock_descriptor=lock.descriptor,
+            environment=attempt.environment,
             command=LAUNCHER if is_shared(stage) else attempt.command,
         )
         display.clear_progress()

@@ -194,6 +194,8 @@ class RunState(_Stored):
     tracking: RunTracking
     command: str = ""
     """The command that resumes or repeats the run."""
+    sweep: str = ""
+    """The sweep that the run is a cell of, as NAME/TIME. Empty for a run of its own."""
     expectations: dict[str, Condition] = {}
     stages: tuple[StageEntry, ...] = ()
 

@@ -92,6 +92,7 @@ def open_session(
     overrides: tuple[str, ...],
     tracking: RunTracking,
     command: str,
+    sweep: str,
     init_digests: Mapping[str, str],
     init_models: Mapping[str, Path],
     is_new: bool,
@@ -133,6 +134,7 @@ def open_session(
                 provenance=previous.state.provenance if previous and is_cached else provenance.collect(),
                 tracking=tracking,
                 command=command,
+                sweep=sweep or (previous.state.sweep if previous is not None else ""),
                 expectations=dict(plan.expectations),
                 stages=fresh if previous is None else _resumed(fresh, previous),
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from nanochat.recipe.schema.execution_sections import Tracking
@@ -34,10 +34,17 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
 
 @contextmanager
 def uploading(
-    folder: RunFolder, tracking: RunTracking, base: Path, display: Display, interrupts: Interrupts
+    folder: RunFolder,
+    tracking: RunTracking,
+    base: Path,
+    display: Display,
+    interrupts: Interrupts,
+    *,
+    is_cell: bool = False,
 ) -> Iterator[None]:
     """Upload a run while the block runs, and what earlier runs on this machine could not upload.
 
+    The address of a cell is not shown: the sweep that it belongs to shows its own.
     However the block ends, the rest is uploaded after it, so that MLflow shows how the run ended.
     """
     if tracking.kind == "none" or tracking.uri is None:
@@ -56,10 +63,18 @@ def uploading(
     try:
         yield
     finally:
-        _finish_upload(uploader, folder, display, interrupts)
+        _finish_upload(uploader, folder, display, interrupts, is_cell=is_cell)
 
 
-def upload_rest(run: Run, base: Path, display: Display, problems: Sequence[str]) -> None:
+def upload_rest(
+    run: Run,
+    base: Path,
+    display: Display,
+    problems: Sequence[str],
+    *,
+    handle_signals: Callable[[], AbstractContextManager[Interrupts]],
+    is_cell: bool = False,
+) -> None:
     """Upload what the store lacks of a run whose stages are all cached. Show where it is, or why it is not uploaded.
 
     `problems` are the reasons why the run cannot be logged at all.
@@ -69,16 +84,19 @@ def upload_rest(run: Run, base: Path, display: Display, problems: Sequence[str])
         for problem in problems:
             display.log_line(f"MLflow: not uploaded: {problem.removeprefix('tracking: ')}")
     elif is_in_store(run, base) and link is not None:
-        display.log_line(f"MLflow: {where_to_look(link)}")
+        if not is_cell:
+            display.log_line(f"MLflow: {where_to_look(link)}")
     else:
         with (
-            Interrupts(display.clear_progress) as interrupts,
-            uploading(run.folder, tracking, base, display, interrupts),
+            handle_signals() as interrupts,
+            uploading(run.folder, tracking, base, display, interrupts, is_cell=is_cell),
         ):
             pass
 
 
-def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, interrupts: Interrupts) -> None:
+def _finish_upload(
+    uploader: Uploader, folder: RunFolder, display: Display, interrupts: Interrupts, *, is_cell: bool
+) -> None:
     """Upload the rest and show the run's address, or why it is not uploaded yet. A second signal stops the waiting."""
     uploader.stop()
     for _ in range(round(CLOSE_SECONDS / _POLL_SECONDS)):  # without a clock, which runs on while the run is suspended
@@ -89,5 +107,5 @@ def _finish_upload(uploader: Uploader, folder: RunFolder, display: Display, inte
     if (problem := uploader.problem) is not None:
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
-    elif (link := read_link(folder.link)) is not None:
+    elif not is_cell and (link := read_link(folder.link)) is not None:
         display.log_line(f"MLflow: {where_to_look(link)}")

@@ -1,0 +1,84 @@
+"""The results of a sweep, read from the folders of its runs: each cell by itself, and ranked over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nanochat.runner.report.results import metrics_by_name
+from nanochat.runner.store.run_catalog import Run, list_runs
+from nanochat.runner.store.session import is_in_progress
+from nanochat.runner.sweeps.state import CellEntry, SweepState
+
+CellStatus = Literal["waiting", "running", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """A cell, and what its run has computed so far. `run` is None if it has not begun."""
+
+    entry: CellEntry
+    run: Run | None
+    status: CellStatus
+    metrics: dict[str, float]
+    """The results by `stage.metric`."""
+    message: str
+    """How the run ended, if it failed or missed an expectation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The cells that differ only in their seed, and their results."""
+
+    values: dict[str, object]
+    cells: tuple[CellResult, ...]
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean of a metric over the cells that have it; None if a cell lacks it or it is not a number."""
+        found = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
+        if len(found) < len(self.cells) or not all(map(math.isfinite, found)):
+            return None
+        return statistics.fmean(found)
+
+    def spread(self, metric: str) -> float | None:
+        """Return the standard deviation of a metric over seeds; None for a single seed."""
+        found = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
+        return statistics.stdev(found) if len(found) > 1 else None
+
+
+def read_results(state: SweepState, base: Path) -> list[CellResult]:
+    """Return the result of every cell, in order."""
+    return [_read(entry, base) for entry in state.cells]
+
+
+def group_by_setting(results: Iterable[CellResult]) -> list[Setting]:
+    """Return the cells that differ only in their seed together, in the order of their first cells."""
+    groups: dict[str, list[CellResult]] = {}
+    for result in results:
+        groups.setdefault(json.dumps(result.entry.values, sort_keys=True), []).append(result)
+    return [Setting(values=group[0].entry.values, cells=tuple(group)) for group in groups.values()]
+
+
+def rank(settings: Sequence[Setting], metric: str, order: Literal["min", "max"]) -> list[Setting]:
+    """Return the settings that have a metric in every cell, the best mean first."""
+    means = {id(setting): setting.mean(metric) for setting in settings}
+    whole = [setting for setting in settings if means[id(setting)] is not None]
+    return sorted(whole, key=lambda setting: (means[id(setting)] or 0.0) * (1 if order == "min" else -1))
+
+
+def _read(entry: CellEntry, base: Path) -> CellResult:
+    runs = [run for run in list_runs(base, entry.run) if run.state.plan_digest == entry.plan_digest]
+    if not runs:
+        return CellResult(entry=entry, run=None, status="waiting", metrics={}, message="")
+    run = runs[-1]
+    status: CellStatus = run.state.status
+    if status == "running" and not is_in_progress(run):
+        status = "interrupted"
+    return CellResult(
+        entry=entry, run=run, status=status, metrics=metrics_by_name(run.records(base)), message=run.state.message
+    )

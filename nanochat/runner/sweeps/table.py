@@ -1,0 +1,78 @@
+"""The results of a sweep as a table of text: a row for each cell, and the best settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from nanochat.plan.quantities import show_value
+from nanochat.plan.render import text_table
+from nanochat.recipe.merge.tree import Plain
+from nanochat.runner.sweeps.labels import SEED, short_names, show_swept
+from nanochat.runner.sweeps.results import CellResult, Setting, group_by_setting, rank
+from nanochat.runner.sweeps.state import SweepState
+
+_DIGITS = 6
+_MAX_METRICS = 6
+_COMPANIONS = (".stderr", ".n", ".centred", ".bytes", ".tokens", "_cut")
+_SHOWN_RANKS = 5
+
+
+def shown_metrics(state: SweepState, results: Sequence[CellResult]) -> list[str]:
+    """Return the results that a table shows: that which ranks the cells, then those that say how good they are."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    chosen = [name for name in names if not name.endswith(_COMPANIONS) and _is_quality(name)]
+    ranking = list(state.section.rank_by or {})
+    return list(dict.fromkeys([*ranking, *reversed(chosen)]))[:_MAX_METRICS]
+
+
+def result_table(state: SweepState, results: Sequence[CellResult]) -> str:
+    """Return the table of all cells, followed by the ranking."""
+    paths = list(results[0].entry.values) if results else []
+    names, metrics = short_names(paths), shown_metrics(state, results)
+    head = ("cell", *(names[path] for path in paths), SEED, "status", *metrics)
+    rows = [
+        (
+            str(result.entry.number),
+            *(show_swept(cast(Plain, result.entry.values[path])) for path in paths),
+            str(result.entry.seed),
+            result.status,
+            *(_shown(result.metrics.get(metric)) for metric in metrics),
+        )
+        for result in results
+    ]
+    table = text_table([head, *rows], "r" * (len(paths) + 2) + "l" + "r" * len(metrics))
+    return "\n\n".join([table, *_ranking(state, results, names)]) + "\n"
+
+
+def describe_setting(setting: Setting, names: dict[str, str]) -> str:
+    """Return the values of a setting on one line."""
+    return ", ".join(f"{names[path]} {show_swept(cast(Plain, value))}" for path, value in setting.values.items())
+
+
+def show_mean(setting: Setting, metric: str) -> str:
+    """Return the mean of a metric with its spread over seeds."""
+    mean, spread = setting.mean(metric), setting.spread(metric)
+    assert mean is not None, "only settings with the metric are ranked"
+    over = f" ± {spread:.2g} ({len(setting.cells)} seeds)" if spread is not None else ""
+    return f"{show_value(mean, digits=_DIGITS)}{over}"
+
+
+def _ranking(state: SweepState, results: Sequence[CellResult], names: dict[str, str]) -> list[str]:
+    lines = []
+    for metric, order in (state.section.rank_by or {}).items():
+        ranked = rank(group_by_setting(results), metric, order)
+        lines += [
+            f"{place}. {metric} {show_mean(setting, metric)}: {describe_setting(setting, names) or 'all seeds'}"
+            for place, setting in enumerate(ranked[:_SHOWN_RANKS], start=1)
+        ]
+    return ["\n".join(lines)] if lines else []
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else show_value(value, digits=_DIGITS)
+
+
+def _is_quality(name: str) -> bool:
+    stage, _, metric = name.partition(".")
+    return stage.endswith("_eval") or "loss" in metric or "bpb" in metric

@@ -1,0 +1,141 @@
+"""A sweep runs its cells as ordinary runs: stages are shared, a failure stays alone, and a stopped sweep continues."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nanochat.errors import ExpectationError, InterruptedRun, LockError, PreflightError, StageError
+from nanochat.runner.store.locks import run_lock
+from nanochat.runner.store.run_catalog import list_runs
+from nanochat.runner.sweeps.outcome import CellFailure, raise_worst
+from nanochat.storage.layout import sweep_folders
+
+CELL = ["pretrain", "base_eval"]
+
+
+def test_cells_share_stages_are_ranked_and_are_served_from_the_cache_alone_and_together(sweep, calls):
+    sweep.bench.control(varies="yes")
+    folder = sweep.run()
+    assert calls() == ["tokenizer", *CELL, *CELL, *CELL]
+    assert "chat_eval" not in sweep.bench.display.text
+    table, bpb = sweep.table(), [result.metrics["base_eval.bpb"] for result in sweep.results()]
+    rows = [line.split() for line in table[2:5]]
+    assert [row[:4] for row in rows] == [[str(n), str(3 + n), "42", "finished"] for n in (1, 2, 3)]
+    assert [float(row[4]) for row in rows] == pytest.approx(bpb, rel=1e-5)
+    assert len(set(bpb)) == 3
+    assert table[6].endswith(f": steps {4 + bpb.index(min(bpb))}")
+    assert sweep.run() == folder
+    assert sweep.table() == table
+    folders = {run.folder for run in list_runs(sweep.bench.base)}
+    alone = sweep.bench.run(*sweep.state().cells[2].overrides, last="base_eval")
+    assert alone.folder in folders
+    assert alone.state.sweep == f"tiny/{folder.path.name}"
+    sweep.bench.run("sweep=null", "name=other", "pretrain.horizon.steps=6", last="base_eval")
+    assert calls() == []
+
+
+def test_a_cell_that_diverges_fails_alone_and_is_tried_again_by_the_next_command(sweep, calls):
+    sweep.bench.control(pretrain="fail", only='"steps": 5')
+    with pytest.raises(StageError) as caught:
+        sweep.run()
+    assert caught.value.exit_code == 4
+    assert str(caught.value).splitlines()[0] == "1 of 3 cells did not succeed; the results of the others are kept:"
+    assert str(caught.value).splitlines()[1].startswith("  cell 2: the loss was not finite")
+    assert [result.status for result in sweep.results()] == ["finished", "failed", "finished"]
+    assert sweep.table()[3].split() == ["2", "5", "42", "failed", "-", "-"]
+    calls()
+    sweep.bench.control()
+    sweep.run()
+    assert calls() == CELL
+
+
+def test_fail_fast_starts_no_other_cell(sweep, calls):
+    sweep.bench.control(pretrain="fail")
+    with pytest.raises(StageError):
+        sweep.run(stops_at_failure=True)
+    assert calls() == ["tokenizer", "pretrain"]
+    assert [result.status for result in sweep.results()] == ["failed", "waiting", "waiting"]
+
+
+def test_the_worst_kind_of_failure_decides_the_exit_code():
+    raise_worst([], 3)
+    missed, busy, diverged = ExpectationError("not met"), LockError("in use"), StageError("diverged")
+    for errors, code in (([missed], 5), ([missed, busy], 6), ([busy, diverged, missed], 4)):
+        with pytest.raises(type(errors[0]) if len(errors) == 1 else Exception) as caught:
+            raise_worst([CellFailure(n, error) for n, error in enumerate(errors, start=1)], 3)
+        assert caught.value.exit_code == code
+        assert len(str(caught.value).splitlines()) == 1 + len(errors)
+
+
+def test_a_signal_stops_the_sweep_and_the_same_command_continues_it(sweep, calls):
+    sweep.bench.control(pretrain="wait", only='"steps": 5')
+    make_display = sweep.bench.make_display
+
+    def make_interrupting():
+        display = make_display()
+        display.on_progress = lambda title: "cell 2/3: 2-pretrain" in title and os.kill(os.getpid(), signal.SIGINT)
+        return display
+
+    sweep.bench.make_display = make_interrupting
+    with pytest.raises(InterruptedRun) as caught:
+        sweep.run()
+    assert str(caught.value).startswith("cell 2: 2-pretrain: stopped at step 2")
+    assert str(caught.value).endswith("; continue with: nanochat-run tiny.yaml")
+    assert [result.status for result in sweep.results()] == ["finished", "interrupted", "waiting"]
+    assert calls() == ["tokenizer", *CELL, "pretrain"]
+    sweep.bench.control()
+    sweep.bench.make_display = make_display
+    sweep.run()
+    assert calls() == [*CELL, *CELL]
+
+
+def test_a_cell_waits_for_a_stage_that_another_command_computes(sweep, calls):
+    sweep.write("sweep: {over: {pretrain.horizon.steps: [4, 5]}, until: pretrain}\n")
+    sweep.bench.run("sweep=null", only="tokenizer")
+    calls()
+    folder = sweep.bench.stage_folder("tokenizer")
+    folder.forget()
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print(flush=True); time.sleep(2)"
+    with subprocess.Popen([sys.executable, "-S", "-c", hold, str(folder.lock)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        sweep.run()
+    assert "cell 1/2: 1-tokenizer: waits, because another command holds stage tokenizer" in sweep.bench.display.text
+    assert calls() == ["tokenizer", "pretrain", "pretrain"]
+
+
+def test_a_cell_that_another_command_runs_is_reported_and_the_others_run(sweep, calls):
+    sweep.write("sweep: {over: {pretrain.horizon.steps: [4, 5]}, until: pretrain}\n")
+    sweep.bench.control(pretrain="fail")
+    with pytest.raises(StageError):
+        sweep.run()
+    sweep.bench.control()
+    busy = sweep.results()[0].run
+    busy.state.model_copy(update={"status": "running"}).write(busy.folder.state)
+    with run_lock(busy.folder), pytest.raises(LockError, match="cell 1: another command holds the run"):
+        sweep.run()
+    assert [result.status for result in sweep.results()] == ["interrupted", "finished"]
+
+
+def test_everything_is_checked_before_the_first_cell(sweep, calls):
+    sweep.write("sweep: {over: {sources.text.path: [text.txt, missing]}}\n")
+    with pytest.raises(PreflightError, match="missing"):
+        sweep.run()
+    assert calls() == []
+    assert not sweep_folders(sweep.bench.base)
+
+
+def test_the_same_cells_are_the_same_sweep_and_other_cells_another(sweep):
+    first = sweep.open()
+    assert sweep.open() == first
+    sweep.write("sweep: {over: {model.n_layer: [1, 2]}}\n")
+    second = sweep.open()
+    assert second != first
+    assert [cell.values for cell in sweep.state().cells] == [{"model.n_layer": 1}, {"model.n_layer": 2}]
+    second.state.write_text("{")
+    assert sweep.open() not in (first, second)
