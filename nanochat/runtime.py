@@ -131,8 +131,9 @@ def _prepare(device: str, dtype: str, threads: int) -> Runtime:
     if sys.platform == "linux" and backend == "cpu":
         _keep_freed_pages()
         blas = _load_blas(threads)
-    if backend == "cuda" and chosen == "float32":
-        set_environment("MLX_ENABLE_TF32", "0")  # float32 has 24 significant bits, TF32 only 11
+    if backend != "cpu" and chosen == "float32":
+        # float32 has 24 significant bits; the matrix units of NVIDIA's GPUs and Apple's M5 keep 11 of them.
+        set_environment("MLX_ENABLE_TF32", "0")
     return Runtime(backend=backend, dtype=chosen, blas=blas, threads=threads)
 
 

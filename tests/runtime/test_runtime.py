@@ -25,12 +25,18 @@ def test_base_dir_is_in_the_users_cache_by_default(monkeypatch, tmp_path):
 
 
 def test_prepare_chooses_the_dtype_of_the_backend(monkeypatch):
-    """A CPU computes in float32 and a GPU in bfloat16, unless the recipe names a dtype."""
+    """A CPU computes in float32 and a GPU in bfloat16, unless the recipe names a dtype.
+
+    No GPU may round float32 to the 11 bits of TF32: NVIDIA's do, and Apple's from M5 on.
+    """
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     assert runtime.prepare("cpu").dtype == "float32"
     assert runtime.prepare("cpu", "bfloat16").dtype == "bfloat16"
     monkeypatch.setattr(runtime, "backend_of_machine", lambda: "metal")
     assert runtime.prepare("gpu", threads=3).dtype == "bfloat16"
+    assert runtime.environment("MLX_ENABLE_TF32") == "1"
     assert runtime.prepare("gpu", "float32", threads=3).dtype == "float32"
+    assert runtime.environment("MLX_ENABLE_TF32") == "0"
 
 
 def test_prepare_refuses_a_missing_gpu(monkeypatch):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 
 import mlx.core as mx
 import numpy as np
@@ -13,12 +14,16 @@ import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.documents import single_pass
+from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import token_losses
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import TIME_PARTS, ScheduleConfig
+from nanochat.plan.specs import SftItem
+from nanochat.runtime import Runtime
 from nanochat.stages import pretrain as stage
+from nanochat.stages import sft
 from nanochat.storage.layout import list_checkpoints
 
 STEPS = 10
@@ -227,3 +232,22 @@ def test_pretrain_with_a_horizon_in_minutes_killed_at_a_random_moment_resumes_wi
     seconds = [state["used_seconds"] for state in states]
     assert seconds == sorted(seconds)
     assert seconds[-1] >= 2 > seconds[-2]
+
+
+@pytest.mark.parametrize(("name", "names"), [("NVIDIA RTX 9999", ["NVIDIA RTX 9999"]), ("Apple M5 Pro", [])])
+def test_unknown_gpu_is_named_once_in_a_run(
+    make_context, make_pretrain_spec, make_sft_spec, upstream, monkeypatch, capsys, name, names
+):
+    """The fine-tuning that follows does not repeat the note. A known GPU has none, and its MFU is logged."""
+    monkeypatch.setattr("nanochat.stages.training.device_name", lambda: name)
+    words = SourceSpec(name="words", builtin="spelling")
+    item = SftItem(name="w", task="simple_spelling", source=words, split="train", max_examples=8, repeat=1)
+    folders = dict(upstream)
+    for module, spec in ((stage, make_pretrain_spec(steps=2, sequence_len=64)), (sft, make_sft_spec(item, steps=1))):
+        context = make_context(spec, name=spec.stage, upstream=folders)
+        context.runtime = Runtime(backend="metal", dtype="float32", blas="any", threads=1)
+        module.run(context.job, context)
+        folders = {"pretrain": str(context.out)}
+        lines = context.folder.timings.read_text().splitlines()
+        assert any("train/mfu" in json.loads(line)["metrics"] for line in lines) == (not names)
+    assert re.findall("peak rate of (.*) is not known", capsys.readouterr().out) == names
