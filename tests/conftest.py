@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,27 @@ def _device() -> None:
     from nanochat.model.device import select_device
 
     select_device(_chosen.backend)
+
+
+@pytest.fixture
+def metal_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every module believes that it runs on a GPU without our kernels, as on a Mac. The device stays the same.
+
+    On a CPU, MLX would compile functions with a C++ compiler, which takes half a minute; here it runs them as they are.
+    """
+    import mlx.core as mx
+
+    monkeypatch.setenv("NANOCHAT_KERNELS", "mlx")
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.fixture(params=["device", pytest.param("metal", marks=pytest.mark.cpu)])
+def _each_path(request: pytest.FixtureRequest) -> None:
+    """Run a test with the implementations for this device, and with those of Metal."""
+    if request.param == "metal":
+        request.getfixturevalue("metal_path")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,8 @@
-"""Facts about the device that MLX computes on: kind, name, memory, peak rates; and MLX's memory limits."""
+"""Facts about the device that MLX computes on: kind, name, memory, peak rates; and MLX's memory limits.
+
+`NANOCHAT_KERNELS=mlx` runs the implementations that Metal uses on any device: they are composed of MLX's own
+calls. The tests run Metal's path on a CPU in this way, and on CUDA it shows whether our kernels cause a problem.
+"""
 
 from __future__ import annotations
 
@@ -114,13 +118,37 @@ _OTHER_RATE = {"Laptop", "Max-Q", "MIG", "D"}
 """Words in the names of slower variants, whose rates are not in the table."""
 
 
-def select_device(backend: Literal["metal", "cuda", "cpu"]) -> None:
+def select_device(backend: runtime.Backend) -> None:
     """Compute on the backend that `runtime.prepare` chose."""
     mx.set_default_device(mx.Device(mx.cpu if backend == "cpu" else mx.gpu))
 
 
+def implementation() -> runtime.Backend:
+    """Return whose implementations run: the device's own, or Metal's where `NANOCHAT_KERNELS` says so."""
+    if runtime.uses_only_mlx():
+        return "metal"
+    if _is_cpu():
+        return "cpu"
+    return "cuda" if computes_on_cuda() else "metal"
+
+
 def runs_on_cpu() -> bool:
-    """Return whether MLX computes on the CPU."""
+    """Return whether the implementations for a CPU run."""
+    return implementation() == "cpu"
+
+
+def runs_kernels() -> bool:
+    """Return whether our CUDA kernels run."""
+    return implementation() == "cuda"
+
+
+def computes_on_cuda() -> bool:
+    """Return whether MLX computes on an NVIDIA GPU, whatever implementations run."""
+    return not _is_cpu() and bool(mx.cuda.is_available())
+
+
+def _is_cpu() -> bool:
+    """Return whether MLX computes on the CPU, whatever implementations run."""
     return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
@@ -134,7 +162,7 @@ def memory_bytes() -> int:
     info = mx.device_info(mx.default_device())
     known = (int(info[fact]) for fact in ("memory_size", "total_memory") if fact in info)
     whole = next(known, int(psutil.virtual_memory().total))
-    return min(whole, runtime.container_memory_bytes() or whole) if runs_on_cpu() else whole
+    return min(whole, runtime.container_memory_bytes() or whole) if _is_cpu() else whole
 
 
 def recommended_bytes() -> int:
@@ -155,7 +183,7 @@ def apply_memory_limits(limit_bytes: int | None) -> None:
     memory and reuses it before that happens. The wired limit keeps a model's arrays resident on Metal. On a CPU there
     is no default limit.
     """
-    if runs_on_cpu():
+    if _is_cpu():
         if limit_bytes is not None:
             mx.set_memory_limit(limit_bytes)
         return

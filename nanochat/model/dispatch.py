@@ -1,12 +1,16 @@
 """The one place that chooses an implementation for the device: attention, the whole forward pass, the loss.
 
     |                       | CPU                           | Metal             | CUDA                           |
-    | attention             | `cpu.attention` (float32, at  | `fused_attention` | `fused_attention`              |
-    |                       | least 16 queries), else fused |                   |                                |
+    | attention, whole rows | `block_attention` with        | `block_attention` | `fused_attention` where it has |
+    |                       | `cpu.attention` (float32)     |                   | gradients, else blocks         |
+    | attention with cache  | the same, from 16 queries on, | `fused_attention` | `fused_attention`              |
+    |                       | else `fused_attention`        |                   |                                |
     | forward pass          | `gpt.GPT`                     | `gpt.GPT`         | `cuda.forward`, but `gpt.GPT`  |
     |                       |                               |                   | when blocks are recomputed     |
     | rows without padding  | `ragged.attention.row_by_row` | `by_group`        | `by_group`                     |
     | loss                  | `cpu.softcap_loss`            | `loss`            | `cuda.softcap_loss`            |
+
+`NANOCHAT_KERNELS=mlx` chooses Metal's column on every device (`device.implementation`).
 
 Every choice computes what `gpt.GPT` and `loss.plain_losses` write out. `FastGPT` is the model that training, inference
 and evaluation use.
@@ -18,16 +22,16 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from nanochat.model import loss
+from nanochat.model import loss, recompute
+from nanochat.model.block_attention import PLAIN, block_attention
 from nanochat.model.config import GPTConfig
+from nanochat.model.cpu import attention as cpu_attention
 from nanochat.model.cpu import softcap_loss as cpu_loss
-from nanochat.model.cpu.attention import cpu_attention
 from nanochat.model.cuda import forward as cuda_forward
 from nanochat.model.cuda import softcap_loss as cuda_loss
-from nanochat.model.cuda.launch import runs_kernels
-from nanochat.model.device import runs_on_cpu
-from nanochat.model.fused_attention import fused_attention
-from nanochat.model.gpt import GPT, Cache, repeat_heads
+from nanochat.model.device import runs_kernels, runs_on_cpu
+from nanochat.model.fused_attention import fused_attention, has_fused_gradient
+from nanochat.model.gpt import GPT, Block, Cache
 from nanochat.model.ragged import forward as ragged_forward
 from nanochat.model.ragged.attention import by_group, row_by_row
 from nanochat.model.ragged.rows import Ragged
@@ -38,9 +42,12 @@ _MIN_CPU_QUERIES = 16
 
 def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
     """Return what `gpt.attention` does, computed by the fastest form for the device."""
-    if not (runs_on_cpu() and queries.dtype == mx.float32 and queries.shape[2] >= _MIN_CPU_QUERIES):
-        return fused_attention(queries, keys, values, window=window)
-    return cpu_attention(queries, repeat_heads(keys, queries), repeat_heads(values, queries), window=window)
+    if runs_on_cpu() and queries.dtype == mx.float32 and queries.shape[2] >= _MIN_CPU_QUERIES:
+        return block_attention(queries, keys, values, window=window, form=cpu_attention.FORM)
+    is_training_shape = 1 < queries.shape[2] == keys.shape[2]
+    if is_training_shape and not has_fused_gradient(queries, window):
+        return block_attention(queries, keys, values, window=window, form=PLAIN)
+    return fused_attention(queries, keys, values, window=window)
 
 
 class FastGPT(GPT):
@@ -51,7 +58,7 @@ class FastGPT(GPT):
     """
 
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__(config, attention)
+        super().__init__(config, attention, recompute.squared_relu)
         self._fused_qkv: list[mx.array] = []
 
     @property
@@ -77,8 +84,14 @@ class FastGPT(GPT):
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
         if cuda_forward.applies(self.config) and not self.recomputes_blocks:
-            return cuda_forward.hidden(self, idx, cache, attend=fused_attention, fused_qkv=self.fused_qkv)
+            return cuda_forward.hidden(self, idx, cache, attend=attention, fused_qkv=self.fused_qkv)
         return super().hidden(idx, cache)
+
+    def run_block(self, block: Block, x: mx.array, value_rows: mx.array | None, cache: Cache | None) -> mx.array:
+        """Return the residual stream (B, T, C) after a block, whose weight gradients are not postponed."""
+        if cache is not None or self.recomputes_blocks:
+            return super().run_block(block, x, value_rows, cache)
+        return recompute.ordered(block, x) if value_rows is None else recompute.ordered(block, x, value_rows)
 
     def hidden_ragged(self, rows: Ragged) -> mx.array:
         """Return the final normed residual stream (N, C) of rows without padding, in the compute dtype."""

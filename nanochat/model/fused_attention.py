@@ -1,8 +1,8 @@
-"""Windowed attention by MLX's fused kernel, `mx.fast.scaled_dot_product_attention`: what GPUs run.
+"""Windowed attention by MLX's fused kernel, `mx.fast.scaled_dot_product_attention`: for reading a cache, and on CUDA.
 
-The fused kernel knows causal attention but no windows, and a mask makes it compute every score. A windowed layer is
-therefore cut into blocks of queries, each with only the keys that its window reaches. Metal, CUDA, and a CPU where it
-has few queries or bfloat16 use this module; blocks that read their keys in place need CUDA.
+The fused kernel knows causal attention but no windows, and a mask makes it compute every score. To train on a windowed
+layer, CUDA therefore works on blocks of queries, each with only the keys that its window reaches, which it reads in
+place. Devices whose fused kernel has no gradient train with `block_attention`.
 
 Shapes: B batch, H query heads, G key/value heads, T queries, S keys (S >= T), D head size.
 """
@@ -14,8 +14,8 @@ from typing import Literal
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.cuda.windows import overlapping_windows
+from nanochat.model.device import computes_on_cuda, runs_kernels
 from nanochat.model.gpt import visible_keys
 
 _FUSED_MULTIPLE, _FUSED_HEAD_SIZE = 128, 128
@@ -28,46 +28,31 @@ def fused_attention(queries: mx.array, keys: mx.array, values: mx.array, *, wind
     """Return the same as `gpt.attention`, in the queries' dtype."""
     length, size = queries.shape[2], keys.shape[2]
     mask: mx.array | Literal["causal"] | None
-    if length == 1 and size <= window + 1:
-        mask = None
-    elif size <= window + 1:
-        mask = "causal"
+    if size <= window + 1:
+        mask = None if length == 1 else "causal"
     elif length == size and _overlapping_blocks_fit(queries, window):
         return overlapping_block_attention(queries, keys, values, window=window)
-    elif length == size and window > 0:
-        return blocked_attention(queries, keys, values, window=window)
     else:
         mask = visible_keys(length, size, window=window)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=queries.shape[-1] ** -0.5, mask=mask)
 
 
-def blocked_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return the same as `gpt.attention` for T = S > window > 0, computed in blocks of the window's length.
+def has_fused_gradient(queries: mx.array, window: int) -> bool:
+    """Return whether this device computes the gradient of `fused_attention` on whole rows without storing scores.
 
-    The first block is causal. Each later block sees its own keys and those of the block before it, through one mask
-    that all blocks share. The mask is added to the scores: on CUDA a boolean mask leaves the fused path. Blocks are cut
-    and concatenated as (B, T, H, D), the layout of the projections, where positions are outermost in memory.
+    cuDNN does in bfloat16, for causal rows and for overlapping blocks. Metal never does: see
+    `ScaledDotProductAttention::use_fallback` in MLX.
     """
-    scale, length = queries.shape[-1] ** -0.5, queries.shape[2]
-    queries, keys, values = (x.swapaxes(1, 2) for x in (queries, keys, values))
-    leading, following = mx.split(queries, [window], axis=1)
-    first = _attend(leading, keys[:, :window], values[:, :window], scale=scale, mask="causal")
-    padding = -length % window  # added at the end, where no real query sees it
-    if padding:
-        following, keys, values = (mx.pad(x, [(0, 0), (0, padding), (0, 0), (0, 0)]) for x in (following, keys, values))
-    rest = _attend(
-        following.reshape(-1, window, *following.shape[2:]),
-        _with_block_before(keys, window),
-        _with_block_before(values, window),
-        scale=scale,
-        mask=_window_bias(window, window, queries.dtype),
-    )
-    rest = rest.reshape(following.shape)
-    return mx.concatenate([first, rest], axis=1)[:, :length].swapaxes(1, 2)
+    is_causal = queries.shape[2] <= window + 1
+    is_fused = computes_on_cuda() and queries.dtype == mx.bfloat16 and queries.shape[-1] <= _FUSED_HEAD_SIZE
+    return is_fused and (is_causal or _overlapping_blocks_fit(queries, window))
 
 
 def overlapping_block_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return the same as `blocked_attention`, on CUDA: every block reads its keys in place instead of copying them."""
+    """Return the same as `gpt.attention` for T = S > window > 0 and the shapes of `_overlapping_blocks_fit`, on CUDA.
+
+    A block reads its keys in place instead of copying them.
+    """
     length, scale = queries.shape[2], queries.shape[-1] ** -0.5
     block = _block_length(length, window)
     starts = range(window, length, block)
@@ -112,11 +97,3 @@ def _attend(
     """Return fused attention of (B, T, H, D) and (B, S, G, D), as (B, T, H, D)."""
     by_head = (x.swapaxes(1, 2) for x in (queries, keys, values))
     return mx.fast.scaled_dot_product_attention(*by_head, scale=scale, mask=mask).swapaxes(1, 2)
-
-
-def _with_block_before(x: mx.array, window: int) -> mx.array:
-    """Return every block except the first, preceded by the block before it: (B * blocks, 2 * window, G, D)."""
-    if x.shape[1] == 2 * window:
-        return x
-    blocks = (x.reshape(x.shape[0], -1, window, *x.shape[2:])[:, part] for part in (slice(-1), slice(1, None)))
-    return mx.concatenate(list(blocks), axis=2).reshape(-1, 2 * window, *x.shape[2:])

@@ -142,8 +142,15 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: in
     return weights.astype(values.dtype) @ values
 
 
+def squared_relu(x: mx.array) -> mx.array:
+    """Return relu(x)^2. Source: So et al. 2021 (2109.08668)."""
+    return mx.square(mx.maximum(x, 0))
+
+
 Attend = Callable[..., mx.array]
 """A function with the arguments and the result of `attention`; `dispatch` has faster ones."""
+Activate = Callable[[mx.array], mx.array]
+"""`squared_relu`, or a form of it that keeps less for the backward pass."""
 
 
 class CausalSelfAttention(Module):
@@ -214,26 +221,27 @@ class CausalSelfAttention(Module):
 
 
 class MLP(Module):
-    """c_proj relu(c_fc x)^2, with c_fc (4C, C) and c_proj (C, 4C). Source: So et al. 2021 (2109.08668)."""
+    """c_proj relu(c_fc x)^2, with c_fc (4C, C) and c_proj (C, 4C)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, activate: Activate) -> None:
         super().__init__()
+        self._activate = activate
         self.c_fc = Linear((4 * config.n_embd, config.n_embd))
         self.c_proj = Linear((config.n_embd, 4 * config.n_embd))
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return (B, T, C) from the normed residual stream (B, T, C)."""
-        return self.c_proj(mx.square(mx.maximum(self.c_fc(x), 0)))
+        return self.c_proj(self._activate(self.c_fc(x)))
 
 
 class Block(Module):
     """Attention, then MLP; each reads the normed residual stream and its output is added to the stream."""
 
-    def __init__(self, config: GPTConfig, layer: int, attend: Attend) -> None:
+    def __init__(self, config: GPTConfig, layer: int, attend: Attend, activate: Activate) -> None:
         super().__init__()
         self._eps = config.variant.norm_eps
         self.attn = CausalSelfAttention(config, layer, attend)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, activate)
 
     def __call__(self, x: mx.array, value_rows: mx.array | None = None, cache: Cache | None = None) -> mx.array:
         """Return the residual stream (B, T, C) after this block; arguments as in `CausalSelfAttention`."""
@@ -244,10 +252,10 @@ class Block(Module):
 class _Transformer(Module):
     """Holds `wte` and the blocks `h` under the names that checkpoints use."""
 
-    def __init__(self, config: GPTConfig, attend: Attend) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend, activate: Activate) -> None:
         super().__init__()
         self.wte = Embedding((config.padded_vocab_size, config.n_embd))
-        self.h = [Block(config, layer, attend) for layer in range(config.n_layer)]
+        self.h = [Block(config, layer, attend, activate) for layer in range(config.n_layer)]
 
 
 class GPT(Module):
@@ -260,7 +268,7 @@ class GPT(Module):
         smear_lambda (1,), smear_gate (1, SMEAR_CHANNELS), backout_lambda (1,): `current` architecture only
     """
 
-    def __init__(self, config: GPTConfig, attend: Attend = attention) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend = attention, activate: Activate = squared_relu) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = mx.float32
@@ -274,7 +282,7 @@ class GPT(Module):
             self.smear_gate = Linear((1, SMEAR_CHANNELS))
         if variant.has_backout:
             self.backout_lambda = mx.zeros((1,))
-        self.transformer = _Transformer(config, attend)
+        self.transformer = _Transformer(config, attend, activate)
         self.lm_head = Linear((vocab, config.n_embd))
         # A layer without value embeddings has an empty module: MLX's parameter trees need lists without holes.
         self.value_embeds = [
@@ -300,11 +308,7 @@ class GPT(Module):
         x, after_middle = x0, None
         for layer, block in enumerate(self.transformer.h):
             x = self.mix_in_embedding(x, x0, layer)
-            value_rows = self.value_rows(idx, layer)
-            if self.recomputes_blocks and cache is None:
-                x = recomputed(block, x) if value_rows is None else recomputed(block, x, value_rows)
-            else:
-                x = block(x, value_rows, cache)
+            x = self.run_block(block, x, self.value_rows(idx, layer), cache)
             yield x
             if variant.has_backout and layer == self.config.backout_layer:
                 after_middle = x
@@ -313,6 +317,12 @@ class GPT(Module):
         if cache is not None:
             cache.advance(idx)
         yield norm(x, variant.norm_eps)
+
+    def run_block(self, block: Block, x: mx.array, value_rows: mx.array | None, cache: Cache | None) -> mx.array:
+        """Return the residual stream (B, T, C) after a block, which is recomputed later if the model is set so."""
+        if not self.recomputes_blocks or cache is not None:
+            return block(x, value_rows, cache)
+        return recomputed(block, x) if value_rows is None else recomputed(block, x, value_rows)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Return float32 logits (..., V), bounded by the softcap; the columns that pad the vocabulary are cut off."""

@@ -9,7 +9,8 @@ import math
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel, runs_kernels
+from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel
+from nanochat.model.device import runs_kernels
 
 _ADAMW = Kernel(
     "adamw",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel, runs_kernels
+from nanochat.model.cuda.launch import THREADS, VECTOR_INDEX, Kernel
+from nanochat.model.device import runs_kernels
 from nanochat.optim.groups import Variant
 from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Orthogonalize, polar_express
 

@@ -14,8 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import StageError
-from nanochat.model.cuda.launch import runs_kernels
-from nanochat.model.device import runs_on_cpu
+from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.dispatch import summed_loss
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORED

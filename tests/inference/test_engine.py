@@ -37,6 +37,7 @@ def ends(tokenizer) -> set[int]:
     return {tokenizer.bos_id, tokenizer.special("<|assistant_end|>")}
 
 
+@pytest.mark.usefixtures("_each_path")
 def test_greedy_generation_equals_generation_without_a_cache(random_model, tokenizer, ends):
     """The answers extend beyond the short window."""
     engine = Engine(random_model, tokenizer)
@@ -45,6 +46,7 @@ def test_greedy_generation_equals_generation_without_a_cache(random_model, token
         assert found == greedy_reference(random_model, prompt, 30, ends)
 
 
+@pytest.mark.usefixtures("_each_path")
 def test_complete_in_batches_equals_single_prompts(random_model, tokenizer, ends):
     """Batches of 4 contain prompts of 2 to 40 tokens, whose answers end at different steps."""
     engine = Engine(random_model, tokenizer)
@@ -173,6 +175,7 @@ def test_complete_without_prompts_returns_nothing(chain, tokenizer):
     assert Engine(chain([1, 50]), tokenizer).complete([], max_tokens=3) == []
 
 
+@pytest.mark.usefixtures("_each_path")
 def test_rows_join_and_leave_a_running_batch(random_model, tokenizer, ends):
     """Each of 12 rows gets the text that it gets alone, whatever the others do and whenever they come."""
     engine, prompts = Engine(random_model, tokenizer), some_prompts(12, 30)

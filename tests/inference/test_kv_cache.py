@@ -59,6 +59,7 @@ def assert_equal(found, expected):
     assert np.abs(np.array(found) - np.array(expected)).max() <= TOLERANCE
 
 
+@pytest.mark.usefixtures("_each_path")
 @pytest.mark.parametrize("rows", [1, 3])
 def test_cached_prompts_equal_uncached(model, rows):
     """The prompt is processed at once, within the context and beyond it."""
@@ -79,6 +80,7 @@ def test_cached_chunks_of_any_size_equal_uncached(model, data):
     assert_equal(feed(model, idx, PromptCache(model.config), sizes), model(idx))
 
 
+@pytest.mark.usefixtures("_each_path")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("n_kv_head", [1, 4])
 def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_kv_head):

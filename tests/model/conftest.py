@@ -39,10 +39,12 @@ def golden_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[GPT, FastGPT], ids=["reference", "fast"])
+@pytest.fixture(params=["reference", "fast", pytest.param("metal", marks=pytest.mark.cpu)])
 def golden(golden_name: str, request: pytest.FixtureRequest) -> GoldenModel:
-    """Every golden file with the written-out reference model and with the device's fast one."""
-    return read_golden(golden_name, request.param)
+    """Every golden file with the written-out reference model, the device's fast one, and the one that Metal runs."""
+    if request.param == "metal":
+        request.getfixturevalue("metal_path")
+    return read_golden(golden_name, GPT if request.param == "reference" else FastGPT)
 
 
 @pytest.fixture(params=["seed", "current", "portable"])

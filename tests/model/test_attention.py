@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from nanochat.model import gpt
-from nanochat.model.cpu.attention import cpu_attention
+from nanochat.model.block_attention import PLAIN, block_attention
+from nanochat.model.cpu.attention import FORM
 from nanochat.model.dispatch import attention
-from nanochat.model.fused_attention import blocked_attention, fused_attention
+from nanochat.model.fused_attention import fused_attention
 
 TOLERANCE = 1e-5  # float32: sums of a few hundred products, of the largest value
 
@@ -69,27 +70,73 @@ def assert_same_gradients(function, window, q, k, v):
         assert_close(a, b)
 
 
+FORMS = {"mlx": PLAIN._replace(block_queries=64), "cpu": FORM}
+
+
+def blocks_of(form):
+    return lambda q, k, v, *, window: block_attention(q, k, v, window=window, form=form)
+
+
 @pytest.mark.parametrize("window", [1, 5, 64, 100, 200])
 @pytest.mark.parametrize("shape", [(7, 90), (64, 64), (130, 150), (200, 200)])
-def test_cpu_attention_has_the_reference_gradients(shape, window):
-    assert_same_gradients(cpu_attention, window, *inputs(*shape, scale=1.2, head_dim=32))
+@pytest.mark.parametrize(("form", "groups"), [("mlx", 4), ("mlx", 2), ("mlx", 1), ("cpu", 4), ("cpu", 2)])
+def test_block_attention_equals_the_reference(form, groups, shape, window):
+    """Values and gradients, with one block and with several, whole ones and parts, and with grouped heads."""
+    q, k, v = inputs(*shape, groups=groups, scale=1.2, head_dim=32)
+    attend = blocks_of(FORMS[form])
+    assert_close(attend(q, k, v, window=window), gpt.attention(q, k, v, window=window))
+    assert_same_gradients(attend, window, q, k, v)
 
 
-def test_cpu_attention_stays_finite_at_the_largest_score():
+@pytest.mark.parametrize("form", FORMS)
+def test_block_attention_stays_finite_at_the_largest_score(form):
     """Equal normed queries and keys in heads of 256 have the largest score, sqrt(256) * 1.44."""
     x = normed((1, 1, 1, 256), 0, scale=1.2)
     q = mx.broadcast_to(x, (1, 1, 65, 256)) * 1.0
     v = mx.random.normal((1, 1, 65, 256), key=mx.random.key(1))
-    assert_close(cpu_attention(q, q, v, window=64), gpt.attention(q, q, v, window=64))
+    attend = blocks_of(FORMS[form])
+    assert_close(attend(q, q, v, window=64), gpt.attention(q, q, v, window=64))
 
 
-@pytest.mark.parametrize("window", [1, 8, 32, 50])
-@pytest.mark.parametrize("length", [64, 100])
-def test_blocked_attention_equals_the_reference(length, window):
-    """Values and gradients, for windows that divide the length and windows that do not, with grouped heads."""
-    q, k, v = inputs(length, length, groups=2)
-    assert_close(blocked_attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
-    assert_same_gradients(blocked_attention, window, q, k, v)
+@pytest.mark.cpu
+@pytest.mark.parametrize("form", [PLAIN, FORM], ids=["mlx", "cpu"])
+@pytest.mark.parametrize("window", [300, 2048])
+def test_block_attention_never_holds_all_scores(form, window):
+    """Its peak, gradients included, is less than all scores take, and grows with the length, not with its square."""
+
+    def peak(length):
+        qkv = [normed((1, 2, length, 16), seed) for seed in range(3)]
+        mx.eval(qkv)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.grad(lambda *x: blocks_of(form)(*x, window=window).sum(), argnums=(0, 1, 2))(*qkv))
+        return mx.get_peak_memory() - before
+
+    short, long = peak(1024), peak(2048)
+    assert long < 4 * 2 * 2048 * 2048
+    assert long < 2.5 * short
+
+
+def test_bfloat16_gradients_of_block_attention_are_as_close_as_those_of_the_reference():
+    """Both round scores and weights to 8 bits, so each is within a few per cent of float32 on the whole."""
+    exact = inputs(200, 200, groups=2, head_dim=32)
+    rough = [x.astype(mx.bfloat16) for x in exact]
+    weights = mx.random.normal(exact[0].shape, key=mx.random.key(9))
+
+    def gradients(attend, arguments):
+        loss = lambda *x: (attend(*x, window=100) * weights.astype(x[0].dtype)).sum()  # noqa: E731
+        return mx.grad(loss, argnums=(0, 1, 2))(*arguments)
+
+    for right, found, plain in zip(
+        gradients(gpt.attention, exact),
+        gradients(blocks_of(FORMS["mlx"]), rough),
+        gradients(gpt.attention, rough),
+        strict=True,
+    ):
+        assert found.dtype == mx.bfloat16
+        error, usual = (mx.linalg.norm(x.astype(mx.float32) - right).item() for x in (found, plain))
+        assert error < 1.2 * usual
+        assert error < 0.02 * mx.linalg.norm(right).item()
 
 
 @pytest.mark.parametrize("shape", [(1, 40), (7, 40), (40, 40)])

@@ -14,7 +14,7 @@ from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffer
 from nanochat.model import gpt
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu, windows
-from nanochat.model.cuda.launch import runs_kernels
+from nanochat.model.device import runs_kernels
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
 from nanochat.model.gpt import norm, rotate
 from nanochat.model.loss import plain_losses

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.model.cuda.launch import runs_kernels
+from nanochat.model.device import runs_kernels
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.fused_adamw import fused_adamw_update, squared_norm
 from nanochat.optim.fused_muon import fused_muon_update

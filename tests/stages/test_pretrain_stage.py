@@ -97,6 +97,12 @@ def test_pretrain_stopped_anywhere_ends_like_an_undisturbed_run(runs, spec):
     runs.check_stopped(spec, (1, 5, 9, 14))
 
 
+@pytest.mark.cpu
+@pytest.mark.usefixtures("metal_path")
+def test_pretrain_stopped_on_the_path_of_metal_ends_like_an_undisturbed_run(runs, spec):
+    runs.check_stopped(spec, (9,))
+
+
 def test_pretrain_resumes_before_a_damaged_checkpoint_with_the_same_result(runs, spec, capsys):
     undisturbed = runs.run(spec, "undisturbed")
     stopped = runs.stop(spec, "stopped", 9)

@@ -40,6 +40,7 @@ def golden_case(fakes):
     return golden, model, batch
 
 
+@pytest.mark.usefixtures("_each_path")
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_step_computes_the_reference_loss_and_gradients(fakes, micro_batch_size):
     """Tolerances of the golden files: 1e-5 for the loss, 1e-4 of the largest entry for gradients."""
@@ -112,6 +113,7 @@ def test_step_passes_its_rates_to_the_update(fakes, config):
         assert max(map(relative_error, found, direct_update(replace(rates, **other)))) > 1e-3, other
 
 
+@pytest.mark.usefixtures("_each_path")
 def test_step_that_is_not_finite_changes_nothing(fakes, config):
     model, batch = fakes["model"](config), fakes["batch"](config, 2)
     optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=32), model.named_parameters())

@@ -13,10 +13,10 @@ import mlx.core as mx
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda.embedding import embed, index_tokens, index_without_gradient
-from nanochat.model.cuda.launch import runs_kernels
 from nanochat.model.cuda.qkv import GATE_PADDING, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
+from nanochat.model.device import runs_kernels
 from nanochat.model.gpt import GPT, Attend, Cache, CausalSelfAttention, Embedding, Linear, norm, scaled
 
 _HEAD_SIZES = (16, 32, 64, 128, 256)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nanochat.errors import PreflightError
-from nanochat.model.device import runs_on_cpu
 
 THREADS = 256
 """Threads per block: few enough to launch with any number of registers (256 x 255 fit a multiprocessor)."""
@@ -123,11 +122,6 @@ VECTOR_INDEX = """
 _TYPES = {mx.bfloat16: "bf16", mx.float32: "float", mx.int32: "int", mx.uint32: "unsigned", mx.bool_: "bool"}
 
 Constant = int | bool | float
-
-
-def runs_kernels() -> bool:
-    """Return whether MLX computes on an NVIDIA GPU, where these kernels run."""
-    return not runs_on_cpu() and bool(mx.cuda.is_available())
 
 
 @dataclass(frozen=True)
