@@ -110,6 +110,8 @@ def pretrain_params(spec: PretrainSpec) -> Params:
         "n_embd": model.n_embd,
         "sequence_len": model.sequence_len,
         "parameters": model.num_parameters(),
+        "scaling_parameters": model.num_scaling_parameters(),
+        "flops_per_token": model.flops_per_token(),
         **({"minutes": spec.minutes} if spec.steps is None else {"steps": spec.steps}),
         "tokens_per_step": spec.tokens_per_step,
         **({} if spec.steps is None else {"tokens": spec.steps * spec.tokens_per_step}),

@@ -54,15 +54,18 @@ def test_a_recipe_named_like_a_verb_is_a_recipe():
 def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
     assert list(VERBS) == [
-        "run", "plan", "recipes", "new", "check", "show", "diff", "data", "fetch", "ls", "report", "compare", "gc",
-        "serve", "import", "export", "completion", "ui", "verify", "schema",
+        "run", "plan", "sweep", "recipes", "new", "check", "show", "diff", "data", "fetch", "ls", "report", "best",
+        "compare", "gc", "serve", "import", "export", "completion", "ui", "verify", "schema",
     ]  # fmt: skip
     assert set(vars(parse(["export", "r", "f", "--format", "mlx"]))) == {
         "model", "folder", "format", "quantize_bits", "group_size", "verb",
     }  # fmt: skip
     assert set(vars(parse(["serve", "r"]))) == {"model", "host", "port", "rows", "device", "verb"}
     assert set(vars(parse(["r.yaml"]))) == {
-        "recipe", "overrides", "offline", "only", "first", "last", "force", "verb",
+        "recipe", "overrides", "offline", "only", "first", "last", "force", "fail_fast", "yes", "verb",
+    }  # fmt: skip
+    assert set(vars(parse(["sweep", "r.yaml"]))) == {
+        "recipe", "overrides", "offline", "cell", "emit", "fail_fast", "yes", "verb",
     }  # fmt: skip
     assert set(vars(parse(["plan", "r.yaml"]))) == {"recipe", "overrides", "offline", "why", "json", "verb"}
     assert set(vars(parse(["data", "r.yaml"]))) == {"recipe", "source", "limit", "overrides", "offline", "verb"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _fits(value, schema, root=None):
             return False
         if value < schema.get("minimum", value) or value > schema.get("maximum", value):
             return False
-        return value > schema.get("exclusiveMinimum", value - 1) and value < schema.get("exclusiveMaximum", value + 1)
+        return value > schema.get("exclusiveMinimum", -math.inf) and value < schema.get("exclusiveMaximum", math.inf)
     if kind is not None and not isinstance(value, TYPES[kind]):
         return False
     if isinstance(value, str):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.cli.arguments.parser import Parser, Verb, add_overrides, add_recipe, add_stage, count, stage_or_all
+from nanochat.cli.arguments.parser import (
+    Parser,
+    Verb,
+    add_overrides,
+    add_recipe,
+    add_stage,
+    count,
+    positive,
+    stage_or_all,
+)
 
 
 def _run(parser: Parser) -> None:
@@ -28,6 +37,15 @@ def _plan(parser: Parser) -> None:
     add_recipe(parser)
     add_stage(parser, "--why", help="explain why this stage would run or not")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sweep(parser: Parser) -> None:
+    add_recipe(parser)
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--cell", metavar="I", type=positive, help="run only this cell, counted from 1")
+    part.add_argument("--emit", choices=("slurm",), help="print a job array script that runs one cell per job")
+    parser.add_argument("--fail-fast", action="store_true", help="stop when the first cell fails")
+    parser.add_argument("--yes", action="store_true", help="run even more than 1,000 cells")
 
 
 def _check(parser: Parser) -> None:
@@ -75,6 +93,13 @@ RUNNING = (
         "recipe_commands.plan",
         ("plan quickstart", "plan quickstart --set seed=7 --why sft"),
         _plan,
+    ),
+    Verb(
+        "sweep",
+        "run the cells of a recipe's sweep, or one of them on any machine that sees the base folder",
+        "sweep_commands.sweep",
+        ("sweep scaling_small --cell 3", "sweep scaling_small --emit slurm"),
+        _sweep,
     ),
 )
 EDITING = (

@@ -5,6 +5,10 @@ from __future__ import annotations
 from nanochat.cli.arguments.parser import Parser, Verb, add_run
 
 
+def _best(parser: Parser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="name of a sweep, or NAME/TIME")
+
+
 def _compare(parser: Parser) -> None:
     add_run(parser, nargs="+")
 
@@ -15,7 +19,14 @@ def _gc(parser: Parser) -> None:
 
 RESULTS = (
     Verb("ls", "list the runs on this machine", "result_commands.ls", ("ls",)),
-    Verb("report", "show the results of a run", "result_commands.report", ("report quickstart",), add_run),
+    Verb("report", "show the results of a run or a sweep", "result_commands.report", ("report quickstart",), add_run),
+    Verb(
+        "best",
+        "print the recipe of the best setting of a sweep, as a file that runs on its own",
+        "sweep_commands.best",
+        ("best scaling_small > best.yaml",),
+        _best,
+    ),
     Verb(
         "compare",
         "show the results of several runs, and how their recipes differ",

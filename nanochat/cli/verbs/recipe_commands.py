@@ -24,6 +24,9 @@ def run(options: argparse.Namespace) -> None:
     if loaded.recipe.sweep is not None:
         from nanochat.cli.verbs.sweep_commands import run_cells
 
+        if options.only or options.first or options.last or options.force:
+            flags = "`--only`, `--from`, `--until` and `--force` select stages of a single run"
+            raise RecipeError(f"{flags}, but this recipe has a sweep; write `sweep.until`, or run one cell by itself")
         run_cells(options, loaded)
         return
     if options.fail_fast or options.yes:

@@ -16,6 +16,8 @@ from nanochat.runner.report.results import list_results
 from nanochat.runner.store import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.store.session import is_in_progress
+from nanochat.runner.sweeps.catalog import look_for_sweep
+from nanochat.runner.sweeps.report import write_sweep_report
 from nanochat.storage.layout import runs_folder
 
 
@@ -35,8 +37,11 @@ def ls(_options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the report of a run from its current records, and print it."""
+    """Write the report of a run or a sweep from its current records, and print it."""
     base = runtime.base_dir()
+    if (sweep := look_for_sweep(options.run, base)) is not None:
+        print(write_sweep_report(*sweep, base).read_text(encoding="utf-8"), end="")
+        return
     shown = refresh_report(find_run(options.run, base), base)
     print(shown.text, end="")
     for remark in shown.remarks:

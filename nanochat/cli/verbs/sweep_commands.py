@@ -7,25 +7,30 @@ import json
 from pathlib import Path
 
 from nanochat import runtime
+from nanochat.cli.verbs.recipe_commands import command_to_continue, overrides_of
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.describe import several
-from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.sweeps.plan_report import sweep_report_json, sweep_report_text
 from nanochat.runner.sweeps.prepared import prepare_sweep
 
 
-def run_cells(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
-    """Run the cells of a sweep.
+def sweep(options: argparse.Namespace) -> None:
+    """Run the cells of a sweep, or one of them, or print the script with which a scheduler runs them."""
+    loaded = load_recipe(options.recipe, overrides_of(options))
+    if loaded.recipe.sweep is None:
+        raise RecipeError(f"{loaded.path} has no section `sweep`; run it with `{loaded.command()}`")
+    if options.emit is not None:
+        _emit(options, loaded)
+    else:
+        run_cells(options, loaded, cell=options.cell)
 
-    Raises RecipeError if options select stages, because `sweep.until` does that for all cells.
-    """
+
+def run_cells(options: argparse.Namespace, loaded: LoadedRecipe, *, cell: int | None = None) -> None:
+    """Run the cells of a sweep, or one of them, and show where the report is."""
     from nanochat.cli.progress import make_display
-    from nanochat.cli.verbs.recipe_commands import command_to_continue
-    from nanochat.runner.sweeps.run import SweepRequest, run_sweep
+    from nanochat.runner.sweeps.run import SweepRequest, run_one_cell, run_sweep
 
-    if options.only or options.first or options.last or options.force:
-        flags = "`--only`, `--from`, `--until` and `--force` select stages of a single run"
-        raise RecipeError(f"{flags}, but this recipe has a sweep; write `sweep.until`, or run one cell by itself")
     display = make_display()
     request = SweepRequest(
         base=runtime.base_dir(),
@@ -35,9 +40,31 @@ def run_cells(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
         stops_at_failure=options.fail_fast,
     )
     try:
-        run_sweep(loaded, request, display)
+        if cell is None:
+            run_sweep(loaded, request, display)
+        else:
+            run_one_cell(loaded, request, display, cell)
     finally:
         display.clear_progress()
+
+
+def _emit(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
+    from nanochat.runner.sweeps.slurm import slurm_script
+
+    if search := loaded.recipe.sweep and loaded.recipe.sweep.search:
+        raise RecipeError(f"a search with {search.engine} chooses its cells one after another; it has no job array")
+    base = runtime.base_dir()
+    prepared = prepare_sweep(loaded, base, are_many_fine=options.yes)
+    given = [word for override in loaded.overrides for word in ("--set", override)]
+    command = ["nanochat-run", "sweep", str(loaded.path.absolute()), *given]
+    print(slurm_script(prepared, command, base=base, folder=Path.cwd()), end="")
+
+
+def best(options: argparse.Namespace) -> None:
+    """Print the recipe of the best setting of a sweep."""
+    from nanochat.runner.sweeps.catalog import best_recipe
+
+    print(best_recipe(options.sweep, runtime.base_dir()), end="")
 
 
 def plan_sweep(options: argparse.Namespace, loaded: LoadedRecipe) -> None:

@@ -35,8 +35,8 @@ def check_sweep(data: Mapping[str, Plain]) -> list[FieldProblem]:
     sweep = data.get("sweep")
     if not isinstance(sweep, dict):
         return []
-    checks = (_check_content, _check_keys, _check_zip, _check_seeds, _check_where, _check_ranking, _check_search)
-    return [problem for check in (*checks, _check_places) for problem in check(data, sweep)]
+    checks = (_check_content, _check_keys, _check_zip, _check_seeds, _check_where, _check_ranking, _check_fit)
+    return [problem for check in (*checks, _check_search, _check_places) for problem in check(data, sweep)]
 
 
 def swept_paths(sweep: Mapping[str, Plain]) -> list[tuple[KeyPath, str]]:
@@ -121,6 +121,18 @@ def _check_ranking(data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
         elif until in present and present.index(stage) > present.index(str(until)):
             message = f"the cells stop after `{until}`, so they have no `{key}`"
             yield FieldProblem(place, "unknown-result", message, "set `sweep.until` to a later stage", at_key=True)
+
+
+def _check_fit(data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    if sweep.get("fit") not in ("isoflop", "power"):
+        return
+    if "min" not in _map(sweep.get("rank_by")).values():
+        message = f"`fit: {sweep['fit']}` needs `sweep.rank_by` with a loss that is to be small"
+        help_ = "write, for example, `rank_by: {base_eval.bpb: min}`"
+        yield FieldProblem(("sweep", "fit"), "missing-field", message, help_, at_key=True)
+    if "pretrain" not in data:
+        message = "a scaling law is fitted to models that are pretrained, and the recipe has no `pretrain`"
+        yield FieldProblem(("sweep", "fit"), "missing-stage", message, at_key=True)
 
 
 def _check_search(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:

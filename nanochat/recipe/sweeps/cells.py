@@ -51,7 +51,14 @@ class Cell:
 
     def describe(self) -> str:
         """Return the values and the seed on one line."""
-        return ", ".join([*(f"{path}={flow_text(value)}" for path, value in self.values.items()), f"seed={self.seed}"])
+        return ", ".join([*(f"{path}={show_value(value)}" for path, value in self.values.items()), f"seed={self.seed}"])
+
+
+def show_value(value: object) -> str:
+    """Return a value on one line, numbers as short as is exact: `1e16` and not `10000000000000000.0`."""
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short.replace("e+", "e")
+    return flow_text(value)
 
 
 def list_cells(loaded: LoadedRecipe, *, are_many_fine: bool = False) -> tuple[Cell, ...]:
@@ -140,7 +147,7 @@ def _say_which(diagnostic: Diagnostic, cells: Sequence[Cell], numbers: Sequence[
         return diagnostic
     first = next(cell for cell in cells if cell.number == numbers[0])
     which = ", ".join(map(str, numbers[:_MAX_LISTED])) + (", ..." if len(numbers) > _MAX_LISTED else "")
-    values = ", ".join(f"{path}={flow_text(value)}" for path, value in first.values.items())
+    values = ", ".join(f"{path}={show_value(value)}" for path, value in first.values.items())
     where = f"in cell{'s' if len(numbers) > 1 else ''} {which}; cell {first.number} has {values}"
     return replace(diagnostic, help=f"{diagnostic.help} ({where})" if diagnostic.help else where)
 
@@ -152,7 +159,7 @@ def _names(sweep: str, cells: Sequence[tuple[Mapping[str, Plain], int]], has_see
     """
     names = []
     for values, seed in cells:
-        words = [flow_text(value).replace(".", "_") for value in values.values()]
+        words = [show_value(value).replace(".", "_") for value in values.values()]
         names.append("-".join([sweep, *words, *([f"s{seed}"] if has_seeds else [])]))
     counts = Counter(names)
     return [

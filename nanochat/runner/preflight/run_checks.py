@@ -136,7 +136,7 @@ def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Itera
     shared = [stage for stage in stages if is_shared(stage)]
     if not shared:
         return
-    yield from find_launch_problems(shared[0].execution, len(_gpu_memories()) or None)
+    yield from find_launch_problems(shared[0].execution, len(gpu_memories()) or None)
     for stage in shared:
         given = prepared.init_models.get(stage.name)
         problem = uneven_shares(stage.spec, _config_in(given), stage.execution.processes) if given else None
@@ -210,11 +210,11 @@ def memory_limit(given: int | None, device: DeviceClass) -> int | None:
     if given is not None:
         return given
     if device == "cuda":
-        return next(iter(_gpu_memories()), None)
+        return next(iter(gpu_memories()), None)
     return min(int(psutil.virtual_memory().total), runtime.container_memory_bytes() or sys.maxsize)
 
 
-def _gpu_memories() -> list[int]:
+def gpu_memories() -> list[int]:
     """Return the memory of each NVIDIA GPU in bytes as its driver reports it, empty if no driver answers."""
     program = shutil.which("nvidia-smi")
     if program is None:

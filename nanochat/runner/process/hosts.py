@@ -17,21 +17,24 @@ from nanochat.plan.specs import ExecutionSpec
 
 _PORTS = range(20_000, 30_000)
 """Below the ports that operating systems use for outgoing connections."""
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _TRIES = 100
 
 
-def read_hosts(path: Path) -> tuple[list[str], str]:
-    """Return the host of each process, in order, and the backend that a hostfile names (empty if it names none)."""
+def read_hosts(path: Path, *, field: str = "run.distributed.hostfile") -> tuple[list[str], str]:
+    """Return the host of each process, in order, and the backend that a hostfile names (empty if it names none).
+
+    `field` is the recipe's field that names the file, for the message of a PreflightError.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = content if isinstance(content, dict) else {"hosts": content}
         return [str(entry["ssh"]) for entry in named["hosts"]], str(named.get("backend", ""))
     except OSError as error:
-        raise PreflightError(f"`run.distributed.hostfile` {path} cannot be read: {error.strerror}") from error
+        raise PreflightError(f"`{field}` {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise PreflightError(
-            f"`run.distributed.hostfile` {path} does not have the format of mlx.launch: a JSON list "
+            f"`{field}` {path} does not have the format of mlx.launch: a JSON list "
             'with one entry {"ssh": HOST, "ips": [ADDRESS]} for each process'
         ) from error
 
@@ -66,11 +69,11 @@ def free_ports(count: int) -> int:
         with ExitStack() as held:
             try:
                 for port in range(first, first + count):
-                    held.enter_context(socket.socket()).bind((_LOOPBACK, port))
+                    held.enter_context(socket.socket()).bind((LOOPBACK, port))
             except OSError:
                 continue
             return first
-    raise PreflightError(f"no {count} consecutive free ports between {_PORTS.start} and {_PORTS.stop} on {_LOOPBACK}")
+    raise PreflightError(f"no {count} consecutive free ports between {_PORTS.start} and {_PORTS.stop} on {LOOPBACK}")
 
 
 def find_launch_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator[str]:
@@ -86,7 +89,7 @@ def find_launch_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator
                 f"`run.distributed.processes` is {execution.processes}, but the hostfile {execution.hostfile} "
                 f"has {len(hosts)} entries; it needs one for each process"
             )
-        remote = {host for host in hosts if host != _LOOPBACK}
+        remote = {host for host in hosts if host != LOOPBACK}
         if remote and shutil.which("ssh") is None:
             yield f"`run.distributed.hostfile` names {', '.join(sorted(remote))}, but `ssh` is not on the PATH"
     backend, has_gpus = backend_of(execution), execution.device != "cpu" and runtime.backend_of_machine() == "cuda"

@@ -79,14 +79,14 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
         for name, (steps, values) in curves.items():
             if len(steps) > 2 * _SMOOTHING_SHARE:
                 line = axes.plot(steps, values, alpha=0.25)[0]
-                axes.plot(steps, _smooth(values), label=name, color=line.get_color())
+                axes.plot(steps, smooth(values), label=name, color=line.get_color())
             else:
                 axes.plot(steps, values, marker="o", markersize=3, label=name)
         axes.legend()
     save_figure(figure, path)
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """Return an exponential moving average, corrected for the bias at its start."""
     decay = 1 - _SMOOTHING_SHARE / len(values)
     average, weight, smooth = 0.0, 0.0, []

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from nanochat.recipe.merge.tree import Plain
-from nanochat.recipe.parsing.flow import flow_text
-from nanochat.recipe.sweeps.cells import Cell
+from nanochat.recipe.sweeps.cells import Cell, show_value
 
 SEED = "seed"
 
@@ -25,9 +23,9 @@ def short_names(paths: Collection[str]) -> dict[str, str]:
             depths[path] += 1
 
 
-def show_swept(value: Plain) -> str:
+def show_swept(value: object) -> str:
     """Return a value as a table shows it."""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else flow_text(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else show_value(value)
 
 
 def differing_paths(cells: Sequence[Cell]) -> list[str]:

@@ -24,12 +24,22 @@ _COSTS = ("FLOPs", "memory", "disk", "time")
 def sweep_report_text(sweep: PreparedSweep) -> str:
     """Return the plan of a sweep as `nanochat-run plan` prints it."""
     parts = [_title(sweep), _cell_table(sweep), _stage_table(sweep)]
-    if notes := list(dict.fromkeys(note for x in sweep.cells for note in x.prepared.plan.notes)):
+    if notes := _notes(sweep):
         parts.append(titled_lines("notes", notes))
     if sweep.problems:
         missing = "\n".join(f"  - {problem}" for problem in sweep.problems)
         parts.append(f"missing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}")
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(sweep: PreparedSweep) -> list[str]:
+    """Return the notes that all cells share, and how many others there are."""
+    counts = Counter(note for x in sweep.cells for note in x.prepared.plan.notes)
+    shared = [note for note, count in counts.items() if count == len(sweep.cells)]
+    if len(shared) == len(counts):
+        return shared
+    others = several(len(counts) - len(shared), "more note")
+    return [*shared, f"{others} about single cells; `--set sweep=null`, with the values of a cell, plans it alone"]
 
 
 def sweep_report_json(sweep: PreparedSweep) -> dict[str, JsonValue]:

@@ -7,9 +7,9 @@ exit code of the worst. Cells run in threads of this process, because their stag
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import InterruptedRun, NanochatError, RecipeError
@@ -25,10 +25,13 @@ from nanochat.runner.sweeps.checks import check_sweep_run
 from nanochat.runner.sweeps.display import SweepDisplay
 from nanochat.runner.sweeps.outcome import CellFailure, raise_worst
 from nanochat.runner.sweeps.plan_report import sweep_report_text
-from nanochat.runner.sweeps.prepared import PreparedCell, PreparedSweep, prepare_sweep
+from nanochat.runner.sweeps.prepared import PreparedCell, prepare_sweep
+from nanochat.runner.sweeps.remote import run_on_host
+from nanochat.runner.sweeps.report import write_sweep_report
 from nanochat.runner.sweeps.results import read_results
+from nanochat.runner.sweeps.slots import Slot, choose_slots
 from nanochat.runner.sweeps.state import SweepState, open_sweep, reference
-from nanochat.runner.sweeps.table import result_table
+from nanochat.runner.sweeps.table import result_table, result_text
 from nanochat.runner.upload.upload import tracking_of
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder
@@ -51,13 +54,6 @@ class SweepRequest:
     child_command: Sequence[str] = COMMAND
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Slot:
-    """A place where one cell can run at a time."""
-
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
 def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> SweepFolder:
     """Run the cells of a sweep that are not finished, write its report, and return its folder.
 
@@ -68,17 +64,42 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
     sweep = prepare_sweep(loaded, request.base, are_many_fine=request.are_many_fine)
     tracking = tracking_of(loaded.recipe.tracking, request.folder)
     check_sweep_run(sweep, request.base, tracking)
+    slots = choose_slots(sweep)
     plan = sweep_report_text(sweep)
     if sweep.stages_to_run():
         display.log_line(plan)
-    folder, state = open_sweep(sweep, base=request.base, command=request.command, tracking=tracking)
+    folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
     write_text(folder.plan_text, plan)
     runner = _Runner(request, folder, state, SweepDisplay(display, len(sweep.cells)))
     try:
-        failures = runner.run(sweep.cells, [_Slot()])
-    finally:
-        display.log_line(result_table(state, read_results(state, request.base)))
+        failures = runner.run(sweep.cells, slots)
+    except InterruptedRun:
+        write_sweep_report(folder, state, request.base, with_plots=False)  # the user is waiting
+        raise
+    report = write_sweep_report(folder, state, request.base)
+    display.log_line(f"{result_text(state, read_results(state, request.base))}\nreport: {report}")
     raise_worst(failures, len(sweep.cells))
+    return folder
+
+
+def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, number: int) -> SweepFolder:
+    """Run the cell of a sweep with this number, and return the folder of the sweep, which it shares with others.
+
+    Raises RecipeError if there is no such cell, and whatever the cell itself ends with.
+    """
+    if pinned := pin_sources(loaded, request.base):
+        display.log_line(pinned)
+    sweep = prepare_sweep(loaded, request.base, are_many_fine=True)
+    tracking = tracking_of(loaded.recipe.tracking, request.folder)
+    folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
+    if not 1 <= number <= len(state.cells):
+        raise RecipeError(f"--cell {number}: the sweep has {several(len(state.cells), 'cell')}, counted from 1")
+    (cell,) = [x for x in sweep.cells if x.cell.number == number]
+    failures = _Runner(request, folder, state, SweepDisplay(display, len(state.cells))).run([cell], [Slot()])
+    write_sweep_report(folder, state, request.base)
+    if failures:
+        raise failures[0].error
+    display.log_line(result_table(state, [x for x in read_results(state, request.base) if x.entry.number == number]))
     return folder
 
 
@@ -94,12 +115,12 @@ class _Runner:
         self._has_given_up = False
         """Whether a cell failed and `--fail-fast` stops the others."""
 
-    def run(self, cells: Iterable[PreparedCell], slots: Sequence[_Slot]) -> list[CellFailure]:
+    def run(self, cells: Iterable[PreparedCell], slots: Sequence[Slot]) -> list[CellFailure]:
         """Run cells in order, as many at a time as there are slots, and return the failures.
 
         Raises InterruptedRun after a signal to stop, once all running cells have saved their state.
         """
-        free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             free.put(slot)
         with (
@@ -112,7 +133,7 @@ class _Runner:
             raise InterruptedRun(f"{self._stops[min(self._stops)]}; continue with: {self._request.command}")
         return self._failures
 
-    def _run_in_slot(self, cell: PreparedCell, free: queue.SimpleQueue[_Slot], interrupts: Interrupts) -> None:
+    def _run_in_slot(self, cell: PreparedCell, free: queue.SimpleQueue[Slot], interrupts: Interrupts) -> None:
         """Run a cell in a free slot, and note how it failed or where a signal stopped it."""
         slot = free.get()
         number = cell.cell.number
@@ -132,8 +153,15 @@ class _Runner:
         finally:
             free.put(slot)
 
-    def _run_cell(self, cell: PreparedCell, slot: _Slot, interrupts: Interrupts) -> None:
+    def _run_cell(self, cell: PreparedCell, slot: Slot, interrupts: Interrupts) -> None:
         request, loaded = self._request, cell.cell.loaded
+        display = self._display.cell(cell.cell.number)
+        if slot.host:
+            flags = [word for override in self._state.overrides for word in ("--set", override)]
+            command = ["sweep", str(loaded.path.absolute()), *flags, "--cell", str(cell.cell.number)]
+            place = {"folder": request.folder, "base": request.base}
+            run_on_host(slot.host, command, **place, display=display, interrupts=interrupts)
+            return
         run = RunRequest(
             recipe=loaded.path,
             base=request.base,
@@ -145,7 +173,7 @@ class _Runner:
             environment=slot.environment,
             child_command=request.child_command,
         )
-        run_loaded(loaded, run, self._display.cell(cell.cell.number), interrupts)
+        run_loaded(loaded, run, display, interrupts)
 
 
 def _wait(pending: set[Future[None]], interrupts: Interrupts) -> None:
@@ -158,10 +186,3 @@ def _wait(pending: set[Future[None]], interrupts: Interrupts) -> None:
     except BaseException:
         interrupts.count += 1
         raise
-
-
-def find_cell(sweep: PreparedSweep, number: int) -> PreparedCell:
-    """Return a cell by its number, or raise a RecipeError that says how many there are."""
-    if not 1 <= number <= len(sweep.cells):
-        raise RecipeError(f"--cell {number}: the sweep has {several(len(sweep.cells), 'cell')}, counted from 1")
-    return sweep.cells[number - 1]

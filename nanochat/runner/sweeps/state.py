@@ -75,9 +75,7 @@ def read_sweep(folder: SweepFolder) -> SweepState | None:
         return None
 
 
-def open_sweep(
-    sweep: PreparedSweep, *, base: Path, command: str, tracking: RunTracking
-) -> tuple[SweepFolder, SweepState]:
+def open_sweep(sweep: PreparedSweep, *, base: Path, tracking: RunTracking) -> tuple[SweepFolder, SweepState]:
     """Return the folder and state of a sweep: those of the latest one of this name if it has the same cells, else new.
 
     Several processes that each run one cell get the same folder.
@@ -95,7 +93,7 @@ def open_sweep(
             description=sweep.loaded.recipe.description,
             recipe=str(sweep.loaded.path),
             overrides=sweep.loaded.overrides,
-            command=command,
+            command=sweep.loaded.command(),
             created=now if previous is None else previous.created,
             section=sweep.section,
             digest=digest,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from typing import cast
 
 from nanochat.plan.quantities import show_value
-from nanochat.plan.render import text_table
-from nanochat.recipe.merge.tree import Plain
+from nanochat.plan.render import WIDTH, text_table
+from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.sweeps.results import CellResult, Setting, group_by_setting, rank
+from nanochat.runner.sweeps.scaling import fit_law
 from nanochat.runner.sweeps.state import SweepState
 
 _DIGITS = 6
@@ -26,28 +27,36 @@ def shown_metrics(state: SweepState, results: Sequence[CellResult]) -> list[str]
     return list(dict.fromkeys([*ranking, *reversed(chosen)]))[:_MAX_METRICS]
 
 
+def result_text(state: SweepState, results: Sequence[CellResult]) -> str:
+    """Return the table of all cells, the ranking of the settings, and the scaling law if the recipe asks for one."""
+    law = fit_law(state, results)
+    parts = [result_table(state, results), *ranking(state, results)]
+    if law is not None:
+        parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in describe(law)))
+    return "\n\n".join(parts) + "\n"
+
+
 def result_table(state: SweepState, results: Sequence[CellResult]) -> str:
-    """Return the table of all cells, followed by the ranking."""
+    """Return a table with a row for each cell."""
     paths = list(results[0].entry.values) if results else []
     names, metrics = short_names(paths), shown_metrics(state, results)
     head = ("cell", *(names[path] for path in paths), SEED, "status", *metrics)
     rows = [
         (
             str(result.entry.number),
-            *(show_swept(cast(Plain, result.entry.values[path])) for path in paths),
+            *(show_swept(result.entry.values[path]) for path in paths),
             str(result.entry.seed),
             result.status,
             *(_shown(result.metrics.get(metric)) for metric in metrics),
         )
         for result in results
     ]
-    table = text_table([head, *rows], "r" * (len(paths) + 2) + "l" + "r" * len(metrics))
-    return "\n\n".join([table, *_ranking(state, results, names)]) + "\n"
+    return text_table([head, *rows], "r" * (len(paths) + 2) + "l" + "r" * len(metrics))
 
 
 def describe_setting(setting: Setting, names: dict[str, str]) -> str:
     """Return the values of a setting on one line."""
-    return ", ".join(f"{names[path]} {show_swept(cast(Plain, value))}" for path, value in setting.values.items())
+    return ", ".join(f"{names[path]} {show_swept(value)}" for path, value in setting.values.items())
 
 
 def show_mean(setting: Setting, metric: str) -> str:
@@ -58,7 +67,9 @@ def show_mean(setting: Setting, metric: str) -> str:
     return f"{show_value(mean, digits=_DIGITS)}{over}"
 
 
-def _ranking(state: SweepState, results: Sequence[CellResult], names: dict[str, str]) -> list[str]:
+def ranking(state: SweepState, results: Sequence[CellResult]) -> list[str]:
+    """Return the best settings as lines of one text, or no text if the recipe does not rank them."""
+    names = short_names(list(results[0].entry.values) if results else [])
     lines = []
     for metric, order in (state.section.rank_by or {}).items():
         ranked = rank(group_by_setting(results), metric, order)

@@ -54,7 +54,7 @@ class SweepBench:
     def open(self) -> SweepFolder:
         """Write the state of the sweep, as running it would, and run nothing."""
         prepared = prepare_sweep(self.bench.load(), self.bench.base)
-        return open_sweep(prepared, base=self.bench.base, command="", tracking=RunTracking(kind="none"))[0]
+        return open_sweep(prepared, base=self.bench.base, tracking=RunTracking(kind="none"))[0]
 
     def state(self) -> SweepState:
         """Return the state of the latest sweep."""
@@ -75,7 +75,8 @@ class SweepBench:
 
 @pytest.fixture
 def sweep(bench: Any, monkeypatch: pytest.MonkeyPatch) -> SweepBench:
-    """A bench of three cells."""
+    """A bench of three cells, which draws no pictures."""
+    monkeypatch.setattr("nanochat.runner.sweeps.report._draw", lambda *given: [])
     return SweepBench(bench)
 
 

@@ -1,0 +1,68 @@
+"""Find a sweep by its name, and the recipe that won it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat.errors import PreflightError, RecipeError
+from nanochat.recipe.load import load_recipe
+from nanochat.recipe.schema.suggestions import did_you_mean
+from nanochat.recipe.show import resolved_yaml
+from nanochat.runner.sweeps.labels import short_names
+from nanochat.runner.sweeps.results import group_by_setting, rank, read_results
+from nanochat.runner.sweeps.state import SweepState, read_sweep, reference
+from nanochat.runner.sweeps.table import describe_setting, show_mean
+from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
+
+
+def find_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState]:
+    """Return the sweep that NAME (the latest one of it) or NAME/TIME means, or raise a RecipeError."""
+    sweep = look_for_sweep(name, base)
+    if sweep is not None:
+        return sweep
+    names = sorted({folder.path.parent.name for folder in sweep_folders(base)})
+    where = f"under {sweeps_folder(base)}"
+    help_ = did_you_mean(name.partition("/")[0], names) if names else "run a recipe that has a section `sweep`"
+    raise RecipeError(f"no sweep `{name}` {where}; {help_}")
+
+
+def look_for_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState] | None:
+    """Return the sweep that a name means, or None if there is none whose state can be read."""
+    wanted, _, time = name.strip("/").partition("/")
+    for folder in reversed(sweep_folders(base)):
+        if folder.path.parent.name == wanted and time in ("", folder.path.name):
+            state = read_sweep(folder)
+            if state is not None:
+                return folder, state
+    return None
+
+
+def best_recipe(name: str, base: Path) -> str:
+    """Return the recipe with the best setting of a sweep as a file that runs on its own, with its first seed.
+
+    Its stages are those of the cell, so they are taken from the cache; stages after `sweep.until` run. Raises
+    RecipeError if there is no such sweep, or it does not rank its cells, and PreflightError if no cell is finished.
+    """
+    folder, state = find_sweep(name, base)
+    ranking = state.section.rank_by
+    if ranking is None:
+        raise RecipeError(f"the sweep {reference(folder)} does not rank its cells; add `sweep.rank_by` to its recipe")
+    ((metric, order),) = ranking.items()
+    settings = group_by_setting(read_results(state, base))
+    ranked = rank(settings, metric, order)
+    if not ranked:
+        raise PreflightError(
+            f"no setting of the sweep {reference(folder)} has `{metric}` for all of its seeds yet; "
+            f"continue it with `{state.command}`"
+        )
+    winner = ranked[0]
+    run = winner.cells[0].run
+    assert run is not None, "a cell with a result has a run"
+    loaded = load_recipe(run.folder.resolved, [f"name={state.name[:59]}_best"])
+    described = describe_setting(winner, short_names(list(winner.values)))
+    unranked = len(settings) - len(ranked)
+    missing = f" ({unranked} more have no result)" if unranked else ""
+    return (
+        f"# The best of {len(ranked)} settings{missing} of the sweep {reference(folder)}, by {metric} ({order}): "
+        f"{show_mean(winner, metric)}\n# {described or 'the seed'}\n{resolved_yaml(loaded)}"
+    )

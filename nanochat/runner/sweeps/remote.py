@@ -1,0 +1,82 @@
+"""Run a cell on another host, which sees the base folder and the recipe under the same paths, through `ssh`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanochat.errors import (
+    ExpectationError,
+    InterruptedRun,
+    LockError,
+    NanochatError,
+    PreflightError,
+    RecipeError,
+    StageError,
+)
+from nanochat.runner.display import Display
+from nanochat.runner.process.interrupts import Interrupts
+
+_ERRORS = {
+    error.exit_code: error
+    for error in (RecipeError, PreflightError, StageError, ExpectationError, LockError, InterruptedRun)
+}
+_POLL_SECONDS = 0.2
+
+
+def run_on_host(
+    host: str, command: Sequence[str], *, folder: Path, base: Path, display: Display, interrupts: Interrupts
+) -> None:
+    """Run a command of `nanochat-run` on a host, in the same folder and with the same base folder as here.
+
+    What it prints is shown line by line. It raises the error that its exit code stands for, with its last line.
+    """
+    line = shlex.join(
+        ["env", f"NANOCHAT_BASE_DIR={base.absolute()}", sys.executable, "-m", "nanochat.cli.run", *command]
+    )
+    # With a terminal, the command on the host is stopped when the connection ends.
+    call = ["ssh", "-tt", "-o", "BatchMode=yes", host, f"cd {shlex.quote(str(folder))} && {line}"]
+    with subprocess.Popen(
+        call,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        watcher = threading.Thread(target=_stop_when_asked, args=(process, interrupts), daemon=True)
+        watcher.start()
+        assert process.stdout is not None, "it is a pipe"
+        last = ""
+        for shown in process.stdout:
+            last = shown.strip() or last
+            display.log_line(f"{host}: {shown.rstrip()}")
+        code = process.wait()
+        watcher.join()
+    if code != 0:
+        raise _error_of(code, interrupts)(f"on {host}: {last or f'exit status {code}'}")
+
+
+def _stop_when_asked(process: subprocess.Popen[str], interrupts: Interrupts) -> None:
+    """End the connection when this command is asked to stop; a second signal kills it."""
+    forwarded = 0
+    while process.poll() is None:
+        if interrupts.count > forwarded:
+            forwarded = interrupts.count
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM if forwarded == 1 else signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+
+
+def _error_of(code: int, interrupts: Interrupts) -> type[NanochatError]:
+    if interrupts.count:
+        return InterruptedRun
+    return _ERRORS.get(code, StageError)

@@ -1,0 +1,97 @@
+"""Decides how many cells run at a time, and where: on this machine, each on a GPU of its own, or on other hosts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from nanochat import runtime
+from nanochat.errors import PreflightError
+from nanochat.plan.compile import device_class_of
+from nanochat.plan.quantities import show_bytes
+from nanochat.plan.sweeps import total_cost
+from nanochat.recipe.check.validation import FieldProblem
+from nanochat.runner.preflight.run_checks import gpu_memories, memory_limit
+from nanochat.runner.process.hosts import LOOPBACK, read_hosts
+from nanochat.runner.sweeps.prepared import PreparedSweep
+
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place where one cell can run at a time."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for the stages, such as the GPU to use."""
+    host: str = ""
+    """Another machine to run on; empty for this one."""
+
+
+def choose_slots(sweep: PreparedSweep) -> list[Slot]:
+    """Return the places where cells run.
+
+    A PreflightError says that the hostfile cannot be read, or that so many cells do not fit on this machine.
+    """
+    section = sweep.section
+    if section.hostfile is not None:
+        hosts, _ = read_hosts(Path(section.hostfile), field="sweep.hostfile")
+        return [Slot(host="" if host in (LOOPBACK, "localhost") else host) for host in hosts]
+    if section.parallel in (None, 1):
+        return [Slot()]
+    gpus = _gpus(sweep)
+    most = len(gpus) if gpus else _most_on_cpu(sweep)
+    wanted = most if section.parallel == "auto" else int(section.parallel)
+    if problem := _problem(sweep, wanted, gpus):
+        origin = sweep.loaded.locate(FieldProblem(("sweep", "parallel"), "parallel", problem)).origin
+        raise PreflightError(f"{origin}: {problem}")
+    count = max(1, min(wanted, len(sweep.cells)))
+    return [Slot(environment={_VISIBLE_GPUS: gpu}) for gpu in gpus[:count]] if gpus else [Slot()] * count
+
+
+def _problem(sweep: PreparedSweep, wanted: int, gpus: list[str]) -> str:
+    """Return why so many cells cannot run at a time, or an empty text."""
+    if gpus:
+        return f"`sweep.parallel` is {wanted}, but this machine has {len(gpus)} GPUs" if wanted > len(gpus) else ""
+    peak, limit = _peak_bytes(sweep), _memory(sweep)
+    if peak is None or limit is None or wanted * peak <= limit:
+        return ""
+    needed = f"{wanted} cells at a time need about {show_bytes(wanted * peak)}"
+    return f"{needed}, but the limit is {show_bytes(limit)}; set `sweep.parallel: {max(1, limit // peak)}`"
+
+
+def _most_on_cpu(sweep: PreparedSweep) -> int:
+    """Return how many cells the cores and the free memory of this machine allow."""
+    threads = sweep.loaded.recipe.run.threads
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    most = max(1, cores // threads)
+    peak, limit = _peak_bytes(sweep), _memory(sweep)
+    if peak is None or limit is None:
+        return most
+    free = min(limit, int(psutil.virtual_memory().available))
+    return max(1, min(most, free // peak))
+
+
+def _gpus(sweep: PreparedSweep) -> list[str]:
+    """Return the NVIDIA GPUs that cells can use, as CUDA names them. Empty if the sweep does not run on any."""
+    first = sweep.cells[0].prepared
+    if device_class_of(sweep.loaded.recipe.run.device, first.device_class) != "cuda":
+        return []
+    visible = runtime.environment(_VISIBLE_GPUS)
+    if visible:
+        return [name.strip() for name in visible.split(",")]
+    return [str(number) for number in range(len(gpu_memories()))]
+
+
+def _peak_bytes(sweep: PreparedSweep) -> int | None:
+    return total_cost(sweep.stages_to_run()).peak_memory_bytes
+
+
+def _memory(sweep: PreparedSweep) -> int | None:
+    run = sweep.loaded.recipe.run
+    return memory_limit(run.limits.memory, device_class_of(run.device, sweep.cells[0].prepared.device_class))

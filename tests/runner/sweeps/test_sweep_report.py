@@ -1,0 +1,87 @@
+"""The report of a sweep, and the recipe of its best setting."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.errors import PreflightError, RecipeError
+from nanochat.runner.sweeps.catalog import best_recipe, find_sweep
+from nanochat.runner.sweeps.effects import list_effects
+from nanochat.runner.sweeps.results import CellResult, group_by_setting, rank
+from nanochat.runner.sweeps.state import CellEntry
+from nanochat.runner.sweeps.table import show_mean
+
+
+def cell(number, values, seed, loss):
+    entry = CellEntry(number=number, values=values, seed=seed, run="r", plan_digest="d", overrides=())
+    metrics = {} if loss is None else {"base_eval.bpb": loss}
+    return CellResult(entry=entry, run=None, status="finished", metrics=metrics, message="")
+
+
+def grid():
+    """loss = 10 a + b + noise: seed 0 has none, seed 1 adds 0.2 where b is 4."""
+    rows = [(a, b, seed) for a in (1, 2) for b in (3, 4) for seed in (0, 1)]
+    return [
+        cell(n, {"x.a": a, "x.b": b, "x.c": 10 * b}, seed, 10 * a + b + (0.2 if seed and b == 4 else 0))
+        for n, (a, b, seed) in enumerate(rows, start=1)
+    ]
+
+
+def test_the_effect_of_a_field_is_its_mean_over_the_others_with_its_spread_over_seeds():
+    """By hand: a=1 has 13, 14 with seed 0 and 13, 14.2 with seed 1, so means of 13.5 and 13.6 over seeds."""
+    first, second = list_effects(grid(), "base_eval.bpb")
+    assert first.paths == ("x.a",)
+    assert [level.mean for level in first.levels] == pytest.approx([13.55, 23.55])
+    assert [level.spread for level in first.levels] == pytest.approx([0.1 / 2**0.5] * 2)
+    assert second.paths == ("x.b", "x.c")
+    assert [level.label for level in second.levels] == ["3, 30", "4, 40"]
+    assert [level.mean for level in second.levels] == pytest.approx([18, 19.1])
+    assert [level.spread for level in second.levels] == pytest.approx([0, 0.2 / 2**0.5])
+
+
+def test_settings_are_ranked_by_their_mean_and_a_diverged_seed_takes_a_setting_out():
+    results = grid()
+    assert [s.values["x.b"] for s in rank(group_by_setting(results), "base_eval.bpb", "min")] == [3, 4, 3, 4]
+    assert [s.values["x.a"] for s in rank(group_by_setting(results), "base_eval.bpb", "max")] == [2, 2, 1, 1]
+    best = rank(group_by_setting(results), "base_eval.bpb", "min")[1]
+    assert show_mean(best, "base_eval.bpb") == "14.1 ± 0.14 (2 seeds)"
+    results[0] = cell(1, results[0].entry.values, 0, None)
+    results[2] = cell(3, results[2].entry.values, 0, float("nan"))
+    ranked = rank(group_by_setting(results), "base_eval.bpb", "min")
+    assert [(s.values["x.a"], s.values["x.b"]) for s in ranked] == [(2, 3), (2, 4)]
+
+
+def test_the_report_and_the_best_recipe_of_a_sweep(sweep, calls):
+    """The best recipe runs on its own: its cell is cached, and stages after `until` run."""
+    with pytest.raises(RecipeError, match="no sweep `tiny`"):
+        find_sweep("tiny", sweep.bench.base)
+    sweep.open()
+    with pytest.raises(PreflightError, match=r"no setting of the sweep tiny/.* has `base_eval.bpb`"):
+        best_recipe("tiny", sweep.bench.base)
+    sweep.bench.control(varies="yes")
+    folder = sweep.run()
+    bpb = [result.metrics["base_eval.bpb"] for result in sweep.results()]
+    report = folder.report.read_text()
+    assert "3 cells: 3 finished." in report
+    winner = 4 + bpb.index(min(bpb))
+    assert f"| 1 | {winner} | {min(bpb):.6g} |" in report
+    assert report.count("| finished |") == 3
+    assert folder.report_page.is_file()
+    calls()
+    text = best_recipe("tiny", sweep.bench.base)
+    assert text.startswith(f"# The best of 3 settings of the sweep tiny/{folder.path.name}, by base_eval.bpb (min): ")
+    (sweep.bench.folder / "elsewhere").mkdir()
+    sweep.bench.recipe = sweep.bench.folder / "elsewhere" / "best.yaml"
+    sweep.bench.recipe.write_text(text)
+    run = sweep.bench.run()
+    assert run.state.name == "tiny_best"
+    assert calls() == ["sft", "chat_eval"]
+
+
+def test_a_sweep_without_ranking_has_no_best_recipe(sweep):
+    sweep.write("sweep: {over: {model.n_layer: [1, 2]}}\n")
+    sweep.open()
+    with pytest.raises(RecipeError, match=r"add `sweep\.rank_by`"):
+        best_recipe("tiny", sweep.bench.base)
+    with pytest.raises(RecipeError, match="did you mean `tiny`"):
+        best_recipe("tinny", sweep.bench.base)
