@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from nanochat.inference.batch_sizes import PROMPT_CHUNK_TOKENS, PROMPT_TOKENS, decoding_rows
 from nanochat.inference.kv_cache import (
@@ -109,7 +110,7 @@ class Decoder:
             override[slot] = token
         state, buffers = self._step(self._state, self._settings, mx.array(override, dtype=mx.int32), self._buffers)
         self._state, self._buffers = _State(*state), [Buffers(*layer) for layer in buffers]
-        mx.async_eval(self._state, self._buffers)  # type: ignore[no-untyped-call]
+        mx.async_eval(self._state)  # type: ignore[no-untyped-call]  # the tokens depend on all buffers
         self._rows = [row and replace(row, positions=row.positions + 1) for row in self._rows]
         return self._state.tokens
 
@@ -177,9 +178,9 @@ class Decoder:
         self._settings = _Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))
         mode = any(s.draws for s in samplings), any(s.filters for s in samplings)
         if mode not in self._steps:
-            step = partial(self._compute, draws=mode[0], filters=mode[1])
             # On a CPU, MLX would run a C++ compiler, and gain nothing.
-            self._steps[mode] = step if runs_on_cpu() else mx.compile(step)
+            step = self._compute_at_once if runs_on_cpu() else mx.compile(self._compute)
+            self._steps[mode] = partial(step, draws=mode[0], filters=mode[1])
         self._step = self._steps[mode]
 
     def _compute(
@@ -197,11 +198,37 @@ class Decoder:
         sampling, keys = settings
         inputs = mx.where(forced >= 0, forced, tokens)
         cache = DecodingCache([Buffers(*layer) for layer in buffers], positions, newest)
-        hidden = self._model.hidden(inputs[:, None], cache)[:, -1]
         # A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
-        logits = self._model.logits(hidden)[:, : self._vocab_size]
+        logits = self._model.next_logits(inputs, cache, vocab_size=self._vocab_size)
         drawn = sample(logits, step_keys(keys, counts), SamplingArrays(*sampling), draws=draws, filters=filters)
-        return _State(drawn, inputs, positions + 1, counts + 1), cache.buffers
+        # Empty rows decode too. They stay within the context, where positions have angles.
+        following = mx.minimum(positions + 1, self._model.config.sequence_len - 1)
+        return _State(drawn, inputs, following, counts + 1), cache.buffers
+
+    def _compute_at_once(
+        self,
+        state: _State,
+        settings: _Settings,
+        forced: mx.array,
+        buffers: list[Buffers],
+        *,
+        draws: bool,
+        filters: bool,
+    ) -> tuple[_State, list[Buffers]]:
+        """Do what `_compute` does, with computed arrays only: a CPU computes a token in less time than MLX's threads
+        need to pass on a few small operations.
+        """
+        tokens, positions, counts = (np.array(x) for x in (state.tokens, state.positions, state.counts))
+        inputs = mx.array(np.where(np.array(forced) >= 0, forced, tokens))
+        cache = DecodingCache(buffers, state.positions, state.newest)
+        logits = self._model.next_logits(inputs, cache, vocab_size=self._vocab_size)
+        if draws:
+            keys = step_keys(settings.keys, state.counts)
+            drawn = sample(logits, keys, settings.sampling, draws=draws, filters=filters)
+        else:
+            drawn = mx.array(np.argmax(np.array(logits, copy=False), axis=-1).astype(np.int32))
+        following = np.minimum(positions + 1, self._model.config.sequence_len - 1)
+        return _State(drawn, inputs, mx.array(following), mx.array(counts + 1)), cache.buffers
 
 
 def _group_prompts(lengths: Sequence[int]) -> Iterator[list[int]]:

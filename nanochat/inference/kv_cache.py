@@ -94,7 +94,12 @@ class DecodingCache:
         """
         self.layers = [DecodingLayer(buffer, positions) for buffer in buffers]
         self.offset = positions
-        self.newest = newest[:, None]
+        self.previous = newest
+        """(B,) int32, the newest token of each row, -1 if there is none."""
+
+    @property
+    def newest(self) -> mx.array:
+        return self.previous[:, None]
 
     @property
     def buffers(self) -> list[Buffers]:
@@ -103,7 +108,7 @@ class DecodingCache:
     def advance(self, idx: mx.array) -> None:
         """Count one more position, that of tokens (B, 1)."""
         self.offset = self.offset + 1
-        self.newest = idx
+        self.previous = idx[:, 0]
         for layer in self.layers:
             layer.positions = self.offset
 

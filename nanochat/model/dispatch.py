@@ -7,6 +7,8 @@
     |                       | else `fused_attention`        |                   |                                |
     | forward pass          | `gpt.GPT`                     | `gpt.GPT`         | `cuda.forward`, but `gpt.GPT`  |
     |                       |                               |                   | when blocks are recomputed     |
+    | one token of each row | `cpu.decoding` (float32)      | `gpt.GPT`         | `cuda.decoding`, for up to 32  |
+    |                       |                               |                   | rows, else `cuda.forward`      |
     | rows without padding  | `ragged.attention.row_by_row` | `by_group`        | `by_group`                     |
     | loss                  | `cpu.softcap_loss`            | `loss`            | `cuda.softcap_loss`            |
 
@@ -19,6 +21,7 @@ and evaluation use.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import mlx.core as mx
 
@@ -26,9 +29,11 @@ from nanochat.model import loss, recompute
 from nanochat.model.block_attention import PLAIN, block_attention
 from nanochat.model.config import GPTConfig
 from nanochat.model.cpu import attention as cpu_attention
+from nanochat.model.cpu import decoding as cpu_step
 from nanochat.model.cpu import softcap_loss as cpu_loss
 from nanochat.model.cuda import forward as cuda_forward
 from nanochat.model.cuda import softcap_loss as cuda_loss
+from nanochat.model.cuda.decoding import step as cuda_step
 from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.fused_attention import fused_attention, has_fused_gradient
 from nanochat.model.gpt import GPT, Block, Cache
@@ -48,6 +53,25 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: in
     if is_training_shape and not has_fused_gradient(queries, window):
         return block_attention(queries, keys, values, window=window, form=PLAIN)
     return fused_attention(queries, keys, values, window=window)
+
+
+class BufferedCache(Cache, Protocol):
+    """A cache of buffers, to which each pass adds one position per row."""
+
+    @property
+    def offset(self) -> mx.array:
+        """(B,) int32."""
+        ...
+
+    @property
+    def previous(self) -> mx.array:
+        """(B,) int32, the newest token of each row, -1 if there is none."""
+        ...
+
+    @property
+    def buffers(self) -> Sequence[tuple[mx.array, mx.array]]:
+        """Each layer's keys and values, (B, G, S, D); position p is at index p % S."""
+        ...
 
 
 class FastGPT(GPT):
@@ -92,6 +116,22 @@ class FastGPT(GPT):
         if cache is not None or self.recomputes_blocks:
             return super().run_block(block, x, value_rows, cache)
         return recompute.ordered(block, x) if value_rows is None else recompute.ordered(block, x, value_rows)
+
+    def next_logits(self, tokens: mx.array, cache: BufferedCache, *, vocab_size: int) -> mx.array:
+        """Return float32 logits (B, vocab_size) of what follows tokens (B,), one of each row, which join the cache.
+
+        The buffers may be changed in place: the caller evaluates the logits before it does anything else with them
+        (`cuda.decoding.step` says why).
+        """
+        is_fused = bool(self.fused_qkv) and cuda_step.applies(self.config, tokens.size)
+        if not is_fused and not (runs_on_cpu() and cpu_step.applies(self)):
+            return self.logits(self.hidden(tokens[:, None], cache)[:, -1])[:, :vocab_size]
+        newest, positions = cache.previous, cache.offset
+        cache.advance(tokens[:, None])
+        if is_fused:
+            inputs = cuda_step.Inputs(tokens, newest, positions)
+            return cuda_step.next_logits(self, inputs, cache.buffers, fused_qkv=self.fused_qkv, vocab_size=vocab_size)
+        return cpu_step.next_logits(self, tokens, newest, positions, cache.buffers, vocab_size=vocab_size)
 
     def hidden_ragged(self, rows: Ragged) -> mx.array:
         """Return the final normed residual stream (N, C) of rows without padding, in the compute dtype."""

@@ -3,10 +3,12 @@
     python tests/benchmarks/decode.py [--device cpu|gpu] [--shape quickstart|d6|speedrun] [--rounds 5] [--tokens 64]
         [--architecture seed] [--rows 1 32] [--contexts 512 1900] [--memory-tokens 0]
 
-Measures what chat, server and evaluations use: `inference.engine.Batch`, with the calculator on. With mlx-lm installed
-(`pip install mlx-lm`), the `portable` model of the same shape and weights decodes through mlx-lm's `generate_step` (one
-row) and its model with a cache (several rows) in alternating rounds. Prints for each case the median and range of
-tokens per second, and the ratios. `--memory-tokens` decodes one long answer and prints the memory after each eighth.
+Measures what chat, server and evaluations use: `inference.engine.Batch`, with the calculator on; random models answer
+until they are stopped. With mlx-lm installed (`pip install mlx-lm`), the `portable` model of the same shape and weights
+decodes through it in alternating rounds, in each way that it offers: `generate_step` (one row), `BatchGenerator`
+(several), and a loop over its model that submits a step before it reads the tokens of the last one. Prints for each
+case the median and range of tokens per second, and the ratios to the fastest of these ways. `--memory-tokens` decodes
+long answers and prints the memory after each eighth.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ def start_batch(engine: Engine, rows: int, context: int, tokens: int) -> Batch:
     from nanochat.inference.engine import Batch, Request
     from nanochat.inference.sampling import Sampling
 
+    engine.markers.ends = frozenset()  # a random model may draw the end of its answer
     prompts = np.random.default_rng(0).integers(10, 290, (rows, context)).tolist()
     batch, greedy = Batch(engine), Sampling(temperature=0.0)
     batch.add([Request(prompt=prompt, max_tokens=tokens + 9, sampling=greedy) for prompt in prompts])
@@ -98,30 +101,51 @@ def mlx_lm_model(model: FastGPT) -> Any:
     return theirs
 
 
-def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int) -> float:
+def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str) -> float:
+    """Return the rate of one of `mlx_lm_ways`."""
     import mlx.core as mx
-    from mlx_lm.generate import generate_step
+    from mlx_lm.generate import BatchGenerator, generate_step
     from mlx_lm.models.cache import make_prompt_cache
 
-    prompts = mx.array(np.random.default_rng(0).integers(10, 290, (rows, context)))
+    prompts = np.random.default_rng(0).integers(10, 290, (rows, context))
 
-    def batched() -> Iterator[None]:
+    def batch_generator() -> Iterator[object]:
+        generator = BatchGenerator(theirs, max_tokens=tokens + 64, prefill_batch_size=rows)
+        generator.insert(prompts.tolist())
+        while True:
+            _, answers = generator.next()
+            if len(answers) == rows:
+                yield answers
+
+    def loop() -> Iterator[object]:
         cache = make_prompt_cache(theirs)
-        token = mx.argmax(theirs(prompts, cache=cache)[:, -1], axis=-1)
+        token = mx.argmax(theirs(mx.array(prompts), cache=cache)[:, -1], axis=-1)
         while True:
             following = mx.argmax(theirs(token[:, None], cache=cache)[:, -1], axis=-1)
             mx.async_eval(following)  # type: ignore[no-untyped-call]
-            token.tolist()
+            yield token.tolist()
             token = following
-            yield
 
-    steps = generate_step(prompts[0], theirs, max_tokens=tokens + 16) if rows == 1 else batched()
+    steps: dict[str, Callable[[], Iterator[object]]] = {
+        "generate_step": lambda: generate_step(mx.array(prompts[0]), theirs, max_tokens=tokens + 64),
+        "BatchGenerator": batch_generator,
+        "loop": loop,
+    }
+    return rows * tokens / _seconds(steps[way](), tokens)
+
+
+def mlx_lm_ways(rows: int) -> tuple[str, ...]:
+    return ("generate_step" if rows == 1 else "BatchGenerator", "loop")
+
+
+def _seconds(steps: Iterator[object], count: int) -> float:
+    """Return the time of `count` steps, after some to warm up."""
     for _ in range(8):
         next(steps)
     start = time.perf_counter()
-    for _ in range(tokens):
+    for _ in range(count):
         next(steps)
-    return rows * tokens / (time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 def memory_over(engine: Engine, tokens: int) -> list[float]:
@@ -183,14 +207,14 @@ def main() -> None:
             rates: dict[str, Callable[[], float]] = {
                 name: partial(our_rate, system, *case) for name, system in systems.items()
             }
-            if theirs is not None:
-                rates["mlx-lm"] = partial(mlx_lm_rate, theirs, *case)
+            ways = mlx_lm_ways(rows) if theirs is not None else ()
+            rates |= {f"mlx-lm, {way}": partial(mlx_lm_rate, theirs, *case, way=way) for way in ways}
             measured = measure(rates, options.rounds)
-            reference = statistics.median(measured[list(measured)[-1]])
+            best = max((statistics.median(v) for name, v in measured.items() if name not in systems), default=None)
             for name, values in measured.items():
-                ratio = statistics.median(values) / reference
-                label = f"rows {rows:>2}, context {context:>5}, {name:<14}"
-                print(f"{label} {median_and_range(values, 0)} tokens/s, {ratio:.2f} of the last")
+                ratio = f", {statistics.median(values) / best:.2f} of mlx-lm's best" if best else ""
+                label = f"rows {rows:>2}, context {context:>5}, {name:<22}"
+                print(f"{label} {median_and_range(values, 0)} tokens/s{ratio}", flush=True)
     if options.memory_tokens:
         held = ", ".join(f"{gib:.3f}" for gib in memory_over(engine, options.memory_tokens))
         print(f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: {held}")

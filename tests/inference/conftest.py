@@ -51,8 +51,9 @@ class ScriptedModel:
         following = [[self.successors.get(token, 0) for token in row] for row in rows]
         return mx.array(following, dtype=mx.float32)[..., None]
 
-    def logits(self, hidden: mx.array) -> mx.array:
-        return 20.0 * (mx.arange(self.vocab_size) == hidden).astype(mx.float32)
+    def next_logits(self, tokens: mx.array, cache: Cache, *, vocab_size: int) -> mx.array:
+        hidden = self.hidden(tokens[:, None], cache)[:, -1]
+        return 20.0 * (mx.arange(vocab_size) == hidden).astype(mx.float32)
 
 
 @pytest.fixture

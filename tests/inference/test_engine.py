@@ -75,7 +75,8 @@ def test_samples_of_one_prompt_differ_from_their_first_token_on(random_model, to
 def test_every_step_draws_independently(chain, tokenizer, monkeypatch):
     """A model that finds every token equally likely does not repeat the same token."""
     model = chain([])
-    monkeypatch.setattr(type(model), "logits", lambda self, hidden: mx.zeros((*hidden.shape[:-1], self.vocab_size)))
+    even = lambda self, tokens, cache, *, vocab_size: mx.zeros((tokens.size, vocab_size))  # noqa: E731
+    monkeypatch.setattr(type(model), "next_logits", even)
     (found,) = Engine(model, tokenizer).complete([[1, 50]], max_tokens=20, sampling=Sampling(), use_calculator=False)
     assert len(set(found)) > len(found) / 2
 
@@ -211,3 +212,33 @@ def test_batch_grows_beyond_the_first_size_of_its_buffers(make_random_model, tok
         batch.step()
     expected = [greedy_reference(model, prompt, 20, ends) for prompt in (long, short, short)]
     assert [completion.tokens for completion in completions] == expected
+
+
+def test_free_places_of_a_batch_stay_within_the_context(make_random_model, tokenizer):
+    """The place of the first row decodes on after its end, by more positions than the model has angles for."""
+    model = make_random_model("seed", vocab_size=tokenizer.vocab_size, n_layer=2)
+    engine = Engine(model, tokenizer)
+    engine.markers.ends = frozenset()
+    prompts = [[1] * 30, *([1, 20 + i] for i in range(5))]  # of a context of 32; a batch of five has six places
+    together = engine.complete(prompts, max_tokens=32, use_calculator=False)
+    assert [len(tokens) for tokens in together] == [2] + [30] * 5
+    assert together[1:] == [list(engine.generate(prompt, max_tokens=32, sampling=GREEDY)) for prompt in prompts[1:]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.8), Sampling(top_k=20)])
+@pytest.mark.parametrize("architecture", ["seed", "current", "portable"])
+def test_compiled_steps_draw_500_tokens_like_uncompiled_ones(make_random_model, tokenizer, architecture, sampling):
+    model = make_random_model(architecture, sequence_len=520, vocab_size=tokenizer.vocab_size)
+    model.set_compute_dtype(mx.bfloat16)
+    model.cast_matrices(mx.bfloat16)
+    compiled, plain = Engine(model, tokenizer), Engine(model, tokenizer)
+    compiled.markers.ends = plain.markers.ends = frozenset()
+    prompts = [[1, 20, 30], [1, 40], [1] * 10]
+    tokens = compiled.complete(prompts, max_tokens=500, sampling=sampling)
+    mx.disable_compile()
+    try:
+        assert plain.complete(prompts, max_tokens=500, sampling=sampling) == tokens
+    finally:
+        mx.enable_compile()
+    assert [len(row) for row in tokens] == [500] * 3

@@ -230,3 +230,26 @@ def test_decoding_through_the_kernels(make_random_model, architecture):
         assert distance(mx.concatenate(parts, axis=1), expected) <= 1e-5
         model.cast_matrices(mx.float32)
         assert model.fused_qkv
+
+
+@pytest.mark.parametrize("rows", [1, 9, 32])
+@pytest.mark.parametrize("architecture", ["seed", "current", "portable"])
+def test_decoding_kernels_are_as_exact_as_the_plain_form(make_random_model, architecture, rows):
+    """In bfloat16, single tokens give logits that are at least as close to those in float32."""
+    shape = {"sequence_len": 200, "vocab_size": 1000, "n_embd": 256, "n_head": 2, "n_kv_head": 1}
+    model, exact = (make_random_model(architecture, **shape) for _ in range(2))
+    model.set_compute_dtype(mx.bfloat16)
+    model.cast_matrices(mx.bfloat16)
+    exact.set_parameters({name: x.astype(mx.float32) for name, x in model.named_parameters().items()})
+    idx = mx.random.randint(0, 1000, (rows, 150), key=mx.random.key(1))
+    expected, errors = exact(idx), {}
+    for name in ("plain", "fast"):
+        start = mx.zeros((rows,), mx.int32)
+        cache = DecodingCache(empty_buffers(model.config, rows, 150, mx.bfloat16), start, start - 1)
+        logits = []
+        for tokens in idx.T:
+            plain = model.logits(model.hidden(tokens[:, None], cache)[:, -1]) if name == "plain" else None
+            logits.append(model.next_logits(tokens, cache, vocab_size=1000) if plain is None else plain)
+            mx.eval(logits, cache.buffers)
+        errors[name] = distance(mx.stack(logits, axis=1), expected)
+    assert errors["fast"] <= errors["plain"] <= 0.1

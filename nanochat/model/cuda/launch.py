@@ -1,7 +1,7 @@
 """`Kernel`: CUDA source that is compiled at its first launch, and the header that all kernels share.
 
 `mx.fast.cuda_kernel` parses megabytes of headers, which takes two seconds per kernel. The kernels here need no headers,
-so this module calls NVRTC, which MLX has loaded anyway, directly (a tenth of a second) and gives its PTX to MLX. A
+so this module calls NVRTC, which MLX has loaded anyway, directly (a tenth of a second) and gives the code to MLX. A
 kernel's inputs are row-contiguous (MLX copies arrays that are not) and read-only; its outputs are new arrays.
 """
 
@@ -19,8 +19,8 @@ from nanochat.errors import PreflightError
 
 THREADS = 256
 """Threads per block: few enough to launch with any number of registers (256 x 255 fit a multiprocessor)."""
-_ARCHITECTURE = "--gpu-architecture=compute_80"
-"""The oldest architecture with bfloat16; the driver translates it for the actual GPU."""
+_OLDEST_ARCHITECTURE = 80
+"""The oldest one with bfloat16. The driver translates code for it if NVRTC does not know the actual GPU."""
 
 _HEADER = """
 struct bf16 {
@@ -133,6 +133,8 @@ class Kernel:
     outputs: tuple[str, ...]
     sizes: tuple[str, ...]
     body: str
+    header: str = ""
+    """What the body needs besides the header of all kernels."""
 
     def __call__(
         self,
@@ -180,13 +182,14 @@ class Kernel:
         parameters += [f"const int {name}" for name in self.sizes]
         lines = [f"constexpr {type(value).__name__} {name} = {_literal(value)};" for name, value in constants]
         text = f"({', '.join(parameters)}) {{\n" + "\n".join(lines) + f"\n{self.body}}}\n"
-        name = f"nanochat_{self.name}_{hashlib.sha256((_HEADER + text).encode()).hexdigest()[:12]}"
-        return name, f'{_HEADER}extern "C" __global__ void {name}{text}'
+        header = _HEADER + self.header
+        name = f"nanochat_{self.name}_{hashlib.sha256((header + text).encode()).hexdigest()[:12]}"
+        return name, f'{header}extern "C" __global__ void {name}{text}'
 
 
 @functools.cache
 def _compiled(kernel: Kernel, types: tuple[str, ...], constants: tuple[tuple[str, Constant], ...]) -> tuple[str, bytes]:
-    """Return the kernel's name and its PTX."""
+    """Return the kernel's name and its code. It should be short: at each launch MLX computes a hash of it."""
     name, source = kernel.source(types, constants)
     return name, _compile(source, name)
 
@@ -208,13 +211,27 @@ def _nvrtc() -> ctypes.CDLL:
     )
 
 
+@functools.cache
+def _is_known(architecture: int) -> bool:
+    """Return whether NVRTC can compile for a GPU of this compute capability, times 10."""
+    library, count = _nvrtc(), ctypes.c_int()
+    library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    known = (ctypes.c_int * count.value)()
+    library.nvrtcGetSupportedArchs(known)
+    return architecture in known
+
+
 def _compile(source: str, name: str) -> bytes:
+    info = mx.device_info()
+    architecture = 10 * int(info["compute_capability_major"]) + int(info["compute_capability_minor"])
+    is_known = _is_known(architecture)
+    target = f"sm_{architecture}" if is_known else f"compute_{_OLDEST_ARCHITECTURE}"
     library, program = _nvrtc(), ctypes.c_void_p()
     created = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
     assert created == 0, f"NVRTC refused the program {name}: error {created}"
-    options = (ctypes.c_char_p * 1)(_ARCHITECTURE.encode())
+    options = (ctypes.c_char_p * 1)(f"--gpu-architecture={target}".encode())
     failed = library.nvrtcCompileProgram(program, len(options), options)
-    what = "ProgramLog" if failed else "PTX"
+    what = "ProgramLog" if failed else "CUBIN" if is_known else "PTX"
     size = ctypes.c_size_t()
     library[f"nvrtcGet{what}Size"](program, ctypes.byref(size))
     text = ctypes.create_string_buffer(size.value)

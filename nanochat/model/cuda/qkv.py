@@ -253,7 +253,7 @@ def _launch(
         shapes=[(rows, h * d), (rows, g * d), (rows, g * d) if gated else (1,), (rows, h + g), (rows, g)],
         dtypes=[projected.dtype] * 3 + [mx.float32] * 2,
         sizes=[rows, positions],
-        constants=_constants(config, projected.shape[1], gated)
+        constants=qkv_constants(config, projected.shape[1], gated)
         | {"PER": _PER_GROUP["forward"], "CONTINUES": offsets is not None},
     )
 
@@ -286,11 +286,12 @@ def _launch_backward(
         shapes=[(rows, width)],
         dtypes=[queries.dtype],
         sizes=[rows, positions],
-        constants=_constants(config, width, table is not None) | {"PER": _PER_GROUP["backward"]},
+        constants=qkv_constants(config, width, table is not None) | {"PER": _PER_GROUP["backward"]},
     )[0]
 
 
-def _constants(config: GPTConfig, width: int, gated: bool) -> dict[str, int | float | bool]:
+def qkv_constants(config: GPTConfig, width: int, gated: bool) -> dict[str, int | float | bool]:
+    """Return the sizes and numbers that kernels for a fused projection of `width` columns are compiled for."""
     variant = config.variant
     shape = {"H": config.n_head, "G": config.n_kv_head, "D": config.head_dim, "WIDTH": width, "GATED": gated}
     return shape | {"EPS": variant.norm_eps, "QK_SCALE": variant.qk_scale, "GATE_SCALE": variant.gate_scale}
