@@ -10,7 +10,7 @@ Shape letters: B rows of the batch, empty ones included, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -42,12 +42,9 @@ class NewRow:
     """Random key; the token number n after the prompt is drawn with the key of draw n."""
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     sampling: Sampling
     key: tuple[int, int]
-    positions: int
-    """Positions that the row has when the steps submitted so far are done."""
 
 
 class _State(NamedTuple):
@@ -78,6 +75,8 @@ class Decoder:
         """Decode with a model whose weights do not change. Only the first `vocab_size` tokens are ever drawn."""
         self._model, self._vocab_size = model, vocab_size
         self._rows: list[_Row | None] = []
+        self._lengths: list[int] = []
+        """Positions of each slot when the steps submitted so far are done; 0 if it is free."""
         self._buffers: list[Buffers] = []
         self._state = _State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
         self._settings = _Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
@@ -88,7 +87,7 @@ class Decoder:
         slots = self._make_room(len(rows))
         lengths = [len(row.prompt) - 1 for row in rows]
         for slot, row, length in zip(slots, rows, lengths, strict=True):
-            self._rows[slot] = _Row(row.sampling, row.key, length)
+            self._rows[slot], self._lengths[slot] = _Row(row.sampling, row.key), length
         self._reserve(max(lengths) + 1)
         for group in _group_prompts(lengths):
             self._read([rows[i].prompt[:-1] for i in group], [slots[i] for i in group])
@@ -104,20 +103,20 @@ class Decoder:
         Args:
             forced: slot -> token that the row reads now instead of the one that the previous step drew.
         """
-        self._reserve(1 + max(row.positions for row in self._rows if row is not None))
-        override = [-1] * len(self._rows)
-        for slot, token in forced.items():
-            override[slot] = token
-        state, buffers = self._step(self._state, self._settings, mx.array(override, dtype=mx.int32), self._buffers)
+        self._lengths = [length + 1 if row else 0 for row, length in zip(self._rows, self._lengths, strict=True)]
+        self._reserve(max(self._lengths))
+        override = self._no_override
+        if forced:
+            override = mx.array([forced.get(slot, -1) for slot in range(len(self._rows))], dtype=mx.int32)
+        state, buffers = self._step(self._state, self._settings, override, self._buffers)
         self._state, self._buffers = _State(*state), [Buffers(*layer) for layer in buffers]
         mx.async_eval(self._state)  # type: ignore[no-untyped-call]  # the tokens depend on all buffers
-        self._rows = [row and replace(row, positions=row.positions + 1) for row in self._rows]
         return self._state.tokens
 
     def remove(self, slots: Sequence[int]) -> list[int | None]:
         """Free slots, and shrink the batch if possible. Return each old slot's new number, or None if it is free."""
         for slot in slots:
-            self._rows[slot] = None
+            self._rows[slot], self._lengths[slot] = None, 0
         kept = [slot for slot, row in enumerate(self._rows) if row is not None]
         if decoding_rows(len(kept)) >= len(self._rows):
             return [None if row is None else slot for slot, row in enumerate(self._rows)]
@@ -129,7 +128,7 @@ class Decoder:
         size = decoding_rows(len(kept)) if kept else 0
         free = [slot for slot in range(old) if slot not in set(kept)]
         order = sorted([*kept, *free[: size - len(kept)]])
-        self._rows = [self._rows[slot] for slot in order]
+        self._rows, self._lengths = [self._rows[slot] for slot in order], [self._lengths[slot] for slot in order]
         index = mx.array(order, dtype=mx.int32)
         self._buffers = take_rows(self._buffers, index) if order else []
         self._state = _State(*(x[index] for x in self._state))
@@ -148,6 +147,7 @@ class Decoder:
             self._buffers = [Buffers(*map(_append, old, new)) for old, new in pairs] or added
             self._state = _State(*(_append(x, mx.zeros((missing,), mx.int32)) for x in self._state))
             self._rows += [None] * missing
+            self._lengths += [0] * missing
         return [slot for slot, row in enumerate(self._rows) if row is None][:count]
 
     def _positions(self) -> int:
@@ -173,6 +173,8 @@ class Decoder:
 
     def _collect_settings(self) -> None:
         """Collect the sampling settings of all rows in arrays, and choose the step function that they need."""
+        self._no_override = mx.full((len(self._rows),), -1, mx.int32)
+        mx.eval(self._no_override)
         samplings = [Sampling(temperature=0.0) if row is None else row.sampling for row in self._rows]
         keys = [(0, 0) if row is None else row.key for row in self._rows]
         self._settings = _Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))

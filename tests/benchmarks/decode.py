@@ -1,7 +1,7 @@
 """Decoding speed through the engine by batch and context, memory over a long answer, and mlx-lm beside it.
 
     python tests/benchmarks/decode.py [--device cpu|gpu] [--shape quickstart|d6|speedrun] [--rounds 5] [--tokens 64]
-        [--architecture seed] [--rows 1 32] [--contexts 512 1900] [--memory-tokens 0]
+        [--architecture seed] [--rows 1 32] [--contexts 512 1900] [--sampling greedy|chat] [--memory-tokens 0]
 
 Measures what chat, server and evaluations use: `inference.engine.Batch`, with the calculator on; random models answer
 until they are stopped. With mlx-lm installed (`pip install mlx-lm`), the `portable` model of the same shape and weights
@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
     from nanochat.inference.engine import Batch, Engine
     from nanochat.model.dispatch import FastGPT
 
+TEMPERATURE, TOP_K = 0.8, 50
+"""`--sampling chat`: the defaults of chat."""
+
 SHAPES: dict[str, dict[str, int]] = {
     "quickstart": {"n_layer": 4, "n_embd": 128, "n_head": 2, "n_kv_head": 2, "vocab_size": 2048},
     "d6": {"n_layer": 6, "n_embd": 384, "n_head": 3, "n_kv_head": 3},
@@ -59,22 +62,22 @@ def make_model(shape: str, architecture: Architecture, dtype: mx.Dtype) -> FastG
     return model
 
 
-def start_batch(engine: Engine, rows: int, context: int, tokens: int) -> Batch:
+def start_batch(engine: Engine, rows: int, context: int, tokens: int, *, draws: bool = False) -> Batch:
     """Return a batch that has read its prompts and decoded its first tokens."""
     from nanochat.inference.engine import Batch, Request
     from nanochat.inference.sampling import Sampling
 
     engine.markers.ends = frozenset()  # a random model may draw the end of its answer
     prompts = np.random.default_rng(0).integers(10, 290, (rows, context)).tolist()
-    batch, greedy = Batch(engine), Sampling(temperature=0.0)
-    batch.add([Request(prompt=prompt, max_tokens=tokens + 9, sampling=greedy) for prompt in prompts])
+    batch, sampling = Batch(engine), Sampling(TEMPERATURE, TOP_K) if draws else Sampling(temperature=0.0)
+    batch.add([Request(prompt=prompt, max_tokens=tokens + 9, sampling=sampling) for prompt in prompts])
     for _ in range(8):
         batch.step()
     return batch
 
 
-def our_rate(engine: Engine, rows: int, context: int, tokens: int) -> float:
-    batch = start_batch(engine, rows, context, tokens)
+def our_rate(engine: Engine, rows: int, context: int, tokens: int, *, draws: bool) -> float:
+    batch = start_batch(engine, rows, context, tokens, draws=draws)
     start = time.perf_counter()
     for _ in range(tokens):
         batch.step()
@@ -101,16 +104,18 @@ def mlx_lm_model(model: FastGPT) -> Any:
     return theirs
 
 
-def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str) -> float:
+def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str, draws: bool) -> float:
     """Return the rate of one of `mlx_lm_ways`."""
     import mlx.core as mx
     from mlx_lm.generate import BatchGenerator, generate_step
     from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.sample_utils import make_sampler
 
+    sampler = make_sampler(TEMPERATURE, top_k=TOP_K) if draws else partial(mx.argmax, axis=-1)
     prompts = np.random.default_rng(0).integers(10, 290, (rows, context))
 
     def batch_generator() -> Iterator[object]:
-        generator = BatchGenerator(theirs, max_tokens=tokens + 64, prefill_batch_size=rows)
+        generator = BatchGenerator(theirs, max_tokens=tokens + 64, sampler=sampler, prefill_batch_size=rows)
         generator.insert(prompts.tolist())
         while True:
             _, answers = generator.next()
@@ -119,15 +124,16 @@ def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str) 
 
     def loop() -> Iterator[object]:
         cache = make_prompt_cache(theirs)
-        token = mx.argmax(theirs(mx.array(prompts), cache=cache)[:, -1], axis=-1)
+        choose = lambda logits: sampler(logits[:, -1] - mx.logsumexp(logits[:, -1], axis=-1, keepdims=True))  # noqa: E731
+        token = choose(theirs(mx.array(prompts), cache=cache))
         while True:
-            following = mx.argmax(theirs(token[:, None], cache=cache)[:, -1], axis=-1)
+            following = choose(theirs(token[:, None], cache=cache))
             mx.async_eval(following)  # type: ignore[no-untyped-call]
             yield token.tolist()
             token = following
 
     steps: dict[str, Callable[[], Iterator[object]]] = {
-        "generate_step": lambda: generate_step(mx.array(prompts[0]), theirs, max_tokens=tokens + 64),
+        "generate_step": lambda: generate_step(mx.array(prompts[0]), theirs, max_tokens=tokens + 64, sampler=sampler),
         "BatchGenerator": batch_generator,
         "loop": loop,
     }
@@ -183,7 +189,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1900])
+    parser.add_argument("--sampling", choices=("greedy", "chat"), default="greedy")
     options = parser.parse_args()
+    draws = options.sampling == "chat"
     chosen = runtime.prepare(device=options.device)
     import mlx.core as mx
 
@@ -205,10 +213,10 @@ def main() -> None:
         for context in options.contexts:
             case = (rows, context, options.tokens)
             rates: dict[str, Callable[[], float]] = {
-                name: partial(our_rate, system, *case) for name, system in systems.items()
+                name: partial(our_rate, system, *case, draws=draws) for name, system in systems.items()
             }
             ways = mlx_lm_ways(rows) if theirs is not None else ()
-            rates |= {f"mlx-lm, {way}": partial(mlx_lm_rate, theirs, *case, way=way) for way in ways}
+            rates |= {f"mlx-lm, {way}": partial(mlx_lm_rate, theirs, *case, way=way, draws=draws) for way in ways}
             measured = measure(rates, options.rounds)
             best = max((statistics.median(v) for name, v in measured.items() if name not in systems), default=None)
             for name, values in measured.items():

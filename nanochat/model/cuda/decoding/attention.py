@@ -12,106 +12,105 @@ Shapes: B rows, H query heads, G key/value heads, S positions in a buffer, D hea
 
 from __future__ import annotations
 
+import functools
+
 import mlx.core as mx
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda.decoding.header import HEADER
 from nanochat.model.cuda.launch import Kernel
-from nanochat.model.cuda.qkv import qkv_constants
+from nanochat.model.cuda.qkv import GATE_PADDING, qkv_constants
 from nanochat.model.rope_tables import angles
 
 _CHUNK = 128
 """Positions per block."""
-_THREADS = 128
+_THREADS = 256
 
 _ATTEND = Kernel(
     "decode_attention",
-    ("projected", "cosines", "sines", "table", "tokens", "positions", "keys", "values", "counters"),
-    ("attended", "sums", "totals"),
+    ("projected", "angles", "table", "tokens", "positions", "keys", "values"),
+    ("attended", "sums"),
     ("rows", "size", "chunks"),
     """
   using T = decltype(nanochat::element_of(keys));
   constexpr int LANES = D / 8, GROUPS = THREADS / LANES, WARPS = THREADS / 32, HALF = D / 2;
-  constexpr int AHEAD = 4;  // positions of a group whose loads are under way together
+  constexpr int AHEAD = 2;  // positions of a group whose loads are under way together
+  constexpr int STRIDE = WIDTH + (H + 3) / 4 * 4;
+  __shared__ __align__(16) float parts[WARPS][D];
+  __shared__ __align__(16) T fresh[2][D];  // the new key and value
+  __shared__ float weights[WARPS];
+  __shared__ bool is_last;
   const int chunk = blockIdx.x / (rows * H), row = blockIdx.x / H % rows, head = blockIdx.x % H;
-  const int shared = head / (H / G);
+  const int shared = head / (H / G), pair = row * H + head;
   const int position = positions[row], slot = position % size, count = min(position + 1, size);
-  const int begin = chunk * CHUNK, active = (count + CHUNK - 1) / CHUNK;
-  if (chunk >= active) return;
-  const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-  const float* from = projected + (size_t)row * WIDTH;
-  float c[8], s[8];
-  nanochat::load(cosines + (size_t)position * HALF + lane * 8 % HALF, c);
-  nanochat::load(sines + (size_t)position * HALF + lane * 8 % HALF, s);
-  auto rotate = [&](const float* x, float factor, float* to) {  // this lane's part of a head, normed
-    const bool is_high = lane * 8 >= HALF;
-    float own[8], other[8], total = 0.f;
-    nanochat::load(x + lane * 8, own);
-    nanochat::load(x + (is_high ? lane * 8 - HALF : lane * 8 + HALF), other);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) total += own[e] * own[e];
-    factor *= rsqrtf(nanochat::sum_over_lanes<LANES>(total) / D + EPS);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) to[e] = factor * (own[e] * c[e] + (is_high ? -other[e] : other[e]) * s[e]);
-  };
+  const int begin = chunk * CHUNK, end = min(begin + CHUNK, count), active = (count + CHUNK - 1) / CHUNK;
+  if (begin >= count) return;
+  const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES, first = lane * 8;
+  const float* from = projected + row * STRIDE;
+  const size_t buffer = ((size_t)row * G + shared) * size * D + first;
   float query[8], sum[8] = {}, total = 0.f;
-  rotate(from + head * D, QK_SCALE * rsqrtf((float)D), query);
-  auto add = [&](const float* key, const float* value, bool counts) {
-    float score = 0.f;
-#pragma unroll
-    for (int e = 0; e < 8; ++e) score += query[e] * key[e];
-    score = nanochat::sum_over_lanes<LANES>(score);
-    const float weight = counts ? __expf(score) : 0.f;
-    total += weight;
-#pragma unroll
-    for (int e = 0; e < 8; ++e) sum[e] += weight * value[e];
-  };
-  const size_t buffer = ((size_t)row * G + shared) * size * D + lane * 8;
+  const bool is_high = first >= HALF;
 #pragma unroll 1
-  for (int i = group; i < CHUNK; i += GROUPS * AHEAD) {
-    if (begin + i - group >= count) break;
+  for (int is_query = 0; is_query < 2; ++is_query) {  // rotate and norm this lane's part of the key, then of the query
+    const float* x = from + (is_query ? head : H + shared) * D + first;
+    const float* angle = angles + (size_t)position * D + first % HALF;
+    float own[8], other[8], cosines[8], sines[8], squares = 0.f;
+    nanochat::load(x, own);
+    nanochat::load(is_high ? x - HALF : x + HALF, other);
+    nanochat::load(angle, cosines);
+    nanochat::load(angle + HALF, sines);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) squares += own[e] * own[e];
+    float factor = QK_SCALE * rsqrtf(nanochat::sum_over_lanes<LANES>(squares) / D + EPS);
+    if (is_query) factor *= rsqrtf((float)D);
+    const float signed_factor = is_high ? -factor : factor;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) query[e] = factor * own[e] * cosines[e] + signed_factor * other[e] * sines[e];
+    if (!is_query && group == 0) nanochat::store(fresh[0] + first, query);
+  }
+  if (group == 0) {
+    float value[8], embedding[8];
+    nanochat::load(from + (H + G + shared) * D + first, value);
+    if (GATED) {
+      const float gate = GATE_SCALE / (1.f + __expf(-from[(H + 2 * G) * D + shared]));
+      nanochat::load(table + ((size_t)tokens[row] * G + shared) * D + first, embedding);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) value[e] += gate * embedding[e];
+    }
+    nanochat::store(fresh[1] + first, value);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int i = begin + group; i - group < end; i += GROUPS * AHEAD) {
     nanochat::Eight<T> key[AHEAD], value[AHEAD];
 #pragma unroll
     for (int j = 0; j < AHEAD; ++j) {
-      const int at = begin + i + j * GROUPS;
-      const bool counts = i + j * GROUPS < CHUNK && at < count && at != slot;
-      key[j].load(keys + buffer + (size_t)at * D, counts);
-      value[j].load(values + buffer + (size_t)at * D, counts);
+      const int at = i + j * GROUPS;
+      const size_t old = buffer + (size_t)at * D;
+      key[j].load(at == slot ? fresh[0] + first : keys + old, at < end);
+      value[j].load(at == slot ? fresh[1] + first : values + old, at < end);
     }
 #pragma unroll
     for (int j = 0; j < AHEAD; ++j) {
-      const int at = begin + i + j * GROUPS;
-      float k[8], v[8];
-      key[j].unpack(k);
-      value[j].unpack(v);
-      add(k, v, i + j * GROUPS < CHUNK && at < count && at != slot);
+      float x[8], score = 0.f;
+      key[j].unpack(x);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) score += query[e] * x[e];
+      score = nanochat::sum_over_lanes<LANES>(score);
+      const float weight = i + j * GROUPS < end ? __expf(score) : 0.f;
+      total += weight;
+      value[j].unpack(x);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sum[e] += weight * x[e];
     }
   }
-  if (slot >= begin && slot < begin + CHUNK) {
-    float key[8], value[8];
-    rotate(from + (H + shared) * D, QK_SCALE, key);
-    nanochat::load(from + (H + G + shared) * D + lane * 8, value);
-    if (GATED) {
-      const float gate = GATE_SCALE / (1.f + __expf(-from[(H + 2 * G) * D + shared]));
-      float own[8];
-      nanochat::load(table + ((size_t)tokens[row] * G + shared) * D + lane * 8, own);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) value[e] += gate * own[e];
-    }
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      key[e] = nanochat::rounded(keys, key[e]);
-      value[e] = nanochat::rounded(values, value[e]);
-    }
-    add(key, value, group == 0);
-    if (group == 0 && head % (H / G) == 0) {
-      nanochat::store(const_cast<T*>(keys) + buffer + (size_t)slot * D, key);
-      nanochat::store(const_cast<T*>(values) + buffer + (size_t)slot * D, value);
-    }
+  if (slot >= begin && slot < end && head % (H / G) == 0 && group == 0) {  // no thread reads this index
+    nanochat::Eight<T> kept;
+    kept.load(fresh[0] + first, true);
+    kept.store(const_cast<T*>(keys) + buffer + (size_t)slot * D);
+    kept.load(fresh[1] + first, true);
+    kept.store(const_cast<T*>(values) + buffer + (size_t)slot * D);
   }
-  __shared__ __align__(16) float parts[WARPS][D];
-  __shared__ float weights[WARPS];
-  __shared__ bool is_last;
 #pragma unroll
   for (int step = LANES; step < 32; step *= 2) {
     total += __shfl_xor_sync(0xffffffffu, total, step);
@@ -119,38 +118,31 @@ _ATTEND = Kernel(
     for (int e = 0; e < 8; ++e) sum[e] += __shfl_xor_sync(0xffffffffu, sum[e], step);
   }
   if (threadIdx.x % 32 < LANES) {
-    nanochat::store(&parts[threadIdx.x / 32][lane * 8], sum);
-    if (lane == 0) weights[threadIdx.x / 32] = total;
+    nanochat::store(parts[threadIdx.x / 32] + first, sum);
+    weights[threadIdx.x / 32] = total;
   }
   __syncthreads();
-  const int pair = row * H + head;
-  auto* to = attended + (size_t)pair * D;
-  float all = 0.f;
+  float x = 0.f, all = 0.f;
+  const int d = threadIdx.x;
+  if (d < D) {
 #pragma unroll
-  for (int i = 0; i < WARPS; ++i) all += weights[i];
-  for (int i = threadIdx.x; i < D; i += THREADS) {
-    float x = 0.f;
-#pragma unroll
-    for (int j = 0; j < WARPS; ++j) x += parts[j][i];
-    if (active == 1) to[i] = x / all;
-    else sums[((size_t)pair * chunks + chunk) * D + i] = x;
+    for (int i = 0; i < WARPS; ++i) { x += parts[i][d]; all += weights[i]; }
   }
-  if (active == 1) return;
-  if (threadIdx.x == 0) totals[pair * chunks + chunk] = all;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) is_last = atomicAdd(const_cast<int*>(counters) + pair, 1) == active - 1;
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  all = 0.f;
-  for (int i = 0; i < active; ++i) all += __ldcg(totals + pair * chunks + i);
-  for (int i = threadIdx.x; i < D; i += THREADS) {
-    float x = 0.f;
+  if (active > 1) {
+    float* own = sums + (size_t)pair * chunks * 2 * D + d;
+    if (d < D) { own[chunk * 2 * D] = x; own[chunk * 2 * D + D] = all; }
+    __threadfence();
+    __syncthreads();
+    int* counters = reinterpret_cast<int*>(const_cast<float*>(projected) + row * STRIDE + WIDTH);
+    if (d == 0) is_last = atomicAdd(counters + head, 1) == active - 1;
+    __syncthreads();
+    if (!is_last || d >= D) return;
+    __threadfence();
+    x = all = 0.f;
 #pragma unroll 4
-    for (int j = 0; j < active; ++j) x += __ldcg(sums + ((size_t)pair * chunks + j) * D + i);
-    to[i] = x / all;
+    for (int i = 0; i < active; ++i) { x += __ldcg(own + i * 2 * D); all += __ldcg(own + i * 2 * D + D); }
   }
+  if (d < D) attended[(size_t)pair * D + d] = x / all;
 """,
     HEADER,
 )
@@ -159,7 +151,6 @@ _ATTEND = Kernel(
 def attend(
     config: GPTConfig,
     projected: mx.array,
-    counters: mx.array,
     buffers: tuple[mx.array, mx.array],
     positions: mx.array,
     tokens: mx.array,
@@ -169,8 +160,7 @@ def attend(
 
     Args:
         config: head counts and architecture constants.
-        projected: queries, keys, values and gates, (B, N) float32.
-        counters: a zero for each row and head, (B * H,) int32; they are used up.
+        projected: `linear.project` of the fused projection; its zeros are used up.
         buffers: keys and values, (B, G, S, D); position p is at index p % S.
         positions: (B,) int32, below the context length.
         tokens: (B,) int32; they choose the value embeddings.
@@ -178,21 +168,29 @@ def attend(
     """
     keys, values = buffers
     rows, size = keys.shape[0], keys.shape[2]
-    h, d = config.n_head, config.head_dim
-    chunks = -(-size // _CHUNK)
+    h, g, d = config.n_head, config.n_kv_head, config.head_dim
+    chunks, gated = -(-size // _CHUNK), table is not None
+    width = (h + 2 * g) * d + GATE_PADDING * gated
     return _ATTEND(
         projected,
-        *angles(config.sequence_len, d, config.variant.rope_base),
+        _angles(config.sequence_len, d, config.variant.rope_base),
         keys if table is None else table,
         tokens,
         positions,
         keys,
         values,
-        counters,
         sizes=[rows, size, chunks],
         blocks=rows * h * chunks,
-        shapes=[(rows, h * d), (rows, h, chunks, d), (rows, h, chunks)],
-        dtypes=[keys.dtype, mx.float32, mx.float32],
-        constants=qkv_constants(config, projected.shape[1], table is not None) | {"CHUNK": _CHUNK, "THREADS": _THREADS},
+        shapes=[(rows, h * d), (rows, h, chunks, 2 * d)],
+        dtypes=[keys.dtype, mx.float32],
+        constants=qkv_constants(config, width, gated) | {"CHUNK": _CHUNK, "THREADS": _THREADS},
         threads=_THREADS,
     )[0]
+
+
+@functools.lru_cache(maxsize=8)
+def _angles(positions: int, size: int, base: float) -> mx.array:
+    """Return each position's cosines and sines, (at least `positions`, D)."""
+    together = mx.concatenate(list(angles(positions, size, base)), axis=1)
+    mx.eval(together)  # a step must not compute it again
+    return together

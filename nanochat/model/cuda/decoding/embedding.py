@@ -8,15 +8,16 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nanochat.model.config import SMEAR_CHANNELS, Variant
-from nanochat.model.cuda.decoding.linear import Stream
+from nanochat.model.cuda.decoding.linear import stream_width
 from nanochat.model.cuda.launch import THREADS, Kernel
 
 _EMBED = Kernel(
     "decode_embed",
     ("table", "tokens", "newest", "smear_gate", "smear_factor", "residual_factors", "first_factors"),
-    ("first", "mixed", "rounded", "squares"),
+    ("first", "stream"),
     (),
     """
+  using T = decltype(nanochat::element_of(table));
   constexpr int PER = (C + THREADS - 1) / THREADS;
   __shared__ float parts[THREADS / 32];
   auto sum = [&](float x) {
@@ -59,12 +60,14 @@ _EMBED = Kernel(
     if (i >= C) break;
     const float y = factor * x[j];
     first[(size_t)row * C + i] = x[j];
-    mixed[(size_t)row * C + i] = y;
-    rounded[(size_t)row * C + i] = y;
+    stream[row * STREAM + i] = y;
+    reinterpret_cast<T*>(stream + row * STREAM + C)[i] = y;
     total += y * y;
   }
   total = sum(total);
-  if (threadIdx.x == 0) squares[row] = total;
+  for (int i = threadIdx.x; i < C / 16; i += THREADS) {
+    stream[(row + 1) * STREAM - (C / 16 + 3) / 4 * 4 + i] = i == 0 ? total : 0.f;
+  }
 """,
 )
 
@@ -76,8 +79,8 @@ def embed(
     newest: mx.array,
     smear: tuple[mx.array, mx.array] | None,
     factors: tuple[mx.array, mx.array] | None,
-) -> tuple[mx.array, Stream]:
-    """Return x0 (B, C) float32, and the residual stream that the first block reads.
+) -> list[mx.array]:
+    """Return x0 (B, C) float32, and the residual stream that the first block reads, as `linear` has it.
 
     Args:
         variant: the architecture's constants.
@@ -87,19 +90,21 @@ def embed(
         smear: its gate and factor, if the architecture has one.
         factors: `resid_lambdas` and `x0_lambdas`, if the architecture has them.
     """
-    shape = (tokens.size, table.shape[1])
-    first, *stream = _EMBED(
+    rows, width = tokens.size, table.shape[1]
+    stream = stream_width(width, table.dtype)
+    return _EMBED(
         table,
         tokens,
         newest,
         *(smear or (table, table)),
         *(factors or (table, table)),
         sizes=[],
-        blocks=tokens.size,
-        shapes=[shape, shape, shape, (tokens.size, 1)],
-        dtypes=[mx.float32, mx.float32, table.dtype, mx.float32],
+        blocks=rows,
+        shapes=[(rows, width), (rows, stream)],
+        dtypes=[mx.float32, mx.float32],
         constants={
-            "C": shape[1],
+            "C": width,
+            "STREAM": stream,
             "EPS": variant.norm_eps,
             "SMEARS": smear is not None,
             "GATES": SMEAR_CHANNELS,
@@ -107,4 +112,3 @@ def embed(
             "THREADS": THREADS,
         },
     )
-    return first, Stream(*stream)

@@ -8,20 +8,15 @@ lanes exchange inputs and add up plainly, which is exact enough to be compared w
 
 HEADER = """
 namespace nanochat {
-__device__ inline float rounded(const bf16*, float x) {
-  bf16 y;
-  y = x;
-  return to_float(y);
-}
-__device__ inline float rounded(const float*, float x) { return x; }
 template <typename T>
 struct Eight;  // eight elements as they are stored
 template <>
 struct Eight<bf16> {
   uint4 raw;
-  __device__ void load(const bf16* from, bool there) {
-    raw = there ? __ldg(reinterpret_cast<const uint4*>(from)) : make_uint4(0, 0, 0, 0);
+  __device__ void load(const bf16* from, bool there) {  // from any kind of memory
+    raw = there ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
   }
+  __device__ void store(bf16* to) const { *reinterpret_cast<uint4*>(to) = raw; }
   __device__ void unpack(float* to) const {
     nanochat::unpack(raw.x, to);
     nanochat::unpack(raw.y, to + 2);
@@ -33,9 +28,9 @@ template <>
 struct Eight<float> {
   float values[8];
   __device__ void load(const float* from, bool there) {
-    if (there) nanochat::load(from, values);
-    else for (int e = 0; e < 8; ++e) values[e] = 0.f;
+    for (int e = 0; e < 8; ++e) values[e] = there ? from[e] : 0.f;
   }
+  __device__ void store(float* to) const { nanochat::store(to, values); }
   __device__ void unpack(float* to) const {
     for (int e = 0; e < 8; ++e) to[e] = values[e];
   }

@@ -5,34 +5,27 @@ always in the same order, so a row's result does not depend on the other rows. I
 columns of one to four products of the tensor cores. The norm before a product becomes a factor of its results: the
 kernel that writes the residual stream leaves sums of its squares.
 
+The residual stream of a row is one array of float32: C exact values, the same rounded to the dtype of the weights,
+which is what products read, and the sums of the squares of every 16: MLX needs time for every array of a kernel.
+
 Shapes: B rows, N outputs, K inputs, C width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from nanochat.model.config import SOFTCAP
+from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.cuda.decoding.header import HEADER
 from nanochat.model.cuda.launch import Constant, Kernel
 
 MAX_ROWS = 32
-TILE = 32
-"""K is a multiple of it; N is a multiple of half of it."""
-
-
-class Stream(NamedTuple):
-    """The residual stream of one token per row."""
-
-    exact: mx.array
-    """(B, C) float32."""
-    rounded: mx.array
-    """(B, C) in the dtype of the weights: what products read."""
-    squares: mx.array
-    """(B, parts) float32: sums of squares of `exact` over parts of C."""
+TILE = 16
+"""Outputs per product of the tensor cores: N is a multiple of it, and K of twice as much."""
 
 
 class Mix(NamedTuple):
@@ -49,112 +42,99 @@ class Mix(NamedTuple):
 
 
 _PRODUCT = """
-  constexpr int OUTPUTS = 16 * TALL, ROWS = 8 * WIDE, CHUNKS = K / 32, STEPS = (CHUNKS + WARPS - 1) / WARPS;
-  constexpr int AHEAD = STEPS < 4 ? STEPS : 4;  // steps whose loads are under way together
   using T = decltype(nanochat::element_of(weight));
+  constexpr int OUTPUTS = 16 * TALL, ROWS = 8 * WIDE, CHUNKS = K / 32, STEPS = (CHUNKS + WARPS - 1) / WARPS;
+  constexpr int AHEAD = STEPS % 3 == 0 ? 3 : STEPS < 4 ? STEPS : 4;  // steps whose loads are under way together
+  constexpr bool IS_EVEN = CHUNKS % (AHEAD * WARPS) == 0;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int begin = blockIdx.x * OUTPUTS;
   __shared__ float parts[WARPS][ROWS][OUTPUTS + 4];
   nanochat::Products<T, TALL, WIDE> sums;
+  const T* from_weight = weight + (size_t)(begin + g) * K + warp * 32 + t * 8;
+  const T* from_input = reinterpret_cast<const T*>(input + INPUT_AT) + g * INPUT_STRIDE + warp * 32 + t * 8;
 #pragma unroll 1
   for (int step = 0; step < STEPS; step += AHEAD) {
     nanochat::Eight<T> w[AHEAD][2 * TALL], x[AHEAD][WIDE];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
-      const int chunk = (step + i) * WARPS + warp, at = chunk * 32 + t * 8;
+      const bool there = IS_EVEN || (step + i) * WARPS + warp < CHUNKS;
 #pragma unroll
-      for (int j = 0; j < 2 * TALL; ++j) w[i][j].load(weight + (size_t)(begin + j * 8 + g) * K + at, chunk < CHUNKS);
+      for (int j = 0; j < 2 * TALL; ++j) w[i][j].load(from_weight + j * 8 * K + i * WARPS * 32, there);
 #pragma unroll
       for (int j = 0; j < WIDE; ++j) {
-        const int row = j * 8 + g;
-        x[i][j].load(input + (size_t)row * K + at, chunk < CHUNKS && row < rows);
+        x[i][j].load(from_input + j * 8 * INPUT_STRIDE + i * WARPS * 32, there && j * 8 + g < rows);
       }
     }
+    from_weight += AHEAD * WARPS * 32;
+    from_input += AHEAD * WARPS * 32;
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) sums.add(w[i], x[i]);
   }
   sums.store(&parts[warp][0][0], OUTPUTS + 4, g, t);
 """
+_STREAM = """
+  constexpr int SQUARES = C + C * (int)sizeof(nanochat::element_of(weight)) / 4;
+  constexpr int STREAM = SQUARES + (C / 16 + 3) / 4 * 4;
+"""
+_FROM_STREAM = (
+    _STREAM + "  constexpr int INPUT_AT = C, INPUT_STRIDE = STREAM * 4 / (int)sizeof(nanochat::element_of(weight));\n"
+)
 _SCALES = """
   __shared__ float scales[ROWS];  // of the norm
+#pragma unroll 1
   for (int row = warp; row < rows; row += WARPS) {
     float total = 0.f;
-    for (int i = lane; i < squares_per_row; i += 32) total += squares[row * squares_per_row + i];
+#pragma unroll 1
+    for (int i = lane; i < C / 16; i += 32) total += input[row * STREAM + SQUARES + i];
     total = nanochat::sum_over_lanes<32>(total);
-    if (lane == 0) scales[row] = rsqrtf(total / K + EPS);
+    if (lane == 0) scales[row] = rsqrtf(total / C + EPS);
   }
 """
 _EACH_OUTPUT = """
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < ROWS * OUTPUTS; i += 32 * WARPS) {
     const int row = i / OUTPUTS, column = i % OUTPUTS, output = begin + column;
     float value = 0.f;
 #pragma unroll
     for (int j = 0; j < WARPS; ++j) value += parts[j][row][column];
 """
+_NORMED = _FROM_STREAM + _PRODUCT + _SCALES + _EACH_OUTPUT
 
 _PROJECT = Kernel(
     "decode_project",
-    ("weight", "input", "squares"),
-    ("projected", "counters"),
-    ("rows", "squares_per_row"),
-    _PRODUCT
-    + _SCALES
-    + _EACH_OUTPUT
+    ("weight", "input"),
+    ("projected",),
+    ("rows",),
+    _NORMED
     + """
-    if (row < rows) projected[(size_t)row * N + output] = value * scales[row];
+    if (row < rows) projected[row * STRIDE + output] = value * scales[row];
   }
-  if (blockIdx.x == 0) for (int i = threadIdx.x; i < rows * HEADS; i += 32 * WARPS) counters[i] = 0;
+  if (blockIdx.x == 0 && threadIdx.x < rows) {
+    for (int i = N; i < STRIDE; ++i) projected[threadIdx.x * STRIDE + i] = 0.f;
+  }
 """,
     HEADER,
 )
 _EXPAND = Kernel(
     "decode_expand",
-    ("weight", "input", "squares"),
+    ("weight", "input"),
     ("expanded",),
-    ("rows", "squares_per_row"),
-    _PRODUCT
-    + _SCALES
-    + _EACH_OUTPUT
+    ("rows",),
+    _NORMED
     + """
-    if (row < rows) {
-      const float positive = fmaxf(value * scales[row], 0.f);
-      expanded[(size_t)row * N + output] = positive * positive;
-    }
-  }
-""",
-    HEADER,
-)
-_CONTRACT = Kernel(
-    "decode_contract",
-    ("weight", "input", "stream", "residual", "factors", "other"),
-    ("added", "exact", "rounded", "squares"),
-    ("rows", "factor"),
-    _PRODUCT
-    + _EACH_OUTPUT
-    + """
-    const size_t at = (size_t)row * N + output;
-    if (row < rows) {
-      value += stream[at];
-      if (SAVES) added[at] = value;
-      if (MIXES) value = (SCALES ? residual[factor] : 1.f) * value + SIGN * factors[factor] * other[at];
-      exact[at] = value;
-      rounded[at] = value;
-    }
-    value = nanochat::sum_over_lanes<16>(value * value);
-    if (row < rows && column == 0) squares[(size_t)row * (N / 16) + blockIdx.x] = value;
+    const float positive = fmaxf(value * scales[row], 0.f);
+    if (row < rows) expanded[row * N + output] = positive * positive;
   }
 """,
     HEADER,
 )
 _LOGITS = Kernel(
     "decode_logits",
-    ("weight", "input", "squares"),
+    ("weight", "input"),
     ("logits",),
-    ("rows", "squares_per_row"),
-    _PRODUCT
-    + _SCALES
-    + _EACH_OUTPUT
+    ("rows",),
+    _NORMED
     + """
     if (row < rows && output < N) logits[(size_t)row * N + output] = SOFTCAP * tanhf(value * scales[row] / SOFTCAP);
   }
@@ -163,90 +143,110 @@ _LOGITS = Kernel(
 )
 
 
-def project(stream: Stream, weight: mx.array, eps: float, *, heads: int) -> tuple[mx.array, mx.array]:
-    """Return norm(x) W^T, (B, N) float32, and a zero for each row and query head, (B * heads,) int32."""
-    rows = stream.rounded.shape[0]
-    shapes, constants = [(rows, weight.shape[0]), (rows * heads,)], {"EPS": eps, "HEADS": heads}
-    projected, counters = _normed(_PROJECT, stream, weight, shapes, [mx.float32, mx.int32], constants)
-    return projected, counters
+@functools.cache
+def _contract(mixes: bool, scales: bool, saves: bool) -> Kernel:
+    mix = "    value = residual[factor] * value;\n" * scales
+    mix += "    value += SIGN * factors[factor] * other[row * C + output];\n" * mixes
+    return Kernel(
+        "decode_contract",
+        ("weight", "input", "stream", *(("residual",) * scales), *(("factors", "other") * mixes)),
+        ("mixed", *(("added",) * saves)),
+        ("rows", "factor"),
+        _STREAM
+        + "  constexpr int INPUT_AT = 0, INPUT_STRIDE = K;\n"
+        + _PRODUCT
+        + _EACH_OUTPUT
+        + """
+    if (row < rows) {
+      value += stream[row * STREAM + output];
+"""
+        + "      added[row * C + output] = value;\n" * saves
+        + mix
+        + """
+      mixed[row * STREAM + output] = value;
+      reinterpret_cast<T*>(mixed + row * STREAM + C)[output] = value;
+    }
+    value = nanochat::sum_over_lanes<16>(value * value);
+    if (row < rows && column == 0) mixed[row * STREAM + SQUARES + blockIdx.x] = value;
+  }
+""",
+        HEADER,
+    )
 
 
-def expand(stream: Stream, weight: mx.array, eps: float) -> mx.array:
+def stream_width(width: int, dtype: mx.Dtype) -> int:
+    """Return the float32 values per row of a residual stream of `width` channels, for weights of `dtype`."""
+    return width + width * dtype.size // 4 + -(-(width // TILE) // 4) * 4
+
+
+def project(stream: mx.array, weight: mx.array, config: GPTConfig) -> mx.array:
+    """Return norm(x) W^T, (B, N + padded H) float32; the last columns are 0, at least one for each query head."""
+    columns = weight.shape[0] + -(-config.n_head // 4) * 4
+    return _normed(_PROJECT, stream, weight, config, (stream.shape[0], columns), mx.float32, {"STRIDE": columns})
+
+
+def expand(stream: mx.array, weight: mx.array, config: GPTConfig) -> mx.array:
     """Return relu(norm(x) W^T)^2, (B, N) in the dtype of the weight."""
-    shape = (stream.rounded.shape[0], weight.shape[0])
-    return _normed(_EXPAND, stream, weight, [shape], [weight.dtype], {"EPS": eps})[0]
+    return _normed(_EXPAND, stream, weight, config, (stream.shape[0], weight.shape[0]), weight.dtype)
 
 
-def logits(stream: Stream, weight: mx.array, eps: float, *, vocab_size: int) -> mx.array:
+def logits(stream: mx.array, weight: mx.array, config: GPTConfig, vocab_size: int) -> mx.array:
     """Return SOFTCAP * tanh(norm(x) W^T / SOFTCAP) of the first `vocab_size` outputs, (B, V) float32."""
-    constants = {"EPS": eps, "SOFTCAP": SOFTCAP}
-    return _normed(_LOGITS, stream, weight, [(stream.rounded.shape[0], vocab_size)], [mx.float32], constants, tall=2)[0]
+    shape, constants = (stream.shape[0], vocab_size), {"SOFTCAP": SOFTCAP, "N": vocab_size}
+    return _normed(_LOGITS, stream, weight, config, shape, mx.float32, constants, tall=2)
 
 
 def contract(
-    inputs: mx.array, weight: mx.array, stream: mx.array, *, mix: Mix | None = None, saves: bool = False
-) -> tuple[mx.array, Stream]:
-    """Return x = stream + inputs W^T, (B, C) float32 (only if `saves`), and the stream that the mix makes of it."""
-    rows, shape = inputs.shape[0], stream.shape
-    added, *parts = _launch(
-        _CONTRACT,
-        shape[1],
-        (weight, inputs, stream, *_mix_arrays(mix, stream)),
-        sizes=[rows, mix.at if mix else 0],
-        shapes=[shape if saves else (1,), shape, shape, (rows, shape[1] // 16)],
-        dtypes=[mx.float32, mx.float32, weight.dtype, mx.float32],
-        constants={
-            "SAVES": saves,
-            "MIXES": mix is not None,
-            "SCALES": mix is not None and mix.residual is not None,
-            "SIGN": mix.sign if mix else 1,
-        },
+    inputs: mx.array, weight: mx.array, stream: mx.array, mix: Mix | None = None, *, saves: bool = False
+) -> list[mx.array]:
+    """Return the stream that the mix makes of x = stream + inputs W^T and, if `saves`, x itself, (B, C) float32."""
+    (rows, k), width = inputs.shape, weight.shape[0]
+    arrays = [weight, inputs, stream]
+    if mix is not None:
+        arrays += [*([] if mix.residual is None else [mix.residual]), mix.factors, mix.other]
+    return _launch(
+        _contract(mix is not None, mix is not None and mix.residual is not None, saves),
+        arrays,
+        [rows, mix.at if mix else 0],
+        [stream.shape, *([(rows, width)] * saves)],
+        [mx.float32] * (1 + saves),
+        {"C": width, "N": width, "K": k, "SIGN": mix.sign if mix else 1},
     )
-    return added, Stream(*parts)
-
-
-def _mix_arrays(mix: Mix | None, unused: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    if mix is None:
-        return unused, unused, unused
-    return unused if mix.residual is None else mix.residual, mix.factors, mix.other
 
 
 def _normed(
     kernel: Kernel,
-    stream: Stream,
+    stream: mx.array,
     weight: mx.array,
-    shapes: Sequence[tuple[int, ...]],
-    dtypes: Sequence[mx.Dtype],
-    constants: Mapping[str, Constant],
+    config: GPTConfig,
+    shape: tuple[int, int],
+    dtype: mx.Dtype,
+    constants: Mapping[str, Constant] | None = None,
     *,
     tall: int = 1,
-) -> list[mx.array]:
-    arrays, sizes = (weight, stream.rounded, stream.squares), list(stream.squares.shape)
-    return _launch(
-        kernel, shapes[0][1], arrays, sizes=sizes, shapes=shapes, dtypes=dtypes, constants=constants, tall=tall
-    )
+) -> mx.array:
+    sizes = {"N": weight.shape[0], "C": config.n_embd, "K": config.n_embd, "EPS": config.variant.norm_eps}
+    return _launch(kernel, [weight, stream], [shape[0]], [shape], [dtype], sizes | dict(constants or {}), tall=tall)[0]
 
 
 def _launch(
     kernel: Kernel,
-    outputs: int,
     arrays: Sequence[mx.array],
-    *,
     sizes: Sequence[int],
     shapes: Sequence[tuple[int, ...]],
     dtypes: Sequence[mx.Dtype],
     constants: Mapping[str, Constant],
+    *,
     tall: int = 1,
 ) -> list[mx.array]:
-    """Launch a kernel for N outputs on a weight (at least N, K) and inputs (B, K), which are the first two arrays."""
-    rows, inputs = arrays[1].shape
-    warps = 16 if inputs > 2048 else 8  # enough loads under way where there are few blocks
+    """Launch a kernel for N outputs of sizes[0] rows."""
+    warps = 16 if constants["K"] > 2048 else 8  # enough loads under way where there are few blocks
     return kernel(
         *arrays,
         sizes=sizes,
-        blocks=-(-outputs // (16 * tall)),
+        blocks=-(-int(constants["N"]) // (TILE * tall)),
         shapes=shapes,
         dtypes=dtypes,
-        constants={**constants, "N": outputs, "K": inputs, "TALL": tall, "WIDE": -(-rows // 8), "WARPS": warps},
+        constants={**constants, "TALL": tall, "WIDE": -(-sizes[0] // 8), "WARPS": warps},
         threads=32 * warps,
     )

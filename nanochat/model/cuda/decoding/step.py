@@ -23,7 +23,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.cuda import forward
 from nanochat.model.cuda.decoding.attention import attend
 from nanochat.model.cuda.decoding.embedding import embed
-from nanochat.model.cuda.decoding.linear import MAX_ROWS, TILE, Mix, Stream, contract, expand, logits, project
+from nanochat.model.cuda.decoding.linear import MAX_ROWS, TILE, Mix, contract, expand, logits, project
 from nanochat.model.gpt import GPT, Embedding
 
 
@@ -40,7 +40,7 @@ class Inputs(NamedTuple):
 def applies(config: GPTConfig, rows: int) -> bool:
     """Return whether this device runs the kernels, and they support the model's shape and so many rows."""
     has_backout = config.variant.has_backout
-    fits = config.n_embd % TILE == 0 and rows <= MAX_ROWS and not (has_backout and config.n_layer < 3)
+    fits = config.n_embd % (2 * TILE) == 0 and rows <= MAX_ROWS and not (has_backout and config.n_layer < 3)
     return fits and forward.applies(config)
 
 
@@ -61,24 +61,24 @@ def next_logits(
         fused_qkv: each layer's `forward.fuse_qkv`.
         vocab_size: how many logits are needed.
     """
-    config, eps = model.config, model.config.variant.norm_eps
+    config = model.config
     x0, stream = _embed(model, inputs)
     saved = None
     for layer, block in enumerate(model.transformer.h):
         embedding = model.value_embeds[layer]
         table = embedding.weight if isinstance(embedding, Embedding) else None
-        projected, counters = project(stream, fused_qkv[layer], eps, heads=config.n_head)
-        attended = attend(config, projected, counters, buffers[layer], inputs.positions, inputs.tokens, table)
-        _, stream = contract(attended, block.attn.c_proj.weight, stream.exact)
-        expanded = expand(stream, block.mlp.c_fc.weight, eps)
+        projected = project(stream, fused_qkv[layer], config)
+        attended = attend(config, projected, buffers[layer], inputs.positions, inputs.tokens, table)
+        (stream,) = contract(attended, block.attn.c_proj.weight, stream)
+        expanded = expand(stream, block.mlp.c_fc.weight, config)
         saves = config.variant.has_backout and layer == config.backout_layer
         mix = _mix(model, layer + 1, x0, saved)
-        added, stream = contract(expanded, block.mlp.c_proj.weight, stream.exact, mix=mix, saves=saves)
-        saved = added if saves else saved
-    return logits(stream, model.lm_head.weight, eps, vocab_size=vocab_size)
+        stream, *added = contract(expanded, block.mlp.c_proj.weight, stream, mix, saves=saves)
+        saved = added[0] if saves else saved
+    return logits(stream, model.lm_head.weight, config, vocab_size)
 
 
-def _embed(model: GPT, inputs: Inputs) -> tuple[mx.array, Stream]:
+def _embed(model: GPT, inputs: Inputs) -> list[mx.array]:
     variant = model.config.variant
     smear = (model.smear_gate.weight, model.smear_lambda) if variant.has_smear else None
     factors = (model.resid_lambdas, model.x0_lambdas) if variant.has_residual_lambdas else None
