@@ -1,34 +1,25 @@
 """Decodes the rows of a batch, one token per row and step; rows join and leave between steps.
 
 `submit` starts a step and returns its tokens before they are computed. The next step can be submitted before they are
-read, because it takes them on the device. On a GPU a step is one compiled function. Not here: what tokens mean, when
-rows end, which tokens are forced (`engine`).
+read, because it takes them on the device. Not here: what a step computes (`decoding_step`), what tokens mean, when rows
+end, which tokens are forced (`engine`).
 
 Shape letters: B rows of the batch, empty ones included, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from nanochat.inference.batch_sizes import PROMPT_CHUNK_TOKENS, PROMPT_TOKENS, decoding_rows
-from nanochat.inference.kv_cache import (
-    Buffers,
-    DecodingCache,
-    PromptCache,
-    empty_buffers,
-    from_prompts,
-    grow,
-    take_rows,
-)
-from nanochat.inference.sampling import Sampling, SamplingArrays, sample, sampling_arrays, step_keys
-from nanochat.model.device import runs_on_cpu
+from nanochat.inference.decoding_step import Settings, State, Step, make_step
+from nanochat.inference.kv_cache import Buffers, PromptCache, empty_buffers, from_prompts, grow, take_rows
+from nanochat.inference.sampling import Sampling, sampling_arrays
 from nanochat.model.dispatch import FastGPT
 
 
@@ -47,40 +38,22 @@ class _Row(NamedTuple):
     key: tuple[int, int]
 
 
-class _State(NamedTuple):
-    """The arrays that a step reads and updates. Each is (B,) int32."""
-
-    tokens: mx.array
-    """The next input of each row."""
-    newest: mx.array
-    """The input before it, -1 if there is none."""
-    positions: mx.array
-    counts: mx.array
-    """Tokens that were drawn since the prompt."""
-
-
-class _Settings(NamedTuple):
-    sampling: SamplingArrays
-    keys: mx.array
-    """(B, 2) uint32."""
-
-
-_Step = Callable[..., tuple[_State, list[Buffers]]]
-
-
 class Decoder:
     """The batch of one model. A slot is the index of a row in the batch."""
 
     def __init__(self, model: FastGPT, vocab_size: int) -> None:
-        """Decode with a model whose weights do not change. Only the first `vocab_size` tokens are ever drawn."""
+        """Decode with a model whose weights do not change. Only the first `vocab_size` tokens are ever drawn.
+
+        A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
+        """
         self._model, self._vocab_size = model, vocab_size
         self._rows: list[_Row | None] = []
         self._lengths: list[int] = []
         """Positions of each slot when the steps submitted so far are done; 0 if it is free."""
         self._buffers: list[Buffers] = []
-        self._state = _State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
-        self._settings = _Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
-        self._steps: dict[tuple[bool, bool], _Step] = {}
+        self._state = State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
+        self._settings = Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
+        self._steps: dict[tuple[bool, bool], Step] = {}
 
     def add(self, rows: Sequence[NewRow]) -> list[int]:
         """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows."""
@@ -93,7 +66,7 @@ class Decoder:
             self._read([rows[i].prompt[:-1] for i in group], [slots[i] for i in group])
         tokens = [row.prompt[-1] for row in rows]
         newest = [row.prompt[-2] if len(row.prompt) > 1 else -1 for row in rows]
-        self._state = _State(*map(partial(_put, slots), self._state, (tokens, newest, lengths, [0] * len(rows))))
+        self._state = State(*map(partial(_put, slots), self._state, (tokens, newest, lengths, [0] * len(rows))))
         self._collect_settings()
         return slots
 
@@ -109,7 +82,7 @@ class Decoder:
         if forced:
             override = mx.array([forced.get(slot, -1) for slot in range(len(self._rows))], dtype=mx.int32)
         state, buffers = self._step(self._state, self._settings, override, self._buffers)
-        self._state, self._buffers = _State(*state), [Buffers(*layer) for layer in buffers]
+        self._state, self._buffers = State(*state), [Buffers(*layer) for layer in buffers]
         mx.async_eval(self._state)  # type: ignore[no-untyped-call]  # the tokens depend on all buffers
         return self._state.tokens
 
@@ -131,7 +104,7 @@ class Decoder:
         self._rows, self._lengths = [self._rows[slot] for slot in order], [self._lengths[slot] for slot in order]
         index = mx.array(order, dtype=mx.int32)
         self._buffers = take_rows(self._buffers, index) if order else []
-        self._state = _State(*(x[index] for x in self._state))
+        self._state = State(*(x[index] for x in self._state))
         self._collect_settings()
         new = {slot: number for number, slot in enumerate(order)}
         return [new[slot] if slot in new and self._rows[new[slot]] is not None else None for slot in range(old)]
@@ -145,7 +118,7 @@ class Decoder:
             added = empty_buffers(self._model.config, missing, positions, self._model.compute_dtype)
             pairs = zip(self._buffers, added, strict=True) if self._buffers else ()
             self._buffers = [Buffers(*map(_append, old, new)) for old, new in pairs] or added
-            self._state = _State(*(_append(x, mx.zeros((missing,), mx.int32)) for x in self._state))
+            self._state = State(*(_append(x, mx.zeros((missing,), mx.int32)) for x in self._state))
             self._rows += [None] * missing
             self._lengths += [0] * missing
         return [slot for slot, row in enumerate(self._rows) if row is None][:count]
@@ -177,60 +150,11 @@ class Decoder:
         mx.eval(self._no_override)
         samplings = [Sampling(temperature=0.0) if row is None else row.sampling for row in self._rows]
         keys = [(0, 0) if row is None else row.key for row in self._rows]
-        self._settings = _Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))
+        self._settings = Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))
         mode = any(s.draws for s in samplings), any(s.filters for s in samplings)
         if mode not in self._steps:
-            # On a CPU, MLX would run a C++ compiler, and gain nothing.
-            step = self._compute_at_once if runs_on_cpu() else mx.compile(self._compute)
-            self._steps[mode] = partial(step, draws=mode[0], filters=mode[1])
+            self._steps[mode] = make_step(self._model, self._vocab_size, draws=mode[0], filters=mode[1])
         self._step = self._steps[mode]
-
-    def _compute(
-        self,
-        state: tuple[mx.array, ...],
-        settings: tuple[SamplingArrays, mx.array],
-        forced: mx.array,
-        buffers: list[Buffers],
-        *,
-        draws: bool,
-        filters: bool,
-    ) -> tuple[_State, list[Buffers]]:
-        """Return the state and the buffers after a step. MLX passes named tuples as plain ones."""
-        tokens, newest, positions, counts = state
-        sampling, keys = settings
-        inputs = mx.where(forced >= 0, forced, tokens)
-        cache = DecodingCache([Buffers(*layer) for layer in buffers], positions, newest)
-        # A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
-        logits = self._model.next_logits(inputs, cache, vocab_size=self._vocab_size)
-        drawn = sample(logits, step_keys(keys, counts), SamplingArrays(*sampling), draws=draws, filters=filters)
-        # Empty rows decode too. They stay within the context, where positions have angles.
-        following = mx.minimum(positions + 1, self._model.config.sequence_len - 1)
-        return _State(drawn, inputs, following, counts + 1), cache.buffers
-
-    def _compute_at_once(
-        self,
-        state: _State,
-        settings: _Settings,
-        forced: mx.array,
-        buffers: list[Buffers],
-        *,
-        draws: bool,
-        filters: bool,
-    ) -> tuple[_State, list[Buffers]]:
-        """Do what `_compute` does, with computed arrays only: a CPU computes a token in less time than MLX's threads
-        need to pass on a few small operations.
-        """
-        tokens, positions, counts = (np.array(x) for x in (state.tokens, state.positions, state.counts))
-        inputs = mx.array(np.where(np.array(forced) >= 0, forced, tokens))
-        cache = DecodingCache(buffers, state.positions, state.newest)
-        logits = self._model.next_logits(inputs, cache, vocab_size=self._vocab_size)
-        if draws:
-            keys = step_keys(settings.keys, state.counts)
-            drawn = sample(logits, keys, settings.sampling, draws=draws, filters=filters)
-        else:
-            drawn = mx.array(np.argmax(np.array(logits, copy=False), axis=-1).astype(np.int32))
-        following = np.minimum(positions + 1, self._model.config.sequence_len - 1)
-        return _State(drawn, inputs, mx.array(following), mx.array(counts + 1)), cache.buffers
 
 
 def _group_prompts(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -111,7 +111,8 @@ def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str, 
     from mlx_lm.models.cache import make_prompt_cache
     from mlx_lm.sample_utils import make_sampler
 
-    sampler = make_sampler(TEMPERATURE, top_k=TOP_K) if draws else partial(mx.argmax, axis=-1)
+    likeliest: Callable[[mx.array], mx.array] = partial(mx.argmax, axis=-1)
+    sampler = make_sampler(TEMPERATURE, top_k=TOP_K) if draws else likeliest
     prompts = np.random.default_rng(0).integers(10, 290, (rows, context))
 
     def batch_generator() -> Iterator[object]:
@@ -123,11 +124,14 @@ def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str, 
                 yield answers
 
     def loop() -> Iterator[object]:
+        def choose(idx: mx.array) -> mx.array:
+            logits: mx.array = theirs(idx, cache=cache)[:, -1]
+            return sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True)) if draws else likeliest(logits)
+
         cache = make_prompt_cache(theirs)
-        choose = lambda logits: sampler(logits[:, -1] - mx.logsumexp(logits[:, -1], axis=-1, keepdims=True))  # noqa: E731
-        token = choose(theirs(mx.array(prompts), cache=cache))
+        token = choose(mx.array(prompts))
         while True:
-            following = choose(theirs(token[:, None], cache=cache))
+            following = choose(token[:, None])
             mx.async_eval(following)  # type: ignore[no-untyped-call]
             yield token.tolist()
             token = following
