@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from nanochat.errors import RecipeError
-from nanochat.inference.sampling import Sampling, row_key, sample, sampling_arrays, step_keys
+from nanochat.inference.sampling import (
+    Sampling,
+    counts_by_selection,
+    counts_by_sorting,
+    row_key,
+    sample,
+    sampling_arrays,
+    step_keys,
+)
 
 # softmax of these logits is 0.1, 0.2, 0.3, 0.4 in the order 3, 0, 4, 1; token 2 has none.
 PROBABILITIES = {3: 0.1, 0: 0.2, 4: 0.3, 1: 0.4}
@@ -89,6 +97,19 @@ def test_top_p_counts_the_probabilities_that_remain_after_top_k():
     """Of the two most likely tokens the first has 4/7 = 0.57, which reaches 0.5 alone."""
     assert set(np.flatnonzero(draw_counts(Sampling(top_k=2, top_p=0.5)))) == {1}
     assert set(np.flatnonzero(draw_counts(Sampling(top_k=2, top_p=0.6)))) == {1, 4}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_selecting_keeps_the_tokens_that_sorting_keeps(seed):
+    """Also where logits tie, which half of these do."""
+    generator = np.random.default_rng(seed)
+    logits = mx.array(generator.normal(size=(40, 30)).round(1).astype(np.float32) * 2)
+    settings = [
+        Sampling(top_k=int(k) or None, top_p=float(p))
+        for k, p in zip(generator.integers(0, 35, 40), generator.choice([1.0, 0.9, 0.3, 0.01], 40), strict=True)
+    ]
+    arrays = sampling_arrays(settings)
+    assert counts_by_selection(logits, arrays).tolist() == counts_by_sorting(logits, arrays).tolist()
 
 
 def test_row_draws_the_same_alone_and_in_a_batch():
