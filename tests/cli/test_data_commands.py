@@ -66,7 +66,7 @@ def test_data_stops_reading_when_nobody_reads_its_output(recipe, monkeypatch):
     """Otherwise `| head` would read all the data of a recipe."""
 
     def inspect_sources(prepared, name, *, limit):
-        yield SourceReport("source `first`", (), iter(()))
+        yield SourceReport("first", "source `first`")
         pytest.fail("the second source was read")
 
     monkeypatch.setattr("nanochat.runner.inspection.inspect.inspect_sources", inspect_sources)

@@ -68,7 +68,12 @@ def test_public_flags_are_frozen():
         "recipe", "overrides", "offline", "cell", "emit", "fail_fast", "yes", "verb",
     }  # fmt: skip
     assert set(vars(parse(["plan", "r.yaml"]))) == {"recipe", "overrides", "offline", "why", "json", "verb"}
-    assert set(vars(parse(["data", "r.yaml"]))) == {"recipe", "source", "limit", "overrides", "offline", "verb"}
+    assert set(vars(parse(["data", "r.yaml"]))) == {
+        "recipe", "source", "limit", "overrides", "offline", "json", "verb",
+    }  # fmt: skip
+    assert set(vars(parse(["ls"]))) == {"json", "verb"}
+    assert set(vars(parse(["report", "r"]))) == {"run", "json", "verb"}
+    assert set(vars(parse(["compare", "r", "s"]))) == {"runs", "json", "verb"}
     assert set(vars(parse(["fetch", "r.yaml"]))) == {"recipe", "overrides", "offline", "verb"}
     words = ["--only", "--from", "--until", "--force", "--set", "--offline"]
     assert parse(["r.yaml", "--from", "sft", "--until", "chat_eval", "--force", "all", "--set", "a=b"]).force == ["all"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,63 @@ class Bench:
         return calls
 
 
+@pytest.fixture(scope="module")
+def shared_bench(tmp_path_factory: pytest.TempPathFactory, make_display: Callable[[], Any]) -> Iterator[Bench]:
+    """A bench for tests that only read what one set of runs left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
+        patch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
+        yield Bench(tmp_path_factory.mktemp("shared"), make_display)
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_display: Callable[[], Any]) -> Bench:
     """A bench that draws no plots, since matplotlib would take most of the time."""
     monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
     monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
     return Bench(tmp_path, make_display)
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "schemas" / "json_output.md"
+
+
+def _documented(command: str) -> set[str]:
+    """Return the paths that the document lists for a command."""
+    section = DOCUMENT.read_text(encoding="utf-8").split(f"\n## {command}\n")[1].split("\n## ")[0]
+    own = set(re.findall(r"^\| `([^`]+)` \|", section, flags=re.MULTILINE))
+    if command == "report":
+        return own | {path.removeprefix("runs[].") for path in _documented("ls") if path.startswith("runs[].")}
+    return own
+
+
+def _paths(value: object, known: set[str], path: str = "") -> set[str]:
+    """Return the paths in a document.
+
+    Keys are names where `known` has a `.*`. What is marked `{}` there is described elsewhere, and so are the cells of a
+    comparison.
+    """
+    if f"{path}{{}}" in known:
+        return {f"{path}{{}}"}
+    found = {path} if path and (not path.endswith("[]") or path in known) else set()
+    match value:
+        case dict():
+            for key, inner in value.items():
+                name = "*" if f"{path}.*" in known else key
+                found |= _paths(inner, known, f"{path}.{name}".lstrip("."))
+        case list() if path != "results[].cells":
+            for inner in value:
+                found |= _paths(inner, known, f"{path}[]")
+    return found
+
+
+@pytest.fixture
+def check_keys() -> Callable[[str, object], set[str]]:
+    """A function that requires all keys of a command's JSON to be documented, and returns those that it lacks."""
+
+    def check(command: str, shown: object) -> set[str]:
+        known = _documented(command)
+        paths = _paths(shown, known)
+        assert paths <= known, f"not in {DOCUMENT.name}: {sorted(paths - known)}"
+        return known - paths
+
+    return check

@@ -110,6 +110,11 @@ def add_run(parser: Parser, *, nargs: str | None = None) -> None:
     parser.add_argument(name, metavar="RUN", nargs=nargs, help="name of a run, NAME/TIME, or a run folder")
 
 
+def add_json(parser: Parser) -> None:
+    """Add the option `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document (see schemas/json_output.md)")
+
+
 def add_model(parser: Parser) -> None:
     """Add the name of a run or the folder of a model."""
     parser.add_argument("model", metavar="RUN_OR_FOLDER", help="name of a run, or a model folder")

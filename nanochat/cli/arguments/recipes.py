@@ -7,6 +7,7 @@ from pathlib import Path
 from nanochat.cli.arguments.parser import (
     Parser,
     Verb,
+    add_json,
     add_overrides,
     add_recipe,
     add_stage,
@@ -36,7 +37,7 @@ def _run(parser: Parser) -> None:
 def _plan(parser: Parser) -> None:
     add_recipe(parser)
     add_stage(parser, "--why", help="explain why this stage would run or not")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
 
 
 def _sweep(parser: Parser) -> None:
@@ -77,6 +78,7 @@ def _data(parser: Parser) -> None:
         default=10_000,
         help="documents or conversations to read of each split (default: 10000; 0 for all)",
     )
+    add_json(parser)
 
 
 RUNNING = (

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from nanochat.cli.arguments.parser import Parser, Verb, add_run
+from nanochat.cli.arguments.parser import Parser, Verb, add_json, add_run
+
+
+def _report(parser: Parser) -> None:
+    add_run(parser)
+    add_json(parser)
 
 
 def _best(parser: Parser) -> None:
@@ -11,6 +16,7 @@ def _best(parser: Parser) -> None:
 
 def _compare(parser: Parser) -> None:
     add_run(parser, nargs="+")
+    add_json(parser)
 
 
 def _gc(parser: Parser) -> None:
@@ -18,8 +24,8 @@ def _gc(parser: Parser) -> None:
 
 
 RESULTS = (
-    Verb("ls", "list the runs on this machine", "result_commands.ls", ("ls",)),
-    Verb("report", "show the results of a run or a sweep", "result_commands.report", ("report quickstart",), add_run),
+    Verb("ls", "list the runs on this machine", "result_commands.ls", ("ls", "ls --json"), add_json),
+    Verb("report", "show the results of a run or a sweep", "result_commands.report", ("report quickstart",), _report),
     Verb(
         "best",
         "print the recipe of the best setting of a sweep, as a file that runs on its own",

@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 
 from nanochat import runtime
 from nanochat.cli.console import TerminalConsole
+from nanochat.cli.json_output import print_json
 from nanochat.cli.verbs.recipe_commands import overrides_of
 from nanochat.errors import PreflightError
 from nanochat.recipe.load import load_recipe
 from nanochat.terminal.output import is_read, printable
 
 if TYPE_CHECKING:  # importing it takes long
+    from nanochat.runner.inspection.inspect import SourceReport
     from nanochat.runner.inspection.report import SplitReport
 
-_SHOWN_CHARS = 600
 _TRAINED_STYLE, _CONTEXT_STYLE = "bold green", "dim"
 
 
@@ -34,9 +35,13 @@ def data(options: argparse.Namespace) -> None:
     from nanochat.runner.preflight.prepare import prepare
 
     prepared = prepare(load_recipe(options.recipe, overrides_of(options)), runtime.base_dir())
+    sources = inspect_sources(prepared, options.source, limit=options.limit or sys.maxsize)
+    if options.json:
+        _print_json(sources)
+        return
     console = TerminalConsole()
     problems: list[PreflightError] = []
-    for source in inspect_sources(prepared, options.source, limit=options.limit or sys.maxsize):
+    for source in sources:
         console.print_line(Text(printable(source.heading), "bold"))
         for fact in source.facts:
             console.print_line(f"  {fact}")
@@ -50,6 +55,18 @@ def data(options: argparse.Namespace) -> None:
             break
     if problems:
         raise problems[0]
+
+
+def _print_json(sources: Iterable[SourceReport]) -> None:
+    """Print all sources as one document. Raises PreflightError at the end if some data cannot be read."""
+    from nanochat.runner.inspection.json_facts import source_to_json
+
+    shown = [source_to_json(source) for source in sources]
+    print_json({"sources": list(shown)})
+    for source in shown:
+        for split in cast(list[dict[str, str | None]], source["splits"]):
+            if split["error"] is not None:
+                raise PreflightError(split["error"])
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -81,15 +98,17 @@ def _indented(runs: Iterable[tuple[str, bool]], *, has_marks: bool, console: Ter
 
     With marks, the text that is trained on is coloured on a terminal; elsewhere it is in `{+` and `+}`.
     """
+    from nanochat.runner.inspection.report import SHOWN_CHARS
+
     is_coloured = has_marks and console.is_terminal and not console.no_color
     shown, total = Text(), 0
     for text, is_trained in runs:
-        kept = printable(text[: max(0, _SHOWN_CHARS - total)])
+        kept = printable(text[: max(0, SHOWN_CHARS - total)])
         total += len(text)
         if is_coloured:
             shown.append(kept, _TRAINED_STYLE if is_trained else _CONTEXT_STYLE)
         else:
             shown.append(f"{{+{kept}+}}" if has_marks and is_trained and kept else kept)
-    if total > _SHOWN_CHARS:
+    if total > SHOWN_CHARS:
         shown.append(f" ... ({total:,} characters)")
     return [Text("      | ") + line for line in shown.split("\n")]

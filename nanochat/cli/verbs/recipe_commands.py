@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat import runtime
+from nanochat.cli.json_output import print_json
 from nanochat.data.places.connection import is_offline
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.recipe.load import load_recipe
@@ -56,7 +57,12 @@ def plan(options: argparse.Namespace) -> None:
     """
     from nanochat.cli.verbs.sweep_commands import plan_sweep
     from nanochat.runner.preflight.plan_checks import check_plan
-    from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json, plan_report_text
+    from nanochat.runner.preflight.plan_report import (
+        explain_stage,
+        explain_stage_text,
+        plan_report_json,
+        plan_report_text,
+    )
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
     loaded = load_recipe(options.recipe, overrides_of(options))
@@ -67,11 +73,12 @@ def plan(options: argparse.Namespace) -> None:
     lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
     if options.why is not None:
         select_stages(prepared.plan, only=options.why)
-        print(explain_stage(prepared, lookups, options.why))
+        explanation = explain_stage(prepared, lookups, options.why)
+        print_json(explanation) if options.json else print(explain_stage_text(explanation))
         return
     checks = check_plan(prepared)
     if options.json:
-        print(json.dumps(plan_report_json(prepared, lookups, selected, checks), indent=2))
+        print_json(plan_report_json(prepared, lookups, selected, checks))
     else:
         print(plan_report_text(prepared, lookups, selected, checks), end="")
     if count := len(prepared.problems) + len(checks.problems):

@@ -4,45 +4,59 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
-from pathlib import Path
+
+from pydantic import JsonValue
 
 from nanochat import runtime
+from nanochat.cli.json_output import print_json
 from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
-from nanochat.runner.report.comparison import render_comparison
+from nanochat.runner.report.comparison import compare_runs, comparison_to_json, render_comparison
 from nanochat.runner.report.refresh import refresh_report
-from nanochat.runner.report.results import list_results
+from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store import gc as collector
-from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
-from nanochat.runner.store.session import is_in_progress
+from nanochat.runner.store.run_catalog import describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.sweeps.catalog import look_for_sweep
+from nanochat.runner.sweeps.json_results import sweep_to_json
 from nanochat.runner.sweeps.report import write_sweep_report
-from nanochat.storage.layout import runs_folder
+from nanochat.runner.sweeps.results import read_results
+from nanochat.storage.layout import RunFolder, runs_folder
 
 
-def ls(_options: argparse.Namespace) -> None:
+def ls(options: argparse.Namespace) -> None:
     """List the runs of this machine, the damaged ones first and the newest last."""
     base = runtime.base_dir()
-    runs, damaged = list_runs(base), list_damaged_runs(base)
+    runs, damaged = [summarise(run, base) for run in list_runs(base)], list_damaged_runs(base)
+    if options.json:
+        broken: list[JsonValue] = [{"run": _name(x), "problem": describe_damage(x)} for x in damaged]
+        print_json({"runs": [run_to_json(summary) for summary in runs], "damaged": broken})
+        return
     if not runs and not damaged:
         print(f"no runs under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`")
         return
     rows = [("run", "status", "stages", "results")]
-    rows += [(f"{f.path.parent.name}/{f.path.name}", "damaged", "-", describe_damage(f)) for f in damaged]
-    rows += [(run.reference, _status(run), _stages(run), _headline(run, base)) for run in runs]
+    rows += [(_name(folder), "damaged", "-", describe_damage(folder)) for folder in damaged]
+    rows += [(summary.run.reference, summary.status, _stages(summary), _headline(summary)) for summary in runs]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the report of a run or a sweep from its current records, and print it."""
+    """Write the report of a run or a sweep from its current records, and print it. As JSON it is printed only."""
     base = runtime.base_dir()
     if (sweep := look_for_sweep(options.run, base)) is not None:
+        if options.json:
+            print_json(sweep_to_json(*sweep, read_results(sweep[1], base)))
+            return
         print(write_sweep_report(*sweep, base).read_text(encoding="utf-8"), end="")
         return
-    shown = refresh_report(find_run(options.run, base), base)
+    run = find_run(options.run, base)
+    if options.json:
+        print_json(report_to_json(summarise(run, base)))
+        return
+    shown = refresh_report(run, base)
     print(shown.text, end="")
     for remark in shown.remarks:
         print(f"\n({remark})")
@@ -51,7 +65,11 @@ def report(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Print the results of several runs, and the differences of their recipes, side by side."""
     base = runtime.base_dir()
-    print(render_comparison([find_run(reference, base) for reference in options.runs], base), end="")
+    comparison = compare_runs([find_run(reference, base) for reference in options.runs], base)
+    if options.json:
+        print_json(comparison_to_json(comparison))
+    else:
+        print(render_comparison(comparison), end="")
 
 
 def gc(options: argparse.Namespace) -> None:
@@ -75,23 +93,22 @@ def gc(options: argparse.Namespace) -> None:
     print(f"{action} {' and '.join(counts)}: {show_bytes(sum(folder.size_bytes for folder in folders))}")
 
 
-def _status(run: Run) -> str:
-    if run.state.status == "running" and not is_in_progress(run):
-        return "died"
-    return run.state.status
+def _name(folder: RunFolder) -> str:
+    return f"{folder.path.parent.name}/{folder.path.name}"
 
 
-def _stages(run: Run) -> str:
-    done = sum(entry.status in ("finished", "cached") for entry in run.state.stages)
-    return f"{done}/{len(run.state.stages)}"
+def _stages(summary: RunSummary) -> str:
+    count = len(summary.run.state.stages)
+    return f"{count - len(summary.unfinished)}/{count}"
 
 
-def _headline(run: Run, base: Path) -> str:
-    records = run.records(base)
+def _headline(summary: RunSummary) -> str:
+    """Return the results of the last evaluation, or else of the last training, and whether they are reproducible."""
+    mark = " (trained for a wall time: not reproducible)" if summary.time_remarks else ""
     for stage in (*reversed(evaluation_stages()), *reversed(training_stages())):
-        if stage in records:
-            results = list_results({stage: records[stage]})[:3]
-            return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results)
-    if lost := run.lost(base):
-        return f"the results of {', '.join(lost)} are not here"
-    return datetime.fromtimestamp(run.state.created).strftime("%Y-%m-%d %H:%M")
+        if stage in summary.records:
+            results = [result for result in summary.results if result.stage == stage][:3]
+            return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results) + mark
+    if summary.lost:
+        return f"the results of {', '.join(summary.lost)} are not here"
+    return datetime.fromtimestamp(summary.run.state.created).strftime("%Y-%m-%d %H:%M")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from nanochat import runtime
+from nanochat.cli.json_output import print_json
 from nanochat.cli.verbs.recipe_commands import command_to_continue, overrides_of
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.describe import several
@@ -78,7 +78,7 @@ def plan_sweep(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
         )
     sweep = prepare_sweep(loaded, runtime.base_dir(), are_many_fine=True)
     if options.json:
-        print(json.dumps(sweep_report_json(sweep), indent=2))
+        print_json(sweep_report_json(sweep))
     else:
         print(sweep_report_text(sweep), end="")
     if count := len(sweep.problems):

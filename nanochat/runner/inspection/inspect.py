@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from nanochat.data.ingest.pending import is_ready
+from nanochat.data.ingest.pending import files_to_convert
+from nanochat.data.ingest.preview import FilePreview, preview
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import describe, is_available_offline
 from nanochat.errors import RecipeError
-from nanochat.plan.source_files import source_uses
+from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
 from nanochat.runner.inspection.rendered_chats import look_at_task
-from nanochat.runner.inspection.report import SplitReport
+from nanochat.runner.inspection.report import SplitReport, describe_preview
 from nanochat.runner.inspection.texts import look_at_documents
 from nanochat.runner.preflight.prepare import Prepared
 
 SAMPLES = 3
-"""Documents and conversations that are shown of each split."""
+"""Documents and conversations that are shown of each split, and rows of each table that is not converted yet."""
+_PREVIEWED_FILES = 3
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """A source's origin and files as lines of text, and what its splits are like."""
+    """A source's origin and files, and what its splits are like."""
 
+    name: str
     heading: str
-    facts: tuple[str, ...]
-    splits: Iterator[SplitReport]
+    uses: tuple[SourceUse, ...] = ()
+    """The files that stages read."""
+    remarks: tuple[str, ...] = ()
+    """Other readers of the source, and why its splits are not shown."""
+    previews: tuple[FilePreview, ...] = ()
+    """The first rows of tables that are not converted yet."""
+    splits: Iterable[SplitReport] = ()
     """The splits are read one after the other, while they are asked for."""
+
+    @property
+    def facts(self) -> list[str]:
+        """What is known of the source as a whole, as lines of text."""
+        previews = [line for preview in self.previews for line in describe_preview(preview)]
+        return [*(use.describe() for use in self.uses), *self.remarks, *previews]
 
 
 def inspect_sources(prepared: Prepared, name: str | None, *, limit: int) -> Iterator[SourceReport]:
@@ -43,21 +57,40 @@ def inspect_sources(prepared: Prepared, name: str | None, *, limit: int) -> Iter
     for source in known if name is None else (name,):
         inputs = source_inputs(prepared.plan, source)
         if inputs is None:
-            yield SourceReport(f"source `{source}`", ("no stage reads it",), iter(()))
+            yield SourceReport(source, f"source `{source}`", remarks=("no stage reads it",))
         else:
             yield _inspect(prepared, inputs, limit)
 
 
 def _inspect(prepared: Prepared, inputs: SourceInputs, limit: int) -> SourceReport:
     source, base = inputs.source, prepared.base
-    if not is_ready(source, base=base):
-        missing = "converted" if is_available_offline(source, base=base) else "downloaded"
-        hint = f"it is not {missing} yet; `{prepared.loaded.command('fetch')}` does that"
-        return SourceReport(describe(source), (hint,), iter(()))
+    if not is_available_offline(source, base=base):
+        remark = f"it is not downloaded yet; `{prepared.loaded.command('fetch')}` does that"
+        return SourceReport(source.name, describe(source), remarks=(remark,))
+    if unconverted := files_to_convert(source, base=base):
+        remark = f"it is not converted yet; `{prepared.loaded.command('fetch')}` does that"
+        found = (preview(path, rows=SAMPLES) for path in unconverted[:_PREVIEWED_FILES])
+        previews = tuple(table for table in found if table is not None)
+        uses = tuple(source_uses(inputs.items, base=base))
+        warnings = _column_warnings(inputs, previews)
+        remarks = (*warnings, *inputs.others, remark)
+        return SourceReport(source.name, describe(source), uses=uses, remarks=remarks, previews=previews)
     # The documents are counted below, as they are cut. Counting the files' would show another number.
-    uses = (replace(use, rows=None) for use in source_uses(inputs.items, base=base, look_inside=True))
-    files = (use.describe() for use in uses)
-    return SourceReport(describe(source), (*files, *inputs.others), _splits(prepared, inputs, limit))
+    uses = tuple(replace(use, rows=None) for use in source_uses(inputs.items, base=base, look_inside=True))
+    splits = _splits(prepared, inputs, limit)
+    return SourceReport(source.name, describe(source), uses=uses, remarks=inputs.others, splits=splits)
+
+
+def _column_warnings(inputs: SourceInputs, previews: Sequence[FilePreview]) -> list[str]:
+    """Return which tables lack the column whose text the source is read for."""
+    column = inputs.source.column
+    if not inputs.has_documents:
+        return []
+    return [
+        f"{table.path.name} has no column `{column}`: set `sources.{inputs.source.name}.column`"
+        for table in previews
+        if table.columns and column not in table.columns
+    ]
 
 
 def _splits(prepared: Prepared, inputs: SourceInputs, limit: int) -> Iterator[SplitReport]:

@@ -1,14 +1,20 @@
-"""The report that `nanochat-run data` prints about one split of a source, as lines of text."""
+"""What `nanochat-run data` prints about a split of a source, and about a table, as lines of text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nanochat.data.ingest.preview import FilePreview
 from nanochat.errors import PreflightError
+from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.inspection.survey import QUANTILES, Survey, quantiles
 
+SHOWN_CHARS = 600
+"""Characters that are shown of a document or a conversation."""
+_SHOWN_CELL_CHARS = 60
 Run = tuple[str, bool]
 """A run of text, and whether the model is trained on it."""
 
@@ -58,7 +64,29 @@ class SplitReport:
             yield f"  {note}"
 
 
+def describe_preview(preview: FilePreview) -> list[str]:
+    """Return the columns and the first rows of a table that is not converted yet, as lines of text."""
+    name = preview.path.name
+    lines = [f"{name}: {preview.problem}"] if preview.problem else []
+    if preview.columns:
+        which = "" if preview.is_whole else "at least "
+        rows = several(preview.rows_in_head, "row")
+        lines.append(f"{name}: {which}{rows} with the columns {', '.join(preview.columns)}; the first ones:")
+    for row in preview.rows:
+        cells = (
+            f"{column} {json.dumps(_shorten(value), ensure_ascii=False)}"
+            for column, value in zip(preview.columns, row, strict=True)
+            if value is not None
+        )
+        lines.append(f"  {', '.join(cells)}")
+    return lines
+
+
 def _show_quantiles(values: list[int]) -> str:
     names = {0.0: "least", 0.5: "median", 1.0: "most"}
     shown = zip(QUANTILES, quantiles(values), strict=True)
     return ", ".join(f"{names.get(share, f'{share:.0%}')} {value:,}" for share, value in shown)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN_CELL_CHARS else f"{text[: _SHOWN_CELL_CHARS - 1]}…"

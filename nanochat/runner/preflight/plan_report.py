@@ -106,8 +106,16 @@ def _conversion_line(conversion: Conversion) -> str:
     return f"source `{conversion.source}`: {names}{more}, about {show_bytes(conversion.disk_bytes)} of disk"
 
 
-def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str) -> str:
-    """Return why a stage is cached, resumes or runs, with one line for each recipe field that changed."""
+def explain_stage_text(explanation: dict[str, JsonValue]) -> str:
+    """Return an explanation of `explain_stage` as `nanochat-run plan --why` prints it."""
+    changes = explanation["changes"]
+    assert isinstance(changes, list), "changes are a list of lines"
+    head = f"{explanation['stage']}: {explanation['status']}, {explanation['why']}"
+    return "\n".join([head, *(f"  {change}" for change in changes)])
+
+
+def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str) -> dict[str, JsonValue]:
+    """Return why a stage is cached, resumes or runs, as JSON values; `changes` has a line for each changed field."""
     by_name: dict[str, CacheLookup] = {lookup.stage.name: lookup for lookup in lookups}
     lookup = by_name[stage]
     changes: list[str] = []
@@ -118,4 +126,4 @@ def explain_stage(prepared: Prepared, lookups: Sequence[CacheLookup], stage: str
     elif lookup.waits_for:
         changes = stage_cache.explain_own_changes(lookup.stage, name, prepared.base) or []
         changes += [f"{other}: {by_name[other].action}, {by_name[other].reason}" for other in lookup.stage.upstream]
-    return "\n".join([f"{stage}: {lookup.action}, {lookup.reason}", *(f"  {change}" for change in changes)])
+    return {"stage": stage, "status": lookup.action, "why": lookup.reason, "changes": list(changes)}

@@ -58,9 +58,9 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     Of stages whose results are not here, it says which they are and where they were searched.
     """
     state, records, lost = run.state, run.records(base), run.lost(base)
-    folders, damaged = _readable_folders(run, base), damaged_files(run, base)
+    folders, damaged = readable_folders(run, base), damaged_files(run, base)
     happened = "\n".join(f"- {sentence}" for sentence in describe_stages(records))
-    sources, samples = _source_lines(folders, damaged), _samples(folders, damaged)
+    sources, samples = source_lines(folders, damaged), _samples(folders, damaged)
     missing = [run.describe_lost(base, lost)] if lost else []
     missing += [f"{path} {damage}, so it is not shown. Run the recipe again." for path, damage in damaged.items()]
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
@@ -70,7 +70,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         _outcome(state.status, state.message),
         *(["## Missing", *map(paragraphs, missing)] if missing else ()),
         *(["## What happened", happened or "No stage is finished yet."] if happened or not lost else ()),
-        *_note_section(_notes(folders)),
+        *_note_section(stage_notes(folders)),
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Data", indented("\n".join(sources))] if sources else ()),
@@ -87,7 +87,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _readable_folders(run: Run, base: Path) -> dict[str, StageFolder]:
+def readable_folders(run: Run, base: Path) -> dict[str, StageFolder]:
     """Return the folders of the stages without those that hold no result of this run."""
     lost = run.lost(base)
     return {stage: folder for stage, folder in run.folders(base).items() if stage not in lost}
@@ -105,7 +105,7 @@ def damaged_files(run: Run, base: Path) -> dict[Path, str]:
 
 
 def _draw(run: Run, base: Path) -> list[Path]:
-    series = {stage: folder.metrics for stage, folder in _readable_folders(run, base).items()}
+    series = {stage: folder.metrics for stage, folder in readable_folders(run, base).items()}
     damaged = damaged_files(run, base)
     existing = {stage: path for stage, path in series.items() if path.is_file() and path not in damaged}
     suites = list_suites(run.records(base))
@@ -168,7 +168,7 @@ def _samples(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> d
     return samples
 
 
-def _notes(folders: Mapping[str, StageFolder]) -> dict[str, list[str]]:
+def stage_notes(folders: Mapping[str, StageFolder]) -> dict[str, list[str]]:
     """Return the notes in the log of each stage, each once."""
     notes = {}
     for stage, folder in folders.items():
@@ -180,11 +180,11 @@ def _notes(folders: Mapping[str, StageFolder]) -> dict[str, list[str]]:
 
 
 def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
-    lines = [f"{stage}: {note}" for stage, stage_notes in notes.items() for note in stage_notes]
+    lines = [f"{stage}: {note}" for stage, noted in notes.items() for note in noted]
     return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
 
 
-def _source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> list[str]:
+def source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> list[str]:
     """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
     stages: dict[str, list[str]] = {}
     for stage, folder in folders.items():

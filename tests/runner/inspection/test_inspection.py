@@ -59,7 +59,7 @@ def test_marked_runs_are_where_the_mask_is_one():
 
 def test_documents_of_both_splits_are_all_of_the_source(bench):
     source, (train, validation) = look(bench, "text")
-    assert source.facts == ("text: 1 file, 740 B",)
+    assert source.facts == ["text: 1 file, 740 B"]
     assert train.is_whole and validation.is_whole
     assert train.survey.size_bytes + validation.survey.size_bytes == 740  # 10 lines of 14 bytes and 40 of 15
     assert train.texts[0].startswith("hello world ")
@@ -102,3 +102,23 @@ def test_bad_documents_are_named_and_too_many_end_the_reading(bench):
 def test_an_unknown_source_is_refused_with_the_known_ones(bench):
     with pytest.raises(RecipeError, match="no source `texts`; it has: text, chats, words"):
         list(inspect_sources(bench.prepare(), "texts", limit=1))
+
+
+def test_table_that_is_not_converted_shows_its_first_rows_and_how_to_go_on(bench):
+    (bench.folder / "table.csv").write_text("title,body\nfirst,one\nsecond,two\n")
+    source, splits = look(bench, "text", f"sources.text.path={bench.folder / 'table.csv'}")
+    assert splits == []
+    assert source.facts[0] == "text: 1 file, 32 B"
+    assert "table.csv has no column `text`: set `sources.text.column`" in source.facts
+    assert any("not converted yet" in fact and "fetch" in fact for fact in source.facts)
+    assert source.facts[-3:] == [
+        "table.csv: 2 rows with the columns title, body; the first ones:",
+        '  title "first", body "one"',
+        '  title "second", body "two"',
+    ]
+
+
+def test_table_with_the_column_that_is_read_has_no_warning(bench):
+    (bench.folder / "table.csv").write_text("title,body\nfirst,one\n")
+    source, _ = look(bench, "text", f"sources.text.path={bench.folder / 'table.csv'}", "sources.text.column=body")
+    assert not any("no column" in fact for fact in source.facts)

@@ -11,9 +11,9 @@ import pytest
 
 from nanochat.cli.run import main
 from nanochat.errors import RecipeError, StageError
-from nanochat.runner.preflight.plan_report import explain_stage, plan_report_json
+from nanochat.runner.preflight.plan_report import explain_stage, explain_stage_text, plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
-from nanochat.runner.report.comparison import render_comparison
+from nanochat.runner.report.comparison import compare_runs, render_comparison
 from nanochat.runner.store.locks import stage_lock
 from nanochat.runner.store.provenance import host_name
 from nanochat.runner.store.run_catalog import find_run, list_runs, resolve_model
@@ -121,8 +121,10 @@ def test_explain_stage_names_the_changed_field_before_anything_runs(bench):
     bench.run()
     prepared = bench.prepare("sft.horizon.steps=5")
     lookups = prepared.look_up_cache()
-    assert "sft.horizon.steps: 4 -> 5" in explain_stage(prepared, lookups, "sft")
-    assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage(prepared, lookups, "chat_eval")
+    assert "sft.horizon.steps: 4 -> 5" in explain_stage_text(explain_stage(prepared, lookups, "sft"))
+    assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage_text(
+        explain_stage(prepared, lookups, "chat_eval")
+    )
     report = plan_report_json(prepared, lookups, select_stages(prepared.plan))
     assert [stage["status"] for stage in report["stages"]] == ["cached", "cached", "cached", "run", "run"]
 
@@ -136,7 +138,9 @@ def test_a_change_is_explained_against_the_last_run_of_the_same_recipe_alone(ben
     bench.run("seed=1", "sft.horizon.steps=7", "name=mine")
     bench.run("name=mine", "seed=1", "sft.horizon.steps=9")  # all of it is cached
     prepared = bench.prepare("name=mine", "seed=1", "sft.horizon.steps=5")
-    assert "changed: sft.horizon.steps: 9 -> 5" in explain_stage(prepared, prepared.look_up_cache(), "sft")
+    assert "changed: sft.horizon.steps: 9 -> 5" in explain_stage_text(
+        explain_stage(prepared, prepared.look_up_cache(), "sft")
+    )
 
 
 def test_a_stage_that_another_process_computes_is_not_called_interrupted(bench):
@@ -162,7 +166,7 @@ def test_plan_without_its_data_names_the_missing_input(bench):
 def test_comparison_shows_scores_and_differing_fields(bench):
     """A run without the stage shows neither a score nor a default."""
     runs = [bench.run(), bench.run("sft.horizon.steps=5", "name=longer"), bench.run("chat_eval=null", "name=less")]
-    table = render_comparison(runs, bench.base)
+    table = render_comparison(compare_runs(runs, bench.base))
     assert "| chat_eval.spelling | 0.75 ± 0.12 (n 12) | 0.75 ± 0.12 (n 12) | - |" in table
     assert "| sft.horizon.steps | 4 | 5 | 4 |" in table
     assert "| chat_eval.suites.spelling.max_problems | 4 | 4 | - |" in table

@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.cli import run as command
 from nanochat.errors import PreflightError, RecipeError
-from nanochat.runner.report.comparison import render_comparison
+from nanochat.runner.report.comparison import compare_runs, render_comparison
 from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.store.record import read_record
 from nanochat.runner.store.run_catalog import find_run, resolve_model
@@ -153,7 +153,7 @@ def test_a_folder_that_is_no_run_gets_the_right_reason(bench, tmp_path, make, me
 def test_comparison_with_an_archived_run_compares_their_recipes_and_names_what_is_missing(archived, bench):
     """Of the archived run there is its recipe, but no result and no digest of its data."""
     other = bench.run("sft.horizon.steps=5")
-    table = render_comparison([find_run(str(archived), bench.base), other], bench.base)
+    table = render_comparison(compare_runs([find_run(str(archived), bench.base), other], bench.base))
     assert "| sft.horizon.steps | 4 | 5 |" in table
     assert "| chat_eval.spelling | missing | 0.75 ± 0.12 (n 12) |" in table
     assert "Missing: results of the run" in table and f"searched in {bench.base}" in table
@@ -163,13 +163,13 @@ def test_comparison_with_an_archived_run_compares_their_recipes_and_names_what_i
 def test_comparison_never_claims_equality_that_it_cannot_know(archived, bench):
     same = bench.run()
     run = find_run(str(archived), bench.base)
-    table = render_comparison([run, same], bench.base)
+    table = render_comparison(compare_runs([run, same], bench.base))
     assert "do not differ" not in table or "Missing" not in table
     shutil.rmtree(bench.base)
-    table = render_comparison([run, run], bench.base)
+    table = render_comparison(compare_runs([run, run], bench.base))
     assert "do not differ in any field that affects results" in table and table.count("Missing") == 1
     run.folder.resolved.unlink()
-    table = render_comparison([run, run], bench.base)
+    table = render_comparison(compare_runs([run, run], bench.base))
     assert "do not differ" not in table and "compared only in part" in table
 
 
