@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 from nanochat.optim.groups import Variant
 
 ScheduleKind = Literal["trapezoid", "cosine", "constant"]
+CURRENT_MOMENTUM_WARMUP_STEPS = 400
+"""Muon's momentum in `current` rises over these steps, whatever the horizon (nanochat 2026-07)."""
 
 TIME_PARTS = 1_000_000
 """With a horizon in wall time, a schedule's `steps` are this many equal parts of the time. Warm-ups are still steps."""
@@ -82,14 +84,15 @@ def lr_multiplier(config: ScheduleConfig, step: int, at: float | None = None) ->
 def muon_momentum(variant: Variant, step: int, schedule: ScheduleConfig, at: float | None = None) -> float:
     """Return Muon's momentum at `step`, when `at` of the schedule is over (see `lr_multiplier`).
 
-    `plain` is constant and falls linearly over the warm-down. `current` also rises linearly over the first steps.
+    `plain` is constant and falls linearly over the warm-down. `current` rises linearly over the first 400 steps, even
+    if the warm-down has begun, and then follows the warm-down, as in nanochat's `get_muon_momentum`.
     """
     warmdown = _warmdown_progress(schedule, step if at is None else at)
     if variant == "plain":
         return _mix(0.95, 0.80, warmdown)
-    if warmdown > 0:
-        return _mix(0.97, 0.90, warmdown)
-    return _mix(0.85, 0.97, min(step / 400, 1.0))
+    if step < CURRENT_MOMENTUM_WARMUP_STEPS:
+        return _mix(0.85, 0.97, step / CURRENT_MOMENTUM_WARMUP_STEPS)
+    return _mix(0.97, 0.90, warmdown)
 
 
 def weight_decay_at(variant: Variant, peak: float, schedule: ScheduleConfig, at: float) -> float:

@@ -5,8 +5,8 @@
 Prints, for the window patterns L and SSSL: tokens per second (medians over steps after the warm-up, once with steps
 that overlap as in training and once with every step waited for), peak memory, MFU by the plan's formula, the time to
 the first step, and the time of each part of a step alone. With `--text`, a folder of parquet shards, it also compares
-the losses of the kernels in bfloat16 with those of the plain forms in float32 (see `gpu_losses.py`), and exits with 1
-if they differ by more than the rounding of bfloat16 explains.
+the losses of the kernels in bfloat16 with those of the plain forms in float32 (see `training/gpu_losses.py`), and exits
+with 1 if they differ by more than the rounding of bfloat16 explains.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from nanochat import runtime  # noqa: E402
 CHOSEN = runtime.prepare()
 runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32; bfloat16 does not use it
 
-import gpu_losses  # noqa: E402 -- beside this file
 import mlx.core as mx  # noqa: E402
 from measuring import describe_machine, median_and_range, option_parser, training_step  # noqa: E402
+from training import gpu_losses  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model import device, loss  # noqa: E402

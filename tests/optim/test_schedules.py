@@ -40,6 +40,15 @@ def test_current_momentum_rises_over_400_steps_then_falls():
     assert momenta == pytest.approx([0.85, 0.91, 0.97, 0.97, 0.935])
 
 
+def test_current_momentum_rises_through_an_early_warmdown():
+    """Like nanochat: 0.85 + 0.12 * step / 400 before step 400, and only then the warm-down from 0.97 to 0.90."""
+    short = ScheduleConfig(steps=100, kind="trapezoid", warmdown_steps=65)
+    assert [muon_momentum("current", step, short) for step in (0, 50, 99)] == pytest.approx([0.85, 0.865, 0.8797])
+    longer = ScheduleConfig(steps=500, kind="trapezoid", warmdown_steps=325)  # step 400 is 225 / 325 into the warm-down
+    momenta = [muon_momentum("current", step, longer) for step in (399, 400)]
+    assert momenta == pytest.approx([0.9697, 0.97 - 0.07 * 225 / 325])
+
+
 def test_plain_momentum_falls_over_the_warmdown():
     """0.95, then linear towards 0.80 at the end."""
     momenta = [muon_momentum("plain", step, TRAPEZOID) for step in (0, 6, 7, 8, 9)]

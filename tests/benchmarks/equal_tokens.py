@@ -1,0 +1,207 @@
+"""Held-out bits per byte of this system and of PyTorch nanochat after training on the same rows.
+
+    python tests/benchmarks/equal_tokens.py --text FOLDER --peer FOLDER [--steps 100 400] [--seeds 3] [--depths 12]
+
+`--text` is a folder of parquet or JSONL files, one of which is held out; `--peer` is a checkout of karpathy/nanochat.
+Our tokenizer and loader make the rows, which are the same for all systems, seeds and horizons. If there is too little
+text, the rows continue with the next epoch. A seed decides the initial weights.
+
+Systems: `plain` and `current` are our architectures `seed` and `current`, each with its own optimizer and the plan's
+weight decay. `peer` is PyTorch nanochat with its own model and optimizer and the schedules of its training script. Its
+weight decay is its scaling law at the tokens of the run. (The script itself ignores a horizon given in steps here: its
+law then uses the tokens that would suit the model's size.) `--weight-decay` replaces the value for every system.
+
+Every run is a process of its own, and each GPU of CUDA_VISIBLE_DEVICES has one at a time. `--data` names a folder that
+keeps tokenizer and rows for the next call. Exits with 1 if a run fails, or if `current` is worse than `peer` by more
+than 0.002 bits per byte on average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import get_args
+
+from training.run import Result, Run, System
+
+TOLERANCE = 0.002
+"""Allowed excess of `current` over `peer`, in bits per byte."""
+WARMUP_STEPS, WARMDOWN_FRAC = 40, 0.65
+"""Those of both systems. A horizon that is too short for both has a shorter warm-up."""
+
+
+def main() -> int:
+    options = _parse()
+    if options.run is not None:
+        print(json.dumps(asdict(_train(Run(**json.loads(options.run))))))
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        options.data = options.data or Path(scratch)
+        runs = list(_plan(options, _write_rows(options)))
+        results = dict(_train_all(runs))
+    return 0 if _report(results) and len(results) == len(runs) else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, help="folder of files with a column `text`")
+    parser.add_argument("--peer", default="", help="folder of karpathy/nanochat")
+    parser.add_argument("--validation-shard", default="shard_00004.parquet", help="the file that is held out")
+    parser.add_argument("--data", type=Path, help="folder that keeps the tokenizer and the rows")
+    parser.add_argument("--systems", nargs="+", choices=get_args(System))
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 400])
+    parser.add_argument("--depths", type=int, nargs="+", default=[12])
+    parser.add_argument("--weight-decay", type=float, nargs="+", help="Muon's weight decay")
+    numbers = {"seeds": 3, "tokens_per_step": 2**17, "micro_batch_size": 16, "sequence_len": 2048, "vocab_size": 2**15}
+    for name, default in (numbers | {"validation_tokens": 2**19}).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    parser.add_argument("--run", help=argparse.SUPPRESS)  # what a child process trains, as JSON
+    options = parser.parse_args()
+    if options.run is None and options.text is None:
+        parser.error("--text is missing")
+    options.systems = options.systems or ["plain", "current", *(["peer"] if options.peer else [])]
+    if "peer" in options.systems and not options.peer:
+        parser.error("the system `peer` needs --peer")
+    return options
+
+
+def _train(run: Run) -> Result:
+    """Train in this process. Each system's modules are imported only where they can be."""
+    if run.system == "peer":
+        from training import pytorch_nanochat
+
+        return pytorch_nanochat.train(run)
+    from training import ours
+
+    return ours.train(run, run.system)
+
+
+def _write_rows(options: argparse.Namespace) -> int:
+    """Prepare the rows of all runs, and return the size of the vocabulary."""
+    from training.rows import write_rows
+
+    from nanochat.data.sources import SourceSpec
+
+    began = time.monotonic()
+    source = SourceSpec(name="text", path=(str(options.text / "*"),), validation_shard=options.validation_shard)
+    vocab_size = write_rows(
+        source,
+        options.data,
+        rows=max(options.steps) * options.tokens_per_step // options.sequence_len,
+        sequence_len=options.sequence_len,
+        vocab_size=options.vocab_size,
+        validation_tokens=options.validation_tokens,
+    )
+    print(f"vocabulary of {vocab_size:,}; prepared in {time.monotonic() - began:.0f} s", flush=True)
+    return vocab_size
+
+
+def _plan(options: argparse.Namespace, vocab_size: int) -> Iterator[Run]:
+    """Yield all runs. Long ones come first, so that no GPU waits for them at the end."""
+    steps_first, depth_first = sorted(options.steps, reverse=True), sorted(options.depths, reverse=True)
+    for steps, depth, seed, system in product(steps_first, depth_first, range(options.seeds), options.systems):
+        for decay in options.weight_decay or [_weight_decay(system, depth, steps, options.tokens_per_step)]:
+            yield Run(
+                system=system,
+                depth=depth,
+                seed=seed,
+                steps=steps,
+                warmup_steps=min(WARMUP_STEPS, steps - round(WARMDOWN_FRAC * steps)),
+                weight_decay=decay,
+                tokens_per_step=options.tokens_per_step,
+                micro_batch_size=options.micro_batch_size,
+                vocab_size=vocab_size,
+                data=str(options.data),
+                peer=options.peer,
+            )
+
+
+def _weight_decay(system: System, depth: int, steps: int, tokens_per_step: int) -> float:
+    """Return the plan's weight decay, or for the peer 0.28 * sqrt(B / 2^19) * (D_d12 / D), without any bound."""
+    from nanochat.model.config import GPTConfig
+    from nanochat.plan.derive import scaling
+
+    tokens = steps * tokens_per_step
+    if system == "peer":
+        reference = 12 * GPTConfig.from_depth(12, architecture="current").num_scaling_parameters()
+        return 0.28 * math.sqrt(tokens_per_step / 2**19) * reference / tokens
+    config = GPTConfig.from_depth(depth, architecture="current" if system == "current" else "seed")
+    return scaling.muon_weight_decay(system, config, tokens=tokens, tokens_per_step=tokens_per_step).value
+
+
+def _train_all(runs: Sequence[Run]) -> Iterator[tuple[Run, Result]]:
+    """Yield the result of every run that succeeds. Each GPU trains one run at a time."""
+    devices: queue.Queue[str] = queue.Queue()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    for name in names:
+        devices.put(name)
+
+    def train(run: Run) -> Result | None:
+        device = devices.get()
+        try:
+            return _train_in_child(run, device)
+        finally:
+            devices.put(device)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for run, result in zip(runs, pool.map(train, runs), strict=True):
+            if result is not None:
+                yield run, result
+
+
+def _train_in_child(run: Run, device: str) -> Result | None:
+    """Print and return what a run measured on one GPU, or print why it failed."""
+    changes = {"CUDA_VISIBLE_DEVICES": device}
+    if run.system == "peer":  # its package has the name of ours, so its process must find it first
+        changes["PYTHONPATH"] = os.pathsep.join([run.peer, os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, __file__, "--run", json.dumps(asdict(run))]
+    child = subprocess.run(command, env=os.environ | changes, capture_output=True, text=True)
+    title = f"d{run.depth} {run.system}, {run.steps} steps, weight decay {run.weight_decay:.3g}, seed {run.seed}"
+    if child.returncode != 0:
+        print(f"  {title}: FAILED\n{child.stderr[-3000:]}", flush=True)
+        return None
+    result = Result(**json.loads(child.stdout.splitlines()[-1]))
+    measured = f"{result.bpb:.4f} bits per byte, training loss {result.train_loss:.4f}"
+    print(f"  {title}: {measured} ({result.seconds:.0f} s)", flush=True)
+    return result
+
+
+def _report(results: Mapping[Run, Result]) -> bool:
+    """Print a table over the seeds. Return whether `current` is as good as the best `peer` it was compared with."""
+    groups: dict[tuple[int, int], dict[tuple[str, float], list[Result]]] = {}
+    for run, result in results.items():
+        systems = groups.setdefault((run.depth, run.steps), {})
+        systems.setdefault((run.system, run.weight_decay), []).append(result)
+    is_good = True
+    for (depth, steps), systems in sorted(groups.items()):
+        print(f"d{depth}, {steps} steps: held-out bits per byte, mean +- deviation over seeds; training loss")
+        means = {key: statistics.mean(result.bpb for result in measured) for key, measured in systems.items()}
+        best_peer = min((mean for (system, _), mean in means.items() if system == "peer"), default=None)
+        for (system, decay), measured in systems.items():
+            bpb, loss = means[system, decay], statistics.mean(result.train_loss for result in measured)
+            deviation = statistics.stdev(result.bpb for result in measured) if len(measured) > 1 else 0.0
+            excess = "" if best_peer is None else f", {bpb - best_peer:+.4f} to the peer"
+            seeds = f"{len(measured)} seed{'s' * (len(measured) > 1)}"
+            print(
+                f"  {system:<8} weight decay {decay:<6.3g} {bpb:.4f} +- {deviation:.4f} ({seeds}){excess}; {loss:.4f}"
+            )
+            if system == "current" and best_peer is not None:
+                is_good &= bpb <= best_peer + TOLERANCE
+    return is_good
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

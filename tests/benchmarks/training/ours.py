@@ -1,0 +1,69 @@
+"""Trains our `plain` or `current` on the rows of `equal_tokens.py`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from training.run import LAST_STEPS, Result, Run
+
+from nanochat import runtime
+
+CHOSEN = runtime.prepare()
+
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+from measuring import training_step  # noqa: E402
+
+from nanochat.data.loaders.batches import Batch  # noqa: E402
+from nanochat.evals.bits_per_byte import evaluate_bpb  # noqa: E402
+from nanochat.model.config import GPTConfig  # noqa: E402
+from nanochat.model.device import select_device  # noqa: E402
+from nanochat.model.dispatch import FastGPT  # noqa: E402
+from nanochat.optim import schedules  # noqa: E402
+from nanochat.optim.groups import OptimizerConfig, Variant  # noqa: E402
+from nanochat.train.step import Rates  # noqa: E402
+
+
+def train(run: Run, variant: Variant) -> Result:
+    """Train a model of the variant's architecture with the variant's optimizer, and measure it."""
+    select_device(CHOSEN.backend)
+    began, held_out = time.monotonic(), run.held_out()
+    sequence_len = held_out.inputs.shape[1]
+    shape = GPTConfig.from_depth(run.depth, architecture="current" if variant == "current" else "seed")
+    step = training_step(
+        FastGPT(replace(shape, sequence_len=sequence_len, vocab_size=run.vocab_size)),
+        rows=run.tokens_per_step // sequence_len,
+        micro_batch_size=run.micro_batch_size,
+        dtype=CHOSEN.dtype,
+        optimizer=OptimizerConfig(variant=variant),
+    )
+    step.model.initialise(mx.random.key(run.seed))
+    schedule = _schedule(run, variant)
+    losses = []
+    for i, tokens in enumerate(run.batches()):
+        rates = Rates(
+            lr_multiplier=schedules.lr_multiplier(schedule, i),
+            momentum=schedules.muon_momentum(variant, i, schedule),
+            weight_decay=schedules.weight_decay_at(variant, run.weight_decay, schedule, i),
+        )
+        losses.append(step.run(Batch(tokens[:, :-1], tokens[:, 1:]), rates=rates).loss)
+    starts = range(0, len(held_out.inputs), run.micro_batch_size)
+    parts = [slice(start, start + run.micro_batch_size) for start in starts]
+    batches = [Batch(held_out.inputs[part], held_out.targets[part]) for part in parts]
+    return Result(
+        bpb=evaluate_bpb(step.model, batches, held_out.token_bytes).bpb,
+        train_loss=float(np.mean([float(loss) for loss in losses[-LAST_STEPS:]])),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _schedule(run: Run, variant: Variant) -> schedules.ScheduleConfig:
+    table = schedules.defaults(variant)
+    return schedules.ScheduleConfig(
+        steps=run.steps,
+        kind=table.kind,
+        warmup_steps=min(table.warmup_steps, run.warmup_steps),
+        warmdown_steps=round(table.warmdown_frac * run.steps),
+        final_frac=table.final_frac,
+    )

@@ -1,0 +1,70 @@
+"""One training run of `equal_tokens.py`, and the rows that it trains and is measured on.
+
+Imports neither this project nor MLX, because the process of the peer has neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+System = Literal["plain", "current", "peer"]
+Ints = npt.NDArray[np.int32]
+
+ROWS_FILE, HELD_OUT_FILE = "rows.npy", "held_out.npz"
+LAST_STEPS = 10
+"""A run reports its training loss as the mean over these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that the process of a run needs."""
+
+    system: System
+    depth: int
+    seed: int
+    steps: int
+    warmup_steps: int
+    weight_decay: float
+    tokens_per_step: int
+    micro_batch_size: int
+    vocab_size: int
+    data: str
+    """The folder with the rows."""
+    peer: str
+    """The folder of PyTorch nanochat."""
+
+    def batches(self) -> Iterator[Ints]:
+        """Yield the tokens of each step, (rows, T + 1)."""
+        rows = np.load(Path(self.data) / ROWS_FILE, mmap_mode="r")
+        count = self.tokens_per_step // (rows.shape[1] - 1)
+        for step in range(self.steps):
+            yield np.array(rows[step * count : (step + 1) * count])
+
+    def held_out(self) -> HeldOut:
+        """Return the held-out rows."""
+        with np.load(Path(self.data) / HELD_OUT_FILE) as file:
+            return HeldOut(**file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Rows for bits per byte, both (N, T) int32 with targets of -1 that do not count, and the bytes of each token."""
+
+    inputs: Ints
+    targets: Ints
+    token_bytes: Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Bits per byte on the held-out rows, nats per token over the last steps, and the time that the run took."""
+
+    bpb: float
+    train_loss: float
+    seconds: float
