@@ -132,6 +132,7 @@ def _plan(options: argparse.Namespace, vocab_size: int) -> Iterator[Run]:
 def _weight_decay(system: System, depth: int, steps: int, tokens_per_step: int) -> float:
     """Return the plan's weight decay, or for the peer 0.28 * sqrt(B / 2^19) * (D_d12 / D), without any bound."""
     from nanochat.model.config import GPTConfig
+    from nanochat.optim.groups import OptimizerConfig
     from nanochat.plan.derive import scaling
 
     tokens = steps * tokens_per_step
@@ -139,7 +140,8 @@ def _weight_decay(system: System, depth: int, steps: int, tokens_per_step: int) 
         reference = 12 * GPTConfig.from_depth(12, architecture="current").num_scaling_parameters()
         return 0.28 * math.sqrt(tokens_per_step / 2**19) * reference / tokens
     config = GPTConfig.from_depth(depth, architecture="current" if system == "current" else "seed")
-    return scaling.muon_weight_decay(system, config, tokens=tokens, tokens_per_step=tokens_per_step).value
+    optimizer = OptimizerConfig(variant=system)
+    return scaling.muon_weight_decay(optimizer, config, tokens=tokens, tokens_per_step=tokens_per_step).value
 
 
 def _train_all(runs: Sequence[Run]) -> Iterator[tuple[Run, Result]]:

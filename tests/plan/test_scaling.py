@@ -1,12 +1,13 @@
 """Derived numbers compared with arithmetic by hand, from the formulas and the reference's table of sizes."""
 
-import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.model.config import GPTConfig
+from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.model_shape import derive_model
 from nanochat.recipe.schema import recipe as schema
@@ -78,28 +79,46 @@ def test_auto_batch_is_a_positive_number_of_whole_rows(tokens: int, sequence_len
     assert value >= sequence_len and value % sequence_len == 0
 
 
+CURRENT = OptimizerConfig(variant="current")
+
+
+def current_weight_decay(tokens: float, batch: int, optimizer: OptimizerConfig = CURRENT) -> scaling.Choice:
+    config = at_depth(4, architecture="current")  # the law does not depend on the model's own size
+    return scaling.muon_weight_decay(optimizer, config, tokens=tokens, tokens_per_step=batch)
+
+
+D12_TOKENS = 12 * at_depth(12, architecture="current").num_scaling_parameters()
+
+
 def test_weight_decay_of_the_current_optimizer_scales_with_batch_and_horizon() -> None:
     """0.28 * sqrt(B / 2^19) * (D_d12 / D): half of it for a quarter of the batch or twice the data."""
-    config = at_depth(12, architecture="current")
-    reference = 12 * config.num_scaling_parameters()
-
-    def decay(tokens: float, batch: int) -> float:
-        return scaling.muon_weight_decay("current", config, tokens=tokens, tokens_per_step=batch).value
-
-    assert decay(reference, 2**19) == pytest.approx(0.28)
-    assert decay(reference, 2**17) == pytest.approx(0.14)
-    assert decay(2 * reference, 2**19) == pytest.approx(0.14)
+    assert current_weight_decay(D12_TOKENS, 2**19).value == pytest.approx(0.28)
+    assert current_weight_decay(D12_TOKENS, 2**17).value == pytest.approx(0.14)
+    assert current_weight_decay(2 * D12_TOKENS, 2**19).value == pytest.approx(0.14)
 
 
-def test_weight_decay_of_a_tiny_training_is_limited_and_noted() -> None:
-    """0.28 * sqrt(4096 / 2^19) * 1.3212e9 / 1.5e6 = 21.8 would shrink weights by a third in a step."""
-    config = at_depth(4, architecture="current")
-    choice = scaling.muon_weight_decay("current", config, tokens=1.5e6, tokens_per_step=4096)
-    law = 0.28 * math.sqrt(4096 / 2**19) * 12 * at_depth(12, architecture="current").num_scaling_parameters() / 1.5e6
-    assert choice.value == 2.0
-    assert f"{law:.3g}" in choice.note
+def test_weight_decay_of_a_short_training_follows_the_law() -> None:
+    """100 steps of 2^17 tokens: 0.28 * sqrt(1 / 4) * 1.3212e9 / 1.3107e7 = 14.1, which is far beyond 2."""
+    choice = current_weight_decay(100 * 2**17, 2**17)
+    assert choice == scaling.Choice(pytest.approx(14.1, abs=0.05), None)
+
+
+def test_weight_decay_of_a_small_batch_is_proportional_to_it() -> None:
+    """Below 2^15 tokens the learning rates stay at a quarter, so the law has B / (1 / 4) instead of sqrt(B)."""
+    at_the_end_of_the_scaling = current_weight_decay(D12_TOKENS, 2**15).value
+    assert at_the_end_of_the_scaling == pytest.approx(0.07)
+    assert current_weight_decay(D12_TOKENS, 2**12).value == pytest.approx(0.07 / 8)
+
+
+@pytest.mark.parametrize("lr_scale", [1.0, 1.4])
+def test_weight_decay_never_removes_more_than_thirty_percent_of_a_weight_in_a_step(lr_scale: float) -> None:
+    """12 steps at a rate of 0.01: the law of 118 would remove 118 % of a weight, and 30 % is the limit."""
+    choice = current_weight_decay(12 * 2**17, 2**17, replace(CURRENT, lr_scale=lr_scale))
+    assert choice.value == pytest.approx(30 / lr_scale)
+    assert choice.note is not None and "the scaling law gives 118" in choice.note
 
 
 def test_weight_decay_of_the_plain_optimizer_does_not_scale() -> None:
     """0.1 is that of the golden training run."""
-    assert scaling.muon_weight_decay("plain", at_depth(4), tokens=1, tokens_per_step=1) == scaling.Choice(0.1)
+    choice = scaling.muon_weight_decay(OptimizerConfig(), at_depth(4), tokens=1, tokens_per_step=1)
+    assert choice == scaling.Choice(0.1)

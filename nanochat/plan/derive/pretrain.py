@@ -82,7 +82,7 @@ def _weight_decay(
 ) -> float:
     if optimizer.weight_decay is not None:
         return optimizer.weight_decay
-    choice = scaling.muon_weight_decay(optimizer.variant, config, tokens=tokens, tokens_per_step=tokens_per_step)
+    choice = scaling.muon_weight_decay(optimizer, config, tokens=tokens, tokens_per_step=tokens_per_step)
     issues.note(choice.note)
     return choice.value
 

@@ -13,7 +13,7 @@ import math
 from typing import NamedTuple
 
 from nanochat.model.config import GPTConfig
-from nanochat.optim.groups import Variant
+from nanochat.optim.groups import MuonGroup, OptimizerConfig, batch_scale, build_groups
 
 DEFAULT_RATIO = 12.0
 """Training tokens per scaling parameter, used if the recipe gives no number of tokens."""
@@ -25,9 +25,17 @@ BATCH_EXPONENT = 0.383
 MIN_AUTO_STEPS = 256
 """`auto` never chooses a batch so large that fewer steps remain. The law was fitted at depth 12 and above."""
 CURRENT_WEIGHT_DECAY = 0.28
-"""Muon's weight decay at the reference depth, batch and ratio (nanochat 2026-07)."""
-MAX_WEIGHT_DECAY = 2.0
-"""About what the law gives at depth 4. Below that depth it grows without bound, so it is limited to this."""
+"""Muon's weight decay at the reference depth, batch and ratio (nanochat 2026-07).
+
+The law keeps B / (rate * decay * D) constant: Wang and Aitchison 2024 (2405.13698). Here D is what the training reads,
+also if its horizon is given in steps; nanochat's script then takes the tokens that suit the model's size.
+"""
+MAX_SHRINK = 0.3
+"""Largest share of a weight that one step of `current` may remove: the peak learning rate times the weight decay.
+
+The law reaches it at 47 steps. Up to this share it was as good as a limit of 2 or better, within the spread of seeds.
+At twice this share it harmed a run of 25 steps (`tests/benchmarks/README.md`).
+"""
 PLAIN_WEIGHT_DECAY = 0.1
 """Muon's weight decay of the plain optimizer, from the golden training run. It does not scale."""
 
@@ -84,15 +92,22 @@ def auto_tokens_per_step(config: GPTConfig, tokens: float) -> Choice:
     )
 
 
-def muon_weight_decay(variant: Variant, config: GPTConfig, *, tokens: float, tokens_per_step: int) -> Choice:
-    """Return Muon's peak weight decay: constant (plain), or 0.28 * sqrt(B / 2^19) * (D_d12 / D) up to 2 (current)."""
-    if variant == "plain":
+def muon_weight_decay(optimizer: OptimizerConfig, config: GPTConfig, *, tokens: float, tokens_per_step: int) -> Choice:
+    """Return Muon's peak weight decay: a constant (plain), or a law that falls with the horizon (current).
+
+    The law is 0.28 * (B / 2^19) / s * (D_d12 / D), where B is the batch, s the factor on the learning rates
+    (`optim.groups.batch_scale`) and D the tokens of the training. A note says if the law was limited.
+    """
+    if optimizer.variant == "plain":
         return Choice(PLAIN_WEIGHT_DECAY)
-    batch_factor = math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP)
+    batch_factor = tokens_per_step / REFERENCE_TOKENS_PER_STEP / batch_scale(optimizer.variant, tokens_per_step)
     law = CURRENT_WEIGHT_DECAY * batch_factor * reference_tokens(config) / tokens
-    if law <= MAX_WEIGHT_DECAY:
+    groups = build_groups(config, optimizer, tokens_per_step=tokens_per_step)
+    lr = max(group.lr for group in groups if isinstance(group, MuonGroup))
+    if law * lr <= MAX_SHRINK:
         return Choice(law)
     return Choice(
-        MAX_WEIGHT_DECAY,
-        f"weight decay: the scaling law gives {law:.3g} for this short training; limited to {MAX_WEIGHT_DECAY:g}",
+        MAX_SHRINK / lr,
+        f"weight decay: the scaling law gives {law:.3g}, which would remove {law * lr:.0%} of a weight in one step of "
+        f"this short training; limited to {MAX_SHRINK / lr:.3g}",
     )

@@ -94,7 +94,8 @@ class Optimizer(Section):
     x0_lr: NonNegative | None = None
     """Learning rate of the factors on the token embedding that is added in each block (AdamW)."""
     weight_decay: NonNegative | None = None
-    """Largest value of Muon's cautious weight decay."""
+    """Largest value of Muon's cautious weight decay. Default: 0.1 (`plain`), or what a scaling law derives from the
+    batch and the number of training tokens (`current`): the shorter the training, the larger. The plan shows it."""
 
 
 class Schedule(Section):
