@@ -7,18 +7,22 @@ Measures what chat, server and evaluations use: `inference.engine.Batch`, with t
 until they are stopped. With mlx-lm installed (`pip install mlx-lm`), the `portable` model of the same shape and weights
 decodes through it in alternating rounds, in each way that it offers: `generate_step` (one row), `BatchGenerator`
 (several), and a loop over its model that submits a step before it reads the tokens of the last one. Prints for each
-case the median and range of tokens per second, and the ratios to the fastest of these ways. `--memory-tokens` decodes
-long answers and prints the memory after each eighth.
+case the median and range of tokens per second, and the ratios to the fastest of these ways; on a CPU also per CPU
+second, which other programs disturb less. `--memory-tokens` decodes long answers and prints the memory after each
+eighth.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is imported
 
 import numpy as np
 from measuring import describe_machine, median_and_range, option_parser
@@ -40,6 +44,13 @@ SHAPES: dict[str, dict[str, int]] = {
     "d6": {"n_layer": 6, "n_embd": 384, "n_head": 3, "n_kv_head": 3},
     "speedrun": {},
 }
+
+
+class Rates(NamedTuple):
+    """Tokens per second of the clock, and of the CPU in all threads."""
+
+    wall: float
+    cpu: float
 
 
 def make_model(shape: str, architecture: Architecture, dtype: mx.Dtype) -> FastGPT:
@@ -76,12 +87,17 @@ def start_batch(engine: Engine, rows: int, context: int, tokens: int, *, draws: 
     return batch
 
 
-def our_rate(engine: Engine, rows: int, context: int, tokens: int, *, draws: bool) -> float:
+def our_rates(engine: Engine, rows: int, context: int, tokens: int, *, draws: bool) -> Rates:
     batch = start_batch(engine, rows, context, tokens, draws=draws)
-    start = time.perf_counter()
-    for _ in range(tokens):
-        batch.step()
-    return rows * tokens / (time.perf_counter() - start)
+    return _rates(batch.step, tokens, rows)
+
+
+def _rates(step: Callable[[], object], count: int, rows: int) -> Rates:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        step()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Rates(rows * count / wall, rows * count / cpu)
 
 
 def mlx_lm_model(model: FastGPT) -> Any:
@@ -104,8 +120,8 @@ def mlx_lm_model(model: FastGPT) -> Any:
     return theirs
 
 
-def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str, draws: bool) -> float:
-    """Return the rate of one of `mlx_lm_ways`."""
+def mlx_lm_rates(theirs: Any, rows: int, context: int, tokens: int, *, way: str, draws: bool) -> Rates:
+    """Return the rates of one of `mlx_lm_ways`."""
     import mlx.core as mx
     from mlx_lm.generate import BatchGenerator, generate_step
     from mlx_lm.models.cache import make_prompt_cache
@@ -141,21 +157,14 @@ def mlx_lm_rate(theirs: Any, rows: int, context: int, tokens: int, *, way: str, 
         "BatchGenerator": batch_generator,
         "loop": loop,
     }
-    return rows * tokens / _seconds(steps[way](), tokens)
+    chosen = steps[way]()
+    for _ in range(8):
+        next(chosen)
+    return _rates(lambda: next(chosen), tokens, rows)
 
 
 def mlx_lm_ways(rows: int) -> tuple[str, ...]:
     return ("generate_step" if rows == 1 else "BatchGenerator", "loop")
-
-
-def _seconds(steps: Iterator[object], count: int) -> float:
-    """Return the time of `count` steps, after some to warm up."""
-    for _ in range(8):
-        next(steps)
-    start = time.perf_counter()
-    for _ in range(count):
-        next(steps)
-    return time.perf_counter() - start
 
 
 def memory_over(engine: Engine, tokens: int) -> list[float]:
@@ -175,9 +184,9 @@ def memory_over(engine: Engine, tokens: int) -> list[float]:
     return held
 
 
-def measure(rates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def measure(rates: dict[str, Callable[[], Rates]], rounds: int) -> dict[str, list[Rates]]:
     """Return the rates of each system, measured in alternating rounds after one to warm up."""
-    measured: dict[str, list[float]] = {name: [] for name in rates}
+    measured: dict[str, list[Rates]] = {name: [] for name in rates}
     for number in range(rounds + 1):
         for name, rate in rates.items():
             value = rate()
@@ -216,17 +225,20 @@ def main() -> None:
     for rows in options.rows:
         for context in options.contexts:
             case = (rows, context, options.tokens)
-            rates: dict[str, Callable[[], float]] = {
-                name: partial(our_rate, system, *case, draws=draws) for name, system in systems.items()
+            rates: dict[str, Callable[[], Rates]] = {
+                name: partial(our_rates, system, *case, draws=draws) for name, system in systems.items()
             }
             ways = mlx_lm_ways(rows) if theirs is not None else ()
-            rates |= {f"mlx-lm, {way}": partial(mlx_lm_rate, theirs, *case, way=way, draws=draws) for way in ways}
+            rates |= {f"mlx-lm, {way}": partial(mlx_lm_rates, theirs, *case, way=way, draws=draws) for way in ways}
             measured = measure(rates, options.rounds)
-            best = max((statistics.median(v) for name, v in measured.items() if name not in systems), default=None)
-            for name, values in measured.items():
-                ratio = f", {statistics.median(values) / best:.2f} of mlx-lm's best" if best else ""
-                label = f"rows {rows:>2}, context {context:>5}, {name:<22}"
-                print(f"{label} {median_and_range(values, 0)} tokens/s{ratio}", flush=True)
+            clocks = {"wall": "tokens/s"} | ({"cpu": "per CPU second"} if chosen.backend == "cpu" else {})
+            for clock, unit in clocks.items():
+                of_clock = {name: [getattr(rates, clock) for rates in values] for name, values in measured.items()}
+                best = max((statistics.median(v) for name, v in of_clock.items() if name not in systems), default=None)
+                for name, values in of_clock.items():
+                    ratio = f", {statistics.median(values) / best:.2f} of mlx-lm's best" if best else ""
+                    label = f"rows {rows:>2}, context {context:>5}, {name:<22}"
+                    print(f"{label} {median_and_range(values, 0)} {unit}{ratio}", flush=True)
     if options.memory_tokens:
         held = ", ".join(f"{gib:.3f}" for gib in memory_over(engine, options.memory_tokens))
         print(f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: {held}")
