@@ -20,8 +20,8 @@ from nanochat.model.config import SOFTCAP
 
 IGNORED = -1
 """Target of a position that has no loss."""
-_CHUNK_ELEMENTS = 2**27
-"""Logits per chunk on Metal: 4,096 rows of 32,768, half a gigabyte in float32."""
+_CHUNK_ELEMENTS = 2**24
+"""Logits per chunk on Metal: 512 rows of 32,768, 64 MiB in float32. Several such arrays exist at a time."""
 
 
 def plain_losses(logits: mx.array, targets: mx.array) -> mx.array:

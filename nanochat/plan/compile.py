@@ -15,8 +15,9 @@ from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_model
 from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
-from nanochat.plan.estimate.estimate import total
-from nanochat.plan.estimate_notes import estimate_notes, repetition_notes
+from nanochat.plan.estimate.estimate import Estimate, total
+from nanochat.plan.estimate.limits import usable_bytes
+from nanochat.plan.estimate_notes import estimate_notes, memory_notes, repetition_notes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
@@ -37,6 +38,7 @@ def compile_plan(
     *,
     digests: Digests | None = None,
     device_class: DeviceClass | None = None,
+    memory_bytes: int | None = None,
     text_chars: TextChars = builtin_chars,
 ) -> Plan:
     """Return the plan of a recipe. The message of a RecipeError lists every problem with its place.
@@ -45,6 +47,7 @@ def compile_plan(
         digests: returns the sha256 of a source, or None if the source cannot be read. A stage that lacks a digest has
             no fingerprint.
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
+        memory_bytes: the memory of that device, if the plan shall say how many rows fit into it.
         text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
     """
     recipe, issues = loaded.recipe, PlanIssues()
@@ -58,12 +61,17 @@ def compile_plan(
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
+    limited = _limited(execution, device, memory_bytes)
     chars = _read_chars(specs, text_chars)
+    estimates = [estimate_stage(spec, limited, config, device, chars) for spec in specs]
     stages = tuple(
-        _plan_stage(recipe, spec, specs, config, execution, digest_by_source, device, chars) for spec in specs
+        _plan_stage(recipe, spec, specs, config, execution, digest_by_source, estimate)
+        for spec, estimate in zip(specs, estimates, strict=True)
     )
     by_class = {
-        name: total([estimate_stage(spec, execution, config, name, chars) for spec in specs])
+        name: total(
+            estimates if name == device else [estimate_stage(spec, execution, config, name, chars) for spec in specs]
+        )
         for name in RATES
         if name == device or recipe.run.device != "cpu"
     }
@@ -77,6 +85,7 @@ def compile_plan(
         notes=(
             *issues.notes,
             *estimate_notes(stages, by_class, execution, device),
+            *(memory_notes(stages, device, memory_bytes, limited) if memory_bytes is not None else ()),
             *repetition_notes(stages, chars),
         ),
     )
@@ -158,6 +167,14 @@ def _read_chars(specs: list[StageSpec], text_chars: TextChars) -> dict[str, int]
     return {name: chars for name, chars in by_name.items() if chars is not None}
 
 
+def _limited(execution: ExecutionSpec, device: DeviceClass, memory_bytes: int | None) -> ExecutionSpec:
+    """Return the execution with the limit that `micro_batch_size: auto` will have on a device of this memory."""
+    if execution.memory_limit_bytes is not None or memory_bytes is None:
+        return execution
+    sharing = 1 if device == "cuda" else execution.processes_here
+    return execution.model_copy(update={"memory_limit_bytes": usable_bytes(device, memory_bytes) // sharing})
+
+
 def _plan_stage(
     recipe: schema.Recipe,
     spec: StageSpec,
@@ -165,8 +182,7 @@ def _plan_stage(
     config: GPTConfig | None,
     execution: ExecutionSpec,
     digests: Mapping[str, str],
-    device: DeviceClass,
-    chars: Mapping[str, int],
+    estimate: Estimate,
 ) -> StagePlan:
     sources = stage_sources(spec)
     return StagePlan(
@@ -177,7 +193,7 @@ def _plan_stage(
         upstream=_upstream(spec, specs),
         sources=sources,
         source_digests={source.name: digests[source.name] for source in sources if source.name in digests},
-        estimate=estimate_stage(spec, execution, config, device, chars),
+        estimate=estimate,
     )
 
 

@@ -47,6 +47,28 @@ def estimate_notes(
     return notes
 
 
+def memory_notes(
+    stages: Sequence[StagePlan], device: DeviceClass, memory_bytes: int, execution: ExecutionSpec
+) -> list[str]:
+    """Return the rows that fit into a device's memory and the margin, for each stage that trains."""
+    machine = f"a {'Mac' if device == 'metal' else 'machine'} with {show_bytes(memory_bytes)}"
+    limit = execution.memory_limit_bytes
+    notes = []
+    for stage in stages:
+        rows, peak = stage.estimate.micro_batch_size, stage.estimate.peak_memory_bytes
+        if rows is None or peak is None or limit is None:
+            continue
+        if peak > limit:
+            advice = "" if execution.activation_checkpointing else "set `run.activation_checkpointing: true`, or "
+            need = f"{several(rows, 'row')} per forward pass {'needs' if rows == 1 else 'need'} {show_bytes(peak)}"
+            advice += "use a smaller model or `sequence_len`"
+            notes.append(f"{stage.name} does not fit: {need}, but {machine} has {show_bytes(limit)} for it; {advice}")
+        else:
+            needs = f"needs {show_bytes(peak)} of {show_bytes(limit)}, which leaves {show_bytes(limit - peak)}"
+            notes.append(f"{stage.name} on {machine} takes {several(rows, 'row')} per forward pass: it {needs}")
+    return notes
+
+
 def _time_note(stage: StagePlan) -> str | None:
     """Return what a horizon in minutes means for a stage."""
     spec, tokens = stage.spec, stage.estimate.tokens

@@ -46,6 +46,7 @@ def rows_that_fit(stage: StagePlan, config: GPTConfig | None, limit_bytes: int, 
         sequence_len=sequence_len,
         dtype=dtype_of(execution, device),
         limit_bytes=limit_bytes,
+        on_metal=device == "metal",
     )
 
 

@@ -6,12 +6,10 @@ import mmap
 
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.device import memory_bytes
+from nanochat.model.device import memory_bytes, recommended_bytes
+from nanochat.plan.estimate.limits import usable_bytes
 from nanochat.plan.estimate.memory import cpu_micro_batch_limit, micro_batch_size, training_memory
 from nanochat.stages.process.context import StageContext
-
-MEMORY_SHARE = 0.8
-"""Share of a device's memory that `micro_batch_size: auto` plans to use. The allocator's slack needs the rest."""
 
 
 def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len: int, rows: int) -> int:
@@ -23,7 +21,8 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
     execution, runtime = context.job.execution, context.runtime
     # A GPU has memory of its own. Processes on one CPU or one Mac share the machine's.
     sharing = 1 if runtime.backend == "cuda" else execution.processes_here
-    limit = execution.memory_limit_bytes or int(MEMORY_SHARE * memory_bytes() / sharing)
+    usable = usable_bytes(runtime.backend, memory_bytes(), recommended_bytes=recommended_bytes())
+    limit = execution.memory_limit_bytes or usable // sharing
     chosen = micro_batch_size(
         config,
         execution,
@@ -32,6 +31,7 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
         dtype=runtime.dtype,
         limit_bytes=limit,
         at_most=cpu_micro_batch_limit(sequence_len) if runtime.backend == "cpu" else None,
+        on_metal=runtime.backend == "metal",
     )
     if chosen == 0:
         raise StageError(

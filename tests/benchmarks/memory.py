@@ -1,10 +1,15 @@
 """Planned and measured peak memory of training steps and evaluations at several model shapes.
 
     python tests/benchmarks/memory.py [--device cpu|gpu] [--only TEXT] [--save FILE] [--beside FILE ...]
+    NANOCHAT_KERNELS=mlx python tests/benchmarks/memory.py --device cpu [--only TEXT]
 
 The plan's numbers come from `nanochat/plan/estimate/memory.py`. On a GPU the peak size of MLX's arrays is measured; on
 a CPU the peak size of a process that runs only this case, Python and its libraries included, as in a stage's record.
 Takes about a minute on a GPU and some minutes on a CPU; uses random tokens, no files and no network.
+
+With `NANOCHAT_KERNELS=mlx` a CPU computes what Metal does, in bfloat16, and the peak size of MLX's arrays is compared
+with the plan for a Mac. MLX compiles the step with a C++ compiler, and bfloat16 is slow on a CPU: a case takes many
+minutes.
 
 Prints planned and measured MiB of each case, then all of them as a Markdown table. `--save` writes the results to a
 file; `--beside` adds columns with results saved on other devices.
@@ -64,8 +69,9 @@ SHAPES = {
     "quickstart (1.8M)": GPTConfig(n_layer=4, n_embd=128, n_head=2, n_kv_head=2, sequence_len=256, vocab_size=2048),
     "d4 (37M)": GPTConfig.from_depth(4),
     "speedrun (286M)": GPTConfig.from_depth(12),
+    "d12, windows L (286M)": GPTConfig(window_pattern="L"),
 }
-QUICK, D4, REAL = SHAPES
+QUICK, D4, REAL, LONG = SHAPES
 CASES = (
     Case(shape=QUICK, work="pretrain", rows=16),
     Case(shape=QUICK, work="pretrain", rows=4, accumulated=4),
@@ -90,6 +96,12 @@ CASES = (
     Case(shape=REAL, work="bpb", rows=2, devices=("gpu",)),
     Case(shape=REAL, work="choices", rows=4, devices=("gpu",)),
     Case(shape=REAL, work="generate", rows=32, devices=("gpu",)),
+    *(
+        Case(shape=shape, work="pretrain", rows=rows, recompute=recompute, devices=("metal",))
+        for shape in (REAL, LONG)
+        for rows in (1, 2)
+        for recompute in (False, True)
+    ),
 )
 
 
@@ -97,7 +109,13 @@ def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
     """Return the peak memory that the plan estimates."""
     config, length = case.config, case.config.sequence_len
     if case.work in ("pretrain", "sft"):
-        step = memory.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=case.recompute)
+        step = memory.training_memory(
+            config,
+            sequence_len=length,
+            dtype=dtype,
+            activation_checkpointing=case.recompute,
+            on_metal=runtime.uses_only_mlx(),
+        )
         return step.peak(case.rows, accumulates=case.accumulated > 1)
     if case.work == "generate":
         return memory.decoding_bytes(config, rows=case.rows, tokens=length, dtype=dtype)
@@ -216,7 +234,7 @@ def own_peak() -> int:
 
 def measure(options: argparse.Namespace, chosen: runtime.Runtime) -> dict[str, tuple[int, int]]:
     """Print planned and measured bytes of each case, and return them by the case's name."""
-    kind = "cpu" if chosen.backend == "cpu" else "gpu"
+    kind = "metal" if runtime.uses_only_mlx() else "cpu" if chosen.backend == "cpu" else "gpu"
     results = {}
     for case in CASES:
         if kind not in case.devices or options.only not in case.name:
@@ -255,7 +273,7 @@ def main() -> int:
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="add these saved results as columns")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    chosen = runtime.prepare(device=options.device)
+    chosen = runtime.prepare(device=options.device, dtype="bfloat16" if runtime.uses_only_mlx() else "auto")
     from nanochat.model.device import device_name, select_device
 
     select_device(chosen.backend)
@@ -266,6 +284,7 @@ def main() -> int:
         print(own_peak())
         return 0
     name = device_name() if chosen.backend != "cpu" else "CPU"
+    name = f"{name} with the path of Metal" if runtime.uses_only_mlx() else name
     column = f"{name}, {chosen.dtype}"
     results = measure(options, chosen)
     columns = {column: results}

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,28 @@ from hypothesis import strategies as st
 
 from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
+from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate import memory
+from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan
+from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs import ExecutionSpec
+from nanochat.recipe.load import load_recipe
 
 Compile = Callable[..., Plan]
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def compiled_for() -> Callable[..., Plan]:
+    """Compile the recipe `speedrun` for a device and its memory."""
+
+    def compiled(device: DeviceClass, memory_bytes: int) -> Plan:
+        recipe = load_recipe(RECIPES / "speedrun.yaml", [])
+        return compile_plan(recipe, device_class=device, memory_bytes=memory_bytes)
+
+    return compiled
 
 
 def shape(n_layer: int, n_embd: int, n_head: int, sequence_len: int, vocab_size: int, n_kv_head: int = 0) -> GPTConfig:
@@ -114,6 +131,44 @@ def test_training_memory_matches_measured_runs(
     step = memory.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=recomputes)
     lowest, highest = (0.95, 1.16) if dtype == "float32" else (0.94, 1.16 if measured_mib > 4096 else 1.7)
     assert lowest < step.peak(rows, accumulates=accumulates) / MIB / measured_mib < highest
+
+
+def test_training_memory_on_a_mac_is_that_of_the_update_or_grows_with_the_rows() -> None:
+    """286M parameters: float32 weights and moments (Muon one, AdamW two), old and new; bfloat16 copies and gradients.
+
+    Measured with Metal's path on a CPU, one row, windows SSSL: 7,110 MiB (matrix products replaced by arrays of their
+    size; three steps), which this arithmetic gives without activations.
+    """
+    config = GPTConfig()
+    parameters, state = config.num_parameters(), memory.optimizer_state_bytes(config)
+    update = 2 * (4 * parameters + state) + 2 * 2 * parameters
+    for rows, recomputes in ((1, False), (2, False), (2, True)):
+        step = memory.training_memory(
+            config, sequence_len=2048, dtype="bfloat16", activation_checkpointing=recomputes, on_metal=True
+        )
+        assert step.peak(rows, accumulates=False) == pytest.approx(update, rel=0.05)
+        assert step.peak(rows, accumulates=False) / MIB == pytest.approx(7110, rel=0.1)
+    step = memory.training_memory(config, sequence_len=2048, dtype="bfloat16", on_metal=True)
+    assert step.peak(32, accumulates=False) - step.peak(16, accumulates=False) == pytest.approx(
+        16 * step.per_row, rel=0.05
+    )
+
+
+@pytest.mark.parametrize(("memory_gib", "rows"), [(16, 4), (32, 16), (64, 16)])
+def test_plan_for_a_mac_names_the_rows_that_fit_and_the_margin(
+    compiled_for: Callable[..., Plan], memory_gib: int, rows: int
+) -> None:
+    """macOS recommends two thirds of 16 and 32 GiB for the GPU and three quarters of 64; 0.9 of that may be used."""
+    share = {16: 2 / 3, 32: 2 / 3, 64: 3 / 4}[memory_gib]
+    usable = 0.9 * share * memory_gib * 2**30
+    plan = compiled_for("metal", memory_gib * 2**30)
+    (stage,) = (stage for stage in plan.stages if stage.name == "pretrain")
+    assert stage.estimate.micro_batch_size == rows
+    peak = stage.estimate.peak_memory_bytes
+    assert peak is not None and peak < usable
+    (note,) = (note for note in plan.notes if note.startswith("pretrain on a Mac"))
+    assert f"a Mac with {memory_gib}.0 GiB takes {rows} rows" in note
+    assert note.endswith(f"which leaves {show_bytes(int(usable) - peak)}")
 
 
 @pytest.mark.parametrize(

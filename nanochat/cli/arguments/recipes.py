@@ -38,6 +38,9 @@ def _plan(parser: Parser) -> None:
     add_recipe(parser)
     add_stage(parser, "--why", help="explain why this stage would run or not")
     add_json(parser)
+    parser.add_argument(
+        "--mac", metavar="GIB", type=positive, help="plan for a Mac with this much memory, such as 16, not this machine"
+    )
 
 
 def _sweep(parser: Parser) -> None:
@@ -93,7 +96,7 @@ RUNNING = (
         "plan",
         "show what would run, why, and what it would cost",
         "recipe_commands.plan",
-        ("plan quickstart", "plan quickstart --set seed=7 --why sft"),
+        ("plan quickstart", "plan quickstart --set seed=7 --why sft", "plan speedrun --mac 32"),
         _plan,
     ),
     Verb(

@@ -67,9 +67,11 @@ def plan(options: argparse.Namespace) -> None:
 
     loaded = load_recipe(options.recipe, overrides_of(options))
     if loaded.recipe.sweep is not None:
+        if options.mac is not None:
+            raise RecipeError("`--mac` is for a single recipe, and this one has a section `sweep`")
         plan_sweep(options, loaded)
         return
-    prepared = prepare(loaded, runtime.base_dir())
+    prepared = prepare(loaded, runtime.base_dir(), mac_bytes=None if options.mac is None else options.mac * 2**30)
     lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
     if options.why is not None:
         select_stages(prepared.plan, only=options.why)

@@ -153,7 +153,13 @@ def _estimate_training(
 ) -> Estimate:
     config, execution, dtype, device = setting.model, setting.execution, setting.dtype, setting.device
     recomputes = execution.activation_checkpointing
-    step = memory.training_memory(config, sequence_len=sequence_len, dtype=dtype, activation_checkpointing=recomputes)
+    step = memory.training_memory(
+        config,
+        sequence_len=sequence_len,
+        dtype=dtype,
+        activation_checkpointing=recomputes,
+        on_metal=device == "metal",
+    )
     rows = _planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
     peak = step.peak(rows, accumulates=rows * sequence_len < spec.tokens_per_step)
     rate = RATES[device].flops_per_second * execution.processes / (4 / 3 if recomputes else 1.0)
@@ -195,6 +201,7 @@ def _planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: i
         dtype=setting.dtype,
         limit_bytes=setting.execution.memory_limit_bytes or sys.maxsize,
         at_most=memory.cpu_micro_batch_limit(sequence_len) if setting.device == "cpu" else GPU_AUTO_ROWS,
+        on_metal=setting.device == "metal",
     )
     return max(1, fits)
 

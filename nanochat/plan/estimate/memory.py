@@ -2,8 +2,9 @@
 
 Training counts weights, gradients, optimizer state, the activations kept for the backward pass, and one chunk of
 logits. On a CPU the size of the whole process is measured, so the process and the slack of its heap are added. On a GPU
-only arrays count. float32 stands for a CPU and bfloat16 for a GPU, as `run.dtype: auto` chooses them. `tests/plan`
-compares the formulas with measured peaks, which `tests/benchmarks/memory.py` measures.
+only arrays count. float32 stands for a CPU and bfloat16 for a GPU, as `run.dtype: auto` chooses them. For training,
+Metal has constants of its own. `tests/plan` compares the formulas with measured peaks, which
+`tests/benchmarks/memory.py` measures.
 """
 
 from __future__ import annotations
@@ -54,6 +55,17 @@ _CPU_SCORED_QUERIES = 64
 """Queries whose scores exist at a time on a CPU (`model.cpu.attention`)."""
 _CACHE_COPIES: dict[Dtype, int] = {"float32": 1, "bfloat16": 3}
 """Copies of the cache while it grows: on a GPU the previous step still reads its own."""
+_METAL_WIDTHS = (17.0, 4.0)
+"""The same as `_KEPT_WIDTHS` on Metal. Of the MLP's hidden layer, blocks keep only the square. Fitted to peaks."""
+_METAL_RECOMPUTED_SHARE = 2.0
+"""The same as `_RECOMPUTED_SHARE` on Metal."""
+_METAL_INPUT_WIDTHS = 4
+"""Widths that a recomputed block keeps on Metal: its input, and what its residual mix needs."""
+_METAL_LOGITS = 2**24
+"""Logits of a chunk on Metal (`model.loss`)."""
+_METAL_CHUNKS = 8
+"""Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before the last one is done."""
+_METAL_SLACK = 1.03
 _SAMPLE_PROMPT_TOKENS = 64
 _TEXT_BYTES_PER_CHAR, _INDEX_BYTES_PER_CHAR, _CHARS_OF_NEW_WORDS, _BYTES_PER_PIECE = 6, 9, 12_000_000, 1200
 """Of training a tokenizer, fitted to nine peaks."""
@@ -71,6 +83,7 @@ class TrainingMemory:
     """None if the logits of all rows exist at once."""
     logits_per_row: int
     dtype: Dtype
+    on_metal: bool = False
 
     def peak(self, rows: int, *, accumulates: bool) -> int:
         """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
@@ -78,6 +91,8 @@ class TrainingMemory:
         The peak is in the backward pass or in the update, when new weights and half of the new state exist beside the
         old ones.
         """
+        if self.on_metal:
+            return self._metal_peak(rows, accumulates)
         kept = self.weights + self.gradients + self.optimizer_state
         backward = rows * self.per_row + min(self.logits_at_most or sys.maxsize, rows * self.logits_per_row)
         backward += self.gradients if accumulates else 0
@@ -86,6 +101,17 @@ class TrainingMemory:
         update = self.weights + self.optimizer_state // 2
         return process_peak(kept + max(backward, update), self.dtype)
 
+    def _metal_peak(self, rows: int, accumulates: bool) -> int:
+        """Return the peak on a Mac, where gradients have the compute dtype until several micro-batches are added.
+
+        The update makes new weights and a new state before the device may forget the old ones.
+        """
+        masters = self.gradients  # float32, as the weights
+        own = masters * VALUE_BYTES[self.dtype] // 4
+        kept = self.weights + own + (masters if accumulates else 0) + self.optimizer_state
+        backward = rows * self.per_row + min(self.logits_at_most or sys.maxsize, rows * self.logits_per_row)
+        return round(_METAL_SLACK * (kept + max(backward, masters + self.optimizer_state)))
+
 
 def process_peak(arrays: int, dtype: Dtype) -> int:
     """Return the peak that is measured if all arrays together have `arrays` bytes."""
@@ -93,7 +119,12 @@ def process_peak(arrays: int, dtype: Dtype) -> int:
 
 
 def training_memory(
-    config: GPTConfig, *, sequence_len: int, dtype: Dtype, activation_checkpointing: bool = False
+    config: GPTConfig,
+    *,
+    sequence_len: int,
+    dtype: Dtype,
+    activation_checkpointing: bool = False,
+    on_metal: bool = False,
 ) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens.
 
@@ -102,26 +133,33 @@ def training_memory(
     """
     parameters = config.num_parameters()
     copy = VALUE_BYTES[dtype] if dtype == "bfloat16" else 0
-    block = _block_bytes_per_token(config, dtype)
+    block = _block_bytes_per_token(config, dtype, _METAL_WIDTHS if on_metal else _KEPT_WIDTHS[dtype])
     if activation_checkpointing:
-        inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype]
-        per_token = round(_RECOMPUTED_SHARE[dtype] * block) + inputs
+        inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype] * (_METAL_INPUT_WIDTHS if on_metal else 1)
+        per_token = round((_METAL_RECOMPUTED_SHARE if on_metal else _RECOMPUTED_SHARE[dtype]) * block) + inputs
     else:
         per_token = config.n_layer * block
-    if dtype == "float32":
+    if on_metal:
+        logits_at_most: int | None = _METAL_CHUNKS * 4 * _METAL_LOGITS
+    else:
+        logits_at_most = 2 * 4 * LOGIT_VALUES if dtype == "float32" else None
+    if dtype == "float32" and not on_metal:
         per_token += _CPU_ATTENTION_VALUES * config.n_head * 4
     return TrainingMemory(
         weights=parameters * (4 + copy),
         gradients=parameters * 4,
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (per_token + 4 * config.n_embd * 4),  # embedding, x0, final norm and its gradient
-        logits_at_most=2 * 4 * LOGIT_VALUES if dtype == "float32" else None,
-        logits_per_row=2 * VALUE_BYTES[dtype] * sequence_len * config.padded_vocab_size,
+        logits_at_most=logits_at_most,
+        logits_per_row=(_METAL_CHUNKS * 4 if on_metal else 2 * VALUE_BYTES[dtype])
+        * sequence_len
+        * config.padded_vocab_size,
         dtype=dtype,
+        on_metal=on_metal,
     )
 
 
-def _block_bytes_per_token(config: GPTConfig, dtype: Dtype) -> int:
+def _block_bytes_per_token(config: GPTConfig, dtype: Dtype, widths: tuple[float, float]) -> int:
     """Return the bytes per token that a block keeps for its backward pass.
 
     In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v 5 (times the share of
@@ -130,7 +168,7 @@ def _block_bytes_per_token(config: GPTConfig, dtype: Dtype) -> int:
     kernels keep less: only the squares of the MLP, and only the queries and keys that attention reads.
     """
     kv_share = config.n_kv_head / config.n_head
-    fixed, shared = _KEPT_WIDTHS[dtype]
+    fixed, shared = widths
     return round(config.n_embd * (fixed + shared * kv_share) * VALUE_BYTES[dtype])
 
 
@@ -244,6 +282,7 @@ def micro_batch_size(
     dtype: Dtype,
     limit_bytes: int,
     at_most: int | None = None,
+    on_metal: bool = False,
 ) -> int:
     """Return a process's rows per forward pass: the recipe's number, or what `auto` chooses; 0 if not one row fits.
 
@@ -256,6 +295,7 @@ def micro_batch_size(
         sequence_len=sequence_len,
         dtype=dtype,
         activation_checkpointing=execution.activation_checkpointing,
+        on_metal=on_metal,
     )
     divisors = (size for size in range(min(rows, at_most or rows), 0, -1) if rows % size == 0)
     return next((size for size in divisors if memory.peak(size, accumulates=size < rows) <= limit_bytes), 0)

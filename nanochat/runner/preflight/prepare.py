@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
+
 from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_selection import DataFile
@@ -64,14 +66,17 @@ class Prepared:
         return look_up_plan(self.plan, base=self.base, init_digests=self.init_digests, forced=forced)
 
 
-def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
+def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -> Prepared:
     """Return the compiled plan of a recipe, with the digests of its sources and the initial weights of its stages.
 
-    Inputs that are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and
-    PreflightError if its lock file cannot be read.
+    With `mac_bytes`, time and memory are those of a Mac with this much memory, whatever this machine is. Inputs that
+    are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and PreflightError if
+    its lock file cannot be read.
     """
     loaded = with_pins(loaded, base)
-    device = guess_device_class()
+    device: DeviceClass = "metal" if mac_bytes is not None else guess_device_class()
+    if device == "metal" and mac_bytes is None:
+        mac_bytes = int(psutil.virtual_memory().total)
     problems: list[str] = []
 
     def read_digest(source: SourceSpec) -> str | None:
@@ -82,7 +87,11 @@ def prepare(loaded: LoadedRecipe, base: Path) -> Prepared:
             return None
 
     plan = compile_plan(
-        loaded, digests=read_digest, device_class=device, text_chars=lambda source: _text_chars(source, base)
+        loaded,
+        digests=read_digest,
+        device_class=device,
+        memory_bytes=mac_bytes,
+        text_chars=lambda source: _text_chars(source, base),
     )
     plan = replace(plan, notes=(*plan.notes, *crop_notes(plan, base)))
     models: dict[str, Path] = {}

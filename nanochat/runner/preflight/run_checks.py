@@ -20,6 +20,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import total
+from nanochat.plan.estimate.limits import mac_gpu_bytes
 from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
@@ -206,12 +207,13 @@ def _check_packages(stages: Sequence[StagePlan]) -> Iterator[str]:
 
 
 def memory_limit(given: int | None, device: DeviceClass) -> int | None:
-    """Return how many bytes a stage may use: `given`, else the device's memory, or None if that is not known."""
+    """Return how many bytes a stage may use: `given`, else what the device has, or None if that is not known."""
     if given is not None:
         return given
     if device == "cuda":
         return next(iter(gpu_memories()), None)
-    return min(int(psutil.virtual_memory().total), runtime.container_memory_bytes() or sys.maxsize)
+    whole = min(int(psutil.virtual_memory().total), runtime.container_memory_bytes() or sys.maxsize)
+    return mac_gpu_bytes(whole) if device == "metal" else whole
 
 
 def gpu_memories() -> list[int]:
