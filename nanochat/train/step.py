@@ -15,7 +15,7 @@ import numpy as np
 
 from nanochat.errors import StageError
 from nanochat.model.device import runs_kernels, runs_on_cpu
-from nanochat.model.dispatch import summed_loss
+from nanochat.model.dispatch import loss_and_gradients, summed_loss
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORED
 from nanochat.optim.fused_adamw import squared_norm
@@ -176,5 +176,12 @@ def _gradients_of(model: GPT) -> MicroStep:
         model.set_parameters(parameters)
         return scale * summed_loss(model, inputs, targets)
 
-    micro_step: MicroStep = mx.value_and_grad(scaled_loss)
+    by_differentiation: MicroStep = mx.value_and_grad(scaled_loss)
+
+    def micro_step(
+        parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array
+    ) -> tuple[mx.array, NamedArrays]:
+        found = loss_and_gradients(model, parameters, inputs, targets, scale)
+        return found or by_differentiation(parameters, inputs, targets, scale)
+
     return micro_step
