@@ -30,6 +30,11 @@ SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 
+_SUBMITTED_MB = "200"
+"""Inputs of the work that MLX submits to CUDA at a time, in training. It submits up to ten such pieces before the first
+is done, and keeps every array that they use until then. With MLX's own limit, 1,000 MB on large GPUs, a training step
+needs half as much memory again and is no faster."""
+
 # Parameters of glibc's mallopt. Large arrays come from the heap and freed pages are kept, because MLX frees and
 # allocates the same sizes in every step.
 _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
@@ -57,7 +62,7 @@ class Runtime:
         return f"device: cpu, {self.dtype}, BLAS {self.blas}, {threads}{form}"
 
 
-_prepared: dict[tuple[str, str, int], Runtime] = {}
+_prepared: dict[tuple[str, str, int, bool], Runtime] = {}
 
 
 def environment(name: str, default: str | None = None) -> str | None:
@@ -112,20 +117,23 @@ def container_memory_bytes() -> int | None:
     return min(limits, default=None)
 
 
-def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1) -> Runtime:
+def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1, *, trains: bool = False) -> Runtime:
     """Prepare the process for `import mlx.core` and return what was chosen. Repeated calls return the same object.
 
     Args:
         device: `auto`, `cpu` or `gpu`.
         dtype: `auto`, `float32` or `bfloat16`; `auto` is bfloat16 on a GPU and float32 on a CPU.
         threads: BLAS threads. One is the safe default, because BLAS threads busy-wait and are slow on a busy machine.
+        trains: whether the process trains a model. On CUDA, training then needs less memory.
 
     Raises:
         PreflightError: `device` is `gpu` and there is no GPU, or `NANOCHAT_KERNELS` is not a known word.
     """
-    key = (device, dtype, threads)
+    key = (device, dtype, threads, trains)
     if key not in _prepared:
         _prepared[key] = _prepare(device, dtype, threads)
+        if trains and _prepared[key].backend == "cuda" and environment("MLX_MAX_MB_PER_BUFFER") is None:
+            set_environment("MLX_MAX_MB_PER_BUFFER", _SUBMITTED_MB)
     return _prepared[key]
 
 

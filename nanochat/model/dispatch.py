@@ -11,7 +11,6 @@
     |                       |                               |                   | rows, else `cuda.forward`      |
     | rows without padding  | `ragged.attention.row_by_row` | `by_group`        | `by_group`                     |
     | loss                  | `cpu.softcap_loss`            | `loss`            | `cuda.softcap_loss`            |
-    | training              | `cpu.training` (float32)      | MLX's gradients   | MLX's gradients                |
 
 `NANOCHAT_KERNELS=mlx` chooses Metal's column on every device (`device.implementation`).
 
@@ -32,7 +31,6 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.cpu import attention as cpu_attention
 from nanochat.model.cpu import decoding as cpu_step
 from nanochat.model.cpu import softcap_loss as cpu_loss
-from nanochat.model.cpu.training import mlx_arrays as cpu_training
 from nanochat.model.cuda import forward as cuda_forward
 from nanochat.model.cuda import softcap_loss as cuda_loss
 from nanochat.model.cuda.decoding import step as cuda_step
@@ -55,6 +53,9 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: in
     if is_training_shape and not has_fused_gradient(queries, window):
         return block_attention(queries, keys, values, window=window, form=PLAIN)
     return fused_attention(queries, keys, values, window=window)
+
+
+_TABLES = ("transformer.wte.", "value_embeds.")
 
 
 class BufferedCache(Cache, Protocol):
@@ -109,7 +110,7 @@ class FastGPT(GPT):
 
     def hidden(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
         """Return the final normed residual stream, (B, T, C) in the compute dtype."""
-        if cuda_forward.applies(self.config) and not self.recomputes_blocks:
+        if runs_cuda_forward(self):
             return cuda_forward.hidden(self, idx, cache, attend=attention, fused_qkv=self.fused_qkv)
         return super().hidden(idx, cache)
 
@@ -149,6 +150,39 @@ class FastGPT(GPT):
         return target_logprobs(hidden, self.lm_head.weight[: self.config.vocab_size], targets)
 
 
+def runs_cuda_forward(model: GPT) -> bool:
+    """Return whether training and scoring run the forward pass of CUDA kernels."""
+    return cuda_forward.applies(model.config) and not model.recomputes_blocks
+
+
+def is_worth_compiling(model: GPT) -> bool:
+    """Return whether `mx.compile` makes the passes of training faster.
+
+    Compiled operations are slower on a CPU. CUDA takes seconds to compile each operation that MLX fuses, of which the
+    plain forms have many. The forward pass of our kernels has none, except for smear and backout, and without compiling
+    it Python would build the graph of a step more slowly than the GPU needs it.
+    """
+    if runs_on_cpu() or not runs_kernels():
+        return not runs_on_cpu()
+    config = model.config
+    row = mx.zeros((1, 1, config.sequence_len, config.head_dim), model.compute_dtype)
+    is_fused = runs_cuda_forward(model) and all(has_fused_gradient(row, window) for window in config.windows)
+    return is_fused and not config.variant.has_smear
+
+
+def working_parameters(model: GPT, parameters: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Return the parameters as the passes of a training step read them: matrices in the compute dtype.
+
+    They are cast once per step. The CUDA forward pass reads only rows of embedding tables and rounds those itself.
+    """
+    dtype = model.compute_dtype
+    reads_rows = runs_cuda_forward(model)
+    return {
+        name: x if x.ndim == 1 or (reads_rows and name.startswith(_TABLES)) else x.astype(dtype)
+        for name, x in parameters.items()
+    }
+
+
 def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Return each target's cross-entropy -ln p(target), float32 (B, T), in nats; 0 where the target is -1.
 
@@ -166,22 +200,6 @@ def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
     return loss.chunked_sum(_loss_kernels(), model.config.vocab_size)(hidden, weight, flat_targets)[0]
-
-
-def loss_and_gradients(
-    model: GPT, parameters: dict[str, mx.array], idx: mx.array, targets: mx.array, scale: mx.array
-) -> tuple[mx.array, dict[str, mx.array]] | None:
-    """Return `scale` times `summed_loss` and its gradients without MLX's differentiation; None where that is faster."""
-    if not (
-        isinstance(model, FastGPT)
-        and runs_on_cpu()
-        and model.compute_dtype == mx.float32
-        and cpu_training.has_fast_blas()
-    ):
-        return None
-    return cpu_training.loss_and_gradients(
-        model.config, parameters, idx, targets, scale, recomputes=model.recomputes_blocks
-    )
 
 
 def _loss_kernels() -> loss.LossKernels:

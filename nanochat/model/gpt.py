@@ -24,13 +24,13 @@ and architecture constants (`config`), where a cache keeps its arrays (`nanochat
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx.utils import tree_flatten, tree_unflatten
 
 from nanochat.errors import StageError
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
@@ -382,11 +382,27 @@ class GPT(Module):
 
     def named_parameters(self) -> dict[str, mx.array]:
         """Return name -> array of every parameter, in checkpoint order."""
-        parameters = dict(tree_flatten(self.parameters()))
-        return {name: parameters[name] for name in self.config.parameter_shapes()}
+        return {name: owner[key] for name, (owner, key) in self._owners.items()}
 
     def set_parameters(self, parameters: dict[str, mx.array]) -> None:
         """Replace every parameter. A missing or unknown name or a wrong shape raises a StageError."""
-        if misfit := self.config.find_misfit({name: tuple(x.shape) for name, x in parameters.items()}):
-            raise StageError(misfit)
-        self.update(tree_unflatten(list(parameters.items())))
+        shapes = {name: tuple(x.shape) for name, x in parameters.items()}
+        if shapes != self._shapes:
+            raise StageError(self.config.find_misfit(shapes) or "")
+        # A training step does this twice, and `Module.update` would take milliseconds.
+        for name, (owner, key) in self._owners.items():
+            owner[key] = parameters[name]
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.config.parameter_shapes()
+
+    @functools.cached_property
+    def _owners(self) -> dict[str, tuple[Module, str]]:
+        """Name -> the module that holds the parameter, and its key there, in checkpoint order."""
+        return {name: self._owner(name) for name in self._shapes}
+
+    def _owner(self, name: str) -> tuple[Module, str]:
+        *path, key = name.split(".")
+        owner = functools.reduce(lambda at, part: at[int(part)] if isinstance(at, list) else at[part], path, self)
+        return owner, key

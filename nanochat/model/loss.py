@@ -45,6 +45,8 @@ class LossKernels(NamedTuple):
     """The gradient is that of the summed losses for the logits, in their dtype."""
     add_product: Callable[[mx.array | None, mx.array, mx.array], mx.array]
     """(sum so far or None, gradient of the logits (R, V), rows (R, C)) -> sum of the gradients for lm_head (V, C)."""
+    scaled: Callable[[mx.array, mx.array], mx.array]
+    """(gradient, float32 scalar) -> their product in the gradient's dtype."""
 
 
 @functools.cache
@@ -91,7 +93,7 @@ def chunked_sum(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
         """Return the gradients that the forward pass computed, times the one factor that a sum can have."""
-        rows, weight = (cotangents[0].astype(gradient.dtype) * gradient for gradient in outputs[1:])
+        rows, weight = (kernels.scaled(gradient, cotangents[0]) for gradient in outputs[1:])
         return rows, weight, mx.zeros_like(primals[2])
 
     return cast("Callable[..., tuple[mx.array, mx.array, mx.array]]", run)
@@ -170,13 +172,17 @@ def softmax_kernels(chunk_elements: int, elementwise: Elementwise) -> LossKernel
         softmax = capped_softmax(logits, targets, elementwise)
         return softmax.losses(), softmax.logit_gradient().astype(logits.dtype)
 
-    return LossKernels(chunk_elements, losses, losses_and_gradient, _add_product)
+    return LossKernels(chunk_elements, losses, losses_and_gradient, _add_product, _scaled)
 
 
 def _add_product(total: mx.array | None, gradient: mx.array, rows: mx.array) -> mx.array:
     """Return total + gradient^T rows, (V, C). The sum over many chunks is float32."""
     product = (gradient.T @ rows).astype(mx.float32)
     return product if total is None else total + product
+
+
+def _scaled(gradient: mx.array, factor: mx.array) -> mx.array:
+    return factor.astype(gradient.dtype) * gradient
 
 
 KERNELS = softmax_kernels(_CHUNK_ELEMENTS, tanh_and_exponentials)

@@ -1,4 +1,4 @@
-"""The optimizer: it applies each group's rule to a model's parameters and keeps all moments in one flat dictionary.
+"""The optimizer: it applies each group's rule to a model's parameters and keeps their moments.
 
 Matrices of one shape are stacked, so that Muon runs once per shape. Not here: gradient accumulation and evaluation,
 which are the training step's.
@@ -8,20 +8,56 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from nanochat.errors import StageError
+from nanochat.model.device import runs_kernels
 from nanochat.optim import fused_adamw, fused_muon
 from nanochat.optim.adamw import adamw_update
 from nanochat.optim.groups import AdamWGroup, Group, MuonGroup
-from nanochat.optim.muon import muon_update, polar_express, second_moment_shape, sharded_polar_express
+from nanochat.optim.muon import Orthogonalize, muon_update, polar_express, second_moment_shape, sharded_polar_express
 
 _STEP = "step"
+_FIRST, _SECOND = "first_moment", "second_moment"
+
+Rate = float | mx.array
+
+
+class _Unit(NamedTuple):
+    """Parameters that are updated together: one of AdamW's, or all of Muon's matrices of one shape, as a stack."""
+
+    group: Group
+    names: tuple[str, ...]
+
+    def join(self, parts: list[mx.array]) -> mx.array:
+        """Return the parameters' values, one per name, as one array."""
+        return mx.stack(parts) if isinstance(self.group, MuonGroup) else parts[0]
+
+    def split(self, joined: mx.array) -> list[mx.array]:
+        """Return a value per name: views of a stack."""
+        return list(joined) if isinstance(self.group, MuonGroup) else [joined]
+
+
+class _Values(NamedTuple):
+    """Parameters and moments of a unit, joined."""
+
+    parameter: mx.array
+    first: mx.array
+    second: mx.array
+
+
+class _Rates(NamedTuple):
+    """A learning rate for each unit, and Muon's momentum and weight decay."""
+
+    lrs: Sequence[Rate]
+    momentum: Rate
+    weight_decay: Rate
 
 
 class Optimizer:
-    """Muon and AdamW state, as arrays under `step` and `NAME.first_moment`, `NAME.second_moment`."""
+    """Muon and AdamW, with their moments."""
 
     def __init__(
         self, groups: Sequence[Group], parameters: dict[str, mx.array], *, world: mx.distributed.Group | None = None
@@ -32,38 +68,62 @@ class Optimizer:
         """
         assert sorted(n for g in groups for n in g.names) == sorted(parameters), "every parameter in exactly one group"
         self.groups = tuple(groups)
-        self._orthogonalize = polar_express if world is None else functools.partial(sharded_polar_express, group=world)
-        self._stacks: dict[int, tuple[list[mx.array], mx.array]] = {}
-        self.state: dict[str, mx.array] = {_STEP: mx.array(0, dtype=mx.int32)}
-        for group in groups:
-            for name in group.names:
-                shape = parameters[name].shape
-                second = second_moment_shape(shape) if isinstance(group, MuonGroup) else shape
-                self.state[f"{name}.first_moment"] = mx.zeros(shape)
-                self.state[f"{name}.second_moment"] = mx.zeros(second)
+        self._units = tuple(_units(groups, parameters))
+        self._step = mx.array(0, dtype=mx.int32)
+        self._moments = [_no_moments(unit, parameters[unit.names[0]].shape) for unit in self._units]
+        self._returned: dict[_Unit, tuple[list[mx.array], mx.array]] = {}
+        """What the last update returned for each unit, and the stack that these arrays are views of."""
+        orthogonalize = polar_express if world is None else functools.partial(sharded_polar_express, group=world)
+        update = functools.partial(_update, self._units, orthogonalize)
+        # Python would build the graph of the kernels more slowly than the GPU needs it. MLX takes seconds to compile
+        # what it can fuse, of which the kernels have nothing.
+        has_kernels = all(_has_kernels(unit, parameters[unit.names[0]]) for unit in self._units)
+        self._is_compiled = has_kernels and world is None
+        self._update = mx.compile(update) if self._is_compiled else update
+
+    @property
+    def state(self) -> dict[str, mx.array]:
+        """The step count under `step`, and the moments under `NAME.first_moment` and `NAME.second_moment`."""
+        state = {_STEP: self._step}
+        for unit, (first, second) in zip(self._units, self._moments, strict=True):
+            for name, own_first, own_second in zip(unit.names, unit.split(first), unit.split(second), strict=True):
+                state |= {f"{name}.{_FIRST}": own_first, f"{name}.{_SECOND}": own_second}
+        return state
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays of the state as they are stored, to be evaluated."""
+        return [self._step, *(moment for moments in self._moments for moment in moments)]
 
     def load_state(self, state: dict[str, mx.array]) -> None:
         """Replace the state. Names, shapes or dtypes that are not those of this model raise a StageError."""
+        own = self.state
         wrong = sorted(
             name
-            for name in self.state.keys() | state.keys()
-            if name not in self.state
+            for name in own.keys() | state.keys()
+            if name not in own
             or name not in state
-            or (self.state[name].shape, self.state[name].dtype) != (state[name].shape, state[name].dtype)
+            or (own[name].shape, own[name].dtype) != (state[name].shape, state[name].dtype)
         )
         if wrong:
             raise StageError(f"the optimizer state is not that of this model: {', '.join(wrong[:5])} do not fit")
-        self.state = dict(state)
-        self._stacks.clear()
+        self._step = state[_STEP]
+        self._moments = []
+        for unit in self._units:
+            first, second = (
+                unit.join([state[f"{name}.{moment}"] for name in unit.names]) for moment in (_FIRST, _SECOND)
+            )
+            mx.eval(first, second)
+            self._moments.append((first, second))
 
     def update(
         self,
         parameters: dict[str, mx.array],
         gradients: dict[str, mx.array],
         *,
-        lr_multiplier: float | mx.array,
-        momentum: float | mx.array,
-        weight_decay: float | mx.array,
+        lr_multiplier: Rate,
+        momentum: Rate,
+        weight_decay: Rate,
         is_finite: mx.array | None = None,
     ) -> dict[str, mx.array]:
         """Return the parameters after one step, name -> array in their dtypes, and update the state; both unevaluated.
@@ -77,106 +137,100 @@ class Optimizer:
             is_finite: a bool scalar. If it is False, neither parameters nor state change; this is for a caller that
                 has not waited for the gradients. None means that they are finite.
         """
-        self.state[_STEP] = self.state[_STEP] + (1 if is_finite is None else is_finite.astype(mx.int32))
+        self._step = self._step + (1 if is_finite is None else is_finite.astype(mx.int32))
+        lrs = [unit.group.lr * lr_multiplier for unit in self._units]
+        rates = _Rates(lrs, momentum, weight_decay)
+        if self._is_compiled:  # numbers would be constants of the compiled function
+            lrs = [mx.array(lr, mx.float32) for lr in lrs]
+            rates = _Rates(lrs, mx.array(momentum, mx.float32), mx.array(weight_decay, mx.float32))
+            is_finite = mx.array(True) if is_finite is None else is_finite
+        old = [
+            _Values(self._joined(unit, parameters), *moments)
+            for unit, moments in zip(self._units, self._moments, strict=True)
+        ]
+        of_units = [[gradients[name] for name in unit.names] for unit in self._units]
+        new, parts = self._update(old, of_units, self._step.astype(mx.float32), rates, is_finite)
+        self._moments = [(first, second) for _, first, second in new]
         updated = dict(parameters)
-        for group in self.groups:
-            lr = group.lr * lr_multiplier
-            if isinstance(group, AdamWGroup):
-                self._update_adamw(group, updated, gradients, lr, is_finite)
-            else:
-                rates = (lr, momentum, weight_decay)
-                for names in _by_shape(group, parameters):
-                    self._update_muon(group, names, updated, gradients, rates, is_finite)
+        for unit, own, values in zip(self._units, parts, new, strict=True):
+            updated.update(zip(unit.names, own, strict=True))
+            self._returned[unit] = (own, values[0])
         return updated
 
-    def _update_adamw(
-        self,
-        group: AdamWGroup,
-        updated: dict[str, mx.array],
-        gradients: dict[str, mx.array],
-        lr: float | mx.array,
-        is_finite: mx.array | None,
-    ) -> None:
-        step = self.state[_STEP].astype(mx.float32)
-        for name in group.names:
-            first, second = f"{name}.first_moment", f"{name}.second_moment"
-            fused = fused_adamw.fused_adamw_update if fused_adamw.applies(updated[name]) else None
-            updated[name], self.state[first], self.state[second] = _guarded(adamw_update, fused, is_finite)(
-                updated[name],
-                gradients[name],
-                self.state[first],
-                self.state[second],
-                step=step,
-                lr=lr,
-                betas=group.betas,
-                eps=group.eps,
-                weight_decay=group.weight_decay,
-            )
-
-    def _update_muon(
-        self,
-        group: MuonGroup,
-        names: list[str],
-        updated: dict[str, mx.array],
-        gradients: dict[str, mx.array],
-        rates: tuple[float | mx.array, float | mx.array, float | mx.array],
-        is_finite: mx.array | None,
-    ) -> None:
-        first = [f"{name}.first_moment" for name in names]
-        second = [f"{name}.second_moment" for name in names]
-        gradient = mx.stack([gradients[name] for name in names])
-        lr, momentum, weight_decay = rates
-        fused = fused_muon.fused_muon_update if fused_muon.applies(gradient) else None
-        new = _guarded(muon_update, fused, is_finite)(
-            self._stacked([updated[name] for name in names]),
-            gradient,
-            self._stacked([self.state[name] for name in first]),
-            self._stacked([self.state[name] for name in second]),
-            variant=group.variant,
-            lr=lr,
-            momentum=momentum,
-            beta2=group.beta2,
-            weight_decay=weight_decay,
-            orthogonalize=self._orthogonalize,
-        )
-        for stack, holder, keys in zip(new, (updated, self.state, self.state), (names, first, second), strict=True):
-            parts = list(stack)
-            holder.update(zip(keys, parts, strict=True))
-            self._stacks[id(parts[0])] = (parts, stack)
-
-    def _stacked(self, parts: list[mx.array]) -> mx.array:
-        """Return the arrays as one stack; the last update's stack, without a copy, if these are its parts."""
-        known, stack = self._stacks.pop(id(parts[0]), ([], parts[0]))
+    def _joined(self, unit: _Unit, parameters: dict[str, mx.array]) -> mx.array:
+        """Return a unit's parameters as one array: without a copy if they are what the last update returned."""
+        parts = [parameters[name] for name in unit.names]
+        known, stack = self._returned.pop(unit, ([], parts[0]))
         is_same = len(known) == len(parts) and all(a is b for a, b in zip(known, parts, strict=True))
-        return stack if is_same else mx.stack(parts)
+        return stack if is_same else unit.join(parts)
 
 
-Update = Callable[..., tuple[mx.array, mx.array, mx.array]]
-"""A rule: (parameter, gradient, first moment, second moment, settings) -> the new parameter and moments."""
+def _units(groups: Sequence[Group], parameters: dict[str, mx.array]) -> list[_Unit]:
+    """Return the groups' units: AdamW's parameters one by one, Muon's by shape."""
+    units: list[_Unit] = []
+    for group in groups:
+        if isinstance(group, AdamWGroup):
+            units += (_Unit(group, (name,)) for name in group.names)
+            continue
+        by_shape: dict[tuple[int, ...], list[str]] = {}
+        for name in group.names:
+            by_shape.setdefault(tuple(parameters[name].shape), []).append(name)
+        units += (_Unit(group, tuple(names)) for names in by_shape.values())
+    return units
 
 
-def _guarded(plain: Update, fused: Update | None, is_finite: mx.array | None) -> Update:
+def _has_kernels(unit: _Unit, parameter: mx.array) -> bool:
+    return runs_kernels() if isinstance(unit.group, AdamWGroup) else fused_muon.applies(parameter)
+
+
+def _no_moments(unit: _Unit, shape: tuple[int, ...]) -> tuple[mx.array, mx.array]:
+    if isinstance(unit.group, AdamWGroup):
+        return mx.zeros(shape), mx.zeros(shape)
+    stack = (len(unit.names), *shape)
+    return mx.zeros(stack), mx.zeros(second_moment_shape(stack))
+
+
+def _update(
+    units: Sequence[_Unit],
+    orthogonalize: Orthogonalize,
+    old: Sequence[_Values],
+    gradients: Sequence[list[mx.array]],
+    step: mx.array,
+    rates: _Rates,
+    is_finite: mx.array | None,
+) -> tuple[list[_Values], list[list[mx.array]]]:
+    """Return the units' new values, and the new parameters of each unit, one per name."""
+    lrs, momentum, weight_decay = rates
+    new: list[_Values] = []
+    for unit, values, own, lr in zip(units, old, gradients, lrs, strict=True):
+        group = unit.group
+        if isinstance(group, AdamWGroup):
+            fused = fused_adamw.fused_adamw_update if runs_kernels() else None
+            settings = {"betas": group.betas, "eps": group.eps, "weight_decay": group.weight_decay}
+            update = _guarded(adamw_update, fused, is_finite)
+            new.append(update(_Values(*values), own[0], step=step, lr=lr, **settings))
+        else:
+            is_fused = fused_muon.applies(values[0]) and is_finite is not None
+            update = _guarded(muon_update, fused_muon.fused_muon_update if is_fused else None, is_finite)
+            rule = {"variant": group.variant, "beta2": group.beta2, "orthogonalize": orthogonalize}
+            schedule = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+            new.append(update(_Values(*values), own if is_fused else mx.stack(own), **rule, **schedule))
+    return new, [unit.split(values.parameter) for unit, values in zip(units, new, strict=True)]
+
+
+_Rule = Callable[..., tuple[mx.array, mx.array, mx.array]]
+"""(parameter, gradient, first moment, second moment, settings) -> the new parameter and moments."""
+
+
+def _guarded(plain: _Rule, fused: _Rule | None, is_finite: mx.array | None) -> Callable[..., _Values]:
     """Return the rule that changes nothing if `is_finite` is False, by the fused kernels if the device has them."""
-    if is_finite is None:
-        return plain
-    if fused is not None:
-        return functools.partial(fused, is_finite=is_finite)
 
-    def update(
-        parameter: mx.array, gradient: mx.array, first: mx.array, second: mx.array, **settings: object
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        new = plain(parameter, gradient, first, second, **settings)
-        parameter, first, second = (
-            mx.where(is_finite, *pair) for pair in zip(new, (parameter, first, second), strict=True)
-        )
-        return parameter, first, second
+    def update(old: _Values, gradient: mx.array | list[mx.array], **settings: object) -> _Values:
+        if fused is not None and is_finite is not None:
+            return _Values(*fused(old.parameter, gradient, old.first, old.second, is_finite=is_finite, **settings))
+        new = plain(old.parameter, gradient, old.first, old.second, **settings)
+        if is_finite is None:
+            return _Values(*new)
+        return _Values(*(mx.where(is_finite, *pair) for pair in zip(new, old, strict=True)))
 
     return update
-
-
-def _by_shape(group: MuonGroup, parameters: dict[str, mx.array]) -> list[list[str]]:
-    """Return the group's names, grouped by shape."""
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for name in group.names:
-        by_shape.setdefault(tuple(parameters[name].shape), []).append(name)
-    return list(by_shape.values())

@@ -14,11 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from nanochat.errors import StageError
-from nanochat.model.device import runs_kernels, runs_on_cpu
-from nanochat.model.dispatch import loss_and_gradients, summed_loss
+from nanochat.model.device import runs_on_cpu
+from nanochat.model.dispatch import is_worth_compiling, summed_loss, working_parameters
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORED
-from nanochat.optim.fused_adamw import squared_norm
+from nanochat.optim.gradients import added, grad_norm
 from nanochat.optim.optimizer import Optimizer
 
 NamedArrays = dict[str, mx.array]
@@ -84,8 +84,7 @@ class TrainStep:
         self.micro_batch_size = micro_batch_size
         self._world = world if world is not None and world.size() > 1 else None
         micro_step = _gradients_of(model)
-        # Compiled operations are slower on a CPU. On CUDA the model has its own kernels, and compiling takes a minute.
-        self._micro_step: MicroStep = micro_step if runs_on_cpu() or runs_kernels() else mx.compile(micro_step)
+        self._micro_step: MicroStep = mx.compile(micro_step) if is_worth_compiling(model) else micro_step
         self._pending: mx.array | None = None
 
     def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[float]] = tuple) -> StepResult:
@@ -105,20 +104,18 @@ class TrainStep:
         nats, gradients = self._accumulate(parameters, batch, scale=mx.array(1 / valid_tokens))
         loss, voted = self._sum_with_votes(nats, votes)
         gradients = {name: self._sum_over_world(value) for name, value in gradients.items()}
-        grad_norm = mx.sqrt(mx.stack([squared_norm(value) for value in gradients.values()]).sum())
+        norm = grad_norm([*gradients.values()])
         finish = self._update_and_wait if runs_on_cpu() else self._start_update
-        is_applied = finish(parameters, gradients, rates, (loss, grad_norm))
-        return StepResult(loss=loss, grad_norm=grad_norm, valid_tokens=valid_tokens, is_applied=is_applied, votes=voted)
+        is_applied = finish(parameters, gradients, rates, (loss, norm))
+        return StepResult(loss=loss, grad_norm=norm, valid_tokens=valid_tokens, is_applied=is_applied, votes=voted)
 
     def _accumulate(self, parameters: NamedArrays, batch: Rows, *, scale: mx.array) -> tuple[mx.array, NamedArrays]:
         """Return the loss and the gradients, summed over micro-batches and multiplied by `scale`.
 
-        Each micro-batch is evaluated before the next, because a lazy sum would keep all their graphs in memory.
         Matrices are cast to the compute dtype once. Their gradients have that dtype and are summed in float32, because
         a bfloat16 sum would lose the small ones.
         """
-        dtype = self.model.compute_dtype
-        working = {name: value.astype(dtype) if value.ndim > 1 else value for name, value in parameters.items()}
+        working = working_parameters(self.model, parameters)
         nats, gradients = mx.array(0.0), NamedArrays()
         for start in range(0, len(batch.inputs), self.micro_batch_size):
             rows = slice(start, start + self.micro_batch_size)
@@ -127,13 +124,25 @@ class TrainStep:
             nats = nats + more_nats
             if self.micro_batch_size >= len(batch.inputs):
                 return nats, more
-            summands = {name: value.astype(mx.float32) for name, value in more.items()}
+            dtypes = {name: value.dtype for name, value in more.items()}
+            gradients = added(gradients, more)
             del more
-            gradients = {name: gradients[name] + value for name, value in summands.items()} if gradients else summands
-            del summands
-            mx.eval(nats, gradients)
+            self._submit(nats, nats, gradients)
         # The dtype of a single micro-batch, so that the update does not depend on the number of micro-batches.
-        return nats, {name: value.astype(working[name].dtype) for name, value in gradients.items()}
+        return nats, {name: value.astype(dtypes[name]) for name, value in gradients.items()}
+
+    def _submit(self, last: mx.array, *arrays: object) -> None:
+        """Evaluate arrays: on a GPU without waiting for them, but for the `last` array of the submission before.
+
+        A lazy sum over micro-batches would keep all their graphs in memory.
+        """
+        if runs_on_cpu():
+            mx.eval(*arrays)
+            return
+        mx.async_eval(*arrays)  # type: ignore[no-untyped-call]
+        previous, self._pending = self._pending, last
+        if previous is not None:
+            mx.eval(previous)
 
     def _sum_with_votes(self, nats: mx.array, votes: Callable[[], Sequence[float]]) -> tuple[mx.array, mx.array | None]:
         if self._world is None:
@@ -152,7 +161,7 @@ class TrainStep:
         is_finite = bool(mx.isfinite(measured[0] + measured[1]).item())
         if is_finite:
             parameters = self.optimizer.update(parameters, gradients, **asdict(rates))
-            mx.eval(parameters, self.optimizer.state)
+            mx.eval(parameters, self.optimizer.arrays)
         self.model.set_parameters(parameters)
         return is_finite
 
@@ -163,10 +172,7 @@ class TrainStep:
         is_finite = mx.isfinite(measured[0] + measured[1])
         parameters = self.optimizer.update(parameters, gradients, **asdict(rates), is_finite=is_finite)
         self.model.set_parameters(parameters)
-        mx.async_eval(measured, is_finite, parameters, self.optimizer.state)  # type: ignore[no-untyped-call]
-        previous, self._pending = self._pending, measured[0]
-        if previous is not None:
-            mx.eval(previous)
+        self._submit(measured[0], measured, is_finite, parameters, self.optimizer.arrays)
         return is_finite
 
 
@@ -176,12 +182,5 @@ def _gradients_of(model: GPT) -> MicroStep:
         model.set_parameters(parameters)
         return scale * summed_loss(model, inputs, targets)
 
-    by_differentiation: MicroStep = mx.value_and_grad(scaled_loss)
-
-    def micro_step(
-        parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array
-    ) -> tuple[mx.array, NamedArrays]:
-        found = loss_and_gradients(model, parameters, inputs, targets, scale)
-        return found or by_differentiation(parameters, inputs, targets, scale)
-
+    micro_step: MicroStep = mx.value_and_grad(scaled_loss)
     return micro_step

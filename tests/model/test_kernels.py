@@ -115,14 +115,36 @@ def test_split_qkv(dtype, gated, size):
 
 
 @dtypes
-def test_embed(dtype):
+def test_embed_norm(dtype):
     """Rows of absent tokens have no gradient; most positions hold the same token."""
     idx = mx.where(mx.random.uniform(shape=(500,), key=mx.random.key(1)) < 0.6, 3, mx.arange(500) % 40)
     tokens = embedding.index_tokens(idx)
-    table = draw(64, 768)
-    assert_same(lambda t: (embedding.embed(t, tokens),), lambda t: (t[idx],), [table], dtype)
-    gradient = mx.vjp(lambda t: embedding.embed(t, tokens), [table], [draw(500, 768)])[1][0]
+
+    def fused(table):
+        return (embedding.embed_norm(table, tokens, eps=1e-6, dtype=dtype),)
+
+    assert_same(fused, lambda t: (norm(t[idx], 1e-6),), [draw(64, 768)], dtype)
+    gradient = mx.vjp(fused, [draw(64, 768)], [draw(500, 768).astype(dtype)])[1][0]
+    assert gradient.dtype == dtype
     assert mx.all(gradient[40:] == 0).item()
+
+
+def test_tables_in_float32_are_rounded_like_their_copies():
+    """Embeddings, values and gradients from a float32 table are bit for bit those from its rounded copy."""
+    config = GPTConfig(n_head=4, n_kv_head=2, n_embd=512)
+    tokens = embedding.index_tokens(mx.random.randint(0, 7, (40,), key=mx.random.key(3)))
+    projected = draw(40, 1024 + qkv.GATE_PADDING, dtype=mx.bfloat16)
+
+    def function(table):
+        split = qkv.split_qkv(config, projected, table, tokens, positions=20)
+        return [embedding.embed_norm(table, tokens, eps=1e-6, dtype=mx.bfloat16), split[2]]
+
+    table = draw(7, 256)
+    cotangents = [draw(40, 256, seed=5 + i, dtype=mx.bfloat16) for i in range(2)]
+    exact, rounded = (mx.vjp(function, [x], cotangents) for x in (table, table.astype(mx.bfloat16)))
+    for found, expected in zip((*exact[0], *exact[1]), (*rounded[0], *rounded[1]), strict=True):
+        assert found.dtype == mx.bfloat16
+        assert mx.array_equal(found, expected)
 
 
 @dtypes

@@ -6,8 +6,9 @@ import pytest
 
 from nanochat.model.device import runs_kernels
 from nanochat.optim.adamw import adamw_update
-from nanochat.optim.fused_adamw import fused_adamw_update, squared_norm
+from nanochat.optim.fused_adamw import fused_adamw_update
 from nanochat.optim.fused_muon import fused_muon_update
+from nanochat.optim.gradients import added, grad_norm
 from nanochat.optim.muon import muon_update
 
 pytestmark = pytest.mark.gpu
@@ -29,9 +30,10 @@ def distance(found, expected):
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize("step", [1, 500])
-def test_adamw(dtype, step):
-    parameter, gradient, first = draw(64, 96), draw(64, 96, seed=1).astype(dtype), draw(64, 96, seed=2)
-    second = mx.square(draw(64, 96, seed=3))
+@pytest.mark.parametrize("shape", [(64, 96), (13,)])
+def test_adamw(dtype, step, shape):
+    parameter, gradient, first = draw(*shape), draw(*shape, seed=1).astype(dtype), draw(*shape, seed=2)
+    second = mx.square(draw(*shape, seed=3))
     rule = {"betas": (0.8, 0.95), "eps": 1e-10, "weight_decay": 0.1}
     old = (parameter, gradient, first, second)
     rule |= {"step": mx.array(float(step)), "lr": 0.1}
@@ -54,14 +56,28 @@ def test_muon(variant, shape):
     expected = muon_update(parameter, gradient, first, second, **rule)
     for dtype, tolerance in ((mx.float32, 1e-3), (mx.bfloat16, 0.1)):
         yes = mx.array(True)
-        found = fused_muon_update(parameter, gradient.astype(dtype), first, second, is_finite=yes, **rule)
+        found = fused_muon_update(parameter, list(gradient.astype(dtype)), first, second, is_finite=yes, **rule)
         assert distance(found[0] - parameter, expected[0] - parameter) <= tolerance
         assert distance(found[1], expected[1]) <= 1e-3
         assert distance(found[2], expected[2]) <= tolerance
-    kept = fused_muon_update(parameter, gradient, first, second, is_finite=mx.array(False), **rule)
+    kept = fused_muon_update(parameter, list(gradient), first, second, is_finite=mx.array(False), **rule)
     assert all(mx.array_equal(a, b) for a, b in zip(kept, (parameter, first, second), strict=True))
 
 
-def test_squared_norm():
-    gradient = draw(1000, 96)
-    assert squared_norm(gradient).item() == pytest.approx(mx.square(gradient).sum().item(), rel=1e-5)
+def test_gradients_are_added_in_float32():
+    gradients = [{"matrix": draw(100, 96, seed=i).astype(mx.bfloat16), "vector": draw(13, seed=i)} for i in range(3)]
+    sums = {}
+    for more in gradients:
+        sums = added(sums, more)
+    for name, total in sums.items():
+        assert total.dtype == mx.float32
+        assert mx.array_equal(total, sum(more[name].astype(mx.float32) for more in gradients))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_grad_norm(dtype):
+    """Arrays of one block, of several with a rest, of a few values, and one that the kernel does not take."""
+    arrays = [draw(1000, 96), draw(3, 5461 * 8, seed=1), draw(1, 24, seed=2), draw(13, seed=3)]
+    arrays = [*(x.astype(dtype) for x in arrays), draw(40, 32, seed=4)]
+    exact = np.sqrt(sum(np.square(np.array(x.astype(mx.float32), dtype=np.float64)).sum() for x in arrays))
+    assert grad_norm(arrays).item() == pytest.approx(exact, rel=1e-5)

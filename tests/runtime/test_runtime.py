@@ -39,6 +39,24 @@ def test_prepare_chooses_the_dtype_of_the_backend(monkeypatch):
     assert runtime.environment("MLX_ENABLE_TF32") == "0"
 
 
+@pytest.mark.parametrize("given", [None, "700"])
+def test_prepare_limits_the_work_in_flight_of_training_on_cuda(monkeypatch, given):
+    """It keeps the user's own limit, and sets none for other backends and for processes that do not train."""
+    name = "MLX_MAX_MB_PER_BUFFER"
+    monkeypatch.setenv(name, "set and deleted, so that it is restored")
+    monkeypatch.delenv(name)
+    monkeypatch.setattr(runtime, "_prepared", {})
+    for backend, trains in (("metal", True), ("cuda", False)):
+        monkeypatch.setattr(runtime, "backend_of_machine", lambda backend=backend: backend)
+        runtime.prepare(trains=trains)
+        assert runtime.environment(name) is None
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    monkeypatch.setattr(runtime, "_prepared", {})
+    runtime.prepare(trains=True)
+    assert runtime.environment(name) == (given or "200")
+
+
 def test_prepare_refuses_a_missing_gpu(monkeypatch):
     monkeypatch.setattr(runtime, "backend_of_machine", lambda: "cpu")
     with pytest.raises(PreflightError, match=r"run\.device: gpu.*mlx\[cuda13\]"):

@@ -19,7 +19,7 @@ class RecordingOptimizer:
 
     def __init__(self) -> None:
         self.gradients: NamedArrays = {}
-        self.state: NamedArrays = {}
+        self.arrays: list[mx.array] = []
 
     def update(self, parameters: NamedArrays, gradients: NamedArrays, **rates: float | mx.array | None) -> NamedArrays:
         self.gradients = gradients

@@ -13,8 +13,8 @@ import pytest
 
 from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
-from nanochat.model.device import runs_on_cpu
-from nanochat.model.dispatch import FastGPT
+from nanochat.model.device import runs_kernels, runs_on_cpu
+from nanochat.model.dispatch import FastGPT, working_parameters
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.runner.process.hosts import free_ports
@@ -129,6 +129,17 @@ def test_step_that_is_not_finite_changes_nothing(fakes, config):
         np.testing.assert_array_equal(np.array(value), np.array(weights[name]), err_msg=name)
     for name, value in optimizer.state.items():
         np.testing.assert_array_equal(np.array(value), state[name], err_msg=name)
+
+
+def test_working_parameters_are_matrices_in_the_compute_dtype(fakes, config):
+    """Vectors keep their float32, and so do embedding tables if the CUDA forward pass rounds the rows that it reads."""
+    model = fakes["model"](config)
+    parameters = model.named_parameters()
+    model.set_compute_dtype(mx.bfloat16)
+    for name, array in working_parameters(model, parameters).items():
+        is_read_by_row = runs_kernels() and name.startswith(("transformer.wte.", "value_embeds."))
+        exact = array.ndim == 1 or is_read_by_row
+        assert array.dtype == (mx.float32 if exact else mx.bfloat16), name
 
 
 def test_step_refuses_a_batch_without_a_scored_target(fakes, config):

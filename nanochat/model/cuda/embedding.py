@@ -1,19 +1,55 @@
-"""Token embeddings on CUDA, with a gradient that takes one pass over the tokens.
+"""Normed token embeddings on CUDA, with a gradient that takes one pass over the tokens.
 
+Rows are read from the float32 table and rounded, so that no rounded copy of the table is needed.
 Tokens are sorted once per step, and a kernel adds up the gradients of each token in that order. The sums are float32
 and their order is fixed, so that the same step gives the same bits. Shapes: N tokens, V rows of the table, W its width.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import mlx.core as mx
 
-from nanochat.model.cuda.launch import Kernel
+from nanochat.model.cuda.launch import THREADS, Kernel
+from nanochat.model.cuda.residual import norm_backward
 
-_CHANNELS = 4
-"""Channels per thread: few, so that many occurrences of a token load at once."""
+_EMBED = Kernel(
+    "embed_norm",
+    ("table", "idx"),
+    ("normed", "inverse"),
+    ("rows",),
+    """
+  constexpr int VECTORS = W / nanochat::VECTOR, PER_LANE = (VECTORS + 31) / 32;
+  const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+  if (row >= rows) return;
+  const auto* from = table + (size_t)idx[row] * W;
+  float values[PER_LANE][8], total = 0.f;
+#pragma unroll
+  for (int j = 0; j < PER_LANE; ++j) {
+    const int i = lane + 32 * j;
+    if (i < VECTORS) {
+      nanochat::load(from + i * nanochat::VECTOR, values[j]);
+      nanochat::round_like(normed, values[j]);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) total += values[j][e] * values[j][e];
+    }
+  }
+  const float scale = rsqrtf(nanochat::sum_over_lanes<32>(total) / W + EPS);
+  if (lane == 0) inverse[row] = scale;
+#pragma unroll
+  for (int j = 0; j < PER_LANE; ++j) {
+    const int i = lane + 32 * j;
+    if (i < VECTORS) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) values[j][e] *= scale;
+      nanochat::store(normed + (size_t)row * W + i * nanochat::VECTOR, values[j]);
+    }
+  }
+""",
+)
 
 _SUM_ROWS = Kernel(
     "sum_rows",
@@ -21,34 +57,75 @@ _SUM_ROWS = Kernel(
     ("sums",),
     ("count",),
     """
-  using Element = decltype(nanochat::element_of(gradients));
-  constexpr int UNROLL = 16;
-  const int begin = blockIdx.x, token = ordered[begin];
-  if (begin > 0 && ordered[begin - 1] == token) return;  // the block at the beginning of a token's run sums the run
-  const int channel = threadIdx.x * CHANNELS;
-  if (channel >= W) return;
-  float total[CHANNELS] = {0.f, 0.f, 0.f, 0.f};
-  bool in_run = true;
-  for (int base = begin; in_run; base += UNROLL) {
-    nanochat::Four<Element> part[UNROLL];
-    float weight[UNROLL];
+  constexpr int VECTORS = W / nanochat::VECTOR, PER_LANE = (VECTORS + 31) / 32, WARPS = 8, UNROLL = 4;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * WARPS + warp;
+  float total[PER_LANE][8];
+  auto clear = [&]() {
+    for (int j = 0; j < PER_LANE; ++j)
+      for (int e = 0; e < 8; ++e) total[j][e] = 0.f;
+  };
+  auto add = [&](int at) {  // the gradient at position order[at]
+    const size_t position = __ldg(order + at);
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      const int at = base + u;
-      in_run = in_run && at < count && __ldg(ordered + (at < count ? at : begin)) == token;
-      weight[u] = 0.f;
-      if (in_run) {
-        const size_t position = __ldg(order + at);
-        weight[u] = WEIGHTED ? nanochat::to_float(__ldg(weights + position * HEADS + channel / (W / HEADS))) : 1.f;
-        part[u].load(gradients + position * W + channel);
+    for (int j = 0; j < PER_LANE; ++j) {
+      const int i = lane + 32 * j;
+      if (i < VECTORS) {
+        float values[8];
+        nanochat::load(gradients + position * W + i * nanochat::VECTOR, values);
+        const float weight =
+            WEIGHTED ? nanochat::to_float(__ldg(weights + position * HEADS + i * nanochat::VECTOR / (W / HEADS))) : 1.f;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) total[j][e] += weight * values[e];
       }
     }
-#pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      if (weight[u] != 0.f) part[u].add_to(total, weight[u]);
+  };
+  // A warp takes each position at which the run of a token begins.
+  int length = 0;  // of the run, at most 32
+  if (first < count && (first == 0 || ordered[first - 1] != ordered[first])) {
+    const int at = first + lane < count ? first + lane : count - 1;
+    const unsigned same = __ballot_sync(0xffffffffu, first + lane < count && ordered[at] == ordered[first]);
+    length = same == 0xffffffffu ? 32 : __ffs(~same) - 1;
+  }
+  if (length > 0 && length < 32) {
+    clear();
+#pragma unroll UNROLL
+    for (int i = 0; i < length; ++i) add(first + i);
+    for (int j = 0; j < PER_LANE; ++j) {
+      const int i = lane + 32 * j;
+      if (i < VECTORS) nanochat::store(sums + (size_t)ordered[first] * W + i * nanochat::VECTOR, total[j]);
     }
   }
-  nanochat::Four<Element>::store(sums + (size_t)token * W + channel, total);
+  // All warps of the block share a long run, and add up their sums one after the other.
+  __shared__ int long_runs[WARPS];
+  __shared__ float shared[W];
+  if (lane == 0) long_runs[warp] = length == 32 ? first : -1;
+  __syncthreads();
+  for (int run = 0; run < WARPS; ++run) {
+    const int begin = long_runs[run];
+    if (begin < 0) continue;
+    const int token = ordered[begin];
+    int end = begin + 32, high = count;  // the end of the run is between them
+    while (end < high) {
+      const int middle = (end + high) / 2;
+      if (__ldg(ordered + middle) == token) end = middle + 1; else high = middle;
+    }
+    clear();
+#pragma unroll UNROLL
+    for (int at = begin + warp; at < end; at += WARPS) add(at);
+    for (int turn = 0; turn < WARPS; ++turn) {
+      if (turn == warp) {
+        for (int j = 0; j < PER_LANE; ++j) {
+          const int i = lane + 32 * j;
+          if (i < VECTORS) {
+            float* sum = shared + i * nanochat::VECTOR;
+            for (int e = 0; e < 8; ++e) sum[e] = total[j][e] += turn > 0 ? sum[e] : 0.f;
+            if (turn == WARPS - 1) nanochat::store(sums + (size_t)token * W + i * nanochat::VECTOR, total[j]);
+          }
+        }
+      }
+      __syncthreads();
+    }
+  }
 """,
 )
 
@@ -74,20 +151,39 @@ def index_without_gradient(idx: mx.array) -> TokenIndex:
     return TokenIndex(flat, flat, flat)
 
 
-def embed(table: mx.array, tokens: TokenIndex) -> mx.array:
-    """Return the tokens' rows, (N, W) in the table's dtype; the gradient of the table (V, W) is dense, in its dtype."""
-    return cast("mx.array", _embed(table, *tokens))
+def embed_norm(table: mx.array, tokens: TokenIndex, *, eps: float, dtype: mx.Dtype) -> mx.array:
+    """Return the normed rows of tokens, (N, W) in `dtype`, to which rows are rounded before they are normed.
+
+    The gradient of the table (V, W) is dense and has that dtype, too.
+    """
+    return _embed_norm(eps, dtype)(table, *tokens)[0]
 
 
-@mx.custom_function
-def _embed(table: mx.array, idx: mx.array, order: mx.array, ordered: mx.array) -> mx.array:
-    return table[idx]
+@functools.cache
+def _embed_norm(eps: float, dtype: mx.Dtype) -> Callable[..., tuple[mx.array, ...]]:
+    @mx.custom_function
+    def run(table: mx.array, idx: mx.array, order: mx.array, ordered: mx.array) -> tuple[mx.array, ...]:
+        rows, width = idx.shape[0], table.shape[1]
+        normed, inverse = _EMBED(
+            table,
+            idx,
+            blocks=-(-rows // (THREADS // 32)),
+            shapes=[(rows, width), (rows,)],
+            dtypes=[dtype, mx.float32],
+            sizes=[rows],
+            constants={"W": width, "EPS": eps},
+        )
+        return normed, inverse
 
+    @run.vjp
+    def _backward(
+        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+    ) -> tuple[mx.array, ...]:
+        table, *tokens = primals
+        gradient = norm_backward(cotangents[0], *outputs)
+        return sum_rows(gradient, TokenIndex(*tokens), rows=table.shape[0]), *(mx.zeros_like(x) for x in tokens)
 
-@_embed.vjp
-def _backward(primals: tuple[mx.array, ...], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
-    table, *tokens = primals
-    return sum_rows(cotangent, TokenIndex(*tokens), rows=table.shape[0]), *(mx.zeros_like(x) for x in tokens)
+    return cast("Callable[..., tuple[mx.array, ...]]", run)
 
 
 def sum_rows(gradients: mx.array, tokens: TokenIndex, *, rows: int, weights: mx.array | None = None) -> mx.array:
@@ -101,15 +197,13 @@ def sum_rows(gradients: mx.array, tokens: TokenIndex, *, rows: int, weights: mx.
         tokens.order,
         tokens.ordered,
         tokens.ordered if weights is None else weights,
-        blocks=count,
-        threads=-(-width // _CHANNELS // 32) * 32,
+        blocks=-(-count // (THREADS // 32)),
         shapes=[(rows, width)],
         dtypes=[gradients.dtype],
         fill=0.0,
         sizes=[count],
         constants={
             "W": width,
-            "CHANNELS": _CHANNELS,
             "HEADS": 1 if weights is None else weights.shape[1],
             "WEIGHTED": weights is not None,
         },

@@ -12,7 +12,7 @@ from typing import cast
 import mlx.core as mx
 
 from nanochat.model.config import GPTConfig
-from nanochat.model.cuda.embedding import embed, index_tokens, index_without_gradient
+from nanochat.model.cuda.embedding import embed_norm, index_tokens, index_without_gradient
 from nanochat.model.cuda.qkv import GATE_PADDING, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
@@ -43,7 +43,7 @@ def hidden(
         offsets = mx.broadcast_to(mx.array(cache.offset, mx.int32), (batch,))
         end = cache.offset + time if isinstance(cache.offset, int) else config.sequence_len
     tokens = index_tokens(idx) if cache is None else index_without_gradient(idx)
-    x0 = norm(embed(_cast(model.transformer.wte, dtype), tokens), variant.norm_eps)
+    x0 = embed_norm(model.transformer.wte.weight, tokens, eps=variant.norm_eps, dtype=dtype)
     if variant.has_smear:
         embedded = x0.reshape(batch, time, -1)
         x0 = model.smear(embedded, model.previous(embedded, cache)).reshape(x0.shape)
@@ -55,7 +55,7 @@ def hidden(
         else:
             mixed, normed = (x, norm(x, variant.norm_eps)) if y is None else add_norm(x, y, variant.norm_eps)
         value_embedding = model.value_embeds[layer]
-        table = _cast(value_embedding, dtype) if isinstance(value_embedding, Embedding) else None
+        table = value_embedding.weight if isinstance(value_embedding, Embedding) else None
         projected = linear(normed, fused_qkv[layer] if fused_qkv else fuse_qkv(block.attn, dtype))
         split = split_qkv(config, projected, table, tokens, positions=time, offsets=offsets, end=end)
         queries, keys, values = (_by_head(part, batch, config.head_dim) for part in split)

@@ -62,6 +62,14 @@ __device__ inline void store(float* to, const float* from) {
   *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from);
   *reinterpret_cast<float4*>(to + 4) = *reinterpret_cast<const float4*>(from + 4);
 }
+__device__ inline void round_like(const bf16*, float* values) {  // eight values, as the pointer's type stores them
+  for (int e = 0; e < 8; ++e) {
+    bf16 rounded;
+    rounded = values[e];
+    values[e] = to_float(rounded);
+  }
+}
+__device__ inline void round_like(const float*, float*) {}
 template <typename T>
 __device__ T element_of(const T*);  // used only for its type
 template <typename T>

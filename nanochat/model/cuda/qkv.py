@@ -77,6 +77,8 @@ _SPLIT = Kernel(
       float first[8], second[8];
       nanochat::load(own + low, first);
       nanochat::load(own + high, second);
+      nanochat::round_like(values, first);
+      nanochat::round_like(values, second);
 #pragma unroll
       for (int e = 0; e < 8; ++e) { a[i][e] += gate * first[e]; b[i][e] += gate * second[e]; }
       auto* to = values + ((size_t)row * G + g) * D;
@@ -110,10 +112,18 @@ _BACKWARD = Kernel(
       const auto* gradient = is_value ? d_values + at : head < H ? d_queries + at : d_keys + at;
       nanochat::load(gradient + low, a[i]);
       nanochat::load(gradient + high, b[i]);
-      if (GATED || !is_value) {
-        const auto* other = is_value ? table + ((size_t)idx[row] * G + g) * D : head < H ? queries + at : keys + at;
+      if (!is_value) {
+        const auto* other = head < H ? queries + at : keys + at;
         nanochat::load(other + low, first[i]);
         nanochat::load(other + high, second[i]);
+      } else if (GATED) {
+        const auto* own = table + ((size_t)idx[row] * G + g) * D;
+        nanochat::load(own + low, first[i]);
+        nanochat::load(own + high, second[i]);
+        nanochat::round_like(d_projected, first[i]);
+        nanochat::round_like(d_projected, second[i]);
+      }
+      if (GATED || !is_value) {
 #pragma unroll
         for (int e = 0; e < 8; ++e) dot[i] += a[i][e] * first[i][e] + b[i][e] * second[i][e];
       }
@@ -177,7 +187,7 @@ def split_qkv(
     Args:
         config: head counts and architecture constants.
         projected: (N, (H + 2 G) * D), with a table (N, (H + 2 G) * D + GATE_PADDING).
-        table: (V, G * D) value embeddings, in the projection's dtype.
+        table: (V, G * D) value embeddings; rows are rounded to the projection's dtype, which the gradient has.
         tokens: needed if there is a table.
         positions: T.
         offsets: (B,) int32, the position of each row's first token; None if all are 0.

@@ -99,8 +99,8 @@ _BACKWARD = Kernel(
     const int i = lane + 32 * j;
     if (is_row && i < VECTORS) {
       const size_t at = (size_t)row * C + i * nanochat::VECTOR;
-      float other[8];
-      nanochat::load(d_mixed + at, other);
+      float other[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
+      if (CONTINUES) nanochat::load(d_mixed + at, other);
 #pragma unroll
       for (int e = 0; e < 8; ++e) gradient[j][e] = other[e] + scale * (gradient[j][e] - unit[j][e] * dot);
       if (MIXES) {
@@ -200,6 +200,11 @@ def _mix_norm(eps: float, *, adds: bool) -> Callable[..., Arrays]:
     return cast("Callable[..., Arrays]", run)
 
 
+def norm_backward(d_normed: mx.array, normed: mx.array, inverse: mx.array) -> mx.array:
+    """Return the gradient (N, C) of a norm's input from that of its result, and the factor of each row (N,)."""
+    return _launch_backward(None, d_normed, normed, inverse, None, None)[0]
+
+
 def _launch(
     x: mx.array, y: mx.array | None, first: mx.array, factors: tuple[mx.array, mx.array] | None, eps: float
 ) -> list[mx.array]:
@@ -219,7 +224,7 @@ def _launch(
 
 
 def _launch_backward(
-    d_mixed: mx.array,
+    d_mixed: mx.array | None,
     d_normed: mx.array,
     normed: mx.array,
     inverse: mx.array,
@@ -230,7 +235,7 @@ def _launch_backward(
     rows, width = normed.shape
     blocks = -(-rows // _WARPS)
     d_added, d_first, sums = _BACKWARD(
-        d_mixed,
+        d_normed if d_mixed is None else d_mixed,
         d_normed,
         normed,
         inverse,
@@ -240,6 +245,6 @@ def _launch_backward(
         shapes=[normed.shape, (1,) if factors is None else normed.shape, (1,) if factors is None else (blocks, 2)],
         dtypes=[normed.dtype, normed.dtype, mx.float32],
         sizes=[rows],
-        constants={"C": width, "MIXES": factors is not None},
+        constants={"C": width, "CONTINUES": d_mixed is not None, "MIXES": factors is not None},
     )
     return d_added, d_first, sums if factors is None else sums.sum(axis=0)

@@ -12,12 +12,12 @@ import math
 import mlx.core as mx
 
 from nanochat.model.config import SOFTCAP
-from nanochat.model.cuda.launch import Kernel
+from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
 from nanochat.model.loss import LossKernels
 
 _THREADS = 512
-_CHUNK_ELEMENTS = 2**28
-"""Logits per chunk: 8,192 rows of 32,768, half a gigabyte in bfloat16."""
+_CHUNK_ELEMENTS = 2**27
+"""Logits per chunk: 4,096 rows of 32,768, a quarter of a gigabyte in bfloat16. Some chunks exist at a time."""
 
 _LOSSES = Kernel(
     "softcap_loss",
@@ -73,6 +73,22 @@ _LOSSES = Kernel(
 )
 
 
+_SCALE = Kernel(
+    "scale",
+    ("gradient", "factor"),
+    ("scaled",),
+    ("vectors",),
+    VECTOR_INDEX
+    + """
+  float values[8];
+  nanochat::load(gradient + at, values);
+#pragma unroll
+  for (int e = 0; e < 8; ++e) values[e] *= factor[0];
+  nanochat::store(scaled + at, values);
+""",
+)
+
+
 def losses_and_gradient(logits: mx.array, targets: mx.array, *, vocab_size: int) -> tuple[mx.array, mx.array]:
     """Return (losses (R,) float32, gradient of their sum for the logits (R, V) in the logits' dtype).
 
@@ -118,4 +134,9 @@ def _add_product(total: mx.array | None, gradient: mx.array, rows: mx.array) -> 
     return gradient.T @ rows if total is None else mx.addmm(total, gradient.T, rows)
 
 
-KERNELS = LossKernels(_CHUNK_ELEMENTS, losses, losses_and_gradient, _add_product)
+def _scaled(gradient: mx.array, factor: mx.array) -> mx.array:
+    """Return gradient * factor in the gradient's dtype. MLX would fuse cast and product, and compile them first."""
+    return _SCALE.map(gradient, factor.reshape(1), dtypes=[gradient.dtype])[0]
+
+
+KERNELS = LossKernels(_CHUNK_ELEMENTS, losses, losses_and_gradient, _add_product, _scaled)

@@ -97,13 +97,14 @@ def _report_missing_job(path: Path, backend: str) -> int:
 def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGroup] = ProcessGroup) -> None:
     execution = job.execution
     # Before anything imports MLX: a fast BLAS must be loaded first.
-    chosen = runtime.prepare(execution.device, execution.dtype, execution.threads)
-    if STAGES[job.spec.stage].has_model:
+    stage = STAGES[job.spec.stage]
+    chosen = runtime.prepare(execution.device, execution.dtype, execution.threads, trains=stage.trains)
+    if stage.has_model:
         _prepare_device(job, chosen)
     group = join()
     context = StageContext(job, base=runtime.base_dir(), runtime=chosen, should_stop=should_stop, process_group=group)
     context.log_line(chosen.describe() + (f", {group.size} processes" if group.size > 1 else ""))
-    if STAGES[job.spec.stage].has_model and chosen.backend != "cpu":
+    if stage.has_model and chosen.backend != "cpu":
         from nanochat.model.device import peak_bytes
 
         context.device_peak = peak_bytes

@@ -1,1 +1,0 @@
-"""Loss and gradients of the whole model in NumPy, for training on a CPU; `mlx_arrays` is the entry."""
