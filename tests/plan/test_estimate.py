@@ -53,11 +53,11 @@ def test_optimizer_state_is_one_value_per_matrix_weight_and_two_for_the_rest() -
 
 
 def test_training_memory_counts_weights_gradients_and_activations() -> None:
-    """fp32, per token: 11.5 widths in the block, four outside it, 12 of gradients."""
+    """fp32, per token: 27 widths in the block, four outside it, 6 copies of 64 scores in two heads."""
     step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
     parameters = TINY_MATRICES + TINY_REST
     assert (step.weights, step.gradients) == (4 * parameters, 4 * parameters)
-    assert step.per_row == 32 * 4 * 64 * (11.5 + 4 + 12)
+    assert step.per_row == 32 * 4 * (27 * 64 + 4 * 64 + 6 * 64 * 2)
     arrays = 8 * parameters + memory.optimizer_state_bytes(TINY) + 3 * step.per_row + 3 * 2 * 4 * 32 * 320
     assert step.peak(3, accumulates=False) == memory.process_peak(arrays, "float32")
     assert step.peak(3, accumulates=True) == memory.process_peak(arrays + 4 * parameters, "float32")
@@ -75,7 +75,17 @@ def test_training_memory_of_a_large_model_on_few_tokens_peaks_in_the_update() ->
 def test_training_memory_in_bf16_has_a_second_copy_of_the_weights() -> None:
     step = memory.training_memory(TINY, sequence_len=32, dtype="bfloat16")
     assert step.weights == 6 * (TINY_MATRICES + TINY_REST)
-    assert step.per_row == 32 * (2 * 18 * 64 + 4 * 4 * 64)
+    assert step.per_row == 32 * (2 * 12 * 64 + 4 * 4 * 64)
+
+
+def test_training_memory_on_a_gpu_counts_each_array_once() -> None:
+    """bf16 gradients, float32 sums of them, most of the logits, and as much unfinished work as two updates."""
+    step = memory.training_memory(TINY, sequence_len=32, dtype="bfloat16")
+    parameters, state = TINY_MATRICES + TINY_REST, memory.optimizer_state_bytes(TINY)
+    logits = round(0.7 * 3 * 2 * 2 * 32 * 320)
+    arrays = 8 * parameters + state + 3 * step.per_row + logits + 2 * (6 * parameters + state)
+    assert step.peak(3, accumulates=False) == 96 * MIB + arrays
+    assert step.peak(3, accumulates=True) == 96 * MIB + arrays + 4 * parameters
 
 
 DEPTH_4 = shape(4, 256, 2, 2048, 32768)
@@ -84,34 +94,52 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize(
+    ("config", "rows", "measured_mib"),
+    [
+        # Measured with `mx.get_peak_memory` over three steps on a CPU, MLX 0.32.
+        (QUICK, 16, 261),
+        (QUICK, 4, 90),
+        (shape(4, 256, 2, 512, 8192), 8, 608),
+        (shape(6, 384, 6, 256, 4096, n_kv_head=3), 16, 1116),
+        (shape(2, 128, 4, 1024, 2048), 4, 159),
+    ],
+)
+def test_training_memory_is_within_15_percent_of_measured_arrays(
+    config: GPTConfig, rows: int, measured_mib: int
+) -> None:
+    """The tolerance is 15 % because the formula leaves out temporary arrays of the backward pass and early frees."""
+    step = memory.training_memory(config, sequence_len=config.sequence_len, dtype="float32")
+    whole = memory.process_peak(measured_mib * MIB, "float32")
+    assert step.peak(rows, accumulates=False) == pytest.approx(whole, rel=0.15)
+
+
+@pytest.mark.parametrize(
     ("dtype", "config", "rows", "accumulates", "recomputes", "measured_mib"),
     [
-        ("float32", QUICK, 16, False, False, 300),
-        ("float32", QUICK, 4, True, False, 177),
-        ("float32", QUICK, 16, False, True, 254),
-        ("float32", shape(4, 256, 2, 512, 8192), 8, False, False, 588),
-        ("float32", shape(6, 384, 6, 256, 4096, n_kv_head=3), 16, False, False, 847),
-        ("float32", shape(2, 128, 4, 1024, 2048), 4, False, False, 215),
-        ("float32", DEPTH_4, 2, False, False, 1019),
-        ("bfloat16", DEPTH_4, 2, False, False, 1443),
-        ("bfloat16", DEPTH_4, 2, False, True, 1377),
-        ("bfloat16", DEPTH_4, 16, False, False, 7603),
-        ("bfloat16", GPTConfig(), 16, False, False, 22049),
-        ("bfloat16", GPTConfig(), 8, True, False, 18800),
-        ("bfloat16", GPTConfig(), 16, False, True, 18887),
+        ("float32", QUICK, 16, False, False, 396),
+        ("float32", QUICK, 4, True, False, 190),
+        ("float32", QUICK, 16, False, True, 247),
+        ("float32", DEPTH_4, 2, False, False, 1279),
+        ("float32", DEPTH_4, 2, False, True, 1131),
+        ("bfloat16", DEPTH_4, 2, False, False, 2039),
+        ("bfloat16", DEPTH_4, 2, False, True, 1228),
+        ("bfloat16", DEPTH_4, 16, False, False, 4853),
+        ("bfloat16", GPTConfig(), 16, False, False, 15352),
+        ("bfloat16", GPTConfig(), 8, True, False, 11388),
+        ("bfloat16", GPTConfig(), 16, False, True, 11342),
     ],
 )
 def test_training_memory_matches_measured_runs(
     dtype: memory.Dtype, config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
 ) -> None:
-    """Process sizes on a CPU (float32), and the larger of two runs on one H100, from `tests/benchmarks/memory.py`.
+    """Process sizes on a CPU (float32), and arrays on one H200, from `tests/benchmarks/memory.py`.
 
-    Too low a plan is worse, so 5 % below is the limit. Runs on the GPU (MLX 0.32) differ by up to 7 %, and below 4 GiB
-    the plan may be far too high.
+    Too low a plan is worse, so 5 % below is the limit. Runs on the GPU (MLX 0.32) differ by some per cent, and below
+    4 GiB the plan may be far too high.
     """
     length = config.sequence_len
     step = memory.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=recomputes)
-    lowest, highest = (0.95, 1.16) if dtype == "float32" else (0.94, 1.16 if measured_mib > 4096 else 1.7)
+    lowest, highest = (0.95, 1.16) if dtype == "float32" else (0.95, 1.16 if measured_mib > 4096 else 1.75)
     assert lowest < step.peak(rows, accumulates=accumulates) / MIB / measured_mib < highest
 
 
@@ -283,8 +311,8 @@ def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() ->
         memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16", activation_checkpointing=flag).per_row
         for flag in (False, True)
     )
-    assert checkpointed == 2048 * (12 * 768 * 2 + 18 * 768 * 2 * 6 + 4 * 4 * 768)
-    assert plain == 2048 * (12 * 18 * 768 * 2 + 4 * 4 * 768)
+    assert checkpointed == 2048 * (12 * 768 * 2 + 12 * 768 * 2 * 6 + 4 * 4 * 768)
+    assert plain == 2048 * (12 * 12 * 768 * 2 + 4 * 4 * 768)
 
 
 largest = functools.partial(memory.micro_batch_size, TINY, ExecutionSpec(), sequence_len=32, dtype="float32")

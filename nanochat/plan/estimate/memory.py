@@ -34,10 +34,10 @@ LOGIT_VALUES = 2**18
 """Logits that exist at a time on a CPU, and as many gradients. A GPU receives all chunks of a step at once."""
 CPU_MICRO_BATCH_TOKENS = 16_384
 """`micro_batch_size: auto` on a CPU takes at most this many tokens: more are no faster and do not fit the caches."""
-_CPU_BACKWARD_WIDTHS = 12
-"""On a CPU: widths per token of the arrays that exist while the gradients of one block are computed (fitted)."""
+_CPU_ATTENTION_VALUES = 64 * 6
+"""On a CPU: queries of an attention block, times the copies of its weights that exist in the backward pass."""
 _CPU_SCORING_VALUES = 64 * 3
-"""On a CPU: queries of an attention block, times the copies of its weights that exist in a forward pass."""
+"""The same in a forward pass alone."""
 _FORWARD_WIDTHS = 17.5
 """Peak of a forward pass in widths per token: residual, embedding, norm; the MLP's hidden layer before and after relu
 and square."""
@@ -46,11 +46,15 @@ _GATHERED_WIDTHS: dict[Dtype, int] = {"float32": 6, "bfloat16": 70}
 copies them in float32 once for each row that reads them, padded, for two blocks at once. Fitted to three peaks."""
 _CACHED_WIDTHS = 7
 """Widths per token while attention reads a cache: residual, embedding, norm, q, k, v."""
-_RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 2.3, "bfloat16": 6.0}
+_RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}
 """Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted). A GPU
 works on several blocks at a time."""
-_KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (8.5, 3), "bfloat16": (13, 5)}
+_KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (22, 5), "bfloat16": (9, 3)}
 """Widths that a block keeps, and those proportional to the share of key/value heads (`_block_bytes_per_token`)."""
+_UNFINISHED_BYTES = 2**30
+"""Most that a GPU holds of work that was submitted before: the previous step's update, and temporary arrays."""
+_LOGITS_SHARE = 0.7
+"""Share of a pass's logits and their gradients that exist at a time on a GPU (fitted)."""
 _CPU_SCORED_QUERIES = 64
 """Queries whose scores exist at a time on a CPU (`model.cpu.attention`)."""
 _CACHE_COPIES: dict[Dtype, int] = {"float32": 1, "bfloat16": 3}
@@ -93,11 +97,11 @@ class TrainingMemory:
         """
         if self.on_metal:
             return self._metal_peak(rows, accumulates)
+        if self.dtype == "bfloat16":
+            return self._gpu_peak(rows, accumulates=accumulates)
         kept = self.weights + self.gradients + self.optimizer_state
         backward = rows * self.per_row + min(self.logits_at_most or sys.maxsize, rows * self.logits_per_row)
         backward += self.gradients if accumulates else 0
-        if self.dtype == "bfloat16":  # a GPU still updates while it computes the next step
-            return process_peak(kept + backward + self.weights + self.optimizer_state, self.dtype)
         update = self.weights + self.optimizer_state // 2
         return process_peak(kept + max(backward, update), self.dtype)
 
@@ -111,6 +115,13 @@ class TrainingMemory:
         kept = self.weights + own + (masters if accumulates else 0) + self.optimizer_state
         backward = rows * self.per_row + min(self.logits_at_most or sys.maxsize, rows * self.logits_per_row)
         return round(_METAL_SLACK * (kept + max(backward, masters + self.optimizer_state)))
+
+    def _gpu_peak(self, rows: int, *, accumulates: bool) -> int:
+        """Return the peak on a GPU, where gradients are bfloat16, and float32 sums of them exist if it accumulates."""
+        kept = self.weights + self.gradients // 2 + self.optimizer_state + (self.gradients if accumulates else 0)
+        backward = rows * self.per_row + round(_LOGITS_SHARE * rows * self.logits_per_row)
+        unfinished = min(_UNFINISHED_BYTES, 2 * (self.weights + self.optimizer_state))
+        return PROCESS_BYTES[self.dtype] + kept + backward + unfinished
 
 
 def process_peak(arrays: int, dtype: Dtype) -> int:
@@ -128,8 +139,9 @@ def training_memory(
 ) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens.
 
-    Weights are fp32, with a bf16 copy if that is the compute type. Gradients are fp32, and exist twice while those of a
-    micro-batch are added to the sum. Muon keeps one fp32 value per weight, AdamW two.
+    Weights are fp32, with a bf16 copy if that is the compute type. Sums of gradients are fp32; on a CPU all gradients
+    are, and exist twice while those of a micro-batch are added to the sum. Muon keeps one fp32 value per weight, and
+    AdamW two.
     """
     parameters = config.num_parameters()
     copy = VALUE_BYTES[dtype] if dtype == "bfloat16" else 0
@@ -144,7 +156,7 @@ def training_memory(
     else:
         logits_at_most = 2 * 4 * LOGIT_VALUES if dtype == "float32" else None
     if dtype == "float32" and not on_metal:
-        per_token += _CPU_BACKWARD_WIDTHS * config.n_embd * 4
+        per_token += _CPU_ATTENTION_VALUES * config.n_head * 4
     return TrainingMemory(
         weights=parameters * (4 + copy),
         gradients=parameters * 4,
@@ -162,10 +174,11 @@ def training_memory(
 def _block_bytes_per_token(config: GPTConfig, dtype: Dtype, widths: tuple[float, float]) -> int:
     """Return the bytes per token that a block keeps for its backward pass.
 
-    In units of the width. A CPU (`model.cpu.training`): residual 1, norm 1, q before and after rotation and norm 2,
-    attention's output 1, norm 1, the MLP's hidden layer 4, and k, v and value embeddings 3.5 times the share of
-    key/value heads; some of it shares memory, so the fitted numbers are smaller. A GPU's kernels keep the squares of
-    the MLP, and only the queries and keys that attention reads. Attention weights are recomputed, or never stored.
+    In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v 5 (times the share of
+    key/value heads), attention's output 1, its projection 1, norm 1, the MLP's hidden layer before and after relu and
+    square 12, its projection 1. Attention weights are recomputed, or never stored by a GPU's fused kernel. A GPU's
+    kernels keep less: residual 1, norms 2, queries, keys and values 3 (in half of the layers 5), attention's output 1
+    and the squares of the MLP 4.
     """
     kv_share = config.n_kv_head / config.n_head
     fixed, shared = widths
