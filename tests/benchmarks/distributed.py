@@ -77,7 +77,7 @@ def work(options: argparse.Namespace) -> None:
         # The learning rate rises until the end, so that rounding errors grow more slowly.
         rates = Rates(lr_multiplier=(i + 1) / options.steps, momentum=0.95, weight_decay=0.0)
         result = step.run(batch, rates=rates, votes=lambda: [False])
-        mx.eval(result.loss, model.named_parameters(), step.optimizer.state)
+        mx.eval(result.loss, model.named_parameters(), step.optimizer.arrays)
         mx.synchronize()
         seconds.append(time.perf_counter() - began)
         losses.append(float(result.loss))

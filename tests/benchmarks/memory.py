@@ -18,7 +18,6 @@ file; `--beside` adds columns with results saved on other devices.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import subprocess
 import sys
@@ -208,22 +207,24 @@ def random_rows(config: GPTConfig, rows: int, *, supervised: float, seed: int) -
     return Batch(inputs, np.where(draw.random(targets.shape) < supervised, targets, -1).astype(np.int32))
 
 
-def measured_on_gpu(case: Case, dtype: memory.Dtype) -> int:
-    """Return the peak of MLX's arrays in this process."""
+def measured_alone(case: Case, device: str) -> int:
+    """Return the peak of a process that runs only this case: its size on a CPU, that of MLX's arrays otherwise."""
+    command = [sys.executable, __file__, "--device", device, "--alone", str(CASES.index(case))]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def run_alone(case: Case, chosen: runtime.Runtime) -> int:
+    """Run a case in this process and return the peak."""
+    measures_process = chosen.backend == "cpu" and not runtime.uses_only_mlx()
+    if measures_process:
+        from nanochat.stages import base_eval, chat_eval, pretrain, sft  # noqa: F401 -- a stage's process loads these too
+    run(case, chosen.dtype)
+    if measures_process:
+        return own_peak()
     import mlx.core as mx
 
-    gc.collect()
-    reset_gpu_peak()
-    left = mx.get_active_memory()
-    run(case, dtype)
     mx.synchronize()
-    return int(mx.get_peak_memory()) - left
-
-
-def measured_on_cpu(case: Case) -> int:
-    """Return the peak size of a process that runs only this case."""
-    command = [sys.executable, __file__, "--device", "cpu", "--alone", str(CASES.index(case))]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return int(mx.get_peak_memory())
 
 
 def own_peak() -> int:
@@ -241,8 +242,7 @@ def measure(options: argparse.Namespace, chosen: runtime.Runtime) -> dict[str, t
             continue
         began = time.perf_counter()
         planned = planned_bytes(case, chosen.dtype)
-        measured = measured_on_cpu(case) if kind == "cpu" else measured_on_gpu(case, chosen.dtype)
-        results[case.name] = (planned, measured)
+        results[case.name] = (planned, measured_alone(case, options.device))
         seconds = time.perf_counter() - began
         print(f"{case.name}: {format_pair(results[case.name])} MiB, {seconds:.1f} s", flush=True)
     return results
@@ -273,15 +273,15 @@ def main() -> int:
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="add these saved results as columns")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    chosen = runtime.prepare(device=options.device, dtype="bfloat16" if runtime.uses_only_mlx() else "auto")
+    alone = None if options.alone is None else CASES[options.alone]
+    trains = alone is not None and alone.work in ("pretrain", "sft")
+    dtype = "bfloat16" if runtime.uses_only_mlx() else "auto"
+    chosen = runtime.prepare(device=options.device, dtype=dtype, trains=trains)
     from nanochat.model.device import device_name, select_device
 
     select_device(chosen.backend)
-    if options.alone is not None:
-        from nanochat.stages import base_eval, chat_eval, pretrain, sft  # noqa: F401 -- a stage's process loads these too
-
-        run(CASES[options.alone], chosen.dtype)
-        print(own_peak())
+    if alone is not None:
+        print(run_alone(alone, chosen))
         return 0
     name = device_name() if chosen.backend != "cpu" else "CPU"
     name = f"{name} with the path of Metal" if runtime.uses_only_mlx() else name

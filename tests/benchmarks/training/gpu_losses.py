@@ -24,11 +24,11 @@ import numpy as np
 from measuring import training_step
 
 from nanochat.data.loaders.batches import Batch
-from nanochat.model import dispatch
+from nanochat.model import dispatch, fused_attention
 from nanochat.model.config import GPTConfig
 from nanochat.model.cuda import forward
 from nanochat.model.dispatch import FastGPT
-from nanochat.optim import fused_adamw, fused_muon
+from nanochat.optim import fused_muon, gradients, optimizer
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.train.step import Rates
 
@@ -117,7 +117,7 @@ def _is_close(start: Start, batches: list[Batch]) -> bool:
 def plain_forms() -> Iterator[None]:
     """Use the implementations without our kernels, on the same device."""
     with ExitStack() as stack:
-        for module in (forward, dispatch, fused_adamw, fused_muon):
+        for module in (forward, dispatch, fused_attention, optimizer, fused_muon, gradients):
             stack.enter_context(mock.patch.object(module, "runs_kernels", lambda: False))
         yield
 
