@@ -63,6 +63,12 @@ def test_prepare_refuses_a_missing_gpu(monkeypatch):
         runtime.prepare("gpu", threads=2)
 
 
+def test_prepare_refuses_unknown_kernels(monkeypatch):
+    monkeypatch.setenv("NANOCHAT_KERNELS", "none")
+    with pytest.raises(PreflightError, match="NANOCHAT_KERNELS is 'none', but must be `auto` or `mlx`"):
+        runtime.prepare("cpu", threads=2)
+
+
 def test_prepare_does_not_import_mlx():
     """The BLAS must be loaded before MLX."""
     code = "import sys; from nanochat import runtime; runtime.prepare('cpu'); sys.exit('mlx.core' in sys.modules)"
