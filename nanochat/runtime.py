@@ -137,6 +137,16 @@ def prepare(device: str = "auto", dtype: str = "auto", threads: int = 1, *, trai
     return _prepared[key]
 
 
+def is_prepared() -> bool:
+    """Return whether `prepare` has been called in this process."""
+    return bool(_prepared)
+
+
+def disable_telemetry() -> None:
+    """Keep the library of the hub from asking the hub which agents exist, to report the one that runs this program."""
+    set_environment("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
 def _prepare(device: str, dtype: str, threads: int) -> Runtime:
     if (given := environment(_KERNELS) or "auto") not in ("auto", "mlx"):
         raise PreflightError(f"{_KERNELS} is {given!r}, but must be `auto` or `mlx`")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
+from nanochat.api.models import open_engine
 from nanochat.cli import slash_commands
 from nanochat.cli.arguments.parser import Parser, add_device, add_version
 from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
@@ -113,23 +114,15 @@ def _read_input() -> str:
 
 def _open_session(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
-    import mlx.core as mx
-
-    from nanochat.checkpoint.model_folder import load_model_and_tokenizer
     from nanochat.inference.chat_session import ChatSession, ChatSettings
-    from nanochat.inference.engine import Engine
-    from nanochat.model.device import select_device
     from nanochat.runner.store.run_catalog import resolve_model
     from nanochat.runner.store.verification import check_model
 
-    select_device(chosen.backend)
     folder = resolve_model(options.model, runtime.base_dir())
     check_model(folder)
-    dtype = mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32
     names = ("temperature", "top_k", "top_p", "max_tokens", "seed")
     settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
-    engine = Engine(*load_model_and_tokenizer(folder, dtype))
-    return ChatSession(engine, system=options.system, settings=settings, is_raw=options.raw)
+    return ChatSession(open_engine(folder, chosen), system=options.system, settings=settings, is_raw=options.raw)
 
 
 def _converse(session: ChatSession, *, is_terminal: bool) -> None:

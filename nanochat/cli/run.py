@@ -31,8 +31,7 @@ def _dispatch(given: Sequence[str]) -> None:
     from nanochat import runtime
     from nanochat.cli.arguments.commands import VERBS, parse
 
-    # The library of the hub would ask the hub which agents exist, to report the one that runs this program.
-    runtime.set_environment("HF_HUB_DISABLE_TELEMETRY", "1")
+    runtime.disable_telemetry()
     options = parse(given)
     module, _, function = VERBS[options.verb].function.partition(".")
     options.arguments = given

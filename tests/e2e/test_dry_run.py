@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.stage_cache import newest_step
 from nanochat.storage.layout import StageFolder
 
+ROOT = Path(__file__).resolve().parents[2]
 ALL_STAGES = ["1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval"]
 LONGER = ("pretrain.horizon.steps=40", "run.checkpoint.every_steps=4", "run.monitor.validate_every_steps=20")
 
@@ -57,6 +60,59 @@ def test_second_run_skips_every_stage_and_shows_the_results(base, run_dry):
     assert len(table.read_text().splitlines()) == 4
     assert (run.folder.stages / "3-base_eval" / "out" / "samples.md").is_file()
     assert "| base_eval | bpb |" in run.folder.report.read_text()
+
+
+@pytest.fixture
+def quickstart(base, tmp_path, monkeypatch):
+    """A working folder in which `quickstart` is a file, which wins over the name: the recipe that has run already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
+    text = (ROOT / "recipes" / "dry_run.yaml").read_text()
+    Path("quickstart").write_text(text.replace("name: dry_run", "name: quickstart") + "tracking: {kind: none}\n")
+
+
+def test_the_python_of_the_readme_runs(quickstart, capsys):
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert "quickstart: 5 stages" in capsys.readouterr().out
+    assert names["steps"] == list(range(1, 11)) and 0 < names["losses"][-1] < 8
+    assert names["logits"].shape[1] == 512
+
+
+def test_a_notebook_shows_plans_and_reports_and_continues_with_results(quickstart):
+    """As in a notebook: cells share names, and the value of a cell is shown as HTML if it can be."""
+    cells = [
+        "import nanochat",
+        "plan = nanochat.plan('quickstart')\nplan",
+        "lines, seen = [], []\nrun = nanochat.run('quickstart', {'chat_eval.suites.spelling.max_problems': 3},"
+        " on_line=lines.append, on_progress=seen.append)\nrun",
+        "nanochat.find_run(run.reference)",
+        "run.metrics",
+    ]
+    names: dict[str, Any] = {}
+    shown = [show_cell(cell, names) for cell in cells]
+    assert shown[1].startswith("<pre>quickstart: 5 stages")
+    assert all(page.startswith("<iframe srcdoc=") and "&lt;h1" in page for page in shown[2:4])
+    assert re.findall(r"^(\d-\w+): done", "\n".join(names["lines"]), re.MULTILINE) == ["5-chat_eval"]
+    assert {progress.stage for progress in names["seen"]} == {"5-chat_eval"}
+    assert 0 <= names["seen"][0].fraction <= names["seen"][-1].fraction <= 1
+    run = names["run"]
+    assert run.status == "finished" and run.metrics["chat_eval.spelling.n"] == 3
+    result = json.loads((run.folder / "stages" / "3-base_eval" / "out" / "result.json").read_text())
+    assert run.metrics["base_eval.bpb"] == result["metrics"]["bpb"]
+    assert "pretrain.train/loss" in run.series and run.folder.is_dir()
+
+
+def show_cell(source: str, names: dict[str, Any]) -> str:
+    """Run a cell and return what a notebook shows of its last line."""
+    *before, last = ast.parse(source).body
+    exec(compile(ast.Module(before, []), "cell", "exec"), names)
+    if not isinstance(last, ast.Expr):
+        exec(compile(ast.Module([last], []), "cell", "exec"), names)
+        return ""
+    value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return str(value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
 
 
 def test_copied_base_folder_works_under_another_path_and_host_name(base, run_dry, tmp_path, monkeypatch, capsys):

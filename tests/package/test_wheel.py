@@ -54,7 +54,9 @@ def test_the_wheel_contains_the_package_the_recipes_and_the_schema_and_nothing_e
     names = set(zipfile.ZipFile(wheel).namelist())
     metadata = {name for name in names if name.startswith("nanochat_run-")}
     assert {Path(name).name for name in metadata} == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "LICENSE"}
-    code = {str(path.relative_to(ROOT)) for path in (ROOT / "nanochat").rglob("*.py")}
+    code = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "nanochat").rglob("*.py*") if path.suffix in (".py", ".pyi")
+    }
     read_at_run_time = {
         "export/files/chat_template.jinja",
         *(f"serve/page/{name}" for name in ("index.html", "page.css", "page.js")),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat import runtime
+from nanochat.api.models import open_engine
 from nanochat.errors import RecipeError
 from nanochat.runner.report.results import list_results
 from nanochat.runner.store.run_catalog import find_run, resolve_model
@@ -29,15 +30,7 @@ def serve(options: argparse.Namespace) -> None:
     address = server.Address(host=options.host, port=options.port, key=runtime.environment("NANOCHAT_SERVE_KEY"))
 
     def load() -> Engine:
-        import mlx.core as mx
-
-        from nanochat.checkpoint.model_folder import load_model_and_tokenizer
-        from nanochat.inference.engine import Engine
-        from nanochat.model.device import select_device
-
-        select_device(chosen.backend)
-        dtype = mx.bfloat16 if chosen.dtype == "bfloat16" else mx.float32
-        return Engine(*load_model_and_tokenizer(folder, dtype))
+        return open_engine(folder, chosen)
 
     def announce(url: str) -> None:
         print(f"chat page   {url}\nOpenAI API  {url}v1\nCtrl-C finishes the running answers and stops", flush=True)
