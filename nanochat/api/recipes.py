@@ -193,7 +193,7 @@ def _load_one(recipe: str | Path | LoadedRecipe, overrides: Overrides) -> Loaded
     else:
         loaded = load_recipe(recipe, overrides)
     if loaded.recipe.sweep is not None:
-        raise RecipeError(f"{loaded.reference} is a sweep of many runs; start it with `{loaded.command('sweep')}`")
+        raise RecipeError(f"{loaded.reference} is a sweep of many runs; start it with `{loaded.command()}`")
     return loaded
 
 

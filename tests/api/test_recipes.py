@@ -45,5 +45,5 @@ def test_mistakes_are_the_errors_of_the_command_line():
 def test_a_sweep_is_refused_with_the_command_that_runs_it(tmp_path):
     recipe = tmp_path / "sweep.yaml"
     recipe.write_text("extends: quickstart\nname: many\nsweep: {seeds: [1, 2]}\n")
-    with pytest.raises(RecipeError, match="nanochat-run sweep"):
+    with pytest.raises(RecipeError, match="is a sweep of many runs; start it with `nanochat-run "):
         nanochat.plan(recipe)

@@ -55,7 +55,7 @@ def test_public_flags_are_frozen():
     """Whoever changes a flag on purpose changes this table too."""
     assert list(VERBS) == [
         "run", "plan", "sweep", "recipes", "new", "check", "show", "diff", "data", "fetch", "ls", "report", "best",
-        "compare", "gc", "serve", "import", "export", "completion", "ui", "verify", "schema",
+        "compare", "watch", "gc", "serve", "import", "export", "completion", "doctor", "ui", "verify", "schema",
     ]  # fmt: skip
     assert set(vars(parse(["export", "r", "f", "--format", "mlx"]))) == {
         "model", "folder", "format", "quantize_bits", "group_size", "verb",
@@ -67,13 +67,15 @@ def test_public_flags_are_frozen():
     assert set(vars(parse(["sweep", "r.yaml"]))) == {
         "recipe", "overrides", "offline", "cell", "emit", "fail_fast", "yes", "verb",
     }  # fmt: skip
-    assert set(vars(parse(["plan", "r.yaml"]))) == {"recipe", "overrides", "offline", "why", "json", "verb"}
+    assert set(vars(parse(["plan", "r.yaml"]))) == {
+        "recipe", "overrides", "offline", "why", "json", "mac", "verb",
+    }  # fmt: skip
     assert set(vars(parse(["data", "r.yaml"]))) == {
         "recipe", "source", "limit", "overrides", "offline", "json", "verb",
     }  # fmt: skip
     assert set(vars(parse(["ls"]))) == {"json", "verb"}
     assert set(vars(parse(["report", "r"]))) == {"run", "json", "verb"}
-    assert set(vars(parse(["compare", "r", "s"]))) == {"runs", "json", "verb"}
+    assert set(vars(parse(["compare", "r", "s"]))) == {"runs", "json", "html", "verb"}
     assert set(vars(parse(["fetch", "r.yaml"]))) == {"recipe", "overrides", "offline", "verb"}
     words = ["--only", "--from", "--until", "--force", "--set", "--offline"]
     assert parse(["r.yaml", "--from", "sft", "--until", "chat_eval", "--force", "all", "--set", "a=b"]).force == ["all"]

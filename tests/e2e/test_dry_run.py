@@ -66,7 +66,7 @@ def test_second_run_skips_every_stage_and_shows_the_results(base, run_dry):
 def quickstart(base, tmp_path, monkeypatch):
     """A working folder in which `quickstart` is a file, which wins over the name: the recipe that has run already."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(shutil.copytree(base, tmp_path / "copy", symlinks=True)))
     text = (ROOT / "recipes" / "dry_run.yaml").read_text()
     Path("quickstart").write_text(text.replace("name: dry_run", "name: quickstart") + "tracking: {kind: none}\n")
 

@@ -1,4 +1,4 @@
-"""The commands that need neither a recipe nor a run: completion, ui, verify and schema."""
+"""The commands that need neither a recipe nor a run: completion, doctor, ui, verify and schema."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ MACHINE = (
         "completion_commands.completion",
         ("completion bash >> ~/.bashrc", "completion zsh > ~/.zfunc/_nanochat"),
         _completion,
+    ),
+    Verb(
+        "doctor",
+        "examine this machine and the installation, for bug reports and for speed",
+        "doctor_commands.doctor",
+        ("doctor",),
     ),
     Verb("ui", "browse results in MLflow", "program_commands.ui", ("ui", "ui --uri sqlite:///mlflow.db"), _ui),
     Verb("verify", "check this machine's arithmetic in seven ways", "program_commands.verify", ("verify",), add_device),

@@ -1,6 +1,8 @@
-"""The commands that work on the runs of this machine: ls, report, compare and gc."""
+"""The commands that work on the runs of this machine: ls, report, compare, watch and gc."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from nanochat.cli.arguments.parser import Parser, Verb, add_json, add_run
 
@@ -16,7 +18,14 @@ def _best(parser: Parser) -> None:
 
 def _compare(parser: Parser) -> None:
     add_run(parser, nargs="+")
-    add_json(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document (see schemas/json_output.md)")
+    form.add_argument("--html", metavar="FILE", type=Path, help="write a page with tables and curves to this file")
+
+
+def _watch(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_argument("--once", action="store_true", help="show how far the run is now, and stop")
 
 
 def _gc(parser: Parser) -> None:
@@ -37,8 +46,15 @@ RESULTS = (
         "compare",
         "show the results of several runs, and how their recipes differ",
         "result_commands.compare",
-        ("compare quickstart quickstart_current",),
+        ("compare quickstart quickstart_current", "compare quickstart d4 --html page.html"),
         _compare,
+    ),
+    Verb(
+        "watch",
+        "follow a run that another command works on: a live line and a curve",
+        "watch_commands.watch",
+        ("watch quickstart", "watch quickstart --once"),
+        _watch,
     ),
     Verb(
         "gc",

@@ -21,6 +21,7 @@ from nanochat.runner.sweeps.catalog import look_for_sweep
 from nanochat.runner.sweeps.json_results import sweep_to_json
 from nanochat.runner.sweeps.report import write_sweep_report
 from nanochat.runner.sweeps.results import read_results
+from nanochat.storage.files import write_text
 from nanochat.storage.layout import RunFolder, runs_folder
 
 
@@ -63,9 +64,16 @@ def report(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print the results of several runs, and the differences of their recipes, side by side."""
+    """Print the results of several runs, and the differences of their recipes, or write a page of them."""
     base = runtime.base_dir()
-    comparison = compare_runs([find_run(reference, base) for reference in options.runs], base)
+    runs = [find_run(reference, base) for reference in options.runs]
+    if options.html is not None:
+        from nanochat.runner.report.comparison_page import comparison_page  # here, because matplotlib takes long
+
+        write_text(options.html, comparison_page(runs, base))
+        print(f"wrote {options.html}")
+        return
+    comparison = compare_runs(runs, base)
     if options.json:
         print_json(comparison_to_json(comparison))
     else:

@@ -36,7 +36,7 @@ class Space(Section):
 
 
 class Search(Section):
-    """Search for good values instead of trying all. Needs `rank_by`, and the extra `nanochat[search]`."""
+    """Search for good values instead of trying all. Needs `rank_by`, and the extra `nanochat-run[search]`."""
 
     engine: Literal["optuna"] = "optuna"
     """`optuna` proposes values by a tree-structured Parzen estimator."""

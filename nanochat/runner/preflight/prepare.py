@@ -7,8 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
-
 from nanochat.data.files.content_checks import document_lines
 from nanochat.data.files.digests import LineFilter
 from nanochat.data.files.file_selection import DataFile
@@ -76,6 +74,8 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
     loaded = with_pins(loaded, base)
     device: DeviceClass = "metal" if mac_bytes is not None else guess_device_class()
     if device == "metal" and mac_bytes is None:
+        import psutil  # here, because no other machine needs it for a plan
+
         mac_bytes = int(psutil.virtual_memory().total)
     problems: list[str] = []
 

@@ -99,7 +99,7 @@ def run_child(
         evidence.watch()
         for note in notes.read():
             on_note(note)
-        return _read_progress(folder.progress)
+        return read_progress(folder.progress)
 
     peak = _follow(process, interrupts, lambda: on_tick(tick()))
     assert process.returncode is not None, "_follow waits for the child"
@@ -201,7 +201,7 @@ def _own_peak(pid: int) -> int:
     return 0
 
 
-def _read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> Progress:
     """Return the child's heartbeat, an empty one before the first."""
     try:
         return Progress.model_validate_json(path.read_bytes())

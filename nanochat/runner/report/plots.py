@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.scores import Suite
-from nanochat.tracking.points import Point, read_points
+from nanochat.tracking.points import read_points
 
 SCORES_PLOT = "scores.png"
 
@@ -22,7 +22,7 @@ def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
 
     `streams` holds the `metrics.jsonl` of each stage by its name.
     """
-    by_stage = {stage: _curves(read_points(path)) for stage, path in streams.items()}
+    by_stage = {stage: read_curves(path) for stage, path in streams.items()}
     plots: list[tuple[str, str, Callable[[str], bool]]] = [
         ("loss.png", "loss (nats per token) and bits per byte", lambda n: n.endswith(("loss", "bpb"))),
         ("learning_rate.png", "learning rate", lambda n: "lr" in n.rpartition("/")[2].split("_")),
@@ -58,9 +58,10 @@ def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:
     return [folder / SCORES_PLOT]
 
 
-def _curves(points: Sequence[Point]) -> dict[str, Curve]:
+def read_curves(stream: Path) -> dict[str, Curve]:
+    """Return the steps and values of each metric in a `metrics.jsonl`."""
     curves: dict[str, Curve] = defaultdict(lambda: ([], []))
-    for point in points:
+    for point in read_points(stream):
         curves[point.name][0].append(point.step)
         curves[point.name][1].append(point.value)
     return dict(curves)
@@ -77,21 +78,23 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         for name, (steps, values) in curves.items():
-            if len(steps) > 2 * _SMOOTHING_SHARE:
+            if (averages := smooth(values)) is not None:
                 line = axes.plot(steps, values, alpha=0.25)[0]
-                axes.plot(steps, smooth(values), label=name, color=line.get_color())
+                axes.plot(steps, averages, label=name, color=line.get_color())
             else:
                 axes.plot(steps, values, marker="o", markersize=3, label=name)
         axes.legend()
     save_figure(figure, path)
 
 
-def smooth(values: Sequence[float]) -> list[float]:
-    """Return an exponential moving average, corrected for the bias at its start."""
+def smooth(values: Sequence[float]) -> list[float] | None:
+    """Return an exponential moving average, corrected for the bias at its start. None for a few values."""
+    if len(values) <= 2 * _SMOOTHING_SHARE:
+        return None
     decay = 1 - _SMOOTHING_SHARE / len(values)
-    average, weight, smooth = 0.0, 0.0, []
+    average, weight, averages = 0.0, 0.0, []
     for value in values:
         average = decay * average + (1 - decay) * value
         weight = decay * weight + (1 - decay)
-        smooth.append(average / weight)
-    return smooth
+        averages.append(average / weight)
+    return averages

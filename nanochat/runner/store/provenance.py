@@ -19,7 +19,7 @@ from pathlib import Path
 import nanochat
 from nanochat.runner.store.record import Provenance
 
-_DISTRIBUTION = "nanochat-run"
+DISTRIBUTION = "nanochat-run"
 _PACKAGES = ("mlx", "numpy", "sentencepiece", "pyarrow", "mlflow")
 _BOOT_ID, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 _SYSCTL_SECONDS = 5.0
@@ -126,7 +126,7 @@ def code_state() -> tuple[str | None, bool]:
 def installed_commit(package: Path) -> str | None:
     """Return the commit that pip recorded when it installed a package folder from a repository (PEP 610), or None."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
-        distribution = importlib.metadata.distribution(_DISTRIBUTION)
+        distribution = importlib.metadata.distribution(DISTRIBUTION)
         if Path(str(distribution.locate_file(package.name))).resolve() == package.resolve():
             return str(json.loads(distribution.read_text("direct_url.json") or "null")["vcs_info"]["commit_id"])
     return None

@@ -43,7 +43,7 @@ def draw_curves(
     for number in sorted(curves, key=lambda number: order[number]):
         steps, values = curves[number]
         color = colormaps["viridis"](order[number])
-        axes.plot(steps, smooth(values), color=color, linewidth=1.1, label=labels[number])
+        axes.plot(steps, smooth(values) or values, color=color, linewidth=1.1, label=labels[number])
     axes.set_title(f"training loss of {len(curves)} cells, from the best {metric} (dark) to the worst (light)")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")

@@ -1,0 +1,45 @@
+"""The verb `doctor` of `nanochat-run`."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from nanochat import runtime
+from nanochat.errors import PreflightError
+from nanochat.plan.describe import several
+from nanochat.runner.doctor.examine import examine
+
+_WIDTH = 110
+_MARKS = {"ok": "ok", "hint": "hint", "warning": "WARN", "failure": "FAIL"}
+
+
+def doctor(_options: argparse.Namespace) -> None:
+    """Print what this machine and the installation are like, and what to do about what is wrong.
+
+    Raises PreflightError at the end if no recipe could run.
+    """
+    counts = dict.fromkeys(_MARKS, 0)
+    for diagnosis in examine(runtime.base_dir(), Path.cwd()):
+        counts[diagnosis.level] += 1
+        head = f"{_MARKS[diagnosis.level]:4}  {diagnosis.name:11}  "
+        print(_wrapped(head, diagnosis.text))
+        if diagnosis.remedy:
+            print(_wrapped(" " * (len(head) - 2) + "> ", diagnosis.remedy), flush=True)
+    if counts["failure"]:
+        raise PreflightError(
+            f"no recipe can run here: {several(counts['failure'], 'failure')}, each with its remedy above"
+        )
+    print(f"\nrecipes can run here; {several(counts['warning'], 'warning')} and {several(counts['hint'], 'hint')}")
+
+
+def _wrapped(head: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,68 @@
+"""The verb `watch` of `nanochat-run`: follow a run that another command works on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+from rich.live import Live
+from rich.text import Text
+
+from nanochat import runtime
+from nanochat.cli.console import TerminalConsole
+from nanochat.cli.text_curve import draw_curve
+from nanochat.runner.store.run_catalog import find_run
+from nanochat.runner.watch.snapshot import Snapshot, take_snapshot
+from nanochat.terminal.output import allow_loss, is_read
+
+_SECONDS = 1.0
+_PLAIN_SECONDS = 10.0
+"""A log gets a line less often than a terminal is drawn."""
+_CURVE_HEIGHT, _MAX_WIDTH = 10, 100
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Show how far a run is, and its curve, until it ends; with `--once`, only now."""
+    allow_loss()
+    console = TerminalConsole()
+    width = min(console.width, _MAX_WIDTH)
+    snapshots = _snapshots(options.run, _SECONDS if console.is_terminal else _PLAIN_SECONDS)
+    if options.once or not console.is_terminal:
+        last = next(snapshots)
+        for snapshot in () if options.once else snapshots:
+            console.print_line(_line(last))
+            last = snapshot
+        for line in _page(last, width):
+            console.print_line(line)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for snapshot in snapshots:
+            live.update(Text("\n".join(_page(snapshot, width))), refresh=True)
+
+
+def _snapshots(reference: str, seconds: float) -> Iterator[Snapshot]:
+    """Yield how far a run is now and then, the last time when it has ended."""
+    base = runtime.base_dir()
+    run = find_run(reference, base)
+    while True:
+        snapshot = take_snapshot(run, base)
+        yield snapshot
+        if not snapshot.is_active or not is_read():
+            return
+        time.sleep(seconds)
+
+
+def _page(snapshot: Snapshot, width: int) -> list[str]:
+    curve = draw_curve(*snapshot.curve, width=width, height=_CURVE_HEIGHT)
+    stages = "  ".join(f"{title} {status}" for title, status in snapshot.stages)
+    return [f"{snapshot.reference}: {stages}", *([f"{snapshot.curve_name}:"] if curve else []), *curve, _line(snapshot)]
+
+
+def _line(snapshot: Snapshot) -> str:
+    """Return the line about the present stage or, if nobody works on the run, about its end."""
+    if not snapshot.is_active:
+        return f"{snapshot.status}" + (f": {snapshot.message}" if snapshot.message else "")
+    if snapshot.title is None:
+        return "between two stages"
+    return f"{snapshot.title}: {snapshot.fraction:4.0%} {snapshot.text or 'starting'}"

@@ -1,0 +1,99 @@
+"""The base folder: whether it can be written and locked, what is in it, and what killed commands left there."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nanochat import runtime
+from nanochat.errors import PreflightError
+from nanochat.plan.describe import several
+from nanochat.plan.quantities import show_bytes
+from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.machine import existing_folder
+from nanochat.runner.store import gc
+from nanochat.runner.store.locks import is_locked, read_owner
+from nanochat.runner.store.run_catalog import list_damaged_runs, list_runs
+from nanochat.storage.files import find_write_problem, folder_bytes
+from nanochat.storage.layout import RunFolder, StageFolder, run_folders, stage_folders
+from nanochat.storage.locking import lock_file
+
+_CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas")
+_SHOWN = 3
+
+
+def examine_base_folder(base: Path) -> Iterator[Diagnosis]:
+    """Yield what the base folder is like. Nothing is left behind, and no folder is created."""
+    folder = existing_folder(base)
+    if (problem := find_write_problem(folder)) is not None:
+        text = f"{base} cannot be written ({problem}); `ls`, `report`, `plan` and chat still read it"
+        yield Diagnosis("base folder", text, "failure", runtime.SET_BASE_DIR)
+    elif (problem := _find_lock_problem(folder)) is not None:
+        yield Diagnosis("base folder", problem, "failure", runtime.SET_BASE_DIR)
+    else:
+        state = "" if base.is_dir() else ", which the first run creates"
+        yield Diagnosis("base folder", f"{base}{state}: can be written and locked")
+    if base.is_dir():
+        yield _contents(base)
+        yield from _runs(base)
+        yield from _locks(base)
+
+
+def _find_lock_problem(folder: Path) -> str | None:
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        try:
+            lock_file(file.fileno(), Path(file.name), wait=False)
+        except PreflightError as error:
+            return str(error)
+    return None
+
+
+def _contents(base: Path) -> Diagnosis:
+    sizes = {name: folder_bytes(base / name) for name in _CONTENTS if (base / name).is_dir()}
+    text = ", ".join(f"{name} {show_bytes(size)}" for name, size in sizes.items()) or "nothing"
+    try:
+        unused = sum(
+            item.size_bytes
+            for find in (
+                gc.find_unreferenced_stages,
+                gc.find_unreferenced_token_caches,
+                gc.find_unneeded_copies,
+                gc.find_unneeded_downloads,
+            )
+            for item in find(base)
+        )
+    except PreflightError as error:
+        return Diagnosis("contents", text, "warning", str(error))
+    if unused:
+        return Diagnosis("contents", f"{text}; {show_bytes(unused)} are used by no run", "hint", "`nanochat-run gc`")
+    return Diagnosis("contents", text)
+
+
+def _runs(base: Path) -> Iterator[Diagnosis]:
+    runs, damaged = list_runs(base), list_damaged_runs(base)
+    active = [run for run in runs if run.state.status == "running" and is_locked(run.folder)]
+    text = f"{several(len(runs), 'run')}, {len(active)} in progress"
+    if damaged:
+        names = ", ".join(str(folder.path) for folder in damaged[:_SHOWN])
+        remedy = "delete their folders if you do not need them"
+        yield Diagnosis("runs", f"{text}, {len(damaged)} damaged: {names}", "warning", remedy)
+    else:
+        yield Diagnosis("runs", text)
+
+
+def _locks(base: Path) -> Iterator[Diagnosis]:
+    """Yield the locks that a process left when it was killed. The system has freed them."""
+    stale = []
+    folders: list[StageFolder | RunFolder] = [*stage_folders(base), *run_folders(base)]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if (owner := read_owner(folder)) is not None and not is_locked(folder):
+                stale.append(f"{folder.path.relative_to(base)} (process {owner.pid} on {owner.host})")
+    if stale:
+        more = f" and {len(stale) - _SHOWN} more" if len(stale) > _SHOWN else ""
+        remedy = "nothing has to be done: the command that was killed continues when you type it again"
+        yield Diagnosis("locks", f"left by killed processes: {', '.join(stale[:_SHOWN])}{more}", "hint", remedy)
+    else:
+        yield Diagnosis("locks", "none was left by a killed process")

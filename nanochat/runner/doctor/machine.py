@@ -1,0 +1,83 @@
+"""The machine: Python, processors, memory, disk, and whether programs of a model can be isolated."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nanochat import runtime
+from nanochat.errors import PreflightError
+from nanochat.plan.quantities import show_bytes
+from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.store.provenance import describe_version
+from nanochat.tools.sandbox.run import find_isolation
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_LOW_MEMORY_BYTES, _LOW_DISK_BYTES = 2**30, 2 * 2**30
+"""The quickstart needs half of this memory, and a tenth of this disk space."""
+
+
+def examine_machine(base: Path) -> Iterator[Diagnosis]:
+    """Yield what the machine is like."""
+    yield Diagnosis("nanochat", describe_version())
+    yield Diagnosis("python", f"{platform.python_version()} ({sys.executable})")
+    yield Diagnosis("system", platform.platform())
+    yield Diagnosis("processor", f"{_processor()}, {usable_cores()} of {os.cpu_count()} cores usable")
+    yield _memory()
+    yield _disk(base)
+    yield _isolation()
+
+
+def _processor() -> str:
+    if _CPU_INFO.is_file():
+        lines = _CPU_INFO.read_text(errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> Diagnosis:
+    import psutil
+
+    state, limit = psutil.virtual_memory(), runtime.container_memory_bytes()
+    text = f"{show_bytes(state.total)}, {show_bytes(state.available)} available"
+    text += f", this container may use {show_bytes(limit)}" if limit is not None and limit < state.total else ""
+    if min(state.available, limit or state.available) < _LOW_MEMORY_BYTES:
+        remedy = (
+            "close other programs, or set `run.limits.memory`: `nanochat-run plan RECIPE` shows what a recipe needs"
+        )
+        return Diagnosis("memory", text, "warning", remedy)
+    return Diagnosis("memory", text)
+
+
+def _disk(base: Path) -> Diagnosis:
+    free = shutil.disk_usage(existing_folder(base)).free
+    text = f"{show_bytes(free)} free for {base}"
+    if free < _LOW_DISK_BYTES:
+        return Diagnosis("disk", text, "warning", "`nanochat-run gc` deletes what no run uses")
+    return Diagnosis("disk", text)
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the nearest folder above a path that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _isolation() -> Diagnosis:
+    try:
+        return Diagnosis("sandbox", f"programs that a model writes are isolated by {find_isolation()}")
+    except PreflightError as error:
+        remedy = (
+            "recipes with HumanEval are refused; leave it out, or accept the risk with `run.accept_unisolated_programs`"
+        )
+        return Diagnosis("sandbox", str(error), "warning", remedy)

@@ -1,0 +1,67 @@
+"""How far a run is at this moment, as its files say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.runner.process.child import read_progress
+from nanochat.runner.report.plots import Curve, read_curves
+from nanochat.runner.store.record import read_run
+from nanochat.runner.store.run_catalog import Run
+from nanochat.runner.store.session import is_in_progress
+
+_WORKING = ("running", "interrupted", "failed")
+_CURVES = ("train/loss", "val/bpb")
+"""The metrics whose curve is shown, the first that a stage has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A run as it is now."""
+
+    reference: str
+    status: str
+    """Of the run. `died` if its process ended without saying how."""
+    message: str
+    """How the run ended, if it says so."""
+    is_active: bool
+    stages: tuple[tuple[str, str], ...]
+    """The title and the status of each stage."""
+    title: str | None
+    """The stage that is computed now, or was when the run stopped. None if there is none."""
+    fraction: float
+    text: str
+    """What the stage says about its progress."""
+    curve_name: str | None
+    """The stage and the metric of `curve`: of the last stage that has a curve."""
+    curve: Curve
+
+
+def take_snapshot(run: Run, base: Path) -> Snapshot:
+    """Return how far a run is. Its state is read again from its folder."""
+    run = Run(run.folder, read_run(run.folder) or run.state)
+    is_active = is_in_progress(run)
+    current = next((entry for entry in run.state.stages if entry.status in _WORKING), None)
+    folders = run.folders(base)
+    folder = folders.get(current.stage) if current is not None else None
+    progress = read_progress(folder.progress) if folder is not None else None
+    name: str | None = None
+    curve: Curve = ([], [])
+    for stage, files in folders.items():
+        curves = read_curves(files.metrics)
+        shown = next((metric for metric in _CURVES if metric in curves), None)
+        if shown is not None:
+            name, curve = f"{stage} {shown}", curves[shown]
+    return Snapshot(
+        reference=run.reference,
+        status="died" if run.state.status == "running" and not is_active else run.state.status,
+        message=run.state.message,
+        is_active=is_active,
+        stages=tuple((entry.title, entry.status) for entry in run.state.stages),
+        title=current.title if current else None,
+        fraction=progress.fraction if progress else 0.0,
+        text=progress.text if progress else "",
+        curve_name=name,
+        curve=curve,
+    )

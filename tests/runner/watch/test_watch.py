@@ -1,0 +1,81 @@
+"""`nanochat-run watch` and `compare --html`: a run that is going on, and runs that have ended."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+
+import pytest
+
+from nanochat.cli.run import main
+from nanochat.runner.store.run_catalog import find_run, list_runs
+from nanochat.runner.watch.snapshot import take_snapshot
+
+
+@pytest.fixture(autouse=True)
+def _base(bench, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(bench.base))
+
+
+def test_a_snapshot_of_a_run_in_progress_names_its_stage_and_the_curve_so_far(bench):
+    """Taken while the SFT stage reports progress: earlier stages have left curves."""
+    bench.control(sft="wait")
+    taken = []
+
+    def look(title):
+        if title.endswith("sft") and not taken:
+            taken.append(take_snapshot(find_run("tiny", bench.base), bench.base))
+            raise KeyboardInterrupt
+
+    make = bench.make_display
+
+    def make_display():
+        display = make()
+        display.on_progress = look
+        return display
+
+    bench.make_display = make_display
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    (snapshot,) = taken
+    assert snapshot.is_active and snapshot.status == "running"
+    assert (snapshot.title, snapshot.fraction, snapshot.text) == ("4-sft", 0.5, "step 2/4")
+    assert dict(snapshot.stages)["5-chat_eval"] == "waiting"
+    assert snapshot.curve_name == "base_eval train/loss" and snapshot.curve == ([1, 2, 3, 4], [8.0, 4.0, 8 / 3, 2.0])
+
+
+def test_watch_shows_how_a_run_ended_and_its_last_curve(bench, capsys):
+    bench.run()
+    assert main(["watch", "tiny"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny/") and "5-chat_eval finished" in lines[0]
+    assert lines[1] == "chat_eval train/loss:" and lines[-1] == "finished"
+    assert lines[2].strip().startswith("8 │") and lines[-3].strip().startswith("2 │") and lines[-2].endswith("4")
+
+
+def test_watch_follows_a_run_until_it_ends(bench, monkeypatch, capsys):
+    """The states come one after the other, as if another process worked on the run."""
+    bench.run()
+    last = take_snapshot(find_run("tiny", bench.base), bench.base)
+    running = replace(last, status="running", is_active=True, title="2-pretrain", fraction=0.25, text="step 1/4")
+    states = iter([running, replace(running, fraction=0.5, text="step 2/4"), last])
+    monkeypatch.setattr("nanochat.cli.verbs.watch_commands.take_snapshot", lambda *_: next(states))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert main(["watch", "tiny"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["2-pretrain:  25% step 1/4", "2-pretrain:  50% step 2/4"] and lines[-1] == "finished"
+
+
+def test_a_page_compares_results_recipes_and_curves(bench, capsys, tmp_path):
+    bench.run()
+    bench.run("seed=7")
+    first, second = (run.reference for run in list_runs(bench.base))
+    page = tmp_path / "page.html"
+    assert main(["compare", first, second, "--html", str(page)]) == 0
+    assert capsys.readouterr().out == f"wrote {page}\n"
+    text = page.read_text()
+    assert first in text and second in text and "base_eval.bpb" in text
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == 5 and all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    assert "<script" not in text and "http" not in text.replace("http-equiv", "")
