@@ -11,6 +11,7 @@
     |                       |                               |                   | rows, else `cuda.forward`      |
     | rows without padding  | `ragged.attention.row_by_row` | `by_group`        | `by_group`                     |
     | loss                  | `cpu.softcap_loss`            | `loss`            | `cuda.softcap_loss`            |
+    | training              | `cpu.training` (float32)      | MLX's gradients   | MLX's gradients                |
 
 `NANOCHAT_KERNELS=mlx` chooses Metal's column on every device (`device.implementation`).
 
@@ -31,6 +32,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.cpu import attention as cpu_attention
 from nanochat.model.cpu import decoding as cpu_step
 from nanochat.model.cpu import softcap_loss as cpu_loss
+from nanochat.model.cpu.training import mlx_arrays as cpu_training
 from nanochat.model.cuda import forward as cuda_forward
 from nanochat.model.cuda import softcap_loss as cuda_loss
 from nanochat.model.cuda.decoding import step as cuda_step
@@ -200,6 +202,22 @@ def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
     return loss.chunked_sum(_loss_kernels(), model.config.vocab_size)(hidden, weight, flat_targets)[0]
+
+
+def loss_and_gradients(
+    model: GPT, parameters: dict[str, mx.array], idx: mx.array, targets: mx.array, scale: mx.array
+) -> tuple[mx.array, dict[str, mx.array]] | None:
+    """Return `scale` times `summed_loss` and its gradients without MLX's differentiation; None where that is faster."""
+    if not (
+        isinstance(model, FastGPT)
+        and runs_on_cpu()
+        and model.compute_dtype == mx.float32
+        and cpu_training.has_fast_blas()
+    ):
+        return None
+    return cpu_training.loss_and_gradients(
+        model.config, parameters, idx, targets, scale, recomputes=model.recomputes_blocks
+    )
 
 
 def _loss_kernels() -> loss.LossKernels:

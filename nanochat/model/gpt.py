@@ -382,7 +382,7 @@ class GPT(Module):
 
     def named_parameters(self) -> dict[str, mx.array]:
         """Return name -> array of every parameter, in checkpoint order."""
-        return {name: owner[key] for name, (owner, key) in self._owners.items()}
+        return {name: (self if owner is None else owner)[key] for name, (owner, key) in self._owners.items()}
 
     def set_parameters(self, parameters: dict[str, mx.array]) -> None:
         """Replace every parameter. A missing or unknown name or a wrong shape raises a StageError."""
@@ -391,18 +391,21 @@ class GPT(Module):
             raise StageError(self.config.find_misfit(shapes) or "")
         # A training step does this twice, and `Module.update` would take milliseconds.
         for name, (owner, key) in self._owners.items():
-            owner[key] = parameters[name]
+            (self if owner is None else owner)[key] = parameters[name]
 
     @functools.cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return self.config.parameter_shapes()
 
     @functools.cached_property
-    def _owners(self) -> dict[str, tuple[Module, str]]:
-        """Name -> the module that holds the parameter, and its key there, in checkpoint order."""
+    def _owners(self) -> dict[str, tuple[Module | None, str]]:
+        """Name -> the module that holds the parameter, and its key there, in checkpoint order.
+
+        None is the model itself, which must not refer to itself: its weights would outlive it.
+        """
         return {name: self._owner(name) for name in self._shapes}
 
-    def _owner(self, name: str) -> tuple[Module, str]:
+    def _owner(self, name: str) -> tuple[Module | None, str]:
         *path, key = name.split(".")
         owner = functools.reduce(lambda at, part: at[int(part)] if isinstance(at, list) else at[part], path, self)
-        return owner, key
+        return owner if path else None, key

@@ -15,7 +15,7 @@ import numpy as np
 
 from nanochat.errors import StageError
 from nanochat.model.device import runs_on_cpu
-from nanochat.model.dispatch import is_worth_compiling, summed_loss, working_parameters
+from nanochat.model.dispatch import is_worth_compiling, loss_and_gradients, summed_loss, working_parameters
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORED
 from nanochat.optim.gradients import added, grad_norm
@@ -182,5 +182,12 @@ def _gradients_of(model: GPT) -> MicroStep:
         model.set_parameters(parameters)
         return scale * summed_loss(model, inputs, targets)
 
-    micro_step: MicroStep = mx.value_and_grad(scaled_loss)
+    by_differentiation: MicroStep = mx.value_and_grad(scaled_loss)
+
+    def micro_step(
+        parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array
+    ) -> tuple[mx.array, NamedArrays]:
+        found = loss_and_gradients(model, parameters, inputs, targets, scale)
+        return found or by_differentiation(parameters, inputs, targets, scale)
+
     return micro_step

@@ -187,7 +187,7 @@ def test_explain_names_changed_inputs_and_code(compiled: Compile, monkeypatch: p
     old = document(stage, {"tokenizer": "a"})
     monkeypatch.setitem(STAGES, "pretrain", replace(STAGES["pretrain"], code_version=99))
     new = document(replace(compiled().stage("pretrain"), source_digests={"stdlib": "other"}), {"tokenizer": "b"})
-    assert explain(old, new) == ["code version 6 -> 99", "source `stdlib` changed", "upstream tokenizer changed"]
+    assert explain(old, new) == ["code version 7 -> 99", "source `stdlib` changed", "upstream tokenizer changed"]
     replaced = document(compiled("sft.init_from=x").stage("sft"), {"init_from": "w"})
     assert explain(document(compiled().stage("sft"), {"pretrain": "p"}), replaced) == [
         "upstream init_from added",

@@ -34,10 +34,10 @@ LOGIT_VALUES = 2**18
 """Logits that exist at a time on a CPU, and as many gradients. A GPU receives all chunks of a step at once."""
 CPU_MICRO_BATCH_TOKENS = 16_384
 """`micro_batch_size: auto` on a CPU takes at most this many tokens: more are no faster and do not fit the caches."""
-_CPU_ATTENTION_VALUES = 64 * 6
-"""On a CPU: queries of an attention block, times the copies of its weights that exist in the backward pass."""
+_CPU_BACKWARD_WIDTHS = 12
+"""On a CPU: widths per token of the arrays that exist while the gradients of one block are computed (fitted)."""
 _CPU_SCORING_VALUES = 64 * 3
-"""The same in a forward pass alone."""
+"""On a CPU: queries of an attention block, times the copies of its weights that exist in a forward pass."""
 _FORWARD_WIDTHS = 17.5
 """Peak of a forward pass in widths per token: residual, embedding, norm; the MLP's hidden layer before and after relu
 and square."""
@@ -46,10 +46,10 @@ _GATHERED_WIDTHS: dict[Dtype, int] = {"float32": 6, "bfloat16": 70}
 copies them in float32 once for each row that reads them, padded, for two blocks at once. Fitted to three peaks."""
 _CACHED_WIDTHS = 7
 """Widths per token while attention reads a cache: residual, embedding, norm, q, k, v."""
-_RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 6.0}
+_RECOMPUTED_SHARE: dict[Dtype, float] = {"float32": 2.3, "bfloat16": 6.0}
 """Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted). A GPU
 works on several blocks at a time."""
-_KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (22, 5), "bfloat16": (9, 3)}
+_KEPT_WIDTHS: dict[Dtype, tuple[float, float]] = {"float32": (8.5, 3), "bfloat16": (9, 3)}
 """Widths that a block keeps, and those proportional to the share of key/value heads (`_block_bytes_per_token`)."""
 _UNFINISHED_BYTES = 2**30
 """Most that a GPU holds of work that was submitted before: the previous step's update, and temporary arrays."""
@@ -156,7 +156,7 @@ def training_memory(
     else:
         logits_at_most = 2 * 4 * LOGIT_VALUES if dtype == "float32" else None
     if dtype == "float32" and not on_metal:
-        per_token += _CPU_ATTENTION_VALUES * config.n_head * 4
+        per_token += _CPU_BACKWARD_WIDTHS * config.n_embd * 4
     return TrainingMemory(
         weights=parameters * (4 + copy),
         gradients=parameters * 4,
@@ -174,11 +174,11 @@ def training_memory(
 def _block_bytes_per_token(config: GPTConfig, dtype: Dtype, widths: tuple[float, float]) -> int:
     """Return the bytes per token that a block keeps for its backward pass.
 
-    In units of the width: residual mix 2, norm 1, q before and after rotation and norm 3, k and v 5 (times the share of
-    key/value heads), attention's output 1, its projection 1, norm 1, the MLP's hidden layer before and after relu and
-    square 12, its projection 1. Attention weights are recomputed, or never stored by a GPU's fused kernel. A GPU's
-    kernels keep less: residual 1, norms 2, queries, keys and values 3 (in half of the layers 5), attention's output 1
-    and the squares of the MLP 4.
+    In units of the width. A CPU (`model.cpu.training`): residual 1, norm 1, q before and after rotation and norm 2,
+    attention's output 1, norm 1, the MLP's hidden layer 4, and k, v and value embeddings 3.5 times the share of
+    key/value heads; some of it shares memory, so the fitted numbers are smaller. CUDA's kernels: residual 1, norms 2,
+    queries, keys and values 3 (in half of the layers 5), attention's output 1 and the squares of the MLP 4. Attention
+    weights are recomputed, or never stored.
     """
     kv_share = config.n_kv_head / config.n_head
     fixed, shared = widths

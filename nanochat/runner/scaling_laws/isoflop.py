@@ -25,6 +25,8 @@ from nanochat.runner.scaling_laws.points import (
 SAME_BUDGET = 1.2
 """Runs whose FLOPs differ by less than this factor have the same budget: steps make each of them a little larger."""
 LEAST_SIZES = 3
+_FAR = 100.0
+"""A minimum further from the sizes than this, in logarithms, is only known to be far away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Parabola:
     def minimum(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the size with the lowest loss, and that loss. Both are NaN for a parabola that has no minimum."""
         u = -self.slope / (2 * np.where(self.curvature > 0, self.curvature, np.nan))
+        u = np.clip(u, -_FAR, _FAR)
         return np.exp(u + self.centre), self.level + self.slope * u / 2
 
 

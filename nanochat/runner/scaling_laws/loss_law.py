@@ -20,7 +20,7 @@ from nanochat.runner.scaling_laws.points import (
     average_seeds,
     with_interval,
 )
-from nanochat.runner.scaling_laws.power_terms import PowerTerms, fit_power_terms
+from nanochat.runner.scaling_laws.power_terms import MAX_EXPONENT, PowerTerms, fit_power_terms
 
 _LEAST_LEVELS = 3
 """Different sizes, and different numbers of tokens: a power and a constant take two of them."""
@@ -28,6 +28,8 @@ _ROUNDING = 1.01
 """Runs count as of one budget up to this factor."""
 _LEAST_SETTINGS = 6
 """The law has five coefficients."""
+_LEAST_EXPONENT = 0.01
+"""With a smaller exponent, a thousand times as many parameters or tokens would change their part of the loss by 7 %."""
 _LEAST_SPREAD = 0.1
 """Standard deviation of the log tokens of runs around a line by log parameters, as of runs with equal tokens per
 parameter, or of a single number of FLOPs."""
@@ -72,7 +74,7 @@ class LossLaw:
         (big_a, big_b), (a, b) = self.terms.coefficients.T, self.terms.exponents.T
         growth = self.flops_exponent
         log_params = np.log(a * big_a / (growth * b * big_b)) + b * np.log(flops / self.flops_factor)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of resampled experiments
             params = np.exp(log_params / (a + growth * b))
             tokens = self.tokens_for(params, flops)
             loss = self.terms.floor + big_a / params**a + big_b / tokens**b
@@ -94,6 +96,12 @@ def fit_loss_law(points: Sequence[TrainedModel]) -> LossLaw:
     _check_variety(settings)
     sizes = np.stack([settings.params, settings.tokens], axis=1)
     terms = fit_power_terms(sizes, settings.losses)
+    for name, power in zip(("parameters", "tokens"), terms.exponents[0], strict=True):
+        if not _LEAST_EXPONENT < power < MAX_EXPONENT:
+            raise UnfitError(
+                f"the loss of the runs does not follow a power of {name} (the exponent would be {power:.2g}): vary "
+                f"{name} more, or repeat the runs with other seeds"
+            )
     exponent, log_factor = np.polyfit(np.log(settings.params), np.log(settings.flops / settings.tokens), 1)
     return LossLaw(
         settings=settings, terms=terms, flops_factor=float(np.exp(log_factor)), flops_exponent=float(exponent)

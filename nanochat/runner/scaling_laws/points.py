@@ -131,9 +131,9 @@ def _check_positive(points: Sequence[TrainedModel]) -> None:
 def with_interval(values: np.ndarray) -> Uncertain:
     """Return the first of `values` with the interval between the outer percentiles of the others, the resampled ones.
 
-    Resampled values that are not numbers count as failures. Too many of them leave the value without an interval.
+    Resampled values that are not finite count as failures. Too many of them leave the value without an interval.
     """
-    value, drawn = float(values[0]), values[1:]
+    value, drawn = float(values[0]), np.where(np.isfinite(values[1:]), values[1:], np.nan)
     if not len(drawn) or np.isnan(drawn).mean() > _FAILED_SHARE:
         return Uncertain(value)
     low, high = np.nanpercentile(drawn, (100 * (1 - INTERVAL) / 2, 100 * (1 + INTERVAL) / 2))

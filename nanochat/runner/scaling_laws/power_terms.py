@@ -17,6 +17,8 @@ HUBER_DELTA = 1e-3
 _FLOOR_SHARES = (0.15, 0.5, 0.85)
 """Starting points: E as a share of the lowest loss, and the exponents."""
 _EXPONENTS = (0.1, 0.3, 0.6, 1.2)
+MAX_EXPONENT = 5.0
+"""No law of learning is so steep. Without a limit, noise can drive an exponent to where powers overflow."""
 _ITERATIONS = 300
 _TOLERANCE = 1e-6
 
@@ -83,6 +85,8 @@ def _minimise(log_x: np.ndarray, log_loss: np.ndarray, theta: np.ndarray) -> tup
             break
         step = _step(residual[at], jacobian[at], damping[at])
         tried = theta[at] + step
+        exponents = tried[:, 1 + log_x.shape[1] :]
+        np.minimum(exponents, np.log(MAX_EXPONENT), out=exponents)
         predicted, tried_jacobian = _predict(log_x, tried)
         tried_residual = predicted - log_loss[at]
         tried_cost = _huber(tried_residual)
@@ -112,7 +116,7 @@ def _step(residual: np.ndarray, jacobian: np.ndarray, damping: np.ndarray) -> np
 def _predict(log_x: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the log loss (problems, points) and its derivatives by `theta` (problems, points, parameters)."""
     terms = log_x.shape[1]
-    exponents = np.exp(np.minimum(theta[:, 1 + terms :], 5.0))
+    exponents = np.exp(theta[:, 1 + terms :])
     parts = theta[:, None, 1 : 1 + terms] - exponents[:, None, :] * log_x
     logits = np.concatenate([np.broadcast_to(theta[:, None, :1], (*parts.shape[:2], 1)), parts], axis=-1)
     highest = logits.max(axis=-1, keepdims=True)
