@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_project_trains_on_its_own_documentation_with_the_command_in_the_readme(tmp_path, monkeypatch, capfd):
     """The run is shortened to three steps, so its expectation is removed."""
-    (command,) = re.findall(r"^nanochat-run (recipes/own_docs\.yaml .*)$", (ROOT / "README.md").read_text(), re.M)
+    (command,) = re.findall(r"^nanochat-run (own_docs .*)$", (ROOT / "README.md").read_text(), re.M)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.chdir(ROOT)
 

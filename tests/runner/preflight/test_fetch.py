@@ -37,7 +37,7 @@ def test_printed_commands_repeat_the_recipe_and_its_settings(bench):
     flags = (f"sources.text.path={bench.folder}/text.csv", "expect={pretrain.bpb: '< 9'}")
     bench.recipe = recipe
     (report,) = inspect_sources(bench.prepare(*flags), "text", limit=9)
-    hint = report.facts[0].partition("`")[2].partition("` does that")[0]
+    (hint,) = (fact.partition("`")[2].partition("` does that")[0] for fact in report.facts if "does that" in fact)
     fetching = parse(shlex.split(hint)[1:])
     assert (fetching.verb, fetching.recipe, overrides_of(fetching)) == ("fetch", recipe, flags)
     fetch_recipe(fetching.recipe, overrides_of(fetching), base=bench.base, display=bench.display)
