@@ -10,8 +10,10 @@ HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 MACHINE_TAG = "pid_machine"
 """What counts the pid: a boot of a machine, or a container. Host names change, and several machines may share one."""
 KEY_TAG = "upload_key"
+SWEEP_TAG = "sweep"
+"""The sweep that a run is a cell of."""
 CACHED_TAG_PREFIX = "cached."
-OWN_TAGS = frozenset({"git_commit", HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, KEY_TAG})
+OWN_TAGS = frozenset({"git_commit", HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, KEY_TAG, SWEEP_TAG})
 """Tags of a run that the runner sets. Those of cached stages begin with `CACHED_TAG_PREFIX`."""
 OWN_MLFLOW_TAGS = frozenset(
     {
@@ -48,7 +50,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class RunView:
-    """A run in MLflow: a run of a recipe with its stages as child runs, or one of these stages."""
+    """A run in MLflow: a run of a recipe with its stages as child runs, one of these stages, or a sweep."""
 
     name: str
     link: Path
@@ -65,6 +67,8 @@ class RunView:
     datasets: tuple[Dataset, ...] = ()
     stages: tuple[RunView, ...] = ()
     """The stages that the run computed itself, in order."""
+    parent: RunView | None = None
+    """The sweep that the run is a cell of. Only its name and tags are read, to create its MLflow run if needed."""
     started: float | None = None
     """Seconds since the epoch. If None, MLflow uses the time of the upload; likewise for `ended`."""
     ended: float | None = None

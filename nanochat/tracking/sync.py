@@ -55,10 +55,10 @@ class Sender:
             # Two commands that start at once both upload what earlier runs could not.
             with raise_outages(self._store.uri), folder_lock(view.link.parent):
                 try:
-                    link = self._send(view)
+                    link = self._send(view, parent=self._parent_of(view))
                 except RunGoneError:
                     self._start_over()
-                    link = self._send(view)
+                    link = self._send(view, parent=self._parent_of(view))
         except RunGoneError as error:
             self._start_over()
             raise TrackingOutageError(f"{show_uri(self._store.uri)}: {view.name} was deleted twice") from error
@@ -69,6 +69,16 @@ class Sender:
             failures, self._failures = self._failures, []
             raise TrackingOutageError("; ".join(failures))
         return link
+
+    def _parent_of(self, view: RunView) -> str:
+        """Return the MLflow run of the sweep that a run belongs to, created if there is none. Empty without a sweep."""
+        if view.parent is None:
+            return ""
+        with folder_lock(view.parent.link.parent):  # cells of one sweep may run at the same time
+            link = self._find(view.parent)
+            if link is None:
+                link = self._describe(view.parent, self._create(view.parent, ""), "")
+        return link.run_id
 
     def _read_again(self) -> None:
         """Read the local files from their start, because it is unknown how much of the last request arrived."""

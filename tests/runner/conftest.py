@@ -128,7 +128,7 @@ if job["execution"]["validate_tokens"] == 64:
     metrics["pretrain"]["val/bpb"] = 1.25
 if "varies" in settings and stage == "base_eval":
     weights = pathlib.Path(job["upstream"]["pretrain"], "weights.bin").read_bytes()
-    metrics["base_eval"]["bpb"] = 1 + weights[0] / 256
+    metrics["base_eval"]["bpb"] = 1 + int.from_bytes(weights[:6], 'big') / 2**48
 (out / "result.json").write_text(json.dumps({"metrics": metrics[stage]}))
 '''
 

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from nanochat.tracking.link import read_link
 from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
-from nanochat.tracking.run_view import Artifact, Dataset
+from nanochat.tracking.run_view import Artifact, Dataset, RunView
 from nanochat.tracking.store_address import database_path
 from nanochat.tracking.sync import Sender
 from nanochat.tracking.uploader import Uploader, close_stale
@@ -447,3 +447,25 @@ def test_close_stale_keeps_runs_of_live_processes_and_other_machines(store, fake
     assert close_stale(store, machine="elsewhere", is_alive=lambda pid, started: False) == []
     assert close_stale(store, machine="here", is_alive=lambda pid, started: True) == []
     assert len(close_stale(store, machine="here", is_alive=lambda pid, started: False)) == 2
+
+
+def test_cells_are_below_one_run_of_their_sweep_which_stays_as_it_ended(store, fake_run, tmp_path):
+    """Two processes upload a cell each, as jobs of a scheduler do, and the sweep itself is uploaded between them."""
+    own = fake_run.view().tags
+    sweep = RunView(
+        name="grid", link=tmp_path / "grid" / "sweep.json", status="RUNNING", description="a sweep", tags=own,
+        params={"cells": "2"}, metrics={},
+    )  # fmt: skip
+    first, second = fake_run, type(fake_run)(tmp_path / "second")
+    Sender(store).send(replace(first.view("FINISHED", "FINISHED"), parent=sweep))
+    Sender(store).send(replace(sweep, status="FINISHED", metrics={"best/bpb": 1.5}))
+    Sender(store).send(replace(second.view("FINISHED", "FINISHED"), parent=sweep))
+    parent = store.client.get_run(read_link(sweep.link).run_id)
+    assert (parent.info.run_name, parent.info.status) == ("grid", "FINISHED")
+    assert (parent.data.params, parent.data.metrics) == ({"cells": "2"}, {"best/bpb": 1.5})
+    for cell in (first, second):
+        run = store.client.get_run(read_link(cell.folder / "run.json").run_id)
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert stage_of(store, cell).data.tags["mlflow.parentRunId"] == run.info.run_id
+    names = [run.info.run_name for run in store.client.search_runs([store.experiment_id])]
+    assert sorted(names) == ["1-pretrain", "1-pretrain", "grid", "quick", "quick"]

@@ -17,10 +17,10 @@ from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store import gc as collector
 from nanochat.runner.store.run_catalog import describe_damage, find_run, list_damaged_runs, list_runs
-from nanochat.runner.sweeps.catalog import look_for_sweep
-from nanochat.runner.sweeps.json_results import sweep_to_json
-from nanochat.runner.sweeps.report import write_sweep_report
-from nanochat.runner.sweeps.results import read_results
+from nanochat.runner.sweeps.results.catalog import look_for_sweep
+from nanochat.runner.sweeps.results.cell_results import read_results
+from nanochat.runner.sweeps.results.json_results import sweep_to_json
+from nanochat.runner.sweeps.results.report import write_sweep_report
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import RunFolder, runs_folder
 

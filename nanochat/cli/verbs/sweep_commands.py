@@ -11,8 +11,8 @@ from nanochat.cli.verbs.recipe_commands import command_to_continue, overrides_of
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.describe import several
 from nanochat.recipe.load import LoadedRecipe, load_recipe
-from nanochat.runner.sweeps.plan_report import sweep_report_json, sweep_report_text
-from nanochat.runner.sweeps.prepared import prepare_sweep
+from nanochat.runner.sweeps.preparing.plan_report import sweep_report_json, sweep_report_text
+from nanochat.runner.sweeps.preparing.prepared import prepare_sweep
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -29,7 +29,8 @@ def sweep(options: argparse.Namespace) -> None:
 def run_cells(options: argparse.Namespace, loaded: LoadedRecipe, *, cell: int | None = None) -> None:
     """Run the cells of a sweep, or one of them, and show where the report is."""
     from nanochat.cli.progress import make_display
-    from nanochat.runner.sweeps.run import SweepRequest, run_one_cell, run_sweep
+    from nanochat.runner.sweeps.running.cell_runner import SweepRequest
+    from nanochat.runner.sweeps.running.run import run_one_cell, run_sweep
 
     display = make_display()
     request = SweepRequest(
@@ -49,7 +50,7 @@ def run_cells(options: argparse.Namespace, loaded: LoadedRecipe, *, cell: int | 
 
 
 def _emit(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
-    from nanochat.runner.sweeps.slurm import slurm_script
+    from nanochat.runner.sweeps.running.slurm import slurm_script
 
     if search := loaded.recipe.sweep and loaded.recipe.sweep.search:
         raise RecipeError(f"a search with {search.engine} chooses its cells one after another; it has no job array")
@@ -62,7 +63,7 @@ def _emit(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
 
 def best(options: argparse.Namespace) -> None:
     """Print the recipe of the best setting of a sweep."""
-    from nanochat.runner.sweeps.catalog import best_recipe
+    from nanochat.runner.sweeps.results.catalog import best_recipe
 
     print(best_recipe(options.sweep, runtime.base_dir()), end="")
 

@@ -16,6 +16,7 @@ from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.verification import damage_to_read
+from nanochat.runner.upload.sweep_view import as_cell
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.database import holds_runs
 from nanochat.tracking.link import read_link
@@ -47,7 +48,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
     assert state is not None, f"{folder.state} cannot be read"
     folders = {name: folder for name, folder in state.folders(base).items() if state.entry(name).status != "running"}
     records = {name: record for name, folder in folders.items() if (record := read_record(folder)) is not None}
-    return RunView(
+    view = RunView(
         name=state.name,
         link=folder.link,
         status=_RUN_STATUS[state.status],
@@ -68,6 +69,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         started=state.created,
         ended=None if state.status == "running" else state.updated,
     )
+    return as_cell(view, state, base, tags=_common_tags(state))
 
 
 def pending_views(base: Path, uri: str, experiment: str, *, without: RunFolder) -> list[RunView]:

@@ -63,7 +63,7 @@ def uploading(
     try:
         yield
     finally:
-        _finish_upload(uploader, folder, display, interrupts, is_cell=is_cell)
+        finish_upload(uploader, folder.link, display, interrupts, is_silent=is_cell)
 
 
 def upload_rest(
@@ -94,10 +94,13 @@ def upload_rest(
             pass
 
 
-def _finish_upload(
-    uploader: Uploader, folder: RunFolder, display: Display, interrupts: Interrupts, *, is_cell: bool
+def finish_upload(
+    uploader: Uploader, link: Path, display: Display, interrupts: Interrupts, *, is_silent: bool = False
 ) -> None:
-    """Upload the rest and show the run's address, or why it is not uploaded yet. A second signal stops the waiting."""
+    """Upload the rest and show the run's address unless `is_silent`, or why it is not uploaded yet.
+
+    A second signal stops the waiting.
+    """
     uploader.stop()
     for _ in range(round(CLOSE_SECONDS / _POLL_SECONDS)):  # without a clock, which runs on while the run is suspended
         if uploader.join(_POLL_SECONDS) or interrupts.count > 1:
@@ -107,5 +110,5 @@ def _finish_upload(
     if (problem := uploader.problem) is not None:
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
-    elif not is_cell and (link := read_link(folder.link)) is not None:
-        display.log_line(f"MLflow: {where_to_look(link)}")
+    elif not is_silent and (uploaded := read_link(link)) is not None:
+        display.log_line(f"MLflow: {where_to_look(uploaded)}")

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from nanochat.runner.store.record import RunTracking
-from nanochat.runner.sweeps.prepared import prepare_sweep
-from nanochat.runner.sweeps.results import CellResult, read_results
-from nanochat.runner.sweeps.run import SweepRequest, run_sweep
-from nanochat.runner.sweeps.state import SweepState, open_sweep, read_sweep
+from nanochat.runner.store.sweep_state import SweepState, read_sweep
+from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
+from nanochat.runner.sweeps.preparing.prepared import prepare_sweep
+from nanochat.runner.sweeps.results.cell_results import CellResult, read_results
+from nanochat.runner.sweeps.running.cell_runner import SweepRequest
+from nanochat.runner.sweeps.running.run import run_sweep
 from nanochat.storage.layout import SweepFolder, sweep_folders
 
 GRID = """\
@@ -76,7 +78,7 @@ class SweepBench:
 @pytest.fixture
 def sweep(bench: Any, monkeypatch: pytest.MonkeyPatch) -> SweepBench:
     """A bench of three cells, which draws no pictures."""
-    monkeypatch.setattr("nanochat.runner.sweeps.report._draw", lambda *given: [])
+    monkeypatch.setattr("nanochat.runner.sweeps.results.report._draw", lambda *given: [])
     return SweepBench(bench)
 
 

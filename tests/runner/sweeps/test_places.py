@@ -11,8 +11,8 @@ import pytest
 
 from nanochat.cli.run import main
 from nanochat.errors import PreflightError
-from nanochat.runner.sweeps.prepared import prepare_sweep
-from nanochat.runner.sweeps.slots import choose_slots
+from nanochat.runner.sweeps.preparing.prepared import prepare_sweep
+from nanochat.runner.sweeps.running.slots import choose_slots
 
 TWO = "sweep:\n  over: {pretrain.horizon.steps: [4, 5]}\n  until: pretrain\n"
 
@@ -24,7 +24,7 @@ def slots_of(sweep, lines):
 
 def test_each_cell_at_a_time_has_a_gpu_of_its_own(sweep, monkeypatch):
     monkeypatch.setattr("nanochat.runner.preflight.prepare.guess_device_class", lambda: "cuda")
-    monkeypatch.setattr("nanochat.runner.sweeps.slots.gpu_memories", lambda: [80 * 2**30] * 2)
+    monkeypatch.setattr("nanochat.runner.sweeps.running.slots.gpu_memories", lambda: [80 * 2**30] * 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     own = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     assert [slot.environment for slot in slots_of(sweep, "  parallel: auto\n")] == own
@@ -37,7 +37,7 @@ def test_each_cell_at_a_time_has_a_gpu_of_its_own(sweep, monkeypatch):
 
 
 def test_on_a_cpu_memory_and_cores_limit_the_cells_at_a_time(sweep, monkeypatch):
-    monkeypatch.setattr("nanochat.runner.sweeps.slots.os.sched_getaffinity", lambda pid: range(8))
+    monkeypatch.setattr("nanochat.runner.sweeps.running.slots.os.sched_getaffinity", lambda pid: range(8))
     assert len(slots_of(sweep, "  parallel: auto\n")) == 2
     sweep.bench.recipe.write_text("run: {threads: 8}\n" + sweep.bench.recipe.read_text())
     assert len(slots_of(sweep, "  parallel: auto\n")) == 1
@@ -63,7 +63,7 @@ def real_cells(sweep, monkeypatch):
 import sys
 import nanochat.runner.process.child as child
 command = ({sys.executable!r}, "-S", {str(sweep.bench.child)!r})
-import nanochat.runner.sweeps.run as run
+import nanochat.runner.sweeps.running.cell_runner as run
 run.SweepRequest.__dataclass_fields__["child_command"].default = command
 run.SweepRequest.__init__.__kwdefaults__["child_command"] = command
 from nanochat.cli.run import main

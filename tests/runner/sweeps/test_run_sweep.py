@@ -12,7 +12,7 @@ import pytest
 from nanochat.errors import ExpectationError, InterruptedRun, LockError, PreflightError, StageError
 from nanochat.runner.store.locks import run_lock
 from nanochat.runner.store.run_catalog import list_runs
-from nanochat.runner.sweeps.outcome import CellFailure, raise_worst
+from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
 from nanochat.storage.layout import sweep_folders
 
 CELL = ["pretrain", "base_eval"]
@@ -100,10 +100,21 @@ def test_a_cell_waits_for_a_stage_that_another_command_computes(sweep, calls):
     calls()
     folder = sweep.bench.stage_folder("tokenizer")
     folder.forget()
-    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print(flush=True); time.sleep(2)"
-    with subprocess.Popen([sys.executable, "-S", "-c", hold, str(folder.lock)], stdout=subprocess.PIPE) as other:
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-S", "-c", hold, str(folder.lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()
+        make_display, release = sweep.bench.make_display, other.stdin.close
+
+        def make_releasing():
+            display = make_display()
+            log_line = display.log_line
+            display.log_line = lambda text: (log_line(text), "waits" in text and release())
+            return display
+
+        sweep.bench.make_display = make_releasing
         sweep.run()
     assert "cell 1/2: 1-tokenizer: waits, because another command holds stage tokenizer" in sweep.bench.display.text
     assert calls() == ["tokenizer", "pretrain", "pretrain"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from nanochat.errors import PreflightError, RecipeError
-from nanochat.runner.sweeps.catalog import best_recipe, find_sweep
-from nanochat.runner.sweeps.effects import list_effects
-from nanochat.runner.sweeps.results import CellResult, group_by_setting, rank
-from nanochat.runner.sweeps.state import CellEntry
-from nanochat.runner.sweeps.table import show_mean
+from nanochat.runner.store.sweep_state import CellEntry
+from nanochat.runner.sweeps.results.catalog import best_recipe, find_sweep
+from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank
+from nanochat.runner.sweeps.results.effects import list_effects
+from nanochat.runner.sweeps.results.table import show_mean
+from nanochat.runner.upload.build_view import run_view
 
 
 def cell(number, values, seed, loss):
@@ -51,7 +52,7 @@ def test_settings_are_ranked_by_their_mean_and_a_diverged_seed_takes_a_setting_o
     assert [(s.values["x.a"], s.values["x.b"]) for s in ranked] == [(2, 3), (2, 4)]
 
 
-def test_the_report_and_the_best_recipe_of_a_sweep(sweep, calls):
+def test_the_report_the_mlflow_views_and_the_best_recipe_of_a_sweep(sweep, calls):
     """The best recipe runs on its own: its cell is cached, and stages after `until` run."""
     with pytest.raises(RecipeError, match="no sweep `tiny`"):
         find_sweep("tiny", sweep.bench.base)
@@ -68,6 +69,11 @@ def test_the_report_and_the_best_recipe_of_a_sweep(sweep, calls):
     assert report.count("| finished |") == 3
     assert folder.report_page.is_file()
     calls()
+    view = run_view(sweep.results()[1].run.folder, sweep.bench.base)
+    assert view.params["pretrain.horizon.steps"] == "5"
+    assert view.metrics["base_eval/bpb"] == bpb[1]
+    assert view.tags["sweep"] == f"tiny/{folder.path.name}"
+    assert (view.parent.name, view.parent.link) == ("tiny", folder.link)
     text = best_recipe("tiny", sweep.bench.base)
     assert text.startswith(f"# The best of 3 settings of the sweep tiny/{folder.path.name}, by base_eval.bpb (min): ")
     (sweep.bench.folder / "elsewhere").mkdir()

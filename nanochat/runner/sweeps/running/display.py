@@ -26,6 +26,11 @@ class SweepDisplay:
         with self._lock:
             self._display.clear_progress()
 
+    def show_progress(self, title: str, fraction: float, text: str) -> None:
+        """Show the progress of something that is not a cell."""
+        with self._lock:
+            self._display.show_progress(title, fraction, text)
+
     def cell(self, number: int) -> CellDisplay:
         """Return the display for a cell."""
         return CellDisplay(self, number)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from nanochat.runner.scaling_laws.analysis import analysis_to_json
-from nanochat.runner.sweeps.results import CellResult, group_by_setting, rank
-from nanochat.runner.sweeps.scaling import fit_law
-from nanochat.runner.sweeps.state import SweepState, reference
+from nanochat.runner.store.sweep_state import SweepState, reference
+from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank
+from nanochat.runner.sweeps.results.scaling import fit_law
 from nanochat.storage.layout import SweepFolder
 
 

@@ -18,7 +18,7 @@ from nanochat.plan.sweeps import total_cost
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.run_checks import gpu_memories, memory_limit
 from nanochat.runner.process.hosts import LOOPBACK, read_hosts
-from nanochat.runner.sweeps.prepared import PreparedSweep
+from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 

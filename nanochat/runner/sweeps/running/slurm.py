@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.plan.compile import device_class_of
-from nanochat.runner.sweeps.prepared import PreparedSweep
+from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
 
 _STOP_SECONDS = 120
 """How long before its time limit a job is asked to save its state."""

@@ -13,7 +13,7 @@ from typing import Literal
 from nanochat.runner.report.results import metrics_by_name
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
-from nanochat.runner.sweeps.state import CellEntry, SweepState
+from nanochat.runner.store.sweep_state import CellEntry, SweepState
 
 CellStatus = Literal["waiting", "running", "finished", "failed", "interrupted"]
 

@@ -10,7 +10,7 @@ from nanochat.plan.quantities import show_bytes
 from nanochat.plan.sweeps import total_cost
 from nanochat.runner.preflight.run_checks import DISK_MARGIN, find_problems, refuse
 from nanochat.runner.store.record import RunTracking
-from nanochat.runner.sweeps.prepared import PreparedSweep
+from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
 
 
 def check_sweep_run(sweep: PreparedSweep, base: Path, tracking: RunTracking) -> None:

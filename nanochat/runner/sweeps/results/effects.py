@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.runner.sweeps.labels import show_swept
-from nanochat.runner.sweeps.results import CellResult
+from nanochat.runner.sweeps.results.cell_results import CellResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from nanochat.runner.scaling_laws.analysis import ScalingAnalysis, analyse
 from nanochat.runner.scaling_laws.points import TrainedModel
-from nanochat.runner.sweeps.results import CellResult
-from nanochat.runner.sweeps.state import SweepState
+from nanochat.runner.store.sweep_state import SweepState
+from nanochat.runner.sweeps.results.cell_results import CellResult
 
 _STAGE = "pretrain"
 

@@ -1,0 +1,79 @@
+"""`sweep.json`: which runs belong to a sweep. What they computed, and how far they are, stands in their own folders.
+
+The file is written whole before the first cell starts, so that a sweep that is killed at any time is found again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanochat.recipe.schema.sweep_section import Sweep
+from nanochat.runner.store.record import RunTracking
+from nanochat.storage.files import write_text
+from nanochat.storage.layout import SweepFolder, sweeps_folder
+
+
+class _Stored(BaseModel):
+    """Base class of what is stored as JSON. Unknown keys, written by a later version, are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CellEntry(_Stored):
+    """A cell of a sweep, and the run that computes it."""
+
+    number: int
+    values: dict[str, object]
+    """The value of each swept field."""
+    seed: int
+    run: str
+    """The name of the run."""
+    plan_digest: str
+    """That of the run. Runs of the same name that compute something else do not belong to the cell."""
+    overrides: tuple[str, ...]
+    """The flags that make the cell's recipe out of the sweep's."""
+
+
+class SweepState(_Stored):
+    """A sweep: what was asked for, and its cells."""
+
+    format: int = 1
+    name: str
+    description: str
+    recipe: str
+    overrides: tuple[str, ...]
+    command: str
+    """The command that continues or repeats the sweep."""
+    created: float
+    section: Sweep
+    digest: str
+    """The same for two sweeps of the same cells."""
+    tracking: RunTracking
+    cells: tuple[CellEntry, ...]
+    """All of them, or those that a search has chosen so far."""
+
+    def write(self, folder: SweepFolder) -> None:
+        """Write this as JSON."""
+        write_text(folder.state, self.model_dump_json(indent=1))
+
+
+def read_sweep(folder: SweepFolder) -> SweepState | None:
+    """Return the state of a sweep, or None if it is damaged or missing."""
+    try:
+        return SweepState.model_validate_json(folder.state.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def sweep_of(run_sweep: str, base: Path) -> tuple[SweepFolder, SweepState] | None:
+    """Return the sweep that a run names in its state, or None if it names none, or that one cannot be read."""
+    folder = SweepFolder(sweeps_folder(base) / run_sweep)
+    state = read_sweep(folder) if run_sweep else None
+    return None if state is None else (folder, state)
+
+
+def reference(folder: SweepFolder) -> str:
+    """Return NAME/TIME."""
+    return f"{folder.path.parent.name}/{folder.path.name}"

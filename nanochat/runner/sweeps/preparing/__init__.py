@@ -1,0 +1,1 @@
+"""Compiling, checking and recording a sweep before its cells run."""

@@ -1,0 +1,124 @@
+"""Runs cells, each in a thread of this process, as many at a time as there are places for them.
+
+A cell is an ordinary run, which the pipeline runs; its stages are processes of their own. A cell fails alone.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.errors import InterruptedRun, NanochatError
+from nanochat.runner.pipeline import run_loaded
+from nanochat.runner.process.child import COMMAND
+from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.stage_loop import RunRequest
+from nanochat.runner.store.sweep_state import SweepState, reference
+from nanochat.runner.sweeps.preparing.prepared import PreparedCell
+from nanochat.runner.sweeps.running.display import SweepDisplay
+from nanochat.runner.sweeps.running.outcome import CellFailure
+from nanochat.runner.sweeps.running.remote import run_on_host
+from nanochat.runner.sweeps.running.slots import Slot
+from nanochat.storage.layout import SweepFolder
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest:
+    """What the user asked for on the command line."""
+
+    base: Path
+    folder: Path
+    """The working directory."""
+    command: str
+    """The command that repeats or continues the sweep."""
+    are_many_fine: bool = False
+    """Whether the sweep may have more cells than `MAX_CELLS`."""
+    stops_at_failure: bool = False
+    child_command: Sequence[str] = COMMAND
+
+
+class CellRunner:
+    """Runs cells, each in a slot, and collects how they failed."""
+
+    def __init__(self, request: SweepRequest, folder: SweepFolder, state: SweepState, display: SweepDisplay) -> None:
+        self._request, self._state, self._display = request, state, display
+        self._reference = reference(folder)
+        self.failures: list[CellFailure] = []
+        """The cells that failed, and why."""
+        self._stops: dict[int, str] = {}
+        """Where a signal stopped cells, by number."""
+        self._has_given_up = False
+        """Whether a cell failed and `--fail-fast` stops the others."""
+
+    def run(self, cells: Iterable[PreparedCell], slots: Sequence[Slot], interrupts: Interrupts) -> None:
+        """Run cells in order, as many at a time as there are slots. Signals to stop end it early."""
+        free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in slots:
+            free.put(slot)
+        with ThreadPoolExecutor(len(slots), thread_name_prefix="cell") as pool:
+            pending = {pool.submit(self._run_in_slot, cell, free, interrupts) for cell in cells}
+            _wait(pending, interrupts)
+
+    def raise_if_stopped(self) -> None:
+        """Raise InterruptedRun if a signal stopped a cell, or kept one from starting."""
+        if self._stops and not self._has_given_up:
+            raise InterruptedRun(f"{self._stops[min(self._stops)]}; continue with: {self._request.command}")
+
+    def _run_in_slot(self, cell: PreparedCell, free: queue.SimpleQueue[Slot], interrupts: Interrupts) -> None:
+        """Run a cell in a free slot, and note how it failed or where a signal stopped it."""
+        slot = free.get()
+        number = cell.cell.number
+        try:
+            if interrupts.count:
+                self._stops[number] = f"stopped before cell {number}"
+            else:
+                self._run_cell(cell, slot, interrupts)
+        except InterruptedRun as stop:
+            self._stops[number] = f"cell {number}: {str(stop).partition('; continue with:')[0]}"
+        except NanochatError as error:
+            self.failures.append(CellFailure(number, error))
+            self._display.log_of_cell(number, f"FAILED: {error}")
+            if self._request.stops_at_failure:
+                self._has_given_up = True
+                interrupts.count += 1
+        finally:
+            free.put(slot)
+
+    def _run_cell(self, cell: PreparedCell, slot: Slot, interrupts: Interrupts) -> None:
+        request, loaded = self._request, cell.cell.loaded
+        display = self._display.cell(cell.cell.number)
+        if slot.host:
+            flags = [word for override in self._state.overrides for word in ("--set", override)]
+            command = ["sweep", str(loaded.path.absolute()), *flags, "--cell", str(cell.cell.number)]
+            place = {"folder": request.folder, "base": request.base}
+            run_on_host(slot.host, command, **place, display=display, interrupts=interrupts)
+            return
+        run = RunRequest(
+            recipe=loaded.path,
+            base=request.base,
+            folder=request.folder,
+            command=loaded.command(),
+            overrides=loaded.overrides,
+            last=self._state.section.until,
+            sweep=self._reference,
+            environment=slot.environment,
+            child_command=request.child_command,
+        )
+        run_loaded(loaded, run, display, interrupts)
+
+
+def _wait(pending: set[Future[None]], interrupts: Interrupts) -> None:
+    """Wait for all cells. If there is a bug in one of the threads, stop the others and raise it."""
+    try:
+        while pending:
+            done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+    except BaseException:
+        interrupts.count += 1
+        raise

@@ -1,0 +1,94 @@
+"""Run a sweep: plan and check all cells, run those that are not finished, and show their results side by side.
+
+Cells that fail leave the others alone, and the command ends with the exit code of the worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanochat.errors import RecipeError
+from nanochat.plan.describe import several
+from nanochat.recipe.load import LoadedRecipe
+from nanochat.runner.display import Display
+from nanochat.runner.preflight.hub_pins import pin_sources
+from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.store.sweep_state import SweepState
+from nanochat.runner.sweeps.preparing.checks import check_sweep_run
+from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
+from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
+from nanochat.runner.sweeps.preparing.prepared import PreparedCell, prepare_sweep
+from nanochat.runner.sweeps.results.cell_results import read_results
+from nanochat.runner.sweeps.results.report import write_sweep_report
+from nanochat.runner.sweeps.results.table import result_table, result_text
+from nanochat.runner.sweeps.running.cell_runner import CellRunner, SweepRequest
+from nanochat.runner.sweeps.running.display import SweepDisplay
+from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
+from nanochat.runner.sweeps.running.slots import Slot, choose_slots
+from nanochat.runner.sweeps.running.upload_sweep import uploading_sweep
+from nanochat.runner.upload.upload import tracking_of
+from nanochat.storage.files import write_text
+from nanochat.storage.layout import SweepFolder
+
+
+def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> SweepFolder:
+    """Run the cells of a sweep that are not finished, write its report, and return its folder.
+
+    The class of a NanochatError says how the worst cell ended. A signal ends the sweep with InterruptedRun.
+    """
+    if pinned := pin_sources(loaded, request.base):
+        display.log_line(pinned)
+    sweep = prepare_sweep(loaded, request.base, are_many_fine=request.are_many_fine)
+    tracking = tracking_of(loaded.recipe.tracking, request.folder)
+    check_sweep_run(sweep, request.base, tracking)
+    slots = choose_slots(sweep)
+    plan = sweep_report_text(sweep)
+    if sweep.stages_to_run():
+        display.log_line(plan)
+    folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
+    write_text(folder.plan_text, plan)
+    failures = _run(request, folder, state, sweep.cells, slots, display)
+    display.log_line(f"{result_text(state, read_results(state, request.base))}\nreport: {folder.report}")
+    raise_worst(failures, len(sweep.cells))
+    return folder
+
+
+def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, number: int) -> SweepFolder:
+    """Run the cell of a sweep with this number, and return the folder of the sweep, which it shares with others.
+
+    Raises RecipeError if there is no such cell, and whatever the cell itself ends with.
+    """
+    if pinned := pin_sources(loaded, request.base):
+        display.log_line(pinned)
+    sweep = prepare_sweep(loaded, request.base, are_many_fine=True)
+    tracking = tracking_of(loaded.recipe.tracking, request.folder)
+    folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
+    if not 1 <= number <= len(state.cells):
+        raise RecipeError(f"--cell {number}: the sweep has {several(len(state.cells), 'cell')}, counted from 1")
+    (cell,) = [x for x in sweep.cells if x.cell.number == number]
+    failures = _run(request, folder, state, [cell], [Slot()], display)
+    if failures:
+        raise failures[0].error
+    display.log_line(result_table(state, [x for x in read_results(state, request.base) if x.entry.number == number]))
+    return folder
+
+
+def _run(
+    request: SweepRequest,
+    folder: SweepFolder,
+    state: SweepState,
+    cells: Sequence[PreparedCell],
+    slots: Sequence[Slot],
+    display: Display,
+) -> list[CellFailure]:
+    """Run cells, write the report and upload it, and return the failures. Raises InterruptedRun after a signal."""
+    shown = SweepDisplay(display, len(state.cells))
+    runner = CellRunner(request, folder, state, shown)
+    with (
+        Interrupts(shown.clear_progress) as interrupts,
+        uploading_sweep(folder, state, request.base, shown, interrupts),
+    ):
+        runner.run(cells, slots, interrupts)
+        write_sweep_report(folder, state, request.base, with_plots=not interrupts.count)  # the user is waiting
+    runner.raise_if_stopped()
+    return runner.failures

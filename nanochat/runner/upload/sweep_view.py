@@ -1,0 +1,87 @@
+"""Build what MLflow should show about a sweep: a run above those of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from nanochat.recipe.sweeps.cells import show_value
+from nanochat.runner.report.markdown import code_span, paragraphs
+from nanochat.runner.store.record import RunState
+from nanochat.runner.store.sweep_state import SweepState, reference, sweep_of
+from nanochat.storage.layout import SweepFolder
+from nanochat.tracking.run_view import SWEEP_TAG, Artifact, RunView, Status
+
+
+def sweep_view(
+    folder: SweepFolder,
+    state: SweepState,
+    *,
+    tags: Mapping[str, str],
+    status: Status = "RUNNING",
+    metrics: Mapping[str, float] | None = None,
+    headline: str = "",
+) -> RunView:
+    """Return how MLflow should show a sweep. `tags` are those that each run of this process has.
+
+    While the sweep is running it has no results and no files.
+    """
+    files = (folder.report_page, folder.report, folder.recipe, folder.resolved, folder.plan_text)
+    plots = sorted(folder.plots.glob("*.png"))
+    artifacts = (
+        *(Artifact(path=path) for path in files if path.is_file()),
+        *(Artifact(path=path, folder=folder.plots.name) for path in plots),
+    )
+    return RunView(
+        name=state.name,
+        link=folder.link,
+        status=status,
+        description=_describe(folder, state, headline),
+        tags={**state.tracking.tags, **tags},
+        params={"cells": str(len(state.cells)), **_section_params(state)},
+        metrics=dict(metrics or {}),
+        artifacts=artifacts if status != "RUNNING" else (),
+        started=state.created,
+    )
+
+
+def as_cell(view: RunView, run: RunState, base: Path, *, tags: Mapping[str, str]) -> RunView:
+    """Return the view of a run as MLflow should show it below its sweep; unchanged if it is not a cell.
+
+    The swept fields are parameters, by their dotted paths, and the sweep is a tag, so that its cells can be searched.
+    """
+    found = sweep_of(run.sweep, base)
+    if found is None:
+        return view
+    cells = (x for x in found[1].cells if x.run == run.name and x.plan_digest == run.plan_digest)
+    swept = {path: show_value(value) for cell in cells for path, value in cell.values.items()}
+    return replace(
+        view,
+        params=view.params | swept,
+        tags={**view.tags, SWEEP_TAG: run.sweep},
+        parent=sweep_view(*found, tags=tags),
+    )
+
+
+def _section_params(state: SweepState) -> dict[str, str]:
+    values = {path: sorted({show_value(cell.values[path]) for cell in state.cells}) for path in _paths(state)}
+    ranking = " ".join(f"{metric} {order}" for metric, order in (state.section.rank_by or {}).items())
+    shown = {f"sweep.{path}": " | ".join(words) for path, words in values.items()}
+    return shown | ({"rank_by": ranking} if ranking else {})
+
+
+def _paths(state: SweepState) -> list[str]:
+    return list(state.cells[0].values) if state.cells else []
+
+
+def _describe(folder: SweepFolder, state: SweepState, headline: str) -> str:
+    search = f'tags.{SWEEP_TAG} = "{reference(folder)}"'
+    parts = [
+        headline,
+        paragraphs(state.description),
+        f"The cells of this sweep alone: search for {code_span(search)}.",
+        "Ranking, effects and learning curves: open `report.html` under Artifacts.",
+        f"Command: {code_span(state.command)}",
+    ]
+    return "\n\n".join(part for part in parts if part)
