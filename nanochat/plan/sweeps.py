@@ -30,9 +30,16 @@ class SharedStage:
 
 
 def compile_cells(
-    loaded: LoadedRecipe, cells: Sequence[Cell], compile_cell: Callable[[LoadedRecipe], Plan] = compile_plan
+    loaded: LoadedRecipe,
+    cells: Sequence[Cell],
+    compile_cell: Callable[[LoadedRecipe], Plan] = compile_plan,
+    *,
+    may_repeat: bool = False,
 ) -> list[Plan]:
-    """Return the plan of each cell. A LocatedRecipeError shows everything that is wrong with any of them."""
+    """Return the plan of each cell. A LocatedRecipeError shows everything that is wrong with any of them.
+
+    Two cells that compute the same are wrong, unless they `may_repeat`, as those that a search has chosen.
+    """
     plans: list[Plan] = []
     problems: dict[Diagnostic, list[Cell]] = {}
     for cell in cells:
@@ -43,7 +50,7 @@ def compile_cells(
                 problems.setdefault(diagnostic, []).append(cell)
     if problems:
         raise LocatedRecipeError(_say_where(*item, count=len(cells)) for item in problems.items())
-    if twins := _find_twins(loaded, cells, plans):
+    if not may_repeat and (twins := _find_twins(loaded, cells, plans)):
         raise LocatedRecipeError(twins)
     return plans
 

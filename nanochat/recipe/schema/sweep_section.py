@@ -44,9 +44,6 @@ class Search(Section):
     """Number of settings to try. Each of them is trained with every seed of `seeds`."""
     space: Annotated[dict[str, Space], Field(min_length=1)]
     """The values that may be tried of each field, by its dotted path."""
-    prune: Literal["median", "none"] = "none"
-    """`median` stops a trial while it is training, once its validation loss is worse than the median of earlier trials
-    at the same step. `none` trains every trial to its end."""
 
 
 class Sweep(Section):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.provenance import host_name, is_alive, machine_id, process_started
-from nanochat.storage.layout import RunFolder, StageFolder
+from nanochat.storage.layout import RunFolder, StageFolder, SweepFolder
 from nanochat.storage.locking import lock_file
 
 _POLL_SECONDS = 0.1
@@ -72,6 +72,13 @@ def run_lock(folder: RunFolder) -> Iterator[None]:
     Child processes do not inherit it: whether the run is in progress depends on the command alone.
     """
     with _hold(folder.lock, f"the run {folder.path}", 0):
+        yield
+
+
+@contextmanager
+def sweep_lock(folder: SweepFolder) -> Iterator[None]:
+    """Hold the lock of a sweep whose cells are chosen one after another; see `run_lock`."""
+    with _hold(folder.lock, f"the sweep {folder.path}", 0):
         yield
 
 

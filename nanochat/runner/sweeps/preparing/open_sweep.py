@@ -24,7 +24,7 @@ def open_sweep(sweep: PreparedSweep, *, base: Path, tracking: RunTracking) -> tu
 
     Several processes that each run one cell get the same folder.
     """
-    cells = tuple(map(_entry, sweep.cells))
+    cells = tuple(map(cell_entry, sweep.cells))
     digest = _digest(sweep.section, cells)
     with exclusive(sweeps_folder(base) / sweep.name):
         latest = next(reversed(sweep_folders(base, sweep.name)), None)
@@ -50,7 +50,8 @@ def open_sweep(sweep: PreparedSweep, *, base: Path, tracking: RunTracking) -> tu
     return latest, state
 
 
-def _entry(x: PreparedCell) -> CellEntry:
+def cell_entry(x: PreparedCell) -> CellEntry:
+    """Return what is stored of a cell."""
     return CellEntry(
         number=x.cell.number,
         values=json.loads(json.dumps(dict(x.cell.values))),

@@ -71,8 +71,10 @@ def prepare_sweep(loaded: LoadedRecipe, base: Path, *, are_many_fine: bool = Fal
     return PreparedSweep(loaded=loaded, section=section, cells=prepare_cells(loaded, cells, base))
 
 
-def prepare_cells(loaded: LoadedRecipe, cells: Sequence[Cell], base: Path) -> tuple[PreparedCell, ...]:
-    """Return the prepared cells of a sweep; see `prepare_sweep`."""
+def prepare_cells(
+    loaded: LoadedRecipe, cells: Sequence[Cell], base: Path, *, may_repeat: bool = False
+) -> tuple[PreparedCell, ...]:
+    """Return the prepared cells of a sweep; see `prepare_sweep`. Some may compute the same if they `may_repeat`."""
     assert loaded.recipe.sweep is not None, "the recipe has a sweep"
     until = loaded.recipe.sweep.until
     prepared: list[Prepared] = []
@@ -81,7 +83,7 @@ def prepare_cells(loaded: LoadedRecipe, cells: Sequence[Cell], base: Path) -> tu
         prepared.append(prepare(cell, base))
         return prepared[-1].plan
 
-    compile_cells(loaded, cells, compile_cell)
+    compile_cells(loaded, cells, compile_cell, may_repeat=may_repeat)
     return tuple(_look_up(cell, one, until) for cell, one in zip(cells, prepared, strict=True))
 
 

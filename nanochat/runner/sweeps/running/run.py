@@ -6,24 +6,28 @@ Cells that fail leave the others alone, and the command ends with the exit code 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from nanochat.errors import RecipeError
 from nanochat.plan.describe import several
 from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.sweeps.settings import list_seeds
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.store.sweep_state import SweepState
+from nanochat.runner.store.locks import sweep_lock
+from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.preparing.checks import check_sweep_run
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
 from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
-from nanochat.runner.sweeps.preparing.prepared import PreparedCell, prepare_sweep
+from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep, prepare_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.report import write_sweep_report
 from nanochat.runner.sweeps.results.table import result_table, result_text
 from nanochat.runner.sweeps.running.cell_runner import CellRunner, SweepRequest
 from nanochat.runner.sweeps.running.display import SweepDisplay
 from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
+from nanochat.runner.sweeps.running.search import check_engine, run_search
 from nanochat.runner.sweeps.running.slots import Slot, choose_slots
 from nanochat.runner.sweeps.running.upload_sweep import uploading_sweep
 from nanochat.runner.upload.upload import tracking_of
@@ -39,6 +43,8 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
     if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     sweep = prepare_sweep(loaded, request.base, are_many_fine=request.are_many_fine)
+    if sweep.section.search is not None:
+        check_engine()
     tracking = tracking_of(loaded.recipe.tracking, request.folder)
     check_sweep_run(sweep, request.base, tracking)
     slots = choose_slots(sweep)
@@ -47,9 +53,11 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
         display.log_line(plan)
     folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
     write_text(folder.plan_text, plan)
-    failures = _run(request, folder, state, sweep.cells, slots, display)
+    with sweep_lock(folder) if sweep.section.search is not None else nullcontext():
+        failures = _run(request, sweep, folder, state, sweep.cells, slots, display)
+    state = read_sweep(folder) or state
     display.log_line(f"{result_text(state, read_results(state, request.base))}\nreport: {folder.report}")
-    raise_worst(failures, len(sweep.cells))
+    raise_worst(failures, len(state.cells))
     return folder
 
 
@@ -63,10 +71,12 @@ def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, 
     sweep = prepare_sweep(loaded, request.base, are_many_fine=True)
     tracking = tracking_of(loaded.recipe.tracking, request.folder)
     folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
+    if sweep.section.search is not None:
+        raise RecipeError("--cell: a search chooses its cells one after another; run it without `--cell`")
     if not 1 <= number <= len(state.cells):
         raise RecipeError(f"--cell {number}: the sweep has {several(len(state.cells), 'cell')}, counted from 1")
     (cell,) = [x for x in sweep.cells if x.cell.number == number]
-    failures = _run(request, folder, state, [cell], [Slot()], display)
+    failures = _run(request, sweep, folder, state, [cell], [Slot()], display)
     if failures:
         raise failures[0].error
     display.log_line(result_table(state, [x for x in read_results(state, request.base) if x.entry.number == number]))
@@ -75,6 +85,7 @@ def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, 
 
 def _run(
     request: SweepRequest,
+    sweep: PreparedSweep,
     folder: SweepFolder,
     state: SweepState,
     cells: Sequence[PreparedCell],
@@ -82,13 +93,24 @@ def _run(
     display: Display,
 ) -> list[CellFailure]:
     """Run cells, write the report and upload it, and return the failures. Raises InterruptedRun after a signal."""
-    shown = SweepDisplay(display, len(state.cells))
+    shown = SweepDisplay(display, _count(sweep, state))
     runner = CellRunner(request, folder, state, shown)
     with (
         Interrupts(shown.clear_progress) as interrupts,
         uploading_sweep(folder, state, request.base, shown, interrupts),
     ):
-        runner.run(cells, slots, interrupts)
+        if sweep.section.search is None:
+            runner.run(cells, slots, interrupts)
+        else:
+            state = run_search(
+                sweep.loaded, runner, folder, state, base=request.base, slots=slots, interrupts=interrupts
+            )
         write_sweep_report(folder, state, request.base, with_plots=not interrupts.count)  # the user is waiting
     runner.raise_if_stopped()
     return runner.failures
+
+
+def _count(sweep: PreparedSweep, state: SweepState) -> int:
+    """Return how many cells the sweep will have."""
+    search = sweep.section.search
+    return len(state.cells) if search is None else search.trials * len(list_seeds(sweep.loaded))

@@ -14,7 +14,7 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.markdown import escape
 from nanochat.runner.store import provenance
-from nanochat.runner.store.sweep_state import SweepState
+from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.labels import short_names
 from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.table import describe_setting, show_mean
@@ -63,6 +63,7 @@ def _view(folder: SweepFolder, state: SweepState, base: Path, *, has_ended: bool
     }
     if not has_ended:
         return sweep_view(folder, state, tags=tags)
+    state = read_sweep(folder) or state  # a search has added cells
     results = read_results(state, base)
     metrics = {"cells_finished": float(sum(result.status == "finished" for result in results))}
     headline = f"**{several(len(results), 'cell')}**"

@@ -1,0 +1,146 @@
+"""Run a search: propose settings, run their cells, and let the results decide what to propose next.
+
+`optuna` (the extra `nanochat-run[search]`) proposes. Every proposal follows from the results before it and the recipe's
+seed alone, and is written to `sweep.json` before its cells start, so a killed search continues as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat.errors import PreflightError
+from nanochat.recipe.load import LoadedRecipe
+from nanochat.recipe.parsing.scalars import Scalar
+from nanochat.recipe.schema.sweep_section import Search, Space, Sweep
+from nanochat.recipe.schema.values import number_of
+from nanochat.recipe.sweeps.cells import make_cells
+from nanochat.recipe.sweeps.settings import list_seeds
+from nanochat.recipe.sweeps.space import setting_of
+from nanochat.runner.process.interrupts import Interrupts
+from nanochat.runner.store.sweep_state import SweepState
+from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
+from nanochat.runner.sweeps.preparing.prepared import PreparedCell, prepare_cells
+from nanochat.runner.sweeps.results.cell_results import Setting, group_by_setting, read_results
+from nanochat.runner.sweeps.running.cell_runner import CellRunner
+from nanochat.runner.sweeps.running.slots import Slot
+from nanochat.storage.layout import SweepFolder
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+_ATTEMPTS = 50
+"""How often a setting is proposed that was tried already before the space counts as exhausted."""
+_LARGEST_SEED = 2**32
+
+
+def check_engine() -> None:
+    """Raise a PreflightError if optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise PreflightError(
+            f"`sweep.search` needs optuna, which is not installed ({error}): pip install 'nanochat-run[search]'"
+        ) from error
+
+
+def propose(sweep: Sweep, tried: Sequence[Setting], count: int, *, seed: int) -> list[dict[str, Scalar]]:
+    """Return up to `count` settings to try next, fewer if the space is exhausted.
+
+    `tried` are all settings so far, with their results as far as their cells have any.
+    """
+    import optuna
+
+    assert sweep.search is not None and sweep.rank_by is not None, "the recipe has a search with a ranking"
+    ((metric, order),) = sweep.rank_by.items()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    spaces = {path: _distribution(space) for path, space in sweep.search.space.items()}
+    known = [_values_in(sweep.search, setting) for setting in tried]
+    proposals: list[dict[str, Scalar]] = []
+    for attempt in range(_ATTEMPTS + count):
+        if len(proposals) == count:
+            break
+        number = len(tried) + len(proposals)
+        sampler = optuna.samplers.TPESampler(seed=(seed + number + _ATTEMPTS * attempt) % _LARGEST_SEED)
+        study = optuna.create_study(direction="minimize" if order == "min" else "maximize", sampler=sampler)
+        for values, setting in zip(known, tried, strict=True):
+            study.add_trial(_trial(values, spaces, setting.mean(metric)))
+        values = dict(study.ask(spaces).params)
+        if values not in known and values not in proposals:
+            proposals.append(values)
+    return proposals
+
+
+def _trial(values: Mapping[str, Scalar], spaces: Mapping[str, BaseDistribution], result: float | None) -> Any:
+    import optuna
+
+    state = optuna.trial.TrialState.COMPLETE if result is not None else optuna.trial.TrialState.FAIL
+    return optuna.trial.create_trial(params=dict(values), distributions=dict(spaces), value=result, state=state)
+
+
+def _values_in(search: Search, setting: Setting) -> dict[str, Scalar]:
+    """Return the values of a setting as the space lists them: a count such as `1M` is stored as a number."""
+    values: dict[str, Scalar] = {}
+    for path, space in search.space.items():
+        value: Any = setting.values[path]
+        choices = space.choices or ()
+        values[path] = next((choice for choice in choices if number_of(choice) == number_of(value)), value)
+    return values
+
+
+def _distribution(space: Space) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if space.choices is not None:
+        return CategoricalDistribution(space.choices)
+    assert space.min is not None and space.max is not None, "the recipe is valid"
+    if isinstance(space.min, int) and isinstance(space.max, int):
+        step = int(space.step or 1)
+        last = space.min + (space.max - space.min) // step * step
+        return IntDistribution(space.min, last, log=bool(space.log), step=step)
+    high = float(space.max)
+    if space.step is not None:
+        high = space.min + math.floor((space.max - space.min) / space.step + 1e-9) * space.step
+    return FloatDistribution(float(space.min), high, log=bool(space.log), step=space.step)
+
+
+def run_search(
+    loaded: LoadedRecipe,
+    runner: CellRunner,
+    folder: SweepFolder,
+    state: SweepState,
+    *,
+    base: Path,
+    slots: Sequence[Slot],
+    interrupts: Interrupts,
+) -> SweepState:
+    """Run the cells that a search has chosen so far, and choose more until it has its trials. Return its state.
+
+    As many settings are chosen at a time as fill the slots.
+    """
+    search = state.section.search
+    assert search is not None, "the recipe has a search"
+    seeds, done = list_seeds(loaded), 0
+    while True:
+        tried = group_by_setting(read_results(state, base))
+        values = [_values_in(search, setting) for setting in tried[done:]]
+        runner.run(_prepare(loaded, values, first=done * len(seeds) + 1, base=base), slots, interrupts)
+        done, tried = len(tried), group_by_setting(read_results(state, base))
+        if interrupts.count or done >= search.trials:
+            return state
+        count = min(search.trials - done, max(1, len(slots) // len(seeds)))
+        proposals = propose(state.section, tried, count, seed=loaded.recipe.seed)
+        if not proposals:
+            return state
+        new = _prepare(loaded, proposals, first=done * len(seeds) + 1, base=base)
+        state = state.model_copy(update={"cells": (*state.cells, *map(cell_entry, new))})
+        state.write(folder)
+
+
+def _prepare(
+    loaded: LoadedRecipe, values: Sequence[Mapping[str, Scalar]], *, first: int, base: Path
+) -> tuple[PreparedCell, ...]:
+    settings = [setting_of(loaded, chosen) for chosen in values]
+    return prepare_cells(loaded, make_cells(loaded, settings, first=first), base, may_repeat=True)

@@ -1,0 +1,77 @@
+"""A search proposes settings by their results, and continues as it would have."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.errors import PreflightError
+from nanochat.recipe.schema.sweep_section import Sweep
+from nanochat.runner.store.sweep_state import CellEntry
+from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
+from nanochat.runner.sweeps.running.search import propose
+from nanochat.storage.layout import sweep_folders
+
+SEARCH = """\
+sweep:
+  search:
+    trials: 4
+    space:
+      pretrain.horizon.steps: {min: 4, max: 40}
+      pretrain.tokens_per_step: {choices: [64, 0.128K]}
+  until: base_eval
+  rank_by: {base_eval.bpb: min}
+"""
+
+
+def test_a_search_without_optuna_says_what_to_install(sweep, monkeypatch, calls):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    sweep.write(SEARCH)
+    with pytest.raises(PreflightError, match=r"pip install 'nanochat-run\[search\]'"):
+        sweep.run()
+    assert calls() == []
+
+
+def settings(values):
+    """Return settings with one cell each, whose result is (x - 0.3)^2."""
+    entries = [CellEntry(number=1, values={"x.y": x}, seed=0, run="r", plan_digest="d", overrides=()) for x in values]
+    cells = [
+        CellResult(entry=e, run=None, status="finished", metrics={"a.b": (e.values["x.y"] - 0.3) ** 2}, message="")
+        for e in entries
+    ]
+    return [Setting(values=cell.entry.values, cells=(cell,)) for cell in cells]
+
+
+def test_proposals_follow_from_results_and_seed_and_approach_the_best_value():
+    pytest.importorskip("optuna")
+    space = {"x.y": {"min": 0.0, "max": 1.0}}
+    sweep = Sweep.model_validate({"rank_by": {"a.b": "min"}, "search": {"trials": 30, "space": space}})
+    tried: list[float] = []
+    for _ in range(30):
+        (values,) = propose(sweep, settings(tried), 1, seed=7)
+        assert propose(sweep, settings(tried), 1, seed=7) == [values]
+        tried.append(values["x.y"])
+    assert all(0 <= x <= 1 for x in tried)
+    assert sum(abs(x - 0.3) < 0.1 for x in tried[15:]) > 2 * sum(abs(x - 0.3) < 0.1 for x in tried[:10])
+
+
+def test_a_space_with_few_settings_is_exhausted():
+    pytest.importorskip("optuna")
+    space = {"x.y": {"choices": (1, 2)}}
+    sweep = Sweep.model_validate({"rank_by": {"a.b": "min"}, "search": {"trials": 9, "space": space}})
+    assert sorted(values["x.y"] for values in propose(sweep, [], 5, seed=0)) == [1, 2]
+    assert propose(sweep, settings([1, 2]), 1, seed=0) == []
+
+
+def test_a_search_that_was_killed_chooses_the_same_settings_again(sweep, calls):
+    pytest.importorskip("optuna")
+    sweep.write(SEARCH)
+    sweep.bench.control(varies="yes")
+    sweep.run()
+    table = sweep.table()
+    assert len(sweep.state().cells) == 4
+    calls()
+    state, (folder,) = sweep.state(), sweep_folders(sweep.bench.base)
+    state.model_copy(update={"cells": state.cells[:2]}).write(folder)  # as after a kill in the second trial
+    sweep.run()
+    assert calls() == []
+    assert sweep.table() == table
