@@ -158,3 +158,9 @@ def test_stage_process_ends_when_its_parent_dies():
 def is_running(pid):
     listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     return bool(listed) and not listed.startswith("Z")
+
+
+def test_numpy_is_imported_after_the_threads_of_its_blas_are_set():
+    """NumPy's BLAS reads its number of threads once, when it is loaded. Training on a CPU computes with it."""
+    code = "import sys, nanochat.stages.process.job; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -168,7 +168,7 @@ def test_real_run_under_a_low_limit_halves_its_rows_and_finishes(bench):
     """It was interrupted without the limit, so it continues after its checkpoint. The weights differ by rounding."""
     (bench.folder / "text.txt").write_text("".join(f"hello world {i}, once more\n" for i in range(3000)))
     shape = "model={n_layer: 6, n_embd: 128, n_head: 2, sequence_len: 256, window_pattern: L}"
-    changes = (shape, "pretrain.tokens_per_step=4096", "pretrain.optimizer.lr_scale=0.01", "run.device=cpu")
+    changes = (shape, "pretrain.tokens_per_step=8192", "pretrain.optimizer.lr_scale=0.01", "run.device=cpu")
 
     def run(kib, base, **wishes):
         command = ("bash", "-c", _ULIMIT.format(kib=kib, python=sys.executable))
@@ -188,13 +188,13 @@ def test_real_run_under_a_low_limit_halves_its_rows_and_finishes(bench):
     bench.display = bench.make_display()
     model = bench.prepare(*changes).plan.stages[1].spec.model
     free = subprocess.run([sys.executable, "-c", _ADDRESS_SPACE], capture_output=True, text=True, check=True)
-    needed = training_memory(model, sequence_len=256, dtype="float32").peak(16, accumulates=False)
+    needed = training_memory(model, sequence_len=256, dtype="float32").peak(32, accumulates=False)
     records = run(int(free.stdout) + needed // 1024, bench.base).records(bench.base)
     said = [line for line in bench.display.lines if line.startswith("2-pretrain: ")]
-    assert re.search(r"ran out of memory with 16 rows per forward pass; it continues after step \d", said[1])
-    assert "uses 8 of its 16 rows per forward pass instead of 16, because memory ran out" in said[2]
+    assert re.search(r"ran out of memory with 32 rows per forward pass; it continues after step \d", said[1])
+    assert "uses 16 of its 32 rows per forward pass instead of 32, because memory ran out" in said[2]
     assert re.fullmatch(r"2-pretrain: resuming after step \d", said[3])
     pretrain = records["pretrain"]
-    assert (pretrain.planned.micro_batch_size, pretrain.measured.micro_batch_size) == (16, 8)
+    assert (pretrain.planned.micro_batch_size, pretrain.measured.micro_batch_size) == (32, 16)
     assert pretrain.fingerprint == undisturbed["pretrain"].fingerprint
     assert records["base_eval"].metrics["bpb"] == pytest.approx(undisturbed["base_eval"].metrics["bpb"], rel=1e-5)
