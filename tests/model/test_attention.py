@@ -114,7 +114,7 @@ def test_block_attention_never_holds_all_scores(form, window):
 
     short, long = peak(1024), peak(2048)
     assert long < 4 * 2 * 2048 * 2048
-    assert long < 2.5 * short
+    assert long < 3 * short, "the scores of all queries and keys would take four times as much"
 
 
 def test_bfloat16_gradients_of_block_attention_are_as_close_as_those_of_the_reference():

@@ -198,7 +198,7 @@ RECIPE = {
 def load(tmp_path, **changes):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**RECIPE, **changes}))
-    return load_recipe(str(path)).recipe
+    return load_recipe(path).recipe
 
 
 def test_map_of_a_recipe_becomes_texts_by_role(tmp_path):

@@ -12,6 +12,7 @@ from nanochat.data.files.formats.streams import blocks
 from nanochat.data.ingest.csv_rows import csv_rows
 from nanochat.data.ingest.row_tables import UnreadableFileError
 from nanochat.errors import PreflightError, StageError
+from nanochat.storage.files import write_bytes
 
 _HEAD_BYTES = 1 << 20
 """Only the start of a file is looked at. Its last line, which may be cut, is left out."""
@@ -64,8 +65,8 @@ def _write_head(path: Path, head: Path) -> bool:
         if len(content) > _HEAD_BYTES:
             break
     else:
-        head.write_bytes(content)
+        write_bytes(head, content, durable=False)
         return True
     kept = content[:_HEAD_BYTES]
-    head.write_bytes(kept[: kept.rfind(b"\n") + 1] or kept)
+    write_bytes(head, kept[: kept.rfind(b"\n") + 1] or kept, durable=False)
     return False
