@@ -14,7 +14,7 @@ dry-run:
 quickstart:
     nanochat-run quickstart
 
-# the test suite (no network, under 3 minutes)
+# the test suite (no network, minutes)
 test:
     pytest -n 2 --dist loadgroup
 
