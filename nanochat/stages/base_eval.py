@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import assert_never
 
-from nanochat.errors import StageError
-from nanochat.evals.bits_per_byte import evaluate_bpb
-from nanochat.evals.choice_tasks import evaluate_choices
-from nanochat.evals.continuations import tokens_per_batch
-from nanochat.evals.core_tasks import evaluate_core_task
-from nanochat.evals.metrics import Score, composite
-from nanochat.evals.task_result import ExampleRecord
-from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_continuations
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Job
+from nanochat.plan.specs import BaseEvalSpec, Job
 from nanochat.stages.process.context import StageContext, StageResult, indented
-from nanochat.stages.suites import Suite, SuiteResult, SuiteRunner, Tick, load_model_to_evaluate, suite_result
-from nanochat.stages.validation_batches import held_out_batches
+from nanochat.stages.suites.base_suites import prepare_base_suite
+from nanochat.stages.suites.suite_runner import SuiteRunner, load_model_to_evaluate
 from nanochat.storage.files import write_text
-from nanochat.tasks.base_multiple_choice import build_choice_items
-from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -39,7 +28,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     model, tokenizer = load_model_to_evaluate(context, init_from=spec.init_from)
     runner = SuiteRunner(context, len(spec.suites))
     for name, suite in spec.suites.items():
-        runner.run(name, functools.partial(_prepare_suite, name, suite, model, tokenizer, context))
+        runner.run(name, functools.partial(prepare_base_suite, name, suite, model, tokenizer, context))
     if spec.samples:
         text = sample_text(model, tokenizer, spec.samples, max_tokens=spec.sample_tokens)
         write_text(context.folder.samples, text)
@@ -51,94 +40,3 @@ def sample_text(model: FastGPT, tokenizer: Tokenizer, prompts: Sequence[str], *,
     texts = sample_continuations(Engine(model, tokenizer), prompts, max_tokens=max_tokens)
     heading = "# Continuations\n\nGreedy sampling; each block begins with its prompt."
     return "\n\n".join([heading, *map(indented, texts)])
-
-
-def _prepare_suite(
-    name: str, suite: BaseSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
-) -> Suite:
-    """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
-    match suite:
-        case BpbSuiteSpec():
-            return _prepare_bpb(name, suite, model, tokenizer, context)
-        case ChoiceSuiteSpec():
-            return _prepare_choices(name, suite, model, tokenizer, context)
-        case CoreSuiteSpec():
-            return _prepare_core(name, suite, model, tokenizer, context)
-        case _:
-            assert_never(suite)
-
-
-def _prepare_bpb(name: str, suite: BpbSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext) -> Suite:
-    sequence_len = model.config.sequence_len
-    batches = held_out_batches(
-        suite.source,
-        suite.split,
-        tokenizer,
-        sequence_len=sequence_len,
-        max_tokens=suite.tokens,
-        rows_per_batch=context.shrink_batch(max(1, BPB_TOKENS // sequence_len)),
-        base=context.base,
-    )
-
-    def compute(tick: Tick) -> SuiteResult:
-        result = evaluate_bpb(model, batches, tokenizer.token_bytes, on_batch=tick)
-        if result.problem is not None:
-            raise StageError(f"base_eval.suites.{name}: {result.problem}")
-        sizes = {f"{name}.bytes": float(result.bytes), f"{name}.tokens": float(result.tokens)}
-        return SuiteResult({name: result.bpb, **sizes})
-
-    return Suite(name, compute, sum(batch.targets.size for batch in batches), "tokens")
-
-
-def _prepare_choices(
-    name: str, suite: ChoiceSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
-) -> Suite:
-    items = build_choice_items(
-        suite.task,
-        suite.source,
-        suite.split,
-        base=context.base,
-        num_fewshot=suite.num_fewshot,
-        max_problems=suite.max_problems,
-    )
-    if not items:
-        raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")
-    tokens = context.shrink_batch(tokens_per_batch())
-
-    def compute(tick: Tick) -> SuiteResult:
-        result = evaluate_choices(model, tokenizer, items, task=suite.task, max_tokens_per_batch=tokens, on_scored=tick)
-        return suite_result(name, result)
-
-    return Suite(name, compute, len(items))
-
-
-def _prepare_core(
-    name: str, suite: CoreSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
-) -> Suite:
-    tasks = read_bundle(bundle_folder(suite.source, base=context.base))
-    problems = [build_core_prompts(task, max_problems=suite.max_problems) for task in tasks]
-
-    def compute(tick: Tick) -> SuiteResult:
-        metrics: dict[str, float] = {}
-        records: list[ExampleRecord] = []
-        scores: list[Score] = []
-        for task, prompts in zip(tasks, problems, strict=True):
-            result = evaluate_core_task(
-                model,
-                tokenizer,
-                prompts,
-                task=task.label,
-                chance=task.chance,
-                max_tokens_per_batch=context.shrink_batch(tokens_per_batch()),
-                on_scored=functools.partial(_tick_from, len(records), tick),
-            )
-            metrics |= suite_result(f"{name}.{task.label}", result).metrics
-            records.extend(result.records)
-            scores.append(result.score)
-        return SuiteResult({name: composite(scores)[1], **metrics}, records=tuple(records))
-
-    return Suite(name, compute, sum(map(len, problems)))
-
-
-def _tick_from(start: int, tick: Tick, amount: int) -> None:
-    tick(start + amount)

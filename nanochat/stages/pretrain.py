@@ -26,10 +26,11 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
 from nanochat.plan.specs import Job, PretrainSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
-from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import Training, write_samples
-from nanochat.stages.training_schedule import TrainingSchedule
-from nanochat.stages.validation_batches import HeldOutBatch, held_out_batches
+from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
+from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
+from nanochat.stages.training.samples import write_samples
+from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.training import Training
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates

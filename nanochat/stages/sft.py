@@ -19,9 +19,10 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
 from nanochat.plan.specs import Job, SftSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
-from nanochat.stages.rows import choose_micro_batch, rows_of_step
-from nanochat.stages.training import Training, write_samples
-from nanochat.stages.training_schedule import TrainingSchedule
+from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
+from nanochat.stages.training.samples import write_samples
+from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.training import Training
 from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task

@@ -113,7 +113,7 @@ def _read_data(options: argparse.Namespace) -> _Data:
     from nanochat.data.loaders.batches import BatchLoader
     from nanochat.data.loaders.document_rows import DocumentRows
     from nanochat.data.sources import SourceSpec
-    from nanochat.stages.validation_batches import held_out_batches
+    from nanochat.stages.suites.held_out_text import held_out_batches
 
     base = Path(tempfile.gettempdir()) / "nanochat-learning"
     source = SourceSpec(name="text", path=(str(options.text / "*.parquet"),), validation_shard=options.validation_shard)

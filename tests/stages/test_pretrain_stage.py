@@ -245,7 +245,7 @@ def test_unknown_gpu_is_named_once_in_a_run(
     make_context, make_pretrain_spec, make_sft_spec, upstream, monkeypatch, capsys, name, names
 ):
     """The fine-tuning that follows does not repeat the note. A known GPU has none, and its MFU is logged."""
-    monkeypatch.setattr("nanochat.stages.training.device_name", lambda: name)
+    monkeypatch.setattr("nanochat.stages.training.training.device_name", lambda: name)
     words = SourceSpec(name="words", builtin="spelling")
     item = SftItem(name="w", task="simple_spelling", source=words, split="train", max_examples=8, repeat=1)
     folders = dict(upstream)

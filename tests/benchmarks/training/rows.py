@@ -10,7 +10,7 @@ from training.run import HELD_OUT_FILE, ROWS_FILE, Ints
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.loaders.document_rows import DocumentRows
 from nanochat.data.sources import SourceSpec
-from nanochat.stages.validation_batches import held_out_batches
+from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.tokenizer import bpe
 
 TOKENIZER_CHARS = 20_000_000

@@ -7,7 +7,7 @@ initial weights and the learning rates, which each stage passes in; the loop its
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -26,15 +26,13 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
-from nanochat.stages.process.context import StageContext, indented
-from nanochat.stages.training_schedule import TrainingSchedule
-from nanochat.storage.files import write_text
+from nanochat.stages.process.context import StageContext
+from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
 from nanochat.train.step import TrainStep
 
-_SAMPLE_HEADING = "\n## Step "
 _USED_SECONDS = "used_seconds"
 """The field of a checkpoint's state with the used part of a time budget."""
 
@@ -230,18 +228,3 @@ def intervals_of(execution: ExecutionSpec) -> Intervals:
         save_every_steps=execution.checkpoint_every_steps,
         save_every_seconds=None if minutes is None else 60 * minutes,
     )
-
-
-def write_samples(path: Path, step: int, texts: Sequence[str]) -> None:
-    """Add a section for a step to a Markdown file, and drop sections of later steps, written before a restart."""
-    sections = _read_samples(path) if path.exists() else {}
-    sections = {at: text for at, text in sections.items() if at < step}
-    sections[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
-    body = "".join(f"{_SAMPLE_HEADING}{at}\n{text}" for at, text in sorted(sections.items()))
-    write_text(path, f"# Samples\n{body}")
-
-
-def _read_samples(path: Path) -> dict[int, str]:
-    """Return the text of each section by its step."""
-    sections = path.read_text(encoding="utf-8").split(_SAMPLE_HEADING)[1:]
-    return {int(section.split("\n", 1)[0]): section.split("\n", 1)[1] for section in sections}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nanochat.data.documents import single_pass
-from nanochat.stages.validation_batches import held_out_batches
+from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.tokenizer import bpe
 
 

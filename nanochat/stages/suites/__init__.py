@@ -1,0 +1,1 @@
+"""The suites of evaluations: preparing them, running them, and saving what they measured."""

@@ -1,0 +1,64 @@
+"""Prepares the suites of chat_eval: tasks whose answers are letters, and tasks whose answers are generated."""
+
+from __future__ import annotations
+
+from nanochat.errors import StageError
+from nanochat.evals.chat_tasks import evaluate_categorical, evaluate_generative
+from nanochat.evals.continuations import tokens_per_batch
+from nanochat.evals.task_result import TaskResult
+from nanochat.inference.batch_sizes import GENERATED_ROWS
+from nanochat.inference.engine import Engine
+from nanochat.inference.sampling import Sampling
+from nanochat.plan.specs import ChatSuiteSpec
+from nanochat.stages.process.context import StageContext, derive_seed
+from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
+from nanochat.tasks.base import Task
+from nanochat.tasks.build import build_task
+from nanochat.tasks.table import TASKS
+from nanochat.tools.sandbox.run import find_isolation
+
+
+def prepare_chat_suite(context: StageContext, engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int) -> Suite:
+    """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
+    accept_unisolated = context.job.execution.accept_unisolated_programs
+    task = build_task(
+        suite.task,
+        suite.source,
+        suite.split,
+        max_examples=suite.max_problems,
+        seed=seed,
+        base=context.base,
+        choose="shuffled",
+        accept_unisolated=accept_unisolated,
+    )
+    if len(task) == 0:
+        raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem in split `{suite.split}`")
+
+    if TASKS[suite.task].runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
+        context.notify_user(f"{name}: this machine cannot isolate the model's programs; the recipe accepts that")
+
+    def compute(tick: Tick) -> SuiteResult:
+        suite_seed = derive_seed(seed, "chat_eval", name)
+        return suite_result(name, _evaluate(context, engine, task, suite, seed=suite_seed, tick=tick))
+
+    samples = suite.num_samples if TASKS[suite.task].kind == "generative" else 1
+    return Suite(name, compute, len(task) * samples, "problems" if samples == 1 else "completions")
+
+
+def _evaluate(
+    context: StageContext, engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, tick: Tick
+) -> TaskResult:
+    if TASKS[suite.task].kind == "categorical":
+        tokens = context.shrink_batch(tokens_per_batch())
+        return evaluate_categorical(engine.model, engine.tokenizer, task, max_tokens_per_batch=tokens, on_scored=tick)
+    return evaluate_generative(
+        engine,
+        engine.tokenizer,
+        task,
+        num_samples=suite.num_samples,
+        max_tokens=suite.max_tokens,
+        sampling=Sampling(suite.temperature, suite.top_k),
+        seed=seed,
+        max_rows=context.shrink_batch(GENERATED_ROWS),
+        on_finished=tick,
+    )
