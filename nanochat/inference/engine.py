@@ -55,6 +55,10 @@ class Completion:
         self.request = request
         self.tokens: list[int] = []
         """Includes the calculator's output, but not the token that ended the answer."""
+        self.is_drawn: list[bool] = []
+        """Whether the model drew each token. It did not draw the calculator's output."""
+        self.end_token: int | None = None
+        """The token by which the model ended the answer."""
         self.ended: Literal["stop", "length"] | None = None
         """Why it ended: the model ended it, or it reached `limit`. None while it is unfinished."""
         self.limit = limit
@@ -68,9 +72,10 @@ class Completion:
         is_forced = bool(self.forced)
         token = self.forced.popleft() if is_forced else drawn
         if token in markers.ends and not is_forced:
-            self.ended = "stop"
+            self.ended, self.end_token = "stop", token
             return
         self.tokens.append(token)
+        self.is_drawn.append(not is_forced)
         if self.request.use_calculator:
             self._follow_code(token, markers, tokenizer)
         if len(self.tokens) >= self.limit:
@@ -200,14 +205,7 @@ class Engine:
     ) -> list[list[int]]:
         """Return one completion for each prompt, which ends as in `generate`; without `sampling`, the likeliest one.
 
-        At most `max_rows` are decoded at a time, and new prompts replace those that end. The longest go first, so that
-        a lack of memory shows at once. Prompt i samples with the key of row i, so that batching changes no draw.
-
-        Args:
-            on_finished: called with the number of finished completions whenever some end.
-
-        Raises:
-            RecipeError: as in `generate`.
+        Prompt i samples with the key of row i. `finish` explains the rest.
         """
         chosen = sampling or Sampling(temperature=0.0)
         requests = [
@@ -221,6 +219,26 @@ class Engine:
             )
             for number, prompt in enumerate(prompts)
         ]
+        return [completion.tokens for completion in self.finish(requests, max_rows=max_rows, on_finished=on_finished)]
+
+    def finish(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_rows: int = GENERATED_ROWS,
+        on_finished: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """Return the whole completion of each request, which ends as in `generate`. Their numbers must differ.
+
+        At most `max_rows` are decoded at a time, and new prompts replace those that end. The longest go first, so that
+        a lack of memory shows at once. A request samples with the key of its number, so that batching changes no draw.
+
+        Args:
+            on_finished: called with the number of finished completions whenever some end.
+
+        Raises:
+            RecipeError: as in `generate`.
+        """
         for request in requests:
             self.check(request)
         waiting = deque(sorted(requests, key=lambda request: len(request.prompt), reverse=True))
@@ -234,7 +252,7 @@ class Engine:
             batch.step()
             if on_finished is not None and len(batch) < before:
                 on_finished(len(completions) - len(batch))
-        return [completions[number].tokens for number in range(len(prompts))]
+        return [completions[request.number] for request in requests]
 
     def check(self, request: Request) -> None:
         """Raise a RecipeError if the prompt is empty or leaves no room in the context, or `max_tokens` is below 1."""

@@ -195,19 +195,36 @@ def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     return losses(hidden, weight, flat_targets).reshape(targets.shape)
 
 
-def summed_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+def summed_loss(model: GPT, idx: mx.array, targets: mx.array, weights: mx.array | None = None) -> mx.array:
     """Return the float32 sum of the cross-entropy over all targets that are not -1; for training.
 
-    Gradients are computed together with the loss, chunk by chunk; for the loss alone `token_losses` is cheaper.
+    With `weights` (B, T), float32, each target's cross-entropy counts as often as its weight says, which may be
+    negative. Gradients are computed together with the loss, chunk by chunk; for the loss alone `token_losses` is
+    cheaper.
     """
     hidden, weight, flat_targets = _flattened(model, idx, targets)
-    return loss.chunked_sum(_loss_kernels(), model.config.vocab_size)(hidden, weight, flat_targets)[0]
+    factors = () if weights is None else (weights.reshape(-1),)
+    return loss.chunked_sum(_loss_kernels(), model.config.vocab_size)(hidden, weight, flat_targets, *factors)[0]
+
+
+def token_logprobs(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+    """Return each target's log-probability, float32 (B, T), with float32 logits in any compute dtype; 0 where it is -1.
+
+    bfloat16 logits are off by up to 0.03, which is more than a policy moves in a step.
+    """
+    hidden, weight = model.hidden(idx), model.lm_head.weight[: model.config.vocab_size]
+    losses = loss.chunked_losses(cpu_loss.KERNELS if runs_on_cpu() else loss.KERNELS, model.config.vocab_size)
+    rows = hidden.reshape(-1, hidden.shape[-1]).astype(mx.float32)
+    return -losses(rows, weight.astype(mx.float32), targets.reshape(-1)).reshape(targets.shape)
 
 
 def loss_and_gradients(
     model: GPT, parameters: dict[str, mx.array], idx: mx.array, targets: mx.array, scale: mx.array
 ) -> tuple[mx.array, dict[str, mx.array]] | None:
-    """Return `scale` times `summed_loss` and its gradients without MLX's differentiation; None where that is faster."""
+    """Return `scale` times `summed_loss` and its gradients without MLX's differentiation; None where that is faster.
+
+    A `scale` (B, T) is the `weights` of `summed_loss`.
+    """
     if not (
         isinstance(model, FastGPT)
         and runs_on_cpu()

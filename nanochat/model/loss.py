@@ -57,7 +57,7 @@ def chunked_losses(kernels: LossKernels, vocab_size: int) -> Callable[[mx.array,
     def run(rows: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
         weight = weight.astype(rows.dtype)
         losses: list[mx.array] = []
-        for chunk, chunk_targets in _chunks(rows, targets, max(1, kernels.chunk_elements // weight.shape[0])):
+        for chunk, chunk_targets in _chunks(max(1, kernels.chunk_elements // weight.shape[0]), rows, targets):
             (waiting,) = mx.depends([chunk], losses[-1:]) if losses else (chunk,)  # one chunk's logits at a time
             losses.append(kernels.losses(waiting @ weight.T, chunk_targets, vocab_size=vocab_size))
         return mx.concatenate(losses)
@@ -71,19 +71,29 @@ def chunked_losses(kernels: LossKernels, vocab_size: int) -> Callable[[mx.array,
 
 @functools.cache
 def chunked_sum(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx.array, mx.array, mx.array]]:
-    """Return the function of the same arguments that gives the sum of the losses, differentiable, and its gradients."""
+    """Return the function of the same arguments that gives the sum of the losses, differentiable, and its gradients.
+
+    A fourth argument (N,), float32, is a factor on each loss.
+    """
 
     @mx.custom_function
-    def run(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def run(
+        rows: mx.array, weight: mx.array, targets: mx.array, *factors: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
         total, weight_gradient = mx.array(0.0), None
         row_gradients: list[mx.array] = []
         cast_weight = weight.astype(rows.dtype)
-        for chunk, chunk_targets in _chunks(rows, targets, max(1, kernels.chunk_elements // weight.shape[0])):
+        size = max(1, kernels.chunk_elements // weight.shape[0])
+        for chunk, chunk_targets, *of_chunk in _chunks(size, rows, targets, *factors):
             if weight_gradient is not None:  # one chunk's logits at a time
                 (chunk,) = mx.depends([chunk], [total, weight_gradient, row_gradients[-1]])
             losses, gradient = kernels.losses_and_gradient(chunk @ cast_weight.T, chunk_targets, vocab_size=vocab_size)
+            row_gradient = gradient @ cast_weight
+            if of_chunk:  # the factors go to the products, which are smaller than the gradient of the logits
+                losses = losses * of_chunk[0]
+                row_gradient, chunk = (_times_rows(x, of_chunk[0]) for x in (row_gradient, chunk))
             total = total + losses.sum()
-            row_gradients.append(gradient @ cast_weight)
+            row_gradients.append(row_gradient)
             weight_gradient = kernels.add_product(weight_gradient, gradient, chunk)
         assert weight_gradient is not None, "there is at least one row"
         return total, mx.concatenate(row_gradients), weight_gradient.astype(weight.dtype)
@@ -94,14 +104,19 @@ def chunked_sum(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx
     ) -> tuple[mx.array, ...]:
         """Return the gradients that the forward pass computed, times the one factor that a sum can have."""
         rows, weight = (kernels.scaled(gradient, cotangents[0]) for gradient in outputs[1:])
-        return rows, weight, mx.zeros_like(primals[2])
+        return rows, weight, *map(mx.zeros_like, primals[2:])
 
     return cast("Callable[..., tuple[mx.array, mx.array, mx.array]]", run)
 
 
-def _chunks(rows: mx.array, targets: mx.array, size: int) -> Iterator[tuple[mx.array, mx.array]]:
-    for start in range(0, rows.shape[0], size):
-        yield rows[start : start + size], targets[start : start + size]
+def _chunks(size: int, *arrays: mx.array) -> Iterator[tuple[mx.array, ...]]:
+    for start in range(0, arrays[0].shape[0], size):
+        yield tuple(array[start : start + size] for array in arrays)
+
+
+def _times_rows(x: mx.array, factors: mx.array) -> mx.array:
+    """Return x (R, C) with each row multiplied by its factor (R,), rounded once."""
+    return (x.astype(mx.float32) * factors[:, None]).astype(x.dtype)
 
 
 class CappedSoftmax(NamedTuple):

@@ -79,5 +79,10 @@ class TaskMixture:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Example:
+        task, place = self.locate(index)
+        return task[place]
+
+    def locate(self, index: int) -> tuple[Task, int]:
+        """Return the task of an example of the mixture, and the example's index in it."""
         number = bisect_right(self._ends, check_index(index, len(self)))
-        return self._passes[number][index - self._ends[number] + len(self._passes[number])]
+        return self._passes[number], index - self._ends[number] + len(self._passes[number])

@@ -1,6 +1,7 @@
 """One optimizer step: accumulate gradients over micro-batches and processes, then update the model.
 
-The loss is the mean over the valid tokens of the whole step, of all processes; it is not a mean of micro-batch means.
+The loss is a weighted sum over the valid tokens of the whole step, of all processes. In pretraining and fine-tuning the
+weights are equal, which makes it their mean; it is not a mean of micro-batch means.
 Not here: schedules, data, and the loop around the steps (`loop`).
 """
 
@@ -11,33 +12,31 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import mlx.core as mx
-import numpy as np
 
+from nanochat.data.loaders.batches import Pass
 from nanochat.errors import StageError
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import is_worth_compiling, loss_and_gradients, summed_loss, working_parameters
 from nanochat.model.gpt import GPT
-from nanochat.model.loss import IGNORED
 from nanochat.optim.gradients import added, grad_norm
 from nanochat.optim.optimizer import Optimizer
 
 NamedArrays = dict[str, mx.array]
 MicroStep = Callable[[NamedArrays, mx.array, mx.array, mx.array], tuple[mx.array, NamedArrays]]
-"""(parameters, inputs (B, T), targets (B, T), scale) -> (scale * summed loss in nats, its gradients)."""
+"""(parameters, inputs (B, T), targets (B, T), weights () or (B, T)) -> (weighted loss in nats, its gradients)."""
 
 
 class Rows(Protocol):
-    """Tokens and next tokens, (B, T) int32, and the number of scored targets that other processes have in this step.
-
-    Targets of -1 are ignored.
-    """
+    """What this process contributes to a step."""
 
     @property
-    def inputs(self) -> np.ndarray: ...
-    @property
-    def targets(self) -> np.ndarray: ...
-    @property
-    def elsewhere_tokens(self) -> int: ...
+    def valid_tokens(self) -> int:
+        """The number of scored targets in the whole step, those of other processes included."""
+        ...
+
+    def passes(self, micro_batch_size: int) -> Sequence[Pass]:
+        """Return the forward and backward passes, of at most `micro_batch_size` rows each. There is at least one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,11 @@ class TrainStep:
         Raises:
             StageError: no target of the whole batch is scored.
         """
-        valid_tokens = int((batch.targets != IGNORED).sum()) + batch.elsewhere_tokens
+        valid_tokens = batch.valid_tokens
         if valid_tokens == 0:
             raise StageError("no target in the whole batch is scored: every token is masked")
         parameters = self.model.named_parameters()
-        nats, gradients = self._accumulate(parameters, batch, scale=mx.array(1 / valid_tokens))
+        nats, gradients = self._accumulate(parameters, batch.passes(self.micro_batch_size))
         loss, voted = self._sum_with_votes(nats, votes)
         gradients = {name: self._sum_over_world(value) for name, value in gradients.items()}
         norm = grad_norm([*gradients.values()])
@@ -109,20 +108,18 @@ class TrainStep:
         is_applied = finish(parameters, gradients, rates, (loss, norm))
         return StepResult(loss=loss, grad_norm=norm, valid_tokens=valid_tokens, is_applied=is_applied, votes=voted)
 
-    def _accumulate(self, parameters: NamedArrays, batch: Rows, *, scale: mx.array) -> tuple[mx.array, NamedArrays]:
-        """Return the loss and the gradients, summed over micro-batches and multiplied by `scale`.
+    def _accumulate(self, parameters: NamedArrays, passes: Sequence[Pass]) -> tuple[mx.array, NamedArrays]:
+        """Return the weighted loss and its gradients, summed over micro-batches.
 
         Matrices are cast to the compute dtype once. Their gradients have that dtype and are summed in float32, because
         a bfloat16 sum would lose the small ones.
         """
         working = working_parameters(self.model, parameters)
         nats, gradients = mx.array(0.0), NamedArrays()
-        for start in range(0, len(batch.inputs), self.micro_batch_size):
-            rows = slice(start, start + self.micro_batch_size)
-            inputs, targets = mx.array(batch.inputs[rows]), mx.array(batch.targets[rows])
-            more_nats, more = self._micro_step(working, inputs, targets, scale)
+        for part in passes:
+            more_nats, more = self._micro_step(working, *map(mx.array, part))
             nats = nats + more_nats
-            if self.micro_batch_size >= len(batch.inputs):
+            if len(passes) == 1:
                 return nats, more
             dtypes = {name: value.dtype for name, value in more.items()}
             gradients = added(gradients, more)
@@ -177,17 +174,19 @@ class TrainStep:
 
 
 def _gradients_of(model: GPT) -> MicroStep:
-    def scaled_loss(parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
+    def weighted_loss(parameters: NamedArrays, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         # The model holds the tracer's arrays from here on, until `run` sets real ones.
         model.set_parameters(parameters)
-        return scale * summed_loss(model, inputs, targets)
+        if weights.ndim:
+            return summed_loss(model, inputs, targets, weights)
+        return weights * summed_loss(model, inputs, targets)
 
-    by_differentiation: MicroStep = mx.value_and_grad(scaled_loss)
+    by_differentiation: MicroStep = mx.value_and_grad(weighted_loss)
 
     def micro_step(
-        parameters: NamedArrays, inputs: mx.array, targets: mx.array, scale: mx.array
+        parameters: NamedArrays, inputs: mx.array, targets: mx.array, weights: mx.array
     ) -> tuple[mx.array, NamedArrays]:
-        found = loss_and_gradients(model, parameters, inputs, targets, scale)
-        return found or by_differentiation(parameters, inputs, targets, scale)
+        found = loss_and_gradients(model, parameters, inputs, targets, weights)
+        return found or by_differentiation(parameters, inputs, targets, weights)
 
     return micro_step

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nanochat.data.packing.documents import IntArray
 
@@ -30,6 +31,17 @@ class Row(NamedTuple):
     targets: IntArray
 
 
+class Pass(NamedTuple):
+    """One forward and backward pass of a step. The loss is the weighted sum of its targets' cross-entropies."""
+
+    inputs: IntArray
+    """(B, T) int32."""
+    targets: IntArray
+    """(B, T) int32; -1 is not scored."""
+    weights: float | npt.NDArray[np.float32]
+    """One weight, or one for each target (B, T)."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs and the tokens that follow them, both (B, T) int32; targets of -1 are not scored.
@@ -40,6 +52,17 @@ class Batch:
     inputs: IntArray
     targets: IntArray
     elsewhere_tokens: int = 0
+
+    @property
+    def valid_tokens(self) -> int:
+        """The number of scored targets in the whole batch, of all ranks."""
+        return _scored_tokens(self.targets) + self.elsewhere_tokens
+
+    def passes(self, micro_batch_size: int) -> list[Pass]:
+        """Return the passes, whose loss is the mean over the scored targets of the whole batch."""
+        weight, rows = 1 / self.valid_tokens, range(0, len(self.inputs), micro_batch_size)
+        parts = [slice(start, start + micro_batch_size) for start in rows]
+        return [Pass(self.inputs[part], self.targets[part], weight) for part in parts]
 
 
 class RowState(Protocol):

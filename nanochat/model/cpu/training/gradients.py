@@ -45,8 +45,8 @@ class TrainingPass:
         self.gradients: dict[str, Floats] = {}
 
     @np.errstate(all="ignore")
-    def run(self, scale: float) -> float:
-        """Return `scale` times the summed loss, and leave its gradients in `gradients`.
+    def run(self, scale: float | Floats) -> float:
+        """Return `scale` times the summed loss, and leave its gradients in `gradients`. It may be one number per token.
 
         Infinities are no error here: the training step skips an update that is not finite.
         """
@@ -73,7 +73,7 @@ class TrainingPass:
         self.gradients["transformer.wte.weight"] = row_gradient(self.tokens, gradient, rows)
         return loss
 
-    def _loss(self, normed: Floats, scale: float) -> tuple[float, Floats]:
+    def _loss(self, normed: Floats, scale: float | Floats) -> tuple[float, Floats]:
         weight = self.weights["lm_head.weight"]
         loss, gradient, of_weight = loss_and_gradients(normed, weight[: self.config.vocab_size], self.targets, scale)
         padding = len(weight) - len(of_weight)

@@ -16,26 +16,32 @@ from nanochat.model.loss import IGNORED
 _CHUNK_LOGITS = 256 * 1024
 
 
-def loss_and_gradients(rows: Floats, weight: Floats, targets: Tokens, scale: float) -> tuple[float, Floats, Floats]:
+def loss_and_gradients(
+    rows: Floats, weight: Floats, targets: Tokens, scale: float | Floats
+) -> tuple[float, Floats, Floats]:
     """Return `scale` times the summed loss of hidden states (N, C), and its gradients for them and for lm_head (V, C).
 
-    The weight comes without the rows that pad the vocabulary. Targets (N,) of -1 are ignored.
+    The weight comes without the rows that pad the vocabulary. Targets (N,) of -1 are ignored. `scale` is a number, or
+    one for each target (N,).
     """
     chunk = max(1, _CHUNK_LOGITS // len(weight))
     row_gradients, weight_gradient = np.empty_like(rows), np.zeros_like(weight)
     shares, product = np.empty((chunk, len(weight)), dtype=np.float32), np.empty_like(weight)
-    total = 0.0
+    total, counted = 0.0, np.where(targets == IGNORED, 0, scale).astype(np.float32)
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
-        loss, gradient = _chunk(rows[part], weight, targets[part], scale, shares[: part.stop - part.start])
+        loss, gradient = _chunk(rows[part], weight, targets[part], counted[part], shares[: part.stop - part.start])
         np.matmul(gradient, weight, out=row_gradients[part])
         weight_gradient += np.matmul(gradient.T, rows[part], out=product)
         total += loss
     return total, row_gradients, weight_gradient
 
 
-def _chunk(rows: Floats, weight: Floats, targets: Tokens, scale: float, shares: Floats) -> tuple[float, Floats]:
-    """Return a chunk's loss and its gradient for the logits before the softcap (R, V), which is written to `shares`."""
+def _chunk(rows: Floats, weight: Floats, targets: Tokens, counted: Floats, shares: Floats) -> tuple[float, Floats]:
+    """Return a chunk's loss and its gradient for the logits before the softcap (R, V), which is written to `shares`.
+
+    `counted` (R,) is the factor on each loss, 0 where the target is ignored.
+    """
     np.matmul(rows, weight.T, out=shares)
     shares *= np.float32(2 / SOFTCAP)
     np.exp(shares, out=shares)  # if it is infinite, s is 0 and the logit is the cap
@@ -44,7 +50,6 @@ def _chunk(rows: Floats, weight: Floats, targets: Tokens, scale: float, shares: 
     probabilities = shares * np.float32(-2 * SOFTCAP)
     np.exp(probabilities, out=probabilities)
     totals = probabilities.sum(axis=-1)
-    counted = np.where(targets == IGNORED, 0, scale).astype(np.float32)
     at = (np.arange(len(rows)), np.maximum(targets, 0))
     losses = counted * (np.log(totals) + np.float32(2 * SOFTCAP) * shares[at])
     probabilities *= (4 * counted / totals)[:, None]

@@ -32,11 +32,14 @@ def loss_and_gradients(
     *,
     recomputes: bool,
 ) -> tuple[mx.array, dict[str, mx.array]]:
-    """Return `scale` times the summed loss of tokens (B, T), float32, and the gradient of every parameter."""
-    mx.eval(parameters, idx, targets)
+    """Return `scale` times the summed loss of tokens (B, T), float32, and the gradient of every parameter.
+
+    `scale` is a number, or one for each target (B, T).
+    """
+    mx.eval(parameters, idx, targets, scale)
     weights = {name: np.array(value, copy=False) for name, value in parameters.items()}
     tokens, wanted = np.array(idx, copy=False), np.array(targets, copy=False)
     training_pass = TrainingPass(config, weights, tokens, wanted, recomputes=recomputes)
-    loss = training_pass.run(cast(float, scale.item()))
+    loss = training_pass.run(np.array(scale, copy=False).reshape(-1) if scale.ndim else cast(float, scale.item()))
     gradients = training_pass.gradients
     return mx.array(loss), {name: mx.array(gradients.pop(name)) for name in parameters}
