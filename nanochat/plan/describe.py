@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanochat.plan.quantities import show_count
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ExportSpec, PretrainSpec, SftSpec, TokenizerSpec
+from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ExportSpec, PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 
 Params = Mapping[str, object]
 Metrics = Mapping[str, float]
@@ -58,6 +58,13 @@ def describe_sft(spec: SftSpec) -> str:
     else:
         horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
     return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}"
+
+
+def describe_rl(spec: RlSpec) -> str:
+    """Return the horizon, the size of a step and the tasks."""
+    horizon = several(spec.steps, "step") if spec.steps is not None else f"{spec.epochs:g} epochs in steps"
+    answers = f"{several(spec.prompts_per_step, 'question')} x {several(spec.samples_per_prompt, 'answer')}"
+    return f"{horizon} of {answers}: {', '.join(item.name for item in spec.data)}"
 
 
 def describe_base_eval(spec: BaseEvalSpec) -> str:
@@ -131,6 +138,20 @@ def sft_params(spec: SftSpec) -> Params:
     }
 
 
+def rl_params(spec: RlSpec) -> Params:
+    """Return the tasks, the horizon, the size of a step and what the update depends on."""
+    return {
+        "data": ", ".join(item.name for item in spec.data),
+        **({"epochs": spec.epochs} if spec.steps is None else {"steps": spec.steps}),
+        "prompts_per_step": spec.prompts_per_step,
+        "samples_per_prompt": spec.samples_per_prompt,
+        "max_tokens": spec.max_tokens,
+        "temperature": spec.temperature,
+        "kl": spec.kl,
+        "lr_scale": spec.optimizer.lr_scale,
+    }
+
+
 def suite_params(spec: BaseEvalSpec | ChatEvalSpec) -> Params:
     """Return the names of an evaluation's suites."""
     return {"suites": ", ".join(spec.suites)}
@@ -177,6 +198,16 @@ def sft_outcome(metrics: Metrics) -> str:
     return (
         f"taught the model to answer, on {_count(metrics, 'conversations')} example conversations "
         f"({_count(metrics, 'tokens')} tokens, {_count(metrics, 'steps')} steps){''.join(lost)}."
+    )
+
+
+def rl_outcome(metrics: Metrics) -> str:
+    """Return what the rl stage did, and how the score on held-out questions changed."""
+    scores = [metrics[name] for name in ("score_before", "score") if name in metrics]
+    change = f"; it solved {scores[0]:.1%} of held-out questions before and {scores[1]:.1%} after" if scores else ""
+    return (
+        f"let the model answer {_count(metrics, 'prompts')} questions, {_count(metrics, 'answers')} answers in all, "
+        f"and made the better ones likelier in {_count(metrics, 'steps')} steps{change}."
     )
 
 

@@ -30,7 +30,7 @@ def estimate_notes(
             if name != device:
                 cost = f"~{show_duration(estimate.seconds)}, {show_bytes(estimate.peak_memory_bytes)} of memory"
                 notes.append(f"{cost} on {RATES[name].basis}")
-    trains = any(isinstance(stage.spec, PretrainSpec | SftSpec) for stage in stages)
+    trains = any(STAGES[stage.name].trains for stage in stages)
     if trains and execution.micro_batch_size is None:
         gpu = f"on a GPU, memory is shown for at most {GPU_AUTO_ROWS} rows"
         notes.append(f"micro_batch_size auto takes as many rows as fit and help; {gpu}")

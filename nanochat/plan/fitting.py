@@ -10,8 +10,8 @@ from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import dtype_of
 from nanochat.plan.estimate.memory import micro_batch_size
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.specs import PretrainSpec, SftSpec, StageSpec
-from nanochat.plan.stages import estimate_stage
+from nanochat.plan.specs import PretrainSpec, RlSpec, SftSpec, StageSpec
+from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.schema.execution_sections import Distributed
 
 _SHOWN_DIVISORS_UP_TO = 1024
@@ -67,7 +67,7 @@ def check_distributed(
 
 def is_shared(stage: StagePlan) -> bool:
     """Return whether several processes run a stage together."""
-    return isinstance(stage.spec, PretrainSpec | SftSpec) and stage.execution.processes > 1
+    return STAGES[stage.name].trains and stage.execution.processes > 1
 
 
 def uneven_shares(spec: StageSpec, config: GPTConfig | None, processes: int) -> tuple[str, str] | None:
@@ -75,17 +75,17 @@ def uneven_shares(spec: StageSpec, config: GPTConfig | None, processes: int) -> 
 
     None if they can, if the stage does not train, and if the length of a row is not known.
     """
-    if not isinstance(spec, PretrainSpec | SftSpec):
+    if isinstance(spec, RlSpec):
+        rows, unit, field = spec.prompts_per_step, "questions", "prompts_per_step"
+    elif isinstance(spec, PretrainSpec | SftSpec) and (sequence_len := _sequence_len(spec, config)) is not None:
+        rows, unit, field = max(1, spec.tokens_per_step // sequence_len), "rows", "tokens_per_step"
+    else:
         return None
-    sequence_len = _sequence_len(spec, config)
-    if sequence_len is None:
-        return None
-    rows = max(1, spec.tokens_per_step // sequence_len)
     if rows % processes == 0:
         return None
     fitting = [str(n) for n in range(1, min(rows, _SHOWN_DIVISORS_UP_TO) + 1) if rows % n == 0]
-    message = f"{spec.stage}'s step of {rows:,} rows cannot be shared equally by {processes:,} processes"
-    return message, f"numbers of processes that fit: {', '.join(fitting)}; or change `tokens_per_step`"
+    message = f"{spec.stage}'s step of {rows:,} {unit} cannot be shared equally by {processes:,} processes"
+    return message, f"numbers of processes that fit: {', '.join(fitting)}; or change `{field}`"
 
 
 def _sequence_len(spec: PretrainSpec | SftSpec, config: GPTConfig | None) -> int | None:

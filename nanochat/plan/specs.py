@@ -14,7 +14,7 @@ from nanochat.optim.schedules import ScheduleConfig
 from nanochat.storage.integrity import FileDigest
 from nanochat.tasks.table import ChoiceTask
 
-StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "chat_eval", "export"]
+StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "rl", "chat_eval", "export"]
 
 
 class Spec(BaseModel):
@@ -171,6 +171,49 @@ class SftSpec(Spec):
         return self.data
 
 
+class RewardSpec(Spec):
+    """The terms of a reward besides the grade."""
+
+    length: float = 0.0
+    form: str | None = None
+    form_reward: float = 0.0
+
+
+class RlSpec(Spec):
+    """Train on the model's own answers. Exactly one of `steps` and `epochs` is set."""
+
+    stage: Literal["rl"] = "rl"
+    data: tuple[SftItem, ...]
+    held_out: dict[str, ChatSuiteSpec]
+    steps: int | None
+    epochs: float | None
+    prompts_per_step: int
+    samples_per_prompt: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+    centre: Literal["group", "none"]
+    scale: Literal["none", "std"]
+    reward: RewardSpec
+    clip: float | None
+    kl: float
+    updates_per_step: int
+    optimizer: OptimizerConfig
+    constant_frac: float
+    final_frac: float
+    init_from: str | None
+    seed: int
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return (*self.data, *self.held_out.values())
+
+    @property
+    def answers_per_step(self) -> int:
+        """Answers that all processes sample for a step."""
+        return self.prompts_per_step * self.samples_per_prompt
+
+
 class ChatEvalSpec(Spec):
     """Evaluate a chat model."""
 
@@ -211,7 +254,8 @@ class ExportSpec(Spec):
 
 
 StageSpec = Annotated[
-    TokenizerSpec | PretrainSpec | BaseEvalSpec | SftSpec | ChatEvalSpec | ExportSpec, Field(discriminator="stage")
+    TokenizerSpec | PretrainSpec | BaseEvalSpec | SftSpec | RlSpec | ChatEvalSpec | ExportSpec,
+    Field(discriminator="stage"),
 ]
 
 

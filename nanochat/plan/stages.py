@@ -17,13 +17,21 @@ from nanochat.plan import describe, specs
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
 from nanochat.plan.derive.export import derive_export
-from nanochat.plan.derive.identity import base_eval_identity, nondefault_fields, pretrain_identity, sft_identity
+from nanochat.plan.derive.identity import (
+    base_eval_identity,
+    nondefault_fields,
+    pretrain_identity,
+    rl_identity,
+    sft_identity,
+)
 from nanochat.plan.derive.pretrain import derive_pretrain
+from nanochat.plan.derive.rl import derive_rl
 from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.derive.tokenizer import derive_tokenizer
 from nanochat.plan.estimate import estimate as estimates
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
+from nanochat.plan.estimate.rl import estimate_rl
 from nanochat.plan.specs import ExecutionSpec, Spec, StageName, StageSpec
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe
 
@@ -129,6 +137,20 @@ _ROWS: tuple[Stage[Any], ...] = (
         describe=describe.describe_sft,
         params=describe.sft_params,
         outcome=describe.sft_outcome,
+    ),
+    Stage[specs.RlSpec](
+        name="rl",
+        module="nanochat.stages.rl.stage",
+        trains=True,
+        draws=True,
+        code_version=1,
+        derived_fields=frozenset({"init_from", "horizon", "lr_scale"}),
+        derive=derive_rl,
+        identity=rl_identity,
+        estimate=estimate_rl,
+        describe=describe.describe_rl,
+        params=describe.rl_params,
+        outcome=describe.rl_outcome,
     ),
     Stage[specs.ChatEvalSpec](
         name="chat_eval",

@@ -28,6 +28,8 @@ RUN_STAGES = "stages"
 """The folder in a run's folder with a link to each stage, called NUMBER-STAGE."""
 OPTIMIZER_FILE = "optimizer.safetensors"
 SAMPLES_FILE = "samples.md"
+ANSWERS_TABLE = "answers"
+"""The table of answers that a stage adds to while it trains."""
 RESULT_FILE = "result.json"
 _CHECKPOINT_NAME = re.compile(r"step_(\d{8,})")
 

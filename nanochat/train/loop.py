@@ -13,7 +13,7 @@ from typing import Generic, cast
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.train.callbacks import Intervals, LoopCallbacks, RowsType, StepReport, TrainingPosition
-from nanochat.train.step import Rates, StepResult, TrainStep
+from nanochat.train.step import Rates, Step, StepResult
 from nanochat.train.time_budget import TimeBudget
 
 MAX_NONFINITE_STEPS = 3
@@ -21,7 +21,7 @@ MAX_NONFINITE_STEPS = 3
 
 
 def train(
-    step: TrainStep,
+    step: Step,
     callbacks: LoopCallbacks[RowsType],
     intervals: Intervals,
     *,
@@ -56,7 +56,7 @@ class _Votes:
 class _Loop(Generic[RowsType]):
     def __init__(
         self,
-        step: TrainStep,
+        step: Step,
         callbacks: LoopCallbacks[RowsType],
         intervals: Intervals,
         last_step: int | None,

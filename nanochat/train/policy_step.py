@@ -17,6 +17,7 @@ import numpy as np
 
 from nanochat.data.loaders.batches import Pass
 from nanochat.data.packing.documents import IntArray
+from nanochat.inference.batch_sizes import decoding_rows
 from nanochat.model.dispatch import token_logprobs
 from nanochat.model.gpt import GPT
 from nanochat.model.loss import IGNORED
@@ -57,7 +58,7 @@ class PolicyPass(NamedTuple):
     @property
     def is_drawn(self) -> Doubles:
         """1 where the model drew the target, else 0."""
-        return (self.targets != IGNORED).astype(np.float64)
+        return np.where(self.targets == IGNORED, 0.0, 1.0)
 
     def weighted(self, weights: Doubles) -> Pass:
         """Return the pass in which each token has its weight times its row's share."""
@@ -85,7 +86,7 @@ class PolicyRows:
             length = len(waiting[0].inputs)
             if self.is_padded:
                 length = min(-(-length // GPU_ROW_TOKENS) * GPU_ROW_TOKENS, max(length, self.longest))
-            most = max(1, micro_batch_size * self.longest // length)
+            most = max(1, min(micro_batch_size * self.longest // length, decoding_rows(len(waiting))))
             shortest = 0 if self.is_padded else _SHORTEST_FRAC * length
             taken = [row for row in waiting[:most] if len(row.inputs) >= shortest]
             waiting = waiting[len(taken) :]
@@ -190,11 +191,11 @@ class PolicyStep:
     ) -> tuple[list[Pass], float]:
         """Return the weighted passes and the loss of the whole step, and note the KL divergence."""
         weighted, loss, divergence = [], 0.0, 0.0
-        for part, *logprobs in zip(passes, current, before, start, strict=True):
-            losses, weights = surrogate(*logprobs, part.advantages, self.objective)
+        for part, of_now, of_before, of_start in zip(passes, current, before, start, strict=True):
+            losses, weights = surrogate(of_now, of_before, of_start, part.advantages, self.objective)
             weighted.append(part.weighted(weights))
             loss += float((losses * part.shares * part.is_drawn).sum())
-            divergence += float((kl_estimate(logprobs[0], logprobs[2]) * part.is_drawn).sum())
+            divergence += float((kl_estimate(of_now, of_start) * part.is_drawn).sum())
         loss, divergence = self._sum_over_world(loss, divergence)
         self.kl = divergence / valid_tokens if self.objective.kl else None
         return weighted, loss

@@ -64,6 +64,14 @@ class StepResult:
     votes: mx.array | None = None
 
 
+class Step(Protocol):
+    """Updates a model with the rows of a step."""
+
+    def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[float]] = tuple) -> StepResult:
+        """See `TrainStep.run`."""
+        ...
+
+
 class TrainStep:
     """Runs optimizer steps on a model.
 

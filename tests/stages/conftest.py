@@ -101,16 +101,16 @@ class StageRuns:
             self.run(spec, f"stopped{call}")
             assert self.contents(stopped) == self.contents(undisturbed), f"stopped at call {call}"
 
-    def check_killed(self, spec: StageSpec, moments: Iterable[int]) -> None:
-        """Require the same of a process that SIGKILL ends when it has logged these numbers of lines."""
+    def check_killed(self, spec: StageSpec, moments: Iterable[int], delays: Iterable[float] = (0.0,)) -> None:
+        """Require the same of a process that SIGKILL ends after logging these numbers of lines, and after a delay."""
         undisturbed = self.run(spec, "undisturbed")
-        for lines in moments:
-            killed = self.kill(spec, "killed", lines=lines)
+        for lines, delay in zip(moments, itertools.cycle(delays), strict=False):
+            killed = self.kill(spec, "killed", lines=lines, delay=delay)
         subprocess.run(_command(killed), check=True, stdout=subprocess.DEVNULL)
         assert self.contents(killed) == self.contents(undisturbed)
 
-    def kill(self, spec: StageSpec, name: str, *, lines: int) -> StageContext:
-        """Run the stage in a process of its own until it has logged this number of lines, and kill it."""
+    def kill(self, spec: StageSpec, name: str, *, lines: int, delay: float = 0.0) -> StageContext:
+        """Run the stage in a process of its own until it has logged this number of lines, and kill it `delay` later."""
         killed = self.make_context(spec, name=name, **self.options)
         killed.folder.job.write_text(killed.job.model_dump_json())
         process = subprocess.Popen(_command(killed), stdout=subprocess.DEVNULL)
@@ -118,6 +118,7 @@ class StageRuns:
         while process.poll() is None and len(self.series(killed)) < lines:
             assert time.monotonic() < deadline
             time.sleep(0.001)
+        time.sleep(delay)
         process.kill()
         assert process.wait() == -signal.SIGKILL
         return killed
@@ -150,7 +151,8 @@ class StageRuns:
 
     @staticmethod
     def contents(context: StageContext) -> dict[str, bytes]:
-        return {name: (context.folder.path / name).read_bytes() for name in OUTPUTS}
+        tables = [f"out/tables/{path.name}" for path in (context.out / "tables").glob("*.jsonl")]
+        return {name: (context.folder.path / name).read_bytes() for name in (*OUTPUTS, *tables)}
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from safetensors.numpy import load_file
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import SftItem
+from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlSpec, SftItem
 from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
+from nanochat.stages.rl import stage as rl
 from nanochat.storage.layout import list_checkpoints
 
 STEPS = 4
@@ -119,6 +120,43 @@ def test_sft_on_two_processes_equals_sft_on_one(make_context, upstream, pretrain
     shared = make_context(sft_spec, name="shared", **options)
     run_together(shared)
     assert_same(alone.folder.path, shared.folder.path)
+
+
+@pytest.mark.slow
+def test_rl_on_two_processes_equals_rl_on_one(make_context, upstream, pretrain_spec):
+    """Each process samples the answers to its own questions; they are the answers that one process samples."""
+    first_step = pretrain_spec.model_copy(update={"steps": 1})
+    base = run_alone(make_context(first_step, upstream=upstream, name="base", **EXECUTION), pretrain)
+    words = {"source": SourceSpec(name="words", builtin="spelling"), "task": "simple_spelling", "split": "train"}
+    spec = RlSpec(
+        data=(SftItem(name="w", max_examples=21, repeat=1, **words),),
+        held_out={"w": ChatSuiteSpec(max_problems=2, num_samples=1, max_tokens=4, temperature=0, top_k=None, **words)},
+        reward=RewardSpec(form="e", form_reward=1.0, length=0.5),
+        optimizer=SLOWLY,
+        steps=STEPS,
+        epochs=None,
+        prompts_per_step=4,
+        samples_per_prompt=3,
+        max_tokens=5,
+        temperature=1.0,
+        top_k=50,
+        centre="group",
+        scale="none",
+        clip=0.2,
+        updates_per_step=2,
+        kl=0.1,
+        constant_frac=1.0,
+        final_frac=0.0,
+        init_from=str(base.out / "model"),
+        seed=3,
+    )
+    alone = run_alone(make_context(spec, name="alone", **EXECUTION), rl)
+    shared = make_context(spec, name="shared", **EXECUTION)
+    run_together(shared)
+    assert_same(alone.folder.path, shared.folder.path)
+    for name in ("train/reward", "train/kl", "train/no_signal_frac", "held_out/kl"):
+        expected = values(alone.folder.path, name)
+        assert values(shared.folder.path, name) == pytest.approx(expected, rel=1e-4, abs=1e-9), name
 
 
 @pytest.fixture

@@ -32,7 +32,13 @@ def golden_model():
 
 def answer(prompt, tokens, is_drawn, reward):
     return Answer(
-        prompt=prompt, tokens=tokens, is_drawn=list(map(bool, is_drawn)), text="", grade=0.0, reward=reward, is_cut=False
+        prompt=prompt,
+        tokens=tokens,
+        is_drawn=list(map(bool, is_drawn)),
+        text="",
+        grade=0.0,
+        reward=reward,
+        is_cut=False,
     )
 
 
@@ -119,7 +125,12 @@ def test_policy_gradient_is_the_weighted_sum_of_each_token_gradient(fakes, confi
                 targets[0, len(a.prompt) - 1 + place] = a.tokens[place]
                 optimizer = fakes["optimizer"]()
                 batch = fakes["rows"](ids[:, :-1], targets)
-                loss += weight * TrainStep(fakes["model"](config), optimizer, micro_batch_size=1).run(batch, rates=RATES).loss.item()
+                loss += (
+                    weight
+                    * TrainStep(fakes["model"](config), optimizer, micro_batch_size=1)
+                    .run(batch, rates=RATES)
+                    .loss.item()
+                )
                 for name, gradient in optimizer.gradients.items():
                     expected[name] = expected.get(name, 0.0) + weight * np.array(gradient, np.float64)
     optimizer = fakes["optimizer"]()

@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pydantic import BaseModel, JsonValue
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, PretrainSpec, SftSpec
+from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, PretrainSpec, RlSpec, SftSpec
 from nanochat.recipe.schema.recipe import Recipe
 
 Fields = dict[str, JsonValue]
@@ -54,6 +54,17 @@ def sft_identity(recipe: Recipe, spec: SftSpec) -> Fields:
             "sft.schedule.constant_frac": spec.constant_frac,
             "sft.schedule.final_frac": spec.final_frac,
         }
+    )
+
+
+def rl_identity(recipe: Recipe, spec: RlSpec) -> Fields:
+    """Return the horizon, and the optimizer that the stage takes over from pretraining."""
+    inherited = nondefault_fields(recipe.pretrain.optimizer, "pretrain.optimizer") if recipe.pretrain else {}
+    horizon = {"steps": spec.steps, "epochs": spec.epochs}
+    return (
+        inherited
+        | {f"rl.horizon.{name}": value for name, value in horizon.items() if value is not None}
+        | {"rl.lr_scale": spec.optimizer.lr_scale}
     )
 
 

@@ -36,12 +36,22 @@ def bytes_per_token(vocab_size: int) -> float:
 
 def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
     """Return about how many tokens one epoch of a mixture has, or None if only reading the data would tell."""
+    counts = _mixture_counts(items)
+    if counts is None:
+        return None
+    return sum(count * TASKS[item.task].example_tokens for count, item in zip(counts, items, strict=True))
+
+
+def mixture_examples(items: Sequence[SftItem]) -> int | None:
+    """Return about how many examples one epoch of a mixture has, or None if only reading the data would tell."""
+    counts = _mixture_counts(items)
+    return None if counts is None else sum(counts)
+
+
+def _mixture_counts(items: Sequence[SftItem]) -> tuple[int, ...] | None:
     available = [_sft_item_examples(item) for item in items]
     known = [count for count in available if count is not None]
-    if len(known) < len(items):
-        return None
-    counts = mixture_counts(known, [item.weight for item in items])
-    return sum(count * TASKS[item.task].example_tokens for count, item in zip(counts, items, strict=True))
+    return mixture_counts(known, [item.weight for item in items]) if len(known) == len(items) else None
 
 
 def _sft_item_examples(item: SftItem) -> int | None:

@@ -124,13 +124,13 @@ def estimate_tokenizer(spec: TokenizerSpec, setting: Setting) -> Estimate:
     """Return the estimate of the tokenizer stage. It reads all that it may if the size of its source is not known."""
     chars = min(spec.max_chars, setting.chars.get(spec.source.name, spec.max_chars))
     return Estimate(
-        peak_memory_bytes=memory.tokenizer_peak(chars, spec.vocab_size) + _reader_bytes([spec.source], "float32"),
+        peak_memory_bytes=memory.tokenizer_peak(chars, spec.vocab_size) + reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
 
 
-def _reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
+def reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
     """Return the memory for reading the sources, which counts only if the whole process is measured (on a CPU)."""
     kinds = (kind_of(name) for source in sources for name in (source.path or ()))
     needs_pyarrow = any(source.uri for source in sources) or any(kind and kind.needs_pyarrow for kind in kinds)
@@ -160,7 +160,7 @@ def _estimate_training(
         activation_checkpointing=recomputes,
         on_metal=device == "metal",
     )
-    rows = _planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
+    rows = planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
     peak = step.peak(rows, accumulates=rows * sequence_len < spec.tokens_per_step)
     rate = RATES[device].flops_per_second * execution.processes / (4 / 3 if recomputes else 1.0)
     if spec.minutes is not None:
@@ -170,20 +170,25 @@ def _estimate_training(
     if spec.minutes is not None:
         training_seconds = 60 * spec.minutes
     seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds
-    one_save = memory.checkpoint_bytes(config)
-    # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
-    saved = execution.checkpoint_keep + 2
-    stays = saved if execution.checkpoint_keep_when_done else 1
+    saved, stays = saved_bytes(setting)
     return Estimate(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
-        peak_memory_bytes=peak + _reader_bytes([item.source for item in spec.data], dtype),
+        peak_memory_bytes=peak + reader_bytes([item.source for item in spec.data], dtype),
         micro_batch_size=rows,
-        disk_bytes=saved * one_save,
-        kept_disk_bytes=stays * one_save,
+        disk_bytes=saved,
+        kept_disk_bytes=stays,
         seconds=seconds,
     )
+
+
+def saved_bytes(setting: Setting) -> tuple[int, int]:
+    """Return the most disk space that a training stage uses, and how much remains when it is done."""
+    one, execution = memory.checkpoint_bytes(setting.model), setting.execution
+    # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
+    most = execution.checkpoint_keep + 2
+    return most * one, (most if execution.checkpoint_keep_when_done else 1) * one
 
 
 def _whole_steps(tokens: float, tokens_per_step: int) -> int:
@@ -191,7 +196,7 @@ def _whole_steps(tokens: float, tokens_per_step: int) -> int:
     return steps_for_tokens(tokens, tokens_per_step) * tokens_per_step
 
 
-def _planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
+def planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
     """Return a process's rows per forward pass that the estimate assumes."""
     fits = memory.micro_batch_size(
         setting.model,
@@ -222,7 +227,7 @@ def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
         tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else dataset_sizes.base_suite_tokens(suite)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
     peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
-    peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    peak += reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(setting, tokens, decoded, peak)
 
 
@@ -235,7 +240,7 @@ def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
         tokens += prompt + completion
         decoded += decode_seconds(config, completion, GENERATED_ROWS, dtype, device)
     peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
-    peak += _reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    peak += reader_bytes([suite.source for suite in spec.suites.values()], dtype)
     return _estimate_eval(setting, tokens, decoded, peak)
 
 

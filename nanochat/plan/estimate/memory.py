@@ -18,7 +18,15 @@ from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import MuonGroup, OptimizerConfig, build_groups
 from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
-from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ExecutionSpec
+from nanochat.plan.specs import (
+    BaseEvalSpec,
+    BaseSuiteSpec,
+    BpbSuiteSpec,
+    ChatEvalSpec,
+    ChatSuiteSpec,
+    ExecutionSpec,
+    RlSpec,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -275,6 +283,12 @@ def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype, scor
         return scoring_bytes(config, tokens=scored_tokens, dtype=dtype)
     rows = min(batch_sizes.GENERATED_ROWS, (suite.max_problems or batch_sizes.GENERATED_ROWS) * suite.num_samples)
     return decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
+
+
+def rollout_rows(spec: RlSpec, processes: int, *, on_cpu: bool) -> int:
+    """Return how many answers a process samples at a time: those of a step, as far as the device works on them."""
+    most = batch_sizes.CPU_ROLLOUT_ROWS if on_cpu else batch_sizes.GPU_ROLLOUT_ROWS
+    return min(most, max(1, spec.answers_per_step // processes))
 
 
 def tokenizer_peak(chars: int, vocab_size: int) -> int:

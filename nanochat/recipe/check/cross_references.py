@@ -21,6 +21,8 @@ _CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|s
 """Matches a URI with a user name, or with a parameter whose name suggests a secret."""
 _SECRET = "a recipe must not contain a user name, password or token"
 _URI_WITH_REVISION = re.compile(r"(?P<name>hf://datasets/[^/]+/[^/@]+)@(?P<revision>[^/]*)(?P<rest>.*)")
+_TASK_MAPS = (("base_eval", "suites"), ("sft", "data"), ("rl", "data"), ("rl", "held_out"), ("chat_eval", "suites"))
+"""The fields that hold tasks by name, each with a source."""
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
@@ -82,7 +84,7 @@ def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, boo
     for name in _map(_map(data.get("pretrain")).get("data")):
         yield ("pretrain", "data", name), name, True
     holders: list[KeyPath] = [("tokenizer",)]
-    for section, field in (("base_eval", "suites"), ("sft", "data"), ("chat_eval", "suites")):
+    for section, field in _TASK_MAPS:
         holders += [(section, field, name) for name in _map(_map(data.get(section)).get(field))]
     for holder in holders:
         source = _at(data, (*holder, "source"))
@@ -113,14 +115,15 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
 
 
 def _check_weights(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    """Report tasks of the SFT mixture without a weight if other tasks have one."""
-    items = _map(_at(data, ("sft", "data")))
-    without = [name for name, item in items.items() if isinstance(item, dict) and item.get("weight") is None]
-    if len(without) < len(items):
-        for name in without:
-            message = f"`{name}` has no `weight`, but other tasks of the mixture have one"
-            help_ = "give all tasks a weight, or none"
-            yield FieldProblem(("sft", "data", name), "missing-weight", message, help_, at_key=True)
+    """Report tasks of a mixture without a weight if other tasks have one."""
+    for section in ("sft", "rl"):
+        items = _map(_at(data, (section, "data")))
+        without = [name for name, item in items.items() if isinstance(item, dict) and item.get("weight") is None]
+        if len(without) < len(items):
+            for name in without:
+                message = f"`{name}` has no `weight`, but other tasks of the mixture have one"
+                help_ = "give all tasks a weight, or none"
+                yield FieldProblem((section, "data", name), "missing-weight", message, help_, at_key=True)
 
 
 def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:

@@ -95,11 +95,11 @@ class ChatSuite(Section):
 class ChatEval(StageSection):
     """The chat_eval stage measures what the chat model can do."""
 
-    upstream: ClassVar = ("sft", "pretrain")
+    upstream: ClassVar = ("rl", "sft", "pretrain")
     metrics: ClassVar = ("chat_core", "chat_core_centred")
 
     suites: Annotated[dict[Name, ChatSuite], Field(min_length=1)]
     """The evaluations: for each, a name of your own and the fields of the evaluation."""
     init_from: InitFrom | None = None
-    """Evaluate these weights instead of this recipe's `sft` or `pretrain`: a run, a stage folder or a checkpoint
+    """Evaluate these weights instead of this recipe's `rl`, `sft` or `pretrain`: a run, a stage folder or a checkpoint
     folder."""

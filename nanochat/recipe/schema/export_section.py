@@ -64,7 +64,7 @@ class ExportCheck(Section):
 class Export(StageSection):
     """The export stage writes the model as folders for other programs."""
 
-    upstream: ClassVar = ("sft", "pretrain")
+    upstream: ClassVar = ("rl", "sft", "pretrain")
 
     formats: ExportFormats
     """What to write."""

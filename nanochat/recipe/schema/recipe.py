@@ -14,6 +14,7 @@ from pydantic import Field
 from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatEval, ChoiceSuite, CoreSuite
 from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.export_section import Export
+from nanochat.recipe.schema.rl_section import Rl
 from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
@@ -21,7 +22,7 @@ from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath,
 
 __all__ = [
     "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Export", "Horizon", "Model",
-    "Optimizer", "Pretrain", "Recipe", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
+    "Optimizer", "Pretrain", "Recipe", "Rl", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
 ]  # fmt: skip
 
 
@@ -134,6 +135,8 @@ class Recipe(Section):
     """Evaluate the pretrained model."""
     sft: Sft | None = None
     """Fine-tune the model on conversations."""
+    rl: Rl | None = None
+    """Train the chat model on its own answers."""
     chat_eval: ChatEval | None = None
     """Evaluate the chat model."""
     export: Export | None = None

@@ -127,6 +127,7 @@ def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
     tasks = {item.task for item in recipe.sft.data.values() if item.source == source.name} if recipe.sft else set()
     suites = [*(recipe.base_eval.suites.values() if recipe.base_eval else ())]
     suites += recipe.chat_eval.suites.values() if recipe.chat_eval else ()
+    suites += [*recipe.rl.data.values(), *recipe.rl.held_out.values()] if recipe.rl else ()
     tasks |= {suite.task for suite in suites if suite.source == source.name} - {"bpb"}
     if not tasks:
         return document_lines(source.column)

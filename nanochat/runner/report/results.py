@@ -15,7 +15,7 @@ _LINE_METRICS = 6
 """How many metrics the line of a stage shows that is not an evaluation."""
 _COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred|prompts_cut|examples_cut|answers_cut)$")
 """Metrics that qualify another one. They are shown beside it, not as results of their own."""
-_QUALITY = re.compile(r"loss|bpb|bytes_per_token")
+_QUALITY = re.compile(r"loss|bpb|bytes_per_token|score|reward")
 """Metrics that measure the output of a tokenizer or training stage. They are shown first."""
 _SKIPPED = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
 """Metrics that count what was left out. They are shown last, if they are not 0."""

@@ -22,7 +22,7 @@ from nanochat.runtime import Runtime
 from nanochat.stages.process.process_group import ProcessGroup
 from nanochat.storage.files import write_bytes, write_text
 from nanochat.storage.integrity import find_change
-from nanochat.storage.layout import StageFolder
+from nanochat.storage.layout import ANSWERS_TABLE, StageFolder
 from nanochat.storage.series import Series
 from nanochat.terminal.output import printable
 
@@ -133,7 +133,7 @@ class StageContext:
             self._timings.append(step, values)
 
     def copy_progress(self, checkpoint: Path) -> None:
-        """Copy the files that grow during training, the two metric files and the samples, into a checkpoint."""
+        """Copy the files that grow during training, such as the two metric files, into a checkpoint."""
         for path in self._growing_files():
             if path.exists():
                 write_bytes(checkpoint / path.name, path.read_bytes(), durable=False)
@@ -147,7 +147,7 @@ class StageContext:
                 path.unlink(missing_ok=True)
 
     def _growing_files(self) -> tuple[Path, ...]:
-        return self.folder.metrics, self.folder.timings, self.folder.samples
+        return self.folder.metrics, self.folder.timings, self.folder.samples, self.folder.table(ANSWERS_TABLE)
 
     def write_result(self, result: StageResult) -> None:
         """Write `out/timings.json` and, last, `out/result.json`, which completes the stage."""

@@ -19,7 +19,6 @@ from pydantic import JsonValue
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.checkpoint.model_folder import save_model, write_model_files
 from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, save_checkpoint
-from nanochat.data.loaders.batches import Batch, BatchLoader, RowState
 from nanochat.errors import StageError
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
@@ -28,10 +27,11 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.plan.specs import ExecutionSpec
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.steps import Observed, StepSource
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
-from nanochat.train.step import TrainStep
+from nanochat.train.step import Rows, Step, TrainStep
 
 _USED_SECONDS = "used_seconds"
 """The field of a checkpoint's state with the used part of a time budget."""
@@ -40,7 +40,8 @@ _USED_SECONDS = "used_seconds"
 class Training:
     """A model that is trained in place, its optimizer and its data, connected to the stage's folder.
 
-    The tokenizer is saved beside the weights. `micro_batch_size` is the number of rows per forward pass.
+    The tokenizer is saved beside the weights. `micro_batch_size` is the number of rows per forward pass. `observe`
+    returns what the stage measured of the latest step; without it, each step trains on as many tokens as planned.
     """
 
     def __init__(
@@ -50,18 +51,21 @@ class Training:
         model: FastGPT,
         tokenizer: Tokenizer,
         optimizer: Optimizer,
-        loader: BatchLoader[RowState],
+        loader: StepSource,
         schedule: TrainingSchedule,
         micro_batch_size: int,
+        observe: Callable[[], Observed] | None = None,
     ):
         self.context, self.model, self.tokenizer = context, model, tokenizer
-        self.optimizer, self.loader, self.schedule = optimizer, loader, schedule
+        self.optimizer, self.loader, self.schedule, self.observe = optimizer, loader, schedule, observe
         execution, on_gpu = context.job.execution, context.runtime.backend != "cpu"
         model.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
         model.set_activation_checkpointing(execution.activation_checkpointing)
-        self.step = TrainStep(
+        self.gradient_step = TrainStep(
             model, optimizer, micro_batch_size=micro_batch_size, world=context.process_group.mlx_group
         )
+        self.step: Step = self.gradient_step
+        """What the loop runs: the step itself, or one that a stage puts around it."""
         self.peak_flops = peak_flops(device_name(), context.runtime.dtype) if on_gpu else None
         if on_gpu and self.peak_flops is None and "pretrain" not in context.job.upstream:  # once in a run
             context.notify_user(f"the peak rate of {device_name()} is not known, so no `train/mfu` is logged")
@@ -71,12 +75,18 @@ class Training:
     def run(
         self,
         *,
+        at_start: Callable[[], object] | None = None,
         evaluate: Callable[[TrainingPosition], float] | None = None,
         sample: Callable[[TrainingPosition], None] | None = None,
     ) -> TrainingPosition:
-        """Train to the end, from the newest undamaged checkpoint if there is one, and return the last position."""
+        """Train to the end, from the newest undamaged checkpoint if there is one, and return the last position.
+
+        `at_start` is called before the first step, unless there is a checkpoint.
+        """
         start = self._resume()
-        callbacks = LoopCallbacks[Batch](
+        if start is None and at_start is not None:
+            at_start()
+        callbacks = LoopCallbacks[Rows](
             next_batch=self._next_batch,
             describe_batch=self._describe_batch,
             rates=self.schedule.rates,
@@ -121,7 +131,7 @@ class Training:
         write_arrays(self.context.folder.optimizer, self.optimizer.state)
         save_model(self.context.folder.model, self.model, self.tokenizer)
 
-    def _next_batch(self) -> Batch | None:
+    def _next_batch(self) -> Rows | None:
         try:
             return self.loader.next()
         except StopIteration:
@@ -185,14 +195,17 @@ class Training:
             metrics = {"train/loss": float(result.loss), "train/grad_norm": float(result.grad_norm)}
         else:
             metrics = {"train/skipped_steps": float(report.position.skipped_steps)}
-        self.context.log_metrics(step, {**metrics, "train/lr": report.rates.lr_multiplier * self.peak_lr})
-        self.tokens_per_second = self.schedule.tokens_per_step / report.seconds
+        observed = self.observe() if self.observe is not None else Observed(tokens=self.schedule.tokens_per_step)
+        lr = report.rates.lr_multiplier * self.peak_lr
+        self.context.log_metrics(step, {**metrics, "train/lr": lr, **observed.metrics})
+        self.tokens_per_second = observed.tokens / report.seconds
         timings = {
             "train/tokens_per_second": self.tokens_per_second,
             "train/step_seconds": report.seconds,
             "train/peak_memory_bytes": float(mx.get_peak_memory()),
+            **observed.timings,
         }
-        if self.peak_flops is not None:
+        if self.peak_flops is not None and self.observe is None:
             flops = self.tokens_per_second * self.model.config.flops_per_token()
             timings["train/mfu"] = flops / (self.peak_flops * self.context.process_group.size)
         self.context.log_timings(step, timings)
@@ -201,6 +214,8 @@ class Training:
         parts = [self.schedule.describe_step(position.step)]
         if position.loss is not None:
             parts.append(f"loss {position.loss:.3f}")
+        if self.observe is not None:
+            parts.append(self.observe().text)
         if self.tokens_per_second is not None:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
         self.context.report_progress(self.schedule.fraction(position.step), " · ".join(parts))

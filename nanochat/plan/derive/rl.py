@@ -1,0 +1,63 @@
+"""The specification of the rl stage, which takes its optimizer from pretraining by default."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from nanochat.optim.groups import OptimizerConfig
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlSpec, SftItem
+from nanochat.recipe.schema import recipe as schema
+
+
+def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
+    """Return the specification of the rl stage."""
+    _check(section, given)
+    optimizer = given.pretrain.optimizer if given.pretrain else OptimizerConfig()
+    reward = section.reward
+    same = ("prompts_per_step", "samples_per_prompt", "max_tokens", "temperature", "top_k", "clip", "kl", "init_from")
+    return RlSpec(
+        data=tuple(
+            SftItem(name=name, source=given.sources[item.source], repeat=1, **item.model_dump(exclude={"source"}))
+            for name, item in sorted(section.data.items())
+        ),
+        held_out={
+            name: ChatSuiteSpec(source=given.sources[suite.source], **suite.model_dump(exclude={"source"}))
+            for name, suite in sorted(section.held_out.items())
+        },
+        steps=section.horizon.steps,
+        epochs=section.horizon.epochs,
+        centre=section.advantage.centre,
+        scale=section.advantage.scale,
+        reward=RewardSpec(
+            length=reward.length, form=reward.form, form_reward=reward.form_reward if reward.form is not None else 0.0
+        ),
+        updates_per_step=section.updates_per_step,
+        optimizer=replace(optimizer, lr_scale=optimizer.lr_scale * section.lr_scale),
+        constant_frac=section.schedule.constant_frac,
+        final_frac=section.schedule.final_frac,
+        seed=given.recipe.seed,
+        **{name: getattr(section, name) for name in same},
+    )
+
+
+def _check(section: schema.Rl, given: Derivation) -> None:
+    """Refuse settings without an effect, and an expression that is none."""
+    if section.clip is not None and section.updates_per_step == 1:
+        message = "`clip` has no effect with one update per step: the model that is updated is the one that answered"
+        given.issues.refuse(("rl", "clip"), "conflict", message, advice="remove it, or raise `updates_per_step`")
+    if section.advantage.centre == "group" and section.samples_per_prompt == 1:
+        message = "with one answer per question, every answer has the mean reward of its group, and nothing is learned"
+        advice = "raise `samples_per_prompt`, or use `advantage: {centre: none}`"
+        given.issues.refuse(("rl", "samples_per_prompt"), "conflict", message, advice=advice)
+    if section.reward.form is not None:
+        try:
+            re.compile(section.reward.form)
+        except re.error as error:
+            message = f"`form` is not a regular expression: {error}"
+            given.issues.refuse(("rl", "reward", "form"), "bad-format", message)
+    context = given.config.sequence_len if given.config is not None else None
+    if context is not None and section.max_tokens >= context:
+        message = f"answers of {section.max_tokens:,} tokens leave no room for questions in a context of {context:,}"
+        given.issues.refuse(("rl", "max_tokens"), "sequence-too-long", message, advice=f"at most {context // 2}")

@@ -1,0 +1,71 @@
+"""The questions that the model practises on: the tasks of the recipe in a fixed, shuffled order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from nanochat.errors import StageError
+from nanochat.inference.engine import prompt_limit
+from nanochat.plan.specs import RlSpec
+from nanochat.stages.process.context import StageContext, derive_seed
+from nanochat.tasks.build import build_task
+from nanochat.tasks.mixture import TaskMixture
+from nanochat.tasks.table import TASKS, mixture_counts
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat_format import fit_for_completion
+from nanochat.tools.sandbox.run import find_isolation
+from nanochat.train.rollouts import Prompt
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A sequence of prompts, which begins again after its last one."""
+
+    mixture: TaskMixture
+    order: list[int]
+    tokenizer: Tokenizer
+    max_prompt_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def prompt(self, number: int, *, place: str) -> Prompt:
+        """Return prompt `number`, counted from 0 over all epochs. `place` says where it is needed, for messages."""
+        task, index = self.mixture.locate(self.order[number % len(self.order)])
+        example = task[index]
+        fitted = fit_for_completion(self.tokenizer, example.conversation, max_tokens=self.max_prompt_tokens)
+        return Prompt(task, example, fitted.ids, f"{place}, question {index + 1} of {task.name}")
+
+
+def read_questions(spec: RlSpec, context: StageContext, tokenizer: Tokenizer, *, context_len: int) -> Questions:
+    """Read the data of the recipe's tasks and return their questions."""
+    execution, tasks = context.job.execution, []
+    for item in spec.data:
+        context.report_progress(0.0, f"reading {item.name}")
+        task = build_task(
+            item.task,
+            item.source,
+            item.split,
+            max_examples=item.max_examples,
+            seed=derive_seed(spec.seed, "rl", item.name),
+            base=context.base,
+            accept_unisolated=execution.accept_unisolated_programs,
+        )
+        if len(task) == 0:
+            raise StageError(f"rl.data.{item.name}: {item.task} has no question in split `{item.split}`")
+        if (
+            TASKS[item.task].runs_programs
+            and find_isolation(accept_none=execution.accept_unisolated_programs) == "none"
+        ):
+            context.notify_user(
+                f"{item.name}: this machine cannot isolate the model's programs; the recipe accepts that"
+            )
+        tasks.append(task)
+    counts = mixture_counts([len(task) for task in tasks], [item.weight for item in spec.data])
+    parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
+    context.log_line(f"an epoch has {sum(counts):,} questions: {parts}")
+    seed = derive_seed(spec.seed, "rl", "questions")
+    mixture = TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed)
+    order = random.Random(seed).sample(range(len(mixture)), len(mixture))
+    return Questions(mixture, order, tokenizer, prompt_limit(context_len, spec.max_tokens))
