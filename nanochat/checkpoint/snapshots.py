@@ -104,8 +104,15 @@ def _delete_old(root: Path, *, newest: int, keep: int, best: int | None) -> None
             shutil.rmtree(path)
 
 
-def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: None) -> CheckpointView | None:
+def latest_checkpoint(
+    root: Path,
+    on_damage: Callable[[str], None] = lambda _: None,
+    *,
+    find_problem: Callable[[CheckpointView], str | None] = lambda _: None,
+) -> CheckpointView | None:
     """Return the newest undamaged checkpoint, or None. `on_damage` gets a message about each damaged one.
+
+    `find_problem` returns why an undamaged checkpoint cannot be used; it then counts as damaged.
 
     Raises:
         StageError: a later version wrote a checkpoint. Skipping it would lose its steps.
@@ -115,11 +122,22 @@ def latest_checkpoint(root: Path, on_damage: Callable[[str], None] = lambda _: N
         _refuse_later_format(path)
         problem = find_damage(path)
         if problem is None:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return CheckpointView(path=path, step=step, state=state)
+            view = CheckpointView(path, step, json.loads((path / "state.json").read_text(encoding="utf-8")))
+            if (problem := find_problem(view)) is None:
+                return view
         then = "starting over" if path == found[-1][1] else "trying the one before it"
         on_damage(f"checkpoint {path} is damaged ({problem}); {then}")
     return None
+
+
+def open_checkpoint(root: Path, step: int) -> CheckpointView:
+    """Return the checkpoint of a step. Raises a StageError if it is damaged or missing."""
+    path = checkpoint_folder(root, step)
+    if (problem := find_damage(path)) is not None:
+        raise StageError(
+            f"checkpoint {path} is damaged ({problem}); the same command starts again from a checkpoint before it"
+        )
+    return CheckpointView(path, step, json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
 def _refuse_later_format(path: Path) -> None:

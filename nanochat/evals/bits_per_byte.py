@@ -36,6 +36,9 @@ class BpbResult:
     nats: float
     bytes: int
     tokens: int
+    all_nats: float
+    """Over all targets, also those without bytes, which are special tokens."""
+    all_tokens: int
 
     @property
     def problem(self) -> str | None:
@@ -65,15 +68,18 @@ def measure_bpb(
     `losses` takes inputs and targets (B, T) and returns their cross-entropies in nats, which are summed in float64.
     """
     nats, counted_bytes, counted_tokens = 0.0, 0, 0
+    all_nats, all_tokens = 0.0, 0
     for batch in batches:
         targets = np.asarray(batch.targets)
         target_bytes = np.where(targets >= 0, token_bytes[np.maximum(targets, 0)], 0)
         values = np.array(losses(mx.array(batch.inputs), mx.array(targets)), dtype=np.float64)
         counts = target_bytes > 0
         nats += float(values[counts].sum())
+        all_nats += float(values[targets >= 0].sum())
+        all_tokens += int((targets >= 0).sum())
         counted_bytes += int(target_bytes.sum())
         counted_tokens += int(counts.sum())
         if on_batch is not None:
             on_batch(counted_tokens)
     bpb = nats / (math.log(2) * counted_bytes) if counted_bytes else math.inf
-    return BpbResult(bpb, nats, counted_bytes, counted_tokens)
+    return BpbResult(bpb, nats, counted_bytes, counted_tokens, all_nats, all_tokens)

@@ -43,7 +43,7 @@ def describe_pretrain(spec: PretrainSpec) -> str:
     return (
         f"{horizon} of {', '.join(item.source.name for item in spec.data)}; "
         f"{spec.optimizer.variant} optimizer, weight decay {spec.weight_decay:.3g}, {schedule.kind} schedule: warm-up "
-        f"{schedule.warmup_steps}, warm-down {warmdown}"
+        f"{schedule.warmup_steps}, warm-down {warmdown}{_describe_choice(spec)}"
     )
 
 
@@ -57,7 +57,11 @@ def describe_sft(spec: SftSpec) -> str:
         horizon = f"{describe_minutes(spec.minutes)} in steps"
     else:
         horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
-    return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}"
+    return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}{_describe_choice(spec)}"
+
+
+def _describe_choice(spec: PretrainSpec | SftSpec) -> str:
+    return "; passes on the model with the lowest validation loss" if spec.hand_on == "best" else ""
 
 
 def describe_rl(spec: RlSpec) -> str:
@@ -124,6 +128,7 @@ def pretrain_params(spec: PretrainSpec) -> Params:
         **({} if spec.steps is None else {"tokens": spec.steps * spec.tokens_per_step}),
         "optimizer": spec.optimizer.variant,
         "schedule": spec.schedule.kind,
+        "hand_on": spec.hand_on,
     }
 
 
@@ -135,6 +140,7 @@ def sft_params(spec: SftSpec) -> Params:
         **{unit: value for unit, value in horizons.items() if value is not None},
         "tokens_per_step": spec.tokens_per_step,
         "lr_scale": spec.optimizer.lr_scale,
+        "hand_on": spec.hand_on,
     }
 
 
@@ -182,7 +188,7 @@ def pretrain_outcome(metrics: Metrics) -> str:
     return (
         f"taught a new model of {_count(metrics, 'parameters')} parameters to predict the next token: "
         f"it read {_count(metrics, 'tokens')} tokens in {_count(metrics, 'steps')} steps{bits}."
-        f"{_crop_outcome(metrics.get('cropped_frac', 0.0))}"
+        f"{_sentence(describe_choice(metrics))}{_crop_outcome(metrics.get('cropped_frac', 0.0))}"
     )
 
 
@@ -195,9 +201,11 @@ def _crop_outcome(cropped_frac: float) -> str:
 def sft_outcome(metrics: Metrics) -> str:
     """Return what the sft stage did, and how many conversations it could not use whole."""
     lost = [f"; {_count(metrics, name)} {what}" for name, what in _LOST_CONVERSATIONS.items() if metrics.get(name)]
+    bits = f"; answers it was not trained on need {metrics['bpb']:.2f} bits per byte" if "bpb" in metrics else ""
     return (
         f"taught the model to answer, on {_count(metrics, 'conversations')} example conversations "
-        f"({_count(metrics, 'tokens')} tokens, {_count(metrics, 'steps')} steps){''.join(lost)}."
+        f"({_count(metrics, 'tokens')} tokens, {_count(metrics, 'steps')} steps){''.join(lost)}{bits}."
+        f"{_sentence(describe_choice(metrics))}"
     )
 
 
@@ -209,6 +217,21 @@ def rl_outcome(metrics: Metrics) -> str:
         f"let the model answer {_count(metrics, 'prompts')} questions, {_count(metrics, 'answers')} answers in all, "
         f"and made the better ones likelier in {_count(metrics, 'steps')} steps{change}."
     )
+
+
+def _sentence(text: str) -> str:
+    return f" {text}" if text else ""
+
+
+def describe_choice(metrics: Metrics) -> str:
+    """Return which model a training stage passed on and why, if `hand_on: best` chose it; else nothing."""
+    if "handed_on_step" not in metrics:
+        return ""
+    step, last = int(metrics["handed_on_step"]), int(metrics["steps"])
+    passed_on = f"It passed on the model of step {step:,}, because its validation loss of {metrics['val_loss']:.4f}"
+    if step == last:
+        return f"{passed_on} is the lowest, and this is the last step."
+    return f"{passed_on} is the lowest; that of the last step, {last:,}, is {metrics['last_val_loss']:.4f}."
 
 
 def _count(metrics: Metrics, name: str) -> str:

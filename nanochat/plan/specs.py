@@ -45,6 +45,10 @@ class WeightedSource(Spec):
     weight: float
 
 
+HandOn = Literal["last", "best"]
+"""Which model a training stage passes on: that of the last step, or the one with the lowest validation loss."""
+
+
 class PretrainSpec(Spec):
     """Pretrain a model from scratch or from `init_from`."""
 
@@ -61,6 +65,7 @@ class PretrainSpec(Spec):
     weight_decay: float
     buffer_documents: int
     long_documents: Literal["keep", "crop"]
+    hand_on: HandOn = "last"
     init_from: str | None
     seed: int
 
@@ -106,6 +111,22 @@ class SftItem(Spec):
     max_examples: int | None
     repeat: int
     weight: float | None = None
+    validation_split: str | None = None
+    """The split whose examples are held out."""
+    validation_frac: float | None = None
+    """The share of the examples that is held out, by a hash of each."""
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether some of the task's examples are held out for validation."""
+        return self.validation_split is not None or self.validation_frac is not None
+
+    @property
+    def held_out_split(self) -> SftItem | None:
+        """The same task on the split that is held out; None without such a split."""
+        if self.validation_split is None:
+            return None
+        return self.model_copy(update={"split": self.validation_split, "max_examples": None, "validation_split": None})
 
 
 class ChatSuiteSpec(Spec):
@@ -156,8 +177,14 @@ class SftSpec(Spec):
     constant_frac: float
     final_frac: float
     buffer_conversations: int
+    hand_on: HandOn = "last"
     init_from: str | None
     seed: int
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether any chats are held out for validation."""
+        return any(item.is_validated for item in self.data)
 
     @property
     def last_step(self) -> int | None:
@@ -168,7 +195,8 @@ class SftSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return self.data
+        held_out = (item.held_out_split for item in self.data)
+        return (*self.data, *(item for item in held_out if item is not None))
 
 
 class RewardSpec(Spec):

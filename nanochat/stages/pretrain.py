@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
+from collections.abc import Mapping
 
 import mlx.core as mx
 
@@ -16,7 +16,6 @@ from nanochat.data.loaders.mixture import Stream
 from nanochat.data.sources import SourceSpec
 from nanochat.data.token_cache.cache import cached_stream
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.evals.bits_per_byte import evaluate_bpb
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_continuations
 from nanochat.model.config import GPTConfig
@@ -31,6 +30,7 @@ from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training.samples import write_samples
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.training import Training
+from nanochat.stages.training.validation import Validation, validation_metrics
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
@@ -42,8 +42,8 @@ SAMPLE_TOKENS = 48
 def run(job: Job, context: StageContext) -> StageResult:
     """Pretrain; write `out/model/` and `out/optimizer.safetensors`; return the metrics.
 
-    Metrics: `loss` (nats per token, last step), `bpb` (held out, if validation is on), `tokens`, `steps`,
-    `skipped_steps`, `cropped_frac` (fraction of tokens that packing threw away), `parameters`.
+    Metrics: `loss` (nats per token, last step), `tokens`, `steps`, `skipped_steps`, `cropped_frac` (fraction of tokens
+    that packing threw away), `parameters`, and those of `validation_metrics` if validation is on.
     """
     spec = job.spec
     assert isinstance(spec, PretrainSpec), f"pretrain got the job of {spec.stage}"
@@ -62,11 +62,16 @@ def run(job: Job, context: StageContext) -> StageResult:
         loader=loader,
         schedule=schedule,
         micro_batch_size=micro_batch_size,
+        hand_on=spec.hand_on,
     )
-    monitor = _ValidationAndSamples(spec, context, model, tokenizer, schedule=schedule, rows=micro_batch_size)
-    position = training.run(evaluate=monitor.evaluate, sample=monitor.sample)
+    validation = _make_validation(spec, context, training, rows_per_batch=micro_batch_size)
+    position = training.run(
+        evaluate=validation.evaluate, sample=lambda position: _sample(position, context, model, tokenizer)
+    )
+    passed_on = training.choose_model(position)
     training.write_output()
-    return _make_result(position, training, monitor, cropped_frac=loader.state.stats.cropped_frac)
+    measured = validation_metrics(training, position, passed_on)
+    return _make_result(position, training, measured, cropped_frac=loader.state.stats.cropped_frac)
 
 
 def _load_or_initialise(spec: PretrainSpec, context: StageContext) -> tuple[FastGPT, Tokenizer]:
@@ -162,74 +167,39 @@ def _make_schedule(spec: PretrainSpec, *, leads: bool) -> TrainingSchedule:
     )
 
 
-class _ValidationAndSamples:
-    """Validates and samples the model during training, and keeps the last bits per byte."""
+def _make_validation(
+    spec: PretrainSpec, context: StageContext, training: Training, *, rows_per_batch: int
+) -> Validation:
+    """Return the validation on held-out documents, to which each source contributes its share of the tokens."""
+    total_weight = sum(part.weight for part in spec.data)
 
-    def __init__(
-        self,
-        spec: PretrainSpec,
-        context: StageContext,
-        model: FastGPT,
-        tokenizer: Tokenizer,
-        *,
-        schedule: TrainingSchedule,
-        rows: int,
-    ):
-        self.spec, self.context, self.model, self.tokenizer = spec, context, model, tokenizer
-        self.schedule, self.rows = schedule, rows
-        self.bpb: float | None = None
-
-    @functools.cached_property
-    def held_out(self) -> list[HeldOutBatch]:
-        """Held-out rows, read once. Each source contributes its share of `run.monitor.validate_tokens`."""
-        execution, total_weight = self.context.job.execution, sum(part.weight for part in self.spec.data)
+    def read() -> list[HeldOutBatch]:
         return [
             batch
-            for part in self.spec.data
+            for part in spec.data
             for batch in held_out_batches(
                 part.source,
                 "validation",
-                self.tokenizer,
-                sequence_len=self.model.config.sequence_len,
-                max_tokens=math.ceil(execution.validate_tokens * part.weight / total_weight),
-                rows_per_batch=self.rows,
-                base=self.context.base,
+                training.tokenizer,
+                sequence_len=training.model.config.sequence_len,
+                max_tokens=math.ceil(context.job.execution.validate_tokens * part.weight / total_weight),
+                rows_per_batch=rows_per_batch,
+                base=context.base,
             )
         ]
 
-    def evaluate(self, position: TrainingPosition) -> float:
-        """Return bits per byte on held-out documents, and log it."""
-        step = f"{self.schedule.describe_step(position.step)} · validating"
-        fraction = self.schedule.fraction(position.step)
+    return Validation(context, training.model, training.tokenizer, training.schedule, read, "held-out tokens")
 
-        def on_batch(tokens: int) -> None:
-            if self.context.should_stop():
-                raise InterruptedRun(f"stopped while validating at step {position.step:,}, saved")
-            self.context.report_progress(fraction, f"{step} · {tokens:,} tokens")
 
-        result = evaluate_bpb(self.model, self.held_out, self.tokenizer.token_bytes, on_batch=on_batch)
-        if result.problem is not None:
-            raise StageError(
-                f"no val/bpb after step {position.step:,}: {result.problem}\n"
-                "  lower the learning rate (`optimizer.lr_scale`), or look at the held-out text"
-            )
-        self.context.log_metrics(position.step, {"val/bpb": result.bpb, "val/loss": result.nats / result.tokens})
-        self.context.log_line(
-            f"step {position.step:,}: {result.bpb:.4f} bits per byte on {result.tokens:,} held-out tokens"
-        )
-        self.bpb = result.bpb
-        return result.bpb
-
-    def sample(self, position: TrainingPosition) -> None:
-        """Add the model's continuations of the recipe's prompts to `out/samples.md`."""
-        engine, prompts = Engine(self.model, self.tokenizer), self.context.job.execution.prompts
-        texts = sample_continuations(engine, prompts, max_tokens=SAMPLE_TOKENS)
-        if self.context.process_group.is_writer:
-            write_samples(self.context.folder.samples, position.step, texts)
+def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:
+    """Add the model's continuations of the recipe's prompts to `out/samples.md`."""
+    texts = sample_continuations(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+    if context.process_group.is_writer:
+        write_samples(context.folder.samples, position.step, texts)
 
 
 def _make_result(
-    position: TrainingPosition, training: Training, monitor: _ValidationAndSamples, *, cropped_frac: float
+    position: TrainingPosition, training: Training, validation: Mapping[str, float], *, cropped_frac: float
 ) -> StageResult:
     metrics = {
         "steps": float(position.step),
@@ -240,6 +210,4 @@ def _make_result(
     }
     if position.loss is not None:
         metrics["loss"] = position.loss
-    if monitor.bpb is not None:
-        metrics["bpb"] = monitor.bpb
-    return StageResult(metrics, training.timings())
+    return StageResult({**metrics, **validation}, training.timings())

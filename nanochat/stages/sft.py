@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
-from nanochat.data.files.bad_rows import shown
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
 from nanochat.errors import StageError
@@ -19,18 +17,16 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
 from nanochat.plan.specs import Job, SftSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
+from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training.samples import write_samples
 from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.sft_data import RenderedConversations, SftData, held_out_chats, read_sft_data
 from nanochat.stages.training.training import Training
+from nanochat.stages.training.validation import Validation, validation_metrics
 from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE
-from nanochat.tasks.base import Task
-from nanochat.tasks.build import build_task
-from nanochat.tasks.conversations import Conversations
-from nanochat.tasks.mixture import TaskMixture, TaskSubset
-from nanochat.tasks.table import mixture_counts
+from nanochat.tasks.mixture import TaskMixture
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat_format import render
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.step import Rates
 from nanochat.train.time_budget import TimeBudget
@@ -43,7 +39,8 @@ def run(job: Job, context: StageContext) -> StageResult:
 
     Metrics: `loss` (nats per supervised token, last step), `steps`, `skipped_steps`, `tokens` (supervised), `epochs`,
     `conversations`, `cut_conversations`, `dropped_conversations` (too long), `refused_conversations` (rows of chat data
-    that are not conversations), `padding_frac`, `has_moments` (1 if the optimizer started with pretraining's moments).
+    that are not conversations), `padding_frac`, `has_moments` (1 if the optimizer started with pretraining's moments);
+    if chats are held out, `held_out_conversations` and the metrics of `validation_metrics`.
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
@@ -55,8 +52,9 @@ def run(job: Job, context: StageContext) -> StageResult:
     optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)
     rows = rows_of_step(spec.tokens_per_step, sequence_len, world_size=context.process_group.size)
-    examples, refused = _read_mixture(spec, context)
-    loader = _make_loader(spec, context, examples, tokenizer, sequence_len=sequence_len, rows=rows)
+    data = read_sft_data(spec, context)
+    loader = _make_loader(spec, context, data.mixture, tokenizer, sequence_len=sequence_len, rows=rows)
+    micro_batch_size = choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows)
     training = Training(
         context,
         model=model,
@@ -64,17 +62,27 @@ def run(job: Job, context: StageContext) -> StageResult:
         optimizer=optimizer,
         loader=loader,
         schedule=_make_schedule(spec, loader, leads=context.process_group.is_writer),
-        micro_batch_size=choose_micro_batch(context, model.config, sequence_len=sequence_len, rows=rows),
+        micro_batch_size=micro_batch_size,
+        hand_on=spec.hand_on,
     )
-    position = training.run(sample=lambda position: _sample(position, context, model, tokenizer))
+    validation = _make_validation(
+        data, context, training, sequence_len=sequence_len, tokens_per_batch=micro_batch_size * sequence_len
+    )
+    position = training.run(
+        evaluate=validation.evaluate if data.held_out else None,
+        sample=lambda position: _sample(position, context, model, tokenizer),
+    )
+    passed_on = training.choose_model(position)
     training.write_output()
     stats = loader.state.stats
     context.log_line(
         f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
-        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {refused:,} rows refused"
+        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {data.refused:,} rows refused"
     )
-    metrics = {**_metrics(position, loader.state, has_moments=has_moments), "refused_conversations": float(refused)}
-    return StageResult(metrics, training.timings())
+    metrics = _metrics(position, loader.state, has_moments=has_moments)
+    metrics["refused_conversations"] = float(data.refused)
+    metrics |= {"held_out_conversations": float(data.held_out_examples)} if data.held_out else {}
+    return StageResult(metrics | validation_metrics(training, position, passed_on), training.timings())
 
 
 def _make_optimizer(spec: SftSpec, context: StageContext, model: FastGPT, folder: Path) -> tuple[Optimizer, bool]:
@@ -97,63 +105,11 @@ def _sequence_len(spec: SftSpec, model: FastGPT) -> int:
     return spec.sequence_len or context_len
 
 
-@dataclass(frozen=True)
-class _RenderedConversations:
-    """A sequence of token ids and loss masks. Indexing renders that conversation of the mixture."""
-
-    examples: TaskMixture
-    tokenizer: Tokenizer
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int, /) -> tuple[list[int], list[int]]:
-        rendered = render(self.tokenizer, self.examples[index].conversation)
-        return rendered.ids, rendered.mask
-
-
-def _read_mixture(spec: SftSpec, context: StageContext) -> tuple[TaskMixture, int]:
-    """Return the examples to train on, and the number of refused rows in the tasks' data."""
-    tasks: list[Task] = []
-    refused = 0
-    for item in spec.data:
-        context.report_progress(0.0, f"reading {item.name}")
-        task = build_task(
-            item.task,
-            item.source,
-            item.split,
-            max_examples=item.max_examples,
-            seed=derive_seed(spec.seed, "sft", item.name),
-            base=context.base,
-        )
-        refused += _report_rows(item.name, task, context)
-        tasks.append(task)
-    available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
-    counts = mixture_counts(available, [item.weight for item in spec.data])
-    parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
-    context.log_line(f"an epoch has {sum(counts):,} conversations: {parts}")
-    seed = derive_seed(spec.seed, "sft", "mixture")
-    return TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), refused
-
-
-def _report_rows(name: str, task: Task, context: StageContext) -> int:
-    """Tell the user which rows and keys of a task's data are not used. Return the number of those rows."""
-    while isinstance(task, TaskSubset):
-        task = task.task
-    if not isinstance(task, Conversations):
-        return 0
-    if task.refused:
-        context.notify_user(f"{name}: {len(task.refused):,} rows not used:{shown(task.refused)}")
-    if task.ignored:
-        context.notify_user(f"{name}: keys that are not used: {', '.join(task.ignored)}")
-    return len(task.refused)
-
-
 def _make_loader(
     spec: SftSpec, context: StageContext, examples: TaskMixture, tokenizer: Tokenizer, *, sequence_len: int, rows: int
 ) -> BatchLoader[ConversationRowsState]:
     conversations = ConversationRows(
-        _RenderedConversations(examples, tokenizer),
+        RenderedConversations(examples, tokenizer),
         sequence_len=sequence_len,
         buffer_conversations=spec.buffer_conversations,
         pad_id=tokenizer.bos_id,
@@ -192,6 +148,24 @@ def _make_schedule(spec: SftSpec, loader: BatchLoader[ConversationRowsState], *,
     return TrainingSchedule(
         tokens_per_step=spec.tokens_per_step, last_step=last_step, rates=rates, fraction=progress, budget=budget
     )
+
+
+def _make_validation(
+    data: SftData, context: StageContext, training: Training, *, sequence_len: int, tokens_per_batch: int
+) -> Validation:
+    """Return the validation on held-out chats, whose loss counts the same tokens as that of training."""
+
+    def read() -> list[HeldOutBatch]:
+        return held_out_chats(
+            data.held_out,
+            training.tokenizer,
+            sequence_len=sequence_len,
+            max_tokens=context.job.execution.validate_tokens,
+            tokens_per_batch=tokens_per_batch,
+        )
+
+    unit = "tokens of held-out answers"
+    return Validation(context, training.model, training.tokenizer, training.schedule, read, unit, counts_specials=True)
 
 
 def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:

@@ -23,3 +23,12 @@ class Series:
         line = json.dumps({"step": step, "metrics": dict(metrics)})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def at(self, step: int) -> dict[str, float]:
+        """Return all values of a step. None if there is no such step."""
+        found: dict[str, float] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            content = json.loads(line)
+            if content["step"] == step:
+                found |= content["metrics"]
+        return found

@@ -16,7 +16,8 @@ RowsType = TypeVar("RowsType", bound=Rows)
 class TrainingPosition:
     """How far training has come: everything that the loop itself must remember across a restart.
 
-    `loss` is that of the last applied step, in nats per token.
+    `loss` is that of the last applied step, in nats per token. `best_step` is the first step whose evaluation gave the
+    lowest value so far, `best_value`.
     """
 
     step: int = 0
@@ -30,13 +31,14 @@ class TrainingPosition:
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """How often the loop logs, evaluates, samples and saves; None means never.
+    """How often the loop logs, evaluates, runs suites, samples and saves; None means never.
 
-    If it evaluates at all, it also does so at the end of training. It always saves at the end.
+    If it evaluates or runs suites at all, it also does so at the end of training. It always saves at the end.
     """
 
     log_every_steps: int = 1
     evaluate_every_steps: int | None = None
+    suites_every_steps: int | None = None
     sample_every_steps: int | None = None
     save_every_steps: int | None = None
     save_every_seconds: float | None = None
@@ -63,6 +65,7 @@ class LoopCallbacks(Generic[RowsType]):
         log: called every `log_every_steps` and at the last step.
         save: writes a checkpoint.
         evaluate: measures the model; a lower value is better.
+        run_suites: measures the model in other ways, which decide nothing.
         sample: generates text from the model.
         should_stop: returns whether to save and stop. If several processes share the steps, one of them can stop all.
         after_step: called after every step, for progress displays.
@@ -75,6 +78,7 @@ class LoopCallbacks(Generic[RowsType]):
     log: Callable[[StepReport], None]
     save: Callable[[TrainingPosition], None]
     evaluate: Callable[[TrainingPosition], float] | None = None
+    run_suites: Callable[[TrainingPosition], None] | None = None
     sample: Callable[[TrainingPosition], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     after_step: Callable[[TrainingPosition], None] = lambda _: None

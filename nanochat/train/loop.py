@@ -1,4 +1,4 @@
-"""The training loop: optimizer steps, with logging, saving, evaluating and sampling between them.
+"""The training loop: optimizer steps, with logging, saving, evaluating, suites and samples between them.
 
 Data, evaluation, checkpoints and logs come in as callables, so nothing here knows files or formats. A step ends with
 its update; checkpoints, evaluations and samples of a step use the updated model.
@@ -34,8 +34,8 @@ def train(
     Args:
         last_step: steps in all, including those before `start`; None if the time or the data decide.
         budget: wall time that training may use; the loop counts what is used.
-        start: the position of the checkpoint to resume from; None to start from the beginning. The evaluation and
-            sample due at that step are repeated, because the checkpoint was written before them.
+        start: the position of the checkpoint to resume from; None to start from the beginning. The evaluation, suites
+            and sample due at that step are repeated, because the checkpoint was written before them.
 
     Raises:
         InterruptedRun: training was asked to stop; the position is saved.
@@ -65,7 +65,7 @@ class _Loop(Generic[RowsType]):
         self.step, self.callbacks, self.intervals = step, callbacks, intervals
         self.last_step, self.budget = last_step, budget
         self.position = TrainingPosition()
-        self.saved_step = self.evaluated_step = -1
+        self.saved_step = self.evaluated_step = self.suites_step = -1
         self.saved_at = callbacks.clock()
         self.busy_seconds, self.steps_since_report, self.step_seconds = 0.0, 0, 0.0
         self.pending: tuple[int, StepResult] | None = None
@@ -87,6 +87,7 @@ class _Loop(Generic[RowsType]):
             self._after_step()
         self._save()
         self._evaluate()
+        self._run_suites()
         return self.position
 
     def _is_at_end(self) -> bool:
@@ -158,8 +159,8 @@ class _Loop(Generic[RowsType]):
         intervals = self.intervals
         should_stop, is_save_due = self._decision()
         # An evaluation that crashes must not cost the steps before it, so the checkpoint is written first.
-        is_used = self._is_due(intervals.evaluate_every_steps) or self._is_due(intervals.sample_every_steps)
-        if should_stop or is_save_due or is_used or self._is_due(intervals.save_every_steps):
+        uses = (intervals.evaluate_every_steps, intervals.suites_every_steps, intervals.sample_every_steps)
+        if should_stop or is_save_due or any(map(self._is_due, (*uses, intervals.save_every_steps))):
             self._save()
         if should_stop:
             of = "" if self.last_step is None else f" of {self.last_step:,}"
@@ -191,6 +192,8 @@ class _Loop(Generic[RowsType]):
     def _evaluate_and_sample(self) -> None:
         if self._is_due(self.intervals.evaluate_every_steps):
             self._evaluate()
+        if self._is_due(self.intervals.suites_every_steps):
+            self._run_suites()
         if self._is_due(self.intervals.sample_every_steps) and self.callbacks.sample is not None:
             self.callbacks.sample(self.position)
 
@@ -210,6 +213,14 @@ class _Loop(Generic[RowsType]):
         value = evaluate(self.position)
         if self.position.best_value is None or value < self.position.best_value:
             self.position = replace(self.position, best_step=self.position.step, best_value=value)
+
+    def _run_suites(self) -> None:
+        run_suites = self.callbacks.run_suites if self.intervals.suites_every_steps is not None else None
+        if run_suites is None or self.suites_step == self.position.step:
+            return
+        self._wait_for_step()
+        self.suites_step = self.position.step
+        run_suites(self.position)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.position.step > 0 and self.position.step % every == 0

@@ -48,7 +48,7 @@ OVERRIDES = [  # and the stages that they change
         "seed=8", "model.n_layer=5", "model.sequence_len=128", "model.window_pattern=L", "model.architecture=current",
         "pretrain.horizon={tokens: 1.6M}", "pretrain.tokens_per_step=2048", "pretrain.optimizer.matrix_lr=0.01",
         "pretrain.optimizer.weight_decay=0.2", "pretrain.schedule.warmup_steps=5", "pretrain.buffer_documents=10",
-        "pretrain.data={words2: {}}", "pretrain.long_documents=crop",
+        "pretrain.data={words2: {}}", "pretrain.long_documents=crop", "pretrain.hand_on=best",
     ]),
     (ALL, [
         "tokenizer.vocab_size=1024", "tokenizer.max_chars=1M", "sources.stdlib.max_files=10",
@@ -59,7 +59,7 @@ OVERRIDES = [  # and the stages that they change
     (CHAT, [
         "sft.horizon.tokens=300_000", "sft.lr_scale=0.5", "sft.sequence_len=128", "sft.tokens_per_step=2048",
         "sft.schedule.constant_frac=0.1", "sft.buffer_conversations=10", "sft.data.spelling.repeat=2",
-        "sft.data.spelling.weight=2", "sft.init_from=other",
+        "sft.data.spelling.weight=2", "sft.init_from=other", "sft.data.spelling.validation.split=test",
     ]),
     ({"chat_eval"}, [
         "chat_eval.suites.spelling.max_tokens=16", "chat_eval.suites.spelling.top_k=null", "chat_eval.init_from=other",
@@ -73,6 +73,14 @@ def test_fingerprint_changes_only_for_the_stages_that_a_field_concerns(
 ) -> None:
     extra = ("sources.words2={path: more.txt}",) if "words2" in override else ()
     assert changed_stages(fingerprints(compiled()), fingerprints(compiled(*extra, override))) == changed
+
+
+@pytest.mark.parametrize("change", ["run.monitor.validate_every_steps=10", "run.monitor.validate_tokens=1000"])
+def test_validation_enters_the_fingerprint_of_a_stage_whose_best_model_it_chooses(
+    compiled: Compile, change: str
+) -> None:
+    best = ("sft.hand_on=best", "sft.data.spelling.validation.hash_frac=0.1")
+    assert changed_stages(fingerprints(compiled(*best)), fingerprints(compiled(*best, change))) == CHAT
 
 
 @pytest.mark.parametrize(

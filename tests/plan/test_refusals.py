@@ -33,6 +33,11 @@ REFUSED = {
     "rows longer than the context": (SFT, "  sequence_len: 512\n"),
     "rows that do not divide the inherited batch": (SFT, "  sequence_len: 96\n"),
     "processes that cannot share a step": (SFT, f"{SFT}run: {{distributed: {{processes: 6}}}}\n"),
+    "the best model without validation": (
+        PRETRAIN,
+        f"{PRETRAIN}  hand_on: best\nrun: {{monitor: {{validate_every_steps: null}}}}\n",
+    ),
+    "the best chat model without held-out chats": (SFT, f"{SFT}  hand_on: best\n"),
     "RDMA without a hostfile": (SFT, f"{SFT}run: {{distributed: {{processes: 2, backend: jaccl}}}}\n"),
 }
 

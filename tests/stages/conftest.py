@@ -13,12 +13,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from nanochat.checkpoint.model_folder import save_model
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.model.config import GPTConfig
-from nanochat.optim.groups import OptimizerConfig
+from nanochat.model.dispatch import FastGPT
+from nanochat.optim.groups import OptimizerConfig, build_groups
+from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import TIME_PARTS, ScheduleConfig
 from nanochat.plan.specs import (
     ExecutionSpec,
@@ -34,8 +38,12 @@ from nanochat.plan.specs import (
 from nanochat.runtime import Runtime
 from nanochat.stages import tokenizer
 from nanochat.stages.process.context import StageContext
+from nanochat.tokenizer import bpe
 
 CPU = Runtime(backend="cpu", dtype="float32", blas="any", threads=1)
+_CHAT_MODEL = GPTConfig(
+    sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, window_pattern="SL"
+)
 MakeContext = Callable[..., StageContext]
 OUTPUTS = (
     *("out/model/model.safetensors", "out/optimizer.safetensors", "out/samples.md", "out/result.json"),
@@ -227,3 +235,24 @@ def upstream(make_context: MakeContext, tokenizer_spec: TokenizerSpec) -> dict[S
     context = make_context(tokenizer_spec, name="tokenizer")
     tokenizer.run(context.job, context)
     return {"tokenizer": str(context.out)}
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> dict[StageName, str]:
+    """The output of a pretrain stage: random weights, a tokenizer, and moments that are not zero."""
+    out = tmp_path / "pretrain" / "out"
+    tokenizer = bpe.train(
+        ["what follows the word: 1 2 3? spell it"] * 20, vocab_size=300, max_chars=9999, max_document_chars=999
+    )
+    config = GPTConfig.from_dict({**_CHAT_MODEL.to_dict(), "vocab_size": tokenizer.vocab_size})
+    model = FastGPT(config)
+    model.initialise(mx.random.key(5))
+    save_model(out / "model", model, tokenizer)
+    optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=256), model.named_parameters())
+    keys = mx.random.split(mx.random.key(6), len(optimizer.state))
+    moments = {
+        name: mx.array(100, mx.int32) if name == "step" else 0.01 * mx.abs(mx.random.normal(value.shape, key=key))
+        for (name, value), key in zip(optimizer.state.items(), keys, strict=True)
+    }
+    mx.save_safetensors(str(out / "optimizer.safetensors"), moments)
+    return {"pretrain": str(out)}

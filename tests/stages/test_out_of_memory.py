@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from nanochat.errors import OUT_OF_MEMORY
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.estimate.memory import TrainingMemory, training_memory
-from nanochat.stages import pretrain, rows
+from nanochat.stages import pretrain
 from nanochat.stages.process.context import NOTE_PREFIX
 from nanochat.stages.process.process_group import ProcessGroup
+from nanochat.stages.training import rows
 
 SLOWLY = OptimizerConfig(lr_scale=0.01)
 """Muon and Adam normalise tiny gradients, so rounding errors grow with every step. Rates this small keep them small."""

@@ -7,23 +7,17 @@ import json
 import random
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.checkpoint.model_folder import load_model, load_tokenizer, save_model
+from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.model.config import GPTConfig
-from nanochat.model.dispatch import FastGPT
-from nanochat.optim.groups import OptimizerConfig, build_groups
-from nanochat.optim.optimizer import Optimizer
+from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs import SftItem
 from nanochat.stages import sft as stage
-from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import Conversation, Message, render
 
-CONFIG = GPTConfig(sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, window_pattern="SL")
 MONITOR = {
     "micro_batch_size": 3,
     "sample_every_steps": 4,
@@ -34,24 +28,8 @@ PAIRS = [(f"what follows {i}?", f"{i + 1} follows {i}") for i in range(23)]
 
 
 @pytest.fixture
-def upstream(tmp_path):
-    """The output of a pretrain stage: random weights, a tokenizer, and moments that are not zero."""
-    out = tmp_path / "pretrain" / "out"
-    tokenizer = bpe.train(
-        ["what follows the word: 1 2 3? spell it"] * 20, vocab_size=300, max_chars=9999, max_document_chars=999
-    )
-    config = GPTConfig.from_dict({**CONFIG.to_dict(), "vocab_size": tokenizer.vocab_size})
-    model = FastGPT(config)
-    model.initialise(mx.random.key(5))
-    save_model(out / "model", model, tokenizer)
-    optimizer = Optimizer(build_groups(config, OptimizerConfig(), tokens_per_step=256), model.named_parameters())
-    keys = mx.random.split(mx.random.key(6), len(optimizer.state))
-    moments = {
-        name: mx.array(100, mx.int32) if name == "step" else 0.01 * mx.abs(mx.random.normal(value.shape, key=key))
-        for (name, value), key in zip(optimizer.state.items(), keys, strict=True)
-    }
-    mx.save_safetensors(str(out / "optimizer.safetensors"), moments)
-    return {"pretrain": str(out)}
+def upstream(pretrained):
+    return pretrained
 
 
 @pytest.fixture

@@ -135,6 +135,11 @@ def test_loop_that_is_stopped_finishes_its_step_and_saves_without_evaluating():
     assert run.of("step", "save", "evaluate") == [("step", 1), ("step", 2), ("step", 3), ("save", 3)]
 
 
+def test_loop_keeps_the_first_of_two_equally_good_steps():
+    position = FakeRun(values={2: 0.5, 4: 0.5}).train(replace(NEVER, evaluate_every_steps=2), last_step=6)
+    assert (position.best_step, position.best_value) == (2, 0.5)
+
+
 def test_resumed_loop_repeats_the_evaluation_after_the_save_and_ends_the_same():
     """A kill may come between a save and its evaluation, so the evaluation is repeated; the save is not."""
     intervals = replace(NEVER, evaluate_every_steps=2)

@@ -56,7 +56,7 @@ def choose_rule(texts: Iterable[tuple[str, int | None]], held_out_frac: float) -
             if least < held_out_frac <= most:
                 return rule
     if least < most:
-        return HeldOutRule(_moved(held_out_frac, least, most))
+        return HeldOutRule(dividing_limit(held_out_frac, least, most))
     return replace(_rule_for_lines(first, held_out_frac), are_all_equal=count > 1)
 
 
@@ -66,9 +66,9 @@ def _rule_for_lines(document: str, held_out_frac: float) -> HeldOutRule:
     if len(pieces) < 2:
         return HeldOutRule(0.0, only_line_chars=len(document))
     shares = [hash_share(f"{i}\n{lines}") for i, lines in enumerate(pieces)]
-    return HeldOutRule(_moved(held_out_frac, min(shares), max(shares)), cuts_lines=True)
+    return HeldOutRule(dividing_limit(held_out_frac, min(shares), max(shares)), cuts_lines=True)
 
 
-def _moved(limit: float, least: float, most: float) -> float:
+def dividing_limit(limit: float, least: float, most: float) -> float:
     """Return the limit closest to `limit` that has a hash on either side."""
     return min(max(limit, math.nextafter(least, math.inf)), most)

@@ -2,8 +2,8 @@
 
 Fields with their default value are left out, so that a new field leaves old caches valid. A derived value replaces the
 field that it comes from: steps replace a horizon in tokens, the width replaces a depth. Two ways to write the same
-computation are therefore equal, and a changed derivation changes the identity. Left out: `run`, `tracking`, names,
-paths and `init_from`, whose contents enter as digests.
+computation are therefore equal, and a changed derivation changes the identity. Left out: `tracking`, names, paths and
+`init_from`, whose contents enter as digests, and `run`, but for the validations that choose a stage's best model.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ def source_fields(recipe: Recipe, name: str) -> Fields:
     return nondefault_fields(recipe.sources[name], f"sources.{name}", without=ORIGIN_FIELDS | LIMIT_FIELDS)
 
 
-def pretrain_identity(_recipe: Recipe, spec: PretrainSpec) -> Fields:
+def pretrain_identity(recipe: Recipe, spec: PretrainSpec) -> Fields:
     """Return the model's shape and what the plan derived for pretraining."""
     horizon = {"steps": spec.steps} if spec.minutes is None else {"minutes": spec.minutes}
-    return _model_fields(spec.model) | {
-        **{f"pretrain.horizon.{name}": value for name, value in horizon.items()},
-        "pretrain.tokens_per_step": spec.tokens_per_step,
-        "pretrain.optimizer.weight_decay": spec.weight_decay,
-        **{f"pretrain.schedule.{name}": value for name, value in asdict(spec.schedule).items() if name != "steps"},
-    }
+    return (
+        _choice_fields(recipe, spec)
+        | _model_fields(spec.model)
+        | {
+            **{f"pretrain.horizon.{name}": value for name, value in horizon.items()},
+            "pretrain.tokens_per_step": spec.tokens_per_step,
+            "pretrain.optimizer.weight_decay": spec.weight_decay,
+            **{f"pretrain.schedule.{name}": value for name, value in asdict(spec.schedule).items() if name != "steps"},
+        }
+    )
 
 
 def sft_identity(recipe: Recipe, spec: SftSpec) -> Fields:
@@ -46,6 +50,7 @@ def sft_identity(recipe: Recipe, spec: SftSpec) -> Fields:
     horizon = {"steps": spec.steps, "tokens": spec.tokens, "epochs": spec.epochs, "minutes": spec.minutes}
     return (
         inherited
+        | _choice_fields(recipe, spec)
         | {f"sft.horizon.{name}": value for name, value in horizon.items() if value is not None}
         | {
             "sft.tokens_per_step": spec.tokens_per_step,
@@ -66,6 +71,13 @@ def rl_identity(recipe: Recipe, spec: RlSpec) -> Fields:
         | {f"rl.horizon.{name}": value for name, value in horizon.items() if value is not None}
         | {"rl.lr_scale": spec.optimizer.lr_scale}
     )
+
+
+def _choice_fields(recipe: Recipe, spec: PretrainSpec | SftSpec) -> Fields:
+    """Return the fields of `run` that decide which model is the best, if that is the one to pass on."""
+    monitor = recipe.run.monitor
+    names = ("validate_every_steps", "validate_tokens") if spec.hand_on == "best" else ()
+    return {f"run.monitor.{name}": getattr(monitor, name) for name in names}
 
 
 def base_eval_identity(_recipe: Recipe, spec: BaseEvalSpec) -> Fields:

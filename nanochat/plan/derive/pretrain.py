@@ -8,6 +8,7 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.hand_on import check_choice
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec, WeightedSource
 from nanochat.recipe.merge.tree import KeyPath
@@ -25,6 +26,8 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
     if minutes is None:
         steps = steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
+    if section.hand_on == "best":
+        check_choice("pretrain", given.recipe.run.monitor, steps, issues)
     return PretrainSpec(
         model=config,
         data=tuple(WeightedSource(source=given.sources[name], weight=item.weight) for name, item in mixture),
@@ -38,6 +41,7 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
         ),
         buffer_documents=section.buffer_documents,
         long_documents=section.long_documents,
+        hand_on=section.hand_on,
         init_from=section.init_from,
         seed=given.recipe.seed,
     )

@@ -9,6 +9,7 @@ from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.hand_on import check_choice
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec
 from nanochat.recipe.merge.tree import KeyPath
@@ -22,9 +23,21 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
     lr_factor, constant_frac, _ = schedules.sft_defaults(optimizer.variant)
     factor = lr_factor if section.lr_scale is None else section.lr_scale
     steps, tokens, epochs = _sft_horizon(section.horizon, config, issues)
+    if section.hand_on == "best":
+        if not any(item.validation for item in section.data.values()):
+            message = "the best model is the one with the lowest validation loss, and no chats are held out"
+            advice = "hold out some, for example `validation: {hash_frac: 0.02}` in a task of `sft.data`"
+            issues.refuse(("sft", "hand_on"), "missing-validation", message, advice=advice)
+        check_choice("sft", given.recipe.run.monitor, steps, issues)
     return SftSpec(
         data=tuple(
-            SftItem(name=name, source=given.sources[item.source], **item.model_dump(exclude={"source"}))
+            SftItem(
+                name=name,
+                source=given.sources[item.source],
+                **item.model_dump(exclude={"source", "validation"}),
+                validation_split=item.validation.split if item.validation else None,
+                validation_frac=item.validation.hash_frac if item.validation else None,
+            )
             for name, item in sorted(section.data.items())
         ),
         steps=steps,
@@ -37,6 +50,7 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
         constant_frac=constant_frac if section.schedule.constant_frac is None else section.schedule.constant_frac,
         final_frac=section.schedule.final_frac,
         buffer_conversations=section.buffer_conversations,
+        hand_on=section.hand_on,
         init_from=section.init_from,
         seed=given.recipe.seed,
     )

@@ -63,6 +63,8 @@ def _sft_item_examples(item: SftItem) -> int | None:
     generated = item.source.builtin == "spelling"
     if item.max_examples is not None:
         count = item.max_examples if generated or count is None else min(count, item.max_examples)
+    if count is not None and item.validation_frac is not None:
+        count = max(1, round(count * (1 - item.validation_frac)))
     return None if count is None else count * item.repeat
 
 

@@ -25,14 +25,16 @@ class Checkpoints(Section):
 
 
 class Monitor(Section):
-    """What to record during training. Never changes what is computed."""
+    """What to record during training. Changes what is computed only with `hand_on: best`, where the validations decide
+    which model is passed on."""
 
     log_every_steps: Count = 1
     """Number of steps between two records of loss and speed."""
     validate_every_steps: Count | None = 250
-    """Number of steps between two validations, which measure bits per byte on held-out documents. `null` for never."""
+    """Number of steps between two validations, which measure the loss and bits per byte on held-out documents, in `sft`
+    on held-out chats. `null` for never."""
     validate_tokens: Count = 131_072
-    """Maximum number of tokens per validation."""
+    """Maximum number of tokens per validation. Whole conversations in `sft`."""
     sample_every_steps: Count | None = None
     """Number of steps between two sets of generated samples. Default: never."""
     prompts: tuple[str, ...] = ()
@@ -75,7 +77,8 @@ class Distributed(Section):
 
 
 class Run(Section):
-    """How to execute the stages. Never changes what is computed and is never part of a fingerprint."""
+    """How to execute the stages. Never changes what is computed and is never part of a fingerprint, except the
+    validations of `monitor` with `hand_on: best`."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute. `auto` is the GPU if MLX has one."""

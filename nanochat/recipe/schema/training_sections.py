@@ -119,11 +119,14 @@ class SourceWeight(Section):
     """How often documents are drawn from this source, relative to the weights of the other sources."""
 
 
+HandOn = Literal["last", "best"]
+
+
 class Pretrain(StageSection):
     """The pretrain stage trains the model to predict the next token, on packed documents."""
 
     upstream: ClassVar = ("tokenizer",)
-    metrics: ClassVar = ("bpb", "cropped_frac", "loss")
+    metrics: ClassVar = ("bpb", "cropped_frac", "loss", "val_loss")
 
     data: Annotated[dict[str, SourceWeight], Field(min_length=1)]
     """The mixture: for each source, by its name in `sources`, the weight of the source."""
@@ -142,8 +145,24 @@ class Pretrain(StageSection):
     """What happens to the rest of a document that is cut because nothing else fits in a row. `keep` trains on it as a
     document of its own, so that an epoch has all the text. `crop` throws it away; this suits people who have more text
     than they can train on."""
+    hand_on: HandOn = "last"
+    """Which model later stages start from. `last` is that of the last step. `best` is the one with the lowest
+    validation loss of all steps that were validated, and the first of them if several are equal. With `best`, the
+    result depends on `run.monitor.validate_every_steps` and `validate_tokens`, so they enter the fingerprint."""
     init_from: InitFrom | None = None
     """Start from existing weights instead of random ones: a run, a stage folder or a checkpoint folder."""
+
+
+class SftValidation(Section):
+    """Which conversations of a task are held out for validation. Give exactly one of the fields. A conversation that
+    equals a held-out one is not trained on either, whichever task of the mixture it belongs to."""
+
+    exactly_one = ("split", "hash_frac")
+
+    split: SplitName | None = None
+    """Split of the source that is held out, or some of its rows, such as `test` or `train[-200:]`."""
+    hash_frac: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the task's conversations to hold out. A hash of the content of each conversation decides."""
 
 
 class SftData(Section):
@@ -164,6 +183,9 @@ class SftData(Section):
     """Share of the mixture that comes from this task, relative to the weights of the other tasks. Give either all tasks
     a weight or none. With weights, the mixture is as large as it can be while it keeps these shares and holds no
     example more than `repeat` times."""
+    validation: SftValidation | None = None
+    """Which conversations are held out, to measure the loss and the bits per byte of their answers every
+    `run.monitor.validate_every_steps` steps and at the end. Default: none."""
 
 
 class SftSchedule(Section):
@@ -180,6 +202,7 @@ class Sft(StageSection):
     """The sft stage fine-tunes the model on conversations. Only the tokens of the assistant count in the loss."""
 
     upstream: ClassVar = ("pretrain",)
+    metrics: ClassVar = ("bpb", "loss", "val_loss")
 
     data: Annotated[dict[Name, SftData], Field(min_length=1)]
     """The mixture: for each task, a name of your own and the fields of the task."""
@@ -195,5 +218,7 @@ class Sft(StageSection):
     """Learning rate over progress."""
     buffer_conversations: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Number of conversations that the best-fit packer can choose from when it fills a row."""
+    hand_on: HandOn = "last"
+    """Which model later stages start from, as in `pretrain`. `best` needs a task with `validation`."""
     init_from: InitFrom | None = None
     """Start from these weights instead of this recipe's `pretrain`: a run, a stage folder or a checkpoint folder."""

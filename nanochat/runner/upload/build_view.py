@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from nanochat.plan.describe import describe_choice
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
 from nanochat.plan.stages import STAGES
 from nanochat.runner.report.markdown import code_span, escape, paragraphs
@@ -239,6 +240,7 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
         f"**{escape(results)}**" if results else "",
         "The model's answer to every problem: open `tables` under Artifacts." if STAGES[entry.stage].evaluates else "",
         _list_scores({entry.stage: record}),
+        escape(describe_choice(record.metrics)),
         f"Time {show_duration(record.measured.seconds)} (planned {show_duration(record.planned.seconds)}), "
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), on {escape(record.device)}.",

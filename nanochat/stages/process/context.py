@@ -132,6 +132,10 @@ class StageContext:
         if self.process_group.is_writer:
             self._timings.append(step, values)
 
+    def logged_metrics(self, step: int) -> dict[str, float]:
+        """Return the metrics that were logged at a step; none in a process that logs nothing."""
+        return self._metrics.at(step) if self.process_group.is_writer else {}
+
     def copy_progress(self, checkpoint: Path) -> None:
         """Copy the files that grow during training, such as the two metric files, into a checkpoint."""
         for path in self._growing_files():

@@ -18,16 +18,23 @@ from pydantic import JsonValue
 
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.checkpoint.model_folder import save_model, write_model_files
-from nanochat.checkpoint.snapshots import CheckpointView, latest_checkpoint, save_checkpoint
+from nanochat.checkpoint.snapshots import (
+    CheckpointView,
+    find_damage,
+    latest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+)
 from nanochat.errors import StageError
 from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
-from nanochat.plan.specs import ExecutionSpec
+from nanochat.plan.specs import ExecutionSpec, HandOn
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import Observed, StepSource
+from nanochat.storage.layout import checkpoint_folder
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
 from nanochat.train.loop import train
@@ -40,8 +47,9 @@ _USED_SECONDS = "used_seconds"
 class Training:
     """A model that is trained in place, its optimizer and its data, connected to the stage's folder.
 
-    The tokenizer is saved beside the weights. `micro_batch_size` is the number of rows per forward pass. `observe`
-    returns what the stage measured of the latest step; without it, each step trains on as many tokens as planned.
+    The tokenizer is saved beside the weights. `micro_batch_size` is the number of rows per forward pass. `hand_on` says
+    which model the stage passes on: `best` needs a validation. `observe` returns what the stage measured of the latest
+    step; without it, each step trains on as many tokens as planned.
     """
 
     def __init__(
@@ -54,8 +62,10 @@ class Training:
         loader: StepSource,
         schedule: TrainingSchedule,
         micro_batch_size: int,
+        hand_on: HandOn = "last",
         observe: Callable[[], Observed] | None = None,
     ):
+        self.hand_on = hand_on
         self.context, self.model, self.tokenizer = context, model, tokenizer
         self.optimizer, self.loader, self.schedule, self.observe = optimizer, loader, schedule, observe
         execution, on_gpu = context.job.execution, context.runtime.backend != "cpu"
@@ -106,6 +116,23 @@ class Training:
         finally:
             self.loader.close()
 
+    def choose_model(self, position: TrainingPosition) -> int:
+        """Return the step whose model and moments the stage passes on, and load them if training went on after it.
+
+        Raises:
+            StageError: the checkpoint of the best step is damaged.
+        """
+        if self.hand_on == "last":
+            return position.step
+        best = position.best_step
+        assert best is not None, "`hand_on: best` without a validation; the plan refuses that"
+        if best != position.step and self.context.process_group.is_writer:
+            view = open_checkpoint(self.context.folder.checkpoints, best)
+            self.model.set_parameters(view.arrays("model"))
+            self.optimizer.load_state(view.arrays("optimizer"))
+        self.context.log_line(f"passes on the model of step {best:,}: its validation loss is the lowest")
+        return best
+
     def timings(self) -> dict[str, float]:
         """Return peak memory, speed and, with a horizon in minutes, the used seconds, for the stage's result."""
         timings = {"peak_memory_bytes": float(mx.get_peak_memory())}
@@ -142,7 +169,9 @@ class Training:
         return f"the loader's state after it is {json.dumps(state)}"
 
     def _resume(self) -> TrainingPosition | None:
-        view = latest_checkpoint(self.context.folder.checkpoints, self.context.notify_user)
+        view = latest_checkpoint(
+            self.context.folder.checkpoints, self.context.notify_user, find_problem=self._find_problem
+        )
         self.context.process_group.require_same(view.step if view is not None else -1, "the checkpoint to resume from")
         if view is None:
             self.context.restore_progress(None)
@@ -150,6 +179,14 @@ class Training:
         position = self._restore(view)
         self.context.notify_user(f"resuming after step {position.step:,}")
         return position
+
+    def _find_problem(self, view: CheckpointView) -> str | None:
+        """Return why a checkpoint cannot continue: the best model before it may be passed on, and is damaged."""
+        best = _fields(view.state["position"])["best_step"]
+        if self.hand_on == "last" or best is None or best == view.step:
+            return None
+        problem = find_damage(checkpoint_folder(self.context.folder.checkpoints, best))
+        return None if problem is None else f"the best model so far, of step {best:,}, is damaged: {problem}"
 
     def _restore(self, view: CheckpointView) -> TrainingPosition:
         self.model.set_parameters(view.arrays("model"))  # a model that diverged has values that are not finite

@@ -142,6 +142,23 @@ def test_report_states_the_share_of_text_that_cropping_threw_away(cropped_frac, 
     assert ("crop" in text) == (cropped_frac > 0)
 
 
+@pytest.mark.parametrize(
+    ("best", "sentence"),
+    [
+        (300, "its validation loss of 2.3125 is the lowest; that of the last step, 480, is 2.4000."),
+        (480, "its validation loss of 2.3125 is the lowest, and this is the last step."),
+    ],
+)
+def test_report_says_which_model_was_passed_on_and_why(best, sentence):
+    metrics = {"steps": 480.0, "handed_on_step": float(best), "val_loss": 2.3125, "last_val_loss": 2.4, "bpb": 0.875}
+    for stage in ("pretrain", "sft"):
+        (text,) = describe_stages({stage: SimpleNamespace(stage=stage, metrics=metrics, minutes=None)})
+        assert text.endswith(
+            f" 0.88 bits per byte{' of text it has not seen' * (stage == 'pretrain')}. "
+            f"It passed on the model of step {best}, because {sentence}"
+        )
+
+
 def test_mlflow_description_starts_with_scores_and_explains_them(bench):
     """The score of a guess is 0.5 here."""
     view = run_view(bench.run().folder, bench.base)

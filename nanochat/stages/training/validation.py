@@ -1,0 +1,86 @@
+"""Validation during training: the loss and bits per byte on text or chats that the model is not trained on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nanochat.errors import InterruptedRun, StageError
+from nanochat.evals.bits_per_byte import BpbResult, evaluate_bpb
+from nanochat.model.dispatch import FastGPT
+from nanochat.stages.process.context import StageContext
+from nanochat.stages.suites.held_out_text import HeldOutBatch
+from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.training import Training
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.train.callbacks import TrainingPosition
+
+VAL_LOSS, VAL_BPB = "val/loss", "val/bpb"
+
+
+@dataclass
+class Validation:
+    """Measures the model of a stage on held-out rows. `read` reads them once, at the first validation.
+
+    `counts_specials` says whether the loss is the mean over all targets, as that of fine-tuning, or over those with
+    text. Bits per byte always count targets with text.
+    """
+
+    context: StageContext
+    model: FastGPT
+    tokenizer: Tokenizer
+    schedule: TrainingSchedule
+    read: Callable[[], Sequence[HeldOutBatch]]
+    unit: str
+    """What is counted, for the log: `held-out tokens`."""
+    counts_specials: bool = False
+
+    @functools.cached_property
+    def batches(self) -> Sequence[HeldOutBatch]:
+        return self.read()
+
+    def evaluate(self, position: TrainingPosition) -> float:
+        """Return the validation loss in nats per token, and log it with the bits per byte."""
+        step = f"{self.schedule.describe_step(position.step)} · validating"
+        fraction = self.schedule.fraction(position.step)
+
+        def on_batch(tokens: int) -> None:
+            if self.context.should_stop():
+                raise InterruptedRun(f"stopped while validating at step {position.step:,}, saved")
+            self.context.report_progress(fraction, f"{step} · {tokens:,} tokens")
+
+        result = evaluate_bpb(self.model, self.batches, self.tokenizer.token_bytes, on_batch=on_batch)
+        if result.problem is not None:
+            raise StageError(
+                f"no val/bpb after step {position.step:,}: {result.problem}\n"
+                "  lower the learning rate (`optimizer.lr_scale`), or look at the held-out text"
+            )
+        loss, tokens = self._loss(result)
+        self.context.log_metrics(position.step, {VAL_BPB: result.bpb, VAL_LOSS: loss})
+        self.context.log_line(
+            f"step {position.step:,}: validation loss {loss:.4f}, {result.bpb:.4f} bits per byte "
+            f"on {tokens:,} {self.unit}"
+        )
+        return loss
+
+    def _loss(self, result: BpbResult) -> tuple[float, int]:
+        if self.counts_specials:
+            return result.all_nats / result.all_tokens, result.all_tokens
+        return result.nats / result.tokens, result.tokens
+
+
+def validation_metrics(training: Training, position: TrainingPosition, passed_on: int) -> dict[str, float]:
+    """Return what validation measured of the model that is passed on, and of the last one if that is another.
+
+    Metrics: `bpb`, `val_loss`; with `hand_on: best` also `handed_on_step` and `last_val_loss`. Empty if the stage does
+    not validate, and in processes that log nothing.
+    """
+    logged = training.context.logged_metrics(passed_on)
+    if VAL_LOSS not in logged:
+        return {}
+    metrics = {"bpb": logged[VAL_BPB], "val_loss": logged[VAL_LOSS]}
+    if training.hand_on == "best":
+        last = training.context.logged_metrics(position.step)
+        metrics |= {"handed_on_step": float(passed_on), "last_val_loss": last[VAL_LOSS]}
+    return metrics
