@@ -30,6 +30,8 @@ from nanochat.data.places.manifest import DamagedDownloadError
 from nanochat.data.places.transfer import Progress
 from nanochat.errors import PreflightError, StageError
 
+QuestionMap = tuple[tuple[Literal["question", "answer", "choices"], tuple[str, ...]], ...]
+"""The keys, or texts with keys in braces, that hold the parts of a question."""
 DEFAULT_VALIDATION_FRAC = 0.01
 _DESCRIPTION_SUFFIXES = (".yaml", ".csv")
 
@@ -46,6 +48,7 @@ class SourceSpec:
     builtin: Literal["python-stdlib", "spelling"] | None = None
     column: str = "text"
     chat_map: tuple[tuple[Literal["system", "user", "assistant"], str], ...] = ()
+    question_map: QuestionMap = ()
     max_bad_rows: float = 0.01
     max_files: int | None = None
     max_document_chars: int | None = None

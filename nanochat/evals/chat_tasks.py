@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
 from nanochat.model.dispatch import FastGPT
-from nanochat.tasks.base import Example, Task, gold_text
+from nanochat.tasks.base import Example, Grade, Task, gold_text, grade_completions
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import FittedPrompt, fit_for_completion
@@ -53,7 +54,8 @@ def evaluate_categorical(
     for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
         assert example.letters is not None, "checked by _letter_ids"
         chosen = example.letters[int(np.argmax(logprobs[number]))]
-        record = _record(tokenizer, task, example, number, prompt, chosen)
+        (grade,) = grade_completions(task, [(example, chosen)])
+        record = _record(tokenizer, task, example, number, prompt, chosen, grade)
         records.append(replace(record, options=example.letters, logprobs=tuple(logprobs[number].tolist())))
     return summarize(tuple(records), chance=TASKS[task.name].chance)
 
@@ -67,13 +69,15 @@ def evaluate_generative(
     max_tokens: int = 512,
     sampling: Sampling | None = None,
     seed: int = 0,
+    chance: float = 0.0,
     max_rows: int = GENERATED_ROWS,
     on_finished: Callable[[int], None] | None = None,
 ) -> TaskResult:
     """Return the share of completions that the task grades as right, pass@k, and a record of each completion.
 
-    Accuracy is the mean over problems of the share of right samples, which is pass@1; its standard error is over
-    problems. pass@k is estimated for the powers of two up to `num_samples` and for `num_samples` itself.
+    Accuracy is the mean over problems of the mean score of their samples, which is pass@1 if every sample is right or
+    wrong; its standard error is over problems. A guess scores `chance`. A sample passes if its score is 1. pass@k is
+    estimated for the powers of two up to `num_samples` and for `num_samples` itself.
     At most `max_rows` are generated at a time. `on_finished` is called with the number of completions (problems times
     samples) finished so far.
     """
@@ -88,19 +92,21 @@ def evaluate_generative(
         max_rows=max_rows,
         on_finished=on_finished,
     )
+    outputs = [tokenizer.decode(completion) for completion in completions]
+    grades = grade_completions(
+        task, [(examples[number // num_samples], output) for number, output in enumerate(outputs)]
+    )
     records = []
-    for number, completion in enumerate(completions):
+    for number, (completion, output, grade) in enumerate(zip(completions, outputs, grades, strict=True)):
         index, sample = divmod(number, num_samples)
-        prompt, output = prompts[index], tokenizer.decode(completion)
-        record = _record(tokenizer, task, examples[index], index, prompt, output)
+        prompt = prompts[index]
+        record = _record(tokenizer, task, examples[index], index, prompt, output, grade)
         hit_limit = len(completion) == answer_limit(context, len(prompt.ids), max_tokens)
         records.append(replace(record, sample=sample, hit_limit=hit_limit))
-    passed = [
-        sum(record.correct for record in records[start : start + num_samples])
-        for start in range(0, len(records), num_samples)
-    ]
-    score = score_problems([count / num_samples for count in passed], chance=TASKS[task.name].chance)
-    return TaskResult(score, tuple(records), _estimate_pass_at(num_samples, passed))
+    starts = range(0, len(records), num_samples)
+    means = [math.fsum(grade.score for grade in grades[start : start + num_samples]) / num_samples for start in starts]
+    passed = [sum(record.correct for record in records[start : start + num_samples]) for start in starts]
+    return TaskResult(score_problems(means, chance=chance), tuple(records), _estimate_pass_at(num_samples, passed))
 
 
 def _estimate_pass_at(num_samples: int, passed: Sequence[int]) -> tuple[tuple[int, float], ...]:
@@ -115,7 +121,7 @@ def _fit(tokenizer: Tokenizer, example: Example, max_tokens: int) -> FittedPromp
 
 
 def _record(
-    tokenizer: Tokenizer, task: Task, example: Example, index: int, prompt: FittedPrompt, output: str
+    tokenizer: Tokenizer, task: Task, example: Example, index: int, prompt: FittedPrompt, output: str, grade: Grade
 ) -> ExampleRecord:
     return ExampleRecord(
         index=index,
@@ -123,7 +129,9 @@ def _record(
         prompt=tokenizer.decode(prompt.ids),
         output=output,
         expected=gold_text(example),
-        correct=task.grade(example, output),
+        correct=grade.is_right,
+        score=None if grade.score in (0.0, 1.0) else grade.score,
+        problem=grade.problem,
         is_truncated=prompt.is_cut,
     )
 

@@ -16,7 +16,6 @@ from nanochat.evals.continuations import (
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
 from nanochat.tasks.base_multiple_choice import ChoiceItem
-from nanochat.tasks.table import TASKS, ChoiceTask
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -25,11 +24,12 @@ def evaluate_choices(
     tokenizer: Tokenizer,
     items: Sequence[ChoiceItem],
     *,
-    task: ChoiceTask,
+    task: str,
+    chance: float,
     max_tokens_per_batch: int | None = None,
     on_scored: Callable[[int], None] | None = None,
 ) -> TaskResult:
-    """Return accuracy and records of `items`.
+    """Return accuracy and records of `items`, of which a guess gets the share `chance` right.
 
     The model's choice is the option with the largest mean log-probability per token, as in CORE; the first one wins a
     tie. A row longer than the model's context loses its first tokens. `max_tokens_per_batch` is that of
@@ -41,7 +41,7 @@ def evaluate_choices(
     records = tuple(
         _record(number, task, tokenizer, *parts) for number, parts in enumerate(zip(items, groups, scores, strict=True))
     )
-    return summarize(records, chance=TASKS[task].chance)
+    return summarize(records, chance=chance)
 
 
 def option_continuations(tokenizer: Tokenizer, item: ChoiceItem, *, max_tokens: int | None) -> list[Continuation]:

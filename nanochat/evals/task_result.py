@@ -21,6 +21,10 @@ class ExampleRecord:
     """What the model chose or wrote."""
     expected: str
     correct: bool
+    score: float | None = None
+    """The score of an answer that is neither right (1) nor wrong (0)."""
+    problem: str = ""
+    """Why the answer could not be graded; it then scores 0."""
     options: tuple[str, ...] = ()
     logprobs: tuple[float, ...] = ()
     """Log-probability of each option in nats, summed over its tokens."""
@@ -58,12 +62,17 @@ class Cuts:
     """Problems that came after fewer solved examples than they should."""
     answers_cut: int | None
     """Answers that were stopped at the limit of their length."""
+    ungraded: int = 0
+    """Answers that could not be graded."""
+    first_problem: str = ""
+    """Why the first of these could not."""
 
 
 def count_cuts(records: Sequence[ExampleRecord]) -> Cuts:
     """Return what was cut in a suite with these records."""
     problems = {(record.task, record.index): record for record in records}
     examples = [record.missing_examples for record in problems.values() if record.missing_examples is not None]
+    problems_of_grading = [record.problem for record in records if record.problem]
     limits = [record.hit_limit for record in records if record.hit_limit is not None]
     return Cuts(
         problems=len(problems),
@@ -71,6 +80,8 @@ def count_cuts(records: Sequence[ExampleRecord]) -> Cuts:
         prompts_cut=sum(record.is_truncated for record in problems.values()),
         examples_cut=sum(missing > 0 for missing in examples) if examples else None,
         answers_cut=sum(limits) if limits else None,
+        ungraded=len(problems_of_grading),
+        first_problem=next(iter(problems_of_grading), ""),
     )
 
 

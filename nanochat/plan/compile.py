@@ -97,7 +97,8 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
     return SourceSpec(
         name=name,
         path=(section.path,) if isinstance(section.path, str) else section.path,
-        chat_map=section.map.texts() if section.map else (),
+        chat_map=section.map.chat_texts() if section.map else (),
+        question_map=section.map.question_texts() if section.map else (),
         validation_shard=validation.shard if validation else None,
         validation_hash_frac=validation.hash_frac if validation else None,
         **section.model_dump(exclude={"path", "map", "validation"}),

@@ -18,7 +18,7 @@ from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.specs import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Input, WeightedSource
+from nanochat.plan.specs import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Input, QuestionsSuiteSpec, WeightedSource
 from nanochat.tasks.table import TASKS
 
 _SHOWN_NAMES = 3
@@ -92,6 +92,9 @@ def _use(item: Input, base: Path) -> SourceUse:
         return SourceUse(source.name, list_files(source, base=base), "row")
     split = parse_split(item.split or TASKS[item.task].eval_split)[0]
     use = SourceUse(source.name, row_files(source, split, base=base), "row")
+    if isinstance(item, QuestionsSuiteSpec) and item.num_fewshot:
+        shots = parse_split(item.fewshot_split)[0]
+        use = _join(use, SourceUse(source.name, row_files(source, shots, base=base), "row"))
     if isinstance(item, ChoiceSuiteSpec) and item.num_fewshot:
         shots = TASKS[item.task].fewshot_split
         if has_split(source, shots, base=base):

@@ -12,7 +12,8 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.storage.integrity import FileDigest
-from nanochat.tasks.table import ChoiceTask
+from nanochat.tasks.custom.python_files import PythonFile
+from nanochat.tasks.table import TASKS, ChoiceTask, GradeRule
 
 StageName = Literal["tokenizer", "pretrain", "base_eval", "sft", "rl", "chat_eval", "export"]
 
@@ -101,6 +102,18 @@ class CoreSuiteSpec(Spec):
     max_problems: int | None
 
 
+class QuestionsSuiteSpec(Spec):
+    """The user's own questions, with choices that are compared by log-probability."""
+
+    task: Literal["questions"] = "questions"
+    source: SourceSpec
+    split: str
+    max_problems: int | None
+    num_fewshot: int
+    fewshot_split: str
+    system: str
+
+
 class SftItem(Spec):
     """One task of the SFT mixture."""
 
@@ -141,10 +154,52 @@ class ChatSuiteSpec(Spec):
     temperature: float
     top_k: int | None
 
+    @property
+    def runs_programs(self) -> bool:
+        """Whether grading runs programs of the model or of the user. So in the other specifications."""
+        return TASKS[self.task].runs_programs
 
-Input = WeightedSource | BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec | SftItem | ChatSuiteSpec
+
+class ChatQuestionsSpec(QuestionsSuiteSpec):
+    """The user's own questions, whose answers are generated and graded."""
+
+    grade: GradeRule
+    program: PythonFile | None
+    num_samples: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+
+    @property
+    def runs_programs(self) -> bool:
+        return self.program is not None
+
+
+class PythonSuiteSpec(Spec):
+    """A task that a class of the user's asks and grades. It reads no source."""
+
+    task: Literal["python"] = "python"
+    file: PythonFile
+    max_problems: int | None
+    num_samples: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+
+    @property
+    def runs_programs(self) -> bool:
+        return True
+
+
+Input = (
+    WeightedSource | BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec | SftItem | ChatSuiteSpec
+    | ChatQuestionsSpec
+)  # fmt: skip
 """One thing that a stage reads: a source, and what is read from it."""
-BaseSuiteSpec = Annotated[BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec, Field(discriminator="task")]
+BaseSuiteSpec = Annotated[
+    BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec, Field(discriminator="task")
+]
+AnyChatSuiteSpec = ChatQuestionsSpec | PythonSuiteSpec | ChatSuiteSpec
 
 
 class BaseEvalSpec(Spec):
@@ -246,13 +301,13 @@ class ChatEvalSpec(Spec):
     """Evaluate a chat model."""
 
     stage: Literal["chat_eval"] = "chat_eval"
-    suites: dict[str, ChatSuiteSpec]
+    suites: dict[str, AnyChatSuiteSpec]
     init_from: str | None
     seed: int
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return tuple(self.suites.values())
+        return tuple(suite for suite in self.suites.values() if not isinstance(suite, PythonSuiteSpec))
 
 
 class ExportSpec(Spec):
@@ -265,7 +320,7 @@ class ExportSpec(Spec):
     group_size: int | None
     prompts: tuple[str, ...]
     max_tokens: int
-    suites: dict[str, ChatSuiteSpec]
+    suites: dict[str, ChatSuiteSpec | ChatQuestionsSpec]
     is_chat: bool
     """Whether the prompts are questions, and not texts to continue."""
     init_from: str | None

@@ -19,6 +19,7 @@ from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
 from nanochat.plan.derive.export import derive_export
 from nanochat.plan.derive.identity import (
     base_eval_identity,
+    chat_eval_identity,
     nondefault_fields,
     pretrain_identity,
     rl_identity,
@@ -160,6 +161,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         code_version=6,
         derived_fields=frozenset({"init_from"}),
         derive=derive_chat_eval,
+        identity=chat_eval_identity,
         estimate=estimates.estimate_chat_eval,
         describe=describe.describe_chat_eval,
         params=describe.suite_params,

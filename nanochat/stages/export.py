@@ -23,10 +23,10 @@ from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.plan.specs import ExportSpec, Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult, indented
+from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.storage.files import folder_bytes, new_folder, write_text
 from nanochat.storage.layout import MODEL_FOLDER
-from nanochat.tasks.base import Task
-from nanochat.tasks.build import build_task
+from nanochat.tasks.base import Task, grade_completions
 from nanochat.tokenizer.chat_format import Conversation, Message, fit_for_completion
 
 _TIE = 1e-3
@@ -102,16 +102,7 @@ def _prompt(spec: ExportSpec, text: str) -> Conversation | str:
 
 
 def _task(context: StageContext, spec: ExportSpec, name: str) -> Task:
-    suite = spec.suites[name]
-    return build_task(
-        suite.task,
-        suite.source,
-        suite.split,
-        max_examples=suite.max_problems,
-        seed=spec.seed,
-        base=context.base,
-        choose="shuffled",
-    )
+    return build_suite_task(spec.suites[name], context, seed=spec.seed)
 
 
 def _suite_question(engine: Engine, task: Task, index: int, max_tokens: int) -> Question:
@@ -176,8 +167,8 @@ def _scores(tasks: Mapping[str, Task], answers: Mapping[str, Answers], *, skippe
     for program, given in answers.items():
         start = skipped
         for name, task in tasks.items():
-            graded = [task.grade(task[i], given[start + i].text) for i in range(len(task))]
-            scores[f"{program}.{name}"] = sum(graded) / len(graded)
+            graded = grade_completions(task, [(task[i], given[start + i].text) for i in range(len(task))])
+            scores[f"{program}.{name}"] = sum(grade.score for grade in graded) / len(graded)
             scores[f"{program}.{name}.n"] = float(len(graded))
             start += len(task)
     return scores

@@ -1,12 +1,45 @@
-"""The interface of all tasks: examples to train on, and a rule that grades completions. No model calls, no files."""
+"""The interface of all tasks: examples to train on, and a rule that grades completions. No model calls, no files.
+
+`grade_completions` is what evaluations and rewards call. It turns what a task's rule returns into a `Grade`, and grades
+several completions at a time, because some rules run a program for each of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nanochat.errors import NanochatError
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
+
+_MAX_WORKERS = 16
+"""Completions that are graded at a time. Each may have a sandbox with two processes."""
+
+
+class GradingError(NanochatError):
+    """A task's rule failed on a completion, such as a grading program that took too long. The completion scores 0."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How well a completion answers its example."""
+
+    score: float
+    """From 0, wrong, to 1, right."""
+    problem: str = ""
+    """Why the rule could not grade the completion. The score is then 0."""
+
+    def __post_init__(self) -> None:
+        assert 0.0 <= self.score <= 1.0, f"a score of {self.score}; it must be from 0 to 1"
+
+    @property
+    def is_right(self) -> bool:
+        return self.score == 1.0
 
 
 @dataclass(frozen=True)
@@ -34,9 +67,29 @@ class Task(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def grade(self, example: Example, completion: str) -> bool:
-        """Return whether a decoded completion, with or without special tokens, answers the example."""
+    def grade(self, example: Example, completion: str) -> float:
+        """Return how well a decoded completion, with or without special tokens, answers the example.
+
+        The result is from 0 to 1, or a truth value. Raises GradingError if the task cannot grade this completion, and
+        another error if it can grade none.
+        """
         ...
+
+
+def grade_completions(task: Task, answers: Sequence[tuple[Example, str]]) -> list[Grade]:
+    """Return the grade of each completion. A completion that the task cannot grade scores 0, with the reason."""
+    if len(answers) < 2:
+        return [_grade(task, *answer) for answer in answers]
+    workers = min(len(answers), os.cpu_count() or 1, _MAX_WORKERS)
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda answer: _grade(task, *answer), answers))
+
+
+def _grade(task: Task, example: Example, completion: str) -> Grade:
+    try:
+        return Grade(float(task.grade(example, completion)))
+    except GradingError as error:
+        return Grade(0.0, str(error))
 
 
 def single_turn(user: str, assistant: str | tuple[Part, ...]) -> Conversation:

@@ -32,7 +32,7 @@ class TaskSubset:
     def __getitem__(self, index: int) -> Example:
         return self.task[self.indices[check_index(index, len(self))]]
 
-    def grade(self, example: Example, completion: str) -> bool:
+    def grade(self, example: Example, completion: str) -> float:
         """Return the task's grade."""
         return self.task.grade(example, completion)
 

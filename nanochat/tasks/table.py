@@ -25,7 +25,12 @@ SftTask = Literal["conversations", "gsm8k", LetterTask, WordTask]
 """Tasks that the SFT mixture may contain."""
 ExampleTask = Literal["conversations", RowTask, WordTask]
 """Tasks whose examples are conversations: what `build_task` can build."""
-TaskName = Literal["bpb", "core", "hellaswag", ExampleTask]
+TaskName = Literal["bpb", "core", "hellaswag", ExampleTask, "questions", "python"]
+
+TextRule = Literal["exact", "number", "contains", "regex", "letter"]
+"""How an answer to one of the user's `questions` is graded as text."""
+GradeRule = Literal[TextRule, "program"]
+"""The same, or a function that the user wrote grades it."""
 
 Kind = Literal["bpb", "core", "choices", "categorical", "generative"]
 """How a model is evaluated: by `bpb`, by the `core` bundle, by the likeliest of several continuations (`choices`), by
@@ -37,7 +42,7 @@ class TaskFacts:
     """The facts about one task. Sizes are used for estimates only."""
 
     kind: Kind
-    reads: Literal["documents", "bundle", "rows", "words"]
+    reads: Literal["documents", "bundle", "rows", "words", "nothing"]
     """What its source must contain."""
     asks: str
     """What the model has to do, for readers of a report."""
@@ -95,6 +100,10 @@ TASKS: Mapping[str, TaskFacts] = {
     "simple_spelling": TaskFacts(
         "generative", "words", "spell a word letter by letter",
         train_examples=10_000, eval_examples=256, example_tokens=40,
+    ),
+    "questions": TaskFacts("generative", "rows", "answer questions of one's own", example_tokens=100),
+    "python": TaskFacts(
+        "generative", "nothing", "what a class of one's own asks", example_tokens=100, runs_programs=True,
     ),
 }
 # fmt: on

@@ -29,7 +29,7 @@ def fond_of(tokenizer, letter: str, vocab_size: int):
 @pytest.mark.parametrize(("letter", "accuracy", "centred"), [("z", 1.0, 1.0), ("q", 0.0, -1 / 3)])
 def test_choices_score_1_for_an_oracle_and_0_for_its_opposite(tokenizer, table_model, letter, accuracy, centred):
     model = table_model(fond_of(tokenizer, letter, 320), vocab_size=320)
-    result = evaluate_choices(model, tokenizer, quiz(12), task="hellaswag")
+    result = evaluate_choices(model, tokenizer, quiz(12), task="hellaswag", chance=0.25)
     assert (result.score.accuracy, result.score.n) == (accuracy, 12)
     assert result.score.centred == pytest.approx(centred)
     assert [record.correct for record in result.records] == [bool(accuracy)] * 12
@@ -38,7 +38,7 @@ def test_choices_score_1_for_an_oracle_and_0_for_its_opposite(tokenizer, table_m
 def test_choices_with_equal_scores_give_the_first_option(tokenizer, table_model):
     """A uniform model gives every token, and so every mean, the same log-probability."""
     model = table_model(lambda tokens: np.zeros((len(tokens), 320)), vocab_size=320)
-    result = evaluate_choices(model, tokenizer, quiz(8), task="hellaswag")
+    result = evaluate_choices(model, tokenizer, quiz(8), task="hellaswag", chance=0.25)
     assert {record.output for record in result.records} == {item.options[0] for item in quiz(8)}
     assert result.score.accuracy == 0.25
 
@@ -46,7 +46,7 @@ def test_choices_with_equal_scores_give_the_first_option(tokenizer, table_model)
 def test_choices_in_batches_equal_those_of_single_rows(random_model, tokenizer, reference_score):
     """Log-probabilities agree within 1e-4 with each row's full logits in float64."""
     items = quiz(20)
-    together = evaluate_choices(random_model, tokenizer, items, task="hellaswag")
+    together = evaluate_choices(random_model, tokenizer, items, task="hellaswag", chance=0.25)
     for item, record in zip(items, together.records, strict=True):
         rows = option_continuations(tokenizer, item, max_tokens=None)
         logprobs = [reference_score(random_model, row)[0] for row in rows]
@@ -62,7 +62,7 @@ def test_choices_with_a_long_context_lose_its_first_tokens(random_model, tokeniz
     rows = option_continuations(tokenizer, item, max_tokens=length)
     assert [(len(row.tokens), row.length) for row in rows] == [(length, 5), (length, 7)]
     assert tokenizer.decode(rows[0].tokens) == "q" * (length - 5) + "z" * 5
-    assert evaluate_choices(random_model, tokenizer, [item], task="hellaswag").records[0].is_truncated
+    assert evaluate_choices(random_model, tokenizer, [item], task="hellaswag", chance=0.25).records[0].is_truncated
 
 
 def test_option_includes_the_token_that_spans_the_boundary(tokenizer):
@@ -88,5 +88,5 @@ def test_records_count_the_solved_examples_that_the_model_did_not_read_whole(ran
         ChoiceItem(example * 4 + "z" + question, ("xxx", "x"), 0, num_fewshot=4, example_starts=starts),
         ChoiceItem(question, ("xxx",), 0),
     ]
-    result = evaluate_choices(random_model, tokenizer, items, task="hellaswag")
+    result = evaluate_choices(random_model, tokenizer, items, task="hellaswag", chance=0.25)
     assert [record.missing_examples for record in result.records] == [5, 5 - min(4, room), 4 - min(4, room), None]

@@ -112,7 +112,7 @@ def test_base_suite_scores_1_for_an_oracle_and_0_for_its_opposite(name, likes, a
     rows = [option_continuations(tokenizer, item, max_tokens=256)[item.gold] for item in items]
     gold = [row.tokens for row in rows]
     model = Knowing(gold, likes=likes, vocab_size=tokenizer.vocab_size, sequence_len=256)
-    score = evaluate_choices(model, tokenizer, items, task=name).score
+    score = evaluate_choices(model, tokenizer, items, task=name, chance=TASKS[name].chance).score
     assert (score.accuracy, score.n) == (accuracy, 60)
     assert score.centred == pytest.approx((accuracy - TASKS[name].chance) / (1 - TASKS[name].chance))
 
@@ -135,7 +135,7 @@ def test_chat_suite_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, name, 
 def test_base_suite_scores_chance_for_a_random_model(name, table_model, tokenizer):
     """The score is within two standard errors of chance, and the centred score within two of 0."""
     model = guessing(table_model, tokenizer, 256)
-    score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name).score
+    score = evaluate_choices(model, tokenizer, base_items(name, 800), task=name, chance=TASKS[name].chance).score
     assert abs(score.accuracy - TASKS[name].chance) <= 2 * score.stderr
     assert abs(score.centred) <= 2 * score.stderr / (1 - TASKS[name].chance) + 1e-9
 
@@ -152,7 +152,7 @@ def test_chat_suite_scores_chance_for_a_random_model(name, table_model, tokenize
 def test_base_suite_gives_the_first_option_of_a_tie_and_marks_cut_prompts(name, even, tokenizer):
     """The first option wins whatever the options' lengths, and the last tokens of a prompt are kept."""
     items = base_items(name, 200)
-    records = evaluate_choices(even, tokenizer, items, task=name).records
+    records = evaluate_choices(even, tokenizer, items, task=name, chance=TASKS[name].chance).records
     assert all(record.output == record.options[0] for record in records)
     for item, record in zip(items, records, strict=True):
         rows = [[tokenizer.bos_id, *tokenizer.encode(item.context + option)] for option in item.options]

@@ -51,7 +51,7 @@ def test_missing_versions_accepts_a_raised_version_and_a_new_field() -> None:
 def test_recorded_form_has_nested_and_alternative_sections() -> None:
     """One entry of each kind, with values from the schema's documentation."""
     table = _recorded_form()
-    assert table["chat_eval"]["defaults"]["chat_eval.suites.*.top_k"] == 50  # type: ignore[index,call-overload]
+    assert table["chat_eval"]["defaults"]["chat_eval.suites.*(ChatSuite).top_k"] == 50  # type: ignore[index,call-overload]
     assert table["base_eval"]["defaults"]["base_eval.suites.*(BpbSuite).split"] == "validation"  # type: ignore[index,call-overload]
     assert table["pretrain"]["defaults"]["optimizer plain.matrices.lr"] == 0.02  # type: ignore[index,call-overload]
     assert "sft.init_from" not in table["sft"]["defaults"]  # type: ignore[index,operator]

@@ -11,8 +11,18 @@ import pytest
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun, PreflightError
-from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec
+from nanochat.plan.specs import (
+    BaseEvalSpec,
+    BpbSuiteSpec,
+    ChatEvalSpec,
+    ChatQuestionsSpec,
+    ChatSuiteSpec,
+    ChoiceSuiteSpec,
+    CoreSuiteSpec,
+    QuestionsSuiteSpec,
+)
 from nanochat.stages import base_eval, chat_eval
+from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tools.sandbox import run as sandbox
 
 LETTERS = "ABCD"
@@ -243,3 +253,50 @@ def test_chat_eval_runs_programs_without_isolation_only_if_that_is_accepted(
     accepted = make_context(spec, name="accepted", upstream={"sft": str(model_out)}, accept_unisolated_programs=True)
     assert chat_eval.run(accepted.job, accepted).metrics["code"] == 0
     assert "note: code: this machine cannot isolate the model's programs" in capsys.readouterr().out
+
+
+def own_questions(tmp_path) -> SourceSpec:
+    rows = [
+        {"question": f"is it {i}?", "answer": f"option {i % 2}", "choices": ["option 0", "option 1"]} for i in range(6)
+    ]
+    return write_lines(tmp_path / "own" / "test.jsonl", rows)
+
+
+def question_fields(source) -> dict:
+    plain = {"split": "test", "max_problems": None, "num_fewshot": 1, "fewshot_split": "test", "system": "Quiz."}
+    return {"source": source, **plain}
+
+
+def test_base_eval_compares_the_choices_of_own_questions(make_context, model_out, tmp_path):
+    """The chance level follows from the choices, and records are those of the other multiple-choice tasks."""
+    suite = QuestionsSuiteSpec(**question_fields(own_questions(tmp_path)))
+    spec = BaseEvalSpec(suites={"own": suite}, samples=(), sample_tokens=1, init_from=None, seed=1)
+    context = make_context(spec, upstream={"pretrain": str(model_out)})
+    metrics = base_eval.run(context.job, context).metrics
+    assert metrics["own.n"] == 6 and metrics["own.centred"] == pytest.approx((metrics["own"] - 0.5) / 0.5)
+    records = [json.loads(line) for line in (context.out / "tables" / "own.jsonl").read_text().splitlines()]
+    assert all(record["prompt"].startswith("Quiz.\n\nQuestion: is it ") for record in records)
+    assert {record["expected"] for record in records} == {" option 0", " option 1"}
+
+
+def test_chat_eval_reports_what_a_grading_program_returns_and_where_it_fails(make_context, model_out, tmp_path, capsys):
+    """Two of six questions get 1/2, one fails the program, and the rest get 0: the score is 1/6."""
+    program = """
+def grade(example, completion):
+    number = int(example["question"][6])
+    return {0: 0.5, 1: 0.5, 2: 7}.get(number, False)
+"""
+    file = PythonFile("/x/grade.py", "grade", program)
+    generation = {"num_samples": 1, "max_tokens": 4, "temperature": 0.0, "top_k": None}
+    suite = ChatQuestionsSpec(**question_fields(own_questions(tmp_path)), grade="program", program=file, **generation)
+    context = make_context(
+        ChatEvalSpec(suites={"own": suite}, init_from=None, seed=1), upstream={"sft": str(model_out)}
+    )
+    assert ChatEvalSpec.model_validate_json(context.job.spec.model_dump_json()) == context.job.spec
+    metrics = chat_eval.run(context.job, context).metrics
+    assert metrics["own"] == pytest.approx(1 / 6) and metrics["own.ungraded"] == 1
+    records = [json.loads(line) for line in (context.out / "tables" / "own.jsonl").read_text().splitlines()]
+    assert [record["score"] for record in records] == [0.5, 0.5, None, None, None, None]
+    assert records[2]["problem"].startswith("grade.py:grade: returned 7;") and not records[2]["correct"]
+    note = "note: own: 1 of 6 answers could not be graded and score 0; grade.py:grade: returned 7;"
+    assert note in capsys.readouterr().out

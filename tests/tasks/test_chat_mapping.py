@@ -162,7 +162,7 @@ def test_mapped_row_reads_only_keys_of_the_map_and_flags():
         ({"question": "q", "answer": "a"}, r"no key `context` \(the source's `map`\); the keys are: question, answer"),
         ({"question": "", "context": " ", "answer": ""}, "an empty answer trains nothing"),
         ({"question": "", "context": None, "answer": "a"}, "the question is empty: no value in `question`, `context`"),
-        ({"question": ["q"], "context": "", "answer": "a"}, r"`question` \(the source's `map`\) must hold text"),
+        ({"question": ["q"], "context": "", "answer": "a"}, r"`question` must hold text"),
         ([{"role": "user", "content": "q"}], "expected an object with the keys that `map` names, found a list"),
     ],
 )

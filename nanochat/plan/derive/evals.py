@@ -1,12 +1,18 @@
-"""The specifications of the two evaluation stages. Suites are sorted by name."""
+"""The specifications of the two evaluation stages. Suites are sorted by name.
+
+The source of a Python file that a suite names becomes a part of the specification, so that the run uses the file as it
+was when the run was planned. The file is parsed, but never run here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.recipe.schema import recipe as schema
+from nanochat.tasks.custom import python_files
 
 
 def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseEvalSpec:
@@ -28,6 +34,9 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseE
                 suites[name] = specs.ChoiceSuiteSpec(source=sources[suite.source], **fields)
             case schema.CoreSuite():
                 suites[name] = specs.CoreSuiteSpec(source=sources[suite.source], max_problems=suite.max_problems)
+            case schema.QuestionsSuite():
+                fields = suite.model_dump(exclude={"source"})
+                suites[name] = specs.QuestionsSuiteSpec(source=sources[suite.source], **fields)
             case _:
                 assert_never(suite)
     return specs.BaseEvalSpec(
@@ -41,8 +50,43 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseE
 
 def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> specs.ChatEvalSpec:
     """Return the specification of the chat_eval stage."""
-    suites = {
-        name: specs.ChatSuiteSpec(source=given.sources[suite.source], **suite.model_dump(exclude={"source"}))
-        for name, suite in sorted(section.suites.items())
-    }
+    suites = {}
+    for name, suite in sorted(section.suites.items()):
+        if (spec := derive_chat_suite(suite, given, ("chat_eval", "suites", name))) is not None:
+            suites[name] = spec
     return specs.ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)
+
+
+def derive_chat_suite(
+    suite: schema.AnyChatSuite, given: Derivation, path: tuple[str, ...]
+) -> specs.AnyChatSuiteSpec | None:
+    """Return the specification of a suite at a path of the recipe. None if its Python file is refused."""
+    match suite:
+        case schema.ChatQuestionsSuite():
+            program = None
+            if suite.program is not None:
+                program = _read_python(python_files.read_function, suite.program, given, (*path, "program"))
+                if program is None:
+                    return None
+            fields = suite.model_dump(exclude={"source", "program"})
+            return specs.ChatQuestionsSpec(source=given.sources[suite.source], program=program, **fields)
+        case schema.PythonSuite():
+            file = _read_python(python_files.read_class, suite.task.python, given, (*path, "task", "python"))
+            fields = suite.model_dump(exclude={"task"})
+            return None if file is None else specs.PythonSuiteSpec(file=file, **fields)
+        case schema.ChatSuite():
+            fields = suite.model_dump(exclude={"source"})
+            return specs.ChatSuiteSpec(source=given.sources[suite.source], **fields)
+        case _:
+            assert_never(suite)
+
+
+def _read_python(
+    read: Callable[[str], python_files.PythonFile], reference: str, given: Derivation, path: tuple[str, ...]
+) -> python_files.PythonFile | None:
+    """Return a Python file. If it cannot be used, refuse the field at `path` of the recipe and return None."""
+    try:
+        return read(reference)
+    except python_files.PythonFileError as error:
+        given.issues.refuse(path, "python-file", str(error))
+        return None

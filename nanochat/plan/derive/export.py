@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.evals import derive_chat_suite
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.export_section import ExportCheck
 from nanochat.tasks.table import TASKS
@@ -26,9 +29,9 @@ def derive_export(section: schema.Export, given: Derivation) -> specs.ExportSpec
     )
 
 
-def _suites(check: ExportCheck, given: Derivation) -> dict[str, specs.ChatSuiteSpec]:
+def _suites(check: ExportCheck, given: Derivation) -> dict[str, specs.ChatSuiteSpec | specs.ChatQuestionsSpec]:
     known = given.recipe.chat_eval.suites if given.recipe.chat_eval is not None else {}
-    suites = {}
+    suites: dict[str, specs.ChatSuiteSpec | specs.ChatQuestionsSpec] = {}
     for name in sorted(check.suites):
         path = ("export", "check", "suites")
         if name not in known:
@@ -36,10 +39,24 @@ def _suites(check: ExportCheck, given: Derivation) -> dict[str, specs.ChatSuiteS
             given.issues.refuse(path, "unknown-suite", f"`chat_eval` has no suite `{name}`", advice=advice)
             continue
         suite = known[name]
-        if TASKS[suite.task].kind != "generative" or TASKS[suite.task].runs_programs:
+        if not _is_text(suite):
             message = f"the answers of `{name}` are not text that can be graded"
             given.issues.refuse(path, "unfit-suite", message, advice="leave the suite out")
             continue
-        fields = suite.model_dump(exclude={"source"})
-        suites[name] = specs.ChatSuiteSpec(source=given.sources[suite.source], **fields)
+        spec = derive_chat_suite(suite, given, ("chat_eval", "suites", name))
+        assert isinstance(spec, specs.ChatSuiteSpec | specs.ChatQuestionsSpec), "other suites were refused"
+        suites[name] = spec
     return suites
+
+
+def _is_text(suite: schema.AnyChatSuite) -> bool:
+    """Return whether the answers of a suite are generated, and graded without running a program."""
+    match suite:
+        case schema.ChatSuite():
+            return TASKS[suite.task].kind == "generative" and not TASKS[suite.task].runs_programs
+        case schema.ChatQuestionsSuite():
+            return suite.grade != "program"
+        case schema.PythonSuite():
+            return False
+        case _:
+            assert_never(suite)

@@ -8,13 +8,25 @@ computation are therefore equal, and a changed derivation changes the identity. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 from pydantic import BaseModel, JsonValue
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, PretrainSpec, RlSpec, SftSpec
+from nanochat.plan.specs import (
+    AnyChatSuiteSpec,
+    BaseEvalSpec,
+    BpbSuiteSpec,
+    ChatEvalSpec,
+    ChatQuestionsSpec,
+    PretrainSpec,
+    PythonSuiteSpec,
+    RlSpec,
+    SftSpec,
+)
 from nanochat.recipe.schema.recipe import Recipe
+from nanochat.tasks.custom.python_files import PythonFile
 
 Fields = dict[str, JsonValue]
 
@@ -87,6 +99,23 @@ def base_eval_identity(_recipe: Recipe, spec: BaseEvalSpec) -> Fields:
         for name, suite in spec.suites.items()
         if isinstance(suite, BpbSuiteSpec)
     }
+
+
+def chat_eval_identity(_recipe: Recipe, spec: ChatEvalSpec) -> Fields:
+    """Return the digest of each suite's Python file, which takes the place of the file's path."""
+    return suite_file_fields("chat_eval.suites", spec.suites)
+
+
+def suite_file_fields(prefix: str, suites: Mapping[str, AnyChatSuiteSpec]) -> Fields:
+    """Return the Python files of suites by dotted path, as their name and the digest of their source."""
+    fields: Fields = {}
+    for name, suite in suites.items():
+        match suite:
+            case ChatQuestionsSpec(program=PythonFile() as file):
+                fields[f"{prefix}.{name}.program"] = f"{file} {file.digest}"
+            case PythonSuiteSpec(file=file):
+                fields[f"{prefix}.{name}.task.python"] = f"{file} {file.digest}"
+    return fields
 
 
 def _model_fields(config: GPTConfig) -> Fields:

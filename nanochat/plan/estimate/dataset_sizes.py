@@ -9,7 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.specs import ChatSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, SftItem
+from nanochat.plan.specs import (
+    AnyChatSuiteSpec,
+    ChoiceSuiteSpec,
+    CoreSuiteSpec,
+    PythonSuiteSpec,
+    QuestionsSuiteSpec,
+    SftItem,
+)
 from nanochat.tasks.table import TASKS, mixture_counts
 
 TextChars = Callable[[SourceSpec], int | None]
@@ -17,6 +24,8 @@ TextChars = Callable[[SourceSpec], int | None]
 _CONVERSATIONS = {"smol-smoltalk": 460_341}
 _CORE_TASKS, _CORE_PROBLEMS_PER_TASK, _CORE_TOKENS_PER_PROBLEM = 22, 4_000, 1_500
 _CHOICES = 4
+_OWN_PROBLEMS = 200
+"""The size of a task of the user's own, as long as nobody has read it."""
 _STDLIB_CHARS = 11_800_000
 _STDLIB_FILES = 640
 
@@ -68,29 +77,32 @@ def _sft_item_examples(item: SftItem) -> int | None:
     return None if count is None else count * item.repeat
 
 
-def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec) -> int:
+def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec) -> int:
     """Return about how many tokens a suite reads: each option of each problem, after its few-shot examples."""
     if isinstance(suite, CoreSuiteSpec):
         problems = min(suite.max_problems or _CORE_PROBLEMS_PER_TASK, _CORE_PROBLEMS_PER_TASK)
         return _CORE_TASKS * problems * _CORE_TOKENS_PER_PROBLEM
     facts = TASKS[suite.task]
-    problems = min(suite.max_problems or facts.eval_examples, facts.eval_examples)
+    known = facts.eval_examples or suite.max_problems or _OWN_PROBLEMS
+    problems = min(suite.max_problems or known, known)
     return problems * _CHOICES * facts.example_tokens * (1 + suite.num_fewshot)
 
 
-def longest_chat_tokens(suite: ChatSuiteSpec) -> int | None:
+def longest_chat_tokens(suite: AnyChatSuiteSpec) -> int | None:
     """Return about how many tokens the longest prompt and completion have; None if nothing is generated."""
     facts = TASKS[suite.task]
-    return None if facts.kind == "categorical" else 2 * facts.example_tokens + suite.max_tokens
+    fewshot = suite.num_fewshot if isinstance(suite, QuestionsSuiteSpec) else 0
+    return None if facts.kind == "categorical" else (2 + fewshot) * facts.example_tokens + suite.max_tokens
 
 
-def chat_suite_tokens(suite: ChatSuiteSpec) -> tuple[int, int]:
+def chat_suite_tokens(suite: AnyChatSuiteSpec) -> tuple[int, int]:
     """Return about how many tokens (prompts, completions) a suite has. A categorical task generates none."""
     facts = TASKS[suite.task]
-    problems = suite.max_problems or facts.eval_examples
-    if suite.source.builtin is None:
+    problems = suite.max_problems or facts.eval_examples or _OWN_PROBLEMS
+    if facts.eval_examples and not isinstance(suite, PythonSuiteSpec) and suite.source.builtin is None:
         problems = min(problems, facts.eval_examples)
-    prompts = problems * facts.example_tokens
+    fewshot = suite.num_fewshot if isinstance(suite, QuestionsSuiteSpec) else 0
+    prompts = problems * facts.example_tokens * (1 + fewshot)
     if facts.kind == "categorical":
         return prompts, 0
     return prompts, problems * suite.num_samples * min(suite.max_tokens, facts.example_tokens)

@@ -240,7 +240,7 @@ def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
         tokens += prompt + completion
         decoded += decode_seconds(config, completion, GENERATED_ROWS, dtype, device)
     peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
-    peak += reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    peak += reader_bytes([item.source for item in spec.inputs], dtype)
     return _estimate_eval(setting, tokens, decoded, peak)
 
 

@@ -19,11 +19,11 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import MuonGroup, OptimizerConfig, build_groups
 from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
 from nanochat.plan.specs import (
+    AnyChatSuiteSpec,
     BaseEvalSpec,
     BaseSuiteSpec,
     BpbSuiteSpec,
     ChatEvalSpec,
-    ChatSuiteSpec,
     ExecutionSpec,
     RlSpec,
 )
@@ -277,7 +277,7 @@ def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype, scor
     return scoring_bytes(config, tokens=scored_tokens, gathers=True, dtype=dtype)
 
 
-def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
+def _chat_suite_peak(suite: AnyChatSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
     length = longest_chat_tokens(suite)
     if length is None:
         return scoring_bytes(config, tokens=scored_tokens, dtype=dtype)

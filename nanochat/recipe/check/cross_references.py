@@ -28,7 +28,10 @@ _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites
 
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
     """Return what is wrong with the references of a merged recipe."""
-    checks = (_check_sources, _check_weights, _check_stages, _check_expectations, _check_secrets, _check_addresses)
+    checks = (
+        *(_check_sources, _check_weights, _check_stages, _check_grading, _check_expectations),
+        *(_check_secrets, _check_addresses),
+    )
     return [problem for check in (*checks, check_tracking) for problem in check(data)]
 
 
@@ -96,8 +99,10 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
     builtin = _at(data, ("sources", name, "builtin"))
     task = _at(data, (*path[:-1], "task"))
     facts = TASKS.get(task) if isinstance(task, str) else None
-    if _at(data, ("sources", name, "map")) is not None and task != "conversations":
-        message = f"the source `{name}` has a `map`, which only the task `conversations` reads"
+    row_map = _at(data, ("sources", name, "map"))
+    reader = None if row_map is None else "questions" if "question" in _map(row_map) else "conversations"
+    if reader is not None and task != reader:
+        message = f"the source `{name}` has a `map`, which only the task `{reader}` reads"
         yield FieldProblem(path, "source-mismatch", message, "give the other data a source without `map`", at_key)
     reads_documents = path[0] in ("tokenizer", "pretrain") or (facts is not None and facts.reads == "documents")
     if reads_documents and builtin == "spelling":
@@ -143,6 +148,23 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
             message = f"`{stage}` has no model to start from"
             help_ = f"add `{'` or `'.join(section.upstream)}`, or name a run or checkpoint with `{stage}.init_from`"
             yield FieldProblem((stage,), "missing-stage", message, help_, at_key=True)
+
+
+def _check_grading(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report suites of questions whose rule for grading and whose other fields do not go together."""
+    for name, suite in _map(_at(data, ("chat_eval", "suites"))).items():
+        path = ("chat_eval", "suites", name)
+        fields = _map(suite)
+        rule, shots = fields.get("grade"), fields.get("num_fewshot")
+        if rule == "program" and fields.get("program") is None:
+            help_ = "add `program: FILE.py:FUNCTION`"
+            yield FieldProblem((*path, "grade"), "missing-field", "`grade: program` needs the field `program`", help_)
+        if rule is not None and rule != "program" and fields.get("program") is not None:
+            message = f"`program` has no effect beside `grade: {rule}`"
+            yield FieldProblem((*path, "program"), "conflict", message, "write `grade: program`, or remove it")
+        if rule == "regex" and shots:
+            message = "solved examples need answers, but with `grade: regex` the data has patterns"
+            yield FieldProblem((*path, "num_fewshot"), "conflict", message, "remove it, or grade in another way")
 
 
 def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:

@@ -20,9 +20,13 @@ Plain: TypeAlias = "Scalar | dict[str, Plain] | tuple[Plain, ...]"
 
 
 def tag_of(node: Node) -> object:
-    """Return the value of `task` in a map, which decides the kind of suite, or None if there is none."""
+    """Return the value of `task` in a map, which decides the kind of suite, or None if there is none.
+
+    If the value is a map, as in `task: {python: FILE}`, return its key.
+    """
     entry = node.value.get(TAG) if isinstance(node.value, dict) else None
-    return entry.node.value if entry is not None else None
+    value = entry.node.value if entry is not None else None
+    return next(iter(value), None) if isinstance(value, dict) else value
 
 
 def merge(base: Node, over: Node, slot: Slot | None = ROOT) -> Node:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from nanochat.recipe.schema.section import Section, StageSection
-from nanochat.recipe.schema.values import Count, InitFrom, Name, NonNegative, SplitName
-from nanochat.tasks.table import ChatTask, ChoiceTask
+from nanochat.recipe.schema.values import Count, InitFrom, LocalPath, Name, NonNegative, SplitName
+from nanochat.tasks.table import ChatTask, ChoiceTask, GradeRule
+
+PythonFunction = Annotated[
+    str, LocalPath(), Field(pattern=r"^.+\.py(:[A-Za-z_][A-Za-z0-9_]*)?$", examples=["grade.py:score"])
+]
+PythonClass = Annotated[
+    str, LocalPath(), Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$", examples=["my_tasks.py:MyTask"])
+]
 
 
 class BpbSuite(Section):
@@ -50,7 +57,28 @@ class CoreSuite(Section):
     """Maximum number of problems per task. Default: all."""
 
 
-BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite, Field(discriminator="task")]
+class QuestionsSuite(Section):
+    """Questions of your own. The model's answer is the choice with the highest log-probability, so every row has
+    `choices`, of which exactly one is right."""
+
+    task: Literal["questions"]
+    """`questions`: rows with a question, its answer, and perhaps choices; the `map` of the source names other keys."""
+    source: str
+    """Name of the source that holds the questions."""
+    split: SplitName = "test"
+    """Split of the source, or some of its rows, such as `train[-50:]`. If the names of the source's files and folders
+    contain no split, all files belong to every split."""
+    max_problems: Count | None = None
+    """Maximum number of questions, chosen by a fixed shuffle. Default: all."""
+    num_fewshot: Annotated[int, Field(ge=0, le=64)] = 0
+    """Number of solved examples in front of each question."""
+    fewshot_split: SplitName = "train"
+    """Split of the source that solved examples come from. A question is never its own example."""
+    system: str = ""
+    """Instructions in front of everything else."""
+
+
+BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite | QuestionsSuite, Field(discriminator="task")]
 
 
 class BaseEval(StageSection):
@@ -69,9 +97,21 @@ class BaseEval(StageSection):
     """Evaluate these weights instead of this recipe's `pretrain`: a run, a stage folder or a checkpoint folder."""
 
 
-class ChatSuite(Section):
-    """A task of the chat evaluation. Multiple-choice tasks compare the probabilities of the letters; in the other tasks
-    the model generates an answer."""
+class Generation(Section):
+    """How answers are generated."""
+
+    num_samples: Annotated[int, Field(ge=1, le=256)] = 1
+    """Number of answers to generate per problem; several also give pass@k. Multiple-choice tasks ignore it."""
+    max_tokens: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Maximum length of a generated answer, in tokens."""
+    temperature: NonNegative = 0.0
+    """Sampling temperature. 0 is greedy."""
+    top_k: Annotated[int, Field(ge=1)] | None = 50
+    """Sample from this number of most likely tokens. `null` samples from all."""
+
+
+class ChatProblems(Section):
+    """The problems of a task of the chat evaluation."""
 
     task: ChatTask
     """Kind of problems, and how answers are scored."""
@@ -82,14 +122,65 @@ class ChatSuite(Section):
     own."""
     max_problems: Count | None = None
     """Maximum number of problems, chosen by a fixed shuffle. Default: all."""
-    num_samples: Annotated[int, Field(ge=1, le=256)] = 1
-    """Number of answers to generate per problem. Multiple-choice tasks ignore it."""
-    max_tokens: Annotated[int, Field(ge=1, le=65536)] = 512
-    """Maximum length of a generated answer, in tokens."""
-    temperature: NonNegative = 0.0
-    """Sampling temperature. 0 is greedy."""
-    top_k: Annotated[int, Field(ge=1)] | None = 50
-    """Sample from this number of most likely tokens. `null` samples from all."""
+
+
+class ChatSuite(Generation, ChatProblems):
+    """A task of the chat evaluation. Multiple-choice tasks compare the probabilities of the letters; in the other tasks
+    the model generates an answer."""
+
+
+class ChatQuestionsSuite(Generation, QuestionsSuite):
+    """Questions of your own, which the model answers by generating text. Solved examples are earlier turns of the
+    conversation."""
+
+    grade: GradeRule
+    """What is right: text that equals an answer (`exact`), contains it as words (`contains`), or has it as its last
+    number (`number`); text in which an answer is found as a regular expression (`regex`); the letter of the right
+    choice (`letter`, which also shows the choices); or what a function of yours returns (`program`)."""
+    program: PythonFunction | None = None
+    """With `grade: program`: a file and its function, such as `grade.py:score`, called with a map (`question`,
+    `answers`, `choices`) and the generated text. It returns a truth value or a number from 0 to 1, and runs in a
+    sandbox: without files, network and installed packages. Default function: `grade`."""
+
+
+class PythonTask(Section):
+    """A task that is a class in a Python file of yours."""
+
+    python: PythonClass
+    """The file and the class, such as `my_tasks.py:MyTask`. Its methods are `num_examples()`, `get_example(i)`, which
+    returns `{messages: [{role, content}, ...]}`, and `evaluate(example, completion)`, which returns a truth value or a
+    number from 0 to 1. It runs in a sandbox: without files, network and installed packages."""
+
+
+class PythonProblems(Section):
+    """The problems of a class of the user's."""
+
+    task: PythonTask
+    """Where the class is."""
+    max_problems: Count | None = None
+    """Maximum number of problems, chosen by a fixed shuffle. Default: all."""
+
+
+class PythonSuite(Generation, PythonProblems):
+    """A task that a class of yours asks and grades."""
+
+
+def _kind_of_suite(suite: object) -> str | None:
+    """Return the tag of the kind of a suite, or text that is no tag."""
+    task = suite.get("task") if isinstance(suite, dict) else getattr(suite, "task", None)
+    if task is None:
+        return None
+    if isinstance(task, dict | PythonTask):
+        return "python"
+    return "chat" if task in get_args(ChatTask) else str(task)
+
+
+AnyChatSuite = Annotated[
+    Annotated[ChatSuite, Tag("chat")]
+    | Annotated[ChatQuestionsSuite, Tag("questions")]
+    | Annotated[PythonSuite, Tag("python")],
+    Discriminator(_kind_of_suite),
+]
 
 
 class ChatEval(StageSection):
@@ -98,7 +189,7 @@ class ChatEval(StageSection):
     upstream: ClassVar = ("rl", "sft", "pretrain")
     metrics: ClassVar = ("chat_core", "chat_core_centred")
 
-    suites: Annotated[dict[Name, ChatSuite], Field(min_length=1)]
+    suites: Annotated[dict[Name, AnyChatSuite], Field(min_length=1)]
     """The evaluations: for each, a name of your own and the fields of the evaluation."""
     init_from: InitFrom | None = None
     """Evaluate these weights instead of this recipe's `rl`, `sft` or `pretrain`: a run, a stage folder or a checkpoint

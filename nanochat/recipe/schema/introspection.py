@@ -1,7 +1,7 @@
 """Looks up what the schema accepts at a place in a recipe: which section, which fields, and whether null is a value.
 
 Everything is derived from the Pydantic models. The only field that this module names is `task`, which decides the kind
-of a suite.
+of a suite. It is a word, or a map with one key (`task: {python: FILE}`), which then is the tag.
 """
 
 from __future__ import annotations
@@ -149,7 +149,11 @@ def _markers(annotation: object) -> tuple[object, ...]:
 
 
 def _tags_of(section: type[Section]) -> tuple[object, ...]:
-    return get_args(section.model_fields[TAG].annotation) if TAG in section.model_fields else ()
+    """Return the values of `task` that a section accepts. If it accepts a map, these are the map's keys."""
+    if TAG not in section.model_fields:
+        return ()
+    kinds = sections_of(_field_slot(section.model_fields[TAG]))
+    return tuple(kinds[0].model_fields) if kinds else get_args(section.model_fields[TAG].annotation)
 
 
 def _options(annotation: object) -> tuple[object, ...]:

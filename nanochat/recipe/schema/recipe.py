@@ -6,27 +6,42 @@ It also exports the sections that the plan reads. Not here: numbers derived from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from nanochat.recipe.schema.evaluation_sections import BaseEval, BpbSuite, ChatEval, ChoiceSuite, CoreSuite
+from nanochat.recipe.schema.evaluation_sections import (
+    AnyChatSuite,
+    BaseEval,
+    BpbSuite,
+    ChatEval,
+    ChatQuestionsSuite,
+    ChatSuite,
+    ChoiceSuite,
+    CoreSuite,
+    PythonSuite,
+    QuestionsSuite,
+)
 from nanochat.recipe.schema.execution_sections import Run, Tracking
 from nanochat.recipe.schema.export_section import Export
 from nanochat.recipe.schema.rl_section import Rl
-from nanochat.recipe.schema.section import Section, StageSection
+from nanochat.recipe.schema.section import Conflict, Section, StageSection
 from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.recipe.schema.training_sections import Horizon, Model, Optimizer, Pretrain, Sft, SftData, Tokenizer
 from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath, MapText, Name, NonEmptyText
 
 __all__ = [
-    "STAGE_SECTIONS", "BaseEval", "BpbSuite", "ChatEval", "ChoiceSuite", "CoreSuite", "Export", "Horizon", "Model",
-    "Optimizer", "Pretrain", "Recipe", "Rl", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
+    "STAGE_SECTIONS", "AnyChatSuite", "BaseEval", "BpbSuite", "ChatEval", "ChatQuestionsSuite", "ChatSuite",
+    "ChoiceSuite", "CoreSuite", "Export", "Horizon", "Model", "Optimizer", "Pretrain", "PythonSuite", "QuestionsSuite",
+    "Recipe", "Rl", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
 ]  # fmt: skip
 
 
 _URI = r"^(hf://datasets/[^/]+/[^/]+(/.*)?|https://[^/?#@]+/([^?#]*/)?[^/?#]+(\?[^#]*)?|(s3|gs)://[^/@]+(/.*)?)$"
+
+
+QuestionPart = Literal["question", "answer", "choices"]
 
 
 class Validation(Section):
@@ -40,21 +55,50 @@ class Validation(Section):
     """Share of documents to hold out. A hash of the content of each document decides."""
 
 
-class ChatMap(Section):
-    """How a row becomes a conversation. Each field is the name of a key, or a text with keys in braces such as
-    `"{question}\\n{context}"`, in which `{{` stands for a brace."""
+class RowMap(Section):
+    """How a row becomes a conversation (`user` and `assistant`) or a question (`question` and `answer`). Each field is
+    the name of a key, or a text with keys in braces such as `"{question}\\n{context}"`, in which `{{` stands for a
+    brace."""
 
     system: MapText | None = None
-    """Instructions for the whole conversation. A row in which all keys are empty has none."""
-    user: MapText
-    """The question."""
-    assistant: MapText
-    """The answer, which the model is trained on."""
+    """Conversations: instructions for the whole conversation. A row in which all keys are empty has none."""
+    user: MapText | None = None
+    """Conversations: the question."""
+    assistant: MapText | None = None
+    """Conversations: the answer, which the model is trained on."""
+    question: MapText | None = None
+    """Questions: what is asked."""
+    answer: MapText | None = None
+    """Questions: the accepted answer, or a list of them. With choices, the text, the letter or the number (from 0) of
+    the right one."""
+    choices: MapText | Annotated[tuple[MapText, ...], Field(min_length=2)] | None = None
+    """Questions: the choices, as the name of a key that holds a list, or as a list of two or more names or texts."""
 
-    def texts(self) -> tuple[tuple[Literal["system", "user", "assistant"], str], ...]:
-        """Return the texts by role, in the order of the messages."""
-        system: tuple[tuple[Literal["system"], str], ...] = (("system", self.system),) if self.system else ()
-        return (*system, ("user", self.user), ("assistant", self.assistant))
+    @classmethod
+    def conflict(cls, given: Collection[str]) -> Conflict | None:
+        """Return what is wrong unless the fields are those of a conversation or those of a question."""
+        of_chat, of_question = ("user", "assistant"), ("question", "answer")
+        is_question = any(name in given for name in (*of_question, "choices"))
+        if is_question and (other := [name for name in ("system", *of_chat) if name in given]):
+            message = f"`{other[0]}` belongs to conversations, but other fields to questions; a source has one of them"
+            return Conflict("exactly-one", message, other[0])
+        missing = [name for name in (of_question if is_question else of_chat) if name not in given]
+        if missing:
+            what, needed = ("question", of_question) if is_question else ("conversation", of_chat)
+            message = f"a {what} needs `{needed[0]}` and `{needed[1]}`; found no `{missing[0]}`"
+            return Conflict("missing-field", message, None)
+        return None
+
+    def chat_texts(self) -> tuple[tuple[Literal["system", "user", "assistant"], str], ...]:
+        """Return the texts of a conversation by role, in the order of the messages; none for questions."""
+        roles: tuple[Literal["system", "user", "assistant"], ...] = ("system", "user", "assistant")
+        return tuple((role, text) for role in roles if (text := getattr(self, role)) is not None)
+
+    def question_texts(self) -> tuple[tuple[QuestionPart, tuple[str, ...]], ...]:
+        """Return the texts of a question by its parts; none for conversations."""
+        parts: tuple[QuestionPart, ...] = ("question", "answer", "choices")
+        given = [(part, text) for part in parts if (text := getattr(self, part)) is not None]
+        return tuple((part, (text,) if isinstance(text, str) else text) for part, text in given)
 
 
 class Source(Section):
@@ -87,10 +131,11 @@ class Source(Section):
     column: str = "text"
     """Name of the column or key that holds a document's text, or the messages of a chat. Default for chats: `messages`
     or `conversations`, or the keys of a question and its answer."""
-    map: ChatMap | None = None
-    """How rows of chat data become conversations if they have a form of their own, such as
+    map: RowMap | None = None
+    """How rows become conversations or questions if they have a form of their own, such as
     `map: {user: "{question}\\n{context}", assistant: answer}`. Keys that are not named are ignored, except those that
-    say whether the row is trained on. Default: the form is recognised by its keys."""
+    say whether a chat is trained on. Default: the form of chats is recognised by their keys, and questions have the
+    keys `question`, `answer` and perhaps `choices`."""
     max_bad_rows: Fraction = 0.01
     """Largest share of rows that may be unreadable. Unreadable rows are skipped and counted. More than this share, and
     more than 10 rows, stop the run."""

@@ -20,10 +20,12 @@ from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs import (
     BpbSuiteSpec,
+    ChatQuestionsSpec,
     ChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
     Input,
+    QuestionsSuiteSpec,
     SftItem,
     WeightedSource,
 )
@@ -34,6 +36,7 @@ from nanochat.runner.process.interrupts import Interrupts
 from nanochat.tasks.base_multiple_choice import check_choices
 from nanochat.tasks.build import check_task
 from nanochat.tasks.core.bundle import check_bundle
+from nanochat.tasks.custom.questions import check_questions
 
 Check = tuple[SourceSpec, Callable[[], None]]
 
@@ -116,6 +119,10 @@ def _check_of(item: Input, stage: StagePlan, base: Path) -> Check:
             return source, lambda: check_bundle(source, base=base)
         case SftItem():
             return source, lambda: check_task(item.task, source, item.split, base=base, max_examples=item.max_examples)
+        case ChatQuestionsSpec():
+            return source, lambda: check_questions(item, item.grade, base=base)
+        case QuestionsSuiteSpec():
+            return source, lambda: check_questions(item, None, base=base)
         case ChatSuiteSpec():
             return source, lambda: check_task(item.task, source, item.split, base=base)
         case _:

@@ -24,16 +24,14 @@ from nanochat.plan.estimate.limits import mac_gpu_bytes
 from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import ChatEvalSpec, ExportSpec
+from nanochat.plan.specs import ExportSpec
 from nanochat.plan.stages import STAGES
-from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.prepare import Prepared
+from nanochat.runner.preflight.program_checks import find_program_problems
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.runner.store.record import RunTracking
-from nanochat.tasks.table import TASKS
-from nanochat.tools.sandbox.run import find_isolation
 
 DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
@@ -63,7 +61,7 @@ def find_problems(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: 
         *_check_distributed(prepared, stages),
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
-        *_check_programs(prepared, stages),
+        *find_program_problems(prepared, stages),
         *_check_packages(stages),
         *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
@@ -170,30 +168,6 @@ def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str
             f"time: the plan needs about {show_duration(seconds)}, but `run.limits.minutes` allows only "
             f"{show_duration(60 * minutes)}; shorten the horizon or raise the limit"
         )
-
-
-def _check_programs(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
-    """Yield, for each suite that runs programs of the model, that this machine cannot isolate them."""
-    suites = [
-        (stage, name)
-        for stage in stages
-        if isinstance(stage.spec, ChatEvalSpec)
-        for name, suite in stage.spec.suites.items()
-        if TASKS[suite.task].runs_programs
-    ]
-    if not suites:
-        return
-    try:
-        find_isolation(accept_none=suites[0][0].execution.accept_unisolated_programs)
-    except PreflightError as error:
-        for stage, name in suites:
-            path = (stage.name, "suites", name, "task")
-            origin = prepared.loaded.locate(FieldProblem(path, "isolation", str(error))).origin
-            yield (
-                f"{origin}: {'.'.join(path[:-1])}: {error}; use a machine that can (Linux 5.13 or later, or macOS), "
-                f"leave the suite out, or set `run.accept_unisolated_programs: true`, which lets them read, change and "
-                f"delete your files and use the network"
-            )
 
 
 def _check_packages(stages: Sequence[StagePlan]) -> Iterator[str]:

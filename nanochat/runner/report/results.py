@@ -13,7 +13,7 @@ from nanochat.runner.store.record import StageIdentity, StageRecord
 
 _LINE_METRICS = 6
 """How many metrics the line of a stage shows that is not an evaluation."""
-_COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred|prompts_cut|examples_cut|answers_cut)$")
+_COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred|prompts_cut|examples_cut|answers_cut|ungraded)$")
 """Metrics that qualify another one. They are shown beside it, not as results of their own."""
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token|score|reward")
 """Metrics that measure the output of a tokenizer or training stage. They are shown first."""
@@ -25,8 +25,9 @@ _CUTS = {
     "prompts_cut": ("prompt cut", "prompts cut"),
     "answers_cut": ("answer cut", "answers cut"),
     "examples_cut": ("with fewer examples", "with fewer examples"),
+    "ungraded": ("answer not graded", "answers not graded"),
 }
-"""Metrics that count what was cut in a suite, and what to call it."""
+"""Metrics that count what was cut in a suite or could not be graded, and what to call it."""
 
 
 @dataclass(frozen=True, kw_only=True)

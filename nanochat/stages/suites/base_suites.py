@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import assert_never
 
 from nanochat.errors import StageError
@@ -14,12 +15,14 @@ from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec
+from nanochat.plan.specs import BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, QuestionsSuiteSpec
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
-from nanochat.tasks.base_multiple_choice import build_choice_items
+from nanochat.tasks.base_multiple_choice import ChoiceItem, build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
+from nanochat.tasks.custom.questions import read_choice_items
+from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -34,6 +37,10 @@ def prepare_base_suite(
             return _prepare_choices(name, suite, model, tokenizer, context)
         case CoreSuiteSpec():
             return _prepare_core(name, suite, model, tokenizer, context)
+        case QuestionsSuiteSpec():
+            items = read_choice_items(suite, base=context.base)
+            chance = sum(1 / len(item.options) for item in items) / len(items)
+            return _choice_suite(name, suite.task, items, model, tokenizer, context, chance=chance)
         case _:
             assert_never(suite)
 
@@ -73,10 +80,25 @@ def _prepare_choices(
     )
     if not items:
         raise StageError(f"base_eval.suites.{name}: {suite.task} has no problem in source {suite.source.name}")
+    return _choice_suite(name, suite.task, items, model, tokenizer, context, chance=TASKS[suite.task].chance)
+
+
+def _choice_suite(
+    name: str,
+    task: str,
+    items: Sequence[ChoiceItem],
+    model: FastGPT,
+    tokenizer: Tokenizer,
+    context: StageContext,
+    *,
+    chance: float,
+) -> Suite:
     tokens = context.shrink_batch(tokens_per_batch())
 
     def compute(tick: Tick) -> SuiteResult:
-        result = evaluate_choices(model, tokenizer, items, task=suite.task, max_tokens_per_batch=tokens, on_scored=tick)
+        result = evaluate_choices(
+            model, tokenizer, items, task=task, chance=chance, max_tokens_per_batch=tokens, on_scored=tick
+        )
         return suite_result(name, result)
 
     return Suite(name, compute, len(items))

@@ -9,32 +9,26 @@ from nanochat.evals.task_result import TaskResult
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine
 from nanochat.inference.sampling import Sampling
-from nanochat.plan.specs import ChatSuiteSpec
+from nanochat.plan.specs import AnyChatSuiteSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
+from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.tasks.base import Task
-from nanochat.tasks.build import build_task
+from nanochat.tasks.custom.questions import Questions
 from nanochat.tasks.table import TASKS
 from nanochat.tools.sandbox.run import find_isolation
 
 
-def prepare_chat_suite(context: StageContext, engine: Engine, name: str, suite: ChatSuiteSpec, *, seed: int) -> Suite:
+def prepare_chat_suite(
+    context: StageContext, engine: Engine, name: str, suite: AnyChatSuiteSpec, *, seed: int
+) -> Suite:
     """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
     accept_unisolated = context.job.execution.accept_unisolated_programs
-    task = build_task(
-        suite.task,
-        suite.source,
-        suite.split,
-        max_examples=suite.max_problems,
-        seed=seed,
-        base=context.base,
-        choose="shuffled",
-        accept_unisolated=accept_unisolated,
-    )
+    task = build_suite_task(suite, context, seed=seed)
     if len(task) == 0:
-        raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem in split `{suite.split}`")
+        raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem")
 
-    if TASKS[suite.task].runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
+    if suite.runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
         context.notify_user(f"{name}: this machine cannot isolate the model's programs; the recipe accepts that")
 
     def compute(tick: Tick) -> SuiteResult:
@@ -46,7 +40,7 @@ def prepare_chat_suite(context: StageContext, engine: Engine, name: str, suite: 
 
 
 def _evaluate(
-    context: StageContext, engine: Engine, task: Task, suite: ChatSuiteSpec, *, seed: int, tick: Tick
+    context: StageContext, engine: Engine, task: Task, suite: AnyChatSuiteSpec, *, seed: int, tick: Tick
 ) -> TaskResult:
     if TASKS[suite.task].kind == "categorical":
         tokens = context.shrink_batch(tokens_per_batch())
@@ -59,6 +53,7 @@ def _evaluate(
         max_tokens=suite.max_tokens,
         sampling=Sampling(suite.temperature, suite.top_k),
         seed=seed,
+        chance=task.chance if isinstance(task, Questions) else TASKS[suite.task].chance,
         max_rows=context.shrink_batch(GENERATED_ROWS),
         on_finished=tick,
     )

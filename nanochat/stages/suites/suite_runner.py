@@ -121,6 +121,7 @@ def suite_result(name: str, result: TaskResult) -> SuiteResult:
 
 def _cut_metrics(name: str, cuts: Cuts) -> dict[str, float]:
     counts = {"prompts_cut": cuts.prompts_cut, "examples_cut": cuts.examples_cut, "answers_cut": cuts.answers_cut}
+    counts["ungraded"] = cuts.ungraded or None
     return {f"{name}.{key}": float(count) for key, count in counts.items() if count is not None}
 
 
@@ -135,6 +136,8 @@ def _describe_cuts(cuts: Cuts) -> Iterator[str]:
         )
     if cuts.answers_cut:
         yield f"{cuts.answers_cut:,} of {cuts.answers:,} answers were stopped at the limit of their length"
+    if cuts.ungraded:
+        yield f"{cuts.ungraded:,} of {cuts.answers:,} answers could not be graded and score 0; {cuts.first_problem}"
 
 
 def _summarise(name: str, result: SuiteResult) -> str:

@@ -69,7 +69,7 @@ class UntrainedRow(BadConversation):
     """The row itself says that it is not to be trained on. It is counted, but it is not a fault of the data."""
 
 
-def present(row: Mapping[object, object]) -> dict[str, object]:
+def present(row: Mapping[object, object] | Mapping[str, object]) -> dict[str, object]:
     """Return the keys that have a value. Null, NaN, and empty texts, lists and maps count as no value.
 
     Raises:

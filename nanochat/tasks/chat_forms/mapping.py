@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]+\}|[^{}]+")
 
 def mapped_keys(chat_map: ChatMap) -> list[str]:
     """Return the keys of a row that a `map` reads, in order, each once."""
-    keys = [key for _, text in chat_map for key in _keys(text)]
+    keys = [key for _, text in chat_map for key in keys_of(text)]
     return list(dict.fromkeys(keys))
 
 
@@ -34,11 +34,13 @@ def parse_mapped(row: Mapping[object, object], chat_map: ChatMap) -> list[Messag
     missing = next((key for key in keys if key not in row), None)
     if missing is not None:
         raise BadConversation(f"no key `{missing}` (the source's `map`); the keys are: {', '.join(map(str, row))}")
-    values = {key: _text(key, value) for key, value in present({key: row[key] for key in keys}).items()}
+    values = {key: scalar_text(key, value) for key, value in present({key: row[key] for key in keys}).items()}
     messages = [Message(role, fill(text, values)) for role, text in chat_map]
     for message, (_, text) in zip(messages, chat_map, strict=True):
         if message.role == "user" and not message.content:
-            raise BadConversation(f"the question is empty: no value in {', '.join(f'`{key}`' for key in _keys(text))}")
+            raise BadConversation(
+                f"the question is empty: no value in {', '.join(f'`{key}`' for key in keys_of(text))}"
+            )
     return [message for message in messages if message.content or message.role != "system"]
 
 
@@ -47,7 +49,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
     White space of the template at both ends and before an empty key is left out. If all keys are empty, so is the text.
     """
-    if text in _keys(text):
+    if text in keys_of(text):
         return values.get(text, "")
     filled = gap = ""
     for token in _TOKEN.findall(text):
@@ -61,13 +63,15 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return filled + gap.rstrip() if filled else ""
 
 
-def _keys(text: str) -> list[str]:
+def keys_of(text: str) -> list[str]:
+    """Return the keys in a text of a `map`: the text itself if it has no braces."""
     if not {"{", "}"} & set(text):
         return [text]
     return [token[1:-1] for token in _TOKEN.findall(text) if token[0] == "{" and token != "{{"]
 
 
-def _text(key: str, value: object) -> str:
+def scalar_text(key: str, value: object) -> str:
+    """Return a value as text. Raises BadConversation for a list or an object."""
     match value:
         case str():
             return value
@@ -75,4 +79,4 @@ def _text(key: str, value: object) -> str:
             return str(value).lower()
         case int() | float():
             return str(value)
-    raise BadConversation(f"`{key}` (the source's `map`) must hold text or a number, found a list or an object")
+    raise BadConversation(f"`{key}` must hold text or a number, found a list or an object")

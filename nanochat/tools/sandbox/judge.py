@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import linecache
+import os
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +18,11 @@ from nanochat.tools.sandbox import values
 
 _TESTS = "tests.py"
 _MAX_MESSAGE_CHARS = 2000
+_TOKEN_BYTES = 8
+
+
+REPORT = "REPORT"
+"""The name of a variable. The tests may assign a text to it, which the caller of the sandbox receives."""
 
 
 class Request(NamedTuple):
@@ -35,6 +41,8 @@ class Verdict(NamedTuple):
 
     passed: bool
     message: str = ""
+    report: str = ""
+    """The text that the tests assigned to `REPORT`."""
 
 
 class _ProgramEndedError(Exception):
@@ -59,7 +67,8 @@ def judge(request: Request, calls: int, replies: int) -> Verdict:
         return Verdict(False, _describe(error))
     if remote.failure is not None:
         return Verdict(False, _describe(remote.failure))
-    return Verdict(True)
+    report = namespace.get(REPORT)
+    return Verdict(True, report=report if type(report) is str else "")
 
 
 class _Remote:
@@ -86,20 +95,21 @@ class _Remote:
         """Return a function that calls the program's function of that name."""
 
         def call(*positional: Any, **keywords: Any) -> Any:
-            frame = values.dump([name, list(positional), keywords])
+            token = os.urandom(_TOKEN_BYTES).hex()  # no reply that was written before the call holds it
+            frame = values.dump([name, list(positional), keywords, token])
             try:
                 values.write_frame(self._calls, frame)
             except OSError as error:
                 raise self._broken("the program has ended") from error
             match self._receive():
-                case ["returned", result, list(after), dict(named)]:
+                case ["returned", result, list(after), dict(named), answered] if answered == token:
                     values.update((list(positional), keywords), (after, named))
                     return result
-                case ["raised", [str(kind), str(text)], list(after), dict(named)]:
+                case ["raised", [str(kind), str(text)], list(after), dict(named), answered] if answered == token:
                     values.update((list(positional), keywords), (after, named))
                     raise _exception(kind, text)
                 case _:
-                    raise self._broken("the program's reply has another form")
+                    raise self._broken("the program's reply has another form, or answers another call")
 
         call.__name__ = call.__qualname__ = name
         return call

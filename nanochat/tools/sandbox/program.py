@@ -23,8 +23,8 @@ def serve(source: str, calls: int, replies: int) -> NoReturn:
     """Run `source`, answer calls until the judge has gone, and end this process.
 
     The first reply is the list of names that can be called, or an error. Each call is a name, positional and keyword
-    arguments. Each reply is the outcome (`returned` or `raised`), the value or the name and text of the exception, and
-    the arguments as they are after the call.
+    arguments, and a token. Each reply is the outcome (`returned` or `raised`), the value or the name and text of the
+    exception, the arguments as they are after the call, and the token, which shows that it answers this call.
     """
     try:
         module = types.ModuleType(MODULE)
@@ -38,8 +38,8 @@ def serve(source: str, calls: int, replies: int) -> NoReturn:
             os._exit(1)
         _reply(replies, ["defined", [name for name, value in names.items() if callable(value)]])
         while True:
-            name, positional, keywords = values.load(values.read_frame(calls))
-            _reply(replies, _call(names[name], positional, keywords))
+            name, positional, keywords, token = values.load(values.read_frame(calls))
+            _reply(replies, _call(names[name], positional, keywords), token)
     except EOFError:
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 -- nothing may return into the supervisor's code
@@ -55,14 +55,14 @@ def _call(function: Any, positional: list[Any], keywords: dict[str, Any]) -> lis
         return ["raised", _describe(error), positional, keywords]
 
 
-def _reply(replies: int, reply: list[Any]) -> None:
+def _reply(replies: int, reply: list[Any], token: str | None = None) -> None:
     with contextlib.suppress(AttributeError, OSError, ValueError):  # the program may have replaced its own output
         sys.stdout.flush()
     try:
-        frame = values.dump(reply)
+        frame = values.dump(reply if token is None else [*reply, token])
     except (TypeError, RecursionError, MemoryError) as error:
         _show(error)
-        frame = values.dump(["raised", _describe(error), [], {}])
+        frame = values.dump(["raised", _describe(error), [], {}, token])
     values.write_frame(replies, frame)
 
 

@@ -49,6 +49,8 @@ class Outcome:
     """Whether they ran to their end."""
     message: str
     """Why they did not, with the line that failed; else empty."""
+    report: str
+    """The text that the tests assigned to `REPORT`, if they passed."""
     stdout: str
     """What the program printed, without its middle if it is long; a line there says how much is missing. So is
     `stderr`."""

@@ -170,8 +170,8 @@ class _Watch:
                     self._ready += 1
                     if self._ready == _PROCESSES:
                         self._left_seconds = self._settings.limits.wall_seconds
-                case {"verdict": [bool(passed), str(message)]}:
-                    return Verdict(passed, message)
+                case {"verdict": [bool(passed), str(message), str(report)]}:
+                    return Verdict(passed, message, report)
                 case {"error": reason}:
                     raise self._error(str(reason))
         return None

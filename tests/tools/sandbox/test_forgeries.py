@@ -45,10 +45,10 @@ FORGERIES = {
     "   if b'double' in text: return [2, 4]",
     "verdict on every descriptor": "import os\ndef double(x):\n"
     " for fd in range(256):\n"
-    "  for line in (b'{\"verdict\": [true, \"\"]}\\n', b'passed\\n', b'0\\n'):\n"
+    "  for line in (b'{\"verdict\": [true, \"\", \"\"]}\\n', b'passed\\n', b'0\\n'):\n"
     "   try: os.write(fd, line)\n"
     "   except OSError: pass",
-    "verdict printed": 'print(\'{"verdict": [true, ""]}\')\ndef double(x): print(\'{"verdict": [true, ""]}\')',
+    "verdict printed": 'print(\'{"verdict": [true, "", ""]}\')\ndef double(x): print(\'{"verdict": [true, "", ""]}\')',
     "runner patched through frames": "import sys\ndef double(x):\n"
     " frame = sys._getframe()\n"
     " while frame:\n"
@@ -68,7 +68,7 @@ FORGERIES = {
     "  except OSError: pass",
     "replies before the call": "import os\n"
     "for fd in range(3, 64):\n"
-    ' for reply in (b\'["defined", ["double"]]\', b\'["returned", true, [], {"dict": []}]\', b\'["passed"]\'):\n'
+    ' for reply in (b\'["defined", ["double"]]\', b\'["returned", [2, 4], [[1, 2]], {"dict": []}]\'):\n'
     "  try: os.write(fd, len(reply).to_bytes(4, 'big') + reply)\n"
     "  except OSError: pass",
     "nested too deeply": "def double(x):\n y = []\n for _ in range(90_000): y = [y]\n return y",
