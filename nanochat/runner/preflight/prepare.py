@@ -128,7 +128,7 @@ def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
     suites = [*(recipe.base_eval.suites.values() if recipe.base_eval else ())]
     suites += recipe.chat_eval.suites.values() if recipe.chat_eval else ()
     suites += [*recipe.rl.data.values(), *recipe.rl.held_out.values()] if recipe.rl else ()
-    tasks |= {suite.task for suite in suites if suite.source == source.name} - {"bpb"}
+    tasks |= {suite.task for suite in suites if getattr(suite, "source", None) == source.name} - {"bpb"}
     if not tasks:
         return document_lines(source.column)
     is_document = source.name in (recipe.pretrain.data if recipe.pretrain else ()) or (

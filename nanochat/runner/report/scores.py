@@ -89,10 +89,12 @@ def describe_stages(records: Mapping[str, StageRecord]) -> list[str]:
 
 
 def _tasks(record: StageRecord) -> dict[str, str]:
-    """Return the task of each suite by the suite's name."""
-    prefix = f"{record.stage}.suites."
-    return {
-        key.removeprefix(prefix).removesuffix(".task"): str(value)
-        for key, value in record.recipe_fields.items()
-        if key.startswith(prefix) and key.endswith(".task")
-    }
+    """Return the task of each suite by the suite's name; the task `{python: FILE}` is called `python`."""
+    tasks = {}
+    for key, value in record.recipe_fields.items():
+        match key.split("."):
+            case [record.stage, "suites", name, "task"]:
+                tasks[name] = str(value)
+            case [record.stage, "suites", name, "task", kind]:
+                tasks[name] = kind
+    return tasks
