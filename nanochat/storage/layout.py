@@ -40,7 +40,7 @@ class _Entry:
     def __init__(self, *names: str) -> None:
         self._names = names
 
-    def __get__(self, folder: StageFolder | RunFolder | SweepFolder, owner: type) -> Path:
+    def __get__(self, folder: StageFolder | _ReportFolder, owner: type) -> Path:
         return folder.path.joinpath(*self._names)
 
 
@@ -118,40 +118,36 @@ class StageFolder:
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """The files of one run."""
+class _ReportFolder:
+    """The files that the folders of runs and of sweeps have in common."""
 
     path: Path
 
-    state = _Entry("run.json")
-    lock = _Entry("lock")  # held by the process that works on the run
+    lock = _Entry("lock")  # held by the process that works on the run, or that chooses the cells of a search
     recipe = _Entry("recipe.yaml")  # the recipe file as it was
     resolved = _Entry("config.yaml")  # the recipe with `extends`, `vars` and `--set` applied
     plan_text = _Entry("plan.txt")
-    plan_json = _Entry("plan.json")
     report = _Entry("report.md")
     report_page = _Entry("report.html")  # the report as one HTML file with its pictures
     plots = _Entry("plots")  # the report's pictures
-    stages = _Entry(RUN_STAGES)  # links to the stage folders
-    data = _Entry("data.json")  # the folders with downloads and converted copies that it reads
-    link = _Entry("tracking.json")  # the MLflow run that shows this run
+    link = _Entry("tracking.json")  # the MLflow run that shows this run or sweep
 
 
 @dataclass(frozen=True)
-class SweepFolder:
+class RunFolder(_ReportFolder):
+    """The files of one run."""
+
+    state = _Entry("run.json")
+    plan_json = _Entry("plan.json")
+    stages = _Entry(RUN_STAGES)  # links to the stage folders
+    data = _Entry("data.json")  # the folders with downloads and converted copies that it reads
+
+
+@dataclass(frozen=True)
+class SweepFolder(_ReportFolder):
     """The files of one sweep."""
 
-    path: Path
-
     state = _Entry("sweep.json")
-    lock = _Entry("lock")  # held while the cells of a search are chosen
-    recipe = _Entry("recipe.yaml")  # the recipe file as it was
-    resolved = _Entry("config.yaml")  # the recipe with `extends`, `vars` and `--set` applied
-    plan_text = _Entry("plan.txt")
-    report = _Entry("report.md")
-    report_page = _Entry("report.html")  # the report as one HTML file with its pictures
-    plots = _Entry("plots")  # the report's pictures
-    link = _Entry("tracking.json")  # the MLflow run above those of the cells
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:

@@ -23,6 +23,12 @@ OWN_MLFLOW_TAGS = frozenset(
 )
 """Tags of MLflow that are set here. A user who sets others would rename, move or hide runs."""
 
+
+def metric_name(result: str) -> str:
+    """Return the name in MLflow of a result called `stage.metric`. MLflow groups charts by what is before the slash."""
+    return result.replace(".", "/", 1)
+
+
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 

@@ -68,7 +68,7 @@ def test_public_flags_are_frozen():
         "recipe", "overrides", "offline", "cell", "emit", "fail_fast", "yes", "verb",
     }  # fmt: skip
     assert set(vars(parse(["plan", "r.yaml"]))) == {
-        "recipe", "overrides", "offline", "why", "json", "mac", "verb",
+        "recipe", "overrides", "offline", "why", "json", "mac", "yes", "verb",
     }  # fmt: skip
     assert set(vars(parse(["data", "r.yaml"]))) == {
         "recipe", "source", "limit", "overrides", "offline", "json", "verb",

@@ -93,7 +93,10 @@ if how == "edits the data":
         text.write("one more line\\n")
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
-if how == "wait":
+if how == "is worse":  # than the stages that train well, until it is asked to stop
+    with open(folder / "metrics.jsonl", "a") as metrics:
+        metrics.write("".join(json.dumps({"step": n, "metrics": {"train/loss": 99.0}}) + "\\n" for n in (1, 2)))
+if how in ("wait", "is worse"):
     def stop(number, frame):
         (folder / "checkpoints" / "step_00000002").mkdir(parents=True, exist_ok=True)
         exit_with("stopped at step 2; suite a is kept; the same command continues", 75)

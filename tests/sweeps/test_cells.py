@@ -108,12 +108,14 @@ def test_a_stage_that_does_not_depend_on_the_swept_fields_is_shared(load):
     assert sum(x.stage.name == "pretrain" for x in shared) == 6
 
 
-def test_more_than_a_thousand_cells_must_be_wanted(load):
+def test_more_than_a_thousand_cells_must_be_wanted(load, monkeypatch):
     many = "  over:\n    model.n_layer: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n  seeds: 1000\n"
     with pytest.raises(LocatedRecipeError) as caught:
         list_cells(load(many))
     assert "the sweep has 10,000 cells" in str(caught.value)
     assert "--yes" in str(caught.value)
     assert caught.value.diagnostics[0].origin.line == 17
-    fewer = many.replace("1000", "101")
-    assert len(list_cells(load(fewer), are_many_fine=True)) == 1010
+    monkeypatch.setattr("nanochat.recipe.sweeps.settings.MAX_CELLS", 10)
+    with pytest.raises(LocatedRecipeError, match="the sweep has 20 cells"):
+        list_cells(load(many.replace("1000", "2")))
+    assert len(list_cells(load(many.replace("1000", "2")), are_many_fine=True)) == 20

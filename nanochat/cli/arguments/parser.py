@@ -107,7 +107,7 @@ def add_stage(parser: Parser, flag: str, *, help: str, dest: str | None = None) 
 def add_run(parser: Parser, *, nargs: str | None = None) -> None:
     """Add a run as `run`; with `nargs`, several as `runs`."""
     name = "run" if nargs is None else "runs"
-    parser.add_argument(name, metavar="RUN", nargs=nargs, help="name of a run, NAME/TIME, or a run folder")
+    parser.add_argument(name, metavar="RUN", nargs=nargs, help="name of a run or a sweep, NAME/TIME, or a run folder")
 
 
 def add_json(parser: Parser) -> None:

@@ -31,7 +31,11 @@ def _run(parser: Parser) -> None:
         help="run this stage even if it is finished (repeatable; `all` for every stage)",
     )
     parser.add_argument("--fail-fast", action="store_true", help="for a sweep: stop when the first cell fails")
-    parser.add_argument("--yes", action="store_true", help="for a sweep: run it even if it has more than 1,000 cells")
+    _add_yes(parser)
+
+
+def _add_yes(parser: Parser) -> None:
+    parser.add_argument("--yes", action="store_true", help="allow a sweep to have more than 1,000 cells")
 
 
 def _plan(parser: Parser) -> None:
@@ -41,6 +45,7 @@ def _plan(parser: Parser) -> None:
     parser.add_argument(
         "--mac", metavar="GIB", type=positive, help="plan for a Mac with this much memory, such as 16, not this machine"
     )
+    _add_yes(parser)
 
 
 def _sweep(parser: Parser) -> None:
@@ -49,12 +54,13 @@ def _sweep(parser: Parser) -> None:
     part.add_argument("--cell", metavar="I", type=positive, help="run only this cell, counted from 1")
     part.add_argument("--emit", choices=("slurm",), help="print a job array script that runs one cell per job")
     parser.add_argument("--fail-fast", action="store_true", help="stop when the first cell fails")
-    parser.add_argument("--yes", action="store_true", help="run even more than 1,000 cells")
+    _add_yes(parser)
 
 
 def _check(parser: Parser) -> None:
     parser.add_argument("recipes", metavar="RECIPE", type=Path, nargs="+", help="recipe files or names of recipes")
     add_overrides(parser)
+    _add_yes(parser)
 
 
 def _show(parser: Parser) -> None:

@@ -98,7 +98,7 @@ def check(options: argparse.Namespace) -> None:
             loaded = load_recipe(path, overrides_of(options))
             compile_plan(loaded)
             if loaded.recipe.sweep is not None:
-                compile_sweep(loaded)
+                compile_sweep(loaded, are_many_fine=options.yes)
         except RecipeError as error:
             problems.append(str(error))
         else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import JsonValue
 
 from nanochat import runtime
 from nanochat.cli.json_output import print_json
+from nanochat.errors import RecipeError
 from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
@@ -16,29 +18,35 @@ from nanochat.runner.report.comparison import compare_runs, comparison_to_json, 
 from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store import gc as collector
-from nanochat.runner.store.run_catalog import describe_damage, find_run, list_damaged_runs, list_runs
+from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
+from nanochat.runner.store.sweep_state import reference
 from nanochat.runner.sweeps.results.catalog import look_for_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.json_results import sweep_to_json
 from nanochat.runner.sweeps.results.report import write_sweep_report
+from nanochat.runner.sweeps.results.summary import SweepSummary, list_sweeps, summary_to_json
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import RunFolder, runs_folder
 
 
 def ls(options: argparse.Namespace) -> None:
-    """List the runs of this machine, the damaged ones first and the newest last."""
+    """List the runs and sweeps of this machine, the damaged ones first and the newest last."""
     base = runtime.base_dir()
     runs, damaged = [summarise(run, base) for run in list_runs(base)], list_damaged_runs(base)
+    sweeps = list_sweeps(base)
     if options.json:
         broken: list[JsonValue] = [{"run": _name(x), "problem": describe_damage(x)} for x in damaged]
-        print_json({"runs": [run_to_json(summary) for summary in runs], "damaged": broken})
+        document: dict[str, JsonValue] = {"runs": [run_to_json(summary) for summary in runs], "damaged": broken}
+        print_json(document | {"sweeps": [summary_to_json(summary) for summary in sweeps]})
         return
-    if not runs and not damaged:
+    if not runs and not damaged and not sweeps:
         print(f"no runs under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`")
         return
     rows = [("run", "status", "stages", "results")]
     rows += [(_name(folder), "damaged", "-", describe_damage(folder)) for folder in damaged]
-    rows += [(summary.run.reference, summary.status, _stages(summary), _headline(summary)) for summary in runs]
+    lines = [(summary.run.state.created, _run_row(summary)) for summary in runs]
+    lines += [(summary.state.created, _sweep_row(summary)) for summary in sweeps]
+    rows += [row for _, row in sorted(lines, key=lambda line: line[0])]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
@@ -66,7 +74,7 @@ def report(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Print the results of several runs, and the differences of their recipes, or write a page of them."""
     base = runtime.base_dir()
-    runs = [find_run(reference, base) for reference in options.runs]
+    runs = [run for name in options.runs for run in _runs_of(name, base)]
     if options.html is not None:
         from nanochat.runner.report.comparison_page import comparison_page  # here, because matplotlib takes long
 
@@ -78,6 +86,16 @@ def compare(options: argparse.Namespace) -> None:
         print_json(comparison_to_json(comparison))
     else:
         print(render_comparison(comparison), end="")
+
+
+def _runs_of(name: str, base: Path) -> list[Run]:
+    """Return the run that a name means, or the runs of all cells that have begun if it is a sweep."""
+    if (sweep := look_for_sweep(name, base)) is None:
+        return [find_run(name, base)]
+    runs = [result.run for result in read_results(sweep[1], base) if result.run is not None]
+    if not runs:
+        raise RecipeError(f"no cell of the sweep {name} has begun yet")
+    return runs
 
 
 def gc(options: argparse.Namespace) -> None:
@@ -103,6 +121,15 @@ def gc(options: argparse.Namespace) -> None:
 
 def _name(folder: RunFolder) -> str:
     return f"{folder.path.parent.name}/{folder.path.name}"
+
+
+def _run_row(summary: RunSummary) -> tuple[str, str, str, str]:
+    return summary.run.reference, summary.status, _stages(summary), _headline(summary)
+
+
+def _sweep_row(summary: SweepSummary) -> tuple[str, str, str, str]:
+    """Return the row of a sweep, which stands above those of its cells."""
+    return reference(summary.folder), summary.status, "-", summary.headline()
 
 
 def _stages(summary: RunSummary) -> str:

@@ -77,7 +77,7 @@ def plan_sweep(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
         raise RecipeError(
             "`--why` explains a stage of a single run, but this recipe has a sweep; add `--set sweep=null`"
         )
-    sweep = prepare_sweep(loaded, runtime.base_dir(), are_many_fine=True)
+    sweep = prepare_sweep(loaded, runtime.base_dir(), are_many_fine=options.yes)
     if options.json:
         print_json(sweep_report_json(sweep))
     else:

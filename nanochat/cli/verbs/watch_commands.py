@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from rich.live import Live
 from rich.text import Text
@@ -13,12 +14,16 @@ from nanochat import runtime
 from nanochat.cli.console import TerminalConsole
 from nanochat.cli.text_curve import draw_curve
 from nanochat.runner.store.run_catalog import find_run
+from nanochat.runner.sweeps.results.catalog import look_for_sweep
+from nanochat.runner.sweeps.results.snapshot import take_sweep_snapshot
 from nanochat.runner.watch.snapshot import Snapshot, take_snapshot
 from nanochat.terminal.output import allow_loss, is_read
 
 _SECONDS = 1.0
 _PLAIN_SECONDS = 10.0
 """A log gets a line less often than a terminal is drawn."""
+_IDLE_BETWEEN_CELLS = 3
+"""A sweep counts as stopped if so many looks in a row find no cell that runs."""
 _CURVE_HEIGHT, _MAX_WIDTH = 10, 100
 
 
@@ -44,11 +49,15 @@ def watch(options: argparse.Namespace) -> None:
 def _snapshots(reference: str, seconds: float) -> Iterator[Snapshot]:
     """Yield how far a run is now and then, the last time when it has ended."""
     base = runtime.base_dir()
-    run = find_run(reference, base)
+    sweep = look_for_sweep(reference, base)
+    take = partial(take_snapshot, find_run(reference, base)) if sweep is None else partial(take_sweep_snapshot, *sweep)
+    idle = 0
     while True:
-        snapshot = take_snapshot(run, base)
+        snapshot = take(base)
         yield snapshot
-        if not snapshot.is_active or not is_read():
+        idle = 0 if snapshot.is_active else idle + 1
+        patience = 0 if sweep is None or snapshot.status == "finished" else _IDLE_BETWEEN_CELLS
+        if idle > patience or not is_read():
             return
         time.sleep(seconds)
 

@@ -22,7 +22,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 _COMPARISON = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|==|!=|<|>)\s*(\"[^\"]*\"|'[^']*'|[^\s<>=!]+)\s*")
 _ALTERNATIVES = re.compile(r"\sor\s")
-_FORM = "write `FIELD <= VALUE`, with one of <=, >=, <, >, == and !=; join alternatives by `or`"
+_FORM = (
+    "write `FIELD <= VALUE`, with one of <=, >=, <, >, == and !=; join alternatives by `or`, and write conditions that "
+    "must all hold as a list"
+)
 
 
 class ConditionError(Exception):

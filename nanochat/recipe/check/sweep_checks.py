@@ -147,6 +147,9 @@ def _check_search(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
         help_ = "write, for example, `rank_by: {base_eval.bpb: min}`"
         yield FieldProblem(("sweep", "search"), "missing-field", message, help_, at_key=True)
     for key, space in _map(search.get("space")).items():
+        if search.get("prune") is not None and key.partition(".")[0] == "tokenizer":
+            message = f"`prune` compares training losses, and those of models with another `{key}` do not compare"
+            yield FieldProblem(("sweep", "search", "prune"), "conflict", message, "remove `prune`", at_key=True)
         yield from _check_space(("sweep", "search", "space", key), _map(space))
 
 

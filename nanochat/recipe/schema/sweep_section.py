@@ -44,6 +44,10 @@ class Search(Section):
     """Number of settings to try. Each of them is trained with every seed of `seeds`."""
     space: Annotated[dict[str, Space], Field(min_length=1)]
     """The values that may be tried of each field, by its dotted path."""
+    prune: Literal["median"] | None = None
+    """`median` stops a trial early if its training loss, after 25, 50 or 75 % of the steps, is above the median of the
+    trials that have finished, once there are four of them. Its run is kept and can be continued. Default: no trial is
+    stopped. Stages that train for a number of minutes or epochs are not judged."""
 
 
 class Sweep(Section):
@@ -69,8 +73,8 @@ class Sweep(Section):
     search: Search | None = None
     """Search for good values, instead of `over` and `zip`."""
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | Literal["auto"] | None = None
-    """Number of cells to run at a time on this machine. On NVIDIA GPUs each of them has a GPU of its own. `auto` is as
-    many as memory, cores and GPUs allow. Default: 1."""
+    """Number of cells to run at a time on this machine. NVIDIA GPUs share them evenly. `auto` is one for each GPU, or
+    on a CPU as many as memory and cores allow. Default: 1."""
     hostfile: Annotated[NonEmptyText | None, LocalPath()] = None
     """File that lists the hosts to run cells on, in the format of `mlx.launch`, one entry for each cell at a time. The
     hosts must see the base folder and this recipe under the same paths."""

@@ -146,6 +146,8 @@ def _say_which(diagnostic: Diagnostic, cells: Sequence[Cell], numbers: Sequence[
     if len(numbers) == len(cells):
         return diagnostic
     first = next(cell for cell in cells if cell.number == numbers[0])
+    if not first.values:
+        return replace(diagnostic, help=f"in cell {first.number}")
     which = ", ".join(map(str, numbers[:_MAX_LISTED])) + (", ..." if len(numbers) > _MAX_LISTED else "")
     values = ", ".join(f"{path}={show_value(value)}" for path, value in first.values.items())
     where = f"in cell{'s' if len(numbers) > 1 else ''} {which}; cell {first.number} has {values}"

@@ -54,7 +54,7 @@ def list_settings(loaded: LoadedRecipe, *, are_many_fine: bool = False) -> list[
     settings = _with_conditions(loaded, sweep, settings)
     cells = len(settings) * len(list_seeds(loaded))
     if cells > MAX_CELLS and not are_many_fine:
-        message, help_ = f"the sweep has {cells:,} cells", f"more than {MAX_CELLS:,} cells run only with `--yes`"
+        message, help_ = f"the sweep has {cells:,} cells", f"more than {MAX_CELLS:,} cells need `--yes`"
         raise LocatedRecipeError([_at(loaded, ("sweep",), "too-many-cells", message, help_)])
     if not settings:
         message = "no combination of values meets all conditions"

@@ -53,6 +53,8 @@ class SweepState(_Stored):
     tracking: RunTracking
     cells: tuple[CellEntry, ...]
     """All of them, or those that a search has chosen so far."""
+    pruned: tuple[int, ...] = ()
+    """The numbers of the cells that a search stopped early, or did not start, because they are worse than others."""
 
     def write(self, folder: SweepFolder) -> None:
         """Write this as JSON."""

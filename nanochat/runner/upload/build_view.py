@@ -31,11 +31,12 @@ from nanochat.tracking.run_view import (
     Dataset,
     RunView,
     Status,
+    metric_name,
 )
 from nanochat.tracking.store_address import database_path
 
 NOT_REPRODUCIBLE_TAG = "not_reproducible"
-_RUN_STATUS: dict[str, Status] = {
+RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
     "finished": "FINISHED",
     "failed": "FAILED",
@@ -52,7 +53,7 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
     view = RunView(
         name=state.name,
         link=folder.link,
-        status=_RUN_STATUS[state.status],
+        status=RUN_STATUS[state.status],
         description=_describe_run(state, records),
         tags={
             **state.tracking.tags,
@@ -89,7 +90,7 @@ def is_unsent(run: Run) -> bool:
     if run.state.tracking.kind == "none" or is_in_progress(run):
         return False
     link = read_link(run.folder.link)
-    return link is None or not link.is_complete or link.status != _RUN_STATUS[run.state.status]
+    return link is None or not link.is_complete or link.status != RUN_STATUS[run.state.status]
 
 
 def is_in_store(run: Run, base: Path) -> bool | None:
@@ -123,11 +124,11 @@ def _computed_stages(state: RunState, base: Path) -> list[tuple[StageEntry, Stag
 
 def _metrics(records: Iterable[StageRecord]) -> dict[str, float]:
     """Return the results of stages by `stage/metric`, as MLflow groups them."""
-    return {f"{record.stage}/{name}": value for record in records for name, value in record.metrics.items()}
+    return {metric_name(f"{record.stage}.{name}"): x for record in records for name, x in record.metrics.items()}
 
 
 def _stage_view(state: RunState, entry: StageEntry, folder: StageFolder, record: StageRecord | None) -> RunView:
-    status: Status = _RUN_STATUS[entry.status]
+    status: Status = RUN_STATUS[entry.status]
     tables = sorted(folder.tables.glob("*.jsonl")) if record else ()
     return RunView(
         name=entry.title,
@@ -151,13 +152,22 @@ def _common_tags(state: RunState) -> dict[str, str]:
     commit = state.provenance.git_commit or "unknown"
     return {
         "git_commit": commit + (" (modified)" if state.provenance.git_dirty else ""),
-        "mlflow.source.name": state.recipe,
+        **process_tags(
+            state.recipe, host=state.host, machine=state.machine, pid=state.pid, started=state.process_started
+        ),
+    }
+
+
+def process_tags(recipe: str, *, host: str, machine: str, pid: int, started: float) -> dict[str, str]:
+    """Return the tags that name the recipe of a run or sweep, its user, and the process that works on it."""
+    return {
+        "mlflow.source.name": recipe,
         "mlflow.source.type": "LOCAL",
         "mlflow.user": psutil.Process().username(),
-        HOST_TAG: state.host,
-        MACHINE_TAG: state.machine,
-        PID_TAG: str(state.pid),
-        STARTED_TAG: str(state.process_started),
+        HOST_TAG: host,
+        MACHINE_TAG: machine,
+        PID_TAG: str(pid),
+        STARTED_TAG: str(started),
     }
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.recipe.sweeps.cells import show_value
+from nanochat.recipe.sweeps.labels import SEED, short_names
 from nanochat.runner.report.markdown import code_span, paragraphs
 from nanochat.runner.store.record import RunState
 from nanochat.runner.store.sweep_state import SweepState, reference, sweep_of
 from nanochat.storage.layout import SweepFolder
-from nanochat.tracking.run_view import SWEEP_TAG, Artifact, RunView, Status
+from nanochat.tracking.run_view import SWEEP_TAG, Artifact, RunView, Status, metric_name
 
 
 def sweep_view(
@@ -49,17 +50,21 @@ def sweep_view(
 def as_cell(view: RunView, run: RunState, base: Path, *, tags: Mapping[str, str]) -> RunView:
     """Return the view of a run as MLflow should show it below its sweep; unchanged if it is not a cell.
 
-    The swept fields are parameters, by their dotted paths, and the sweep is a tag, so that its cells can be searched.
+    Its parameters are the swept fields and nothing else, and the result that ranks the cells is its first metric: these
+    are the axes with which MLflow's charts begin. The sweep is a tag, so that its cells can be searched.
     """
     found = sweep_of(run.sweep, base)
     if found is None:
         return view
     cells = (x for x in found[1].cells if x.run == run.name and x.plan_digest == run.plan_digest)
-    swept = {path: show_value(value) for cell in cells for path, value in cell.values.items()}
+    values = next((cell.values for cell in cells), {})
+    names = short_names(list(values))
+    ranking = [metric_name(result) for result in found[1].section.rank_by or {}]
     return replace(
         view,
-        params=view.params | swept,
-        tags={**view.tags, SWEEP_TAG: run.sweep},
+        params={names[path]: show_value(value) for path, value in values.items()} or view.params,
+        metrics={name: view.metrics[name] for name in (*ranking, *view.metrics) if name in view.metrics},
+        tags={SEED: str(run.seed), **view.tags, SWEEP_TAG: run.sweep},
         parent=sweep_view(*found, tags=tags),
     )
 

@@ -15,7 +15,8 @@ from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.upload.build_view import is_in_store, pending_views, run_view
 from nanochat.runner.upload.web_page import where_to_look
 from nanochat.storage.layout import RunFolder
-from nanochat.tracking.link import read_link
+from nanochat.tracking.link import Link, read_link
+from nanochat.tracking.run_view import RunView
 from nanochat.tracking.store_address import resolve_experiment, resolve_uri
 from nanochat.tracking.uploader import Uploader
 
@@ -51,11 +52,36 @@ def uploading(
         yield
         return
     uri, experiment = tracking.uri, tracking.experiment
+    with uploading_views(
+        tracking,
+        folder.link,
+        lambda: run_view(folder, base),
+        lambda: pending_views(base, uri, experiment, without=folder),
+        display=display,
+        interrupts=interrupts,
+        address=None if is_cell else where_to_look,
+    ):
+        yield
+
+
+@contextmanager
+def uploading_views(
+    tracking: RunTracking,
+    link: Path,
+    view: Callable[[], RunView],
+    pending: Callable[[], Sequence[RunView]],
+    *,
+    display: Display,
+    interrupts: Interrupts,
+    address: Callable[[Link], str] | None,
+) -> Iterator[None]:
+    """Upload a view while the block runs, and `pending` ones. After it, upload the rest and show the `address`."""
+    assert tracking.uri is not None, "the run is uploaded"
     uploader = Uploader(
-        uri,
-        experiment,
-        view=lambda: run_view(folder, base),
-        pending=lambda: pending_views(base, uri, experiment, without=folder),
+        tracking.uri,
+        tracking.experiment,
+        view=view,
+        pending=pending,
         machine=provenance.machine_id(),
         is_alive=provenance.is_alive,
     )
@@ -63,7 +89,7 @@ def uploading(
     try:
         yield
     finally:
-        finish_upload(uploader, folder.link, display, interrupts, is_silent=is_cell)
+        _finish(uploader, link, display, interrupts, address=address)
 
 
 def upload_rest(
@@ -94,10 +120,15 @@ def upload_rest(
             pass
 
 
-def finish_upload(
-    uploader: Uploader, link: Path, display: Display, interrupts: Interrupts, *, is_silent: bool = False
+def _finish(
+    uploader: Uploader,
+    link: Path,
+    display: Display,
+    interrupts: Interrupts,
+    *,
+    address: Callable[[Link], str] | None,
 ) -> None:
-    """Upload the rest and show the run's address unless `is_silent`, or why it is not uploaded yet.
+    """Upload the rest and show the run's address, or why it is not uploaded yet.
 
     A second signal stops the waiting.
     """
@@ -110,5 +141,5 @@ def finish_upload(
     if (problem := uploader.problem) is not None:
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
-    elif not is_silent and (uploaded := read_link(link)) is not None:
-        display.log_line(f"MLflow: {where_to_look(uploaded)}")
+    elif address is not None and (uploaded := read_link(link)) is not None:
+        display.log_line(f"MLflow: {address(uploaded)}")

@@ -9,10 +9,11 @@ import shlex
 import socket
 import sqlite3
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from nanochat.errors import PreflightError
 from nanochat.recipe.check.tracking_values import LAST_PORT, MLFLOW_PORT
@@ -20,6 +21,7 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.tracking.database import ARTIFACTS_FOLDER, find_moved_artifacts, url_for_mlflow
 from nanochat.tracking.link import Link
 from nanochat.tracking.mlflow_store import TrackingOutageError, probe
+from nanochat.tracking.run_view import SWEEP_TAG, metric_name
 from nanochat.tracking.store_address import (
     SERVER_PORTS,
     SQLITE,
@@ -104,9 +106,20 @@ def page_server(uri: str, port: int | None, base: Path) -> PageServer:
     return PageServer([sys.executable, "-m", "mlflow", "ui", *options], environment, folder, notice)
 
 
-def where_to_look(link: Link) -> str:
-    """Return the address of a run's page in MLflow, with the command that starts a server if the store is a file."""
-    page = f"#/experiments/{link.experiment_id}/runs/{link.run_id}{_VIEW}"
+def cells_query(sweep: str, ranking: Mapping[str, str]) -> str:
+    """Return the part of an address that shows the cells of a sweep alone, the best first, in the table of runs."""
+    query = {"searchFilter": f'tags.{SWEEP_TAG} = "{sweep}"'}
+    for metric, order in ranking.items():
+        query |= {"orderByKey": f"metrics.`{metric_name(metric)}`", "orderByAsc": str(order == "min").lower()}
+    return urlencode(query, quote_via=quote)
+
+
+def where_to_look(link: Link, *, query: str = "") -> str:
+    """Return the address of a run's page in MLflow, with the command that starts a server if the store is a file.
+
+    With a `query`, it is the address of the table of all runs of the experiment that it selects.
+    """
+    page = f"#/experiments/{link.experiment_id}/runs" + (f"{_VIEW}&{query}" if query else f"/{link.run_id}{_VIEW}")
     if urlsplit(link.uri).scheme in SERVER_PORTS:
         return f"{show_uri(link.uri).rstrip('/')}/{page}"
     if link.uri.partition(":")[0] == _DATABRICKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from nanochat.cli.run import main
 from nanochat.errors import ExpectationError, InterruptedRun, LockError, PreflightError, StageError
 from nanochat.runner.store.locks import run_lock
 from nanochat.runner.store.run_catalog import list_runs
@@ -18,7 +20,31 @@ from nanochat.storage.layout import sweep_folders
 CELL = ["pretrain", "base_eval"]
 
 
-def test_cells_share_stages_are_ranked_and_are_served_from_the_cache_alone_and_together(sweep, calls):
+def check_commands(sweep, check_keys, monkeypatch, capsys):
+    """`ls`, `compare` and `watch` understand the name of a sweep whose three cells are finished."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(sweep.bench.base))
+    bpb = [result.metrics["base_eval.bpb"] for result in sweep.results()]
+    best, reference = bpb.index(min(bpb)), sweep.results()[0].run.state.sweep
+
+    def output_of(*arguments):
+        capsys.readouterr()
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out
+
+    (row,) = [line for line in output_of("ls").splitlines() if line.startswith(f"{reference} ")]
+    assert row.split()[1] == "finished"
+    assert row.endswith(f"sweep of 3 cells; best base_eval.bpb {min(bpb):.6g}: steps {4 + best}")
+    (listed,) = json.loads(output_of("ls", "--json"))["sweeps"]
+    assert check_keys("sweep in ls", listed) == set()
+    assert (listed["cells"], listed["finished"], listed["best"]["cells"]) == (3, 3, [best + 1])
+    assert output_of("watch", "tiny").startswith(f"{reference}: cells: 3 finished\nfinished: sweep of 3 cells; best ")
+    compared = json.loads(output_of("compare", reference, "--json"))
+    assert compared["runs"] == [result.run.reference for result in sweep.results()]
+
+
+def test_cells_share_stages_are_ranked_and_are_served_from_the_cache_alone_and_together(
+    sweep, calls, check_keys, monkeypatch, capsys
+):
     sweep.bench.control(varies="yes")
     folder = sweep.run()
     assert calls() == ["tokenizer", *CELL, *CELL, *CELL]
@@ -37,6 +63,7 @@ def test_cells_share_stages_are_ranked_and_are_served_from_the_cache_alone_and_t
     assert alone.state.sweep == f"tiny/{folder.path.name}"
     sweep.bench.run("sweep=null", "name=other", "pretrain.horizon.steps=6", last="base_eval")
     assert calls() == []
+    check_commands(sweep, check_keys, monkeypatch, capsys)
 
 
 def test_a_cell_that_diverges_fails_alone_and_is_tried_again_by_the_next_command(sweep, calls):

@@ -43,6 +43,7 @@ def open_sweep(sweep: PreparedSweep, *, base: Path, tracking: RunTracking) -> tu
             digest=digest,
             tracking=tracking,
             cells=cells if sweep.section.search is None else previous.cells if previous is not None else (),
+            pruned=previous.pruned if previous is not None else (),
         )
         write_bytes(latest.recipe, sweep.loaded.path.read_bytes())
         write_text(latest.resolved, resolved_yaml(sweep.loaded))

@@ -8,8 +8,8 @@ from nanochat.errors import PreflightError, RecipeError
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
+from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
-from nanochat.runner.sweeps.labels import short_names
 from nanochat.runner.sweeps.results.cell_results import group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder

@@ -15,7 +15,7 @@ from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.sweep_state import CellEntry, SweepState
 
-CellStatus = Literal["waiting", "running", "finished", "failed", "interrupted"]
+CellStatus = Literal["waiting", "running", "finished", "failed", "interrupted", "pruned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Setting:
 
 def read_results(state: SweepState, base: Path) -> list[CellResult]:
     """Return the result of every cell, in order."""
-    return [_read(entry, base) for entry in state.cells]
+    return [read_result(entry, base, is_pruned=entry.number in state.pruned) for entry in state.cells]
 
 
 def group_by_setting(results: Iterable[CellResult]) -> list[Setting]:
@@ -71,14 +71,17 @@ def rank(settings: Sequence[Setting], metric: str, order: Literal["min", "max"])
     return sorted(whole, key=lambda setting: (means[id(setting)] or 0.0) * (1 if order == "min" else -1))
 
 
-def _read(entry: CellEntry, base: Path) -> CellResult:
+def read_result(entry: CellEntry, base: Path, *, is_pruned: bool = False) -> CellResult:
+    """Return the result of a cell. One that was pruned has its own status until somebody continues it."""
     runs = [run for run in list_runs(base, entry.run) if run.state.plan_digest == entry.plan_digest]
     if not runs:
-        return CellResult(entry=entry, run=None, status="waiting", metrics={}, message="")
+        return CellResult(entry=entry, run=None, status="pruned" if is_pruned else "waiting", metrics={}, message="")
     run = runs[-1]
     status: CellStatus = run.state.status
     if status == "running" and not is_in_progress(run):
         status = "interrupted"
+    if status == "interrupted" and is_pruned:
+        status = "pruned"
     return CellResult(
         entry=entry, run=run, status=status, metrics=metrics_by_name(run.records(base)), message=run.state.message
     )

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat.runner.sweeps.labels import show_swept
+from nanochat.recipe.sweeps.labels import show_swept
 from nanochat.runner.sweeps.results.cell_results import CellResult
 
 

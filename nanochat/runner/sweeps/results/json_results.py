@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from nanochat.runner.scaling_laws.analysis import analysis_to_json
 from nanochat.runner.store.sweep_state import SweepState, reference
-from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank
+from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, group_by_setting, rank
 from nanochat.runner.sweeps.results.scaling import fit_law
 from nanochat.storage.layout import SweepFolder
 
@@ -47,15 +47,17 @@ def _cell_to_json(result: CellResult) -> JsonValue:
 
 def _ranked_to_json(results: Sequence[CellResult], metric: str, order: str) -> list[JsonValue]:
     ranked = rank(group_by_setting(results), metric, "min" if order == "min" else "max")
-    return [
-        {
-            "values": _as_json(setting.values),
-            "cells": [cell.entry.number for cell in setting.cells],
-            "mean": setting.mean(metric),
-            "spread": setting.spread(metric),
-        }
-        for setting in ranked
-    ]
+    return [ranked_setting_to_json(setting, metric) for setting in ranked]
+
+
+def ranked_setting_to_json(setting: Setting, metric: str) -> dict[str, JsonValue]:
+    """Return a setting and its result over seeds as JSON values."""
+    return {
+        "values": _as_json(setting.values),
+        "cells": [cell.entry.number for cell in setting.cells],
+        "mean": setting.mean(metric),
+        "spread": setting.spread(metric),
+    }
 
 
 def _as_json(values: dict[str, object]) -> JsonValue:

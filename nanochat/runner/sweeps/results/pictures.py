@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.plan.stages import training_stages
+from nanochat.recipe.sweeps.labels import short_names, show_swept
 from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.plots import smooth
 from nanochat.runner.store.verification import damage_to_read
-from nanochat.runner.sweeps.labels import short_names, show_swept
 from nanochat.runner.sweeps.results.cell_results import CellResult
 from nanochat.runner.sweeps.results.effects import Effect
 from nanochat.tracking.points import read_points

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_value
+from nanochat.recipe.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.scaling_laws.pictures import draw_scaling
 from nanochat.runner.store.sweep_state import SweepState
-from nanochat.runner.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.effects import Effect, list_effects
 from nanochat.runner.sweeps.results.pictures import CURVES_PICTURE, EFFECTS_PICTURE, draw_curves, draw_effects

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from nanochat.plan.quantities import show_value
 from nanochat.plan.render import WIDTH, text_table
+from nanochat.recipe.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.store.sweep_state import SweepState
-from nanochat.runner.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, group_by_setting, rank
 from nanochat.runner.sweeps.results.scaling import fit_law
 

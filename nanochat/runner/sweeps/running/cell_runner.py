@@ -6,20 +6,24 @@ A cell is an ordinary run, which the pipeline runs; its stages are processes of 
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import InterruptedRun, NanochatError
+from nanochat.recipe.merge.tree import Plain
 from nanochat.runner.pipeline import run_loaded
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.stage_loop import RunRequest
 from nanochat.runner.store.sweep_state import SweepState, reference
+from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell
+from nanochat.runner.sweeps.results.cell_results import read_result
 from nanochat.runner.sweeps.running.display import SweepDisplay
 from nanochat.runner.sweeps.running.outcome import CellFailure
+from nanochat.runner.sweeps.running.pruning import Losses, losses_of, watching
 from nanochat.runner.sweeps.running.remote import run_on_host
 from nanochat.runner.sweeps.running.slots import Slot
 from nanochat.storage.layout import SweepFolder
@@ -43,25 +47,38 @@ class SweepRequest:
 
 
 class CellRunner:
-    """Runs cells, each in a slot, and collects how they failed."""
+    """Runs cells, each in a slot, and collects which of them failed or were pruned."""
 
     def __init__(self, request: SweepRequest, folder: SweepFolder, state: SweepState, display: SweepDisplay) -> None:
         self._request, self._state, self._display = request, state, display
         self._reference = reference(folder)
         self.failures: list[CellFailure] = []
         """The cells that failed, and why."""
+        self.pruned: set[int] = set()
+        """The numbers of the cells that were stopped because they are worse than earlier trials, or not started."""
+        self._pruned_values: list[Mapping[str, Plain]] = []
         self._stops: dict[int, str] = {}
         """Where a signal stopped cells, by number."""
         self._has_given_up = False
         """Whether a cell failed and `--fail-fast` stops the others."""
 
-    def run(self, cells: Iterable[PreparedCell], slots: Sequence[Slot], interrupts: Interrupts) -> None:
-        """Run cells in order, as many at a time as there are slots. Signals to stop end it early."""
+    def run(
+        self,
+        cells: Iterable[PreparedCell],
+        slots: Sequence[Slot],
+        interrupts: Interrupts,
+        *,
+        earlier: Sequence[Losses] | None = None,
+    ) -> None:
+        """Run cells in order, as many at a time as there are slots. Signals to stop end it early.
+
+        Those that are worse than the `earlier` trials are stopped, unless that is None.
+        """
         free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             free.put(slot)
         with ThreadPoolExecutor(len(slots), thread_name_prefix="cell") as pool:
-            pending = {pool.submit(self._run_in_slot, cell, free, interrupts) for cell in cells}
+            pending = {pool.submit(self._run_in_slot, cell, free, interrupts, earlier) for cell in cells}
             _wait(pending, interrupts)
 
     def raise_if_stopped(self) -> None:
@@ -69,15 +86,25 @@ class CellRunner:
         if self._stops and not self._has_given_up:
             raise InterruptedRun(f"{self._stops[min(self._stops)]}; continue with: {self._request.command}")
 
-    def _run_in_slot(self, cell: PreparedCell, free: queue.SimpleQueue[Slot], interrupts: Interrupts) -> None:
+    def _run_in_slot(
+        self,
+        cell: PreparedCell,
+        free: queue.SimpleQueue[Slot],
+        interrupts: Interrupts,
+        earlier: Sequence[Losses] | None,
+    ) -> None:
         """Run a cell in a free slot, and note how it failed or where a signal stopped it."""
         slot = free.get()
         number = cell.cell.number
         try:
             if interrupts.count:
                 self._stops[number] = f"stopped before cell {number}"
-            else:
+            elif earlier is None:
                 self._run_cell(cell, slot, interrupts)
+            elif cell.cell.values in self._pruned_values:
+                self._prune(cell, "not started, because another seed of it was pruned")
+            else:
+                self._run_trial(cell, slot, interrupts, earlier)
         except InterruptedRun as stop:
             self._stops[number] = f"cell {number}: {str(stop).partition('; continue with:')[0]}"
         except NanochatError as error:
@@ -88,6 +115,22 @@ class CellRunner:
                 interrupts.count += 1
         finally:
             free.put(slot)
+
+    def _run_trial(self, cell: PreparedCell, slot: Slot, interrupts: Interrupts, earlier: Sequence[Losses]) -> None:
+        """Run a cell, and stop it if it is worse than the earlier trials."""
+        entry, base = cell_entry(cell), self._request.base
+        with watching(interrupts, lambda: losses_of(read_result(entry, base), base), earlier) as watch:
+            try:
+                self._run_cell(cell, slot, watch.interrupts)
+            except InterruptedRun:
+                if not watch.was_stopped:
+                    raise
+                self._prune(cell, "its loss is above the median of the trials before it; the run is kept")
+
+    def _prune(self, cell: PreparedCell, reason: str) -> None:
+        self.pruned.add(cell.cell.number)
+        self._pruned_values.append(cell.cell.values)
+        self._display.log_of_cell(cell.cell.number, f"pruned: {reason}")
 
     def _run_cell(self, cell: PreparedCell, slot: Slot, interrupts: Interrupts) -> None:
         request, loaded = self._request, cell.cell.loaded

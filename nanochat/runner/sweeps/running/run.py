@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from nanochat.errors import RecipeError
 from nanochat.plan.describe import several
 from nanochat.recipe.load import LoadedRecipe
-from nanochat.recipe.sweeps.settings import list_seeds
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.process.interrupts import Interrupts
@@ -23,12 +22,12 @@ from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep, prepare_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.report import write_sweep_report
-from nanochat.runner.sweeps.results.table import result_table, result_text
+from nanochat.runner.sweeps.results.table import ranking, result_table, result_text
 from nanochat.runner.sweeps.running.cell_runner import CellRunner, SweepRequest
 from nanochat.runner.sweeps.running.display import SweepDisplay
 from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
 from nanochat.runner.sweeps.running.search import check_engine, run_search
-from nanochat.runner.sweeps.running.slots import Slot, choose_slots
+from nanochat.runner.sweeps.running.slots import Slot, cell_count, choose_slots
 from nanochat.runner.sweeps.running.upload_sweep import uploading_sweep
 from nanochat.runner.upload.upload import tracking_of
 from nanochat.storage.files import write_text
@@ -56,7 +55,10 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
     with sweep_lock(folder) if sweep.section.search is not None else nullcontext():
         failures = _run(request, sweep, folder, state, sweep.cells, slots, display)
     state = read_sweep(folder) or state
-    display.log_line(f"{result_text(state, read_results(state, request.base))}\nreport: {folder.report}")
+    results = read_results(state, request.base)
+    display.log_line(f"{result_text(state, results)}\nreport: {folder.report}")
+    if ranking(state, results):
+        display.log_line(f"the best recipe: nanochat-run best {state.name}")
     raise_worst(failures, len(state.cells))
     return folder
 
@@ -93,7 +95,7 @@ def _run(
     display: Display,
 ) -> list[CellFailure]:
     """Run cells, write the report and upload it, and return the failures. Raises InterruptedRun after a signal."""
-    shown = SweepDisplay(display, _count(sweep, state))
+    shown = SweepDisplay(display, cell_count(sweep))
     runner = CellRunner(request, folder, state, shown)
     with (
         Interrupts(shown.clear_progress) as interrupts,
@@ -108,9 +110,3 @@ def _run(
         write_sweep_report(folder, state, request.base, with_plots=not interrupts.count)  # the user is waiting
     runner.raise_if_stopped()
     return runner.failures
-
-
-def _count(sweep: PreparedSweep, state: SweepState) -> int:
-    """Return how many cells the sweep will have."""
-    search = sweep.section.search
-    return len(state.cells) if search is None else search.trials * len(list_seeds(sweep.loaded))

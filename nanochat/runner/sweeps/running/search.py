@@ -25,6 +25,7 @@ from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, prepare_cells
 from nanochat.runner.sweeps.results.cell_results import Setting, group_by_setting, read_results
 from nanochat.runner.sweeps.running.cell_runner import CellRunner
+from nanochat.runner.sweeps.running.pruning import Losses, comparable, losses_of
 from nanochat.runner.sweeps.running.slots import Slot
 from nanochat.storage.layout import SweepFolder
 
@@ -46,10 +47,13 @@ def check_engine() -> None:
         ) from error
 
 
-def propose(sweep: Sweep, tried: Sequence[Setting], count: int, *, seed: int) -> list[dict[str, Scalar]]:
+def propose(
+    sweep: Sweep, tried: Sequence[Setting], count: int, *, seed: int, losses: Mapping[int, Losses] | None = None
+) -> list[dict[str, Scalar]]:
     """Return up to `count` settings to try next, fewer if the space is exhausted.
 
-    `tried` are all settings so far, with their results as far as their cells have any.
+    `tried` are all settings so far, with their results as far as their cells have any. `losses` are those of pruned
+    cells by number.
     """
     import optuna
 
@@ -66,18 +70,29 @@ def propose(sweep: Sweep, tried: Sequence[Setting], count: int, *, seed: int) ->
         sampler = optuna.samplers.TPESampler(seed=(seed + number + _ATTEMPTS * attempt) % _LARGEST_SEED)
         study = optuna.create_study(direction="minimize" if order == "min" else "maximize", sampler=sampler)
         for values, setting in zip(known, tried, strict=True):
-            study.add_trial(_trial(values, spaces, setting.mean(metric)))
+            until = next((losses[x.entry.number] for x in setting.cells if losses and x.entry.number in losses), {})
+            study.add_trial(_trial(values, spaces, setting.mean(metric), _signed(until, order)))
         values = dict(study.ask(spaces).params)
         if values not in known and values not in proposals:
             proposals.append(values)
     return proposals
 
 
-def _trial(values: Mapping[str, Scalar], spaces: Mapping[str, BaseDistribution], result: float | None) -> Any:
-    import optuna
+def _signed(losses: Losses, order: str) -> Losses:
+    """Return losses such that the best is the smallest, or the largest if that is the order of the results."""
+    return losses if order == "min" else {number: -loss for number, loss in losses.items()}
 
-    state = optuna.trial.TrialState.COMPLETE if result is not None else optuna.trial.TrialState.FAIL
-    return optuna.trial.create_trial(params=dict(values), distributions=dict(spaces), value=result, state=state)
+
+def _trial(
+    values: Mapping[str, Scalar], spaces: Mapping[str, BaseDistribution], result: float | None, until: Losses
+) -> Any:
+    """Return a trial for optuna: finished, pruned with the losses `until` then, or failed."""
+    from optuna.trial import TrialState, create_trial
+
+    state = TrialState.COMPLETE if result is not None else TrialState.PRUNED if until else TrialState.FAIL
+    return create_trial(
+        params=dict(values), distributions=dict(spaces), value=result, state=state, intermediate_values=until
+    )
 
 
 def _values_in(search: Search, setting: Setting) -> dict[str, Scalar]:
@@ -118,24 +133,33 @@ def run_search(
 ) -> SweepState:
     """Run the cells that a search has chosen so far, and choose more until it has its trials. Return its state.
 
-    As many settings are chosen at a time as fill the slots.
+    As many settings are chosen at a time as fill the slots. Those are run, and judged, together.
     """
     search = state.section.search
     assert search is not None, "the recipe has a search"
     seeds, done = list_seeds(loaded), 0
+    together = max(1, len(slots) // len(seeds))
     while True:
-        tried = group_by_setting(read_results(state, base))
-        values = [_values_in(search, setting) for setting in tried[done:]]
-        runner.run(_prepare(loaded, values, first=done * len(seeds) + 1, base=base), slots, interrupts)
-        done, tried = len(tried), group_by_setting(read_results(state, base))
+        results = read_results(state, base)
+        tried = group_by_setting(results)
         if interrupts.count or done >= search.trials:
             return state
-        count = min(search.trials - done, max(1, len(slots) // len(seeds)))
-        proposals = propose(state.section, tried, count, seed=loaded.recipe.seed)
-        if not proposals:
-            return state
-        new = _prepare(loaded, proposals, first=done * len(seeds) + 1, base=base)
-        state = state.model_copy(update={"cells": (*state.cells, *map(cell_entry, new))})
+        first = done * len(seeds) + 1
+        if done < len(tried):
+            batch = [_values_in(search, setting) for setting in tried[done : done + together]]
+            cells = [x for x in _prepare(loaded, batch, first=first, base=base) if x.cell.number not in state.pruned]
+            earlier = comparable(tried[:done], base) if search.prune is not None else None
+            runner.run(cells, slots, interrupts, earlier=earlier)
+            state = state.model_copy(update={"pruned": tuple(sorted({*state.pruned, *runner.pruned}))})
+            done += len(batch)
+        else:
+            losses = {x.entry.number: losses_of(x, base) for x in results if x.status == "pruned"}
+            count = min(search.trials - done, together)
+            proposals = propose(state.section, tried, count, seed=loaded.recipe.seed, losses=losses)
+            if not proposals:
+                return state
+            new = _prepare(loaded, proposals, first=first, base=base)
+            state = state.model_copy(update={"cells": (*state.cells, *map(cell_entry, new))})
         state.write(folder)
 
 

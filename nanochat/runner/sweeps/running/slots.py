@@ -1,7 +1,9 @@
-"""Decides how many cells run at a time, and where: on this machine, each on a GPU of its own, or on other hosts."""
+"""Decides how many cells run at a time, and where: on this machine, spread over its GPUs, or on other hosts."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from nanochat.plan.compile import device_class_of
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.sweeps import total_cost
 from nanochat.recipe.check.validation import FieldProblem
+from nanochat.recipe.sweeps.settings import list_seeds
 from nanochat.runner.preflight.run_checks import gpu_memories, memory_limit
 from nanochat.runner.process.hosts import LOOPBACK, read_hosts
 from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
@@ -47,22 +50,29 @@ def choose_slots(sweep: PreparedSweep) -> list[Slot]:
     gpus = _gpus(sweep)
     most = len(gpus) if gpus else _most_on_cpu(sweep)
     wanted = most if section.parallel == "auto" else int(section.parallel)
-    if problem := _problem(sweep, wanted, gpus):
+    count = max(1, min(wanted, cell_count(sweep)))
+    if problem := _problem(sweep, count, gpus):
         origin = sweep.loaded.locate(FieldProblem(("sweep", "parallel"), "parallel", problem)).origin
         raise PreflightError(f"{origin}: {problem}")
-    count = max(1, min(wanted, len(sweep.cells)))
-    return [Slot(environment={_VISIBLE_GPUS: gpu}) for gpu in gpus[:count]] if gpus else [Slot()] * count
+    spread = itertools.islice(itertools.cycle(gpus), count)
+    return [Slot(environment={_VISIBLE_GPUS: gpu}) for gpu in spread] if gpus else [Slot()] * count
+
+
+def cell_count(sweep: PreparedSweep) -> int:
+    """Return how many cells the sweep will have."""
+    search = sweep.section.search
+    return len(sweep.cells) if search is None else search.trials * len(list_seeds(sweep.loaded))
 
 
 def _problem(sweep: PreparedSweep, wanted: int, gpus: list[str]) -> str:
-    """Return why so many cells cannot run at a time, or an empty text."""
-    if gpus:
-        return f"`sweep.parallel` is {wanted}, but this machine has {len(gpus)} GPUs" if wanted > len(gpus) else ""
+    """Return why so many cells do not fit into the memory, that of each GPU if there are any, or an empty text."""
+    places = max(1, len(gpus))
+    together = math.ceil(wanted / places)
     peak, limit = _peak_bytes(sweep), _memory(sweep)
-    if peak is None or limit is None or wanted * peak <= limit:
+    if peak is None or limit is None or together == 1 or together * peak <= limit:
         return ""
-    needed = f"{wanted} cells at a time need about {show_bytes(wanted * peak)}"
-    return f"{needed}, but the limit is {show_bytes(limit)}; set `sweep.parallel: {max(1, limit // peak)}`"
+    needed = f"{together} cells at a time{' on a GPU' if gpus else ''} need about {show_bytes(together * peak)}"
+    return f"{needed}, but the limit is {show_bytes(limit)}; set `sweep.parallel: {places * max(1, limit // peak)}`"
 
 
 def _most_on_cpu(sweep: PreparedSweep) -> int:

@@ -1,0 +1,94 @@
+"""A sweep in a few words: how far it is, and its best setting. For lists of sweeps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from nanochat.plan.describe import several
+from nanochat.recipe.sweeps.labels import short_names
+from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
+from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, group_by_setting, rank, read_results
+from nanochat.runner.sweeps.results.json_results import ranked_setting_to_json
+from nanochat.runner.sweeps.results.table import describe_setting, show_mean
+from nanochat.storage.layout import SweepFolder, sweep_folders
+
+SweepStatus = Literal["running", "failed", "finished", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSummary:
+    """A sweep with the results of its cells."""
+
+    folder: SweepFolder
+    state: SweepState
+    results: tuple[CellResult, ...]
+
+    @property
+    def status(self) -> SweepStatus:
+        """The status of the whole sweep."""
+        return sweep_status(self.results)
+
+    @property
+    def best(self) -> tuple[str, Setting] | None:
+        """The result that ranks the settings, and the best of them. None if there is none yet."""
+        for metric, order in (self.state.section.rank_by or {}).items():
+            if ranked := rank(group_by_setting(self.results), metric, order):
+                return metric, ranked[0]
+        return None
+
+    def progress(self) -> str:
+        """Return how many cells have which status: `4 finished, 5 waiting`."""
+        counts = Counter(result.status for result in self.results)
+        return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no cells yet"
+
+    def headline(self) -> str:
+        """Return the number of cells and the best setting on one line."""
+        cells = f"sweep of {several(len(self.results), 'cell')}"
+        if self.best is None:
+            return cells
+        metric, setting = self.best
+        where = describe_setting(setting, short_names(list(setting.values)))
+        return f"{cells}; best {metric} {show_mean(setting, metric)}{f': {where}' if where else ''}"
+
+
+def list_sweeps(base: Path) -> list[SweepSummary]:
+    """Return the sweeps whose state can be read, the newest last."""
+    found = [(folder, read_sweep(folder)) for folder in sweep_folders(base)]
+    return [
+        SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)))
+        for folder, state in found
+        if state is not None
+    ]
+
+
+def sweep_status(results: Sequence[CellResult]) -> SweepStatus:
+    """Return the status of a sweep: failed if a cell is, and running while commands run cells."""
+    statuses = {result.status for result in results}
+    if "failed" in statuses:
+        return "failed"
+    if "running" in statuses:
+        return "running"
+    return "finished" if statuses and statuses <= {"finished", "pruned"} else "interrupted"
+
+
+def summary_to_json(summary: SweepSummary) -> JsonValue:
+    """Return a sweep as JSON values, as `ls` lists it."""
+    best = summary.best
+    return {
+        "sweep": reference(summary.folder),
+        "name": summary.state.name,
+        "folder": str(summary.folder.path),
+        "status": summary.status,
+        "created": datetime.fromtimestamp(summary.state.created, UTC).isoformat(),
+        "command": summary.state.command,
+        "cells": len(summary.results),
+        "finished": sum(result.status == "finished" for result in summary.results),
+        "best": None if best is None else {"result": best[0], **ranked_setting_to_json(best[1], best[0])},
+    }
