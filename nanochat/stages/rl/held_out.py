@@ -47,7 +47,10 @@ class HeldOut:
         questions: Questions,
         rollouts: Rollouts,
         max_rows: int,
+        fraction: Callable[[int], float],
     ) -> None:
+        """`fraction` maps the number of steps done to the fraction of training done, for progress."""
+        self.fraction = fraction
         self.context, self.spec, self.sampler, self.model, self.start = context, spec, sampler, model, start
         self.questions, self.rollouts, self.max_rows = questions, rollouts, max_rows
         self._suites: dict[str, Suite] = {
@@ -62,8 +65,8 @@ class HeldOut:
         """Measure the model after a step, log the results, and return the mean score with a minus sign."""
         self.sampler.refresh()
         self.measured, lines = {}, []
-        for number, (name, suite) in enumerate(self._suites.items()):
-            result = suite.compute(self._progress(name, number, suite))
+        for name, suite in self._suites.items():
+            result = suite.compute(self._progress(name, suite, step))
             self.measured |= result.metrics
             kept = [record for record in result.records if record.index < _KEPT_QUESTIONS]
             lines += [{"step": step, "suite": name, **_fields(record)} for record in kept]
@@ -88,9 +91,9 @@ class HeldOut:
         names = [*self._suites, "score"] if self._suites else []
         return {name: self.logged(f"held_out/{name}")[evaluation] for name in names}
 
-    def _progress(self, name: str, number: int, suite: Suite) -> Callable[[int], None]:
+    def _progress(self, name: str, suite: Suite, step: int) -> Callable[[int], None]:
         def tick(amount: int) -> None:
-            self.context.report_progress(0.0, f"{name}: {amount:,}/{suite.total:,} {suite.unit}")
+            self.context.report_progress(self.fraction(step), f"{name}: {amount:,}/{suite.total:,} {suite.unit}")
 
         return tick
 

@@ -79,7 +79,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         training.gradient_step, objective, updates=spec.updates_per_step, start=start, world=world.mlx_group
     )
     training.step = step
-    held_out = HeldOut(context, spec, model=model, start=start, **common)
+    held_out = HeldOut(context, spec, model=model, start=start, fraction=training.schedule.fraction, **common)
     position = training.run(
         at_start=lambda: held_out.evaluate(0), evaluate=lambda position: held_out.evaluate(position.step)
     )
