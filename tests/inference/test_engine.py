@@ -142,6 +142,19 @@ def test_engine_forces_the_calculators_result(chain, tokenizer):
     assert engine.complete([[1, 50]], max_tokens=len(call) + 2) == [[*call, *forced[:2]]]
 
 
+def test_completion_says_which_tokens_the_model_drew_and_what_ended_it(chain, tokenizer):
+    call, forced = calculation(tokenizer, "6*7", "42")
+    engine = Engine(chain([50, *call, 99], [forced[-1], 60, tokenizer.bos_id]), tokenizer)
+    requests = [
+        Request(prompt=[1, 50], max_tokens=most, sampling=GREEDY, number=number) for number, most in ((4, 30), (2, 3))
+    ]
+    whole, cut = engine.finish(requests)
+    assert whole.tokens == [*call, *forced, 60]
+    assert whole.is_drawn == [*[True] * len(call), *[False] * len(forced), True]
+    assert (whole.end_token, cut.end_token) == (tokenizer.bos_id, None)
+    assert cut.tokens == call[:3]
+
+
 @pytest.mark.parametrize(("expression", "use_calculator"), [("6/0", True), ("abc", True), ("", True), ("6*7", False)])
 def test_engine_forces_nothing_for_a_failing_expression_or_without_calculator(
     chain, tokenizer, expression, use_calculator

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 from nanochat.model import dispatch, loss
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cpu import softcap_loss as cpu_loss
-from nanochat.model.dispatch import summed_loss, token_losses
+from nanochat.model.dispatch import summed_loss, token_logprobs, token_losses
 from nanochat.model.loss import plain_losses
 
 
@@ -54,6 +54,26 @@ def test_gradients(random_model):
     for name, gradient in expected.items():
         difference = mx.abs(found[name] - gradient).max().item()
         assert difference <= 2e-5 * mx.abs(gradient).max().item(), name
+
+
+@pytest.mark.usefixtures("_kernels")
+def test_weights_multiply_each_loss_and_its_gradient(random_model):
+    """Weights of both signs and zeros, in several chunks."""
+    idx, targets = batch()
+    weights = mx.random.normal(targets.shape, key=mx.random.key(4)) * (mx.arange(32) % 5 > 0)
+    written_out = lambda *a: (plain_losses(random_model(a[0]), a[1]) * weights).sum()  # noqa: E731
+    expected_value, expected = gradients(random_model, written_out, idx, targets)
+    value, found = gradients(random_model, lambda *a: summed_loss(random_model, *a, weights), idx, targets)
+    assert value.item() == pytest.approx(expected_value.item(), rel=1e-4)
+    for name, gradient in expected.items():
+        difference = mx.abs(found[name] - gradient).max().item()
+        assert difference <= 2e-5 * mx.abs(gradient).max().item(), name
+
+
+def test_logprobs_are_those_of_the_logits(random_model):
+    idx, targets = batch()
+    expected = -np.array(plain_losses(random_model(idx), targets))
+    assert np.abs(np.array(token_logprobs(random_model, idx, targets)) - expected).max() < 1e-5
 
 
 def test_no_target_at_all_gives_zero_and_no_gradient(random_model):

@@ -9,7 +9,7 @@ import pytest
 from nanochat.errors import RecipeError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import Job, StageName
+from nanochat.plan.specs import Job, RlSpec, StageName
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 
@@ -35,6 +35,23 @@ def test_plan_orders_stages_and_names_their_upstream(compiled: Compile) -> None:
 
 def test_plan_lets_chat_eval_read_pretraining_without_sft(compiled: Compile) -> None:
     assert compiled("sft=null").stage("chat_eval").upstream == ("pretrain",)
+
+
+def test_plan_lets_chat_eval_read_the_model_of_reinforcement_learning(compiled: Compile) -> None:
+    plan = compiled("rl.data.spelling={task: simple_spelling, source: words}", "rl.max_tokens=64")
+    assert plan.stage("rl").upstream == ("sft",)
+    assert plan.stage("chat_eval").upstream == ("rl",)
+    spec = plan.stage("rl").spec
+    assert isinstance(spec, RlSpec)
+    assert spec.optimizer.lr_scale == 0.05
+    assert (spec.clip, spec.kl, spec.centre, spec.scale, spec.temperature, spec.top_k) == (
+        None,
+        0,
+        "group",
+        "none",
+        1,
+        50,
+    )
 
 
 def test_plan_lets_export_read_all_earlier_stages_for_its_card(compiled: Compile) -> None:

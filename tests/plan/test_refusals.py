@@ -16,6 +16,7 @@ MODEL = "model: {n_layer: 4, n_embd: 128, n_head: 2, sequence_len: 256}"
 PRETRAIN = "  horizon: {tokens: 1.5M}\n  tokens_per_step: 4096\n"
 TEN_STEPS = "  horizon: {steps: 10}\n  tokens_per_step: 256\n"
 SFT = "  horizon: {tokens: 400_000}\n"
+RL = "rl:\n  data: {spelling: {task: simple_spelling, source: words}}\n"
 WITHOUT_PRETRAINING = [f"{name}=null" for name in ("tokenizer", "model", "pretrain", "base_eval", "expect")]
 
 
@@ -38,6 +39,12 @@ REFUSED = {
         f"{PRETRAIN}  hand_on: best\nrun: {{monitor: {{validate_every_steps: null}}}}\n",
     ),
     "the best chat model without held-out chats": (SFT, f"{SFT}  hand_on: best\n"),
+    "reinforcement learning without an effect": (SFT, f"{SFT}{RL}  clip: 0.2\n  samples_per_prompt: 1\n"),
+    "answers longer than the context": (SFT, f"{SFT}{RL}  max_tokens: 300\n  reward: {{form: '('}}\n"),
+    "processes that cannot share the questions": (
+        SFT,
+        f"{SFT}{RL}  max_tokens: 64\n  prompts_per_step: 12\nrun: {{distributed: {{processes: 8}}}}\n",
+    ),
     "RDMA without a hostfile": (SFT, f"{SFT}run: {{distributed: {{processes: 2, backend: jaccl}}}}\n"),
 }
 

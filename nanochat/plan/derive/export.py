@@ -23,7 +23,7 @@ def derive_export(section: schema.Export, given: Derivation) -> specs.ExportSpec
         prompts=check.prompts,
         max_tokens=check.max_tokens,
         suites=_suites(check, given),
-        is_chat=given.recipe.sft is not None or section.init_from is not None,
+        is_chat=any(x is not None for x in (given.recipe.sft, given.recipe.rl, section.init_from)),
         init_from=section.init_from,
         seed=given.recipe.seed,
     )

@@ -14,10 +14,12 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
     config, dtype, device, execution = setting.model, setting.dtype, setting.device, setting.execution
     prompt, answer = _tokens(spec)
     length = min(config.sequence_len, prompt + spec.max_tokens)
-    rows = planned_micro_batch(setting, spec.answers_per_step * length, length)
+    # The stage shares memory as for rows of the whole context, and puts more rows into a pass if they are shorter.
+    context = config.sequence_len
+    rows = planned_micro_batch(setting, spec.answers_per_step * context, context)
     training = memory.training_memory(
         config,
-        sequence_len=length,
+        sequence_len=context,
         dtype=dtype,
         activation_checkpointing=execution.activation_checkpointing,
         on_metal=device == "metal",

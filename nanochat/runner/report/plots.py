@@ -1,4 +1,4 @@
-"""Plots of a run: scores compared with guessing, and loss and learning rate by step. They need no display."""
+"""Plots of a run: scores compared with guessing, and loss, reward and learning rate by step. They need no display."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from nanochat.runner.report.scores import Suite
 from nanochat.tracking.points import read_points
 
 SCORES_PLOT = "scores.png"
+REWARD_PLOT = "reward.png"
+_REWARD = "train/reward"
 
 Curve = tuple[list[int], list[float]]
 _SMOOTHING_SHARE = 50
@@ -18,13 +20,17 @@ _SMOOTHING_SHARE = 50
 
 
 def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
-    """Draw `loss.png` and `learning_rate.png` into `folder` and return their paths.
+    """Draw `loss.png`, `reward.png` and `learning_rate.png` into `folder`, if there is something to draw.
 
-    `streams` holds the `metrics.jsonl` of each stage by its name.
+    Returns their paths. `streams` holds the `metrics.jsonl` of each stage by its name.
     """
     by_stage = {stage: read_curves(path) for stage, path in streams.items()}
+    for curves in by_stage.values():
+        if _REWARD in curves:  # its loss says nothing: it is near 0 before and after
+            curves.pop("train/loss", None)
     plots: list[tuple[str, str, Callable[[str], bool]]] = [
         ("loss.png", "loss (nats per token) and bits per byte", lambda n: n.endswith(("loss", "bpb"))),
+        (REWARD_PLOT, "mean reward, and score on held-out questions", lambda n: n in (_REWARD, "held_out/score")),
         ("learning_rate.png", "learning rate", lambda n: "lr" in n.rpartition("/")[2].split("_")),
     ]
     drawn = []

@@ -13,7 +13,7 @@ from nanochat.plan.quantities import show_bytes, show_duration, show_value
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
-from nanochat.runner.report.plots import SCORES_PLOT, draw_curves, draw_scores
+from nanochat.runner.report.plots import REWARD_PLOT, SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites, uncertainty_cells
 from nanochat.runner.store.record import StageRecord
@@ -28,6 +28,9 @@ _CURVES_INTRO = """\
 The loss measures how badly the model predicts the next token: it is the negative logarithm of the probability that the
 model gave to the right one, on average. Bits per byte (bpb) is the same measure per byte of text, so that models with
 different tokenizers can be compared. Lower is better for both."""
+_REWARD_INTRO = """\
+The reward is what the model's own answers to practice questions earn on average. The score is the share of held-out
+questions that it answers right. Higher is better for both."""
 _SAMPLES_INTRO = "Text that the models wrote. The prompts come from the recipe."
 _COST_INTRO = """\
 Planned values were estimated before the run. The time includes interrupted attempts. Rows are those that one process
@@ -74,7 +77,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Data", indented("\n".join(sources))] if sources else ()),
-        *(["## Learning curves", _CURVES_INTRO, *curves] if curves else ()),
+        *(["## Learning curves", *_curve_intros(plots), *curves] if curves else ()),
         *(["## Samples", _SAMPLES_INTRO, *map(_sample_section, samples.values())] if samples else ()),
         "## Time and memory",
         _COST_INTRO,
@@ -110,6 +113,10 @@ def _draw(run: Run, base: Path) -> list[Path]:
     existing = {stage: path for stage, path in series.items() if path.is_file() and path not in damaged}
     suites = list_suites(run.records(base))
     return [*draw_scores(suites, run.folder.plots), *draw_curves(existing, run.folder.plots)]
+
+
+def _curve_intros(plots: Collection[str]) -> list[str]:
+    return [_CURVES_INTRO, *([_REWARD_INTRO] if REWARD_PLOT in plots else ())]
 
 
 def _image(name: str) -> str:

@@ -12,7 +12,7 @@ from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.store.session import is_in_progress
 
 _WORKING = ("running", "interrupted", "failed")
-_CURVES = ("train/loss", "val/bpb")
+_CURVES = ("train/reward", "train/loss", "val/bpb")
 """The metrics whose curve is shown, the first that a stage has."""
 
 
