@@ -6,13 +6,14 @@ place in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.derive.model_shape import derive_model
+from nanochat.plan.derive.monitor import derive_monitored
 from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, total
@@ -53,25 +54,26 @@ def compile_plan(
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
     config = _derive_config(recipe, issues)
+    execution = execution_spec(recipe.run)
+    executions: Mapping[str, ExecutionSpec] = {}
     specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
+    if not issues.problems:
+        executions = derive_monitored(execution, _derivation(recipe, sources, config, specs, issues))
     if not issues.problems:
         check_distributed(recipe.run.distributed, specs, config, issues)
     if issues.problems:
         raise LocatedRecipeError(map(loaded.locate, issues.problems))
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
-    execution = execution_spec(recipe.run)
     limited = _limited(execution, device, memory_bytes)
     chars = _read_chars(specs, text_chars)
-    estimates = [estimate_stage(spec, limited, config, device, chars) for spec in specs]
+    estimates = _estimate(specs, executions, limited, config, device, chars)
     stages = tuple(
-        _plan_stage(recipe, spec, specs, config, execution, digest_by_source, estimate)
+        _plan_stage(recipe, spec, specs, config, executions.get(spec.stage, execution), digest_by_source, estimate)
         for spec, estimate in zip(specs, estimates, strict=True)
     )
     by_class = {
-        name: total(
-            estimates if name == device else [estimate_stage(spec, execution, config, name, chars) for spec in specs]
-        )
+        name: total(estimates if name == device else _estimate(specs, executions, execution, config, name, chars))
         for name in RATES
         if name == device or recipe.run.device != "cpu"
     }
@@ -112,7 +114,7 @@ def execution_spec(run: Run) -> ExecutionSpec:
         micro_batch_size=None if run.micro_batch_size == "auto" else run.micro_batch_size,
         memory_limit_bytes=run.limits.memory,
         **{f"checkpoint_{name}": value for name, value in run.checkpoint},
-        **run.monitor.model_dump(),
+        **run.monitor.model_dump(exclude={"evaluate"}),
         token_cache=run.data.token_cache,
         processes=run.distributed.processes,
         collectives=run.distributed.backend,
@@ -146,10 +148,35 @@ def _derive_specs(
         section = getattr(recipe, stage.name)
         if section is None:
             continue
-        pretrain = next((spec for spec in specs if isinstance(spec, PretrainSpec)), None)
-        given = Derivation(recipe=recipe, sources=sources, config=config, pretrain=pretrain, issues=issues)
-        specs.append(stage.derive(section, given))
+        specs.append(stage.derive(section, _derivation(recipe, sources, config, specs, issues)))
     return specs
+
+
+def _derivation(
+    recipe: schema.Recipe,
+    sources: Mapping[str, SourceSpec],
+    config: GPTConfig | None,
+    specs: Sequence[StageSpec],
+    issues: PlanIssues,
+) -> Derivation:
+    pretrain = next((spec for spec in specs if isinstance(spec, PretrainSpec)), None)
+    return Derivation(recipe=recipe, sources=sources, config=config, pretrain=pretrain, issues=issues)
+
+
+def _estimate(
+    specs: Sequence[StageSpec],
+    executions: Mapping[str, ExecutionSpec],
+    execution: ExecutionSpec,
+    config: GPTConfig | None,
+    device: DeviceClass,
+    chars: Mapping[str, int],
+) -> list[Estimate]:
+    """Return the estimate of each stage, within the memory limit of `execution`."""
+    limit = {"memory_limit_bytes": execution.memory_limit_bytes}
+    return [
+        estimate_stage(spec, executions.get(spec.stage, execution).model_copy(update=limit), config, device, chars)
+        for spec in specs
+    ]
 
 
 def _read_digests(specs: list[StageSpec], digests: Digests | None) -> dict[str, str]:

@@ -42,7 +42,7 @@ def estimate_notes(
     unknown = [stage.name for stage in stages if stage.estimate.flops is None and STAGES[stage.name].has_model]
     if unknown:
         notes.append(f"not known before data or weights are read, and not in any total: {', '.join(unknown)}")
-    if any(source.uri for stage in stages for source in stage.sources):
+    if any(source.uri for stage in stages for source in stage.read_sources):
         notes.append("the disk estimate does not include downloads")
     return notes
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.estimate.estimate import Estimate
-from nanochat.plan.specs import ExecutionSpec, StageName, StageSpec, TokenizerSpec
+from nanochat.plan.specs import ExecutionSpec, Input, StageName, StageSpec, TokenizerSpec, sources_of
 
 INIT_FROM = "init_from"
 """Key of the digest of the starting weights among a stage's upstream digests."""
@@ -27,9 +27,20 @@ class StagePlan:
     upstream: tuple[StageName, ...]
     """Stages of this plan whose output is read; empty if `init_from` takes their place."""
     sources: tuple[SourceSpec, ...]
+    """The sources that decide the result."""
     source_digests: Mapping[str, str]
     """By source name; without those that could not be computed."""
     estimate: Estimate
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Everything that the stage reads from sources, also to monitor its training."""
+        return (*self.spec.inputs, *self.execution.inputs)
+
+    @property
+    def read_sources(self) -> tuple[SourceSpec, ...]:
+        """The sources of all `inputs`, sorted by name. `sources` are those that decide the result."""
+        return sources_of(self.inputs)
 
     @property
     def init_from(self) -> str | None:

@@ -124,11 +124,22 @@ def _row(cells: Sequence[str], widths: Sequence[int], alignment: str) -> str:
 
 def _describe(stage: StagePlan, status: StageStatus) -> str:
     lines = [STAGES[stage.name].describe(stage.spec)]
+    if suites := [*stage.execution.suites, *stage.execution.chat_suites]:
+        lines.append(_describe_suites(stage, suites))
     if stage.init_from is not None:
         lines.append(f"{_STARTS_FROM}{stage.init_from}")
     if status.why:
         lines.append(f"{status.text}: {status.why}" if status.text else status.why)
     return titled_lines(stage.name, lines, bullet="")
+
+
+def _describe_suites(stage: StagePlan, names: Sequence[str]) -> str:
+    """Return which suites run while a stage trains, how often, and which share of its time they take."""
+    text = f"every {several(stage.execution.suites_every_steps, 'step')} and at the end: {', '.join(names)}"
+    of_suites, whole = stage.estimate.suite_seconds, stage.estimate.seconds
+    if of_suites is None or not whole:
+        return f"{text}; the share of its time is not known before the data or weights are read"
+    return f"{text}; about {show_duration(of_suites)}, {of_suites / whole:.0%} of its time"
 
 
 def titled_lines(title: str, lines: Iterable[str], *, bullet: str = "- ") -> str:

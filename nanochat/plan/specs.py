@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -344,7 +345,12 @@ StageSpec = Annotated[
 
 def stage_sources(spec: StageSpec) -> tuple[SourceSpec, ...]:
     """Return the sources that a stage reads, each once, sorted by name."""
-    by_name = {item.source.name: item.source for item in spec.inputs}
+    return sources_of(spec.inputs)
+
+
+def sources_of(inputs: Iterable[Input]) -> tuple[SourceSpec, ...]:
+    """Return the sources of some inputs, each once, sorted by name."""
+    by_name = {item.source.name: item.source for item in inputs}
     return tuple(by_name[name] for name in sorted(by_name))
 
 
@@ -368,6 +374,11 @@ class ExecutionSpec(Spec):
     validate_tokens: int = 131_072
     sample_every_steps: int | None = None
     prompts: tuple[str, ...] = ()
+    suites: dict[str, BaseSuiteSpec] = {}
+    """Suites to run while this stage trains."""
+    chat_suites: dict[str, AnyChatSuiteSpec] = {}
+    """The same, but suites of chats. No name is in both."""
+    suites_every_steps: int = 500
     token_cache: bool = False
     offline: bool = False
     accept_unisolated_programs: bool = False
@@ -376,6 +387,17 @@ class ExecutionSpec(Spec):
     collectives: Literal["auto", "ring", "nccl", "jaccl", "mpi"] = "auto"
     hostfile: str | None = None
     """Absolute path."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What is read to monitor the stage, besides what the stage itself reads."""
+        chats = (suite for suite in self.chat_suites.values() if not isinstance(suite, PythonSuiteSpec))
+        return (*self.suites.values(), *chats)
+
+    @property
+    def has_suites(self) -> bool:
+        """Whether suites run while the stage trains."""
+        return bool(self.suites or self.chat_suites)
 
     @property
     def processes_here(self) -> int:
@@ -395,3 +417,8 @@ class Job(Spec):
     """What the files of these folders, and of the model to start from, must be like when they are loaded, by path."""
     origin: str = ""
     """Where the model comes from, as Markdown for the card of an exported model."""
+
+    @property
+    def data(self) -> tuple[Input, ...]:
+        """Everything that the stage reads from sources."""
+        return (*self.spec.inputs, *self.execution.inputs)

@@ -26,6 +26,7 @@ from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_
 from nanochat.plan.specs import Job, PretrainSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
+from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training.samples import write_samples
 from nanochat.stages.training.schedule import TrainingSchedule
@@ -66,9 +67,11 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     validation = _make_validation(spec, context, training, rows_per_batch=micro_batch_size)
     position = training.run(
-        evaluate=validation.evaluate, sample=lambda position: _sample(position, context, model, tokenizer)
+        evaluate=validation.evaluate,
+        suites=MonitoredSuites(context, model, tokenizer, schedule, spec.seed),
+        sample=lambda position: _sample(position, context, model, tokenizer),
     )
-    passed_on = training.choose_model(position)
+    passed_on = training.checkpoints.choose_model(position)
     training.write_output()
     measured = validation_metrics(training, position, passed_on)
     return _make_result(position, training, measured, cropped_frac=loader.state.stats.cropped_frac)

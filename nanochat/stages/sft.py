@@ -18,6 +18,7 @@ from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multi
 from nanochat.plan.specs import Job, SftSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
+from nanochat.stages.training.monitored_suites import MonitoredSuites
 from nanochat.stages.training.rows import choose_micro_batch, rows_of_step
 from nanochat.stages.training.samples import write_samples
 from nanochat.stages.training.schedule import TrainingSchedule
@@ -70,9 +71,10 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     position = training.run(
         evaluate=validation.evaluate if data.held_out else None,
+        suites=MonitoredSuites(context, model, tokenizer, training.schedule, spec.seed),
         sample=lambda position: _sample(position, context, model, tokenizer),
     )
-    passed_on = training.choose_model(position)
+    passed_on = training.checkpoints.choose_model(position)
     training.write_output()
     stats = loader.state.stats
     context.log_line(

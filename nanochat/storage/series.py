@@ -7,6 +7,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+SUITE_PREFIX = "eval/"
+"""Begins the names of the scores of suites that run during training."""
+
 
 class Series:
     """An append-only file of lines `{"step": int, "metrics": {name: float}}`.
@@ -32,3 +35,9 @@ class Series:
             if content["step"] == step:
                 found |= content["metrics"]
         return found
+
+    def values(self, name: str) -> list[float]:
+        """Return all values of a metric, in order."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
+        metrics = (json.loads(line)["metrics"] for line in lines)
+        return [values[name] for values in metrics if name in values]

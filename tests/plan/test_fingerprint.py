@@ -39,6 +39,8 @@ OVERRIDES = [  # and the stages that they change
     (set(), [
         "name=other", "description=other", "expect=null", "run.device=cpu", "run.dtype=float32",
         "run.micro_batch_size=2", "run.activation_checkpointing=true", "run.checkpoint.every_steps=3",
+        "run.monitor.evaluate.suites={text: {task: bpb}, quiz: {task: mmlu, source: words2}}",
+        "run.monitor.evaluate.chat_suites={spell: {task: simple_spelling, source: words}}",
         "run.monitor={validate_every_steps: 1, prompts: [hello]}", "run.limits={memory: 1G, minutes: 5}",
         "run.offline=true", "run.distributed={processes: 4, backend: ring, hostfile: hosts.json}",
         "tracking={kind: none, experiment: other, tags: {a: b}}", "vars={x: 1}", "sources.unused={path: nowhere.txt}",

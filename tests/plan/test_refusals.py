@@ -17,6 +17,14 @@ PRETRAIN = "  horizon: {tokens: 1.5M}\n  tokens_per_step: 4096\n"
 TEN_STEPS = "  horizon: {steps: 10}\n  tokens_per_step: 256\n"
 SFT = "  horizon: {tokens: 400_000}\n"
 RL = "rl:\n  data: {spelling: {task: simple_spelling, source: words}}\n"
+MONITOR = "run: {monitor: {evaluate: "
+SPELL = "{task: simple_spelling, source: words}"
+ALL_SFT = """\
+sft:
+  data:
+    spelling: {task: simple_spelling, source: words, max_examples: 1000}
+  horizon: {tokens: 400_000}
+"""
 WITHOUT_PRETRAINING = [f"{name}=null" for name in ("tokenizer", "model", "pretrain", "base_eval", "expect")]
 
 
@@ -45,6 +53,11 @@ REFUSED = {
         SFT,
         f"{SFT}{RL}  max_tokens: 64\n  prompts_per_step: 12\nrun: {{distributed: {{processes: 8}}}}\n",
     ),
+    "two suites of one name during training": (
+        SFT,
+        f"{SFT}{MONITOR}{{suites: {{a: {{task: bpb}}}}, chat_suites: {{a: {SPELL}}}}}}}}}\n",
+    ),
+    "suites of chats without fine-tuning": (ALL_SFT, f"{MONITOR}{{chat_suites: {{a: {SPELL}}}}}}}}}\n"),
     "RDMA without a hostfile": (SFT, f"{SFT}run: {{distributed: {{processes: 2, backend: jaccl}}}}\n"),
 }
 

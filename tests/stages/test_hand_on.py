@@ -20,6 +20,7 @@ from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs import SftItem
 from nanochat.stages import pretrain, sft
+from nanochat.stages.training.checkpoints import TrainingCheckpoints
 from nanochat.storage.layout import list_checkpoints
 from nanochat.tokenizer.chat_format import Conversation, Message, render
 
@@ -159,15 +160,15 @@ def test_sft_does_not_pass_on_a_best_model_that_is_damaged_at_the_end(runs, make
     """The next attempt notices it before it trains, and starts over."""
     spec = make_spec(hand_on="best")
     undisturbed = runs.run(spec, "undisturbed")
-    choose = sft.Training.choose_model
+    choose = TrainingCheckpoints.choose_model
 
-    def damage(training, position):
-        folder = list_checkpoints(training.context.folder.checkpoints)[position.best_step]
+    def damage(checkpoints, position):
+        folder = list_checkpoints(checkpoints.context.folder.checkpoints)[position.best_step]
         os.truncate(folder / "model.safetensors", 100)
-        return choose(training, position)
+        return choose(checkpoints, position)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft.Training, "choose_model", damage)
+        patch.setattr(TrainingCheckpoints, "choose_model", damage)
         with pytest.raises(StageError, match=r"checkpoint .*step_.* is damaged \(model.safetensors has 100 bytes"):
             runs.run(spec, "damaged")
     damaged = runs.run(spec, "damaged")

@@ -1,4 +1,4 @@
-"""The specifications of the two evaluation stages. Suites are sorted by name.
+"""The specifications of the two evaluation stages, and of suites during training. Suites are sorted by name.
 
 The source of a Python file that a suite names becomes a part of the specification, so that the run uses the file as it
 was when the run was planned. The file is parsed, but never run here.
@@ -6,27 +6,42 @@ was when the run was planned. The file is parsed, but never run here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
+from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
+from nanochat.recipe.schema.evaluation_sections import BaseSuite
 from nanochat.tasks.custom import python_files
 
 
 def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseEvalSpec:
     """Return the specification of the base_eval stage."""
+    return specs.BaseEvalSpec(
+        suites=derive_base_suites(section.suites, ("base_eval", "suites"), given),
+        samples=section.samples,
+        sample_tokens=section.sample_tokens,
+        init_from=section.init_from,
+        seed=given.recipe.seed,
+    )
+
+
+def derive_base_suites(
+    sections: Mapping[str, BaseSuite], path: KeyPath, given: Derivation
+) -> dict[str, specs.BaseSuiteSpec]:
+    """Return the specifications of the suites at `path`. Those without a source are refused."""
     sources = given.sources
     suites: dict[str, specs.BaseSuiteSpec] = {}
-    for name, suite in sorted(section.suites.items()):
+    for name, suite in sorted(sections.items()):
         match suite:
             case schema.BpbSuite():
                 source = suite.source or given.bpb_source
                 if source is None:
                     message = f"`{name}` names no source, and there is no `pretrain` section to take it from"
                     advice = "add `source: NAME`, a source with held-out documents"
-                    given.issues.refuse(("base_eval", "suites", name), "missing-field", message, advice=advice)
+                    given.issues.refuse((*path, name), "missing-field", message, advice=advice)
                     continue
                 suites[name] = specs.BpbSuiteSpec(source=sources[source], split=suite.split, tokens=suite.tokens)
             case schema.ChoiceSuite():
@@ -39,22 +54,21 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseE
                 suites[name] = specs.QuestionsSuiteSpec(source=sources[suite.source], **fields)
             case _:
                 assert_never(suite)
-    return specs.BaseEvalSpec(
-        suites=suites,
-        samples=section.samples,
-        sample_tokens=section.sample_tokens,
-        init_from=section.init_from,
-        seed=given.recipe.seed,
-    )
+    return suites
 
 
 def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> specs.ChatEvalSpec:
     """Return the specification of the chat_eval stage."""
-    suites = {}
-    for name, suite in sorted(section.suites.items()):
-        if (spec := derive_chat_suite(suite, given, ("chat_eval", "suites", name))) is not None:
-            suites[name] = spec
+    suites = derive_chat_suites(section.suites, ("chat_eval", "suites"), given)
     return specs.ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)
+
+
+def derive_chat_suites(
+    sections: Mapping[str, schema.AnyChatSuite], path: tuple[str, ...], given: Derivation
+) -> dict[str, specs.AnyChatSuiteSpec]:
+    """Return the specifications of the suites at `path`, without those whose Python file is refused."""
+    found = {name: derive_chat_suite(suite, given, (*path, name)) for name, suite in sorted(sections.items())}
+    return {name: spec for name, spec in found.items() if spec is not None}
 
 
 def derive_chat_suite(

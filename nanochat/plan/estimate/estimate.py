@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
-from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.scaling import steps_for_tokens
 from nanochat.plan.estimate import dataset_sizes, memory
@@ -26,15 +25,22 @@ from nanochat.plan.estimate.device_rates import (
     decode_seconds,
 )
 from nanochat.plan.estimate.memory import Dtype
+from nanochat.plan.estimate.suite_costs import (
+    SuiteCost,
+    base_suites_cost,
+    chat_suites_cost,
+    monitoring_peak,
+    monitoring_seconds,
+)
 from nanochat.plan.specs import (
     BaseEvalSpec,
-    BpbSuiteSpec,
     ChatEvalSpec,
     ExecutionSpec,
     ExportSpec,
     PretrainSpec,
     SftSpec,
     TokenizerSpec,
+    sources_of,
 )
 
 GPU_AUTO_ROWS = 16
@@ -58,6 +64,8 @@ class Estimate:
     kept_disk_bytes: int | None = None
     """The part that remains when the stage is done; None if all of it remains."""
     seconds: float | None = None
+    suite_seconds: float | None = None
+    """The part of `seconds` in which suites run during training; None if none do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,7 @@ def total(estimates: list[Estimate]) -> Estimate:
         peak_memory_bytes=whole([max(known("peak_memory_bytes"), default=0)]) or None,
         disk_bytes=_disk_at_once(estimates),
         seconds=math.fsum(known("seconds")) if known("seconds") else None,
+        suite_seconds=math.fsum(known("suite_seconds")) if known("suite_seconds") else None,
     )
 
 
@@ -169,17 +178,22 @@ def _estimate_training(
     training_seconds = None if flops is None else flops / rate
     if spec.minutes is not None:
         training_seconds = 60 * spec.minutes
-    seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds
+    suites = None
+    if execution.has_suites and tokens is not None:
+        suites = monitoring_seconds(execution, config, dtype, device, steps=tokens // spec.tokens_per_step)
+    seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds + (suites or 0.0)
+    peak = max(peak, monitoring_peak(execution, config, dtype, on_cpu=device == "cpu"))
     saved, stays = saved_bytes(setting)
     return Estimate(
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=flops,
-        peak_memory_bytes=peak + reader_bytes([item.source for item in spec.data], dtype),
+        peak_memory_bytes=peak + reader_bytes(sources_of((*spec.inputs, *execution.inputs)), dtype),
         micro_batch_size=rows,
         disk_bytes=saved,
         kept_disk_bytes=stays,
         seconds=seconds,
+        suite_seconds=suites,
     )
 
 
@@ -222,26 +236,19 @@ def _sft_tokens(spec: SftSpec) -> int | None:
 def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     """Return the estimate of the base_eval stage."""
     config, dtype, device = setting.model, setting.dtype, setting.device
-    tokens = 0
-    for suite in spec.suites.values():
-        tokens += suite.tokens if isinstance(suite, BpbSuiteSpec) else dataset_sizes.base_suite_tokens(suite)
+    cost = base_suites_cost(spec.suites)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
     peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += reader_bytes([suite.source for suite in spec.suites.values()], dtype)
-    return _estimate_eval(setting, tokens, decoded, peak)
+    return _estimate_eval(setting, replace(cost, decoding_seconds=decoded), peak)
 
 
 def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
     """Return the estimate of the chat_eval stage."""
     config, dtype, device = setting.model, setting.dtype, setting.device
-    tokens, decoded = 0, 0.0
-    for suite in spec.suites.values():
-        prompt, completion = dataset_sizes.chat_suite_tokens(suite)
-        tokens += prompt + completion
-        decoded += decode_seconds(config, completion, GENERATED_ROWS, dtype, device)
     peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += reader_bytes([item.source for item in spec.inputs], dtype)
-    return _estimate_eval(setting, tokens, decoded, peak)
+    return _estimate_eval(setting, chat_suites_cost(spec.suites, config, dtype, device), peak)
 
 
 def estimate_export(spec: ExportSpec, setting: Setting) -> Estimate:
@@ -262,13 +269,12 @@ def estimate_export(spec: ExportSpec, setting: Setting) -> Estimate:
     )
 
 
-def _estimate_eval(setting: Setting, tokens: int, decoding: float, peak: int) -> Estimate:
-    flops = tokens * setting.model.flops_per_token() / 3
+def _estimate_eval(setting: Setting, cost: SuiteCost, peak: int) -> Estimate:
     return Estimate(
         parameters=setting.model.num_parameters(),
-        tokens=tokens,
-        flops=flops,
+        tokens=cost.tokens,
+        flops=cost.flops(setting.model),
         peak_memory_bytes=peak,
-        disk_bytes=8 * tokens,
-        seconds=STARTUP_SECONDS[setting.device] + flops / RATES[setting.device].flops_per_second + decoding,
+        disk_bytes=8 * cost.tokens,
+        seconds=STARTUP_SECONDS[setting.device] + cost.seconds(setting.model, setting.device),
     )

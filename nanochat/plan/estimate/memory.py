@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -265,6 +266,21 @@ def chat_eval_peak(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, *, on_cp
     """Return the peak of a chat_eval stage: that of its largest suite."""
     scored = _scored_tokens(config, on_cpu)
     return max(_chat_suite_peak(suite, config, dtype, scored) for suite in spec.suites.values())
+
+
+def suites_peak(
+    suites: Mapping[str, BaseSuiteSpec],
+    chat_suites: Mapping[str, AnyChatSuiteSpec],
+    config: GPTConfig,
+    dtype: Dtype,
+    *,
+    on_cpu: bool,
+) -> int:
+    """Return the peak of the largest of some suites, 0 if there are none."""
+    scored = _scored_tokens(config, on_cpu)
+    peaks = [_base_suite_peak(suite, config, dtype, scored) for suite in suites.values()]
+    peaks += [_chat_suite_peak(suite, config, dtype, scored) for suite in chat_suites.values()]
+    return max(peaks, default=0)
 
 
 def _scored_tokens(config: GPTConfig, on_cpu: bool) -> int:

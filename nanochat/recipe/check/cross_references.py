@@ -21,7 +21,15 @@ _CREDENTIALS = re.compile("^[^/?#]*//[^/?#]*@|[?&][^=&]*(pass|pwd|token|secret|s
 """Matches a URI with a user name, or with a parameter whose name suggests a secret."""
 _SECRET = "a recipe must not contain a user name, password or token"
 _URI_WITH_REVISION = re.compile(r"(?P<name>hf://datasets/[^/]+/[^/@]+)@(?P<revision>[^/]*)(?P<rest>.*)")
-_TASK_MAPS = (("base_eval", "suites"), ("sft", "data"), ("rl", "data"), ("rl", "held_out"), ("chat_eval", "suites"))
+_MONITORED = tuple(("run", "monitor", "evaluate", name) for name in ("suites", "chat_suites"))
+_TASK_MAPS: tuple[KeyPath, ...] = (
+    ("base_eval", "suites"),
+    ("sft", "data"),
+    ("rl", "data"),
+    ("rl", "held_out"),
+    ("chat_eval", "suites"),
+    *_MONITORED,
+)
 """The fields that hold tasks by name, each with a source."""
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
@@ -87,8 +95,8 @@ def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, boo
     for name in _map(_map(data.get("pretrain")).get("data")):
         yield ("pretrain", "data", name), name, True
     holders: list[KeyPath] = [("tokenizer",)]
-    for section, field in _TASK_MAPS:
-        holders += [(section, field, name) for name in _map(_map(data.get(section)).get(field))]
+    for path in _TASK_MAPS:
+        holders += [(*path, name) for name in _map(_at(data, path))]
     for holder in holders:
         source = _at(data, (*holder, "source"))
         if isinstance(source, str):

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nanochat.recipe.schema.evaluation_sections import AnyChatSuite, BaseSuite
 from nanochat.recipe.schema.section import Section
-from nanochat.recipe.schema.values import Bytes, Count, LocalPath, NonEmptyText, Positive
+from nanochat.recipe.schema.values import Bytes, Count, LocalPath, Name, NonEmptyText, Positive
 
 
 class Checkpoints(Section):
@@ -22,6 +23,19 @@ class Checkpoints(Section):
     keep_when_done: bool = False
     """Keep the checkpoints when the stage has finished. By default they are deleted then, because the stage's output
     contains the model."""
+
+
+class Evaluate(Section):
+    """Suites that measure the model while it trains. Never changes what is computed: the weights have the same bits
+    with and without them. The plan says which share of the time they take."""
+
+    suites: dict[Name, BaseSuite] = Field(default={})
+    """Evaluations during `pretrain` and `sft`: for each, a name of your own and the fields of a suite of
+    `base_eval`."""
+    chat_suites: dict[Name, AnyChatSuite] = Field(default={})
+    """Evaluations during `sft`: for each, a name of your own and the fields of a suite of `chat_eval`."""
+    every_steps: Count = 500
+    """Number of steps between two evaluations. The last step is evaluated, too."""
 
 
 class Monitor(Section):
@@ -39,6 +53,8 @@ class Monitor(Section):
     """Number of steps between two sets of generated samples. Default: never."""
     prompts: tuple[str, ...] = ()
     """Prompts of the samples."""
+    evaluate: Evaluate = Evaluate()
+    """Suites to run during training. Their scores are logged as `eval/NAME`."""
 
 
 class Data(Section):

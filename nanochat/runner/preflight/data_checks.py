@@ -48,7 +48,7 @@ def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection
     """
     problems: list[str] = []
     for stage in stages:
-        for source, check in (_check_of(item, stage, base) for item in stage.spec.inputs):
+        for source, check in (_check_of(item, stage, base) for item in stage.inputs):
             if source.name in without:
                 continue
             try:
@@ -72,8 +72,8 @@ def fetch_inputs(
     `add_needed` receives the folders with the data before they are used, so that `gc` keeps them. Raises as
     `fetch_sources` and `convert_files`, and PreflightError if a source does not have the format that its stage reads.
     """
-    unchecked = [stage for stage in stages if not all(is_ready(source, base=base) for source in stage.sources)]
-    sources = [source for stage in stages for source in stage.sources]
+    unchecked = [stage for stage in stages if not all(is_ready(source, base=base) for source in stage.read_sources)]
+    sources = [source for stage in stages for source in stage.read_sources]
     add_needed(folder for source in sources if (folder := download_folder(source, base=base)) is not None)
     for stage in stages:
         fetch_sources(stage, base, display=display, interrupts=interrupts)
@@ -90,7 +90,7 @@ def fetch_inputs(
 
 def fetch_sources(stage: StagePlan, base: Path, *, display: Display, interrupts: Interrupts) -> None:
     """Download the stage's sources that are not on disk yet. After a signal, the next attempt continues."""
-    for source in stage.sources:
+    for source in stage.read_sources:
 
         def on_progress(done_bytes: int, total_bytes: int, name: str = source.name) -> None:
             if interrupts.count:

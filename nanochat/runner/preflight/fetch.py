@@ -42,6 +42,6 @@ def fetch_recipe(recipe: Path, overrides: Sequence[str], *, base: Path, display:
         fetch_inputs(stages, base, add, display=display, interrupts=interrupts)
     if problems := check_inputs(stages, base):
         raise PreflightError("\n".join(problems))
-    names = dict.fromkeys(source.name for stage in stages for source in stage.sources)
+    names = dict.fromkeys(source.name for stage in stages for source in stage.read_sources)
     display.log_line(f"all data of {prepared.plan.recipe_name} are here and can be read: {', '.join(names)}")
     display.log_line(f"to train without network: {loaded.command()} --offline")

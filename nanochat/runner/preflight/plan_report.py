@@ -60,7 +60,7 @@ def plan_report_text(
 
 
 def _source_uses(prepared: Prepared) -> list[SourceUse]:
-    inputs = [item for stage in prepared.plan.stages for item in stage.spec.inputs]
+    inputs = [item for stage in prepared.plan.stages for item in stage.inputs]
     return source_uses(inputs, base=prepared.base)
 
 
@@ -97,7 +97,7 @@ def plan_report_json(
 
 def _conversions(prepared: Prepared, lookups: Sequence[CacheLookup], selected: Collection[str]) -> list[Conversion]:
     stages = [lookup.stage for lookup in lookups if lookup.stage.name in selected and lookup.action != "cached"]
-    return plan_conversions((source for stage in stages for source in stage.sources), base=prepared.base)
+    return plan_conversions((source for stage in stages for source in stage.read_sources), base=prepared.base)
 
 
 def _conversion_line(conversion: Conversion) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs import ChatEvalSpec, PythonSuiteSpec
+from nanochat.plan.specs import AnyChatSuiteSpec, ChatEvalSpec, PythonSuiteSpec
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.tasks.custom.python_task import check_python_task
@@ -21,13 +21,10 @@ _ADVICE = (
 def find_program_problems(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
     """Yield, for each suite that runs programs, why they cannot be isolated or what is wrong with the user's class."""
     for stage in stages:
-        if not isinstance(stage.spec, ChatEvalSpec):
-            continue
         accept = stage.execution.accept_unisolated_programs
-        for name, suite in stage.spec.suites.items():
+        for where, suite in _chat_suites(stage):
             if not suite.runs_programs:
                 continue
-            where = (stage.name, "suites", name)
             origin = prepared.loaded.locate(FieldProblem((*where, "task"), "isolation", "")).origin
             try:
                 find_isolation(accept_none=accept)
@@ -39,3 +36,12 @@ def find_program_problems(prepared: Prepared, stages: Sequence[StagePlan]) -> It
                     check_python_task(suite.file, accept_unisolated=accept)
                 except PreflightError as error:
                     yield f"{origin}: {'.'.join(where)}: {error}"
+
+
+def _chat_suites(stage: StagePlan) -> Iterator[tuple[tuple[str, ...], AnyChatSuiteSpec]]:
+    """Yield the suites of chats that a stage runs, each with its path in the recipe."""
+    for name, suite in stage.execution.chat_suites.items():
+        yield ("run", "monitor", "evaluate", "chat_suites", name), suite
+    if isinstance(stage.spec, ChatEvalSpec):
+        for name, suite in stage.spec.suites.items():
+            yield (stage.name, "suites", name), suite

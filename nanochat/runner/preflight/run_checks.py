@@ -75,7 +75,7 @@ def _check_base(base: Path) -> Iterator[str]:
 
 
 def _check_sources(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
-    sources: dict[str, SourceSpec] = {source.name: source for stage in stages for source in stage.sources}
+    sources: dict[str, SourceSpec] = {source.name: source for stage in stages for source in stage.read_sources}
     broken: set[str] = set()
     for source in sources.values():
         try:
@@ -97,7 +97,7 @@ def _check_models(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
 
 
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
-    sources = (source for stage in stages for source in stage.sources)
+    sources = (source for stage in stages for source in stage.read_sources)
     copies = sum(conversion.disk_bytes for conversion in plan_conversions(sources, base=prepared.base))
     needed = ((total([stage.estimate for stage in stages]).disk_bytes or 0) + copies) * DISK_MARGIN
     folder = prepared.base

@@ -70,7 +70,7 @@ def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interru
     Raises the error that `exit_status.raise_for_exit` chooses if the stage failed or was interrupted.
     """
     stage, folder = attempt.lookup.stage, attempt.lookup.folder
-    commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.sources}
+    commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.read_sources}
     _prepare_folder(attempt, display)
     started = time.time()
     child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
@@ -150,6 +150,7 @@ def _record(
             peak_memory_bytes=child_exit.peak_memory_bytes,
             micro_batch_size=child_exit.micro_batch_size,
             disk_bytes=folder_bytes(folder.path),
+            suite_seconds=_read_timings(folder).get("suite_seconds"),
         ),
         tracking_uri=link.uri if link else None,
         mlflow_run_id=link.run_id if link else None,
@@ -182,8 +183,18 @@ def _show_progress(display: Display, title: str, progress: Progress, seconds: fl
 def _read_metrics(folder: StageFolder) -> dict[str, float]:
     if not folder.result.is_file():
         raise StageError(f"{folder.stage} finished but wrote no {folder.result}; its log is {folder.log}")
-    metrics = json.loads(folder.result.read_text(encoding="utf-8")).get("metrics", {})
-    return {str(name): float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+    return _numbers(json.loads(folder.result.read_text(encoding="utf-8")).get("metrics", {}))
+
+
+def _read_timings(folder: StageFolder) -> dict[str, float]:
+    """Return the timings of a stage's result, none if it wrote none."""
+    if not folder.result_timings.is_file():
+        return {}
+    return _numbers(json.loads(folder.result_timings.read_text(encoding="utf-8")))
+
+
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def _device(folder: StageFolder) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.scores import Suite
+from nanochat.storage.series import SUITE_PREFIX
 from nanochat.tracking.points import read_points
 
 SCORES_PLOT = "scores.png"
@@ -20,7 +21,9 @@ _SMOOTHING_SHARE = 50
 
 
 def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
-    """Draw `loss.png`, `reward.png` and `learning_rate.png` into `folder`, if there is something to draw.
+    """Draw `loss.png`, `reward.png`, `suites.png` and `learning_rate.png` into `folder`, if there is something to draw.
+
+    Bits per byte of suites during training are in the first picture, their other scores are in the third.
 
     Returns their paths. `streams` holds the `metrics.jsonl` of each stage by its name.
     """
@@ -31,6 +34,7 @@ def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
     plots: list[tuple[str, str, Callable[[str], bool]]] = [
         ("loss.png", "loss (nats per token) and bits per byte", lambda n: n.endswith(("loss", "bpb"))),
         (REWARD_PLOT, "mean reward, and score on held-out questions", lambda n: n in (_REWARD, "held_out/score")),
+        ("suites.png", "scores of suites during training", _is_score),
         ("learning_rate.png", "learning rate", lambda n: "lr" in n.rpartition("/")[2].split("_")),
     ]
     drawn = []
@@ -40,6 +44,10 @@ def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
             _draw(folder / file, title, panels)
             drawn.append(folder / file)
     return drawn
+
+
+def _is_score(name: str) -> bool:
+    return name.startswith(SUITE_PREFIX) and not name.endswith(("loss", "bpb", ".stderr"))
 
 
 def draw_scores(suites: Sequence[Suite], folder: Path) -> list[Path]:

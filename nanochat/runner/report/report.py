@@ -27,7 +27,7 @@ from nanochat.terminal.output import printable
 _CURVES_INTRO = """\
 The loss measures how badly the model predicts the next token: it is the negative logarithm of the probability that the
 model gave to the right one, on average. Bits per byte (bpb) is the same measure per byte of text, so that models with
-different tokenizers can be compared. Lower is better for both."""
+different tokenizers can be compared. Lower is better for both. If suites ran during training, their scores follow."""
 _REWARD_INTRO = """\
 The reward is what the model's own answers to practice questions earn on average. The score is the share of held-out
 questions that it answers right. Higher is better for both."""
@@ -82,6 +82,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         "## Time and memory",
         _COST_INTRO,
         _cost_table(run, records),
+        "\n".join(f"- {line}" for line in suite_shares(records)),
         "## What was run",
         _facts(run),
         *([_FINGERPRINT_INTRO, _fingerprint_table(records)] if records else ()),
@@ -199,6 +200,21 @@ def source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path]) 
             for line in json.loads(folder.sources.read_text(encoding="utf-8")):
                 stages.setdefault(line, []).append(stage)
     return [f"{line} (read by {', '.join(names)})" for line, names in stages.items()]
+
+
+def suite_shares(records: Mapping[str, StageRecord]) -> list[str]:
+    """Return a sentence for each stage that ran suites while it trained: their share of its time, and that planned."""
+    lines = []
+    for stage, record in records.items():
+        measured, planned = record.measured, record.planned
+        if measured.suite_seconds is None or not measured.seconds:
+            continue
+        share = f"{stage}: suites during training took {measured.suite_seconds / measured.seconds:.0%} of the time"
+        if planned.suite_seconds is None or not planned.seconds:
+            lines.append(f"{share}; the plan could not know.")
+        else:
+            lines.append(f"{share}, planned {planned.suite_seconds / planned.seconds:.0%}.")
+    return lines
 
 
 def _cost_table(run: Run, records: Mapping[str, StageRecord]) -> str:

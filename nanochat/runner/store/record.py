@@ -57,6 +57,8 @@ class Cost(_Stored):
     micro_batch_size: int | None = None
     """Rows per forward pass. None for a stage that does not train."""
     disk_bytes: int | None = None
+    suite_seconds: float | None = None
+    """The part of `seconds` in which suites ran during training. None if none did."""
 
 
 class StageIdentity(_Stored):

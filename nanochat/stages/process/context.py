@@ -136,6 +136,10 @@ class StageContext:
         """Return the metrics that were logged at a step; none in a process that logs nothing."""
         return self._metrics.at(step) if self.process_group.is_writer else {}
 
+    def logged_timings(self, name: str) -> list[float]:
+        """Return all logged values of a timing, in order; none in a process that logs nothing."""
+        return self._timings.values(name) if self.process_group.is_writer else []
+
     def copy_progress(self, checkpoint: Path) -> None:
         """Copy the files that grow during training, such as the two metric files, into a checkpoint."""
         for path in self._growing_files():

@@ -21,7 +21,7 @@ from nanochat.data.ingest.store import unconverted_files
 from nanochat.data.sources import check_download
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.source_files import source_uses
-from nanochat.plan.specs import Job, stage_sources
+from nanochat.plan.specs import Job, sources_of
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
@@ -125,7 +125,7 @@ def _run(job: Job, should_stop: Callable[[], bool], join: Callable[[], ProcessGr
 
 def _check_data(job: Job, context: StageContext) -> None:
     """Raise an error if a downloaded file, or the converted copy of a data file, is damaged."""
-    sources = stage_sources(job.spec)
+    sources = sources_of(job.data)
     for source in sources:
         check_download(source, base=context.base)
     paths = convertible_files(sources, base=context.base)
@@ -136,9 +136,9 @@ def _check_data(job: Job, context: StageContext) -> None:
 
 def _report_sources(job: Job, context: StageContext) -> None:
     """Write the files that the stage reads to its log, and to `sources.json` for the report."""
-    planned = {use.source: use.files.left_out for use in source_uses(job.spec.inputs, base=context.base)}
+    planned = {use.source: use.files.left_out for use in source_uses(job.data, base=context.base)}
     lines = []
-    for use in source_uses(job.spec.inputs, base=context.base, look_inside=True):
+    for use in source_uses(job.data, base=context.base, look_inside=True):
         lines.append(use.describe())
         is_news = use.files.left_out != planned[use.source]  # the plan did not look into files
         (context.notify_user if is_news else context.log_line)(lines[-1])

@@ -80,7 +80,7 @@ def validation_metrics(training: Training, position: TrainingPosition, passed_on
     if VAL_LOSS not in logged:
         return {}
     metrics = {"bpb": logged[VAL_BPB], "val_loss": logged[VAL_LOSS]}
-    if training.hand_on == "best":
+    if training.checkpoints.hand_on == "best":
         last = training.context.logged_metrics(position.step)
         metrics |= {"handed_on_step": float(passed_on), "last_val_loss": last[VAL_LOSS]}
     return metrics

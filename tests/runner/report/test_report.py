@@ -13,10 +13,10 @@ from nanochat.runner.preflight.plan_report import plan_report_json
 from nanochat.runner.preflight.prepare import select_stages
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.plots import draw_scores
-from nanochat.runner.report.report import write_report
+from nanochat.runner.report.report import suite_shares, write_report
 from nanochat.runner.report.results import chance_level, result_line
 from nanochat.runner.report.scores import Suite, describe_stages, list_suites
-from nanochat.runner.store.record import describe_files, read_record
+from nanochat.runner.store.record import Cost, describe_files, read_record
 from nanochat.runner.upload.build_view import run_view
 
 
@@ -157,6 +157,18 @@ def test_report_says_which_model_was_passed_on_and_why(best, sentence):
             f" 0.88 bits per byte{' of text it has not seen' * (stage == 'pretrain')}. "
             f"It passed on the model of step {best}, because {sentence}"
         )
+
+
+def test_report_compares_the_share_of_time_of_suites_with_the_plan():
+    def record(suite_seconds, planned):
+        measured = Cost(seconds=200.0, suite_seconds=suite_seconds)
+        return SimpleNamespace(measured=measured, planned=Cost(seconds=100.0, suite_seconds=planned))
+
+    records = {"pretrain": record(50.0, 30.0), "sft": record(10.0, None), "tokenizer": record(None, None)}
+    assert suite_shares(records) == [
+        "pretrain: suites during training took 25% of the time, planned 30%.",
+        "sft: suites during training took 5% of the time; the plan could not know.",
+    ]
 
 
 def test_mlflow_description_starts_with_scores_and_explains_them(bench):

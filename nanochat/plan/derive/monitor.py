@@ -1,0 +1,37 @@
+"""Which suites run while a stage trains: part of how it is executed, because they do not change its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.evals import derive_base_suites, derive_chat_suites
+from nanochat.plan.specs import AnyChatSuiteSpec, BaseSuiteSpec, ExecutionSpec
+
+_PATH = ("run", "monitor", "evaluate")
+
+
+def derive_monitored(execution: ExecutionSpec, given: Derivation) -> Mapping[str, ExecutionSpec]:
+    """Return the execution of the stages that are evaluated while they train, by name."""
+    section = given.recipe.run.monitor.evaluate
+    suites = derive_base_suites(section.suites, (*_PATH, "suites"), given)
+    chat_suites = derive_chat_suites(section.chat_suites, (*_PATH, "chat_suites"), given)
+    for name in suites.keys() & chat_suites.keys():
+        message = f"`{name}` is also the name of one of `suites`, and both are logged as `eval/{name}`"
+        given.issues.refuse((*_PATH, "chat_suites", name), "duplicate-name", message, advice="choose another name")
+    if chat_suites and given.recipe.sft is None:
+        message = "`chat_suites` run during `sft`, which this recipe does not have"
+        given.issues.refuse((*_PATH, "chat_suites"), "no-effect", message, advice="remove them, or add `sft`")
+    if suites and given.recipe.sft is None and given.recipe.pretrain is None:
+        message = "`suites` run during `pretrain` and `sft`, and this recipe has neither"
+        given.issues.refuse((*_PATH, "suites"), "no-effect", message, advice="remove them, or use `base_eval`")
+
+    def with_suites(chats: dict[str, AnyChatSuiteSpec]) -> ExecutionSpec:
+        fields: dict[str, dict[str, BaseSuiteSpec] | dict[str, AnyChatSuiteSpec] | int] = {
+            "suites": suites,
+            "chat_suites": chats,
+            "suites_every_steps": section.every_steps,
+        }
+        return execution.model_copy(update=fields)
+
+    return {"pretrain": with_suites({}), "sft": with_suites(chat_suites)}
