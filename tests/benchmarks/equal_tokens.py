@@ -4,16 +4,17 @@
 
 `--text` is a folder of parquet or JSONL files, one of which is held out; `--peer` is a checkout of karpathy/nanochat.
 Our tokenizer and loader make the rows, which are the same for all systems, seeds and horizons. If there is too little
-text, the rows continue with the next epoch. A seed decides the initial weights.
+text, the rows continue with the next epoch. A seed decides the initial weights, which `current` and `peer` share, so
+that they are compared seed by seed.
 
 Systems: `plain` and `current` are our architectures `seed` and `current`, each with its own optimizer and the plan's
 weight decay. `peer` is PyTorch nanochat with its own model and optimizer and the schedules of its training script. Its
 weight decay is its scaling law at the tokens of the run. (The script itself ignores a horizon given in steps here: its
 law then uses the tokens that would suit the model's size.) `--weight-decay` replaces the value for every system.
 
-Every run is a process of its own, and each GPU of CUDA_VISIBLE_DEVICES has one at a time. `--data` names a folder that
-keeps tokenizer and rows for the next call. Exits with 1 if a run fails, or if `current` is worse than `peer` by more
-than 0.002 bits per byte on average.
+Every run is a process of its own, and each GPU of CUDA_VISIBLE_DEVICES has `--runs-per-gpu` of them at a time. `--data`
+names a folder that keeps tokenizer and rows for the next call. Exits with 1 if a run fails, or if `current` is worse
+than `peer` by more than 0.002 bits per byte on average over the seeds.
 """
 
 from __future__ import annotations
@@ -46,12 +47,18 @@ WARMUP_STEPS, WARMDOWN_FRAC = 40, 0.65
 def main() -> int:
     options = _parse()
     if options.run is not None:
-        print(json.dumps(asdict(_train(Run(**json.loads(options.run))))))
+        run = Run(**json.loads(options.run))
+        if options.initial_weights:
+            _write_initial_weights(run)
+        else:
+            print(json.dumps(asdict(_train(run))))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         options.data = options.data or Path(scratch)
         runs = list(_plan(options, _write_rows(options)))
-        results = dict(_train_all(runs))
+        for run in {run.initial_weights: run for run in runs if run.system == "peer"}.values():
+            _call(run, "--initial-weights", changes={}).check_returncode()
+        results = dict(_train_all(runs, options.runs_per_gpu))
     return 0 if _report(results) and len(results) == len(runs) else 1
 
 
@@ -65,10 +72,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 400])
     parser.add_argument("--depths", type=int, nargs="+", default=[12])
     parser.add_argument("--weight-decay", type=float, nargs="+", help="Muon's weight decay")
-    numbers = {"seeds": 3, "tokens_per_step": 2**17, "micro_batch_size": 16, "sequence_len": 2048, "vocab_size": 2**15}
+    numbers = {
+        "seeds": 3,
+        "runs_per_gpu": 1,
+        "tokens_per_step": 2**17,
+        "micro_batch_size": 16,
+        "sequence_len": 2048,
+        "vocab_size": 2**15,
+    }
     for name, default in (numbers | {"validation_tokens": 2**19}).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--run", help=argparse.SUPPRESS)  # what a child process trains, as JSON
+    parser.add_argument("--initial-weights", action="store_true", help=argparse.SUPPRESS)  # instead of training
     options = parser.parse_args()
     if options.run is None and options.text is None:
         parser.error("--text is missing")
@@ -87,6 +102,12 @@ def _train(run: Run) -> Result:
     from training import ours
 
     return ours.train(run, run.system)
+
+
+def _write_initial_weights(run: Run) -> None:
+    from training import ours
+
+    ours.write_initial_weights(run)
 
 
 def _write_rows(options: argparse.Namespace) -> int:
@@ -144,10 +165,10 @@ def _weight_decay(system: System, depth: int, steps: int, tokens_per_step: int) 
     return scaling.muon_weight_decay(optimizer, config, tokens=tokens, tokens_per_step=tokens_per_step).value
 
 
-def _train_all(runs: Sequence[Run]) -> Iterator[tuple[Run, Result]]:
-    """Yield the result of every run that succeeds. Each GPU trains one run at a time."""
+def _train_all(runs: Sequence[Run], runs_per_gpu: int) -> Iterator[tuple[Run, Result]]:
+    """Yield the result of every run that succeeds."""
     devices: queue.Queue[str] = queue.Queue()
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",") * runs_per_gpu
     for name in names:
         devices.put(name)
 
@@ -169,40 +190,52 @@ def _train_in_child(run: Run, device: str) -> Result | None:
     changes = {"CUDA_VISIBLE_DEVICES": device}
     if run.system == "peer":  # its package has the name of ours, so its process must find it first
         changes["PYTHONPATH"] = os.pathsep.join([run.peer, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, "--run", json.dumps(asdict(run))]
-    child = subprocess.run(command, env=os.environ | changes, capture_output=True, text=True)
+    child = _call(run, changes=changes)
     title = f"d{run.depth} {run.system}, {run.steps} steps, weight decay {run.weight_decay:.3g}, seed {run.seed}"
     if child.returncode != 0:
         print(f"  {title}: FAILED\n{child.stderr[-3000:]}", flush=True)
         return None
     result = Result(**json.loads(child.stdout.splitlines()[-1]))
-    measured = f"{result.bpb:.4f} bits per byte, training loss {result.train_loss:.4f}"
-    print(f"  {title}: {measured} ({result.seconds:.0f} s)", flush=True)
+    print(
+        f"  {title}: {result.bpb:.5f} bits per byte; training loss {result.curve} ({result.seconds:.0f} s)", flush=True
+    )
     return result
 
 
+def _call(run: Run, *options: str, changes: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Start this script for one run, with changes to the environment."""
+    command = [sys.executable, __file__, "--run", json.dumps(asdict(run)), *options]
+    return subprocess.run(command, env=os.environ | changes, capture_output=True, text=True)
+
+
 def _report(results: Mapping[Run, Result]) -> bool:
-    """Print a table over the seeds. Return whether `current` is as good as the best `peer` it was compared with."""
-    groups: dict[tuple[int, int], dict[tuple[str, float], list[Result]]] = {}
+    """Print a table over the seeds. Return whether `current` is as good as every `peer` it was compared with."""
+    groups: dict[tuple[int, int], dict[tuple[System, float], dict[int, Result]]] = {}
     for run, result in results.items():
         systems = groups.setdefault((run.depth, run.steps), {})
-        systems.setdefault((run.system, run.weight_decay), []).append(result)
+        systems.setdefault((run.system, run.weight_decay), {})[run.seed] = result
     is_good = True
     for (depth, steps), systems in sorted(groups.items()):
         print(f"d{depth}, {steps} steps: held-out bits per byte, mean +- deviation over seeds; training loss")
-        means = {key: statistics.mean(result.bpb for result in measured) for key, measured in systems.items()}
-        best_peer = min((mean for (system, _), mean in means.items() if system == "peer"), default=None)
-        for (system, decay), measured in systems.items():
-            bpb, loss = means[system, decay], statistics.mean(result.train_loss for result in measured)
-            deviation = statistics.stdev(result.bpb for result in measured) if len(measured) > 1 else 0.0
-            excess = "" if best_peer is None else f", {bpb - best_peer:+.4f} to the peer"
-            seeds = f"{len(measured)} seed{'s' * (len(measured) > 1)}"
-            print(
-                f"  {system:<8} weight decay {decay:<6.3g} {bpb:.4f} +- {deviation:.4f} ({seeds}){excess}; {loss:.4f}"
-            )
-            if system == "current" and best_peer is not None:
-                is_good &= bpb <= best_peer + TOLERANCE
+        for (system, decay), by_seed in systems.items():
+            bpb = _mean_and_deviation([result.bpb for result in by_seed.values()], digits=4)
+            loss = statistics.mean(result.train_loss for result in by_seed.values())
+            print(f"  {system:<8} weight decay {decay:<6.3g} {bpb}; {loss:.4f}")
+        peers = [measured for (system, _), measured in systems.items() if system == "peer"]
+        for (system, decay), by_seed in systems.items():
+            for theirs in peers if system == "current" else ():
+                excess = [by_seed[seed].bpb - theirs[seed].bpb for seed in by_seed.keys() & theirs.keys()]
+                if excess:
+                    shown = _mean_and_deviation(excess, digits=5)
+                    print(f"  current, weight decay {decay:.3g}, minus peer, seed by seed: {shown}")
+                    is_good &= statistics.mean(excess) <= TOLERANCE
     return is_good
+
+
+def _mean_and_deviation(values: Sequence[float], *, digits: int) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    listed = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.mean(values):.{digits}f} +- {deviation:.{digits}f} ({listed})"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from training.run import LAST_STEPS, Result, Run
+from training.run import Result, Run
 
 from nanochat import runtime
 
@@ -25,14 +25,22 @@ from nanochat.optim.groups import OptimizerConfig, Variant  # noqa: E402
 from nanochat.train.step import Rates  # noqa: E402
 
 
+def write_initial_weights(run: Run) -> None:
+    """Write the weights that a run of `current` starts from, for the peer."""
+    select_device("cpu")
+    model = _build(run, "current", run.held_out().inputs.shape[1])
+    model.initialise(mx.random.key(run.seed))
+    weights = {name: np.array(value) for name, value in model.named_parameters().items()}
+    np.savez(run.initial_weights, allow_pickle=False, **weights)
+
+
 def train(run: Run, variant: Variant) -> Result:
     """Train a model of the variant's architecture with the variant's optimizer, and measure it."""
     select_device(CHOSEN.backend)
     began, held_out = time.monotonic(), run.held_out()
     sequence_len = held_out.inputs.shape[1]
-    shape = GPTConfig.from_depth(run.depth, architecture="current" if variant == "current" else "seed")
     step = training_step(
-        FastGPT(replace(shape, sequence_len=sequence_len, vocab_size=run.vocab_size)),
+        _build(run, variant, sequence_len),
         rows=run.tokens_per_step // sequence_len,
         micro_batch_size=run.micro_batch_size,
         dtype=CHOSEN.dtype,
@@ -53,9 +61,14 @@ def train(run: Run, variant: Variant) -> Result:
     batches = [Batch(held_out.inputs[part], held_out.targets[part]) for part in parts]
     return Result(
         bpb=evaluate_bpb(step.model, batches, held_out.token_bytes).bpb,
-        train_loss=float(np.mean([float(loss) for loss in losses[-LAST_STEPS:]])),
+        losses=[float(loss) for loss in losses],
         seconds=time.monotonic() - began,
     )
+
+
+def _build(run: Run, variant: Variant, sequence_len: int) -> FastGPT:
+    shape = GPTConfig.from_depth(run.depth, architecture="current" if variant == "current" else "seed")
+    return FastGPT(replace(shape, sequence_len=sequence_len, vocab_size=run.vocab_size))
 
 
 def _schedule(run: Run, variant: Variant) -> schedules.ScheduleConfig:

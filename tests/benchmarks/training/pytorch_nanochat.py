@@ -18,8 +18,9 @@ from typing import Any
 
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as in the peer's script
 
+import numpy as np
 import torch
-from training.run import LAST_STEPS, Result, Run
+from training.run import Result, Run
 
 RATES = {"unembedding_lr": 0.008, "embedding_lr": 0.3, "scalar_lr": 0.5, "matrix_lr": 0.02}
 REFERENCE_TOKENS_PER_STEP = 2**19
@@ -44,7 +45,7 @@ def train(run: Run) -> Result:
     token_bytes = torch.from_numpy(held_out.token_bytes).long().to(device)
     return Result(
         bpb=loss_eval.evaluate_bpb(model, batches, len(batches), token_bytes),
-        train_loss=torch.stack(losses[-LAST_STEPS:]).mean().item(),
+        losses=torch.stack(losses).tolist(),
         seconds=time.monotonic() - began,
     )
 
@@ -64,6 +65,11 @@ def _build(gpt: Any, run: Run, *, sequence_len: int, device: str) -> Any:
         model = gpt.GPT(config)
     model.to_empty(device=device)
     model.init_weights()
+    with np.load(run.initial_weights) as weights, torch.no_grad():
+        parameters = dict(model.named_parameters())
+        assert sorted(parameters) == sorted(weights.files), "both systems name their parameters in the same way"
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(weights[name]).reshape(parameter.shape))
     return model
 
 

@@ -5,6 +5,7 @@ Imports neither this project nor MLX, because the process of the peer has neithe
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ Ints = npt.NDArray[np.int32]
 
 ROWS_FILE, HELD_OUT_FILE = "rows.npy", "held_out.npz"
 LAST_STEPS = 10
-"""A run reports its training loss as the mean over these."""
+"""The training loss of a run is the mean over these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,11 @@ class Run:
         for step in range(self.steps):
             yield np.array(rows[step * count : (step + 1) * count])
 
+    @property
+    def initial_weights(self) -> Path:
+        """The file with the weights that `current` and `peer` of this depth and seed start from."""
+        return Path(self.data) / f"initial_d{self.depth}_seed{self.seed}.npz"
+
     def held_out(self) -> HeldOut:
         """Return the held-out rows."""
         with np.load(Path(self.data) / HELD_OUT_FILE) as file:
@@ -63,8 +69,19 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Bits per byte on the held-out rows, nats per token over the last steps, and the time that the run took."""
+    """Bits per byte on the held-out rows, the loss of every step in nats per token, and the time that the run took."""
 
     bpb: float
-    train_loss: float
+    losses: list[float]
     seconds: float
+
+    @property
+    def train_loss(self) -> float:
+        """The mean loss of the last steps."""
+        return statistics.mean(self.losses[-LAST_STEPS:])
+
+    @property
+    def curve(self) -> str:
+        """The mean losses of the ten tenths of the run."""
+        parts = np.array_split(np.array(self.losses), min(10, len(self.losses)))
+        return " ".join(f"{part.mean():.3f}" for part in parts)
