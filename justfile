@@ -26,6 +26,10 @@ slow folder:
 export-tests:
     pytest -m "export and not slow"
 
+# tasks of lm-evaluation-harness, on the real sets under FOLDER/eval; needs the extra: pip install -e '.[dev,lm-eval]'
+lm-eval-tests folder:
+    NANOCHAT_TEST_DATA={{ quote(absolute_path(folder)) }} pytest -m lm_eval
+
 # plant known faults one at a time in a copy of the package: which test notices each (10 minutes)
 [positional-arguments]
 mutants *options:

@@ -115,6 +115,19 @@ class QuestionsSuiteSpec(Spec):
     system: str
 
 
+class LmEvalSuiteSpec(Spec):
+    """A task of lm-evaluation-harness. The library reads its data."""
+
+    task: Literal["lm_eval"] = "lm_eval"
+    name: str
+    """A name of the library, or the absolute path of a YAML file."""
+    files: str
+    """A digest of the YAML file and of the files that it names; empty for a name of the library."""
+    max_problems: int | None
+    num_fewshot: int | None
+    metric: str | None
+
+
 class SftItem(Spec):
     """One task of the SFT mixture."""
 
@@ -198,7 +211,7 @@ Input = (
 )  # fmt: skip
 """One thing that a stage reads: a source, and what is read from it."""
 BaseSuiteSpec = Annotated[
-    BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec, Field(discriminator="task")
+    BpbSuiteSpec | ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec | LmEvalSuiteSpec, Field(discriminator="task")
 ]
 AnyChatSuiteSpec = ChatQuestionsSpec | PythonSuiteSpec | ChatSuiteSpec
 
@@ -215,7 +228,7 @@ class BaseEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return tuple(self.suites.values())
+        return tuple(suite for suite in self.suites.values() if not isinstance(suite, LmEvalSuiteSpec))
 
 
 class SftSpec(Spec):
@@ -392,7 +405,8 @@ class ExecutionSpec(Spec):
     def inputs(self) -> tuple[Input, ...]:
         """What is read to monitor the stage, besides what the stage itself reads."""
         chats = (suite for suite in self.chat_suites.values() if not isinstance(suite, PythonSuiteSpec))
-        return (*self.suites.values(), *chats)
+        suites = (suite for suite in self.suites.values() if not isinstance(suite, LmEvalSuiteSpec))
+        return (*suites, *chats)
 
     @property
     def has_suites(self) -> bool:

@@ -25,7 +25,7 @@ SftTask = Literal["conversations", "gsm8k", LetterTask, WordTask]
 """Tasks that the SFT mixture may contain."""
 ExampleTask = Literal["conversations", RowTask, WordTask]
 """Tasks whose examples are conversations: what `build_task` can build."""
-TaskName = Literal["bpb", "core", "hellaswag", ExampleTask, "questions", "python"]
+TaskName = Literal["bpb", "core", "hellaswag", ExampleTask, "questions", "python", "lm_eval"]
 
 TextRule = Literal["exact", "number", "contains", "regex", "letter"]
 """How an answer to one of the user's `questions` is graded as text."""
@@ -102,6 +102,7 @@ TASKS: Mapping[str, TaskFacts] = {
         train_examples=10_000, eval_examples=256, example_tokens=40,
     ),
     "questions": TaskFacts("generative", "rows", "answer questions of one's own", example_tokens=100),
+    "lm_eval": TaskFacts("choices", "nothing", "a task of lm-evaluation-harness", example_tokens=100),
     "python": TaskFacts(
         "generative", "nothing", "what a class of one's own asks", example_tokens=100, runs_programs=True,
     ),

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
+from nanochat.errors import PreflightError
 from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.lm_eval_files import digest_task_file
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.evaluation_sections import BaseSuite
@@ -52,6 +54,15 @@ def derive_base_suites(
             case schema.QuestionsSuite():
                 fields = suite.model_dump(exclude={"source"})
                 suites[name] = specs.QuestionsSuiteSpec(source=sources[suite.source], **fields)
+            case schema.LmEvalSuite():
+                files = ""
+                if suite.name.endswith((".yaml", ".yml")):
+                    try:
+                        files = digest_task_file(suite.name)
+                    except PreflightError as error:
+                        given.issues.refuse((*path, name, "name"), "file-missing", str(error))
+                        continue
+                suites[name] = specs.LmEvalSuiteSpec(files=files, **suite.model_dump())
             case _:
                 assert_never(suite)
     return suites

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
+from nanochat.evals.harness.installed import harness_version
 from nanochat.model.config import GPTConfig
 from nanochat.plan.specs import (
     AnyChatSuiteSpec,
@@ -20,6 +22,7 @@ from nanochat.plan.specs import (
     BpbSuiteSpec,
     ChatEvalSpec,
     ChatQuestionsSpec,
+    LmEvalSuiteSpec,
     PretrainSpec,
     PythonSuiteSpec,
     RlSpec,
@@ -93,12 +96,21 @@ def _choice_fields(recipe: Recipe, spec: PretrainSpec | SftSpec) -> Fields:
 
 
 def base_eval_identity(_recipe: Recipe, spec: BaseEvalSpec) -> Fields:
-    """Return the source of each suite that measures bits per byte, which the recipe may leave out."""
-    return {
-        f"base_eval.suites.{name}.source": suite.source.name
-        for name, suite in spec.suites.items()
-        if isinstance(suite, BpbSuiteSpec)
-    }
+    """Return the source of each suite that measures bits per byte, which the recipe may leave out.
+
+    For tasks of lm-evaluation-harness, also return its version, and a digest of the task's own files for their path.
+    """
+    fields: Fields = {}
+    for name, suite in spec.suites.items():
+        path = f"base_eval.suites.{name}"
+        match suite:
+            case BpbSuiteSpec():
+                fields[f"{path}.source"] = suite.source.name
+            case LmEvalSuiteSpec():
+                fields[f"{path}.lm_eval_version"] = harness_version()
+                if suite.files:
+                    fields[f"{path}.name"] = f"{Path(suite.name).name} {suite.files}"
+    return fields
 
 
 def chat_eval_identity(_recipe: Recipe, spec: ChatEvalSpec) -> Fields:

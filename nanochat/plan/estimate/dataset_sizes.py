@@ -13,6 +13,7 @@ from nanochat.plan.specs import (
     AnyChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
+    LmEvalSuiteSpec,
     PythonSuiteSpec,
     QuestionsSuiteSpec,
     SftItem,
@@ -77,7 +78,7 @@ def _sft_item_examples(item: SftItem) -> int | None:
     return None if count is None else count * item.repeat
 
 
-def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec) -> int:
+def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpec | LmEvalSuiteSpec) -> int:
     """Return about how many tokens a suite reads: each option of each problem, after its few-shot examples."""
     if isinstance(suite, CoreSuiteSpec):
         problems = min(suite.max_problems or _CORE_PROBLEMS_PER_TASK, _CORE_PROBLEMS_PER_TASK)
@@ -85,7 +86,7 @@ def base_suite_tokens(suite: ChoiceSuiteSpec | CoreSuiteSpec | QuestionsSuiteSpe
     facts = TASKS[suite.task]
     known = facts.eval_examples or suite.max_problems or _OWN_PROBLEMS
     problems = min(suite.max_problems or known, known)
-    return problems * _CHOICES * facts.example_tokens * (1 + suite.num_fewshot)
+    return problems * _CHOICES * facts.example_tokens * (1 + (suite.num_fewshot or 0))
 
 
 def longest_chat_tokens(suite: AnyChatSuiteSpec) -> int | None:

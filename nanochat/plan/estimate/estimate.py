@@ -239,7 +239,7 @@ def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     cost = base_suites_cost(spec.suites)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
     peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
-    peak += reader_bytes([suite.source for suite in spec.suites.values()], dtype)
+    peak += reader_bytes([item.source for item in spec.inputs], dtype)
     return _estimate_eval(setting, replace(cost, decoding_seconds=decoded), peak)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Discriminator, Field, Tag
 
 from nanochat.recipe.schema.section import Section, StageSection
-from nanochat.recipe.schema.values import Count, InitFrom, LocalPath, Name, NonNegative, SplitName
+from nanochat.recipe.schema.values import Count, InitFrom, LocalPath, Name, NonEmptyText, NonNegative, SplitName
 from nanochat.tasks.table import ChatTask, ChoiceTask, GradeRule
 
 PythonFunction = Annotated[
@@ -78,7 +78,24 @@ class QuestionsSuite(Section):
     """Instructions in front of everything else."""
 
 
-BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite | QuestionsSuite, Field(discriminator="task")]
+class LmEvalSuite(Section):
+    """A task of lm-evaluation-harness, which asks and grades while our engine scores. It needs
+    `nanochat-run[lm-eval]`."""
+
+    task: Literal["lm_eval"]
+    """`lm_eval`: a task of lm-evaluation-harness."""
+    name: Annotated[str, LocalPath(only_explicit=True), Field(min_length=1, examples=["hellaswag"])]
+    """Name of a task, a group or a tag of the library, or a YAML file of yours such as `./my_task.yaml`. Paths of its
+    `data_files` start at its folder. Its Python functions run without a sandbox."""
+    max_problems: Count | None = None
+    """Maximum number of problems per task, chosen by a fixed shuffle. Default: all."""
+    num_fewshot: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Number of solved examples in front of each problem. Default: that of the task."""
+    metric: NonEmptyText | None = None
+    """The main metric, such as `acc_norm` or `exact_match,strict-match`. Default: the task's first one."""
+
+
+BaseSuite = Annotated[BpbSuite | ChoiceSuite | CoreSuite | QuestionsSuite | LmEvalSuite, Field(discriminator="task")]
 
 
 class BaseEval(StageSection):

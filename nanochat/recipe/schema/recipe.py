@@ -20,6 +20,7 @@ from nanochat.recipe.schema.evaluation_sections import (
     ChatSuite,
     ChoiceSuite,
     CoreSuite,
+    LmEvalSuite,
     PythonSuite,
     QuestionsSuite,
 )
@@ -33,8 +34,8 @@ from nanochat.recipe.schema.values import Condition, Count, Fraction, LocalPath,
 
 __all__ = [
     "STAGE_SECTIONS", "AnyChatSuite", "BaseEval", "BpbSuite", "ChatEval", "ChatQuestionsSuite", "ChatSuite",
-    "ChoiceSuite", "CoreSuite", "Export", "Horizon", "Model", "Optimizer", "Pretrain", "PythonSuite", "QuestionsSuite",
-    "Recipe", "Rl", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
+    "ChoiceSuite", "CoreSuite", "Export", "Horizon", "LmEvalSuite", "Model", "Optimizer", "Pretrain", "PythonSuite",
+    "QuestionsSuite", "Recipe", "Rl", "Section", "Sft", "SftData", "Source", "StageSection", "Tokenizer",
 ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs import ExportSpec
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import check_inputs
+from nanochat.runner.preflight.lm_eval_checks import find_lm_eval_problems
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.preflight.program_checks import find_program_problems
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
@@ -63,6 +64,7 @@ def find_problems(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: 
         *_check_time(prepared, stages),
         *find_program_problems(prepared, stages),
         *_check_packages(stages),
+        *find_lm_eval_problems(prepared, stages),
         *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
 

@@ -15,9 +15,17 @@ from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import BaseSuiteSpec, BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, QuestionsSuiteSpec
+from nanochat.plan.specs import (
+    BaseSuiteSpec,
+    BpbSuiteSpec,
+    ChoiceSuiteSpec,
+    CoreSuiteSpec,
+    LmEvalSuiteSpec,
+    QuestionsSuiteSpec,
+)
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.held_out_text import held_out_batches
+from nanochat.stages.suites.lm_eval_suite import prepare_lm_eval
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
 from nanochat.tasks.base_multiple_choice import ChoiceItem, build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
@@ -41,6 +49,8 @@ def prepare_base_suite(
             items = read_choice_items(suite, base=context.base)
             chance = sum(1 / len(item.options) for item in items) / len(items)
             return _choice_suite(name, suite.task, items, model, tokenizer, context, chance=chance)
+        case LmEvalSuiteSpec():
+            return prepare_lm_eval(name, suite, model, tokenizer, context)
         case _:
             assert_never(suite)
 

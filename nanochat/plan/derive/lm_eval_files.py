@@ -1,0 +1,82 @@
+"""The digest of a task of lm-evaluation-harness in a YAML file: of this file and of the local files that it names."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from nanochat.errors import PreflightError
+
+_MAX_PATH_CHARS = 1024
+_MODULE_TAG = "!function"
+"""`!function utils.process` names a function in `utils.py` beside the YAML file."""
+
+
+def digest_task_file(path: str) -> str:
+    """Return the sha256 (hex) of a YAML file, of the files that it includes, and of their modules and local data files.
+
+    Raises a PreflightError if a file cannot be read. Nothing is run.
+    """
+    parts = []
+    for file in sorted(_files(Path(path), set())):
+        try:
+            with file.open("rb") as opened:
+                parts.append(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}")
+        except OSError as error:
+            raise PreflightError(f"cannot read {file}: {error.strerror}") from error
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _files(path: Path, seen: set[Path]) -> set[Path]:
+    """Return the YAML file and what it names, as far as these are local files."""
+    if path in seen:
+        return set()
+    seen.add(path)
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise PreflightError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f"{path}:{place.line + 1}:{place.column + 1}" if place is not None else str(path)
+        raise PreflightError(f"{where}: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise PreflightError(f"{path}: a task must be a map with `task`, `dataset_path` and so on")
+    files = {path}
+    for key, value in root.value:
+        if key.value == "include":
+            for scalar in _scalars(value):
+                files |= _files(path.parent / scalar.value, seen)
+    for scalar in _scalars(root):
+        if scalar.tag == _MODULE_TAG:
+            files.add(path.parent / f"{scalar.value.partition('.')[0]}.py")
+        else:
+            files |= _named_files(path.parent, scalar.value)
+    return files
+
+
+def _named_files(folder: Path, text: str) -> set[Path]:
+    """Return the files that a text names as a path or a pattern below a folder; none for all other texts."""
+    if "://" in text or "\n" in text or len(text) > _MAX_PATH_CHARS:
+        return set()
+    try:
+        found = glob.glob(str(folder / text), recursive=True)  # noqa: PTH207 -- Path.glob refuses absolute patterns
+        return {Path(name) for name in found if Path(name).is_file()}
+    except (OSError, ValueError):  # such as a text with NUL
+        return set()
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    match node:
+        case yaml.ScalarNode():
+            yield node
+        case yaml.SequenceNode():
+            for item in node.value:
+                yield from _scalars(item)
+        case yaml.MappingNode():
+            for _, value in node.value:
+                yield from _scalars(value)
