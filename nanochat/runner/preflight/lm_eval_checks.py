@@ -22,8 +22,8 @@ def find_lm_eval_problems(prepared: Prepared, stages: Sequence[StagePlan]) -> It
                 yield f"{origin}: {'.'.join(where)}: lm-evaluation-harness is not installed: `{INSTALL}`"
             elif not suite.files and not has_task(suite.name):
                 yield (
-                    f"{origin}: lm-evaluation-harness {harness_version()} has no task `{suite.name}`; `lm-eval ls tasks` "
-                    "lists its tasks, and the path of a task of your own begins with `./` and ends with `.yaml`"
+                    f"{origin}: lm_eval {harness_version()} has no task `{suite.name}`; `lm-eval ls tasks` "
+                    "lists them, and the path of one of your own begins with `./` and ends with `.yaml`"
                 )
 
 
