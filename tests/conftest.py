@@ -47,6 +47,14 @@ def _device() -> None:
     select_device(_chosen.backend)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_disk() -> Iterator[None]:
+    """Nothing cuts the power of a test, so nothing waits for the disk. Tests that record flushes set their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def metal_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every module believes that it runs on a GPU without our kernels, as on a Mac. The device stays the same.

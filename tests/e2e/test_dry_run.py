@@ -172,6 +172,7 @@ def tokenized(tmp_path_factory, run_dry) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pretraining_killed_twice_ends_with_the_same_bits(tmp_path, tokenized, run_dry):
     """Digests of all outputs and the metrics equal those of a run that was never killed."""
     whole_base, killed_base = (shutil.copytree(tokenized, tmp_path / name) for name in ("whole", "killed"))

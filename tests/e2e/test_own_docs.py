@@ -7,6 +7,8 @@ import shlex
 import socket
 from pathlib import Path
 
+import pytest
+
 from nanochat.cli.run import main
 from nanochat.data.source_splits import document_files
 from nanochat.plan.compile import compile_plan
@@ -15,6 +17,7 @@ from nanochat.recipe.load import load_recipe
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_project_trains_on_its_own_documentation_with_the_command_in_the_readme(tmp_path, monkeypatch, capfd):
     """The run is shortened to three steps, so its expectation is removed."""
     (command,) = re.findall(r"^nanochat-run (own_docs .*)$", (ROOT / "README.md").read_text(), re.M)

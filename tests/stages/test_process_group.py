@@ -88,6 +88,7 @@ def sft_spec(make_sft_spec):
     return make_sft_spec(item, epochs=2.0, optimizer=SLOWLY)
 
 
+@pytest.mark.slow
 def test_pretrain_resumes_with_a_different_number_of_processes(make_context, upstream, pretrain_spec):
     """One process trains to the middle, two to the end, then one again from before the end."""
     alone = run_alone(make_context(pretrain_spec, upstream=upstream, name="alone", **EXECUTION), pretrain)

@@ -108,6 +108,7 @@ def test_rl_stopped_anywhere_ends_like_an_undisturbed_run(runs, make_spec):
     runs.check_stopped(make_spec(steps=4), (3,))
 
 
+@pytest.mark.slow
 def test_rl_killed_at_a_random_moment_ends_like_an_undisturbed_run(runs, make_spec):
     """SIGKILL ends a real process, of which most of the time goes to sampling."""
     changes = {"kl": 0.1, "updates_per_step": 2, "clip": 0.2, "scale": "std"}

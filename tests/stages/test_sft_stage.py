@@ -111,6 +111,7 @@ def spelling_item(**fields):
     return SftItem(source=source, **given, **fields)
 
 
+@pytest.mark.slow
 def test_sft_killed_at_a_random_moment_ends_like_an_undisturbed_run(runs, make_spec):
     """SIGKILL ends a real process that trains on two mixed tasks for several epochs."""
     spec = make_spec(spelling_item(), steps=24)

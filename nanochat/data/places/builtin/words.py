@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ _LISTS = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
 _WORD = re.compile("[a-z]+")
 
 
+@functools.cache
 def builtin_words() -> tuple[str, ...]:
     """Return English nouns, adjectives and verbs, a-z only, sorted.
 
@@ -57,10 +59,11 @@ def word_list(files: Sequence[Path] = ()) -> tuple[str, ...]:
     return _clean(words)
 
 
-def split_words(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+@functools.lru_cache(maxsize=2)
+def split_words(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the training words and the held-out words. Which of them a word is depends on the word alone."""
-    held_out = tuple(word for word in words if is_held_out(word, HELD_OUT_FRAC))
-    return tuple(word for word in words if not is_held_out(word, HELD_OUT_FRAC)), held_out
+    held_out = {word for word in words if is_held_out(word, HELD_OUT_FRAC)}
+    return tuple(word for word in words if word not in held_out), tuple(word for word in words if word in held_out)
 
 
 def _clean(lines: Iterable[str]) -> tuple[str, ...]:
