@@ -64,8 +64,10 @@ class Place:
 
 
 def table(output: str) -> list[str]:
+    """The table of results and the ranking, which are printed before the path of the report."""
     lines = output.splitlines()
-    return lines[max(i for i, line in enumerate(lines) if line.startswith("cell  ")) :]
+    ends = [i for i, line in enumerate(lines) if line.startswith("report: ")]
+    return lines[max(i for i, line in enumerate(lines) if line.startswith("cell  ")) : ends[-1]]
 
 
 def test_a_sweep_that_is_killed_in_its_fifth_cell_ends_with_the_same_table(tmp_path):
