@@ -64,3 +64,9 @@ def truth() -> Truth:
 @pytest.fixture
 def results() -> Results:
     return isoflop_results
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute intervals from fewer resampled experiments, each of which is fitted. Theirs are a little less exact."""
+    monkeypatch.setattr("nanochat.runner.scaling_laws.points.DRAWS", 50)

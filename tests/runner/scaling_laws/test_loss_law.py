@@ -47,7 +47,7 @@ def check_coverage(truth, results, *, draws: int, at_least: float) -> None:
     assert min(shares.values()) >= at_least, shares
 
 
-def test_loss_law_intervals_hold_the_planted_coefficients(truth, results):
+def test_loss_law_intervals_hold_the_planted_coefficients(truth, results, few_draws):
     # If each interval holds the truth in 90 % of experiments, fewer than 5 of 8 happen once in 200 times.
     check_coverage(truth, results, draws=8, at_least=5 / 8)
 
@@ -115,7 +115,7 @@ def test_loss_law_refuses_losses_that_do_not_fall_with_the_tokens(truth):
         fit_loss_law(points)
 
 
-def test_loss_law_of_pure_noise_is_refused_or_has_finite_numbers():
+def test_loss_law_of_pure_noise_is_refused_or_has_finite_numbers(few_draws):
     rng = np.random.default_rng(5)
     for _ in range(4):
         points = [

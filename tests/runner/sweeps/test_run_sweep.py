@@ -112,7 +112,8 @@ def test_a_signal_stops_the_sweep_and_the_same_command_continues_it(sweep, calls
     with pytest.raises(InterruptedRun) as caught:
         sweep.run()
     assert str(caught.value).startswith("cell 2: 2-pretrain: stopped at step 2")
-    assert str(caught.value).endswith("; continue with: nanochat-run tiny.yaml")
+    end = " (cells: 1 finished, 1 interrupted, 1 waiting); continue with: nanochat-run tiny.yaml"
+    assert str(caught.value).endswith(end)
     assert [result.status for result in sweep.results()] == ["finished", "interrupted", "waiting"]
     assert calls() == ["tokenizer", *CELL, "pretrain"]
     sweep.bench.control()

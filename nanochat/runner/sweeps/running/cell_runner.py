@@ -81,10 +81,12 @@ class CellRunner:
             pending = {pool.submit(self._run_in_slot, cell, free, interrupts, earlier) for cell in cells}
             _wait(pending, interrupts)
 
-    def raise_if_stopped(self) -> None:
-        """Raise InterruptedRun if a signal stopped a cell, or kept one from starting."""
+    def raise_if_stopped(self, progress: str) -> None:
+        """Raise InterruptedRun if a signal stopped a cell or kept one from starting. `progress` says how far all are."""
         if self._stops and not self._has_given_up:
-            raise InterruptedRun(f"{self._stops[min(self._stops)]}; continue with: {self._request.command}")
+            raise InterruptedRun(
+                f"{self._stops[min(self._stops)]} (cells: {progress}); continue with: {self._request.command}"
+            )
 
     def _run_in_slot(
         self,

@@ -22,6 +22,7 @@ from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep, prepare_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.report import write_sweep_report
+from nanochat.runner.sweeps.results.summary import SweepSummary
 from nanochat.runner.sweeps.results.table import ranking, result_table, result_text
 from nanochat.runner.sweeps.running.cell_runner import CellRunner, SweepRequest
 from nanochat.runner.sweeps.running.display import SweepDisplay
@@ -108,5 +109,6 @@ def _run(
                 sweep.loaded, runner, folder, state, base=request.base, slots=slots, interrupts=interrupts
             )
         write_sweep_report(folder, state, request.base, with_plots=not interrupts.count)  # the user is waiting
-    runner.raise_if_stopped()
+    results = tuple(read_results(state, request.base))
+    runner.raise_if_stopped(SweepSummary(folder=folder, state=state, results=results).progress())
     return runner.failures
