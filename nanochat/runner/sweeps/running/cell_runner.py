@@ -82,7 +82,7 @@ class CellRunner:
             _wait(pending, interrupts)
 
     def raise_if_stopped(self, progress: str) -> None:
-        """Raise InterruptedRun if a signal stopped a cell or kept one from starting. `progress` says how far all are."""
+        """Raise InterruptedRun if a signal stopped a cell or kept one from starting. `progress`: how far all are."""
         if self._stops and not self._has_given_up:
             raise InterruptedRun(
                 f"{self._stops[min(self._stops)]} (cells: {progress}); continue with: {self._request.command}"
