@@ -51,7 +51,8 @@ def as_cell(view: RunView, run: RunState, base: Path, *, tags: Mapping[str, str]
     """Return the view of a run as MLflow should show it below its sweep; unchanged if it is not a cell.
 
     Its parameters are the swept fields and nothing else, and the result that ranks the cells is its first metric: these
-    are the axes with which MLflow's charts begin. The sweep is a tag, so that its cells can be searched.
+    are the axes with which MLflow's charts begin. While it runs, the others wait for that one. The sweep is a tag, so
+    that its cells can be searched.
     """
     found = sweep_of(run.sweep, base)
     if found is None:
@@ -60,10 +61,13 @@ def as_cell(view: RunView, run: RunState, base: Path, *, tags: Mapping[str, str]
     values = next((cell.values for cell in cells), {})
     names = short_names(list(values))
     ranking = [metric_name(result) for result in found[1].section.rank_by or {}]
+    is_early = view.status == "RUNNING" and not all(name in view.metrics for name in ranking)
     return replace(
         view,
         params={names[path]: show_value(value) for path, value in values.items()} or view.params,
-        metrics={name: view.metrics[name] for name in (*ranking, *view.metrics) if name in view.metrics},
+        metrics={
+            name: view.metrics[name] for name in (*ranking, *view.metrics) if name in view.metrics and not is_early
+        },
         tags={SEED: str(run.seed), **view.tags, SWEEP_TAG: run.sweep},
         parent=sweep_view(*found, tags=tags),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nanochat.errors import PreflightError, RecipeError
@@ -11,6 +13,7 @@ from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_set
 from nanochat.runner.sweeps.results.effects import list_effects
 from nanochat.runner.sweeps.results.table import show_mean
 from nanochat.runner.upload.build_view import run_view
+from nanochat.runner.upload.sweep_view import as_cell
 
 
 def cell(number, values, seed, loss):
@@ -74,6 +77,8 @@ def test_the_report_the_mlflow_views_and_the_best_recipe_of_a_sweep(sweep, calls
     assert next(iter(view.metrics.items())) == ("base_eval/bpb", bpb[1])
     assert (view.tags["sweep"], view.tags["seed"]) == (f"tiny/{folder.path.name}", "42")
     assert (view.parent.name, view.parent.link) == ("tiny", folder.link)
+    early = replace(view, status="RUNNING", metrics={"tokenizer/vocab_size": 300.0})
+    assert as_cell(early, sweep.results()[1].run.state, sweep.bench.base, tags={}).metrics == {}
     text = best_recipe("tiny", sweep.bench.base)
     assert text.startswith(f"# The best of 3 settings of the sweep tiny/{folder.path.name}, by base_eval.bpb (min): ")
     (sweep.bench.folder / "elsewhere").mkdir()
