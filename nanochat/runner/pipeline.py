@@ -189,9 +189,10 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
     name, digest = prepared.plan.recipe_name, plan_digest(prepared.plan, prepared.init_digests)
     previous = find_resumable_run(name, digest, base)
     computed_here = previous is not None and any(e.status != "cached" and e.folder for e in previous.state.stages)
+    has_upload = computed_here or tracking.registered_name is not None
     with ExitStack() as held:
         try:
-            session = held.enter_context(_open(context, tracking if computed_here else RunTracking(kind="none")))
+            session = held.enter_context(_open(context, tracking if has_upload else RunTracking(kind="none")))
         except (LockError, OSError) as error:
             if isinstance(error, OSError) and not is_no_permission(error):
                 raise
@@ -208,7 +209,7 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
         run = Run(session.folder, session.state)
         if not run.folder.report.is_file():
             write_report(run, base)
-        if computed_here and tracking.kind == "mlflow":
+        if has_upload and tracking.kind == "mlflow":
             problems = find_tracking_problems(prepared.loaded.recipe.tracking, tracking)
             upload_rest(run, base, display, list(problems), handle_signals=context.handle_signals, is_cell=is_cell)
         elif tracking.kind == "mlflow" and not is_cell:

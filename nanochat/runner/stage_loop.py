@@ -204,6 +204,7 @@ def _compute_stage(
     records: dict[str, StageRecord],
 ) -> StageRecord:
     name, folder, base = lookup.stage.name, lookup.folder, context.request.base
+    tracking = context.prepared.loaded.recipe.tracking
     session.begin_stage(name, folder, reason=lookup.reason)
     entry = session.state.entry(name)
     verb = "resumes" if lookup.action == "resume" else "runs"
@@ -221,6 +222,7 @@ def _compute_stage(
         provenance=session.state.provenance,
         environment=context.request.environment,
         command=context.request.child_command,
+        system_metrics_every_seconds=tracking.system_metrics_every_seconds if tracking.kind == "mlflow" else None,
     )
     began = time.time()
     try:

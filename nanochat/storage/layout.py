@@ -56,6 +56,8 @@ class StageFolder:
     record = _Entry("record.json")
     lock = _Entry("lock")
     link = _Entry("tracking.json")  # the MLflow run that shows the stage
+    model_link = _Entry("logged_model.json")  # the logged model of MLflow that shows its model
+    system = _Entry("system.jsonl")  # how busy the machine was while the stage ran
     # Written by the child process.
     log = _Entry("log.txt")  # its standard output and error
     progress = _Entry("progress.json")  # its heartbeat
@@ -91,7 +93,7 @@ class StageFolder:
 
     def result_files(self) -> list[Path]:
         """Return the files that a finished stage is recorded with: its output, series, sources and suites."""
-        single = [self.metrics, self.timings, self.sources]
+        single = [self.metrics, self.timings, self.system, self.sources]
         found = [*self.out.rglob("*"), *self.suites.glob("*"), *single]
         return sorted(path for path in found if path.is_file())
 

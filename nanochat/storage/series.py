@@ -12,7 +12,7 @@ SUITE_PREFIX = "eval/"
 
 
 class Series:
-    """An append-only file of lines `{"step": int, "metrics": {name: float}}`.
+    """An append-only file of lines `{"step": int, "metrics": {name: float}}`, with the `time` if it matters.
 
     Every line is written at once, so a killed process loses at most the line that it was writing.
     """
@@ -20,10 +20,11 @@ class Series:
     def __init__(self, path: Path):
         self.path = path
 
-    def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line. All values must be finite, because JSON has no NaN."""
+    def append(self, step: int, metrics: Mapping[str, float], *, time: float | None = None) -> None:
+        """Append one line. All values must be finite, because JSON has no NaN. `time` is in seconds since the epoch."""
         assert all(math.isfinite(value) for value in metrics.values()), f"step {step}: not finite: {metrics}"
-        line = json.dumps({"step": step, "metrics": dict(metrics)})
+        timed = {} if time is None else {"time": time}
+        line = json.dumps({"step": step, **timed, "metrics": dict(metrics)})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

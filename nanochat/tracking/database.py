@@ -72,6 +72,31 @@ def find_moved_artifacts(database: Path) -> None:
                 if (home / run_id).is_dir():
                     place = f"{prefix}{run_id}/artifacts"
                     connection.execute("update runs set artifact_uri = ? where run_uuid = ?", (place, run_id))
+            _find_moved_models(connection, number, home)
+
+
+def set_version_source(database: Path, name: str, version: int, source: str) -> None:
+    """Name the source of a registered version, to which MLflow's page links. Where its files are is kept elsewhere."""
+    with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as connection, connection:
+        change = "update model_versions set source = ? where name = ? and version = ?"
+        connection.execute(change, (source, name, version))
+
+
+def _find_moved_models(connection: sqlite3.Connection, experiment: int, home: Path) -> None:
+    """Correct where the models of an experiment are, and the versions of registered models that were made of them."""
+    if not connection.execute("select 1 from sqlite_master where name = 'logged_models'").fetchone():
+        return  # before version 3
+    query = "select model_id, artifact_location from logged_models where experiment_id = ?"
+    for model_id, old in connection.execute(query, (experiment,)).fetchall():
+        folder = home / "models" / model_id / "artifacts"
+        if folder.as_uri() != old and folder.is_dir():
+            change = "update {} set {} = ? where {} = ?"
+            connection.execute(
+                change.format("logged_models", "artifact_location", "model_id"), (folder.as_uri(), model_id)
+            )
+            connection.execute(
+                change.format("model_versions", "storage_location", "storage_location"), (folder.as_uri(), old)
+            )
 
 
 def _find_home(database: Path, number: str, name: str, location: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""`tracking.json`, the file beside a run or stage that stores its MLflow run and what has been uploaded already."""
+"""The files beside a run or stage that store its MLflow run or model, and what has been uploaded already."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ class Link(BaseModel):
     status: Status = "RUNNING"
     text_digest: str = ""
     has_params: bool = False
-    has_datasets: bool = False
+    datasets_digest: str = ""
+    """A digest of the data sets that were uploaded. Those of a run of several stages grow while it runs."""
     artifacts: dict[str, str] = {}
+    models_digest: str = ""
+    """A digest of the models, their metrics and the registration that were uploaded."""
     is_complete: bool = False
 
     def save(self, path: Path) -> Link:
@@ -40,6 +43,31 @@ class Link(BaseModel):
     def change(self, path: Path, **changes: object) -> Link:
         """Write the link with some fields changed, and return it."""
         return self.model_copy(update=changes).save(path)
+
+
+class ModelLink(BaseModel):
+    """The logged model of a stage. `files` maps the name of each uploaded file to a digest of its content."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    """A tag of the model by which it is found again if its id is lost."""
+    model_id: str = ""
+    """Empty while the model is being created."""
+    files: dict[str, str] = {}
+
+    def save(self, path: Path) -> ModelLink:
+        """Write the link and return it."""
+        write_text(path, self.model_dump_json(indent=1))
+        return self
+
+
+def read_model_link(path: Path) -> ModelLink | None:
+    """Return the link of a model, or None if it was never uploaded."""
+    try:
+        return ModelLink.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def read_link(path: Path) -> Link | None:

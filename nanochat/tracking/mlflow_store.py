@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from nanochat.tracking.database import (
     find_moved_artifacts,
     url_for_mlflow,
 )
+from nanochat.tracking.run_view import HEADLINE_METRICS
 from nanochat.tracking.store_address import SERVER_PORTS, database_path, show_uri, with_credentials
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ _REASON_CHARS = 400
 _REFUSALS = (400, 413, 422)
 """Status codes of HTTP: the request is invalid, too large, or makes no sense."""
 _PAGE = 1000
+VIEW = "nanochat"
+"""The name of the view of the table of runs that shows the most important results. MLflow hides all metrics else."""
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _CREATING = ".mlflow.creating-"
 
 
@@ -85,9 +90,19 @@ def open_store(uri: str, experiment: str) -> Store:
         existing = client.get_experiment_by_name(experiment)
         if existing is None:
             location = None if path is None else artifact_folder(path, experiment).as_uri()
-            return Store(client, uri, experiment, str(client.create_experiment(experiment, location)))
+            number = str(client.create_experiment(experiment, location))
+            client.set_experiment_tag(number, _VIEW_TAG, _view())
+            return Store(client, uri, experiment, number)
         notice = _restore(client, existing) if existing.lifecycle_stage == "deleted" else ""
+        if existing.tags.get(_VIEW_TAG) != _view():
+            client.set_experiment_tag(existing.experiment_id, _VIEW_TAG, _view())
         return Store(client, uri, experiment, str(existing.experiment_id), notice)
+
+
+def _view() -> str:
+    """Return the columns that MLflow's table of runs shows, in the form in which its page shares them."""
+    attributes = [f"attributes.`{name}`" for name in ("Models", "Dataset")]
+    return json.dumps({"selectedColumns": attributes + [f"metrics.`{name}`" for name in HEADLINE_METRICS]})
 
 
 def _restore(client: MlflowClient, experiment: Experiment) -> str:

@@ -15,6 +15,8 @@ class Point:
     step: int
     name: str
     value: float
+    time: float | None = None
+    """When it was measured, in seconds since the epoch. None if nobody wrote that down."""
 
 
 class Tail:
@@ -61,9 +63,10 @@ def _points(line: bytes) -> Iterator[Point]:
         return
     if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
         return
+    time = entry.get("time")
     for name, value in entry.get("metrics", {}).items():
         if isinstance(value, (int, float)):
-            yield Point(entry["step"], name, float(value))
+            yield Point(entry["step"], name, float(value), time if isinstance(time, float) else None)
 
 
 def read_points(path: Path) -> list[Point]:

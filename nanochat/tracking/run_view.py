@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from nanochat.tracking.points import Point
 
 HOST_TAG, PID_TAG, STARTED_TAG = "host", "pid", "pid_started"
 MACHINE_TAG = "pid_machine"
@@ -13,6 +16,8 @@ KEY_TAG = "upload_key"
 SWEEP_TAG = "sweep"
 """The sweep that a run is a cell of."""
 CACHED_TAG_PREFIX = "cached."
+HEADLINE_METRICS = ("bpb", "core", "chat_core", "tokens", "minutes")
+"""The results of a run that MLflow's table of runs shows, as far as the run has them."""
 OWN_TAGS = frozenset({"git_commit", HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, KEY_TAG, SWEEP_TAG})
 """Tags of a run that the runner sets. Those of cached stages begin with `CACHED_TAG_PREFIX`."""
 OWN_MLFLOW_TAGS = frozenset(
@@ -55,6 +60,58 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelView:
+    """The model of a finished training stage."""
+
+    name: str
+    link: Path
+    """The file that stores its id in MLflow."""
+    run_link: Path
+    """The link of the MLflow run that trained it."""
+    step: int
+    tags: dict[str, str]
+    params: dict[str, str]
+    folder: Path
+    stage: str
+    """The folder of the stage, relative to the base folder."""
+    files: Mapping[str, str]
+    """The sha256 of each of the model's files."""
+    is_chat: bool
+    is_uploaded: bool
+    """Whether to upload the files. Otherwise MLflow only knows where they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Metrics of a run that say how good a model is, each with the data set that it was measured on, if it is one."""
+
+    run_link: Path
+    model_link: Path
+    metrics: Mapping[str, Dataset | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """A condition of the recipe, and the result that it is about."""
+
+    metric: str
+    condition: str
+    value: float | None
+    is_met: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A model that is to be a version of a registered model."""
+
+    name: str
+    model: ModelView
+    tags: dict[str, str]
+    description: str
+    expectations: tuple[Expectation, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunView:
     """A run in MLflow: a run of a recipe with its stages as child runs, one of these stages, or a sweep."""
 
@@ -65,6 +122,8 @@ class RunView:
     tags: dict[str, str]
     params: dict[str, str]
     metrics: dict[str, float]
+    points: tuple[Point, ...] = ()
+    """Metrics at other steps than 0."""
     streams: tuple[Path, ...] = ()
     """JSON Lines files of metrics by step."""
     artifacts: tuple[Artifact, ...] = ()
@@ -73,6 +132,9 @@ class RunView:
     datasets: tuple[Dataset, ...] = ()
     stages: tuple[RunView, ...] = ()
     """The stages that the run computed itself, in order."""
+    models: tuple[ModelView, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    registration: Registration | None = None
     parent: RunView | None = None
     """The sweep that the run is a cell of. Only its name and tags are read, to create its MLflow run if needed."""
     started: float | None = None

@@ -6,24 +6,32 @@ so that every point is uploaded exactly once, however often the uploading proces
 
 from __future__ import annotations
 
-import hashlib
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from nanochat.storage.locking import folder_lock
 from nanochat.tracking.link import Link, read_key, read_link, reserve_key
 from nanochat.tracking.mlflow_store import Store, TrackingOutageError, probe, raise_outages, reason_of
+from nanochat.tracking.models.logged_models import ModelWriter, NoModelsError
 from nanochat.tracking.points import Point, Tail
 from nanochat.tracking.run_view import HOST_TAG, KEY_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, RunView, Status
 from nanochat.tracking.store_address import show_uri
+from nanochat.tracking.view_digests import (
+    NO_MODELS,
+    TABLES,
+    digest_of,
+    file_stamps,
+    is_complete,
+    models_digest,
+    shown_tags,
+    table_name,
+)
 from nanochat.tracking.writer import RunGoneError, Writer, acceptable_tags, milliseconds
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_TABLES = "tables/"
 _FIRST_TAGS = (KEY_TAG, HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG, "mlflow.user", "mlflow.parentRunId")
 
 
@@ -33,7 +41,7 @@ class Sender:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._client = store.client
-        self._writer = Writer(store)
+        self._writer, self.models = Writer(store), ModelWriter(store)
         self._tails: dict[Path, Tail] = {}
         self._checked: set[str] = set()
         self._failures: list[str] = []
@@ -92,25 +100,27 @@ class Sender:
 
     def _send(self, view: RunView, *, parent: str = "") -> Link:
         link = self._find(view)
-        if link is not None and _is_complete(view, link, parent):
+        if link is not None and is_complete(view, link, parent):
             children = [(stage, self._find(stage)) for stage in view.stages]
-            if all(child is not None and _is_complete(stage, child, link.run_id) for stage, child in children):
+            if all(child is not None and is_complete(stage, child, link.run_id) for stage, child in children):
                 return link
         link = self._describe(view, link or self._create(view, parent), parent)
         self._names[link.run_id] = view.name
         for stage in view.stages:
             self._send(stage, parent=link.run_id)
-        if view.datasets and not link.has_datasets:
+        if view.datasets and link.datasets_digest != (digest := digest_of([vars(x) for x in view.datasets])):
             self._writer.write_datasets(link.run_id, view.datasets)
-            link = link.change(view.link, has_datasets=True)
+            link = link.change(view.link, datasets_digest=digest)
         for stream in view.streams:
             self._writer.write_points(link.run_id, self._tails.setdefault(stream, Tail(stream)).read())
-        self._writer.write_points(link.run_id, [Point(0, name, value) for name, value in view.metrics.items()])
-        link, is_complete = self._send_files(view, link)
+        first = [Point(0, name, value) for name, value in view.metrics.items()]
+        self._writer.write_points(link.run_id, [*first, *view.points])
+        link, has_files = self._send_files(view, link)
+        link, has_models = self._send_models(view, link)
         if view.status == "RUNNING":
             return link
         self._writer.close(link.run_id, view.status, view.ended)
-        return link.change(view.link, status=view.status, is_complete=is_complete)
+        return link.change(view.link, status=view.status, is_complete=has_files and has_models)
 
     def _find(self, view: RunView) -> Link | None:
         """Return the link to the view's MLflow run if the store has it, else None. Users may delete runs in the UI.
@@ -160,7 +170,7 @@ class Sender:
         The other tags follow later, since one that MLflow refuses must not keep the run from being created.
         """
         key, store = read_key(view.link) or reserve_key(view.link), self._store
-        tags = acceptable_tags({**_tags(view, parent), KEY_TAG: key})
+        tags = acceptable_tags({**shown_tags(view, parent), KEY_TAG: key})
         needed = {name: value for name, value in tags.items() if name in _FIRST_TAGS}
         run = self._client.create_run(
             store.experiment_id, run_name=view.name, start_time=milliseconds(view.started), tags=needed
@@ -183,9 +193,8 @@ class Sender:
         if not link.has_params and view.params:
             self._writer.write_params(link.run_id, view.params)
             link = link.change(view.link, has_params=True)
-        tags = _tags(view, parent)
-        digest = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()
-        if digest != link.text_digest:
+        tags = shown_tags(view, parent)
+        if (digest := digest_of(tags)) != link.text_digest:
             self._writer.write_tags(link.run_id, tags)
             link = link.change(view.link, text_digest=digest, parent=parent)
         return link
@@ -195,7 +204,7 @@ class Sender:
 
         If one cannot be uploaded, the rest of the run still is: files may be kept on another server than metrics.
         """
-        for name, stamp in _stamps(view).items():
+        for name, stamp in file_stamps(view).items():
             if link.artifacts.get(name) == stamp:
                 continue
             try:
@@ -206,42 +215,34 @@ class Sender:
                 self._failures.append(f"{view.name}: {name}: {reason_of(error, self._store.uri)}")
                 return link, False
             link = link.change(view.link, artifacts={**link.artifacts, name: stamp})
-        if tables := [name for name in link.artifacts if name.startswith(_TABLES)]:
+        if tables := [name for name in link.artifacts if name.startswith(TABLES)]:
             shown = [{"path": name, "type": "table"} for name in tables]
             self._writer.write_tags(link.run_id, {"mlflow.loggedArtifacts": json.dumps(shown)})
         return link, True
 
+    def _send_models(self, view: RunView, link: Link) -> tuple[Link, bool]:
+        """Upload models, their metrics and the registration if they are new. Return the link, and whether that worked.
+
+        A store without models is reported, and the run is complete without them.
+        """
+        digest = models_digest(view)
+        if link.models_digest == digest:
+            return link, True
+        try:
+            self.models.send(view, link.run_id)
+        except NoModelsError:
+            reason = "this MLflow server keeps none, which takes version 3"
+            self._writer.refusals.append((link.run_id, f"models: {reason}"))
+            digest = f"{NO_MODELS}{digest}"
+        except Exception as error:  # noqa: BLE001 -- places for files are plugins, with errors of their own
+            self._failures.append(f"{view.name}: models: {reason_of(error, self._store.uri)}")
+            return link, False
+        return link.change(view.link, models_digest=digest), True
+
     def _write_file(self, view: RunView, run_id: str, name: str) -> None:
         for table in view.tables:
-            if name == _table_name(table):
+            if name == table_name(table):
                 self._writer.write_table(run_id, name, table)
         for artifact in view.artifacts:
             if name == artifact.name:
                 self._writer.write_file(run_id, artifact)
-
-
-def _is_complete(view: RunView, link: Link, parent: str) -> bool:
-    """Return whether an ended run is uploaded completely. Artifacts may be written after the run ended."""
-    has_ended = link.is_complete and link.status == view.status and link.parent == parent
-    return has_ended and _stamps(view).items() <= link.artifacts.items()
-
-
-def _stamps(view: RunView) -> dict[str, str]:
-    """Return the size and the time of each file and table that exists, by its name in MLflow."""
-    paths = {artifact.name: artifact.path for artifact in view.artifacts}
-    paths |= {_table_name(table): table for table in view.tables}
-    stamps = {}
-    for name, path in paths.items():
-        with suppress(FileNotFoundError):
-            stat = path.stat()
-            stamps[name] = f"{stat.st_size}:{stat.st_mtime_ns}"
-    return stamps
-
-
-def _table_name(table: Path) -> str:
-    return f"{_TABLES}{table.stem}.json"
-
-
-def _tags(view: RunView, parent: str) -> dict[str, str]:
-    own = {"mlflow.parentRunId": parent} if parent else {}
-    return {**view.tags, **own, "mlflow.note.content": view.description}

@@ -68,11 +68,17 @@ class Uploader:
         return self._problem or self._problem_of_others
 
     @property
+    def file_on_its_way(self) -> str | None:
+        """The file of a model that is being uploaded, with its size, or None. It may take minutes."""
+        return None if self._sender is None else self._sender.models.file_on_its_way
+
+    @property
     def notices(self) -> list[str]:
         """What the user should know although the upload succeeded, such as what the store refused."""
         restored = [self._store.notice] if self._store is not None and self._store.notice else []
         refusals = self._sender.refusals if self._sender is not None else []
-        return restored + [f"refused {refusal}; the rest is uploaded" for refusal in refusals]
+        registered = self._sender.models.notices if self._sender is not None else []
+        return [*restored, *registered, *(f"refused {refusal}; the rest is uploaded" for refusal in refusals)]
 
     def _work(self) -> None:
         try:

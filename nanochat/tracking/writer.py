@@ -21,7 +21,7 @@ from nanochat.tracking.run_view import OWN_MLFLOW_TAGS, Artifact, Dataset, Statu
 
 _BATCH = 1000
 _PARAM_CHARS = 6000
-_DIGEST_CHARS = 32
+DATASET_DIGEST_CHARS = 32
 _Item = TypeVar("_Item")
 
 
@@ -86,7 +86,7 @@ class Writer:
 
         inputs = []
         for d in datasets:
-            dataset = MlflowDataset(d.name, d.digest[:_DIGEST_CHARS], "nanochat", json.dumps({"uri": d.source}))
+            dataset = MlflowDataset(d.name, d.digest[:DATASET_DIGEST_CHARS], "nanochat", json.dumps({"uri": d.source}))
             inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", d.context)]))
         self._write_all(
             run_id,
@@ -106,7 +106,8 @@ class Writer:
             key = (run_id, acceptable_key(point.name))
             if point.step > self._last_step(*key):
                 self._last_steps[key] = point.step
-                new.append(Metric(key[1], point.value, self._times.setdefault((*key, point.step), now), point.step))
+                time_ms = milliseconds(point.time) or self._times.setdefault((*key, point.step), now)
+                new.append(Metric(key[1], point.value, time_ms, point.step))
         try:
             for start in range(0, len(new), _BATCH):
                 self._write_all(
@@ -123,7 +124,7 @@ class Writer:
                 self._last_steps.pop((run_id, metric.key), None)
             raise
         for metric in new:
-            del self._times[run_id, metric.key, metric.step]
+            self._times.pop((run_id, metric.key, metric.step), None)
 
     def _last_step(self, run_id: str, name: str) -> int:
         key = (run_id, name)

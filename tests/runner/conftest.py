@@ -121,7 +121,7 @@ inputs = json.dumps([job["spec"], sorted(job["upstream"])], sort_keys=True)
 (out / "weights.bin").write_bytes(hashlib.sha256(inputs.encode()).digest())
 if stage in ("pretrain", "sft"):
     (out / "model").mkdir(exist_ok=True)
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
         (out / "model" / name).write_text(inputs)
 (out / "timings.json").write_text(json.dumps({"seconds": time.time()}))
 metrics = {"tokenizer": {}, "base_eval": {"bpb": 1.5}, "pretrain": {"val/bpb": 1.5}, "sft": {"train/loss": 2.0},

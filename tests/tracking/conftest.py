@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from nanochat.tracking.run_view import RunView, Status
+from nanochat.storage.files import sha256_of_file
+from nanochat.storage.layout import MODEL_FILES
+from nanochat.tracking.run_view import (
+    Dataset,
+    Expectation,
+    Measurement,
+    ModelView,
+    Registration,
+    RunView,
+    Status,
+)
 
 
 @pytest.fixture
@@ -63,3 +73,52 @@ class FakeRun:
 @pytest.fixture
 def fake_run(tmp_path: Path) -> FakeRun:
     return FakeRun(tmp_path / "run")
+
+
+class Shelf:
+    """A run with a chat model, one result, and an expectation."""
+
+    def __init__(self, fake_run: FakeRun, model_folder: Path) -> None:
+        self.words = Dataset(name="words", digest="d" * 64, source="builtin", context="evaluation")
+        self.run, self.folder = fake_run, fake_run.folder
+        self.model = ModelView(
+            name="quick-sft",
+            link=self.folder / "sft" / "logged_model.json",
+            run_link=self.folder / "stage.json",
+            step=9,
+            tags={"stage": "sft"},
+            params={"n_layer": "2"},
+            folder=model_folder,
+            stage="stages/sft/abc",
+            files={name: sha256_of_file(model_folder / name) for name in MODEL_FILES},
+            is_chat=True,
+            is_uploaded=True,
+        )
+
+    def another(self, folder: Path) -> Shelf:
+        """Return another run with the same model."""
+        return Shelf(FakeRun(folder), self.model.folder)
+
+    def view(self, value: float = 0.5, *, expects: bool = True, **changes: Any) -> RunView:
+        measured = {"chat_eval/spelling": self.words, "chat_eval/core": None}
+        expected = Expectation(metric="chat_eval.spelling", condition=">= 0.4", value=value, is_met=value >= 0.4)
+        view = self.run.view("FINISHED", "FINISHED", metrics={"chat_eval/spelling": value, "chat_eval/core": 0.25})
+        return replace(
+            view,
+            models=(replace(self.model, **changes),),
+            measurements=(
+                Measurement(run_link=self.folder / "stage.json", model_link=self.model.link, metrics=measured),
+            ),
+            registration=Registration(
+                name="speller",
+                model=replace(self.model, **changes),
+                tags={"fingerprint": "abc"},
+                description="a speller",
+                expectations=(expected,) if expects else (),
+            ),
+        )
+
+
+@pytest.fixture
+def shelf(fake_run: FakeRun, model_folder: Path) -> Shelf:
+    return Shelf(fake_run, model_folder)

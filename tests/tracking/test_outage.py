@@ -11,9 +11,11 @@ import time
 
 import pytest
 
+from nanochat.storage.layout import MODEL_FILES
 from nanochat.tracking import uploader as uploader_module
 from nanochat.tracking.link import read_link
 from nanochat.tracking.mlflow_store import open_store
+from nanochat.tracking.models.logged_models import ModelWriter
 from nanochat.tracking.uploader import Uploader
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
@@ -99,5 +101,41 @@ def test_server_killed_twice_ends_with_every_metric_once_and_in_order(tmp_path, 
         assert [metric.step for metric in history] == list(range(step))
         assert store.client.get_run(run_id).info.status == "FINISHED"
         assert len(store.client.search_runs([store.experiment_id])) == 2
+    finally:
+        server.kill()
+
+
+def test_server_killed_while_it_gets_a_model_ends_with_the_model_once(tmp_path, shelf, monkeypatch):
+    """It is killed when the model has been created there and its files have not been uploaded."""
+    monkeypatch.setattr(uploader_module, "_RETRY_SECONDS", 0.3)
+    server = Server(tmp_path)
+    server.start()
+    send_files, killed = ModelWriter._send_files, []
+
+    def kill_first(*arguments):
+        if not killed:
+            killed.append(True)
+            server.kill()
+        send_files(*arguments)
+
+    monkeypatch.setattr(ModelWriter, "_send_files", kill_first)
+    uploader = Uploader(
+        server.uri, "nanochat", view=shelf.view, pending=list, machine="here", is_alive=lambda pid, started: True
+    )
+    try:
+        uploader.start()
+        wait_for(lambda: uploader.problem is not None)
+        assert server.uri in uploader.problem
+        server.start()
+        wait_for(lambda: uploader.problem is None)
+        uploader.stop()
+        assert uploader.join(300) and uploader.problem is None, uploader.problem
+        store = open_store(server.uri, "nanochat")
+        (model,) = store.client.search_logged_models([store.experiment_id])
+        assert (str(model.status), len(model.metrics)) == ("READY", 2)
+        assert {file.path for file in store.client.list_logged_model_artifacts(model.model_id, "model")} == {
+            f"model/{name}" for name in MODEL_FILES
+        }
+        assert store.client.get_registered_model("speller").aliases == {"best": "1"}
     finally:
         server.kill()

@@ -56,6 +56,10 @@ def check_tracking(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     if isinstance(experiment, str) and len(experiment) > EXPERIMENT_CHARS:
         message = f"the name has {len(experiment):,} characters, and MLflow accepts {EXPERIMENT_CHARS}"
         yield FieldProblem(("tracking", "experiment"), "out-of-range", message, "shorten it")
+    name = section.get("register")
+    if isinstance(name, str) and (acceptable_key(name) != name or set(name) & set("/:")):
+        message = f"`{name}` cannot be the name of a registered model"
+        yield FieldProblem(("tracking", "register"), "bad-name", message, "use letters, digits, spaces and `_-.`")
     for key, value in tags.items() if isinstance(tags, dict) else ():
         if (problem := _key_problem(key)) is not None:
             yield FieldProblem(("tracking", "tags", key), "bad-name", *problem, at_key=True)

@@ -137,3 +137,15 @@ class Tracking(Section):
     tags: dict[str, str] = Field(default={})
     """Tags of the recipe's MLflow run. A name consists of letters, digits, spaces and `_-.:/`, and does not begin with
     `mlflow.`."""
+    register: NonEmptyText | None = None
+    """Name of a registered model of MLflow. The run's last model becomes a version of it, with the run, the commit, a
+    digest of the recipe, the fingerprint of the stage and the results that `expect` names as tags. The version gets the
+    alias `best` if `expect` has conditions and all of them hold, unless the version that has the alias is better by
+    every result that both recipes name."""
+    upload_weights: Literal["registered", "all", "none"] = "registered"
+    """Models whose files are uploaded to MLflow. The others are a reference to the stage's folder, which takes a few KB
+    and can be loaded where that folder is. A store on the same disk shares uploaded files with the stage and needs no
+    more space; a server needs as much as the model has."""
+    system_metrics_every_seconds: Positive | None = 10.0
+    """Number of seconds between two measurements of the CPU, memory, disk, network and GPUs, which MLflow shows as
+    system metrics of each stage. `null` for never."""

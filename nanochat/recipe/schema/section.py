@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import PydanticCustomError
 
 CONFLICT = "conflict"
@@ -32,7 +33,20 @@ def _add_descriptions(schema: dict[str, Any], section: type[Section]) -> None:
         schema["properties"][name]["description"] = text
 
 
-class Section(BaseModel):
+class _Hidden:
+    """An attribute that does not exist, although a base class has it."""
+
+    def __get__(self, owner: object, kind: type) -> Any:
+        raise AttributeError
+
+
+class _SectionType(ModelMetaclass):
+    """The class of sections. One of them has a field with the name of a method of classes, which Pydantic forbids."""
+
+    register = _Hidden()
+
+
+class Section(BaseModel, metaclass=_SectionType):
     """Base of every section: immutable, strict about types, and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_add_descriptions)

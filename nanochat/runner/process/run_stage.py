@@ -32,6 +32,7 @@ from nanochat.storage.files import folder_bytes, write_text
 from nanochat.storage.integrity import FileDigest
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
+from nanochat.tracking.system_metrics import measuring_system
 
 _SILENT_SECONDS = 60.0
 """The progress line warns about a heartbeat older than this: the stage may be in one long step, or stuck."""
@@ -61,6 +62,8 @@ class StageAttempt:
     environment: Mapping[str, str]
     """Variables of the child's environment, besides those of this process."""
     command: Sequence[str] = COMMAND
+    system_metrics_every_seconds: float | None = None
+    """None to not measure the machine."""
 
 
 def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interrupts, display: Display) -> StageRecord:
@@ -73,7 +76,8 @@ def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interru
     commits = {source.name: resolve_revision(source, base=attempt.base, offline=True) for source in stage.read_sources}
     _prepare_folder(attempt, display)
     started = time.time()
-    child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
+    with measuring_system(folder.system, attempt.system_metrics_every_seconds):
+        child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
     advice = memory_advice(stage, child_exit)
     raise_for_exit(child_exit, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=advice)
     record = _record(attempt, child_exit, started=started, commits=commits)

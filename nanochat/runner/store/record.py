@@ -170,6 +170,9 @@ class RunTracking(_Stored):
     uri: str | None = None
     experiment: str = "nanochat"
     tags: dict[str, str] = {}
+    registered_name: str | None = None
+    """The registered model that the run's last model becomes a version of."""
+    upload_weights: Literal["registered", "all", "none"] = "registered"
 
 
 class RunState(_Stored):

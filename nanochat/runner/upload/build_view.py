@@ -5,37 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from nanochat.plan.describe import describe_choice
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
 from nanochat.plan.stages import STAGES
 from nanochat.runner.report.markdown import code_span, escape, paragraphs
-from nanochat.runner.report.results import result_line, time_remark
+from nanochat.runner.report.results import result_line
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.verification import damage_to_read
+from nanochat.runner.upload.headline import datasets_of_run, datasets_of_stage, headline_points
+from nanochat.runner.upload.model_view import measurements, model_views, registration
+from nanochat.runner.upload.run_tags import cached_tags, common_tags, stage_tags, time_tags
 from nanochat.runner.upload.sweep_view import as_cell
 from nanochat.storage.layout import RunFolder, StageFolder
 from nanochat.tracking.database import holds_runs
 from nanochat.tracking.link import read_link
 from nanochat.tracking.run_view import (
-    CACHED_TAG_PREFIX,
-    HOST_TAG,
-    MACHINE_TAG,
-    PID_TAG,
-    STARTED_TAG,
     Artifact,
-    Dataset,
     RunView,
     Status,
     metric_name,
 )
 from nanochat.tracking.store_address import database_path
+from nanochat.tracking.view_digests import models_digest
 
-NOT_REPRODUCIBLE_TAG = "not_reproducible"
 RUN_STATUS: dict[str, Status] = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -57,21 +52,26 @@ def run_view(folder: RunFolder, base: Path) -> RunView:
         description=_describe_run(state, records),
         tags={
             **state.tracking.tags,
-            **_common_tags(state),
-            **_cached_tags(state, base),
-            **_time_tags(records.values()),
+            **common_tags(state),
+            **cached_tags(state, base),
+            **time_tags(records.values()),
         },
         params={"seed": str(state.seed), **_shape_params(state)},
         metrics=_metrics(records.values()),
+        points=headline_points(state, records),
         artifacts=_run_artifacts(folder),
+        datasets=datasets_of_run(state, records),
         stages=tuple(
             _stage_view(state, entry, folder, records.get(entry.stage))
             for entry, folder in _computed_stages(state, base)
         ),
+        models=model_views(state, base, records, tags=common_tags(state)),
+        measurements=measurements(state, base, records, run_link=folder.link),
+        registration=registration(state, base, records, folder=folder, tags=common_tags(state)),
         started=state.created,
         ended=None if state.status == "running" else state.updated,
     )
-    return as_cell(view, state, base, tags=_common_tags(state))
+    return as_cell(view, state, base, tags=common_tags(state))
 
 
 def pending_views(base: Path, uri: str, experiment: str, *, without: RunFolder) -> list[RunView]:
@@ -107,7 +107,7 @@ def is_in_store(run: Run, base: Path) -> bool | None:
     ids = [
         link.run_id for link in links if link is not None and link.is_complete and (link.uri, link.experiment) == place
     ]
-    if len(ids) < len(links):
+    if len(ids) < len(links) or links[0] is None or links[0].models_digest != models_digest(run_view(run.folder, base)):
         return False
     database = database_path(tracking.uri)
     return None if database is None else holds_runs(database, ids)
@@ -135,63 +135,17 @@ def _stage_view(state: RunState, entry: StageEntry, folder: StageFolder, record:
         link=folder.link,
         status=status,
         description=_describe_stage(state, entry, record),
-        tags=_common_tags(state) | _stage_tags(entry, folder, record),
+        tags=common_tags(state) | stage_tags(entry, folder, record),
         params=entry.params,
-        streams=_sound_files(folder, record, (folder.metrics, folder.timings)),
+        streams=_sound_files(folder, record, (folder.metrics, folder.timings, folder.system)),
         # The page of a training stage has charts by step. Its results are shown on the page of the run.
         metrics=_metrics([record]) if record and not STAGES[entry.stage].trains else {},
         artifacts=_stage_artifacts(folder, record) if status != "RUNNING" else (),
         tables=_sound_files(folder, record, tables),
-        datasets=_datasets(entry, record),
+        datasets=datasets_of_stage(entry, record),
         started=entry.started,
         ended=entry.finished,
     )
-
-
-def _common_tags(state: RunState) -> dict[str, str]:
-    commit = state.provenance.git_commit or "unknown"
-    return {
-        "git_commit": commit + (" (modified)" if state.provenance.git_dirty else ""),
-        **process_tags(
-            state.recipe, host=state.host, machine=state.machine, pid=state.pid, started=state.process_started
-        ),
-    }
-
-
-def process_tags(recipe: str, *, host: str, machine: str, pid: int, started: float) -> dict[str, str]:
-    """Return the tags that name the recipe of a run or sweep, its user, and the process that works on it."""
-    return {
-        "mlflow.source.name": recipe,
-        "mlflow.source.type": "LOCAL",
-        "mlflow.user": psutil.Process().username(),
-        HOST_TAG: host,
-        MACHINE_TAG: machine,
-        PID_TAG: str(pid),
-        STARTED_TAG: str(started),
-    }
-
-
-def _stage_tags(entry: StageEntry, folder: StageFolder, record: StageRecord | None) -> dict[str, str]:
-    tags = {"stage": entry.stage, "fingerprint": folder.path.name, "folder": str(folder.path)}
-    if record is None:
-        return tags
-    return tags | {"device": record.device, "output_digest": record.output_digest} | _time_tags([record])
-
-
-def _time_tags(records: Iterable[StageRecord]) -> dict[str, str]:
-    """Return a tag that names the stages with a horizon in wall time, if there are any."""
-    marked = [f"{record.stage} {remark}" for record in records if (remark := time_remark(record)) is not None]
-    return {NOT_REPRODUCIBLE_TAG: "; ".join(marked)} if marked else {}
-
-
-def _cached_tags(state: RunState, base: Path) -> dict[str, str]:
-    """Return a tag for each stage taken from the cache: the MLflow run that computed it, else its fingerprint."""
-    tags = {}
-    for stage, folder in state.folders(base).items():
-        if (entry := state.entry(stage)).status == "cached":
-            link = read_link(folder.link)
-            tags[f"{CACHED_TAG_PREFIX}{entry.title}"] = link.run_id if link else folder.path.name
-    return tags
 
 
 def _shape_params(state: RunState) -> dict[str, str]:
@@ -220,12 +174,6 @@ def _sound_files(folder: StageFolder, record: StageRecord | None, paths: Iterabl
     return tuple(path for path in paths if damage_to_read(folder, record, path) is None)
 
 
-def _datasets(entry: StageEntry, record: StageRecord | None) -> tuple[Dataset, ...]:
-    digests = record.source_digests.items() if record else ()
-    context = "evaluation" if STAGES[entry.stage].evaluates else "training"
-    return tuple(Dataset(name=n, digest=d, source=entry.sources.get(n, n), context=context) for n, d in digests)
-
-
 def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
     scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if STAGES[stage].evaluates]
     headline = f"**{escape('; '.join(scores))}**" if scores else paragraphs(state.message) or state.status
@@ -235,7 +183,7 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
         paragraphs(state.description),
         "Learning curves, samples and costs: open `report.html` under Artifacts." if records else "",
         _list_scores(records),
-        *_time_tags(records.values()).values(),
+        *time_tags(records.values()).values(),
         f"Command: {code_span(state.command)}",
         f"Stages taken from the cache: {escape(', '.join(cached))}." if cached else "",
         paragraphs(state.message) if scores else "",
@@ -255,7 +203,7 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
         f"peak memory {show_bytes(record.measured.peak_memory_bytes)} "
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), on {escape(record.device)}.",
         f"Why it ran: {escape(entry.reason)}." if entry.reason else "",
-        *_time_tags([record]).values(),
+        *time_tags([record]).values(),
     )
 
 

@@ -16,6 +16,7 @@ from nanochat.runner.upload.build_view import is_in_store, pending_views, run_vi
 from nanochat.runner.upload.web_page import where_to_look
 from nanochat.storage.layout import RunFolder
 from nanochat.tracking.link import Link, read_link
+from nanochat.tracking.mlflow_store import VIEW
 from nanochat.tracking.run_view import RunView
 from nanochat.tracking.store_address import resolve_experiment, resolve_uri
 from nanochat.tracking.uploader import Uploader
@@ -30,7 +31,14 @@ def tracking_of(section: Tracking, folder: Path) -> RunTracking:
     if section.kind == "none":
         return RunTracking(kind="none")
     uri, experiment = resolve_uri(section.uri, folder), resolve_experiment(section.experiment)
-    return RunTracking(kind=section.kind, uri=uri, experiment=experiment, tags=section.tags)
+    return RunTracking(
+        kind=section.kind,
+        uri=uri,
+        experiment=experiment,
+        tags=section.tags,
+        registered_name=section.register,
+        upload_weights=section.upload_weights,
+    )
 
 
 @contextmanager
@@ -59,7 +67,7 @@ def uploading(
         lambda: pending_views(base, uri, experiment, without=folder),
         display=display,
         interrupts=interrupts,
-        address=None if is_cell else where_to_look,
+        address=None if is_cell else _pages,
     ):
         yield
 
@@ -111,7 +119,7 @@ def upload_rest(
             display.log_line(f"MLflow: not uploaded: {problem.removeprefix('tracking: ')}")
     elif is_in_store(run, base) and link is not None:
         if not is_cell:
-            display.log_line(f"MLflow: {where_to_look(link)}")
+            _show(_pages(link), display)
     else:
         with (
             handle_signals() as interrupts,
@@ -130,16 +138,31 @@ def _finish(
 ) -> None:
     """Upload the rest and show the run's address, or why it is not uploaded yet.
 
-    A second signal stops the waiting.
+    A second signal stops the waiting. The files of a model may take as long as they need.
     """
     uploader.stop()
-    for _ in range(round(CLOSE_SECONDS / _POLL_SECONDS)):  # without a clock, which runs on while the run is suspended
-        if uploader.join(_POLL_SECONDS) or interrupts.count > 1:
-            break
+    polls = round(CLOSE_SECONDS / _POLL_SECONDS)  # without a clock, which runs on while the run is suspended
+    shown = ""
+    while polls > 0 and not uploader.join(_POLL_SECONDS) and interrupts.count <= 1:
+        if (file := uploader.file_on_its_way) is None:
+            polls -= 1
+        elif file != shown:
+            shown = file
+            display.log_line(f"MLflow: uploading {file}; Ctrl-C twice leaves that to the next run")
     for notice in uploader.notices:
         display.log_line(f"MLflow: {notice}")
     if (problem := uploader.problem) is not None:
         display.log_line(f"MLflow: not everything could be uploaded: {problem}")
         display.log_line("MLflow: the rest is kept in local files, and the next run uploads it")
     elif address is not None and (uploaded := read_link(link)) is not None:
-        display.log_line(f"MLflow: {address(uploaded)}")
+        _show(address(uploaded), display)
+
+
+def _pages(link: Link) -> str:
+    """Return the address of a run, and a line with that of the table of all runs."""
+    return f"{where_to_look(link)}\nall runs: {where_to_look(link, query=f'viewStateShareKey={VIEW}')}"
+
+
+def _show(addresses: str, display: Display) -> None:
+    for line in addresses.splitlines():
+        display.log_line(f"MLflow: {line}")

@@ -14,7 +14,8 @@ from nanochat.runner.store import provenance
 from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.summary import SweepSummary
-from nanochat.runner.upload.build_view import RUN_STATUS, process_tags
+from nanochat.runner.upload.build_view import RUN_STATUS
+from nanochat.runner.upload.run_tags import process_tags
 from nanochat.runner.upload.sweep_view import sweep_view
 from nanochat.runner.upload.upload import uploading_views
 from nanochat.runner.upload.web_page import cells_query, where_to_look

@@ -1,0 +1,1 @@
+"""Models in MLflow: logged models, what was measured on them, and registered models."""
