@@ -101,8 +101,8 @@ def open_store(uri: str, experiment: str) -> Store:
 
 def _view() -> str:
     """Return the columns that MLflow's table of runs shows, in the form in which its page shares them."""
-    attributes = [f"attributes.`{name}`" for name in ("Models", "Dataset")]
-    return json.dumps({"selectedColumns": attributes + [f"metrics.`{name}`" for name in HEADLINE_METRICS]})
+    columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in HEADLINE_METRICS)]
+    return json.dumps({"selectedColumns": columns})
 
 
 def _restore(client: MlflowClient, experiment: Experiment) -> str:
