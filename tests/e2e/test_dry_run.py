@@ -234,3 +234,31 @@ def test_training_for_minutes_on_two_processes_ends_for_both_and_resumes(tmp_pat
     assert any("2-pretrain: resumes" in line for line in display.lines)
     (folder,) = (tmp_path / "stages" / "pretrain").glob("*")
     assert json.loads((folder / "out" / "timings.json").read_text())["training_seconds"] >= 3
+
+
+@pytest.mark.slow
+def test_report_says_which_model_of_an_overfitting_sft_was_passed_on_and_what_its_suites_cost(base, tmp_path, run_dry):
+    """The held-out answers contradict those that are trained on, so their loss falls and then rises."""
+    chats = {"train": [(f"what follows {i}?", f"{i + 1} follows {i}") for i in range(11)]}
+    chats["test"] = [(question, f"{i + 2} precedes {i}") for i, (question, _) in enumerate(chats["train"])]
+    for split, pairs in chats.items():
+        lines = (json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in pairs)
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    run, display = run_dry(
+        base,
+        "chat_eval=null",
+        f"sources.chats={{path: {tmp_path}/*.jsonl}}",
+        "sft.data={spelling: null, chats: {task: conversations, source: chats, validation: {split: test}}}",
+        "sft={horizon: {steps: 14}, lr_scale: 8, hand_on: best}",
+        "run.monitor={validate_every_steps: 1, evaluate: {every_steps: 5, suites: {text: {task: bpb, tokens: 256}}}}",
+    )
+    assert computed_stages(display) == ["4-sft"]
+    series = [json.loads(line) for line in (run.folder.stages / "4-sft" / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["metrics"]["val/loss"] for line in series if "val/loss" in line["metrics"]}
+    best = min(losses, key=losses.__getitem__)
+    assert losses[1] > losses[best] + 0.05 < losses[14]
+    assert [line["step"] for line in series if "eval/text" in line["metrics"]] == [5, 10, 14]
+    report = run.folder.report.read_text()
+    choice = f"It passed on the model of step {best}, because its validation loss of {losses[best]:.4f} is the lowest; "
+    assert f"{choice}that of the last step, 14, is {losses[14]:.4f}." in report
+    assert re.search(r"- sft: suites during training took \d+% of the time, planned \d+%\.", report)

@@ -58,6 +58,15 @@ def test_render_plan_names_the_suites_during_training_and_their_share_of_the_tim
     assert compiled().stage("pretrain").estimate.suite_seconds is None
 
 
+def test_plan_adds_the_memory_of_suites_during_training_on_a_cpu(compiled: Compile) -> None:
+    """Beside the process and the weights, which training has too: what base_eval adds to them on a suite of text."""
+    flags = ("run.monitor.evaluate.suites={text: {task: bpb}}", "base_eval={samples: [], suites: {bpb: {tokens: 1M}}}")
+    peaks = {stage.name: stage.estimate.peak_memory_bytes or 0 for stage in compiled(*flags).stages}
+    alone = compiled().stage("pretrain").estimate.peak_memory_bytes or 0
+    process = 100 * 2**20 + 1.25 * 4 * 1_835_144
+    assert peaks["pretrain"] - alone == pytest.approx(peaks["base_eval"] - process, abs=1)
+
+
 def test_render_plan_names_starting_weights(compiled: Compile) -> None:
     assert "starts from other-run" in render_plan(compiled("chat_eval.init_from=other-run"), {})
 

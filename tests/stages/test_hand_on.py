@@ -137,7 +137,7 @@ def test_sft_killed_around_its_best_step_passes_on_the_same_bits(runs, make_spec
     runs.check_killed(make_spec(hand_on="best"), (8, 10, 15))
 
 
-@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("is_lost", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sft_resumes_before_a_best_checkpoint_that_is_damaged(runs, make_spec, capsys, is_lost):
     """Steps after it could not pass on the best model, so it trains again from a checkpoint that can."""
     spec = make_spec(hand_on="best")
@@ -156,6 +156,7 @@ def test_sft_resumes_before_a_best_checkpoint_that_is_damaged(runs, make_spec, c
     assert runs.contents(stopped) == runs.contents(undisturbed)
 
 
+@pytest.mark.slow
 def test_sft_does_not_pass_on_a_best_model_that_is_damaged_at_the_end(runs, make_spec, monkeypatch):
     """The next attempt notices it before it trains, and starts over."""
     spec = make_spec(hand_on="best")

@@ -29,7 +29,7 @@ from nanochat.plan.estimate.suite_costs import (
     SuiteCost,
     base_suites_cost,
     chat_suites_cost,
-    monitoring_peak,
+    monitored_peak,
     monitoring_seconds,
 )
 from nanochat.plan.specs import (
@@ -182,7 +182,7 @@ def _estimate_training(
     if execution.has_suites and tokens is not None:
         suites = monitoring_seconds(execution, config, dtype, device, steps=tokens // spec.tokens_per_step)
     seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds + (suites or 0.0)
-    peak = max(peak, monitoring_peak(execution, config, dtype, on_cpu=device == "cpu"))
+    peak = monitored_peak(peak, execution, config, dtype, on_cpu=device == "cpu")
     saved, stays = saved_bytes(setting)
     return Estimate(
         parameters=config.num_parameters(),

@@ -64,9 +64,15 @@ def monitoring_seconds(
     return times * (base.seconds(config, device) + chats.seconds(config, device))
 
 
-def monitoring_peak(execution: ExecutionSpec, config: GPTConfig, dtype: Dtype, *, on_cpu: bool) -> int:
-    """Return the memory of the suites of a stage that trains, beside the optimizer's state. 0 without suites."""
-    peak = memory.suites_peak(execution.suites, execution.chat_suites, config, dtype, on_cpu=on_cpu)
-    if peak == 0:
-        return 0
-    return peak + round(memory.HEAP_SLACK[dtype] * memory.optimizer_state_bytes(config))
+def monitored_peak(training: int, execution: ExecutionSpec, config: GPTConfig, dtype: Dtype, *, on_cpu: bool) -> int:
+    """Return the peak of a stage that trains with a peak of `training` bytes and runs suites.
+
+    A GPU frees the arrays of a step before a suite runs. A process on a CPU keeps most of their pages, and those of a
+    suite are added.
+    """
+    suites = memory.suites_peak(execution.suites, execution.chat_suites, config, dtype, on_cpu=on_cpu)
+    if suites == 0:
+        return training
+    if on_cpu:
+        return training + suites - memory.process_peak(4 * config.num_parameters(), dtype)
+    return max(training, suites + round(memory.HEAP_SLACK[dtype] * memory.optimizer_state_bytes(config)))
