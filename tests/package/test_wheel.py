@@ -15,6 +15,7 @@ from hatchling.build import build_sdist, build_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = {path.name for path in (ROOT / "recipes").glob("*.yaml")} - {"own_docs.yaml"}
+OWN_QUESTIONS = {f"own_questions/{path.name}" for path in (ROOT / "recipes" / "own_questions").iterdir()}
 
 
 def build(source: Path, kind: str, folder: Path) -> Path:
@@ -62,7 +63,7 @@ def test_the_wheel_contains_the_package_the_recipes_and_the_schema_and_nothing_e
         *(f"serve/page/{name}" for name in ("index.html", "page.css", "page.js")),
     }
     data = {f"nanochat/{name}" for name in (*read_at_run_time, "py.typed", "schemas/recipe.schema.json")}
-    assert names - metadata == code | data | {f"nanochat/recipes/{name}" for name in SHIPPED}
+    assert names - metadata == code | data | {f"nanochat/recipes/{name}" for name in SHIPPED | OWN_QUESTIONS}
 
 
 def test_the_sdist_builds_the_same_wheel(wheel, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +164,25 @@ def test_program_gets_the_row_and_the_completion(tmp_path):
         "",
         "grade.py:grade: line 2: ZeroDivisionError: division by zero",
     ]
+
+
+def test_questions_of_the_shipped_recipe_accept_their_own_answers():
+    """The recipe's program gives a part of the point for a part of the word."""
+    from nanochat.plan.compile import compile_plan
+    from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ChatQuestionsSpec, QuestionsSuiteSpec
+    from nanochat.recipe.load import load_recipe
+
+    specs = [stage.spec for stage in compile_plan(load_recipe(Path("own_questions"))).stages]
+    (base,) = (spec.suites["code"] for spec in specs if isinstance(spec, BaseEvalSpec))
+    assert isinstance(base, QuestionsSuiteSpec) and len(read_choice_items(base, base=Path("unused"))) == 12
+    (chats,) = (spec.suites for spec in specs if isinstance(spec, ChatEvalSpec))
+    for name, scores in {"whole_words": [1.0, 0.0], "letters": [1.0, 0.4]}.items():
+        suite = chats[name]
+        assert isinstance(suite, ChatQuestionsSpec)
+        task = read_questions(suite, Grading(rule=suite.grade, program=suite.program), base=Path("unused"))
+        river = next(task[i] for i in range(len(task)) if task[i].meta["question"].endswith("river"))
+        grades = grade_completions(task, [(river, "river:r,i,v,e,r"), (river, "river:r,i,w,e,r")])
+        assert [grade.score for grade in grades] == scores
 
 
 def test_check_names_the_row_before_a_run(tmp_path):
