@@ -159,7 +159,7 @@ class StageRuns:
 
     @staticmethod
     def contents(context: StageContext) -> dict[str, bytes]:
-        tables = [f"out/tables/{path.name}" for path in (context.out / "tables").glob("*.jsonl")]
+        tables = [f"out/tables/{path.name}" for path in (context.out / "tables").glob("[!.]*.jsonl")]
         return {name: (context.folder.path / name).read_bytes() for name in (*OUTPUTS, *tables)}
 
 
