@@ -2,7 +2,7 @@
 
 GENERATED_ROWS = 32
 """Rows that are generated together."""
-CPU_ROLLOUT_ROWS, GPU_ROLLOUT_ROWS = 64, 256
+CPU_ROLLOUT_ROWS, GPU_ROLLOUT_ROWS = 128, 256
 """Answers that are sampled together for training."""
 PROMPT_CHUNK_TOKENS = 512
 """Positions of a prompt per forward pass: this bounds the attention scores alive at once."""
