@@ -68,7 +68,7 @@ def describe_rl(spec: RlSpec) -> str:
     """Return the horizon, the size of a step and the tasks."""
     horizon = several(spec.steps, "step") if spec.steps is not None else f"{spec.epochs:g} epochs in steps"
     answers = f"{several(spec.prompts_per_step, 'question')} x {several(spec.samples_per_prompt, 'answer')}"
-    return f"{horizon} of {answers}: {', '.join(item.name for item in spec.data)}"
+    return f"{horizon} of {answers}: {', '.join(spec.data)}"
 
 
 def describe_base_eval(spec: BaseEvalSpec) -> str:
@@ -147,7 +147,7 @@ def sft_params(spec: SftSpec) -> Params:
 def rl_params(spec: RlSpec) -> Params:
     """Return the tasks, the horizon, the size of a step and what the update depends on."""
     return {
-        "data": ", ".join(item.name for item in spec.data),
+        "data": ", ".join(spec.data),
         **({"epochs": spec.epochs} if spec.steps is None else {"steps": spec.steps}),
         "prompts_per_step": spec.prompts_per_step,
         "samples_per_prompt": spec.samples_per_prompt,

@@ -276,12 +276,19 @@ class RewardSpec(Spec):
     form_reward: float = 0.0
 
 
+class RlItem(Spec):
+    """A task to practise on. How its suite generates is not used."""
+
+    suite: AnyChatSuiteSpec
+    weight: float | None
+
+
 class RlSpec(Spec):
     """Train on the model's own answers. Exactly one of `steps` and `epochs` is set."""
 
     stage: Literal["rl"] = "rl"
-    data: tuple[SftItem, ...]
-    held_out: dict[str, ChatSuiteSpec]
+    data: dict[str, RlItem]
+    held_out: dict[str, AnyChatSuiteSpec]
     steps: int | None
     epochs: float | None
     prompts_per_step: int
@@ -303,7 +310,13 @@ class RlSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return (*self.data, *self.held_out.values())
+        return tuple(suite for suite in self.suites.values() if not isinstance(suite, PythonSuiteSpec))
+
+    @property
+    def suites(self) -> dict[tuple[str, str], AnyChatSuiteSpec]:
+        """What is practised and what is held out, by field and name."""
+        held_out = {("held_out", name): suite for name, suite in self.held_out.items()}
+        return {**{("data", name): item.suite for name, item in self.data.items()}, **held_out}
 
     @property
     def answers_per_step(self) -> int:

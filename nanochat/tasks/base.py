@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, StageError
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
 _MAX_WORKERS = 16
@@ -87,9 +87,12 @@ def grade_completions(task: Task, answers: Sequence[tuple[Example, str]]) -> lis
 
 def _grade(task: Task, example: Example, completion: str) -> Grade:
     try:
-        return Grade(float(task.grade(example, completion)))
+        score = float(task.grade(example, completion))
     except GradingError as error:
         return Grade(0.0, str(error))
+    if not 0.0 <= score <= 1.0:
+        raise StageError(f"{task.name} grades the answer {completion[:200]!r} with {score}; grades are from 0 to 1")
+    return Grade(score)
 
 
 def single_turn(user: str, assistant: str | tuple[Part, ...]) -> Conversation:

@@ -6,7 +6,6 @@ Not here: which prompts a step has, and how rewards become gradients (`policy_gr
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from nanochat.errors import StageError
 from nanochat.inference.engine import Completion, Engine, Request
 from nanochat.inference.sampling import Sampling
-from nanochat.tasks.base import Example, Task
+from nanochat.tasks.base import Example, Grade, Task, grade_completions
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class Answer:
     reward: float
     is_cut: bool
     """Whether it reached the limit of its length."""
+    problem: str = ""
+    """Why the task could not grade it. The grade is then 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class Rollouts:
         """Return the answers to each prompt. `numbers` are the prompts' numbers in the whole step, of all processes.
 
         Raises:
-            StageError: a reward is not a finite number.
+            StageError: a grade is not a number from 0 to 1.
         """
         requests = [
             Request(
@@ -97,30 +98,29 @@ class Rollouts:
             for sample in range(self.samples)
         ]
         completions = engine.finish(requests, max_rows=max_rows, on_finished=on_finished)
+        starts = range(0, len(completions), self.samples)
         return [
-            [
-                self._answer(engine, prompt, completions[place * self.samples + sample], sample)
-                for sample in range(self.samples)
-            ]
-            for place, prompt in enumerate(prompts)
+            self._grade(engine, prompt, completions[start : start + self.samples])
+            for prompt, start in zip(prompts, starts, strict=True)
         ]
 
-    def _answer(self, engine: Engine, prompt: Prompt, completion: Completion, sample: int) -> Answer:
+    def _grade(self, engine: Engine, prompt: Prompt, completions: Sequence[Completion]) -> list[Answer]:
+        texts = [engine.tokenizer.decode(completion.tokens) for completion in completions]
+        try:
+            grades = grade_completions(prompt.task, [(prompt.example, text) for text in texts])
+        except StageError as error:
+            raise StageError(f"{prompt.place}: {error}") from error
+        return [self._answer(prompt, *parts) for parts in zip(completions, texts, grades, strict=True)]
+
+    def _answer(self, prompt: Prompt, completion: Completion, text: str, grade: Grade) -> Answer:
         ended = [] if completion.end_token is None else [completion.end_token]
-        text = engine.tokenizer.decode(completion.tokens)
-        grade = float(prompt.task.grade(prompt.example, text))
-        reward = self.reward.of(grade, text, tokens_frac=len(completion.tokens) / completion.limit)
-        if not math.isfinite(reward):
-            raise StageError(
-                f"{prompt.place}, answer {sample + 1} of {self.samples}: its reward is {reward}\n"
-                f"  the answer is {text[:200]!r}; grading must give a finite number"
-            )
         return Answer(
             prompt=prompt.ids,
             tokens=[*completion.tokens, *ended],
             is_drawn=[*completion.is_drawn, *[True] * len(ended)],
             text=text,
-            grade=grade,
-            reward=reward,
+            grade=grade.score,
+            reward=self.reward.of(grade.score, text, tokens_frac=len(completion.tokens) / completion.limit),
             is_cut=completion.ended == "length",
+            problem=grade.problem,
         )

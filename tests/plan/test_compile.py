@@ -9,7 +9,7 @@ import pytest
 from nanochat.errors import RecipeError
 from nanochat.model.config import GPTConfig
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import Job, RlSpec, StageName
+from nanochat.plan.specs import ChatQuestionsSpec, Job, RlSpec, StageName
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 
@@ -52,6 +52,19 @@ def test_plan_lets_chat_eval_read_the_model_of_reinforcement_learning(compiled: 
         1,
         50,
     )
+
+
+def test_plan_lets_reinforcement_learning_practise_questions_of_ones_own(compiled: Compile, tmp_path: Path) -> None:
+    """They are derived as suites of chat_eval are, from the training split, with a weight."""
+    (tmp_path / "q.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    mine = "rl.data.mine={task: questions, source: q, grade: number, weight: 2}"
+    plan = compiled("sources.q={path: q.jsonl}", mine, "rl.max_tokens=64")
+    spec = plan.stage("rl").spec
+    assert isinstance(spec, RlSpec)
+    suite = spec.data["mine"].suite
+    assert isinstance(suite, ChatQuestionsSpec)
+    assert (suite.grade, suite.split, spec.data["mine"].weight) == ("number", "train", 2)
+    assert [source.name for source in plan.stage("rl").sources] == ["q"]
 
 
 def test_plan_lets_export_read_all_earlier_stages_for_its_card(compiled: Compile) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlSpec, SftItem
+from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlItem, RlSpec, SftItem
 from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
 from nanochat.stages.rl import stage as rl
@@ -129,9 +129,10 @@ def test_rl_on_two_processes_equals_rl_on_one(make_context, upstream, pretrain_s
     first_step = pretrain_spec.model_copy(update={"steps": 1})
     base = run_alone(make_context(first_step, upstream=upstream, name="base", **EXECUTION), pretrain)
     words = {"source": SourceSpec(name="words", builtin="spelling"), "task": "simple_spelling", "split": "train"}
+    words |= {"num_samples": 1, "max_tokens": 4, "temperature": 0, "top_k": None}
     spec = RlSpec(
-        data=(SftItem(name="w", max_examples=21, repeat=1, **words),),
-        held_out={"w": ChatSuiteSpec(max_problems=2, num_samples=1, max_tokens=4, temperature=0, top_k=None, **words)},
+        data={"w": RlItem(suite=ChatSuiteSpec(max_problems=21, **words), weight=None)},
+        held_out={"w": ChatSuiteSpec(max_problems=2, **words)},
         reward=RewardSpec(form="e", form_reward=1.0, length=0.5),
         optimizer=SLOWLY,
         steps=STEPS,

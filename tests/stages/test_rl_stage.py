@@ -15,7 +15,7 @@ from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlSpec, SftItem
+from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlItem, RlSpec
 from nanochat.stages.process.context import indented
 from nanochat.stages.rl import stage
 from nanochat.tasks.spelling import Spelling
@@ -43,15 +43,21 @@ def upstream(tmp_path):
     return {"sft": str(out)}
 
 
+def practice(task, **fields):
+    """Return forty questions of a spelling task."""
+    generation = {"num_samples": 1, "max_tokens": 1, "temperature": 0.0, "top_k": None}
+    suite = ChatSuiteSpec(task=task, source=WORDS, split="train", max_problems=40, **generation)
+    return RlItem(suite=suite, **{"weight": None, **fields})
+
+
 @pytest.fixture
 def make_spec():
     """A function that returns a specification in which an answer with an `e` is rewarded: nobody spells right."""
 
     def make(**changes):
-        item = {"name": "words", "task": "simple_spelling", "source": WORDS, "split": "train", "repeat": 1}
         suite = {"task": "simple_spelling", "source": WORDS, "split": "test", "max_problems": 3, "num_samples": 2}
         fields = {
-            "data": (SftItem(max_examples=40, **item),),
+            "data": {"words": practice("simple_spelling")},
             "held_out": {"words": ChatSuiteSpec(max_tokens=4, temperature=1.0, top_k=None, **suite)},
             "steps": 8,
             "epochs": None,
@@ -125,11 +131,7 @@ def test_rl_killed_ten_times_ends_like_an_undisturbed_run(runs, make_spec):
 
 def test_rl_samples_the_tasks_in_their_weights(runs, make_spec):
     """Three quarters of the questions are to spell, as far as forty words allow, and each is asked once per epoch."""
-    item = {"source": WORDS, "split": "train", "repeat": 1, "max_examples": 40}
-    data = (
-        SftItem(name="count", task="spelling_bee", weight=1.0, **item),
-        SftItem(name="spell", task="simple_spelling", weight=3.0, **item),
-    )
+    data = {"count": practice("spelling_bee", weight=1.0), "spell": practice("simple_spelling", weight=3.0)}
     metrics = runs.metrics(
         runs.run(make_spec(data=data, steps=None, epochs=1.0, samples_per_prompt=2, max_tokens=2, held_out={}))
     )
@@ -138,9 +140,7 @@ def test_rl_samples_the_tasks_in_their_weights(runs, make_spec):
 
 def test_rl_reward_that_is_not_a_number_ends_the_stage_with_its_place(runs, make_spec, monkeypatch):
     monkeypatch.setattr(Spelling, "grade", lambda self, example, text: float("nan"))
-    with pytest.raises(
-        StageError, match=r"rl, step 1, prompt 1, question \d+ of simple_spelling, answer 1 of 4: .* nan"
-    ) as e:
+    with pytest.raises(StageError, match=r"rl, step 1, prompt 1, question \d+ of simple_spelling: .* with nan") as e:
         runs.run(make_spec(held_out={}))
     assert e.value.exit_code == 4
 

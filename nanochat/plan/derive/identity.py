@@ -85,6 +85,8 @@ def rl_identity(recipe: Recipe, spec: RlSpec) -> Fields:
         inherited
         | {f"rl.horizon.{name}": value for name, value in horizon.items() if value is not None}
         | {"rl.lr_scale": spec.optimizer.lr_scale}
+        | suite_file_fields("rl.data", {name: item.suite for name, item in spec.data.items()})
+        | suite_file_fields("rl.held_out", spec.held_out)
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import assert_never
 
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlSpec, SftItem
+from nanochat.plan.derive.evals import derive_chat_suites
+from nanochat.plan.specs import RewardSpec, RlItem, RlSpec
 from nanochat.recipe.schema import recipe as schema
+from nanochat.recipe.schema.rl_section import AnyRlData, RlData, RlPython, RlQuestions
 
 
 def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
@@ -18,14 +21,8 @@ def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
     reward = section.reward
     same = ("prompts_per_step", "samples_per_prompt", "max_tokens", "temperature", "top_k", "clip", "kl", "init_from")
     return RlSpec(
-        data=tuple(
-            SftItem(name=name, source=given.sources[item.source], repeat=1, **item.model_dump(exclude={"source"}))
-            for name, item in sorted(section.data.items())
-        ),
-        held_out={
-            name: ChatSuiteSpec(source=given.sources[suite.source], **suite.model_dump(exclude={"source"}))
-            for name, suite in sorted(section.held_out.items())
-        },
+        data=_derive_data(section, given),
+        held_out=derive_chat_suites(section.held_out, ("rl", "held_out"), given),
         steps=section.horizon.steps,
         epochs=section.horizon.epochs,
         centre=section.advantage.centre,
@@ -40,6 +37,25 @@ def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
         seed=given.recipe.seed,
         **{name: getattr(section, name) for name in same},
     )
+
+
+def _derive_data(section: schema.Rl, given: Derivation) -> dict[str, RlItem]:
+    suites = {name: _as_suite(item) for name, item in section.data.items()}
+    derived = derive_chat_suites(suites, ("rl", "data"), given)
+    return {name: RlItem(suite=suite, weight=section.data[name].weight) for name, suite in derived.items()}
+
+
+def _as_suite(item: AnyRlData) -> schema.AnyChatSuite:
+    """Return a task to practise on as a suite of chat_eval, which is derived and built in the same way."""
+    match item:
+        case RlData():
+            return schema.ChatSuite(**item.model_dump(exclude={"weight"}))
+        case RlQuestions():
+            return schema.ChatQuestionsSuite(**item.model_dump(exclude={"weight"}))
+        case RlPython():
+            return schema.PythonSuite(task=item.task, max_problems=item.max_problems)
+        case _:
+            assert_never(item)
 
 
 def _check(section: schema.Rl, given: Derivation) -> None:

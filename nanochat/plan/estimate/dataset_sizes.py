@@ -16,6 +16,7 @@ from nanochat.plan.specs import (
     LmEvalSuiteSpec,
     PythonSuiteSpec,
     QuestionsSuiteSpec,
+    RlItem,
     SftItem,
 )
 from nanochat.tasks.table import TASKS, mixture_counts
@@ -52,10 +53,17 @@ def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
     return sum(count * TASKS[item.task].example_tokens for count, item in zip(counts, items, strict=True))
 
 
-def mixture_examples(items: Sequence[SftItem]) -> int | None:
-    """Return about how many examples one epoch of a mixture has, or None if only reading the data would tell."""
-    counts = _mixture_counts(items)
-    return None if counts is None else sum(counts)
+def practice_questions(items: Sequence[RlItem]) -> int | None:
+    """Return about how many questions an epoch of practice has, or None if only reading the data would tell."""
+    available: list[int] = []
+    for item in items:
+        known = TASKS[item.suite.task].train_examples
+        count = item.suite.max_problems or known
+        if not count:
+            return None
+        is_generated = not isinstance(item.suite, PythonSuiteSpec) and item.suite.source.builtin is not None
+        available.append(count if is_generated or not known else min(count, known))
+    return sum(mixture_counts(available, [item.weight for item in items]))
 
 
 def _mixture_counts(items: Sequence[SftItem]) -> tuple[int, ...] | None:

@@ -56,12 +56,12 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
 
 def _tokens(spec: RlSpec) -> tuple[int, int]:
     """Return about how many tokens a prompt and an answer have: those of the longest task."""
-    usual = max(TASKS[item.task].example_tokens for item in spec.data)
+    usual = max(TASKS[item.suite.task].example_tokens for item in spec.data.values())
     return max(1, usual // 2), min(spec.max_tokens, usual)
 
 
 def _steps_of_epochs(spec: RlSpec) -> int | None:
-    questions = dataset_sizes.mixture_examples(spec.data)
+    questions = dataset_sizes.practice_questions(list(spec.data.values()))
     return (
         None
         if questions is None or spec.epochs is None

@@ -31,6 +31,8 @@ _TASK_MAPS: tuple[KeyPath, ...] = (
     *_MONITORED,
 )
 """The fields that hold tasks by name, each with a source."""
+_GRADED = (("chat_eval", "suites"), ("rl", "data"), ("rl", "held_out"))
+"""The fields that may hold questions with a rule for grading."""
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
@@ -160,9 +162,8 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_grading(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report suites of questions whose rule for grading and whose other fields do not go together."""
-    for name, suite in _map(_at(data, ("chat_eval", "suites"))).items():
-        path = ("chat_eval", "suites", name)
-        fields = _map(suite)
+    for path in ((*holder, name) for holder in _GRADED for name in _map(_at(data, holder))):
+        fields = _map(_at(data, path))
         rule, shots = fields.get("grade"), fields.get("num_fewshot")
         if rule == "program" and fields.get("program") is None:
             help_ = "add `program: FILE.py:FUNCTION`"

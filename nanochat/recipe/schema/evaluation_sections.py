@@ -146,7 +146,7 @@ class ChatSuite(Generation, ChatProblems):
     the model generates an answer."""
 
 
-class ChatQuestionsSuite(Generation, QuestionsSuite):
+class QuestionProblems(QuestionsSuite):
     """Questions of your own, which the model answers by generating text. Solved examples are earlier turns of the
     conversation."""
 
@@ -158,6 +158,11 @@ class ChatQuestionsSuite(Generation, QuestionsSuite):
     """With `grade: program`: a file and its function, such as `grade.py:score`, called with a map (`question`,
     `answers`, `choices`) and the generated text. It returns a truth value or a number from 0 to 1, and runs in a
     sandbox: without files, network and installed packages. Default function: `grade`."""
+
+
+class ChatQuestionsSuite(Generation, QuestionProblems):
+    """Questions of your own, which the model answers by generating text. Solved examples are earlier turns of the
+    conversation."""
 
 
 class PythonTask(Section):
@@ -182,7 +187,7 @@ class PythonSuite(Generation, PythonProblems):
     """A task that a class of yours asks and grades."""
 
 
-def _kind_of_suite(suite: object) -> str | None:
+def kind_of_suite(suite: object) -> str | None:
     """Return the tag of the kind of a suite, or text that is no tag."""
     task = suite.get("task") if isinstance(suite, dict) else getattr(suite, "task", None)
     if task is None:
@@ -196,7 +201,7 @@ AnyChatSuite = Annotated[
     Annotated[ChatSuite, Tag("chat")]
     | Annotated[ChatQuestionsSuite, Tag("questions")]
     | Annotated[PythonSuite, Tag("python")],
-    Discriminator(_kind_of_suite),
+    Discriminator(kind_of_suite),
 ]
 
 

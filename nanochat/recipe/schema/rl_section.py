@@ -4,28 +4,49 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from nanochat.recipe.schema.evaluation_sections import ChatSuite
+from nanochat.recipe.schema.evaluation_sections import (
+    AnyChatSuite,
+    ChatProblems,
+    PythonProblems,
+    QuestionProblems,
+    kind_of_suite,
+)
 from nanochat.recipe.schema.section import Section, StageSection
 from nanochat.recipe.schema.values import Count, Fraction, InitFrom, Name, NonNegative, Positive, SplitName
-from nanochat.tasks.table import ChatTask
 
 
-class RlData(Section):
-    """A task whose questions the model practises on."""
+class Weighted(Section):
+    """The share of a task."""
 
-    task: ChatTask
-    """Kind of questions, and how answers are graded. The grade is the reward."""
-    source: str
-    """Name of the source to read."""
-    split: SplitName = "train"
-    """Split of the source to read, or some of its rows, such as `train[:500]`."""
-    max_examples: Count | None = None
-    """Use only the first questions, up to this number. Tasks that generate their questions generate this number."""
     weight: Positive | None = None
     """Share of the questions that comes from this task, relative to the weights of the other tasks. Give either all
     tasks a weight or none."""
+
+
+class RlData(ChatProblems, Weighted):
+    """A task whose questions the model practises on. Its grade is the reward."""
+
+    split: SplitName = "train"
+    """Split of the source, or some of its rows, such as `train[:500]`."""
+
+
+class RlQuestions(QuestionProblems, Weighted):
+    """Questions of your own to practise on. The grade is the reward."""
+
+    split: SplitName = "train"
+    """Split of the source, or some of its rows, such as `train[:500]`."""
+
+
+class RlPython(PythonProblems, Weighted):
+    """A task to practise on that a class of yours asks and grades. What `evaluate` returns is the reward."""
+
+
+AnyRlData = Annotated[
+    Annotated[RlData, Tag("chat")] | Annotated[RlQuestions, Tag("questions")] | Annotated[RlPython, Tag("python")],
+    Discriminator(kind_of_suite),
+]
 
 
 class RlHorizon(Section):
@@ -76,9 +97,9 @@ class Rl(StageSection):
     upstream: ClassVar = ("sft",)
     metrics: ClassVar = ("kl", "loss", "reward", "score", "score_before")
 
-    data: Annotated[dict[Name, RlData], Field(min_length=1)]
+    data: Annotated[dict[Name, AnyRlData], Field(min_length=1)]
     """The questions: for each task, a name of your own and the fields of the task."""
-    held_out: dict[Name, ChatSuite] = Field(default={})
+    held_out: dict[Name, AnyChatSuite] = Field(default={})
     """Questions that are not trained on. They are answered before the first step, every
     `run.monitor.validate_every_steps`, and after the last step."""
     horizon: RlHorizon = RlHorizon(epochs=1.0)

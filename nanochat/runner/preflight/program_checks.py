@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs import AnyChatSuiteSpec, ChatEvalSpec, PythonSuiteSpec
+from nanochat.plan.specs import AnyChatSuiteSpec, ChatEvalSpec, PythonSuiteSpec, RlSpec
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.tasks.custom.python_task import check_python_task
@@ -45,3 +45,6 @@ def _chat_suites(stage: StagePlan) -> Iterator[tuple[tuple[str, ...], AnyChatSui
     if isinstance(stage.spec, ChatEvalSpec):
         for name, suite in stage.spec.suites.items():
             yield (stage.name, "suites", name), suite
+    if isinstance(stage.spec, RlSpec):
+        for place, suite in stage.spec.suites.items():
+            yield (stage.name, *place), suite

@@ -37,6 +37,8 @@ class SampledStep:
     """Share of the questions whose answers all had the same reward."""
     cut_frac: float
     """Share of the answers that reached the limit of their length."""
+    ungraded_frac: float
+    """Share of the answers that the task could not grade; they count as wrong."""
     tokens: int
     """Tokens of prompts and answers."""
     drawn_tokens: int
@@ -79,6 +81,7 @@ class AnsweredSteps:
         self.context, self.spec, self.sampler, self.questions = context, spec, sampler, questions
         self.rollouts, self.objective, self.max_rows = rollouts, objective, max_rows
         self.step = 0
+        self._has_problem = False
         self.sampled: SampledStep | None = None
         """Measurements of the step last returned."""
 
@@ -96,6 +99,7 @@ class AnsweredSteps:
             max_rows=self.max_rows,
         )
         self.step += 1
+        self._report_problems([answer for group in groups for answer in group])
         self.sampled = self._measure(groups, time.monotonic() - began)
         return PolicyRows(
             policy_rows(groups, self.objective, prompts=self.spec.prompts_per_step),
@@ -103,6 +107,13 @@ class AnsweredSteps:
             longest=self.sampler.engine.model.config.sequence_len,
             is_padded=self.context.runtime.backend != "cpu",
         )
+
+    def _report_problems(self, answers: Sequence[Answer]) -> None:
+        """Tell the user once if answers cannot be graded."""
+        problem = next((answer.problem for answer in answers if answer.problem), None)
+        if problem is not None and not self._has_problem:
+            self.context.notify_user(f"step {self.step:,}: grading an answer failed, so it counts as wrong: {problem}")
+            self._has_problem = True
 
     def _measure(self, groups: Sequence[Sequence[Answer]], seconds: float) -> SampledStep:
         answers = [answer for group in groups for answer in group]
@@ -112,13 +123,14 @@ class AnsweredSteps:
             sum(len(answer.tokens) for answer in answers),
             sum(len({answer.reward for answer in group}) == 1 for group in groups),
             sum(answer.is_cut for answer in answers),
+            sum(bool(answer.problem) for answer in answers),
             sum(len(answer.prompt) + len(answer.tokens) for answer in answers),
             sum(sum(answer.is_drawn) for answer in answers),
         ]
         if self.context.process_group.mlx_group is not None:
             shared = mx.array(sums, dtype=mx.float32)
             sums = np.array(mx.distributed.all_sum(shared, group=self.context.process_group.mlx_group)).tolist()
-        reward, grade, length, without_signal, cut, tokens, drawn = sums
+        reward, grade, length, without_signal, cut, ungraded, tokens, drawn = sums
         count = self.spec.answers_per_step
         return SampledStep(
             reward=reward / count,
@@ -126,6 +138,7 @@ class AnsweredSteps:
             answer_tokens=length / count,
             no_signal_frac=without_signal / self.spec.prompts_per_step,
             cut_frac=cut / count,
+            ungraded_frac=ungraded / count,
             tokens=int(tokens),
             drawn_tokens=max(1, int(drawn)),
             seconds=seconds,

@@ -9,9 +9,9 @@ from nanochat.errors import StageError
 from nanochat.inference.engine import prompt_limit
 from nanochat.plan.specs import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed
-from nanochat.tasks.build import build_task
+from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.tasks.mixture import TaskMixture
-from nanochat.tasks.table import TASKS, mixture_counts
+from nanochat.tasks.table import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import fit_for_completion
 from nanochat.tools.sandbox.run import find_isolation
@@ -40,30 +40,17 @@ class Questions:
 
 def read_questions(spec: RlSpec, context: StageContext, tokenizer: Tokenizer, *, context_len: int) -> Questions:
     """Read the data of the recipe's tasks and return their questions."""
-    execution, tasks = context.job.execution, []
-    for item in spec.data:
-        context.report_progress(0.0, f"reading {item.name}")
-        task = build_task(
-            item.task,
-            item.source,
-            item.split,
-            max_examples=item.max_examples,
-            seed=derive_seed(spec.seed, "rl", item.name),
-            base=context.base,
-            accept_unisolated=execution.accept_unisolated_programs,
-        )
+    tasks, accept_unisolated = [], context.job.execution.accept_unisolated_programs
+    for name, item in spec.data.items():
+        context.report_progress(0.0, f"reading {name}")
+        task = build_suite_task(item.suite, context, seed=derive_seed(spec.seed, "rl", name))
         if len(task) == 0:
-            raise StageError(f"rl.data.{item.name}: {item.task} has no question in split `{item.split}`")
-        if (
-            TASKS[item.task].runs_programs
-            and find_isolation(accept_none=execution.accept_unisolated_programs) == "none"
-        ):
-            context.notify_user(
-                f"{item.name}: this machine cannot isolate the model's programs; the recipe accepts that"
-            )
+            raise StageError(f"rl.data.{name}: {item.suite.task} has no question")
+        if item.suite.runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
+            context.notify_user(f"{name}: this machine cannot isolate programs; the recipe accepts that")
         tasks.append(task)
-    counts = mixture_counts([len(task) for task in tasks], [item.weight for item in spec.data])
-    parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
+    counts = mixture_counts([len(task) for task in tasks], [item.weight for item in spec.data.values()])
+    parts = ", ".join(f"{count:,} of {name}" for count, name in zip(counts, spec.data, strict=True))
     context.log_line(f"an epoch has {sum(counts):,} questions: {parts}")
     seed = derive_seed(spec.seed, "rl", "questions")
     mixture = TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed)

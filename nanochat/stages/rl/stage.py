@@ -145,6 +145,7 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
         "train/answer_tokens": sampled.answer_tokens,
         "train/no_signal_frac": sampled.no_signal_frac,
         "train/cut_frac": sampled.cut_frac,
+        "train/ungraded_frac": sampled.ungraded_frac,
     }
     return Observed(
         tokens=sampled.tokens,
