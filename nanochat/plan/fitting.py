@@ -8,7 +8,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import dtype_of
-from nanochat.plan.estimate.memory import micro_batch_size
+from nanochat.plan.estimate.memory.training import micro_batch_size
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.specs import PretrainSpec, RlSpec, SftSpec, StageSpec
 from nanochat.plan.stages import STAGES, estimate_stage

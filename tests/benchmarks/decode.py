@@ -9,7 +9,7 @@ decodes through it in alternating rounds, in each way that it offers: `generate_
 (several), and a loop over its model that submits a step before it reads the tokens of the last one. Prints for each
 case the median and range of tokens per second, and the ratios to the fastest of these ways; on a CPU also per CPU
 second, which other programs disturb less. `--memory-tokens` decodes long answers and prints the memory after each
-eighth.
+eighth; with `--rows` alone, nothing else is measured.
 """
 
 from __future__ import annotations
@@ -167,12 +167,11 @@ def mlx_lm_ways(rows: int) -> tuple[str, ...]:
     return ("generate_step" if rows == 1 else "BatchGenerator", "loop")
 
 
-def memory_over(engine: Engine, tokens: int) -> list[float]:
-    """Return the GiB that MLX holds after each eighth of `tokens` tokens, decoded as answers that fill the context."""
+def print_memory(engine: Engine, tokens: int) -> None:
+    """Print what MLX holds after each eighth of `tokens` tokens, decoded as answers that fill the context."""
     import mlx.core as mx
 
-    held: list[float] = []
-    for _ in range(8):
+    for eighth in range(1, 9):
         left = tokens // 8
         while left > 0:
             length = min(left, engine.model.config.sequence_len - 64)
@@ -180,8 +179,8 @@ def memory_over(engine: Engine, tokens: int) -> list[float]:
             for _ in range(length - 8):
                 batch.step()
             left -= length
-        held.append((mx.get_active_memory() + mx.get_cache_memory()) / 2**30)
-    return held
+        held = f"arrays {mx.get_active_memory() / 2**20:,.1f} MiB, cached {mx.get_cache_memory() / 2**20:,.1f} MiB"
+        print(f"after {eighth * (tokens // 8):,} tokens: {held}", flush=True)
 
 
 def measure(rates: dict[str, Callable[[], Rates]], rounds: int) -> dict[str, list[Rates]]:
@@ -200,7 +199,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="quickstart")
     parser.add_argument("--architecture", choices=tuple(VARIANTS), default="seed")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 32])
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1900])
     parser.add_argument("--sampling", choices=("greedy", "chat"), default="greedy")
     options = parser.parse_args()
@@ -240,8 +239,7 @@ def main() -> None:
                     label = f"rows {rows:>2}, context {context:>5}, {name:<22}"
                     print(f"{label} {median_and_range(values, 0)} {unit}{ratio}", flush=True)
     if options.memory_tokens:
-        held = ", ".join(f"{gib:.3f}" for gib in memory_over(engine, options.memory_tokens))
-        print(f"memory over {options.memory_tokens:,} tokens, GiB after each eighth: {held}")
+        print_memory(engine, options.memory_tokens)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Planned and measured peak memory of training steps and evaluations at several model shapes.
 
     python tests/benchmarks/memory.py [--device cpu|gpu] [--only TEXT] [--save FILE] [--beside FILE ...]
-    NANOCHAT_KERNELS=mlx python tests/benchmarks/memory.py --device cpu [--only TEXT]
+    NANOCHAT_KERNELS=mlx python tests/benchmarks/memory.py [--device cpu|gpu] [--dtype float32] [--parallel 8]
 
-The plan's numbers come from `nanochat/plan/estimate/memory.py`. On a GPU the peak size of MLX's arrays is measured; on
+The plan's numbers come from `nanochat/plan/estimate/memory/`. On a GPU the peak size of MLX's arrays is measured; on
 a CPU the peak size of a process that runs only this case, Python and its libraries included, as in a stage's record.
 Takes about a minute on a GPU and some minutes on a CPU; uses random tokens, no files and no network.
 
-With `NANOCHAT_KERNELS=mlx` a CPU computes what Metal does, in bfloat16, and the peak size of MLX's arrays is compared
-with the plan for a Mac. MLX compiles the step with a C++ compiler, and bfloat16 is slow on a CPU: a case takes many
-minutes.
+With `NANOCHAT_KERNELS=mlx` a CPU or CUDA computes what Metal does, and the peak size of MLX's arrays is compared with
+the plan for a Mac. CUDA then submits work in pieces as large as Metal's, and uses no fused attention, whose gradient
+Metal does not have. A CPU multiplies in bfloat16 at a few GFLOP/s: measure it with `--dtype float32`, several cases at
+a time (`--parallel`). MLX compiles the step with a C++ compiler there.
 
 Prints planned and measured MiB of each case, then all of them as a Markdown table. `--save` writes the results to a
 file; `--beside` adds columns with results saved on other devices.
@@ -22,9 +23,12 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
 from measuring import option_parser, training_step
@@ -32,13 +36,15 @@ from measuring import option_parser, training_step
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate import memory
+from nanochat.plan.estimate.memory import evaluation, training
+from nanochat.plan.estimate.memory.sizes import Dtype
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
     from nanochat.model.dispatch import FastGPT
 
 UNIT = 2**20
-STEPS = 3
+METAL_ON_CUDA = {"MLX_MAX_OPS_PER_BUFFER": "50", "MLX_MAX_MB_PER_BUFFER": "50", "MLX_CUDA_USE_CUDNN_SDPA": "0"}
+"""Makes MLX on CUDA submit work in pieces as on an M Max or Ultra (`metal/device.cpp`), without cuDNN's attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +110,11 @@ CASES = (
 )
 
 
-def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
+def planned_bytes(case: Case, dtype: Dtype) -> int:
     """Return the peak memory that the plan estimates."""
     config, length = case.config, case.config.sequence_len
     if case.work in ("pretrain", "sft"):
-        step = memory.training_memory(
+        step = training.training_memory(
             config,
             sequence_len=length,
             dtype=dtype,
@@ -117,12 +123,12 @@ def planned_bytes(case: Case, dtype: memory.Dtype) -> int:
         )
         return step.peak(case.rows, accumulates=case.accumulated > 1)
     if case.work == "generate":
-        return memory.decoding_bytes(config, rows=case.rows, tokens=length, dtype=dtype)
+        return evaluation.decoding_bytes(config, rows=case.rows, tokens=length, dtype=dtype)
     tokens = case.rows * length
-    return memory.scoring_bytes(config, tokens=tokens, gathers=case.work == "choices", dtype=dtype)
+    return evaluation.scoring_bytes(config, tokens=tokens, gathers=case.work == "choices", dtype=dtype)
 
 
-def run(case: Case, dtype: memory.Dtype) -> None:
+def run(case: Case, dtype: Dtype, steps: int) -> None:
     """Run a case once, on a model with random weights."""
     import mlx.core as mx
 
@@ -130,7 +136,7 @@ def run(case: Case, dtype: memory.Dtype) -> None:
 
     model = FastGPT(case.config)
     if case.work in ("pretrain", "sft"):
-        train(case, model, dtype, supervised=1.0 if case.work == "pretrain" else 0.3)
+        train(case, model, dtype, steps)
         return
     model.initialise(mx.random.key(0))
     chosen = mx.bfloat16 if dtype == "bfloat16" else mx.float32
@@ -150,14 +156,14 @@ def reset_gpu_peak() -> None:
     mx.reset_peak_memory()
 
 
-def train(case: Case, model: FastGPT, dtype: memory.Dtype, *, supervised: float) -> None:
-    """Do a few optimizer steps. `supervised` is the fraction of targets that count."""
+def train(case: Case, model: FastGPT, dtype: Dtype, steps: int) -> None:
+    """Do a few optimizer steps. In fine-tuning 30 % of the targets count."""
     from nanochat.train.step import Rates
 
     model.set_activation_checkpointing(case.recompute)
-    rows = case.rows * case.accumulated
+    rows, supervised = case.rows * case.accumulated, 1.0 if case.work == "pretrain" else 0.3
     step = training_step(model, rows=rows, micro_batch_size=case.rows, dtype=dtype)
-    for number in range(STEPS):
+    for number in range(steps):
         batch = random_rows(case.config, rows, supervised=supervised, seed=number)
         loss = step.run(batch, rates=Rates(lr_multiplier=0.1, momentum=0.95, weight_decay=0.0)).loss
     assert np.isfinite(loss.item()), "training diverged"
@@ -166,7 +172,7 @@ def train(case: Case, model: FastGPT, dtype: memory.Dtype, *, supervised: float)
 def measure_bpb(case: Case, model: FastGPT) -> None:
     from nanochat.evals.bits_per_byte import evaluate_bpb
 
-    batches = [random_rows(case.config, case.rows, supervised=1.0, seed=number) for number in range(STEPS)]
+    batches = [random_rows(case.config, case.rows, supervised=1.0, seed=number) for number in range(3)]
     evaluate_bpb(model, batches, np.ones(case.config.vocab_size, np.int32))
 
 
@@ -207,18 +213,23 @@ def random_rows(config: GPTConfig, rows: int, *, supervised: float, seed: int) -
     return Batch(inputs, np.where(draw.random(targets.shape) < supervised, targets, -1).astype(np.int32))
 
 
-def measured_alone(case: Case, device: str) -> int:
+def measured_alone(case: Case, options: argparse.Namespace) -> int:
     """Return the peak of a process that runs only this case: its size on a CPU, that of MLX's arrays otherwise."""
-    command = [sys.executable, __file__, "--device", device, "--alone", str(CASES.index(case))]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    choices = ("--device", options.device, "--dtype", options.dtype, "--steps", str(options.steps))
+    command = [sys.executable, __file__, *choices, "--alone", str(CASES.index(case))]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def run_alone(case: Case, chosen: runtime.Runtime) -> int:
+def run_alone(case: Case, chosen: runtime.Runtime, steps: int) -> int:
     """Run a case in this process and return the peak."""
     measures_process = chosen.backend == "cpu" and not runtime.uses_only_mlx()
     if measures_process:
         from nanochat.stages import base_eval, chat_eval, pretrain, sft  # noqa: F401 -- a stage's process loads these too
-    run(case, chosen.dtype)
+    from nanochat.model import dispatch
+
+    unfused = mock.patch.object(dispatch, "has_fused_gradient", lambda queries, window: False)
+    with unfused if runtime.uses_only_mlx() else nullcontext():
+        run(case, chosen.dtype, steps)
     if measures_process:
         return own_peak()
     import mlx.core as mx
@@ -236,16 +247,16 @@ def own_peak() -> int:
 def measure(options: argparse.Namespace, chosen: runtime.Runtime) -> dict[str, tuple[int, int]]:
     """Print planned and measured bytes of each case, and return them by the case's name."""
     kind = "metal" if runtime.uses_only_mlx() else "cpu" if chosen.backend == "cpu" else "gpu"
-    results = {}
-    for case in CASES:
-        if kind not in case.devices or options.only not in case.name:
-            continue
+    cases = [case for case in CASES if kind in case.devices and options.only in case.name]
+
+    def measure_case(case: Case) -> tuple[int, int]:
         began = time.perf_counter()
-        planned = planned_bytes(case, chosen.dtype)
-        results[case.name] = (planned, measured_alone(case, options.device))
-        seconds = time.perf_counter() - began
-        print(f"{case.name}: {format_pair(results[case.name])} MiB, {seconds:.1f} s", flush=True)
-    return results
+        pair = planned_bytes(case, chosen.dtype), measured_alone(case, options)
+        print(f"{case.name}: {format_pair(pair)} MiB, {time.perf_counter() - began:.1f} s", flush=True)
+        return pair
+
+    with ThreadPoolExecutor(options.parallel) as pool:
+        return dict(zip([case.name for case in cases], pool.map(measure_case, cases), strict=True))
 
 
 def format_pair(pair: tuple[int, int] | None) -> str:
@@ -266,8 +277,9 @@ def table(columns: dict[str, dict[str, tuple[int, int]]]) -> str:
 
 
 def main() -> int:
-    parser = option_parser(__doc__)
+    parser = option_parser(__doc__, parallel=1, steps=3)
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="auto; with Metal's path bfloat16")
     parser.add_argument("--only", default="", help="run only cases whose name contains this text")
     parser.add_argument("--save", type=Path, help="write the results to this file")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="add these saved results as columns")
@@ -275,13 +287,16 @@ def main() -> int:
     options = parser.parse_args()
     alone = None if options.alone is None else CASES[options.alone]
     trains = alone is not None and alone.work in ("pretrain", "sft")
-    dtype = "bfloat16" if runtime.uses_only_mlx() else "auto"
-    chosen = runtime.prepare(device=options.device, dtype=dtype, trains=trains)
+    options.dtype = options.dtype or ("bfloat16" if runtime.uses_only_mlx() else "auto")
+    if runtime.uses_only_mlx():
+        for name, value in METAL_ON_CUDA.items():
+            runtime.set_environment(name, value)
+    chosen = runtime.prepare(device=options.device, dtype=options.dtype, trains=trains)
     from nanochat.model.device import device_name, select_device
 
     select_device(chosen.backend)
     if alone is not None:
-        print(run_alone(alone, chosen))
+        print(run_alone(alone, chosen, options.steps))
         return 0
     name = device_name() if chosen.backend != "cpu" else "CPU"
     name = f"{name} with the path of Metal" if runtime.uses_only_mlx() else name

@@ -239,9 +239,19 @@ def test_free_places_of_a_batch_stay_within_the_context(make_random_model, token
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_k=20)])
-def test_compiled_steps_draw_500_tokens_like_uncompiled_ones(make_random_model, tokenizer, sampling):
-    model = make_random_model("current", sequence_len=520, vocab_size=tokenizer.vocab_size)
+@pytest.mark.parametrize(
+    ("sampling", "architecture", "shape"),
+    [
+        (GREEDY, "current", {}),
+        (Sampling(top_k=20), "current", {}),
+        (GREEDY, "seed", {"n_layer": 12, "n_embd": 768, "n_head": 6, "n_kv_head": 6, "vocab_size": 32768}),
+    ],
+    ids=["greedy", "drawn", "greedy, 286M parameters"],
+)
+def test_compiled_steps_draw_500_tokens_like_uncompiled_ones(
+    make_random_model, tokenizer, sampling, architecture, shape
+):
+    model = make_random_model(architecture, **{"sequence_len": 520, "vocab_size": tokenizer.vocab_size} | shape)
     model.set_compute_dtype(mx.bfloat16)
     model.cast_matrices(mx.bfloat16)
     compiled, plain = Engine(model, tokenizer), Engine(model, tokenizer)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.estimate import memory
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, total
+from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.plan import Plan
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs import ExecutionSpec
@@ -48,40 +48,40 @@ TINY_REST = 3 * 20_480 + 2
 def test_optimizer_state_is_one_value_per_matrix_weight_and_two_for_the_rest() -> None:
     """Muon's second moment adds one per row or column: 4 of 64 and 2 of 256 in the block, 32 for the gate."""
     expected = 4 * (TINY_MATRICES + 4 * 64 + 2 * 256 + 32 + 2 * TINY_REST)
-    assert memory.optimizer_state_bytes(TINY) == expected
-    assert memory.checkpoint_bytes(TINY) == expected + 4 * (TINY_MATRICES + TINY_REST)
+    assert sizes.optimizer_state_bytes(TINY) == expected
+    assert sizes.checkpoint_bytes(TINY) == expected + 4 * (TINY_MATRICES + TINY_REST)
 
 
 def test_training_memory_counts_weights_gradients_and_activations() -> None:
     """fp32, per token: 11.5 widths in the block, four outside it, 12 of gradients."""
-    step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
+    step = training.training_memory(TINY, sequence_len=32, dtype="float32")
     parameters = TINY_MATRICES + TINY_REST
     assert (step.weights, step.gradients) == (4 * parameters, 4 * parameters)
     assert step.per_row == 32 * 4 * 64 * (11.5 + 4 + 12)
-    arrays = 8 * parameters + memory.optimizer_state_bytes(TINY) + 3 * step.per_row + 3 * 2 * 4 * 32 * 320
-    assert step.peak(3, accumulates=False) == memory.process_peak(arrays, "float32")
-    assert step.peak(3, accumulates=True) == memory.process_peak(arrays + 4 * parameters, "float32")
+    arrays = 8 * parameters + sizes.optimizer_state_bytes(TINY) + 3 * step.per_row + 3 * 2 * 4 * 32 * 320
+    assert step.peak(3, accumulates=False) == sizes.process_peak(arrays, "float32")
+    assert step.peak(3, accumulates=True) == sizes.process_peak(arrays + 4 * parameters, "float32")
 
 
 def test_training_memory_of_a_large_model_on_few_tokens_peaks_in_the_update() -> None:
     """Old and new weights, gradients, the state and half of the new one; one row of 32 tokens is little beside them."""
     config = shape(2, 512, 4, 32, 32768)
-    step = memory.training_memory(config, sequence_len=32, dtype="float32", activation_checkpointing=True)
-    state = memory.optimizer_state_bytes(config)
+    step = training.training_memory(config, sequence_len=32, dtype="float32", activation_checkpointing=True)
+    state = sizes.optimizer_state_bytes(config)
     arrays = 3 * 4 * config.num_parameters() + state + state // 2
-    assert step.peak(1, accumulates=False) == memory.process_peak(arrays, "float32")
+    assert step.peak(1, accumulates=False) == sizes.process_peak(arrays, "float32")
 
 
 def test_training_memory_in_bf16_has_a_second_copy_of_the_weights() -> None:
-    step = memory.training_memory(TINY, sequence_len=32, dtype="bfloat16")
+    step = training.training_memory(TINY, sequence_len=32, dtype="bfloat16")
     assert step.weights == 6 * (TINY_MATRICES + TINY_REST)
     assert step.per_row == 32 * (2 * 12 * 64 + 4 * 4 * 64)
 
 
 def test_training_memory_on_a_gpu_counts_each_array_once() -> None:
     """bf16 gradients, float32 sums of them, most of the logits, and as much unfinished work as two updates."""
-    step = memory.training_memory(TINY, sequence_len=32, dtype="bfloat16")
-    parameters, state = TINY_MATRICES + TINY_REST, memory.optimizer_state_bytes(TINY)
+    step = training.training_memory(TINY, sequence_len=32, dtype="bfloat16")
+    parameters, state = TINY_MATRICES + TINY_REST, sizes.optimizer_state_bytes(TINY)
     logits = round(0.7 * 3 * 2 * 2 * 32 * 320)
     arrays = 8 * parameters + state + 3 * step.per_row + logits + 2 * (6 * parameters + state)
     assert step.peak(3, accumulates=False) == 96 * MIB + arrays
@@ -112,7 +112,7 @@ MIB = 2**20
     ],
 )
 def test_training_memory_matches_measured_runs(
-    dtype: memory.Dtype, config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
+    dtype: sizes.Dtype, config: GPTConfig, rows: int, accumulates: bool, recomputes: bool, measured_mib: int
 ) -> None:
     """Process sizes on a CPU (float32), and arrays on one H200, from `tests/benchmarks/memory.py`.
 
@@ -120,7 +120,7 @@ def test_training_memory_matches_measured_runs(
     4 GiB the plan may be far too high.
     """
     length = config.sequence_len
-    step = memory.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=recomputes)
+    step = training.training_memory(config, sequence_len=length, dtype=dtype, activation_checkpointing=recomputes)
     lowest, highest = (0.95, 1.16) if dtype == "float32" else (0.95, 1.16 if measured_mib > 4096 else 1.75)
     assert lowest < step.peak(rows, accumulates=accumulates) / MIB / measured_mib < highest
 
@@ -132,15 +132,15 @@ def test_training_memory_on_a_mac_is_that_of_the_update_or_grows_with_the_rows()
     size; three steps), which this arithmetic gives without activations.
     """
     config = GPTConfig()
-    parameters, state = config.num_parameters(), memory.optimizer_state_bytes(config)
+    parameters, state = config.num_parameters(), sizes.optimizer_state_bytes(config)
     update = 2 * (4 * parameters + state) + 2 * 2 * parameters
     for rows, recomputes in ((1, False), (2, False), (2, True)):
-        step = memory.training_memory(
+        step = training.training_memory(
             config, sequence_len=2048, dtype="bfloat16", activation_checkpointing=recomputes, on_metal=True
         )
         assert step.peak(rows, accumulates=False) == pytest.approx(update, rel=0.05)
         assert step.peak(rows, accumulates=False) / MIB == pytest.approx(7110, rel=0.1)
-    step = memory.training_memory(config, sequence_len=2048, dtype="bfloat16", on_metal=True)
+    step = training.training_memory(config, sequence_len=2048, dtype="bfloat16", on_metal=True)
     assert step.peak(32, accumulates=False) - step.peak(16, accumulates=False) == pytest.approx(
         16 * step.per_row, rel=0.05
     )
@@ -171,9 +171,9 @@ def test_evaluation_memory_matches_measured_cpu_processes(
 ) -> None:
     """Measured in the same way: bits per byte, options with a common prefix, and 32 prompts that fill the context."""
     planned = (
-        memory.scoring_bytes(config, tokens=batch_sizes.BPB_TOKENS, dtype="float32"),
-        memory.scoring_bytes(config, tokens=batch_sizes.CPU_SCORED_TOKENS, gathers=True, dtype="float32"),
-        memory.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
+        evaluation.scoring_bytes(config, tokens=batch_sizes.BPB_TOKENS, dtype="float32"),
+        evaluation.scoring_bytes(config, tokens=batch_sizes.CPU_SCORED_TOKENS, gathers=True, dtype="float32"),
+        evaluation.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
     )
     for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
         assert 0.95 < one / MIB / measured_mib < 1.16
@@ -184,7 +184,9 @@ def test_evaluation_memory_matches_measured_cpu_processes(
 )
 def test_scoring_memory_matches_measured_gpu_runs(config: GPTConfig, measured_mib: tuple[int, ...]) -> None:
     """Sizes of MLX's arrays in bfloat16 on one H100. Runs differ, because frees lag behind the work that is queued."""
-    planned = memory.scoring_bytes(config, tokens=batch_sizes.GPU_SCORED_TOKENS, gathers=True, dtype="bfloat16") / MIB
+    planned = (
+        evaluation.scoring_bytes(config, tokens=batch_sizes.GPU_SCORED_TOKENS, gathers=True, dtype="bfloat16") / MIB
+    )
     assert min(measured_mib) < planned < 1.45 * min(measured_mib)
     assert planned > 0.75 * max(measured_mib)
 
@@ -193,7 +195,7 @@ def test_logit_values_match_the_block_that_the_cpu_computes() -> None:
     """The plan must not import MLX, so it repeats this number."""
     from nanochat.model.cpu import fast_math
 
-    assert memory.LOGIT_VALUES == fast_math.BLOCK_ELEMENTS
+    assert sizes.LOGIT_VALUES == fast_math.BLOCK_ELEMENTS
 
 
 def test_estimate_adds_memory_for_reading_parquet(compiled: Compile) -> None:
@@ -202,7 +204,7 @@ def test_estimate_adds_memory_for_reading_parquet(compiled: Compile) -> None:
     for path in ("c.jsonl", "c.parquet"):
         plan = compiled(f"sources.chat={{path: {path}}}", "sft.data={chat: {task: conversations, source: chat}}")
         peaks[path] = plan.stage("sft").estimate.peak_memory_bytes
-    assert peaks["c.parquet"] == peaks["c.jsonl"] + memory.PARQUET_BYTES
+    assert peaks["c.parquet"] == peaks["c.jsonl"] + sizes.PARQUET_BYTES
 
 
 def test_estimate_of_an_evaluation_has_the_memory_of_its_largest_suite(compiled: Compile) -> None:
@@ -290,20 +292,22 @@ def test_plan_counts_how_often_a_text_is_read_by_its_share_of_the_mixture(compil
 
 def test_training_memory_with_checkpointing_counts_one_block_and_all_inputs() -> None:
     plain, checkpointed = (
-        memory.training_memory(GPTConfig(), sequence_len=2048, dtype="bfloat16", activation_checkpointing=flag).per_row
+        training.training_memory(
+            GPTConfig(), sequence_len=2048, dtype="bfloat16", activation_checkpointing=flag
+        ).per_row
         for flag in (False, True)
     )
     assert checkpointed == 2048 * (12 * 768 * 2 + 12 * 768 * 2 * 6 + 4 * 4 * 768)
     assert plain == 2048 * (12 * 12 * 768 * 2 + 4 * 4 * 768)
 
 
-largest = functools.partial(memory.micro_batch_size, TINY, ExecutionSpec(), sequence_len=32, dtype="float32")
+largest = functools.partial(training.micro_batch_size, TINY, ExecutionSpec(), sequence_len=32, dtype="float32")
 
 
 @given(limit_mib=st.integers(1, 4000), rows=st.integers(1, 96))
 def test_micro_batch_size_auto_fits_and_divides_the_step(limit_mib: int, rows: int) -> None:
     """It is the largest that does, or 0 if not even one row fits."""
-    step = memory.training_memory(TINY, sequence_len=32, dtype="float32")
+    step = training.training_memory(TINY, sequence_len=32, dtype="float32")
     limit = limit_mib * MIB
     chosen = largest(limit_bytes=limit, rows=rows)
     fitting = [n for n in range(1, rows + 1) if rows % n == 0 and step.peak(n, accumulates=n < rows) <= limit]
@@ -357,7 +361,7 @@ def test_estimate_does_not_know_the_epochs_of_unread_conversations(compiled: Com
 def test_estimate_of_disk_counts_checkpoints_and_output(compiled: Compile, keep_when_done: str, kept: int) -> None:
     """Three kept checkpoints, the best one, and one being written; the output alone is left unless all are kept."""
     plan = compiled(f"run.checkpoint={{keep: 3, keep_when_done: {keep_when_done}}}")
-    estimate, one_save = plan.stage("pretrain").estimate, memory.checkpoint_bytes(QUICK)
+    estimate, one_save = plan.stage("pretrain").estimate, sizes.checkpoint_bytes(QUICK)
     assert (estimate.disk_bytes, estimate.kept_disk_bytes) == (5 * one_save, kept * one_save)
 
 

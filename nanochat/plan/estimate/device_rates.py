@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate.memory import VALUE_BYTES, Dtype
+from nanochat.plan.estimate.memory.sizes import VALUE_BYTES, Dtype
 
 DeviceClass = Literal["cpu", "metal", "cuda"]
 

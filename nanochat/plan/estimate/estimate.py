@@ -16,7 +16,7 @@ from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.scaling import steps_for_tokens
-from nanochat.plan.estimate import dataset_sizes, memory
+from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.device_rates import (
     RATES,
     STARTUP_SECONDS,
@@ -24,7 +24,8 @@ from nanochat.plan.estimate.device_rates import (
     DeviceClass,
     decode_seconds,
 )
-from nanochat.plan.estimate.memory import Dtype
+from nanochat.plan.estimate.memory import evaluation, sizes, training
+from nanochat.plan.estimate.memory.sizes import Dtype
 from nanochat.plan.estimate.suite_costs import (
     SuiteCost,
     base_suites_cost,
@@ -133,7 +134,7 @@ def estimate_tokenizer(spec: TokenizerSpec, setting: Setting) -> Estimate:
     """Return the estimate of the tokenizer stage. It reads all that it may if the size of its source is not known."""
     chars = min(spec.max_chars, setting.chars.get(spec.source.name, spec.max_chars))
     return Estimate(
-        peak_memory_bytes=memory.tokenizer_peak(chars, spec.vocab_size) + reader_bytes([spec.source], "float32"),
+        peak_memory_bytes=training.tokenizer_peak(chars, spec.vocab_size) + reader_bytes([spec.source], "float32"),
         disk_bytes=24 * spec.vocab_size,
         seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
     )
@@ -143,7 +144,7 @@ def reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
     """Return the memory for reading the sources, which counts only if the whole process is measured (on a CPU)."""
     kinds = (kind_of(name) for source in sources for name in (source.path or ()))
     needs_pyarrow = any(source.uri for source in sources) or any(kind and kind.needs_pyarrow for kind in kinds)
-    return memory.PARQUET_BYTES if needs_pyarrow and dtype == "float32" else 0
+    return sizes.PARQUET_BYTES if needs_pyarrow and dtype == "float32" else 0
 
 
 def estimate_pretrain(spec: PretrainSpec, setting: Setting) -> Estimate:
@@ -162,7 +163,7 @@ def _estimate_training(
 ) -> Estimate:
     config, execution, dtype, device = setting.model, setting.execution, setting.dtype, setting.device
     recomputes = execution.activation_checkpointing
-    step = memory.training_memory(
+    step = training.training_memory(
         config,
         sequence_len=sequence_len,
         dtype=dtype,
@@ -199,7 +200,7 @@ def _estimate_training(
 
 def saved_bytes(setting: Setting) -> tuple[int, int]:
     """Return the most disk space that a training stage uses, and how much remains when it is done."""
-    one, execution = memory.checkpoint_bytes(setting.model), setting.execution
+    one, execution = sizes.checkpoint_bytes(setting.model), setting.execution
     # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
     most = execution.checkpoint_keep + 2
     return most * one, (most if execution.checkpoint_keep_when_done else 1) * one
@@ -212,14 +213,14 @@ def _whole_steps(tokens: float, tokens_per_step: int) -> int:
 
 def planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
     """Return a process's rows per forward pass that the estimate assumes."""
-    fits = memory.micro_batch_size(
+    fits = training.micro_batch_size(
         setting.model,
         setting.execution,
         rows=max(1, tokens_per_step // sequence_len // setting.execution.processes),
         sequence_len=sequence_len,
         dtype=setting.dtype,
         limit_bytes=setting.execution.memory_limit_bytes or sys.maxsize,
-        at_most=memory.cpu_micro_batch_limit(sequence_len) if setting.device == "cpu" else GPU_AUTO_ROWS,
+        at_most=training.cpu_micro_batch_limit(sequence_len) if setting.device == "cpu" else GPU_AUTO_ROWS,
         on_metal=setting.device == "metal",
     )
     return max(1, fits)
@@ -238,7 +239,7 @@ def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
     config, dtype, device = setting.model, setting.dtype, setting.device
     cost = base_suites_cost(spec.suites)
     decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    peak = memory.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
+    peak = evaluation.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += reader_bytes([item.source for item in spec.inputs], dtype)
     return _estimate_eval(setting, replace(cost, decoding_seconds=decoded), peak)
 
@@ -246,7 +247,7 @@ def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
 def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
     """Return the estimate of the chat_eval stage."""
     config, dtype, device = setting.model, setting.dtype, setting.device
-    peak = memory.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
+    peak = evaluation.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
     peak += reader_bytes([item.source for item in spec.inputs], dtype)
     return _estimate_eval(setting, chat_suites_cost(spec.suites, config, dtype, device), peak)
 
@@ -254,7 +255,7 @@ def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
 def estimate_export(spec: ExportSpec, setting: Setting) -> Estimate:
     """Return the estimate of the export stage, without the time of other programs that run the model."""
     config, device = setting.model, setting.device
-    copy = config.num_parameters() * memory.VALUE_BYTES["float32"]
+    copy = config.num_parameters() * sizes.VALUE_BYTES["float32"]
     tokens = len(spec.prompts) * spec.max_tokens
     for suite in spec.suites.values():
         tokens += dataset_sizes.chat_suite_tokens(suite)[1]
@@ -262,7 +263,7 @@ def estimate_export(spec: ExportSpec, setting: Setting) -> Estimate:
         parameters=config.num_parameters(),
         tokens=tokens,
         flops=tokens * config.flops_per_token() / 3,
-        peak_memory_bytes=memory.PROCESS_BYTES["float32"]
+        peak_memory_bytes=sizes.PROCESS_BYTES["float32"]
         + 3 * copy,  # the model, a renamed copy, and one without padding
         disk_bytes=len(spec.formats) * copy,
         seconds=STARTUP_SECONDS[device] + decode_seconds(config, tokens, 1, "float32", device),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from nanochat.plan.estimate import dataset_sizes, memory
+from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.device_rates import RATES, STARTUP_SECONDS, decode_seconds
 from nanochat.plan.estimate.estimate import Estimate, Setting, planned_micro_batch, reader_bytes, saved_bytes
+from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.specs import RlSpec
 from nanochat.tasks.table import TASKS
 
@@ -17,7 +18,7 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
     # The stage shares memory as for rows of the whole context, and puts more rows into a pass if they are shorter.
     context = config.sequence_len
     rows = planned_micro_batch(setting, spec.answers_per_step * context, context)
-    training = memory.training_memory(
+    step = training.training_memory(
         config,
         sequence_len=context,
         dtype=dtype,
@@ -25,10 +26,10 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
         on_metal=device == "metal",
     )
     copies = (1 if spec.kl else 0) * 4 * config.num_parameters()
-    sampled = memory.rollout_rows(spec, execution.processes, on_cpu=device == "cpu")
-    updating = training.peak(rows, accumulates=rows * execution.processes < spec.answers_per_step) + copies
-    sampling = memory.decoding_bytes(config, rows=sampled, tokens=length, dtype=dtype)
-    sampling += training.optimizer_state + training.gradients // 4 + copies
+    sampled = evaluation.rollout_rows(spec, execution.processes, on_cpu=device == "cpu")
+    updating = step.peak(rows, accumulates=rows * execution.processes < spec.answers_per_step) + copies
+    sampling = evaluation.decoding_bytes(config, rows=sampled, tokens=length, dtype=dtype)
+    sampling += sizes.optimizer_state_bytes(config) + config.num_parameters() + copies
     steps = spec.steps if spec.steps is not None else _steps_of_epochs(spec)
     saved, stays = saved_bytes(setting)
     common = {

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate import dataset_sizes, memory
+from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass, decode_seconds
-from nanochat.plan.estimate.memory import Dtype
+from nanochat.plan.estimate.memory import evaluation, sizes
+from nanochat.plan.estimate.memory.sizes import Dtype
 from nanochat.plan.specs import AnyChatSuiteSpec, BaseSuiteSpec, BpbSuiteSpec, ExecutionSpec
 
 
@@ -70,9 +71,9 @@ def monitored_peak(training: int, execution: ExecutionSpec, config: GPTConfig, d
     A GPU frees the arrays of a step before a suite runs. A process on a CPU keeps most of their pages, and those of a
     suite are added.
     """
-    suites = memory.suites_peak(execution.suites, execution.chat_suites, config, dtype, on_cpu=on_cpu)
+    suites = evaluation.suites_peak(execution.suites, execution.chat_suites, config, dtype, on_cpu=on_cpu)
     if suites == 0:
         return training
     if on_cpu:
-        return training + suites - memory.process_peak(4 * config.num_parameters(), dtype)
-    return max(training, suites + round(memory.HEAP_SLACK[dtype] * memory.optimizer_state_bytes(config)))
+        return training + suites - sizes.process_peak(4 * config.num_parameters(), dtype)
+    return max(training, suites + round(sizes.HEAP_SLACK[dtype] * sizes.optimizer_state_bytes(config)))

@@ -12,7 +12,7 @@ import pytest
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.export.trial import CHECKED_FORMATS
-from nanochat.plan.estimate import memory
+from nanochat.plan.estimate.memory import sizes
 from nanochat.runner.preflight import run_checks as preflight
 from nanochat.tools.sandbox import run as sandbox
 
@@ -83,7 +83,7 @@ def test_memory_of_a_model_from_init_from_is_checked(bench):
 def test_tokenizer_estimate_uses_the_size_of_local_files(bench):
     """The 690 bytes on disk count, not the 2e9 characters that the recipe allows."""
     estimate = bench.prepare().plan.stage("tokenizer").estimate
-    assert 0 < estimate.peak_memory_bytes - memory.PROCESS_BYTES["float32"] < 2**20
+    assert 0 < estimate.peak_memory_bytes - sizes.PROCESS_BYTES["float32"] < 2**20
     assert estimate.seconds == pytest.approx(1, abs=0.01)
 
 

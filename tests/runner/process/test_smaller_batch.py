@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from nanochat.errors import InterruptedRun, StageError
-from nanochat.plan.estimate.memory import training_memory
+from nanochat.plan.estimate.memory.training import training_memory
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.process import memory_evidence
 from nanochat.runner.process.memory_evidence import MemoryEvidence

@@ -1,0 +1,61 @@
+"""Peak memory of a training step on a CPU: the size of the process, in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan.estimate.memory.sizes import (
+    LOGIT_VALUES,
+    kept_bytes,
+    optimizer_state_bytes,
+    process_peak,
+    stream_bytes,
+)
+
+_KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 8.5, 3
+"""What a block of `model.cpu.training` keeps, in units of the width: residual 1, norm 1, q before and after rotation
+and norm 2, attention's output 1, norm 1, the MLP's hidden layer 4, and k, v and value embeddings 3.5 times the share of
+key/value heads. Some of it shares memory, so the fitted numbers are smaller."""
+_RECOMPUTED_SHARE = 2.3
+"""Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted)."""
+_BACKWARD_WIDTHS = 12
+"""Widths per token of the arrays that exist while the gradients of one block are computed (fitted)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuTraining:
+    """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
+
+    weights: int
+    gradients: int
+    optimizer_state: int
+    per_row: int
+    logits_per_row: int
+
+    def peak(self, rows: int, *, accumulates: bool) -> int:
+        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
+
+        The peak is in the backward pass, where gradients exist twice while those of a micro-batch are added to the sum,
+        or in the update, when new weights and half of the new state exist beside the old ones.
+        """
+        kept = self.weights + self.gradients + self.optimizer_state
+        backward = rows * self.per_row + min(2 * 4 * LOGIT_VALUES, rows * self.logits_per_row)
+        backward += self.gradients if accumulates else 0
+        update = self.weights + self.optimizer_state // 2
+        return process_peak(kept + max(backward, update), "float32")
+
+
+def cpu_training(config: GPTConfig, *, sequence_len: int, recomputes: bool) -> CpuTraining:
+    """Return the memory of a training step on rows of `sequence_len` tokens."""
+    block = kept_bytes(config, "float32", widths=_KEPT_WIDTHS, shared_widths=_KEPT_SHARED_WIDTHS)
+    kept = config.n_layer * block
+    if recomputes:
+        kept = round(_RECOMPUTED_SHARE * block) + config.n_layer * config.n_embd * 4
+    return CpuTraining(
+        weights=4 * config.num_parameters(),
+        gradients=4 * config.num_parameters(),
+        optimizer_state=optimizer_state_bytes(config),
+        per_row=sequence_len * (kept + _BACKWARD_WIDTHS * config.n_embd * 4 + stream_bytes(config)),
+        logits_per_row=2 * 4 * sequence_len * config.padded_vocab_size,
+    )

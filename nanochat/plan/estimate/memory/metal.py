@@ -1,0 +1,67 @@
+"""Peak memory of a training step on a Mac's GPU: the size of MLX's arrays.
+
+Fitted to peaks of Metal's path on other devices: see the benchmarks' README.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanochat.model.config import GPTConfig
+from nanochat.plan.estimate.memory.sizes import VALUE_BYTES, Dtype, kept_bytes, optimizer_state_bytes, stream_bytes
+
+_KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 17.0, 4.0
+"""What a block keeps, in units of the width. Of the MLP's hidden layer it keeps only the square. Fitted to peaks."""
+_RECOMPUTED_SHARE = 2.0
+"""Peak memory of one recomputed block, relative to what it would have stored without checkpointing (fitted)."""
+_INPUT_WIDTHS = 4
+"""Widths that a recomputed block keeps: its input, and what its residual mix needs."""
+_LOGITS = 2**24
+"""Logits of a chunk (`model.loss`)."""
+_CHUNKS = 8
+"""Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before the last one is done."""
+_SLACK = 1.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetalTraining:
+    """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
+
+    weights: int
+    """float32, and a copy in the compute dtype if that is bfloat16."""
+    masters: int
+    """The float32 weights alone."""
+    gradients: int
+    """Of one micro-batch, in the compute dtype."""
+    optimizer_state: int
+    per_row: int
+    logits_per_row: int
+
+    def peak(self, rows: int, *, accumulates: bool) -> int:
+        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
+
+        The update makes new weights and a new state before the device may forget the old ones. Sums of gradients over
+        several micro-batches are float32.
+        """
+        sums = self.masters if accumulates else 0
+        kept = self.weights + self.gradients + sums + self.optimizer_state
+        backward = rows * self.per_row + min(_CHUNKS * 4 * _LOGITS, rows * self.logits_per_row)
+        return round(_SLACK * (kept + max(backward, self.masters + self.optimizer_state)))
+
+
+def metal_training(config: GPTConfig, *, sequence_len: int, dtype: Dtype, recomputes: bool) -> MetalTraining:
+    """Return the memory of a training step on rows of `sequence_len` tokens."""
+    parameters = config.num_parameters()
+    block = kept_bytes(config, dtype, widths=_KEPT_WIDTHS, shared_widths=_KEPT_SHARED_WIDTHS)
+    kept = config.n_layer * block
+    if recomputes:
+        inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype] * _INPUT_WIDTHS
+        kept = round(_RECOMPUTED_SHARE * block) + inputs
+    return MetalTraining(
+        weights=(4 + (2 if dtype == "bfloat16" else 0)) * parameters,
+        masters=4 * parameters,
+        gradients=VALUE_BYTES[dtype] * parameters,
+        optimizer_state=optimizer_state_bytes(config),
+        per_row=sequence_len * (kept + stream_bytes(config)),
+        logits_per_row=_CHUNKS * 4 * sequence_len * config.padded_vocab_size,
+    )
