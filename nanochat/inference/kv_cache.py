@@ -45,7 +45,7 @@ class PromptLayer:
 
 
 class PromptCache:
-    """The positions of prompts that are read together: a `model.gpt.Cache`."""
+    """The positions of prompts that are read together: a `model.layers.Cache`."""
 
     def __init__(self, config: GPTConfig) -> None:
         self.layers = [PromptLayer(window) for window in config.windows]
@@ -82,7 +82,7 @@ class DecodingLayer:
 
 
 class DecodingCache:
-    """All layers' buffers, to which each step adds one position per row: a `model.gpt.Cache`."""
+    """All layers' buffers, to which each step adds one position per row: a `model.layers.Cache`."""
 
     def __init__(self, buffers: Sequence[Buffers], positions: mx.array, newest: mx.array) -> None:
         """Continue the buffers of all layers.

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
 
-from nanochat.model.gpt import visible_keys
+from nanochat.model.layers import visible_keys
 
 _BLOCK_QUERIES = 256
 """The scores of a block, in float32, take 1 KiB per row of the batch, head and key."""
@@ -37,7 +37,7 @@ class BlockForm(NamedTuple):
 
 
 def block_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int, form: BlockForm) -> mx.array:
-    """Return the same as `gpt.attention`, in the queries' dtype. All three arguments have gradients."""
+    """Return the same as `layers.attention`, in the queries' dtype. All three arguments have gradients."""
     return _windowed(form, window)(queries, keys, values)[0]
 
 

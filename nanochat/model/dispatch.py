@@ -38,7 +38,8 @@ from nanochat.model.cuda import softcap_loss as cuda_loss
 from nanochat.model.cuda.decoding import step as cuda_step
 from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.fused_attention import fused_attention, has_fused_gradient
-from nanochat.model.gpt import GPT, Block, Cache
+from nanochat.model.gpt import GPT
+from nanochat.model.layers import Block, Cache
 from nanochat.model.ragged import forward as ragged_forward
 from nanochat.model.ragged.attention import by_group, row_by_row
 from nanochat.model.ragged.rows import Ragged
@@ -48,7 +49,7 @@ _MIN_CPU_QUERIES = 16
 
 
 def attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return what `gpt.attention` does, computed by the fastest form for the device."""
+    """Return what `layers.attention` does, computed by the fastest form for the device."""
     if runs_on_cpu() and queries.dtype == mx.float32 and queries.shape[2] >= _MIN_CPU_QUERIES:
         return block_attention(queries, keys, values, window=window, form=cpu_attention.FORM)
     is_training_shape = 1 < queries.shape[2] == keys.shape[2]

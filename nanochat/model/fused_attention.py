@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from nanochat.model.cuda.windows import overlapping_windows
 from nanochat.model.device import computes_on_cuda, runs_kernels
-from nanochat.model.gpt import visible_keys
+from nanochat.model.layers import visible_keys
 
 _FUSED_MULTIPLE, _FUSED_HEAD_SIZE = 128, 128
 """cuDNN's fused attention with gradients takes a multiple of this many queries, and heads of at most this size."""
@@ -25,7 +25,7 @@ _MAX_BLOCKS = 4
 
 
 def fused_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return the same as `gpt.attention`, in the queries' dtype."""
+    """Return the same as `layers.attention`, in the queries' dtype."""
     length, size = queries.shape[2], keys.shape[2]
     mask: mx.array | Literal["causal"] | None
     if size <= window + 1:
@@ -49,7 +49,7 @@ def has_fused_gradient(queries: mx.array, window: int) -> bool:
 
 
 def overlapping_block_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
-    """Return the same as `gpt.attention` for T = S > window > 0 and the shapes of `_overlapping_blocks_fit`, on CUDA.
+    """Return the same as `layers.attention`, on CUDA, for T = S > window > 0 and what `_overlapping_blocks_fit` takes.
 
     A block reads its keys in place instead of copying them.
     """

@@ -10,7 +10,8 @@ import pytest
 
 from nanochat.evals.continuations import Continuation
 from nanochat.model.config import GPTConfig
-from nanochat.model.gpt import GPT, Cache
+from nanochat.model.gpt import GPT
+from nanochat.model.layers import Cache
 from nanochat.model.ragged.rows import Ragged
 from nanochat.tokenizer import bpe
 

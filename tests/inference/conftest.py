@@ -12,7 +12,7 @@ import pytest
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.device import runs_on_cpu
-from nanochat.model.gpt import Cache
+from nanochat.model.layers import Cache
 from nanochat.tokenizer import bpe
 
 

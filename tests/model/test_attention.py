@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.model import gpt
+from nanochat.model import layers
 from nanochat.model.block_attention import PLAIN, block_attention
 from nanochat.model.cpu.attention import FORM
 from nanochat.model.dispatch import attention
@@ -49,7 +49,7 @@ def numpy_attention(queries, keys, values, window):
 def test_reference_attention_equals_a_loop(shape, window):
     """The queries are the newest positions; heads are grouped."""
     q, k, v = inputs(*shape, groups=2)
-    assert_close(gpt.attention(q, k, v, window=window), numpy_attention(q, k, v, window))
+    assert_close(layers.attention(q, k, v, window=window), numpy_attention(q, k, v, window))
 
 
 @pytest.mark.parametrize("window", [0, 5, 64, 100, 200])
@@ -57,14 +57,14 @@ def test_reference_attention_equals_a_loop(shape, window):
 def test_dispatched_attention_equals_the_reference(shape, window):
     """On this device, with grouped heads and the largest scale of q and k."""
     q, k, v = inputs(*shape, groups=2, scale=1.2)
-    assert_close(attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
+    assert_close(attention(q, k, v, window=window), layers.attention(q, k, v, window=window))
 
 
 def assert_same_gradients(function, window, q, k, v):
     weights = mx.random.normal(q.shape, key=mx.random.key(9))
     found, expected = (
         mx.grad(lambda *x: (attend(*x, window=window) * weights).sum(), argnums=(0, 1, 2))(q, k, v)  # noqa: B023
-        for attend in (function, gpt.attention)
+        for attend in (function, layers.attention)
     )
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b)
@@ -84,7 +84,7 @@ def test_block_attention_equals_the_reference(form, groups, shape, window):
     """Values and gradients, with one block and with several, whole ones and parts, and with grouped heads."""
     q, k, v = inputs(*shape, groups=groups, scale=1.2, head_dim=32)
     attend = blocks_of(FORMS[form])
-    assert_close(attend(q, k, v, window=window), gpt.attention(q, k, v, window=window))
+    assert_close(attend(q, k, v, window=window), layers.attention(q, k, v, window=window))
     assert_same_gradients(attend, window, q, k, v)
 
 
@@ -95,7 +95,7 @@ def test_block_attention_stays_finite_at_the_largest_score(form):
     q = mx.broadcast_to(x, (1, 1, 65, 256)) * 1.0
     v = mx.random.normal((1, 1, 65, 256), key=mx.random.key(1))
     attend = blocks_of(FORMS[form])
-    assert_close(attend(q, q, v, window=64), gpt.attention(q, q, v, window=64))
+    assert_close(attend(q, q, v, window=64), layers.attention(q, q, v, window=64))
 
 
 @pytest.mark.cpu
@@ -128,9 +128,9 @@ def test_bfloat16_gradients_of_block_attention_are_as_close_as_those_of_the_refe
         return mx.grad(loss, argnums=(0, 1, 2))(*arguments)
 
     for right, found, plain in zip(
-        gradients(gpt.attention, exact),
+        gradients(layers.attention, exact),
         gradients(blocks_of(FORMS["mlx"]), rough),
-        gradients(gpt.attention, rough),
+        gradients(layers.attention, rough),
         strict=True,
     ):
         assert found.dtype == mx.bfloat16
@@ -144,4 +144,4 @@ def test_bfloat16_gradients_of_block_attention_are_as_close_as_those_of_the_refe
 def test_fused_attention(shape, window):
     """Every branch that a GPU takes gives the reference's result, computed here on the CPU."""
     q, k, v = inputs(*shape, groups=2)
-    assert_close(fused_attention(q, k, v, window=window), gpt.attention(q, k, v, window=window))
+    assert_close(fused_attention(q, k, v, window=window), layers.attention(q, k, v, window=window))

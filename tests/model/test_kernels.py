@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts
-from nanochat.model import gpt
+from nanochat.model import layers
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu, windows
 from nanochat.model.device import runs_kernels
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
-from nanochat.model.gpt import norm, rotate
+from nanochat.model.layers import norm, rotate
 from nanochat.model.loss import plain_losses
 
 pytestmark = pytest.mark.gpu
@@ -212,7 +212,7 @@ def test_windowed_attention_in_bfloat16():
     """Windows of a quarter and half of the context, at the real head size, equal the reference in float32."""
     arrays = [draw(2, 2, 1024, 128, seed=i, dtype=mx.bfloat16) for i in range(3)]
     for window in (256, 512):
-        plain = lambda *x: (gpt.attention(*x, window=window),)  # noqa: B023, E731
+        plain = lambda *x: (layers.attention(*x, window=window),)  # noqa: B023, E731
         assert_same(lambda *x: (attention(*x, window=window),), plain, arrays, mx.bfloat16)  # noqa: B023
 
 

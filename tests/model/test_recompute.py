@@ -6,7 +6,7 @@ from mlx.nn.utils import value_and_grad
 
 from nanochat.model import recompute
 from nanochat.model.dispatch import summed_loss
-from nanochat.model.gpt import squared_relu
+from nanochat.model.layers import squared_relu
 
 
 def peak_bytes(model, idx):

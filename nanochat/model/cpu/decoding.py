@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
-from nanochat.model.gpt import GPT, CausalSelfAttention, Embedding
+from nanochat.model.gpt import GPT, Embedding
+from nanochat.model.layers import CausalSelfAttention
 from nanochat.model.rope_tables import angles
 
 Floats = npt.NDArray[np.float32]

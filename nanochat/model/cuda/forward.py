@@ -17,7 +17,8 @@ from nanochat.model.cuda.qkv import GATE_PADDING, split_qkv
 from nanochat.model.cuda.residual import add_norm, mix_norm
 from nanochat.model.cuda.squared_relu import squared_relu
 from nanochat.model.device import runs_kernels
-from nanochat.model.gpt import GPT, Attend, Cache, CausalSelfAttention, Embedding, Linear, norm, scaled
+from nanochat.model.gpt import GPT, Embedding, scaled
+from nanochat.model.layers import Attend, Cache, CausalSelfAttention, Linear, norm
 
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 _MAX_WIDTH = 2048

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from nanochat.model.gpt import visible_keys
+from nanochat.model.layers import visible_keys
 from nanochat.model.ragged.row_groups import Extent
 from nanochat.model.ragged.rows import Ragged
 

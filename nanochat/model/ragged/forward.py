@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nanochat.model.gpt import GPT, Attend, norm, scaled
+from nanochat.model.gpt import GPT, scaled
+from nanochat.model.layers import Attend, norm
 from nanochat.model.ragged.rows import Ragged
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from nanochat.model.gpt import visible_keys
+from nanochat.model.layers import visible_keys
 
 _MOST_WASTE = 8.0
 """Scores that a group may compute per score that it needs, not counting the causal half."""

@@ -48,7 +48,7 @@ class Ragged:
         return group_rows(self.extents)
 
     def rotate(self, x: mx.array, *, base: float) -> mx.array:
-        """Return x (N, H, D) rotated as `gpt.rotate` does, each token by its position, in float32 whatever x is."""
+        """Return x (N, H, D) rotated as `layers.rotate` does, each token by its position, in float32 whatever x is."""
         cos, sin = self._angles(x.shape[1:], base)
         half = x.shape[-1] // 2
         swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
