@@ -14,7 +14,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from nanochat.model.cuda.windows import overlapping_windows
+from nanochat.model.cuda.windows import Window, overlapping_windows
 from nanochat.model.device import computes_on_cuda, runs_kernels
 from nanochat.model.layers import visible_keys
 
@@ -51,15 +51,17 @@ def has_fused_gradient(queries: mx.array, window: int) -> bool:
 def overlapping_block_attention(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> mx.array:
     """Return the same as `layers.attention`, on CUDA, for T = S > window > 0 and what `_overlapping_blocks_fit` takes.
 
-    A block reads its keys in place instead of copying them.
+    A block reads its keys in place instead of copying them. Our kernel adds up the gradients of overlapping keys;
+    without it, MLX pads and adds them one by one.
     """
     length, scale = queries.shape[2], queries.shape[-1] ** -0.5
     block = _block_length(length, window)
     starts = range(window, length, block)
     query_windows = ((0, window), *((start, start + block) for start in starts))
     key_windows = ((0, window), *((start - window, start + block) for start in starts))
+    cut = overlapping_windows if runs_kernels() else _slices
     parts = (
-        overlapping_windows(x.swapaxes(1, 2), windows)
+        cut(x.swapaxes(1, 2), windows)
         for x, windows in ((queries, query_windows), (keys, key_windows), (values, key_windows))
     )
     bias = _window_bias(block, window, queries.dtype)
@@ -70,9 +72,13 @@ def overlapping_block_attention(queries: mx.array, keys: mx.array, values: mx.ar
     return mx.concatenate(blocks, axis=1).swapaxes(1, 2)
 
 
+def _slices(x: mx.array, windows: tuple[Window, ...]) -> tuple[mx.array, ...]:
+    return tuple(x[:, first:end] for first, end in windows)
+
+
 def _overlapping_blocks_fit(queries: mx.array, window: int) -> bool:
     """Return whether CUDA's fused attention takes the blocks, with their gradient."""
-    is_fused = runs_kernels() and queries.dtype == mx.bfloat16 and queries.shape[-1] <= _FUSED_HEAD_SIZE
+    is_fused = computes_on_cuda() and queries.dtype == mx.bfloat16 and queries.shape[-1] <= _FUSED_HEAD_SIZE
     if not is_fused or window == 0 or window % _FUSED_MULTIPLE != 0:
         return False
     return (queries.shape[2] - window) % _block_length(queries.shape[2], window) == 0

@@ -44,6 +44,21 @@ def test_backward_pass_keeps_little(make_random_model, monkeypatch):
     assert kept < 0.8 * peak_bytes(model, idx)
 
 
+@pytest.mark.cpu
+@pytest.mark.usefixtures("metal_path")
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_training_on_metal_never_holds_the_scores_of_all_pairs(make_random_model, recomputes):
+    """Memory grows with the length of the rows, and not with its square."""
+
+    def peak(length):
+        shape = {"sequence_len": length, "n_layer": 2, "n_head": 1, "n_kv_head": 1, "n_embd": 32}
+        model = make_random_model("seed", window_pattern="L", **shape)
+        model.set_activation_checkpointing(recomputes)
+        return peak_bytes(model, mx.random.randint(0, 100, (1, length), key=mx.random.key(0)))
+
+    assert peak(1536) < 2.6 * peak(768)
+
+
 def test_squared_relu_has_the_gradient_of_its_formula():
     x = 3 * mx.random.normal((40, 50), key=mx.random.key(0))
     weights = mx.random.normal(x.shape, key=mx.random.key(1))
