@@ -93,11 +93,14 @@ class TrainStep:
         micro_step = _gradients_of(model)
         self._micro_step: MicroStep = mx.compile(micro_step) if is_worth_compiling(model) else micro_step
         self._pending: mx.array | None = None
+        self._built_update: list[object] = []
+        """The arrays of an update whose graph is built, but not submitted."""
 
     def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[float]] = tuple) -> StepResult:
         """Run a step on this process's rows of a batch, and return its measurements.
 
-        On a GPU this returns while the step is still being computed; at most one earlier step is then unfinished.
+        On a GPU this returns while the step is still being computed; at most one earlier step is then unfinished. Its
+        update is submitted with the next step, or when something reads the weights or the optimizer's state.
         `votes` is called only if several processes share the step. Their votes are summed together with the loss, which
         costs nothing extra.
 
@@ -144,6 +147,10 @@ class TrainStep:
         if runs_on_cpu():
             mx.eval(*arrays)
             return
+        built, self._built_update = self._built_update, []
+        if built:
+            mx.async_eval(*built)  # type: ignore[no-untyped-call]
+            del built
         mx.async_eval(*arrays)  # type: ignore[no-untyped-call]
         previous, self._pending = self._pending, last
         if previous is not None:
@@ -173,11 +180,20 @@ class TrainStep:
     def _start_update(
         self, parameters: NamedArrays, gradients: NamedArrays, rates: Rates, measured: tuple[mx.array, mx.array]
     ) -> mx.array:
-        """Start the update without waiting: the device itself skips it if loss or gradients are not finite."""
+        """Start the passes and build the update without waiting: the device skips it if a value is not finite.
+
+        While Python builds the update and the next passes, the device computes these passes. If the update were
+        submitted here, the device would be done with it, a few large operations, before the next passes are built.
+        Processes that share a step submit it at once: their updates exchange arrays, so all must run them, in order.
+        """
         is_finite = mx.isfinite(measured[0] + measured[1])
+        self._submit(measured[0], measured, is_finite, gradients)
         parameters = self.optimizer.update(parameters, gradients, **asdict(rates), is_finite=is_finite)
         self.model.set_parameters(parameters)
-        self._submit(measured[0], measured, is_finite, parameters, self.optimizer.arrays)
+        self._built_update = [parameters, self.optimizer.arrays]
+        if self._world is not None:
+            mx.async_eval(*self._built_update)  # type: ignore[no-untyped-call]
+            self._built_update = []
         return is_finite
 
 

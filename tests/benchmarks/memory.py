@@ -103,8 +103,8 @@ CASES = (
     Case(shape=REAL, work="generate", rows=32, devices=("gpu",)),
     *(
         Case(shape=shape, work="pretrain", rows=rows, recompute=recompute, devices=("metal",))
+        for rows in (1, 2, 8)
         for shape in (REAL, LONG)
-        for rows in (1, 2)
         for recompute in (False, True)
     ),
 )

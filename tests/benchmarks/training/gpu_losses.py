@@ -119,6 +119,8 @@ def plain_forms() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (forward, dispatch, fused_attention, optimizer, fused_muon, gradients):
             stack.enter_context(mock.patch.object(module, "runs_kernels", lambda: False))
+        mx.disable_compile()  # MLX takes minutes to compile what it fuses of them
+        stack.callback(mx.enable_compile)
         yield
 
 

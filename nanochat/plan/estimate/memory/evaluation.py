@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
 from nanochat.plan.estimate.memory.sizes import LOGIT_VALUES, VALUE_BYTES, Dtype, process_peak
-from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec
+from nanochat.plan.specs import AnyChatSuiteSpec, BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, RlSpec
 
 _CPU_SCORING_VALUES = 64 * 3
 """On a CPU: queries of an attention block, times the copies of its weights that exist in a forward pass."""
@@ -82,6 +84,21 @@ def chat_eval_peak(spec: ChatEvalSpec, config: GPTConfig, dtype: Dtype, *, on_cp
     return max(_chat_suite_peak(suite, config, dtype, scored) for suite in spec.suites.values())
 
 
+def suites_peak(
+    suites: Mapping[str, BaseSuiteSpec],
+    chat_suites: Mapping[str, AnyChatSuiteSpec],
+    config: GPTConfig,
+    dtype: Dtype,
+    *,
+    on_cpu: bool,
+) -> int:
+    """Return the peak of the largest of some suites, 0 if there are none."""
+    scored = _scored_tokens(config, on_cpu)
+    peaks = [_base_suite_peak(suite, config, dtype, scored) for suite in suites.values()]
+    peaks += [_chat_suite_peak(suite, config, dtype, scored) for suite in chat_suites.values()]
+    return max(peaks, default=0)
+
+
 def _scored_tokens(config: GPTConfig, on_cpu: bool) -> int:
     return max(batch_sizes.CPU_SCORED_TOKENS if on_cpu else batch_sizes.GPU_SCORED_TOKENS, config.sequence_len)
 
@@ -92,9 +109,15 @@ def _base_suite_peak(suite: BaseSuiteSpec, config: GPTConfig, dtype: Dtype, scor
     return scoring_bytes(config, tokens=scored_tokens, gathers=True, dtype=dtype)
 
 
-def _chat_suite_peak(suite: ChatSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
+def _chat_suite_peak(suite: AnyChatSuiteSpec, config: GPTConfig, dtype: Dtype, scored_tokens: int) -> int:
     length = longest_chat_tokens(suite)
     if length is None:
         return scoring_bytes(config, tokens=scored_tokens, dtype=dtype)
     rows = min(batch_sizes.GENERATED_ROWS, (suite.max_problems or batch_sizes.GENERATED_ROWS) * suite.num_samples)
     return decoding_bytes(config, rows=rows, tokens=min(config.sequence_len, length), dtype=dtype)
+
+
+def rollout_rows(spec: RlSpec, processes: int, *, on_cpu: bool) -> int:
+    """Return how many answers a process samples at a time: those of a step, as far as the device works on them."""
+    most = batch_sizes.CPU_ROLLOUT_ROWS if on_cpu else batch_sizes.GPU_ROLLOUT_ROWS
+    return min(most, max(1, spec.answers_per_step // processes))

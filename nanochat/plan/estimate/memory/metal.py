@@ -27,26 +27,32 @@ _SLACK = 1.03
 class MetalTraining:
     """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
 
-    weights: int
-    """float32, and a copy in the compute dtype if that is bfloat16."""
     masters: int
-    """The float32 weights alone."""
+    """The float32 weights."""
+    copies: int
+    """Of the weights in the compute dtype if that is not float32; they exist during the passes only."""
     gradients: int
     """Of one micro-batch, in the compute dtype."""
     optimizer_state: int
     per_row: int
     logits_per_row: int
 
+    @property
+    def weights(self) -> int:
+        return self.masters + self.copies
+
     def peak(self, rows: int, *, accumulates: bool) -> int:
         """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
 
-        The update makes new weights and a new state before the device may forget the old ones. Sums of gradients over
-        several micro-batches are float32.
+        Gradients take the place of the activations that they need, so the passes need most memory before there are
+        any, or when the sums over micro-batches, which are float32, exist twice. The update makes new weights and a
+        new state before the device may forget the old ones.
         """
         sums = self.masters if accumulates else 0
-        kept = self.weights + self.gradients + sums + self.optimizer_state
-        backward = rows * self.per_row + min(_CHUNKS * 4 * _LOGITS, rows * self.logits_per_row)
-        return round(_SLACK * (kept + max(backward, self.masters + self.optimizer_state)))
+        activations = rows * self.per_row + min(_CHUNKS * 4 * _LOGITS, rows * self.logits_per_row)
+        passes = self.copies + sums + max(activations, sums + self.gradients)
+        update = self.gradients + self.masters + self.optimizer_state
+        return round(_SLACK * (self.masters + self.optimizer_state + max(passes, update)))
 
 
 def metal_training(config: GPTConfig, *, sequence_len: int, dtype: Dtype, recomputes: bool) -> MetalTraining:
@@ -58,8 +64,8 @@ def metal_training(config: GPTConfig, *, sequence_len: int, dtype: Dtype, recomp
         inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype] * _INPUT_WIDTHS
         kept = round(_RECOMPUTED_SHARE * block) + inputs
     return MetalTraining(
-        weights=(4 + (2 if dtype == "bfloat16" else 0)) * parameters,
         masters=4 * parameters,
+        copies=0 if dtype == "float32" else VALUE_BYTES[dtype] * parameters,
         gradients=VALUE_BYTES[dtype] * parameters,
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (kept + stream_bytes(config)),
