@@ -20,7 +20,8 @@ _LOGITS = 2**24
 """Logits of a chunk (`model.loss`)."""
 _CHUNKS = 8
 """Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before the last one is done."""
-_SLACK = 1.03
+_SLACK = 1.04
+"""Between two ways to measure, which release arrays sooner and later than a Mac: CUDA, and operations on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
