@@ -6,7 +6,8 @@ MLflow, which is not imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,10 +21,15 @@ _PROMPT_COLUMNS = ("messages", "prompt")
 
 
 class LoggedModel:
-    """A model with the `predict` that MLflow calls."""
+    """A model with the `predict` that MLflow calls.
 
-    def __init__(self, model: Model, *, is_chat: bool) -> None:
-        self._model, self._is_chat = model, is_chat
+    Arrays of MLX belong to the thread that made them, and MLflow's server calls from many. So one thread of this object
+    loads the model and answers, one call after another.
+    """
+
+    def __init__(self, load_model: Callable[[], Model], *, is_chat: bool) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="logged-model")
+        self._model, self._is_chat = self._thread.submit(load_model).result(), is_chat
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Return an answer to each prompt or conversation.
@@ -37,11 +43,14 @@ class LoggedModel:
         Raises:
             RecipeError: it is none of these, a setting is wrong, or a base model gets a conversation.
         """
-        answer = self._model.chat if self._is_chat else self._model.complete
         prompts = _prompts(model_input)
         if not self._is_chat and not all(isinstance(prompt, str) for prompt in prompts):
             raise RecipeError("this is a base model, which continues texts: give prompts instead of messages")
-        return [answer(cast(str, prompt), **(params or {})) for prompt in prompts]
+        return self._thread.submit(self._answer, prompts, params or {}).result()
+
+    def _answer(self, prompts: Sequence[str | Messages], params: Mapping[str, Any]) -> list[str]:
+        answer = self._model.chat if self._is_chat else self._model.complete
+        return [answer(cast(str, prompt), **params) for prompt in prompts]
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any]) -> LoggedModel:
@@ -51,7 +60,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any]) -> LoggedModel:
         if not (folder / name).is_file() or sha256_of_file(folder / name) != expected:
             raise PreflightError(f"{folder / name} is not the file that was logged to MLflow: it was lost or changed")
     device = cast(Literal["auto", "cpu", "gpu"], model_config.get("device", "auto"))
-    return LoggedModel(load(folder, device=device), is_chat=bool(model_config["is_chat"]))
+    return LoggedModel(lambda: load(folder, device=device), is_chat=bool(model_config["is_chat"]))
 
 
 def _find_folder(path: Path, model_config: Mapping[str, Any]) -> Path:
