@@ -235,6 +235,7 @@ class Sender:
             self._writer.refusals.append((link.run_id, f"models: {reason}"))
             digest = f"{NO_MODELS}{digest}"
         except Exception as error:  # noqa: BLE001 -- places for files are plugins, with errors of their own
+            self._checked.clear()  # a user may have deleted a run that trained a model
             self._failures.append(f"{view.name}: models: {reason_of(error, self._store.uri)}")
             return link, False
         return link.change(view.link, models_digest=digest), True

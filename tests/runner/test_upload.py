@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from nanochat.errors import InterruptedRun, StageError
+from nanochat.errors import ExpectationError, InterruptedRun, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.store.run_catalog import list_runs
 from nanochat.storage.layout import StageFolder
@@ -67,9 +67,40 @@ def test_failed_interrupted_and_resumed_run_is_one_mlflow_run(tracked):
     assert {"report.html", "report.md", "recipe.yaml", "config.yaml", "plan.txt", "plan.json"} <= names
     assert run.records(tracked.base)["pretrain"].mlflow_run_id == pretrain.info.run_id
 
+    assert {d.dataset.name for d in runs["tiny"].inputs.dataset_inputs} == {"text", "chats", "words"}
+    headline = {name: x for name, x in runs["tiny"].data.metrics.items() if "/" not in name and name != "minutes"}
+    assert headline == {"bpb": 1.5}
+    models = {model.name: model for model in client.search_logged_models([pretrain.info.experiment_id])}
+    measured = {name: {m.key: m.dataset_name for m in model.metrics} for name, model in models.items()}
+    assert measured == {
+        "tiny-pretrain": {"pretrain/val/bpb": "text", "base_eval/bpb": "text"},
+        "tiny-sft": {"sft/train/loss": "chats", "chat_eval/spelling": "words"},
+    }
+    assert models["tiny-pretrain"].source_run_id == pretrain.info.run_id
+
     tracked.run("sft.horizon.steps=5", "name=longer")
     runs, _ = shown(tracked)
     assert runs["longer"].data.tags["cached.2-pretrain"] == pretrain.info.run_id
+    names = [model.name for model in client.search_logged_models([pretrain.info.experiment_id])]
+    assert sorted(names) == ["longer-sft", "tiny-pretrain", "tiny-sft"]  # the stage from the cache has its model
+
+
+def test_finished_run_is_registered_if_its_recipe_asks_for_it_later(tracked):
+    """Also by another recipe, all of whose stages are cached. Expectations decide on the alias."""
+    tracked.run()
+    met, unmet = (f'expect={{base_eval.bpb: "{condition}"}}' for condition in ("< 2", "< 1"))
+    tracked.run("tracking.register=small", met)
+    assert "MLflow: version 1 of the model `small` is now `best`" in tracked.display.lines
+    with pytest.raises(ExpectationError):
+        tracked.run("tracking.register=other", unmet, "name=twin")
+    reason = "base_eval.bpb < 1 does not hold"
+    line = f"MLflow: `best` was not moved to version 1 of the model `other`: {reason}"
+    assert line in tracked.display.lines
+    tracked.run("tracking.register=small", met)
+    _, client = shown(tracked)
+    (version,) = client.search_model_versions("name = 'small'")
+    assert version.tags["run"].startswith("tiny/")
+    assert version.tags["fingerprint"] == tracked.stage_folder("sft").path.name
 
 
 @pytest.mark.parametrize(("how", "error", "status"), [("fail", StageError, "FAILED"), ("well", OSError, "FINISHED")])

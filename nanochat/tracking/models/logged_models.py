@@ -84,13 +84,15 @@ class ModelWriter:
             self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
 
     def _find(self, link: ModelLink) -> LoggedModel | None:
-        """Return the model of a link, or None if the store does not have it. Users may delete models."""
+        """Return the model of a link, or None if the experiment does not have it. Users may delete models."""
         from mlflow.exceptions import MlflowException
 
         with _noticing_old_stores():
             if link.model_id:
                 try:
-                    return self._client.get_logged_model(link.model_id)
+                    logged = self._client.get_logged_model(link.model_id)
+                    if str(logged.experiment_id) == self._store.experiment_id:
+                        return logged
                 except MlflowException as error:
                     if error.error_code not in _MISSING:
                         raise
