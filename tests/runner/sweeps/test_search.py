@@ -50,7 +50,7 @@ def test_proposals_follow_from_results_and_seed_and_approach_the_best_value():
         (values,) = propose(sweep, settings(tried), 1, seed=7)
         assert propose(sweep, settings(tried), 1, seed=7) == [values]
         tried.append(values["x.y"])
-    assert all(0 <= x <= 1 for x in tried)
+    assert all(0 <= x <= 1 and float(f"{x:.4g}") == x for x in tried)
     assert sum(abs(x - 0.3) < 0.1 for x in tried[15:]) > 2 * sum(abs(x - 0.3) < 0.1 for x in tried[:10])
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 50
 """How often a setting is proposed that was tried already before the space counts as exhausted."""
+_DIGITS = 4
+"""Significant digits of a proposed number."""
 _LARGEST_SEED = 2**32
 
 
@@ -72,10 +74,18 @@ def propose(
         for values, setting in zip(known, tried, strict=True):
             until = next((losses[x.entry.number] for x in setting.cells if losses and x.entry.number in losses), {})
             study.add_trial(_trial(values, spaces, setting.mean(metric), _signed(until, order)))
-        values = dict(study.ask(spaces).params)
+        values = {path: _rounded(sweep.search.space[path], x) for path, x in study.ask(spaces).params.items()}
         if values not in known and values not in proposals:
             proposals.append(values)
     return proposals
+
+
+def _rounded(space: Space, value: Scalar) -> Scalar:
+    """Return a proposed value with few digits, if any number between `min` and `max` may be tried."""
+    if not isinstance(value, float) or space.choices is not None or space.step is not None:
+        return value
+    assert space.min is not None and space.max is not None, "the recipe is valid"
+    return min(max(float(f"{value:.{_DIGITS}g}"), float(space.min)), float(space.max))
 
 
 def _signed(losses: Losses, order: str) -> Losses:
