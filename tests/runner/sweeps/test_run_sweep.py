@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from nanochat.cli.run import main
-from nanochat.errors import ExpectationError, InterruptedRun, LockError, PreflightError, StageError
+from nanochat.errors import ExpectationError, InterruptedRun, LockError, NanochatError, PreflightError, StageError
 from nanochat.runner.store.locks import run_lock
 from nanochat.runner.store.run_catalog import list_runs
 from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
@@ -92,7 +92,8 @@ def test_fail_fast_starts_no_other_cell(sweep, calls):
 def test_the_worst_kind_of_failure_decides_the_exit_code():
     raise_worst([], 3)
     missed, busy, diverged = ExpectationError("not met"), LockError("in use"), StageError("diverged")
-    for errors, code in (([missed], 5), ([missed, busy], 6), ([busy, diverged, missed], 4)):
+    bug = NanochatError("ended with exit status 1")
+    for errors, code in (([missed], 5), ([missed, busy], 6), ([busy, diverged, missed], 4), ([diverged, bug], 1)):
         with pytest.raises(type(errors[0]) if len(errors) == 1 else Exception) as caught:
             raise_worst([CellFailure(n, error) for n, error in enumerate(errors, start=1)], 3)
         assert caught.value.exit_code == code

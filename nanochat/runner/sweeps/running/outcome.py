@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from nanochat.errors import ExpectationError, LockError, NanochatError, PreflightError, RecipeError, StageError
 from nanochat.plan.describe import several
 
-_WORST_FIRST = (StageError, RecipeError, PreflightError, LockError, ExpectationError)
-"""Missed expectations come last, because the results are there."""
+_WORST_FIRST = (NanochatError, StageError, RecipeError, PreflightError, LockError, ExpectationError)
+"""Bugs of nanochat in the process of a stage come first: they are of the base class. Missed expectations come last,
+because the results are there."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def raise_worst(failures: Iterable[CellFailure], count: int) -> None:
     none."""
     failed = sorted(failures, key=lambda failure: failure.number)
     for kind in _WORST_FIRST:
-        if any(isinstance(failure.error, kind) for failure in failed):
+        if any(failure.error.exit_code == kind.exit_code for failure in failed):
             heading = f"{len(failed)} of {several(count, 'cell')} did not succeed"
             raise kind("\n".join([f"{heading}; the results of the others are kept:", *(f"  {x}" for x in failed)]))
     assert not failed, "every error of a cell is of one of these kinds"
