@@ -50,13 +50,15 @@ def evaluate_categorical(
         logprobs[number] = row
         if on_scored is not None:
             on_scored(len(logprobs))
-    records = []
-    for number, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
+    chosen = []
+    for number, example in enumerate(examples):
         assert example.letters is not None, "checked by _letter_ids"
-        chosen = example.letters[int(np.argmax(logprobs[number]))]
-        (grade,) = grade_completions(task, [(example, chosen)])
-        record = _record(tokenizer, task, example, number, prompt, chosen, grade)
-        records.append(replace(record, options=example.letters, logprobs=tuple(logprobs[number].tolist())))
+        chosen.append(example.letters[int(np.argmax(logprobs[number]))])
+    grades = grade_completions(task, list(zip(examples, chosen, strict=True)))
+    records = []
+    for number, (example, prompt, letter, grade) in enumerate(zip(examples, prompts, chosen, grades, strict=True)):
+        record = _record(tokenizer, task, example, number, prompt, letter, grade)
+        records.append(replace(record, options=example.letters or (), logprobs=tuple(logprobs[number].tolist())))
     return summarize(tuple(records), chance=TASKS[task.name].chance)
 
 
@@ -93,9 +95,9 @@ def evaluate_generative(
         on_finished=on_finished,
     )
     outputs = [tokenizer.decode(completion) for completion in completions]
-    grades = grade_completions(
-        task, [(examples[number // num_samples], output) for number, output in enumerate(outputs)]
-    )
+    answers = [(examples[number // num_samples], output) for number, output in enumerate(outputs)]
+    # Grading may run programs, for minutes. The callback lets a signal stop it.
+    grades = grade_completions(task, answers, on_graded=on_finished and (lambda _: on_finished(len(answers))))
     records = []
     for number, (completion, output, grade) in enumerate(zip(completions, outputs, grades, strict=True)):
         index, sample = divmod(number, num_samples)

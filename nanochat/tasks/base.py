@@ -7,7 +7,7 @@ several completions at a time, because some rules run a program for each of them
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -76,13 +76,25 @@ class Task(Protocol):
         ...
 
 
-def grade_completions(task: Task, answers: Sequence[tuple[Example, str]]) -> list[Grade]:
-    """Return the grade of each completion. A completion that the task cannot grade scores 0, with the reason."""
-    if len(answers) < 2:
-        return [_grade(task, *answer) for answer in answers]
-    workers = min(len(answers), os.cpu_count() or 1, _MAX_WORKERS)
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda answer: _grade(task, *answer), answers))
+def grade_completions(
+    task: Task, answers: Sequence[tuple[Example, str]], *, on_graded: Callable[[int], None] | None = None
+) -> list[Grade]:
+    """Return the grade of each completion. A completion that the task cannot grade scores 0, with the reason.
+
+    `on_graded` is called with the number of grades so far. If it raises an exception, no further completion is graded.
+    """
+    grades = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_WORKERS)) as pool:
+        pending = [pool.submit(_grade, task, *answer) for answer in answers]
+        try:
+            for grade in pending:
+                grades.append(grade.result())
+                if on_graded is not None:
+                    on_graded(len(grades))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return grades
 
 
 def _grade(task: Task, example: Example, completion: str) -> Grade:

@@ -92,6 +92,19 @@ class _Fickle:
         return completion == "a"
 
 
+def test_grading_stops_where_its_callback_raises():
+    task, seen = _Fickle(), []
+
+    def stop(count):
+        seen.append(count)
+        if count == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        grade_completions(task, [(task[0], "a")] * 9, on_graded=stop)
+    assert seen == [1, 2]
+
+
 def test_grades_keep_the_order_of_the_completions_and_failures_score_0():
     task = _Fickle()
     grades = grade_completions(task, [(task[0], text) for text in ("a", "bad", "b", "a")])
