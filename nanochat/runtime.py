@@ -30,7 +30,7 @@ SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
 Backend = Literal["metal", "cuda", "cpu"]
 Dtype = Literal["float32", "bfloat16"]
 
-_SUBMITTED_MB = "200"
+_SUBMITTED_MB = "300"
 """Inputs of the work that MLX submits to CUDA at a time, in training. It submits up to ten such pieces before the first
 is done, and keeps every array that they use until then. With MLX's own limit, 1,000 MB on large GPUs, a training step
 needs half as much memory again and is no faster."""

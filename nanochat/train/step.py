@@ -99,8 +99,8 @@ class TrainStep:
     def run(self, batch: Rows, *, rates: Rates, votes: Callable[[], Sequence[float]] = tuple) -> StepResult:
         """Run a step on this process's rows of a batch, and return its measurements.
 
-        On a GPU this returns while the step is still being computed; at most one earlier step is then unfinished. Its
-        update is submitted with the next step, or when something reads the weights or the optimizer's state.
+        On a GPU this returns while the step is still being computed; at most one earlier step is then unfinished. The
+        update may be submitted with the next step only, or when something reads the weights or the optimizer's state.
         `votes` is called only if several processes share the step. Their votes are summed together with the loss, which
         costs nothing extra.
 
@@ -111,12 +111,17 @@ class TrainStep:
         if valid_tokens == 0:
             raise StageError("no target in the whole batch is scored: every token is masked")
         parameters = self.model.named_parameters()
-        nats, gradients = self._accumulate(parameters, batch.passes(self.micro_batch_size))
+        passes = batch.passes(self.micro_batch_size)
+        nats, gradients = self._accumulate(parameters, passes)
         loss, voted = self._sum_with_votes(nats, votes)
         gradients = {name: self._sum_over_world(value) for name, value in gradients.items()}
         norm = grad_norm([*gradients.values()])
-        finish = self._update_and_wait if runs_on_cpu() else self._start_update
-        is_applied = finish(parameters, gradients, rates, (loss, norm))
+        is_applied: bool | mx.array
+        if runs_on_cpu():
+            is_applied = self._update_and_wait(parameters, gradients, rates, (loss, norm))
+        else:
+            defers = len(passes) == 1 and self._world is None
+            is_applied = self._start_update(parameters, gradients, rates, (loss, norm), defers=defers)
         return StepResult(loss=loss, grad_norm=norm, valid_tokens=valid_tokens, is_applied=is_applied, votes=voted)
 
     def _accumulate(self, parameters: NamedArrays, passes: Sequence[Pass]) -> tuple[mx.array, NamedArrays]:
@@ -178,22 +183,30 @@ class TrainStep:
         return is_finite
 
     def _start_update(
-        self, parameters: NamedArrays, gradients: NamedArrays, rates: Rates, measured: tuple[mx.array, mx.array]
+        self,
+        parameters: NamedArrays,
+        gradients: NamedArrays,
+        rates: Rates,
+        measured: tuple[mx.array, mx.array],
+        *,
+        defers: bool,
     ) -> mx.array:
-        """Start the passes and build the update without waiting: the device skips it if a value is not finite.
+        """Start the update without waiting: the device itself skips it if loss or gradients are not finite.
 
-        While Python builds the update and the next passes, the device computes these passes. If the update were
-        submitted here, the device would be done with it, a few large operations, before the next passes are built.
-        Processes that share a step submit it at once: their updates exchange arrays, so all must run them, in order.
+        If it `defers`, the passes start here, and their update with the next passes. The device would otherwise be done
+        with the update, a few large operations, before Python has built the next passes. Processes that share a step do
+        not defer, because their updates exchange arrays: all must run them at the same place. Neither do steps of
+        several passes, for which the memory was not measured.
         """
         is_finite = mx.isfinite(measured[0] + measured[1])
-        self._submit(measured[0], measured, is_finite, gradients)
+        if defers:
+            self._submit(measured[0], measured, is_finite, gradients)
         parameters = self.optimizer.update(parameters, gradients, **asdict(rates), is_finite=is_finite)
         self.model.set_parameters(parameters)
-        self._built_update = [parameters, self.optimizer.arrays]
-        if self._world is not None:
-            mx.async_eval(*self._built_update)  # type: ignore[no-untyped-call]
-            self._built_update = []
+        if defers:
+            self._built_update = [parameters, self.optimizer.arrays]
+        else:
+            self._submit(measured[0], measured, is_finite, parameters, self.optimizer.arrays)
         return is_finite
 
 

@@ -21,7 +21,7 @@ _LOGITS = 2**24
 _CHUNKS = 8
 """Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before the last one is done."""
 _SLACK = 1.04
-"""Between two ways to measure, which release arrays sooner and later than a Mac: CUDA, and operations on a CPU."""
+"""Between two ways to measure, which probably release arrays sooner and later than a Mac: CUDA, and a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
