@@ -57,7 +57,9 @@ def describe_sft(spec: SftSpec) -> str:
         horizon = f"{describe_minutes(spec.minutes)} in steps"
     else:
         horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
-    return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}{_describe_choice(spec)}"
+    held_out = ", ".join(item.name for item in spec.data if item.is_validated)
+    validates = f"; holds out some of {held_out}" if held_out else ""
+    return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}{validates}{_describe_choice(spec)}"
 
 
 def _describe_choice(spec: PretrainSpec | SftSpec) -> str:

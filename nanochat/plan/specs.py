@@ -142,6 +142,8 @@ class SftItem(Spec):
     """The split whose examples are held out."""
     validation_frac: float | None = None
     """The share of the examples that is held out, by a hash of each."""
+    is_held_out: bool = False
+    """Whether all examples are held out, and none is trained on."""
 
     @property
     def is_validated(self) -> bool:
@@ -153,7 +155,8 @@ class SftItem(Spec):
         """The same task on the split that is held out; None without such a split."""
         if self.validation_split is None:
             return None
-        return self.model_copy(update={"split": self.validation_split, "max_examples": None, "validation_split": None})
+        held_out = {"max_examples": None, "validation_split": None, "is_held_out": True}
+        return self.model_copy(update={"split": self.validation_split, **held_out})
 
 
 class ChatSuiteSpec(Spec):

@@ -8,6 +8,7 @@ import pytest
 from nanochat.plan.plan import Plan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops, show_score
 from nanochat.plan.render import StageStatus, plan_to_json, render_plan
+from nanochat.plan.specs import SftItem
 
 Compile = Callable[..., Plan]
 
@@ -32,6 +33,17 @@ def test_render_plan_names_sizes_steps_and_conditions(compiled: Compile) -> None
     assert "367 steps of 4,096 tokens (16 rows) = 1,503,232 tokens of stdlib" in text
     assert "base_eval.bpb < 2" in text
     assert "98 steps of 4,096 tokens: spelling" in text
+
+
+def test_plan_of_fine_tuning_names_and_reads_what_it_holds_out(compiled: Compile) -> None:
+    """A held-out split is read like another task, all of it, and is not trained on."""
+    plan = compiled("sft.data.spelling.validation.split=test", "sft.hand_on=best")
+    text = " ".join(render_plan(plan, {}).split())
+    assert "spelling; holds out some of spelling; passes on the model with the lowest validation loss" in text
+    trained, held_out = plan.stage("sft").inputs
+    assert isinstance(trained, SftItem) and isinstance(held_out, SftItem)
+    assert (trained.split, trained.max_examples, trained.is_held_out) == ("train", 1000, False)
+    assert (held_out.split, held_out.max_examples, held_out.is_held_out) == ("test", None, True)
 
 
 def test_render_plan_names_a_horizon_in_minutes(compiled: Compile) -> None:

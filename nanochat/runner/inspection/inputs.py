@@ -52,7 +52,7 @@ def source_inputs(plan: Plan, name: str) -> SourceInputs | None:
     for stage, item in items:
         match item:
             case SftItem():
-                tasks.append(TaskInput(item.task, item.split, item.max_examples, is_trained=True))
+                tasks.append(TaskInput(item.task, item.split, item.max_examples, is_trained=not item.is_held_out))
             case ChatSuiteSpec():
                 tasks.append(TaskInput(item.task, item.split, item.max_problems, is_trained=False))
             case WeightedSource() | BpbSuiteSpec():
