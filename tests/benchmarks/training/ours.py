@@ -12,7 +12,6 @@ from nanochat import runtime
 CHOSEN = runtime.prepare()
 
 import mlx.core as mx  # noqa: E402
-import numpy as np  # noqa: E402
 from measuring import training_step  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
@@ -30,8 +29,7 @@ def write_initial_weights(run: Run) -> None:
     select_device("cpu")
     model = _build(run, "current", run.held_out().inputs.shape[1])
     model.initialise(mx.random.key(run.seed))
-    weights = {name: np.array(value) for name, value in model.named_parameters().items()}
-    np.savez(run.initial_weights, allow_pickle=False, **weights)
+    mx.savez(str(run.initial_weights), **model.named_parameters())
 
 
 def train(run: Run, variant: Variant) -> Result:
