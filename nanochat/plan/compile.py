@@ -22,7 +22,10 @@ from nanochat.plan.estimate_notes import estimate_notes, memory_notes, repetitio
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.specs import ExecutionSpec, PretrainSpec, StageName, StageSpec, TokenizerSpec, stage_sources
+from nanochat.plan.specs.base import StageName
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.job import StageSpec, stage_sources
+from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanochat.plan.quantities import show_count
-from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ExportSpec, PretrainSpec, RlSpec, SftSpec, TokenizerSpec
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
+from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 
 Params = Mapping[str, object]
 Metrics = Mapping[str, float]

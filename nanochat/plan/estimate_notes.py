@@ -10,7 +10,8 @@ from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import GPU_AUTO_ROWS, Estimate
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import ExecutionSpec, PretrainSpec, SftSpec
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.plan.stages import STAGES
 
 _WORTH_COMPARING_SECONDS = 600

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from nanochat.plan.derive.identity import source_fields
 from nanochat.plan.plan import INIT_FROM, StagePlan
-from nanochat.plan.specs import StageSpec, stage_sources
+from nanochat.plan.specs.job import StageSpec, stage_sources
 from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.recipe import Recipe
 

@@ -10,7 +10,8 @@ from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import dtype_of
 from nanochat.plan.estimate.memory.training import micro_batch_size
 from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.specs import PretrainSpec, RlSpec, SftSpec, StageSpec
+from nanochat.plan.specs.job import StageSpec
+from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec
 from nanochat.plan.stages import STAGES, estimate_stage
 from nanochat.recipe.schema.execution_sections import Distributed
 

@@ -13,7 +13,8 @@ from nanochat.plan.describe import several
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
-from nanochat.plan.specs import PretrainSpec, StageName
+from nanochat.plan.specs.base import StageName
+from nanochat.plan.specs.training import PretrainSpec
 from nanochat.plan.stages import STAGES
 
 WIDTH = 100

@@ -18,7 +18,8 @@ from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.specs import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, Input, QuestionsSuiteSpec, WeightedSource
+from nanochat.plan.specs.inputs import Input, WeightedSource
+from nanochat.plan.specs.suites import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, QuestionsSuiteSpec
 from nanochat.tasks.table import TASKS
 
 _SHOWN_NAMES = 3

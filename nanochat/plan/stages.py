@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import JsonValue
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan import describe, specs
+from nanochat.plan import describe
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
 from nanochat.plan.derive.export import derive_export
@@ -33,7 +33,11 @@ from nanochat.plan.estimate import estimate as estimates
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
 from nanochat.plan.estimate.rl import estimate_rl
-from nanochat.plan.specs import ExecutionSpec, Spec, StageName, StageSpec
+from nanochat.plan.specs.base import Spec, StageName
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.job import StageSpec
+from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe
 
 S = TypeVar("S", bound=Spec)
@@ -86,7 +90,7 @@ class Stage(Generic[S]):
 
 # `Any` because the functions of each row take the specification of that row.
 _ROWS: tuple[Stage[Any], ...] = (
-    Stage[specs.TokenizerSpec](
+    Stage[TokenizerSpec](
         name="tokenizer",
         module="nanochat.stages.tokenizer",
         draws=False,
@@ -97,7 +101,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         params=describe.tokenizer_params,
         outcome=describe.tokenizer_outcome,
     ),
-    Stage[specs.PretrainSpec](
+    Stage[PretrainSpec](
         name="pretrain",
         module="nanochat.stages.pretrain",
         trains=True,
@@ -111,7 +115,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         params=describe.pretrain_params,
         outcome=describe.pretrain_outcome,
     ),
-    Stage[specs.BaseEvalSpec](
+    Stage[BaseEvalSpec](
         name="base_eval",
         module="nanochat.stages.base_eval",
         evaluates=True,
@@ -125,7 +129,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         params=describe.suite_params,
         outcome=lambda _: "measured how well the pretrained model predicts text and answers.",
     ),
-    Stage[specs.SftSpec](
+    Stage[SftSpec](
         name="sft",
         module="nanochat.stages.sft",
         trains=True,
@@ -139,7 +143,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         params=describe.sft_params,
         outcome=describe.sft_outcome,
     ),
-    Stage[specs.RlSpec](
+    Stage[RlSpec](
         name="rl",
         module="nanochat.stages.rl.stage",
         trains=True,
@@ -153,7 +157,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         params=describe.rl_params,
         outcome=describe.rl_outcome,
     ),
-    Stage[specs.ChatEvalSpec](
+    Stage[ChatEvalSpec](
         name="chat_eval",
         module="nanochat.stages.chat_eval",
         evaluates=True,
@@ -167,7 +171,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         params=describe.suite_params,
         outcome=lambda _: "put questions to the chat model and graded what it answered.",
     ),
-    Stage[specs.ExportSpec](
+    Stage[ExportSpec](
         name="export",
         module="nanochat.stages.export",
         exports=True,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_continuations
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import BaseEvalSpec, Job
+from nanochat.plan.specs.evaluation import BaseEvalSpec
+from nanochat.plan.specs.job import Job
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites.base_suites import prepare_base_suite
 from nanochat.stages.suites.suite_runner import SuiteRunner, load_model_to_evaluate

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from nanochat.inference.engine import Engine
-from nanochat.plan.specs import ChatEvalSpec, Job
+from nanochat.plan.specs.evaluation import ChatEvalSpec
+from nanochat.plan.specs.job import Job
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.suites.chat_suites import prepare_chat_suite
 from nanochat.stages.suites.suite_runner import SuiteRunner, load_model_to_evaluate, sample_section

@@ -20,7 +20,8 @@ from nanochat.export.model_config import Format
 from nanochat.export.trial import CHECKED_FORMATS, Answer, Question, ask
 from nanochat.export.weights import Quantization
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
-from nanochat.plan.specs import ExportSpec, Job
+from nanochat.plan.specs.evaluation import ExportSpec
+from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites.suite_tasks import build_suite_task

@@ -23,7 +23,8 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
-from nanochat.plan.specs import Job, PretrainSpec
+from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.training import PretrainSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
 from nanochat.stages.training.monitored_suites import MonitoredSuites

@@ -15,7 +15,8 @@ from nanochat.model.weights_file import read_safetensors
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
-from nanochat.plan.specs import Job, SftSpec
+from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.training import SftSpec
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.monitored_suites import MonitoredSuites

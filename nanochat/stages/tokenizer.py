@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 
 from nanochat.data.documents import single_pass
-from nanochat.plan.specs import Job, TokenizerSpec
+from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.training import TokenizerSpec
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.tokenizer import bpe
 

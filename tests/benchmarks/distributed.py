@@ -32,7 +32,7 @@ from measuring import describe_machine, option_parser, training_step
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
 from nanochat.model.config import GPTConfig
-from nanochat.plan.specs import ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.runner.process.hosts import backend_of, launch_options
 
 FIRST_BOUND = {"float32": 1e-5, "bfloat16": 2e-3}

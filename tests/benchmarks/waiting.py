@@ -52,7 +52,7 @@ from nanochat.data.loaders.mixture import Stream  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.plan.compile import compile_plan  # noqa: E402
-from nanochat.plan.specs import PretrainSpec, TokenizerSpec  # noqa: E402
+from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec  # noqa: E402
 from nanochat.recipe.load import load_recipe  # noqa: E402
 from nanochat.tokenizer import bpe  # noqa: E402
 from nanochat.train.step import Rates  # noqa: E402

@@ -16,7 +16,7 @@ from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.plan import Plan
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.specs import ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.recipe.load import load_recipe
 
 Compile = Callable[..., Plan]

@@ -11,7 +11,8 @@ import pytest
 from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.source_files import source_uses
-from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, SftItem, WeightedSource
+from nanochat.plan.specs.inputs import SftItem, WeightedSource
+from nanochat.plan.specs.suites import BpbSuiteSpec, ChatSuiteSpec
 
 
 def _lines(*inputs: object, look_inside: bool = False) -> list[str]:

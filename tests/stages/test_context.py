@@ -9,7 +9,7 @@ import math
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.storage.integrity import describe_file
 

@@ -11,10 +11,9 @@ import pytest
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun, PreflightError
-from nanochat.plan.specs import (
-    BaseEvalSpec,
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
+from nanochat.plan.specs.suites import (
     BpbSuiteSpec,
-    ChatEvalSpec,
     ChatQuestionsSpec,
     ChatSuiteSpec,
     ChoiceSuiteSpec,

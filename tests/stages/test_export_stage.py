@@ -14,7 +14,8 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import ExpectationError, InterruptedRun
 from nanochat.export.trial import Answer
-from nanochat.plan.specs import ChatSuiteSpec, ExportSpec
+from nanochat.plan.specs.evaluation import ExportSpec
+from nanochat.plan.specs.suites import ChatSuiteSpec
 from nanochat.stages import export
 
 FILES = {"mlx": "nanochat_mlx.py", "hf": "modeling_nanochat.py", "torch": "model.json"}

@@ -21,7 +21,8 @@ from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
-from nanochat.plan.specs import PretrainSpec, TokenizerSpec, WeightedSource
+from nanochat.plan.specs.inputs import WeightedSource
+from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.stages import pretrain, tokenizer
 
 STEPS = 20

@@ -18,7 +18,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import SftItem
+from nanochat.plan.specs.inputs import SftItem
 from nanochat.stages import pretrain, sft
 from nanochat.stages.training.checkpoints import TrainingCheckpoints
 from nanochat.storage.layout import list_checkpoints

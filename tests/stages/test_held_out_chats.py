@@ -10,7 +10,7 @@ import pytest
 from nanochat.checkpoint.model_folder import load_tokenizer
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
-from nanochat.plan.specs import SftItem
+from nanochat.plan.specs.inputs import SftItem
 from nanochat.stages.training.sft_data import held_out_chats, read_sft_data
 
 

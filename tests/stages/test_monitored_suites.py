@@ -9,7 +9,9 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
-from nanochat.plan.specs import BaseEvalSpec, BpbSuiteSpec, ChatEvalSpec, ChatSuiteSpec, ChoiceSuiteSpec, SftItem
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
+from nanochat.plan.specs.inputs import SftItem
+from nanochat.plan.specs.suites import BpbSuiteSpec, ChatSuiteSpec, ChoiceSuiteSpec
 from nanochat.stages import base_eval, chat_eval, pretrain, sft
 from nanochat.storage.layout import list_checkpoints
 

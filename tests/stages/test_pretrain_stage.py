@@ -20,7 +20,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import token_losses
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import TIME_PARTS, ScheduleConfig
-from nanochat.plan.specs import SftItem
+from nanochat.plan.specs.inputs import SftItem
 from nanochat.runtime import Runtime
 from nanochat.stages import pretrain as stage
 from nanochat.stages import sft

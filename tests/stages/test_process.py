@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import OUT_OF_MEMORY, InterruptedRun, PreflightError, StageError
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.stages.process.context import StageResult
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.job import main

@@ -18,7 +18,9 @@ from safetensors.numpy import load_file
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import InterruptedRun
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlItem, RlSpec, SftItem
+from nanochat.plan.specs.inputs import SftItem
+from nanochat.plan.specs.suites import ChatSuiteSpec
+from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
 from nanochat.stages.rl import stage as rl

@@ -15,7 +15,8 @@ from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import ChatSuiteSpec, RewardSpec, RlItem, RlSpec
+from nanochat.plan.specs.suites import ChatSuiteSpec
+from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.stages.process.context import indented
 from nanochat.stages.rl import stage
 from nanochat.tasks.spelling import Spelling

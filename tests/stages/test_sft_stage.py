@@ -14,7 +14,7 @@ from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs import SftItem
+from nanochat.plan.specs.inputs import SftItem
 from nanochat.stages import sft as stage
 from nanochat.tokenizer.chat_format import Conversation, Message, render
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
-from nanochat.plan.specs import PretrainSpec
+from nanochat.plan.specs.training import PretrainSpec
 from nanochat.recipe.schema.recipe import Recipe
 
 

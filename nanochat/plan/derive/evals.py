@@ -10,18 +10,30 @@ from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from nanochat.errors import PreflightError
-from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.lm_eval_files import digest_task_file
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
+from nanochat.plan.specs.suites import (
+    AnyChatSuiteSpec,
+    BaseSuiteSpec,
+    BpbSuiteSpec,
+    ChatQuestionsSpec,
+    ChatSuiteSpec,
+    ChoiceSuiteSpec,
+    CoreSuiteSpec,
+    LmEvalSuiteSpec,
+    PythonSuiteSpec,
+    QuestionsSuiteSpec,
+)
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.evaluation_sections import BaseSuite
 from nanochat.tasks.custom import python_files
 
 
-def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseEvalSpec:
+def derive_base_eval(section: schema.BaseEval, given: Derivation) -> BaseEvalSpec:
     """Return the specification of the base_eval stage."""
-    return specs.BaseEvalSpec(
+    return BaseEvalSpec(
         suites=derive_base_suites(section.suites, ("base_eval", "suites"), given),
         samples=section.samples,
         sample_tokens=section.sample_tokens,
@@ -30,12 +42,10 @@ def derive_base_eval(section: schema.BaseEval, given: Derivation) -> specs.BaseE
     )
 
 
-def derive_base_suites(
-    sections: Mapping[str, BaseSuite], path: KeyPath, given: Derivation
-) -> dict[str, specs.BaseSuiteSpec]:
+def derive_base_suites(sections: Mapping[str, BaseSuite], path: KeyPath, given: Derivation) -> dict[str, BaseSuiteSpec]:
     """Return the specifications of the suites at `path`. Those without a source are refused."""
     sources = given.sources
-    suites: dict[str, specs.BaseSuiteSpec] = {}
+    suites: dict[str, BaseSuiteSpec] = {}
     for name, suite in sorted(sections.items()):
         match suite:
             case schema.BpbSuite():
@@ -45,15 +55,15 @@ def derive_base_suites(
                     advice = "add `source: NAME`, a source with held-out documents"
                     given.issues.refuse((*path, name), "missing-field", message, advice=advice)
                     continue
-                suites[name] = specs.BpbSuiteSpec(source=sources[source], split=suite.split, tokens=suite.tokens)
+                suites[name] = BpbSuiteSpec(source=sources[source], split=suite.split, tokens=suite.tokens)
             case schema.ChoiceSuite():
                 fields = suite.model_dump(exclude={"source"})
-                suites[name] = specs.ChoiceSuiteSpec(source=sources[suite.source], **fields)
+                suites[name] = ChoiceSuiteSpec(source=sources[suite.source], **fields)
             case schema.CoreSuite():
-                suites[name] = specs.CoreSuiteSpec(source=sources[suite.source], max_problems=suite.max_problems)
+                suites[name] = CoreSuiteSpec(source=sources[suite.source], max_problems=suite.max_problems)
             case schema.QuestionsSuite():
                 fields = suite.model_dump(exclude={"source"})
-                suites[name] = specs.QuestionsSuiteSpec(source=sources[suite.source], **fields)
+                suites[name] = QuestionsSuiteSpec(source=sources[suite.source], **fields)
             case schema.LmEvalSuite():
                 files = ""
                 if suite.name.endswith((".yaml", ".yml")):
@@ -62,29 +72,27 @@ def derive_base_suites(
                     except PreflightError as error:
                         given.issues.refuse((*path, name, "name"), "file-missing", str(error))
                         continue
-                suites[name] = specs.LmEvalSuiteSpec(files=files, **suite.model_dump())
+                suites[name] = LmEvalSuiteSpec(files=files, **suite.model_dump())
             case _:
                 assert_never(suite)
     return suites
 
 
-def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> specs.ChatEvalSpec:
+def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> ChatEvalSpec:
     """Return the specification of the chat_eval stage."""
     suites = derive_chat_suites(section.suites, ("chat_eval", "suites"), given)
-    return specs.ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)
+    return ChatEvalSpec(suites=suites, init_from=section.init_from, seed=given.recipe.seed)
 
 
 def derive_chat_suites(
     sections: Mapping[str, schema.AnyChatSuite], path: tuple[str, ...], given: Derivation
-) -> dict[str, specs.AnyChatSuiteSpec]:
+) -> dict[str, AnyChatSuiteSpec]:
     """Return the specifications of the suites at `path`, without those whose Python file is refused."""
     found = {name: derive_chat_suite(suite, given, (*path, name)) for name, suite in sorted(sections.items())}
     return {name: spec for name, spec in found.items() if spec is not None}
 
 
-def derive_chat_suite(
-    suite: schema.AnyChatSuite, given: Derivation, path: tuple[str, ...]
-) -> specs.AnyChatSuiteSpec | None:
+def derive_chat_suite(suite: schema.AnyChatSuite, given: Derivation, path: tuple[str, ...]) -> AnyChatSuiteSpec | None:
     """Return the specification of a suite at a path of the recipe. None if its Python file is refused."""
     match suite:
         case schema.ChatQuestionsSuite():
@@ -94,14 +102,14 @@ def derive_chat_suite(
                 if program is None:
                     return None
             fields = suite.model_dump(exclude={"source", "program"})
-            return specs.ChatQuestionsSpec(source=given.sources[suite.source], program=program, **fields)
+            return ChatQuestionsSpec(source=given.sources[suite.source], program=program, **fields)
         case schema.PythonSuite():
             file = _read_python(python_files.read_class, suite.task.python, given, (*path, "task", "python"))
             fields = suite.model_dump(exclude={"task"})
-            return None if file is None else specs.PythonSuiteSpec(file=file, **fields)
+            return None if file is None else PythonSuiteSpec(file=file, **fields)
         case schema.ChatSuite():
             fields = suite.model_dump(exclude={"source"})
-            return specs.ChatSuiteSpec(source=given.sources[suite.source], **fields)
+            return ChatSuiteSpec(source=given.sources[suite.source], **fields)
         case _:
             assert_never(suite)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from nanochat.plan import specs
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_chat_suite
+from nanochat.plan.specs.evaluation import ExportSpec
+from nanochat.plan.specs.suites import ChatQuestionsSpec, ChatSuiteSpec
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.export_section import ExportCheck
 from nanochat.tasks.table import TASKS
 
 
-def derive_export(section: schema.Export, given: Derivation) -> specs.ExportSpec:
+def derive_export(section: schema.Export, given: Derivation) -> ExportSpec:
     """Return the specification of the export stage."""
     check = section.check or ExportCheck()
     quantize = section.formats.mlx.quantize if section.formats.mlx is not None else None
-    return specs.ExportSpec(
+    return ExportSpec(
         formats=tuple(name for name in ("mlx", "hf", "torch") if getattr(section.formats, name) is not None),
         bits=quantize.bits if quantize else None,
         group_size=quantize.group_size if quantize else None,
@@ -29,9 +30,9 @@ def derive_export(section: schema.Export, given: Derivation) -> specs.ExportSpec
     )
 
 
-def _suites(check: ExportCheck, given: Derivation) -> dict[str, specs.ChatSuiteSpec | specs.ChatQuestionsSpec]:
+def _suites(check: ExportCheck, given: Derivation) -> dict[str, ChatSuiteSpec | ChatQuestionsSpec]:
     known = given.recipe.chat_eval.suites if given.recipe.chat_eval is not None else {}
-    suites: dict[str, specs.ChatSuiteSpec | specs.ChatQuestionsSpec] = {}
+    suites: dict[str, ChatSuiteSpec | ChatQuestionsSpec] = {}
     for name in sorted(check.suites):
         path = ("export", "check", "suites")
         if name not in known:
@@ -44,7 +45,7 @@ def _suites(check: ExportCheck, given: Derivation) -> dict[str, specs.ChatSuiteS
             given.issues.refuse(path, "unfit-suite", message, advice="leave the suite out")
             continue
         spec = derive_chat_suite(suite, given, ("chat_eval", "suites", name))
-        assert isinstance(spec, specs.ChatSuiteSpec | specs.ChatQuestionsSpec), "other suites were refused"
+        assert isinstance(spec, ChatSuiteSpec | ChatQuestionsSpec), "other suites were refused"
         suites[name] = spec
     return suites
 

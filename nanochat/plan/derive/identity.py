@@ -16,18 +16,15 @@ from pydantic import BaseModel, JsonValue
 
 from nanochat.evals.harness.installed import harness_version
 from nanochat.model.config import GPTConfig
-from nanochat.plan.specs import (
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
+from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,
-    BaseEvalSpec,
     BpbSuiteSpec,
-    ChatEvalSpec,
     ChatQuestionsSpec,
     LmEvalSuiteSpec,
-    PretrainSpec,
     PythonSuiteSpec,
-    RlSpec,
-    SftSpec,
 )
+from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec
 from nanochat.recipe.schema.recipe import Recipe
 from nanochat.tasks.custom.python_files import PythonFile
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_suites, derive_chat_suites
-from nanochat.plan.specs import AnyChatSuiteSpec, BaseSuiteSpec, ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec
 
 _PATH = ("run", "monitor", "evaluate")
 

@@ -10,7 +10,8 @@ from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.hand_on import check_choice
 from nanochat.plan.derive.issues import PlanIssues
-from nanochat.plan.specs import PretrainSpec, WeightedSource
+from nanochat.plan.specs.inputs import WeightedSource
+from nanochat.plan.specs.training import PretrainSpec
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 

@@ -9,7 +9,7 @@ from typing import assert_never
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_chat_suites
-from nanochat.plan.specs import RewardSpec, RlItem, RlSpec
+from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.recipe.schema import recipe as schema
 from nanochat.recipe.schema.rl_section import AnyRlData, RlData, RlPython, RlQuestions
 

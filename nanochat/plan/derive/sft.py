@@ -11,7 +11,8 @@ from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.hand_on import check_choice
 from nanochat.plan.derive.issues import PlanIssues
-from nanochat.plan.specs import PretrainSpec, SftItem, SftSpec
+from nanochat.plan.specs.inputs import SftItem
+from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.specs import TokenizerSpec
+from nanochat.plan.specs.training import TokenizerSpec
 from nanochat.recipe.schema import recipe as schema
 
 

@@ -9,16 +9,16 @@ import math
 from collections.abc import Callable, Sequence
 
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.specs import (
+from nanochat.plan.specs.inputs import SftItem
+from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
     LmEvalSuiteSpec,
     PythonSuiteSpec,
     QuestionsSuiteSpec,
-    RlItem,
-    SftItem,
 )
+from nanochat.plan.specs.training import RlItem
 from nanochat.tasks.table import TASKS, mixture_counts
 
 TextChars = Callable[[SourceSpec], int | None]

@@ -33,16 +33,10 @@ from nanochat.plan.estimate.suite_costs import (
     monitored_peak,
     monitoring_seconds,
 )
-from nanochat.plan.specs import (
-    BaseEvalSpec,
-    ChatEvalSpec,
-    ExecutionSpec,
-    ExportSpec,
-    PretrainSpec,
-    SftSpec,
-    TokenizerSpec,
-    sources_of,
-)
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.inputs import sources_of
+from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
 
 GPU_AUTO_ROWS = 16
 """Rows per forward pass that the plan assumes for `micro_batch_size: auto` on a GPU. The stage measures its memory."""

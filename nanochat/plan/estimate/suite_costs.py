@@ -14,7 +14,8 @@ from nanochat.plan.estimate import dataset_sizes
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass, decode_seconds
 from nanochat.plan.estimate.memory import evaluation, sizes
 from nanochat.plan.estimate.memory.sizes import Dtype
-from nanochat.plan.specs import AnyChatSuiteSpec, BaseSuiteSpec, BpbSuiteSpec, ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec, BpbSuiteSpec
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import BpbSuiteSpec, ChatSuiteSpec, ChoiceSuiteSpec, Input, SftItem, SftSpec, WeightedSource
+from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource
+from nanochat.plan.specs.suites import BpbSuiteSpec, ChatSuiteSpec, ChoiceSuiteSpec
+from nanochat.plan.specs.training import SftSpec
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.store.verification import damage_to_read

@@ -16,7 +16,8 @@ from nanochat.errors import PreflightError, StageError
 from nanochat.plan.describe import CROP_WARNING_FRAC, describe_crop
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.plan import Plan
-from nanochat.plan.specs import PretrainSpec, WeightedSource
+from nanochat.plan.specs.inputs import WeightedSource
+from nanochat.plan.specs.training import PretrainSpec
 
 _SAMPLE_DOCUMENTS = 256
 _SAMPLE_CHARS = 4_000_000

@@ -18,16 +18,14 @@ from nanochat.data.sources import SourceSpec, download_folder, fetch, find_damag
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.specs import (
+from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource
+from nanochat.plan.specs.suites import (
     BpbSuiteSpec,
     ChatQuestionsSpec,
     ChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
-    Input,
     QuestionsSuiteSpec,
-    SftItem,
-    WeightedSource,
 )
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from nanochat.evals.harness.installed import INSTALL, harness_version, has_task
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs import BaseEvalSpec, BaseSuiteSpec, LmEvalSuiteSpec
+from nanochat.plan.specs.evaluation import BaseEvalSpec
+from nanochat.plan.specs.suites import BaseSuiteSpec, LmEvalSuiteSpec
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.prepare import Prepared
 

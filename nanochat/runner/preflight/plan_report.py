@@ -11,7 +11,7 @@ from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_lines
 from nanochat.plan.source_files import SourceUse, source_uses
-from nanochat.plan.specs import StageName
+from nanochat.plan.specs.base import StageName
 from nanochat.runner.preflight.plan_checks import PlanChecks
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.report.results import time_remark

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from nanochat.errors import PreflightError
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs import AnyChatSuiteSpec, ChatEvalSpec, PythonSuiteSpec, RlSpec
+from nanochat.plan.specs.evaluation import ChatEvalSpec
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, PythonSuiteSpec
+from nanochat.plan.specs.training import RlSpec
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.tasks.custom.python_task import check_python_task

@@ -24,7 +24,7 @@ from nanochat.plan.estimate.limits import mac_gpu_bytes
 from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
-from nanochat.plan.specs import ExportSpec
+from nanochat.plan.specs.evaluation import ExportSpec
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.lm_eval_checks import find_lm_eval_problems

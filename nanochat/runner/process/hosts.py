@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
-from nanochat.plan.specs import ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
 
 _PORTS = range(20_000, 30_000)
 """Below the ports that operating systems use for outgoing connections."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from nanochat.errors import BUG, OK, OUT_OF_MEMORY, StageError
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.runner.process.hosts import backend_of, launch_options
 from nanochat.runner.process.memory_evidence import MemoryEvidence
 from nanochat.stages.process.exit import run_guarded

@@ -14,7 +14,7 @@ from nanochat.data.sources import resolve_revision
 from nanochat.errors import StageError
 from nanochat.plan.fitting import is_shared
 from nanochat.plan.quantities import show_duration
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child

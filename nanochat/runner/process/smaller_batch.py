@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.runner.process.child import ChildExit
 from nanochat.runner.store.last_batch import has_automatic_batch

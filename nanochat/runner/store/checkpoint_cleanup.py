@@ -8,7 +8,7 @@ from contextlib import suppress
 from pydantic import ValidationError
 
 from nanochat.errors import LockError
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.runner.store.locks import stage_lock
 from nanochat.storage.layout import StageFolder
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from nanochat.plan.plan import StagePlan
-from nanochat.plan.specs import ExecutionSpec, Job
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.storage.layout import StageFolder
 

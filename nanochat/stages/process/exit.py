@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat.errors import BUG, OK, OUT_OF_MEMORY, NanochatError, PreflightError, StageError
-from nanochat.plan.specs import Job
+from nanochat.plan.specs.job import Job
 from nanochat.storage.files import DISK_FULL, is_no_permission, write_text
 from nanochat.storage.layout import StageFolder
 

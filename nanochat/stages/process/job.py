@@ -21,7 +21,8 @@ from nanochat.data.ingest.store import unconverted_files
 from nanochat.data.sources import check_download
 from nanochat.errors import PreflightError, StageError
 from nanochat.plan.source_files import source_uses
-from nanochat.plan.specs import Job, sources_of
+from nanochat.plan.specs.inputs import sources_of
+from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded

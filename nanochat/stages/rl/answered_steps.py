@@ -16,7 +16,7 @@ import numpy as np
 from nanochat.data.loaders.batches import StateDict
 from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import RlSpec
+from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.rl.questions import Questions
 from nanochat.tokenizer.bpe import Tokenizer

@@ -13,7 +13,7 @@ from typing import Any
 
 from nanochat.evals.task_result import ExampleRecord
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import RlSpec
+from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed, indented
 from nanochat.stages.rl.answered_steps import Sampler
 from nanochat.stages.rl.questions import Questions

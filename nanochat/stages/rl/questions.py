@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nanochat.errors import StageError
 from nanochat.inference.engine import prompt_limit
-from nanochat.plan.specs import RlSpec
+from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.tasks.mixture import TaskMixture

@@ -18,7 +18,8 @@ from nanochat.optim.groups import REFERENCE_TOKENS_PER_STEP, build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
 from nanochat.plan.estimate.memory.evaluation import rollout_rows
-from nanochat.plan.specs import Job, RlSpec
+from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.rl.answered_steps import AnsweredSteps, Sampler
 from nanochat.stages.rl.held_out import HeldOut

@@ -15,7 +15,7 @@ from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import ExampleRecord
 from nanochat.inference.batch_sizes import BPB_TOKENS
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import (
+from nanochat.plan.specs.suites import (
     BaseSuiteSpec,
     BpbSuiteSpec,
     ChoiceSuiteSpec,

@@ -9,7 +9,7 @@ from nanochat.evals.task_result import TaskResult
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine
 from nanochat.inference.sampling import Sampling
-from nanochat.plan.specs import AnyChatSuiteSpec
+from nanochat.plan.specs.suites import AnyChatSuiteSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
 from nanochat.stages.suites.suite_tasks import build_suite_task

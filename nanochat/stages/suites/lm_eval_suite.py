@@ -6,7 +6,7 @@ from nanochat.evals.continuations import tokens_per_batch
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT
-from nanochat.plan.specs import LmEvalSuiteSpec
+from nanochat.plan.specs.suites import LmEvalSuiteSpec
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
 from nanochat.tokenizer.bpe import Tokenizer

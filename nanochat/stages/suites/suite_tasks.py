@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from nanochat.plan.specs import AnyChatSuiteSpec, ChatQuestionsSpec, ChatSuiteSpec, PythonSuiteSpec
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, ChatQuestionsSpec, ChatSuiteSpec, PythonSuiteSpec
 from nanochat.stages.process.context import StageContext
 from nanochat.tasks.base import Task
 from nanochat.tasks.build import build_task

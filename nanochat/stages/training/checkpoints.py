@@ -20,7 +20,7 @@ from nanochat.checkpoint.snapshots import (
 )
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.optimizer import Optimizer
-from nanochat.plan.specs import HandOn
+from nanochat.plan.specs.training import HandOn
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import StepSource

@@ -18,7 +18,8 @@ from nanochat.data.packing.conversations import PackedConversation, fit_to_row
 from nanochat.data.splits import hash_share
 from nanochat.errors import StageError
 from nanochat.model.loss import IGNORED
-from nanochat.plan.specs import SftItem, SftSpec
+from nanochat.plan.specs.inputs import SftItem
+from nanochat.plan.specs.training import SftSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.tasks.base import Task

@@ -18,7 +18,8 @@ from nanochat.model.device import device_name, peak_flops
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.optimizer import Optimizer
-from nanochat.plan.specs import ExecutionSpec, HandOn
+from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plan.specs.training import HandOn
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.checkpoints import TrainingCheckpoints, split_state
 from nanochat.stages.training.monitored_suites import MonitoredSuites

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import PreflightError
-from nanochat.plan.specs import ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.runner.process import hosts
 
 GPU_TWICE = [{"ssh": host, "ips": [f"10.0.0.{n}"]} for n, host in enumerate(["one", "one", "two", "two"])]

@@ -169,7 +169,8 @@ def test_program_gets_the_row_and_the_completion(tmp_path):
 def test_questions_of_the_shipped_recipe_accept_their_own_answers():
     """The recipe's program gives a part of the point for a part of the word."""
     from nanochat.plan.compile import compile_plan
-    from nanochat.plan.specs import BaseEvalSpec, ChatEvalSpec, ChatQuestionsSpec, QuestionsSuiteSpec
+    from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
+    from nanochat.plan.specs.suites import ChatQuestionsSpec, QuestionsSuiteSpec
     from nanochat.recipe.load import load_recipe
 
     specs = [stage.spec for stage in compile_plan(load_recipe(Path("own_questions"))).stages]

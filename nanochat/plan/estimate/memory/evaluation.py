@@ -8,7 +8,9 @@ from nanochat.inference import batch_sizes
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.dataset_sizes import longest_chat_tokens
 from nanochat.plan.estimate.memory.sizes import LOGIT_VALUES, VALUE_BYTES, Dtype, process_peak
-from nanochat.plan.specs import AnyChatSuiteSpec, BaseEvalSpec, BaseSuiteSpec, BpbSuiteSpec, ChatEvalSpec, RlSpec
+from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec, BpbSuiteSpec
+from nanochat.plan.specs.training import RlSpec
 
 _CPU_SCORING_VALUES = 64 * 3
 """On a CPU: queries of an attention block, times the copies of its weights that exist in a forward pass."""

@@ -9,7 +9,7 @@ from nanochat.plan.estimate.memory.cpu import cpu_training
 from nanochat.plan.estimate.memory.cuda import cuda_training
 from nanochat.plan.estimate.memory.metal import metal_training
 from nanochat.plan.estimate.memory.sizes import PROCESS_BYTES, Dtype
-from nanochat.plan.specs import ExecutionSpec
+from nanochat.plan.specs.execution import ExecutionSpec
 
 _CPU_MICRO_BATCH_TOKENS = 16_384
 """`micro_batch_size: auto` on a CPU takes at most this many tokens: more are no faster and do not fit the caches."""

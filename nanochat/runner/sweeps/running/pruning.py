@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nanochat.plan.specs import Job, PretrainSpec, SftSpec
+from nanochat.plan.specs.job import Job
+from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.plan.stages import training_stages
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
