@@ -16,7 +16,7 @@ from nanochat.errors import PreflightError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.weights_file import read_weights
+from nanochat.model.weights.safetensors_file import read_weights
 from nanochat.storage.files import new_folder, write_text
 from nanochat.storage.layout import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from nanochat.tokenizer.bpe import Tokenizer

@@ -26,8 +26,6 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from nanochat.model import loss, recompute
-from nanochat.model.block_attention import PLAIN, block_attention
 from nanochat.model.config import GPTConfig
 from nanochat.model.cpu import attention as cpu_attention
 from nanochat.model.cpu import decoding as cpu_step
@@ -40,6 +38,8 @@ from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.fused_attention import fused_attention, has_fused_gradient
 from nanochat.model.gpt import GPT
 from nanochat.model.layers import Block, Cache
+from nanochat.model.low_memory import loss, recompute
+from nanochat.model.low_memory.block_attention import PLAIN, block_attention
 from nanochat.model.ragged import forward as ragged_forward
 from nanochat.model.ragged.attention import by_group, row_by_row
 from nanochat.model.ragged.rows import Ragged

@@ -21,8 +21,8 @@ checkpoints, so weights move between the two without a table. Weights are float3
 at each use.
 
 Shapes: B batch, T new positions, S visible positions (cached ones included), H query heads, G key/value heads, D head
-size, C = H * D width, V vocabulary. Matrices are (out, in). Not here: the loss (`loss`), initial values (`init`), sizes
-and architecture constants (`config`), where a cache keeps its arrays (`nanochat.inference.kv_cache`).
+size, C = H * D width, V vocabulary. Matrices are (out, in). Not here: the loss (`low_memory.loss`), initial values
+(`init`), sizes and architecture constants (`config`), where a cache keeps its arrays (`nanochat.inference.kv_cache`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nanochat.errors import StageError
 from nanochat.model.config import SMEAR_CHANNELS, SOFTCAP, GPTConfig
 from nanochat.model.init import initial_parameters
 from nanochat.model.layers import Activate, Attend, Block, Cache, Linear, attention, norm, squared_relu
-from nanochat.model.recompute import recomputed
+from nanochat.model.low_memory.recompute import recomputed
 
 
 class Embedding(Module):

@@ -11,7 +11,7 @@ from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_answers
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.weights_file import read_safetensors
+from nanochat.model.weights.safetensors_file import read_safetensors
 from nanochat.optim.groups import build_groups
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier

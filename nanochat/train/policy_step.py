@@ -20,7 +20,7 @@ from nanochat.data.packing.documents import IntArray
 from nanochat.inference.batch_sizes import decoding_rows
 from nanochat.model.dispatch import token_logprobs
 from nanochat.model.gpt import GPT
-from nanochat.model.loss import IGNORED
+from nanochat.model.low_memory.loss import IGNORED
 from nanochat.train.policy_gradient import Doubles, Objective, advantages, kl_estimate, surrogate
 from nanochat.train.rollouts import Answer
 from nanochat.train.step import Rates, Rows, StepResult, TrainStep

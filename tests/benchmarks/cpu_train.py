@@ -35,7 +35,7 @@ from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
-from nanochat.model.loss import plain_losses  # noqa: E402
+from nanochat.model.low_memory.loss import plain_losses  # noqa: E402
 from nanochat.train import step as train_step  # noqa: E402
 
 ANSWER = "seconds: "

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from nanochat.evals.bits_per_byte import evaluate_bpb, measure_bpb
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.loss import plain_losses
+from nanochat.model.low_memory.loss import plain_losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RESULTS = json.loads((GOLDEN / "bits_per_byte.json").read_text())["results_by_batches_used"]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from nanochat.model import layers
-from nanochat.model.block_attention import PLAIN, block_attention
 from nanochat.model.cpu.attention import FORM
 from nanochat.model.dispatch import attention
 from nanochat.model.fused_attention import fused_attention
+from nanochat.model.low_memory.block_attention import PLAIN, block_attention
 
 TOLERANCE = 1e-5  # float32: sums of a few hundred products, of the largest value
 

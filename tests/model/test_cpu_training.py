@@ -11,7 +11,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.cpu.training import mlx_arrays
 from nanochat.model.dispatch import FastGPT
 from nanochat.model.gpt import GPT
-from nanochat.model.loss import IGNORED, plain_losses
+from nanochat.model.low_memory.loss import IGNORED, plain_losses
 
 pytestmark = pytest.mark.cpu
 

@@ -12,7 +12,7 @@ from nanochat.errors import StageError
 from nanochat.model import gpt
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
-from nanochat.model.weights_file import read_weights
+from nanochat.model.weights.safetensors_file import read_weights
 
 RELATIVE = 1e-4  # the golden files' tolerance, of the reference's largest absolute value
 

@@ -17,7 +17,7 @@ from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_
 from nanochat.model.device import runs_kernels
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
 from nanochat.model.layers import norm, rotate
-from nanochat.model.loss import plain_losses
+from nanochat.model.low_memory.loss import plain_losses
 
 pytestmark = pytest.mark.gpu
 

@@ -6,11 +6,12 @@ import pytest
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
-from nanochat.model import dispatch, loss
+from nanochat.model import dispatch
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cpu import softcap_loss as cpu_loss
 from nanochat.model.dispatch import runs_cuda_forward, summed_loss, token_logprobs, token_losses
-from nanochat.model.loss import plain_losses
+from nanochat.model.low_memory import loss
+from nanochat.model.low_memory.loss import plain_losses
 
 
 @pytest.fixture(params=[cpu_loss.KERNELS, loss.KERNELS], ids=["cpu", "metal"])

@@ -4,9 +4,9 @@ import mlx.core as mx
 import pytest
 from mlx.nn.utils import value_and_grad
 
-from nanochat.model import recompute
 from nanochat.model.dispatch import summed_loss
 from nanochat.model.layers import squared_relu
+from nanochat.model.low_memory import recompute
 
 
 def peak_bytes(model, idx):

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from nanochat.errors import PreflightError
 from nanochat.model.dispatch import FastGPT
-from nanochat.model.torch_weights import import_weights, read_tensors
+from nanochat.model.weights.torch_import import import_weights, read_tensors
 
 HEADER = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
 

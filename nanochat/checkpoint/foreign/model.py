@@ -15,7 +15,7 @@ from nanochat.checkpoint.config_file import config_from
 from nanochat.checkpoint.foreign.source import ForeignModel, read_json
 from nanochat.errors import PreflightError
 from nanochat.model.config import VARIANTS, Architecture, GPTConfig
-from nanochat.model.torch_weights import import_weights, read_tensors
+from nanochat.model.weights.torch_import import import_weights, read_tensors
 
 TORCH_EPS = 2.0**-23
 """PyTorch's norms without an epsilon use the machine epsilon of float32."""

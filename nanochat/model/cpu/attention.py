@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import mlx.core as mx
 
-from nanochat.model.block_attention import BlockForm, by_key_head, visible, visible_exponentials
 from nanochat.model.cpu import fast_math
+from nanochat.model.low_memory.block_attention import BlockForm, by_key_head, visible, visible_exponentials
 
 
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, *, window: int) -> tuple[mx.array, mx.array]:

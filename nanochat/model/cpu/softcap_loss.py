@@ -7,7 +7,7 @@ import numpy as np
 
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cpu import fast_math
-from nanochat.model.loss import softmax_kernels
+from nanochat.model.low_memory.loss import softmax_kernels
 
 
 def target_logprobs(rows: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
-from nanochat.model.loss import LossKernels
+from nanochat.model.low_memory.loss import LossKernels
 
 _THREADS = 512
 _CHUNK_ELEMENTS = 2**27

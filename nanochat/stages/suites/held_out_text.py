@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nanochat.data.documents import single_pass
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec
-from nanochat.model.loss import IGNORED
+from nanochat.model.low_memory.loss import IGNORED
 from nanochat.tokenizer.bpe import Tokenizer
 
 _CHUNK_DOCUMENTS = 64

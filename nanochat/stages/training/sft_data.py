@@ -17,7 +17,7 @@ from nanochat.data.files.held_out import dividing_limit
 from nanochat.data.packing.conversations import PackedConversation, fit_to_row
 from nanochat.data.splits import hash_share
 from nanochat.errors import StageError
-from nanochat.model.loss import IGNORED
+from nanochat.model.low_memory.loss import IGNORED
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.training import SftSpec
 from nanochat.stages.process.context import StageContext, derive_seed

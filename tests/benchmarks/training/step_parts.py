@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nanochat.data.loaders.batches import Batch
-from nanochat.model import loss
 from nanochat.model.cuda import softcap_loss
 from nanochat.model.dispatch import working_parameters
+from nanochat.model.low_memory import loss
 from nanochat.train.step import TrainStep
 
 REPEATS = 6

@@ -11,7 +11,7 @@ import numpy as np
 
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cpu.training.layers import Floats, Tokens
-from nanochat.model.loss import IGNORED
+from nanochat.model.low_memory.loss import IGNORED
 
 _CHUNK_LOGITS = 256 * 1024
 

@@ -17,7 +17,7 @@ _RECOMPUTED_SHARE = 2.0
 _INPUT_WIDTHS = 4
 """Widths that a recomputed block keeps: its input, and what its residual mix needs."""
 _LOGITS = 2**24
-"""Logits of a chunk (`model.loss`)."""
+"""Logits of a chunk (`model.low_memory.loss`)."""
 _CHUNKS = 8
 """Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before the last one is done."""
 _SLACK = 1.04

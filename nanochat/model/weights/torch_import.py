@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from nanochat.errors import PreflightError
 from nanochat.model.config import GPTConfig
-from nanochat.model.weights_file import read_safetensors, require_finite
+from nanochat.model.weights.safetensors_file import read_safetensors, require_finite
 
 _COMPILED_PREFIX = "_orig_mod."
 _BUFFERS = ("cos", "sin")

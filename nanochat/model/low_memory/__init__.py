@@ -1,0 +1,1 @@
+"""Forms of attention, the loss and the backward pass that hold less at a time, on any device."""

@@ -1,0 +1,1 @@
+"""Weights that other programs wrote: reading safetensors files, and importing PyTorch nanochat."""
