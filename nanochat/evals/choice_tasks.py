@@ -15,7 +15,7 @@ from nanochat.evals.continuations import (
 )
 from nanochat.evals.task_result import ExampleRecord, TaskResult, summarize
 from nanochat.model.dispatch import FastGPT
-from nanochat.tasks.base_multiple_choice import ChoiceItem
+from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 from nanochat.tokenizer.bpe import Tokenizer
 
 

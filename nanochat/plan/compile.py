@@ -18,7 +18,6 @@ from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.estimate.limits import usable_bytes
-from nanochat.plan.estimate_notes import estimate_notes, memory_notes, repetition_notes
 from nanochat.plan.fingerprint import identity
 from nanochat.plan.fitting import check_distributed
 from nanochat.plan.plan import Plan, StagePlan
@@ -27,6 +26,7 @@ from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.job import StageSpec, stage_sources
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.plan.stages import STAGES, estimate_stage
+from nanochat.plan.text.estimate_notes import estimate_notes, memory_notes, repetition_notes
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 from nanochat.recipe.schema import recipe as schema

@@ -1,6 +1,6 @@
 """Builds a task from its name and its source, and checks that a source has what a task needs.
 
-Not here: tasks of base models, which compare the likelihood of options (`base_multiple_choice` and `core`).
+Not here: tasks of base models, which compare the likelihood of options (`multiple_choice.base_models` and `core`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.tasks.base import Task
-from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, MultipleChoice
 from nanochat.tasks.conversations import check_conversations, read_conversations
-from nanochat.tasks.gsm8k import GSM8K, parse_word_problem
-from nanochat.tasks.humaneval import HumanEval, parse_function
+from nanochat.tasks.generative.gsm8k import GSM8K, parse_word_problem
+from nanochat.tasks.generative.humaneval import HumanEval, parse_function
+from nanochat.tasks.generative.spelling import Spelling, read_words
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED, take_shuffled, take_slice
+from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, MultipleChoice
 from nanochat.tasks.parsing import RowParser, read_rows
-from nanochat.tasks.spelling import Spelling, read_words
 from nanochat.tasks.table import ExampleTask, RowTask
 
 TASK_NAMES: tuple[ExampleTask, ...] = get_args(ExampleTask)

@@ -1,8 +1,8 @@
 """The table of tasks: what each one asks, how a model answers it, how large it is, and what a mixture takes of it.
 
 Recipes, plans, evaluations and reports read their facts about tasks here. To add a task, add its name to the literals
-and a row to `TASKS`; `nanochat.tasks.build` and `nanochat.tasks.base_multiple_choice` say how its rows become examples.
-Not here: anything that takes time to import, because checking a recipe reads this table.
+and a row to `TASKS`; `nanochat.tasks.build` and `nanochat.tasks.multiple_choice.base_models` say how its rows become
+examples. Not here: anything that takes time to import, because checking a recipe reads this table.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanochat.evals.choice_tasks import evaluate_choices, option_continuations
-from nanochat.tasks.base_multiple_choice import ChoiceItem
+from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 
 
 def quiz(size: int) -> list[ChoiceItem]:

@@ -7,8 +7,8 @@ import pytest
 
 from nanochat.plan.plan import Plan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops, show_score
-from nanochat.plan.render import StageStatus, plan_to_json, render_plan
 from nanochat.plan.specs.inputs import SftItem
+from nanochat.plan.text.render import StageStatus, plan_to_json, render_plan
 
 Compile = Callable[..., Plan]
 

@@ -10,9 +10,9 @@ import pytest
 
 from nanochat.data.ingest.convert import convert
 from nanochat.data.sources import SourceSpec
-from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs.inputs import SftItem, WeightedSource
 from nanochat.plan.specs.suites import BpbSuiteSpec, ChatSuiteSpec
+from nanochat.plan.text.source_files import source_uses
 
 
 def _lines(*inputs: object, look_inside: bool = False) -> list[str]:

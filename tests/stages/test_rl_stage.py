@@ -19,7 +19,7 @@ from nanochat.plan.specs.suites import ChatSuiteSpec
 from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.stages.process.context import indented
 from nanochat.stages.rl import stage
-from nanochat.tasks.spelling import Spelling
+from nanochat.tasks.generative.spelling import Spelling
 from nanochat.tokenizer import bpe
 
 CONFIG = GPTConfig(sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, window_pattern="SL")

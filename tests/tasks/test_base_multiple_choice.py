@@ -8,7 +8,7 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.base_multiple_choice import ChoiceItem, build_choice_items, clean_wikihow
+from nanochat.tasks.multiple_choice.base_models import ChoiceItem, build_choice_items, clean_wikihow
 
 
 def _arc(number, labels="ABCD"):

@@ -11,10 +11,10 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, RecipeError, StageError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.base_multiple_choice import build_choice_items, check_choices
 from nanochat.tasks.build import TASK_NAMES, build_task, check_task
+from nanochat.tasks.generative.spelling import Spelling
 from nanochat.tasks.mixture import TaskMixture, take_shuffled, take_slice
-from nanochat.tasks.spelling import Spelling
+from nanochat.tasks.multiple_choice.base_models import build_choice_items, check_choices
 from nanochat.tasks.table import TASKS, mixture_counts
 from nanochat.tokenizer.chat_format import render
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanochat.errors import StageError
-from nanochat.tasks.chat_multiple_choice import MultipleChoice, parse_arc, parse_mmlu
+from nanochat.tasks.multiple_choice.chat_models import MultipleChoice, parse_arc, parse_mmlu
 from nanochat.tokenizer.chat_format import render
 
 MMLU_ROW = {"question": "1+1?", "subject": "arithmetic", "choices": ["1", "2"], "answer": 1}

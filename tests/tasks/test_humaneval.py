@@ -10,7 +10,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.errors import StageError
 from nanochat.tasks.base import gold_text
 from nanochat.tasks.build import build_task
-from nanochat.tasks.humaneval import Function, HumanEval, assemble_program, extract_code, parse_function
+from nanochat.tasks.generative.humaneval import Function, HumanEval, assemble_program, extract_code, parse_function
 from nanochat.tokenizer.chat_format import render
 
 SAMPLE = SourceSpec(name="sample", path=(str(Path(__file__).parent / "samples" / "humaneval"),))

@@ -16,7 +16,7 @@ from nanochat.evals.choice_tasks import option_continuations
 from nanochat.evals.continuations import Continuation, score_continuations
 from nanochat.inference.engine import Engine, prompt_limit
 from nanochat.inference.sampling import Sampling
-from nanochat.tasks.base_multiple_choice import ChoiceItem
+from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 
 DEFAULT_MAX_TOKENS = 256
 """The library's default for tasks that do not say how long an answer may be."""

@@ -10,7 +10,7 @@ from nanochat.data.ingest.preview import FilePreview, preview
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import describe, is_available_offline
 from nanochat.errors import RecipeError
-from nanochat.plan.source_files import SourceUse, source_uses
+from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
 from nanochat.runner.inspection.rendered_chats import look_at_task
 from nanochat.runner.inspection.report import SplitReport, describe_preview

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
-from nanochat.plan.render import StageStatus, plan_to_json, render_plan, titled_lines
-from nanochat.plan.source_files import SourceUse, source_uses
 from nanochat.plan.specs.base import StageName
+from nanochat.plan.text.render import StageStatus, plan_to_json, render_plan, titled_lines
+from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.preflight.plan_checks import PlanChecks
 from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.report.results import time_remark

@@ -20,10 +20,10 @@ from nanochat.data.ingest.pending import convertible_files
 from nanochat.data.ingest.store import unconverted_files
 from nanochat.data.sources import check_download
 from nanochat.errors import PreflightError, StageError
-from nanochat.plan.source_files import source_uses
 from nanochat.plan.specs.inputs import sources_of
 from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
+from nanochat.plan.text.source_files import source_uses
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.process.exit import run_guarded
 from nanochat.stages.process.process_group import NO_JOB_FILE, ProcessGroup, join_group, write_exit_code

@@ -27,9 +27,9 @@ from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.held_out_text import held_out_batches
 from nanochat.stages.suites.lm_eval_suite import prepare_lm_eval
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
-from nanochat.tasks.base_multiple_choice import ChoiceItem, build_choice_items
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tasks.custom.questions import read_choice_items
+from nanochat.tasks.multiple_choice.base_models import ChoiceItem, build_choice_items
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer.bpe import Tokenizer
 

@@ -18,13 +18,13 @@ from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
 from nanochat.tasks.base import Example
-from nanochat.tasks.base_multiple_choice import ChoiceItem
-from nanochat.tasks.chat_multiple_choice import Question, render_question
 from nanochat.tasks.custom.graders import grade_text
 from nanochat.tasks.custom.programs import grade_with_program
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.multiple_choice.base_models import ChoiceItem
+from nanochat.tasks.multiple_choice.chat_models import Question, render_question
 from nanochat.tasks.parsing import read_rows
 from nanochat.tasks.table import GradeRule, TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message

@@ -17,7 +17,7 @@ from nanochat.data.source_checks import check_documents, check_rows
 from nanochat.data.sources import resolve_files
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.conversations import read_conversations
-from nanochat.tasks.gsm8k import parse_word_problem
+from nanochat.tasks.generative.gsm8k import parse_word_problem
 
 DEEP = "[" * 5000 + "]" * 5000
 DIGITS = "7" * 5000

@@ -25,7 +25,7 @@ from nanochat.evals.continuations import Continuation
 from nanochat.inference.engine import Engine
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
-from nanochat.tasks.base_multiple_choice import build_choice_items
+from nanochat.tasks.multiple_choice.base_models import build_choice_items
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer import bpe
 

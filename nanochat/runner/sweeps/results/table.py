@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from nanochat.plan.quantities import show_value
-from nanochat.plan.render import WIDTH, text_table
+from nanochat.plan.text.render import WIDTH, text_table
 from nanochat.recipe.sweeps.labels import SEED, short_names, show_swept
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.store.sweep_state import SweepState

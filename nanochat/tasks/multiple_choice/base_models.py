@@ -19,8 +19,8 @@ from nanochat.data.source_splits import has_split
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError
-from nanochat.tasks.chat_multiple_choice import QUESTION_PARSERS, Question
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, Question
 from nanochat.tasks.parsing import RowParser, read_rows, row_error
 from nanochat.tasks.table import TASKS, ChoiceTask
 

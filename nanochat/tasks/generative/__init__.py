@@ -1,0 +1,1 @@
+"""Tasks whose answers the model writes out and a rule grades: GSM8K, HumanEval and spelling."""
