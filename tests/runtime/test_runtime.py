@@ -54,7 +54,7 @@ def test_prepare_limits_the_work_in_flight_of_training_on_cuda(monkeypatch, give
         monkeypatch.setenv(name, given)
     monkeypatch.setattr(runtime, "_prepared", {})
     runtime.prepare(trains=True)
-    assert runtime.environment(name) == (given or "200")
+    assert runtime.environment(name) == (given or "300")
 
 
 def test_prepare_refuses_a_missing_gpu(monkeypatch):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
-from nanochat.evals.harness.installed import harness_version
 from nanochat.model.config import GPTConfig
+from nanochat.plan.derive.lm_eval_installed import harness_version
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,

@@ -24,8 +24,7 @@ def digest_task_file(path: str) -> str:
     parts = []
     for file in sorted(_files(Path(path), set())):
         try:
-            with file.open("rb") as opened:
-                parts.append(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}")
+            parts.append(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}")
         except OSError as error:
             raise PreflightError(f"cannot read {file}: {error.strerror}") from error
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
