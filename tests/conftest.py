@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,10 @@ os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "nanochat-tests-hf-hom
 for _name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
     os.environ.pop(_name, None)
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+# Dozens of tests start processes, and each would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Tests press Ctrl-C, which a program that a script starts in the background ignores.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
