@@ -29,10 +29,11 @@ from nanochat.plan.derive.pretrain import derive_pretrain
 from nanochat.plan.derive.rl import derive_rl
 from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.derive.tokenizer import derive_tokenizer
-from nanochat.plan.estimate import estimate as estimates
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
+from nanochat.plan.estimate.evaluation import estimate_base_eval, estimate_chat_eval, estimate_export
 from nanochat.plan.estimate.rl import estimate_rl
+from nanochat.plan.estimate.training import estimate_pretrain, estimate_sft, estimate_tokenizer
 from nanochat.plan.specs.base import Spec, StageName
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.execution import ExecutionSpec
@@ -96,7 +97,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         draws=False,
         code_version=3,
         derive=derive_tokenizer,
-        estimate=estimates.estimate_tokenizer,
+        estimate=estimate_tokenizer,
         describe=describe.describe_tokenizer,
         params=describe.tokenizer_params,
         outcome=describe.tokenizer_outcome,
@@ -110,7 +111,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from", "horizon", "tokens_per_step", "schedule"}),
         derive=derive_pretrain,
         identity=pretrain_identity,
-        estimate=estimates.estimate_pretrain,
+        estimate=estimate_pretrain,
         describe=describe.describe_pretrain,
         params=describe.pretrain_params,
         outcome=describe.pretrain_outcome,
@@ -124,7 +125,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from"}),
         derive=derive_base_eval,
         identity=base_eval_identity,
-        estimate=estimates.estimate_base_eval,
+        estimate=estimate_base_eval,
         describe=describe.describe_base_eval,
         params=describe.suite_params,
         outcome=lambda _: "measured how well the pretrained model predicts text and answers.",
@@ -138,7 +139,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from", "horizon", "tokens_per_step", "sequence_len", "lr_scale", "schedule"}),
         derive=derive_sft,
         identity=sft_identity,
-        estimate=estimates.estimate_sft,
+        estimate=estimate_sft,
         describe=describe.describe_sft,
         params=describe.sft_params,
         outcome=describe.sft_outcome,
@@ -166,7 +167,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         derived_fields=frozenset({"init_from"}),
         derive=derive_chat_eval,
         identity=chat_eval_identity,
-        estimate=estimates.estimate_chat_eval,
+        estimate=estimate_chat_eval,
         describe=describe.describe_chat_eval,
         params=describe.suite_params,
         outcome=lambda _: "put questions to the chat model and graded what it answered.",
@@ -179,7 +180,7 @@ _ROWS: tuple[Stage[Any], ...] = (
         code_version=1,
         derived_fields=frozenset({"init_from"}),
         derive=derive_export,
-        estimate=estimates.estimate_export,
+        estimate=estimate_export,
         describe=describe.describe_export,
         params=describe.export_params,
         outcome=describe.export_outcome,

@@ -1,45 +1,24 @@
-"""Estimates the tokens, FLOPs, memory, disk and time of each stage before anything starts.
+"""The estimate of a stage or a run: its tokens, FLOPs, memory, disk and time before anything starts.
 
-FLOPs of training follow exactly from `GPTConfig.flops_per_token`; an evaluation counts a third of them, because it has
-no backward pass. The number of examples of a task and their lengths, which are unknown until the data is read, come
-from `dataset_sizes`, and speeds from `device_rates`.
+`training`, `rl` and `evaluation` estimate the stages. FLOPs of training follow exactly from
+`GPTConfig.flops_per_token`; an evaluation counts a third of them, because it has no backward pass. The number of
+examples of a task and their lengths, which are unknown until the data is read, come from `dataset_sizes`, and speeds
+from `device_rates`.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.scaling import steps_for_tokens
-from nanochat.plan.estimate import dataset_sizes
-from nanochat.plan.estimate.device_rates import (
-    RATES,
-    STARTUP_SECONDS,
-    TOKENIZER_CHARS_PER_SECOND,
-    DeviceClass,
-    decode_seconds,
-)
-from nanochat.plan.estimate.memory import evaluation, sizes, training
+from nanochat.plan.estimate.device_rates import DeviceClass
+from nanochat.plan.estimate.memory import sizes
 from nanochat.plan.estimate.memory.sizes import Dtype
-from nanochat.plan.estimate.suite_costs import (
-    SuiteCost,
-    base_suites_cost,
-    chat_suites_cost,
-    monitored_peak,
-    monitoring_seconds,
-)
-from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.execution import ExecutionSpec
-from nanochat.plan.specs.inputs import sources_of
-from nanochat.plan.specs.training import PretrainSpec, SftSpec, TokenizerSpec
-
-GPU_AUTO_ROWS = 16
-"""Rows per forward pass that the plan assumes for `micro_batch_size: auto` on a GPU. The stage measures its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,152 +103,8 @@ def dtype_of(execution: ExecutionSpec, device: DeviceClass) -> Dtype:
     return execution.dtype
 
 
-def estimate_tokenizer(spec: TokenizerSpec, setting: Setting) -> Estimate:
-    """Return the estimate of the tokenizer stage. It reads all that it may if the size of its source is not known."""
-    chars = min(spec.max_chars, setting.chars.get(spec.source.name, spec.max_chars))
-    return Estimate(
-        peak_memory_bytes=training.tokenizer_peak(chars, spec.vocab_size) + reader_bytes([spec.source], "float32"),
-        disk_bytes=24 * spec.vocab_size,
-        seconds=1 + chars / TOKENIZER_CHARS_PER_SECOND,
-    )
-
-
 def reader_bytes(sources: Iterable[SourceSpec], dtype: Dtype) -> int:
     """Return the memory for reading the sources, which counts only if the whole process is measured (on a CPU)."""
     kinds = (kind_of(name) for source in sources for name in (source.path or ()))
     needs_pyarrow = any(source.uri for source in sources) or any(kind and kind.needs_pyarrow for kind in kinds)
     return sizes.PARQUET_BYTES if needs_pyarrow and dtype == "float32" else 0
-
-
-def estimate_pretrain(spec: PretrainSpec, setting: Setting) -> Estimate:
-    """Return the estimate of the pretrain stage."""
-    tokens = None if spec.steps is None else spec.steps * spec.tokens_per_step
-    return _estimate_training(spec, setting, setting.model.sequence_len, tokens)
-
-
-def estimate_sft(spec: SftSpec, setting: Setting) -> Estimate:
-    """Return the estimate of the sft stage."""
-    return _estimate_training(spec, setting, spec.sequence_len or setting.model.sequence_len, _sft_tokens(spec))
-
-
-def _estimate_training(
-    spec: PretrainSpec | SftSpec, setting: Setting, sequence_len: int, tokens: int | None
-) -> Estimate:
-    config, execution, dtype, device = setting.model, setting.execution, setting.dtype, setting.device
-    recomputes = execution.activation_checkpointing
-    step = training.training_memory(
-        config,
-        sequence_len=sequence_len,
-        dtype=dtype,
-        activation_checkpointing=recomputes,
-        on_metal=device == "metal",
-    )
-    rows = planned_micro_batch(setting, spec.tokens_per_step, sequence_len)
-    peak = step.peak(rows, accumulates=rows * sequence_len < spec.tokens_per_step)
-    rate = RATES[device].flops_per_second * execution.processes / (4 / 3 if recomputes else 1.0)
-    if spec.minutes is not None:
-        tokens = _whole_steps(60 * spec.minutes * rate / config.flops_per_token(), spec.tokens_per_step)
-    flops = None if tokens is None else float(tokens * config.flops_per_token())
-    training_seconds = None if flops is None else flops / rate
-    if spec.minutes is not None:
-        training_seconds = 60 * spec.minutes
-    suites = None
-    if execution.has_suites and tokens is not None:
-        suites = monitoring_seconds(execution, config, dtype, device, steps=tokens // spec.tokens_per_step)
-    seconds = None if training_seconds is None else STARTUP_SECONDS[device] + training_seconds + (suites or 0.0)
-    peak = monitored_peak(peak, execution, config, dtype, on_cpu=device == "cpu")
-    saved, stays = saved_bytes(setting)
-    return Estimate(
-        parameters=config.num_parameters(),
-        tokens=tokens,
-        flops=flops,
-        peak_memory_bytes=peak + reader_bytes(sources_of((*spec.inputs, *execution.inputs)), dtype),
-        micro_batch_size=rows,
-        disk_bytes=saved,
-        kept_disk_bytes=stays,
-        seconds=seconds,
-        suite_seconds=suites,
-    )
-
-
-def saved_bytes(setting: Setting) -> tuple[int, int]:
-    """Return the most disk space that a training stage uses, and how much remains when it is done."""
-    one, execution = sizes.checkpoint_bytes(setting.model), setting.execution
-    # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
-    most = execution.checkpoint_keep + 2
-    return most * one, (most if execution.checkpoint_keep_when_done else 1) * one
-
-
-def _whole_steps(tokens: float, tokens_per_step: int) -> int:
-    """Return the tokens of the steps that are needed for a number of tokens."""
-    return steps_for_tokens(tokens, tokens_per_step) * tokens_per_step
-
-
-def planned_micro_batch(setting: Setting, tokens_per_step: int, sequence_len: int) -> int:
-    """Return a process's rows per forward pass that the estimate assumes."""
-    fits = training.micro_batch_size(
-        setting.model,
-        setting.execution,
-        rows=max(1, tokens_per_step // sequence_len // setting.execution.processes),
-        sequence_len=sequence_len,
-        dtype=setting.dtype,
-        limit_bytes=setting.execution.memory_limit_bytes or sys.maxsize,
-        at_most=training.cpu_micro_batch_limit(sequence_len) if setting.device == "cpu" else GPU_AUTO_ROWS,
-        on_metal=setting.device == "metal",
-    )
-    return max(1, fits)
-
-
-def _sft_tokens(spec: SftSpec) -> int | None:
-    """Return the tokens of an SFT run in whole steps. None with a horizon in time or in epochs of unknown size."""
-    if spec.last_step is not None:
-        return spec.last_step * spec.tokens_per_step
-    epoch = None if spec.epochs is None else dataset_sizes.sft_mixture_tokens(spec.data)
-    return None if spec.epochs is None or epoch is None else _whole_steps(spec.epochs * epoch, spec.tokens_per_step)
-
-
-def estimate_base_eval(spec: BaseEvalSpec, setting: Setting) -> Estimate:
-    """Return the estimate of the base_eval stage."""
-    config, dtype, device = setting.model, setting.dtype, setting.device
-    cost = base_suites_cost(spec.suites)
-    decoded = decode_seconds(config, len(spec.samples) * spec.sample_tokens, 1, dtype, device)
-    peak = evaluation.base_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
-    peak += reader_bytes([item.source for item in spec.inputs], dtype)
-    return _estimate_eval(setting, replace(cost, decoding_seconds=decoded), peak)
-
-
-def estimate_chat_eval(spec: ChatEvalSpec, setting: Setting) -> Estimate:
-    """Return the estimate of the chat_eval stage."""
-    config, dtype, device = setting.model, setting.dtype, setting.device
-    peak = evaluation.chat_eval_peak(spec, config, dtype, on_cpu=device == "cpu")
-    peak += reader_bytes([item.source for item in spec.inputs], dtype)
-    return _estimate_eval(setting, chat_suites_cost(spec.suites, config, dtype, device), peak)
-
-
-def estimate_export(spec: ExportSpec, setting: Setting) -> Estimate:
-    """Return the estimate of the export stage, without the time of other programs that run the model."""
-    config, device = setting.model, setting.device
-    copy = config.num_parameters() * sizes.VALUE_BYTES["float32"]
-    tokens = len(spec.prompts) * spec.max_tokens
-    for suite in spec.suites.values():
-        tokens += dataset_sizes.chat_suite_tokens(suite)[1]
-    return Estimate(
-        parameters=config.num_parameters(),
-        tokens=tokens,
-        flops=tokens * config.flops_per_token() / 3,
-        peak_memory_bytes=sizes.PROCESS_BYTES["float32"]
-        + 3 * copy,  # the model, a renamed copy, and one without padding
-        disk_bytes=len(spec.formats) * copy,
-        seconds=STARTUP_SECONDS[device] + decode_seconds(config, tokens, 1, "float32", device),
-    )
-
-
-def _estimate_eval(setting: Setting, cost: SuiteCost, peak: int) -> Estimate:
-    return Estimate(
-        parameters=setting.model.num_parameters(),
-        tokens=cost.tokens,
-        flops=cost.flops(setting.model),
-        peak_memory_bytes=peak,
-        disk_bytes=8 * cost.tokens,
-        seconds=STARTUP_SECONDS[setting.device] + cost.seconds(setting.model, setting.device),
-    )

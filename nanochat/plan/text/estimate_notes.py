@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from nanochat.plan.describe import NOT_REPRODUCIBLE, describe_minutes, several
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
-from nanochat.plan.estimate.estimate import GPU_AUTO_ROWS, Estimate
+from nanochat.plan.estimate.estimate import Estimate
+from nanochat.plan.estimate.training import GPU_AUTO_ROWS
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs.execution import ExecutionSpec
