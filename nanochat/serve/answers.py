@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nanochat.inference.answer_text import AnswerDecoder, PartKind, Piece, StopStrings
-from nanochat.inference.engine import Request
+from nanochat.inference.generation import Request
 from nanochat.serve.generator import Generator, Job, Tokens
 from nanochat.tokenizer.bpe import Tokenizer
 

@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from nanochat.errors import NanochatError, RecipeError
-from nanochat.inference import engine
+from nanochat.inference import generation
 from nanochat.inference.engine import Engine
 from nanochat.serve.answers import stream_answers
 from nanochat.serve.chat_page import page, page_file
@@ -186,7 +186,7 @@ class Api:
             raise ApiError(400, message, code="context_length_exceeded")
         seed = body.seed if body.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         requests = [
-            engine.Request(
+            generation.Request(
                 prompt=ids, max_tokens=body.token_limit or context, sampling=body.sampling, seed=seed, number=number
             )
             for number in range(body.n)
@@ -199,7 +199,7 @@ class Api:
         return await self._unless_disconnected(request, self._whole(requests, body, formatter))
 
     async def _stream(
-        self, requests: list[engine.Request], body: Generation, formatter: Formatter
+        self, requests: list[generation.Request], body: Generation, formatter: Formatter
     ) -> AsyncIterator[str]:
         """Yield server-sent events."""
         begun: set[int] = set()
@@ -216,7 +216,7 @@ class Api:
         finally:
             await deltas.aclose()
 
-    async def _whole(self, requests: list[engine.Request], body: Generation, formatter: Formatter) -> Response:
+    async def _whole(self, requests: list[generation.Request], body: Generation, formatter: Formatter) -> Response:
         texts, ended = [""] * len(requests), dict[int, str | None]()
         async for delta in stream_answers(self._generator, self._engine.tokenizer, requests, body.stop_strings):
             formatter.usage.completion_tokens += delta.tokens

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanochat.errors import NanochatError
-from nanochat.inference.engine import Batch, Completion, Engine, Request
+from nanochat.inference.engine import Batch, Engine
+from nanochat.inference.generation import Completion, Request
 
 _POLL_SECONDS = 0.2
 """How long an idle thread waits before it checks whether it should end."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nanochat.errors import StageError
-from nanochat.inference.engine import Completion, Engine, Request
+from nanochat.inference.engine import Engine
+from nanochat.inference.generation import Completion, Request
 from nanochat.inference.sampling import Sampling
 from nanochat.tasks.base import Example, Grade, Task, grade_completions
 

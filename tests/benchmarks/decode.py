@@ -75,7 +75,8 @@ def make_model(shape: str, architecture: Architecture, dtype: mx.Dtype) -> FastG
 
 def start_batch(engine: Engine, rows: int, context: int, tokens: int, *, draws: bool = False) -> Batch:
     """Return a batch that has read its prompts and decoded its first tokens."""
-    from nanochat.inference.engine import Batch, Request
+    from nanochat.inference.engine import Batch
+    from nanochat.inference.generation import Request
     from nanochat.inference.sampling import Sampling
 
     engine.markers.ends = frozenset()  # a random model may draw the end of its answer

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nanochat.errors import RecipeError
-from nanochat.inference.engine import Batch, Engine, Request
+from nanochat.inference.engine import Batch, Engine
+from nanochat.inference.generation import Request
 from nanochat.inference.sampling import Sampling
 
 GREEDY = Sampling(temperature=0.0)
