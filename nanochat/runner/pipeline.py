@@ -23,11 +23,13 @@ from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import metrics_by_name
-from nanochat.runner.stage_loop import RunContext, RunRequest, cache_line, run_stages
+from nanochat.runner.run_context import RunContext, RunRequest
+from nanochat.runner.stage_loop import cache_line, run_stages
 from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
-from nanochat.runner.store.record import RunTracking, StageRecord
+from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run, list_runs
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.session import Session, close_dead_runs, find_resumable_run, open_session, plan_digest
 from nanochat.runner.store.stage_cache import ResolvedStage
 from nanochat.runner.upload.upload import tracking_of, upload_rest, uploading

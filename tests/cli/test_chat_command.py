@@ -11,7 +11,8 @@ from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli import chat
 from nanochat.inference.answer_text import AnswerDecoder
 from nanochat.inference.engine import Engine
-from nanochat.runner.store.record import Provenance, RunState, RunTracking
+from nanochat.runner.store.record import Provenance
+from nanochat.runner.store.run_state import RunState, RunTracking
 from nanochat.runtime import base_dir
 from nanochat.storage.layout import RunFolder
 

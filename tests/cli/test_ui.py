@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from nanochat.cli.run import main
-from nanochat.runner.store.record import Provenance, RunState, RunTracking
+from nanochat.runner.store.record import Provenance
+from nanochat.runner.store.run_state import RunState, RunTracking
 from nanochat.runner.upload import web_page
 from nanochat.runner.upload.web_page import PageServer
 from nanochat.storage.layout import create_run_folder

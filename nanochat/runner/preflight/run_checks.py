@@ -32,7 +32,7 @@ from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.preflight.program_checks import find_program_problems
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
-from nanochat.runner.store.record import RunTracking
+from nanochat.runner.store.run_state import RunTracking
 
 DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from nanochat.recipe.check.tracking_values import EXPERIMENT_CHARS, find_wrong_address
 from nanochat.recipe.schema.execution_sections import Tracking
-from nanochat.runner.store.record import RunTracking
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.tracking.run_view import CACHED_TAG_PREFIX, OWN_TAGS
 from nanochat.tracking.store_address import database_path
 

@@ -22,8 +22,8 @@ from nanochat.data.token_cache.parts import FOLDER, LOCK_FILE, read_list
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.locks import claims, is_locked, run_lock, stage_lock
 from nanochat.runner.store.needed_data import delete_stale_lists, needed_folders
-from nanochat.runner.store.record import read_run
 from nanochat.runner.store.run_catalog import describe_damage
+from nanochat.runner.store.run_state import read_run
 from nanochat.storage.files import delete, delete_leftovers, find_leftovers, folder_bytes, sha256_of_file
 from nanochat.storage.layout import TOKENIZER_FILE, RunFolder, StageFolder, run_folders, stage_folders, stages_folder
 from nanochat.storage.locking import lock_file

@@ -1,4 +1,7 @@
-"""Read and write `record.json` of a finished stage and `run.json` of a run, and compute the digests of outputs."""
+"""Read and write `record.json` of a finished stage, and compute the digests of outputs.
+
+Not here: `run.json`, the state of a whole run (`run_state`).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed
 
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
-from nanochat.recipe.schema.values import Condition
 from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import sync, write_text
 from nanochat.storage.integrity import FileDigest, describe_file
-from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, RUN_STAGES, SAMPLES_FILE, RunFolder, StageFolder
+from nanochat.storage.layout import FINGERPRINT_CHARS, RESULT_FILE, RUN_STAGES, SAMPLES_FILE, StageFolder
 
-RunStatus = Literal["running", "finished", "failed", "interrupted"]
-StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
 _OUT = "out/"
 _TIMINGS_PREFIX = "timings"
 """Output files of wall-clock times, which differ every time."""
@@ -26,7 +26,7 @@ _MONITORING_FILES = frozenset({RESULT_FILE, SAMPLES_FILE})
 """Files of a training stage that depend on the fields of `run.monitor`."""
 
 
-class _Stored(BaseModel):
+class Stored(BaseModel):
     """Base class of everything that is stored as JSON. Unknown keys, written by a later version, are ignored."""
 
     # JSON has no NaN, but metrics may be NaN and must be read back as such.
@@ -37,7 +37,7 @@ class _Stored(BaseModel):
         write_text(path, self.model_dump_json(indent=1))
 
 
-class Provenance(_Stored):
+class Provenance(Stored):
     """The code and the machine that produced a result."""
 
     git_commit: str | None
@@ -49,7 +49,7 @@ class Provenance(_Stored):
     host: str
 
 
-class Cost(_Stored):
+class Cost(Stored):
     """Time, memory and disk space, planned (the same fields of an `Estimate`) or measured. None if not known."""
 
     seconds: float | None = None
@@ -61,7 +61,7 @@ class Cost(_Stored):
     """The part of `seconds` in which suites ran during training. None if none did."""
 
 
-class StageIdentity(_Stored):
+class StageIdentity(Stored):
     """The inputs that a stage's fingerprint was computed from."""
 
     stage: str
@@ -140,83 +140,11 @@ class StageRecord(StageIdentity):
         write_checked(path, self.model_dump_json(indent=1))
 
 
-class StageEntry(_Stored):
-    """A stage in a run."""
-
-    stage: str
-    title: str
-    status: StageStatus = "waiting"
-    folder: str | None = None
-    """Relative to the base folder."""
-    output_digest: str | None = None
-    """That of the result, to notice that the stage was computed again since. None until it is finished."""
-    init_from: str | None = None
-    """The stage folder with the initial weights, relative to the base folder. None if there is none under it."""
-    reason: str = ""
-    planned: Cost = Cost()
-    params: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    """The location of each source by its name."""
-    started: float | None = None
-    finished: float | None = None
-    spent_seconds: float = 0.0
-    """The time of all attempts together."""
-
-
-class RunTracking(_Stored):
-    """Where a run is uploaded to."""
-
-    kind: Literal["mlflow", "none"]
-    uri: str | None = None
-    experiment: str = "nanochat"
-    tags: dict[str, str] = {}
-    registered_name: str | None = None
-    """The registered model that the run's last model becomes a version of."""
-    upload_weights: Literal["registered", "all", "none"] = "registered"
-
-
-class RunState(_Stored):
-    """A run: what was asked for, and how far it has come."""
-
-    format: Literal[1] = 1
-    name: str
-    description: str = ""
-    recipe: str
-    overrides: tuple[str, ...] = ()
-    seed: int
-    plan_digest: str
-    created: float
-    updated: float
-    status: RunStatus
-    message: str = ""
-    """How it ended, as text for the user."""
-    host: str
-    machine: str = ""
-    """See `provenance.machine_id`."""
-    pid: int
-    process_started: float
-    provenance: Provenance
-    tracking: RunTracking
-    command: str = ""
-    """The command that resumes or repeats the run."""
-    sweep: str = ""
-    """The sweep that the run is a cell of, as NAME/TIME. Empty for a run of its own."""
-    expectations: dict[str, Condition] = {}
-    stages: tuple[StageEntry, ...] = ()
-
-    def entry(self, stage: str) -> StageEntry:
-        """Return the entry of a stage. Raises KeyError if the run has no such stage."""
-        return {entry.stage: entry for entry in self.stages}[stage]
-
-    def folders(self, base: Path) -> dict[str, StageFolder]:
-        """Return the folder of each stage that has begun or is cached, in the order of the run."""
-        return {entry.stage: StageFolder(base / entry.folder) for entry in self.stages if entry.folder is not None}
-
-
 _T = TypeVar("_T", bound=BaseModel)
 
 
-def _read(path: Path, model: type[_T]) -> _T | None:
+def read_stored(path: Path, model: type[_T]) -> _T | None:
+    """Return what a file holds, or None if it is damaged or missing."""
     try:
         return model.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
@@ -228,7 +156,7 @@ def read_record(folder: StageFolder, *, is_renamed: bool = False) -> StageRecord
 
     A damaged record counts as missing. So does that of a folder with a different name, unless this one `is_renamed`.
     """
-    record = _read(folder.record, StageRecord)
+    record = read_stored(folder.record, StageRecord)
     if record is None or (
         record.format > 1 and read_checked(folder.record) is None
     ):  # format 1 has no digest of itself
@@ -238,16 +166,8 @@ def read_record(folder: StageFolder, *, is_renamed: bool = False) -> StageRecord
 
 def read_identity(folder: StageFolder) -> StageIdentity | None:
     """Return the identity of a stage, finished or not, or None if there is none, or a damaged one."""
-    identity = read_record(folder) or _read(folder.identity, StageIdentity)
+    identity = read_record(folder) or read_stored(folder.identity, StageIdentity)
     return identity if identity is not None and identity.belongs_to(folder) else None
-
-
-def read_run(folder: RunFolder) -> RunState | None:
-    """Return the state of a run, or None if it is damaged or missing."""
-    try:
-        return _read(folder.state, RunState)
-    except IsADirectoryError:
-        return None
 
 
 def describe_files(folder: StageFolder) -> dict[str, FileDigest]:

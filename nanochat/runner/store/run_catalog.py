@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.plan.stages import training_stages
-from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
+from nanochat.runner.store.record import StageRecord, read_record
+from nanochat.runner.store.run_state import RunState, StageEntry, read_run
 from nanochat.storage.layout import (
     CONFIG_FILE,
     MODEL_FOLDER,

@@ -18,8 +18,9 @@ from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.runner.store import provenance
 from nanochat.runner.store.locks import is_locked, run_lock
-from nanochat.runner.store.record import Cost, RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
+from nanochat.runner.store.record import Cost
 from nanochat.runner.store.run_catalog import Run, list_runs
+from nanochat.runner.store.run_state import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
 from nanochat.storage.files import delete, exclusive, find_leftovers, write_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder, stages_folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat.recipe.schema.sweep_section import Sweep
-from nanochat.runner.store.record import RunTracking
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder, sweeps_folder
 

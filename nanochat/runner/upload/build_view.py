@@ -11,8 +11,9 @@ from nanochat.plan.stages import STAGES
 from nanochat.runner.report.markdown import code_span, escape, paragraphs
 from nanochat.runner.report.results import result_line
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
-from nanochat.runner.store.record import RunState, StageEntry, StageRecord, read_record, read_run
+from nanochat.runner.store.record import StageRecord, read_record
 from nanochat.runner.store.run_catalog import Run, list_runs
+from nanochat.runner.store.run_state import RunState, StageEntry, read_run
 from nanochat.runner.store.session import is_in_progress
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.upload.headline import datasets_of_run, datasets_of_stage, headline_points

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from nanochat.plan.stages import STAGES
 from nanochat.runner.report.scores import list_suites
-from nanochat.runner.store.record import RunState, StageEntry, StageRecord
+from nanochat.runner.store.record import StageRecord
+from nanochat.runner.store.run_state import RunState, StageEntry
 from nanochat.tracking.points import Point
 from nanochat.tracking.run_view import HEADLINE_METRICS, Dataset
 

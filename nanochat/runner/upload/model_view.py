@@ -9,7 +9,8 @@ from nanochat.plan.stages import STAGES, training_stages
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.markdown import code_span, escape, paragraphs
 from nanochat.runner.report.results import list_results, metrics_by_name, result_line
-from nanochat.runner.store.record import RunState, StageRecord
+from nanochat.runner.store.record import StageRecord
+from nanochat.runner.store.run_state import RunState
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.upload.headline import datasets_of_stage
 from nanochat.storage.files import sha256_of_file

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 from nanochat.runner.report.results import time_remark
-from nanochat.runner.store.record import RunState, StageEntry, StageRecord
+from nanochat.runner.store.record import StageRecord
+from nanochat.runner.store.run_state import RunState, StageEntry
 from nanochat.storage.layout import StageFolder
 from nanochat.tracking.link import read_link
 from nanochat.tracking.run_view import CACHED_TAG_PREFIX, HOST_TAG, MACHINE_TAG, PID_TAG, STARTED_TAG

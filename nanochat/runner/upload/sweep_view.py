@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat.recipe.sweeps.cells import show_value
 from nanochat.recipe.sweeps.labels import SEED, short_names
 from nanochat.runner.report.markdown import code_span, paragraphs
-from nanochat.runner.store.record import RunState
+from nanochat.runner.store.run_state import RunState
 from nanochat.runner.store.sweep_state import SweepState, reference, sweep_of
 from nanochat.storage.layout import SweepFolder
 from nanochat.tracking.run_view import SWEEP_TAG, Artifact, RunView, Status, metric_name

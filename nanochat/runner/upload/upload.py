@@ -10,8 +10,8 @@ from nanochat.recipe.schema.execution_sections import Tracking
 from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store import provenance
-from nanochat.runner.store.record import RunTracking
 from nanochat.runner.store.run_catalog import Run
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.upload.build_view import is_in_store, pending_views, run_view
 from nanochat.runner.upload.web_page import where_to_look
 from nanochat.storage.layout import RunFolder

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nanochat.runner.process.child import read_progress
 from nanochat.runner.report.plots import Curve, read_curves
-from nanochat.runner.store.record import read_run
 from nanochat.runner.store.run_catalog import Run
+from nanochat.runner.store.run_state import read_run
 from nanochat.runner.store.session import is_in_progress
 
 _WORKING = ("running", "interrupted", "failed")

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
 from nanochat.runner.report.report import write_report
-from nanochat.runner.store.record import RunState
 from nanochat.runner.store.run_catalog import find_run
+from nanochat.runner.store.run_state import RunState
 from nanochat.runner.upload.build_view import run_view
 from nanochat.storage.files import write_text
 

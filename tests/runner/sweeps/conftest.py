@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.runner.store.record import RunTracking
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
 from nanochat.runner.sweeps.preparing.prepared import prepare_sweep

@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.sweeps import total_cost
 from nanochat.runner.preflight.run_checks import DISK_MARGIN, find_problems, refuse
-from nanochat.runner.store.record import RunTracking
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.sweeps.preparing.prepared import PreparedSweep
 
 

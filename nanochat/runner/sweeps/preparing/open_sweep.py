@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.recipe.show import resolved_yaml
-from nanochat.runner.store.record import RunTracking
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.session import plan_digest
 from nanochat.runner.store.sweep_state import CellEntry, SweepState, read_sweep
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep
