@@ -17,7 +17,7 @@ from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs.suites import ChatSuiteSpec
 from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
-from nanochat.stages.process.context import indented
+from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.stages.rl import stage
 from nanochat.tasks.generative.spelling import Spelling
 from nanochat.tokenizer import bpe
@@ -113,6 +113,14 @@ def test_rl_earns_a_higher_reward_and_shows_answers_before_and_after(runs, make_
 
 def test_rl_stopped_anywhere_ends_like_an_undisturbed_run(runs, make_spec):
     runs.check_stopped(make_spec(steps=4), (3,))
+
+
+def test_rl_warns_if_no_answer_earned_more_than_another(runs, make_spec, capsys):
+    warning = f"{NOTE_PREFIX}the model learned nothing: in every logged step, all answers"
+    runs.run(make_spec(steps=2, reward=RewardSpec()), "equal")
+    assert warning in capsys.readouterr().out
+    runs.run(make_spec(steps=2), "unequal")
+    assert warning not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     training.write_output()
     if not world.is_writer:
         return StageResult({})
+    _warn_of_equal_rewards(context, spec, held_out)
     return StageResult(_metrics(spec, position, held_out, questions), training.timings())
 
 
@@ -157,6 +158,15 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
         },
         text=f"reward {sampled.reward:.3f}",
     )
+
+
+def _warn_of_equal_rewards(context: StageContext, spec: RlSpec, held_out: HeldOut) -> None:
+    """Warn the user if no step changed the model: centred rewards that are all equal have a gradient of 0."""
+    if spec.centre == "group" and min(held_out.logged("train/no_signal_frac")) == 1:
+        context.notify_user(
+            "the model learned nothing: in every logged step, all answers to a question earned the same reward; "
+            "try easier questions, more `samples_per_prompt`, a higher `temperature`, or `reward.form`"
+        )
 
 
 def _metrics(spec: RlSpec, position: TrainingPosition, held_out: HeldOut, questions: Questions) -> dict[str, float]:
