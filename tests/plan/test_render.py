@@ -66,6 +66,10 @@ def test_render_plan_names_the_suites_during_training_and_their_share_of_the_tim
     assert estimate.seconds == pytest.approx(1 + 273.4100 + 242.5088, rel=1e-5)
     text = " ".join(render_plan(plan, {}).split())
     assert "every 100 steps and at the end: text; about 4.04 min, 47% of its time" in text
+    assert "--force" not in text
+    cached = {"pretrain": StageStatus("cached", "finished")}
+    again = "if it was cached without them, `--force pretrain` measures them cached: finished"
+    assert again in " ".join(render_plan(plan, cached).split())  # type: ignore[arg-type]
     assert plan.stage("sft").estimate.suite_seconds == pytest.approx(60.6272, rel=1e-5)
     assert compiled().stage("pretrain").estimate.suite_seconds is None
 

@@ -127,6 +127,8 @@ def _describe(stage: StagePlan, status: StageStatus) -> str:
     lines = [STAGES[stage.name].describe(stage.spec)]
     if suites := [*stage.execution.suites, *stage.execution.chat_suites]:
         lines.append(_describe_suites(stage, suites))
+        if status.text == "cached":
+            lines.append(f"if it was cached without them, `--force {stage.name}` measures them")
     if stage.init_from is not None:
         lines.append(f"{_STARTS_FROM}{stage.init_from}")
     if status.why:
