@@ -118,6 +118,7 @@ def test_compare_with_an_unfinished_run_says_what_is_missing_and_how_to_continue
         r".*the loss was not finite.*\. Continue it with `nanochat-run tiny.yaml`\.",
         shown,
     )
+    assert "Only in part" not in shown
     assert re.search(r"failed/\S+: pretrain trained for 1 minute of wall time: not reproducible", shown)
 
 

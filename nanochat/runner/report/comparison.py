@@ -143,7 +143,7 @@ def _remarks(columns: Sequence[_Column], base: Path, *, has_differences: bool) -
     for column in columns:
         run, lost = column.summary.run, column.summary.lost
         if (unfinished := describe_unfinished(column.summary)) is not None:
-            yield f"Not finished: {unfinished}."
+            yield f"{unfinished}."
         if lost:
             yield f"Missing: {run.describe_lost(base, lost)}."
         for stage, remark in column.summary.time_remarks.items():

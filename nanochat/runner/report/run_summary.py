@@ -69,11 +69,12 @@ def describe_unfinished(summary: RunSummary) -> str | None:
         by_status.setdefault(status, []).append(stage)
     stages = "; ".join(f"{' and '.join(names)} {status}" for status, names in by_status.items())
     done, count = len(state.stages) - len(unfinished), several(len(state.stages), "stage")
-    text = f"{summary.run.reference} ({summary.status}) has {done} of {count}: {stages}"
-    if state.message and summary.status != "finished":
-        text += f". It ended with: {state.message.splitlines()[0]}"
-    if summary.status == "finished":
+    if summary.status == "finished":  # with `--until` or `--only`, or as a cell of a sweep that has `until`
+        text = f"Only in part: {summary.run.reference} was to run {done} of {count}, without {' and '.join(unfinished)}"
         return f"{text}. Its command was `{state.command}`"
+    text = f"Not finished: {summary.run.reference} ({summary.status}) has {done} of {count}: {stages}"
+    if state.message:
+        text += f". It ended with: {state.message.splitlines()[0]}"
     return text if summary.status == "running" else f"{text}. Continue it with `{state.command}`"
 
 

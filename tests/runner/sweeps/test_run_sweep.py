@@ -40,6 +40,9 @@ def check_commands(sweep, check_keys, monkeypatch, capsys):
     assert output_of("watch", "tiny").startswith(f"{reference}: cells: 3 finished\nfinished: sweep of 3 cells; best ")
     compared = json.loads(output_of("compare", reference, "--json"))
     assert compared["runs"] == [result.run.reference for result in sweep.results()]
+    assert "Not finished" not in (text := output_of("compare", reference))
+    for run in compared["runs"]:
+        assert f"Only in part: {run} was to run 3 of 5 stages, without sft and chat_eval. Its command was `" in text
 
 
 def test_cells_share_stages_are_ranked_and_are_served_from_the_cache_alone_and_together(
