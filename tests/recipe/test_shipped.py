@@ -69,6 +69,12 @@ def test_new_names_sources_whose_paths_now_start_elsewhere(capsys):
     assert "name your files in the source `docs`" in capsys.readouterr().out
 
 
+def test_new_names_grading_programs_whose_paths_now_start_elsewhere(capsys):
+    assert main(["new", "own_questions", "mine.yaml"]) == 0
+    files = "the source `code_questions`, the source `word_questions`, `chat_eval.suites.letters.program`"
+    assert f"name your files in {files}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

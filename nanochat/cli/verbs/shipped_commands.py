@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 from nanochat.recipe.load import load_recipe
+from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.shipped import is_installed, schema_path, shipped_recipes, summarize
 from nanochat.storage.files import write_text
@@ -46,11 +47,18 @@ def new(options: argparse.Namespace) -> None:
         raise RecipeError(f"{target}: there is no folder {target.parent}; create it first")
     write_text(target, _copied_text(source, target))
     print(f"wrote {target}; `{shlex.join(['nanochat-run', str(target)])}` runs it")
-    original, copy = load_recipe(source).recipe.sources, load_recipe(target).recipe.sources
-    moved = [name for name in original if original[name].path != copy[name].path]
+    original, copy = load_recipe(source).recipe, load_recipe(target).recipe
+    moved = [f"the source `{name}`" for name, x in original.sources.items() if x.path != copy.sources[name].path]
+    moved += [f"`{path}`" for path in sorted(dict(_list_programs(original).items() - _list_programs(copy).items()))]
     if moved:
-        names = ", ".join(f"`{name}`" for name in moved)
-        print(f"relative paths start at the folder of the recipe: name your files in the source {names}")
+        print(f"relative paths start at the folder of the recipe: name your files in {', '.join(moved)}")
+
+
+def _list_programs(recipe: Recipe) -> dict[str, str]:
+    """Return the grading programs of the chat evaluation, by the field that names them."""
+    suites = {} if recipe.chat_eval is None else recipe.chat_eval.suites
+    programs = {name: getattr(suite, "program", None) for name, suite in suites.items()}
+    return {f"chat_eval.suites.{name}.program": program for name, program in programs.items() if program is not None}
 
 
 def _copied_text(source: Path, target: Path) -> str:
