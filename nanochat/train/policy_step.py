@@ -26,7 +26,7 @@ from nanochat.train.rollouts import Answer
 from nanochat.train.step import Rates, Rows, StepResult, TrainStep
 
 GPU_ROW_TOKENS = 128
-"""Rows are padded to a multiple of this on a GPU, which prepares each shape anew."""
+"""Rows are padded to a multiple of this on a GPU, because every new shape takes time to prepare."""
 _SHORTEST_FRAC = 0.75
 """On a CPU, no row of a pass is shorter than this share of the longest one, to save padding."""
 
@@ -74,9 +74,9 @@ class PolicyRows:
     valid_tokens: int
     """Drawn tokens in the answers of the whole step, of all processes."""
     longest: int
-    """The length of rows that the size of a micro-batch is meant for."""
+    """The length for which `micro_batch_size` was chosen, in tokens. Shorter rows fit more to a pass."""
     is_padded: bool
-    """Whether passes have few different shapes, at the price of padding."""
+    """Whether rows are padded more than necessary, so that passes have few different shapes."""
 
     def lay_out(self, micro_batch_size: int) -> list[PolicyPass]:
         """Return the passes, longest rows first, with at most as many tokens as that many rows of `longest`."""
@@ -86,11 +86,11 @@ class PolicyRows:
             length = len(waiting[0].inputs)
             if self.is_padded:
                 length = min(-(-length // GPU_ROW_TOKENS) * GPU_ROW_TOKENS, max(length, self.longest))
-            most = max(1, min(micro_batch_size * self.longest // length, decoding_rows(len(waiting))))
+            max_rows = max(1, min(micro_batch_size * self.longest // length, decoding_rows(len(waiting))))
             shortest = 0 if self.is_padded else _SHORTEST_FRAC * length
-            taken = [row for row in waiting[:most] if len(row.inputs) >= shortest]
+            taken = [row for row in waiting[:max_rows] if len(row.inputs) >= shortest]
             waiting = waiting[len(taken) :]
-            passes.append(_pad(taken, rows_in_all=most if self.is_padded else len(taken), length=length))
+            passes.append(_pad(taken, rows_in_all=max_rows if self.is_padded else len(taken), length=length))
         return passes
 
     def passes(self, micro_batch_size: int) -> list[Pass]:
@@ -101,12 +101,12 @@ class PolicyRows:
 def _pad(rows: Sequence[PolicyRow], *, rows_in_all: int, length: int) -> PolicyPass:
     inputs = np.zeros((rows_in_all, length), dtype=np.int32)
     targets = np.full((rows_in_all, length), IGNORED, dtype=np.int32)
-    of_rows = np.zeros((2, rows_in_all, 1))
+    row_advantages, shares = np.zeros((rows_in_all, 1)), np.zeros((rows_in_all, 1))
     for number, row in enumerate(rows):
         inputs[number, : len(row.inputs)] = row.inputs
         targets[number, : len(row.targets)] = row.targets
-        of_rows[:, number, 0] = row.advantage, row.share
-    return PolicyPass(inputs, targets, of_rows[0], of_rows[1])
+        row_advantages[number], shares[number] = row.advantage, row.share
+    return PolicyPass(inputs, targets, row_advantages, shares)
 
 
 def policy_rows(groups: Sequence[Sequence[Answer]], objective: Objective, *, prompts: int) -> list[PolicyRow]:
@@ -116,9 +116,11 @@ def policy_rows(groups: Sequence[Sequence[Answer]], objective: Objective, *, pro
     """
     rewards = np.array([[answer.reward for answer in group] for group in groups], dtype=np.float64)
     rows = []
-    for group, of_group in zip(groups, advantages(rewards, objective), strict=True):
+    for group, group_advantages in zip(groups, advantages(rewards, objective), strict=True):
         share = 1 / (prompts * max(1, sum(sum(answer.is_drawn) for answer in group)))
-        rows += [_row(answer, float(advantage), share) for answer, advantage in zip(group, of_group, strict=True)]
+        rows += [
+            _row(answer, float(advantage), share) for answer, advantage in zip(group, group_advantages, strict=True)
+        ]
     useful = [row for row in rows if row.advantage != 0 or objective.kl > 0]
     return useful or rows[:1]
 

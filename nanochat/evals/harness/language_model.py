@@ -23,7 +23,10 @@ DEFAULT_MAX_TOKENS = 256
 
 
 class HarnessModel(LM):  # type: ignore[misc]
-    """A model as the library wants it. `failure` is the exception that an answer raised, which the library may hide."""
+    """Our engine behind the library's interface.
+
+    `failure` is the exception that a request raised, which the library may hide.
+    """
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         groups = []
         for context, group in itertools.groupby(requests, key=lambda request: request.args[0]):
             item = ChoiceItem(context, tuple(request.args[1] for request in group), 0)
-            groups.append(option_continuations(self._engine.tokenizer, item, max_tokens=self._longest))
+            groups.append(option_continuations(self._engine.tokenizer, item, max_tokens=self._context_len))
             if any(row.lost for row in groups[-1]):
                 self.cut.add(context)
         return [(score.logprob, score.is_greedy) for scores in self._score(groups) for score in scores]
@@ -64,7 +67,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         groups = []
         for (text,) in (request.args for request in requests):
             tokens = [tokenizer.bos_id, *tokenizer.encode(text)]
-            groups.append(list(_windows(tokens, self._longest)))
+            groups.append(list(_windows(tokens, self._context_len)))
         return [sum(score.logprob for score in scores) for scores in self._score(groups)]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -76,7 +79,7 @@ class HarnessModel(LM):  # type: ignore[misc]
             raise
 
     @property
-    def _longest(self) -> int:
+    def _context_len(self) -> int:
         return self._engine.model.config.sequence_len
 
     def _score(self, groups: Sequence[Sequence[Continuation]]) -> list[list[Any]]:
@@ -98,7 +101,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         for setting in dict.fromkeys(settings):
             numbers = [number for number, other in enumerate(settings) if other == setting]
             max_tokens, sampling = setting
-            limit = prompt_limit(self._longest, max_tokens)
+            limit = prompt_limit(self._context_len, max_tokens)
             prompts = []
             for number in numbers:
                 context = requests[number][0]

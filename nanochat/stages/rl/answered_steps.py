@@ -46,7 +46,10 @@ class SampledStep:
 
 
 class Sampler:
-    """Answers with the current weights of a model that is being trained, in the form that generates fastest."""
+    """Generates with the current weights of the model that is being trained.
+
+    On a GPU it keeps a copy of them in the compute dtype, because that generates faster than float32.
+    """
 
     def __init__(self, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:
         self._model, self._dtype = model, mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32
@@ -109,7 +112,7 @@ class AnsweredSteps:
         )
 
     def _report_problems(self, answers: Sequence[Answer]) -> None:
-        """Tell the user once if answers cannot be graded."""
+        """Warn the user once if answers cannot be graded."""
         problem = next((answer.problem for answer in answers if answer.problem), None)
         if problem is not None and not self._has_problem:
             self.context.notify_user(f"step {self.step:,}: grading an answer failed, so it counts as wrong: {problem}")

@@ -79,7 +79,7 @@ def read_sft_data(spec: SftSpec, context: StageContext) -> SftData:
         elif item.validation_frac is not None:
             held_out[item.name] = _hold_out_by_hash(item.name, task, item.validation_frac)
     if held_out:
-        tasks = _without(tasks, spec.data, held_out, context)
+        tasks = _without_held_out(tasks, spec.data, held_out, context)
     available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
     counts = mixture_counts(available, [item.weight for item in spec.data])
     parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
@@ -110,7 +110,7 @@ def _hold_out_by_hash(name: str, task: Task, frac: float) -> Task:
     return TaskSubset(task, [i for i, share in enumerate(shares) if share < limit])
 
 
-def _without(
+def _without_held_out(
     tasks: Sequence[Task], items: Sequence[SftItem], held_out: dict[str, Task], context: StageContext
 ) -> list[Task]:
     """Return the tasks without the conversations that are held out. Raise a StageError if a task has no others."""
@@ -121,9 +121,11 @@ def _without(
         if len(task) and not kept:
             raise StageError(f"sft.data.{item.name}: all {len(task):,} conversations are held out for validation")
         rest.append(task if len(kept) == len(task) else TaskSubset(task, kept))
-        held = f"{len(held_out[item.name]):,} are held out" if item.name in held_out else "none is held out"
-        left_out = len(task) - len(kept)
-        context.log_line(f"{item.name}: {held}; {left_out:,} of {len(task):,} are not trained on, because they are")
+        held, left_out = len(held_out.get(item.name, ())), len(task) - len(kept)
+        context.log_line(
+            f"{item.name}: {held:,} conversations are held out; {left_out:,} of {len(task):,} are not trained on, "
+            "because they equal a held-out conversation"
+        )
     return rest
 
 
@@ -142,7 +144,7 @@ def _key(conversation: Conversation) -> bytes:
 
 
 def _report_rows(name: str, task: Task, context: StageContext) -> int:
-    """Tell the user which rows and keys of a task's data are not used. Return the number of those rows."""
+    """Report which rows and keys of a task's data are not used. Return the number of those rows."""
     while isinstance(task, TaskSubset):
         task = task.task
     if not isinstance(task, Conversations):
@@ -193,7 +195,7 @@ def _first_tokens(task: Task, tokenizer: Tokenizer, sequence_len: int, count: fl
 
 
 def _batches(rows: Sequence[PackedConversation], tokens_per_batch: int) -> Iterator[Sequence[PackedConversation]]:
-    """Divide rows in order of length into batches of at most so many tokens, padding included, and at least one row."""
+    """Yield batches of rows, which are in order of length: at most `tokens_per_batch` with padding, or one row."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or (end + 1 - start) * len(rows[end]) > tokens_per_batch:

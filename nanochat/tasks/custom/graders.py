@@ -1,7 +1,7 @@
 """The rules that grade the answer to a question as text: `exact`, `number`, `contains`, `regex` and `letter`.
 
-`README.md` of this room's parent lists what counts as right and what almost does. Not here: grading programs
-(`programs`).
+`recipes/evaluations.md` lists for each rule which answers are right and which are nearly right, but wrong. Not here:
+grading programs (`programs`).
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def line_of(outcome: Outcome, file: PythonFile) -> int | None:
 
 
 def read_score(text: str) -> float | None:
-    """Return the truth value or number from 0 to 1 that a literal says, or None if it is anything else."""
+    """Return the value of a literal that is a truth value or a number from 0 to 1, or None for any other text."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):  # such as nan

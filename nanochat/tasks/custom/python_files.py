@@ -36,7 +36,7 @@ class PythonFile:
 
 
 class PythonFileError(Exception):
-    """Why a file cannot be used, for a message of a recipe."""
+    """Says why a file that a recipe names cannot be used."""
 
 
 def read_function(reference: str) -> PythonFile:

@@ -34,7 +34,7 @@ _CALLS = """
 
 _nanochat_task = {name}()
 if getattr(_nanochat_task, "eval_type", "generative") != "generative":
-    raise TypeError("the class says another `eval_type` than `generative`, which is not supported")
+    raise TypeError("the `eval_type` of the class must be `generative`; no other is supported")
 def _nanochat_size():
     return _nanochat_task.num_examples()
 def _nanochat_example(index):
@@ -73,7 +73,7 @@ class PythonTask:
         outcome = _run(self.file, f"REPORT = ascii({call})", Limits(), accept_unisolated=self.accept_unisolated)
         if not outcome.passed and line_of(outcome, self.file) is None:
             raise GradingError(f"{self.file}: evaluate: {reason_of(outcome)}")
-        _require(outcome, self.file)
+        _raise_if_failed(outcome, self.file)
         score = read_score(outcome.report)
         if score is None:
             raise StageError(
@@ -92,7 +92,7 @@ def read_python_task(file: PythonFile, *, max_problems: int | None, accept_uniso
     """
     limits = READING_LIMITS
     outcome = _run(file, "REPORT = ascii(_nanochat_size())", limits, accept_unisolated=accept_unisolated)
-    _require(outcome, file)
+    _raise_if_failed(outcome, file)
     count = _literal(outcome.report)
     if type(count) is not int or not 1 <= count <= _MAX_EXAMPLES:
         raise StageError(
@@ -105,7 +105,7 @@ def read_python_task(file: PythonFile, *, max_problems: int | None, accept_uniso
     order = order[:max_problems]
     tests = f"import json\nREPORT = json.dumps([_nanochat_example(index) for index in {order}])"
     outcome = _run(file, tests, limits, accept_unisolated=accept_unisolated)
-    _require(outcome, file)
+    _raise_if_failed(outcome, file)
     examples = json.loads(outcome.report)
     for index, example in zip(order, examples, strict=True):
         _check_example(file, index, example)
@@ -130,7 +130,8 @@ def _run(file: PythonFile, tests: str, limits: Limits, *, accept_unisolated: boo
     return run_tests(program, tests, functions=_FUNCTIONS, limits=limits, isolation=isolation)
 
 
-def _require(outcome: Outcome, file: PythonFile) -> None:
+def _raise_if_failed(outcome: Outcome, file: PythonFile) -> None:
+    """Raise a StageError with the line and the reason if the class failed."""
     if not outcome.passed:
         line = line_of(outcome, file)
         place = file.path if line is None else f"{file.path}:{line}"

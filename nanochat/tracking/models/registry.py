@@ -59,8 +59,8 @@ def register(store: Store, registration: Registration, link: ModelLink, *, run_i
 def _create_version(store: Store, registration: Registration, link: ModelLink, run_id: str) -> ModelVersion:
     """Create the version, with the logged model as its source.
 
-    MLflow would search that in the store of its global settings, unless it is a server. A database therefore gets the
-    place of the files first.
+    Unless the store is a server, MLflow would look for the logged model in the store of its global settings. In a
+    database, the version is therefore created with the folder of the files, and its source is set afterwards.
     """
     source, path = f"models:/{link.model_id}", database_path(store.uri)
     has_server = urlsplit(store.uri).scheme in SERVER_PORTS

@@ -52,7 +52,10 @@ SLOW_MISTAKES = {
         HEAD + EXAMPLE + " def evaluate(self, e, c):\n  return e['missing']\n",
         "my_tasks.py:5: Sums: KeyError",
     ),
-    "letters": (HEAD + " eval_type = 'categorical'\n" + EXAMPLE + EVALUATE, "another `eval_type`"),
+    "letters": (
+        HEAD + " eval_type = 'categorical'\n" + EXAMPLE + EVALUATE,
+        "`eval_type` of the class must be `generative`",
+    ),
     "file": (HEAD + " def get_example(self, i): return open('/etc/passwd').read()\n" + EVALUATE, "FileNotFoundError"),
     "package": ("import numpy\n" + HEAD + EXAMPLE + EVALUATE, "my_tasks.py:1: Sums: ModuleNotFoundError"),
 }

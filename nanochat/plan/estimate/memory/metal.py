@@ -19,9 +19,9 @@ _INPUT_WIDTHS = 4
 _LOGITS = 2**24
 """Logits of a chunk (`model.low_memory.loss`)."""
 _CHUNKS = 8
-"""Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before the last one is done."""
+"""Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before earlier work is finished."""
 _SLACK = 1.04
-"""Between two ways to measure, which probably release arrays sooner and later than a Mac: CUDA, and a CPU."""
+"""Lies between the factors measured on CUDA and on a CPU, which probably release arrays sooner and later than a Mac."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class MetalTraining:
 
         Gradients take the place of the activations that they need, so the passes need most memory before there are
         any, or when the sums over micro-batches, which are float32, exist twice. The update makes new weights and a
-        new state before the device may forget the old ones.
+        new state before the device frees the old ones.
         """
         sums = self.masters if accumulates else 0
         activations = rows * self.per_row + min(_CHUNKS * 4 * _LOGITS, rows * self.logits_per_row)

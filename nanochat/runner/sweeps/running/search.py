@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _ATTEMPTS = 50
-"""How often a setting is proposed that was tried already before the space counts as exhausted."""
+"""After this number of proposals that were tried before, the space counts as exhausted."""
 _DIGITS = 4
 """Significant digits of a proposed number."""
 _LARGEST_SEED = 2**32
@@ -96,7 +96,7 @@ def _signed(losses: Losses, order: str) -> Losses:
 def _trial(
     values: Mapping[str, Scalar], spaces: Mapping[str, BaseDistribution], result: float | None, until: Losses
 ) -> Any:
-    """Return a trial for optuna: finished, pruned with the losses `until` then, or failed."""
+    """Return a trial for optuna: finished, pruned with the losses `until` it was stopped, or failed."""
     from optuna.trial import TrialState, create_trial
 
     state = TrialState.COMPLETE if result is not None else TrialState.PRUNED if until else TrialState.FAIL
@@ -143,7 +143,7 @@ def run_search(
 ) -> SweepState:
     """Run the cells that a search has chosen so far, and choose more until it has its trials. Return its state.
 
-    As many settings are chosen at a time as fill the slots. Those are run, and judged, together.
+    Each batch has as many settings as fill the slots. They run together, and the next batch follows from their results.
     """
     search = state.section.search
     assert search is not None, "the recipe has a search"
