@@ -15,7 +15,7 @@ from nanochat.errors import StageError
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.specs.suites import ChatSuiteSpec
+from nanochat.plan.specs.suites import ChatQuestionsSpec, ChatSuiteSpec
 from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.stages.process.context import NOTE_PREFIX, indented
 from nanochat.stages.rl import stage
@@ -113,6 +113,30 @@ def test_rl_earns_a_higher_reward_and_shows_answers_before_and_after(runs, make_
 
 def test_rl_stopped_anywhere_ends_like_an_undisturbed_run(runs, make_spec):
     runs.check_stopped(make_spec(steps=4), (3,))
+
+
+def test_rl_warns_of_held_out_questions_that_are_practised(runs, make_spec, capsys, tmp_path):
+    """Both ask the three questions of one file without splits; spelling holds out words of its own."""
+    rows = [{"question": f"abc {number}?", "answer": "e"} for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceSpec(name="rows", path=(str(tmp_path / "rows.jsonl"),))
+    fields = {
+        "source": source,
+        "system": "",
+        "num_fewshot": 0,
+        "fewshot_split": "train",
+        "grade": "contains",
+        "program": None,
+    }
+    fields |= {"num_samples": 1, "max_tokens": 4, "temperature": 0.0, "top_k": None}
+    mine = RlItem(suite=ChatQuestionsSpec(**fields, split="train", max_problems=2), weight=None)
+    spec = make_spec(
+        steps=1, data={"mine": mine}, held_out={"mine": ChatQuestionsSpec(**fields, split="test", max_problems=None)}
+    )
+    runs.run(spec, "equal")
+    assert f"{NOTE_PREFIX}mine: the model also practises 2 of the 3 held-out questions" in capsys.readouterr().out
+    runs.run(make_spec(steps=1), "other")
+    assert "also practises" not in capsys.readouterr().out
 
 
 def test_rl_warns_if_no_answer_earned_more_than_another(runs, make_spec, capsys):

@@ -10,6 +10,7 @@ from nanochat.inference.engine import prompt_limit
 from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_tasks import build_suite_task
+from nanochat.tasks.base import Task
 from nanochat.tasks.mixture import TaskMixture
 from nanochat.tasks.table import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
@@ -56,3 +57,21 @@ def read_questions(spec: RlSpec, context: StageContext, tokenizer: Tokenizer, *,
     mixture = TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed)
     order = random.Random(seed).sample(range(len(mixture)), len(mixture))
     return Questions(mixture, order, tokenizer, prompt_limit(context_len, spec.max_tokens))
+
+
+def warn_of_practised_questions(spec: RlSpec, context: StageContext, questions: Questions) -> None:
+    """Warn the user of held-out questions that the model also practises on, for example if a file has no splits."""
+    practised = {text for task, _ in questions.mixture.tasks for text in _texts(task)}
+    for name, suite in spec.held_out.items():
+        held_out = _texts(build_suite_task(suite, context, seed=spec.seed))
+        if count := sum(text in practised for text in held_out):
+            context.notify_user(
+                f"{name}: the model also practises {count:,} of the {len(held_out):,} held-out questions, so its score "
+                "does not show how it answers new ones; give `rl.data` and `rl.held_out` different questions, "
+                "for example with `split`"
+            )
+
+
+def _texts(task: Task) -> list[str]:
+    """Return the text of each question, without what comes before it."""
+    return [task[index].conversation.messages[-2].text() for index in range(len(task))]

@@ -23,7 +23,7 @@ from nanochat.plan.specs.training import RlSpec
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.stages.rl.answered_steps import AnsweredSteps, Sampler
 from nanochat.stages.rl.held_out import HeldOut
-from nanochat.stages.rl.questions import Questions, read_questions
+from nanochat.stages.rl.questions import Questions, read_questions, warn_of_practised_questions
 from nanochat.stages.training.rows import choose_micro_batch
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import Observed
@@ -81,9 +81,13 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     training.step = step
     held_out = HeldOut(context, spec, model=model, start=start, fraction=training.schedule.fraction, **common)
-    position = training.run(
-        at_start=lambda: held_out.evaluate(0), evaluate=lambda position: held_out.evaluate(position.step)
-    )
+
+    def start_training() -> None:
+        if world.is_writer:
+            warn_of_practised_questions(spec, context, questions)
+        held_out.evaluate(0)
+
+    position = training.run(at_start=start_training, evaluate=lambda position: held_out.evaluate(position.step))
     if held_out.measured_step != position.step:
         held_out.evaluate(position.step)
     training.write_output()
