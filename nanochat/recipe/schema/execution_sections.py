@@ -27,7 +27,8 @@ class Checkpoints(Section):
 
 class Evaluate(Section):
     """Suites that measure the model while it trains. Never changes what is computed: the weights have the same bits
-    with and without them. The plan says which share of the time they take."""
+    with and without them. The plan says which share of the time they take. A cached stage is not measured again; with
+    `--force STAGE` it is."""
 
     suites: dict[Name, BaseSuite] = Field(default={})
     """Evaluations during `pretrain` and `sft`: for each, a name of your own and the fields of a suite of
