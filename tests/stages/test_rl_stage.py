@@ -178,6 +178,16 @@ def test_rl_reward_that_is_not_a_number_ends_the_stage_with_its_place(runs, make
     assert e.value.exit_code == 4
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("changes", [{"kl": 0.1}, {"kl": 0.1, "updates_per_step": 2}, {}], ids=str)
+def test_rl_that_diverges_ends_the_stage_with_exit_code_4(runs, make_spec, changes):
+    """At this learning rate the first update leaves finite weights whose logits are not."""
+    spec = make_spec(optimizer=OptimizerConfig(lr_scale=1e30), held_out={}, steps=8, **changes)
+    with pytest.raises(StageError, match="diverged") as e:
+        runs.run(spec)
+    assert e.value.exit_code == 4
+
+
 def test_rl_starts_from_a_given_model(runs, upstream, make_spec):
     spec = make_spec(
         init_from=f"{upstream['sft']}/model", steps=1, optimizer=OptimizerConfig(lr_scale=1e-30), held_out={}

@@ -69,8 +69,10 @@ class PythonTask:
             GradingError: it took too long or too much memory, or ended its process.
             StageError: it raised an exception, or returned something else; the message has the place in the file.
         """
-        call = f"_nanochat_evaluate({json.loads(example.meta['example'])!r}, {strip_special_tokens(completion)!r})"
-        outcome = _run(self.file, f"REPORT = ascii({call})", Limits(), accept_unisolated=self.accept_unisolated)
+        # The example stays JSON text, since the `repr` of a number that is not finite is no expression.
+        call = f"_nanochat_evaluate(json.loads({example.meta['example']!r}), {strip_special_tokens(completion)!r})"
+        tests = f"import json\nREPORT = ascii({call})"
+        outcome = _run(self.file, tests, Limits(), accept_unisolated=self.accept_unisolated)
         if not outcome.passed and line_of(outcome, self.file) is None:
             raise GradingError(f"{self.file}: evaluate: {reason_of(outcome)}")
         _raise_if_failed(outcome, self.file)
@@ -151,12 +153,24 @@ def _check_example(file: PythonFile, index: int, example: object) -> None:
             roles = [message["role"] for message in messages]
             turns = roles[1:] if roles[0] == "system" else roles
             if turns and all(role == ("user", "assistant")[number % 2] for number, role in enumerate(turns)):
+                _check_unicode(file, index, messages)
                 return
     raise StageError(
         f"{file.path}: {file.name}.get_example({index}) returned {str(example)[:200]}; it must return "
         '`{"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}]}`; a `system` '
         "message may come first, and users and assistants alternate"
     )
+
+
+def _check_unicode(file: PythonFile, index: int, messages: Sequence[dict[str, str]]) -> None:
+    for message in messages:
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            raise StageError(
+                f"{file.path}: {file.name}.get_example({index}) returned text with half of a character "
+                f"(U+{ord(error.object[error.start]):04X} at character {error.start + 1:,}); repair or drop it"
+            ) from None
 
 
 def _is_message(message: object) -> bool:

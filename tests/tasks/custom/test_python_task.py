@@ -33,6 +33,10 @@ MISTAKES = {
         HEAD + " def get_example(self, i): return {'messages': [['user', 'q']]}\n" + EVALUATE,
         "Sums.get_example(0) returned {'messages': [['user', 'q']]}",
     ),
+    "text with half of a character": (
+        HEAD + " def get_example(self, i): return {'messages': [{'role': 'user', 'content': 'a\\ud800'}]}\n" + EVALUATE,
+        "Sums.get_example(0) returned text with half of a character (U+D800 at character 2)",
+    ),
     "score of another type": (
         HEAD + EXAMPLE + " def evaluate(self, e, c): return 'yes'\n",
         "Sums.evaluate returned 'yes'; it must return True, False or a number",
@@ -67,6 +71,16 @@ def test_mistake_in_a_class_is_found_before_the_run_with_its_line(name):
     with pytest.raises(PreflightError) as caught:
         check_python_task(file(source), accept_unisolated=False)
     assert message in str(caught.value) and "/x/my_tasks.py" in str(caught.value)
+
+
+def test_example_may_hold_numbers_that_are_not_finite():
+    example = (
+        """ def get_example(self, i): return {"messages": [{"role": "user", "content": "?"}], "x": float("nan")}\n"""
+    )
+    task = read_python_task(
+        file(HEAD + example + " def evaluate(self, e, c): return e['x'] != e['x']\n"), max_problems=1
+    )
+    assert task.grade(task[0], "!") == 1.0
 
 
 def test_exception_on_one_completion_ends_the_stage_but_a_dying_process_scores_0():
