@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nanochat.errors import StageError
 from nanochat.evals.task_result import ExampleRecord
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs.training import RlSpec
@@ -98,7 +100,10 @@ class HeldOut:
         return tick
 
     def _divergence(self, step: int) -> float:
-        """Return the KL divergence from the model at the start, per drawn token of answers to practice questions."""
+        """Return the KL divergence from the model at the start, per drawn token of answers to practice questions.
+
+        Raises a StageError if it is not finite.
+        """
         if step == 0:
             return 0.0
         numbers = range(max(1, _KL_ANSWERS // self.spec.samples_per_prompt))
@@ -117,6 +122,11 @@ class HeldOut:
             now, start = (logprobs_of(model, part.inputs, part.targets) for model in (self.model, self.start))
             total += float((kl_estimate(now, start) * part.is_drawn).sum())
             count += int(part.is_drawn.sum())
+        if not math.isfinite(total):
+            raise StageError(
+                f"the model has diverged: its KL divergence from the first model is {total} after step {step:,}\n"
+                "  lower the learning rate (`rl.lr_scale`)"
+            )
         return total / max(1, count)
 
     def _write_answers(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ others to the same question. `train.policy_gradient` has the formulas.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -155,7 +156,8 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
     }
     return Observed(
         tokens=sampled.tokens,
-        metrics=metrics if step.kl is None else {**metrics, "train/kl": step.kl},
+        # Not finite after a step that diverged, which the loop skips. A few such steps in a row end the stage.
+        metrics={**metrics, "train/kl": step.kl} if step.kl is not None and math.isfinite(step.kl) else metrics,
         timings={
             "train/sampling_seconds": sampled.seconds,
             "train/sampled_tokens_per_second": sampled.answer_tokens * steps.spec.answers_per_step / sampled.seconds,
