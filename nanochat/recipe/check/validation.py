@@ -20,6 +20,13 @@ _LIMITS = {
     *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"),
     *("too_long", "too_short", "string_too_long", "string_too_short"),
 }
+_OTHER_SUITES: dict[KeyPath, KeyPath] = {
+    ("base_eval", "suites"): ("chat_eval", "suites"),
+    ("chat_eval", "suites"): ("base_eval", "suites"),
+    ("run", "monitor", "evaluate", "suites"): ("run", "monitor", "evaluate", "chat_suites"),
+    ("run", "monitor", "evaluate", "chat_suites"): ("run", "monitor", "evaluate", "suites"),
+}
+"""The suites for chat models by those for base models, and the other way round."""
 _BOOLEAN_WORDS = ("yes", "no", "on", "off", "y", "n")
 _NAME_RULE = (
     "a name consists of letters, digits, `-` and `_`, starts with a letter or digit, and has at most 64 characters"
@@ -139,7 +146,19 @@ def _unknown_tag(place: _Place) -> FieldProblem:
     name = dotted((*place.path, TAG))
     words = tags(place.slot)
     message = f"`{name}` must be one of {', '.join(f'`{word}`' for word in words)}, found {describe_value(written)}"
-    return FieldProblem((*place.path, TAG), "bad-choice", message, did_you_mean(str(written.value), words))
+    help_ = _other_suites(place.path, str(written.value)) or did_you_mean(str(written.value), words)
+    return FieldProblem((*place.path, TAG), "bad-choice", message, help_)
+
+
+def _other_suites(path: KeyPath, task: str) -> str:
+    """Return where a task is allowed if it was written among the suites of the other kind, else the empty text."""
+    other = _OTHER_SUITES.get(path[:-1])
+    if other is None:
+        return ""
+    slot: Slot | None = ROOT
+    for name in (*other, path[-1]):
+        slot = child(slot, name, None)
+    return f"`{task}` is a task of `{dotted(other)}`" if task in tags(slot) else ""
 
 
 def _wrong_value(place: _Place, group: list[Mapping[str, Any]]) -> FieldProblem:
