@@ -149,7 +149,7 @@ def run(
             `nanochat.errors`.
     """
     from nanochat.runner import pipeline
-    from nanochat.runner.run_context import RunRequest
+    from nanochat.runner.preflight.run_context import RunRequest
 
     loaded, base = _load_one(recipe, overrides), base_dir or runtime.base_dir()
     runtime.disable_telemetry()

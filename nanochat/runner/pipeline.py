@@ -18,14 +18,14 @@ from nanochat.runner.preflight.hub_pins import pin_sources
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 from nanochat.runner.preflight.prepare import prepare, select_stages
 from nanochat.runner.preflight.run_checks import check_all
+from nanochat.runner.preflight.run_context import RunContext, RunRequest
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import write_report
 from nanochat.runner.report.results import metrics_by_name
-from nanochat.runner.run_context import RunContext, RunRequest
 from nanochat.runner.stage_loop import cache_line, run_stages
-from nanochat.runner.store.checkpoint_cleanup import sweep_checkpoints
+from nanochat.runner.store.cleanup.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run, list_runs

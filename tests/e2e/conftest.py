@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.run_context import RunRequest
+from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.runner.store.run_catalog import Run
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

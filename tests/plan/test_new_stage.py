@@ -25,7 +25,7 @@ from nanochat.plan.specs.job import Job, StageSpec
 from nanochat.plan.stages import STAGES, Stage
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Recipe, StageSection
 from nanochat.runner.pipeline import run_recipe
-from nanochat.runner.run_context import RunRequest
+from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.stages.process import job as child
 from nanochat.stages.process.context import StageContext, StageResult
 

@@ -16,7 +16,7 @@ import pytest
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.prepare import Prepared, prepare
-from nanochat.runner.run_context import RunRequest
+from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.layout import StageFolder
 

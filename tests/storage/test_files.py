@@ -162,7 +162,7 @@ def test_folder_bytes_counts_files_at_any_depth_but_not_links(tmp_path):
 
 
 # These rename folders that they are about to delete.
-DELETING = ("runner/store/checkpoint_cleanup.py", "runner/store/gc.py")
+DELETING = ("runner/store/cleanup/checkpoint_cleanup.py", "runner/store/cleanup/gc.py")
 WRITING = ("write_text", "write_bytes", "fsync", "file_digest", "rename")
 
 

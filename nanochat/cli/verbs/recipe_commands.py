@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     """Run a recipe, or all cells of its sweep."""
     from nanochat.cli.progress import make_display
     from nanochat.runner.pipeline import run_loaded
-    from nanochat.runner.run_context import RunRequest
+    from nanochat.runner.preflight.run_context import RunRequest
 
     loaded = load_recipe(options.recipe, overrides_of(options))
     if loaded.recipe.sweep is not None:

@@ -17,7 +17,7 @@ from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.runner.report.comparison import compare_runs, comparison_to_json, render_comparison
 from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
-from nanochat.runner.store import gc as collector
+from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.store.sweep_state import reference
 from nanochat.runner.sweeps.results.catalog import look_for_sweep

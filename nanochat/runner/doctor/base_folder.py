@@ -13,7 +13,7 @@ from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
 from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.doctor.machine import existing_folder
-from nanochat.runner.store import gc
+from nanochat.runner.store.cleanup import gc
 from nanochat.runner.store.locks import is_locked, read_owner
 from nanochat.runner.store.run_catalog import list_damaged_runs, list_runs
 from nanochat.storage.files import find_write_problem, folder_bytes

@@ -22,7 +22,7 @@ from nanochat.runner.process.exit_status import raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.process.smaller_batch import describe_halving, halve_batch, memory_advice
 from nanochat.runner.store import record as records
-from nanochat.runner.store.checkpoint_cleanup import delete_checkpoints
+from nanochat.runner.store.cleanup.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.last_batch import last_halvings
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import Cost, Provenance, StageRecord

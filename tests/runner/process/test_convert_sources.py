@@ -13,7 +13,7 @@ import pytest
 from nanochat.errors import InterruptedRun, PreflightError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
-from nanochat.runner.store.gc import delete_unneeded_copies, find_unneeded_copies
+from nanochat.runner.store.cleanup.gc import delete_unneeded_copies, find_unneeded_copies
 
 
 @pytest.fixture

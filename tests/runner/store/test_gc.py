@@ -12,7 +12,7 @@ import pytest
 
 from nanochat.data.token_cache.parts import PartList, write_list
 from nanochat.errors import PreflightError
-from nanochat.runner.store.gc import (
+from nanochat.runner.store.cleanup.gc import (
     delete_dead_scratch,
     delete_unreferenced_stages,
     delete_unreferenced_token_caches,
@@ -80,7 +80,7 @@ def test_gc_deletes_what_a_killed_gc_left(bench, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nanochat.runner.store.gc.shutil.rmtree", killed)
+        patch.setattr("nanochat.runner.store.cleanup.gc.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             delete_unreferenced_stages(bench.base)
     assert len(list((bench.base / "stages").glob("*/.deleting-*"))) == 1

@@ -13,7 +13,7 @@ from nanochat.cli.run import main
 from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.fetch import fetch_recipe
-from nanochat.runner.store.gc import delete_unneeded_downloads, find_unneeded_downloads
+from nanochat.runner.store.cleanup.gc import delete_unneeded_downloads, find_unneeded_downloads
 
 OLDER, NEWER = "c0ffee" + "0" * 34, "d" * 40
 TEXT = "".join(json.dumps({"text": f"hello world {i}"}) + "\n" for i in range(50)).encode()

@@ -14,9 +14,9 @@ from pathlib import Path
 from nanochat.errors import InterruptedRun, NanochatError
 from nanochat.recipe.merge.tree import Plain
 from nanochat.runner.pipeline import run_loaded
+from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.run_context import RunRequest
 from nanochat.runner.store.sweep_state import SweepState, reference
 from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell
