@@ -101,3 +101,25 @@ def test_rules_and_their_fields_must_go_together(identities):
     assert "with `grade: regex` the data has patterns" in str(caught.value)
     with pytest.raises(RecipeError, match="`grade: program` needs the field `program`"):
         identities(**{"recipe.yaml": RECIPE.replace(", program: grade.py", "")})
+
+
+def test_suites_during_training_need_their_program_too(identities):
+    monitor = """\
+run:
+  monitor:
+    evaluate:
+      chat_suites: {c: {task: questions, source: q, grade: program}}
+"""
+    with pytest.raises(RecipeError, match="`grade: program` needs the field `program`") as caught:
+        identities(**{"recipe.yaml": RECIPE + monitor})
+    assert "recipe.yaml:16:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stage"), [("    lm:", "    base_core:", "base_eval"), ("    a:", "    chat_core:", "chat_eval")]
+)
+def test_suite_with_the_name_of_another_result_is_refused(identities, old, new, stage):
+    """Both would be results of the same name, and one of them would be lost."""
+    name = new.strip(" :")
+    with pytest.raises(RecipeError, match=f"`{name}` is also the name of a result of `{stage}`"):
+        identities(**{"recipe.yaml": RECIPE.replace(old, new)})

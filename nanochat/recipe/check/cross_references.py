@@ -31,15 +31,17 @@ _TASK_MAPS: tuple[KeyPath, ...] = (
     *_MONITORED,
 )
 """The fields that hold tasks by name, each with a source."""
-_GRADED = (("chat_eval", "suites"), ("rl", "data"), ("rl", "held_out"))
+_GRADED: tuple[KeyPath, ...] = (("chat_eval", "suites"), ("rl", "data"), ("rl", "held_out"), _MONITORED[1])
 """The fields that may hold questions with a rule for grading."""
+_SCORED = (("base_eval", "suites"), ("chat_eval", "suites"), ("rl", "held_out"))
+"""The fields whose names become results of their stage."""
 _EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
     """Return what is wrong with the references of a merged recipe."""
     checks = (
-        *(_check_sources, _check_weights, _check_stages, _check_grading, _check_expectations),
+        *(_check_sources, _check_weights, _check_stages, _check_grading, _check_names, _check_expectations),
         *(_check_secrets, _check_addresses),
     )
     return [problem for check in (*checks, check_tracking) for problem in check(data)]
@@ -174,6 +176,15 @@ def _check_grading(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
         if rule == "regex" and shots:
             message = "solved examples need answers, but with `grade: regex` the data has patterns"
             yield FieldProblem((*path, "num_fewshot"), "conflict", message, "remove it, or grade in another way")
+
+
+def _check_names(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    """Report suites that have the name of another result of their stage."""
+    for stage, field in _SCORED:
+        for name in _map(_at(data, (stage, field))):
+            if name in STAGE_SECTIONS[stage].metrics:
+                message = f"`{name}` is also the name of a result of `{stage}`"
+                yield FieldProblem((stage, field, name), "duplicate-name", message, "choose another name", at_key=True)
 
 
 def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
