@@ -96,3 +96,13 @@ def test_a_sweep_without_ranking_has_no_best_recipe(sweep):
         best_recipe("tiny", sweep.bench.base)
     with pytest.raises(RecipeError, match="did you mean `tiny`"):
         best_recipe("tinny", sweep.bench.base)
+
+
+def test_damaged_sweep_is_named_with_its_file(tmp_path):
+    state = tmp_path / "sweeps" / "rates" / "20260101-000000" / "sweep.json"
+    state.parent.mkdir(parents=True)
+    state.write_text("{")
+    with pytest.raises(RecipeError, match=r"the sweep `rates` cannot be read: .*sweep\.json is missing or damaged"):
+        find_sweep("rates", tmp_path)
+    with pytest.raises(RecipeError, match="no sweep `rates/today`; those of this name are rates/20260101-000000"):
+        find_sweep("rates/today", tmp_path)

@@ -20,9 +20,19 @@ def find_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState]:
     sweep = look_for_sweep(name, base)
     if sweep is not None:
         return sweep
+    wanted, _, time = name.strip("/").partition("/")
+    same_name = [folder for folder in sweep_folders(base) if folder.path.parent.name == wanted]
+    damaged = [folder for folder in same_name if time in ("", folder.path.name)]
+    if damaged:
+        raise RecipeError(
+            f"the sweep `{name}` cannot be read: {damaged[-1].state} is missing or damaged; run its recipe again, "
+            "which takes finished cells from the cache"
+        )
+    if same_name:
+        raise RecipeError(f"no sweep `{name}`; those of this name are {', '.join(map(reference, same_name))}")
     names = sorted({folder.path.parent.name for folder in sweep_folders(base)})
     where = f"under {sweeps_folder(base)}"
-    help_ = did_you_mean(name.partition("/")[0], names) if names else "run a recipe that has a section `sweep`"
+    help_ = did_you_mean(wanted, names) if names else "run a recipe that has a section `sweep`"
     raise RecipeError(f"no sweep `{name}` {where}; {help_}")
 
 
