@@ -204,6 +204,8 @@ def unknown_result(data: Mapping[str, Plain], path: KeyPath) -> FieldProblem | N
         message = f"`{key}` is not a result"
     elif not isinstance(data.get(stage), dict):
         message = f"the recipe has no `{stage}`"
+    elif metric in (unmeasured := _unmeasured(data, stage)):
+        message = f"`{stage}` measures `{metric}` only with {unmeasured[metric]}"
     elif stage in _EVALUATIONS:
         message = f"`{stage}` has no suite `{suite}`"
     else:
@@ -222,7 +224,18 @@ def _results(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
         return ()
     suites = _map(_at(data, (stage, "suites")))
     has_metrics = stage not in _EVALUATIONS or any(_map(suite).get("task") != "bpb" for suite in suites.values())
-    return (*suites, *(STAGE_SECTIONS[stage].metrics if has_metrics else ()))
+    metrics = STAGE_SECTIONS[stage].metrics if has_metrics else ()
+    return (*suites, *(name for name in metrics if name not in _unmeasured(data, stage)))
+
+
+def _unmeasured(data: Mapping[str, Plain], stage: str) -> dict[str, str]:
+    """Return the metrics of a stage that the recipe does not measure, each with the field that is missing."""
+    section = _map(data.get(stage))
+    if stage == "rl" and not _map(section.get("held_out")):
+        return dict.fromkeys(("kl", "score", "score_before"), "`held_out`")
+    if stage == "sft" and not any(_map(task).get("validation") for task in _map(section.get("data")).values()):
+        return dict.fromkeys(("bpb", "val_loss"), "a task that has `validation`")
+    return {}
 
 
 def _map(value: Plain) -> dict[str, Plain]:

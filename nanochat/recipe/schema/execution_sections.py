@@ -147,6 +147,6 @@ class Tracking(Section):
     """Models whose files are uploaded to MLflow. The others are a reference to the stage's folder, which takes a few KB
     and can be loaded where that folder is. A store on the same disk shares uploaded files with the stage and needs no
     more space; a server needs as much as the model has."""
-    system_metrics_every_seconds: Positive | None = 10.0
+    system_metrics_every_seconds: Annotated[float, Field(ge=0.1, le=3600)] | None = 10.0
     """Number of seconds between two measurements of the CPU, memory, disk, network and GPUs, which MLflow shows as
     system metrics of each stage. `null` for never."""
