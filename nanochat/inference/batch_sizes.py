@@ -9,6 +9,8 @@ PROMPT_CHUNK_TOKENS = 512
 """Positions of a prompt per forward pass: this bounds the attention scores alive at once."""
 PROMPT_TOKENS = 8192
 """Tokens of prompts that are read together, padding included, unless one prompt alone has more."""
+GPU_PROMPT_TOKENS = 32
+"""Prompts are padded to a multiple of this on a GPU, because cuDNN takes 40 ms to plan an attention of a new shape."""
 CACHE_STEP_TOKENS = 256
 """The buffers of keys and values grow by this many positions at a time."""
 CPU_SCORED_TOKENS, GPU_SCORED_TOKENS = 2048, 8192

@@ -16,10 +16,16 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from nanochat.inference.batch_sizes import PROMPT_CHUNK_TOKENS, PROMPT_TOKENS, decoding_rows
-from nanochat.inference.decoding_step import Settings, State, Step, make_step
+from nanochat.inference.batch_sizes import (
+    GPU_PROMPT_TOKENS,
+    PROMPT_CHUNK_TOKENS,
+    PROMPT_TOKENS,
+    decoding_rows,
+)
+from nanochat.inference.decoding_step import Settings, State, Steps
 from nanochat.inference.kv_cache import Buffers, PromptCache, empty_buffers, from_prompts, grow, take_rows
 from nanochat.inference.sampling import Sampling, sampling_arrays
+from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import FastGPT
 
 
@@ -41,19 +47,15 @@ class _Row(NamedTuple):
 class Decoder:
     """The batch of one model. A slot is the index of a row in the batch."""
 
-    def __init__(self, model: FastGPT, vocab_size: int) -> None:
-        """Decode with a model whose weights do not change. Only the first `vocab_size` tokens are ever drawn.
-
-        A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
-        """
-        self._model, self._vocab_size = model, vocab_size
+    def __init__(self, model: FastGPT, steps: Steps) -> None:
+        """Decode with a model, whose weights do not change meanwhile, and its steps."""
+        self._model, self._steps = model, steps
         self._rows: list[_Row | None] = []
         self._lengths: list[int] = []
         """Positions of each slot when the steps submitted so far are done; 0 if it is free."""
         self._buffers: list[Buffers] = []
         self._state = State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
         self._settings = Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
-        self._steps: dict[tuple[bool, bool], Step] = {}
 
     def add(self, rows: Sequence[NewRow]) -> list[int]:
         """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows."""
@@ -134,8 +136,11 @@ class Decoder:
 
     def _read(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
         """Read prompts in causal chunks, padded on the right to the longest, and put them into slots."""
-        longest = max(len(prompt) for prompt in prompts)
-        idx = mx.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], dtype=mx.int32)
+        rows, longest = len(prompts), max(len(prompt) for prompt in prompts)
+        if not runs_on_cpu():
+            rows, longest = _padded_shape(rows, longest, self._model.config.sequence_len)
+        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        idx = mx.array([*padded, *[[0] * longest] * (rows - len(prompts))], dtype=mx.int32)
         cache = PromptCache(self._model.config)
         for start in range(0, longest, PROMPT_CHUNK_TOKENS):
             mx.eval([(layer.keys, layer.values) for layer in cache.layers])  # frees the previous chunk's activations
@@ -151,10 +156,8 @@ class Decoder:
         samplings = [Sampling(temperature=0.0) if row is None else row.sampling for row in self._rows]
         keys = [(0, 0) if row is None else row.key for row in self._rows]
         self._settings = Settings(sampling_arrays(samplings), mx.array(keys, dtype=mx.uint32).reshape(-1, 2))
-        mode = any(s.draws for s in samplings), any(s.filters for s in samplings)
-        if mode not in self._steps:
-            self._steps[mode] = make_step(self._model, self._vocab_size, draws=mode[0], filters=mode[1])
-        self._step = self._steps[mode]
+        draws, filters = any(s.draws for s in samplings), any(s.filters for s in samplings)
+        self._step = self._steps.get(draws=draws, filters=filters)
 
 
 def _group_prompts(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -167,6 +170,12 @@ def _group_prompts(lengths: Sequence[int]) -> Iterator[list[int]]:
         count = max(1, PROMPT_TOKENS // lengths[ordered[0]])
         yield ordered[:count]
         ordered = ordered[count:]
+
+
+def _padded_shape(rows: int, length: int, context: int) -> tuple[int, int]:
+    """Return a larger shape for prompts on a GPU, where each new shape of attention takes time to prepare."""
+    length = min(context, -(-length // GPU_PROMPT_TOKENS) * GPU_PROMPT_TOKENS)
+    return max(rows, min(decoding_rows(rows), PROMPT_TOKENS // length)), length
 
 
 def _append(old: mx.array, new: mx.array) -> mx.array:

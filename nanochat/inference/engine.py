@@ -17,6 +17,7 @@ import numpy as np
 from nanochat.errors import RecipeError
 from nanochat.inference.batch_sizes import GENERATED_ROWS
 from nanochat.inference.decoder import Decoder, NewRow
+from nanochat.inference.decoding_step import Steps
 from nanochat.inference.generation import Completion, Markers, Request
 from nanochat.inference.sampling import Sampling, row_key
 from nanochat.model.dispatch import FastGPT
@@ -36,7 +37,7 @@ class Batch:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._decoder = Decoder(engine.model, engine.tokenizer.vocab_size)
+        self._decoder = Decoder(engine.model, engine.steps)
         self._completions: dict[int, Completion] = {}
         self._submitted: _SubmittedStep | None = None
 
@@ -90,11 +91,14 @@ class Batch:
 
 
 class Engine:
-    """Generates with one model, whose weights do not change, and its tokenizer. It keeps no state between calls."""
+    """Generates with one model and its tokenizer. Between calls it keeps nothing but compiled steps."""
 
-    def __init__(self, model: FastGPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: FastGPT, tokenizer: Tokenizer, *, weights_change: bool = False) -> None:
+        """Generate with a model, whose weights may change between calls only if `weights_change`."""
         self.model = model
         self.tokenizer = tokenizer
+        # A tokenizer trained on little text may have fewer tokens than the model has logits. The others mean nothing.
+        self.steps = Steps(model, tokenizer.vocab_size, weights_change=weights_change)
         self.markers = Markers(tokenizer)
 
     def generate(

@@ -133,7 +133,7 @@ def from_prompts(cache: PromptCache, buffers: Sequence[Buffers], rows: mx.array,
     """Return buffers whose rows hold prompts that were read.
 
     Args:
-        cache: the prompts; its row i goes to row `rows[i]`.
+        cache: the prompts; its row i goes to row `rows[i]`. It may have more rows, which are ignored.
         buffers: those of every layer.
         rows: (b,) int32.
         lengths: (b,) int32, the length of each prompt without its padding.
@@ -144,8 +144,8 @@ def from_prompts(cache: PromptCache, buffers: Sequence[Buffers], rows: mx.array,
         index = _newest_at_each_index(lengths, buffer.keys.shape[2])[:, None, :, None]
         parts = []
         for whole, prompt in zip(buffer, (layer.keys, layer.values), strict=True):
-            shape = (*prompt.shape[:2], whole.shape[2], 1)
-            newest = mx.take_along_axis(prompt, mx.broadcast_to(index, shape), axis=2)
+            shape = (rows.size, prompt.shape[1], whole.shape[2], 1)
+            newest = mx.take_along_axis(prompt[: rows.size], mx.broadcast_to(index, shape), axis=2)
             whole[rows] = newest.astype(whole.dtype)
             parts.append(whole)
         filled.append(Buffers(*parts))

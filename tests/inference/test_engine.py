@@ -239,6 +239,52 @@ def test_free_places_of_a_batch_stay_within_the_context(make_random_model, token
     assert together[1:] == [list(engine.generate(prompt, max_tokens=32, sampling=GREEDY)) for prompt in prompts[1:]]
 
 
+@pytest.mark.usefixtures("metal_path")
+@pytest.mark.parametrize("weights_change", [False, True])
+def test_steps_are_compiled_once_and_read_changing_weights_as_inputs(
+    random_model, tokenizer, monkeypatch, weights_change
+):
+    """A compiled step must not hold weights as constants that change between calls."""
+    compiled = []
+    monkeypatch.setattr(mx, "compile", lambda step, inputs=None: compiled.append(inputs) or step)
+    engine = Engine(random_model, tokenizer, weights_change=weights_change)
+    for _ in range(3):
+        engine.complete(some_prompts(5, 20), max_tokens=6, max_rows=2)
+    assert len(compiled) == 1
+    assert compiled[0] is (random_model if weights_change else None)
+
+
+@pytest.mark.usefixtures("metal_path")
+def test_prompts_are_read_in_few_shapes_on_a_gpu(random_model, tokenizer, monkeypatch):
+    """Prompts of 8 to 30 tokens, five of each length, are read by one to five at a time."""
+    shapes, hidden = set(), type(random_model).hidden
+
+    def recorded(self, idx, cache=None):
+        shapes.add(tuple(idx.shape))
+        return hidden(self, idx, cache)
+
+    monkeypatch.setattr(type(random_model), "hidden", recorded)
+    engine = Engine(random_model, tokenizer)
+    for length in range(8, 31):
+        engine.complete([[1] * length] * (1 + length % 5), max_tokens=1)
+    assert {shape for shape in shapes if shape[1] > 1} == {(rows, 32) for rows in (1, 2, 3, 4, 6)}
+
+
+@pytest.mark.gpu
+def test_compiled_steps_follow_weights_that_change(make_random_model, tokenizer):
+    """The tokens are those of a new engine, whose steps have the weights as constants."""
+    model = make_random_model("seed", sequence_len=128, vocab_size=tokenizer.vocab_size)
+    model.set_compute_dtype(mx.bfloat16)
+    engine, prompts = Engine(model, tokenizer, weights_change=True), [[1, 20, 30], [1, 40], [1] * 10]
+    weights, answers = model.named_parameters(), []
+    for factor in (1.0, 1.3, 1.6):
+        model.set_parameters({name: factor * x for name, x in weights.items()})
+        model.cast_matrices(mx.bfloat16)
+        answers.append(engine.complete(prompts, max_tokens=40, sampling=Sampling(top_k=20)))
+        assert answers[-1] == Engine(model, tokenizer).complete(prompts, max_tokens=40, sampling=Sampling(top_k=20))
+    assert answers[0] != answers[1] != answers[2]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("sampling", "architecture", "shape"),

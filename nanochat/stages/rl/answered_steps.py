@@ -56,7 +56,7 @@ class Sampler:
         self._is_copied = context.runtime.backend != "cpu"
         self._copy = FastGPT(model.config) if self._is_copied else model
         self._copy.set_compute_dtype(self._dtype)
-        self.engine = Engine(self._copy, tokenizer)
+        self.engine = Engine(self._copy, tokenizer, weights_change=True)
 
     def refresh(self) -> Engine:
         """Return the engine with the current weights."""
