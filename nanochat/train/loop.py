@@ -26,6 +26,7 @@ def train(
     intervals: Intervals,
     *,
     last_step: int | None,
+    lr_field: str,
     budget: TimeBudget | None = None,
     start: TrainingPosition | None = None,
 ) -> TrainingPosition:
@@ -33,15 +34,15 @@ def train(
 
     Args:
         last_step: steps in all, including those before `start`; None if the time or the data decide.
+        lr_field: the recipe's field for the learning rate, for error messages.
         budget: wall time that training may use; the loop counts what is used.
         start: the position of the checkpoint to resume from; None to start from the beginning. The evaluation, suites
             and sample due at that step are repeated, because the checkpoint was written before them.
-
     Raises:
         InterruptedRun: training was asked to stop; the position is saved.
-        StageError: `MAX_NONFINITE_STEPS` in a row were not finite; the last checkpoint is kept.
+        StageError: `MAX_NONFINITE_STEPS` in a row, or all steps, were not finite; the last checkpoint is kept.
     """
-    return _Loop(step, callbacks, intervals, last_step, budget).run(start)
+    return _Loop(step, callbacks, intervals, last_step, lr_field, budget).run(start)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class _Loop(Generic[RowsType]):
         callbacks: LoopCallbacks[RowsType],
         intervals: Intervals,
         last_step: int | None,
+        lr_field: str,
         budget: TimeBudget | None,
     ):
         self.step, self.callbacks, self.intervals = step, callbacks, intervals
-        self.last_step, self.budget = last_step, budget
+        self.last_step, self.lr_field, self.budget = last_step, lr_field, budget
         self.position = TrainingPosition()
         self.saved_step = self.evaluated_step = self.suites_step = -1
         self.saved_at = callbacks.clock()
@@ -85,6 +87,9 @@ class _Loop(Generic[RowsType]):
                 break
             self._train_step(batch, rates)
             self._after_step()
+        self._wait_for_step()
+        if 0 < self.position.step == self.position.skipped_steps:
+            raise StageError(self._divergence_message(f"any step ({self.position.step:,} in all)"))
         self._save()
         self._evaluate()
         self._run_suites()
@@ -148,7 +153,10 @@ class _Loop(Generic[RowsType]):
             if self.budget is not None:
                 self.budget.agree(seconds)
         if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
-            raise StageError(self._divergence_message(step, result))
+            latest = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
+            raise StageError(
+                self._divergence_message(f"steps {step - MAX_NONFINITE_STEPS + 1:,} to {step:,} ({latest})")
+            )
 
     def _report(self, result: StepResult, rates: Rates) -> None:
         self.callbacks.log(StepReport(self.position, result, rates, self.busy_seconds / self.steps_since_report))
@@ -225,13 +233,12 @@ class _Loop(Generic[RowsType]):
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.position.step > 0 and self.position.step % every == 0
 
-    def _divergence_message(self, step: int, result: StepResult) -> str:
+    def _divergence_message(self, where: str) -> str:
         saved = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step >= 0 else "nothing was saved"
         return (
-            f"diverged: loss or gradients were not finite in steps {step - MAX_NONFINITE_STEPS + 1:,} to {step:,} "
-            f"(loss {result.loss.item()}, gradient norm {result.grad_norm.item()})\n"
-            f"  batch of step {step:,}: {self.callbacks.describe_batch()}\n"
-            f"  {saved}; lower the learning rate (`optimizer.lr_scale`) or look at the data there"
+            f"diverged: loss or gradients were not finite in {where}\n"
+            f"  batch of step {self.position.step:,}: {self.callbacks.describe_batch()}\n"
+            f"  {saved}; lower the learning rate (`{self.lr_field}`) or look at the data there"
         )
 
 

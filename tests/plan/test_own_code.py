@@ -123,3 +123,15 @@ def test_suite_with_the_name_of_another_result_is_refused(identities, old, new, 
     name = new.strip(" :")
     with pytest.raises(RecipeError, match=f"`{name}` is also the name of a result of `{stage}`"):
         identities(**{"recipe.yaml": RECIPE.replace(old, new)})
+
+
+@pytest.mark.parametrize("name", ["steps", "prompts", "skipped_steps", "score", "a_before"])
+def test_held_out_suite_with_the_name_of_another_result_of_rl_is_refused(identities, name):
+    """`a_before` is the score of the suite `a` before training. `b_before` is free, because no suite is named `b`."""
+    suites = "\n".join(f"    {suite}: {{task: simple_spelling, source: w}}" for suite in ("a", "b_before", name))
+    rl = f"rl:\n  init_from: ./model\n  data: {{c: {{task: simple_spelling, source: w}}}}\n  held_out:\n{suites}\n"
+    recipe = RECIPE.replace("{q:", "{w: {builtin: spelling}, q:") + rl
+    with pytest.raises(RecipeError, match=f"`{name}` is also the name of a result of `rl`") as caught:
+        identities(**{"recipe.yaml": recipe})
+    assert "recipe.yaml:19:" in str(caught.value)
+    assert "b_before" not in str(caught.value).splitlines()[0]

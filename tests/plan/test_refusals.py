@@ -48,6 +48,13 @@ REFUSED = {
     ),
     "the best chat model without held-out chats": (SFT, f"{SFT}  hand_on: best\n"),
     "reinforcement learning without an effect": (SFT, f"{SFT}{RL}  clip: 0.2\n  samples_per_prompt: 1\n"),
+    "a reward for a form that is not given": (SFT, f"{SFT}{RL}  max_tokens: 64\n  reward: {{form_reward: 0.2}}\n"),
+    "a form without a reward": (SFT, f"{SFT}{RL}  max_tokens: 64\n  reward: {{form: '#', form_reward: 0}}\n"),
+    "a spread of one answer, and the end of a constant schedule": (
+        SFT,
+        f"{SFT}{RL}  max_tokens: 64\n  samples_per_prompt: 1\n  advantage: {{centre: none, scale: std}}\n"
+        "  schedule: {constant_frac: 1, final_frac: 0.1}\n",
+    ),
     "answers longer than the context": (SFT, f"{SFT}{RL}  max_tokens: 300\n  reward: {{form: '('}}\n"),
     "processes that cannot share the questions": (
         SFT,

@@ -183,7 +183,7 @@ def test_rl_reward_that_is_not_a_number_ends_the_stage_with_its_place(runs, make
 def test_rl_that_diverges_ends_the_stage_with_exit_code_4(runs, make_spec, changes):
     """At this learning rate the first update leaves finite weights whose logits are not."""
     spec = make_spec(optimizer=OptimizerConfig(lr_scale=1e30), held_out={}, steps=8, **changes)
-    with pytest.raises(StageError, match="diverged") as e:
+    with pytest.raises(StageError, match=r"diverged: (.*\n)*.*lower the learning rate \(`rl\.lr_scale`\)") as e:
         runs.run(spec)
     assert e.value.exit_code == 4
 

@@ -79,7 +79,9 @@ class FakeRun:
             clock=lambda: self.now,
         )
         step = FakeStep(self, self.losses, **shared)
-        return train(step, callbacks, intervals, last_step=last_step, budget=budget, start=start)
+        return train(
+            step, callbacks, intervals, last_step=last_step, lr_field="sft.lr_scale", budget=budget, start=start
+        )
 
     def rates(self):
         return [event[2] for event in self.events if event[0] == "step"]
@@ -170,13 +172,22 @@ def test_loop_stops_after_three_nonfinite_steps_in_a_row():
         run.train(replace(NEVER, save_every_steps=2), last_step=10)
     assert "in steps 5 to 7" in str(caught.value)
     assert "batch of step 7: document 49" in str(caught.value)
-    assert "checkpoint of step 6 is kept" in str(caught.value)
+    assert "checkpoint of step 6 is kept; lower the learning rate (`sft.lr_scale`)" in str(caught.value)
 
 
 def test_loop_skips_and_counts_fewer_nonfinite_steps():
     run = FakeRun(losses={2: NAN, 3: NAN, 5: INF, 6: NAN})
     position = run.train(NEVER, last_step=7)
     assert (position.step, position.skipped_steps, position.loss) == (7, 4, pytest.approx(1 / 7))
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+@pytest.mark.parametrize("last_step", [2, None], ids=["last step", "end of the data"])
+def test_loop_fails_if_it_skipped_each_of_fewer_than_three_steps(last_step, is_ahead):
+    run = FakeRun(losses={1: NAN, 2: INF}, batches=2)
+    with pytest.raises(StageError, match=r"not finite in any step \(2 in all\)\n.*\n  nothing was saved"):
+        run.train(NEVER, last_step=last_step, is_ahead=is_ahead)
+    assert run.of("save", "evaluate") == []
 
 
 def test_loop_resumes_with_the_nonfinite_streak():

@@ -11,7 +11,7 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_chat_suites
 from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.recipe.schema import recipe as schema
-from nanochat.recipe.schema.rl_section import AnyRlData, RlData, RlPython, RlQuestions
+from nanochat.recipe.schema.rl_section import AnyRlData, RlData, RlPython, RlQuestions, RlReward
 
 
 def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
@@ -67,13 +67,30 @@ def _check(section: schema.Rl, given: Derivation) -> None:
         message = "with one answer per question, every answer has the mean reward of its group, and nothing is learned"
         advice = "raise `samples_per_prompt`, or use `advantage: {centre: none}`"
         given.issues.refuse(("rl", "samples_per_prompt"), "conflict", message, advice=advice)
-    if section.reward.form is not None:
-        try:
-            re.compile(section.reward.form)
-        except re.error as error:
-            message = f"`form` is not a regular expression: {error}"
-            given.issues.refuse(("rl", "reward", "form"), "bad-format", message)
+    if section.advantage.scale == "std" and section.samples_per_prompt == 1:
+        message = "one answer per question has no standard deviation to divide by"
+        given.issues.refuse(("rl", "advantage", "scale"), "conflict", message, advice="raise `samples_per_prompt`")
+    if section.schedule.constant_frac == 1 and section.schedule.final_frac > 0:
+        message = "`final_frac` has no effect with `constant_frac: 1`: the learning rate never falls"
+        given.issues.refuse(("rl", "schedule", "final_frac"), "conflict", message, advice="remove one of them")
+    _check_form(section.reward, given)
     context = given.config.sequence_len if given.config is not None else None
     if context is not None and section.max_tokens >= context:
         message = f"answers of {section.max_tokens:,} tokens leave no room for questions in a context of {context:,}"
         given.issues.refuse(("rl", "max_tokens"), "sequence-too-long", message, advice=f"at most {context // 2}")
+
+
+def _check_form(reward: RlReward, given: Derivation) -> None:
+    if reward.form is None:
+        if reward.form_reward != RlReward().form_reward:
+            message = "`form_reward` has no effect without `form`"
+            given.issues.refuse(("rl", "reward", "form_reward"), "conflict", message, advice="add `form`, or remove it")
+        return
+    if reward.form_reward == 0:
+        message = "`form` has no effect with `form_reward: 0`"
+        given.issues.refuse(("rl", "reward", "form"), "conflict", message, advice="remove it, or raise `form_reward`")
+    try:
+        re.compile(reward.form)
+    except re.error as error:
+        message = f"`form` is not a regular expression: {error}"
+        given.issues.refuse(("rl", "reward", "form"), "bad-format", message)

@@ -182,7 +182,9 @@ def _check_names(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report suites that have the name of another result of their stage."""
     for stage, field in _SCORED:
         for name in _map(_at(data, (stage, field))):
-            if name in STAGE_SECTIONS[stage].metrics:
+            section, (suite, _, suffix) = STAGE_SECTIONS[stage], name.rpartition("_")
+            is_before = suffix == "before" and stage == "rl" and suite in _map(_at(data, (stage, field)))
+            if is_before or name in {*section.metrics, *section.counts}:
                 message = f"`{name}` is also the name of a result of `{stage}`"
                 yield FieldProblem((stage, field, name), "duplicate-name", message, "choose another name", at_key=True)
 

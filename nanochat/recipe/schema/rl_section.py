@@ -96,6 +96,7 @@ class Rl(StageSection):
 
     upstream: ClassVar = ("sft",)
     metrics: ClassVar = ("kl", "loss", "reward", "score", "score_before")
+    counts: ClassVar = ("answers", "epochs", "prompts", "skipped_steps", "steps", "tokens")
 
     data: Annotated[dict[Name, AnyRlData], Field(min_length=1)]
     """The questions: for each task, a name of your own and the fields of the task."""

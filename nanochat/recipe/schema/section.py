@@ -102,3 +102,5 @@ class StageSection(Section):
     """Stages that can provide what this stage starts from. The first of them that the recipe has is used."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Metrics that `expect` may name, besides the names of an evaluation's suites."""
+    counts: ClassVar[tuple[str, ...]] = ()
+    """Other results of the stage, whose names a suite cannot have either."""

@@ -23,7 +23,7 @@ from nanochat.plan.specs.training import HandOn
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.checkpoints import TrainingCheckpoints, split_state
 from nanochat.stages.training.monitored_suites import MonitoredSuites
-from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.schedule import TrainingSchedule, lr_field
 from nanochat.stages.training.steps import Observed, StepSource
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
@@ -67,6 +67,7 @@ class Training:
         if on_gpu and self.peak_flops is None and "pretrain" not in context.job.upstream:  # once in a run
             context.notify_user(f"the peak rate of {device_name()} is not known, so no `train/mfu` is logged")
         self.peak_lr = next(group.lr for group in optimizer.groups if isinstance(group, MuonGroup))
+        self.lr_field = lr_field(context.job.spec.stage)
         self.tokens_per_second: float | None = None
         self._suites: MonitoredSuites | None = None
 
@@ -102,7 +103,13 @@ class Training:
         intervals, schedule = intervals_of(self.context.job.execution), self.schedule
         try:
             return train(
-                self.step, callbacks, intervals, last_step=schedule.last_step, budget=schedule.budget, start=start
+                self.step,
+                callbacks,
+                intervals,
+                last_step=schedule.last_step,
+                lr_field=self.lr_field,
+                budget=schedule.budget,
+                start=start,
             )
         finally:
             self.loader.close()
@@ -127,7 +134,7 @@ class Training:
         if broken:
             raise StageError(
                 f"the model has diverged: {', '.join(broken[:3])} are not finite after the last step\n"
-                "  lower the learning rate (`optimizer.lr_scale`)"
+                f"  lower the learning rate (`{self.lr_field}`)"
             )
         if not self.context.process_group.is_writer:
             return

@@ -11,7 +11,7 @@ from nanochat.evals.bits_per_byte import BpbResult, evaluate_bpb
 from nanochat.model.dispatch import FastGPT
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.held_out_text import HeldOutBatch
-from nanochat.stages.training.schedule import TrainingSchedule
+from nanochat.stages.training.schedule import TrainingSchedule, lr_field
 from nanochat.stages.training.training import Training
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
@@ -54,7 +54,7 @@ class Validation:
         if result.problem is not None:
             raise StageError(
                 f"no val/bpb after step {position.step:,}: {result.problem}\n"
-                "  lower the learning rate (`optimizer.lr_scale`), or look at the held-out text"
+                f"  lower the learning rate (`{lr_field(self.context.job.spec.stage)}`), or look at the held-out text"
             )
         loss, tokens = self._loss(result)
         self.context.log_metrics(position.step, {VAL_BPB: result.bpb, VAL_LOSS: loss})
