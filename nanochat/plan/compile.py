@@ -7,13 +7,14 @@ place in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.derivation import Derivation
+from nanochat.plan.derive.execution import derive_monitored, execution_spec
 from nanochat.plan.derive.issues import PlanIssues
-from nanochat.plan.derive.model_shape import derive_model
-from nanochat.plan.derive.monitor import derive_monitored
+from nanochat.plan.derive.model_shape import derive_recipe_model
 from nanochat.plan.estimate.dataset_sizes import TextChars, builtin_chars
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, total
@@ -30,11 +31,8 @@ from nanochat.plan.text.estimate_notes import estimate_notes, memory_notes, repe
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.parsing.diagnostics import LocatedRecipeError
 from nanochat.recipe.schema import recipe as schema
-from nanochat.recipe.schema.execution_sections import Run
 
 Digests = Callable[[SourceSpec], str | None]
-_SAME_IN_SPEC = {"device", "dtype", "activation_checkpointing", "threads", "offline", "accept_unisolated_programs"}
-"""Fields of `run` that execution takes as they are."""
 
 
 def compile_plan(
@@ -44,6 +42,7 @@ def compile_plan(
     device_class: DeviceClass | None = None,
     memory_bytes: int | None = None,
     text_chars: TextChars = builtin_chars,
+    start_models: Mapping[str, GPTConfig] = MappingProxyType({}),
 ) -> Plan:
     """Return the plan of a recipe. The message of a RecipeError lists every problem with its place.
 
@@ -53,30 +52,34 @@ def compile_plan(
         device_class: the device to estimate times for if the recipe says `run.device: auto`; default: a CPU.
         memory_bytes: the memory of that device, if the plan shall say how many rows fit into it.
         text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
+        start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
-    config = _derive_config(recipe, issues)
+    config = derive_recipe_model(recipe, issues)
     execution = execution_spec(recipe.run)
-    executions: Mapping[str, ExecutionSpec] = {}
+    monitored: Mapping[str, ExecutionSpec] = {}
     specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
     if not issues.problems:
-        executions = derive_monitored(execution, _derivation(recipe, sources, config, specs, issues))
+        monitored = derive_monitored(execution, _derivation(recipe, sources, config, specs, issues))
     if not issues.problems:
         check_distributed(recipe.run.distributed, specs, config, issues)
     if issues.problems:
         raise LocatedRecipeError(map(loaded.locate, issues.problems))
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
-    limited = _limited(execution, device, memory_bytes)
+    executions = {spec.stage: monitored.get(spec.stage, execution) for spec in specs}
+    has_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
     chars = _read_chars(specs, text_chars)
-    estimates = _estimate(specs, executions, limited, config, device, chars)
+    models = _stage_models(specs, start_models)
+    estimates = _estimate(specs, executions, execution.memory_limit_bytes or has_bytes, models, device, chars)
     stages = tuple(
-        _plan_stage(recipe, spec, specs, config, executions.get(spec.stage, execution), digest_by_source, estimate)
+        _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], digest_by_source, estimate)
         for spec, estimate in zip(specs, estimates, strict=True)
     )
+    limit = execution.memory_limit_bytes
     by_class = {
-        name: total(estimates if name == device else _estimate(specs, executions, execution, config, name, chars))
+        name: total(estimates if name == device else _estimate(specs, executions, limit, models, name, chars))
         for name in RATES
         if name == device or recipe.run.device != "cpu"
     }
@@ -90,7 +93,7 @@ def compile_plan(
         notes=(
             *issues.notes,
             *estimate_notes(stages, by_class, execution, device),
-            *(memory_notes(stages, device, memory_bytes, limited) if memory_bytes is not None else ()),
+            *(memory_notes(stages, device, memory_bytes, has_bytes) if memory_bytes and has_bytes else ()),
             *repetition_notes(stages, chars),
         ),
     )
@@ -108,38 +111,6 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
         validation_hash_frac=validation.hash_frac if validation else None,
         **section.model_dump(exclude={"path", "map", "validation"}),
     )
-
-
-def execution_spec(run: Run) -> ExecutionSpec:
-    """Return how stages are executed. A micro-batch size of `auto` becomes None."""
-    return ExecutionSpec(
-        **run.model_dump(include=_SAME_IN_SPEC),
-        micro_batch_size=None if run.micro_batch_size == "auto" else run.micro_batch_size,
-        memory_limit_bytes=run.limits.memory,
-        **{f"checkpoint_{name}": value for name, value in run.checkpoint},
-        **run.monitor.model_dump(exclude={"evaluate"}),
-        token_cache=run.data.token_cache,
-        processes=run.distributed.processes,
-        collectives=run.distributed.backend,
-        hostfile=run.distributed.hostfile,
-    )
-
-
-def _derive_config(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | None:
-    if recipe.model is None:
-        if recipe.pretrain is not None:
-            message = "`pretrain` needs the section `model`, even if it starts from given weights"
-            advice = "add the `model` section that the weights were made with"
-            issues.refuse(("pretrain", "init_from"), "missing-stage", message, advice=advice)
-        return None
-    if recipe.tokenizer is not None:
-        vocab_size = recipe.tokenizer.vocab_size
-    else:
-        vocab_size = GPTConfig.vocab_size
-        issues.note(f"the vocabulary is that of the starting weights; sizes are shown for {vocab_size:,} pieces")
-    config, problems = derive_model(recipe.model, vocab_size=vocab_size)
-    issues.problems += problems
-    return config
 
 
 def _derive_specs(
@@ -168,16 +139,16 @@ def _derivation(
 
 def _estimate(
     specs: Sequence[StageSpec],
-    executions: Mapping[str, ExecutionSpec],
-    execution: ExecutionSpec,
-    config: GPTConfig | None,
+    executions: Mapping[StageName, ExecutionSpec],
+    limit_bytes: int | None,
+    models: Mapping[str, GPTConfig | None],
     device: DeviceClass,
     chars: Mapping[str, int],
 ) -> list[Estimate]:
-    """Return the estimate of each stage, within the memory limit of `execution`."""
-    limit = {"memory_limit_bytes": execution.memory_limit_bytes}
+    """Return the estimate of each stage, within a memory limit."""
+    limit = {"memory_limit_bytes": limit_bytes}
     return [
-        estimate_stage(spec, executions.get(spec.stage, execution).model_copy(update=limit), config, device, chars)
+        estimate_stage(spec, executions[spec.stage].model_copy(update=limit), models[spec.stage], device, chars)
         for spec in specs
     ]
 
@@ -198,19 +169,29 @@ def _read_chars(specs: list[StageSpec], text_chars: TextChars) -> dict[str, int]
     return {name: chars for name, chars in by_name.items() if chars is not None}
 
 
-def _limited(execution: ExecutionSpec, device: DeviceClass, memory_bytes: int | None) -> ExecutionSpec:
-    """Return the execution with the limit that `micro_batch_size: auto` will have on a device of this memory."""
-    if execution.memory_limit_bytes is not None or memory_bytes is None:
-        return execution
-    sharing = 1 if device == "cuda" else execution.processes_here
-    return execution.model_copy(update={"memory_limit_bytes": usable_bytes(device, memory_bytes) // sharing})
+def _share_of_memory(execution: ExecutionSpec, device: DeviceClass, memory_bytes: int) -> int:
+    """Return how many bytes `micro_batch_size: auto` will use in each process, on a device of this memory."""
+    return usable_bytes(device, memory_bytes) // (1 if device == "cuda" else execution.processes_here)
+
+
+def _stage_models(specs: Sequence[StageSpec], start_models: Mapping[str, GPTConfig]) -> dict[str, GPTConfig | None]:
+    """Return the model of each stage: the recipe's, that of its starting weights, or that of an upstream stage."""
+    models: dict[str, GPTConfig | None] = {}
+    for spec in specs:
+        if isinstance(spec, PretrainSpec):
+            models[spec.stage] = spec.model
+        elif not isinstance(spec, TokenizerSpec) and spec.init_from is not None:
+            models[spec.stage] = start_models.get(spec.stage)
+        else:
+            models[spec.stage] = next((models[name] for name in STAGES[spec.stage].upstream if name in models), None)
+    return models
 
 
 def _plan_stage(
     recipe: schema.Recipe,
     spec: StageSpec,
     specs: list[StageSpec],
-    config: GPTConfig | None,
+    model: GPTConfig | None,
     execution: ExecutionSpec,
     digests: Mapping[str, str],
     estimate: Estimate,
@@ -220,6 +201,7 @@ def _plan_stage(
         name=spec.stage,
         spec=spec,
         execution=execution,
+        model=model,
         identity=identity(recipe, spec),
         upstream=_upstream(spec, specs),
         sources=sources,

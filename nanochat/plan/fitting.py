@@ -9,34 +9,18 @@ from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import dtype_of
 from nanochat.plan.estimate.memory.training import micro_batch_size
-from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs.job import StageSpec
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec
-from nanochat.plan.stages import STAGES, estimate_stage
+from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.execution_sections import Distributed
 
 _SHOWN_DIVISORS_UP_TO = 1024
 
 
-def model_of(stage: StagePlan, plan: Plan) -> GPTConfig | None:
-    """Return the model that a stage trains, or None if only its starting weights know it."""
-    if isinstance(stage.spec, PretrainSpec):
-        return stage.spec.model
-    trained = (other.spec.model for other in plan.stages if isinstance(other.spec, PretrainSpec))
-    return next(trained, None) if stage.init_from is None else None
-
-
-def peak_bytes(stage: StagePlan, config: GPTConfig | None, device: DeviceClass) -> int | None:
-    """Return the estimated peak memory of a stage, or None if unknown. `config` is the model if the plan lacks it."""
-    known = stage.estimate.peak_memory_bytes
-    if known is not None:
-        return known
-    return estimate_stage(stage.spec, stage.execution, config, device, chars={}).peak_memory_bytes
-
-
-def rows_that_fit(stage: StagePlan, config: GPTConfig | None, limit_bytes: int, device: DeviceClass) -> int:
+def rows_that_fit(stage: StagePlan, limit_bytes: int, device: DeviceClass) -> int:
     """Return the largest `micro_batch_size` with which a training stage stays within a memory limit; 0 if none does."""
-    spec, execution = stage.spec, stage.execution
+    spec, execution, config = stage.spec, stage.execution, stage.model
     if config is None or not isinstance(spec, PretrainSpec | SftSpec):
         return 0
     sequence_len = _sequence_len(spec, config) or config.sequence_len

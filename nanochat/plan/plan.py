@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from nanochat.data.sources import SourceSpec
+from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.execution import ExecutionSpec
@@ -26,6 +27,8 @@ class StagePlan:
     name: StageName
     spec: StageSpec
     execution: ExecutionSpec
+    model: GPTConfig | None
+    """The model that the stage trains or uses. None if it has none, or starts from weights that could not be read."""
     identity: Mapping[str, JsonValue]
     """{stage, code, seed, fields}: see `fingerprint`."""
     upstream: tuple[StageName, ...]

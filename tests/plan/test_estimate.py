@@ -179,6 +179,36 @@ def test_plan_for_a_mac_names_the_rows_that_fit_and_the_margin(
     assert note.endswith(f"which leaves {show_bytes(int(usable) - peak)}")
 
 
+def test_plan_for_a_mac_says_which_limit_decides(compiled: Callable[..., Plan]) -> None:
+    """A Mac with 16 GiB has 9.60 of them for training: 0.9 of two thirds."""
+
+    def notes(*flags: str) -> str:
+        return " ".join(compiled(*flags, device_class="metal", memory_bytes=16 * 2**30).notes)
+
+    assert "of the 100 MiB of `run.limits.memory`, which leaves" in notes("run.limits.memory=100M")
+    assert "of 9.60 GiB, which leaves" in notes("run.limits.memory=100G")
+    assert "but `run.limits.memory` allows 1.00 MiB for it; set `run.act" in notes("run.limits.memory=1M")
+    shape = "model={n_layer: 20, n_embd: 1280, n_head: 10, sequence_len: 2048}"
+    large = (shape, "tokenizer.vocab_size=32768", "pretrain.tokens_per_step=131072")
+    advice = "a Mac with 16.0 GiB has 9.60 GiB for it; set `run.limits.memory` to at most 9.60 GiB, or remove it"
+    assert advice in notes(*large, "run.limits.memory=100G")
+    assert "9.60 GiB for it; lower `run.micro_batch_size`, or set" in notes(*large, "run.micro_batch_size=16")
+
+
+def test_stages_after_starting_weights_are_estimated_with_their_model(compiled: Callable[..., Plan]) -> None:
+    """Without a model of their own they cost what they cost in the recipe that trained it; unread weights cost None."""
+    whole = compiled()
+    gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "sft.tokens_per_step=4096")
+    flags = (*gone, "sft.init_from=there", "expect=null")
+    plan = compiled(*flags, start_models={"sft": QUICK})
+    for name in ("sft", "chat_eval"):
+        assert plan.stage(name).model == QUICK == whole.stage(name).model
+        assert plan.stage(name).estimate == whole.stage(name).estimate
+    unread = compiled(*flags)
+    assert unread.stage("chat_eval").model is None and unread.totals.seconds is None
+    assert "not known before data or weights are read, and not in any total: sft, chat_eval" in unread.notes
+
+
 @pytest.mark.parametrize(
     ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 131, 219), (DEPTH_4, 392, 303, 790)]
 )

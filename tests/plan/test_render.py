@@ -26,6 +26,30 @@ def test_render_plan_fits_in_100_columns_and_shows_status_and_reason(compiled: C
     assert text.endswith("\n") and not any(line != line.rstrip() for line in text.splitlines())
 
 
+def test_total_leaves_out_stages_that_are_cached_or_skipped(compiled: Compile) -> None:
+    """The README shows such a plan: a changed `sft` runs again, with the stages after it."""
+    plan = compiled()
+    statuses = {"tokenizer": StageStatus("cached"), "pretrain": StageStatus("cached"), "base_eval": StageStatus("skip")}
+    text = render_plan(plan, statuses)  # type: ignore[arg-type]
+    lines = {words[0]: words[1:] for line in text.splitlines() if len(words := line.split()) > 5}
+    assert lines["pretrain"] == ["cached", "-", "-", "-", "-", "-"]
+    assert lines["base_eval"] == ["skip", "-", "-", "-", "-", "-"]
+    sft, chat = plan.stage("sft").estimate, plan.stage("chat_eval").estimate
+    assert lines["total"][0] == show_count((sft.tokens or 0) + (chat.tokens or 0))
+    to_run = plan_to_json(plan, statuses)["totals_to_run"]  # type: ignore[arg-type]
+    assert isinstance(to_run, dict)
+    assert to_run["seconds"] == pytest.approx((sft.seconds or 0) + (chat.seconds or 0))
+    assert to_run["disk_bytes"] == sft.disk_bytes
+
+
+def test_plan_says_why_the_disk_space_of_stages_does_not_add_up(compiled: Compile) -> None:
+    """The checkpoints of pretraining are gone when those of fine-tuning are written. A single stage adds up."""
+    note = "the total of disk space is the most in use at a time"
+    assert note in render_plan(compiled(), {})
+    alone = {name: StageStatus("cached") for name in ("tokenizer", "pretrain", "base_eval", "chat_eval")}
+    assert note not in render_plan(compiled(), alone)  # type: ignore[arg-type]
+
+
 def test_render_plan_names_sizes_steps_and_conditions(compiled: Compile) -> None:
     """4 blocks of 12 * 128^2, gates, two tables and two value tables of 2048 x 128, 8 multipliers: 1,835,144."""
     text = render_plan(compiled(), {})

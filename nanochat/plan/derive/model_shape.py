@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from nanochat.model.config import DEPTH_HEAD_DIM, VARIANTS, GPTConfig
+from nanochat.plan.derive.issues import PlanIssues
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.schema import recipe as schema
 
 _CODE = "impossible-shape"
+
+
+def derive_recipe_model(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | None:
+    """Return the config of the model that the recipe describes, or None if it describes none."""
+    if recipe.model is None:
+        if recipe.pretrain is not None:
+            message = "`pretrain` needs the section `model`, even if it starts from given weights"
+            advice = "add the `model` section that the weights were made with"
+            issues.refuse(("pretrain", "init_from"), "missing-stage", message, advice=advice)
+        return None
+    if recipe.tokenizer is not None:
+        vocab_size = recipe.tokenizer.vocab_size
+    else:
+        vocab_size = GPTConfig.vocab_size
+        issues.note(f"the vocabulary is that of the starting weights; sizes are shown for {vocab_size:,} pieces")
+    config, problems = derive_model(recipe.model, vocab_size=vocab_size)
+    issues.problems += problems
+    return config
 
 
 def derive_model(section: schema.Model, *, vocab_size: int) -> tuple[GPTConfig, list[FieldProblem]]:

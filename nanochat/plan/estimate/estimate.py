@@ -9,7 +9,7 @@ from `device_rates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nanochat.data.files.file_kinds import kind_of
@@ -63,7 +63,7 @@ class Setting:
         return self.config
 
 
-def total(estimates: list[Estimate]) -> Estimate:
+def total(estimates: Sequence[Estimate]) -> Estimate:
     """Return the sum over the stages of a run, in order. A value is None only if all stages have None.
 
     Of peak memory the largest counts. Disk is the most that is used at once: the files that earlier stages leave, and
@@ -87,7 +87,7 @@ def total(estimates: list[Estimate]) -> Estimate:
     )
 
 
-def _disk_at_once(estimates: list[Estimate]) -> int | None:
+def _disk_at_once(estimates: Sequence[Estimate]) -> int | None:
     kept, most = 0, None
     for estimate in estimates:
         if estimate.disk_bytes is not None:

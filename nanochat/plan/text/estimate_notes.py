@@ -31,7 +31,7 @@ def estimate_notes(
         for name, estimate in totals.items():
             if name != device:
                 cost = f"~{show_duration(estimate.seconds)}, {show_bytes(estimate.peak_memory_bytes)} of memory"
-                notes.append(f"{cost} on {RATES[name].basis}")
+                notes.append(f"all stages: {cost} on {RATES[name].basis}")
     trains = any(STAGES[stage.name].trains for stage in stages)
     if trains and execution.micro_batch_size is None:
         gpu = f"on a GPU, memory is shown for at most {GPU_AUTO_ROWS} rows"
@@ -49,26 +49,42 @@ def estimate_notes(
     return notes
 
 
-def memory_notes(
-    stages: Sequence[StagePlan], device: DeviceClass, memory_bytes: int, execution: ExecutionSpec
-) -> list[str]:
-    """Return the rows that fit into a device's memory and the margin, for each stage that trains."""
+def memory_notes(stages: Sequence[StagePlan], device: DeviceClass, memory_bytes: int, has_bytes: int) -> list[str]:
+    """Return, for each stage that trains, how many rows fit and how much memory they leave.
+
+    `has_bytes` are those of the device's `memory_bytes` that a process may use. `run.limits.memory` may allow less, or
+    more: it decides the number of rows.
+    """
     machine = f"a {'Mac' if device == 'metal' else 'machine'} with {show_bytes(memory_bytes)}"
-    limit = execution.memory_limit_bytes
     notes = []
     for stage in stages:
-        rows, peak = stage.estimate.micro_batch_size, stage.estimate.peak_memory_bytes
-        if rows is None or peak is None or limit is None:
+        rows, peak, given = (
+            stage.estimate.micro_batch_size,
+            stage.estimate.peak_memory_bytes,
+            stage.execution.memory_limit_bytes,
+        )
+        if rows is None or peak is None:
             continue
+        limit = min(given or has_bytes, has_bytes)
+        is_given = limit == given
         if peak > limit:
-            advice = "" if execution.activation_checkpointing else "set `run.activation_checkpointing: true`, or "
             need = f"{several(rows, 'row')} per forward pass {'needs' if rows == 1 else 'need'} {show_bytes(peak)}"
-            advice += "use a smaller model or `sequence_len`"
-            notes.append(f"{stage.name} does not fit: {need}, but {machine} has {show_bytes(limit)} for it; {advice}")
+            has = f"{'`run.limits.memory` allows' if is_given else f'{machine} has'} {show_bytes(limit)}"
+            notes.append(f"{stage.name} does not fit: {need}, but {has} for it; {_advice(stage, has_bytes)}")
         else:
-            needs = f"needs {show_bytes(peak)} of {show_bytes(limit)}, which leaves {show_bytes(limit - peak)}"
-            notes.append(f"{stage.name} on {machine} takes {several(rows, 'row')} per forward pass: it {needs}")
+            whole = f"the {show_bytes(limit)} of `run.limits.memory`" if is_given else show_bytes(limit)
+            needs = f"it needs {show_bytes(peak)} of {whole}, which leaves {show_bytes(limit - peak)}"
+            notes.append(f"{stage.name} on {machine} takes {several(rows, 'row')} per forward pass: {needs}")
     return notes
+
+
+def _advice(stage: StagePlan, has_bytes: int) -> str:
+    execution = stage.execution
+    if execution.micro_batch_size is None and (execution.memory_limit_bytes or 0) > has_bytes:
+        return f"set `run.limits.memory` to at most {show_bytes(has_bytes)}, or remove it"
+    advice = [] if execution.micro_batch_size in (None, 1) else ["lower `run.micro_batch_size`"]
+    advice += [] if execution.activation_checkpointing else ["set `run.activation_checkpointing: true`"]
+    return ", or ".join([*advice, "use a smaller model or `sequence_len`"])
 
 
 def _time_note(stage: StagePlan) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 
 from nanochat.model.config import GPTConfig
 from nanochat.plan.describe import several
-from nanochat.plan.estimate.estimate import Estimate
+from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
 from nanochat.plan.specs.base import StageName
@@ -30,25 +30,33 @@ class StageStatus:
     text: str
     why: str = ""
 
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether the stage is not computed now."""
+        return self.text in ("cached", "skip")
+
 
 def render_plan(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
     """Return the plan as `nanochat-run plan` shows it."""
     shown = {stage.name: statuses.get(stage.name, StageStatus("")) for stage in plan.stages}
+    notes = [*plan.notes, *_total_notes(_estimates_to_run(plan, shown))]
     parts = [_title(plan), _table(plan, shown), *(_describe(stage, shown[stage.name]) for stage in plan.stages)]
     if plan.expectations:
         parts.append(titled_lines("expected", (f"{name} {condition}" for name, condition in plan.expectations.items())))
-    if plan.notes:
-        parts.append(titled_lines("notes", plan.notes))
+    if notes:
+        parts.append(titled_lines("notes", notes))
     return "\n\n".join(parts) + "\n"
 
 
 def plan_to_json(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> dict[str, JsonValue]:
     """Return the plan as JSON values: specifications, identities, estimates, statuses."""
+    shown = {stage.name: statuses.get(stage.name, StageStatus("")) for stage in plan.stages}
     return {
         "recipe": plan.recipe_name,
         "seed": plan.seed,
-        "stages": [_stage_to_json(stage, statuses.get(stage.name, StageStatus(""))) for stage in plan.stages],
+        "stages": [_stage_to_json(stage, shown[stage.name]) for stage in plan.stages],
         "totals": asdict(plan.totals),
+        "totals_to_run": asdict(total(_estimates_to_run(plan, shown))),
         "expect": dict(plan.expectations),
         "notes": list(plan.notes),
     }
@@ -89,8 +97,24 @@ def _config(plan: Plan) -> GPTConfig | None:
 
 
 def _table(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
-    rows = [_HEAD, *((stage.name, statuses[stage.name].text, *_costs(stage.estimate)) for stage in plan.stages)]
-    return text_table([*rows, ("total", "", *_costs(plan.totals))], _ALIGNMENT, has_total=True)
+    """Return a row for each stage, and the total. A stage that is not computed now costs nothing."""
+    rows: list[tuple[str, ...]] = [_HEAD]
+    for stage in plan.stages:
+        status = statuses[stage.name]
+        rows.append((stage.name, status.text, *_costs(Estimate() if status.costs_nothing else stage.estimate)))
+    to_run = total(_estimates_to_run(plan, statuses))
+    return text_table([*rows, ("total", "", *_costs(to_run))], _ALIGNMENT, has_total=True)
+
+
+def _estimates_to_run(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> list[Estimate]:
+    return [stage.estimate for stage in plan.stages if not statuses[stage.name].costs_nothing]
+
+
+def _total_notes(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Yield why the total of disk space is less than the sum of the stages, if it is."""
+    of_stages = [estimate.disk_bytes for estimate in estimates if estimate.disk_bytes is not None]
+    if (total(estimates).disk_bytes or 0) < sum(of_stages):
+        yield "the total of disk space is the most in use at a time: a stage deletes its checkpoints when it is done"
 
 
 def text_table(rows: Sequence[Sequence[str]], alignment: str, *, has_total: bool = False) -> str:

@@ -13,6 +13,7 @@ from nanochat.data.files.file_selection import DataFile
 from nanochat.data.source_splits import document_files
 from nanochat.data.sources import SourceSpec, describe, digest
 from nanochat.errors import NanochatError, PreflightError, RecipeError
+from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import compile_plan
 from nanochat.plan.estimate.dataset_sizes import builtin_chars
 from nanochat.plan.estimate.device_rates import DeviceClass
@@ -86,34 +87,58 @@ def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -
             problems.extend(str(error).splitlines())
             return None
 
+    starts = _find_starting_weights(loaded.recipe, base)
     plan = compile_plan(
         loaded,
         digests=read_digest,
         device_class=device,
         memory_bytes=mac_bytes,
         text_chars=lambda source: _text_chars(source, base),
+        start_models=starts.configs,
     )
-    plan = replace(plan, notes=(*plan.notes, *crop_notes(plan, base)))
-    models: dict[str, Path] = {}
-    files: dict[str, ModelFiles] = {}
-    for stage in plan.stages:
-        if stage.init_from is None:
-            continue
-        try:
-            model = resolve_model(stage.init_from, base, prefer=_preferred_models(stage))
-            files[stage.name] = model_to_start_from(model, base, with_optimizer=STAGES[stage.name].trains)
-            models[stage.name] = model
-        except NanochatError as error:
-            problems.append(f"{stage.name}.init_from: {error}")
     return Prepared(
         base=base,
         loaded=loaded,
-        plan=plan,
+        plan=replace(plan, notes=(*plan.notes, *starts.notes, *crop_notes(plan, base))),
         device_class=device,
-        init_models=models,
-        init_files=files,
-        problems=tuple(problems),
+        init_models=starts.folders,
+        init_files=starts.files,
+        problems=(*problems, *starts.problems),
     )
+
+
+@dataclass(frozen=True)
+class _StartingWeights:
+    """The weights that stages with `init_from` start from, each by its stage."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, ModelFiles] = field(default_factory=dict)
+    configs: dict[str, GPTConfig] = field(default_factory=dict)
+    """The models, as far as their configuration can be read."""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _find_starting_weights(recipe: Recipe, base: Path) -> _StartingWeights:
+    starts = _StartingWeights()
+    for name in STAGES:
+        reference = getattr(getattr(recipe, name), "init_from", None)
+        if reference is None:
+            continue
+        try:
+            folder = resolve_model(reference, base, prefer=_preferred_models(name))
+            starts.files[name] = model_to_start_from(folder, base, with_optimizer=STAGES[name].trains)
+        except NanochatError as error:
+            starts.problems.append(f"{name}.init_from: {error}")
+            continue
+        starts.folders[name] = folder
+        from nanochat.checkpoint.config_file import load_config  # here, because few recipes start from weights
+
+        try:
+            starts.configs[name] = load_config(folder)
+        except (OSError, PreflightError) as error:  # the stage refuses such a model
+            starts.notes.append(f"the cost of {name} is not known: {error}")
+    return starts
 
 
 def _digest(recipe: Recipe, source: SourceSpec, base: Path) -> str:
@@ -141,10 +166,10 @@ def _usable_lines(recipe: Recipe, source: SourceSpec) -> LineFilter | None:
     return conversation_lines(source)
 
 
-def _preferred_models(stage: StagePlan) -> list[str]:
+def _preferred_models(stage: str) -> list[str]:
     """Return the training stages whose model a stage starts from, its usual upstream stages first."""
     models = training_stages()
-    usual = [name for name in STAGES[stage.name].upstream if name in models]
+    usual = [name for name in STAGES[stage].upstream if name in models]
     return [*usual, *(name for name in models if name not in usual)]
 
 

@@ -11,17 +11,15 @@ from pathlib import Path
 import psutil
 
 from nanochat import runtime
-from nanochat.checkpoint.config_file import load_config
 from nanochat.data.ingest.pending import plan_conversions
 from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.export.trial import missing_packages
-from nanochat.model.config import GPTConfig
 from nanochat.plan.compile import device_class_of
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import total
 from nanochat.plan.estimate.limits import mac_gpu_bytes
-from nanochat.plan.fitting import is_shared, model_of, peak_bytes, rows_that_fit, uneven_shares
+from nanochat.plan.fitting import is_shared, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs.evaluation import ExportSpec
@@ -116,16 +114,14 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
     device = device_class_of(run.device, prepared.device_class)
     limit = memory_limit(run.limits.memory, device)
     for stage in stages:
-        given = prepared.init_models.get(stage.name)
-        config = model_of(stage, prepared.plan) or (_config_in(given) if given is not None else None)
-        planned = peak_bytes(stage, config, device)
+        planned = stage.estimate.peak_memory_bytes
         # Each process has a GPU of its own, but processes on one CPU or Mac share its memory. A limit from the recipe
         # is for each process.
         has_own_memory = device == "cuda" or run.limits.memory is not None or not is_shared(stage)
         share = limit if limit is None or has_own_memory else limit // stage.execution.processes_here
         if share is None or planned is None or planned <= share:
             continue
-        fits = rows_that_fit(stage, config, share, device)
+        fits = rows_that_fit(stage, share, device)
         if stage.execution.micro_batch_size is None and fits:
             continue  # `auto` will choose fewer rows than the plan shows
         advice = f"set `run.micro_batch_size: {fits}`" if fits else _advice_without_rows(stage)
@@ -139,9 +135,7 @@ def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Itera
         return
     yield from find_launch_problems(shared[0].execution, len(gpu_memories()) or None)
     for stage in shared:
-        given = prepared.init_models.get(stage.name)
-        problem = uneven_shares(stage.spec, _config_in(given), stage.execution.processes) if given else None
-        if problem is not None:
+        if (problem := uneven_shares(stage.spec, stage.model, stage.execution.processes)) is not None:
             yield f"`run.distributed.processes`: {problem[0]}; {problem[1]}"
 
 
@@ -152,14 +146,6 @@ def _advice_without_rows(stage: StagePlan) -> str:
     if kind.trains and not stage.execution.activation_checkpointing:
         return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
     return "use a smaller model or a shorter sequence_len"
-
-
-def _config_in(folder: Path) -> GPTConfig | None:
-    """Return the config of a model folder, or None if it cannot be read; the stage itself reports that error."""
-    try:
-        return load_config(folder)
-    except (OSError, PreflightError):
-        return None
 
 
 def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:

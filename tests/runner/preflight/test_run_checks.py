@@ -74,10 +74,23 @@ def test_memory_of_a_model_from_init_from_is_checked(bench):
     )
     gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null")
     given = (f"sft.init_from={model}", "sft.tokens_per_step=32768", "run.micro_batch_size=64")
+    plan = bench.prepare(*gone, *given).plan
+    assert plan.stage("sft").estimate.parameters == 4 * 12 * 1024**2 + 4 * 320 * 1024 + 2 * 8 * 32 + 8
     text = refusal(bench, *gone, *given, "run.limits.memory=2G")
     assert re.search(
         r"memory: sft needs about [\d.]+ GiB, but the limit is 2.00 GiB; set `run.micro_batch_size: \d+`", text
     )
+
+
+def test_plan_says_why_the_cost_of_a_model_from_init_from_is_not_known(bench):
+    """The fake stage writes no configuration of a model."""
+    bench.run(last="pretrain")
+    (stored,) = (bench.base / "stages" / "pretrain").glob("*/out/model")
+    gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval=null", "chat_eval=null")
+    plan = bench.prepare(*gone, f"sft.init_from={stored}", "sft.tokens_per_step=64").plan
+    assert plan.stage("sft").estimate.seconds is None
+    (note,) = (note for note in plan.notes if note.startswith("the cost of sft is not known: "))
+    assert str(stored / "config.json") in note
 
 
 def test_tokenizer_estimate_uses_the_size_of_local_files(bench):

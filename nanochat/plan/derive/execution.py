@@ -1,4 +1,4 @@
-"""Which suites run while a stage trains: part of how it is executed, because they do not change its result."""
+"""How stages are executed, which never changes their result: the section `run`, and the suites during training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,26 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_suites, derive_chat_suites
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec
+from nanochat.recipe.schema.execution_sections import Run
 
 _PATH = ("run", "monitor", "evaluate")
+_SAME_IN_SPEC = {"device", "dtype", "activation_checkpointing", "threads", "offline", "accept_unisolated_programs"}
+"""Fields of `run` that execution takes as they are."""
+
+
+def execution_spec(run: Run) -> ExecutionSpec:
+    """Return how stages are executed. A micro-batch size of `auto` becomes None."""
+    return ExecutionSpec(
+        **run.model_dump(include=_SAME_IN_SPEC),
+        micro_batch_size=None if run.micro_batch_size == "auto" else run.micro_batch_size,
+        memory_limit_bytes=run.limits.memory,
+        **{f"checkpoint_{name}": value for name, value in run.checkpoint},
+        **run.monitor.model_dump(exclude={"evaluate"}),
+        token_cache=run.data.token_cache,
+        processes=run.distributed.processes,
+        collectives=run.distributed.backend,
+        hostfile=run.distributed.hostfile,
+    )
 
 
 def derive_monitored(execution: ExecutionSpec, given: Derivation) -> Mapping[str, ExecutionSpec]:
