@@ -91,6 +91,7 @@ def compile_plan(
         totals=by_class[device],
         expectations=dict(recipe.expect),
         notes=(
+            *loaded.warnings(),
             *issues.notes,
             *estimate_notes(stages, by_class, execution, device),
             *(memory_notes(stages, device, memory_bytes, has_bytes) if memory_bytes and has_bytes else ()),

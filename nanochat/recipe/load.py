@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.recipe.check.cross_references import check_references
+from nanochat.recipe.check.ineffective import find_ineffective
 from nanochat.recipe.check.sweep_checks import check_sweep
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
@@ -54,6 +55,11 @@ class LoadedRecipe:
     def locate(self, problem: FieldProblem) -> Diagnostic:
         """Return the problem with its place, which is the nearest section above if the value is a default."""
         return _locate(problem, self.origins, self.key_origins)
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each field that the recipe gives without an effect, with its place."""
+        located = map(self.locate, find_ineffective(self.recipe))
+        return [f"{found.origin}: {found.message}; {found.help}" for found in located]
 
 
 def load_recipe(reference: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:

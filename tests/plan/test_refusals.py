@@ -65,6 +65,7 @@ REFUSED = {
         f"{SFT}{MONITOR}{{suites: {{a: {{task: bpb}}}}, chat_suites: {{a: {SPELL}}}}}}}}}\n",
     ),
     "suites of chats without fine-tuning": (ALL_SFT, f"{MONITOR}{{chat_suites: {{a: {SPELL}}}}}}}}}\n"),
+    "a number of steps between suites that are not there": (SFT, f"{SFT}{MONITOR}{{every_steps: 10}}}}}}\n"),
     "RDMA without a hostfile": (SFT, f"{SFT}run: {{distributed: {{processes: 2, backend: jaccl}}}}\n"),
 }
 

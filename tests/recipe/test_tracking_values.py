@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.recipe.check.tracking_values import acceptable_key, find_wrong_address
+from nanochat.recipe.check.tracking_values import acceptable_key, check_tracking, find_wrong_address
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,21 @@ def test_acceptable_key_is_one_that_mlflow_accepts(key, accepted):
 
     assert acceptable_key(key) == accepted
     assert _validate_tag(accepted, "").key == accepted
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("uri", " ", "`uri` is blank"),
+        ("experiment", "  ", "`experiment` is blank"),
+        ("register", " ", "` ` cannot be the name of a registered model"),
+        ("register", "speller ", "`speller ` cannot be the name of a registered model"),
+        ("register", "a/b", "`a/b` cannot be the name of a registered model"),
+        ("register", "a" * 251, "the name has 251 characters, and MLflow accepts 250"),
+    ],
+)
+def test_blank_and_impossible_names_are_refused(field, value, message):
+    """A long name is not repeated in the message."""
+    (problem,) = check_tracking({"tracking": {field: value}})
+    assert (problem.path, problem.message) == (("tracking", field), message)
+    assert list(check_tracking({"tracking": {field: "sqlite:///a.db" if field == "uri" else "a b.c-d_e"}})) == []

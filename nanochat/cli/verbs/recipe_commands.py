@@ -88,7 +88,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Validate every recipe, and raise one RecipeError with the problems of all of them."""
+    """Validate every recipe, print its warnings, and raise one RecipeError with the problems of all of them."""
     from nanochat.plan.compile import compile_plan
     from nanochat.plan.sweeps import compile_sweep
 
@@ -102,7 +102,8 @@ def check(options: argparse.Namespace) -> None:
         except RecipeError as error:
             problems.append(str(error))
         else:
-            print(f"{path}: ok")
+            warnings = loaded.warnings() if loaded.recipe.sweep is None else []  # cells may change either field
+            print("\n  ".join([f"{path}: ok", *(f"warning: {warning}" for warning in warnings)]))
     if problems:
         raise RecipeError("\n\n".join(problems))
 

@@ -38,6 +38,9 @@ def derive_monitored(execution: ExecutionSpec, given: Derivation) -> Mapping[str
     for name in suites.keys() & chat_suites.keys():
         message = f"`{name}` is also the name of one of `suites`, and both are logged as `eval/{name}`"
         given.issues.refuse((*_PATH, "chat_suites", name), "duplicate-name", message, advice="choose another name")
+    if "every_steps" in section.model_fields_set and not section.suites and not section.chat_suites:
+        message = "`every_steps` has no effect without `suites` or `chat_suites`"
+        given.issues.refuse((*_PATH, "every_steps"), "no-effect", message, advice="remove it, or add suites")
     if chat_suites and given.recipe.sft is None:
         message = "`chat_suites` run during `sft`, which this recipe does not have"
         given.issues.refuse((*_PATH, "chat_suites"), "no-effect", message, advice="remove them, or add `sft`")

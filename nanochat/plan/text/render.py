@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 
-from nanochat.model.config import GPTConfig
 from nanochat.plan.describe import several
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
 from nanochat.plan.specs.base import StageName
-from nanochat.plan.specs.training import PretrainSpec
 from nanochat.plan.stages import STAGES
 
 WIDTH = 100
 _STARTS_FROM = "starts from "
 _HEAD: tuple[str, ...] = ("stage", "status", "tokens", "FLOPs", "memory", "disk", "time")
 _ALIGNMENT = "llrrrrr"
+_NEARLY_ALL = 0.98
+"""A total of at least this share of a sum looks like the sum."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def _stage_to_json(stage: StagePlan, status: StageStatus) -> JsonValue:
 def _title(plan: Plan) -> str:
     lines = [f"{plan.recipe_name}: {several(len(plan.stages), 'stage')}, seed {plan.seed}"]
     lines += textwrap.wrap(" ".join(plan.description.split()), WIDTH, max_lines=3)
-    config = _config(plan)
-    if config is not None:
+    for config in dict.fromkeys(stage.model for stage in plan.stages if stage.model is not None):
         lines.append(
             f"model: {config.num_parameters():,} parameters, {config.flops_per_token():,} training FLOPs per token"
         )
@@ -90,10 +89,6 @@ def _title(plan: Plan) -> str:
             f"context {config.sequence_len:,}, windows {config.window_pattern}, {config.architecture}"
         )
     return "\n".join(lines)
-
-
-def _config(plan: Plan) -> GPTConfig | None:
-    return next((stage.spec.model for stage in plan.stages if isinstance(stage.spec, PretrainSpec)), None)
 
 
 def _table(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> str:
@@ -113,7 +108,7 @@ def _estimates_to_run(plan: Plan, statuses: Mapping[StageName, StageStatus]) -> 
 def _total_notes(estimates: Sequence[Estimate]) -> Iterator[str]:
     """Yield why the total of disk space is less than the sum of the stages, if it is."""
     of_stages = [estimate.disk_bytes for estimate in estimates if estimate.disk_bytes is not None]
-    if (total(estimates).disk_bytes or 0) < sum(of_stages):
+    if (total(estimates).disk_bytes or 0) < _NEARLY_ALL * sum(of_stages):
         yield "the total of disk space is the most in use at a time: a stage deletes its checkpoints when it is done"
 
 

@@ -51,15 +51,22 @@ def check_tracking(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     if not isinstance(section, dict):
         return
     uri, experiment, tags = section.get("uri"), section.get("experiment"), section.get("tags")
+    for field, value in (("uri", uri), ("experiment", experiment)):
+        if isinstance(value, str) and value and not value.strip():
+            yield FieldProblem(("tracking", field), "bad-name", f"`{field}` is blank", "remove it, or name one")
     if isinstance(uri, str) and (wrong := find_wrong_address(uri)) is not None:
         yield FieldProblem(("tracking", "uri"), "bad-format", wrong.reason, f"write `uri: {wrong.instead}`")
     if isinstance(experiment, str) and len(experiment) > EXPERIMENT_CHARS:
         message = f"the name has {len(experiment):,} characters, and MLflow accepts {EXPERIMENT_CHARS}"
         yield FieldProblem(("tracking", "experiment"), "out-of-range", message, "shorten it")
     name = section.get("register")
-    if isinstance(name, str) and (acceptable_key(name) != name or set(name) & set("/:")):
+    if isinstance(name, str) and len(name) > KEY_CHARS:
+        message = f"the name has {len(name)} characters, and MLflow accepts {KEY_CHARS}"
+        yield FieldProblem(("tracking", "register"), "out-of-range", message, "shorten it")
+    elif isinstance(name, str) and name and (acceptable_key(name) != name.strip() or set(name) & set("/:")):
         message = f"`{name}` cannot be the name of a registered model"
-        yield FieldProblem(("tracking", "register"), "bad-name", message, "use letters, digits, spaces and `_-.`")
+        help_ = "use letters, digits and `_-.`, and spaces between them"
+        yield FieldProblem(("tracking", "register"), "bad-name", message, help_)
     for key, value in tags.items() if isinstance(tags, dict) else ():
         if (problem := _key_problem(key)) is not None:
             yield FieldProblem(("tracking", "tags", key), "bad-name", *problem, at_key=True)
