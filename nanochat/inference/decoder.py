@@ -58,14 +58,21 @@ class Decoder:
         self._settings = Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
 
     def add(self, rows: Sequence[NewRow]) -> list[int]:
-        """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows."""
+        """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows.
+
+        Equal prompts are read once.
+        """
         slots = self._make_room(len(rows))
         lengths = [len(row.prompt) - 1 for row in rows]
         for slot, row, length in zip(slots, rows, lengths, strict=True):
             self._rows[slot], self._lengths[slot] = _Row(row.sampling, row.key), length
         self._reserve(max(lengths) + 1)
-        for group in _group_prompts(lengths):
-            self._read([rows[i].prompt[:-1] for i in group], [slots[i] for i in group])
+        shared: dict[tuple[int, ...], list[int]] = {}
+        for slot, row in zip(slots, rows, strict=True):
+            shared.setdefault(tuple(row.prompt[:-1]), []).append(slot)
+        prompts = list(shared)
+        for group in _group_prompts([len(prompt) for prompt in prompts]):
+            self._read({prompts[i]: shared[prompts[i]] for i in group})
         tokens = [row.prompt[-1] for row in rows]
         newest = [row.prompt[-2] if len(row.prompt) > 1 else -1 for row in rows]
         self._state = State(*map(partial(_put, slots), self._state, (tokens, newest, lengths, [0] * len(rows))))
@@ -134,8 +141,8 @@ class Decoder:
         if positions > self._positions():
             self._buffers = grow(self._model.config, self._buffers, positions)
 
-    def _read(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
-        """Read prompts in causal chunks, padded on the right to the longest, and put them into slots."""
+    def _read(self, prompts: Mapping[tuple[int, ...], Sequence[int]]) -> None:
+        """Read prompts in causal chunks, padded on the right to the longest, and put each into its slots."""
         rows, longest = len(prompts), max(len(prompt) for prompt in prompts)
         if not runs_on_cpu():
             rows, longest = _padded_shape(rows, longest, self._model.config.sequence_len)
@@ -145,8 +152,8 @@ class Decoder:
         for start in range(0, longest, PROMPT_CHUNK_TOKENS):
             mx.eval([(layer.keys, layer.values) for layer in cache.layers])  # frees the previous chunk's activations
             self._model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
-        lengths = [len(prompt) for prompt in prompts]
-        self._buffers = from_prompts(cache, self._buffers, mx.array(list(slots)), mx.array(lengths))
+        copies = [(i, slot, len(p)) for i, (p, slots) in enumerate(prompts.items()) for slot in slots]
+        self._buffers = from_prompts(cache, self._buffers, *mx.array(copies).T)
         mx.eval(self._buffers)  # frees the cache before other prompts are read
 
     def _collect_settings(self) -> None:

@@ -129,24 +129,29 @@ def grow(config: GPTConfig, buffers: Sequence[Buffers], positions: int) -> list[
     return grown
 
 
-def from_prompts(cache: PromptCache, buffers: Sequence[Buffers], rows: mx.array, lengths: mx.array) -> list[Buffers]:
+def from_prompts(
+    cache: PromptCache, buffers: Sequence[Buffers], sources: mx.array, rows: mx.array, lengths: mx.array
+) -> list[Buffers]:
     """Return buffers whose rows hold prompts that were read.
 
     Args:
-        cache: the prompts; its row i goes to row `rows[i]`. It may have more rows, which are ignored.
+        cache: the prompts; its row `sources[i]` goes to row `rows[i]`.
         buffers: those of every layer.
+        sources: (b,) int32.
         rows: (b,) int32.
         lengths: (b,) int32, the length of each prompt without its padding.
     """
     filled = []
     for layer, buffer in zip(cache.layers, buffers, strict=True):
         assert layer.keys is not None and layer.values is not None, "the prompts have been read"
-        index = _newest_at_each_index(lengths, buffer.keys.shape[2])[:, None, :, None]
-        parts = []
-        for whole, prompt in zip(buffer, (layer.keys, layer.values), strict=True):
-            shape = (rows.size, prompt.shape[1], whole.shape[2], 1)
-            newest = mx.take_along_axis(prompt[: rows.size], mx.broadcast_to(index, shape), axis=2)
-            whole[rows] = newest.astype(whole.dtype)
+        size, parts = buffer.keys.shape[2], []
+        for whole, prompts in zip(buffer, (layer.keys, layer.values), strict=True):
+            prompt = prompts[sources].astype(whole.dtype)
+            if prompt.shape[2] > size:
+                index = _newest_at_each_index(lengths, size)[:, None, :, None]
+                shape = (*prompt.shape[:2], size, 1)
+                prompt = mx.take_along_axis(prompt, mx.broadcast_to(index, shape), axis=2)
+            whole[rows, :, : prompt.shape[2]] = prompt  # padding is hidden until the row's own positions replace it
             parts.append(whole)
         filled.append(Buffers(*parts))
     return filled

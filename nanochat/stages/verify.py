@@ -130,7 +130,7 @@ def check_kv_cache(config: GPTConfig) -> str:
     prompts = PromptCache(config)
     pieces = [model(tokens[:, :_PROMPT], cache=prompts)]
     lengths, buffers = mx.full((_ROWS,), _PROMPT), empty_buffers(config, _ROWS, _TOKENS, model.compute_dtype)
-    buffers = from_prompts(prompts, buffers, mx.arange(_ROWS), lengths)
+    buffers = from_prompts(prompts, buffers, mx.arange(_ROWS), mx.arange(_ROWS), lengths)
     cache = DecodingCache(buffers, lengths, newest=tokens[:, _PROMPT - 1])
     for position in range(_PROMPT, _TOKENS):
         pieces.append(model(tokens[:, position : position + 1], cache=cache))

@@ -256,7 +256,7 @@ def test_steps_are_compiled_once_and_read_changing_weights_as_inputs(
 
 @pytest.mark.usefixtures("metal_path")
 def test_prompts_are_read_in_few_shapes_on_a_gpu(random_model, tokenizer, monkeypatch):
-    """Prompts of 8 to 30 tokens, five of each length, are read by one to five at a time."""
+    """Prompts of 8 to 30 tokens, one to five of each length, are read together; equal ones are read once."""
     shapes, hidden = set(), type(random_model).hidden
 
     def recorded(self, idx, cache=None):
@@ -266,7 +266,7 @@ def test_prompts_are_read_in_few_shapes_on_a_gpu(random_model, tokenizer, monkey
     monkeypatch.setattr(type(random_model), "hidden", recorded)
     engine = Engine(random_model, tokenizer)
     for length in range(8, 31):
-        engine.complete([[1] * length] * (1 + length % 5), max_tokens=1)
+        engine.complete([[number] * length for number in range(1 + length % 5)] * 2, max_tokens=1)
     assert {shape for shape in shapes if shape[1] > 1} == {(rows, 32) for rows in (1, 2, 3, 4, 6)}
 
 

@@ -111,14 +111,15 @@ def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_
 
 
 def test_rows_of_different_lengths_decode_as_if_alone(model, decode):
-    """Prompts shorter and longer than the short window are padded on the right; one row is empty."""
-    lengths = [17, 5, 0, 13]
-    prompts, own = tokens(4, 17, seed=1), tokens(4, 7, seed=99)
+    """Prompts that are shorter and longer than the short window are padded. One is empty, and two rows share one."""
+    sources, lengths = [0, 1, 2, 3, 1], [17, 5, 0, 13, 5]
+    prompts, own = tokens(4, 17, seed=1), tokens(5, 7, seed=99)
     cache = PromptCache(model.config)
     model(prompts, cache)
     buffers = empty_buffers(model.config, 6, 24, mx.float32)
-    rows = mx.array([4, 0, 3, 1])
-    buffers = take_rows(from_prompts(cache, buffers, rows, mx.array(lengths)), rows)
+    rows = mx.array([4, 0, 3, 1, 5])
+    buffers = take_rows(from_prompts(cache, buffers, mx.array(sources), rows, mx.array(lengths)), rows)
+    prompts = prompts[mx.array(sources)]
     newest = [prompts[row, n - 1].item() if n else -1 for row, n in enumerate(lengths)]
     found, _ = decode(model, buffers, lengths, newest, own)
     for row, n in enumerate(lengths):
@@ -134,7 +135,7 @@ def test_buffers_grow_while_rows_decode(make_model, decode):
     model(idx[:, :250], cache)
     buffers = empty_buffers(model.config, 1, 250, mx.float32)
     assert [layer.keys.shape[2] for layer in buffers] == [256, 256, 256]
-    buffers = from_prompts(cache, buffers, mx.array([0]), mx.array([250]))
+    buffers = from_prompts(cache, buffers, mx.array([0]), mx.array([0]), mx.array([250]))
     found, start = [], 250
     for end, sizes in ((256, [256, 256, 256]), (512, [301, 301, 512]), (530, [301, 301, 601])):
         buffers = grow(model.config, buffers, end)
