@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.describe import several
-from nanochat.runner.doctor.examine import examine
+from nanochat.runner.doctor.base_folder import examine_base_folder
+from nanochat.runner.doctor.diagnosis import Diagnosis
+from nanochat.runner.doctor.machine import examine_machine
+from nanochat.runner.doctor.network import examine_network
+from nanochat.runner.doctor.software import examine_software
 
 _WIDTH = 110
 _MARKS = {"ok": "ok", "hint": "hint", "warning": "WARN", "failure": "FAIL"}
@@ -21,7 +26,7 @@ def doctor(_options: argparse.Namespace) -> None:
     Raises PreflightError at the end if no recipe could run.
     """
     counts = dict.fromkeys(_MARKS, 0)
-    for diagnosis in examine(runtime.base_dir(), Path.cwd()):
+    for diagnosis in _examine(runtime.base_dir(), Path.cwd()):
         counts[diagnosis.level] += 1
         head = f"{_MARKS[diagnosis.level]:4}  {diagnosis.name:11}  "
         print(_wrapped(head, diagnosis.text))
@@ -32,6 +37,14 @@ def doctor(_options: argparse.Namespace) -> None:
             f"no recipe can run here: {several(counts['failure'], 'failure')}, each with its remedy above"
         )
     print(f"\nrecipes can run here; {several(counts['warning'], 'warning')} and {several(counts['hint'], 'hint')}")
+
+
+def _examine(base: Path, folder: Path) -> Iterator[Diagnosis]:
+    """Yield a diagnosis of each thing that matters for runs under a base folder, started in a working directory."""
+    yield from examine_machine(base)
+    yield from examine_software(folder)
+    yield from examine_base_folder(base)
+    yield from examine_network()
 
 
 def _wrapped(head: str, text: str) -> str:

@@ -28,3 +28,16 @@ class Derivation:
     def bpb_source(self) -> str | None:
         """The source that bits per byte are measured on by default: the first one of the pretraining mixture."""
         return next(iter(self.recipe.pretrain.data)) if self.recipe.pretrain else None
+
+    def check_best(self, stage: str, steps: int | None) -> None:
+        """Refuse a stage with `hand_on: best` that never validates, and note one that validates only at its end."""
+        every = self.recipe.run.monitor.validate_every_steps
+        if every is None:
+            message = "the best model is the one with the lowest validation loss, and this recipe does not validate"
+            advice = "set `run.monitor.validate_every_steps` to a number of steps"
+            self.issues.refuse((stage, "hand_on"), "missing-validation", message, advice=advice)
+        elif steps is not None and every >= steps:
+            self.issues.note(
+                f"{stage}: `hand_on: best` has only the last step to choose from, because there are {steps:,} steps "
+                f"and `run.monitor.validate_every_steps` is {every:,}"
+            )

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from nanochat.errors import PreflightError
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.lm_eval_files import digest_task_file
+from nanochat.plan.derive.lm_eval_tasks import digest_task_file
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,

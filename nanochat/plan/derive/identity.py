@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.derive.lm_eval_installed import harness_version
+from nanochat.plan.derive.lm_eval_tasks import harness_version
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec
 from nanochat.plan.specs.suites import (
     AnyChatSuiteSpec,

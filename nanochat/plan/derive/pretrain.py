@@ -8,7 +8,6 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.hand_on import check_choice
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import WeightedSource
 from nanochat.plan.specs.training import PretrainSpec
@@ -28,7 +27,7 @@ def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec
         steps = steps or scaling.steps_for_tokens(tokens or 1, tokens_per_step)
     optimizer = OptimizerConfig(**section.optimizer.model_dump())
     if section.hand_on == "best":
-        check_choice("pretrain", given.recipe.run.monitor, steps, issues)
+        given.check_best("pretrain", steps)
     return PretrainSpec(
         model=config,
         data=tuple(WeightedSource(source=given.sources[name], weight=item.weight) for name, item in mixture),

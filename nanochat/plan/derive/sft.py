@@ -9,7 +9,6 @@ from nanochat.optim import schedules
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.hand_on import check_choice
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.training import PretrainSpec, SftSpec
@@ -29,7 +28,7 @@ def derive_sft(section: schema.Sft, given: Derivation) -> SftSpec:
             message = "the best model is the one with the lowest validation loss, and no chats are held out"
             advice = "hold out some, for example `validation: {hash_frac: 0.02}` in a task of `sft.data`"
             issues.refuse(("sft", "hand_on"), "missing-validation", message, advice=advice)
-        check_choice("sft", given.recipe.run.monitor, steps, issues)
+        given.check_best("sft", steps)
     return SftSpec(
         data=tuple(
             SftItem(

@@ -64,17 +64,22 @@ class LmEvalSuiteSpec(Spec):
     metric: str | None
 
 
-class ChatSuiteSpec(Spec):
+class GeneratedAnswers(Spec):
+    """How the answers of a suite are generated."""
+
+    num_samples: int
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+
+
+class ChatSuiteSpec(GeneratedAnswers):
     """One task of the chat evaluation."""
 
     task: str
     source: SourceSpec
     split: str
     max_problems: int | None
-    num_samples: int
-    max_tokens: int
-    temperature: float
-    top_k: int | None
 
     @property
     def runs_programs(self) -> bool:
@@ -82,31 +87,23 @@ class ChatSuiteSpec(Spec):
         return TASKS[self.task].runs_programs
 
 
-class ChatQuestionsSpec(QuestionsSuiteSpec):
+class ChatQuestionsSpec(GeneratedAnswers, QuestionsSuiteSpec):
     """The user's own questions, whose answers are generated and graded."""
 
     grade: GradeRule
     program: PythonFile | None
-    num_samples: int
-    max_tokens: int
-    temperature: float
-    top_k: int | None
 
     @property
     def runs_programs(self) -> bool:
         return self.program is not None
 
 
-class PythonSuiteSpec(Spec):
+class PythonSuiteSpec(GeneratedAnswers):
     """A task that a class of the user's asks and grades. It reads no source."""
 
     task: Literal["python"] = "python"
     file: PythonFile
     max_problems: int | None
-    num_samples: int
-    max_tokens: int
-    temperature: float
-    top_k: int | None
 
     @property
     def runs_programs(self) -> bool:

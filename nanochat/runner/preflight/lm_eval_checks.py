@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nanochat.plan.derive.lm_eval_installed import INSTALL, harness_version, has_task
+from nanochat.plan.derive.lm_eval_tasks import INSTALL, harness_version, has_task
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs.evaluation import BaseEvalSpec
 from nanochat.plan.specs.suites import BaseSuiteSpec, LmEvalSuiteSpec

@@ -1,9 +1,15 @@
-"""The digest of a task of lm-evaluation-harness in a YAML file: of this file and of the local files that it names."""
+"""Tasks of lm-evaluation-harness: whether the library is installed and has a task, and the digest of a task in a file.
+
+The library is never imported here, because that takes seconds.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import importlib.metadata
+import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +17,33 @@ import yaml
 
 from nanochat.errors import PreflightError
 
+PACKAGE = "lm_eval"
+INSTALL = "pip install 'nanochat-run[lm-eval]'"
 _MAX_PATH_CHARS = 1024
 _MODULE_TAG = "!function"
 """`!function utils.process` names a function in `utils.py` beside the YAML file."""
+
+
+def harness_version() -> str | None:
+    """Return the version of lm-evaluation-harness, or None if it is not installed."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def has_task(name: str) -> bool:
+    """Return whether a configuration file of the installed package mentions a task, a group or a tag of this name."""
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = spec.submodule_search_locations if spec is not None else None
+    if not folders:
+        return False
+    line = re.compile(
+        rf"^\s*(?:-\s*(?:(?:task|group|tag):\s*)?|(?:task|group|tag):\s*)[\"']?{re.escape(name)}[\"']?\s*$",
+        re.MULTILINE,
+    )
+    files = (file for folder in folders for file in (Path(folder) / "tasks").rglob("*.yaml"))
+    return any(line.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 
 
 def digest_task_file(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from nanochat.plan.derive import lm_eval_installed as installed
+from nanochat.plan.derive import lm_eval_tasks as installed
 
 
 def test_tasks_are_found_in_the_configuration_files_of_the_package(tmp_path, monkeypatch):
