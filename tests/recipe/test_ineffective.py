@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from nanochat.cli.run import main
+from nanochat.plan.compile import compile_plan
 from nanochat.recipe.load import load_recipe
+from nanochat.recipe.show import resolved_yaml
 
 RECIPE = """\
 nanochat: 1
@@ -52,8 +54,8 @@ def warnings(tmp_path: Path, *overrides: str) -> list[str]:
         (["pretrain.schedule={kind: constant, final_frac: 0.1}"], "`pretrain.schedule.final_frac` has no effect"),
         (["model.architecture=portable", "pretrain.optimizer.x0_lr=0.1"], "`pretrain.optimizer.x0_lr` has no effect"),
         (["base_eval.sample_tokens=9"], "`base_eval.sample_tokens` has no effect without `samples`"),
-        (["base_eval.suites.asked.fewshot_split=train"], "`base_eval.suites.asked.fewshot_split` has no effect"),
-        (["run.monitor.evaluate.suites.q={task: questions, source: rows, fewshot_split: train}"], "suites.q.fewshot"),
+        (["base_eval.suites.asked.fewshot_split=test"], "`base_eval.suites.asked.fewshot_split` has no effect"),
+        (["run.monitor.evaluate.suites.q={task: questions, source: rows, fewshot_split: test}"], "suites.q.fewshot"),
         (["chat_eval.suites.letters.max_tokens=9"], "beside `task: mmlu`, whose answers are not generated"),
         (["chat_eval.suites.spelling.top_k=5"], "which always takes the likeliest token"),
         (["chat_eval.suites.spelling.num_samples=5"], "`chat_eval.suites.spelling.num_samples` has no effect"),
@@ -89,6 +91,16 @@ def test_check_prints_warnings_with_their_place(tmp_path: Path, capsys: pytest.C
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"{recipe}: ok"
     assert second.startswith(f"  warning: {recipe}:9: `model.depth` has no effect")
+
+
+def test_resolved_recipe_has_no_warnings(tmp_path: Path) -> None:
+    """A run keeps its recipe with all defaults filled in, and that file can be run again."""
+    recipe = tmp_path / "all.yaml"
+    recipe.write_text(RECIPE)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(resolved_yaml(load_recipe(recipe)))
+    assert load_recipe(resolved).warnings() == []
+    assert [stage.name for stage in compile_plan(load_recipe(resolved)).stages][-1] == "export"
 
 
 def test_shipped_recipes_have_no_field_without_an_effect() -> None:

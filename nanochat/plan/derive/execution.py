@@ -8,7 +8,7 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_suites, derive_chat_suites
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec
-from nanochat.recipe.schema.execution_sections import Run
+from nanochat.recipe.schema.execution_sections import Evaluate, Run
 
 _PATH = ("run", "monitor", "evaluate")
 _SAME_IN_SPEC = {"device", "dtype", "activation_checkpointing", "threads", "offline", "accept_unisolated_programs"}
@@ -38,7 +38,8 @@ def derive_monitored(execution: ExecutionSpec, given: Derivation) -> Mapping[str
     for name in suites.keys() & chat_suites.keys():
         message = f"`{name}` is also the name of one of `suites`, and both are logged as `eval/{name}`"
         given.issues.refuse((*_PATH, "chat_suites", name), "duplicate-name", message, advice="choose another name")
-    if "every_steps" in section.model_fields_set and not section.suites and not section.chat_suites:
+    is_default = section.every_steps == Evaluate().every_steps  # which a resolved recipe also gives
+    if not is_default and not section.suites and not section.chat_suites:
         message = "`every_steps` has no effect without `suites` or `chat_suites`"
         given.issues.refuse((*_PATH, "every_steps"), "no-effect", message, advice="remove it, or add suites")
     if chat_suites and given.recipe.sft is None:

@@ -1,4 +1,4 @@
-"""Finds fields that a recipe gives and that have no effect beside its other fields, so that a plan can warn of them.
+"""Finds values that have no effect beside the other fields of a recipe, so that a plan can warn of them.
 
 They are no errors, because a sweep or a `--set` flag may change the other field. Not here: fields that contradict each
 other, which `cross_references` and the derivation of the plan refuse.
@@ -24,7 +24,7 @@ _REMOVE = "remove it"
 
 
 def find_ineffective(recipe: Recipe) -> Iterator[FieldProblem]:
-    """Yield the given fields of a valid recipe that have no effect, with the reason and what to do."""
+    """Yield the fields of a valid recipe whose values have no effect, with the reason and what to do."""
     yield from _in_run(recipe.run)
     if recipe.tracking.kind == "none":
         yield from _without_effect(
@@ -47,9 +47,12 @@ def find_ineffective(recipe: Recipe) -> Iterator[FieldProblem]:
 def _without_effect(
     path: KeyPath, section: BaseModel, names: list[str], beside: str, otherwise: str
 ) -> Iterator[FieldProblem]:
-    """Yield a problem for each of the fields that the section at `path` gives."""
+    """Yield a problem for each of the fields of the section at `path` that differ from their defaults.
+
+    A resolved recipe, as a run keeps it, gives all fields.
+    """
     for name in names:
-        if name in section.model_fields_set and getattr(section, name) is not None:
+        if getattr(section, name) != type(section).model_fields[name].get_default():
             where = ".".join(str(key) for key in (*path, name))
             message = f"`{where}` has no effect {beside}"
             yield FieldProblem((*path, name), "no-effect", message, f"{_REMOVE}, or {otherwise}", at_key=True)
