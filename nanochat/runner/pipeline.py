@@ -21,9 +21,8 @@ from nanochat.runner.preflight.run_checks import check_all
 from nanochat.runner.preflight.run_context import RunContext, RunRequest
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.report import write_report
-from nanochat.runner.report.results import metrics_by_name
+from nanochat.runner.report.results import check_expectations, metrics_by_name
 from nanochat.runner.stage_loop import cache_line, run_stages
 from nanochat.runner.store.cleanup.checkpoint_cleanup import sweep_checkpoints
 from nanochat.runner.store.locks import is_locked, stage_lock

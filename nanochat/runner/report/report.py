@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from nanochat.plan.quantities import show_bytes, show_duration, show_value
-from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
 from nanochat.runner.report.plots import REWARD_PLOT, SCORES_PLOT, draw_curves, draw_scores
-from nanochat.runner.report.results import list_results, metrics_by_name
+from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites, uncertainty_cells
+from nanochat.runner.report.stage_files import damaged_files, readable_folders, sample_texts, source_lines, stage_notes
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import Run
-from nanochat.runner.store.verification import damage_to_read
-from nanochat.stages.process.context import NOTE_PREFIX, indented
+from nanochat.stages.process.context import indented
 from nanochat.storage.files import write_text
-from nanochat.storage.layout import StageFolder
 from nanochat.terminal.output import printable
 
 _CURVES_INTRO = """\
@@ -39,8 +36,6 @@ _FINGERPRINT_INTRO = """\
 A fingerprint is a hash of everything that decides a stage's result: its recipe fields, its data, the seed, its code
 version, and the outputs of earlier stages. A later run with the same fingerprint reuses the result. The hashes here are
 shortened."""
-_SAMPLE_CHARS = 12_000
-_MAX_NOTES = 30
 
 
 def write_report(run: Run, base: Path, *, with_plots: bool = True) -> Path:
@@ -63,7 +58,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     state, records, lost = run.state, run.records(base), run.lost(base)
     folders, damaged = readable_folders(run, base), damaged_files(run, base)
     happened = "\n".join(f"- {sentence}" for sentence in describe_stages(records))
-    sources, samples = source_lines(folders, damaged), _samples(folders, damaged)
+    sources, samples = source_lines(folders, damaged), sample_texts(folders, damaged)
     missing = [run.describe_lost(base, lost)] if lost else []
     missing += [f"{path} {damage}, so it is not shown. Run the recipe again." for path, damage in damaged.items()]
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
@@ -89,23 +84,6 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         *(["## All results", _results_table(records)] if records else ()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def readable_folders(run: Run, base: Path) -> dict[str, StageFolder]:
-    """Return the folders of the stages without those that hold no result of this run."""
-    lost = run.lost(base)
-    return {stage: folder for stage, folder in run.folders(base).items() if stage not in lost}
-
-
-def damaged_files(run: Run, base: Path) -> dict[Path, str]:
-    """Return the files that a report shows and that are not as their stages wrote them, with what is wrong."""
-    damaged, folders = {}, run.folders(base)
-    for stage, record in run.records(base).items():
-        folder = folders[stage]
-        for path in (folder.metrics, folder.sources, folder.samples):
-            if (damage := damage_to_read(folder, record, path)) is not None:
-                damaged[path] = damage
-    return damaged
 
 
 def _draw(run: Run, base: Path) -> list[Path]:
@@ -167,39 +145,9 @@ def _expectations(run: Run, records: Mapping[str, StageRecord]) -> list[str]:
     return [intro, "\n".join(f"- {escape(str(expectation))}" for expectation in checked)] if checked else []
 
 
-def _samples(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> dict[str, str]:
-    samples = {}
-    for stage, folder in folders.items():
-        if folder.samples.is_file() and folder.samples not in damaged:
-            text = folder.samples.read_text(encoding="utf-8").strip()
-            samples[stage] = text[:_SAMPLE_CHARS] + ("\n\n(shortened)" if len(text) > _SAMPLE_CHARS else "")
-    return samples
-
-
-def stage_notes(folders: Mapping[str, StageFolder]) -> dict[str, list[str]]:
-    """Return the notes in the log of each stage, each once."""
-    notes = {}
-    for stage, folder in folders.items():
-        if folder.log.is_file():
-            lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            marked = [line.removeprefix(NOTE_PREFIX) for line in lines if line.startswith(NOTE_PREFIX)]
-            notes[stage] = list(dict.fromkeys(marked))[:_MAX_NOTES]
-    return notes
-
-
 def _note_section(notes: Mapping[str, list[str]]) -> list[str]:
     lines = [f"{stage}: {note}" for stage, noted in notes.items() for note in noted]
     return ["## Notes of the stages", indented("\n".join(lines))] if lines else []
-
-
-def source_lines(folders: Mapping[str, StageFolder], damaged: Collection[Path]) -> list[str]:
-    """Return what each stage wrote about the files that it read, each line once with the names of the stages."""
-    stages: dict[str, list[str]] = {}
-    for stage, folder in folders.items():
-        if folder.sources.is_file() and folder.sources not in damaged:
-            for line in json.loads(folder.sources.read_text(encoding="utf-8")):
-                stages.setdefault(line, []).append(stage)
-    return [f"{line} (read by {', '.join(names)})" for line, names in stages.items()]
 
 
 def suite_shares(records: Mapping[str, StageRecord]) -> list[str]:

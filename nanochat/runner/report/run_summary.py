@@ -10,9 +10,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from nanochat.plan.describe import several
-from nanochat.runner.report.expectations import check_expectations
-from nanochat.runner.report.report import damaged_files, readable_folders, source_lines, stage_notes
-from nanochat.runner.report.results import Result, list_results, metrics_by_name, time_remark
+from nanochat.runner.report.results import Result, check_expectations, list_results, metrics_by_name, time_remark
+from nanochat.runner.report.stage_files import damaged_files, readable_folders, source_lines, stage_notes
 from nanochat.runner.store.record import StageRecord, read_identity
 from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.store.session import is_in_progress

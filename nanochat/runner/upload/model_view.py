@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nanochat.plan.stages import STAGES, training_stages
-from nanochat.runner.report.expectations import check_expectations
 from nanochat.runner.report.markdown import code_span, escape, paragraphs
-from nanochat.runner.report.results import list_results, metrics_by_name, result_line
+from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name, result_line
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_state import RunState
 from nanochat.runner.store.verification import damage_to_read
