@@ -76,11 +76,6 @@ class DocumentStream:
         """How many times the source had been read to its end before the document last returned."""
         return self._position.epoch
 
-    @property
-    def part_count(self) -> int:
-        """The number of files, or 1 for a built-in source."""
-        return len(self._parts)
-
     def __iter__(self) -> DocumentStream:
         return self
 

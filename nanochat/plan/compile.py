@@ -54,21 +54,11 @@ def compile_plan(
         text_chars: returns the size of a source of text, for the estimates; default: that of the built-in ones.
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
-    recipe, issues = loaded.recipe, PlanIssues()
-    sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
-    config = derive_recipe_model(recipe, issues)
-    execution = execution_spec(recipe.run)
-    monitored: Mapping[str, ExecutionSpec] = {}
-    specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
-    if not issues.problems:
-        monitored = derive_monitored(execution, _derivation(recipe, sources, config, specs, issues))
-    if not issues.problems:
-        check_distributed(recipe.run.distributed, specs, config, issues)
-    if issues.problems:
-        raise LocatedRecipeError(map(loaded.locate, issues.problems))
+    recipe = loaded.recipe
+    specs, executions, notes = _derive(loaded)
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
-    executions = {spec.stage: monitored.get(spec.stage, execution) for spec in specs}
+    execution = execution_spec(recipe.run)
     has_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
     chars = _read_chars(specs, text_chars)
     models = _stage_models(specs, start_models)
@@ -92,7 +82,7 @@ def compile_plan(
         expectations=dict(recipe.expect),
         notes=(
             *loaded.warnings(),
-            *issues.notes,
+            *notes,
             *estimate_notes(stages, by_class, execution, device),
             *(memory_notes(stages, device, memory_bytes, has_bytes) if memory_bytes and has_bytes else ()),
             *repetition_notes(stages, chars),
@@ -112,6 +102,23 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
         validation_hash_frac=validation.hash_frac if validation else None,
         **section.model_dump(exclude={"path", "map", "validation"}),
     )
+
+
+def _derive(loaded: LoadedRecipe) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
+    """Return the specifications of the stages, how each is executed, and the notes. Raises what is wrong at once."""
+    recipe, issues = loaded.recipe, PlanIssues()
+    sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
+    config = derive_recipe_model(recipe, issues)
+    execution = execution_spec(recipe.run)
+    monitored: Mapping[str, ExecutionSpec] = {}
+    specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
+    if not issues.problems:
+        monitored = derive_monitored(execution, _derivation(recipe, sources, config, specs, issues))
+    if not issues.problems:
+        check_distributed(recipe.run.distributed, specs, config, issues)
+    if issues.problems:
+        raise LocatedRecipeError(map(loaded.locate, issues.problems))
+    return specs, {spec.stage: monitored.get(spec.stage, execution) for spec in specs}, issues.notes
 
 
 def _derive_specs(

@@ -1,25 +1,18 @@
 """The HTTP application: the OpenAI API under `/v1`, and the chat page at `/`.
 
-Every request is checked before it reaches the model: the key or the Host header, the size of the body, its fields, and
-whether the prompt fits. Not here: the files of the page (`chat_page`), sockets and signals (`server`).
+Not here: the checks of every request (`checks`), the files of the page (`chat_page`), sockets and signals (`server`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import json
-import re
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -28,22 +21,19 @@ from nanochat.inference import generation
 from nanochat.inference.engine import Engine
 from nanochat.serve.answers import stream_answers
 from nanochat.serve.chat_page import page, page_file
+from nanochat.serve.checks import check_caller, read_body
 from nanochat.serve.generator import BusyError, FailedError, Generator
 from nanochat.serve.requests import ChatRequest, CompletionRequest, Generation
 from nanochat.serve.responses import ApiError, Endpoint, Formatter, Usage, error_event
 from nanochat.tokenizer.chat_format import render_for_completion
 from nanochat.tokenizer.pieces import TextError
 
-MAX_BODY_BYTES = 2**20
-BODY_SECONDS = 30
-"""A client that sends its request more slowly is refused. A server that shuts down waits for it too."""
 _REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
     "X-Content-Type-Options": "nosniff",
 }
 
 Handler = Callable[[Request], Awaitable[Response]]
-Body = TypeVar("Body", ChatRequest, CompletionRequest)
 
 
 @dataclass(frozen=True)
@@ -92,23 +82,12 @@ class Api:
 
         async def guarded(request: Request) -> Response:
             try:
-                self._check_caller(request)
+                check_caller(request, self._key)
                 return await handler(request)
             except (ApiError, BusyError, FailedError, NanochatError) as error:
                 return _as_api_error(error).response()
 
         return guarded
-
-    def _check_caller(self, request: Request) -> None:
-        if self._key is not None:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._key.encode()):
-                raise ApiError(401, "give the server's key as `Authorization: Bearer KEY`", code="invalid_api_key")
-            return
-        host = re.sub(r":\d+$", "", request.headers.get("host", ""))
-        # Another site's name may point to this machine (DNS rebinding), but no site has a loopback address.
-        if not is_loopback(host.removeprefix("[").removesuffix("]")):
-            raise ApiError(403, f"this server is called 127.0.0.1 or localhost, not {host!r}")
 
     async def _info(self, _: Request) -> Response:
         config = self._engine.model.config
@@ -139,39 +118,16 @@ class Api:
         return {"id": self._served.name, "object": "model", "created": self._served.created, "owned_by": "nanochat"}
 
     async def _chat(self, request: Request) -> Response:
-        body = await self._read_body(request, ChatRequest)
+        body = await read_body(request, ChatRequest)
+        self._check_model(body.model)
         ids = render_for_completion(self._engine.tokenizer, body.conversation())
         return await self._answer(request, body, ids, "chat")
 
     async def _complete(self, request: Request) -> Response:
-        body = await self._read_body(request, CompletionRequest)
+        body = await read_body(request, CompletionRequest)
+        self._check_model(body.model)
         tokenizer = self._engine.tokenizer
         return await self._answer(request, body, [tokenizer.bos_id, *tokenizer.encode(body.prompt)], "text")
-
-    async def _read_body(self, request: Request, schema: type[Body]) -> Body:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # Browsers send this type from another site only after a CORS preflight, which this server refuses.
-        if kind != "application/json":
-            raise ApiError(415, "send JSON, with `Content-Type: application/json`")
-        content = bytearray()
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for block in request.stream():
-                    content += block
-                    if len(content) > MAX_BODY_BYTES:
-                        raise ApiError(413, f"the request is larger than {MAX_BODY_BYTES:,} bytes")
-        except TimeoutError:
-            raise ApiError(408, f"the request was not sent within {BODY_SECONDS} seconds") from None
-        except ClientDisconnect:
-            raise ApiError(400, "the client disconnected") from None
-        try:
-            body = schema.model_validate(json.loads(content))
-        except ValidationError as error:
-            raise ApiError(400, _explain(error)) from None
-        except (ValueError, RecursionError) as error:
-            raise ApiError(400, f"the body is not JSON: {error}") from None
-        self._check_model(body.model)
-        return body
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self._served.name:
@@ -244,16 +200,6 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether a name or an address always means this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
@@ -270,13 +216,3 @@ async def _not_found(_: Request, __: Exception) -> Response:
 
 async def _not_allowed(_: Request, error: Exception) -> Response:
     return ApiError(405, "this address does not take this method", headers=getattr(error, "headers", None)).response()
-
-
-def _explain(error: ValidationError) -> str:
-    """Return what is wrong with a body, as `messages.0.role: ...`."""
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        reason = str(problem["msg"]).removeprefix("Value error, ")
-        problems.append(f"{where}: {reason}" if where else reason)
-    return "; ".join(problems[:5])

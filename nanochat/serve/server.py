@@ -12,7 +12,8 @@ import uvicorn
 
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.inference.engine import Engine
-from nanochat.serve.app import Api, Served, is_loopback
+from nanochat.serve.app import Api, Served
+from nanochat.serve.checks import is_loopback
 from nanochat.serve.generator import Generator
 
 DEFAULT_PORT = 8000

@@ -153,11 +153,6 @@ def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_plann
     return None if first is None else form_name(first.value, column=source.column)
 
 
-def parse_conversation(value: object) -> Conversation:
-    """Return the conversation in a decoded JSON value; `parse_row` says what is raised."""
-    return parse_row(value, set())
-
-
 def _read_rows(files: Sequence[ReadableFile], source: SourceSpec, ignored: set[str]) -> Iterator[FileRow]:
     """Yield the rows. Parquet columns that only describe a conversation are not read, but added to `ignored`."""
     for file in files:

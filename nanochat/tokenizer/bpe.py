@@ -124,10 +124,6 @@ class Tokenizer:
         """Return the bytes of id `i`; those of a special token are its name's."""
         return self._shown[i]
 
-    def is_special(self, i: int) -> bool:
-        """Return whether `i` is the id of a special token."""
-        return i in self._special_names
-
     @property
     def is_byte_level(self) -> bool:
         """Whether it is a byte-level BPE; `model` is then a tokenizer.json."""

@@ -104,11 +104,9 @@ class FittedPrompt:
         return self.dropped_messages > 0 or self.dropped_tokens > 0
 
 
-def render_for_completion(
-    tokenizer: ChatTokenizer, conversation: Conversation, *, max_tokens: int | None = None
-) -> list[int]:
-    """Return the ids of the prompt for the assistant's next message; see `fit_for_completion`."""
-    return fit_for_completion(tokenizer, conversation, max_tokens=max_tokens).ids
+def render_for_completion(tokenizer: ChatTokenizer, conversation: Conversation) -> list[int]:
+    """Return the ids of the whole prompt for the assistant's next message; see `fit_for_completion`."""
+    return fit_for_completion(tokenizer, conversation).ids
 
 
 def fit_for_completion(

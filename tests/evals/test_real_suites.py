@@ -24,7 +24,7 @@ from nanochat.tasks.build import build_task
 from nanochat.tasks.multiple_choice.base_models import build_choice_items
 from nanochat.tasks.table import TASKS
 from nanochat.tokenizer import bpe
-from nanochat.tokenizer.chat_format import render_for_completion
+from nanochat.tokenizer.chat_format import fit_for_completion
 
 FOLDER = os.environ.get("NANOCHAT_TEST_DATA")
 REAL = Path(FOLDER).absolute() / "eval" if FOLDER else Path("nowhere")
@@ -123,7 +123,7 @@ def test_chat_suite_scores_1_for_an_oracle_and_0_for_its_opposite(oracle, name, 
     """The opposite answers with the letter after the right one."""
     task, answers = chat_task(name, 60), {}
     for example in task:
-        prompt = render_for_completion(tokenizer, example.conversation, max_tokens=1024)
+        prompt = fit_for_completion(tokenizer, example.conversation, max_tokens=1024).ids
         letters = example.letters
         letter = letters[(letters.index(gold_text(example)) + shift) % len(letters)]
         answers[tuple(prompt)] = tokenizer.encode(letter)[0]

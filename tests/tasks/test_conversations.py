@@ -11,7 +11,8 @@ import pytest
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.base import gold_text
-from nanochat.tasks.conversations import BadConversation, parse_conversation, read_conversations
+from nanochat.tasks.chat_forms.rows import parse_row
+from nanochat.tasks.conversations import BadConversation, read_conversations
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}
@@ -37,7 +38,7 @@ EXPECTED = Conversation((Message("user", "hi"), Message("assistant", "yo")))
     ],
 )
 def test_conversation_is_parsed_from_each_form(value):
-    assert parse_conversation(value) == EXPECTED
+    assert parse_row(value, set()) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_conversation_is_parsed_from_each_form(value):
 )
 def test_bad_conversation_is_refused_with_its_problem(value, problem):
     with pytest.raises(BadConversation, match=problem):
-        parse_conversation(value)
+        parse_row(value, set())
 
 
 def _write(path, lines):
@@ -151,7 +152,7 @@ def test_parquet_columns_that_chats_do_not_need_are_not_read(tmp_path):
 
 def test_conversation_is_rendered_as_by_hand(tokenizer):
     """Only the assistant's words are trained on."""
-    rendered = render(tokenizer, parse_conversation([USER, ASSISTANT, USER, ASSISTANT]))
+    rendered = render(tokenizer, parse_row([USER, ASSISTANT, USER, ASSISTANT], set()))
     turn = [257, 104, 105, 258, 259, 121, 111, 260]
     assert rendered.ids == [256, *turn, *turn]
     assert rendered.mask == [0, *[0, 0, 0, 0, 0, 1, 1, 1] * 2]

@@ -80,19 +80,19 @@ def test_render_for_completion_drops_the_last_answer(letters):
 def test_render_for_completion_keeps_the_system_message_and_the_newest_turns(letters):
     conversation = talk(("system", "d"), ("user", "a"), ("assistant", "b"), ("user", "c"))
     whole = [BOS, USER, D, LINE, LINE, A, USER_END, BOT, B, BOT_END, USER, C, USER_END, BOT]
-    assert render_for_completion(letters, conversation, max_tokens=14) == whole
+    assert fit_for_completion(letters, conversation, max_tokens=14).ids == whole
     newest = [BOS, USER, D, LINE, LINE, C, USER_END, BOT]
-    assert render_for_completion(letters, conversation, max_tokens=13) == newest
-    assert render_for_completion(letters, conversation, max_tokens=8) == newest
+    assert fit_for_completion(letters, conversation, max_tokens=13).ids == newest
+    assert fit_for_completion(letters, conversation, max_tokens=8).ids == newest
 
 
 def test_render_for_completion_drops_the_oldest_round_first(letters):
     """Two rounds and a question have 17 tokens; the second round and the question have 11."""
     conversation = talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "a"))
     newest = [BOS, USER, C, USER_END, BOT, D, BOT_END, USER, A, USER_END, BOT]
-    assert len(render_for_completion(letters, conversation, max_tokens=17)) == 17
-    assert render_for_completion(letters, conversation, max_tokens=16) == newest
-    assert render_for_completion(letters, conversation, max_tokens=11) == newest
+    assert len(fit_for_completion(letters, conversation, max_tokens=17).ids) == 17
+    assert fit_for_completion(letters, conversation, max_tokens=16).ids == newest
+    assert fit_for_completion(letters, conversation, max_tokens=11).ids == newest
     fitted = [fit_for_completion(letters, conversation, max_tokens=limit) for limit in (17, 16, 11, 5)]
     counts = [(prompt.dropped_messages, prompt.dropped_tokens, prompt.is_cut) for prompt in fitted]
     assert counts == [(0, 0, False), (2, 0, True), (2, 0, True), (4, 0, True)]
@@ -100,11 +100,11 @@ def test_render_for_completion_drops_the_oldest_round_first(letters):
 
 def test_render_for_completion_keeps_the_end_of_a_long_question(letters):
     conversation = talk(("user", "abcd"))
-    assert render_for_completion(letters, conversation, max_tokens=6) == [BOS, USER, C, D, USER_END, BOT]
+    assert fit_for_completion(letters, conversation, max_tokens=6).ids == [BOS, USER, C, D, USER_END, BOT]
     fitted = fit_for_completion(letters, conversation, max_tokens=6)
     assert (fitted.dropped_messages, fitted.dropped_tokens, fitted.is_cut) == (0, 2, True)
     with pytest.raises(ConversationError, match="a context of 4 tokens cannot hold a question"):
-        render_for_completion(letters, conversation, max_tokens=4)
+        fit_for_completion(letters, conversation, max_tokens=4)
 
 
 @pytest.mark.parametrize("turns", [[], [("assistant", "a")], [("user", "a"), ("assistant", "b"), ("assistant", "c")]])
@@ -125,4 +125,4 @@ def test_render_for_completion_is_a_prefix_of_render_within_the_limit(letters, r
     assert whole.ids[: len(prompt)] == prompt
     assert len(whole.mask) == len(whole.ids)
     assert sum(whole.mask) == sum(len(answer) + 1 for _, answer in rounds)
-    assert len(render_for_completion(letters, talk(*turns), max_tokens=limit)) <= limit
+    assert len(fit_for_completion(letters, talk(*turns), max_tokens=limit).ids) <= limit
