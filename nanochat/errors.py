@@ -5,6 +5,8 @@ Mistakes of the user raise one of these and end the command without a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 OK = 0
 BUG = 1
 OUT_OF_MEMORY = 40
@@ -51,3 +53,13 @@ class InterruptedRun(NanochatError):  # noqa: N818 -- a signal is not an error
     """A signal stopped the run after it had saved its state. The same command continues it."""
 
     exit_code = 75
+
+
+_WORST_FIRST = (NanochatError, StageError, RecipeError, PreflightError, LockError, ExpectationError, InterruptedRun)
+"""Bugs of nanochat come first. Missed expectations come late, because the results are there."""
+
+
+def worst(exit_codes: Iterable[int]) -> type[NanochatError] | None:
+    """Return the class of the worst of these exit codes, or None if none of them is that of an error."""
+    codes = set(exit_codes)
+    return next((kind for kind in _WORST_FIRST if kind.exit_code in codes), None)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from nanochat.errors import ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
+from nanochat.errors import BUG, OK, ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.recipe.show import resolved_yaml
 from nanochat.runner.display import Display
@@ -124,9 +124,11 @@ def _record_failure(error: BaseException, session: Session, context: RunContext,
 
     Plots are left out for a user who interrupted the run and is waiting for it to end.
     """
-    message = str(error) if isinstance(error, NanochatError) else f"a bug: {error!r}"
+    message, code = f"a bug: {error!r}", BUG
+    if isinstance(error, NanochatError):
+        message, code = str(error), error.exit_code
     try:
-        session.end("interrupted" if isinstance(error, InterruptedRun) else "failed", message)
+        session.end("interrupted" if isinstance(error, InterruptedRun) else "failed", message, code)
         write_report(Run(session.folder, session.state), context.request.base, with_plots=with_plots)
     except Exception as problem:  # noqa: BLE001  (whatever it is, it must not replace the error of the stage)
         reason = f"{type(problem).__name__}: {problem}"
@@ -159,7 +161,7 @@ def _open(context: RunContext, tracking: RunTracking) -> Iterator[Session]:
 def _finish(context: RunContext, session: Session, records: dict[str, StageRecord]) -> list[str]:
     """Mark the run as finished, show its expectations, and return a message for each one that is not met."""
     unmet = _check(context, records)
-    session.end("finished", "; ".join(unmet))
+    session.end("finished", "; ".join(unmet), ExpectationError.exit_code if unmet else OK)
     return unmet
 
 

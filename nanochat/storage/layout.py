@@ -125,7 +125,7 @@ class _ReportFolder:
 
     path: Path
 
-    lock = _Entry("lock")  # held by the process that works on the run, or that chooses the cells of a search
+    lock = _Entry("lock")  # held by the process that works on the run, or by those that run cells of the sweep
     recipe = _Entry("recipe.yaml")  # the recipe file as it was
     resolved = _Entry("config.yaml")  # the recipe with `extends`, `vars` and `--set` applied
     plan_text = _Entry("plan.txt")

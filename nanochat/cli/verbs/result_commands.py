@@ -19,12 +19,18 @@ from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
+from nanochat.runner.store.sweep_state import describe_damage as describe_damaged_sweep
 from nanochat.runner.store.sweep_state import reference
 from nanochat.runner.sweeps.results.catalog import look_for_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.json_results import sweep_to_json
 from nanochat.runner.sweeps.results.report import write_sweep_report
-from nanochat.runner.sweeps.results.summary import SweepSummary, list_sweeps, summary_to_json
+from nanochat.runner.sweeps.results.summary import (
+    SweepSummary,
+    list_damaged_sweeps,
+    list_sweeps,
+    summary_to_json,
+)
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import RunFolder, runs_folder
 
@@ -32,18 +38,20 @@ from nanochat.storage.layout import RunFolder, runs_folder
 def ls(options: argparse.Namespace) -> None:
     """List the runs and sweeps of this machine, the damaged ones first and the newest last."""
     base = runtime.base_dir()
-    runs, damaged = [summarise(run, base) for run in list_runs(base)], list_damaged_runs(base)
-    sweeps = list_sweeps(base)
+    runs, sweeps = [summarise(run, base) for run in list_runs(base)], list_sweeps(base)
+    damaged = {_name(folder): describe_damage(folder) for folder in list_damaged_runs(base)}
+    damaged_sweeps = {reference(folder): describe_damaged_sweep(folder) for folder in list_damaged_sweeps(base)}
     if options.json:
-        broken: list[JsonValue] = [{"run": _name(x), "problem": describe_damage(x)} for x in damaged]
+        broken: list[JsonValue] = [{"run": name, "problem": problem} for name, problem in damaged.items()]
+        broken += [{"sweep": name, "problem": problem} for name, problem in damaged_sweeps.items()]
         document: dict[str, JsonValue] = {"runs": [run_to_json(summary) for summary in runs], "damaged": broken}
         print_json(document | {"sweeps": [summary_to_json(summary) for summary in sweeps]})
         return
-    if not runs and not damaged and not sweeps:
+    if not runs and not damaged and not sweeps and not damaged_sweeps:
         print(f"no runs under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`")
         return
     rows = [("run", "status", "stages", "results")]
-    rows += [(_name(folder), "damaged", "-", describe_damage(folder)) for folder in damaged]
+    rows += [(name, "damaged", "-", problem) for name, problem in (*damaged.items(), *damaged_sweeps.items())]
     lines = [(summary.run.state.created, _run_row(summary)) for summary in runs]
     lines += [(summary.state.created, _sweep_row(summary)) for summary in sweeps]
     rows += [row for _, row in sorted(lines, key=lambda line: line[0])]

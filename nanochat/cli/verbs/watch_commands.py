@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,33 +21,51 @@ from nanochat.runner.watch.snapshot import Snapshot, take_snapshot
 from nanochat.terminal.output import allow_loss, is_read
 
 _SECONDS = 1.0
-_PLAIN_SECONDS = 10.0
+_LOOKS_PER_LINE = 10
 """A log gets a line less often than a terminal is drawn."""
 _IDLE_BETWEEN_CELLS = 3
-"""A sweep counts as stopped if so many looks in a row find no cell that runs."""
+"""A sweep with cells that wait counts as stopped if no command runs one in so many looks after each other. A scheduler
+may start a command for each cell."""
 _CURVE_HEIGHT, _MAX_WIDTH = 10, 100
 
 
 def watch(options: argparse.Namespace) -> None:
-    """Show how far a run is, and its curve, until it ends; with `--once`, only now."""
+    """Show how far a run is, and its curve, until it ends, and end with its exit code; with `--once`, only now."""
     allow_loss()
     console = TerminalConsole()
     width = min(console.width, _MAX_WIDTH)
-    snapshots = _snapshots(options.run, _SECONDS if console.is_terminal else _PLAIN_SECONDS)
-    if options.once or not console.is_terminal:
-        last = next(snapshots)
-        for snapshot in () if options.once else snapshots:
-            console.print_line(_line(last))
-            last = snapshot
-        for line in _page(last, width):
-            console.print_line(line)
+    snapshots = _snapshots(options.run)
+    if options.once:
+        _print_page(next(snapshots), console, width)
         return
+    sys.exit((_draw if console.is_terminal else _log)(snapshots, console, width).exit_code)
+
+
+def _draw(snapshots: Iterator[Snapshot], console: TerminalConsole, width: int) -> Snapshot:
+    """Draw each snapshot over the one before it, and return the last."""
     with Live(console=console, auto_refresh=False) as live:
         for snapshot in snapshots:
             live.update(Text("\n".join(_page(snapshot, width))), refresh=True)
+    return snapshot
 
 
-def _snapshots(reference: str, seconds: float) -> Iterator[Snapshot]:
+def _log(snapshots: Iterator[Snapshot], console: TerminalConsole, width: int) -> Snapshot:
+    """Print a line about some of the snapshots and the page of the last, and return that."""
+    last = next(snapshots)
+    for count, snapshot in enumerate(snapshots):
+        if count % _LOOKS_PER_LINE == 0:
+            console.print_line(_line(last))
+        last = snapshot
+    _print_page(last, console, width)
+    return last
+
+
+def _print_page(snapshot: Snapshot, console: TerminalConsole, width: int) -> None:
+    for line in _page(snapshot, width):
+        console.print_line(line)
+
+
+def _snapshots(reference: str) -> Iterator[Snapshot]:
     """Yield how far a run is now and then, the last time when it has ended."""
     base = runtime.base_dir()
     sweep = look_for_sweep(reference, base)
@@ -56,10 +75,10 @@ def _snapshots(reference: str, seconds: float) -> Iterator[Snapshot]:
         snapshot = take(base)
         yield snapshot
         idle = 0 if snapshot.is_active else idle + 1
-        patience = 0 if sweep is None or snapshot.status == "finished" else _IDLE_BETWEEN_CELLS
-        if idle > patience or not is_read():
+        may_continue = sweep is not None and snapshot.status == "interrupted"
+        if idle > (_IDLE_BETWEEN_CELLS if may_continue else 0) or not is_read():
             return
-        time.sleep(seconds)
+        time.sleep(_SECONDS)
 
 
 def _page(snapshot: Snapshot, width: int) -> list[str]:

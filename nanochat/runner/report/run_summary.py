@@ -15,9 +15,12 @@ from nanochat.runner.report.stage_files import damaged_files, readable_folders, 
 from nanochat.runner.store.record import StageRecord, read_identity
 from nanochat.runner.store.run_catalog import Run
 from nanochat.runner.store.session import is_in_progress
+from nanochat.runner.store.sweep_state import is_pruned
 
 DIED = "died"
 """Status of a run that says that it is running although no process works on it."""
+PRUNED = "pruned"
+"""Status of the run of a cell that a search stopped early."""
 UNFINISHED = {"waiting": "not run", "running": "running", "failed": "failed", "interrupted": "interrupted"}
 """How the status of a stage without a result is shown."""
 
@@ -29,7 +32,7 @@ class RunSummary:
     run: Run
     base: Path
     status: str
-    """That of its state, or `DIED`."""
+    """That of its state, `DIED` or `PRUNED`."""
     records: Mapping[str, StageRecord]
     lost: Mapping[str, str]
     """Stages whose results are not here, with the reason."""
@@ -40,8 +43,12 @@ class RunSummary:
 
     @property
     def unfinished(self) -> dict[str, str]:
-        """The stages that the run has not finished, and how far they came, in the words of `UNFINISHED` and `DIED`."""
-        shown = {**UNFINISHED, "running": DIED if self.status == DIED else UNFINISHED["running"]}
+        """The stages that the run has not finished, and how far they came, in words such as those of `UNFINISHED`."""
+        shown = dict(UNFINISHED)
+        if self.status == DIED:
+            shown["running"] = DIED
+        if self.status == PRUNED:
+            shown["interrupted"] = PRUNED
         return {entry.stage: shown[entry.status] for entry in self.run.state.stages if entry.status in shown}
 
     @property
@@ -53,9 +60,14 @@ class RunSummary:
 
 def summarise(run: Run, base: Path) -> RunSummary:
     """Return the summary of a run."""
-    is_dead = run.state.status == "running" and not is_in_progress(run)
-    status = DIED if is_dead else run.state.status
-    return RunSummary(run=run, base=base, status=status, records=run.records(base), lost=run.lost(base))
+    return RunSummary(run=run, base=base, status=status_of(run, base), records=run.records(base), lost=run.lost(base))
+
+
+def status_of(run: Run, base: Path) -> str:
+    """Return the status of a run: that of its state, `DIED` or `PRUNED`."""
+    if run.state.status == "running" and not is_in_progress(run):
+        return DIED
+    return PRUNED if is_pruned(run.state, base) else run.state.status
 
 
 def describe_unfinished(summary: RunSummary) -> str | None:

@@ -76,20 +76,31 @@ def run_lock(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def sweep_lock(folder: SweepFolder) -> Iterator[None]:
-    """Hold the lock of a sweep whose cells are chosen one after another; see `run_lock`."""
-    with _hold(folder.lock, f"the sweep {folder.path}", 0):
+def sweep_lock(folder: SweepFolder, *, is_shared: bool) -> Iterator[None]:
+    """Hold the lock of a sweep while running its cells. Commands can share it, unless results decide what runs next.
+
+    See `run_lock`.
+    """
+    if not is_shared:
+        with _hold(folder.lock, f"the sweep {folder.path}", 0):
+            yield
+        return
+    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        lock_file(descriptor, folder.lock, shared=True)
         yield
+    finally:
+        os.close(descriptor)
 
 
-def is_locked(folder: StageFolder | RunFolder) -> bool:
+def is_locked(folder: StageFolder | RunFolder | SweepFolder) -> bool:
     """Return whether a process holds the lock of a folder right now. It need not be writable."""
     try:
         descriptor = os.open(folder.lock, os.O_RDONLY)
     except OSError:  # there is no lock file, or only its owner may open it
         return False
     try:
-        return not lock_file(descriptor, folder.lock, shared=True, wait=False)
+        return not lock_file(descriptor, folder.lock, shared=not isinstance(folder, SweepFolder), wait=False)
     except PreflightError:  # without locks there is only what the file says
         owner = _read_owner(folder.lock)
         return owner is not None and not _has_ended(owner)

@@ -65,6 +65,8 @@ class RunState(Stored):
     status: RunStatus
     message: str = ""
     """How it ended, as text for the user."""
+    exit_code: int | None = None
+    """That of its command; None until it has ended, or if its process died."""
     host: str
     machine: str = ""
     """See `provenance.machine_id`."""

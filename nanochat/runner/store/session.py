@@ -61,9 +61,9 @@ class Session:
         status = "finished" if is_own else "cached"
         self._change_stage(name, folder, status=status, reason="", output_digest=output_digest)
 
-    def end(self, status: RunStatus, message: str) -> None:
+    def end(self, status: RunStatus, message: str, exit_code: int) -> None:
         """Store how the run ended."""
-        self.state = self.state.model_copy(update={"status": status, "message": message})
+        self.state = self.state.model_copy(update={"status": status, "message": message, "exit_code": exit_code})
         self._write()
 
     def _change_stage(self, name: str, folder: StageFolder, **changes: object) -> None:

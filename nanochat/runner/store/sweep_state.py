@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat.recipe.schema.sweep_section import Sweep
-from nanochat.runner.store.run_state import RunTracking
+from nanochat.runner.store.run_state import RunState, RunTracking
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder, sweeps_folder
 
@@ -67,6 +67,20 @@ def read_sweep(folder: SweepFolder) -> SweepState | None:
         return SweepState.model_validate_json(folder.state.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def is_pruned(run: RunState, base: Path) -> bool:
+    """Return whether a run is that of a cell which a search stopped early, and nobody continued it to its end."""
+    found = sweep_of(run.sweep, base) if run.status == "interrupted" else None
+    if found is None:
+        return False
+    pruned = [cell for cell in found[1].cells if cell.number in found[1].pruned]
+    return any((cell.run, cell.plan_digest) == (run.name, run.plan_digest) for cell in pruned)
+
+
+def describe_damage(folder: SweepFolder) -> str:
+    """Return what is wrong with the state of a sweep, and what to do, as text for the user."""
+    return f"{folder.state} is damaged; run its recipe again, which takes finished cells from the cache"
 
 
 def sweep_of(run_sweep: str, base: Path) -> tuple[SweepFolder, SweepState] | None:

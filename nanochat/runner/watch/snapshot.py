@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.errors import OK, InterruptedRun, StageError
 from nanochat.runner.process.child import read_progress
 from nanochat.runner.report.plots import Curve, read_curves
+from nanochat.runner.report.run_summary import status_of
 from nanochat.runner.store.run_catalog import Run
-from nanochat.runner.store.run_state import read_run
+from nanochat.runner.store.run_state import RunState, read_run
 from nanochat.runner.store.session import is_in_progress
 
 _WORKING = ("running", "interrupted", "failed")
@@ -22,10 +24,13 @@ class Snapshot:
 
     reference: str
     status: str
-    """Of the run. `died` if its process ended without saying how."""
+    """Of the run: see `run_summary.status_of`."""
     message: str
     """How the run ended, if it says so."""
+    exit_code: int
+    """How its command ended, as an exit code. 0 while it works on the run."""
     is_active: bool
+    """Whether a command works on the run."""
     stages: tuple[tuple[str, str], ...]
     """The title and the status of each stage."""
     title: str | None
@@ -55,8 +60,9 @@ def take_snapshot(run: Run, base: Path) -> Snapshot:
             name, curve = f"{stage} {shown}", curves[shown]
     return Snapshot(
         reference=run.reference,
-        status="died" if run.state.status == "running" and not is_active else run.state.status,
+        status=status_of(run, base),
         message=run.state.message,
+        exit_code=0 if is_active else exit_code_of(run.state),
         is_active=is_active,
         stages=tuple((entry.title, entry.status) for entry in run.state.stages),
         title=current.title if current else None,
@@ -65,3 +71,11 @@ def take_snapshot(run: Run, base: Path) -> Snapshot:
         curve_name=name,
         curve=curve,
     )
+
+
+def exit_code_of(run: RunState) -> int:
+    """Return the exit code of the last command that worked on a run, as far as its state says so."""
+    if run.exit_code is not None:
+        return run.exit_code
+    codes = {"finished": OK, "failed": StageError.exit_code}  # of a version that did not store it
+    return codes.get(run.status, InterruptedRun.exit_code)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from nanochat.cli.run import main
 from nanochat.runner.sweeps.running.pruning import is_worse, losses_of
 
 SEARCH = """\
@@ -42,7 +43,9 @@ def test_milestones_are_a_quarter_half_and_three_quarters_of_the_steps(sweep):
     assert losses_of(result, sweep.bench.base) == {1: 8.5, 2: 18.5}
 
 
-def test_a_pruned_trial_is_reported_as_pruned_is_not_started_again_and_can_be_continued(sweep, calls, monkeypatch):
+def test_a_pruned_trial_is_reported_as_pruned_is_not_started_again_and_can_be_continued(
+    sweep, calls, monkeypatch, capsys
+):
     pytest.importorskip("optuna")
     monkeypatch.setattr("nanochat.runner.sweeps.running.pruning.LEAST_TRIALS", 2)
     sweep.bench.control(varies="yes")
@@ -60,6 +63,11 @@ def test_a_pruned_trial_is_reported_as_pruned_is_not_started_again_and_can_be_co
     run = sweep.results()[2].run
     assert run.state.status == "interrupted"
     assert "; continue with: nanochat-run " in run.state.message
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(sweep.bench.base))
+    assert main(["ls"]) == main(["compare", run.reference, "tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{run.reference}  pruned " in shown and f"Not finished: {run.reference} (pruned) has 1 of 5" in shown
+    assert "interrupted" not in shown
     sweep.bench.control(varies="yes")
     sweep.run()
     assert calls() == []

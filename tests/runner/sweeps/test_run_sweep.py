@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 from nanochat.cli.run import main
+from nanochat.cli.verbs import watch_commands
 from nanochat.errors import ExpectationError, InterruptedRun, LockError, NanochatError, PreflightError, StageError
-from nanochat.runner.store.locks import run_lock
+from nanochat.runner.store.locks import is_locked, run_lock, sweep_lock
 from nanochat.runner.store.run_catalog import list_runs
+from nanochat.runner.sweeps.running import cell_runner
 from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
 from nanochat.storage.layout import sweep_folders
 
@@ -82,6 +85,65 @@ def test_a_cell_that_diverges_fails_alone_and_is_tried_again_by_the_next_command
     sweep.bench.control()
     sweep.run()
     assert calls() == CELL
+
+
+def test_watch_ends_at_once_with_the_exit_code_of_a_failed_sweep(sweep, monkeypatch, capsys):
+    """Cells that wait, because of `--fail-fast`, change nothing."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(sweep.bench.base))
+    sweep.bench.control(pretrain="fail")
+    with pytest.raises(StageError):
+        sweep.run(stops_at_failure=True)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it looks twice"))
+    assert main(["watch", "tiny"]) == StageError.exit_code
+    assert capsys.readouterr().out.splitlines()[-1] == "failed: sweep of 3 cells"
+    assert main(["watch", "tiny", "--once"]) == 0
+
+
+def test_watch_follows_a_sweep_between_two_cells_while_a_command_runs_it(sweep, monkeypatch):
+    """Without one it looks four times, because a scheduler may start another command for the next cell."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(sweep.bench.base))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with ExitStack() as commands:
+        for _ in range(2):
+            commands.enter_context(sweep_lock(sweep.open(), is_shared=True))
+        snapshots = watch_commands._snapshots("tiny")
+        assert [next(snapshots).is_active for _ in range(9)] == [True] * 9
+    assert [(snapshot.is_active, snapshot.exit_code) for snapshot in snapshots] == [(False, 75)] * 4
+
+
+def test_a_sweep_is_locked_while_its_cells_run(sweep, monkeypatch):
+    locked = []
+    run = cell_runner.run_loaded
+
+    def look_and_run(*arguments):
+        locked.append(is_locked(sweep_folders(sweep.bench.base)[-1]))
+        return run(*arguments)
+
+    monkeypatch.setattr(cell_runner, "run_loaded", look_and_run)
+    folder = sweep.run()
+    assert locked == [True] * 3 and not is_locked(folder)
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_stage_that_fails_is_not_tried_again_by_the_other_cells_that_share_it(sweep, calls, parallel):
+    sweep.bench.control(tokenizer="fail")
+    with pytest.raises(StageError) as caught:
+        sweep.run(f"sweep.parallel={parallel}")
+    assert calls() == ["tokenizer"]
+    lines = str(caught.value).splitlines()[1:]
+    assert sum("tokenizer, which another cell shares, failed there: " in line for line in lines) == 2
+    assert [result.status for result in sweep.results()] == ["failed"] * 3
+    sweep.bench.control()
+    sweep.run()
+    assert calls() == ["tokenizer", *CELL, *CELL, *CELL]
+    assert "1-tokenizer: runs, it was interrupted before anything was saved" in sweep.bench.display.text
+
+
+def test_a_cell_names_the_command_that_continues_it_to_the_last_stage_of_the_sweep(sweep):
+    sweep.bench.control(pretrain="fail", only='"steps": 5')
+    with pytest.raises(StageError):
+        sweep.run()
+    assert sweep.results()[1].run.state.command.endswith(" --set pretrain.horizon.steps=5 --until base_eval")
 
 
 def test_fail_fast_starts_no_other_cell(sweep, calls):

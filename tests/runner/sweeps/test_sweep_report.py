@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from nanochat.cli.run import main
 from nanochat.errors import PreflightError, RecipeError
+from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.runner.store.sweep_state import CellEntry
 from nanochat.runner.sweeps.results.catalog import best_recipe, find_sweep
 from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank
 from nanochat.runner.sweeps.results.effects import list_effects
+from nanochat.runner.sweeps.results.report import sweep_report
 from nanochat.runner.sweeps.results.table import show_mean
 from nanochat.runner.upload.build_view import run_view
 from nanochat.runner.upload.sweep_view import as_cell
@@ -18,7 +23,7 @@ from nanochat.runner.upload.sweep_view import as_cell
 
 def cell(number, values, seed, loss):
     entry = CellEntry(number=number, values=values, seed=seed, run="r", plan_digest="d", overrides=())
-    metrics = {} if loss is None else {"base_eval.bpb": loss}
+    metrics = {} if loss is None else {"base_eval.bpb": float(loss)}
     return CellResult(entry=entry, run=None, status="finished", metrics=metrics, message="")
 
 
@@ -41,6 +46,21 @@ def test_the_effect_of_a_field_is_its_mean_over_the_others_with_its_spread_over_
     assert [level.label for level in second.levels] == ["3, 30", "4, 40"]
     assert [level.mean for level in second.levels] == pytest.approx([18, 19.1])
     assert [level.spread for level in second.levels] == pytest.approx([0, 0.2 / 2**0.5])
+    assert first.is_balanced and second.is_balanced
+
+
+def test_zipped_fields_have_one_effect_and_missing_cells_are_remarked():
+    """The two widths of one depth are two values: neither field alone says which. Of a=1, the cells with b=4 failed."""
+    shapes = [(1, 32), (1, 64), (2, 64)]
+    results = [cell(n, {"m.layers": a, "m.width": b}, 0, float(n)) for n, (a, b) in enumerate(shapes, start=1)]
+    (effect,) = list_effects(results, "base_eval.bpb", zipped=("m.layers", "m.width"))
+    assert [(level.label, level.mean) for level in effect.levels] == [("1, 32", 1), ("1, 64", 2), ("2, 64", 3)]
+    assert effect.is_balanced
+    broken = [x for x in grid() if (x.entry.values["x.a"], x.entry.values["x.b"]) != (1, 4)]
+    assert not any(effect.is_balanced for effect in list_effects(broken, "base_eval.bpb"))
+    state = SimpleNamespace(name="n", description="", command="c", section=Sweep(rank_by={"base_eval.bpb": "min"}))
+    assert sweep_report(state, broken, plots=()).count("These values were not all tried with the same values") == 2
+    assert "These values" not in sweep_report(state, grid(), plots=())
 
 
 def test_settings_are_ranked_by_their_mean_and_a_diverged_seed_takes_a_setting_out():
@@ -98,11 +118,18 @@ def test_a_sweep_without_ranking_has_no_best_recipe(sweep):
         best_recipe("tinny", sweep.bench.base)
 
 
-def test_damaged_sweep_is_named_with_its_file(tmp_path):
+def test_damaged_sweep_is_named_with_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     state = tmp_path / "sweeps" / "rates" / "20260101-000000" / "sweep.json"
     state.parent.mkdir(parents=True)
     state.write_text("{")
-    with pytest.raises(RecipeError, match=r"the sweep `rates` cannot be read: .*sweep\.json is missing or damaged"):
-        find_sweep("rates", tmp_path)
+    for command in (["report"], ["report", "--json"], ["watch"], ["compare"], ["best"]):
+        assert main([command[0], "rates", *command[1:]]) == RecipeError.exit_code
+        assert f"the sweep `rates` cannot be read: {state} is damaged; run its recipe" in capsys.readouterr().err
+    assert main(["ls"]) == 0
+    assert f"rates/20260101-000000  damaged  -       {state} is damaged" in capsys.readouterr().out
+    assert main(["ls", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["damaged"]
+    assert listed["sweep"] == "rates/20260101-000000"
     with pytest.raises(RecipeError, match="no sweep `rates/today`; those of this name are rates/20260101-000000"):
         find_sweep("rates/today", tmp_path)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from nanochat.cli.run import main
+from nanochat.errors import NanochatError
 from nanochat.runner.store.run_catalog import find_run, list_runs
 from nanochat.runner.watch.snapshot import take_snapshot
 
@@ -54,6 +55,17 @@ def test_watch_shows_how_a_run_ended_and_its_last_curve(bench, capsys):
     assert lines[2].strip().startswith("8 │") and lines[-3].strip().startswith("2 │") and lines[-2].endswith("4")
 
 
+@pytest.mark.parametrize(("how", "code"), [("fail", 4), ("well", 5)])
+def test_watch_ends_with_the_exit_code_of_the_run(bench, how, code):
+    """Of a run that diverges, and of one that does not meet an expectation."""
+    bench.recipe.write_text(bench.recipe.read_text() + "expect: {pretrain.loss: '< 0'}\n")
+    bench.control(pretrain=how)
+    with pytest.raises(NanochatError) as caught:
+        bench.run()
+    assert caught.value.exit_code == main(["watch", "tiny"]) == code
+    assert main(["watch", "tiny", "--once"]) == 0
+
+
 def test_watch_follows_a_run_until_it_ends(bench, monkeypatch, capsys):
     """The states come one after the other, as if another process worked on the run."""
     bench.run()
@@ -61,6 +73,7 @@ def test_watch_follows_a_run_until_it_ends(bench, monkeypatch, capsys):
     running = replace(last, status="running", is_active=True, title="2-pretrain", fraction=0.25, text="step 1/4")
     states = iter([running, replace(running, fraction=0.5, text="step 2/4"), last])
     monkeypatch.setattr("nanochat.cli.verbs.watch_commands.take_snapshot", lambda *_: next(states))
+    monkeypatch.setattr("nanochat.cli.verbs.watch_commands._LOOKS_PER_LINE", 1)
     monkeypatch.setattr("time.sleep", lambda _: None)
     assert main(["watch", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()

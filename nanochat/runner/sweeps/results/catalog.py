@@ -9,7 +9,7 @@ from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
 from nanochat.recipe.sweeps.labels import short_names
-from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
+from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep, reference
 from nanochat.runner.sweeps.results.cell_results import group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
@@ -20,14 +20,8 @@ def find_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState]:
     sweep = look_for_sweep(name, base)
     if sweep is not None:
         return sweep
-    wanted, _, time = name.strip("/").partition("/")
+    wanted = name.strip("/").partition("/")[0]
     same_name = [folder for folder in sweep_folders(base) if folder.path.parent.name == wanted]
-    damaged = [folder for folder in same_name if time in ("", folder.path.name)]
-    if damaged:
-        raise RecipeError(
-            f"the sweep `{name}` cannot be read: {damaged[-1].state} is missing or damaged; run its recipe again, "
-            "which takes finished cells from the cache"
-        )
     if same_name:
         raise RecipeError(f"no sweep `{name}`; those of this name are {', '.join(map(reference, same_name))}")
     names = sorted({folder.path.parent.name for folder in sweep_folders(base)})
@@ -37,14 +31,16 @@ def find_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState]:
 
 
 def look_for_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState] | None:
-    """Return the sweep that a name means, or None if there is none whose state can be read."""
+    """Return the sweep that a name means, or None if there is none. A RecipeError says that it is damaged."""
     wanted, _, time = name.strip("/").partition("/")
-    for folder in reversed(sweep_folders(base)):
-        if folder.path.parent.name == wanted and time in ("", folder.path.name):
-            state = read_sweep(folder)
-            if state is not None:
-                return folder, state
-    return None
+    same_name = [folder for folder in sweep_folders(base) if folder.path.parent.name == wanted]
+    folder = next((folder for folder in reversed(same_name) if time in ("", folder.path.name)), None)
+    if folder is None:
+        return None
+    state = read_sweep(folder)
+    if state is None:
+        raise RecipeError(f"the sweep `{name}` cannot be read: {describe_damage(folder)}")
+    return folder, state
 
 
 def best_recipe(name: str, base: Path) -> str:
@@ -69,7 +65,7 @@ def best_recipe(name: str, base: Path) -> str:
     run = winner.cells[0].run
     assert run is not None, "a cell with a result has a run"
     loaded = load_recipe(run.folder.resolved, [f"name={state.name[:59]}_best"])
-    described = describe_setting(winner, short_names(list(winner.values)))
+    described = describe_setting(winner.values, short_names(list(winner.values)))
     unranked = len(settings) - len(ranked)
     missing = f" ({unranked} more have no result)" if unranked else ""
     return (

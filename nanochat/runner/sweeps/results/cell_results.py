@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,12 @@ class Setting:
 def read_results(state: SweepState, base: Path) -> list[CellResult]:
     """Return the result of every cell, in order."""
     return [read_result(entry, base, is_pruned=entry.number in state.pruned) for entry in state.cells]
+
+
+def count_statuses(results: Iterable[CellResult]) -> str:
+    """Return how many cells have which status: `4 finished, 5 waiting`."""
+    counts = Counter(result.status for result in results)
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no cells yet"
 
 
 def group_by_setting(results: Iterable[CellResult]) -> list[Setting]:

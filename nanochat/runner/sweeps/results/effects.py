@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from nanochat.recipe.sweeps.labels import show_swept
@@ -30,6 +30,8 @@ class Effect:
 
     paths: tuple[str, ...]
     levels: tuple[Level, ...]
+    is_balanced: bool
+    """Whether every value was combined with the same values of the other fields and the same seeds."""
 
     @property
     def size(self) -> float:
@@ -38,12 +40,16 @@ class Effect:
         return max(means) - min(means)
 
 
-def list_effects(results: Sequence[CellResult], metric: str) -> list[Effect]:
-    """Return the effect of each field on a metric, the largest first. Cells without a finite result are left out."""
+def list_effects(results: Sequence[CellResult], metric: str, *, zipped: Collection[str] = ()) -> list[Effect]:
+    """Return the effect of each field on a metric, the largest first. Cells without a finite result are left out.
+
+    The `zipped` fields change together, so they have one effect.
+    """
     known = [result for result in results if math.isfinite(result.metrics.get(metric, math.nan))]
     groups: dict[tuple[str, ...], list[str]] = {}
     for path in results[0].entry.values if results else ():
-        groups.setdefault(tuple(_partition(results, path)), []).append(path)
+        key = ("zip",) if path in zipped else tuple(_partition(results, path))
+        groups.setdefault(key, []).append(path)
     effects = [_effect(tuple(paths), known, metric) for paths in groups.values()]
     return sorted((effect for effect in effects if len(effect.levels) > 1), key=lambda effect: -effect.size)
 
@@ -60,7 +66,17 @@ def _effect(paths: tuple[str, ...], results: Sequence[CellResult], metric: str) 
     for result in results:
         label = ", ".join(show_swept(result.entry.values[path]) for path in paths)
         by_label.setdefault(label, []).append(result)
-    return Effect(paths=paths, levels=tuple(_level(label, group, paths, metric) for label, group in by_label.items()))
+    return Effect(
+        paths=paths,
+        levels=tuple(_level(label, group, paths, metric) for label, group in by_label.items()),
+        is_balanced=len({_others(group, paths) for group in by_label.values()}) == 1,
+    )
+
+
+def _others(group: Sequence[CellResult], paths: tuple[str, ...]) -> frozenset[str]:
+    """Return what the cells of a level have besides the value: the other fields, and their seeds."""
+    rest = ({path: x for path, x in result.entry.values.items() if path not in paths} for result in group)
+    return frozenset(f"{values} {result.entry.seed}" for values, result in zip(rest, group, strict=True))
 
 
 def _level(label: str, group: Sequence[CellResult], paths: tuple[str, ...], metric: str) -> Level:

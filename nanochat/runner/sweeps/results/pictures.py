@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.plan.stages import training_stages
-from nanochat.recipe.sweeps.labels import short_names, show_swept
+from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.plots import smooth
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.sweeps.results.cell_results import CellResult
 from nanochat.runner.sweeps.results.effects import Effect
+from nanochat.runner.sweeps.results.table import describe_setting
 from nanochat.tracking.points import read_points
 
 if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
@@ -116,10 +117,11 @@ def _order(results: Sequence[CellResult], metric: str, is_large_best: bool) -> M
 def _labels(results: Sequence[CellResult]) -> Mapping[int, str]:
     names = short_names(list(results[0].entry.values))
     has_seeds = len({result.entry.seed for result in results}) > 1
-    return {
-        result.entry.number: ", ".join(
-            [f"{names[path]} {show_swept(value)}" for path, value in result.entry.values.items()]
-            + ([f"seed {result.entry.seed}"] if has_seeds else [])
-        )
+    parts = {
+        result.entry.number: [
+            describe_setting(result.entry.values, names),
+            f"seed {result.entry.seed}" if has_seeds else "",
+        ]
         for result in results
     }
+    return {number: ", ".join(filter(None, words)) for number, words in parts.items()}

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_value
-from nanochat.recipe.sweeps.labels import SEED, short_names, show_swept
+from nanochat.recipe.sweeps.labels import short_names, show_swept
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.scaling_laws.pictures import draw_scaling
 from nanochat.runner.store.sweep_state import SweepState
-from nanochat.runner.sweeps.results.cell_results import CellResult, group_by_setting, rank, read_results
+from nanochat.runner.sweeps.results.cell_results import CellResult, count_statuses, group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.effects import Effect, list_effects
 from nanochat.runner.sweeps.results.pictures import CURVES_PICTURE, EFFECTS_PICTURE, draw_curves, draw_effects
 from nanochat.runner.sweeps.results.scaling import fit_law, loss_name
-from nanochat.runner.sweeps.results.table import show_mean, shown_metrics
+from nanochat.runner.sweeps.results.table import cell_rows, show_mean, shown_metrics
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder
 
@@ -26,6 +25,8 @@ _DIGITS = 6
 _EFFECTS_INTRO = """\
 For each value of a field: the mean of the result over all cells that have the value, whatever their other fields are.
 `±` is the standard deviation of that mean over seeds; differences that are not clearly larger say nothing."""
+_UNBALANCED = """\
+These values were not all tried with the same values of the other fields, so part of the difference is due to those."""
 _CURVES_INTRO = "The training loss of every cell, averaged over neighbouring steps."
 _LAW_INTRO = """\
 A parameter is a scaling parameter here (the matrices of the blocks and `lm_head`), so tokens per parameter are what
@@ -46,21 +47,22 @@ def write_sweep_report(folder: SweepFolder, state: SweepState, base: Path, *, wi
 def sweep_report(state: SweepState, results: Sequence[CellResult], *, plots: Sequence[str]) -> str:
     """Return the report as markdown. `plots` names the pictures in `plots/`."""
     metric = main_metric(state, results)
-    effects = list_effects(results, metric) if metric else []
+    effects = list_effects(results, metric, zipped=state.section.zip) if metric else []
     law = fit_law(state, results)
     scaling = [name for name in plots if name not in (CURVES_PICTURE, EFFECTS_PICTURE)]
     failures = [result for result in results if result.message]
+    head, rows, columns = cell_rows(state, results)
     parts = [
         f"# {escape(state.name)}",
         paragraphs(state.description),
-        _outcome(results),
+        f"{several(len(results), 'cell')}: {count_statuses(results)}.",
         *(["## The best", _ranking(state, results)] if state.section.rank_by else ()),
         *(["## What each field does", _EFFECTS_INTRO, *map(_effect_table, effects)] if effects else ()),
         *([_image(EFFECTS_PICTURE)] if EFFECTS_PICTURE in plots else ()),
         *(["## Scaling law", _LAW_INTRO, _list(describe(law)), *map(_image, scaling)] if law is not None else ()),
         *(["## Learning curves", _CURVES_INTRO, _image(CURVES_PICTURE)] if CURVES_PICTURE in plots else ()),
         "## All cells",
-        _cell_table(state, results),
+        markdown_table(head, columns, rows),
         *(["## Messages", _list([f"cell {x.entry.number}: {x.message}" for x in failures])] if failures else ()),
         "## What was run",
         f"Command: {code_span(state.command)}",
@@ -78,17 +80,11 @@ def _draw(folder: SweepFolder, state: SweepState, results: Sequence[CellResult],
     metric = main_metric(state, results)
     if not metric:
         return []
-    drawn = draw_effects(list_effects(results, metric), folder.plots, metric=metric)
+    drawn = draw_effects(list_effects(results, metric, zipped=state.section.zip), folder.plots, metric=metric)
     if (law := fit_law(state, results)) is not None:
         drawn += draw_scaling(law, folder.plots, loss_name=loss_name(state))
     is_large_best = (state.section.rank_by or {}).get(metric) == "max"
     return [*drawn, *draw_curves(results, base, folder.plots, metric=metric, is_large_best=is_large_best)]
-
-
-def _outcome(results: Sequence[CellResult]) -> str:
-    counts = Counter(result.status for result in results)
-    shown = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{several(len(results), 'cell')}: {shown}."
 
 
 def _ranking(state: SweepState, results: Sequence[CellResult]) -> str:
@@ -117,24 +113,8 @@ def _effect_table(effect: Effect) -> str:
         )
         for level in effect.levels
     ]
-    return markdown_table((heading, "mean", "over seeds", "cells"), "rrrr", rows)
-
-
-def _cell_table(state: SweepState, results: Sequence[CellResult]) -> str:
-    paths = list(results[0].entry.values) if results else []
-    names, metrics = short_names(paths), shown_metrics(state, results)
-    rows = [
-        (
-            str(x.entry.number),
-            *(show_swept(x.entry.values[path]) for path in paths),
-            str(x.entry.seed),
-            x.status,
-            *(show_value(x.metrics[m], digits=_DIGITS) if m in x.metrics else "-" for m in metrics),
-        )
-        for x in results
-    ]
-    columns = ("cell", *(names[path] for path in paths), SEED, "status", *metrics)
-    return markdown_table(columns, "r" * (len(paths) + 2) + "l" + "r" * len(metrics), rows)
+    table = markdown_table((heading, "mean", "over seeds", "cells"), "rrrr", rows)
+    return table if effect.is_balanced else f"{table}\n\n{_UNBALANCED}"
 
 
 def _run_table(results: Sequence[CellResult]) -> str:

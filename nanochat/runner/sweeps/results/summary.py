@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,18 +42,13 @@ class SweepSummary:
                 return metric, ranked[0]
         return None
 
-    def progress(self) -> str:
-        """Return how many cells have which status: `4 finished, 5 waiting`."""
-        counts = Counter(result.status for result in self.results)
-        return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no cells yet"
-
     def headline(self) -> str:
         """Return the number of cells and the best setting on one line."""
         cells = f"sweep of {several(len(self.results), 'cell')}"
         if self.best is None:
             return cells
         metric, setting = self.best
-        where = describe_setting(setting, short_names(list(setting.values)))
+        where = describe_setting(setting.values, short_names(list(setting.values)))
         return f"{cells}; best {metric} {show_mean(setting, metric)}{f': {where}' if where else ''}"
 
 
@@ -66,6 +60,11 @@ def list_sweeps(base: Path) -> list[SweepSummary]:
         for folder, state in found
         if state is not None
     ]
+
+
+def list_damaged_sweeps(base: Path) -> list[SweepFolder]:
+    """Return the folders of sweeps whose state cannot be read, sorted by their time."""
+    return [folder for folder in sweep_folders(base) if read_sweep(folder) is None]
 
 
 def sweep_status(results: Sequence[CellResult]) -> SweepStatus:

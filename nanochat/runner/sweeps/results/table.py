@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nanochat.plan.quantities import show_value
 from nanochat.plan.text.render import WIDTH, text_table
@@ -38,6 +38,12 @@ def result_text(state: SweepState, results: Sequence[CellResult]) -> str:
 
 def result_table(state: SweepState, results: Sequence[CellResult]) -> str:
     """Return a table with a row for each cell."""
+    head, rows, columns = cell_rows(state, results)
+    return text_table([head, *rows], columns)
+
+
+def cell_rows(state: SweepState, results: Sequence[CellResult]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """Return the head of a table of the cells, a row for each, and the side of each column: `l` or `r`."""
     paths = list(results[0].entry.values) if results else []
     names, metrics = short_names(paths), shown_metrics(state, results)
     head = ("cell", *(names[path] for path in paths), SEED, "status", *metrics)
@@ -51,12 +57,12 @@ def result_table(state: SweepState, results: Sequence[CellResult]) -> str:
         )
         for result in results
     ]
-    return text_table([head, *rows], "r" * (len(paths) + 2) + "l" + "r" * len(metrics))
+    return head, rows, "r" * (len(paths) + 2) + "l" + "r" * len(metrics)
 
 
-def describe_setting(setting: Setting, names: dict[str, str]) -> str:
+def describe_setting(values: Mapping[str, object], names: Mapping[str, str]) -> str:
     """Return the values of a setting on one line."""
-    return ", ".join(f"{names[path]} {show_swept(value)}" for path, value in setting.values.items())
+    return ", ".join(f"{names[path]} {show_swept(value)}" for path, value in values.items())
 
 
 def show_mean(setting: Setting, metric: str) -> str:
@@ -74,7 +80,7 @@ def ranking(state: SweepState, results: Sequence[CellResult]) -> list[str]:
     for metric, order in (state.section.rank_by or {}).items():
         ranked = rank(group_by_setting(results), metric, order)
         lines += [
-            f"{place}. {metric} {show_mean(setting, metric)}: {describe_setting(setting, names) or 'all seeds'}"
+            f"{place}. {metric} {show_mean(setting, metric)}: {describe_setting(setting.values, names) or 'all seeds'}"
             for place, setting in enumerate(ranked[:_SHOWN_RANKS], start=1)
         ]
     return ["\n".join(lines)] if lines else []

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nanochat.errors import ExpectationError, LockError, NanochatError, PreflightError, RecipeError, StageError
+from nanochat.errors import NanochatError, worst
 from nanochat.plan.describe import several
-
-_WORST_FIRST = (NanochatError, StageError, RecipeError, PreflightError, LockError, ExpectationError)
-"""Bugs of nanochat in the process of a stage come first: they are of the base class. Missed expectations come last,
-because the results are there."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +24,8 @@ def raise_worst(failures: Iterable[CellFailure], count: int) -> None:
     """Raise an error of the worst kind among the failures of `count` cells, with a line for each; none if there are
     none."""
     failed = sorted(failures, key=lambda failure: failure.number)
-    for kind in _WORST_FIRST:
-        if any(failure.error.exit_code == kind.exit_code for failure in failed):
-            heading = f"{len(failed)} of {several(count, 'cell')} did not succeed"
-            raise kind("\n".join([f"{heading}; the results of the others are kept:", *(f"  {x}" for x in failed)]))
+    kind = worst(failure.error.exit_code for failure in failed)
+    if kind is not None:
+        heading = f"{len(failed)} of {several(count, 'cell')} did not succeed"
+        raise kind("\n".join([f"{heading}; the results of the others are kept:", *(f"  {x}" for x in failed)]))
     assert not failed, "every error of a cell is of one of these kinds"

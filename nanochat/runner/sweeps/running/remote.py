@@ -11,22 +11,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat.errors import (
-    ExpectationError,
-    InterruptedRun,
-    LockError,
-    NanochatError,
-    PreflightError,
-    RecipeError,
-    StageError,
-)
+from nanochat.errors import InterruptedRun, NanochatError, StageError, worst
 from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 
-_ERRORS = {
-    error.exit_code: error
-    for error in (RecipeError, PreflightError, StageError, ExpectationError, LockError, InterruptedRun)
-}
 _POLL_SECONDS = 0.2
 
 
@@ -79,4 +67,4 @@ def _stop_when_asked(process: subprocess.Popen[str], interrupts: Interrupts) -> 
 def _error_of(code: int, interrupts: Interrupts) -> type[NanochatError]:
     if interrupts.count:
         return InterruptedRun
-    return _ERRORS.get(code, StageError)
+    return worst([code]) or StageError

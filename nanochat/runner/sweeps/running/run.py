@@ -6,7 +6,6 @@ Cells that fail leave the others alone, and the command ends with the exit code 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 from nanochat.errors import RecipeError
 from nanochat.plan.describe import several
@@ -20,9 +19,8 @@ from nanochat.runner.sweeps.preparing.checks import check_sweep_run
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
 from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep, prepare_sweep
-from nanochat.runner.sweeps.results.cell_results import read_results
+from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
 from nanochat.runner.sweeps.results.report import write_sweep_report
-from nanochat.runner.sweeps.results.summary import SweepSummary
 from nanochat.runner.sweeps.results.table import ranking, result_table, result_text
 from nanochat.runner.sweeps.running.cell_runner import CellRunner, SweepRequest
 from nanochat.runner.sweeps.running.display import SweepDisplay
@@ -53,8 +51,7 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
         display.log_line(plan)
     folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
     write_text(folder.plan_text, plan)
-    with sweep_lock(folder) if sweep.section.search is not None else nullcontext():
-        failures = _run(request, sweep, folder, state, sweep.cells, slots, display)
+    failures = _run(request, sweep, folder, state, sweep.cells, slots, display)
     state = read_sweep(folder) or state
     results = read_results(state, request.base)
     display.log_line(f"{result_text(state, results)}\nreport: {folder.report}")
@@ -99,6 +96,7 @@ def _run(
     shown = SweepDisplay(display, cell_count(sweep))
     runner = CellRunner(request, folder, state, shown)
     with (
+        sweep_lock(folder, is_shared=sweep.section.search is None),
         Interrupts(shown.clear_progress) as interrupts,
         uploading_sweep(folder, state, request.base, shown, interrupts),
     ):
@@ -109,6 +107,5 @@ def _run(
                 sweep.loaded, runner, folder, state, base=request.base, slots=slots, interrupts=interrupts
             )
         write_sweep_report(folder, state, request.base, with_plots=not interrupts.count)  # the user is waiting
-    results = tuple(read_results(state, request.base))
-    runner.raise_if_stopped(SweepSummary(folder=folder, state=state, results=results).progress())
+    runner.raise_if_stopped(count_statuses(read_results(state, request.base)))
     return runner.failures
