@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
@@ -74,3 +74,9 @@ class Plan:
             if stage.name == name:
                 return stage
         raise KeyError(name)
+
+    def within(self, memory_bytes: int) -> Plan:
+        """Return the same plan with another limit on the memory of its stages."""
+        limit = {"memory_limit_bytes": memory_bytes}
+        stages = (replace(stage, execution=stage.execution.model_copy(update=limit)) for stage in self.stages)
+        return replace(self, stages=tuple(stages))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from nanochat.errors import BUG, OK, ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
 from nanochat.recipe.load import LoadedRecipe, load_recipe
@@ -51,6 +52,8 @@ def run_loaded(
     if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     prepared = prepare(loaded, request.base)
+    if request.memory_bytes is not None:
+        prepared = replace(prepared, plan=prepared.plan.within(request.memory_bytes))
     plan = prepared.plan
     selected = select_stages(plan, only=request.only, first=request.first, last=request.last)
     names = [stage.name for stage in plan.stages] if "all" in request.force else request.force

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from nanochat.errors import InterruptedRun, LockError, PreflightError
+from nanochat.errors import InterruptedRun, LockError, NanochatError, PreflightError
 from nanochat.plan.plan import INIT_FROM, StagePlan
 from nanochat.plan.stages import STAGES
 from nanochat.runner.preflight.data_checks import fetch_inputs, fetch_sources
@@ -89,11 +89,13 @@ def _run_stage(
         if (owner := lock.taken_over_from) is not None:
             ended = f"process {owner.pid} on {owner.host}, which has ended"
             context.display.log_line(f"{title}: took over the lock of {ended}")
-        if (found := _look_up(context, stage, records).record) is not None:
-            # Another run finished it while this one waited for the lock.
-            session.use_cached(name, lookup.folder, found.output_digest)
-            context.display.log_line(cache_line(title, lookup, found))
-            return found
+        lookup = _look_up(context, stage, records, is_held=True)
+        if lookup.record is not None:  # another run finished it while this one waited for the lock
+            session.use_cached(name, lookup.folder, lookup.record.output_digest)
+            context.display.log_line(cache_line(title, lookup, lookup.record))
+            return lookup.record
+        if (failure := context.request.failed_stages.get(lookup.folder.path)) is not None:
+            raise type(failure)(f"{name}, which another cell shares, failed there: {failure}")
         record = _compute_stage(context, session, interrupts, lookup, lock, records)
         seconds = record.finished - record.started
         session.end_stage(name, lookup.folder, "finished", seconds=seconds, output_digest=record.output_digest)
@@ -124,7 +126,9 @@ def _stage_lock(context: RunContext, lookup: ResolvedStage, title: str, interrup
         yield lock
 
 
-def _look_up(context: RunContext, stage: StagePlan, records: dict[str, StageRecord]) -> ResolvedStage:
+def _look_up(
+    context: RunContext, stage: StagePlan, records: dict[str, StageRecord], *, is_held: bool = False
+) -> ResolvedStage:
     digests = {upstream: record.output_digest for upstream, record in records.items()}
     if (model := context.prepared.init_files.get(stage.name)) is not None:
         digests[INIT_FROM] = model.digest
@@ -135,6 +139,7 @@ def _look_up(context: RunContext, stage: StagePlan, records: dict[str, StageReco
         recipe_name=context.prepared.plan.recipe_name,
         is_forced=stage.name in context.forced,
         is_loaded=_is_loaded(context, stage.name),
+        is_held=is_held,
     )
 
 
@@ -175,8 +180,10 @@ def _compute_stage(
     except InterruptedRun as stop:
         session.end_stage(name, folder, "interrupted", seconds=time.time() - began)
         raise InterruptedRun(_stop_line(context, f"{entry.title}: {_what_is_saved(stop, folder)}")) from None
-    except BaseException:
+    except BaseException as error:
         session.end_stage(name, folder, "failed", seconds=time.time() - began)
+        if isinstance(error, NanochatError):
+            context.request.failed_stages[folder.path] = error
         raise
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nanochat.errors import NanochatError
 from nanochat.plan.plan import StagePlan
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.prepare import Prepared
@@ -34,6 +35,10 @@ class RunRequest:
     """The sweep that the run is a cell of, as NAME/TIME. A cell waits for stages that other commands compute."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the environment of the stages, besides those of this process."""
+    memory_bytes: int | None = None
+    """How much memory each stage may use, instead of what the recipe says or the device has."""
+    failed_stages: dict[Path, NanochatError] = field(default_factory=dict)
+    """The folders of stages that failed, and why. The cells of a sweep share this, so that none repeats a failure."""
     child_command: Sequence[str] = COMMAND
 
     @property

@@ -60,8 +60,11 @@ def look_up_stage(
     recipe_name: str,
     is_forced: bool = False,
     is_loaded: bool = False,
+    is_held: bool = False,
 ) -> ResolvedStage:
     """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached.
+
+    With `is_held`, the caller holds the stage's lock, so nobody else computes it.
 
     A result counts only if its files are as they were written. If a later stage is about to load it (`is_loaded`),
     their content is compared, else only their size and time.
@@ -80,7 +83,7 @@ def look_up_stage(
             record, reason = found, f"finished, in {folder.path.relative_to(base)}"
         else:
             has_checkpoint, reason = step is not None, f"damaged: {damage}"
-    elif is_locked(folder):
+    elif not is_held and is_locked(folder):
         has_checkpoint, reason = step is not None, f"{_holder(folder)} is computing it now"
     elif folder.record.exists():
         has_checkpoint, reason = step is not None, f"damaged: {folder.record.name} cannot be read"

@@ -24,7 +24,8 @@ def slots_of(sweep, lines):
 
 def test_cells_at_a_time_are_spread_over_the_gpus(sweep, monkeypatch):
     monkeypatch.setattr("nanochat.runner.preflight.prepare.guess_device_class", lambda: "cuda")
-    monkeypatch.setattr("nanochat.runner.sweeps.running.slots.gpu_memories", lambda: [80 * 2**30] * 2)
+    for module in ("sweeps.running.slots", "preflight.run_checks"):
+        monkeypatch.setattr(f"nanochat.runner.{module}.gpu_memories", lambda: [80 * 2**30] * 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     own = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     assert [slot.environment for slot in slots_of(sweep, "  parallel: auto\n")] == own
@@ -35,6 +36,8 @@ def test_cells_at_a_time_are_spread_over_the_gpus(sweep, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     chosen = slots_of(sweep, "  parallel: 2\n")
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in chosen] == ["5", "5"]
+    assert [slot.memory_bytes for slot in chosen] == [32 * 2**30] * 2, "half of 0.8 of the GPU each"
+    assert [slot.memory_bytes for slot in slots_of(sweep, "  parallel: 1\n")] == [None]
     sweep.bench.recipe.write_text("run: {limits: {memory: 20M}}\n" + sweep.bench.recipe.read_text())
     with pytest.raises(PreflightError, match=r"2 cells at a time on a GPU need about .*`sweep.parallel: 1`"):
         slots_of(sweep, "  parallel: 2\n")
@@ -48,6 +51,15 @@ def test_on_a_cpu_memory_and_cores_limit_the_cells_at_a_time(sweep, monkeypatch)
     sweep.bench.recipe.write_text(sweep.bench.recipe.read_text().replace("{threads: 8}", "{limits: {memory: 200M}}"))
     with pytest.raises(PreflightError, match=r"2 cells at a time need about .* but the limit is 200 MiB"):
         slots_of(sweep, "  parallel: 2\n")
+
+
+def test_cells_at_a_time_share_the_memory_that_the_recipe_allows(sweep):
+    """So that `micro_batch_size: auto` of each does not choose as many rows as fit alone."""
+    sweep.bench.recipe.write_text("run: {limits: {memory: 3G}}\n" + sweep.bench.recipe.read_text())
+    sweep.write(TWO + "  parallel: 2\n")
+    sweep.run()
+    jobs = [json.loads(path.read_text()) for path in sweep.bench.base.glob("stages/pretrain/*/job.json")]
+    assert [job["execution"]["memory_limit_bytes"] for job in jobs] == [3 * 2**29] * 2
 
 
 def test_cells_at_a_time_share_stages_and_all_are_run(sweep, calls):

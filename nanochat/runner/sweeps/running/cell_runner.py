@@ -56,6 +56,7 @@ class CellRunner:
         """The cells that failed, and why."""
         self.pruned: set[int] = set()
         """The numbers of the cells that were stopped because they are worse than earlier trials, or not started."""
+        self._failed_stages: dict[Path, NanochatError] = {}
         self._pruned_values: list[Mapping[str, Plain]] = []
         self._stops: dict[int, str] = {}
         """Where a signal stopped cells, by number."""
@@ -143,15 +144,18 @@ class CellRunner:
             place = {"folder": request.folder, "base": request.base}
             run_on_host(slot.host, command, **place, display=display, interrupts=interrupts)
             return
+        until = self._state.section.until
         run = RunRequest(
             recipe=loaded.path,
             base=request.base,
             folder=request.folder,
-            command=loaded.command(),
+            command=loaded.command() + (f" --until {until}" if until else ""),
             overrides=loaded.overrides,
-            last=self._state.section.until,
+            last=until,
             sweep=self._reference,
             environment=slot.environment,
+            memory_bytes=slot.memory_bytes,
+            failed_stages=self._failed_stages,
             child_command=request.child_command,
         )
         run_loaded(loaded, run, display, interrupts)

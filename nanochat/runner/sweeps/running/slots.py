@@ -15,6 +15,7 @@ import psutil
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.compile import device_class_of
+from nanochat.plan.estimate.limits import usable_bytes
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.sweeps import total_cost
 from nanochat.recipe.check.validation import FieldProblem
@@ -32,6 +33,8 @@ class Slot:
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables for the stages, such as the GPU to use."""
+    memory_bytes: int | None = None
+    """The share of a cell of the memory that several cells use; None if it may use all."""
     host: str = ""
     """Another machine to run on; empty for this one."""
 
@@ -51,11 +54,15 @@ def choose_slots(sweep: PreparedSweep) -> list[Slot]:
     most = len(gpus) if gpus else _most_on_cpu(sweep)
     wanted = most if section.parallel == "auto" else int(section.parallel)
     count = max(1, min(wanted, cell_count(sweep)))
-    if problem := _problem(sweep, count, gpus):
+    together = math.ceil(count / max(1, len(gpus)))
+    if problem := _problem(sweep, together, gpus):
         origin = sweep.loaded.locate(FieldProblem(("sweep", "parallel"), "parallel", problem)).origin
         raise PreflightError(f"{origin}: {problem}")
+    share = _share(sweep, together, gpus)
+    if not gpus:
+        return [Slot(memory_bytes=share)] * count
     spread = itertools.islice(itertools.cycle(gpus), count)
-    return [Slot(environment={_VISIBLE_GPUS: gpu}) for gpu in spread] if gpus else [Slot()] * count
+    return [Slot(environment={_VISIBLE_GPUS: gpu}, memory_bytes=share) for gpu in spread]
 
 
 def cell_count(sweep: PreparedSweep) -> int:
@@ -64,15 +71,25 @@ def cell_count(sweep: PreparedSweep) -> int:
     return len(sweep.cells) if search is None else search.trials * len(list_seeds(sweep.loaded))
 
 
-def _problem(sweep: PreparedSweep, wanted: int, gpus: list[str]) -> str:
-    """Return why so many cells do not fit into the memory, that of each GPU if there are any, or an empty text."""
-    places = max(1, len(gpus))
-    together = math.ceil(wanted / places)
+def _problem(sweep: PreparedSweep, together: int, gpus: list[str]) -> str:
+    """Return why cells that run `together` do not fit into the memory, that of a GPU if there are any, or nothing."""
     peak, limit = _peak_bytes(sweep), _memory(sweep)
     if peak is None or limit is None or together == 1 or together * peak <= limit:
         return ""
     needed = f"{together} cells at a time{' on a GPU' if gpus else ''} need about {show_bytes(together * peak)}"
+    places = max(1, len(gpus))
     return f"{needed}, but the limit is {show_bytes(limit)}; set `sweep.parallel: {places * max(1, limit // peak)}`"
+
+
+def _share(sweep: PreparedSweep, together: int, gpus: list[str]) -> int | None:
+    """Return how much memory each of the cells may use that run `together`; None for as much as it would alone.
+
+    Otherwise `micro_batch_size: auto` of each would fill a whole GPU. On a CPU it stays small by itself.
+    """
+    given, memory = sweep.loaded.recipe.run.limits.memory, _memory(sweep)
+    if together == 1 or memory is None or (given is None and not gpus):
+        return None
+    return (usable_bytes("cuda", memory) if given is None else memory) // together
 
 
 def _most_on_cpu(sweep: PreparedSweep) -> int:
