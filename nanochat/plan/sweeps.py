@@ -17,6 +17,7 @@ from nanochat.plan.specs.base import StageName
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.recipe.merge.overrides import split_path
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError
+from nanochat.recipe.schema.sweep_section import SWEPT_SECTIONS
 from nanochat.recipe.sweeps.cells import Cell, list_cells
 
 
@@ -123,6 +124,7 @@ def _twin_problem(loaded: LoadedRecipe, first: Cell, second: Cell, until: str | 
         or first.loaded.origins.get(place) != second.loaded.origins.get(place)
     ]
     origins = [second.loaded.origins.get(places[path]) for path in differing]
+    origins += [loaded.key_origins.get(("sweep", section, path)) for path in differing for section in SWEPT_SECTIONS]
     origin = next((x for x in origins if x is not None), loaded.key_origins.get(("sweep", "seeds")))
     what = " and ".join(f"`{path}`" for path in differing) or "their seed"
     up_to = f" up to `{until}`" if until else ""

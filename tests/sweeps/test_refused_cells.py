@@ -43,6 +43,8 @@ def test_a_shape_that_does_not_divide_is_refused_with_the_cell(refusals):
 def test_values_that_compute_the_same_are_refused(refusals):
     assert refusals("  over:\n    pretrain.horizon.tokens: [6400, 6.4K]\n")[0] == [("same-cells", 2, 37)]
     assert refusals("  over:\n    vars.unused: [1, 2]\n")[0] == [("same-cells", 2, 22)]
+    defaults = "  over:\n    model.n_layer: [1]\n    pretrain.schedule.warmup_steps: [0, null]\n"
+    assert refusals(defaults)[0] == [("same-cells", 3, 5)], "at the field, because a default has no place"
     places, text = refusals("  over:\n    base_eval.samples: [[a], [b]]\n  until: pretrain\n")
     assert places == [("same-cells", 2, 30)]
     assert "compute the same up to `pretrain`" in text
