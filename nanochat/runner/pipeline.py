@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from nanochat.errors import BUG, OK, ExpectationError, InterruptedRun, LockError, NanochatError, RecipeError
 from nanochat.recipe.load import LoadedRecipe, load_recipe
@@ -200,14 +201,9 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
         try:
             session = held.enter_context(_open(context, tracking if has_upload else RunTracking(kind="none")))
         except (LockError, OSError) as error:
-            if isinstance(error, OSError) and not is_no_permission(error):
-                raise
-            same = [run for run in list_runs(base, name) if run.state.plan_digest == digest]
-            if not same:
-                check_base_dir(base)
-                raise
+            same = _run_like(error, name, digest, base)
             display.log_line(f"this run is not recorded: {error}")
-            return same[-1], _check(context, records)
+            return same, _check(context, records)
         for lookup, record in cached:
             session.use_cached(lookup.stage.name, lookup.folder, record.output_digest)
             sweep_checkpoints(lookup.folder)
@@ -221,3 +217,14 @@ def _finish_cached(context: RunContext, tracking: RunTracking) -> tuple[Run, lis
         elif tracking.kind == "mlflow" and not is_cell:
             display.log_line("MLflow: nothing to upload, because other runs computed all stages")
     return run, unmet
+
+
+def _run_like(error: LockError | OSError, name: str, digest: str, base: Path) -> Run:
+    """Return the latest run that computed the same, where no run can be written. Raises the error if there is none."""
+    if isinstance(error, OSError) and not is_no_permission(error):
+        raise error
+    same = [run for run in list_runs(base, name) if run.state.plan_digest == digest]
+    if not same:
+        check_base_dir(base)
+        raise error
+    return same[-1]

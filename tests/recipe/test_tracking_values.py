@@ -98,7 +98,7 @@ def test_acceptable_key_is_one_that_mlflow_accepts(key, accepted):
     [
         ("uri", " ", "`uri` is blank"),
         ("experiment", "  ", "`experiment` is blank"),
-        ("register", " ", "` ` cannot be the name of a registered model"),
+        ("register", " ", "`register` is blank"),
         ("register", "speller ", "`speller ` cannot be the name of a registered model"),
         ("register", "a/b", "`a/b` cannot be the name of a registered model"),
         ("register", "a" * 251, "the name has 251 characters, and MLflow accepts 250"),

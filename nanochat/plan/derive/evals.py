@@ -65,17 +65,22 @@ def derive_base_suites(sections: Mapping[str, BaseSuite], path: KeyPath, given: 
                 fields = suite.model_dump(exclude={"source"})
                 suites[name] = QuestionsSuiteSpec(source=sources[suite.source], **fields)
             case schema.LmEvalSuite():
-                files = ""
-                if suite.name.endswith((".yaml", ".yml")):
-                    try:
-                        files = digest_task_file(suite.name)
-                    except PreflightError as error:
-                        given.issues.refuse((*path, name, "name"), "file-missing", str(error))
-                        continue
-                suites[name] = LmEvalSuiteSpec(files=files, **suite.model_dump())
+                if (files := _digest_task(suite.name, (*path, name, "name"), given)) is not None:
+                    suites[name] = LmEvalSuiteSpec(files=files, **suite.model_dump())
             case _:
                 assert_never(suite)
     return suites
+
+
+def _digest_task(name: str, path: KeyPath, given: Derivation) -> str | None:
+    """Return the digest of the files of a task of lm-evaluation-harness: empty for its own tasks, None if refused."""
+    if not name.endswith((".yaml", ".yml")):
+        return ""
+    try:
+        return digest_task_file(name)
+    except PreflightError as error:
+        given.issues.refuse(path, "file-missing", str(error))
+        return None
 
 
 def derive_chat_eval(section: schema.ChatEval, given: Derivation) -> ChatEvalSpec:

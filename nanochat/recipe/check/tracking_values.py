@@ -18,6 +18,7 @@ KEY_CHARS = 250
 """The longest name of a tag, parameter or metric that MLflow accepts."""
 TAG_CHARS = 8000
 """The longest value of a tag that MLflow accepts."""
+_NAME_CHARS = {"experiment": EXPERIMENT_CHARS, "register": KEY_CHARS}
 BAD_KEY_CHARACTER = re.compile(r"[^\w\-. :/]")
 """What MLflow refuses in the name of a tag, parameter or metric."""
 MLFLOW_PREFIX = "mlflow."
@@ -50,24 +51,27 @@ def check_tracking(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     section = data.get("tracking")
     if not isinstance(section, dict):
         return
-    uri, experiment, tags = section.get("uri"), section.get("experiment"), section.get("tags")
-    for field, value in (("uri", uri), ("experiment", experiment)):
-        if isinstance(value, str) and value and not value.strip():
-            yield FieldProblem(("tracking", field), "bad-name", f"`{field}` is blank", "remove it, or name one")
-    if isinstance(uri, str) and (wrong := find_wrong_address(uri)) is not None:
-        yield FieldProblem(("tracking", "uri"), "bad-format", wrong.reason, f"write `uri: {wrong.instead}`")
-    if isinstance(experiment, str) and len(experiment) > EXPERIMENT_CHARS:
-        message = f"the name has {len(experiment):,} characters, and MLflow accepts {EXPERIMENT_CHARS}"
-        yield FieldProblem(("tracking", "experiment"), "out-of-range", message, "shorten it")
-    name = section.get("register")
-    if isinstance(name, str) and len(name) > KEY_CHARS:
-        message = f"the name has {len(name)} characters, and MLflow accepts {KEY_CHARS}"
-        yield FieldProblem(("tracking", "register"), "out-of-range", message, "shorten it")
-    elif isinstance(name, str) and name and (acceptable_key(name) != name.strip() or set(name) & set("/:")):
-        message = f"`{name}` cannot be the name of a registered model"
-        help_ = "use letters, digits and `_-.`, and spaces between them"
-        yield FieldProblem(("tracking", "register"), "bad-name", message, help_)
-    for key, value in tags.items() if isinstance(tags, dict) else ():
+    given = {name: section.get(name) for name in ("uri", "experiment", "register")}
+    texts = {name: value for name, value in given.items() if isinstance(value, str) and value}
+    for name, value in texts.items():
+        limit = _NAME_CHARS.get(name)
+        if not value.strip():
+            yield FieldProblem(("tracking", name), "bad-name", f"`{name}` is blank", "remove it, or name one")
+        elif limit is not None and len(value) > limit:
+            message = f"the name has {len(value):,} characters, and MLflow accepts {limit}"
+            yield FieldProblem(("tracking", name), "out-of-range", message, "shorten it")
+        elif name == "uri" and (wrong := find_wrong_address(value)) is not None:
+            yield FieldProblem(("tracking", "uri"), "bad-format", wrong.reason, f"write `uri: {wrong.instead}`")
+        elif name == "register" and (acceptable_key(value) != value.strip() or set(value) & set("/:")):
+            message = f"`{value}` cannot be the name of a registered model"
+            help_ = "use letters, digits and `_-.`, and spaces between them"
+            yield FieldProblem(("tracking", "register"), "bad-name", message, help_)
+    tags = section.get("tags")
+    yield from _check_tags(tags if isinstance(tags, dict) else {})
+
+
+def _check_tags(tags: Mapping[str, Plain]) -> Iterator[FieldProblem]:
+    for key, value in tags.items():
         if (problem := _key_problem(key)) is not None:
             yield FieldProblem(("tracking", "tags", key), "bad-name", *problem, at_key=True)
         if isinstance(value, str) and len(value) > TAG_CHARS:

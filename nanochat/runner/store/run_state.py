@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from nanochat.data.files.local_files import literal_path
+from nanochat.data.sources import SourceSpec
+from nanochat.plan.plan import Plan, StagePlan
+from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.values import Condition
 from nanochat.runner.store.record import Cost, Provenance, Stored, read_stored
-from nanochat.storage.layout import RunFolder, StageFolder
+from nanochat.storage.layout import RunFolder, StageFolder, stages_folder
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
@@ -96,3 +101,52 @@ def read_run(folder: RunFolder) -> RunState | None:
         return read_stored(folder.state, RunState)
     except IsADirectoryError:
         return None
+
+
+def entries_of(plan: Plan, init_models: Mapping[str, Path], base: Path) -> tuple[StageEntry, ...]:
+    """Return the entries of a plan's stages, of which none has begun. `init_models` are the weights to start from."""
+    return tuple(
+        StageEntry(
+            stage=stage.name,
+            title=f"{number}-{stage.name}",
+            init_from=_stage_of(init_models[stage.name], base) if stage.name in init_models else None,
+            planned=Cost.model_validate(stage.estimate),
+            params=_params(stage),
+            sources={source.name: _location(source) for source in stage.sources},
+        )
+        for number, stage in enumerate(plan.stages, start=1)
+    )
+
+
+def _stage_of(model: Path, base: Path) -> str | None:
+    """Return the stage folder that contains a model folder, relative to the base, or None if it is outside the base."""
+    stages = stages_folder(base).resolve()
+    if not model.resolve().is_relative_to(stages):
+        return None
+    return Path(stages.name, *model.resolve().relative_to(stages).parts[:2]).as_posix()
+
+
+def _params(stage: StagePlan) -> dict[str, str]:
+    """Return the most important parameters of a stage, as text. The resolved recipe holds all of them."""
+    kind = STAGES[stage.name]
+    values = dict(kind.params(stage.spec))
+    if kind.trains:
+        values["micro_batch_size"] = stage.execution.micro_batch_size or "auto"
+        if stage.execution.processes > 1:
+            values["processes"] = stage.execution.processes
+    if kind.has_model:
+        values["seed"] = stage.spec.seed
+    if stage.init_from is not None:
+        values["init_from"] = stage.init_from
+    return {name: str(value) for name, value in values.items()}
+
+
+def _location(source: SourceSpec) -> str:
+    """Return the location of a source as a recipe would state it."""
+    if source.uri is not None:
+        return source.uri if source.revision is None else f"{source.uri} @ {source.revision}"
+    return (
+        f"builtin: {source.builtin}"
+        if source.builtin is not None
+        else ", ".join(str(literal_path(pattern)) for pattern in source.path or ())
+    )

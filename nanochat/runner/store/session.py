@@ -11,18 +11,22 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from nanochat.data.files.local_files import literal_path
-from nanochat.data.sources import SourceSpec
 from nanochat.errors import LockError
-from nanochat.plan.plan import Plan, StagePlan
-from nanochat.plan.stages import STAGES
+from nanochat.plan.plan import Plan
 from nanochat.runner.store import provenance
 from nanochat.runner.store.locks import is_locked, run_lock
-from nanochat.runner.store.record import Cost
 from nanochat.runner.store.run_catalog import Run, list_runs
-from nanochat.runner.store.run_state import RunState, RunStatus, RunTracking, StageEntry, StageStatus, read_run
+from nanochat.runner.store.run_state import (
+    RunState,
+    RunStatus,
+    RunTracking,
+    StageEntry,
+    StageStatus,
+    entries_of,
+    read_run,
+)
 from nanochat.storage.files import delete, exclusive, find_leftovers, write_bytes
-from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder, stages_folder
+from nanochat.storage.layout import RunFolder, StageFolder, create_run_folder, runs_folder
 
 _KEPT_FIELDS = {"status", "folder", "output_digest", "reason", "started", "finished", "spent_seconds"}
 """Fields of a stage's entry that a resumed run keeps. The others follow the current `run` section of the recipe."""
@@ -108,7 +112,7 @@ def open_session(
         LockError: another process is working on a run that computes the same thing. The message names it.
     """
     digest = plan_digest(plan, init_digests)
-    fresh = _entries(plan, {stage: _stage_of(folder, base) for stage, folder in init_models.items()})
+    fresh = entries_of(plan, init_models, base)
     with ExitStack() as held:
         # Two commands that start at the same instant choose their folders one after the other.
         with exclusive(runs_folder(base) / plan.recipe_name):
@@ -202,51 +206,3 @@ def plan_digest(plan: Plan, init_digests: Mapping[str, str]) -> str:
         [dict(stage.identity), dict(stage.source_digests), init_digests.get(stage.name)] for stage in plan.stages
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _stage_of(model: Path, base: Path) -> str | None:
-    """Return the stage folder that contains a model folder, relative to the base, or None if it is outside the base."""
-    stages = stages_folder(base).resolve()
-    if not model.resolve().is_relative_to(stages):
-        return None
-    return Path(stages.name, *model.resolve().relative_to(stages).parts[:2]).as_posix()
-
-
-def _entries(plan: Plan, init_stages: Mapping[str, str | None]) -> tuple[StageEntry, ...]:
-    return tuple(
-        StageEntry(
-            stage=stage.name,
-            title=f"{number}-{stage.name}",
-            init_from=init_stages.get(stage.name),
-            planned=Cost.model_validate(stage.estimate),
-            params=_params(stage),
-            sources={source.name: _location(source) for source in stage.sources},
-        )
-        for number, stage in enumerate(plan.stages, start=1)
-    )
-
-
-def _params(stage: StagePlan) -> dict[str, str]:
-    """Return the most important parameters of a stage, as text. The resolved recipe holds all of them."""
-    kind = STAGES[stage.name]
-    values = dict(kind.params(stage.spec))
-    if kind.trains:
-        values["micro_batch_size"] = stage.execution.micro_batch_size or "auto"
-        if stage.execution.processes > 1:
-            values["processes"] = stage.execution.processes
-    if kind.has_model:
-        values["seed"] = stage.spec.seed
-    if stage.init_from is not None:
-        values["init_from"] = stage.init_from
-    return {name: str(value) for name, value in values.items()}
-
-
-def _location(source: SourceSpec) -> str:
-    """Return the location of a source as a recipe would state it."""
-    if source.uri is not None:
-        return source.uri if source.revision is None else f"{source.uri} @ {source.revision}"
-    return (
-        f"builtin: {source.builtin}"
-        if source.builtin is not None
-        else ", ".join(str(literal_path(pattern)) for pattern in source.path or ())
-    )

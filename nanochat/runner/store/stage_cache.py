@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,36 +74,42 @@ def look_up_stage(
     fingerprint = fingerprint_document(content)
     identity = StageIdentity(stage=stage.name, fingerprint=fingerprint, document=content)
     folder = stage_folder(base, stage.name, fingerprint)
-    record, has_checkpoint = None, False
-    step = newest_step(folder)
+    looked_up = partial(ResolvedStage, stage=stage, identity=identity, folder=folder)
     if is_forced:
-        reason = "forced"
-    elif (found := read_record(folder)) is not None and found.fingerprint == identity.fingerprint:
-        damage = find_damage(folder, found, content_of=found.files if is_loaded else ())
+        return looked_up(record=None, reason="forced")
+    damage, record = None, read_record(folder)
+    if record is not None and record.fingerprint == fingerprint:
+        damage = find_damage(folder, record, content_of=record.files if is_loaded else ())
         if damage is None:
-            record, reason = found, f"finished, in {folder.path.relative_to(base)}"
-        else:
-            has_checkpoint, reason = step is not None, f"damaged: {damage}"
+            reason = f"finished, in {folder.path.relative_to(base)}"
+            return looked_up(record=record, reason=reason)
+    step = newest_step(folder)
+    if damage is not None:
+        reason = f"damaged: {damage}"
     elif not is_held and is_locked(folder):
-        has_checkpoint, reason = step is not None, f"{_holder(folder)} is computing it now"
-    elif folder.record.exists():
-        has_checkpoint, reason = step is not None, f"damaged: {folder.record.name} cannot be read"
-    elif step is not None:
-        has_checkpoint, reason = True, f"it was interrupted; the newest checkpoint is from step {step:,}"
-    elif folder.result.exists():
-        reason = f"{folder.record.name} is missing"
-    elif read_identity(folder) is not None:
-        reason = "it was interrupted before anything was saved"
-    elif (changes := explain_changes(identity, recipe_name, base)) is not None:
-        shown = "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
-        reason = f"changed: {shown}"
+        reason = f"{_holder(folder)} is computing it now"
     else:
-        reason = "not computed yet"
-    if record is None and not is_forced:
-        reason += describe_last_batch(stage, folder)
-    return ResolvedStage(
-        stage=stage, identity=identity, folder=folder, record=record, has_checkpoint=has_checkpoint, reason=reason
-    )
+        reason = _why_not_finished(identity, folder, step, recipe_name, base)
+    reason += describe_last_batch(stage, folder)
+    return looked_up(record=None, has_checkpoint=step is not None, reason=reason)
+
+
+def _why_not_finished(
+    identity: StageIdentity, folder: StageFolder, step: int | None, recipe_name: str, base: Path
+) -> str:
+    """Return why the folder of a stage holds no result of its own. `step` is that of the newest checkpoint."""
+    if folder.record.exists():
+        return f"damaged: {folder.record.name} cannot be read"
+    if step is not None:
+        return f"it was interrupted; the newest checkpoint is from step {step:,}"
+    if folder.result.exists():
+        return f"{folder.record.name} is missing"
+    if read_identity(folder) is not None:
+        return "it was interrupted before anything was saved"
+    if (changes := explain_changes(identity, recipe_name, base)) is not None:
+        more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+        return f"changed: {'; '.join(changes[:3])}{more}"
+    return "not computed yet"
 
 
 def look_up_plan(
