@@ -1,16 +1,16 @@
 """Training speed and memory on a GPU at the real size: 286M parameters in bfloat16, rows of 2,048 random tokens.
 
-    python tests/benchmarks/gpu_train.py [--peer DIR] [--text DIR] [--steps 20] [--rows 16] [--micro-batches 1]
-                                         [--architecture seed] [--compare-steps 50] [--compare-only]
+    python tests/benchmarks/gpu_train.py [--peer DIR] [--text DIR] [--steps 20] [--rounds 3] [--rows 16]
+                                         [--micro-batches 1] [--architecture seed] [--compare-steps 50] [--compare-only]
 
 Prints, for the window patterns L and SSSL: tokens per second (medians over steps after the warm-up, once with steps
 that overlap as in training and once with every step waited for), peak memory, MFU by the plan's formula, the time to
 the first step, and time and memory of each part of a step alone. A step has `--micro-batches` passes of `--rows` rows.
 
-With `--peer`, a folder of karpathy/nanochat, PyTorch nanochat trains on the same GPU between two measurements of ours,
-in a process of its own, and the ratio is printed. With `--text`, a folder of parquet shards, the losses of the kernels
-in bfloat16 are compared with those of the plain forms in float32 (see `training/gpu_losses.py`); the script exits with
-1 if they differ by more than the rounding of bfloat16 explains.
+With `--peer`, a folder of karpathy/nanochat, PyTorch nanochat trains on the same GPU in a process of its own, in turns
+with this, `--rounds` times, and the ratio is printed. With `--text`, a folder of parquet shards, the losses of the
+kernels in bfloat16 are compared with those of the plain forms in float32 (see `training/gpu_losses.py`); the script
+exits with 1 if they differ by more than the rounding of bfloat16 explains.
 """
 
 from __future__ import annotations
@@ -147,23 +147,30 @@ class Peer:
 def compare_with_peer(
     peer: Peer, options: argparse.Namespace, measure_again: Callable[[], list[float]], before: list[float]
 ) -> None:
-    """Measure PyTorch nanochat, then ours again, and print both and their ratio."""
-    its = peer.measure()
-    ours, tokens = before + measure_again(), options.rows * options.micro_batches * 2048
+    """Measure PyTorch nanochat and then ours, for some rounds, and print both and their ratio over all rounds."""
+    ours, theirs, peaks = before, list[float](), list[int]()
+    for _ in range(options.rounds):
+        its, again = peer.measure(), measure_again()
+        theirs, ours, peaks = theirs + its["seconds"], ours + again, [*peaks, its["peak_bytes"]]
+        print(f"    round: {compare(again, its['seconds'])}", flush=True)
+    rate = options.rows * options.micro_batches * 2048 / statistics.median(theirs)
     print(
-        f"  PyTorch nanochat ({its['describe']}): {median_and_range([1e3 * x for x in its['seconds']], 1)} ms, "
-        f"{tokens / statistics.median(its['seconds']):,.0f} tokens/s, first step after {peer.first_seconds:.0f} s\n"
-        f"  its peak memory {its['peak_bytes'] / GIB:.2f} GiB, of which held {its['held_bytes'] / GIB:.2f} GiB\n"
-        f"  ours before and after: {median_and_range([1e3 * x for x in ours], 1)} ms, "
-        f"{tokens / statistics.median(ours):,.0f} tokens/s, "
-        f"{statistics.median(its['seconds']) / statistics.median(ours):.3f} times the peer's; by means "
-        f"{statistics.mean(its['seconds']) / statistics.mean(ours):.3f}",
+        f"  PyTorch nanochat ({its['describe']}): {median_and_range([1e3 * x for x in theirs], 1)} ms, "
+        f"{rate:,.0f} tokens/s, first step after {peer.first_seconds:.0f} s\n"
+        f"  its peak memory {max(peaks) / GIB:.2f} GiB, of which held {its['held_bytes'] / GIB:.2f} GiB\n"
+        f"  all rounds: {compare(ours, theirs)}",
         flush=True,
     )
 
 
+def compare(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    ratios = (f"{statistic(theirs) / statistic(ours):.3f}" for statistic in (statistics.median, statistics.mean))
+    spread = " and ".join(median_and_range([1e3 * x for x in times], 1) for times in (ours, theirs))
+    return f"{spread} ms, {' times the speed of the peer, by means '.join(ratios)}"
+
+
 def main() -> int:
-    parser = option_parser(__doc__, steps=20, rows=16, micro_batches=1, compare_steps=50)
+    parser = option_parser(__doc__, steps=20, rounds=3, rows=16, micro_batches=1, compare_steps=50)
     parser.add_argument("--architecture", choices=("seed", "current", "portable"), default="seed")
     parser.add_argument("--patterns", nargs="+", default=["L", "SSSL"])
     parser.add_argument("--peer", type=Path)

@@ -1,6 +1,7 @@
 """Planned and measured peak memory of training steps and evaluations at several model shapes.
 
     python tests/benchmarks/memory.py [--device cpu|gpu] [--only TEXT] [--save FILE] [--beside FILE ...]
+                                       [--threads 1]
     NANOCHAT_KERNELS=mlx python tests/benchmarks/memory.py [--device cpu|gpu] [--dtype float32] [--parallel 8]
 
 The plan's numbers come from `nanochat/plan/estimate/memory/`. On a GPU the peak size of MLX's arrays is measured; on
@@ -215,8 +216,9 @@ def random_rows(config: GPTConfig, rows: int, *, supervised: float, seed: int) -
 
 def measured_alone(case: Case, options: argparse.Namespace) -> int:
     """Return the peak of a process that runs only this case: its size on a CPU, that of MLX's arrays otherwise."""
-    choices = ("--device", options.device, "--dtype", options.dtype, "--steps", str(options.steps))
-    command = [sys.executable, __file__, *choices, "--alone", str(CASES.index(case))]
+    choices = ("--device", options.device, "--dtype", options.dtype)
+    numbers = ("--steps", options.steps, "--threads", options.threads, "--alone", CASES.index(case))
+    command = [sys.executable, __file__, *choices, *map(str, numbers)]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
@@ -277,7 +279,7 @@ def table(columns: dict[str, dict[str, tuple[int, int]]]) -> str:
 
 
 def main() -> int:
-    parser = option_parser(__doc__, parallel=1, steps=3)
+    parser = option_parser(__doc__, parallel=1, steps=3, threads=1)
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="auto; with Metal's path bfloat16")
     parser.add_argument("--only", default="", help="run only cases whose name contains this text")
@@ -291,7 +293,7 @@ def main() -> int:
     if runtime.uses_only_mlx():
         for name, value in METAL_ON_CUDA.items():
             runtime.set_environment(name, value)
-    chosen = runtime.prepare(device=options.device, dtype=options.dtype, trains=trains)
+    chosen = runtime.prepare(options.device, options.dtype, options.threads, trains=trains)
     from nanochat.model.device import device_name, select_device
 
     select_device(chosen.backend)
