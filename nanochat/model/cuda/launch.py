@@ -1,13 +1,12 @@
 """`Kernel`: CUDA source that is compiled at its first launch, and the header that all kernels share.
 
 `mx.fast.cuda_kernel` parses megabytes of headers, which takes two seconds per kernel. The kernels here need no headers,
-so this module calls NVRTC, which MLX has loaded anyway, directly (a tenth of a second) and gives the code to MLX. A
-kernel's inputs are row-contiguous (MLX copies arrays that are not) and read-only; its outputs are new arrays.
+so `nvrtc` compiles them (a tenth of a second), and MLX gets the machine code. A kernel's inputs are row-contiguous (MLX
+copies arrays that are not) and read-only; its outputs are new arrays.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from nanochat.errors import PreflightError
+from nanochat.model.cuda import nvrtc
 
 THREADS = 256
 """Threads per block: few enough to launch with any number of registers (256 x 255 fit a multiprocessor)."""
-_OLDEST_ARCHITECTURE = 80
-"""The oldest one with bfloat16. The driver translates code for it if NVRTC does not know the actual GPU."""
 
 _HEADER = """
 struct bf16 {
@@ -199,51 +196,8 @@ class Kernel:
 def _compiled(kernel: Kernel, types: tuple[str, ...], constants: tuple[tuple[str, Constant], ...]) -> tuple[str, bytes]:
     """Return the kernel's name and its code. It should be short: at each launch MLX computes a hash of it."""
     name, source = kernel.source(types, constants)
-    return name, _compile(source, name)
+    return name, nvrtc.machine_code(source, name)
 
 
 def _literal(value: Constant) -> str:
     return f"{value!r}f" if isinstance(value, float) else str(value).lower()
-
-
-@functools.cache
-def _nvrtc() -> ctypes.CDLL:
-    """Return the library of the compiler, which MLX has already loaded."""
-    for version in ("13", "12"):
-        try:
-            return ctypes.CDLL(f"libnvrtc.so.{version}")
-        except OSError:
-            continue
-    raise PreflightError(
-        "NVRTC, CUDA's run-time compiler, is not installed: install `mlx[cuda13]` with its dependencies"
-    )
-
-
-@functools.cache
-def _is_known(architecture: int) -> bool:
-    """Return whether NVRTC can compile for a GPU of this compute capability, times 10."""
-    library, count = _nvrtc(), ctypes.c_int()
-    library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
-    known = (ctypes.c_int * count.value)()
-    library.nvrtcGetSupportedArchs(known)
-    return architecture in known
-
-
-def _compile(source: str, name: str) -> bytes:
-    info = mx.device_info()
-    architecture = 10 * int(info["compute_capability_major"]) + int(info["compute_capability_minor"])
-    is_known = _is_known(architecture)
-    target = f"sm_{architecture}" if is_known else f"compute_{_OLDEST_ARCHITECTURE}"
-    library, program = _nvrtc(), ctypes.c_void_p()
-    created = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
-    assert created == 0, f"NVRTC refused the program {name}: error {created}"
-    options = (ctypes.c_char_p * 1)(f"--gpu-architecture={target}".encode())
-    failed = library.nvrtcCompileProgram(program, len(options), options)
-    what = "ProgramLog" if failed else "CUBIN" if is_known else "PTX"
-    size = ctypes.c_size_t()
-    library[f"nvrtcGet{what}Size"](program, ctypes.byref(size))
-    text = ctypes.create_string_buffer(size.value)
-    library[f"nvrtcGet{what}"](program, text)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    assert not failed, f"{name} does not compile:\n{text.value.decode()}"
-    return text.raw

@@ -20,7 +20,7 @@ from nanochat.storage.files import find_write_problem, folder_bytes
 from nanochat.storage.layout import RunFolder, StageFolder, run_folders, stage_folders
 from nanochat.storage.locking import lock_file
 
-_CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas")
+_CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas", "kernels")
 _SHOWN = 3
 
 
