@@ -4,10 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from nanochat.model import fused_attention as fused_module
 from nanochat.model import layers
 from nanochat.model.cpu.attention import FORM
 from nanochat.model.dispatch import attention
-from nanochat.model.fused_attention import fused_attention
+from nanochat.model.fused_attention import fused_attention, overlapping_block_attention
 from nanochat.model.low_memory.block_attention import PLAIN, block_attention
 
 TOLERANCE = 1e-5  # float32: sums of a few hundred products, of the largest value
@@ -86,6 +87,16 @@ def test_block_attention_equals_the_reference(form, groups, shape, window):
     attend = blocks_of(FORMS[form])
     assert_close(attend(q, k, v, window=window), layers.attention(q, k, v, window=window))
     assert_same_gradients(attend, window, q, k, v)
+
+
+@pytest.mark.parametrize(("length", "window"), [(384, 128), (512, 256), (768, 384)])
+def test_overlapping_blocks_equal_the_reference(length, window, monkeypatch):
+    """Values and gradients without our kernels: several blocks as long as the window or half of it, and one block."""
+    monkeypatch.setattr(fused_module, "runs_kernels", lambda: False)
+    q, k, v = inputs(length, length, groups=2, head_dim=32, scale=1.2)
+    expected = layers.attention(q, k, v, window=window)
+    assert_close(overlapping_block_attention(q, k, v, window=window), expected)
+    assert_same_gradients(overlapping_block_attention, window, q, k, v)
 
 
 @pytest.mark.parametrize("form", FORMS)
