@@ -21,7 +21,7 @@ _LOGITS = 2**24
 _CHUNKS = 8
 """Arrays of the size of a chunk, in float32, that exist at a time: MLX submits work before earlier work is finished."""
 _SLACK = 1.02
-"""Lies between the factors measured on CUDA and on a CPU, 0.93 to 1.10: they release arrays at other times than a Mac."""
+"""Lies between the factors measured on CUDA and on a CPU, 0.93 to 1.10. A Mac may release arrays at other times."""
 
 
 @dataclass(frozen=True, kw_only=True)
