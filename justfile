@@ -16,7 +16,7 @@ quickstart:
 
 # the test suite (no network, minutes)
 test:
-    pytest -n 2 --dist loadgroup
+    pytest -n 2
 
 # tests that take minutes, or need the real sets under FOLDER/eval: oracles, canonical solutions, hostile programs
 slow folder:

@@ -41,7 +41,9 @@ sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_TRACKING = Path(__file__).with_name("tracking")
+_WITH_MLFLOW = ("tests/tracking/", "tests/runner/test_upload.py", "tests/cli/test_ui.py")
+_FIRST = ("mlflow", "tests/e2e/test_dry_run.py")
+"""Files with few tests that take long."""
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE") or "cpu", dtype="float32")
 
 
@@ -102,11 +104,38 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, Path], None]:
     return check
 
 
+def process_group(nodeid: str) -> str:
+    """Return a name that tests share if one process runs them: that of their file, or "mlflow".
+
+    Module fixtures are made once this way. MLflow's import and its first database take seconds.
+    """
+    return "mlflow" if nodeid.startswith(_WITH_MLFLOW) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of pytest-xdist whole groups of tests. Under pytest 9.2, its own marks group nothing."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it is not annotated
+        def _split_scope(self, nodeid: str) -> str:
+            return process_group(nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            for name in _FIRST:
+                if name in self.workqueue:
+                    self.workqueue.move_to_end(name, last=False)
+                    break
+            super()._assign_work_unit(node)
+
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Several processes of tests: one takes all that need MLflow, whose import and first database take seconds."""
+    """Require that tests which need an MLflow database are in files that one process runs (see below)."""
     for item in items:
-        if "fresh_database" in item.fixturenames or item.path.is_relative_to(_TRACKING):
-            item.add_marker(pytest.mark.xdist_group("mlflow"))
+        if "fresh_database" in item.fixturenames:
+            assert process_group(item.nodeid) == "mlflow", f"{item.nodeid}: add its file to `_WITH_MLFLOW`"
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,6 @@ from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.runner.store.stage_cache import newest_step
 from nanochat.storage.layout import StageFolder
 
-pytestmark = pytest.mark.xdist_group("dry_run")  # one process runs the recipe, not each of them
-
 ROOT = Path(__file__).resolve().parents[2]
 ALL_STAGES = ["1-tokenizer", "2-pretrain", "3-base_eval", "4-sft", "5-chat_eval"]
 LONGER = ("pretrain.horizon.steps=40", "run.checkpoint.every_steps=4", "run.monitor.validate_every_steps=20")

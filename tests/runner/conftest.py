@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import nanochat
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.prepare import Prepared, prepare
 from nanochat.runner.preflight.run_context import RunRequest
+from nanochat.runner.store import provenance
 from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.layout import StageFolder
 
@@ -46,94 +50,9 @@ chat_eval:
 tracking: {kind: none}
 """
 
-FAKE_CHILD = '''\
-"""Pretends to be a stage. `control.json` in the base folder says how each stage behaves, by stage name."""
-import hashlib, json, os, pathlib, signal, sys, time
-
-job = json.loads(pathlib.Path(sys.argv[1]).read_text())
-folder, stage = pathlib.Path(job["stage_dir"]), job["spec"]["stage"]
-control = folder.parents[2] / "control.json"
-settings = json.loads(control.read_text()) if control.exists() else {}
-how = settings.get(stage, "well") if settings.get("only", "") in json.dumps(job["spec"]) else "well"
-with open(folder.parents[2] / "calls.txt", "a") as calls:
-    calls.write(stage + "\\n")
-print("device: pretend")
-(folder / "sources.json").write_text("[]")
-
-def exit_with(text, code):
-    (folder / "error.txt").write_text(text + "\\n")
-    os._exit(code)
-
-if how == "fail":
-    exit_with("the loss was not finite three times in a row", 4)
-if how == "differs":
-    exit_with("the exported model answers otherwise", 5)
-if how == "bug":
-    exit_with("Traceback\\nZeroDivisionError: division by zero", 1)
-if how == "out of memory":
-    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "", "peak_memory_bytes": 3 * 2**30}))
-    exit_with("pretrain ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
-if how.startswith("holds"):  # for example "holds 2, then SIGKILL": more rows than that end it so
-    execution, (_, held, _, ending, *then) = job["execution"], how.replace(",", "").split()
-    batch = (execution["micro_batch_size"] or 8) >> execution["batch_halvings"]
-    rows = {"micro_batch_size": batch} if stage in ("pretrain", "sft") else {}
-    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "", **rows}))
-    if batch > int(held):
-        if ending in ("SIGKILL", "SIGABRT"):
-            os.kill(os.getpid(), getattr(signal, ending))
-        if ending == "Metal":
-            print("[METAL] Command buffer execution failed: Insufficient Memory (00000008:...)", flush=True)
-            os.abort()
-        exit_with(stage + " ran out of memory ([malloc] Unable to allocate 9 bytes.)", 40)
-    how = then[-1] if then else "well"
-if how == "notes":
-    print("note: step_00000008 is damaged\\nnot a note\\nnote: half", end="", flush=True)
-if how == "edits the data":
-    with open(job["spec"]["source"]["path"][0], "a") as text:
-        text.write("one more line\\n")
-if how == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-if how == "is worse":  # than the stages that train well, until it is asked to stop
-    with open(folder / "metrics.jsonl", "a") as metrics:
-        metrics.write("".join(json.dumps({"step": n, "metrics": {"train/loss": 99.0}}) + "\\n" for n in (1, 2)))
-if how in ("wait", "is worse"):
-    def stop(number, frame):
-        (folder / "checkpoints" / "step_00000002").mkdir(parents=True, exist_ok=True)
-        exit_with("stopped at step 2; suite a is kept; the same command continues", 75)
-    signal.signal(signal.SIGTERM, stop)
-    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
-    time.sleep(60)
-if how in ("fails on signal", "ignores signals"):
-    fail = lambda number, frame: exit_with("pretrain: no space left", 4)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignores signals" else fail)
-    (folder / "progress.json").write_text(json.dumps({"fraction": 0.5, "text": "step 2/4"}))
-    time.sleep(60)
-with open(folder / "metrics.jsonl", "a") as metrics:
-    for step in range(1, 5):
-        metrics.write(json.dumps({"step": step, "metrics": {"train/loss": 8.0 / step, "train/lr": 0.1}}) + "\\n")
-out = folder / "out"
-out.mkdir(exist_ok=True)
-if stage in ("pretrain", "sft"):
-    (folder / "checkpoints" / "step_00000004").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints" / "step_00000004" / "weights.bin").write_bytes(bytes(1000))
-    (out / "samples.md").write_text(str(job["execution"]["prompts"]))
-inputs = json.dumps([job["spec"], sorted(job["upstream"])], sort_keys=True)
-(out / "weights.bin").write_bytes(hashlib.sha256(inputs.encode()).digest())
-if stage in ("pretrain", "sft"):
-    (out / "model").mkdir(exist_ok=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.model"):
-        (out / "model" / name).write_text(inputs)
-(out / "timings.json").write_text(json.dumps({"seconds": time.time()}))
-metrics = {"tokenizer": {}, "base_eval": {"bpb": 1.5}, "pretrain": {"val/bpb": 1.5}, "sft": {"train/loss": 2.0},
-           "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0},
-           "export": {}}
-if job["execution"]["validate_tokens"] == 64:
-    metrics["pretrain"]["val/bpb"] = 1.25
-if "varies" in settings and stage == "base_eval":
-    weights = pathlib.Path(job["upstream"]["pretrain"], "weights.bin").read_bytes()
-    metrics["base_eval"]["bpb"] = 1 + int.from_bytes(weights[:6], 'big') / 2**48
-(out / "result.json").write_text(json.dumps({"metrics": metrics[stage]}))
-'''
+# The process that pretends to be a stage: imported, so that Python keeps it compiled, and without `site`.
+_CHILD = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import fake_child"
+CHILD_COMMAND = (sys.executable, "-S", "-c", _CHILD)
 
 
 class Bench:
@@ -147,12 +66,11 @@ class Bench:
         self.recipe.write_text(RECIPE)
         (folder / "text.txt").write_text("".join(f"hello world {i}\n" for i in range(50)))
         (folder / "chats.jsonl").write_text('{"prompt": "hello", "completion": "world"}\n')
-        self.child = folder / "fake_child.py"
-        self.child.write_text(FAKE_CHILD)
+        self.child_command = CHILD_COMMAND
         self.display = self.make_display()
 
     def control(self, **how: str) -> None:
-        """Set how stages behave: "well" unless given here, see FAKE_CHILD.
+        """Set how stages behave: "well" unless given here, see `fake_child.py`.
 
         With `only`, it holds for stages whose specification contains that text. With `varies`, results depend on the
         model.
@@ -167,7 +85,7 @@ class Bench:
             folder=self.folder,
             command="nanochat-run tiny.yaml",
             overrides=overrides,
-            child_command=(sys.executable, "-S", str(self.child)),
+            child_command=self.child_command,
             **changes,
         )
 
@@ -202,6 +120,21 @@ class Bench:
         calls = path.read_text().split() if path.exists() else []
         path.unlink(missing_ok=True)
         return calls
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _code_is_asked_once() -> Iterator[None]:
+    """Every run records the commit and the versions of this code, which no test changes."""
+    git, version = cache(provenance._git), cache(importlib.metadata.version)
+    package = Path(nanochat.__file__).parent
+
+    def git_once(folder: Path, *arguments: str) -> str | None:
+        return (git if folder == package else git.__wrapped__)(folder, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "_git", git_once)
+        patch.setattr(importlib.metadata, "version", version)
+        yield
 
 
 @pytest.fixture(scope="module")

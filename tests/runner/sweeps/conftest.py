@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +48,7 @@ class SweepBench:
             base=self.bench.base,
             folder=self.bench.folder,
             command="nanochat-run tiny.yaml",
-            child_command=(sys.executable, "-S", str(self.bench.child)),
+            child_command=self.bench.child_command,
             **changes,
         )
 

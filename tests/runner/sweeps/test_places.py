@@ -138,7 +138,7 @@ def real_cells(programs, sweep):
     program = f"""#!{sys.executable}
 import sys
 import nanochat.runner.process.child as child
-command = ({sys.executable!r}, "-S", {str(sweep.bench.child)!r})
+command = {sweep.bench.child_command!r}
 import nanochat.runner.sweeps.running.cell_runner as run
 run.SweepRequest.__dataclass_fields__["child_command"].default = command
 run.SweepRequest.__init__.__kwdefaults__["child_command"] = command
