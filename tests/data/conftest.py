@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Files:
         write: dict[str, Callable[[bytes], bytes]] = {
             ".gz": gzip.compress,
             ".bz2": bz2.compress,
-            ".xz": lzma.compress,
+            ".xz": partial(lzma.compress, preset=0),  # the others prepare for megabytes
             ".zst": zstd,
         }
         return self.text(

@@ -94,7 +94,7 @@ def test_conversation_rows_refuse_an_empty_mixture():
 mixtures = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=30)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(mixtures, st.integers(1, 4), st.integers(1, 10), st.integers(1, 2))
 def test_conversation_rows_hold_every_supervised_token_once_per_epoch(
     answers, rows_per_batch, buffer_conversations, epochs
@@ -126,7 +126,7 @@ def test_conversation_rows_hold_every_supervised_token_once_per_epoch(
     loader.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(mixtures, st.integers(1, 10), st.integers(1, 2))
 def test_conversation_rows_hold_only_whole_conversations_and_masked_padding(answers, buffer_conversations, epochs):
     """Rows are split at their BOS: a part longer than a BOS alone is a conversation from its first token on."""

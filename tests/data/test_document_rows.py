@@ -127,7 +127,7 @@ class Letters:
         return Letters(self.lengths, self.first, start["count"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     lengths=st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=12), min_size=1, max_size=2),
     sequence_len=st.integers(1, 20),

@@ -144,7 +144,7 @@ def test_documents_are_cut_before_the_hash_decides(files, base):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text("ab\n", max_size=60), st.integers(1, 20))
 def test_chunk_text_loses_nothing_and_splits_at_line_ends(text, limit):
     chunks = chunk_text(text, limit)
@@ -222,7 +222,7 @@ def test_document_stream_refuses_a_source_without_text(files, base, split):
         next(DocumentStream(files.source("a.parquet"), split, base=base))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text("ab\r\n ", min_size=1, max_size=60), st.integers(2, 12))
 def test_cut_lines_loses_nothing_and_cuts_any_text_with_two_lines(text, count):
     parts = cut_lines(text, count)

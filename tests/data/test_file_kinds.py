@@ -87,7 +87,7 @@ def test_compressed_rows_equal_those_of_the_plain_file(files, base, suffix):
 def test_damaged_compressed_file_is_reported_with_its_position(files, suffix, fault):
     if suffix == "xz" and fault == "followed by something else":
         pytest.skip("the library takes what follows the last stream for padding")
-    lines = [f"line {i} {zlib.crc32(b'%d' % i)}\n" for i in range(100_000)]
+    lines = [f"line {i} {zlib.crc32(b'%d' % i)}\n" for i in range(20_000)]
     path = files.compressed(f"a.txt.{suffix}", "".join(lines))
     raw, middle = path.read_bytes(), path.stat().st_size * 2 // 3
     changed = {

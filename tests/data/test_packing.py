@@ -79,7 +79,7 @@ def slow_rows(row_tokens, buffer_size, per_refill, documents, count, *, keep):
 
 
 @pytest.mark.parametrize("rule", ["keep", "crop"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(packing=packings())
 def test_document_packer_invents_no_token_and_loses_only_cropped_tails(rule, packing):
     row_tokens, buffer_size, per_refill, lengths, count = packing

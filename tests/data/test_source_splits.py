@@ -270,7 +270,7 @@ def visible_and_hidden(folder):
     return visible, hidden
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(folders())
 def test_every_file_of_a_folder_is_used_or_left_out_and_no_test_text_is_trained_on(case):
     entries, links = case

@@ -70,7 +70,7 @@ def test_shared_prefix_ends_before_the_first_scored_prediction():
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 5), st.integers(1, 30)), max_size=30), st.integers(1, 900))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_batches_contain_every_group_once_and_respect_the_limit(shapes, max_tokens):
     groups = []
     for length, options, tail in shapes:

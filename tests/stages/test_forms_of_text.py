@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -25,7 +26,7 @@ from nanochat.plan.specs.inputs import WeightedSource
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.stages import pretrain, tokenizer
 
-STEPS = 20
+STEPS = 6
 TEXTS = [
     "\n".join(f'line {j} of "document" {i}, é: the value\tis {(i * 37 + j * 11) % 100}' for j in range(3 + i % 5))
     for i in range(30)
@@ -33,7 +34,7 @@ TEXTS = [
 TEXT_FORMS = ["txt", "md", "py", "txt.gz", "md.xz"]
 ROW_FORMS = ["jsonl", "ndjson", "parquet", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "ndjson.xz"]
 CONVERTED_FORMS = ["csv", "tsv", "json", "arrow", "feather", "csv.gz", "json.zst", "tsv.xz", "arrow.bz2"]
-COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": partial(lzma.compress, preset=0)}
 COMPRESS["zst"] = lambda content: pa.compress(content, codec="zstd", asbytes=True)
 
 
@@ -72,7 +73,7 @@ def write(folder, form):
 
 
 def train(source, make_context, name):
-    """Return the documents, the tokenizer file and the weights after 20 steps."""
+    """Return the documents, the tokenizer file and the weights after a few steps."""
     spec = TokenizerSpec(source=source, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)
     first = make_context(spec, name=f"{name}-tokenizer")
     tokenizer.run(first.job, first)

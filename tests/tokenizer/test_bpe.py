@@ -16,7 +16,7 @@ mixed_text = st.lists(valid_text | st.sampled_from([*bpe.SPECIAL_TOKENS, "\u2581
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(mixed_text)
 @example("\u2581 \u2585\u2047\u2581\u2581\t\0\ufeff\r\n \u200b")
 def test_encode_is_lossless_and_gives_no_special_id(tokenizer, text):
@@ -25,7 +25,7 @@ def test_encode_is_lossless_and_gives_no_special_id(tokenizer, text):
     assert not any(i < 10 for i in ids)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(mixed_text))
 def test_encode_batch_gives_the_ids_of_encode(tokenizer, texts):
     batch = tokenizer.encode_batch(texts)
@@ -33,7 +33,7 @@ def test_encode_batch_gives_the_ids_of_encode(tokenizer, texts):
     assert all(ids.dtype == np.int32 for ids in batch)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(mixed_text)
 def test_token_bytes_add_up_to_the_bytes_of_the_text(tokenizer, text):
     ids = tokenizer.encode(text)
@@ -105,7 +105,7 @@ text_of_one_script = st.sampled_from(list(ALPHABETS.values())).flatmap(st.text)
 text_of_scripts = st.lists(text_of_one_script | valid_text | st.sampled_from(bpe.SPECIAL_TOKENS)).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(trained_on=text_of_scripts, text=text_of_scripts)
 def test_train_gives_a_lossless_tokenizer_for_any_text(trained_on, text):
     """The tokenizer is trained on text of a few scripts, each piece repeated, and encodes text of other scripts."""
@@ -190,7 +190,7 @@ def test_stream_decoder_returns_complete_characters(tokenizer, examples):
         assert "".join(shown) + stream.flush() == text
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.integers(1, 290)))
 def test_stream_decoder_agrees_with_decode(tokenizer, ids):
     ids = [i for i in ids if i < tokenizer.vocab_size]

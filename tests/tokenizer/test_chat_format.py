@@ -116,7 +116,7 @@ def test_render_for_completion_needs_a_question(letters, turns):
 texts = st.text("abc", max_size=5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4), st.integers(5, 60))
 def test_render_for_completion_is_a_prefix_of_render_within_the_limit(letters, rounds, limit):
     turns = [turn for question, answer in rounds for turn in (("user", question), ("assistant", answer))]

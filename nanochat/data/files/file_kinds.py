@@ -107,7 +107,12 @@ class FileKind:
 
 def kind_of(path: PurePath | str) -> FileKind | None:
     """Return the kind of a file, or of the files that a pattern such as `*.jsonl.gz` matches; None if it is unknown."""
-    name = PurePath(PurePath(path).name.lower())
+    return _kind_of_name((path if isinstance(path, PurePath) else PurePath(path)).name.lower())
+
+
+@functools.lru_cache(maxsize=4096)  # a listing asks a dozen times for each file
+def _kind_of_name(lower_name: str) -> FileKind | None:
+    name = PurePath(lower_name)
     compression = _COMPRESSIONS.get(name.suffix)
     suffix = name.suffix if compression is None else name.with_suffix("").suffix
     if suffix not in _FORMATS or (suffix == ".parquet" and compression is not None):

@@ -71,7 +71,7 @@ def test_header_that_two_separators_fit_is_refused_with_a_remedy(tmp_path):
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(st.lists(cells, min_size=2, max_size=2), min_size=1, max_size=6), st.sampled_from(",;\t|"))
 def test_csv_rows_are_those_that_the_csv_module_wrote(tmp_path_factory, rows, separator):
     """The place of each row is the line in which it begins."""

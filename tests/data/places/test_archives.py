@@ -67,7 +67,7 @@ ARCHIVES = {
     "a.tgz": lambda files: compress(make_tar(files), "gzip"),
     "a.tar.zst": lambda files: compress(make_tar(files), "zstd"),
     "a.tar.bz2": lambda files: compress(make_tar(files), "bz2"),
-    "a.tar.xz": lambda files: lzma.compress(make_tar(files)),
+    "a.tar.xz": lambda files: lzma.compress(make_tar(files), preset=0),
 }
 
 
