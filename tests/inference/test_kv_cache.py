@@ -90,9 +90,9 @@ def test_cached_prompts_equal_uncached(model, rows):
 def test_cached_chunks_of_any_size_equal_uncached(model, data):
     """Chunks are shorter and longer than the window."""
     length = 3 * model.config.sequence_len // 2
-    sizes = []
+    sizes = []  # the first size is that of the simplest example
     while sum(sizes) < length:
-        sizes.append(min(data.draw(st.sampled_from([1, 5, 13, 40, 130, 300])), length - sum(sizes)))
+        sizes.append(min(data.draw(st.sampled_from([40, 13, 130, 5, 300, 1])), length - sum(sizes)))
     idx = tokens(2, length, seed=len(sizes))
     assert_equal(feed(model, idx, PromptCache(model.config), sizes), model(idx))
 
@@ -101,13 +101,20 @@ def test_cached_chunks_of_any_size_equal_uncached(model, data):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("n_kv_head", [1, 4])
 def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_kv_head, decode):
-    """Rows begin empty and fill the rings of windowed layers. There is one key head, or as many as query heads."""
+    """Rows fill the rings of windowed layers, from the start where these are short, else after most of a window.
+
+    There is one key head, or as many as query heads.
+    """
     model = make_model(architecture, n_kv_head=n_kv_head)
-    length = 150 if architecture == "current" else 24
+    length, start = (136, 120) if architecture == "current" else (24, 0)
     idx = tokens(2, length)
-    buffers = empty_buffers(model.config, 2, length, mx.float32)
-    found, _ = decode(model, buffers, [0, 0], [-1, -1], idx)
-    assert_equal(found, model(idx))
+    buffers, newest = empty_buffers(model.config, 2, length, mx.float32), [-1, -1]
+    if start:
+        model(idx[:, :start], cache := PromptCache(model.config))
+        buffers = from_prompts(cache, buffers, mx.array([0, 1]), mx.array([start, start]))
+        newest = idx[:, start - 1].tolist()
+    found, _ = decode(model, buffers, [start, start], newest, idx[:, start:])
+    assert_equal(found, model(idx)[:, start:])
 
 
 def test_rows_of_different_lengths_decode_as_if_alone(model, decode):

@@ -22,7 +22,7 @@ from nanochat.inference.sampling import (
 # softmax of these logits is 0.1, 0.2, 0.3, 0.4 in the order 3, 0, 4, 1; token 2 has none.
 PROBABILITIES = {3: 0.1, 0: 0.2, 4: 0.3, 1: 0.4}
 LOGITS = [math.log(PROBABILITIES.get(token, 1e-30)) for token in range(5)]
-DRAWS = 20_000
+DRAWS = 6000
 # 99.9 % quantiles of chi-square with 1, 2, 3 degrees of freedom (any table).
 CHI_SQUARE_999 = {1: 10.83, 2: 13.82, 3: 16.27}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.recipe.json_schema import json_schema, schema_text
+from nanochat.recipe.json_schema import json_schema as make_json_schema
+from nanochat.recipe.json_schema import schema_text
 from nanochat.recipe.merge.tree import plain
 from nanochat.recipe.parsing.diagnostics import Text
 from nanochat.recipe.parsing.yaml_reader import read_yaml
@@ -18,6 +20,7 @@ from nanochat.recipe.schema_docs import reference_text
 
 ROOT = Path(__file__).parents[2]
 VALID = Path(__file__).parent / "valid"
+json_schema = functools.cache(make_json_schema)
 
 
 def test_files_in_schemas_are_up_to_date(check_golden):
