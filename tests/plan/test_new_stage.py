@@ -5,7 +5,10 @@ The classes up to `ROW` are what a developer writes for a real stage; `nanochat/
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -101,48 +104,55 @@ tracking: {kind: none}
 """
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A recipe with the new stage, in a program that knows it."""
-    monkeypatch.setitem(STAGES, "count_words", ROW)
-    monkeypatch.setitem(STAGE_SECTIONS, "count_words", CountWords)
-    monkeypatch.setattr("nanochat.recipe.check.validation.Recipe", CountWordsRecipe)
-    monkeypatch.setattr("nanochat.runner.process.run_stage.Job", CountWordsJob)
-    (tmp_path / "text.txt").write_text("one two four\n" * 40)
-    (tmp_path / "held_out.txt").write_text("five six\n")
-    path = tmp_path / "count.yaml"
+    folder = tmp_path_factory.mktemp("new")
+    (folder / "text.txt").write_text("one two four\n" * 40)
+    (folder / "held_out.txt").write_text("five six\n")
+    path = folder / "count.yaml"
     path.write_text(RECIPE)
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGES, "count_words", ROW)
+        patch.setitem(STAGE_SECTIONS, "count_words", CountWords)
+        patch.setattr("nanochat.recipe.check.validation.Recipe", CountWordsRecipe)
+        patch.setattr("nanochat.runner.process.run_stage.Job", CountWordsJob)
+        yield path
 
 
-def run_once(recipe: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[str, str]:
+def run_once(recipe: Path, *overrides: str) -> tuple[str, str]:
     """Return what the run displays, and its report."""
     folder, child_command = recipe.parent, (sys.executable, __file__)
     paths = {"recipe": recipe, "base": folder / "base", "folder": folder}
     request = RunRequest(**paths, command="nanochat-run", overrides=overrides, child_command=child_command)
-    run = run_recipe(request, PlainDisplay())
-    return capsys.readouterr().out, run.folder.report.read_text()
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        run = run_recipe(request, PlainDisplay())
+    return output.getvalue(), run.folder.report.read_text()
 
 
-def test_new_stage_runs_in_a_child_process_and_is_cached_afterwards(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines, report = run_once(recipe, capsys)
+@pytest.fixture(scope="module")
+def first(recipe: Path) -> tuple[str, str]:
+    """What the first run displays, and its report."""
+    return run_once(recipe)
+
+
+def test_new_stage_runs_in_a_child_process_and_is_cached_afterwards(recipe: Path, first: tuple[str, str]) -> None:
+    lines, report = first
     assert "words of at most 3 letters in text" in lines
     assert "count_words: done: words 80" in lines
     assert "**count_words** counted 80 words." in report
-    assert "count_words: from cache" in run_once(recipe, capsys)[0]
+    assert "count_words: from cache" in run_once(recipe)[0]
 
 
-def test_new_stage_explains_a_changed_field(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_once(recipe, capsys)
-    lines, _ = run_once(recipe, capsys, "count_words.longest=2", "expect=null")
+@pytest.mark.usefixtures("first")
+def test_new_stage_explains_a_changed_field(recipe: Path) -> None:
+    lines, _ = run_once(recipe, "count_words.longest=2", "expect=null")
     assert "count_words.longest: 3 -> 2" in lines
 
 
-def test_new_stage_has_its_metrics_checked_in_expectations(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_stage_has_its_metrics_checked_in_expectations(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="`letters` is not a metric of `count_words`"):
-        run_once(recipe, capsys, 'expect={count_words.letters: "> 1"}')
+        run_once(recipe, 'expect={count_words.letters: "> 1"}')
 
 
 if __name__ == "__main__":

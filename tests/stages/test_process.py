@@ -116,7 +116,7 @@ def test_first_signal_sets_the_stop_flag(signals):
     process = start()
     for number in signals:
         process.send_signal(number)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert (out, process.returncode) == ("saved\n", 75)
 
 

@@ -114,6 +114,7 @@ def test_pretrain_resumes_with_a_different_number_of_processes(make_context, ups
     assert_same(alone.folder.path, shared.folder.path)
 
 
+@pytest.mark.slow
 def test_sft_on_two_processes_equals_sft_on_one(make_context, upstream, pretrain_spec, sft_spec):
     """Rows have different numbers of supervised tokens, so a mean of the processes' means would be a different loss."""
     first_step = pretrain_spec.model_copy(update={"steps": 1})
