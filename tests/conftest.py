@@ -41,7 +41,12 @@ sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_WITH_MLFLOW = ("tests/tracking/", "tests/runner/test_imports.py", "tests/runner/test_upload.py", "tests/cli/test_ui.py")
+_WITH_MLFLOW = (
+    "tests/tracking/",
+    "tests/runner/test_imports.py",
+    "tests/runner/test_upload.py",
+    "tests/cli/test_ui.py",
+)
 _FIRST = ("mlflow", "tests/e2e/test_dry_run.py")
 """Files with few tests that take long."""
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE") or "cpu", dtype="float32")

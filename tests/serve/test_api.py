@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import openai
 import pytest
 
 from nanochat.inference.answer_text import AnswerDecoder
@@ -120,6 +119,8 @@ def test_choices_of_one_seed_differ_and_repeat(server):
 
 
 def test_openai_client_streams_and_raises_its_own_errors(server):
+    import openai  # here, because it takes a second, in each process that collects tests
+
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
     messages = [{"role": "user", "content": "abc"}]
     settings = {"model": "small", "messages": messages, "temperature": 0, "max_tokens": 12}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import mlflow
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 import nanochat
 from nanochat.storage.layout import MODEL_FILES
@@ -28,10 +25,13 @@ def store(uri):
 
 
 @pytest.fixture
-def loads_from(monkeypatch, uri):
+def load_model(monkeypatch, uri):
+    """MLflow's function that loads a model from the test's store."""
+    import mlflow  # here, because it takes seconds, in each process that collects tests
+
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
     mlflow.set_tracking_uri(uri)
-    yield
+    yield mlflow.pyfunc.load_model
     mlflow.set_tracking_uri(None)
 
 
@@ -60,10 +60,10 @@ def test_model_is_logged_once_with_its_run_metrics_and_data_sets(store, shelf):
 
 @LOADS
 @pytest.mark.parametrize("is_uploaded", [True, False])
-def test_logged_model_answers_as_the_model_does(store, shelf, loads_from, is_uploaded):
+def test_logged_model_answers_as_the_model_does(store, shelf, load_model, is_uploaded):
     """Prompts and messages, uploaded or where it was. An uploaded file takes no space of its own."""
     Sender(store).send(shelf.view(is_uploaded=is_uploaded))
-    loaded = mlflow.pyfunc.load_model("models:/speller@best")
+    loaded = load_model("models:/speller@best")
     model = nanochat.load(shelf.model.folder)
     prompts = ["the cat", "on the mat"]
     answers = [model.chat(prompt, **ANSWER) for prompt in prompts]
@@ -80,11 +80,11 @@ def test_logged_model_answers_as_the_model_does(store, shelf, loads_from, is_upl
 
 
 @LOADS
-def test_logged_model_with_another_file_is_refused(store, shelf, loads_from):
+def test_logged_model_with_another_file_is_refused(store, shelf, load_model):
     changed = {**shelf.model.files, "config.json": "0" * 64}
     Sender(store).send(shelf.view(files=changed, is_uploaded=False))
     with pytest.raises(nanochat.errors.PreflightError, match=r"config\.json is not the file that was logged"):
-        mlflow.pyfunc.load_model("models:/speller@best")
+        load_model("models:/speller@best")
 
 
 def best_of(store, name="speller"):
@@ -150,6 +150,8 @@ def test_model_is_completed_after_outages(store, shelf, monkeypatch):
 
 def test_server_without_models_gets_the_rest_of_the_run(store, shelf, monkeypatch):
     """Models are sent once the server has a version that keeps them."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
     def fail(*_, **__):
         raise MlflowException("no such address", error_code=ENDPOINT_NOT_FOUND)

@@ -9,8 +9,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from nanochat.tracking.link import read_link
 from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
@@ -390,18 +388,21 @@ def test_uploader_uploads_earlier_runs_and_closes_runs_of_dead_processes(store, 
 @pytest.mark.parametrize("failing", ["first", "quick"])
 def test_run_that_fails_keeps_no_other_from_being_uploaded(store, fake_run, tmp_path, monkeypatch, failing):
     """Neither the current run nor earlier ones."""
+    from mlflow.exceptions import MlflowException  # here, because it takes seconds, in each process that collects tests
+
     views = []
     for name in ("first", "second"):
         earlier = type(fake_run)(tmp_path / name)
         views.append(replace(earlier.view("KILLED", "KILLED"), name=name, stages=()))
-    real = MlflowClient.create_run
+    client = type(store.client)
+    real = client.create_run
 
     def create(self, *args, run_name, **kwargs):
         if run_name == failing:
             raise MlflowException(f"Incorrect string value in {run_name}")
         return real(self, *args, run_name=run_name, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, "create_run", create)
+    monkeypatch.setattr(client, "create_run", create)
     uploader = Uploader(
         store.uri,
         "nanochat",
@@ -418,7 +419,8 @@ def test_run_that_fails_keeps_no_other_from_being_uploaded(store, fake_run, tmp_
 def test_two_commands_that_upload_an_earlier_run_at_once_create_it_once(store, fake_run, monkeypatch):
     """The second one waits, and finds it uploaded."""
     fake_run.append(fake_run.metrics, range(3))
-    real, second = MlflowClient.create_run, Sender(open_store(store.uri, "nanochat"))
+    client = type(store.client)
+    real, second = client.create_run, Sender(open_store(store.uri, "nanochat"))
     other = threading.Thread(target=second.send, args=(fake_run.view("KILLED", "KILLED"),))
 
     def create(self, *args, **kwargs):
@@ -428,7 +430,7 @@ def test_two_commands_that_upload_an_earlier_run_at_once_create_it_once(store, f
             assert other.is_alive(), "it must wait"
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, "create_run", create)
+    monkeypatch.setattr(client, "create_run", create)
     Sender(store).send(fake_run.view("KILLED", "KILLED"))
     other.join(30)
     runs = store.client.search_runs([store.experiment_id])
