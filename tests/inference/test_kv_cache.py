@@ -111,7 +111,7 @@ def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_
     buffers, newest = empty_buffers(model.config, 2, length, mx.float32), [-1, -1]
     if start:
         model(idx[:, :start], cache := PromptCache(model.config))
-        buffers = from_prompts(cache, buffers, mx.array([0, 1]), mx.array([start, start]))
+        buffers = from_prompts(cache, buffers, mx.array([0, 1]), mx.array([0, 1]), mx.array([start, start]))
         newest = idx[:, start - 1].tolist()
     found, _ = decode(model, buffers, [start, start], newest, idx[:, start:])
     assert_equal(found, model(idx)[:, start:])
