@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nanochat.errors import InterruptedRun
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,12 +16,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without `arguments` it is the command of this process, which then ends.
     """
+    return start(_dispatch, arguments)
+
+
+def start(act: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> int:
+    """Call `act` with the arguments of a command, and return its exit code."""
     try:  # Ctrl-C during this import would be a traceback; after it, `run_command` handles it
         from nanochat.cli.exit_codes import run_command
     except KeyboardInterrupt:
         return InterruptedRun.exit_code
     given = sys.argv[1:] if arguments is None else arguments
-    return run_command(lambda: _dispatch(given), is_last=arguments is None)
+    return run_command(lambda: act(given), is_last=arguments is None)
 
 
 def _dispatch(given: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ place in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from nanochat.data.sources import SourceSpec
@@ -62,14 +63,14 @@ def compile_plan(
     has_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
     chars = _read_chars(specs, text_chars)
     models = _stage_models(specs, start_models)
-    estimates = _estimate(specs, executions, execution.memory_limit_bytes or has_bytes, models, device, chars)
+    estimate = partial(_estimate, specs, executions, models, chars)
+    estimates = estimate(device, execution.memory_limit_bytes or has_bytes)
     stages = tuple(
         _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], digest_by_source, estimate)
         for spec, estimate in zip(specs, estimates, strict=True)
     )
-    limit = execution.memory_limit_bytes
     by_class = {
-        name: total(estimates if name == device else _estimate(specs, executions, limit, models, name, chars))
+        name: total(estimates if name == device else estimate(name, execution.memory_limit_bytes))
         for name in RATES
         if name == device or recipe.run.device != "cpu"
     }
@@ -148,10 +149,10 @@ def _derivation(
 def _estimate(
     specs: Sequence[StageSpec],
     executions: Mapping[StageName, ExecutionSpec],
-    limit_bytes: int | None,
     models: Mapping[str, GPTConfig | None],
-    device: DeviceClass,
     chars: Mapping[str, int],
+    device: DeviceClass,
+    limit_bytes: int | None,
 ) -> list[Estimate]:
     """Return the estimate of each stage, within a memory limit."""
     limit = {"memory_limit_bytes": limit_bytes}

@@ -25,10 +25,9 @@ from nanochat.plan.derive.identity import (
     rl_identity,
     sft_identity,
 )
-from nanochat.plan.derive.pretrain import derive_pretrain
+from nanochat.plan.derive.pretrain import derive_pretrain, derive_tokenizer
 from nanochat.plan.derive.rl import derive_rl
 from nanochat.plan.derive.sft import derive_sft
-from nanochat.plan.derive.tokenizer import derive_tokenizer
 from nanochat.plan.estimate.device_rates import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
 from nanochat.plan.estimate.evaluation import estimate_base_eval, estimate_chat_eval, estimate_export

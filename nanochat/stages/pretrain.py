@@ -67,10 +67,14 @@ def run(job: Job, context: StageContext) -> StageResult:
         hand_on=spec.hand_on,
     )
     validation = _make_validation(spec, context, training, rows_per_batch=micro_batch_size)
+
+    def sample() -> list[str]:
+        return sample_continuations(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+
     position = training.run(
         evaluate=validation.evaluate,
         suites=MonitoredSuites(context, model, tokenizer, schedule, spec.seed),
-        sample=lambda position: _sample(position, context, model, tokenizer),
+        sample=lambda position: write_samples(context, position.step, sample()),
     )
     passed_on = training.checkpoints.choose_model(position)
     training.write_output()
@@ -193,13 +197,6 @@ def _make_validation(
         ]
 
     return Validation(context, training.model, training.tokenizer, training.schedule, read, "held-out tokens")
-
-
-def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:
-    """Add the model's continuations of the recipe's prompts to `out/samples.md`."""
-    texts = sample_continuations(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
-    if context.process_group.is_writer:
-        write_samples(context.folder.samples, position.step, texts)
 
 
 def _make_result(

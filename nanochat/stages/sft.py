@@ -7,6 +7,7 @@ from pathlib import Path
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.data.loaders.batches import BatchLoader
 from nanochat.data.loaders.conversation_rows import ConversationRows, ConversationRowsState
+from nanochat.data.packing.conversations import ConversationStats
 from nanochat.errors import StageError
 from nanochat.inference.engine import Engine
 from nanochat.inference.samples import sample_answers
@@ -70,18 +71,18 @@ def run(job: Job, context: StageContext) -> StageResult:
     validation = _make_validation(
         data, context, training, sequence_len=sequence_len, tokens_per_batch=micro_batch_size * sequence_len
     )
+
+    def sample() -> list[str]:
+        return sample_answers(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+
     position = training.run(
         evaluate=validation.evaluate if data.held_out else None,
         suites=MonitoredSuites(context, model, tokenizer, training.schedule, spec.seed),
-        sample=lambda position: _sample(position, context, model, tokenizer),
+        sample=lambda position: write_samples(context, position.step, sample()),
     )
     passed_on = training.checkpoints.choose_model(position)
     training.write_output()
-    stats = loader.state.stats
-    context.log_line(
-        f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
-        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {data.refused:,} rows refused"
-    )
+    context.log_line(_describe_conversations(loader.state.stats, data, sequence_len))
     metrics = _metrics(position, loader.state, has_moments=has_moments)
     metrics["refused_conversations"] = float(data.refused)
     metrics |= {"held_out_conversations": float(data.held_out_examples)} if data.held_out else {}
@@ -171,11 +172,11 @@ def _make_validation(
     return Validation(context, training.model, training.tokenizer, training.schedule, read, unit, counts_specials=True)
 
 
-def _sample(position: TrainingPosition, context: StageContext, model: FastGPT, tokenizer: Tokenizer) -> None:
-    """Add the model's answers to the recipe's prompts to `out/samples.md`."""
-    texts = sample_answers(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
-    if context.process_group.is_writer:
-        write_samples(context.folder.samples, position.step, texts)
+def _describe_conversations(stats: ConversationStats, data: SftData, sequence_len: int) -> str:
+    return (
+        f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
+        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {data.refused:,} rows refused"
+    )
 
 
 def _metrics(position: TrainingPosition, data: ConversationRowsState, *, has_moments: bool) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The specification of the pretrain stage: horizon, batch, schedule and weight decay."""
+"""The specifications of the tokenizer and pretrain stages: horizon, batch, schedule and weight decay."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from nanochat.plan.derive import scaling
 from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import WeightedSource
-from nanochat.plan.specs.training import PretrainSpec
+from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
+
+
+def derive_tokenizer(section: schema.Tokenizer, given: Derivation) -> TokenizerSpec:
+    """Return the specification of the tokenizer stage."""
+    fields = section.model_dump(exclude={"source"})
+    return TokenizerSpec(source=given.sources[section.source], seed=given.recipe.seed, **fields)
 
 
 def derive_pretrain(section: schema.Pretrain, given: Derivation) -> PretrainSpec:

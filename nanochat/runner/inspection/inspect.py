@@ -12,9 +12,8 @@ from nanochat.data.sources import describe, is_available_offline
 from nanochat.errors import RecipeError
 from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
-from nanochat.runner.inspection.rendered_chats import look_at_task
+from nanochat.runner.inspection.readings import look_at_documents, look_at_task
 from nanochat.runner.inspection.report import SplitReport, describe_preview
-from nanochat.runner.inspection.texts import look_at_documents
 from nanochat.runner.preflight.prepare import Prepared
 
 SAMPLES = 3

@@ -32,7 +32,7 @@ from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.runner.store.run_state import RunTracking
 
-DISK_MARGIN = 1.1
+_DISK_MARGIN = 1.1
 _QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
 _QUERY_SECONDS = 10.0
 
@@ -99,13 +99,18 @@ def _check_models(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
 def _check_disk(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
     sources = (source for stage in stages for source in stage.read_sources)
     copies = sum(conversion.disk_bytes for conversion in plan_conversions(sources, base=prepared.base))
-    needed = ((total([stage.estimate for stage in stages]).disk_bytes or 0) + copies) * DISK_MARGIN
-    folder = prepared.base
-    free = shutil.disk_usage(folder).free if folder.is_dir() else None
+    needed = (total([stage.estimate for stage in stages]).disk_bytes or 0) + copies
+    yield from find_lack_of_disk(needed, prepared.base, whose="plan")
+
+
+def find_lack_of_disk(needed_bytes: int, base: Path, *, whose: str) -> Iterator[str]:
+    """Yield that a plan or a sweep needs more space under the base folder than its disk has."""
+    needed = needed_bytes * _DISK_MARGIN
+    free = shutil.disk_usage(base).free if base.is_dir() else None
     if free is not None and needed > free:
         yield (
-            f"disk: the plan needs {show_bytes(needed)} under {folder}, but only {show_bytes(free)} are free; "
-            f"delete unused results with `nanochat-run gc`, or set NANOCHAT_BASE_DIR to a folder on another disk"
+            f"disk: the {whose} needs {show_bytes(needed)} under {base}, but only {show_bytes(free)} are free; "
+            "delete unused results with `nanochat-run gc`, or set NANOCHAT_BASE_DIR to a folder on another disk"
         )
 
 

@@ -121,7 +121,8 @@ def open_session(
             now = time.time()
             folder = _folder(plan.recipe_name, previous, base, now)
             held.enter_context(run_lock(folder))
-            _delete_leftovers(folder)
+            for leftover in find_leftovers(folder.path):
+                delete(leftover)
             state = RunState(
                 name=plan.recipe_name,
                 description=plan.description,
@@ -150,11 +151,6 @@ def open_session(
 
 def _folder(name: str, previous: Run | None, base: Path, now: float) -> RunFolder:
     return create_run_folder(base, name, datetime.fromtimestamp(now)) if previous is None else previous.folder
-
-
-def _delete_leftovers(folder: RunFolder) -> None:
-    for leftover in find_leftovers(folder.path):
-        delete(leftover)
 
 
 def _resumed(fresh: Iterable[StageEntry], previous: Run) -> tuple[StageEntry, ...]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat.stages.process.context import indented
+from nanochat.stages.process.context import StageContext, indented
 from nanochat.storage.files import write_text
 
 _SAMPLE_HEADING = "\n## Step "
 
 
-def write_samples(path: Path, step: int, texts: Sequence[str]) -> None:
-    """Add a section for a step to a Markdown file, and drop sections of later steps, written before a restart."""
+def write_samples(context: StageContext, step: int, texts: Sequence[str]) -> None:
+    """Add a section for a step to `out/samples.md`, and drop sections of later steps, written before a restart.
+
+    Of processes that train together, one writes.
+    """
+    if not context.process_group.is_writer:
+        return
+    path = context.folder.samples
     sections = _read_samples(path) if path.exists() else {}
     sections = {at: text for at, text in sections.items() if at < step}
     sections[step] = "\n" + "\n".join(f"{indented(text)}\n" for text in texts)
