@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -185,6 +186,18 @@ def test_rl_that_diverges_ends_the_stage_with_exit_code_4(runs, make_spec, chang
     spec = make_spec(optimizer=OptimizerConfig(lr_scale=1e30), held_out={}, steps=8, **changes)
     with pytest.raises(StageError, match=r"diverged: (.*\n)*.*lower the learning rate \(`rl\.lr_scale`\)") as e:
         runs.run(spec)
+    assert e.value.exit_code == 4
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_rl_that_skips_all_of_its_few_steps_ends_with_exit_code_4(runs, upstream, make_spec):
+    """The weights of the given model are finite, but its gradients are not."""
+    folder = Path(upstream["sft"]) / "model"
+    model = load_model(folder)
+    model.set_parameters({name: 1e25 * x if x.ndim == 2 else x for name, x in model.named_parameters().items()})
+    save_model(folder, model, load_tokenizer(folder))
+    with pytest.raises(StageError, match=r"not finite in any step \(2 in all\)(.*\n)*.*`rl\.lr_scale`") as e:
+        runs.run(make_spec(held_out={}, steps=2))
     assert e.value.exit_code == 4
 
 
