@@ -1,6 +1,6 @@
 """Held-out bits per byte of this system and of PyTorch nanochat after training on the same rows.
 
-    python tests/benchmarks/equal_tokens.py --text FOLDER --peer FOLDER [--steps 100 400] [--seeds 3] [--depths 12]
+    python tests/benchmarks/equal_tokens.py --text FOLDER --peer FOLDER [--steps 100 400] [--seeds 0 1 2] [--depths 12]
 
 `--text` is a folder of parquet or JSONL files, one of which is held out; `--peer` is a checkout of karpathy/nanochat.
 Our tokenizer and loader make the rows, which are the same for all systems, seeds and horizons. If there is too little
@@ -13,8 +13,8 @@ weight decay is its scaling law at the tokens of the run. (The script itself ign
 law then uses the tokens that would suit the model's size.) `--weight-decay` replaces the value for every system.
 
 Every run is a process of its own, and each GPU of CUDA_VISIBLE_DEVICES has `--runs-per-gpu` of them at a time. `--data`
-names a folder that keeps tokenizer and rows for the next call. Exits with 1 if a run fails, or if `current` is worse
-than `peer` by more than 0.002 bits per byte on average over the seeds.
+names a folder that keeps tokenizer and rows for the next call. Losses and results are printed as they come. Exits with
+1 if a run fails, or if `current` is worse than `peer` by more than 0.002 bits per byte on average over the seeds.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ import json
 import math
 import os
 import queue
-import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from training.run import Result, Run, System
+from training.report import report
+from training.run import PROGRESS, Result, Run, System
 
-TOLERANCE = 0.002
-"""Allowed excess of `current` over `peer`, in bits per byte."""
 WARMUP_STEPS, WARMDOWN_FRAC = 40, 0.65
 """Those of both systems. A horizon that is too short for both has a shorter warm-up."""
 
@@ -56,10 +55,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         options.data = options.data or Path(scratch)
         runs = list(_plan(options, _write_rows(options)))
-        for run in {run.initial_weights: run for run in runs if run.system == "peer"}.values():
-            _call(run, "--initial-weights", changes={}).check_returncode()
         results = dict(_train_all(runs, options.runs_per_gpu))
-    return 0 if _report(results) and len(results) == len(runs) else 1
+    return 0 if report(results) and len(results) == len(runs) else 1
 
 
 def _parse() -> argparse.Namespace:
@@ -70,10 +67,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder that keeps the tokenizer and the rows")
     parser.add_argument("--systems", nargs="+", choices=get_args(System))
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 400])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--depths", type=int, nargs="+", default=[12])
     parser.add_argument("--weight-decay", type=float, nargs="+", help="Muon's weight decay")
     numbers = {
-        "seeds": 3,
         "runs_per_gpu": 1,
         "tokens_per_step": 2**17,
         "micro_batch_size": 16,
@@ -133,7 +130,7 @@ def _write_rows(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace, vocab_size: int) -> Iterator[Run]:
     """Yield all runs. Long ones come first, so that no GPU waits for them at the end."""
     steps_first, depth_first = sorted(options.steps, reverse=True), sorted(options.depths, reverse=True)
-    for steps, depth, seed, system in product(steps_first, depth_first, range(options.seeds), options.systems):
+    for steps, depth, seed, system in product(steps_first, depth_first, options.seeds, options.systems):
         for decay in options.weight_decay or [_weight_decay(system, depth, steps, options.tokens_per_step)]:
             yield Run(
                 system=system,
@@ -172,9 +169,18 @@ def _train_all(runs: Sequence[Run], runs_per_gpu: int) -> Iterator[tuple[Run, Re
     for name in names:
         devices.put(name)
 
+    initial_weights: set[Path] = set()
+    lock = threading.Lock()
+
     def train(run: Run) -> Result | None:
         device = devices.get()
         try:
+            if run.system == "peer":
+                with lock:
+                    if run.initial_weights not in initial_weights:
+                        environment = os.environ | {"CUDA_VISIBLE_DEVICES": device}
+                        subprocess.run([*_command(run), "--initial-weights"], env=environment, check=True)
+                        initial_weights.add(run.initial_weights)
             return _train_in_child(run, device)
         finally:
             devices.put(device)
@@ -187,55 +193,32 @@ def _train_all(runs: Sequence[Run], runs_per_gpu: int) -> Iterator[tuple[Run, Re
 
 def _train_in_child(run: Run, device: str) -> Result | None:
     """Print and return what a run measured on one GPU, or print why it failed."""
-    changes = {"CUDA_VISIBLE_DEVICES": device}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": device}
     if run.system == "peer":  # its package has the name of ours, so its process must find it first
-        changes["PYTHONPATH"] = os.pathsep.join([run.peer, os.environ.get("PYTHONPATH", "")])
-    child = _call(run, changes=changes)
+        environment["PYTHONPATH"] = os.pathsep.join([run.peer, os.environ.get("PYTHONPATH", "")])
     title = f"d{run.depth} {run.system}, {run.steps} steps, weight decay {run.weight_decay:.3g}, seed {run.seed}"
-    if child.returncode != 0:
-        print(f"  {title}: FAILED\n{child.stderr[-3000:]}", flush=True)
-        return None
-    result = Result(**json.loads(child.stdout.splitlines()[-1]))
-    print(
-        f"  {title}: {result.bpb:.5f} bits per byte; training loss {result.curve} ({result.seconds:.0f} s)", flush=True
-    )
+    last_line = ""
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(
+            _command(run), env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                last_line = line
+                if line.startswith(PROGRESS):
+                    print(f"  {title}: {line}", end="", flush=True)
+        if child.returncode != 0:
+            errors.seek(0)
+            print(f"  {title}: FAILED\n{errors.read()[-3000:]}", flush=True)
+            return None
+    result = Result(**json.loads(last_line))
+    print(f"  {title}: {result.bpb:.5f} bits per byte; loss {result.curve} ({result.seconds:.0f} s)", flush=True)
     return result
 
 
-def _call(run: Run, *options: str, changes: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Start this script for one run, with changes to the environment."""
-    command = [sys.executable, __file__, "--run", json.dumps(asdict(run)), *options]
-    return subprocess.run(command, env=os.environ | changes, capture_output=True, text=True)
-
-
-def _report(results: Mapping[Run, Result]) -> bool:
-    """Print a table over the seeds. Return whether `current` is as good as every `peer` it was compared with."""
-    groups: dict[tuple[int, int], dict[tuple[System, float], dict[int, Result]]] = {}
-    for run, result in results.items():
-        systems = groups.setdefault((run.depth, run.steps), {})
-        systems.setdefault((run.system, run.weight_decay), {})[run.seed] = result
-    is_good = True
-    for (depth, steps), systems in sorted(groups.items()):
-        print(f"d{depth}, {steps} steps: held-out bits per byte, mean +- deviation over seeds; training loss")
-        for (system, decay), by_seed in systems.items():
-            bpb = _mean_and_deviation([result.bpb for result in by_seed.values()], digits=4)
-            loss = statistics.mean(result.train_loss for result in by_seed.values())
-            print(f"  {system:<8} weight decay {decay:<6.3g} {bpb}; {loss:.4f}")
-        peers = [measured for (system, _), measured in systems.items() if system == "peer"]
-        for (system, decay), by_seed in systems.items():
-            for theirs in peers if system == "current" else ():
-                excess = [by_seed[seed].bpb - theirs[seed].bpb for seed in by_seed.keys() & theirs.keys()]
-                if excess:
-                    shown = _mean_and_deviation(excess, digits=5)
-                    print(f"  current, weight decay {decay:.3g}, minus peer, seed by seed: {shown}")
-                    is_good &= statistics.mean(excess) <= TOLERANCE
-    return is_good
-
-
-def _mean_and_deviation(values: Sequence[float], *, digits: int) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    listed = ", ".join(f"{value:.{digits}f}" for value in values)
-    return f"{statistics.mean(values):.{digits}f} +- {deviation:.{digits}f} ({listed})"
+def _command(run: Run) -> list[str]:
+    """Return the command of this script that does one run."""
+    return [sys.executable, __file__, "--run", json.dumps(asdict(run))]
 
 
 if __name__ == "__main__":

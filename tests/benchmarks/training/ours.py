@@ -25,8 +25,11 @@ from nanochat.train.step import Rates  # noqa: E402
 
 
 def write_initial_weights(run: Run) -> None:
-    """Write the weights that a run of `current` starts from, for the peer."""
-    select_device("cpu")
+    """Write the weights that a run of `current` starts from, for the peer.
+
+    They come from the same backend, because two backends may round random numbers differently.
+    """
+    select_device(CHOSEN.backend)
     model = _build(run, "current", run.held_out().inputs.shape[1])
     model.initialise(mx.random.key(run.seed))
     mx.savez(str(run.initial_weights), **model.named_parameters())
@@ -54,6 +57,7 @@ def train(run: Run, variant: Variant) -> Result:
             weight_decay=schedules.weight_decay_at(variant, run.weight_decay, schedule, i),
         )
         losses.append(step.run(Batch(tokens[:, :-1], tokens[:, 1:]), rates=rates).loss)
+        run.print_progress(losses)
     starts = range(0, len(held_out.inputs), run.micro_batch_size)
     parts = [slice(start, start + run.micro_batch_size) for start in starts]
     batches = [Batch(held_out.inputs[part], held_out.targets[part]) for part in parts]

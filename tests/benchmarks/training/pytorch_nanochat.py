@@ -95,6 +95,7 @@ def _steps(model: Any, run: Run, device: str) -> list[torch.Tensor]:
         optimizer.step()
         model.zero_grad(set_to_none=True)
         losses.append(torch.stack(summands).sum())
+        run.print_progress(losses)
     return losses
 
 

@@ -6,10 +6,10 @@ Imports neither this project nor MLX, because the process of the peer has neithe
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ System = Literal["plain", "current", "peer"]
 Ints = npt.NDArray[np.int32]
 
 ROWS_FILE, HELD_OUT_FILE = "rows.npy", "held_out.npz"
+PROGRESS = "step "
+"""The beginning of the lines that a run prints before its result."""
 LAST_STEPS = 10
 """The training loss of a run is the mean over these."""
 
@@ -51,6 +53,12 @@ class Run:
     def initial_weights(self) -> Path:
         """The file with the weights that `current` and `peer` of this depth and seed start from."""
         return Path(self.data) / f"initial_d{self.depth}_seed{self.seed}.npz"
+
+    def print_progress(self, losses: Sequence[SupportsFloat]) -> None:
+        """Print the loss after the first step and after each tenth of the run."""
+        done = len(losses)
+        if done == 1 or done % max(1, self.steps // 10) == 0:
+            print(f"{PROGRESS}{done} of {self.steps}: loss {float(losses[-1]):.5f}", flush=True)
 
     def held_out(self) -> HeldOut:
         """Return the held-out rows."""
