@@ -12,6 +12,10 @@ weight decay. `peer` is PyTorch nanochat with its own model and optimizer and th
 weight decay is its scaling law at the tokens of the run. (The script itself ignores a horizon given in steps here: its
 law then uses the tokens that would suit the model's size.) `--weight-decay` replaces the value for every system.
 
+A new model's output projections are zero, so the first gradients of `x0_lambdas` and `backout_lambda` are rounding, of
+which AdamW makes whole steps. `--projections 0.2` starts from random ones, 0.2 times as large as the other matrices.
+This shows whether two systems learn by the same rules.
+
 Every run is a process of its own, and each GPU of CUDA_VISIBLE_DEVICES has `--runs-per-gpu` of them at a time. `--data`
 names a folder that keeps tokenizer and rows for the next call. Losses and results are printed as they come. Exits with
 1 if a run fails, or if `current` is worse than `peer` by more than 0.002 bits per byte on average over the seeds.
@@ -70,6 +74,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--depths", type=int, nargs="+", default=[12])
     parser.add_argument("--weight-decay", type=float, nargs="+", help="Muon's weight decay")
+    parser.add_argument("--projections", type=float, default=0.0, help="size of the first output projections")
     numbers = {
         "runs_per_gpu": 1,
         "tokens_per_step": 2**17,
@@ -139,6 +144,7 @@ def _plan(options: argparse.Namespace, vocab_size: int) -> Iterator[Run]:
                 steps=steps,
                 warmup_steps=min(WARMUP_STEPS, steps - round(WARMDOWN_FRAC * steps)),
                 weight_decay=decay,
+                projections=options.projections,
                 tokens_per_step=options.tokens_per_step,
                 micro_batch_size=options.micro_batch_size,
                 vocab_size=vocab_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from nanochat.evals.bits_per_byte import evaluate_bpb  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
 from nanochat.model.device import select_device  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
+from nanochat.model.gpt import GPT  # noqa: E402
 from nanochat.optim import schedules  # noqa: E402
 from nanochat.optim.groups import OptimizerConfig, Variant  # noqa: E402
 from nanochat.train.step import Rates  # noqa: E402
@@ -31,7 +33,7 @@ def write_initial_weights(run: Run) -> None:
     """
     select_device(CHOSEN.backend)
     model = _build(run, "current", run.held_out().inputs.shape[1])
-    model.initialise(mx.random.key(run.seed))
+    _initialise(model, run)
     mx.savez(str(run.initial_weights), **model.named_parameters())
 
 
@@ -47,7 +49,7 @@ def train(run: Run, variant: Variant) -> Result:
         dtype=CHOSEN.dtype,
         optimizer=OptimizerConfig(variant=variant),
     )
-    step.model.initialise(mx.random.key(run.seed))
+    _initialise(step.model, run)
     schedule = _schedule(run, variant)
     losses = []
     for i, tokens in enumerate(run.batches()):
@@ -71,6 +73,18 @@ def train(run: Run, variant: Variant) -> Result:
 def _build(run: Run, variant: Variant, sequence_len: int) -> FastGPT:
     shape = GPTConfig.from_depth(run.depth, architecture="current" if variant == "current" else "seed")
     return FastGPT(replace(shape, sequence_len=sequence_len, vocab_size=run.vocab_size))
+
+
+def _initialise(model: GPT, run: Run) -> None:
+    model.initialise(mx.random.key(run.seed))
+    if not run.projections:
+        return
+    parameters = model.named_parameters()
+    names = sorted(name for name in parameters if name.endswith("c_proj.weight"))
+    bound = run.projections * math.sqrt(3 / model.config.n_embd)
+    for name, key in zip(names, mx.random.split(mx.random.key(run.seed), len(names)), strict=True):
+        parameters[name] = mx.random.uniform(-bound, bound, parameters[name].shape, key=key)
+    model.set_parameters(parameters)
 
 
 def _schedule(run: Run, variant: Variant) -> schedules.ScheduleConfig:

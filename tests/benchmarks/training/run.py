@@ -34,6 +34,8 @@ class Run:
     steps: int
     warmup_steps: int
     weight_decay: float
+    projections: float
+    """Size of the first output projections relative to the other matrices. A new model's are 0."""
     tokens_per_step: int
     micro_batch_size: int
     vocab_size: int
