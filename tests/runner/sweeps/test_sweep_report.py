@@ -51,10 +51,10 @@ def test_the_effect_of_a_field_is_its_mean_over_the_others_with_its_spread_over_
 
 def test_zipped_fields_have_one_effect_and_missing_cells_are_remarked():
     """The two widths of one depth are two values: neither field alone says which. Of a=1, the cells with b=4 failed."""
-    shapes = [(1, 32), (1, 64), (2, 64)]
+    shapes = [(2, 64), (1, 32), (1, 64)]
     results = [cell(n, {"m.layers": a, "m.width": b}, 0, float(n)) for n, (a, b) in enumerate(shapes, start=1)]
     (effect,) = list_effects(results, "base_eval.bpb", zipped=("m.layers", "m.width"))
-    assert [(level.label, level.mean) for level in effect.levels] == [("1, 32", 1), ("1, 64", 2), ("2, 64", 3)]
+    assert [(level.label, level.mean) for level in effect.levels] == [("1, 32", 2), ("1, 64", 3), ("2, 64", 1)]
     assert effect.is_balanced
     broken = [x for x in grid() if (x.entry.values["x.a"], x.entry.values["x.b"]) != (1, 4)]
     assert not any(effect.is_balanced for effect in list_effects(broken, "base_eval.bpb"))

@@ -66,9 +66,12 @@ def _effect(paths: tuple[str, ...], results: Sequence[CellResult], metric: str) 
     for result in results:
         label = ", ".join(show_swept(result.entry.values[path]) for path in paths)
         by_label.setdefault(label, []).append(result)
+    levels = [_level(label, group, paths, metric) for label, group in by_label.items()]
+    if all(level.number is not None for level in levels):
+        levels.sort(key=lambda level: level.number or 0.0)
     return Effect(
         paths=paths,
-        levels=tuple(_level(label, group, paths, metric) for label, group in by_label.items()),
+        levels=tuple(levels),
         is_balanced=len({_others(group, paths) for group in by_label.values()}) == 1,
     )
 
