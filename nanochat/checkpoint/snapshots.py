@@ -1,8 +1,8 @@
 """Saves and loads checkpoints of a running stage: groups of arrays and a JSON state.
 
-A checkpoint is a folder such as `step_00000123` with one safetensors file per group, `state.json`, other files of the
-caller, and `manifest.json`, which lists the size and sha256 of every file. A checkpoint is used only if all files match
-the manifest; otherwise the one before it is used. Not here: what the arrays mean.
+A checkpoint is a folder such as `step_00000123`. It holds one safetensors file per group, `state.json`, and other files
+of the caller. Its `manifest.json` lists the size and sha256 of every file. If a file does not match, the checkpoint
+before it is used. Not here: what the arrays mean.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class ExampleRecord:
     is_truncated: bool = False
     """Whether the prompt lost its first tokens."""
     missing_examples: int | None = None
-    """How many of the solved examples that should precede the problem the model did not read whole, because the data
-    had no more or the context was too short. None if there should be none."""
+    """The number of solved examples before the problem that the model did not read whole: the data had no more, or the
+    context was too short. None if there should be none."""
     hit_limit: bool | None = None
     """Whether the answer was stopped because it reached `max_tokens` or the end of the context. None if the model
     generated nothing."""

@@ -1,7 +1,7 @@
 """Muon on CUDA: kernels around the matrix products of the Polar Express iteration, in few passes over the matrices.
 
-It computes what `muon.muon_update` computes, with three differences: the iteration runs in the gradients' dtype, all
-norms come from one sum of squares per row or column, and a step with gradients that are not finite changes nothing.
+It computes what `muon.muon_update` computes, with three differences. The iteration runs in the gradients' dtype. All
+norms come from one sum of squares per row or column. A step with gradients that are not finite changes nothing.
 Shapes: stacks of K matrices of (rows, cols).
 """
 

@@ -1,9 +1,9 @@
 """Writes whole files and folders so that they appear complete or not at all, and hashes and measures them.
 
 Everything that the product writes in one piece is written through this module. A writer fills a scratch file or folder
-beside the target and then renames it, so a reader sees the old content or the new content, never a part of it. By
-default the new content also survives a power cut: it is flushed to disk before the rename, and the rename after it.
-The name of a scratch file carries the process id, so that two processes never write to the same one.
+beside the target and then renames it. A reader sees the old content or the new content, never a part of it. By default
+the new content also survives a power cut: it is flushed to disk before the rename, and the rename after it. The name of
+a scratch file carries the process id, so two processes never write to the same one.
 
 Not here: files that grow line by line (`storage.series`, logs) and downloads that are resumed (`data.places`).
 """

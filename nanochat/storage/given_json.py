@@ -32,8 +32,9 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in some bytes.
 
-    A ValueError says that they are not JSON in UTF-8 or no object, nested too deeply, or that a key is there twice or a
-    number is not finite.
+    Raises:
+        ValueError: they are not JSON in UTF-8, not an object, or nested too deeply; a key occurs twice, or a number is
+            not finite.
     """
     try:
         content = json.loads(raw.decode(), object_pairs_hook=_with_different_keys, parse_constant=_refuse_constant)

@@ -33,8 +33,8 @@ GradeRule = Literal[TextRule, "program"]
 """The same, or a function that the user wrote grades it."""
 
 Kind = Literal["bpb", "core", "choices", "categorical", "generative"]
-"""How a model is evaluated: by `bpb`, by the `core` bundle, by the likeliest of several continuations (`choices`), by
-the likeliest letter (`categorical`), or by grading the text that it generates (`generative`)."""
+"""How a model is evaluated. `bpb` and `core` are bits per byte and the CORE bundle. `choices` asks for the likeliest of
+several continuations, `categorical` for the likeliest letter. `generative` grades the text that the model generates."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Reads the rows of a json file in parts of bounded size, without changing any value.
 
-The file is an array of objects, texts or conversations, an object that holds such an array under one of its keys, a
-single object, or values one after the other. The `json` builder of `datasets` is not used here: it turns texts that
-look like dates into dates, refuses long numbers, and reads an array whole into memory.
+The file is one of these: an array of objects, texts or conversations; an object that holds such an array under one of
+its keys; a single object; or values one after the other. The `json` builder of `datasets` is not used here: it turns
+texts that look like dates into dates, refuses long numbers, and reads an array whole into memory.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 A row takes the longest document of the buffer that fits, again and again. When none fits, a document is cut to fill the
 row. Among equally long documents the one that arrived first is taken.
 
-There are two rules for cutting. `keep` cuts the document that arrived first, and its tail returns to the end of the
-buffer as a document of its own, so that every token ends up in a row. `crop` cuts the shortest document and throws its
-tail away.
+There are two rules for cutting. `keep` cuts the document that arrived first. Its tail joins the end of the buffer as a
+document of its own, so every token ends up in a row. `crop` cuts the shortest document and throws its tail away.
 """
 
 from __future__ import annotations
@@ -110,8 +109,8 @@ class DocumentPacker:
             self._waiting[document.stream] -= 1
             return document.ids
         if self._keeps_tails:
-            # In turn, so that a batch has parts of many documents. To cut the shortest one would fill row after row
-            # from the same document, and to cut the longest one would begin with the text that compresses worst.
+            # In turn, so that a batch has parts of many documents. Cutting the shortest would fill row after row from
+            # the same document. Cutting the longest would begin with the text that compresses worst.
             document = self._buffer.take_oldest()
             self._buffer.add(document._replace(ids=document.ids[room - 1 :]))
             self.stats.tail_bos_tokens += 1

@@ -1,7 +1,7 @@
 """Unpacks zip and tar archives from the network, and refuses what could write elsewhere or fill the disk.
 
-Refused are names that leave the folder, links and other special files, names that occur twice, members with more
-bytes than announced, and archives that grow too much. An archive is unpacked whole or its folder is deleted.
+It refuses names that leave the folder or occur twice, links and other special files, members with more bytes than
+announced, and archives that grow too much. An archive is unpacked whole or its folder is deleted.
 """
 
 from __future__ import annotations

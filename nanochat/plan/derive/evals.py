@@ -1,7 +1,7 @@
 """The specifications of the two evaluation stages, and of suites during training. Suites are sorted by name.
 
-The source of a Python file that a suite names becomes a part of the specification, so that the run uses the file as it
-was when the run was planned. The file is parsed, but never run here.
+A suite may name a Python file. Its source becomes a part of the specification, so the run uses the file as it was when
+the run was planned. The file is parsed, but never run here.
 """
 
 from __future__ import annotations

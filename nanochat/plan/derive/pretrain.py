@@ -73,8 +73,8 @@ def _tokens_per_step(section: schema.Pretrain, config: GPTConfig, tokens: float 
     if section.tokens_per_step != "auto":
         issues.check_whole_rows(("pretrain", "tokens_per_step"), section.tokens_per_step, config.sequence_len)
         return section.tokens_per_step
-    # A horizon in steps has no number of tokens before the batch is known, and one in minutes never has one that is the
-    # same on every device. The default ratio replaces it.
+    # The law needs a number of tokens. A horizon in steps has none before the batch is known, and one in minutes has
+    # another one on each device. The default ratio replaces both.
     planned = tokens or scaling.DEFAULT_RATIO * config.num_scaling_parameters()
     choice = scaling.auto_tokens_per_step(config, planned)
     issues.note(choice.note)

@@ -3,8 +3,8 @@
 Not here: the learning rate of a parameter (`optim.groups`), the rate over steps (`optim.schedules`), and the sizes and
 FLOPs of a shape (`model.config`).
 
-A pretraining horizon that is not given in steps is rounded up to ceil(tokens / tokens_per_step) steps, so that a run
-never sees fewer tokens than the recipe asks for.
+A pretraining horizon that is not given in steps is rounded up: ceil(tokens / tokens_per_step) steps. A run never sees
+fewer tokens than the recipe asks for.
 """
 
 from __future__ import annotations

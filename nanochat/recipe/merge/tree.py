@@ -32,8 +32,8 @@ def tag_of(node: Node) -> object:
 def merge(base: Node, over: Node, slot: Slot | None = ROOT) -> Node:
     """Return `base` with the values of `over`. Maps are merged deeply, and other values are replaced.
 
-    If `over` sets one of the fields of which a section allows exactly one, the alternatives in `base` are dropped,
-    together with the fields that depend on them.
+    A section may allow exactly one of several fields. If `over` sets one of them, the others are dropped from `base`,
+    and so are the fields that depend on those.
     """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over

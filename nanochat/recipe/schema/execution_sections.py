@@ -139,10 +139,10 @@ class Tracking(Section):
     """Tags of the recipe's MLflow run. A name consists of letters, digits, spaces and `_-.:/`, and does not begin with
     `mlflow.`."""
     register: NonEmptyText | None = None
-    """Name of a registered model of MLflow. The run's last model becomes a version of it, with the run, the commit, a
-    digest of the recipe, the fingerprint of the stage and the results that `expect` names as tags. The version gets the
-    alias `best` if `expect` has conditions and all of them hold, unless the version that has the alias is better by
-    every result that both recipes name."""
+    """Name of a registered model of MLflow. The run's last model becomes a version of it. Its tags say the run, the
+    commit, a digest of the recipe, the fingerprint of the stage, and the results that `expect` names. The version gets
+    the alias `best` if `expect` has conditions and all of them hold. The version that has the alias keeps it if it is
+    better by every result that both recipes name."""
     upload_weights: Literal["registered", "all", "none"] = "registered"
     """Models whose files are uploaded to MLflow. The others are a reference to the stage's folder, which takes a few KB
     and can be loaded where that folder is. A store on the same disk shares uploaded files with the stage and needs no

@@ -74,10 +74,11 @@ def run_child(
 ) -> ChildExit:
     """Run the job of a stage folder with `command`, which inherits the open lock file, and wait for it to end.
 
-    `environment` holds variables besides those of this process.
-
-    `on_start` is called with the process id, `on_tick` a few times a second with the child's progress, and `on_note`
-    with each line that the child wants to show to the user.
+    Args:
+        on_start: called with the process id.
+        on_tick: called a few times a second with the child's progress.
+        on_note: called with each line that the child wants to show to the user.
+        environment: variables besides those of this process.
     """
     folder.progress.unlink(missing_ok=True)
     folder.error.unlink(missing_ok=True)

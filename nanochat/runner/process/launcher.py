@@ -1,9 +1,10 @@
 """Start the processes that train a stage together: `python -m nanochat.runner.process.launcher JOB.json`.
 
 The runner starts this module like the process of any other stage. It runs `mlx.launch`, which starts the training
-processes on this machine or on other hosts and forwards their output. This module adds what `mlx.launch` lacks: it
-collects exit codes (each process leaves its own in the stage's folder), forwards a request to stop through a file in
-that folder, and ends the remaining processes when one dies, since they would wait for it forever.
+processes on this machine or on other hosts and forwards their output. This module adds what `mlx.launch` lacks:
+- It collects exit codes. Each process leaves its own in the stage's folder.
+- It forwards a request to stop, through a file in that folder.
+- It ends the other processes when one dies. They would wait for it forever.
 """
 
 from __future__ import annotations

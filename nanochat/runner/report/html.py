@@ -1,8 +1,8 @@
 """Convert the markdown of a report to one self-contained HTML file, for a browser, an email or MLflow's preview.
 
 The pictures that the report drew and the recipe are embedded, and nothing else. The page contains no scripts and loads
-nothing. Text in the markdown is escaped (`markdown`). If some text escapes that, its HTML, images and links are shown
-as text, so that no file of this machine and no address gets into the page.
+nothing. Text in the markdown is escaped (`markdown`). HTML, images and links that got through are shown as text. So no
+file of this machine and no address gets into the page.
 """
 
 from __future__ import annotations

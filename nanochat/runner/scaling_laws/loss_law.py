@@ -31,8 +31,8 @@ _LEAST_SETTINGS = 6
 _LEAST_EXPONENT = 0.01
 """With a smaller exponent, a thousand times as many parameters or tokens would change their part of the loss by 7 %."""
 _LEAST_SPREAD = 0.1
-"""Standard deviation of the log tokens of runs around a line by log parameters, as of runs with equal tokens per
-parameter, or of a single number of FLOPs."""
+"""The least standard deviation of log tokens around a line by log parameters. Runs with equal tokens per parameter, or
+with equal FLOPs, lie on such a line."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ _SHOWN_FRAMES = -8
 def serve(source: str, calls: int, replies: int) -> NoReturn:
     """Run `source`, answer calls until the judge has gone, and end this process.
 
-    The first reply is the list of names that can be called, or an error. Each call is a name, positional and keyword
-    arguments, and a token. Each reply is the outcome (`returned` or `raised`), the value or the name and text of the
-    exception, the arguments as they are after the call, and the token, which shows that it answers this call.
+    The first reply is the list of names that can be called, or an error. A call is a list: a name, positional and
+    keyword arguments, and a token. So is its reply: the outcome (`returned` or `raised`), the value or the exception's
+    name and text, the arguments after the call, and the same token, which shows which call it answers.
     """
     try:
         module = types.ModuleType(MODULE)

@@ -13,8 +13,8 @@ that is deleted afterwards. They cannot use the network, and cannot start, signa
 - `landlock` (Linux where namespaces are not permitted): Landlock's rules for files, and the same filter. The program
   still sees names, sizes and times of other files.
 - `seatbelt` (macOS): a profile of Seatbelt, the mechanism of `sandbox-exec`.
-- `none`: where nothing else works and the user accepts it. The limits hold, and Linux filters system calls if it can,
-  but a program can do to files what the user can do, and with that also change the verdict.
+- `none`: where nothing else works and the user accepts it. The limits hold, and Linux filters system calls if it can.
+  But a program can do to files what the user can do. So it can also change the verdict.
 
 Root's programs run as the user nobody.
 

@@ -1,8 +1,8 @@
 """A filter of system calls (Linux): computing, memory, threads and plain files are allowed, and nothing else.
 
-The process can then start no process or program, use no socket or other channel to another process, signal nobody but
-itself, make no folder or link, and change no file's mode, owner or times. Which files it may open is not decided here:
-see `namespaces` and `landlock`.
+The process can then start no process and no program. It cannot talk to another process, through a socket or otherwise,
+and can signal only itself. It can make no folder and no link, and cannot change the mode, owner or times of a file.
+Not here: which files it may open (`namespaces` and `landlock`).
 """
 
 from __future__ import annotations

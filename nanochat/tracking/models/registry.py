@@ -1,8 +1,7 @@
 """Registers a model: a version of a registered model, and the alias `best`.
 
 The alias moves only if the recipe has expectations and all of them hold. It stays if the version that has it is better
-by every result that both were expected to reach, so that a good model is not replaced because a worse one was good
-enough.
+by every result that both recipes name: that a model is good enough is no reason to replace a better one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Loss and gradients of the GPT in NumPy: the forward pass of `gpt.py`, and the backward pass written out.
 
-NumPy multiplies matrices as fast as MLX does on a CPU, but works in place, reads strided heads without copies, and
+NumPy multiplies matrices as fast as MLX does on a CPU. But it works in place, reads strided heads without copies, and
 takes a third of the time for exponentials. Parameters, shapes and formulas are those of `gpt`; tests compare every
 gradient with the one that MLX derives from it. Arrays are (N, C) with N = B * T tokens.
 """

@@ -8,8 +8,8 @@ Keys and values are written into the buffers in place. The rules that make this 
   anything else with them; MLX then runs what it gets in order.
 - A kernel that reads a buffer also writes it, and only at the index of the new position, which no thread reads.
 - Each kernel takes a result of the one before, so kernels of a step, and steps, run one after the other.
-A copy is never made, while MLX, which may reuse an input only once all its readers have finished, would copy the whole
-cache whenever a step is submitted before the last one has ended.
+So no copy is made. MLX alone may reuse an input only after all its readers have finished. It would copy the whole cache
+whenever a step is submitted before the last one has ended.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class CpuTraining:
     def peak(self, rows: int, *, accumulates: bool) -> int:
         """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
 
-        The peak is in the backward pass, where gradients exist twice while those of a micro-batch are added to the sum,
-        or in the update, when new weights and half of the new state exist beside the old ones.
+        The peak is in the backward pass or in the update. In the backward pass, gradients exist twice while those of a
+        micro-batch are added to the sum. In the update, new weights and half of the new state exist beside the old.
         """
         kept = self.weights + self.gradients + self.optimizer_state
         backward = rows * self.per_row + min(2 * 4 * LOGIT_VALUES, rows * self.logits_per_row)

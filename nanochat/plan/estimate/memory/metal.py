@@ -45,9 +45,9 @@ class MetalTraining:
     def peak(self, rows: int, *, accumulates: bool) -> int:
         """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
 
-        Gradients take the place of the activations that they need, so the passes need most memory before there are
-        any, or when the sums over micro-batches, which are float32, exist twice. The update makes new weights and a
-        new state before the device frees the old ones.
+        Gradients take the place of the activations that they need. So the passes need most memory before there are
+        gradients, or when their float32 sums over micro-batches exist twice. The update makes new weights and a new
+        state before the device frees the old ones.
         """
         sums = self.masters if accumulates else 0
         activations = rows * self.per_row + min(_CHUNKS * 4 * _LOGITS, rows * self.logits_per_row)

@@ -1,7 +1,7 @@
 """Run a search: propose settings, run their cells, and let the results decide what to propose next.
 
-`optuna` (the extra `nanochat-run[search]`) proposes. Every proposal follows from the results before it and the recipe's
-seed alone, and is written to `sweep.json` before its cells start, so a killed search continues as it would have.
+`optuna` (the extra `nanochat-run[search]`) proposes. A proposal depends only on the recipe's seed and on the results
+before it. It is written to `sweep.json` before its cells start, so a killed search continues as it would have.
 """
 
 from __future__ import annotations
