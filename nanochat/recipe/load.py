@@ -17,7 +17,7 @@ from nanochat.recipe.check.sweep_checks import check_sweep
 from nanochat.recipe.check.validation import FieldProblem, validate
 from nanochat.recipe.merge.extends import read_with_bases
 from nanochat.recipe.merge.overrides import read_override
-from nanochat.recipe.merge.tree import KeyPath, drop_nulls, merge, origins_of, plain, resolve_paths
+from nanochat.recipe.merge.tree import KeyPath, drop_nulls, map_of, merge, origins_of, plain, resolve_paths, value_at
 from nanochat.recipe.merge.variables import substitute
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.parsing.nodes import Node
@@ -58,7 +58,9 @@ class LoadedRecipe:
 
     def warnings(self) -> list[str]:
         """Return a sentence for each field that the recipe gives without an effect, with its place."""
-        located = map(self.locate, find_ineffective(self.recipe))
+        monitor = map_of(value_at(map_of(plain(self.tree)), ("run", "monitor")))
+        has_no_samples = monitor.get("sample_every_steps", 0) is None
+        located = map(self.locate, find_ineffective(self.recipe, has_no_samples=has_no_samples))
         return [f"{found.origin}: {found.message}; {found.help}" for found in located]
 
 

@@ -74,6 +74,7 @@ def test_field_without_an_effect_is_named(overrides: list[str], message: str, tm
     [
         [],
         ["run.monitor={prompts: [Once], sample_every_steps: 5}"],
+        ["run.monitor={prompts: [Once], sample_every_steps: null}"],
         ["run.distributed={processes: 2, backend: ring}", "tracking.register=speller"],
         ["sources.text={column: body, validation: {hash_frac: 0.1}, max_document_chars: 99}"],
         ["model={n_layer: null, depth: 4}", "pretrain.optimizer.x0_lr=0.1", "pretrain.schedule.final_frac=0.1"],

@@ -9,12 +9,12 @@ import pytest
 from fake_hub import FakeHub
 from local_server import LocalServer, make_certificate
 
-from nanochat.data.places import connection
+from nanochat.data.places import attempts
 
 
 @pytest.fixture
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_PAUSE_SECONDS", 0.0001)
+    monkeypatch.setattr(attempts, "_PAUSE_SECONDS", 0.0001)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from nanochat.data.hub.access import explain_refusal
 from nanochat.data.hub.listing import RemoteFile
-from nanochat.data.places.connection import Place, StatusError
+from nanochat.data.places.attempts import StatusError
+from nanochat.data.places.connection import Place
 from nanochat.data.places.transfer import Download, Progress, sha256_if_equal, transfer
 from nanochat.errors import PreflightError
 from nanochat.storage.files import make_folder, move_into_place, sync

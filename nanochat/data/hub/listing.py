@@ -16,15 +16,8 @@ from urllib.parse import quote
 
 from nanochat.data.hub.access import endpoint, explain_refusal, read_token
 from nanochat.data.hub.hub_source import is_commit
-from nanochat.data.places.connection import (
-    Place,
-    StatusError,
-    TemporaryError,
-    is_same_server,
-    open_place,
-    read_json,
-    retry,
-)
+from nanochat.data.places.attempts import StatusError, TemporaryError, retry
+from nanochat.data.places.connection import Place, is_same_server, open_place, read_json
 from nanochat.data.places.file_names import find_conflict, show, why_refused
 from nanochat.data.places.transfer import Content
 from nanochat.errors import PreflightError

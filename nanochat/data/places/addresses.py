@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 from nanochat.data.files.file_selection import FileSelection
 from nanochat.data.places import buckets
 from nanochat.data.places.archives import is_archive, unpack
-from nanochat.data.places.connection import Place, StatusError, TemporaryError, is_offline, open_place
+from nanochat.data.places.attempts import StatusError, TemporaryError
+from nanochat.data.places.connection import Place, is_offline, open_place
 from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.places.manifest import Manifest, StoredFile, check_files, read_manifest, write_manifest
 from nanochat.data.places.transfer import Content, Download, Progress, transfer

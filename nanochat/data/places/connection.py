@@ -8,14 +8,14 @@ become many. Not here: files, which `transfer` continues and verifies.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urljoin, urlsplit
 
 from nanochat import runtime
+from nanochat.data.places.attempts import StatusError, TemporaryError
 from nanochat.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -23,37 +23,12 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = (10.0, 30.0)
 """How long to wait for a connection, and for the next bytes of an answer."""
-_ATTEMPTS = 5
-_PAUSE_SECONDS = 0.05
 _CHUNK_BYTES = 1 << 16  # a cut connection loses fewer bytes than this
 _MAX_REDIRECTS = 10
 _HEADERS = {"User-Agent": "nanochat", "Accept-Encoding": "identity"}
-_TEMPORARY = (408, 425, 429)
-"""Statuses below 500 after which another attempt may succeed."""
 _MAX_JSON_BYTES = 1 << 26
 _MAX_SIZE_DIGITS = 18
 _TRUE_WORDS = ("1", "on", "yes", "true")
-_T = TypeVar("_T")
-
-
-class TemporaryError(Exception):
-    """There was no usable answer. Another attempt may succeed. Callers turn it into a PreflightError."""
-
-
-class StatusError(Exception):
-    """The server answered with an error status. Callers turn it into a PreflightError."""
-
-    def __init__(self, status: int, headers: Mapping[str, str], *, is_elsewhere: bool) -> None:
-        super().__init__(f"the server answers {status}")
-        self.status = status
-        self.headers = headers
-        self.is_elsewhere = is_elsewhere
-        """Whether redirects have led to another server."""
-
-    @property
-    def is_temporary(self) -> bool:
-        """Whether another attempt may succeed."""
-        return self.status >= 500 or self.status in _TEMPORARY
 
 
 @dataclass(frozen=True)
@@ -169,28 +144,6 @@ def read_json(place: Place) -> tuple[object, str | None]:
         return json.loads(content), next_page
     except RecursionError as error:
         raise ValueError("an answer that is nested too deeply") from error
-
-
-def retry(act: Callable[[], _T], *, stopped: threading.Event | None = None) -> _T:
-    """Return the result of `act`. After temporary errors it is called again, with pauses, until `stopped` is set.
-
-    Raises:
-        TemporaryError: it failed every time, or was stopped.
-        StatusError: the server refuses.
-    """
-    problem: Exception = TemporaryError("stopped")
-    for attempt in range(_ATTEMPTS):
-        if (stopped or threading.Event()).wait(_PAUSE_SECONDS * (4**attempt - 1)):
-            break
-        try:
-            return act()
-        except TemporaryError as error:
-            problem = error
-        except StatusError as error:
-            if not error.is_temporary:
-                raise
-            problem = error
-    raise problem
 
 
 def is_same_server(url: str, other: str) -> bool:

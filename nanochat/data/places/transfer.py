@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from nanochat.data.places.connection import Answer, Place, StatusError, TemporaryError, open_place, retry
+from nanochat.data.places.attempts import StatusError, TemporaryError, retry
+from nanochat.data.places.connection import Answer, Place, open_place
 from nanochat.errors import PreflightError
 
 _BLOCK_BYTES = 1 << 20

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
 from nanochat.data.hub.hub_source import is_on_hub
+from nanochat.recipe.check.results import unknown_result
 from nanochat.recipe.check.tracking_values import check_tracking
 from nanochat.recipe.check.validation import FieldProblem
-from nanochat.recipe.merge.tree import KeyPath, Plain
+from nanochat.recipe.merge.tree import KeyPath, Plain, map_of, value_at
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.tasks.table import TASKS
@@ -35,7 +36,6 @@ _GRADED: tuple[KeyPath, ...] = (("chat_eval", "suites"), ("rl", "data"), ("rl", 
 """The fields that may hold questions with a rule for grading."""
 _SCORED = (("base_eval", "suites"), ("chat_eval", "suites"), ("rl", "held_out"))
 """The fields whose names become results of their stage."""
-_EVALUATIONS = tuple(name for name, section in STAGE_SECTIONS.items() if "suites" in section.model_fields)
 
 
 def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
@@ -48,12 +48,12 @@ def check_references(data: Mapping[str, Plain]) -> list[FieldProblem]:
 
 
 def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    uri = _at(data, ("tracking", "uri"))
+    uri = value_at(data, ("tracking", "uri"))
     if isinstance(uri, str) and _CREDENTIALS.search(uri):
         help_ = "set MLFLOW_TRACKING_URI to the whole address, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         yield FieldProblem(("tracking", "uri"), "secret-in-recipe", _SECRET, help_)
-    for name in _map(data.get("sources")):
-        uri = _at(data, ("sources", name, "uri"))
+    for name in map_of(data.get("sources")):
+        uri = value_at(data, ("sources", name, "uri"))
         if isinstance(uri, str) and _CREDENTIALS.search(uri):
             help_ = "write the address without it; the password of a server can be in `~/.netrc`"
             yield FieldProblem(("sources", name, "uri"), "secret-in-recipe", _SECRET, help_)
@@ -61,15 +61,15 @@ def _check_secrets(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_addresses(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report each `uri` that contains a revision (`@main`), and each `uri` that needs a `sha256` and has none."""
-    for name in _map(data.get("sources")):
-        uri = _at(data, ("sources", name, "uri"))
+    for name in map_of(data.get("sources")):
+        uri = value_at(data, ("sources", name, "uri"))
         if not isinstance(uri, str):
             continue
         needed, other = ("revision", "sha256") if is_on_hub(uri) else ("sha256", "revision")
-        if _at(data, ("sources", name, other)) is not None:
+        if value_at(data, ("sources", name, other)) is not None:
             message = f"`{other}` does not go with `{uri.partition('://')[0]}://`"
             yield FieldProblem(("sources", name, other), "conflict", message, f"use `{needed}`")
-        elif uri.startswith("https://") and _at(data, ("sources", name, "sha256")) is None:
+        elif uri.startswith("https://") and value_at(data, ("sources", name, "sha256")) is None:
             message = f"`sources.{name}` needs the field `sha256`, because the content of an address can change"
             help_ = "add the SHA-256 that its authors give, or the one that `sha256sum FILE` prints"
             yield FieldProblem(("sources", name), "missing-field", message, help_, at_key=True)
@@ -81,7 +81,7 @@ def _check_addresses(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    sources = _map(data.get("sources"))
+    sources = map_of(data.get("sources"))
     for name, source in sources.items():
         if isinstance(source, dict) and source.get("map") is not None and source.get("column") is not None:
             message = "`column` has no effect beside `map`"
@@ -96,23 +96,23 @@ def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _source_names(data: Mapping[str, Plain]) -> Iterator[tuple[KeyPath, str, bool]]:
     """Yield the path and the name of each use of a source, and whether the name is a key."""
-    for name in _map(_map(data.get("pretrain")).get("data")):
+    for name in map_of(map_of(data.get("pretrain")).get("data")):
         yield ("pretrain", "data", name), name, True
     holders: list[KeyPath] = [("tokenizer",)]
     for path in _TASK_MAPS:
-        holders += [(*path, name) for name in _map(_at(data, path))]
+        holders += [(*path, name) for name in map_of(value_at(data, path))]
     for holder in holders:
-        source = _at(data, (*holder, "source"))
+        source = value_at(data, (*holder, "source"))
         if isinstance(source, str):
             yield (*holder, "source"), source, False
 
 
 def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool) -> Iterator[FieldProblem]:
-    builtin = _at(data, ("sources", name, "builtin"))
-    task = _at(data, (*path[:-1], "task"))
+    builtin = value_at(data, ("sources", name, "builtin"))
+    task = value_at(data, (*path[:-1], "task"))
     facts = TASKS.get(task) if isinstance(task, str) else None
-    row_map = _at(data, ("sources", name, "map"))
-    reader = None if row_map is None else "questions" if "question" in _map(row_map) else "conversations"
+    row_map = value_at(data, ("sources", name, "map"))
+    reader = None if row_map is None else "questions" if "question" in map_of(row_map) else "conversations"
     if reader is not None and task != reader:
         message = f"the source `{name}` has a `map`, which only the task `{reader}` reads"
         yield FieldProblem(path, "source-mismatch", message, "give the other data a source without `map`", at_key)
@@ -122,7 +122,7 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
         help_ = "use `builtin: python-stdlib`, a `path` or a `uri`"
         yield FieldProblem(path, "source-mismatch", message, help_, at_key)
     elif facts is not None and facts.reads == "words":
-        if builtin == "python-stdlib" or _at(data, ("sources", name, "uri")) is not None:
+        if builtin == "python-stdlib" or value_at(data, ("sources", name, "uri")) is not None:
             message = f"the task `{task}` needs words, which the source `{name}` does not contain"
             help_ = "use a source with `builtin: spelling`, or the `path` of a text file with one word per line"
             yield FieldProblem(path, "source-mismatch", message, help_)
@@ -134,7 +134,7 @@ def _check_fit(data: Mapping[str, Plain], path: KeyPath, name: str, at_key: bool
 def _check_weights(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report tasks of a mixture without a weight if other tasks have one."""
     for section in ("sft", "rl"):
-        items = _map(_at(data, (section, "data")))
+        items = map_of(value_at(data, (section, "data")))
         without = [name for name, item in items.items() if isinstance(item, dict) and item.get("weight") is None]
         if len(without) < len(items):
             for name in without:
@@ -148,7 +148,7 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
         help_ = f"add one of {', '.join(STAGE_SECTIONS)}"
         yield FieldProblem((), "missing-stage", "the recipe has no stage", help_, at_key=True)
     for stage, section in STAGE_SECTIONS.items():
-        if not isinstance(data.get(stage), dict) or _at(data, (stage, "init_from")) is not None:
+        if not isinstance(data.get(stage), dict) or value_at(data, (stage, "init_from")) is not None:
             continue
         if stage == "pretrain":
             help_ = "add this section, or start from existing weights with `init_from`"
@@ -164,8 +164,8 @@ def _check_stages(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_grading(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report suites of questions whose rule for grading and whose other fields do not go together."""
-    for path in ((*holder, name) for holder in _GRADED for name in _map(_at(data, holder))):
-        fields = _map(_at(data, path))
+    for path in ((*holder, name) for holder in _GRADED for name in map_of(value_at(data, holder))):
+        fields = map_of(value_at(data, path))
         rule, shots = fields.get("grade"), fields.get("num_fewshot")
         if rule == "program" and fields.get("program") is None:
             help_ = "add `program: FILE.py:FUNCTION`"
@@ -181,72 +181,15 @@ def _check_grading(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 def _check_names(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     """Report suites that have the name of another result of their stage."""
     for stage, field in _SCORED:
-        for name in _map(_at(data, (stage, field))):
+        for name in map_of(value_at(data, (stage, field))):
             section, (suite, _, suffix) = STAGE_SECTIONS[stage], name.rpartition("_")
-            is_before = suffix == "before" and stage == "rl" and suite in _map(_at(data, (stage, field)))
+            is_before = suffix == "before" and stage == "rl" and suite in map_of(value_at(data, (stage, field)))
             if is_before or name in {*section.metrics, *section.counts}:
                 message = f"`{name}` is also the name of a result of `{stage}`"
                 yield FieldProblem((stage, field, name), "duplicate-name", message, "choose another name", at_key=True)
 
 
 def _check_expectations(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    for key in _map(data.get("expect")):
+    for key in map_of(data.get("expect")):
         if (problem := unknown_result(data, ("expect", key))) is not None:
             yield problem
-
-
-def unknown_result(data: Mapping[str, Plain], path: KeyPath) -> FieldProblem | None:
-    """Return why the last key of a path, such as `base_eval.bpb`, is not a result of the recipe. None if it is one."""
-    key = str(path[-1])
-    stage, _, metric = key.partition(".")
-    suite = metric.partition(".")[0]
-    if metric in _results(data, stage) or suite in _map(_at(data, (stage, "suites"))):
-        return None
-    if not metric or stage not in STAGE_SECTIONS or not STAGE_SECTIONS[stage].metrics:
-        message = f"`{key}` is not a result"
-    elif not isinstance(data.get(stage), dict):
-        message = f"the recipe has no `{stage}`"
-    elif metric in (unmeasured := _unmeasured(data, stage)):
-        message = f"`{stage}` measures `{metric}` only with {unmeasured[metric]}"
-    elif stage in _EVALUATIONS:
-        message = f"`{stage}` has no suite `{suite}`"
-    else:
-        message = f"`{metric}` is not a metric of `{stage}`"
-    results = [f"{name}.{result}" for name in STAGE_SECTIONS for result in _results(data, name)]
-    help_ = did_you_mean(key, results) or "write `base_eval.SUITE`, `chat_eval.SUITE` or `pretrain.METRIC`"
-    return FieldProblem(path, "unknown-result", message, help_, at_key=True)
-
-
-def _results(data: Mapping[str, Plain], stage: str) -> tuple[str, ...]:
-    """Return the names of a stage's results: its metrics, and for an evaluation also its suites.
-
-    The metrics of an evaluation are averages over its tasks, which do not include bits per byte.
-    """
-    if not isinstance(data.get(stage), dict) or stage not in STAGE_SECTIONS:
-        return ()
-    suites = _map(_at(data, (stage, "suites")))
-    has_metrics = stage not in _EVALUATIONS or any(_map(suite).get("task") != "bpb" for suite in suites.values())
-    metrics = STAGE_SECTIONS[stage].metrics if has_metrics else ()
-    return (*suites, *(name for name in metrics if name not in _unmeasured(data, stage)))
-
-
-def _unmeasured(data: Mapping[str, Plain], stage: str) -> dict[str, str]:
-    """Return the metrics of a stage that the recipe does not measure, each with the field that is missing."""
-    section = _map(data.get(stage))
-    if stage == "rl" and not _map(section.get("held_out")):
-        return dict.fromkeys(("kl", "score", "score_before"), "`held_out`")
-    if stage == "sft" and not any(_map(task).get("validation") for task in _map(section.get("data")).values()):
-        return dict.fromkeys(("bpb", "val_loss"), "a task that has `validation`")
-    return {}
-
-
-def _map(value: Plain) -> dict[str, Plain]:
-    return value if isinstance(value, dict) else {}
-
-
-def _at(data: Mapping[str, Plain], path: KeyPath) -> Plain:
-    """Return the value at `path`, or None if there is none."""
-    value: Plain = dict(data)
-    for key in path:
-        value = _map(value).get(str(key))
-    return value

@@ -23,9 +23,12 @@ from nanochat.tasks.table import TASKS
 _REMOVE = "remove it"
 
 
-def find_ineffective(recipe: Recipe) -> Iterator[FieldProblem]:
-    """Yield the fields of a valid recipe whose values have no effect, with the reason and what to do."""
-    yield from _in_run(recipe.run)
+def find_ineffective(recipe: Recipe, *, has_no_samples: bool) -> Iterator[FieldProblem]:
+    """Yield the fields of a valid recipe whose values have no effect, with the reason and what to do.
+
+    `has_no_samples` says that the recipe writes `sample_every_steps: null`, which leaves its prompts out on purpose.
+    """
+    yield from _in_run(recipe.run, has_no_samples=has_no_samples)
     if recipe.tracking.kind == "none":
         yield from _without_effect(
             ("tracking",), recipe.tracking, ["register"], "beside `kind: none`", "use `kind: mlflow`"
@@ -58,9 +61,9 @@ def _without_effect(
             yield FieldProblem((*path, name), "no-effect", message, f"{_REMOVE}, or {otherwise}", at_key=True)
 
 
-def _in_run(run: Run) -> Iterator[FieldProblem]:
+def _in_run(run: Run, *, has_no_samples: bool) -> Iterator[FieldProblem]:
     path, monitor = ("run", "monitor"), run.monitor
-    if monitor.sample_every_steps is None and monitor.prompts:
+    if monitor.sample_every_steps is None and not has_no_samples:
         yield from _without_effect(path, monitor, ["prompts"], "without `sample_every_steps`", "set that field")
     if not monitor.prompts:
         yield from _without_effect(path, monitor, ["sample_every_steps"], "without `prompts`", "add some")

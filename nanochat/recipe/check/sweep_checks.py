@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nanochat.recipe.check.conditions import ConditionError, parse_condition
-from nanochat.recipe.check.cross_references import unknown_result
+from nanochat.recipe.check.results import unknown_result
 from nanochat.recipe.check.validation import FieldProblem
-from nanochat.recipe.merge.tree import KeyPath, Plain
+from nanochat.recipe.merge.tree import KeyPath, Plain, map_of, value_at
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.schema.sweep_section import SWEPT_SECTIONS
@@ -45,10 +45,7 @@ def swept_paths(sweep: Mapping[str, Plain]) -> list[tuple[KeyPath, str]]:
     places.append(("sweep", "search", "space"))
     found = []
     for place in places:
-        section: Plain = dict(sweep)
-        for name in place[1:]:
-            section = _map(section).get(str(name))
-        found += [((*place, key), key) for key in _map(section)]
+        found += [((*place, key), key) for key in map_of(value_at(sweep, place[1:]))]
     return found
 
 
@@ -78,7 +75,7 @@ def _check_keys(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Itera
 
 
 def _check_zip(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:
-    lengths = {key: len(values) for key, values in _map(sweep.get("zip")).items() if isinstance(values, tuple)}
+    lengths = {key: len(values) for key, values in map_of(sweep.get("zip")).items() if isinstance(values, tuple)}
     first = next(iter(lengths), "")
     for key, length in lengths.items():
         if length != lengths[first]:
@@ -113,7 +110,7 @@ def _check_ranking(data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
     if isinstance(until, str) and until not in present:
         message = f"the recipe has no stage `{until}`"
         yield FieldProblem(("sweep", "until"), "missing-stage", message, did_you_mean(until, present))
-    for key in _map(sweep.get("rank_by")):
+    for key in map_of(sweep.get("rank_by")):
         place: KeyPath = ("sweep", "rank_by", key)
         stage = key.partition(".")[0]
         if (problem := unknown_result(data, place)) is not None:
@@ -126,7 +123,7 @@ def _check_ranking(data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
 def _check_fit(data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     if sweep.get("fit") not in ("isoflop", "power"):
         return
-    if "min" not in _map(sweep.get("rank_by")).values():
+    if "min" not in map_of(sweep.get("rank_by")).values():
         message = f"`fit: {sweep['fit']}` needs `sweep.rank_by` with a loss that is to be small"
         help_ = "write, for example, `rank_by: {base_eval.bpb: min}`"
         yield FieldProblem(("sweep", "fit"), "missing-field", message, help_, at_key=True)
@@ -142,15 +139,15 @@ def _check_search(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
         if sweep.get(name) not in (None, {}):
             message = f"`{name}` cannot be combined with `search`, which chooses the values itself"
             yield FieldProblem(("sweep", name), "conflict", message, "move its fields to `search.space`", at_key=True)
-    if not _map(sweep.get("rank_by")):
+    if not map_of(sweep.get("rank_by")):
         message = "`sweep.search` needs `sweep.rank_by`, the result to improve"
         help_ = "write, for example, `rank_by: {base_eval.bpb: min}`"
         yield FieldProblem(("sweep", "search"), "missing-field", message, help_, at_key=True)
-    for key, space in _map(search.get("space")).items():
+    for key, space in map_of(search.get("space")).items():
         if search.get("prune") is not None and key.partition(".")[0] == "tokenizer":
             message = f"`prune` compares training losses, and those of models with another `{key}` do not compare"
             yield FieldProblem(("sweep", "search", "prune"), "conflict", message, "remove `prune`", at_key=True)
-        yield from _check_space(("sweep", "search", "space", key), _map(space))
+        yield from _check_space(("sweep", "search", "space", key), map_of(space))
 
 
 def _check_space(place: KeyPath, space: Mapping[str, Plain]) -> Iterator[FieldProblem]:
@@ -182,7 +179,3 @@ def _check_places(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
 
 def _values(count: int) -> str:
     return f"{count} value{'' if count == 1 else 's'}"
-
-
-def _map(value: Plain) -> dict[str, Plain]:
-    return value if isinstance(value, dict) else {}

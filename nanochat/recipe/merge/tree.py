@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -131,3 +131,16 @@ def _resolve_path(node: Node, slot: Slot | None, path: KeyPath) -> Node:
     if marker.is_pattern:
         home, folder = glob.escape(home), glob.escape(folder)
     return replace(node, value=os.path.normpath(Path(folder) / f"{home}{slash}{rest}"))
+
+
+def map_of(value: Plain) -> dict[str, Plain]:
+    """Return a value that is a map, and an empty map for all others."""
+    return value if isinstance(value, dict) else {}
+
+
+def value_at(data: Mapping[str, Plain], path: KeyPath) -> Plain:
+    """Return the value at a path of plain data, or None if there is none."""
+    value: Plain = dict(data)
+    for key in path:
+        value = map_of(value).get(str(key))
+    return value

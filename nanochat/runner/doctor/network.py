@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 
 from nanochat.data.hub.access import endpoint, read_token
-from nanochat.data.places.connection import Place, StatusError, TemporaryError, is_offline, open_place
+from nanochat.data.places.attempts import StatusError, TemporaryError
+from nanochat.data.places.connection import Place, is_offline, open_place
 from nanochat.errors import PreflightError
 from nanochat.runner.doctor.diagnosis import Diagnosis
 

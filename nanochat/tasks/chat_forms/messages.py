@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanochat.tasks.chat_forms.keys import TRAINED_IF_FALSE, BadConversation, check_unread, present, take_flags
+from nanochat.tasks.chat_forms.keys import (
+    TRAINED_IF_FALSE,
+    BadConversation,
+    UntrainedRow,
+    check_unread,
+    present,
+    take_flags,
+)
 from nanochat.tasks.chat_forms.tool_calls import (
     TOOL_ROLES,
     add_output,
@@ -16,7 +23,7 @@ from nanochat.tasks.chat_forms.tool_calls import (
     take_python_call,
     take_tool_name,
 )
-from nanochat.tokenizer.chat_format import Message, Part, Role
+from nanochat.tokenizer.chat_format import Conversation, Message, Part, Role
 
 _ROLES: dict[object, Role] = {
     "system": "system",
@@ -162,3 +169,27 @@ def _part(value: object, number: int, role: Role, where: str) -> Part:
                 f"{where}must have `type` (text, python, python_output) and `text`, and no other key; "
                 f"found {str(value)[:_SHOWN_CHARS]}"
             )
+
+
+def as_conversation(messages: list[Message]) -> Conversation:
+    """Return the conversation of some messages. Roles must alternate, no answer is empty, and an answer is the last.
+
+    Raises:
+        BadConversation: the messages are not like that.
+        UntrainedRow: no answer is to be trained on.
+    """
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if len(turns) < 2:
+        raise BadConversation("expected at least a question and an answer")
+    for number, message in enumerate(turns):
+        expected = "assistant" if number % 2 else "user"
+        place = number + 1 + len(messages) - len(turns)
+        if message.role != expected:
+            raise BadConversation(f"message {place} is from `{message.role}`; expected `{expected}` there")
+        if message.role == "assistant" and not message.text():
+            raise BadConversation(f"message {place}: an empty answer trains nothing")
+    if turns[-1].role != "assistant":
+        raise BadConversation("the last message must be the assistant's")
+    if not any(message.is_trained for message in turns[1::2]):
+        raise UntrainedRow("every answer of the row is marked as not to be trained on")
+    return Conversation(tuple(messages))

@@ -27,7 +27,7 @@ from nanochat.tasks.chat_forms.keys import (
     take_flags,
 )
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys, parse_mapped
-from nanochat.tasks.chat_forms.messages import json_type, parse_messages, text_of
+from nanochat.tasks.chat_forms.messages import as_conversation, json_type, parse_messages, text_of
 from nanochat.tasks.chat_forms.preferences import PROMPT_KEYS, prepare_pair, take_chosen
 from nanochat.tokenizer.chat_format import Conversation, Message
 
@@ -83,13 +83,13 @@ def parse_row(
     if chat_map:
         if not isinstance(value, dict):
             raise BadConversation(f"expected an object with the keys that `map` names, found {json_type(value)}")
-        return _checked(_take_mapped(value, chat_map, ignored))
+        return as_conversation(_take_mapped(value, chat_map, ignored))
     if isinstance(value, list):
         if value and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in value):
             raise BadConversation(
                 f"this is a JSON array of {len(value):,} rows; write one object on each line (`jq -c '.[]' FILE`)"
             )
-        return _checked(parse_messages(value, ignored))
+        return as_conversation(parse_messages(value, ignored))
     if not isinstance(value, dict):
         raise BadConversation(f"expected an object or a list of messages, found {json_type(value)}")
     row = present(value)
@@ -103,7 +103,7 @@ def parse_row(
             raise BadConversation("the row has both a top-level system message and one in its messages; keep one")
     elif system is not None:
         messages.insert(0, Message("system", system))
-    return _checked(messages)
+    return as_conversation(messages)
 
 
 def _take_row_flags(row: dict[str, object]) -> None:
@@ -231,25 +231,6 @@ def _decode(value: object, key: str) -> object:
         return json.loads(value)
     except (ValueError, RecursionError):
         raise BadConversation(f"`{key}` is text, and not JSON; store it as a list of messages") from None
-
-
-def _checked(messages: list[Message]) -> Conversation:
-    """Return the conversation if roles alternate, no answer is empty, and the last message is an answer."""
-    turns = messages[1:] if messages and messages[0].role == "system" else messages
-    if len(turns) < 2:
-        raise BadConversation("expected at least a question and an answer")
-    for number, message in enumerate(turns):
-        expected = "assistant" if number % 2 else "user"
-        place = number + 1 + len(messages) - len(turns)
-        if message.role != expected:
-            raise BadConversation(f"message {place} is from `{message.role}`; expected `{expected}` there")
-        if message.role == "assistant" and not message.text():
-            raise BadConversation(f"message {place}: an empty answer trains nothing")
-    if turns[-1].role != "assistant":
-        raise BadConversation("the last message must be the assistant's")
-    if not any(message.is_trained for message in turns[1::2]):
-        raise UntrainedRow("every answer of the row is marked as not to be trained on")
-    return Conversation(tuple(messages))
 
 
 def _keys(value: dict[object, object]) -> str:
