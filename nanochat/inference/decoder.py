@@ -23,7 +23,15 @@ from nanochat.inference.batch_sizes import (
     decoding_rows,
 )
 from nanochat.inference.decoding_step import Settings, State, Steps
-from nanochat.inference.kv_cache import Buffers, PromptCache, empty_buffers, from_prompts, grow, take_rows
+from nanochat.inference.kv_cache import (
+    Buffers,
+    PromptCache,
+    PromptCopy,
+    empty_buffers,
+    from_prompts,
+    grow,
+    take_rows,
+)
 from nanochat.inference.sampling import Sampling, sampling_arrays
 from nanochat.model.device import runs_on_cpu
 from nanochat.model.dispatch import FastGPT
@@ -54,7 +62,7 @@ class Decoder:
         self._lengths: list[int] = []
         """Positions of each slot when the steps submitted so far are done; 0 if it is free."""
         self._buffers: list[Buffers] = []
-        self._state = State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
+        self._state = _no_rows()
         self._settings = Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
 
     def add(self, rows: Sequence[NewRow]) -> list[int]:
@@ -71,7 +79,7 @@ class Decoder:
         for slot, row in zip(slots, rows, strict=True):
             shared.setdefault(tuple(row.prompt[:-1]), []).append(slot)
         prompts = list(shared)
-        for group in _group_prompts([len(prompt) for prompt in prompts]):
+        for group in map(sorted, _group_prompts([len(prompt) for prompt in prompts])):
             self._read({prompts[i]: shared[prompts[i]] for i in group})
         tokens = [row.prompt[-1] for row in rows]
         newest = [row.prompt[-2] if len(row.prompt) > 1 else -1 for row in rows]
@@ -111,9 +119,11 @@ class Decoder:
         free = [slot for slot in range(old) if slot not in set(kept)]
         order = sorted([*kept, *free[: size - len(kept)]])
         self._rows, self._lengths = [self._rows[slot] for slot in order], [self._lengths[slot] for slot in order]
-        index = mx.array(order, dtype=mx.int32)
-        self._buffers = take_rows(self._buffers, index) if order else []
-        self._state = State(*(x[index] for x in self._state))
+        if order:
+            self._buffers = [Buffers(*(take_rows(x, order) for x in layer)) for layer in self._buffers]
+            self._state = State(*(take_rows(x, order) for x in self._state))
+        else:
+            self._buffers, self._state = [], _no_rows()
         self._collect_settings()
         new = {slot: number for number, slot in enumerate(order)}
         return [new[slot] if slot in new and self._rows[new[slot]] is not None else None for slot in range(old)]
@@ -152,8 +162,8 @@ class Decoder:
         for start in range(0, longest, PROMPT_CHUNK_TOKENS):
             mx.eval([(layer.keys, layer.values) for layer in cache.layers])  # frees the previous chunk's activations
             self._model.hidden(idx[:, start : start + PROMPT_CHUNK_TOKENS], cache)
-        copies = [(i, slot, len(p)) for i, (p, slots) in enumerate(prompts.items()) for slot in slots]
-        self._buffers = from_prompts(cache, self._buffers, *mx.array(copies).T)
+        copies = [PromptCopy(i, slot, len(p)) for i, (p, slots) in enumerate(prompts.items()) for slot in slots]
+        self._buffers = from_prompts(cache, self._buffers, copies)
         mx.eval(self._buffers)  # frees the cache before other prompts are read
 
     def _collect_settings(self) -> None:
@@ -185,10 +195,16 @@ def _padded_shape(rows: int, length: int, context: int) -> tuple[int, int]:
     return max(rows, min(decoding_rows(rows), PROMPT_TOKENS // length)), length
 
 
+def _no_rows() -> State:
+    return State(*(mx.zeros((0,), mx.int32) for _ in range(4)))
+
+
 def _append(old: mx.array, new: mx.array) -> mx.array:
     return mx.concatenate([old, new])
 
 
 def _put(slots: Sequence[int], array: mx.array, values: Sequence[int]) -> mx.array:
     """Return a copy of an array with new values in some slots: the caller of `submit` may still hold the old one."""
-    return mx.put_along_axis(array, mx.array(list(slots)), mx.array(list(values), dtype=array.dtype), axis=0)
+    new = dict(zip(slots, values, strict=True))
+    all_values, is_new = zip(*((new.get(slot, 0), slot in new) for slot in range(array.size)), strict=True)
+    return mx.where(mx.array(is_new), mx.array(all_values, dtype=array.dtype), array)

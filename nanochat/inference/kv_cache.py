@@ -9,7 +9,7 @@ Shape letters: B rows, H query heads, G key/value heads, T new positions, S kept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -129,40 +129,59 @@ def grow(config: GPTConfig, buffers: Sequence[Buffers], positions: int) -> list[
     return grown
 
 
-def from_prompts(
-    cache: PromptCache, buffers: Sequence[Buffers], sources: mx.array, rows: mx.array, lengths: mx.array
-) -> list[Buffers]:
-    """Return buffers whose rows hold prompts that were read.
+class PromptCopy(NamedTuple):
+    """A prompt that goes to a row of the buffers."""
 
-    Args:
-        cache: the prompts; its row `sources[i]` goes to row `rows[i]`.
-        buffers: those of every layer.
-        sources: (b,) int32.
-        rows: (b,) int32.
-        lengths: (b,) int32, the length of each prompt without its padding.
+    source: int
+    """Its row in the cache of prompts."""
+    row: int
+    length: int
+    """Without its padding."""
+
+
+def from_prompts(cache: PromptCache, buffers: Sequence[Buffers], copies: Sequence[PromptCopy]) -> list[Buffers]:
+    """Return buffers, one for each layer, whose rows hold prompts that were read.
+
+    Rows are copied as slices. To copy them by arrays of indices, CUDA would first compile kernels for half a minute.
     """
-    filled = []
     for layer, buffer in zip(cache.layers, buffers, strict=True):
         assert layer.keys is not None and layer.values is not None, "the prompts have been read"
-        size, parts = buffer.keys.shape[2], []
         for whole, prompts in zip(buffer, (layer.keys, layer.values), strict=True):
-            prompt = prompts[sources].astype(whole.dtype)
-            if prompt.shape[2] > size:
-                index = _newest_at_each_index(lengths, size)[:, None, :, None]
-                shape = (*prompt.shape[:2], size, 1)
-                prompt = mx.take_along_axis(prompt, mx.broadcast_to(index, shape), axis=2)
-            whole[rows, :, : prompt.shape[2]] = prompt  # padding is hidden until the row's own positions replace it
-            parts.append(whole)
-        filled.append(Buffers(*parts))
-    return filled
+            if prompts.shape[2] > whole.shape[2]:
+                for copy in copies:
+                    _fill_ring(whole, prompts, copy)
+                continue
+            for sources, rows in _slices(copies):  # padding is hidden until the row's own positions replace it
+                whole[rows, :, : prompts.shape[2]] = prompts[sources]
+    return list(buffers)
 
 
-def _newest_at_each_index(lengths: mx.array, size: int) -> mx.array:
-    """Return for each row and index of a buffer the newest position that belongs there, (b, S); 0 if there is none."""
-    last = lengths[:, None] - 1
-    return mx.maximum(last - (last - mx.arange(size)) % size, 0)
+def _fill_ring(ring: mx.array, prompts: mx.array, copy: PromptCopy) -> None:
+    """Put the newest positions of a prompt (of B, G, T, D) into a row of a ring (B, G, S, D)."""
+    size = ring.shape[2]
+    begin = max(0, copy.length - size)
+    at, row, prompt = begin % size, slice(copy.row, copy.row + 1), prompts[copy.source : copy.source + 1]
+    ring[row, :, at:] = prompt[:, :, begin : begin + size - at]
+    if at:
+        ring[row, :, :at] = prompt[:, :, begin + size - at : begin + size]
 
 
-def take_rows(buffers: Sequence[Buffers], rows: mx.array) -> list[Buffers]:
-    """Return buffers whose row i is row `rows[i]`."""
-    return [Buffers(*(x[rows] for x in buffer)) for buffer in buffers]
+def _slices(copies: Sequence[PromptCopy]) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of sources and of rows that together are the copies: as many of both, or one source for all rows."""
+    first = 0
+    for end in range(1, len(copies) + 1):
+        if end < len(copies) and copies[end].row == copies[end - 1].row + 1:
+            step = copies[end].source - copies[end - 1].source
+            if step in (0, 1) and step == copies[first + 1].source - copies[first].source:
+                continue
+        yield slice(copies[first].source, copies[end - 1].source + 1), slice(copies[first].row, copies[end - 1].row + 1)
+        first = end
+
+
+def take_rows(x: mx.array, rows: Sequence[int]) -> mx.array:
+    """Return the rows of an array (B, ...) with these numbers, of which there is at least one, copied as slices."""
+    runs = [row for _, row in _slices([PromptCopy(row, row, 0) for row in rows])]
+    if len(runs) == 1 and len(rows) > 1:  # MLX copies two slices, but one would keep the memory of all rows
+        middle = rows[len(rows) // 2]
+        runs = [slice(runs[0].start, middle), slice(middle, runs[0].stop)]
+    return mx.concatenate([x[run] for run in runs])

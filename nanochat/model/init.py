@@ -16,7 +16,9 @@ def initial_parameters(config: GPTConfig, key: mx.array) -> dict[str, mx.array]:
     shapes = config.parameter_shapes()
     keys = mx.random.split(key, len(shapes))
     draw = _draw_current if config.architecture == "current" else _draw_seed
-    return {name: draw(config, name, shape, keys[i]) for i, (name, shape) in enumerate(shapes.items())}
+    # Slices, because CUDA would take seconds to compile a kernel for `keys[i]`.
+    each = (keys[i : i + 1].reshape(-1) for i in range(len(shapes)))
+    return {name: draw(config, name, shape, own) for (name, shape), own in zip(shapes.items(), each, strict=True)}
 
 
 def _draw_seed(config: GPTConfig, name: str, shape: tuple[int, ...], key: mx.array) -> mx.array:

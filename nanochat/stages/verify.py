@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from nanochat.checkpoint import model_folder
 from nanochat.errors import StageError
-from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts
+from nanochat.inference.kv_cache import DecodingCache, PromptCache, PromptCopy, empty_buffers, from_prompts
 from nanochat.model.config import GPTConfig
 from nanochat.model.dispatch import FastGPT, summed_loss
 from nanochat.model.gpt import GPT
@@ -130,7 +130,7 @@ def check_kv_cache(config: GPTConfig) -> str:
     prompts = PromptCache(config)
     pieces = [model(tokens[:, :_PROMPT], cache=prompts)]
     lengths, buffers = mx.full((_ROWS,), _PROMPT), empty_buffers(config, _ROWS, _TOKENS, model.compute_dtype)
-    buffers = from_prompts(prompts, buffers, mx.arange(_ROWS), mx.arange(_ROWS), lengths)
+    buffers = from_prompts(prompts, buffers, [PromptCopy(row, row, _PROMPT) for row in range(_ROWS)])
     cache = DecodingCache(buffers, lengths, newest=tokens[:, _PROMPT - 1])
     for position in range(_PROMPT, _TOKENS):
         pieces.append(model(tokens[:, position : position + 1], cache=cache))

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.inference.batch_sizes import buffer_size, decoding_rows
-from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts, grow, take_rows
+from nanochat.inference.kv_cache import (
+    Buffers,
+    DecodingCache,
+    PromptCache,
+    PromptCopy,
+    empty_buffers,
+    from_prompts,
+    grow,
+    take_rows,
+)
 from nanochat.model.config import GPTConfig
 
 TOLERANCE = 1e-4  # float32, logits of size up to 15
@@ -111,7 +120,7 @@ def test_decoding_beyond_the_window_equals_uncached(make_model, architecture, n_
     buffers, newest = empty_buffers(model.config, 2, length, mx.float32), [-1, -1]
     if start:
         model(idx[:, :start], cache := PromptCache(model.config))
-        buffers = from_prompts(cache, buffers, mx.array([0, 1]), mx.array([0, 1]), mx.array([start, start]))
+        buffers = from_prompts(cache, buffers, [PromptCopy(row, row, start) for row in range(2)])
         newest = idx[:, start - 1].tolist()
     found, _ = decode(model, buffers, [start, start], newest, idx[:, start:])
     assert_equal(found, model(idx)[:, start:])
@@ -124,8 +133,9 @@ def test_rows_of_different_lengths_decode_as_if_alone(model, decode):
     cache = PromptCache(model.config)
     model(prompts, cache)
     buffers = empty_buffers(model.config, 6, 24, mx.float32)
-    rows = mx.array([4, 0, 3, 1, 5])
-    buffers = take_rows(from_prompts(cache, buffers, mx.array(sources), rows, mx.array(lengths)), rows)
+    rows = [4, 0, 3, 1, 5]
+    filled = from_prompts(cache, buffers, list(map(PromptCopy, sources, rows, lengths)))
+    buffers = [Buffers(*(take_rows(x, rows) for x in layer)) for layer in filled]
     prompts = prompts[mx.array(sources)]
     newest = [prompts[row, n - 1].item() if n else -1 for row, n in enumerate(lengths)]
     found, _ = decode(model, buffers, lengths, newest, own)
@@ -142,7 +152,7 @@ def test_buffers_grow_while_rows_decode(make_model, decode):
     model(idx[:, :250], cache)
     buffers = empty_buffers(model.config, 1, 250, mx.float32)
     assert [layer.keys.shape[2] for layer in buffers] == [256, 256, 256]
-    buffers = from_prompts(cache, buffers, mx.array([0]), mx.array([0]), mx.array([250]))
+    buffers = from_prompts(cache, buffers, [PromptCopy(0, 0, 250)])
     found, start = [], 250
     for end, sizes in ((256, [256, 256, 256]), (512, [301, 301, 512]), (530, [301, 301, 601])):
         buffers = grow(model.config, buffers, end)
@@ -165,3 +175,30 @@ def test_windowed_layers_keep_their_window_and_the_position_itself():
     config = GPTConfig(sequence_len=2048, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, vocab_size=90)
     sizes = [buffer_size(window, 2000) for window in config.windows]
     assert sizes == [1025, 1025, 1025, 2048]
+
+
+@pytest.mark.parametrize("rows", [[0], [3], [1, 2], [0, 1, 2, 3], [3, 1], [0, 2, 3, 1]])
+def test_take_rows_copies_rows_in_this_order(rows):
+    x = mx.arange(24).reshape(4, 3, 2)
+    assert take_rows(x, rows).tolist() == [x.tolist()[row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(0, 2), (1, 3), (2, 4)],  # one slice
+        [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4)],  # shared prompts
+        [(1, 4), (0, 5), (2, 0), (2, 1), (0, 2), (1, 3)],
+        [(0, 0), (1, 1), (1, 2), (2, 3)],
+    ],
+)
+def test_prompts_go_to_their_rows(pairs):
+    config = GPTConfig(sequence_len=24, n_layer=1, n_head=1, n_kv_head=1, n_embd=16, vocab_size=90, window_pattern="L")
+    cache = PromptCache(config)
+    prompts = mx.random.normal((3, 1, 5, 16), key=mx.random.key(0))
+    cache.layers[0].keys, cache.layers[0].values = prompts, 2 * prompts
+    filled = from_prompts(cache, empty_buffers(config, 6, 24, mx.float32), [PromptCopy(*pair, 5) for pair in pairs])
+    expected = np.zeros(filled[0].keys.shape, np.float32)
+    for source, row in pairs:
+        expected[row, :, :5] = np.array(prompts[source])
+    assert (np.array(filled[0].keys) == expected).all() and (np.array(filled[0].values) == 2 * expected).all()

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from nanochat.inference.kv_cache import DecodingCache, PromptCache, empty_buffers, from_prompts
+from nanochat.inference.kv_cache import DecodingCache, PromptCache, PromptCopy, empty_buffers, from_prompts
 from nanochat.model import layers
 from nanochat.model.config import SOFTCAP, GPTConfig
 from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu, windows
@@ -246,7 +246,7 @@ def test_decoding_through_the_kernels(make_random_model, architecture):
         cuts = [0, 5, 6, 7, 30]
         parts = [model.hidden(idx[:, first:end], prompts) for first, end in itertools.pairwise(cuts)]
         buffers = empty_buffers(model.config, 3, 64, mx.float32)
-        buffers = from_prompts(prompts, buffers, mx.arange(3), mx.arange(3), mx.array([30, 30, 30]))
+        buffers = from_prompts(prompts, buffers, [PromptCopy(row, row, 30) for row in range(3)])
         cache = DecodingCache(buffers, mx.array([30, 30, 30]), idx[:, 29])
         parts += [model.hidden(idx[:, i : i + 1], cache) for i in range(30, 64)]
         assert distance(mx.concatenate(parts, axis=1), expected) <= 1e-5

@@ -81,8 +81,25 @@ def _split_lambdas(model: GPT) -> list[tuple[mx.array, mx.array]]:
     """Return each layer's factors on the residual stream and on the embeddings; empty if the model has none."""
     if not model.config.variant.has_residual_lambdas:
         return []
-    split = (mx.split(lambdas, model.config.n_layer) for lambdas in (model.resid_lambdas, model.x0_lambdas))
-    return list(zip(*split, strict=True))
+    return list(zip(_each(model.resid_lambdas), _each(model.x0_lambdas), strict=True))
+
+
+def _each(x: mx.array) -> tuple[mx.array, ...]:
+    """Return the values of x (N,), each (1,).
+
+    MLX would add up N padded gradients, with a kernel for each N that takes ten seconds to compile.
+    """
+    return cast("tuple[mx.array, ...]", _slices(x))
+
+
+@mx.custom_function
+def _slices(x: mx.array) -> tuple[mx.array, ...]:
+    return tuple(x[i : i + 1] for i in range(x.size))
+
+
+@_slices.vjp
+def _joined(_: mx.array, cotangents: tuple[mx.array, ...], __: tuple[mx.array, ...]) -> mx.array:
+    return mx.concatenate(list(cotangents))
 
 
 def fuse_qkv(attn: CausalSelfAttention, dtype: mx.Dtype) -> mx.array:
