@@ -117,15 +117,15 @@ def latest_checkpoint(
     Raises:
         StageError: a later version wrote a checkpoint. Skipping it would lose its steps.
     """
-    found = sorted(list_checkpoints(root).items(), reverse=True)
-    for step, path in found:
+    newest_first = sorted(list_checkpoints(root).items(), reverse=True)
+    for step, path in newest_first:
         _refuse_later_format(path)
         problem = find_damage(path)
         if problem is None:
             view = CheckpointView(path, step, json.loads((path / "state.json").read_text(encoding="utf-8")))
             if (problem := find_problem(view)) is None:
                 return view
-        then = "starting over" if path == found[-1][1] else "trying the one before it"
+        then = "starting over" if path == newest_first[-1][1] else "trying the one before it"
         on_damage(f"checkpoint {path} is damaged ({problem}); {then}")
     return None
 

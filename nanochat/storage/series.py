@@ -30,12 +30,12 @@ class Series:
 
     def at(self, step: int) -> dict[str, float]:
         """Return all values of a step. None if there is no such step."""
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             content = json.loads(line)
             if content["step"] == step:
-                found |= content["metrics"]
-        return found
+                values |= content["metrics"]
+        return values
 
     def values(self, name: str) -> list[float]:
         """Return all values of a metric, in order."""

@@ -38,12 +38,12 @@ def find_dead_folders() -> list[Path]:
     """Return the temporary folders that killed processes of this user left."""
     import psutil  # here, because reading a recipe imports this room
 
-    found = []
+    folders = []
     for folder in Path(tempfile.gettempdir()).glob("nanochat-*"):
         match = _NAME.fullmatch(folder.name)
         if match and not psutil.pid_exists(int(match[1])) and _is_free(folder):
-            found.append(folder)
-    return sorted(found)
+            folders.append(folder)
+    return sorted(folders)
 
 
 def delete_dead_folders() -> None:

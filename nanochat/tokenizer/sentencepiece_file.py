@@ -53,10 +53,10 @@ def open_processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 def _check_settings(model: bytes) -> None:
     """Raise a ValueError or IndexError if the fields other than the pieces are not those of a trained model."""
-    found = [(field, value) for field, value in _fields(model) if field != _PIECE]
-    if sorted(field for field, _ in found) != [_TRAINER, _NORMALIZER]:
+    settings = [(field, value) for field, value in _fields(model) if field != _PIECE]
+    if sorted(field for field, _ in settings) != [_TRAINER, _NORMALIZER]:
         raise ValueError("it does not have the two groups of settings of a trained model")
-    for field, value in found:
+    for field, value in settings:
         if not isinstance(value, bytes):
             raise ValueError("its settings cannot be read")
         given = dict(_fields(value))

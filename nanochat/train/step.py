@@ -223,7 +223,7 @@ def _gradients_of(model: GPT) -> MicroStep:
     def micro_step(
         parameters: NamedArrays, inputs: mx.array, targets: mx.array, weights: mx.array
     ) -> tuple[mx.array, NamedArrays]:
-        found = loss_and_gradients(model, parameters, inputs, targets, weights)
-        return found or by_differentiation(parameters, inputs, targets, weights)
+        computed = loss_and_gradients(model, parameters, inputs, targets, weights)
+        return computed or by_differentiation(parameters, inputs, targets, weights)
 
     return micro_step

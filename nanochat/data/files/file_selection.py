@@ -124,9 +124,9 @@ def split_of_file(path: PurePath) -> SplitLabel | None:
 
 def _with_twin_splits(files: Iterable[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
     """Return the files, sorted by path, with the splits that only the names of other files show. Programs have none."""
-    found = sorted(files, key=lambda file: file.path)
-    splits = splits_of_twins(str(file.name) for file in found if file.kind is not None and not file.kind.is_code)
-    return [replace(file, twin_split=split) if (split := splits.get(str(file.name))) else file for file in found]
+    in_order = sorted(files, key=lambda file: file.path)
+    splits = splits_of_twins(str(file.name) for file in in_order if file.kind is not None and not file.kind.is_code)
+    return [replace(file, twin_split=split) if (split := splits.get(str(file.name))) else file for file in in_order]
 
 
 def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:

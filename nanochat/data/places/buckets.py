@@ -83,11 +83,11 @@ def _list(uri: str, selection: FileSelection) -> tuple[Any, dict[PurePosixPath, 
     if not glob.has_magic(path) and system.isfile(path):
         _check_names([PurePosixPath(path).name])
         return system, {PurePosixPath(PurePosixPath(path).name): path}
-    found = system.glob(path, detail=True) if glob.has_magic(path) else system.find(path, detail=True)
+    listed = system.glob(path, detail=True) if glob.has_magic(path) else system.find(path, detail=True)
     parts = PurePosixPath(path).parts
     root = PurePosixPath(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
     files = {}
-    for name, entry in found.items():
+    for name, entry in listed.items():
         below = PurePosixPath(name).relative_to(root)
         if entry["type"] == "file" and (".." in below.parts or not any(part[0] == "." for part in below.parts)):
             files[below] = (name, _checked_size(below, entry["size"]))

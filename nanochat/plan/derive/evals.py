@@ -93,8 +93,8 @@ def derive_chat_suites(
     sections: Mapping[str, schema.AnyChatSuite], path: tuple[str, ...], given: Derivation
 ) -> dict[str, AnyChatSuiteSpec]:
     """Return the specifications of the suites at `path`, without those whose Python file is refused."""
-    found = {name: derive_chat_suite(suite, given, (*path, name)) for name, suite in sorted(sections.items())}
-    return {name: spec for name, spec in found.items() if spec is not None}
+    derived = {name: derive_chat_suite(suite, given, (*path, name)) for name, suite in sorted(sections.items())}
+    return {name: spec for name, spec in derived.items() if spec is not None}
 
 
 def derive_chat_suite(suite: schema.AnyChatSuite, given: Derivation, path: tuple[str, ...]) -> AnyChatSuiteSpec | None:

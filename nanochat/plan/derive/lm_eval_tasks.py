@@ -93,8 +93,8 @@ def _named_files(folder: Path, text: str) -> set[Path]:
     if "://" in text or "\n" in text or len(text) > _MAX_PATH_CHARS:
         return set()
     try:
-        found = glob.glob(str(folder / text), recursive=True)  # noqa: PTH207 -- Path.glob refuses absolute patterns
-        return {Path(name) for name in found if Path(name).is_file()}
+        paths = glob.glob(str(folder / text), recursive=True)  # noqa: PTH207 -- Path.glob refuses absolute patterns
+        return {Path(name) for name in paths if Path(name).is_file()}
     except (OSError, ValueError):  # such as a text with NUL
         return set()
 

@@ -80,10 +80,10 @@ def _estimate_training(
 
 def saved_bytes(setting: Setting) -> tuple[int, int]:
     """Return the most disk space that a training stage uses, and how much remains when it is done."""
-    one, execution = sizes.checkpoint_bytes(setting.model), setting.execution
+    checkpoint, execution = sizes.checkpoint_bytes(setting.model), setting.execution
     # The kept checkpoints, the best one, and the one being written. At the end the output needs as much as that one.
     most = execution.checkpoint_keep + 2
-    return most * one, (most if execution.checkpoint_keep_when_done else 1) * one
+    return most * checkpoint, (most if execution.checkpoint_keep_when_done else 1) * checkpoint
 
 
 def _whole_steps(tokens: float, tokens_per_step: int) -> int:

@@ -43,10 +43,10 @@ def swept_paths(sweep: Mapping[str, Plain]) -> list[tuple[KeyPath, str]]:
     """Return the place of each swept field in the recipe, and its dotted path."""
     places: list[KeyPath] = [("sweep", field) for field in SWEPT_SECTIONS]
     places.append(("sweep", "search", "space"))
-    found = []
+    paths = []
     for place in places:
-        found += [((*place, key), key) for key in map_of(value_at(sweep, place[1:]))]
-    return found
+        paths += [((*place, key), key) for key in map_of(value_at(sweep, place[1:]))]
+    return paths
 
 
 def _check_content(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:

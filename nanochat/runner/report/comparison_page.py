@@ -39,12 +39,12 @@ def comparison_page(runs: Sequence[Run], base: Path) -> str:
 def _curves(run: Run, base: Path) -> dict[str, Curve]:
     """Return the curves of a run by stage and metric, as far as its results are here."""
     lost = run.lost(base)
-    found: dict[str, Curve] = {}
+    curves: dict[str, Curve] = {}
     for stage, folder in run.folders(base).items():
         if stage not in lost and folder.metrics.is_file():
             of_stage = read_curves(folder.metrics)
-            found |= {f"{stage} {name}": curve for name, curve in of_stage.items() if name.endswith(_CURVES)}
-    return found
+            curves |= {f"{stage} {name}": curve for name, curve in of_stage.items() if name.endswith(_CURVES)}
+    return curves
 
 
 def _draw(path: Path, name: str, curves: Mapping[str, Curve | None]) -> None:

@@ -179,18 +179,18 @@ def _tokens_at(settings: Settings, params: np.ndarray) -> np.ndarray:
 
 
 def _fit_growth(curves: Sequence[IsoflopCurve]) -> GrowthLaw | None:
-    found = [curve for curve in curves if curve.best is not None and curve.parabola is not None]
-    if len(found) < 2:
+    with_minimum = [curve for curve in curves if curve.best is not None and curve.parabola is not None]
+    if len(with_minimum) < 2:
         return None
-    log_flops = np.log([curve.flops for curve in found])
+    log_flops = np.log([curve.flops for curve in with_minimum])
     centre = float(log_flops.mean())
     design = np.stack([log_flops - centre, np.ones_like(log_flops)], axis=1)
-    best = [curve.parabola.minimum()[0] for curve in found if curve.parabola is not None]
-    tokens = [_tokens_at(curve.settings, params) for curve, params in zip(found, best, strict=True)]
+    best = [curve.parabola.minimum()[0] for curve in with_minimum if curve.parabola is not None]
+    tokens = [_tokens_at(curve.settings, params) for curve, params in zip(with_minimum, best, strict=True)]
     solve = np.linalg.pinv(design)
     return GrowthLaw(
         centre=centre,
         params=solve @ np.log(best),
         tokens=solve @ np.log(tokens),
-        range=(found[0].flops, found[-1].flops),
+        range=(with_minimum[0].flops, with_minimum[-1].flops),
     )

@@ -45,8 +45,8 @@ def fit_power_terms(x: np.ndarray, losses: np.ndarray) -> PowerTerms:
     log_x, centre = _centred(x)
     log_losses = np.log(losses)
     starts = _starting_points(losses[0], terms=x.shape[1])
-    found, cost = _minimise(log_x, np.broadcast_to(log_losses[0], (len(starts), len(x))), starts)
-    best = found[[np.argmin(cost)]]
+    solution, cost = _minimise(log_x, np.broadcast_to(log_losses[0], (len(starts), len(x))), starts)
+    best = solution[[np.argmin(cost)]]
     others, _ = _minimise(log_x, log_losses[1:], np.repeat(best, len(losses) - 1, axis=0))
     theta = np.concatenate([best, others])
     exponents = np.exp(theta[:, 1 + len(centre) :])

@@ -181,8 +181,8 @@ def describe_files(folder: StageFolder) -> dict[str, FileDigest]:
 
 def outputs(files: Mapping[str, FileDigest]) -> dict[str, str]:
     """Return the sha256 of each file of the output by its path there, without files of wall-clock times."""
-    found = {path.removeprefix(_OUT): x.sha256 for path, x in files.items() if path.startswith(_OUT)}
-    return {path: digest for path, digest in found.items() if not Path(path).name.startswith(_TIMINGS_PREFIX)}
+    outputs = {path.removeprefix(_OUT): x.sha256 for path, x in files.items() if path.startswith(_OUT)}
+    return {path: digest for path, digest in outputs.items() if not Path(path).name.startswith(_TIMINGS_PREFIX)}
 
 
 def files_for_downstream(stage: str, files: dict[str, str]) -> dict[str, str]:

@@ -56,8 +56,8 @@ class Run:
 
     def records(self, base: Path) -> dict[str, StageRecord]:
         """Return the records of the finished stages, in the order of the run, as far as their results are here."""
-        found = ((stage, folder, read_record(folder)) for stage, folder in self.folders(base).items())
-        return {stage: record for stage, _, record in found if record is not None and self._is_own(stage, record)}
+        candidates = ((stage, folder, read_record(folder)) for stage, folder in self.folders(base).items())
+        return {stage: record for stage, _, record in candidates if record is not None and self._is_own(stage, record)}
 
     def lost(self, base: Path) -> dict[str, str]:
         """Return the stages that the run finished but whose results are not here, each with the reason."""

@@ -124,8 +124,10 @@ def model_to_start_from(folder: Path, base: Path, *, with_optimizer: bool) -> Mo
     known = recorded_model(folder)
     if known is None:
         with remembered_digests(base / MEMORY_FILE) as digest_of:
-            found = {path: FileDigest(sha256=digest_of(path, None)) for path in _model_paths(folder) if path.is_file()}
-        known = ModelFiles(found, "its size and time are as before; if the new content is right, `touch` the file")
+            digests = {
+                path: FileDigest(sha256=digest_of(path, None)) for path in _model_paths(folder) if path.is_file()
+            }
+        known = ModelFiles(digests, "its size and time are as before; if the new content is right, `touch` the file")
     known.check(trust_times=True)
     skipped = () if with_optimizer else (OPTIMIZER_FILE,)
     return ModelFiles({path: x for path, x in known.files.items() if path.name not in skipped}, known.remedy)

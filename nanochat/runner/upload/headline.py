@@ -44,8 +44,8 @@ def datasets_of_stage(entry: StageEntry, record: StageRecord | None) -> tuple[Da
 
 def datasets_of_run(state: RunState, records: Mapping[str, StageRecord]) -> tuple[Dataset, ...]:
     """Return the data sets that the finished stages of a run read, each once. Data that were trained on say so."""
-    found: dict[tuple[str, str], Dataset] = {}
+    datasets: dict[tuple[str, str], Dataset] = {}
     for stage, record in records.items():
         for dataset in datasets_of_stage(state.entry(stage), record):
-            found.setdefault((dataset.name, dataset.digest), dataset)
-    return tuple(found.values())
+            datasets.setdefault((dataset.name, dataset.digest), dataset)
+    return tuple(datasets.values())

@@ -112,16 +112,16 @@ def _fill_one(text: str, values: dict[str, object]) -> str:
 
 def _list_values(texts: Sequence[str], values: dict[str, object]) -> list[object]:
     """Return the values of several keys or templates, in which a key that holds a list counts as its items."""
-    found: list[object] = []
+    items: list[object] = []
     for text in texts:
         value = values.get(text)
         if isinstance(value, list):
-            found += [item for item in value if item is not None]
+            items += [item for item in value if item is not None]
         elif text in keys_of(text):
-            found += [] if value is None else [value]
+            items += [] if value is None else [value]
         else:
-            found.append(_fill_one(text, values))
-    return found
+            items.append(_fill_one(text, values))
+    return items
 
 
 def _read_choices(texts: Sequence[str], values: dict[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -96,10 +96,10 @@ class ModelWriter:
                 except MlflowException as error:
                     if error.error_code not in _MISSING:
                         raise
-            found = self._client.search_logged_models(
+            models = self._client.search_logged_models(
                 [self._store.experiment_id], f"tags.{KEY_TAG} = '{link.key}'", max_results=1
             )
-        return found[0] if found else None
+        return models[0] if models else None
 
     def _create(self, model: ModelView, key: str, run_id: str) -> LoggedModel:
         with _noticing_old_stores():

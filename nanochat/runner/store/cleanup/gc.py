@@ -102,14 +102,14 @@ def find_dead_scratch(base: Path) -> list[Unreferenced]:
 
 def delete_dead_scratch(base: Path) -> list[Unreferenced]:
     """Delete what `find_dead_scratch` finds, and return it."""
-    found = find_dead_scratch(base)
+    scratch = find_dead_scratch(base)
     for folder in _folders_with_leftovers(base):
         lock = run_lock(folder) if isinstance(folder, RunFolder) else stage_lock(folder, orphan_wait_seconds=0)
         with suppress(LockError, PermissionError), lock:
             for leftover in find_leftovers(folder.path):
                 delete(leftover)
     delete_dead_folders()
-    return [item for item in found if not item.path.exists()]
+    return [item for item in scratch if not item.path.exists()]
 
 
 def _folders_with_leftovers(base: Path) -> list[RunFolder | StageFolder]:

@@ -41,15 +41,15 @@ class Setting:
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of a metric over the cells that have it; None if a cell lacks it or it is not a number."""
-        found = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
-        if len(found) < len(self.cells) or not all(map(math.isfinite, found)):
+        values = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
+        if len(values) < len(self.cells) or not all(map(math.isfinite, values)):
             return None
-        return statistics.fmean(found)
+        return statistics.fmean(values)
 
     def spread(self, metric: str) -> float | None:
         """Return the standard deviation of a metric over seeds; None for a single seed."""
-        found = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
-        return statistics.stdev(found) if len(found) > 1 else None
+        values = [cell.metrics[metric] for cell in self.cells if metric in cell.metrics]
+        return statistics.stdev(values) if len(values) > 1 else None
 
 
 def read_results(state: SweepState, base: Path) -> list[CellResult]:

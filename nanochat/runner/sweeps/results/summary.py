@@ -54,10 +54,10 @@ class SweepSummary:
 
 def list_sweeps(base: Path) -> list[SweepSummary]:
     """Return the sweeps whose state can be read, the newest last."""
-    found = [(folder, read_sweep(folder)) for folder in sweep_folders(base)]
+    sweeps = [(folder, read_sweep(folder)) for folder in sweep_folders(base)]
     return [
         SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)))
-        for folder, state in found
+        for folder, state in sweeps
         if state is not None
     ]
 
