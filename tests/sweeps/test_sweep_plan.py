@@ -22,6 +22,10 @@ def test_plan_shows_cells_shared_stages_and_the_total_cost(load, capsys):
     stages = [line.split()[:4] for line in lines if line.split()[:1] in (["tokenizer"], ["pretrain"], ["base_eval"])]
     assert stages == [["tokenizer", "1", "1", "9"], ["pretrain", "9", "9", "9"], ["base_eval", "9", "9", "9"]]
     assert any(line.startswith("total             19      19") for line in lines)
+    together = "  - time is that of all stages one after another; less if several cells run at a time"
+    assert together not in lines
+    assert main(["plan", str(load(SWEEP + "  parallel: 2\n").path)]) == 0
+    assert together in capsys.readouterr().out.splitlines()
 
 
 def test_plan_as_json_names_the_cells_of_each_stage_and_adds_up_their_cost(load, capsys):

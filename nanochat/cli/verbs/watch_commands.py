@@ -53,7 +53,7 @@ def _log(snapshots: Iterator[Snapshot], console: TerminalConsole, width: int) ->
     """Print a line about some of the snapshots and the page of the last, and return that."""
     last = next(snapshots)
     for count, snapshot in enumerate(snapshots):
-        if count % _LOOKS_PER_LINE == 0:
+        if last.is_active and count % _LOOKS_PER_LINE == 0:
             console.print_line(_line(last))
         last = snapshot
     _print_page(last, console, width)

@@ -36,9 +36,12 @@ def _notes(sweep: PreparedSweep) -> list[str]:
     """Return the notes that all cells share, and how many others there are."""
     counts = Counter(note for x in sweep.cells for note in x.prepared.plan.notes)
     shared = [note for note, count in counts.items() if count == len(sweep.cells)]
-    if len(shared) == len(counts):
+    if sweep.section.parallel not in (None, 1) or sweep.section.hostfile is not None:
+        shared.insert(0, "time is that of all stages one after another; less if several cells run at a time")
+    single = sum(count < len(sweep.cells) for count in counts.values())
+    if not single:
         return shared
-    others = several(len(counts) - len(shared), "more note")
+    others = several(single, "more note")
     return [*shared, f"{others} about single cells; `--set sweep=null`, with the values of a cell, plans it alone"]
 
 
