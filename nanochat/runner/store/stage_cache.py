@@ -105,7 +105,7 @@ def _why_not_finished(
     if folder.result.exists():
         return f"{folder.record.name} is missing"
     if read_identity(folder) is not None:
-        return "it was interrupted before anything was saved"
+        return "it ended before anything was saved"
     if (changes := explain_changes(identity, recipe_name, base)) is not None:
         more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
         return f"changed: {'; '.join(changes[:3])}{more}"

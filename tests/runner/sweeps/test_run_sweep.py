@@ -136,7 +136,7 @@ def test_a_stage_that_fails_is_not_tried_again_by_the_other_cells_that_share_it(
     sweep.bench.control()
     sweep.run()
     assert calls() == ["tokenizer", *CELL, *CELL, *CELL]
-    assert "1-tokenizer: runs, it was interrupted before anything was saved" in sweep.bench.display.text
+    assert "1-tokenizer: runs, it ended before anything was saved" in sweep.bench.display.text
 
 
 def test_a_cell_names_the_command_that_continues_it_to_the_last_stage_of_the_sweep(sweep):
@@ -144,6 +144,13 @@ def test_a_cell_names_the_command_that_continues_it_to_the_last_stage_of_the_swe
     with pytest.raises(StageError):
         sweep.run()
     assert sweep.results()[1].run.state.command.endswith(" --set pretrain.horizon.steps=5 --until base_eval")
+
+
+def test_a_cell_that_there_is_not_is_refused_before_a_folder_is_made(sweep, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(sweep.bench.base))
+    assert main(["sweep", str(sweep.bench.recipe), "--cell", "4"]) == 2
+    assert "--cell 4: the sweep has 3 cells, counted from 1" in capsys.readouterr().err
+    assert not sweep_folders(sweep.bench.base)
 
 
 def test_fail_fast_starts_no_other_cell(sweep, calls):

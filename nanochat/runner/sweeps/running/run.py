@@ -69,12 +69,12 @@ def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, 
     if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)
     sweep = prepare_sweep(loaded, request.base, are_many_fine=True)
-    tracking = tracking_of(loaded.recipe.tracking, request.folder)
-    folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
     if sweep.section.search is not None:
         raise RecipeError("--cell: a search chooses its cells one after another; run it without `--cell`")
-    if not 1 <= number <= len(state.cells):
-        raise RecipeError(f"--cell {number}: the sweep has {several(len(state.cells), 'cell')}, counted from 1")
+    if not 1 <= number <= len(sweep.cells):
+        raise RecipeError(f"--cell {number}: the sweep has {several(len(sweep.cells), 'cell')}, counted from 1")
+    tracking = tracking_of(loaded.recipe.tracking, request.folder)
+    folder, state = open_sweep(sweep, base=request.base, tracking=tracking)
     (cell,) = [x for x in sweep.cells if x.cell.number == number]
     failures = _run(request, sweep, folder, state, [cell], [Slot()], display)
     if failures:
