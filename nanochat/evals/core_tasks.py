@@ -46,7 +46,7 @@ def find_continuations(kind: CoreKind, rows: Sequence[Sequence[int]], *, max_tok
             assert_never(kind)
 
 
-def choose_option(kind: CoreKind, scores: Sequence[ContinuationScore]) -> int | None:
+def _choose_option(kind: CoreKind, scores: Sequence[ContinuationScore]) -> int | None:
     """Return the index of the prompt that the model chose, None for a continuation that it did not predict."""
     if kind == "language_modeling":
         return 0 if scores[0].is_greedy else None
@@ -87,7 +87,7 @@ def _record(
     rows: Sequence[Continuation],
     scores: Sequence[ContinuationScore],
 ) -> ExampleRecord:
-    chosen = choose_option(problem.kind, scores)
+    chosen = _choose_option(problem.kind, scores)
     has_options = problem.kind != "language_modeling"
     gold = problem.gold if has_options else 0
     if problem.kind == "schema":  # the scored parts are equal; the options differ in what precedes them

@@ -19,13 +19,13 @@ _COMMENT_COLUMN = 48
 
 def resolved_yaml(loaded: LoadedRecipe) -> str:
     """Return the recipe with all defaults as YAML. Loading that YAML gives the same recipe."""
-    return "".join(f"{line}\n" for line, _ in _lines(recipe_values(loaded.recipe), ()))
+    return "".join(f"{line}\n" for line, _ in _lines(_recipe_values(loaded.recipe), ()))
 
 
 def yaml_with_origins(loaded: LoadedRecipe) -> str:
     """Return the recipe with all defaults as YAML, with a comment that says which line or flag set each value."""
     text = []
-    for line, path in _lines(recipe_values(loaded.recipe), ()):
+    for line, path in _lines(_recipe_values(loaded.recipe), ()):
         comment = "" if path is None else f"# {loaded.origins.get(path, 'default')}"
         text.append(f"{line:<{_COMMENT_COLUMN}}  {comment}".rstrip() + "\n")
     return "".join(text)
@@ -36,12 +36,12 @@ def diff_recipes(a: Recipe, b: Recipe) -> list[tuple[str, Value, Value]]:
 
     A value that is absent is None.
     """
-    left, right = dict(_leaves(recipe_values(a), "")), dict(_leaves(recipe_values(b), ""))
+    left, right = dict(_leaves(_recipe_values(a), "")), dict(_leaves(_recipe_values(b), ""))
     names = [*left, *(name for name in right if name not in left)]
     return [(name, left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)]
 
 
-def recipe_values(section: Section) -> dict[str, Value]:
+def _recipe_values(section: Section) -> dict[str, Value]:
     """Return a section as plain data with its defaults. Fields whose value and default are None are left out."""
     values: dict[str, Value] = {}
     for name, field in type(section).model_fields.items():
@@ -55,7 +55,7 @@ def recipe_values(section: Section) -> dict[str, Value]:
 def _plain(value: object) -> Value:
     match value:
         case Section():
-            return recipe_values(value)
+            return _recipe_values(value)
         case dict():
             return {str(key): _plain(inner) for key, inner in value.items()}
         case tuple() | list():

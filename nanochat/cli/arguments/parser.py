@@ -101,7 +101,7 @@ def add_overrides(parser: Parser) -> None:
 
 def add_stage(parser: Parser, flag: str, *, help: str, dest: str | None = None) -> None:  # noqa: A002
     """Add an option whose value is the name of a stage."""
-    parser.add_argument(flag, dest=dest or flag.lstrip("-"), metavar="STAGE", type=stage_name, help=help)
+    parser.add_argument(flag, dest=dest or flag.lstrip("-"), metavar="STAGE", type=_stage_name, help=help)
 
 
 def add_run(parser: Parser, *, nargs: str | None = None) -> None:
@@ -127,7 +127,7 @@ def add_device(parser: Parser) -> None:
     )
 
 
-def stage_name(text: str) -> str:
+def _stage_name(text: str) -> str:
     """Return the name of a stage."""
     from nanochat.recipe.schema.recipe import STAGE_SECTIONS
     from nanochat.recipe.schema.suggestions import did_you_mean
@@ -139,7 +139,7 @@ def stage_name(text: str) -> str:
 
 def stage_or_all(text: str) -> str:
     """Return the name of a stage, or `all`."""
-    return text if text == "all" else stage_name(text)
+    return text if text == "all" else _stage_name(text)
 
 
 def port(text: str) -> int:

@@ -42,7 +42,7 @@ def check_file(path: Path) -> None:
             raise PreflightError(str(error)) from error
 
 
-def has_text(file: ReadableFile, column: str, problems: RowProblems | None = None) -> bool:
+def _has_text(file: ReadableFile, column: str, problems: RowProblems | None = None) -> bool:
     """Return whether a file holds a text that is not blank. Errors are those of `read_texts`."""
     return any(text for text, _ in read_texts(file, column, START, max_chars=None, problems=problems))
 
@@ -51,7 +51,7 @@ def why_without_text(files: Iterable[ReadableFile], column: str, problems: RowPr
     """Return why files hold no text, or None if one of them does. Errors are those of `read_texts`."""
     problems = problems or RowProblems()
     bad_before, problems.bad = problems.bad, 0
-    if any(has_text(file, column, problems) for file in files):
+    if any(_has_text(file, column, problems) for file in files):
         reason = None
     else:
         reason = NO_USABLE_ROW if problems.bad else EMPTY

@@ -45,7 +45,7 @@ def read_weights(path: Path, config: GPTConfig) -> dict[str, mx.array]:
     Raises:
         PreflightError: the file is damaged, its names or shapes are not those of `config`, or a value is not finite.
     """
-    if misfit := config.find_misfit(read_shapes(path)):
+    if misfit := config.find_misfit(_read_shapes(path)):
         raise PreflightError(f"{path} does not fit the configuration: {misfit}; {_REMEDY}")
     return read_safetensors(path)
 
@@ -56,7 +56,7 @@ def read_safetensors(path: Path, *, with_counts: bool = False) -> dict[str, mx.a
     Raises:
         PreflightError: the file is damaged, a tensor is not floating point, or a value is not finite.
     """
-    read_shapes(path, with_counts=with_counts)
+    _read_shapes(path, with_counts=with_counts)
     try:
         loaded = mx.load(str(path))
         assert isinstance(loaded, dict), "a safetensors file is a dictionary"
@@ -75,7 +75,7 @@ def require_finite(path: Path, tensors: dict[str, mx.array]) -> None:
             raise PreflightError(f"{path}: weight `{name}` has values that are not finite numbers; {_REMEDY}")
 
 
-def read_shapes(path: Path, *, with_counts: bool = False) -> dict[str, tuple[int, ...]]:
+def _read_shapes(path: Path, *, with_counts: bool = False) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of every tensor, from the header alone.
 
     Raises:

@@ -82,8 +82,8 @@ def rl_identity(recipe: Recipe, spec: RlSpec) -> Fields:
         inherited
         | {f"rl.horizon.{name}": value for name, value in horizon.items() if value is not None}
         | {"rl.lr_scale": spec.optimizer.lr_scale}
-        | suite_file_fields("rl.data", {name: item.suite for name, item in spec.data.items()})
-        | suite_file_fields("rl.held_out", spec.held_out)
+        | _suite_file_fields("rl.data", {name: item.suite for name, item in spec.data.items()})
+        | _suite_file_fields("rl.held_out", spec.held_out)
     )
 
 
@@ -114,10 +114,10 @@ def base_eval_identity(_recipe: Recipe, spec: BaseEvalSpec) -> Fields:
 
 def chat_eval_identity(_recipe: Recipe, spec: ChatEvalSpec) -> Fields:
     """Return the digest of each suite's Python file, which takes the place of the file's path."""
-    return suite_file_fields("chat_eval.suites", spec.suites)
+    return _suite_file_fields("chat_eval.suites", spec.suites)
 
 
-def suite_file_fields(prefix: str, suites: Mapping[str, AnyChatSuiteSpec]) -> Fields:
+def _suite_file_fields(prefix: str, suites: Mapping[str, AnyChatSuiteSpec]) -> Fields:
     """Return the Python files of suites by dotted path, as their name and the digest of their source."""
     fields: Fields = {}
     for name, suite in suites.items():

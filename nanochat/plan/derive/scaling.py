@@ -67,7 +67,7 @@ def horizon_tokens(
     return flops / config.flops_per_token()
 
 
-def reference_tokens(config: GPTConfig) -> float:
+def _reference_tokens(config: GPTConfig) -> float:
     """Return D_d12: the tokens of a depth-12 model of the same architecture at the default ratio."""
     reference = GPTConfig.from_depth(REFERENCE_DEPTH, architecture=config.architecture)
     return DEFAULT_RATIO * reference.num_scaling_parameters()
@@ -78,7 +78,7 @@ def auto_tokens_per_step(config: GPTConfig, tokens: float) -> Choice:
 
     The batch leaves at least MIN_AUTO_STEPS steps and has at least one row. A note says if the law was limited.
     """
-    share = tokens / reference_tokens(config)
+    share = tokens / _reference_tokens(config)
     law = 2 ** round(math.log2(REFERENCE_TOKENS_PER_STEP * share**BATCH_EXPONENT))
     largest = 2 ** math.floor(math.log2(max(1.0, tokens / MIN_AUTO_STEPS)))
     rows = max(1, round(min(law, largest) / config.sequence_len))
@@ -101,7 +101,7 @@ def muon_weight_decay(optimizer: OptimizerConfig, config: GPTConfig, *, tokens: 
     if optimizer.variant == "plain":
         return Choice(PLAIN_WEIGHT_DECAY)
     batch_factor = tokens_per_step / REFERENCE_TOKENS_PER_STEP / batch_scale(optimizer.variant, tokens_per_step)
-    law = CURRENT_WEIGHT_DECAY * batch_factor * reference_tokens(config) / tokens
+    law = CURRENT_WEIGHT_DECAY * batch_factor * _reference_tokens(config) / tokens
     groups = build_groups(config, optimizer, tokens_per_step=tokens_per_step)
     lr = max(group.lr for group in groups if isinstance(group, MuonGroup))
     if law * lr <= MAX_SHRINK:

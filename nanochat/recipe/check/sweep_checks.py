@@ -39,7 +39,7 @@ def check_sweep(data: Mapping[str, Plain]) -> list[FieldProblem]:
     return [problem for check in (*checks, _check_search, _check_places) for problem in check(data, sweep)]
 
 
-def swept_paths(sweep: Mapping[str, Plain]) -> list[tuple[KeyPath, str]]:
+def _swept_paths(sweep: Mapping[str, Plain]) -> list[tuple[KeyPath, str]]:
     """Return the place of each swept field in the recipe, and its dotted path."""
     places: list[KeyPath] = [("sweep", field) for field in SWEPT_SECTIONS]
     places.append(("sweep", "search", "space"))
@@ -58,7 +58,7 @@ def _check_content(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> It
 
 def _check_keys(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     seen: list[str] = []
-    for place, key in swept_paths(sweep):
+    for place, key in _swept_paths(sweep):
         first = key.partition(".")[0]
         if not all(part and part == part.strip() for part in key.split(".")):
             help_ = "write the names of the sections and the field with dots between them: `model.n_layer`"
@@ -93,7 +93,7 @@ def _check_seeds(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iter
 
 def _check_where(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     where = sweep.get("where")
-    known = [key for place, key in swept_paths(sweep) if place[1] in SWEPT_SECTIONS]
+    known = [key for place, key in _swept_paths(sweep) if place[1] in SWEPT_SECTIONS]
     places: list[tuple[KeyPath, Plain]] = [(("sweep", "where"), where)]
     if isinstance(where, tuple):
         places = [(("sweep", "where", number), text) for number, text in enumerate(where)]

@@ -33,7 +33,7 @@ def host_name() -> str:
 
 def collect() -> Provenance:
     """Return the code and machine of this process. None of the packages are imported for it."""
-    commit, dirty = code_state()
+    commit, dirty = _code_state()
     packages = {"nanochat": nanochat.__version__}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -50,7 +50,7 @@ def collect() -> Provenance:
 
 def describe_version() -> str:
     """Return the version and, where known, the commit of this code, as text."""
-    commit, dirty = code_state()
+    commit, dirty = _code_state()
     where = f"commit {commit}{' with local changes' if dirty else ''}" if commit else "commit unknown"
     return f"nanochat {nanochat.__version__}, {where}"
 
@@ -114,7 +114,7 @@ def git_state(package_file: Path) -> tuple[str | None, bool]:
     return commit, commit is not None and bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
 
 
-def code_state() -> tuple[str | None, bool]:
+def _code_state() -> tuple[str | None, bool]:
     """Return the commit of this code, if it is known, and whether files were changed since.
 
     A checkout knows its commit from git, and a package that pip installed from a repository from what pip recorded.

@@ -86,7 +86,7 @@ class ModelFiles:
                 raise PreflightError(f"{path} {change}; {self.remedy}")
 
 
-def recorded_model(folder: Path) -> ModelFiles | None:
+def _recorded_model(folder: Path) -> ModelFiles | None:
     """Return what the files of a model were like when they were written, None if nothing describes them.
 
     The record of a stage describes its model and the optimizer's moments; a manifest describes a folder of its own.
@@ -121,7 +121,7 @@ def model_to_start_from(folder: Path, base: Path, *, with_optimizer: bool) -> Mo
     Raises:
         PreflightError: a file is damaged or missing, as far as its size and time show.
     """
-    known = recorded_model(folder)
+    known = _recorded_model(folder)
     if known is None:
         with remembered_digests(base / MEMORY_FILE) as digest_of:
             digests = {
@@ -139,7 +139,7 @@ def check_model(folder: Path) -> None:
     Raises:
         PreflightError: a file is damaged or missing.
     """
-    if (known := recorded_model(folder)) is not None:
+    if (known := _recorded_model(folder)) is not None:
         known.check()
 
 

@@ -81,12 +81,12 @@ def pending_views(base: Path, uri: str, experiment: str, *, without: RunFolder) 
         run_view(run.folder, base)
         for run in list_runs(base)
         if run.folder != without
-        and is_unsent(run)
+        and _is_unsent(run)
         and (run.state.tracking.uri, run.state.tracking.experiment) == (uri, experiment)
     ]
 
 
-def is_unsent(run: Run) -> bool:
+def _is_unsent(run: Run) -> bool:
     """Return whether a run has ended but is not uploaded completely."""
     if run.state.tracking.kind == "none" or is_in_progress(run):
         return False
@@ -100,7 +100,7 @@ def is_in_store(run: Run, base: Path) -> bool | None:
     Users may delete runs in MLflow, delete or move its database, or name another store.
     """
     tracking = run.state.tracking
-    if is_unsent(run) or tracking.uri is None:
+    if _is_unsent(run) or tracking.uri is None:
         return False
     paths = [run.folder.link, *(folder.link for _, folder in _computed_stages(run.state, base))]
     links = [read_link(path) for path in paths]

@@ -35,7 +35,7 @@ def run_guarded(job: Job, run: Callable[[], None]) -> int:
     except NanochatError as error:
         return _report(folder, str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 -- the outermost frame of a process must report every error
-        if is_out_of_memory(error):
+        if _is_out_of_memory(error):
             return _report(folder, f"{stage} ran out of memory ({str(error) or type(error).__name__})", OUT_OF_MEMORY)
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return _report(folder, _disk_full_message(stage, error), StageError.exit_code)
@@ -45,7 +45,7 @@ def run_guarded(job: Job, run: Callable[[], None]) -> int:
     return OK
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that memory ran out; an MLX RuntimeError is recognised by its text."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and reports_out_of_memory(str(error)))
 

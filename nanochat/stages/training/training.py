@@ -100,7 +100,7 @@ class Training:
             after_step=self._report_progress,
             clock=self.context.clock,
         )
-        intervals, schedule = intervals_of(self.context.job.execution), self.schedule
+        intervals, schedule = _intervals_of(self.context.job.execution), self.schedule
         try:
             return train(
                 self.step,
@@ -185,7 +185,7 @@ class Training:
         self.context.report_progress(self.schedule.fraction(position.step), " · ".join(parts))
 
 
-def intervals_of(execution: ExecutionSpec) -> Intervals:
+def _intervals_of(execution: ExecutionSpec) -> Intervals:
     """Return how often a stage logs, validates, samples and saves."""
     minutes = execution.checkpoint_every_minutes
     return Intervals(

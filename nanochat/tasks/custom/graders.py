@@ -51,7 +51,7 @@ def grade_text(rule: TextRule, completion: str, answers: Sequence[str], *, label
             return float(any(_plain(text) == _plain(answer) for answer in answers))
         case "number":
             number = final_number(text)
-            return float(number is not None and any(number == read_answer(answer) for answer in answers))
+            return float(number is not None and any(number == _read_answer(answer) for answer in answers))
         case "contains":
             return float(any(_occurs(_plain(answer), _plain(text)) for answer in answers))
         case "letter":
@@ -64,7 +64,7 @@ def grade_text(rule: TextRule, completion: str, answers: Sequence[str], *, label
 
 def check_answer(rule: TextRule, answer: str) -> str | None:
     """Return why an answer of the data cannot be used with a rule, or None if it can."""
-    if rule == "number" and read_answer(answer) is None:
+    if rule == "number" and _read_answer(answer) is None:
         return f"`{answer}` is not a number"
     if rule == "regex":
         try:
@@ -74,7 +74,7 @@ def check_answer(rule: TextRule, answer: str) -> str | None:
     return None if answer.strip() else "an answer is empty"
 
 
-def read_answer(text: str) -> Decimal | None:
+def _read_answer(text: str) -> Decimal | None:
     """Return the number that an answer of the data is: the one after `####` if it has that, else the whole text."""
     return _read_number(text.rpartition("####")[2].strip())
 

@@ -42,7 +42,7 @@ def grade_with_program(
         isolation=find_isolation(accept_none=accept_unisolated),
     )
     if not outcome.passed:
-        raise GradingError(f"{program}: {failure_of(outcome, program)}")
+        raise GradingError(f"{program}: {_failure_of(outcome, program)}")
     score = read_score(outcome.report)
     if score is None:
         value = outcome.report[:_SHOWN_CHARS] or "nothing"
@@ -50,7 +50,7 @@ def grade_with_program(
     return score
 
 
-def failure_of(outcome: Outcome, file: PythonFile) -> str:
+def _failure_of(outcome: Outcome, file: PythonFile) -> str:
     """Return why a program failed, with the line of its file if there was an exception."""
     line = line_of(outcome, file)
     return reason_of(outcome) if line is None else f"line {line}: {reason_of(outcome)}"

@@ -71,14 +71,14 @@ def read_class(reference: str) -> PythonFile:
     return file
 
 
-def split_reference(reference: str) -> tuple[str, str]:
+def _split_reference(reference: str) -> tuple[str, str]:
     """Return the path and the name in `FILE.py:NAME`; the name is empty if there is none."""
     path, colon, name = reference.rpartition(":")
     return (path, name) if colon and path.endswith(".py") else (reference, "")
 
 
 def _read(reference: str, default: str) -> tuple[PythonFile, ast.Module]:
-    path, name = split_reference(reference)
+    path, name = _split_reference(reference)
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

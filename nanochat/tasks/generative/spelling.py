@@ -53,7 +53,7 @@ class Spelling:
         order = _word_order(stream, len(self.words))
         word = self.words[order[check_index(index, self.size) % len(order)]]
         if self.name == "simple_spelling":
-            return Example(single_turn(f"Spell the word: {word}", spell_out(word)), meta={"word": word})
+            return Example(single_turn(f"Spell the word: {word}", _spell_out(word)), meta={"word": word})
         draw = random.Random(f"{stream}/{index}")
         letter = draw.choice(word if draw.random() < LETTER_FROM_WORD_FRAC else _ALPHABET)
         meta = {"word": word, "letter": letter, "answer": str(word.count(letter))}
@@ -62,7 +62,7 @@ class Spelling:
     def grade(self, example: Example, completion: str) -> bool:
         """Return whether the completion is exactly the spelling, or whether the number after `####` is the count."""
         if self.name == "simple_spelling":
-            return strip_special_tokens(completion) == spell_out(example.meta["word"])
+            return strip_special_tokens(completion) == _spell_out(example.meta["word"])
         return parse_final_number(strip_special_tokens(completion)) == Decimal(example.meta["answer"])
 
 
@@ -86,7 +86,7 @@ def read_words(source: SourceSpec, split: str, *, base: Path) -> tuple[str, ...]
     return words
 
 
-def spell_out(word: str) -> str:
+def _spell_out(word: str) -> str:
     """Return `word:w,o,r,d`."""
     return f"{word}:{','.join(word)}"
 
@@ -97,7 +97,7 @@ def render_counting(word: str, letter: str) -> tuple[Part, ...]:
     for position, character in enumerate(word, start=1):
         hits += character == letter
         lines.append(f"{position}:{character}" + (f" * {hits}" if character == letter else ""))
-    by_hand = f"I spell the word out and mark every {letter}.\n\n{spell_out(word)}\n\n" + "\n".join(lines)
+    by_hand = f"I spell the word out and mark every {letter}.\n\n{_spell_out(word)}\n\n" + "\n".join(lines)
     call = f"'{word}'.count('{letter}')"
     output = calculate(call)
     assert output == str(hits), f"calculator and count by hand disagree over {call}"

@@ -124,12 +124,12 @@ def check_choices(task: ChoiceTask, source: SourceSpec, split: str | None, *, ba
 
 def _parser(task: ChoiceTask) -> RowParser[ChoiceItem]:
     if task == "hellaswag":
-        return parse_hellaswag
+        return _parse_hellaswag
     parse = QUESTION_PARSERS[task]
-    return lambda row: to_choice_item(parse(row))
+    return lambda row: _to_choice_item(parse(row))
 
 
-def parse_hellaswag(row: dict[str, object]) -> ChoiceItem:
+def _parse_hellaswag(row: dict[str, object]) -> ChoiceItem:
     """Return a HellaSwag row without WikiHow's marks. A row without a label raises a StageError."""
     match row:
         case {"ctx": str(context), "endings": [*endings], "label": str() | int() as label} if str(label).isdigit():
@@ -145,7 +145,7 @@ def clean_wikihow(text: str) -> str:
     return re.sub(" {2,}", " ", text).strip()
 
 
-def to_choice_item(question: Question) -> ChoiceItem:
+def _to_choice_item(question: Question) -> ChoiceItem:
     """Return the item that compares the texts of a question's options."""
     options = tuple(f" {option}" for option in question.options)
     return ChoiceItem(f"Question: {question.text}\nAnswer:", options, question.gold, question.subject)

@@ -46,7 +46,7 @@ def write_sweep_report(folder: SweepFolder, state: SweepState, base: Path, *, wi
 
 def sweep_report(state: SweepState, results: Sequence[CellResult], *, plots: Sequence[str]) -> str:
     """Return the report as markdown. `plots` names the pictures in `plots/`."""
-    metric = main_metric(state, results)
+    metric = _main_metric(state, results)
     effects = list_effects(results, metric, zipped=state.section.zip) if metric else []
     law = fit_law(state, results)
     scaling = [name for name in plots if name not in (CURVES_PICTURE, EFFECTS_PICTURE)]
@@ -71,13 +71,13 @@ def sweep_report(state: SweepState, results: Sequence[CellResult], *, plots: Seq
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main_metric(state: SweepState, results: Sequence[CellResult]) -> str:
+def _main_metric(state: SweepState, results: Sequence[CellResult]) -> str:
     """Return the result that ranks the cells, else the one that says most about them; empty if there are none."""
     return next(iter(shown_metrics(state, results)), "")
 
 
 def _draw(folder: SweepFolder, state: SweepState, results: Sequence[CellResult], base: Path) -> list[Path]:
-    metric = main_metric(state, results)
+    metric = _main_metric(state, results)
     if not metric:
         return []
     drawn = draw_effects(list_effects(results, metric, zipped=state.section.zip), folder.plots, metric=metric)

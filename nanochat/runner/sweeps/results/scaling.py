@@ -17,7 +17,7 @@ def fit_law(state: SweepState, results: Sequence[CellResult]) -> ScalingAnalysis
     fit = state.section.fit
     if fit == "none":
         return None
-    models = trained_models(state, results)
+    models = _trained_models(state, results)
     return analyse(models, fit) if models else None
 
 
@@ -26,7 +26,7 @@ def loss_name(state: SweepState) -> str:
     return next(iter(state.section.rank_by or {}), f"{_STAGE}.loss")
 
 
-def trained_models(state: SweepState, results: Sequence[CellResult]) -> list[TrainedModel]:
+def _trained_models(state: SweepState, results: Sequence[CellResult]) -> list[TrainedModel]:
     """Return a model for each cell that has a result.
 
     Its size is the number of scaling parameters, so that tokens per parameter mean the same as in `horizon.ratio`.

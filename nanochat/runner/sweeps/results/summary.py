@@ -32,7 +32,7 @@ class SweepSummary:
     @property
     def status(self) -> SweepStatus:
         """The status of the whole sweep."""
-        return sweep_status(self.results)
+        return _sweep_status(self.results)
 
     @property
     def best(self) -> tuple[str, Setting] | None:
@@ -67,7 +67,7 @@ def list_damaged_sweeps(base: Path) -> list[SweepFolder]:
     return [folder for folder in sweep_folders(base) if read_sweep(folder) is None]
 
 
-def sweep_status(results: Sequence[CellResult]) -> SweepStatus:
+def _sweep_status(results: Sequence[CellResult]) -> SweepStatus:
     """Return the status of a sweep: failed if a cell is, and running while commands run cells."""
     statuses = {result.status for result in results}
     if "failed" in statuses:
