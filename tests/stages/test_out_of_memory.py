@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from nanochat.errors import OUT_OF_MEMORY
 from nanochat.optim.groups import OptimizerConfig
-from nanochat.plan.estimate.memory.cpu import CpuTraining
+from nanochat.plan.estimate.memory.sizes import TrainingMemory
 from nanochat.plan.estimate.memory.training import training_memory
 from nanochat.stages import pretrain
 from nanochat.stages.process.context import NOTE_PREFIX
@@ -79,7 +79,7 @@ def test_halved_rows_give_the_same_model_and_the_log_says_so(make_context, make_
 def test_memory_that_the_system_refuses_raises_before_mlx_crashes(make_context, make_pretrain_spec, monkeypatch):
     """An address space of 47 bits cannot hold 2**50 bytes, with whatever limit."""
     spec = make_pretrain_spec(steps=1)
-    monkeypatch.setattr(CpuTraining, "peak", lambda memory, rows, *, accumulates: 2**50)
+    monkeypatch.setattr(TrainingMemory, "peak", lambda memory, rows, *, accumulates: 2**50)
     with pytest.raises(MemoryError, match="the system refuses"):
         rows.choose_micro_batch(make_context(spec, micro_batch_size=1), spec.model, sequence_len=16, rows=4)
 

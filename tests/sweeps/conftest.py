@@ -27,7 +27,6 @@ base_eval:
     bpb: {task: bpb, tokens: 64}
 tracking: {kind: none}
 """
-FIRST_LINE = RECIPE.count("\n") + 1
 """The line on which the sweep begins."""
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.memory.sizes import (
     LOGIT_VALUES,
+    TrainingMemory,
     kept_bytes,
     optimizer_state_bytes,
     process_peak,
@@ -23,39 +22,30 @@ _BACKWARD_WIDTHS = 12
 """Widths per token of the arrays that exist while the gradients of one block are computed (fitted)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpuTraining:
-    """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
-
-    weights: int
-    gradients: int
-    optimizer_state: int
-    per_row: int
-    logits_per_row: int
-
-    def peak(self, rows: int, *, accumulates: bool) -> int:
-        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
-
-        The peak is in the backward pass or in the update. In the backward pass, gradients exist twice while those of a
-        micro-batch are added to the sum. In the update, new weights and half of the new state exist beside the old.
-        """
-        kept = self.weights + self.gradients + self.optimizer_state
-        backward = rows * self.per_row + min(2 * 4 * LOGIT_VALUES, rows * self.logits_per_row)
-        backward += self.gradients if accumulates else 0
-        update = self.weights + self.optimizer_state // 2
-        return process_peak(kept + max(backward, update), "float32")
-
-
-def cpu_training(config: GPTConfig, *, sequence_len: int, recomputes: bool) -> CpuTraining:
+def cpu_training(config: GPTConfig, *, sequence_len: int, recomputes: bool) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens."""
     block = kept_bytes(config, "float32", widths=_KEPT_WIDTHS, shared_widths=_KEPT_SHARED_WIDTHS)
     kept = config.n_layer * block
     if recomputes:
         kept = round(_RECOMPUTED_SHARE * block) + config.n_layer * config.n_embd * 4
-    return CpuTraining(
+    return TrainingMemory(
         weights=4 * config.num_parameters(),
         gradients=4 * config.num_parameters(),
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (kept + _BACKWARD_WIDTHS * config.n_embd * 4 + stream_bytes(config)),
         logits_per_row=2 * 4 * sequence_len * config.padded_vocab_size,
+        peak_of=_peak,
     )
+
+
+def _peak(step: TrainingMemory, rows: int, accumulates: bool) -> int:
+    """Return the peak, which is in the backward pass or in the update.
+
+    In the backward pass, gradients exist twice while those of a micro-batch are added to the sum. In the update, new
+    weights and half of the new state exist beside the old.
+    """
+    kept = step.weights + step.gradients + step.optimizer_state
+    backward = rows * step.per_row + min(2 * 4 * LOGIT_VALUES, rows * step.logits_per_row)
+    backward += step.gradients if accumulates else 0
+    update = step.weights + step.optimizer_state // 2
+    return process_peak(kept + max(backward, update), "float32")

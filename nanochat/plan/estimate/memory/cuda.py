@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate.memory.sizes import PROCESS_BYTES, kept_bytes, optimizer_state_bytes, stream_bytes
+from nanochat.plan.estimate.memory.sizes import (
+    PROCESS_BYTES,
+    TrainingMemory,
+    kept_bytes,
+    optimizer_state_bytes,
+    stream_bytes,
+)
 
 _KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 9, 3
 """What a block of our kernels keeps, in units of the width: residual 1, norms 2, queries, keys and values 3 (in half of
@@ -19,39 +23,25 @@ _LOGITS_SHARE = 0.7
 """Share of a pass's logits and their gradients that exist at a time (fitted)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CudaTraining:
-    """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
-
-    weights: int
-    """float32, and a bfloat16 copy."""
-    gradients: int
-    """Of one micro-batch, in bfloat16."""
-    optimizer_state: int
-    per_row: int
-    logits_per_row: int
-
-    def peak(self, rows: int, *, accumulates: bool) -> int:
-        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
-
-        Then float32 sums of the gradients exist, too.
-        """
-        kept = self.weights + self.gradients + self.optimizer_state + (2 * self.gradients if accumulates else 0)
-        backward = rows * self.per_row + round(_LOGITS_SHARE * rows * self.logits_per_row)
-        unfinished = min(_UNFINISHED_BYTES, 2 * (self.weights + self.optimizer_state))
-        return PROCESS_BYTES["bfloat16"] + kept + backward + unfinished
-
-
-def cuda_training(config: GPTConfig, *, sequence_len: int, recomputes: bool) -> CudaTraining:
+def cuda_training(config: GPTConfig, *, sequence_len: int, recomputes: bool) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens."""
     block = kept_bytes(config, "bfloat16", widths=_KEPT_WIDTHS, shared_widths=_KEPT_SHARED_WIDTHS)
     kept = config.n_layer * block
     if recomputes:
         kept = round(_RECOMPUTED_SHARE * block) + config.n_layer * config.n_embd * 2
-    return CudaTraining(
+    return TrainingMemory(
         weights=(4 + 2) * config.num_parameters(),
         gradients=2 * config.num_parameters(),
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (kept + stream_bytes(config)),
         logits_per_row=2 * 2 * sequence_len * config.padded_vocab_size,
+        peak_of=_peak,
     )
+
+
+def _peak(step: TrainingMemory, rows: int, accumulates: bool) -> int:
+    """Return the peak. A step that accumulates also has float32 sums of the gradients."""
+    kept = step.weights + step.gradients + step.optimizer_state + (2 * step.gradients if accumulates else 0)
+    backward = rows * step.per_row + round(_LOGITS_SHARE * rows * step.logits_per_row)
+    unfinished = min(_UNFINISHED_BYTES, 2 * (step.weights + step.optimizer_state))
+    return PROCESS_BYTES["bfloat16"] + kept + backward + unfinished

@@ -5,10 +5,17 @@ Fitted to peaks of Metal's path on other devices: see the benchmarks' README.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
 from nanochat.model.config import GPTConfig
-from nanochat.plan.estimate.memory.sizes import VALUE_BYTES, Dtype, kept_bytes, optimizer_state_bytes, stream_bytes
+from nanochat.plan.estimate.memory.sizes import (
+    VALUE_BYTES,
+    Dtype,
+    TrainingMemory,
+    kept_bytes,
+    optimizer_state_bytes,
+    stream_bytes,
+)
 
 _KEPT_WIDTHS, _KEPT_SHARED_WIDTHS = 17.0, 4.0
 """What a block keeps, in units of the width. Of the MLP's hidden layer it keeps only the square. Fitted to peaks."""
@@ -24,39 +31,7 @@ _SLACK = 1.02
 """Lies between the factors measured on CUDA and on a CPU, 0.93 to 1.10. A Mac may release arrays at other times."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetalTraining:
-    """Bytes of a training step: what does not depend on the micro-batch, and what each of its rows adds."""
-
-    masters: int
-    """The float32 weights."""
-    copies: int
-    """Of the weights in the compute dtype if that is not float32; they exist during the passes only."""
-    gradients: int
-    """Of one micro-batch, in the compute dtype."""
-    optimizer_state: int
-    per_row: int
-    logits_per_row: int
-
-    @property
-    def weights(self) -> int:
-        return self.masters + self.copies
-
-    def peak(self, rows: int, *, accumulates: bool) -> int:
-        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`.
-
-        Gradients take the place of the activations that they need. So the passes need most memory before there are
-        gradients, or when their float32 sums over micro-batches exist twice. The update makes new weights and a new
-        state before the device frees the old ones.
-        """
-        sums = self.masters if accumulates else 0
-        activations = rows * self.per_row + min(_CHUNKS * 4 * _LOGITS, rows * self.logits_per_row)
-        passes = self.copies + sums + max(activations, sums + self.gradients)
-        update = self.gradients + self.masters + self.optimizer_state
-        return round(_SLACK * (self.masters + self.optimizer_state + max(passes, update)))
-
-
-def metal_training(config: GPTConfig, *, sequence_len: int, dtype: Dtype, recomputes: bool) -> MetalTraining:
+def metal_training(config: GPTConfig, *, sequence_len: int, dtype: Dtype, recomputes: bool) -> TrainingMemory:
     """Return the memory of a training step on rows of `sequence_len` tokens."""
     parameters = config.num_parameters()
     block = kept_bytes(config, dtype, widths=_KEPT_WIDTHS, shared_widths=_KEPT_SHARED_WIDTHS)
@@ -64,11 +39,25 @@ def metal_training(config: GPTConfig, *, sequence_len: int, dtype: Dtype, recomp
     if recomputes:
         inputs = config.n_layer * config.n_embd * VALUE_BYTES[dtype] * _INPUT_WIDTHS
         kept = round(_RECOMPUTED_SHARE * block) + inputs
-    return MetalTraining(
-        masters=4 * parameters,
-        copies=0 if dtype == "float32" else VALUE_BYTES[dtype] * parameters,
+    return TrainingMemory(
+        weights=4 * parameters + (0 if dtype == "float32" else VALUE_BYTES[dtype] * parameters),
         gradients=VALUE_BYTES[dtype] * parameters,
         optimizer_state=optimizer_state_bytes(config),
         per_row=sequence_len * (kept + stream_bytes(config)),
         logits_per_row=_CHUNKS * 4 * sequence_len * config.padded_vocab_size,
+        peak_of=partial(_peak, masters=4 * parameters),
     )
+
+
+def _peak(step: TrainingMemory, rows: int, accumulates: bool, *, masters: int) -> int:
+    """Return the peak. `masters` are the bytes of the float32 weights, without copies, which exist in passes only.
+
+    Gradients take the place of the activations that they need. So the passes need most memory before there are
+    gradients, or when their float32 sums over micro-batches exist twice. The update makes new weights and a new state
+    before the device frees the old ones.
+    """
+    sums = masters if accumulates else 0
+    activations = rows * step.per_row + min(_CHUNKS * 4 * _LOGITS, rows * step.logits_per_row)
+    passes = step.weights - masters + sums + max(activations, sums + step.gradients)
+    update = step.gradients + masters + step.optimizer_state
+    return round(_SLACK * (masters + step.optimizer_state + max(passes, update)))

@@ -8,6 +8,8 @@ the formulas with measured peaks, which `tests/benchmarks/memory.py` measures.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from nanochat.model.config import GPTConfig
@@ -25,6 +27,26 @@ HEAP_SLACK: dict[Dtype, float] = {"float32": 1.25, "bfloat16": 1.1}
 request. A GPU frees arrays only when the work that was queued on them is done."""
 LOGIT_VALUES = 2**18
 """Logits that exist at a time on a CPU, and as many gradients. A GPU receives all chunks of a step at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """Bytes of a training step on some device: what does not depend on the micro-batch, and what each row adds."""
+
+    weights: int
+    """With a copy in the compute dtype, if that is not float32."""
+    gradients: int
+    """Of one micro-batch, in the compute dtype."""
+    optimizer_state: int
+    per_row: int
+    """Without logits."""
+    logits_per_row: int
+    peak_of: Callable[[TrainingMemory, int, bool], int]
+    """How the peak follows from these on the device."""
+
+    def peak(self, rows: int, *, accumulates: bool) -> int:
+        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`."""
+        return self.peak_of(self, rows, accumulates)
 
 
 def process_peak(arrays: int, dtype: Dtype) -> int:

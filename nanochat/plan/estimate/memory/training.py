@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from nanochat.model.config import GPTConfig
 from nanochat.plan.estimate.memory.cpu import cpu_training
 from nanochat.plan.estimate.memory.cuda import cuda_training
 from nanochat.plan.estimate.memory.metal import metal_training
-from nanochat.plan.estimate.memory.sizes import PROCESS_BYTES, Dtype
+from nanochat.plan.estimate.memory.sizes import PROCESS_BYTES, Dtype, TrainingMemory
 from nanochat.plan.specs.execution import ExecutionSpec
 
 _CPU_MICRO_BATCH_TOKENS = 16_384
 """`micro_batch_size: auto` on a CPU takes at most this many tokens: more are no faster and do not fit the caches."""
 _TEXT_BYTES_PER_CHAR, _INDEX_BYTES_PER_CHAR, _CHARS_OF_NEW_WORDS, _BYTES_PER_PIECE = 6, 9, 12_000_000, 1200
 """Of training a tokenizer, fitted to nine peaks."""
-
-
-class TrainingMemory(Protocol):
-    """Bytes of a training step on some device."""
-
-    @property
-    def weights(self) -> int: ...
-    @property
-    def per_row(self) -> int:
-        """What each row of a micro-batch adds, without its logits."""
-        ...
-
-    def peak(self, rows: int, *, accumulates: bool) -> int:
-        """Return the peak with micro-batches of `rows` rows; a step has several of them if it `accumulates`."""
-        ...
 
 
 def training_memory(
