@@ -140,12 +140,16 @@ def test_rl_warns_of_held_out_questions_that_are_practised(runs, make_spec, caps
     assert "also practises" not in capsys.readouterr().out
 
 
-def test_rl_warns_if_no_answer_earned_more_than_another(runs, make_spec, capsys):
-    warning = f"{NOTE_PREFIX}the model learned nothing: in every logged step, all answers"
-    runs.run(make_spec(steps=2, reward=RewardSpec()), "equal")
+@pytest.mark.parametrize(
+    ("centre", "reason"),
+    [("group", "all answers to a question earned the same reward;"), ("none", "all answers earned a reward of 0;")],
+)
+def test_rl_warns_if_no_answer_had_an_advantage(runs, make_spec, capsys, centre, reason):
+    warning = f"{NOTE_PREFIX}the model learned nothing: in every logged step, {reason}"
+    runs.run(make_spec(steps=2, centre=centre, reward=RewardSpec(), held_out={}), "equal")
     assert warning in capsys.readouterr().out
-    runs.run(make_spec(steps=2), "unequal")
-    assert warning not in capsys.readouterr().out
+    runs.run(make_spec(steps=2, centre=centre, held_out={}), "unequal")
+    assert "learned nothing" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -167,10 +167,15 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
 
 
 def _warn_of_equal_rewards(context: StageContext, spec: RlSpec, held_out: HeldOut) -> None:
-    """Warn the user if no step changed the model: centred rewards that are all equal have a gradient of 0."""
+    """Warn the user if no step changed the model: answers with an advantage of 0 have no gradient."""
+    reason = None
+    if spec.centre == "none" and not any(held_out.logged("train/reward")):
+        reason = "all answers earned a reward of 0"
     if spec.centre == "group" and min(held_out.logged("train/no_signal_frac")) == 1:
+        reason = "all answers to a question earned the same reward"
+    if reason is not None:
         context.notify_user(
-            "the model learned nothing: in every logged step, all answers to a question earned the same reward; "
+            f"the model learned nothing: in every logged step, {reason}; "
             "try easier questions, more `samples_per_prompt`, a higher `temperature`, or `reward.form`"
         )
 
