@@ -116,15 +116,21 @@ def sample(logits: mx.array, keys: mx.array, settings: SamplingArrays, *, draws:
 
 
 def counts_by_sorting(scaled: mx.array, settings: SamplingArrays) -> mx.array:
-    """Return which tokens top-k and then top-p keep, (B, V) bool. Exactly k are kept if logits tie."""
-    order = mx.argsort(-scaled, axis=-1)
-    ranked = mx.take_along_axis(scaled, order, axis=-1)
-    among_k = mx.arange(scaled.shape[-1]) < settings.top_k[:, None]
+    """Return which tokens top-k and then top-p keep, (B, V) bool. Exactly k are kept if logits tie.
+
+    These are the `count` most likely tokens. Logits are compared with the last one that is kept, instead of being
+    indexed by rank: for indexing by arrays, MLX would compile kernels for many seconds on CUDA.
+    """
+    ranked, ranks = -mx.sort(-scaled, axis=-1), mx.arange(scaled.shape[-1])
+    among_k = ranks < settings.top_k[:, None]
     probabilities = mx.softmax(mx.where(among_k, ranked, -mx.inf), axis=-1)
     # The most likely token has nothing before it, so it always stays.
     before = mx.cumsum(probabilities, axis=-1) - probabilities
-    kept = among_k & (before < settings.top_p[:, None])
-    return mx.put_along_axis(mx.zeros(scaled.shape, mx.bool_), order, kept, axis=-1)
+    count = (among_k & (before < settings.top_p[:, None])).sum(axis=-1, keepdims=True)
+    last = mx.where(ranks == count - 1, ranked, 0).sum(axis=-1, keepdims=True)
+    is_above, is_last = scaled > last, scaled == last
+    ties = mx.cumsum(is_last.astype(mx.int32), axis=-1)
+    return is_above | (is_last & (ties <= count - is_above.sum(axis=-1, keepdims=True)))
 
 
 def counts_by_selection(scaled: mx.array, settings: SamplingArrays) -> mx.array:
