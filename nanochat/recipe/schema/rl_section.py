@@ -64,8 +64,8 @@ class Advantage(Section):
     """How rewards become advantages: an answer with a positive advantage becomes likelier."""
 
     centre: Literal["group", "none"] = "group"
-    """`group` subtracts the mean reward of all answers to the question. `none` subtracts nothing, so that with rewards of
-    0 and 1 only right answers are trained on."""
+    """`group` subtracts the mean reward of all answers to the question. `none` subtracts nothing: with rewards of 0 and
+    1, only right answers are trained on."""
     scale: Literal["none", "std"] = "none"
     """`std` divides by the standard deviation of the rewards of all answers to the question, as GRPO does."""
 
