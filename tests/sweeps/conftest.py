@@ -27,7 +27,6 @@ base_eval:
     bpb: {task: bpb, tokens: 64}
 tracking: {kind: none}
 """
-"""The line on which the sweep begins."""
 
 
 @pytest.fixture
