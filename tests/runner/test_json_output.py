@@ -57,7 +57,7 @@ def json_of_runs(runs, monkeypatch, capsys):
 def test_json_of_ls_has_the_documented_keys_and_every_run(check_keys, json_of_runs):
     shown, errors = json_of_runs("ls")
     assert errors == ""
-    assert check_keys("ls", shown) == {"sweeps[]{}"}  # none here; see test_run_sweep
+    assert check_keys("ls", shown) == {"sweeps[]{}", "damaged[].sweep"}  # none here; see tests/sweeps
     runs = {run["name"]: run for run in shown["runs"]}
     assert [(name, run["status"], run["is_reproducible"]) for name, run in runs.items()] == [
         ("tiny", "finished", True),
