@@ -1,6 +1,7 @@
 """The HTTP application: the OpenAI API under `/v1`, and the chat page at `/`.
 
-Not here: the checks of every request (`checks`), the files of the page (`chat_page`), sockets and signals (`server`).
+Not here: the checks of every request (`request_checks`), the files of the page (`chat_page`), and sockets and signals
+(`server`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from nanochat.inference import generation
 from nanochat.inference.engine import Engine
 from nanochat.serve.answers import stream_answers
 from nanochat.serve.chat_page import page, page_file
-from nanochat.serve.checks import check_caller, read_body
 from nanochat.serve.generator import BusyError, FailedError, Generator
+from nanochat.serve.request_checks import check_caller, read_body
 from nanochat.serve.requests import ChatRequest, CompletionRequest, Generation
 from nanochat.serve.responses import ApiError, Endpoint, Formatter, Usage, error_event
 from nanochat.tokenizer.chat_format import render_for_completion

@@ -13,8 +13,8 @@ import uvicorn
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.inference.engine import Engine
 from nanochat.serve.app import Api, Served
-from nanochat.serve.checks import is_loopback
 from nanochat.serve.generator import Generator
+from nanochat.serve.request_checks import is_loopback
 
 DEFAULT_PORT = 8000
 _MAX_WAITING = 256

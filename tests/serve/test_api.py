@@ -13,7 +13,7 @@ import pytest
 from nanochat.inference.answer_text import AnswerDecoder
 from nanochat.inference.engine import Batch
 from nanochat.inference.sampling import Sampling
-from nanochat.serve import checks
+from nanochat.serve import request_checks
 from nanochat.tokenizer.chat_format import Conversation, Message, render_for_completion
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -381,7 +381,7 @@ def test_report_that_was_deleted_is_not_found(start_server, tmp_path):
 
 def test_request_that_is_never_sent_whole_is_refused(server, monkeypatch):
     """A server that shuts down would wait for it."""
-    monkeypatch.setattr(checks, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(request_checks, "BODY_SECONDS", 0.05)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         head = ["Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: 100"]

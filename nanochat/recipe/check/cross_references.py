@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
 from nanochat.data.hub.hub_source import is_on_hub
-from nanochat.recipe.check.results import unknown_result
+from nanochat.recipe.check.result_names import unknown_result
 from nanochat.recipe.check.tracking_values import check_tracking
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain, map_of, value_at

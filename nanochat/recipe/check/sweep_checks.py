@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from nanochat.recipe.check.conditions import ConditionError, parse_condition
-from nanochat.recipe.check.results import unknown_result
+from nanochat.recipe.check.result_names import unknown_result
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain, map_of, value_at
 from nanochat.recipe.schema.recipe import STAGE_SECTIONS
