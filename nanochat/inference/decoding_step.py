@@ -13,9 +13,10 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from nanochat.inference import sampling_kernels
 from nanochat.inference.kv_cache import Buffers, DecodingCache
 from nanochat.inference.sampling import SamplingArrays, sample, step_keys
-from nanochat.model.device import runs_on_cpu
+from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.dispatch import FastGPT
 
 
@@ -83,14 +84,20 @@ def _compute(
 ) -> tuple[State, list[Buffers]]:
     """Return the state and the buffers after a step. MLX passes named tuples as plain ones."""
     tokens, newest, positions, counts = state
-    sampling, keys = settings
-    inputs = mx.where(forced >= 0, forced, tokens)
+    sampling, keys = SamplingArrays(*settings[0]), settings[1]
+    # Empty rows decode too. They stay within the context, where positions have angles.
+    last = model.config.sequence_len - 1
+    if runs_kernels():
+        inputs, following, counted = sampling_kernels.advance(forced, tokens, positions, counts, last=last)
+    else:
+        inputs, following, counted = mx.where(forced >= 0, forced, tokens), mx.minimum(positions + 1, last), counts + 1
     cache = DecodingCache([Buffers(*layer) for layer in buffers], positions, newest)
     logits = model.next_logits(inputs, cache, vocab_size=vocab_size)
-    drawn = sample(logits, step_keys(keys, counts), SamplingArrays(*sampling), draws=draws, filters=filters)
-    # Empty rows decode too. They stay within the context, where positions have angles.
-    following = mx.minimum(positions + 1, model.config.sequence_len - 1)
-    return State(drawn, inputs, following, counts + 1), cache.buffers
+    if draws and runs_kernels():
+        drawn = sampling_kernels.draw(logits, keys, counts, sampling, filters=filters)
+    else:
+        drawn = sample(logits, step_keys(keys, counts), sampling, draws=draws, filters=filters)
+    return State(drawn, inputs, following, counted), cache.buffers
 
 
 def _compute_at_once(

@@ -94,7 +94,9 @@ def _block_length(length: int, window: int) -> int:
 def _window_bias(length: int, window: int, dtype: mx.Dtype) -> mx.array:
     """Return 0 or -inf, added to the scores of `length` queries over those keys and the `window` keys before them."""
     visible = visible_keys(length, window + length, window=window)
-    return mx.where(visible, mx.array(0, dtype), mx.array(-mx.inf, dtype))[None, None]
+    bias = mx.where(visible, mx.array(0, dtype), mx.array(-mx.inf, dtype))[None, None]
+    mx.eval(bias)  # a compiled step would compute it each time, with a kernel that takes nine seconds to compile
+    return bias
 
 
 def _attend(

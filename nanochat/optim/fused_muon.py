@@ -10,6 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nanochat.model.cuda.launch import THREADS
+from nanochat.model.cuda.scale_rows import scale_rows
 from nanochat.model.device import runs_kernels
 from nanochat.optim.groups import Variant
 from nanochat.optim.muon import NORM_FACTOR, TINY_NORM, TINY_VARIANCE, Orthogonalize, polar_express
@@ -19,7 +20,6 @@ from nanochat.optim.muon_kernels import (
     FACTORS,
     ROW_SCALES,
     ROW_SQUARES,
-    SCALE_ROWS,
     momentum_kernel,
 )
 
@@ -67,11 +67,11 @@ def fused_muon_update(
 
 def _normalized(x: mx.array, variant: Variant) -> mx.array:
     """Return x scaled to Frobenius norms below 1; in `current`, rows are first scaled to equal norms."""
-    count, rows, cols = x.shape
+    count, rows, _ = x.shape
     constants = {"ROWS": rows, "EVENS": variant == "current", "FACTOR": NORM_FACTOR[variant], "TINY": TINY_NORM}
     squares, shapes, dtypes = _row_squares(x), [(count, rows, 1)], [mx.float32]
     (scales,) = ROW_SCALES(squares, sizes=[], blocks=count, shapes=shapes, dtypes=dtypes, constants=constants)
-    return SCALE_ROWS.map(x, scales, dtypes=[x.dtype], constants={"COLS": cols})[0]
+    return scale_rows(x, scales)
 
 
 def _variance_reduction(

@@ -73,22 +73,6 @@ ROW_SCALES = Kernel(
 """,
 )
 
-SCALE_ROWS = Kernel(
-    "scale_rows",
-    ("x", "scales"),
-    ("scaled",),
-    ("vectors",),
-    VECTOR_INDEX
-    + """
-  float values[8];
-  nanochat::load(x + at, values);
-  const float scale = scales[at / COLS];
-#pragma unroll
-  for (int e = 0; e < 8; ++e) values[e] *= scale;
-  nanochat::store(scaled + at, values);
-""",
-)
-
 FACTORS = Kernel(
     "muon_factors",
     ("squares", "second", "is_finite"),

@@ -154,3 +154,44 @@ def test_settings_that_leave_one_token_take_the_most_likely_one(settings):
         filters=settings.filters,
     )
     assert tokens.tolist() == [3, 1]
+
+
+MIXED = (
+    Sampling(),
+    Sampling(0.0),
+    Sampling(0.7, top_k=50),
+    Sampling(1.3, top_p=0.6),
+    Sampling(0.9, top_k=40, top_p=0.9),
+    Sampling(2.0, top_k=10_000, top_p=0.99),
+    Sampling(1.0, top_k=1),
+    Sampling(1.0, top_k=2),
+)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("vocab", [301, 5000, 32_768])
+@pytest.mark.parametrize("filters", [False, True])
+def test_cuda_draws_what_sample_draws(vocab, filters):
+    """All but a few of 2,048 tokens are the same; sums that are rounded otherwise may move the last token of top-p."""
+    from nanochat.inference import sampling_kernels
+
+    rows = MIXED if filters else MIXED[:2]
+    count = 256
+    settings = sampling_arrays(rows * (count // len(rows)))
+    keys, counts = row_keys(3, range(count)), mx.arange(count, dtype=mx.int32) * 77
+    different = 0
+    for seed in range(8):
+        logits = 4 * mx.random.normal((count, vocab), key=mx.random.key(seed))
+        expected = sample(logits, step_keys(keys, counts), settings, draws=True, filters=filters)
+        found = sampling_kernels.draw(logits, keys, counts, settings, filters=filters)
+        different += (found != expected).sum().item()
+    assert different <= (2 if filters else 0)
+
+
+@pytest.mark.gpu
+def test_cuda_advances_rows():
+    from nanochat.inference import sampling_kernels
+
+    rows = [mx.array(x, dtype=mx.int32) for x in ([-1, 7, 0], [3, 4, 5], [0, 94, 95], [8, 9, 10])]
+    inputs, following, counted = sampling_kernels.advance(*rows, last=95)
+    assert (inputs.tolist(), following.tolist(), counted.tolist()) == ([3, 7, 0], [1, 95, 95], [9, 10, 11])

@@ -51,6 +51,18 @@ _EMBED = Kernel(
 """,
 )
 
+_TAKE = Kernel(
+    "take",
+    ("values", "order"),
+    ("taken",),
+    ("count",),
+    """
+  const int at = blockIdx.x * blockDim.x + threadIdx.x;
+  if (at < count) taken[at] = values[order[at]];
+""",
+)
+"""`values[order]`, for which MLX would take seconds to compile a kernel."""
+
 _SUM_ROWS = Kernel(
     "sum_rows",
     ("gradients", "order", "ordered", "weights"),
@@ -141,8 +153,10 @@ class TokenIndex(NamedTuple):
 def index_tokens(idx: mx.array) -> TokenIndex:
     """Return the index of tokens of any shape."""
     flat = idx.reshape(-1).astype(mx.int32)
-    order = mx.argsort(flat)
-    return TokenIndex(flat, order.astype(mx.int32), flat[order])
+    order = mx.argsort(flat).astype(mx.int32)
+    blocks, shapes = -(-flat.size // THREADS), [flat.shape]
+    (ordered,) = _TAKE(flat, order, sizes=[flat.size], blocks=blocks, shapes=shapes, dtypes=[mx.int32])
+    return TokenIndex(flat, order, ordered)
 
 
 def index_without_gradient(idx: mx.array) -> TokenIndex:

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from nanochat.model.config import SOFTCAP
 from nanochat.model.cuda.launch import VECTOR_INDEX, Kernel
+from nanochat.model.cuda.scale_rows import scale_rows
 from nanochat.model.low_memory.loss import LossKernels
 
 _THREADS = 512
@@ -139,4 +140,4 @@ def _scaled(gradient: mx.array, factor: mx.array) -> mx.array:
     return _SCALE.map(gradient, factor.reshape(1), dtypes=[gradient.dtype])[0]
 
 
-KERNELS = LossKernels(_CHUNK_ELEMENTS, losses, losses_and_gradient, _add_product, _scaled)
+KERNELS = LossKernels(_CHUNK_ELEMENTS, losses, losses_and_gradient, _add_product, _scaled, scale_rows)

@@ -47,6 +47,8 @@ class LossKernels(NamedTuple):
     """(sum so far or None, gradient of the logits (R, V), rows (R, C)) -> sum of the gradients for lm_head (V, C)."""
     scaled: Callable[[mx.array, mx.array], mx.array]
     """(gradient, float32 scalar) -> their product in the gradient's dtype."""
+    times_rows: Callable[[mx.array, mx.array], mx.array]
+    """(x (R, C), float32 factors (R,)) -> x with each row multiplied by its factor, rounded once."""
 
 
 @functools.cache
@@ -91,7 +93,7 @@ def chunked_sum(kernels: LossKernels, vocab_size: int) -> Callable[..., tuple[mx
             row_gradient = gradient @ cast_weight
             if of_chunk:  # the factors go to the products, which are smaller than the gradient of the logits
                 losses = losses * of_chunk[0]
-                row_gradient, chunk = (_times_rows(x, of_chunk[0]) for x in (row_gradient, chunk))
+                row_gradient, chunk = (kernels.times_rows(x, of_chunk[0]) for x in (row_gradient, chunk))
             total = total + losses.sum()
             row_gradients.append(row_gradient)
             weight_gradient = kernels.add_product(weight_gradient, gradient, chunk)
@@ -115,7 +117,6 @@ def _chunks(size: int, *arrays: mx.array) -> Iterator[tuple[mx.array, ...]]:
 
 
 def _times_rows(x: mx.array, factors: mx.array) -> mx.array:
-    """Return x (R, C) with each row multiplied by its factor (R,), rounded once."""
     return (x.astype(mx.float32) * factors[:, None]).astype(x.dtype)
 
 
@@ -187,7 +188,7 @@ def softmax_kernels(chunk_elements: int, elementwise: Elementwise) -> LossKernel
         softmax = capped_softmax(logits, targets, elementwise)
         return softmax.losses(), softmax.logit_gradient().astype(logits.dtype)
 
-    return LossKernels(chunk_elements, losses, losses_and_gradient, _add_product, _scaled)
+    return LossKernels(chunk_elements, losses, losses_and_gradient, _add_product, _scaled, _times_rows)
 
 
 def _add_product(total: mx.array | None, gradient: mx.array, rows: mx.array) -> mx.array:
