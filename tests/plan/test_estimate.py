@@ -128,15 +128,14 @@ def test_training_memory_matches_measured_runs(
 @pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("pattern", ["L", "SSSL"])
-@pytest.mark.parametrize(("dtype", "measured_mib"), [("bfloat16", (6280, 6307, 7110)), ("float32", (6826, 6516))])
+@pytest.mark.parametrize(("dtype", "measured_mib"), [("bfloat16", (5680, 5734, 5788)), ("float32", (6516,))])
 def test_training_memory_on_a_mac_matches_measured_steps(
     dtype: sizes.Dtype, measured_mib: tuple[int, ...], pattern: str, rows: int, recomputes: bool
 ) -> None:
     """286M parameters, T = 2,048: all eight cases need what the update needs.
 
-    Measured with Metal's path and `tests/benchmarks/memory.py`: on CUDA in bfloat16 (lowest and highest of the cases)
-    and in float32 (all the same); on a CPU in bfloat16 (one row of SSSL, matrix products replaced by arrays of their
-    size), and in float32 with real products (all the same).
+    Measured with Metal's path: in bfloat16 on CUDA (L, two rows, recomputed; compiled by MLX and not) and on a CPU (one
+    row of SSSL, matrix products replaced by arrays of their size); in float32 on a CPU, the same in all eight cases.
     """
     step = training.training_memory(
         GPTConfig(window_pattern=pattern),
