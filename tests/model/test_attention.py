@@ -93,7 +93,7 @@ def test_block_attention_equals_the_reference(form, groups, shape, window):
 def test_overlapping_blocks_equal_the_reference(length, window, monkeypatch):
     """Values and gradients without our kernels: several blocks as long as the window or half of it, and one block."""
     monkeypatch.setattr(fused_module, "runs_kernels", lambda: False)
-    q, k, v = inputs(length, length, groups=2, head_dim=32, scale=1.2)
+    q, k, v = inputs(length, length, heads=2, groups=1, head_dim=32, scale=1.2)
     expected = layers.attention(q, k, v, window=window)
     assert_close(overlapping_block_attention(q, k, v, window=window), expected)
     assert_same_gradients(overlapping_block_attention, window, q, k, v)
