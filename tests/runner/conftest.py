@@ -148,9 +148,10 @@ def shared_bench(tmp_path_factory: pytest.TempPathFactory, make_display: Callabl
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_display: Callable[[], Any]) -> Bench:
-    """A bench that draws no plots, since matplotlib would take most of the time."""
+    """A bench that draws no plots and writes no HTML: matplotlib alone would take most of the time."""
     monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
     monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
+    monkeypatch.setattr("nanochat.runner.report.report.render_html", lambda text, pictures, attached: "")
     return Bench(tmp_path, make_display)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import yaml
@@ -28,6 +29,16 @@ _Dumper.add_representer(tuple, lambda dumper, items: dumper.represent_list(items
 
 def flow_text(value: object) -> str:
     """Return a scalar, list, tuple or map on one line of YAML."""
+    return _text_of_str(value) if isinstance(value, str) else _dumped(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _text_of_str(value: str) -> str:
+    """Return a text on one line of YAML. Most are names of fields, which every printed recipe has again."""
+    return _dumped(value)
+
+
+def _dumped(value: object) -> str:
     text: str = yaml.dump(
         value, Dumper=_Dumper, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False
     )

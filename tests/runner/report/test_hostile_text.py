@@ -117,8 +117,9 @@ def hostile_state(state: RunState, text: str) -> RunState:
     return state.model_copy(update=dict.fromkeys(names, text) | changes)
 
 
-def test_report_shows_hostile_text_as_text(bench, key):
+def test_report_shows_hostile_text_as_text(bench, key, monkeypatch):
     """The text is in every place that a report takes from elsewhere: the run, its samples, notes and sources."""
+    monkeypatch.setattr("nanochat.runner.report.report.render_html", render_html)
     run, folder = bench.run(), bench.stage_folder("pretrain")
     log = folder.log.read_text()
     texts = [template.format(key=key, up="../../../../id_rsa.png") for template in HOSTILE.values()]

@@ -95,7 +95,8 @@ def test_scores_are_drawn_only_for_shares_of_problems(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_html_report_describes_stages_scores_costs_and_commit(bench):
+def test_html_report_describes_stages_scores_costs_and_commit(bench, monkeypatch):
+    monkeypatch.setattr("nanochat.runner.report.report.render_html", render_html)
     page = bench.run().folder.report_page.read_text()
     assert "<strong>pretrain</strong> taught a new model" in page
     assert re.search(r"chat_eval spelling</td>.*0\.75<.*0\.125<.*spell a word letter by letter</td>", page, re.DOTALL)
