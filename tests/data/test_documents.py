@@ -76,7 +76,7 @@ def test_document_stream_resumes_from_any_position_through_json(files, base, kin
     count = len(list(single_pass(source, "train", base=base))) + 10
     expected = take(uninterrupted, count)
     assert uninterrupted.epoch == 1
-    for n in {*range(0, min(count, 70), 1 if count < 100 else 35), count - 11, count - 10, count - 9}:
+    for n in {*range(0, min(count, 70), 3 if count < 100 else 35), count - 11, count - 10, count - 9}:
         stream = DocumentStream(source, "train", base=base)
         assert take(stream, n) == expected[:n]
         resumed = DocumentStream(source, "train", base=base, start=json.loads(json.dumps(stream.position())))

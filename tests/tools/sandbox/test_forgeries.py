@@ -7,7 +7,7 @@ import pytest
 from nanochat.tools.sandbox.run import run_tests
 from nanochat.tools.sandbox.settings import Limits
 
-LIMITS = Limits(wall_seconds=1.5, cpu_seconds=2, memory_bytes=256 * 2**20)
+LIMITS = Limits(wall_seconds=1.0, cpu_seconds=2, memory_bytes=256 * 2**20)
 TESTS = "def check(candidate):\n    assert candidate([1, 2]) == [2, 4]\n\ncheck(double)"
 
 # Each of these defines `double` wrongly: the tests want [2, 4] for [1, 2].
