@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -149,10 +150,55 @@ def shared_bench(tmp_path_factory: pytest.TempPathFactory, make_display: Callabl
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_display: Callable[[], Any]) -> Bench:
     """A bench that draws no plots and writes no HTML: matplotlib alone would take most of the time."""
-    monkeypatch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
-    monkeypatch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
-    monkeypatch.setattr("nanochat.runner.report.report.render_html", lambda text, pictures, attached: "")
+    _draw_nothing(monkeypatch)
     return Bench(tmp_path, make_display)
+
+
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("nanochat.runner.report.report.draw_curves", lambda streams, folder: [])
+    patch.setattr("nanochat.runner.report.report.draw_scores", lambda suites, folder: [])
+    patch.setattr("nanochat.runner.report.report.render_html", lambda text, pictures, attached: "")
+
+
+class FinishedBench(Bench):
+    """A bench in which the recipe has run once: `first` is that run, and `display` what it showed.
+
+    The run is computed once for all tests of a process. Each gets a copy in the same folder, because paths are part of
+    what a run keeps.
+    """
+
+    first: Run
+
+    def keep(self, copy: Path) -> None:
+        """Run the recipe and copy all that it left."""
+        self.first = self.run()
+        self._copy, self._lines, self._progress = copy, self.display.lines, self.display.progress
+        shutil.copytree(self.folder, copy)
+
+    def restore(self) -> None:
+        """Make the folder and the display what they were after the first run."""
+        shutil.rmtree(self.folder)
+        shutil.copytree(self._copy, self.folder)
+        self.display = self.make_display()
+        self.display.lines, self.display.progress = list(self._lines), list(self._progress)
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory, make_display: Callable[[], Any]) -> FinishedBench:
+    bench = FinishedBench(tmp_path_factory.mktemp("finished"), make_display)
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        bench.keep(tmp_path_factory.mktemp("copy") / "finished")
+    return bench
+
+
+@pytest.fixture
+def finished(_finished: FinishedBench, monkeypatch: pytest.MonkeyPatch) -> FinishedBench:
+    """A bench in which the recipe has run once. It draws nothing either."""
+    _draw_nothing(monkeypatch)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(_finished.base))
+    _finished.restore()
+    return _finished
 
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "schemas" / "json_output.md"

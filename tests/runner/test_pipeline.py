@@ -20,48 +20,46 @@ from nanochat.runner.store.stage_cache import newest_step
 ALL = ["tokenizer", "pretrain", "base_eval", "sft", "chat_eval"]
 
 
-def test_run_again_takes_every_stage_from_the_cache_and_shows_the_results(bench):
+def test_run_again_takes_every_stage_from_the_cache_and_shows_the_results(finished):
     """The second run uses the same run folder. Without sources on a hub there is no lock file."""
-    first = bench.run()
-    assert bench.calls() == ALL
-    assert not bench.recipe.with_suffix(".lock").exists()
-    again = bench.run()
-    assert bench.calls() == []
+    first = finished.first
+    assert finished.calls() == ALL
+    assert not finished.recipe.with_suffix(".lock").exists()
+    again = finished.run()
+    assert finished.calls() == []
     assert again.folder == first.folder
-    assert "nothing to do" in bench.display.text
-    assert "chat_eval: from cache" in bench.display.text
-    assert "spelling 0.75 ± 0.12 (n 12)" in bench.display.text
+    assert "nothing to do" in finished.display.text
+    assert "chat_eval: from cache" in finished.display.text
+    assert "spelling 0.75 ± 0.12 (n 12)" in finished.display.text
 
 
-def test_changed_field_runs_only_the_stages_that_depend_on_it(bench):
+def test_changed_field_runs_only_the_stages_that_depend_on_it(finished):
     """Name, execution, tracking and description decide no result."""
-    bench.run()
-    bench.calls()
+    finished.calls()
     for change in ("name=other", "run.threads=2", "tracking.experiment=else", "description=words"):
-        bench.run(change)
-        assert bench.calls() == []
-    bench.run("sft.horizon.steps=5")
-    assert bench.calls() == ["sft", "chat_eval"]
-    assert "sft.horizon.steps: 4 -> 5" in bench.display.text
+        finished.run(change)
+        assert finished.calls() == []
+    finished.run("sft.horizon.steps=5")
+    assert finished.calls() == ["sft", "chat_eval"]
+    assert "sft.horizon.steps: 4 -> 5" in finished.display.text
 
 
-def test_cached_run_with_a_new_name_gets_its_own_folder(bench):
+def test_cached_run_with_a_new_name_gets_its_own_folder(finished):
     """Users can chat with the model and read the report under the new name."""
-    bench.run()
-    other = bench.run("name=other")
+    other = finished.run("name=other")
     assert other.reference.startswith("other/")
-    assert set(other.records(bench.base)) == set(ALL)
+    assert set(other.records(finished.base)) == set(ALL)
     assert (other.folder.stages / "2-pretrain" / "out" / "model").is_dir()
 
 
-def test_forced_stage_runs_again_and_later_stages_stay_cached_if_its_output_is_equal(bench):
-    first = bench.run()
-    bench.calls()
-    second = bench.run(force=("pretrain",))
-    assert bench.calls() == ["pretrain"]
+def test_forced_stage_runs_again_and_later_stages_stay_cached_if_its_output_is_equal(finished):
+    first = finished.first
+    finished.calls()
+    second = finished.run(force=("pretrain",))
+    assert finished.calls() == ["pretrain"]
     assert second.folder != first.folder
-    bench.run(force=("all",))
-    assert bench.calls() == ALL
+    finished.run(force=("all",))
+    assert finished.calls() == ALL
 
 
 def test_selection_runs_only_the_selected_stages(bench):
@@ -116,19 +114,18 @@ def test_out_of_memory_is_reported_with_planned_and_measured_memory_and_the_fiel
     assert caught.value.exit_code == 4
 
 
-def test_scratch_files_of_a_killed_stage_are_not_part_of_its_output(bench):
+def test_scratch_files_of_a_killed_stage_are_not_part_of_its_output(finished):
     """The output digest equals that of a run that was not killed."""
-    bench.run()
-    digest = list_runs(bench.base)[-1].records(bench.base)["pretrain"].output_digest
-    shutil.rmtree(bench.base)
-    bench.control(pretrain="killed")
+    digest = list_runs(finished.base)[-1].records(finished.base)["pretrain"].output_digest
+    shutil.rmtree(finished.base)
+    finished.control(pretrain="killed")
     with pytest.raises(StageError):
-        bench.run()
-    folder = next((bench.base / "stages" / "pretrain").iterdir())
+        finished.run()
+    folder = next((finished.base / "stages" / "pretrain").iterdir())
     (folder / "out" / "tables").mkdir(parents=True)
     (folder / "out" / "tables" / ".writing-123-spelling.jsonl").write_text("half")
-    bench.control()
-    record = bench.run().records(bench.base)["pretrain"]
+    finished.control()
+    record = finished.run().records(finished.base)["pretrain"]
     assert record.output_digest == digest
     assert not any(".writing" in path for path in record.output_files)
 
@@ -196,18 +193,17 @@ def test_unmet_expectation_fails_the_run_even_if_all_stages_are_cached(bench):
     bench.run('expect={"base_eval.bpb": "<= 1.6"}')
 
 
-def test_stage_locked_by_another_run_is_refused_before_a_run_folder_is_made(bench):
-    bench.run()
-    with stage_lock(bench.stage_folder("sft")), pytest.raises(LockError, match=f"pid {os.getpid()}"):
-        bench.run(force=("sft",))
-    assert len(list_runs(bench.base)) == 1
+def test_stage_locked_by_another_run_is_refused_before_a_run_folder_is_made(finished):
+    with stage_lock(finished.stage_folder("sft")), pytest.raises(LockError, match=f"pid {os.getpid()}"):
+        finished.run(force=("sft",))
+    assert len(list_runs(finished.base)) == 1
 
 
-def test_records_and_report_hold_inputs_outputs_costs_and_results(bench):
-    run = bench.run()
+def test_records_and_report_hold_inputs_outputs_costs_and_results(finished):
+    run = finished.first
     assert "| chat_eval | spelling | 0.75 | 0.125 | 12 | 0.5 |" in run.folder.report.read_text()
-    record = run.records(bench.base)["sft"]
-    pretrain = run.records(bench.base)["pretrain"]
+    record = run.records(finished.base)["sft"]
+    pretrain = run.records(finished.base)["pretrain"]
     assert record.document["upstream"] == {"pretrain": pretrain.output_digest}
     assert record.device == "pretend"
     assert "timings.json" not in record.output_files

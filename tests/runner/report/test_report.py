@@ -172,9 +172,9 @@ def test_report_compares_the_share_of_time_of_suites_with_the_plan():
     ]
 
 
-def test_mlflow_description_starts_with_scores_and_explains_them(bench):
+def test_mlflow_description_starts_with_scores_and_explains_them(finished):
     """The score of a guess is 0.5 here."""
-    view = run_view(bench.run().folder, bench.base)
+    view = run_view(finished.first.folder, finished.base)
     (evaluation,) = [stage for stage in view.stages if stage.name.endswith("chat_eval")]
     first = view.description.splitlines()[0]
     assert re.fullmatch(r"\*\*base_eval: bpb .*; chat_eval: spelling 0\.75 .*\*\*", first), "whose score it is"
@@ -211,10 +211,10 @@ def test_run_with_a_horizon_in_minutes_is_marked_as_not_reproducible_wherever_it
     assert why["pretrain"].endswith(mark)
 
 
-def test_run_with_a_horizon_in_steps_is_not_marked(bench):
-    run = bench.run()
+def test_run_with_a_horizon_in_steps_is_not_marked(finished):
+    run = finished.first
     assert "reproducible" not in run.folder.report.read_text()
-    assert "not_reproducible" not in run_view(run.folder, bench.base).tags
+    assert "not_reproducible" not in run_view(run.folder, finished.base).tags
 
 
 def test_report_lists_the_notes_of_the_stages(bench):

@@ -9,11 +9,11 @@ from nanochat.runner.process import run_stage
 from nanochat.runner.store.record import StageRecord
 
 
-def test_checkpoints_of_a_finished_stage_are_deleted_but_count_as_disk_space(bench):
+def test_checkpoints_of_a_finished_stage_are_deleted_but_count_as_disk_space(finished):
     """Disk space is planned and measured for the stage at its largest. The checkpoint has 1,000 bytes here."""
-    records = bench.run().records(bench.base)
+    records = finished.first.records(finished.base)
     for stage in ("pretrain", "sft"):
-        folder = bench.stage_folder(stage)
+        folder = finished.stage_folder(stage)
         assert not folder.checkpoints.exists() and (folder.model / "model.safetensors").is_file()
         left = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file() and path != folder.record)
         assert records[stage].measured.disk_bytes >= left + 1000
@@ -66,18 +66,18 @@ def test_failed_stage_keeps_its_checkpoints(bench):
 
 
 @pytest.mark.parametrize("change", ["run.monitor.validate_tokens=64", "run.monitor.prompts=[a, b]"])
-def test_monitoring_does_not_change_the_output_digest(bench, change):
+def test_monitoring_does_not_change_the_output_digest(finished, change):
     """Pretraining runs again with other monitoring, which changes its results and samples, but no later stage runs."""
-    before = bench.run().records(bench.base)["pretrain"]
-    bench.calls()
-    after = bench.run(change, force=("pretrain",)).records(bench.base)["pretrain"]
-    assert bench.calls() == ["pretrain"]
+    before = finished.first.records(finished.base)["pretrain"]
+    finished.calls()
+    after = finished.run(change, force=("pretrain",)).records(finished.base)["pretrain"]
+    assert finished.calls() == ["pretrain"]
     assert before.output_files != after.output_files
     assert before.output_digest == after.output_digest
 
 
-def test_changed_weights_change_the_output_digest(bench):
+def test_changed_weights_change_the_output_digest(finished):
     """Otherwise later stages would keep results of the old weights."""
-    first = bench.run().records(bench.base)["pretrain"]
-    second = bench.run("seed=7").records(bench.base)["pretrain"]
+    first = finished.first.records(finished.base)["pretrain"]
+    second = finished.run("seed=7").records(finished.base)["pretrain"]
     assert first.output_digest != second.output_digest

@@ -21,23 +21,23 @@ from nanochat.runner.store.verification import model_to_start_from
 from nanochat.storage.layout import stage_folders
 
 
-def test_find_run_accepts_name_time_and_folder(bench):
+def test_find_run_accepts_name_time_and_folder(finished):
     """A bare name refers to the latest run."""
-    run = bench.run()
+    run = finished.first
     for reference in ("tiny", run.reference, str(run.folder.path)):
-        assert find_run(reference, bench.base).folder == run.folder
+        assert find_run(reference, finished.base).folder == run.folder
     with pytest.raises(RecipeError, match="did you mean `tiny`"):
-        find_run("tny", bench.base)
+        find_run("tny", finished.base)
 
 
-def test_the_latest_run_is_the_one_created_last_whatever_its_folder_is_called(bench):
+def test_the_latest_run_is_the_one_created_last_whatever_its_folder_is_called(finished):
     """Folders are named in local time. A container in UTC, or a clock that goes back an hour, mixes up their order."""
-    first = bench.run()
-    second = bench.run("sft.horizon.steps=5")
+    first = finished.first
+    second = finished.run("sft.horizon.steps=5")
     renamed = first.folder.path.rename(first.folder.path.with_name("20990101-000000"))
-    assert find_run("tiny", bench.base).folder == second.folder
-    assert [run.folder.path for run in list_runs(bench.base)] == [renamed, second.folder.path]
-    assert bench.run("sft.horizon.steps=5").folder == second.folder
+    assert find_run("tiny", finished.base).folder == second.folder
+    assert [run.folder.path for run in list_runs(finished.base)] == [renamed, second.folder.path]
+    assert finished.run("sft.horizon.steps=5").folder == second.folder
 
 
 def replace_by_folder(state: Path) -> None:
@@ -92,34 +92,31 @@ def test_resolve_model_prefers_the_sft_model_of_a_run(bench):
     assert resolve_model(str(pretrained.parents[1]), bench.base) == pretrained
 
 
-def test_init_from_a_run_uses_the_model_that_the_stage_needs(bench):
+def test_init_from_a_run_uses_the_model_that_the_stage_needs(finished):
     """SFT and base evaluation start from the pretrained model, chat evaluation from the tuned one."""
-    bench.run()
     from_run = [f"{stage}.init_from=tiny" for stage in ("base_eval", "sft", "chat_eval")]
     gone = ("tokenizer=null", "model=null", "pretrain=null", "base_eval.suites.bpb.source=text")
-    bench.run(*from_run, *gone, "sft.tokens_per_step=64", "name=other")
-    specs = [json.loads(folder.job.read_text())["spec"] for folder in stage_folders(bench.base)]
+    finished.run(*from_run, *gone, "sft.tokens_per_step=64", "name=other")
+    specs = [json.loads(folder.job.read_text())["spec"] for folder in stage_folders(finished.base)]
     started = {spec["stage"]: Path(spec["init_from"]).parts[-4] for spec in specs if spec.get("init_from")}
     assert started == {"base_eval": "pretrain", "sft": "pretrain", "chat_eval": "sft"}
 
 
-def test_init_from_is_identified_by_the_content_of_the_model(bench, tmp_path):
+def test_init_from_is_identified_by_the_content_of_the_model(finished, tmp_path):
     """A copy of the same files in another folder is the same computation."""
-    bench.run()
-    model = resolve_model("tiny", bench.base)
+    model = resolve_model("tiny", finished.base)
     copy = shutil.copytree(model, tmp_path / "copy")
-    one, other = (model_to_start_from(folder, bench.base, with_optimizer=True) for folder in (model, copy))
+    one, other = (model_to_start_from(folder, finished.base, with_optimizer=True) for folder in (model, copy))
     assert one.digest == other.digest
-    bench.run(f"sft.init_from={model}", "name=a")
-    bench.calls()
-    bench.run(f"sft.init_from={copy}", "name=b")
-    assert bench.calls() == []
+    finished.run(f"sft.init_from={model}", "name=a")
+    finished.calls()
+    finished.run(f"sft.init_from={copy}", "name=b")
+    assert finished.calls() == []
 
 
-def test_explain_stage_names_the_changed_field_before_anything_runs(bench):
+def test_explain_stage_names_the_changed_field_before_anything_runs(finished):
     """It does so for later stages too, whose inputs are not known yet."""
-    bench.run()
-    prepared = bench.prepare("sft.horizon.steps=5")
+    prepared = finished.prepare("sft.horizon.steps=5")
     lookups = prepared.look_up_cache()
     assert "sft.horizon.steps: 4 -> 5" in explain_stage_text(explain_stage(prepared, lookups, "sft"))
     assert "sft: run, changed: sft.horizon.steps: 4 -> 5" in explain_stage_text(
@@ -163,10 +160,14 @@ def test_plan_without_its_data_names_the_missing_input(bench):
     assert all(j.action == "run" for j in prepared.look_up_cache())
 
 
-def test_comparison_shows_scores_and_differing_fields(bench):
+def test_comparison_shows_scores_and_differing_fields(finished):
     """A run without the stage shows neither a score nor a default."""
-    runs = [bench.run(), bench.run("sft.horizon.steps=5", "name=longer"), bench.run("chat_eval=null", "name=less")]
-    table = render_comparison(compare_runs(runs, bench.base))
+    runs = [
+        finished.first,
+        finished.run("sft.horizon.steps=5", "name=longer"),
+        finished.run("chat_eval=null", "name=less"),
+    ]
+    table = render_comparison(compare_runs(runs, finished.base))
     assert "| chat_eval.spelling | 0.75 ± 0.12 (n 12) | 0.75 ± 0.12 (n 12) | - |" in table
     assert "| sft.horizon.steps | 4 | 5 | 4 |" in table
     assert "| chat_eval.suites.spelling.max_problems | 4 | 4 | - |" in table

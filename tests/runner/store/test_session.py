@@ -44,10 +44,9 @@ def test_the_same_command_is_refused_while_it_runs(bench):
     assert {entry.status for entry in run.state.stages} == {"finished"}
 
 
-def test_the_same_command_is_refused_while_it_forces_stages(bench):
-    bench.run()
-    assert HELD in started_between_stages(bench, force=("all",))
-    assert [run.state.status for run in list_runs(bench.base)] == ["finished", "finished"]
+def test_the_same_command_is_refused_while_it_forces_stages(finished):
+    assert HELD in started_between_stages(finished, force=("all",))
+    assert [run.state.status for run in list_runs(finished.base)] == ["finished", "finished"]
 
 
 def test_of_two_commands_that_start_at_the_same_instant_one_is_refused(bench, monkeypatch):
@@ -93,15 +92,15 @@ def test_a_run_of_the_same_name_that_computes_something_else_is_not_refused(benc
     assert [run.state.status for run in list_runs(bench.base)] == ["finished", "finished"]
 
 
-def test_cached_results_are_shown_while_another_command_works_on_the_run(bench):
-    run = bench.run()
+def test_cached_results_are_shown_while_another_command_works_on_the_run(finished):
+    run = finished.first
     before = run.folder.state.read_bytes()
     run.state.model_copy(update={"status": "running"}).write(run.folder.state)
     with session.run_lock(run.folder):
-        again = bench.run()
+        again = finished.run()
     assert again.folder == run.folder
-    assert "nothing to do" in bench.display.text and HELD in bench.display.text
-    assert "spelling 0.75" in bench.display.text
+    assert "nothing to do" in finished.display.text and HELD in finished.display.text
+    assert "spelling 0.75" in finished.display.text
     assert again.state.status == "running" and before != run.folder.state.read_bytes()
 
 

@@ -46,8 +46,7 @@ def test_a_snapshot_of_a_run_in_progress_names_its_stage_and_the_curve_so_far(be
     assert snapshot.curve_name == "base_eval train/loss" and snapshot.curve == ([1, 2, 3, 4], [8.0, 4.0, 8 / 3, 2.0])
 
 
-def test_watch_shows_how_a_run_ended_and_its_last_curve(bench, capsys):
-    bench.run()
+def test_watch_shows_how_a_run_ended_and_its_last_curve(finished, capsys):
     assert main(["watch", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tiny/") and "5-chat_eval finished" in lines[0]
@@ -66,10 +65,9 @@ def test_watch_ends_with_the_exit_code_of_the_run(bench, how, code):
     assert main(["watch", "tiny", "--once"]) == 0
 
 
-def test_watch_follows_a_run_until_it_ends(bench, monkeypatch, capsys):
+def test_watch_follows_a_run_until_it_ends(finished, monkeypatch, capsys):
     """The states come one after the other, as if another process worked on the run."""
-    bench.run()
-    last = take_snapshot(find_run("tiny", bench.base), bench.base)
+    last = take_snapshot(find_run("tiny", finished.base), finished.base)
     running = replace(last, status="running", is_active=True, title="2-pretrain", fraction=0.25, text="step 1/4")
     states = iter([running, replace(running, fraction=0.5, text="step 2/4"), last])
     monkeypatch.setattr("nanochat.cli.verbs.watch_commands.take_snapshot", lambda *_: next(states))
@@ -80,10 +78,9 @@ def test_watch_follows_a_run_until_it_ends(bench, monkeypatch, capsys):
     assert lines[:2] == ["2-pretrain:  25% step 1/4", "2-pretrain:  50% step 2/4"] and lines[-1] == "finished"
 
 
-def test_a_page_compares_results_recipes_and_curves(bench, capsys, tmp_path):
-    bench.run()
-    bench.run("seed=7")
-    first, second = (run.reference for run in list_runs(bench.base))
+def test_a_page_compares_results_recipes_and_curves(finished, capsys, tmp_path):
+    finished.run("seed=7")
+    first, second = (run.reference for run in list_runs(finished.base))
     page = tmp_path / "page.html"
     assert main(["compare", first, second, "--html", str(page)]) == 0
     assert capsys.readouterr().out == f"wrote {page}\n"
