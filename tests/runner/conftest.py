@@ -21,6 +21,7 @@ from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.preflight.prepare import Prepared, prepare
 from nanochat.runner.preflight.run_context import RunRequest
+from nanochat.runner.process import child
 from nanochat.runner.store import provenance
 from nanochat.runner.store.run_catalog import Run
 from nanochat.storage.layout import StageFolder
@@ -124,8 +125,11 @@ class Bench:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _code_is_asked_once() -> Iterator[None]:
-    """Every run records the commit and the versions of this code, which no test changes."""
+def _quick_questions() -> Iterator[None]:
+    """Every run records the commit and the versions of this code, which no test changes, so they are read once.
+
+    It also looks through all processes of the machine for those that a stage started. A pretended stage starts none.
+    """
     git, version = cache(provenance._git), cache(importlib.metadata.version)
     package = Path(nanochat.__file__).parent
 
@@ -135,6 +139,7 @@ def _code_is_asked_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "_git", git_once)
         patch.setattr(importlib.metadata, "version", version)
+        patch.setattr(child, "_peak_memory", child._own_peak)
         yield
 
 

@@ -34,6 +34,7 @@ TEXTS = [
 TEXT_FORMS = ["txt", "md", "py", "txt.gz", "md.xz"]
 ROW_FORMS = ["jsonl", "ndjson", "parquet", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "ndjson.xz"]
 CONVERTED_FORMS = ["csv", "tsv", "json", "arrow", "feather", "csv.gz", "json.zst", "tsv.xz", "arrow.bz2"]
+TRAINED_FORMS = ["plain", "txt.gz", "jsonl", "parquet", "csv", "arrow.bz2"]  # with one of each kind of reader
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": partial(lzma.compress, preset=0)}
 COMPRESS["zst"] = lambda content: pa.compress(content, codec="zstd", asbytes=True)
 
@@ -72,11 +73,19 @@ def write(folder, form):
     return SourceSpec(name="texts", path=(str(folder),), validation_hash_frac=0.2)
 
 
-def train(source, make_context, name):
-    """Return the documents, the tokenizer file and the weights after a few steps."""
+def read(source, make_context, name):
+    """Return the documents, the tokenizer file and, for some forms, the weights after a few steps."""
     spec = TokenizerSpec(source=source, vocab_size=300, max_chars=100_000, max_document_chars=10_000, seed=1)
     first = make_context(spec, name=f"{name}-tokenizer")
     tokenizer.run(first.job, first)
+    base = first.out.parents[1] / "base"
+    documents = [list(single_pass(source, split, base=base)) for split in ("train", "validation")]
+    weights = train(source, make_context, name, first) if name in TRAINED_FORMS else None
+    return documents, (first.out / "tokenizer.model").read_bytes(), weights
+
+
+def train(source, make_context, name, first):
+    """Return the weights after a few steps of pretraining, which reads the documents in a different order."""
     spec = PretrainSpec(
         model=GPTConfig(
             sequence_len=16, vocab_size=300, n_layer=1, n_head=2, n_kv_head=1, n_embd=32, window_pattern="L"
@@ -94,17 +103,12 @@ def train(source, make_context, name):
     )
     second = make_context(spec, name=f"{name}-pretrain", upstream={"tokenizer": str(first.out)}, micro_batch_size=4)
     pretrain.run(second.job, second)
-    base = first.out.parents[1] / "base"
-    documents = [list(single_pass(source, split, base=base)) for split in ("train", "validation")]
-    return documents, *(
-        (stage.out / file).read_bytes()
-        for stage, file in ((first, "tokenizer.model"), (second, "model/model.safetensors"))
-    )
+    return (second.out / "model/model.safetensors").read_bytes()
 
 
 @pytest.fixture
 def expected(make_context, tmp_path):
-    return train(write(tmp_path / "plain", "txt"), make_context, "plain")
+    return read(write(tmp_path / "plain", "txt"), make_context, "plain")
 
 
 def test_one_text_in_many_forms_gives_the_same_documents_tokenizer_and_weights(make_context, tmp_path, expected):
@@ -115,4 +119,6 @@ def test_one_text_in_many_forms_gives_the_same_documents_tokenizer_and_weights(m
         assert len(paths) == (form in CONVERTED_FORMS)
         for path in paths:
             convert(path, base=tmp_path / "base")
-        assert train(source, make_context, form) == expected, form
+        found = read(source, make_context, form)
+        assert found[:2] == expected[:2], form
+        assert found[2] in (expected[2], None), form
