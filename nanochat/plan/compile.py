@@ -60,17 +60,17 @@ def compile_plan(
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
-    has_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
+    available_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
     chars = _read_chars(specs, text_chars)
     models = _stage_models(specs, start_models)
-    estimate = partial(_estimate, specs, executions, models, chars)
-    estimates = estimate(device, execution.memory_limit_bytes or has_bytes)
+    estimates_on = partial(_estimate, specs, executions, models, chars)
+    estimates = estimates_on(device, execution.memory_limit_bytes or available_bytes)
     stages = tuple(
         _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], digest_by_source, estimate)
         for spec, estimate in zip(specs, estimates, strict=True)
     )
-    by_class = {
-        name: total(estimates if name == device else estimate(name, execution.memory_limit_bytes))
+    totals = {
+        name: total(estimates if name == device else estimates_on(name, execution.memory_limit_bytes))
         for name in RATES
         if name == device or recipe.run.device != "cpu"
     }
@@ -79,13 +79,13 @@ def compile_plan(
         description=recipe.description,
         seed=recipe.seed,
         stages=stages,
-        totals=by_class[device],
+        totals=totals[device],
         expectations=dict(recipe.expect),
         notes=(
             *loaded.warnings(),
             *notes,
-            *estimate_notes(stages, by_class, execution, device),
-            *(memory_notes(stages, device, memory_bytes, has_bytes) if memory_bytes and has_bytes else ()),
+            *estimate_notes(stages, totals, execution, device),
+            *(memory_notes(stages, device, memory_bytes, available_bytes) if memory_bytes and available_bytes else ()),
             *repetition_notes(stages, chars),
         ),
     )

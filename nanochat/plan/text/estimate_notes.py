@@ -49,11 +49,13 @@ def estimate_notes(
     return notes
 
 
-def memory_notes(stages: Sequence[StagePlan], device: DeviceClass, memory_bytes: int, has_bytes: int) -> list[str]:
+def memory_notes(
+    stages: Sequence[StagePlan], device: DeviceClass, memory_bytes: int, available_bytes: int
+) -> list[str]:
     """Return, for each stage that trains, how many rows fit and how much memory they leave.
 
-    `has_bytes` are those of the device's `memory_bytes` that a process may use. `run.limits.memory` may allow less, or
-    more: it decides the number of rows.
+    `available_bytes` are those of the device's `memory_bytes` that a process may use. `run.limits.memory` may allow
+    less, or more: it decides the number of rows.
     """
     machine = f"a {'Mac' if device == 'metal' else 'machine'} with {show_bytes(memory_bytes)}"
     notes = []
@@ -65,12 +67,12 @@ def memory_notes(stages: Sequence[StagePlan], device: DeviceClass, memory_bytes:
         )
         if rows is None or peak is None:
             continue
-        limit = min(given or has_bytes, has_bytes)
+        limit = min(given or available_bytes, available_bytes)
         is_given = limit == given
         if peak > limit:
             need = f"{several(rows, 'row')} per forward pass {'needs' if rows == 1 else 'need'} {show_bytes(peak)}"
             has = f"{'`run.limits.memory` allows' if is_given else f'{machine} has'} {show_bytes(limit)}"
-            notes.append(f"{stage.name} does not fit: {need}, but {has} for it; {_advice(stage, has_bytes)}")
+            notes.append(f"{stage.name} does not fit: {need}, but {has} for it; {_advice(stage, available_bytes)}")
         else:
             whole = f"the {show_bytes(limit)} of `run.limits.memory`" if is_given else show_bytes(limit)
             needs = f"it needs {show_bytes(peak)} of {whole}, which leaves {show_bytes(limit - peak)}"
@@ -78,10 +80,10 @@ def memory_notes(stages: Sequence[StagePlan], device: DeviceClass, memory_bytes:
     return notes
 
 
-def _advice(stage: StagePlan, has_bytes: int) -> str:
+def _advice(stage: StagePlan, available_bytes: int) -> str:
     execution = stage.execution
-    if execution.micro_batch_size is None and (execution.memory_limit_bytes or 0) > has_bytes:
-        return f"set `run.limits.memory` to at most {show_bytes(has_bytes)}, or remove it"
+    if execution.micro_batch_size is None and (execution.memory_limit_bytes or 0) > available_bytes:
+        return f"set `run.limits.memory` to at most {show_bytes(available_bytes)}, or remove it"
     advice = [] if execution.micro_batch_size in (None, 1) else ["lower `run.micro_batch_size`"]
     advice += [] if execution.activation_checkpointing else ["set `run.activation_checkpointing: true`"]
     return ", or ".join([*advice, "use a smaller model or `sequence_len`"])

@@ -28,9 +28,9 @@ class _Idle(NamedTuple):
     section: BaseModel
     fields: tuple[str, ...]
     beside: str
-    """What deprives them of it."""
+    """Why, as the end of the message: "beside `kind: none`"."""
     otherwise: str
-    """What gives them one."""
+    """What to do to use the fields, as the end of the advice: "use `kind: mlflow`"."""
 
 
 def find_ineffective(recipe: Recipe, *, has_no_samples: bool) -> Iterator[FieldProblem]:
