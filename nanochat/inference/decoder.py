@@ -22,7 +22,7 @@ from nanochat.inference.batch_sizes import (
     PROMPT_TOKENS,
     decoding_rows,
 )
-from nanochat.inference.decoding_step import Settings, State, Steps
+from nanochat.inference.decoding_step import Settings, State, Step, Steps
 from nanochat.inference.kv_cache import (
     Buffers,
     PromptCache,
@@ -63,7 +63,10 @@ class Decoder:
         """Positions of each slot when the steps submitted so far are done; 0 if it is free."""
         self._buffers: list[Buffers] = []
         self._state = _no_rows()
-        self._settings = Settings(sampling_arrays([]), mx.zeros((0, 2), mx.uint32))
+        # `add` chooses these for its rows, before the first step.
+        self._settings: Settings
+        self._no_override: mx.array
+        self._step: Step
 
     def add(self, rows: Sequence[NewRow]) -> list[int]:
         """Read the prompts of new rows, all but their last tokens, and return their slots, in the order of the rows.
@@ -167,7 +170,7 @@ class Decoder:
         mx.eval(self._buffers)  # frees the cache before other prompts are read
 
     def _collect_settings(self) -> None:
-        """Collect the sampling settings of all rows in arrays, and choose the step function that they need."""
+        """Collect the sampling settings of the present rows in arrays, and choose the step function that they need."""
         self._no_override = mx.full((len(self._rows),), -1, mx.int32)
         mx.eval(self._no_override)
         samplings = [Sampling(temperature=0.0) if row is None else row.sampling for row in self._rows]

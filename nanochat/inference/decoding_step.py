@@ -63,10 +63,9 @@ class Steps:
         return self._steps[draws, filters]
 
     def _make(self, *, draws: bool, filters: bool) -> Step:
-        # On a CPU, MLX would run a C++ compiler, and gain nothing.
         step = _compute_at_once if runs_on_cpu() else _compute
         bound = partial(step, self._model, self._vocab_size, draws=draws, filters=filters)
-        if runs_on_cpu():
+        if runs_on_cpu():  # MLX would run a C++ compiler there, and gain nothing
             return bound
         return mx.compile(bound, inputs=self._model) if self._weights_change else mx.compile(bound)
 
@@ -111,7 +110,7 @@ def _compute_at_once(
     draws: bool,
     filters: bool,
 ) -> tuple[State, list[Buffers]]:
-    """Do what `_compute` does, without MLX where it can be: handing small operations to its thread takes too long."""
+    """Do the same on a CPU, with NumPy for the small operations: MLX would take longer to hand them to its thread."""
     tokens, positions, counts = (np.array(x) for x in (state.tokens, state.positions, state.counts))
     inputs = mx.array(np.where(np.array(forced) >= 0, forced, tokens))
     cache = DecodingCache(buffers, state.positions, state.newest)

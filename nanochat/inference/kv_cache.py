@@ -130,13 +130,14 @@ def grow(config: GPTConfig, buffers: Sequence[Buffers], positions: int) -> list[
 
 
 class PromptCopy(NamedTuple):
-    """A prompt that goes to a row of the buffers."""
+    """A prompt to copy from the cache of prompts into the buffers."""
 
     source: int
     """Its row in the cache of prompts."""
     row: int
+    """Its row in the buffers."""
     length: int
-    """Without its padding."""
+    """Its tokens, without padding."""
 
 
 def from_prompts(cache: PromptCache, buffers: Sequence[Buffers], copies: Sequence[PromptCopy]) -> list[Buffers]:
@@ -167,7 +168,10 @@ def _fill_ring(ring: mx.array, prompts: mx.array, copy: PromptCopy) -> None:
 
 
 def _slices(copies: Sequence[PromptCopy]) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of sources and of rows that together are the copies: as many of both, or one source for all rows."""
+    """Yield pairs of slices (sources, rows) that together are all copies.
+
+    Both have the same length, or one source goes to all rows.
+    """
     first = 0
     for end in range(1, len(copies) + 1):
         if end < len(copies) and copies[end].row == copies[end - 1].row + 1:
@@ -179,7 +183,7 @@ def _slices(copies: Sequence[PromptCopy]) -> Iterator[tuple[slice, slice]]:
 
 
 def take_rows(x: mx.array, rows: Sequence[int]) -> mx.array:
-    """Return the rows of an array (B, ...) with these numbers, of which there is at least one, copied as slices."""
+    """Return a copy of the rows of an array (B, ...) with these numbers, at least one, copied as slices."""
     runs = [row for _, row in _slices([PromptCopy(row, row, 0) for row in rows])]
     if len(runs) == 1 and len(rows) > 1:  # MLX copies two slices, but one would keep the memory of all rows
         middle = rows[len(rows) // 2]

@@ -1,6 +1,6 @@
-"""CUDA kernels for what a decoding step does besides the model: its inputs, and the tokens that it draws.
+"""CUDA kernels for the parts of a decoding step around the model: preparing its inputs, and drawing tokens.
 
-They compute what `decoding_step` and `sampling.sample` write out. MLX would compile a kernel for each group of those
+Their plain forms are in `decoding_step` and `sampling.sample`. MLX would compile a kernel for each group of those
 operations, which takes a minute before the first answer on a machine.
 
 Shape letters: B rows of the batch, V vocabulary.
@@ -13,8 +13,8 @@ import mlx.core as mx
 from nanochat.inference.sampling import SamplingArrays
 from nanochat.model.cuda.launch import THREADS, Kernel
 
-_THREADS = 512
-"""Per row: few enough for the registers of `_DRAW`."""
+_DRAW_THREADS = 512
+"""Threads of `_DRAW` per row: few enough for its registers."""
 
 _ADVANCE = Kernel(
     "advance_rows",
@@ -135,7 +135,7 @@ _DRAW = Kernel(
 def advance(
     forced: mx.array, tokens: mx.array, positions: mx.array, counts: mx.array, *, last: int
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return a step's inputs, the positions after it, at most `last`, and the counts after it; all (B,) int32."""
+    """Return a step's inputs, the positions after it (at most `last`), and the counts after it; all (B,) int32."""
     rows = tokens.size
     arrays, sizes, blocks = (forced, tokens, positions, counts), [rows, last], -(-rows // THREADS)
     inputs, following, counted = _ADVANCE(
@@ -145,16 +145,19 @@ def advance(
 
 
 def draw(logits: mx.array, keys: mx.array, counts: mx.array, settings: SamplingArrays, *, filters: bool) -> mx.array:
-    """Return what `sampling.sample` does with the keys `step_keys(keys, counts)` if any row draws, (B,) int32."""
+    """Return the tokens that `sampling.sample` draws with the keys `step_keys(keys, counts)`, (B,) int32.
+
+    Rows of temperature 0 get their likeliest token. `filters` says whether any row has top-k or top-p.
+    """
     rows, vocab = logits.shape
-    order = mx.argsort(-logits, axis=-1) if filters else counts
+    order = mx.argsort(-logits, axis=-1) if filters else counts  # without filters the kernel does not read it
     (drawn,) = _DRAW(
         *(logits, order, keys, counts, *settings),
         sizes=[vocab],
         blocks=rows,
         shapes=[(rows,)],
         dtypes=[mx.int32],
-        constants={"FILTERS": filters, "THREADS": _THREADS, "BELOW_1": 1 - 2**-24},
-        threads=_THREADS,
+        constants={"FILTERS": filters, "THREADS": _DRAW_THREADS, "BELOW_1": 1 - 2**-24},
+        threads=_DRAW_THREADS,
     )
     return drawn
