@@ -24,13 +24,13 @@ _SECONDS = 1.0
 _LOOKS_PER_LINE = 10
 """A log gets a line less often than a terminal is drawn."""
 _IDLE_BETWEEN_CELLS = 3
-"""A sweep with cells that wait counts as stopped if no command runs one in so many looks after each other. A scheduler
-may start a command for each cell."""
+"""Successive looks without a running cell after which a sweep with waiting cells counts as stopped. A scheduler that
+starts a command for each cell leaves gaps."""
 _CURVE_HEIGHT, _MAX_WIDTH = 10, 100
 
 
 def watch(options: argparse.Namespace) -> None:
-    """Show how far a run is, and its curve, until it ends, and end with its exit code; with `--once`, only now."""
+    """Show how far a run is, and its curve, until it ends. Then exit with its exit code. `--once` shows it once."""
     allow_loss()
     console = TerminalConsole()
     width = min(console.width, _MAX_WIDTH)
@@ -66,7 +66,7 @@ def _print_page(snapshot: Snapshot, console: TerminalConsole, width: int) -> Non
 
 
 def _snapshots(reference: str) -> Iterator[Snapshot]:
-    """Yield how far a run is now and then, the last time when it has ended."""
+    """Yield how far a run is, every `_SECONDS`, until it has ended or nobody reads the output."""
     base = runtime.base_dir()
     sweep = look_for_sweep(reference, base)
     take = partial(take_snapshot, find_run(reference, base)) if sweep is None else partial(take_sweep_snapshot, *sweep)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
+"""The unit of the pauses, which grow fourfold."""
 _TEMPORARY = (408, 425, 429)
 """Statuses below 500 after which another attempt may succeed."""
 _T = TypeVar("_T")
@@ -34,11 +35,11 @@ class StatusError(Exception):
 
 
 def retry(act: Callable[[], _T], *, stopped: threading.Event | None = None) -> _T:
-    """Return the result of `act`. After temporary errors it is called again, with pauses, until `stopped` is set.
+    """Return the result of `act`. After temporary errors, call it again, with growing pauses, unless `stopped` is set.
 
     Raises:
-        TemporaryError: it failed every time, or was stopped.
-        StatusError: the server refuses.
+        TemporaryError: there was no usable answer to the last attempt, or `stopped` was set before the first.
+        StatusError: the server refuses, or the last attempt ended with a temporary error status.
     """
     problem: Exception = TemporaryError("stopped")
     for attempt in range(_ATTEMPTS):

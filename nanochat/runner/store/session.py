@@ -103,7 +103,7 @@ def open_session(
     is_new: bool,
     is_cached: bool,
 ) -> Iterator[Session]:
-    """Resume the latest run of this name if it computes the same thing, else create a new run, and work on it.
+    """Resume the latest run of this name if it computes the same thing, else create a run. Yield its session.
 
     `is_new` always creates a run, because a forced stage belongs to a new run. If all stages are cached (`is_cached`),
     a resumed run keeps its provenance. The run is locked until the block ends.
@@ -116,7 +116,7 @@ def open_session(
     with ExitStack() as held:
         # Two commands that start at the same instant choose their folders one after the other.
         with exclusive(runs_folder(base) / plan.recipe_name):
-            _refuse_twin(plan.recipe_name, digest, base)
+            _refuse_second_process(plan.recipe_name, digest, base)
             previous = None if is_new else find_resumable_run(plan.recipe_name, digest, base)
             now = time.time()
             folder = _folder(plan.recipe_name, previous, base, now)
@@ -159,7 +159,7 @@ def _resumed(fresh: Iterable[StageEntry], previous: Run) -> tuple[StageEntry, ..
     return tuple(entry.model_copy(update=kept.get(entry.stage, {})) for entry in fresh)
 
 
-def _refuse_twin(name: str, digest: str, base: Path) -> None:
+def _refuse_second_process(name: str, digest: str, base: Path) -> None:
     """Raise LockError if a process is working on a run of this name that computes the same thing."""
     for run in list_runs(base, name):
         if run.state.plan_digest == digest and is_in_progress(run):

@@ -154,7 +154,10 @@ def explain_changes(identity: StageIdentity, recipe_name: str, base: Path) -> li
 
 
 def explain_own_changes(stage: StagePlan, recipe_name: str, base: Path) -> list[str] | None:
-    """Return the same for the stage's own fields and sources, without the upstream outputs, which are not known yet."""
+    """Return what differs from this stage of the latest run with the recipe's name, in its own fields and sources.
+
+    Outputs of upstream stages are left out, because they are not known yet. None if no such run had the stage.
+    """
     other = next(_earlier_identities(stage.name, recipe_name, base), None)
     if other is None:
         return None
