@@ -41,7 +41,7 @@ def test_dedup_leaves_validation_text_out_of_training(files, base):
     assert list(single_pass(source, "validation", base=base)) == ["a", "z"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.text("ab\n", min_size=1, max_size=12).filter(str.strip), min_size=3, max_size=12),
     stop=st.integers(0, 20),
