@@ -27,8 +27,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def compiled_for() -> Callable[..., Plan]:
     """Compile the recipe `speedrun` for a device and its memory."""
 
-    def compiled(device: DeviceClass, memory_bytes: int) -> Plan:
-        recipe = load_recipe(RECIPES / "speedrun.yaml", [])
+    def compiled(device: DeviceClass, memory_bytes: int, *flags: str) -> Plan:
+        recipe = load_recipe(RECIPES / "speedrun.yaml", list(flags))
         return compile_plan(recipe, device_class=device, memory_bytes=memory_bytes)
 
     return compiled
@@ -176,6 +176,20 @@ def test_plan_for_a_mac_names_the_rows_that_fit_and_the_margin(
     (note,) = (note for note in plan.notes if note.startswith("pretrain on a Mac"))
     assert f"a Mac with {memory_gib}.0 GiB takes {rows} rows" in note
     assert note.endswith(f"which leaves {show_bytes(int(usable) - peak)}")
+
+
+def test_plan_for_a_mac_names_other_stages_that_the_run_would_refuse(
+    compiled_for: Callable[..., Plan],
+) -> None:
+    """The tokenizer of the speedrun needs 11.5 GiB. Two thirds of 16 GiB are less, two thirds of 32 GiB are more."""
+
+    def refused(memory_gib: int, *flags: str) -> list[str]:
+        notes = compiled_for("metal", memory_gib * 2**30, *flags).notes
+        return [note for note in notes if "tokenizer does not fit" in note]
+
+    (note,) = refused(16)
+    assert note.endswith("but a Mac with 16.0 GiB has 10.7 GiB for it; set `tokenizer.max_chars` lower")
+    assert refused(32) == refused(16, "tokenizer.max_chars=10M") == refused(16, "run.limits.memory=14G") == []
 
 
 def test_plan_for_a_mac_says_which_limit_decides(compiled: Callable[..., Plan]) -> None:

@@ -8,6 +8,7 @@ from nanochat.plan.describe import NOT_REPRODUCIBLE, describe_minutes, several
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import Estimate
+from nanochat.plan.estimate.limits import mac_gpu_bytes
 from nanochat.plan.estimate.training import GPU_AUTO_ROWS
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
@@ -52,11 +53,12 @@ def estimate_notes(
 def memory_notes(
     stages: Sequence[StagePlan], device: DeviceClass, memory_bytes: int, available_bytes: int
 ) -> list[str]:
-    """Return, for each stage that trains, how many rows fit and how much memory they leave.
+    """Return, for each stage that trains, how many rows fit and the memory they leave, and which others do not fit.
 
-    `available_bytes` are those of the device's `memory_bytes` that a process may use. `run.limits.memory` may allow
-    less, or more: it decides the number of rows.
+    `available_bytes` are those of the device's `memory_bytes` that training may use. `run.limits.memory` may allow
+    less, or more: it decides the number of rows. The other stages may use all that the check before a run allows.
     """
+    allowed = mac_gpu_bytes(memory_bytes) if device == "metal" else memory_bytes
     machine = f"a {'Mac' if device == 'metal' else 'machine'} with {show_bytes(memory_bytes)}"
     notes = []
     for stage in stages:
@@ -65,7 +67,12 @@ def memory_notes(
             stage.estimate.peak_memory_bytes,
             stage.execution.memory_limit_bytes,
         )
-        if rows is None or peak is None:
+        if peak is None:
+            continue
+        if rows is None:
+            if given is None and peak > allowed:
+                has = f"{machine} has {show_bytes(allowed)} for it"
+                notes.append(f"{stage.name} does not fit: it needs {show_bytes(peak)}, but {has}; {need_less(stage)}")
             continue
         limit = min(given or available_bytes, available_bytes)
         is_given = limit == given
@@ -78,6 +85,16 @@ def memory_notes(
             needs = f"it needs {show_bytes(peak)} of {whole}, which leaves {show_bytes(limit - peak)}"
             notes.append(f"{stage.name} on {machine} takes {several(rows, 'row')} per forward pass: {needs}")
     return notes
+
+
+def need_less(stage: StagePlan) -> str:
+    """Return what makes a stage need less memory, other than fewer rows per forward pass."""
+    kind = STAGES[stage.name]
+    if not kind.has_model:
+        return "set `tokenizer.max_chars` lower"
+    if kind.trains and not stage.execution.activation_checkpointing:
+        return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
+    return "use a smaller model or a shorter sequence_len"
 
 
 def _advice(stage: StagePlan, available_bytes: int) -> str:

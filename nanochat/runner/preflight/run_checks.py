@@ -23,7 +23,7 @@ from nanochat.plan.fitting import is_shared, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs.evaluation import ExportSpec
-from nanochat.plan.stages import STAGES
+from nanochat.plan.text.estimate_notes import need_less
 from nanochat.runner.preflight.data_checks import check_inputs
 from nanochat.runner.preflight.lm_eval_checks import find_lm_eval_problems
 from nanochat.runner.preflight.prepare import Prepared
@@ -129,7 +129,7 @@ def _check_memory(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[s
         fits = rows_that_fit(stage, share, device)
         if stage.execution.micro_batch_size is None and fits:
             continue  # `auto` will choose fewer rows than the plan shows
-        advice = f"set `run.micro_batch_size: {fits}`" if fits else _advice_without_rows(stage)
+        advice = f"set `run.micro_batch_size: {fits}`" if fits else need_less(stage)
         yield f"memory: {stage.name} needs about {show_bytes(planned)}, but the limit is {show_bytes(share)}; {advice}"
 
 
@@ -142,15 +142,6 @@ def _check_distributed(prepared: Prepared, stages: Sequence[StagePlan]) -> Itera
     for stage in shared:
         if (problem := uneven_shares(stage.spec, stage.model, stage.execution.processes)) is not None:
             yield f"`run.distributed.processes`: {problem[0]}; {problem[1]}"
-
-
-def _advice_without_rows(stage: StagePlan) -> str:
-    kind = STAGES[stage.name]
-    if not kind.has_model:
-        return "set `tokenizer.max_chars` lower"
-    if kind.trains and not stage.execution.activation_checkpointing:
-        return "set `run.activation_checkpointing: true`, or use a smaller model or a shorter sequence_len"
-    return "use a smaller model or a shorter sequence_len"
 
 
 def _check_time(prepared: Prepared, stages: Sequence[StagePlan]) -> Iterator[str]:
