@@ -208,6 +208,13 @@ def test_preference_pair_without_a_clear_conversation_is_refused(row, problem):
         parse_row(row, set())
 
 
+def test_row_of_an_unknown_form_names_its_keys_and_both_remedies():
+    with pytest.raises(BadConversation, match="keys: ask, reply;") as caught:
+        parse_row({"ask": "2 + 2?", "reply": "4"}, set())
+    assert "set the source's `column` to it" in str(caught.value)
+    assert 'set `map: {user: "{KEY}", assistant: "{OTHER_KEY}"}`' in str(caught.value)
+
+
 def call(name, arguments):
     return {"tool_calls": [{"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}]}
 

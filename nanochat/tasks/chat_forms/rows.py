@@ -154,7 +154,8 @@ def _take_messages(
             return _take_pair(row, value, keys, ignored)
     raise BadConversation(
         f"expected `messages`, or question/answer, or prompt/completion; keys: {_keys(value)}; if another key "
-        "holds the messages, set the source's `column` to it"
+        "holds the messages, set the source's `column` to it; if two keys hold a question and its answer, set "
+        '`map: {user: "{KEY}", assistant: "{OTHER_KEY}"}`'
     )
 
 
