@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.documents import single_pass
+from nanochat.data.files.file_selection import COPY
 from nanochat.data.source_splits import document_files, has_split, row_files
 from nanochat.data.sources import SourceSpec, list_files
 from nanochat.data.task_rows import iter_rows
@@ -195,9 +196,18 @@ def test_list_files_reads_the_same_rows_once(files, base):
     files.text("other/B.txt", "b")
     choice = list_files(files.source("set"), base=base)
     assert len(choice.used) == 3 and {path.suffix for path in choice.paths} == {".parquet"}
-    assert set(reasons_of(choice).values()) == {"the same text in another format is read"}
+    assert set(reasons_of(choice).values()) == {COPY}
     assert names_of(list_files(files.source("other"), base=base).used) == ["B.txt", "a.jsonl"]
     assert len(list_files(files.source("other/a.jsonl", "other/a.txt"), base=base).used) == 2
+
+
+def test_list_files_reads_every_suffix_that_a_pattern_names(files, base):
+    """Notes of one name need not be one text, so a pattern's suffix is stronger than a likeness of names."""
+    for name in ("todo.txt", "todo.md"):
+        files.text(f"notes/{name}", name)
+    assert reasons_of(list_files(files.source("notes"), base=base)) == {"todo.md": COPY}
+    assert names_of(list_files(files.source("notes/*.md", "notes/*.txt"), base=base).used) == ["todo.md", "todo.txt"]
+    assert names_of(list_files(files.source("notes", "notes/*.md"), base=base).used) == ["todo.md", "todo.txt"]
 
 
 def test_list_files_keeps_different_texts_of_a_split(files, base):

@@ -20,6 +20,7 @@ NO_USABLE_ROW = "no usable row"
 _SHOWN_NAMES = 3
 UNREAD_KIND = "neither text nor rows, by its suffix"
 OTHER_GROUP = "beside files of a kind that is read first; name it or its suffix to read it"
+COPY = "taken for the same text as a file of another format, by its name; name it or its suffix to read it"
 DESCRIPTION = "describes the other files, by its name"
 _DESCRIPTIONS = ("changelog", "citation", "contributing", "copying", "licence", "license", "notice", "readme")
 
@@ -98,7 +99,7 @@ class FileSelection:
         choice = choice.keep([file for file in choice.used if file.size > 0], EMPTY)
         choice = choice.keep(_without_descriptions(choice.used), DESCRIPTION)
         choice = choice.keep(_of_first_group(choice.used), OTHER_GROUP)
-        choice = choice.keep(_without_copies(choice.used), "the same text in another format is read")
+        choice = choice.keep(_without_copies(choice.used), COPY)
         return choice.keep(self._first_files(choice.used), "beyond `max_files`")
 
     def _first_files(self, files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
@@ -183,6 +184,7 @@ def _is_txt(file: DataFile[AnyPath]) -> bool:
 def _without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:
     """Return the files without those that hold the text of another file in a format that is read less well.
 
+    Only names are compared, so a file that the recipe chooses by its name or suffix is never taken for a copy.
     A copy has the stem of the other file in the same folder, such as `a.txt` or `a.jsonl.gz` beside `a.jsonl`; source
     code is only a copy of the same source code. Or a copy has the same split in the same folder or one that contains
     it, such as `x-train.txt` beside `data/train-00000-of-00004.parquet`.
@@ -200,7 +202,7 @@ def _without_copies(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath
         splits[label] = list({(_kind(file).row_rank, file.split, file.path.parent): file for file in entries}.values())
 
     def is_copy(file: DataFile[AnyPath]) -> bool:
-        if file.is_named:
+        if file.is_named or file.has_chosen_kind:
             return False
         key, rank = _stem_and_rank(file)
         if stems[key] < rank:

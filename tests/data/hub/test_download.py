@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.data.documents import single_pass
-from nanochat.data.files.file_selection import DataFile, FileSelection
+from nanochat.data.files.file_selection import COPY, DataFile, FileSelection
 from nanochat.data.hub import hub
 from nanochat.data.hub.hub_source import HubSource
 from nanochat.data.sources import (
@@ -362,8 +362,8 @@ def test_hub_data_set_in_two_formats_is_downloaded_once_and_its_validation_files
     choice = list_files(source(), base=base)
     assert {path.name: why for path, why in choice.left_out} == {
         "README.md": "describes the other files, by its name",
-        "Stories-train.txt": "the same text in another format is read",
-        "Stories-valid.txt": "the same text in another format is read",
+        "Stories-train.txt": COPY,
+        "Stories-valid.txt": COPY,
     }
     assert (len(choice.used), choice.found) == (3, 6)
 
