@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -46,15 +47,11 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, RlSpec), f"rl got the job of {spec.stage}"
-    if spec.init_from is not None:
-        folder = context.model_to_start_from(spec.init_from)
-    else:
-        folder = context.require_upstream("sft") / MODEL_FOLDER
+    folder = _model_folder(spec, context)
     model, tokenizer = load_model_and_tokenizer(folder)
     questions = read_questions(spec, context, tokenizer, context_len=model.config.sequence_len)
     objective = Objective(centre=spec.centre, scale=spec.scale, clip=spec.clip, kl=spec.kl)
-    world, start = context.process_group, load_model(folder)
-    start.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
+    world, start = context.process_group, _load_start(folder, context)
     common: dict[str, Any] = {
         "sampler": Sampler(context, model, tokenizer),
         "questions": questions,
@@ -69,12 +66,7 @@ def run(job: Job, context: StageContext) -> StageResult:
         optimizer=_make_optimizer(spec, context, model),
         loader=steps,
         schedule=_make_schedule(spec, questions),
-        micro_batch_size=choose_micro_batch(
-            context,
-            model.config,
-            sequence_len=model.config.sequence_len,
-            rows=max(1, spec.answers_per_step // world.size),
-        ),
+        micro_batch_size=_choose_micro_batch(spec, context, model),
         observe=lambda: _observe(steps, step),
     )
     step = PolicyStep(
@@ -96,6 +88,24 @@ def run(job: Job, context: StageContext) -> StageResult:
         return StageResult({})
     _warn_of_equal_rewards(context, spec, held_out)
     return StageResult(_metrics(spec, position, held_out, questions), training.timings())
+
+
+def _model_folder(spec: RlSpec, context: StageContext) -> Path:
+    if spec.init_from is not None:
+        return context.model_to_start_from(spec.init_from)
+    return context.require_upstream("sft") / MODEL_FOLDER
+
+
+def _load_start(folder: Path, context: StageContext) -> FastGPT:
+    """Return the model at the start, which is not trained: KL is measured from it."""
+    start = load_model(folder)
+    start.set_compute_dtype(mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32)
+    return start
+
+
+def _choose_micro_batch(spec: RlSpec, context: StageContext, model: FastGPT) -> int:
+    rows = max(1, spec.answers_per_step // context.process_group.size)
+    return choose_micro_batch(context, model.config, sequence_len=model.config.sequence_len, rows=rows)
 
 
 def _make_rollouts(spec: RlSpec) -> Rollouts:
