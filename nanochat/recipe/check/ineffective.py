@@ -1,7 +1,7 @@
 """Finds values that have no effect beside the other fields of a recipe, so that a plan can warn of them.
 
-They are no errors, because a sweep or a `--set` flag may change the other field. Not here: fields that contradict each
-other, which `cross_references` and the derivation of the plan refuse.
+They are no errors, because a sweep or a `--set` flag may change the other field. Not here: what `cross_references` and
+`plan.derive` refuse, which are fields that contradict each other and a few without an effect, such as `rl.clip`.
 """
 
 from __future__ import annotations
