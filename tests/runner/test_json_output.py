@@ -11,6 +11,7 @@ import pytest
 from nanochat.cli.json_output import print_json
 from nanochat.cli.run import main
 from nanochat.errors import StageError
+from nanochat.runner.report.results import Result
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,22 @@ def test_ls_shows_status_stages_and_what_is_not_reproducible(runs, monkeypatch, 
     assert lines["tiny"].startswith("finished 5/5 chat_eval.spelling 0.75")
     assert lines["failed"] == "failed 3/5 base_eval.bpb 1.5 (trained for a wall time: not reproducible)"
     assert "not reproducible" not in lines["tiny"] + lines["lost"]
+
+
+def test_ls_shows_scores_and_not_their_counts(runs, monkeypatch, capsys):
+    """The base evaluation's `bpb` comes with the bytes and tokens that it was measured on."""
+
+    def with_counts(records):
+        return [
+            Result(stage="base_eval", metric=metric, value=value)
+            for metric, value in (("bpb.bytes", 50219.0), ("bpb", 1.5), ("bpb.tokens", 16086.0))
+        ]
+
+    monkeypatch.setattr("nanochat.runner.report.run_summary.list_results", with_counts)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(runs.base))
+    assert main(["ls"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed/")]
+    assert line.split()[1:5] == ["failed", "3/5", "base_eval.bpb", "1.5"] and "bytes" not in line
 
 
 def test_json_of_report_has_the_documented_keys_and_writes_nothing(check_keys, json_of_runs):

@@ -150,7 +150,8 @@ def _headline(summary: RunSummary) -> str:
     mark = " (trained for a wall time: not reproducible)" if summary.time_remarks else ""
     for stage in (*reversed(evaluation_stages()), *reversed(training_stages())):
         if stage in summary.records:
-            results = [result for result in summary.results if result.stage == stage][:3]
+            # Metrics with a dot, such as `bpb.bytes`, only explain the result that is their beginning.
+            results = [result for result in summary.results if result.stage == stage and "." not in result.metric][:3]
             return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results) + mark
     if summary.lost:
         return f"the results of {', '.join(summary.lost)} are not here"
