@@ -35,6 +35,8 @@ from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
+_JUDGED_FILES = 10
+"""A plan names the forms of the chats in so many files at most, because it opens each of them."""
 _UNTRAINED = "untrained"
 """Stands for the role of an assistant's message that is not trained on, in packed conversations."""
 
@@ -133,24 +135,29 @@ def conversation_lines(source: SourceSpec) -> LineFilter:
 
 
 def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_planning: bool) -> str | None:
-    """Return the name of the form of the chats in files, judged by the keys of the first row that is JSON.
+    """Return the names of the forms of the chats in the first few files, each judged by its first row that is JSON.
 
-    Parquet files and converted copies are judged by the columns in their footer. None if there is no row, and when
-    planning, which must not import pyarrow, if the first file is compressed.
+    Parquet files and converted copies are judged by the columns in their footer. None if there is no row. When
+    planning, which must not import pyarrow, compressed files are not judged.
 
     Raises:
-        PreflightError, ValueError, OSError: the first file is damaged or not converted yet.
+        PreflightError, ValueError, OSError: one of these files is damaged or not converted yet.
     """
     if source.chat_map:
         return form_name(None, chat_map=source.chat_map)
-    file = next(iter(readable_files(paths[:1], base=base)), None)
-    kind = kind_of(file.path) if file is not None else None
-    if file is None or kind is None or (is_planning and kind.compression is not None):
+    files = readable_files(paths[:_JUDGED_FILES], base=base)
+    forms = [_form_of_file(file, source.column, is_planning=is_planning) for file in files]
+    return " and ".join(dict.fromkeys(form for form in forms if form is not None)) or None
+
+
+def _form_of_file(file: ReadableFile, column: str, *, is_planning: bool) -> str | None:
+    kind = kind_of(file.path)
+    if kind is None or (is_planning and kind.compression is not None):
         return None
     if kind.reader == "parquet":
-        return form_name(example_row(column_paths(file.path)), column=source.column)
+        return form_name(example_row(column_paths(file.path)), column=column)
     first = next((line for line in json_lines(file.path) if line.problem is None), None)
-    return None if first is None else form_name(first.value, column=source.column)
+    return None if first is None else form_name(first.value, column=column)
 
 
 def _read_rows(files: Sequence[ReadableFile], source: SourceSpec, ignored: set[str]) -> Iterator[FileRow]:

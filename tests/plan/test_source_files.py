@@ -139,5 +139,9 @@ def test_source_uses_name_the_form_of_chats(tmp_path: Path, monkeypatch: pytest.
     assert form("f.csv") == "chats: question and answer (`question`, `answer`)"
     assert form("c.parquet") == "chats: ShareGPT (`conversations` with `from` and `value`)"
     assert form("d.parquet") == "chats: messages (`messages`, with content parts)"
+    (tmp_path / "several").mkdir()
+    for name, text in (("a", row), ("b", row), ("c", {"conversations": turns})):
+        (tmp_path / f"several/{name}.jsonl").write_text(f"{json.dumps(text)}\n")
+    assert form("several") == f"{alpaca} and ShareGPT (`conversations` with `from` and `value`)"
     mapped = (("user", "{instruction}"), ("assistant", "output"))
     assert form("b.parquet", chat_map=mapped) == "chats: mapped from `instruction`, `output`"
