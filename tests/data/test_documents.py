@@ -290,7 +290,7 @@ def test_document_stream_names_a_damaged_parquet_file(files, base, damage):
         (b'{"body": "x"}', "no key `text`; its keys are: body"),
         (b"[1]", "expected an object, found list"),
         (b'{"text": 5}', "`text` is int, not text"),
-        (b'{"text": "\xff"}', "not UTF-8 at byte 11 of the line"),
+        (b'{"text": "\xff"}', "not UTF-8 at byte 11 of the line: save the file as UTF-8"),
         (b'{"text": "\\ud83d"}', "half of a surrogate pair"),
         (b"[" * 100_000, "JSON nested too deeply"),
     ],

@@ -62,7 +62,8 @@ def test_broken_utf16_makes_its_line_bad(files, bad):
     path = files.text("a.txt", content)
     texts = [text for text, _ in read_texts(ReadableFile(path), "text", START, max_chars=5, problems=problems)]
     assert texts == ["one\n", "three\n", ""]  # the last one carries the cursor that counts the bad line before it
-    assert problems.examples == [f"{path}:{line}: not UTF-8 at byte 1 of the line" for line in (2, 4)]
+    problem = "not UTF-8 at byte 1 of the line: save the file as UTF-8"
+    assert problems.examples == [f"{path}:{line}: {problem}" for line in (2, 4)]
 
 
 def test_documents_of_a_folder_of_many_encodings_are_its_texts(files, base):

@@ -27,6 +27,8 @@ from nanochat.errors import StageError
         ("train-00000-of-00002.JSONL.GZ", "train-00000-of-00002", "json lines", "gzip"),
         ("v1.2.ndjson.zst", "v1.2", "json lines", "zstd"),
         ("notes.md.xz", "notes", "text lines", "xz"),
+        ("diary.org", "diary", "text lines", None),
+        ("manual.adoc.gz", "manual", "text lines", "gzip"),
         ("page.htm", "page", "html", None),
         ("main.py.bz2", "main", "text lines", "bz2"),
         ("a.csv.gz", "a", "converted", "gzip"),

@@ -43,6 +43,8 @@ _FORMATS: dict[str, _Format] = {
     ".markdown": _Format("text lines", "text"),
     ".rst": _Format("text lines", "text"),
     ".tex": _Format("text lines", "text"),
+    ".org": _Format("text lines", "text"),
+    ".adoc": _Format("text lines", "text"),
     ".html": _Format("html", "text"),
     ".htm": _Format("html", "text"),
     ".xml": _Format("xml", "text"),

@@ -64,7 +64,8 @@ def read_texts(
         case "xml":
             yield from page_texts(path, xml_text, cursor, chars, problems)
         case _:
-            raise PreflightError(f"{path}: unsupported format `{path.suffix}`; use {READABLE}")
+            form = f"unsupported format `{path.suffix}`" if path.suffix else "a name without a suffix has no format"
+            raise PreflightError(f"{path}: {form}; use {READABLE}")
 
 
 def _check_unchanged(path: Path, cursor: Cursor) -> None:

@@ -81,7 +81,7 @@ def parse_line(raw: bytes) -> tuple[object, str | None]:
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
-        return None, f"not UTF-8 at byte {error.start + 1} of the line"
+        return None, f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8"
     except UnicodeEncodeError:
         return None, HALF_PAIR
     except json.JSONDecodeError as error:

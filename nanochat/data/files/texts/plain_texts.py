@@ -78,4 +78,4 @@ def decode_line(raw: bytes, *, is_first: bool) -> tuple[str, str | None]:
     try:
         return raw.decode("utf-8-sig" if is_first else "utf-8"), None
     except UnicodeDecodeError as error:
-        return "", f"not UTF-8 at byte {error.start + 1} of the line"
+        return "", f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8"
