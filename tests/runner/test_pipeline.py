@@ -12,6 +12,7 @@ import pytest
 from nanochat.errors import ExpectationError, InterruptedRun, LockError, PreflightError, RecipeError, StageError
 from nanochat.runner.pipeline import run_recipe
 from nanochat.runner.process.exit_status import StageBugError
+from nanochat.runner.report.run_summary import describe_unfinished, summarise
 from nanochat.runner.store.locks import stage_lock
 from nanochat.runner.store.record import read_record
 from nanochat.runner.store.run_catalog import list_runs
@@ -158,6 +159,8 @@ def test_signal_stops_the_stage_and_the_same_command_resumes_it(bench):
     assert str(caught.value) == "2-pretrain: stopped at step 2; suite a is kept; continue with: nanochat-run tiny.yaml"
     run = list_runs(bench.base)[-1]
     assert (run.state.status, run.state.entry("pretrain").status) == ("interrupted", "interrupted")
+    how = "It ended with: 2-pretrain: stopped at step 2; suite a is kept. Continue it with `nanochat-run tiny.yaml`"
+    assert str(describe_unfinished(summarise(run, bench.base))).endswith(how)
     bench.control()
     assert bench.run().folder == run.folder
     assert "2-pretrain: resumes" in bench.display.text

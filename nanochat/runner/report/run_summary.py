@@ -85,7 +85,8 @@ def describe_unfinished(summary: RunSummary) -> str | None:
         return f"{text}. Its command was `{state.command}`"
     text = f"Not finished: {summary.run.reference} ({summary.status}) has {done} of {count}: {stages}"
     if state.message:
-        text += f". It ended with: {state.message.splitlines()[0]}"
+        message = state.message.splitlines()[0].partition("; continue with:")[0]  # the command follows
+        text += f". It ended with: {message}"
     return text if summary.status == "running" else f"{text}. Continue it with `{state.command}`"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
-from nanochat.errors import PreflightError
+from nanochat.errors import InterruptedRun, PreflightError
 from nanochat.recipe.schema.sweep_section import Sweep
 from nanochat.runner.store.sweep_state import CellEntry
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting
+from nanochat.runner.sweeps.results.snapshot import take_sweep_snapshot
 from nanochat.runner.sweeps.running.search import propose
 from nanochat.storage.layout import sweep_folders
 
@@ -75,3 +79,29 @@ def test_a_search_that_was_killed_chooses_the_same_settings_again(sweep, calls):
     sweep.run()
     assert calls() == []
     assert sweep.table() == table
+
+
+def test_a_signal_between_two_trials_interrupts_the_search(sweep, monkeypatch):
+    """It arrives when the first of four cells is done, so no cell is stopped. `watch` counts the cells to come."""
+    pytest.importorskip("optuna")
+    sweep.write(SEARCH)
+    make_display, titles = sweep.bench.make_display, []
+
+    def make_interrupting():
+        display = make_display()
+        log_line = display.log_line
+
+        def look(text):
+            log_line(text)
+            for folder in sweep_folders(sweep.bench.base):  # none before the plan is shown
+                titles.append(take_sweep_snapshot(folder, sweep.state(), sweep.bench.base).title)
+            if "base_eval: done" in text:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        display.log_line = look
+        return display
+
+    monkeypatch.setattr(sweep.bench, "make_display", make_interrupting)
+    with pytest.raises(InterruptedRun, match=r"^stopped before cell 2 \(cells: 1 finished\); continue with: "):
+        sweep.run()
+    assert "cell 1/4: 2-pretrain" in titles

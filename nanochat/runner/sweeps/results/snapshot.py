@@ -27,7 +27,7 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
             exit_code=OK if is_active else _exit_code(summary), is_active=is_active, stages=counts,
             title=None, fraction=0.0, text="", curve_name=None, curve=([], []),
         )  # fmt: skip
-    cell, number = take_snapshot(running[-1].run, base), f"cell {running[-1].entry.number}/{len(summary.results)}"
+    cell, number = take_snapshot(running[-1].run, base), f"cell {running[-1].entry.number}/{_count_cells(state)}"
     return replace(
         cell,
         reference=reference(folder),
@@ -37,6 +37,14 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
         title=f"{number}: {cell.title}" if cell.title else None,
         curve_name=f"{number}: {cell.curve_name}" if cell.curve_name else None,
     )
+
+
+def _count_cells(state: SweepState) -> int:
+    """Return how many cells a sweep has when it ends, including those that a search has yet to choose."""
+    search, seeds = state.section.search, state.section.seeds
+    if search is None:
+        return len(state.cells)
+    return search.trials * (1 if seeds is None else seeds if isinstance(seeds, int) else len(seeds))
 
 
 def _exit_code(summary: SweepSummary) -> int:

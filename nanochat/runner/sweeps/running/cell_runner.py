@@ -82,6 +82,10 @@ class CellRunner:
             pending = {pool.submit(self._run_in_slot, cell, free, interrupts, earlier) for cell in cells}
             _wait(pending, interrupts)
 
+    def stop_before(self, number: int) -> None:
+        """Note that a signal kept a cell from starting."""
+        self._stops[number] = f"stopped before cell {number}"
+
     def raise_if_stopped(self, progress: str) -> None:
         """Raise InterruptedRun if a signal stopped a cell or kept one from starting. `progress`: how far all are."""
         if self._stops and not self._has_given_up:
@@ -101,7 +105,7 @@ class CellRunner:
         number = cell.cell.number
         try:
             if interrupts.count:
-                self._stops[number] = f"stopped before cell {number}"
+                self.stop_before(number)
             elif earlier is None:
                 self._run_cell(cell, slot, interrupts)
             elif cell.cell.values in self._pruned_values:

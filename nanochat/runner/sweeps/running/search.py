@@ -152,9 +152,12 @@ def run_search(
     while True:
         results = read_results(state, base)
         tried = group_by_setting(results)
-        if interrupts.count or done >= search.trials:
-            return state
         first = done * len(seeds) + 1
+        if done >= search.trials:
+            return state
+        if interrupts.count:
+            runner.stop_before(first)
+            return state
         if done < len(tried):
             batch = [_values_in(search, setting) for setting in tried[done : done + together]]
             cells = [x for x in _prepare(loaded, batch, first=first, base=base) if x.cell.number not in state.pruned]
