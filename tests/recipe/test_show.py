@@ -16,6 +16,7 @@ from nanochat.recipe.schema.recipe import Recipe
 from nanochat.recipe.show import diff_recipes, resolved_yaml, yaml_with_origins
 
 VALID = Path(__file__).parent / "valid"
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 # All text that YAML can represent. The reader refuses NUL and unpaired surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30) | st.sampled_from(
@@ -64,6 +65,15 @@ def test_printing_a_printed_recipe_changes_nothing(name, tmp_path):
     again = load_recipe(path)
     assert again.recipe == loaded.recipe
     assert resolved_yaml(again) == resolved_yaml(loaded)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_loading_a_printed_recipe_that_is_shipped_gives_the_same_recipe(path, tmp_path):
+    """A run keeps its recipe like this, and `best` continues from it."""
+    recipe = load_recipe(path).recipe
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(resolved_yaml(load_recipe(path)), encoding="utf-8")
+    assert load_recipe(resolved).recipe == recipe
 
 
 def test_each_value_is_printed_with_its_line_flag_or_default(monkeypatch):

@@ -14,7 +14,7 @@ from nanochat.recipe.check.result_names import unknown_result
 from nanochat.recipe.check.tracking_values import check_tracking
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath, Plain, map_of, value_at
-from nanochat.recipe.schema.recipe import STAGE_SECTIONS
+from nanochat.recipe.schema.recipe import STAGE_SECTIONS, Source
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.tasks.table import TASKS
 
@@ -82,8 +82,9 @@ def _check_addresses(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
 
 def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     sources = map_of(data.get("sources"))
+    without_effect = (None, Source.model_fields["column"].default)  # a resolved recipe gives all defaults
     for name, source in sources.items():
-        if isinstance(source, dict) and source.get("map") is not None and source.get("column") is not None:
+        if isinstance(source, dict) and source.get("map") is not None and source.get("column") not in without_effect:
             message = "`column` has no effect beside `map`"
             yield FieldProblem(("sources", name, "column"), "exactly-one", message, "remove one of them")
     for path, name, at_key in _source_names(data):
