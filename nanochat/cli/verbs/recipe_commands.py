@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nanochat import runtime
@@ -13,6 +14,11 @@ from nanochat.cli.json_output import print_json
 from nanochat.data.places.connection import is_offline
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.recipe.load import load_recipe
+
+_CACHED_HERE = (
+    "stages that are cached here count as done on the Mac too; to see what all of them cost, set NANOCHAT_BASE_DIR to "
+    "a new folder"
+)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -73,6 +79,8 @@ def plan(options: argparse.Namespace) -> None:
         return
     prepared = prepare(loaded, runtime.base_dir(), mac_bytes=None if options.mac is None else options.mac * 2**30)
     lookups, selected = prepared.look_up_cache(), select_stages(prepared.plan)
+    if options.mac is not None and any(lookup.action == "cached" for lookup in lookups):
+        prepared = replace(prepared, plan=replace(prepared.plan, notes=(*prepared.plan.notes, _CACHED_HERE)))
     if options.why is not None:
         select_stages(prepared.plan, only=options.why)
         explanation = explain_stage(prepared, lookups, options.why)

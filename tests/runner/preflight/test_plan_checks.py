@@ -60,3 +60,15 @@ def test_plan_reads_no_more_text_than_a_run_reads_of_one_source(bench, monkeypat
     monkeypatch.setattr("nanochat.data.files.file_sizes.SMALL_BYTES", 8)
     assert check_plan(bench.prepare()).unchecked == ()
     assert "foo" in check_plan(bench.prepare()).problems[0]
+
+
+def test_plan_for_a_mac_says_that_it_counts_what_this_machine_has_cached(bench, monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(bench.base))
+    command = ["plan", str(bench.recipe), "--mac", "16"]
+    assert main(command) == 0
+    assert "cached here" not in capsys.readouterr().out
+    bench.run(last="tokenizer")
+    assert main(command) == 0
+    assert "stages that are cached here count as done on the Mac too" in capsys.readouterr().out
+    assert main(command[:2]) == 0
+    assert "cached here" not in capsys.readouterr().out
