@@ -25,10 +25,14 @@ def load_config(folder: Path) -> GPTConfig:
         raise PreflightError(f"{folder} holds no model: {CONFIG_FILE} is missing")
     content = read_object(path)
     if "model_type" in content:
-        raise PreflightError(
-            f"{folder} is a model for other programs (of type {content['model_type']!r}); make a folder of ours from "
-            "it with `nanochat-run import`"
+        kind = content["model_type"]
+        remedy = (
+            "make a folder of ours from it with `nanochat-run import`"
+            if kind == "nanochat"
+            else "if `nanochat-run export` wrote it, name the run or folder that it was made from, or import its "
+            "`--format torch`"
         )
+        raise PreflightError(f"{folder} is a model for other programs (of type {kind!r}); {remedy}")
     if content.get("format") != FORMAT:
         raise PreflightError(f"{path} has format {content.get('format')!r}; this version reads {FORMAT}")
     config = config_from(content.get("model"), path)

@@ -149,4 +149,9 @@ def test_exported_folders_are_told_from_ours(tmp_path, make_random_model, capsys
     assert main(["import", str(tmp_path / "out"), str(tmp_path / "back")]) == 3
     assert "import its `--format torch`" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "out"), str(tmp_path / "again"), "--format", "hf"]) == 3
-    assert "a model for other programs" in capsys.readouterr().err
+    problem = capsys.readouterr().err
+    assert "a model for other programs" in problem
+    assert "import its `--format torch`" in problem and "with `nanochat-run import`" not in problem  # which refuses it
+    (tmp_path / "out/config.json").write_text('{"model_type": "nanochat"}')
+    assert main(["export", str(tmp_path / "out"), str(tmp_path / "again"), "--format", "hf"]) == 3
+    assert "make a folder of ours from it with `nanochat-run import`" in capsys.readouterr().err
