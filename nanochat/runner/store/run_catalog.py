@@ -19,6 +19,7 @@ from nanochat.storage.layout import (
     StageFolder,
     run_folders,
     runs_folder,
+    sweeps_folder,
 )
 
 
@@ -189,6 +190,11 @@ def _no_such_run(reference: str, runs: list[Run], base: Path) -> str:
     if not names:
         return (
             f"no run `{reference}`: there are none under {runs_folder(base)} yet; start one with `nanochat-run RECIPE`"
+        )
+    if (sweeps_folder(base) / reference).is_dir():
+        return (
+            f"`{reference}` is a sweep of several models; name the run of one cell (`nanochat-run report {reference}` "
+            "ranks them)"
         )
     close = difflib.get_close_matches(reference, names, n=1)
     hint = f"did you mean `{close[0]}`? " if close else ""

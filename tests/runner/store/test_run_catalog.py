@@ -30,6 +30,13 @@ def test_find_run_accepts_name_time_and_folder(finished):
         find_run("tny", finished.base)
 
 
+def test_resolve_model_says_that_a_sweep_is_not_one_model(bench):
+    bench.run(last="tokenizer")
+    (bench.base / "sweeps/rates/20260101-000000").mkdir(parents=True)
+    with pytest.raises(RecipeError, match=r"`rates` is a sweep .* one cell \(`nanochat-run report rates` ranks them\)"):
+        resolve_model("rates", bench.base)
+
+
 def test_the_latest_run_is_the_one_created_last_whatever_its_folder_is_called(finished):
     """Folders are named in local time. A container in UTC, or a clock that goes back an hour, mixes up their order."""
     first = finished.first
