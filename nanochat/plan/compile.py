@@ -7,6 +7,7 @@ place in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -56,7 +57,7 @@ def compile_plan(
         start_models: the models that stages with `init_from` start from, by stage, as far as they are known.
     """
     recipe = loaded.recipe
-    specs, executions, notes = _derive(loaded)
+    specs, executions, notes = _derive(loaded, start_models)
     digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
@@ -105,11 +106,13 @@ def source_spec(name: str, section: schema.Source) -> SourceSpec:
     )
 
 
-def _derive(loaded: LoadedRecipe) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
+def _derive(
+    loaded: LoadedRecipe, start_models: Mapping[str, GPTConfig]
+) -> tuple[list[StageSpec], dict[StageName, ExecutionSpec], list[str]]:
     """Return the specifications of the stages, how each is executed, and the notes. Raises what is wrong at once."""
     recipe, issues = loaded.recipe, PlanIssues()
     sources = {name: source_spec(name, section) for name, section in recipe.sources.items()}
-    config = derive_recipe_model(recipe, issues)
+    config = derive_recipe_model(recipe, issues, knows_start="pretrain" in start_models)
     execution = execution_spec(recipe.run)
     monitored: Mapping[str, ExecutionSpec] = {}
     specs = _derive_specs(recipe, sources, config, issues) if not issues.problems else []
@@ -188,7 +191,8 @@ def _stage_models(specs: Sequence[StageSpec], start_models: Mapping[str, GPTConf
     models: dict[str, GPTConfig | None] = {}
     for spec in specs:
         if isinstance(spec, PretrainSpec):
-            models[spec.stage] = spec.model
+            start = start_models.get(spec.stage)
+            models[spec.stage] = spec.model if start is None else replace(spec.model, vocab_size=start.vocab_size)
         elif not isinstance(spec, TokenizerSpec) and spec.init_from is not None:
             models[spec.stage] = start_models.get(spec.stage)
         else:

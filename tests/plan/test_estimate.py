@@ -222,6 +222,18 @@ def test_stages_after_starting_weights_are_estimated_with_their_model(compiled: 
     assert "not known before data or weights are read, and not in any total: sft, chat_eval" in unread.notes
 
 
+def test_pretraining_from_weights_is_estimated_with_their_vocabulary(compiled: Callable[..., Plan]) -> None:
+    """It costs what it costs in the recipe that trained the tokenizer, and not what 32,768 pieces would cost."""
+    whole = compiled()
+    flags = ("tokenizer=null", "pretrain.init_from=there")
+    plan = compiled(*flags, start_models={"pretrain": QUICK})
+    for name in ("pretrain", "sft", "chat_eval"):
+        assert plan.stage(name).model == QUICK == whole.stage(name).model
+    assert plan.stage("pretrain").estimate.peak_memory_bytes == whole.stage("pretrain").estimate.peak_memory_bytes
+    note = "the vocabulary is that of the starting weights; sizes are shown for 32,768 pieces"
+    assert note in compiled(*flags).notes and note not in plan.notes
+
+
 @pytest.mark.parametrize(
     ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 131, 219), (DEPTH_4, 392, 303, 790)]
 )

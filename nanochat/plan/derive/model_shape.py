@@ -10,8 +10,11 @@ from nanochat.recipe.schema import recipe as schema
 _CODE = "impossible-shape"
 
 
-def derive_recipe_model(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig | None:
-    """Return the config of the model that the recipe describes, or None if it describes none."""
+def derive_recipe_model(recipe: schema.Recipe, issues: PlanIssues, *, knows_start: bool) -> GPTConfig | None:
+    """Return the config of the model that the recipe describes, or None if it describes none.
+
+    `knows_start` says that the plan shows the sizes of pretraining for the vocabulary of its starting weights.
+    """
     if recipe.model is None:
         if recipe.pretrain is not None:
             message = "`pretrain` needs the section `model`, even if it starts from given weights"
@@ -22,7 +25,8 @@ def derive_recipe_model(recipe: schema.Recipe, issues: PlanIssues) -> GPTConfig 
         vocab_size = recipe.tokenizer.vocab_size
     else:
         vocab_size = GPTConfig.vocab_size
-        issues.note(f"the vocabulary is that of the starting weights; sizes are shown for {vocab_size:,} pieces")
+        if not knows_start:
+            issues.note(f"the vocabulary is that of the starting weights; sizes are shown for {vocab_size:,} pieces")
     config, problems = derive_model(recipe.model, vocab_size=vocab_size)
     issues.problems += problems
     return config
