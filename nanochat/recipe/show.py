@@ -14,6 +14,8 @@ from nanochat.recipe.schema.recipe import Recipe, Section
 Value: TypeAlias = "str | int | float | bool | dict[str, Value] | list[Value] | None"
 
 _MERGED_FIELDS = ("extends", "vars")
+_SHOWN_NULLS = ("sample_every_steps",)
+"""If these fields are null by default, that is written, too: beside `prompts` it says that no samples are wanted."""
 _COMMENT_COLUMN = 48
 
 
@@ -42,11 +44,12 @@ def diff_recipes(a: Recipe, b: Recipe) -> list[tuple[str, Value, Value]]:
 
 
 def _recipe_values(section: Section) -> dict[str, Value]:
-    """Return a section as plain data with its defaults. Fields whose value and default are None are left out."""
+    """Return a section as plain data with its defaults. Most fields whose value and default are None are left out."""
     values: dict[str, Value] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if name in _MERGED_FIELDS or (value is None and field.default is None):
+        is_absent = value is None and field.default is None and name not in _SHOWN_NULLS
+        if name in _MERGED_FIELDS or is_absent:
             continue
         values[name] = _plain(value)
     return values

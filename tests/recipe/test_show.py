@@ -69,11 +69,13 @@ def test_printing_a_printed_recipe_changes_nothing(name, tmp_path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_loading_a_printed_recipe_that_is_shipped_gives_the_same_recipe(path, tmp_path):
-    """A run keeps its recipe like this, and `best` continues from it."""
+    """And no warnings, as the shipped one has none. A run keeps its recipe like this, and `best` prints it."""
     recipe = load_recipe(path).recipe
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(resolved_yaml(load_recipe(path)), encoding="utf-8")
-    assert load_recipe(resolved).recipe == recipe
+    again = load_recipe(resolved)
+    assert again.recipe == recipe
+    assert again.warnings() == []
 
 
 def test_each_value_is_printed_with_its_line_flag_or_default(monkeypatch):
