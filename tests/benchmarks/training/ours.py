@@ -10,7 +10,7 @@ from training.run import Result, Run
 
 from nanochat import runtime
 
-CHOSEN = runtime.prepare()
+CHOSEN = runtime.prepare(trains=True)
 
 import mlx.core as mx  # noqa: E402
 from measuring import training_step  # noqa: E402
