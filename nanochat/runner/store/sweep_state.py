@@ -55,6 +55,16 @@ class SweepState(_Stored):
     """All of them, or those that a search has chosen so far."""
     pruned: tuple[int, ...] = ()
     """The numbers of the cells that a search stopped early, or did not start, because they are worse than others."""
+    is_exhausted: bool = False
+    """Whether a search found no other setting to try, although it may try more."""
+
+    @property
+    def final_cell_count(self) -> int:
+        """How many cells the sweep has when it ends, including those that a search has yet to choose."""
+        search, seeds = self.section.search, self.section.seeds
+        if search is None or self.is_exhausted:
+            return len(self.cells)
+        return search.trials * (1 if seeds is None else seeds if isinstance(seeds, int) else len(seeds))
 
     def write(self, folder: SweepFolder) -> None:
         """Write this as JSON."""

@@ -18,7 +18,7 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
     """Return how far a sweep is: a snapshot of its last cell that has begun, and how many cells have which status."""
     is_active = is_locked(folder)  # before the cells are read: what ends afterwards is seen next time
     state = read_sweep(folder) or state  # a search adds cells
-    summary = SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)))
+    summary = SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)), is_active=is_active)
     counts = (("cells:", count_statuses(summary.results)),)
     running = [x for x in summary.results if x.status == "running" and x.run is not None]
     if not running or running[-1].run is None:
@@ -27,7 +27,7 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
             exit_code=OK if is_active else _exit_code(summary), is_active=is_active, stages=counts,
             title=None, fraction=0.0, text="", curve_name=None, curve=([], []),
         )  # fmt: skip
-    cell, number = take_snapshot(running[-1].run, base), f"cell {running[-1].entry.number}/{_count_cells(state)}"
+    cell, number = take_snapshot(running[-1].run, base), f"cell {running[-1].entry.number}/{state.final_cell_count}"
     return replace(
         cell,
         reference=reference(folder),
@@ -37,14 +37,6 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
         title=f"{number}: {cell.title}" if cell.title else None,
         curve_name=f"{number}: {cell.curve_name}" if cell.curve_name else None,
     )
-
-
-def _count_cells(state: SweepState) -> int:
-    """Return how many cells a sweep has when it ends, including those that a search has yet to choose."""
-    search, seeds = state.section.search, state.section.seeds
-    if search is None:
-        return len(state.cells)
-    return search.trials * (1 if seeds is None else seeds if isinstance(seeds, int) else len(seeds))
 
 
 def _exit_code(summary: SweepSummary) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import JsonValue
 
 from nanochat.plan.describe import several
 from nanochat.recipe.sweeps.labels import short_names
+from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
 from nanochat.runner.sweeps.results.cell_results import CellResult, Setting, group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.json_results import ranked_setting_to_json
@@ -28,11 +28,19 @@ class SweepSummary:
     folder: SweepFolder
     state: SweepState
     results: tuple[CellResult, ...]
+    is_active: bool = False
+    """Whether a command is running its cells."""
 
     @property
     def status(self) -> SweepStatus:
-        """The status of the whole sweep."""
-        return _sweep_status(self.results)
+        """The status of the whole sweep: failed if a cell is, and finished if no cell is left to run or to choose."""
+        statuses = {result.status for result in self.results}
+        if "failed" in statuses:
+            return "failed"
+        is_whole = len(self.results) >= self.state.final_cell_count
+        if statuses and statuses <= {"finished", "pruned"} and is_whole:
+            return "finished"
+        return "running" if self.is_active or "running" in statuses else "interrupted"
 
     @property
     def best(self) -> tuple[str, Setting] | None:
@@ -44,7 +52,9 @@ class SweepSummary:
 
     def headline(self) -> str:
         """Return the number of cells and the best setting on one line."""
-        cells = f"sweep of {several(len(self.results), 'cell')}"
+        cells = f"sweep of {several(self.state.final_cell_count, 'cell')}"
+        if len(self.results) < self.state.final_cell_count:
+            cells += f", {len(self.results)} chosen so far"
         if self.best is None:
             return cells
         metric, setting = self.best
@@ -56,7 +66,7 @@ def list_sweeps(base: Path) -> list[SweepSummary]:
     """Return the sweeps whose state can be read, the newest last."""
     sweeps = [(folder, read_sweep(folder)) for folder in sweep_folders(base)]
     return [
-        SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)))
+        SweepSummary(folder=folder, state=state, results=tuple(read_results(state, base)), is_active=is_locked(folder))
         for folder, state in sweeps
         if state is not None
     ]
@@ -65,16 +75,6 @@ def list_sweeps(base: Path) -> list[SweepSummary]:
 def list_damaged_sweeps(base: Path) -> list[SweepFolder]:
     """Return the folders of sweeps whose state cannot be read, sorted by their time."""
     return [folder for folder in sweep_folders(base) if read_sweep(folder) is None]
-
-
-def _sweep_status(results: Sequence[CellResult]) -> SweepStatus:
-    """Return the status of a sweep: failed if a cell is, and running while commands run cells."""
-    statuses = {result.status for result in results}
-    if "failed" in statuses:
-        return "failed"
-    if "running" in statuses:
-        return "running"
-    return "finished" if statuses and statuses <= {"finished", "pruned"} else "interrupted"
 
 
 def summary_to_json(summary: SweepSummary) -> JsonValue:

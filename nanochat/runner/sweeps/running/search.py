@@ -170,6 +170,8 @@ def run_search(
             count = min(search.trials - done, together)
             proposals = propose(state.section, tried, count, seed=loaded.recipe.seed, losses=losses)
             if not proposals:
+                state = state.model_copy(update={"is_exhausted": True})
+                state.write(folder)
                 return state
             new = _prepare(loaded, proposals, first=first, base=base)
             state = state.model_copy(update={"cells": (*state.cells, *map(cell_entry, new))})
