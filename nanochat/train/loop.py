@@ -17,7 +17,11 @@ from nanochat.train.step import Rates, Step, StepResult
 from nanochat.train.time_budget import TimeBudget
 
 MAX_NONFINITE_STEPS = 3
-"""This many steps in a row without a finite loss and gradient stop the stage. Fewer are skipped and counted."""
+"""This many steps in a row without a finite loss and gradient stop the stage.
+
+Fewer are skipped and counted, if a finite step follows: it shows that the weights are still sound. Nothing shows this
+if a stage ends with skipped steps, so it fails.
+"""
 
 
 def train(
@@ -40,7 +44,7 @@ def train(
             and sample due at that step are repeated, because the checkpoint was written before them.
     Raises:
         InterruptedRun: training was asked to stop; the position is saved.
-        StageError: `MAX_NONFINITE_STEPS` in a row, or all steps, were not finite; the last checkpoint is kept.
+        StageError: `MAX_NONFINITE_STEPS` in a row, or the last step, were not finite; the last checkpoint is kept.
     """
     return _Loop(step, callbacks, intervals, last_step, lr_field, budget).run(start)
 
@@ -88,8 +92,8 @@ class _Loop(Generic[RowsType]):
             self._train_step(batch, rates)
             self._after_step()
         self._wait_for_step()
-        if 0 < self.position.step == self.position.skipped_steps:
-            raise StageError(self._divergence_message(f"any step ({self.position.step:,} in all)"))
+        if self.position.nonfinite_streak:
+            raise self._divergence(self.position.step, "the last of the stage")
         self._save()
         self._evaluate()
         self._run_suites()
@@ -153,10 +157,7 @@ class _Loop(Generic[RowsType]):
             if self.budget is not None:
                 self.budget.agree(seconds)
         if self.position.nonfinite_streak >= MAX_NONFINITE_STEPS:
-            latest = f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}"
-            raise StageError(
-                self._divergence_message(f"steps {step - MAX_NONFINITE_STEPS + 1:,} to {step:,} ({latest})")
-            )
+            raise self._divergence(step, f"loss {result.loss.item()}, gradient norm {result.grad_norm.item()}")
 
     def _report(self, result: StepResult, rates: Rates) -> None:
         self.callbacks.log(StepReport(self.position, result, rates, self.busy_seconds / self.steps_since_report))
@@ -233,10 +234,13 @@ class _Loop(Generic[RowsType]):
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.position.step > 0 and self.position.step % every == 0
 
-    def _divergence_message(self, where: str) -> str:
+    def _divergence(self, step: int, remark: str) -> StageError:
+        """Return the error that the steps up to this one were skipped. `remark` says more about them."""
+        streak = self.position.nonfinite_streak
+        steps = f"step {step:,}" if streak == 1 else f"steps {step - streak + 1:,} to {step:,}"
         saved = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step >= 0 else "nothing was saved"
-        return (
-            f"diverged: loss or gradients were not finite in {where}\n"
+        return StageError(
+            f"diverged: loss or gradients were not finite in {steps} ({remark})\n"
             f"  batch of step {self.position.step:,}: {self.callbacks.describe_batch()}\n"
             f"  {saved}; lower the learning rate (`{self.lr_field}`) or look at the data there"
         )

@@ -182,10 +182,16 @@ def test_loop_skips_and_counts_fewer_nonfinite_steps():
 
 
 @pytest.mark.parametrize("is_ahead", [False, True])
-@pytest.mark.parametrize("last_step", [2, None], ids=["last step", "end of the data"])
-def test_loop_fails_if_it_skipped_each_of_fewer_than_three_steps(last_step, is_ahead):
-    run = FakeRun(losses={1: NAN, 2: INF}, batches=2)
-    with pytest.raises(StageError, match=r"not finite in any step \(2 in all\)\n.*\n  nothing was saved"):
+@pytest.mark.parametrize("last_step", [3, None], ids=["last step", "end of the data"])
+@pytest.mark.parametrize(
+    ("losses", "steps"),
+    [({2: NAN, 3: INF}, "steps 2 to 3"), ({1: NAN, 3: NAN}, "step 3")],
+    ids=["two", "one"],
+)
+def test_loop_fails_if_it_ends_with_skipped_steps(losses, steps, last_step, is_ahead):
+    """The first step is finite, and so large that its update ruins the weights: the model has learned nothing."""
+    run = FakeRun(losses={1: 1e30, **losses}, batches=3)
+    with pytest.raises(StageError, match=rf"not finite in {steps} \(the last of the stage\)\n.*\n  nothing was saved"):
         run.train(NEVER, last_step=last_step, is_ahead=is_ahead)
     assert run.of("save", "evaluate") == []
 
