@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from nanochat.train.step import Rates, Rows, StepResult
@@ -27,6 +27,12 @@ class TrainingPosition:
     nonfinite_streak: int = 0
     best_step: int | None = None
     best_value: float | None = None
+
+    def with_result(self, result: StepResult) -> TrainingPosition:
+        """Return the position after the result of its last step is known. On a GPU this waits for it."""
+        if result.is_applied:
+            return replace(self, loss=float(result.loss), nonfinite_streak=0)
+        return replace(self, skipped_steps=self.skipped_steps + 1, nonfinite_streak=self.nonfinite_streak + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

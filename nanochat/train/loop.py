@@ -150,7 +150,7 @@ class _Loop(Generic[RowsType]):
             return
         step, result = self.pending
         self.pending = None
-        self.position = _position_after(self.position, result)
+        self.position = self.position.with_result(result)
         if result.votes is not None:
             stops, saves, seconds = cast(list[float], result.votes.tolist())
             self.joint_votes = _Votes(step, should_stop=stops > 0, is_save_due=saves > 0)
@@ -244,13 +244,3 @@ class _Loop(Generic[RowsType]):
             f"  batch of step {self.position.step:,}: {self.callbacks.describe_batch()}\n"
             f"  {saved}; lower the learning rate (`{self.lr_field}`) or look at the data there"
         )
-
-
-def _position_after(position: TrainingPosition, result: StepResult) -> TrainingPosition:
-    skipped = int(not result.is_applied)
-    return replace(
-        position,
-        loss=position.loss if skipped else float(result.loss),
-        skipped_steps=position.skipped_steps + skipped,
-        nonfinite_streak=position.nonfinite_streak + 1 if skipped else 0,
-    )
