@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nanochat import runtime
 from nanochat.errors import RecipeError
+from nanochat.plurals import several
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
     import numpy as np
@@ -137,7 +138,7 @@ class Model:
         start = common_prefix_length(before, row)  # tokens may join the end of `given` with the text
         if len(row) > self.context or start == len(row):
             raise RecipeError(
-                f"{len(row):,} tokens with BOS, {len(row) - start:,} of them to score: the model reads"
+                f"{several(len(row), 'token')} with BOS, {len(row) - start:,} of them to score: the model reads"
                 f" {self.context:,}, and at least one is needed"
             )
         ((result,),) = score_continuations(self._engine.model, [[make_continuation(row, start, max_tokens=None)]])

@@ -18,6 +18,7 @@ from nanochat.cli import slash_commands
 from nanochat.cli.arguments.parser import Parser, add_device, add_version
 from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
 from nanochat.errors import NanochatError, PreflightError, RecipeError
+from nanochat.plurals import several
 from nanochat.terminal.output import is_read
 
 if TYPE_CHECKING:  # MLX must not be imported before `runtime.prepare`
@@ -130,7 +131,10 @@ def _converse(session: ChatSession, *, is_terminal: bool) -> None:
         import readline  # noqa: F401 -- importing it gives `input` history and editing
 
         size = session.engine.model.config
-        print(f"{size.n_layer} layers, width {size.n_embd}, context {size.sequence_len} tokens; /help lists commands")
+        print(
+            f"{several(size.n_layer, 'layer')}, width {size.n_embd}, context {size.sequence_len} tokens; "
+            "/help lists commands"
+        )
     failed = 0
     while is_read():
         try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from nanochat.plurals import several
+
 
 @dataclass(frozen=True)
 class UserMessage:
@@ -115,5 +117,5 @@ def _parse_temperature(argument: str) -> Line:
 def _parse_max_tokens(argument: str) -> Line:
     if not (argument.isascii() and argument.isdigit() and int(argument) > 0):
         return Invalid(f"/tokens needs a whole number of at least 1, such as `/tokens 256` (found {argument!r})")
-    notice = f"set the maximum length of an answer to {int(argument)} tokens"
+    notice = f"set the maximum length of an answer to {several(int(argument), 'token')}"
     return ChangeSettings({"max_tokens": int(argument)}, notice)

@@ -25,6 +25,7 @@ from nanochat.data.places.builtin import stdlib_corpus
 from nanochat.data.source_splits import Split, document_files
 from nanochat.data.sources import SourceSpec, describe, validation_frac
 from nanochat.errors import PreflightError, StageError
+from nanochat.plurals import several
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class DocumentStream:
         self._position = DocumentPosition.from_json(start)
         if self._position.part >= max(1, len(self._parts)):
             raise PreflightError(
-                f"{describe(spec)}: has {len(self._parts)} files, but the checkpoint was reading file "
+                f"{describe(spec)}: has {several(len(self._parts), 'file')}, but the checkpoint was reading file "
                 f"{self._position.part + 1}; restore the data, or start the stage over with `--force`"
             )
         self._notify = notify
@@ -111,7 +112,7 @@ class DocumentStream:
                 raise StageError(self._no_document())
             if seen is not None and seen.duplicates and start.epoch == 0:
                 self._notify(
-                    f"{describe(self._spec)}: {seen.duplicates:,} duplicate {self._split} documents were left out"
+                    f"{describe(self._spec)}: left out {several(seen.duplicates, f'duplicate {self._split} document')}"
                 )
             self._problems.end_pass()
             start = DocumentPosition(start.epoch + 1)
@@ -169,12 +170,12 @@ class DocumentStream:
         reason = "it holds no text" if rule is not None else "its files hold no text; set `validation`"
         if rule is not None and (chars := rule.only_line_chars):
             advice = f", or set `max_document_chars: {chars // 2}` to cut the line" if chars > 1 else ""
-            reason = f"its text is a single line of {chars:,} characters; add another line{advice}"
+            reason = f"its text is a single line of {several(chars, 'character')}; add another line{advice}"
             if rule.are_all_equal:
                 reason = f"all its documents are the same text; add a document with another text{advice}"
         bad = f"; left out:{shown(self._problems.examples)}" if self._problems.examples else ""
         if self._problems.held_out:
-            bad += f"; {self._problems.held_out:,} rows say that they belong to a held-out split"
+            bad += f"; {several(self._problems.held_out, 'row')} of a held-out split"
         return f"{describe(self._spec)}: no {self._split} document; {reason}{bad}"
 
 

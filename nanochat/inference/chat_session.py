@@ -13,6 +13,7 @@ import numpy as np
 from nanochat.inference.answer_text import AnswerDecoder, parse_answer
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
+from nanochat.plurals import several
 from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, fit_for_completion
 
 
@@ -96,7 +97,7 @@ class ChatSession:
             if len(answer) == answer_limit(self._context, len(prompt.ids), settings.max_tokens):
                 is_full = len(answer) < settings.max_tokens
                 why = f"the context of {self._context:,} tokens is full" if is_full else "the limit that is set"
-                self.notes += (f"the answer was stopped at {len(answer):,} tokens: {why}",)
+                self.notes += (f"the answer was stopped at {several(len(answer), 'token')}: {why}",)
         finally:
             if (answer or is_complete) and not self.is_raw:
                 content = parse_answer(self.tokenizer, answer)
@@ -110,8 +111,7 @@ class ChatSession:
         """Yield a sentence about each kind of text that is not in the prompt."""
         why = f"the context of {self._context:,} tokens has no room for more"
         if prompt.dropped_messages:
-            messages = "message" if prompt.dropped_messages == 1 else "messages"
-            yield f"the model did not read the first {prompt.dropped_messages:,} {messages} of this chat: {why}"
+            yield f"the model did not read the first {several(prompt.dropped_messages, 'message')} of this chat: {why}"
         if prompt.dropped_tokens:
             what = "your message and the system prompt" if self.system else "your message"
-            yield f"the model did not read the first {prompt.dropped_tokens:,} tokens of {what}: {why}"
+            yield f"the model did not read the first {several(prompt.dropped_tokens, 'token')} of {what}: {why}"

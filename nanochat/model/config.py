@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
+from nanochat.plurals import several
+
 Architecture = Literal["seed", "current", "portable"]
 
 VOCAB_MULTIPLE = 64
@@ -191,7 +193,7 @@ class GPTConfig:
     def find_misfit(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         """Return why weights of these names and shapes are not those of this model, or None if they are."""
         if self.n_layer > len(shapes):  # listing the names of so many layers could take all memory
-            return f"the model has {self.n_layer:,} layers, but there are only {len(shapes):,} weights"
+            return f"the model has {self.n_layer:,} layers, but only {several(len(shapes), 'weight')}"
         expected = self.parameter_shapes()
         missing = [name for name in expected if name not in shapes]
         unknown = [name for name in shapes if name not in expected]

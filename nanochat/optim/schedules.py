@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from nanochat.optim.groups import Variant
+from nanochat.plurals import several
 
 ScheduleKind = Literal["trapezoid", "cosine", "constant"]
 CURRENT_MOMENTUM_WARMUP_STEPS = 400
@@ -41,7 +42,9 @@ class ScheduleConfig:
         ]
         for name, value in (("warm-up", self.warmup_steps), ("warm-down", self.warmdown_steps)):
             if value > self.steps:
-                problems.append(f"a {name} of {value} steps is longer than the horizon of {self.steps} steps")
+                problems.append(
+                    f"a {name} of {several(value, 'step')} is longer than the horizon of {several(self.steps, 'step')}"
+                )
         if not 0 <= self.final_frac <= 1:
             problems.append(f"`final_frac` is {self.final_frac}, but must lie between 0 and 1")
         return problems

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from nanochat.plan.quantities import show_count
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec, TokenizerSpec
+from nanochat.plurals import several
 
 Params = Mapping[str, object]
 Metrics = Mapping[str, float]
@@ -19,9 +20,9 @@ NOT_REPRODUCIBLE = "how far it comes depends on the machine, so the result is no
 CROP_WARNING_FRAC = 0.2
 """The plan and the report warn if `pretrain.long_documents: crop` throws away more of the text than this."""
 _LOST_CONVERSATIONS = {
-    "refused_conversations": "rows of the data held no conversation and were refused",
-    "dropped_conversations": "were left out because no answer fits a row",
-    "cut_conversations": "were cut after an answer to fit a row",
+    "refused_conversations": ("refused because they hold no conversation", "row"),
+    "dropped_conversations": ("left out because no answer fits a row", "conversation"),
+    "cut_conversations": ("cut after an answer to fit a row", "conversation"),
 }
 """Metrics that count the conversations which were not trained on whole, and what happened to them."""
 
@@ -36,11 +37,12 @@ def describe_pretrain(spec: PretrainSpec) -> str:
     schedule, rows = spec.schedule, spec.tokens_per_step // spec.model.sequence_len
     step = f"of {spec.tokens_per_step:,} tokens ({several(rows, 'row')})"
     if spec.steps is None:
-        horizon = f"{describe_minutes(spec.minutes)} in steps {step}"
+        assert spec.minutes is not None, "a horizon is steps or minutes"
+        horizon = f"{several(spec.minutes, 'minute')} in steps {step}"
         warmdown = f"{schedule.warmdown_steps / schedule.steps:.0%} of the time"
     else:
         horizon = f"{several(spec.steps, 'step')} {step} = {spec.steps * spec.tokens_per_step:,} tokens"
-        warmdown = f"{schedule.warmdown_steps} steps"
+        warmdown = several(schedule.warmdown_steps, "step")
     return (
         f"{horizon} of {', '.join(item.source.name for item in spec.data)}; "
         f"{spec.optimizer.variant} optimizer, weight decay {spec.weight_decay:.3g}, {schedule.kind} schedule: warm-up "
@@ -55,9 +57,10 @@ def describe_sft(spec: SftSpec) -> str:
     if spec.last_step is not None:
         horizon = several(spec.last_step, "step")
     elif spec.minutes is not None:
-        horizon = f"{describe_minutes(spec.minutes)} in steps"
+        horizon = f"{several(spec.minutes, 'minute')} in steps"
     else:
-        horizon = f"{spec.epochs:g} epoch{'' if spec.epochs == 1 else 's'} in steps"
+        assert spec.epochs is not None, "a horizon is steps, minutes or epochs"
+        horizon = f"{several(spec.epochs, 'epoch')} in steps"
     held_out = ", ".join(item.name for item in spec.data if item.is_validated)
     validates = f"; holds out some of {held_out}" if held_out else ""
     return f"{horizon} of {spec.tokens_per_step:,} tokens: {', '.join(tasks)}{validates}{_describe_choice(spec)}"
@@ -69,7 +72,11 @@ def _describe_choice(spec: PretrainSpec | SftSpec) -> str:
 
 def describe_rl(spec: RlSpec) -> str:
     """Return the horizon, the size of a step and the tasks."""
-    horizon = several(spec.steps, "step") if spec.steps is not None else f"{spec.epochs:g} epochs in steps"
+    if spec.steps is not None:
+        horizon = several(spec.steps, "step")
+    else:
+        assert spec.epochs is not None, "a horizon is steps or epochs"
+        horizon = f"{several(spec.epochs, 'epoch')} in steps"
     answers = f"{several(spec.prompts_per_step, 'question')} x {several(spec.samples_per_prompt, 'answer')}"
     return f"{horizon} of {answers}: {', '.join(spec.data)}"
 
@@ -98,16 +105,6 @@ def describe_crop(cropped_frac: float) -> str:
         f"`pretrain.long_documents: crop` throws away {cropped_frac:.0%} of the text that is read, the ends of long "
         "documents; `keep` trains on all of it"
     )
-
-
-def describe_minutes(minutes: float | None) -> str:
-    """Return `5 minutes`."""
-    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
-
-
-def several(count: int, noun: str) -> str:
-    """Return `1 step`, `1,200 steps`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def tokenizer_params(spec: TokenizerSpec) -> Params:
@@ -180,7 +177,7 @@ def export_outcome(metrics: Metrics) -> str:
 def tokenizer_outcome(metrics: Metrics) -> str:
     """Return what the tokenizer stage did."""
     return (
-        f"learned to cut text into {_count(metrics, 'vocab_size')} different pieces (tokens), "
+        f"learned to cut text into {_count(metrics, 'vocab_size', 'different piece')} (tokens), "
         f"{metrics.get('bytes_per_token', float('nan')):.2f} bytes each on average."
     )
 
@@ -189,8 +186,8 @@ def pretrain_outcome(metrics: Metrics) -> str:
     """Return what the pretrain stage did, with bits per byte if they were measured."""
     bits = f", and needs {metrics['bpb']:.2f} bits per byte of text it has not seen" if "bpb" in metrics else ""
     return (
-        f"taught a new model of {_count(metrics, 'parameters')} parameters to predict the next token: "
-        f"it read {_count(metrics, 'tokens')} tokens in {_count(metrics, 'steps')} steps{bits}."
+        f"taught a new model of {_count(metrics, 'parameters', 'parameter')} to predict the next token: "
+        f"it read {_count(metrics, 'tokens', 'token')} in {_count(metrics, 'steps', 'step')}{bits}."
         f"{_sentence(describe_choice(metrics))}{_crop_outcome(metrics.get('cropped_frac', 0.0))}"
     )
 
@@ -203,11 +200,15 @@ def _crop_outcome(cropped_frac: float) -> str:
 
 def sft_outcome(metrics: Metrics) -> str:
     """Return what the sft stage did, and how many conversations it could not use whole."""
-    lost = [f"; {_count(metrics, name)} {what}" for name, what in _LOST_CONVERSATIONS.items() if metrics.get(name)]
+    lost = [
+        f"; {what}: {_count(metrics, name, noun)}"
+        for name, (what, noun) in _LOST_CONVERSATIONS.items()
+        if metrics.get(name)
+    ]
     bits = f"; answers it was not trained on need {metrics['bpb']:.2f} bits per byte" if "bpb" in metrics else ""
     return (
-        f"taught the model to answer, on {_count(metrics, 'conversations')} example conversations "
-        f"({_count(metrics, 'tokens')} tokens, {_count(metrics, 'steps')} steps){''.join(lost)}{bits}."
+        f"taught the model to answer, on {_count(metrics, 'conversations', 'example conversation')} "
+        f"({_count(metrics, 'tokens', 'token')}, {_count(metrics, 'steps', 'step')}){''.join(lost)}{bits}."
         f"{_sentence(describe_choice(metrics))}"
     )
 
@@ -217,8 +218,8 @@ def rl_outcome(metrics: Metrics) -> str:
     scores = [metrics[name] for name in ("score_before", "score") if name in metrics]
     change = f"; it solved {scores[0]:.1%} of held-out questions before and {scores[1]:.1%} after" if scores else ""
     return (
-        f"let the model answer {_count(metrics, 'prompts')} questions, {_count(metrics, 'answers')} answers in all, "
-        f"and made the better ones likelier in {_count(metrics, 'steps')} steps{change}."
+        f"let the model answer {_count(metrics, 'prompts', 'question')}, {_count(metrics, 'answers', 'answer')} "
+        f"in all, and made the better ones likelier in {_count(metrics, 'steps', 'step')}{change}."
     )
 
 
@@ -237,5 +238,6 @@ def describe_choice(metrics: Metrics) -> str:
     return f"{passed_on} is the lowest; that of the last step, {last:,}, is {metrics['last_val_loss']:.4f}."
 
 
-def _count(metrics: Metrics, name: str) -> str:
-    return show_count(metrics.get(name))
+def _count(metrics: Metrics, name: str, noun: str) -> str:
+    value = metrics.get(name)
+    return f"{show_count(value)} {noun if value == 1 else noun + 's'}"

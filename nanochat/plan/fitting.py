@@ -13,6 +13,7 @@ from nanochat.plan.plan import StagePlan
 from nanochat.plan.specs.job import StageSpec
 from nanochat.plan.specs.training import PretrainSpec, RlSpec, SftSpec
 from nanochat.plan.stages import STAGES
+from nanochat.plurals import several
 from nanochat.recipe.schema.execution_sections import Distributed
 
 _SHOWN_DIVISORS_UP_TO = 1024
@@ -61,15 +62,15 @@ def uneven_shares(spec: StageSpec, config: GPTConfig | None, processes: int) -> 
     None if they can, if the stage does not train, and if the length of a row is not known.
     """
     if isinstance(spec, RlSpec):
-        rows, unit, field = spec.prompts_per_step, "questions", "prompts_per_step"
+        rows, unit, field = spec.prompts_per_step, "question", "prompts_per_step"
     elif isinstance(spec, PretrainSpec | SftSpec) and (sequence_len := _sequence_len(spec, config)) is not None:
-        rows, unit, field = max(1, spec.tokens_per_step // sequence_len), "rows", "tokens_per_step"
+        rows, unit, field = max(1, spec.tokens_per_step // sequence_len), "row", "tokens_per_step"
     else:
         return None
     if rows % processes == 0:
         return None
     fitting = [str(n) for n in range(1, min(rows, _SHOWN_DIVISORS_UP_TO) + 1) if rows % n == 0]
-    message = f"{spec.stage}'s step of {rows:,} {unit} cannot be shared equally by {processes:,} processes"
+    message = f"{spec.stage}'s step of {several(rows, unit)} cannot be shared equally by {processes:,} processes"
     return message, f"numbers of processes that fit: {', '.join(fitting)}; or change `{field}`"
 
 

@@ -23,6 +23,7 @@ from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.plan.specs.evaluation import ExportSpec
 from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.storage.files import folder_bytes, new_folder, write_text
@@ -193,5 +194,5 @@ def _measured(form: Format, same: Mapping[str, float], scores: Mapping[str, floa
         )
     for name in (key.removeprefix(f"{form}.") for key in scores if key.startswith(f"{form}.") and key[-2:] != ".n"):
         ours, theirs, count = scores[f"nanochat.{name}"], scores[f"{form}.{name}"], int(scores[f"{form}.{name}.n"])
-        lines.append(f"- `{name}`: {theirs:.3f} here, {ours:.3f} with the original model ({count:,} problems)")
+        lines.append(f"- `{name}`: {theirs:.3f} here, {ours:.3f} with the original model ({several(count, 'problem')})")
     return "\n".join([lines[0], "", *lines[1:]]) + "\n"

@@ -25,6 +25,7 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import lr_multiplier, muon_momentum, weight_decay_at
 from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import PretrainSpec
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch, held_out_batches
 from nanochat.stages.training.monitored_suites import MonitoredSuites
@@ -147,7 +148,9 @@ def _open_documents(source: SourceSpec, context: StageContext, tokenizer: Tokeni
     def on_progress(documents: int, tokens: int) -> None:
         if context.should_stop():
             raise InterruptedRun(f"stopped while tokenizing `{source.name}`, finished files are kept")
-        context.report_progress(0.0, f"tokenizing {source.name}: {documents:,} documents, {tokens:,} tokens")
+        context.report_progress(
+            0.0, f"tokenizing {source.name}: {several(documents, 'document')}, {several(tokens, 'token')}"
+        )
 
     return cached_stream(
         source, "train", tokenizer, base=context.base, on_progress=on_progress, notify=context.notify_user

@@ -18,6 +18,7 @@ from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedules import ScheduleConfig, muon_momentum, sft_lr_multiplier
 from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import SftSpec
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.stages.training.monitored_suites import MonitoredSuites
@@ -175,7 +176,7 @@ def _make_validation(
 def _describe_conversations(stats: ConversationStats, data: SftData, sequence_len: int) -> str:
     return (
         f"conversations: {stats.placed_conversations:,} trained on, {stats.cut_conversations:,} of them cut to "
-        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {data.refused:,} rows refused"
+        f"{sequence_len + 1:,} tokens; {stats.dropped_conversations:,} dropped; {several(data.refused, 'row')} refused"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from nanochat.data.documents import single_pass
 from nanochat.plan.specs.job import Job
 from nanochat.plan.specs.training import TokenizerSpec
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult
 from nanochat.tokenizer import bpe
 
@@ -55,10 +56,10 @@ def _training_texts(spec: TokenizerSpec, context: StageContext) -> Iterator[str]
         chars += min(len(text), spec.max_document_chars)
         if count % PROGRESS_DOCUMENTS == 0:
             context.report_progress(
-                0.3 * min(1.0, chars / spec.max_chars), f"reading: {count:,} documents, {chars:,} chars"
+                0.3 * min(1.0, chars / spec.max_chars), f"reading: {several(count, 'document')}, {chars:,} chars"
             )
         yield text
-    context.report_progress(0.3, f"training on {count:,} documents, {chars:,} chars")
+    context.report_progress(0.3, f"training on {several(count, 'document')}, {chars:,} chars")
 
 
 def _bytes_per_token(spec: TokenizerSpec, context: StageContext, tokenizer: bpe.Tokenizer) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanochat.plurals import several
 from nanochat.storage.checked_json import read_checked, write_checked
 from nanochat.storage.files import sha256_of_file, sha256_of_pieces
 
@@ -88,7 +89,7 @@ def find_change(path: Path, expected: FileDigest, *, trust_time: bool = False) -
     if not path.is_file():
         return "is not a file"
     if expected.size_bytes is not None and status.st_size != expected.size_bytes:
-        return f"has {status.st_size:,} bytes instead of {expected.size_bytes:,}"
+        return f"has {several(status.st_size, 'byte')} instead of {expected.size_bytes:,}"
     if trust_time and expected.modified_ns in (None, status.st_mtime_ns):
         return None
     if not _has_content(path, expected):

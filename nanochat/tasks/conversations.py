@@ -27,6 +27,7 @@ from nanochat.data.source_splits import row_files
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe
 from nanochat.data.task_rows import split_files
 from nanochat.errors import StageError
+from nanochat.plurals import several
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
 from nanochat.tasks.chat_forms.names import example_row, form_name
@@ -98,8 +99,8 @@ def read_conversations(source: SourceSpec, split: str, *, base: Path, max_exampl
         examples = "\n  ".join(problems[:SHOWN]) or "there are no rows"
         allowed = f"(`max_bad_rows` allows {limit:,})" if packed else "(at least one must be usable)"
         raise StageError(
-            f"{describe(source)}, split `{split}`: {len(problems):,} of {total:,} conversations cannot be used "
-            f"{allowed}:\n  {examples}"
+            f"{describe(source)}, split `{split}`: {len(problems):,} of {several(total, 'conversation')} cannot "
+            f"be used {allowed}:\n  {examples}"
         )
     return Conversations(packed, refused, sorted(ignored))
 

@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 from nanochat.storage.given_json import parse_object
 from nanochat.tokenizer.pieces import SPECIAL_TOKENS, IntArray
 
@@ -166,7 +167,7 @@ def _check(content: Mapping[str, Any], vocabulary: Mapping[str, int], special_id
         raise ValueError("its ids are not different whole numbers")
     missing = sum(character not in vocabulary for character in _CHARACTERS)
     if missing:
-        raise ValueError(f"{missing} bytes have no piece")
+        raise ValueError(f"it has no piece for {several(missing, 'byte')}")
 
 
 def _steps(step: Any) -> Iterator[Mapping[str, Any]]:

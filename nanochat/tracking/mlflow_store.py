@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from nanochat import runtime
 from nanochat.errors import NanochatError
+from nanochat.plurals import several
 from nanochat.storage.files import move_into_place
 from nanochat.storage.locking import folder_lock
 from nanochat.tracking.database import (
@@ -116,7 +117,7 @@ def _restore(client: MlflowClient, experiment: Experiment) -> str:
         )
         count, token = count + len(page), page.token or ""
     client.restore_experiment(experiment.experiment_id)
-    runs = f"{count:,} deleted run{'' if count == 1 else 's'} in it"
+    runs = f"{several(count, 'deleted run')} in it"
     return f"the experiment `{experiment.name}` was deleted; it is restored, and MLflow restored the {runs} as well"
 
 

@@ -82,7 +82,7 @@ def test_conversation_rows_without_a_turn_end_cut_nothing():
 
 
 def test_conversation_rows_stop_if_no_conversation_fits():
-    with pytest.raises(StageError, match=r"none of the 2 conversations fits 13 tokens .*raise `sft\.sequence_len`"):
+    with pytest.raises(StageError, match=r"none of 2 conversations fits 13 tokens .*raise `sft\.sequence_len`"):
         loader_of([conversation(0, 20), conversation(1, 30)], epochs=None).next()
 
 

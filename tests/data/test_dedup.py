@@ -30,7 +30,7 @@ def test_dedup_counts_what_it_leaves_out_once(files, base):
     stream = DocumentStream(files.source("*", dedup="exact"), "train", base=base, notify=notes.append)
     assert [next(stream) for _ in range(15)] == list("abcde") * 3
     assert [note for note in notes if "duplicate" in note] == [notes[0]]
-    assert "3 duplicate train documents were left out" in notes[0]
+    assert "left out 3 duplicate train documents" in notes[0]
 
 
 def test_dedup_leaves_validation_text_out_of_training(files, base):

@@ -266,13 +266,13 @@ def reading_error(files, base):
 
 def test_document_stream_names_a_missing_column_and_the_others(files, base):
     path = files.parquet("a.parquet", TEXTS, column="content")
-    problem = f"{path}: no column `text`; its columns are: content; all its {len(TEXTS)} rows are left out"
+    problem = f"{path}: no column `text`; its columns are: content; all its rows ({len(TEXTS)}) are left out"
     assert reading_error(files, base).endswith(f"no train document; it holds no text; left out: {problem}")
 
 
 def test_document_stream_refuses_a_column_of_numbers(files, base):
     files.parquet("a.parquet", [1, 2])
-    assert "column `text` holds int64, not text; all its 2 rows are left out" in reading_error(files, base)
+    assert "column `text` holds int64, not text; all its rows (2) are left out" in reading_error(files, base)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "overwritten"])

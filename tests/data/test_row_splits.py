@@ -89,5 +89,5 @@ def test_stream_continues_between_rows_of_held_out_splits(files, base, write_row
 
 def test_source_of_held_out_rows_only_is_refused(files, base, write_rows):
     source = files.source(write_rows("rows", [ROWS[1], ROWS[3]]).name)
-    with pytest.raises(PreflightError, match=r"no train document; .*; 2 rows say that they belong to a held-out split"):
+    with pytest.raises(PreflightError, match=r"no train document; .*; 2 rows of a held-out split"):
         check_documents(source, ("train",), base=base)

@@ -111,8 +111,8 @@ def test_check_documents_explains_a_split_without_documents(files, base):
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        ("column", "no column `text`; its columns are: body; all its 400 rows are left out"),
-        ("type", "column `text` holds int64, not text; all its 10 rows are left out"),
+        ("column", "no column `text`; its columns are: body; all its rows (400) are left out"),
+        ("type", "column `text` holds int64, not text; all its rows (10) are left out"),
     ],
 )
 def test_check_documents_leaves_out_a_file_without_the_column_and_refuses_a_source_of_such_files(

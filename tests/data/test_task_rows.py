@@ -118,7 +118,7 @@ def test_split_files_without_a_split_in_their_names_belong_to_every_split(files,
         ("{broken", "not JSON"),
         ("[", "not JSON: Expecting value at column 1; the file seems to be one JSON document"),
         ('{"id": ' + "9" * 5000 + "}", "holds a number of more than 4,300 digits"),
-        ('[{"question": 1}]', "expected an object, found list; this is a JSON array of 1 rows"),
+        ('[{"question": 1}]', "expected an object, found list; this is a JSON array of 1 row: write"),
         ("[]", "expected an object, found list"),
     ],
 )

@@ -212,7 +212,7 @@ def test_chat_eval_scores_letters_and_written_answers(make_context, model_out, q
     assert len(lines) == 15
     stopped = sum(json.loads(line)["hit_limit"] for line in lines)
     assert (metrics["spell.answers_cut"], metrics["spell.prompts_cut"]) == (stopped, 0)
-    assert f"note: spell: {stopped} of 15 answers were stopped at the limit of their length" in capsys.readouterr().out
+    assert f"note: spell: {stopped} of 15 answers had to stop at the limit of their length" in capsys.readouterr().out
     assert "letters.answers_cut" not in metrics
     assert len({json.loads(line)["output"] for line in lines}) > 5
     letters = [json.loads(line) for line in (context.out / "tables" / "letters.jsonl").read_text().splitlines()]

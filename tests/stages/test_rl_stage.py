@@ -135,7 +135,7 @@ def test_rl_warns_of_held_out_questions_that_are_practised(runs, make_spec, caps
         steps=1, data={"mine": mine}, held_out={"mine": ChatQuestionsSpec(**fields, split="test", max_problems=None)}
     )
     runs.run(spec, "equal")
-    assert f"{NOTE_PREFIX}mine: the model also practises 2 of the 3 held-out questions" in capsys.readouterr().out
+    assert f"{NOTE_PREFIX}mine: the model also practises 2 of 3 held-out questions" in capsys.readouterr().out
     runs.run(make_spec(steps=1), "other")
     assert "also practises" not in capsys.readouterr().out
 

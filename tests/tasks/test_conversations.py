@@ -105,7 +105,7 @@ def test_source_with_too_many_bad_lines_is_refused(tmp_path):
 
 
 def test_source_without_a_good_line_is_refused(tmp_path):
-    with pytest.raises(StageError, match="1 of 1 conversations cannot be used"):
+    with pytest.raises(StageError, match="1 of 1 conversation cannot be used"):
         read_conversations(_write(tmp_path / "a.jsonl", [[USER]]), "train", base=tmp_path)
     with pytest.raises(PreflightError, match="`mine`"):
         read_conversations(SourceSpec(name="mine", path=(str(tmp_path / "none.jsonl"),)), "train", base=tmp_path)

@@ -85,7 +85,7 @@ def test_problems_are_shuffled_cut_and_given_examples(bundle):
 
 def test_errors_of_the_bundle_name_the_file_or_the_task(bundle):
     easy, words = read_bundle(bundle)
-    with pytest.raises(StageError, match="2 items are too few for 2"):
+    with pytest.raises(StageError, match="has 2 items, too few for 2 solved examples"):
         build_core_prompts(easy, max_problems=2)
     words.path.write_text('{"context": "a"}\n')
     with pytest.raises(StageError, match=r"last_word\.jsonl:1: not an item of a language_modeling task"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
-from nanochat.plan.describe import several
+from nanochat.plurals import several
 from nanochat.runner.doctor.base_folder import examine_base_folder
 from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.doctor.machine import examine_machine

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 from nanochat import runtime
 from nanochat.cli.json_output import print_json
 from nanochat.errors import RecipeError
-from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes, show_value
 from nanochat.plan.stages import evaluation_stages, training_stages
+from nanochat.plurals import several
 from nanochat.runner.report.comparison import compare_runs, comparison_to_json, render_comparison
 from nanochat.runner.report.refresh import refresh_report
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise

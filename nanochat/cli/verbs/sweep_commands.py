@@ -9,7 +9,7 @@ from nanochat import runtime
 from nanochat.cli.json_output import print_json
 from nanochat.cli.verbs.recipe_commands import command_to_continue, overrides_of
 from nanochat.errors import PreflightError, RecipeError
-from nanochat.plan.describe import several
+from nanochat.plurals import several
 from nanochat.recipe.load import LoadedRecipe, load_recipe
 from nanochat.runner.sweeps.preparing.plan_report import sweep_report_json, sweep_report_text
 from nanochat.runner.sweeps.preparing.prepared import prepare_sweep

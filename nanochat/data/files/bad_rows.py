@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nanochat.errors import StageError
+from nanochat.plurals import several
 
 MIN_ALLOWED = 10
 """This many bad rows are always allowed."""
@@ -50,8 +51,8 @@ class RowProblems:
                 self.notify(f"{self.source}: a {what} was left out: {problem}")
         if self.allowed is not None and number > MIN_ALLOWED and number > self.allowed():
             raise StageError(
-                f"{self.source}: {number:,} bad rows, but `max_bad_rows` allows {self.allowed():,}; correct them, or "
-                f"raise `max_bad_rows` of the source:{shown(self.examples or [problem])}"
+                f"{self.source}: {several(number, 'bad row')}, but `max_bad_rows` allows {self.allowed():,}; "
+                f"correct them, or raise `max_bad_rows` of the source:{shown(self.examples or [problem])}"
             )
 
     def add_bad_file(self, problem: str, number: int) -> None:

@@ -10,6 +10,7 @@ from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource
 from nanochat.data.hub.listing import Listing, RemoteFile, RevisionMissingError, list_files
 from nanochat.data.hub.shared_cache import cache_folder, find_cached_file, list_cached_files
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 
 PARQUET_COPY = "refs/convert/parquet"
 """The branch where the hub keeps data sets as parquet files: `CONFIGURATION/SPLIT/0000.parquet`."""
@@ -59,7 +60,8 @@ def check_cached(source: HubSource, wanted: WantedFiles) -> None:
     if missing:
         raise PreflightError(
             f"{source.describe()} is not downloaded, and {cache_folder(source.repository)} lacks {len(missing):,} of "
-            f"{len(wanted.files):,} files, such as {missing[0]}; run once with the network, without `--offline`"
+            f"{several(len(wanted.files), 'file')}, such as {missing[0]}; run once with the network, "
+            "without `--offline`"
         )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from nanochat.data.files.formats.streams import encoding_problem, open_text
 from nanochat.data.ingest.row_tables import FoundRow, UnreadableFileError
+from nanochat.plurals import several
 
 _MAX_FIELD_CHARS = 1 << 24
 _SEPARATORS = ",;\t|"
@@ -40,7 +41,9 @@ def csv_rows(path: Path, file_format: str) -> Iterator[FoundRow]:
     for line, fields in records:
         if isinstance(fields, list) and len(fields) > len(header):
             shown = "a tab" if separator == "\t" else f"`{separator}`"
-            fields = f"{len(fields)} values, but the header has {len(header)}; quote values that contain {shown}"
+            fields = (
+                f"{several(len(fields), 'value')}, but the header has {len(header)}; quote values that contain {shown}"
+            )
         if isinstance(fields, str):
             yield FoundRow(f":{line}", {}, fields)
         else:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nanochat.data.loaders.batches import Row, StateDict
 from nanochat.data.packing.conversations import ConversationPacker, ConversationStats, PackedConversation, fit_to_row
 from nanochat.errors import PreflightError, StageError
+from nanochat.plurals import several
 
 
 class Conversations(Protocol):
@@ -128,8 +129,8 @@ class ConversationRows:
             raise PreflightError("the checkpoint has no state of conversations; start the stage over with `--force`")
         if len(buffer) and int(buffer.max()) >= len(self._conversations):
             raise PreflightError(
-                f"the mixture has {len(self._conversations):,} conversations, fewer than when the checkpoint was "
-                "saved; restore the data, or start the stage over with `--force`"
+                f"the mixture has {several(len(self._conversations), 'conversation')}, fewer than when the "
+                "checkpoint was saved; restore the data, or start the stage over with `--force`"
             )
         fitted = [self._fit(int(number)) for number in buffer]
         counts = ConversationStats(**{field.name: int(stats[field.name]) for field in fields(ConversationStats)})
@@ -149,7 +150,7 @@ class ConversationRows:
             dropped_in_a_row += 1
             if dropped_in_a_row == len(self._conversations):
                 raise StageError(
-                    f"none of the {dropped_in_a_row:,} conversations fits {self._row_tokens:,} tokens with an "
+                    f"none of {several(dropped_in_a_row, 'conversation')} fits {self._row_tokens:,} tokens with an "
                     "answer in it; raise `sft.sequence_len`"
                 )
         return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 
 Item_co = TypeVar("Item_co", covariant=True)
 
@@ -64,7 +65,7 @@ class Mixture(Generic[Item_co]):
         counts, positions = position.get("counts"), position.get("streams")
         if not isinstance(counts, list) or not isinstance(positions, list) or len(positions) != len(self._streams):
             raise PreflightError(
-                f"the checkpoint's data position is not one of a mixture of {len(self._streams)} sources; "
+                f"the checkpoint's data position is not one of a mixture of {several(len(self._streams), 'source')}; "
                 "start the stage over with `--force`"
             )
         self._streams = [stream.reopened(at) for stream, at in zip(self._streams, positions, strict=True)]

@@ -20,6 +20,7 @@ from nanochat.data.files.file_kinds import Compression
 from nanochat.data.files.formats.streams import decompressed
 from nanochat.data.places.file_names import show, why_refused
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 
 _TAR_COMPRESSIONS: dict[str, Compression | None] = {
     ".tar": None,
@@ -116,10 +117,10 @@ class _Target:
             while block := content.read(min(_BLOCK_BYTES, left + 1)):
                 left -= len(block)
                 if left < 0:
-                    raise self.refuse(f"it has more than the announced {size:,} bytes")
+                    raise self.refuse(f"it has more than the announced {several(size, 'byte')}")
                 out.write(block)
         if left:
-            raise EOFError(f"it ends {left:,} bytes too early")
+            raise EOFError(f"it ends {several(left, 'byte')} too early")
 
 
 def _unpack_zip(archive: Path, target: _Target) -> None:

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from nanochat.errors import PreflightError
 from nanochat.model.config import MAX_SIZE, GPTConfig
+from nanochat.plurals import several
 from nanochat.storage.given_json import parse_object
 
 _REMEDY = "restore it from a copy, or use a different model"
@@ -103,7 +104,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
-            raise ValueError(f"a header of {length:,} bytes does not fit into a file of {size:,} bytes")
+            raise ValueError(
+                f"a header of {several(length, 'byte')} does not fit into a file of {several(size, 'byte')}"
+            )
         content = parse_object(file.read(length))
     metadata = content.get("__metadata__") or {}  # MLX writes null
     if not isinstance(metadata, dict) or any(not isinstance(value, str) for value in metadata.values()):
@@ -138,4 +141,4 @@ def _check_places(entries: list[_Entry], data_bytes: int) -> None:
             raise ValueError(f"`{entry.name}` starts at byte {entry.start:,} of the data instead of {position:,}")
         position = entry.end
     if position != data_bytes:
-        raise ValueError(f"its tensors have {position:,} bytes, but {data_bytes:,} bytes follow the header")
+        raise ValueError(f"its tensors have {several(position, 'byte')}, but the data after the header {data_bytes:,}")

@@ -9,6 +9,7 @@ from nanochat.data.sources import SourceSpec
 from nanochat.model.config import GPTConfig
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.training import PretrainSpec
+from nanochat.plurals import several
 from nanochat.recipe.schema.recipe import Recipe
 
 
@@ -38,6 +39,6 @@ class Derivation:
             self.issues.refuse((stage, "hand_on"), "missing-validation", message, advice=advice)
         elif steps is not None and every >= steps:
             self.issues.note(
-                f"{stage}: `hand_on: best` has only the last step to choose from, because there are {steps:,} steps "
-                f"and `run.monitor.validate_every_steps` is {every:,}"
+                f"{stage}: `hand_on: best` has only the last step to choose from, because it has "
+                f"{several(steps, 'step')} and `run.monitor.validate_every_steps` is {every:,}"
             )

@@ -11,6 +11,7 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.issues import PlanIssues
 from nanochat.plan.specs.inputs import WeightedSource
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec
+from nanochat.plurals import several
 from nanochat.recipe.merge.tree import KeyPath
 from nanochat.recipe.schema import recipe as schema
 
@@ -114,12 +115,12 @@ def _derive_schedule(section: schema.Pretrain, given_steps: int | None, issues: 
     problems, warmup, warmdown = schedule.problems(), schedule.warmup_steps, schedule.warmdown_steps
     if given_steps is not None and not problems and warmup + warmdown > steps:
         together = f"warm-up ({warmup}) and warm-down ({warmdown}) together"
-        problems = [f"{together} are longer than the horizon of {steps} steps"]
+        problems = [f"{together} are longer than the horizon of {several(steps, 'step')}"]
     for problem in problems:
         fields = [name for name in ("warmup_steps", "warmdown_frac") if getattr(given, name) is not None]
         path: KeyPath = ("pretrain", "schedule", fields[0]) if fields else ("pretrain", "horizon")
         default = "" if given.warmup_steps is not None else f"; the default of `{variant}` is {table.warmup_steps}"
-        fits = f"a warm-up of at most {steps - warmdown} steps fits{default}"
+        fits = f"a warm-up of at most {several(steps - warmdown, 'step')} fits{default}"
         advice = f"{fits} (`schedule.warmup_steps`), or train longer"
         issues.refuse(path, "schedule-too-long", problem, advice=advice)
     return schedule

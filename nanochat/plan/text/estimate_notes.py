@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nanochat.plan.describe import NOT_REPRODUCIBLE, describe_minutes, several
+from nanochat.plan.describe import NOT_REPRODUCIBLE
 from nanochat.plan.estimate.dataset_sizes import bytes_per_token
 from nanochat.plan.estimate.device_rates import RATES, DeviceClass
 from nanochat.plan.estimate.estimate import Estimate
@@ -15,6 +15,7 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.training import PretrainSpec, SftSpec
 from nanochat.plan.stages import STAGES
+from nanochat.plurals import several
 
 _WORTH_COMPARING_SECONDS = 600
 """A plan shows the time on other devices only if the run takes longer than this."""
@@ -112,7 +113,7 @@ def _time_note(stage: StagePlan) -> str | None:
     if not isinstance(spec, PretrainSpec | SftSpec) or spec.minutes is None:
         return None
     steps = "" if tokens is None else f", about {several(tokens // spec.tokens_per_step, 'step')} at this speed"
-    return f"{spec.stage} trains for {describe_minutes(spec.minutes)}{steps}; {NOT_REPRODUCIBLE}"
+    return f"{spec.stage} trains for {several(spec.minutes, 'minute')}{steps}; {NOT_REPRODUCIBLE}"
 
 
 def repetition_notes(stages: Sequence[StagePlan], chars: Mapping[str, int]) -> list[str]:

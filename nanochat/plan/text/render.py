@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 
-from nanochat.plan.describe import several
 from nanochat.plan.estimate.estimate import Estimate, total
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.quantities import show_bytes, show_count, show_duration, show_flops
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.stages import STAGES
+from nanochat.plurals import several
 
 WIDTH = 100
 _STARTS_FROM = "starts from "
@@ -84,7 +84,8 @@ def _title(plan: Plan) -> str:
             f"model: {config.num_parameters():,} parameters, {config.flops_per_token():,} training FLOPs per token"
         )
         lines.append(
-            f"       {config.n_layer} layers, width {config.n_embd}, {config.n_head} heads of {config.head_dim}"
+            f"       {several(config.n_layer, 'layer')}, width {config.n_embd}, {several(config.n_head, 'head')} "
+            f"of {config.head_dim}"
             f"{'' if config.n_kv_head == config.n_head else f' ({config.n_kv_head} for keys)'}, "
             f"context {config.sequence_len:,}, windows {config.window_pattern}, {config.architecture}"
         )

@@ -16,10 +16,10 @@ from nanochat.data.source_splits import DocumentFiles, document_files, has_split
 from nanochat.data.sources import SourceSpec, list_files
 from nanochat.data.splits import parse_split
 from nanochat.errors import PreflightError, StageError
-from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.specs.inputs import Input, WeightedSource
 from nanochat.plan.specs.suites import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteSpec, QuestionsSuiteSpec
+from nanochat.plurals import several
 from nanochat.tasks.table import TASKS
 
 _SHOWN_NAMES = 3

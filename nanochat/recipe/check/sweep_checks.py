@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from nanochat.plurals import several
 from nanochat.recipe.check.conditions import ConditionError, parse_condition
 from nanochat.recipe.check.result_names import unknown_result
 from nanochat.recipe.check.validation import FieldProblem
@@ -79,7 +80,7 @@ def _check_zip(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Iterat
     first = next(iter(lengths), "")
     for key, length in lengths.items():
         if length != lengths[first]:
-            message = f"`{key}` has {_values(length)}, but `{first}` has {lengths[first]}"
+            message = f"`{key}` has {several(length, 'value')}, but `{first}` has {lengths[first]}"
             help_ = "lists of `zip` are read side by side, so they must be of the same length"
             yield FieldProblem(("sweep", "zip", key), "unequal-zip", message, help_, at_key=True)
 
@@ -175,7 +176,3 @@ def _check_places(_data: Mapping[str, Plain], sweep: Mapping[str, Plain]) -> Ite
         message = "`parallel` cannot be combined with `hostfile`"
         help_ = "the hostfile has one entry for each cell that runs at a time"
         yield FieldProblem(("sweep", "parallel"), "conflict", message, help_, at_key=True)
-
-
-def _values(count: int) -> str:
-    return f"{count} value{'' if count == 1 else 's'}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.errors import RecipeError
+from nanochat.plurals import several
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """The line breaks of PyYAML, so that its line numbers are ours."""
@@ -98,7 +99,7 @@ def _place(diagnostic: Diagnostic) -> tuple[int, str, int, int]:
 
 
 def _render(diagnostics: Sequence[Diagnostic]) -> str:
-    count = "1 error" if len(diagnostics) == 1 else f"{len(diagnostics)} errors"
+    count = several(len(diagnostics), "error")
     if len(diagnostics) > _MAX_SHOWN:
         count += f" (the first {_MAX_SHOWN} are shown)"
     shown = [diagnostic.render() for diagnostic in diagnostics[:_MAX_SHOWN]]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
-from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
+from nanochat.plurals import several
 from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.doctor.machine import existing_folder
 from nanochat.runner.store.cleanup import gc

@@ -9,6 +9,7 @@ from nanochat.data.documents import single_pass
 from nanochat.data.source_splits import Split
 from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.errors import PreflightError
+from nanochat.plurals import several
 from nanochat.runner.inspection.inputs import TaskInput
 from nanochat.runner.inspection.loss_marks import marked_runs
 from nanochat.runner.inspection.report import SplitReport
@@ -106,5 +107,6 @@ def _add_note_on_long_ones(report: SplitReport, context: int | None) -> None:
     long_ones = sum(length > context + 1 for length in report.survey.token_lengths)
     if long_ones:
         report.notes.append(
-            f"{long_ones:,} conversations are longer than the context of {context:,} tokens: cut or left out"
+            f"cut or left out because they are longer than the context of {context:,} tokens: "
+            f"{several(long_ones, 'conversation')}"
         )

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from nanochat.data.ingest.preview import FilePreview
 from nanochat.errors import PreflightError
-from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_bytes
+from nanochat.plurals import several
 from nanochat.runner.inspection.survey import QUANTILES, Survey, quantiles
 
 SHOWN_CHARS = 600
@@ -50,8 +50,11 @@ class SplitReport:
         count = len(survey.lengths)
         if count:
             which = "" if self.is_whole or self.error is not None else "the first "
-            tokens = f", {sum(survey.token_lengths):,} tokens" if survey.token_lengths else ""
-            yield f"{self.title}: {which}{count:,} {self.unit}, {show_bytes(survey.size_bytes)}{tokens}"
+            tokens = f", {several(sum(survey.token_lengths), 'token')}" if survey.token_lengths else ""
+            yield (
+                f"{self.title}: {which}{several(count, self.unit.removesuffix('s'))}, "
+                f"{show_bytes(survey.size_bytes)}{tokens}"
+            )
             yield f"  characters: {_show_quantiles(survey.lengths)}"
             if survey.token_lengths:
                 yield f"  tokens: {_show_quantiles(survey.token_lengths)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nanochat.errors import OK, InterruptedRun, NanochatError, PreflightError, StageError
 from nanochat.plan.quantities import show_bytes
+from nanochat.plurals import several
 from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 
@@ -29,8 +30,9 @@ def convert_files(paths: Sequence[Path], base: Path, *, display: Display, interr
     """
     if not paths:
         return
-    noun = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
-    display.log_line(f"converting {noun} ({show_bytes(sum(path.stat().st_size for path in paths))})")
+    display.log_line(
+        f"converting {several(len(paths), 'file')} ({show_bytes(sum(path.stat().st_size for path in paths))})"
+    )
     with tempfile.TemporaryFile("w+b") as log:
         command = [*COMMAND, str(base)]
         pipe = subprocess.PIPE

@@ -14,6 +14,7 @@ from pathlib import Path
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.specs.execution import ExecutionSpec
+from nanochat.plurals import several
 
 _PORTS = range(20_000, 30_000)
 """Below the ports that operating systems use for outgoing connections."""
@@ -87,7 +88,7 @@ def find_launch_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator
         if len(hosts) != execution.processes:
             yield (
                 f"`run.distributed.processes` is {execution.processes}, but the hostfile {execution.hostfile} "
-                f"has {len(hosts)} entries; it needs one for each process"
+                f"has {several(len(hosts), 'entry', 'entries')}; it needs one for each process"
             )
         remote = {host for host in hosts if host != LOOPBACK}
         if remote and shutil.which("ssh") is None:
@@ -96,6 +97,6 @@ def find_launch_problems(execution: ExecutionSpec, gpus: int | None) -> Iterator
     if backend == "nccl" and not has_gpus:
         yield "`run.distributed.backend: nccl` needs NVIDIA GPUs, but this run does not use any; set `ring` or `auto`"
     elif backend == "nccl" and execution.hostfile is None and gpus is not None and gpus < execution.processes:
-        yield f"`run.distributed.processes` is {execution.processes}, but this machine has {gpus} GPUs"
+        yield f"`run.distributed.processes` is {execution.processes}, but this machine has {several(gpus, 'GPU')}"
     if backend == "mpi" and shutil.which("mpirun") is None:
         yield "`run.distributed.backend: mpi` needs `mpirun`, which is not on the PATH"

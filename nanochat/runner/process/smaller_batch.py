@@ -34,7 +34,8 @@ def describe_halving(stage: StagePlan, child_exit: ChildExit, folder: StageFolde
         return "ran out of memory; it continues after the last finished suite with half of the batch size"
     step = newest_step(folder)
     where = "starts again" if step is None else f"continues after step {step:,}"
-    return f"ran out of memory with {_rows(child_exit)}; it {where} with at most half as many"
+    rows = f"{child_exit.micro_batch_size} rows per forward pass"  # one row cannot be halved
+    return f"ran out of memory with {rows}; it {where} with at most half as many"
 
 
 def memory_advice(stage: StagePlan, child_exit: ChildExit) -> str:
@@ -55,7 +56,3 @@ def memory_advice(stage: StagePlan, child_exit: ChildExit) -> str:
     now = f"now {rows}" if is_fixed else f"now auto, which chose {rows}" if rows else "now auto"
     fewer = f"{rows // 2}" if rows else "a small number"
     return f"{recompute}set `run.micro_batch_size: {fewer}` ({now})"
-
-
-def _rows(child_exit: ChildExit) -> str:
-    return f"{child_exit.micro_batch_size} rows per forward pass"

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nanochat.plurals import several
 from nanochat.runner.report.comparison import compare_runs, render_comparison
 from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.html import render_html
@@ -29,7 +30,7 @@ def comparison_page(runs: Sequence[Run], base: Path) -> str:
             path = Path(folder) / f"{number}.png"
             _draw(path, name, {reference: of_run.get(name) for reference, of_run in curves.items()})
             pictures[path.name] = path
-        parts = ["# Comparison", f"{len(runs)} runs: {', '.join(escape(run.reference) for run in runs)}"]
+        parts = ["# Comparison", f"{several(len(runs), 'run')}: {', '.join(escape(run.reference) for run in runs)}"]
         parts += ["## Results and recipes", render_comparison(compare_runs(runs, base))]
         if pictures:
             parts += ["## Learning curves", _EXPLAINED, *(f"![{n}]({p})" for n, p in zip(names, pictures, strict=True))]

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nanochat.plan.describe import describe_minutes
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import evaluation_stages
+from nanochat.plurals import several
 from nanochat.runner.store.record import StageIdentity, StageRecord
 
 _LINE_METRICS = 6
@@ -74,7 +74,7 @@ def time_remark(record: StageIdentity) -> str | None:
     """Return that a stage trained for a wall time, and so is not reproducible. None for all others."""
     if record.minutes is None:
         return None
-    return f"trained for {describe_minutes(record.minutes)} of wall time: not reproducible"
+    return f"trained for {several(record.minutes, 'minute')} of wall time: not reproducible"
 
 
 def result_line(record: StageRecord) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from nanochat.plan.describe import several
+from nanochat.plurals import several
 from nanochat.runner.report.results import Result, check_expectations, list_results, metrics_by_name, time_remark
 from nanochat.runner.report.stage_files import damaged_files, readable_folders, source_lines, stage_notes
 from nanochat.runner.store.record import StageRecord, read_identity

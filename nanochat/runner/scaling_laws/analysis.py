@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_count, show_flops
+from nanochat.plurals import several
 from nanochat.runner.scaling_laws.isoflop import IsoflopCurve, IsoflopFit, fit_isoflop
 from nanochat.runner.scaling_laws.loss_law import LossLaw, fit_loss_law
 from nanochat.runner.scaling_laws.points import INTERVAL, Optimum, TrainedModel, Uncertain, UnfitError

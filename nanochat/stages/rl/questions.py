@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nanochat.errors import StageError
 from nanochat.inference.engine import prompt_limit
 from nanochat.plan.specs.training import RlSpec
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.suite_tasks import build_suite_task
 from nanochat.tasks.base import Task
@@ -52,7 +53,7 @@ def read_questions(spec: RlSpec, context: StageContext, tokenizer: Tokenizer, *,
         tasks.append(task)
     counts = mixture_counts([len(task) for task in tasks], [item.weight for item in spec.data.values()])
     parts = ", ".join(f"{count:,} of {name}" for count, name in zip(counts, spec.data, strict=True))
-    context.log_line(f"an epoch has {sum(counts):,} questions: {parts}")
+    context.log_line(f"an epoch has {several(sum(counts), 'question')}: {parts}")
     seed = derive_seed(spec.seed, "rl", "questions")
     mixture = TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed)
     order = random.Random(seed).sample(range(len(mixture)), len(mixture))
@@ -66,9 +67,9 @@ def warn_of_practised_questions(spec: RlSpec, context: StageContext, questions: 
         held_out = _texts(build_suite_task(suite, context, seed=spec.seed))
         if count := sum(text in practised for text in held_out):
             context.notify_user(
-                f"{name}: the model also practises {count:,} of the {len(held_out):,} held-out questions, so its score "
-                "does not show how it answers new ones; give `rl.data` and `rl.held_out` different questions, "
-                "for example with `split`"
+                f"{name}: the model also practises {count:,} of {several(len(held_out), 'held-out question')}, so "
+                "its score does not show how it answers new ones; give `rl.data` and `rl.held_out` different "
+                "questions, for example with `split`"
             )
 
 

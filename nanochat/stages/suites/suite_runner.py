@@ -23,6 +23,7 @@ from nanochat.evals.task_result import Cuts, ExampleRecord, TaskResult, count_cu
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import STAGES
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import MODEL_FOLDER
@@ -128,16 +129,22 @@ def _cut_metrics(name: str, cuts: Cuts) -> dict[str, float]:
 def _describe_cuts(cuts: Cuts) -> Iterator[str]:
     """Yield a sentence for the user about each kind of cut that happened."""
     if cuts.prompts_cut:
-        yield f"{cuts.prompts_cut:,} of {cuts.problems:,} prompts did not fit into the context and lost their beginning"
+        yield (
+            f"{cuts.prompts_cut:,} of {several(cuts.problems, 'prompt')} did not fit into the context and lost "
+            "their beginning"
+        )
     if cuts.examples_cut:
         yield (
-            f"{cuts.examples_cut:,} of {cuts.problems:,} problems had fewer solved examples than the recipe asks for: "
-            "the data or the context has no room for more"
+            f"{cuts.examples_cut:,} of {several(cuts.problems, 'problem')} had fewer solved examples than the "
+            "recipe asks for: the data or the context has no room for more"
         )
     if cuts.answers_cut:
-        yield f"{cuts.answers_cut:,} of {cuts.answers:,} answers were stopped at the limit of their length"
+        yield f"{cuts.answers_cut:,} of {several(cuts.answers, 'answer')} had to stop at the limit of their length"
     if cuts.ungraded:
-        yield f"{cuts.ungraded:,} of {cuts.answers:,} answers could not be graded and score 0; {cuts.first_problem}"
+        yield (
+            f"{cuts.ungraded:,} of {several(cuts.answers, 'answer')} could not be graded and score 0; "
+            f"{cuts.first_problem}"
+        )
 
 
 def _summarise(name: str, result: SuiteResult) -> str:

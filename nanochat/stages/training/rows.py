@@ -9,6 +9,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.device import memory_bytes, recommended_bytes
 from nanochat.plan.estimate.limits import usable_bytes
 from nanochat.plan.estimate.memory.training import cpu_micro_batch_limit, micro_batch_size, training_memory
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext
 
 
@@ -53,8 +54,9 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
     if used < usual:
         passes = -(-rows // used)
         context.notify_user(
-            f"uses {used} of its {rows} rows per forward pass instead of {usual}, because memory ran out: a step has "
-            f"{passes} passes and as many tokens as before (sums in a different order may change the last digits)"
+            f"uses {used} of its {several(rows, 'row')} per forward pass instead of {usual}, because memory ran "
+            f"out: a step has {several(passes, 'pass', 'passes')} and as many tokens as before (sums in a different "
+            "order may change the last digits)"
         )
     return used
 

@@ -20,6 +20,7 @@ from nanochat.errors import StageError
 from nanochat.model.low_memory.loss import IGNORED
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.training import SftSpec
+from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.stages.suites.held_out_text import HeldOutBatch
 from nanochat.tasks.base import Task
@@ -83,7 +84,7 @@ def read_sft_data(spec: SftSpec, context: StageContext) -> SftData:
     available = [len(task) * item.repeat for task, item in zip(tasks, spec.data, strict=True)]
     counts = mixture_counts(available, [item.weight for item in spec.data])
     parts = ", ".join(f"{count:,} of {item.name}" for count, item in zip(counts, spec.data, strict=True))
-    context.log_line(f"an epoch has {sum(counts):,} conversations: {parts}")
+    context.log_line(f"an epoch has {several(sum(counts), 'conversation')}: {parts}")
     seed = derive_seed(spec.seed, "sft", "mixture")
     return SftData(TaskMixture(list(zip(tasks, counts, strict=True)), seed=seed), list(held_out.values()), refused)
 
@@ -104,7 +105,7 @@ def _hold_out_by_hash(name: str, task: Task, frac: float) -> Task:
     shares = [hash_share(_canonical(task[i].conversation)) for i in range(len(task))]
     if not shares or min(shares) == max(shares):
         raise StageError(
-            f"sft.data.{name}.validation: its {len(task):,} conversations are all equal, so none can be held out"
+            f"sft.data.{name}.validation: all its conversations ({len(task):,}) are equal, so none can be held out"
         )
     limit = dividing_limit(frac, min(shares), max(shares))
     return TaskSubset(task, [i for i, share in enumerate(shares) if share < limit])
@@ -119,12 +120,12 @@ def _without_held_out(
     for task, item in zip(tasks, items, strict=True):
         kept = [i for i in range(len(task)) if _key(task[i].conversation) not in keys]
         if len(task) and not kept:
-            raise StageError(f"sft.data.{item.name}: all {len(task):,} conversations are held out for validation")
+            raise StageError(f"sft.data.{item.name}: all its conversations ({len(task):,}) are held out for validation")
         rest.append(task if len(kept) == len(task) else TaskSubset(task, kept))
         held, left_out = len(held_out.get(item.name, ())), len(task) - len(kept)
         context.log_line(
-            f"{item.name}: {held:,} conversations are held out; {left_out:,} of {len(task):,} are not trained on, "
-            "because they equal a held-out conversation"
+            f"{item.name}: held out: {several(held, 'conversation')}; not trained on, because they equal a "
+            f"held-out one: {left_out:,} of {len(task):,}"
         )
     return rest
 
@@ -150,7 +151,7 @@ def _report_rows(name: str, task: Task, context: StageContext) -> int:
     if not isinstance(task, Conversations):
         return 0
     if task.refused:
-        context.notify_user(f"{name}: {len(task.refused):,} rows not used:{shown(task.refused)}")
+        context.notify_user(f"{name}: {several(len(task.refused), 'row')} not used:{shown(task.refused)}")
     if task.ignored:
         context.notify_user(f"{name}: keys that are not used: {', '.join(task.ignored)}")
     return len(task.refused)
@@ -174,7 +175,7 @@ def held_out_chats(
         chosen += _first_tokens(task, tokenizer, sequence_len, max_tokens * len(task) / total)
     if not chosen:
         raise StageError(
-            f"none of the {total:,} held-out conversations fits {sequence_len + 1:,} tokens with an answer in it; "
+            f"none of {several(total, 'held-out conversation')} fits {sequence_len + 1:,} tokens with an answer in it; "
             "raise `sft.sequence_len`, or hold out more"
         )
     chosen.sort(key=len)  # stable, so equal data gives equal batches

@@ -16,6 +16,7 @@ import itertools
 import json
 
 from nanochat.data.splits import SPLIT_KEYS, canonical_split, held_out_by
+from nanochat.plurals import several
 from nanochat.tasks.chat_forms.keys import (
     FLAGS,
     BadConversation,
@@ -86,9 +87,8 @@ def parse_row(
         return as_conversation(_take_mapped(value, chat_map, ignored))
     if isinstance(value, list):
         if value and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in value):
-            raise BadConversation(
-                f"this is a JSON array of {len(value):,} rows; write one object on each line (`jq -c '.[]' FILE`)"
-            )
+            rows = several(len(value), "row")
+            raise BadConversation(f"this is a JSON array of {rows}; write one object on each line (`jq -c '.[]' FILE`)")
         return as_conversation(parse_messages(value, ignored))
     if not isinstance(value, dict):
         raise BadConversation(f"expected an object or a list of messages, found {json_type(value)}")
@@ -216,7 +216,9 @@ def _history(value: object, ignored: set[str]) -> list[Message]:
     messages = []
     for turn in value:
         if len(turn) != 2:
-            raise BadConversation(f"`history` must hold pairs of a question and an answer, found {len(turn)} texts")
+            raise BadConversation(
+                f"`history` must hold pairs of a question and an answer, found {several(len(turn), 'text')}"
+            )
         messages += [
             Message("user", text_of(turn[0], "history")),
             Message("assistant", text_of(turn[1], "history"), False),

@@ -17,6 +17,7 @@ from nanochat.data.files.local_files import literal_path
 from nanochat.data.places.file_names import show, why_refused
 from nanochat.data.sources import SourceSpec, as_preflight_error, describe, local_paths
 from nanochat.errors import PreflightError, StageError
+from nanochat.plurals import several
 from nanochat.tasks.core.prompts import CoreItem, CoreKind, fewshot_indices, render_prompts, solved_examples
 
 TASKS_FILE, BASELINES_FILE, DATA_FOLDER = "core.yaml", "eval_meta_data.csv", "eval_data"
@@ -97,7 +98,10 @@ def build_core_prompts(task: CoreTask, *, max_problems: int | None = None) -> tu
     random.Random(_SHUFFLE_SEED).shuffle(items)
     items = items[:max_problems]
     if len(items) <= task.num_fewshot:
-        raise StageError(f"{task.path}: {len(items)} items are too few for {task.num_fewshot} solved examples of each")
+        raise StageError(
+            f"{task.path}: has {several(len(items), 'item')}, too few for "
+            f"{several(task.num_fewshot, 'solved example')} of each"
+        )
     problems = []
     for index, item in enumerate(items):
         shots = [items[other] for other in fewshot_indices(index, len(items), task.num_fewshot)]

@@ -107,7 +107,7 @@ def test_pins_name_every_missing_revision_and_data_set_and_write_nothing(bench, 
 def test_downloads_are_checked_before_the_first_stage(bench, hub):
     """Preflight cannot check data that is not on disk. Bad chat data must stop the run before the tokenizer."""
     hub.files["chats/train.jsonl"] = b'{"text": "no chat"}\n'
-    with pytest.raises(PreflightError, match=r"source `chats` .*1 of 1 conversations cannot be used"):
+    with pytest.raises(PreflightError, match=r"source `chats` .*1 of 1 conversation cannot be used"):
         bench.run()
     assert bench.calls() == []
     (run,) = list_runs(bench.base)

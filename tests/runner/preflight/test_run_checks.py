@@ -130,7 +130,7 @@ def test_hostfile_with_a_wrong_number_of_hosts_is_refused(bench):
     hosts = f"run.distributed.hostfile={bench.folder}/hosts.json"
     text = refusal(bench, "run.device=cpu", "run.distributed.processes=2", hosts)
     assert "`run.distributed.processes` is 2, but the hostfile" in text
-    assert "has 1 entries; it needs one for each process" in text
+    assert "has 1 entry; it needs one for each process" in text
     missing = refusal(bench, "run.device=cpu", "run.distributed.processes=2", f"{hosts}x")
     assert "hosts.jsonx cannot be read: No such file or directory" in missing
 

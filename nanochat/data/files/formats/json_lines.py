@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nanochat.data.files.cursors import START, Cursor
 from nanochat.data.files.formats.streams import encoding_problem, raw_lines
+from nanochat.plurals import several
 
 HALF_PAIR = "holds half of a surrogate pair (an escape such as \\ud83d on its own)"
 TOO_DEEP = "JSON nested too deeply"
@@ -98,5 +99,6 @@ def parse_line(raw: bytes) -> tuple[object, str | None]:
 def found_type(value: object) -> str:
     """Return the type of a line's value for a message; for a list of rows, with what to do about it."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"list; this is a JSON array of {len(value):,} rows: write one object on each line (`jq -c '.[]' FILE`)"
+        rows = several(len(value), "row")
+        return f"list; this is a JSON array of {rows}: write one object on each line (`jq -c '.[]' FILE`)"
     return type(value).__name__

@@ -81,7 +81,7 @@ def _whole_file_is_bad(
     if file.is_copy:
         batch, start = next(parquet_batches(file, []))
         name = RowPlaces(file).where(batch, start, 0)
-    problems.add_bad_file(f"{name}: {problem}; all its {metadata.num_rows:,} rows are left out", bad)
+    problems.add_bad_file(f"{name}: {problem}; all its rows ({metadata.num_rows:,}) are left out", bad)
     yield "", end
 
 

@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 from pydantic import JsonValue
 
-from nanochat.plan.describe import several
 from nanochat.plan.estimate.estimate import Estimate
 from nanochat.plan.quantities import show_bytes, show_duration, show_flops
 from nanochat.plan.sweeps import total_cost
 from nanochat.plan.text.render import text_table, titled_lines
+from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import SEED, differing_paths, short_names, show_swept
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep
 

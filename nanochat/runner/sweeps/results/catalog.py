@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.errors import PreflightError, RecipeError
+from nanochat.plurals import several
 from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
@@ -67,8 +68,8 @@ def best_recipe(name: str, base: Path) -> str:
     loaded = load_recipe(run.folder.resolved, [f"name={state.name[:59]}_best"])
     described = describe_setting(winner.values, short_names(list(winner.values)))
     unranked = len(settings) - len(ranked)
-    missing = f" ({unranked} more have no result)" if unranked else ""
+    missing = f" ({unranked} more without a result)" if unranked else ""
     return (
-        f"# The best of {len(ranked)} settings{missing} of the sweep {reference(folder)}, by {metric} ({order}): "
-        f"{show_mean(winner, metric)}\n# {described or 'the seed'}\n{resolved_yaml(loaded)}"
+        f"# The best of {several(len(ranked), 'setting')}{missing} of the sweep {reference(folder)}, by {metric} "
+        f"({order}): {show_mean(winner, metric)}\n# {described or 'the seed'}\n{resolved_yaml(loaded)}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.plan.stages import training_stages
+from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.plots import smooth
@@ -45,7 +46,9 @@ def draw_curves(
         steps, values = curves[number]
         color = colormaps["viridis"](order[number])
         axes.plot(steps, smooth(values) or values, color=color, linewidth=1.1, label=labels[number])
-    axes.set_title(f"training loss of {len(curves)} cells, from the best {metric} (dark) to the worst (light)")
+    axes.set_title(
+        f"training loss of {several(len(curves), 'cell')}, from the best {metric} (dark) to the worst (light)"
+    )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.set_xscale("log")

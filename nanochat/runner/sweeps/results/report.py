@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat.plan.describe import several
 from nanochat.plan.quantities import show_value
+from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names, show_swept
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from nanochat.plan.describe import several
+from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference

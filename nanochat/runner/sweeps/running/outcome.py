@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nanochat.errors import NanochatError, worst
-from nanochat.plan.describe import several
+from nanochat.plurals import several
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat.errors import RecipeError
-from nanochat.plan.describe import several
+from nanochat.plurals import several
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
