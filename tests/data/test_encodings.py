@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import json
+import lzma
 
+import pyarrow as pa
 import pytest
 
 from nanochat.data.documents import DocumentStream, single_pass
@@ -43,6 +46,19 @@ def test_marked_text_is_read_from_every_position_as_plain_text_is(files, suffix,
     for number in range(0, len(read), 7):
         rest = read_texts(ReadableFile(path), "text", read[number][1], max_chars=200)
         assert [text for text, _ in rest] == expected[number + 1 :]
+    assert estimate_rows([ReadableFile(path)]) == len(LINES)
+
+
+COMPRESSIONS = {
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_lines_of_a_compressed_file_are_counted(files, suffix):
+    path = files.text(f"a.txt.{suffix}", COMPRESSIONS[suffix]("".join(LINES).encode()))
     assert estimate_rows([ReadableFile(path)]) == len(LINES)
 
 

@@ -83,8 +83,8 @@ def count_lines(path: Path, max_bytes: int) -> tuple[int, int]:
             lines += bool(line.strip())
             read_bytes += len(line)
             if read_bytes > max_bytes:
-                break
-        return lines, raw.tell()
+                return lines, raw.tell()
+    return lines, path.stat().st_size  # pyarrow has closed a compressed file that was read to its end
 
 
 def blocks(path: Path) -> Iterator[bytes]:
