@@ -10,6 +10,7 @@ import pytest
 
 from nanochat.errors import StageError
 from nanochat.plan.specs.job import Job
+from nanochat.runner.report.stage_files import stage_notes
 from nanochat.stages.process.context import StageContext, derive_seed
 from nanochat.storage.integrity import describe_file
 
@@ -46,6 +47,13 @@ def test_restore_progress_brings_back_series_and_samples_of_a_checkpoint(make_co
 def test_log_metrics_refuses_values_that_are_not_finite(make_context, tokenizer_spec):
     with pytest.raises(AssertionError, match="not finite"):
         make_context(tokenizer_spec).log_metrics(1, {"loss": math.nan})
+
+
+def test_a_note_stays_one_line_whatever_the_name_of_a_file(make_context, tokenizer_spec, capsys):
+    context = make_context(tokenizer_spec)
+    context.notify_user("a\nb\u2028c.txt:3: not UTF-8")
+    context.folder.log.write_text(capsys.readouterr().out)
+    assert stage_notes({"tokenizer": context.folder}) == {"tokenizer": [r"a\nb\nc.txt:3: not UTF-8"]}
 
 
 def test_heartbeat_is_limited_in_rate_and_fraction(make_context, tokenizer_spec):

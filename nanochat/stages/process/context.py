@@ -194,8 +194,8 @@ class StageContext:
             sys.stdout.flush()
 
     def notify_user(self, text: str) -> None:
-        """Write a line to the log that the parent also shows to the user."""
-        self.log_line(f"{NOTE_PREFIX}{text}")
+        """Write a line to the log that the parent also shows to the user. Line ends, as in a file's name, are escaped."""
+        self.log_line(NOTE_PREFIX + "\\n".join(printable(text).splitlines()))
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
