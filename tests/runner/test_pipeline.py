@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import pytest
 
@@ -148,6 +149,16 @@ def test_notes_in_the_log_of_a_stage_are_shown_once(bench):
     shown = [line for line in bench.display.lines if line.startswith("2-pretrain: ")]
     assert shown[0] == "2-pretrain: runs, not computed yet"
     assert shown[1:-1] == ["2-pretrain: step_00000008 is damaged"]
+
+
+def test_a_stage_works_in_the_base_folder_of_its_run(bench, tmp_path, monkeypatch):
+    """`nanochat.run` may be given another one than that of the environment."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "another"))
+    write = f"import os; open({str(tmp_path / 'base.txt')!r}, 'w').write(os.environ['NANOCHAT_BASE_DIR']); os._exit(4)"
+    bench.child_command = (sys.executable, "-S", "-c", write)
+    with pytest.raises(StageError):
+        bench.run()
+    assert (tmp_path / "base.txt").read_text() == str(bench.base)
 
 
 def test_signal_stops_the_stage_and_the_same_command_resumes_it(bench):

@@ -28,6 +28,7 @@ from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import Cost, Provenance, StageRecord
 from nanochat.runner.store.stage_cache import ResolvedStage, newest_step
 from nanochat.runner.store.suite_reuse import reuse_suites
+from nanochat.runtime import BASE_DIR
 from nanochat.storage.files import folder_bytes, write_text
 from nanochat.storage.integrity import FileDigest
 from nanochat.storage.layout import StageFolder
@@ -101,7 +102,7 @@ def _run_with_batch_that_fits(
             on_tick=lambda progress: _show_progress(display, title, progress, time.time() - started),
             on_note=lambda note: display.log_line(f"{title}: {note}"),
             lock_descriptor=lock.descriptor,
-            environment=attempt.environment,
+            environment={BASE_DIR: str(attempt.base.absolute()), **attempt.environment},
             command=LAUNCHER if is_shared(stage) else attempt.command,
         )
         display.clear_progress()
