@@ -79,10 +79,20 @@ def _explain(error: OSError) -> tuple[str, int] | None:
     if error.errno == errno.ENAMETOOLONG:
         message = f"{error.filename}: the path is longer than the file system allows; use a shorter one"
         return message, PreflightError.exit_code
+    if error.errno == errno.ENOENT and not _has_working_folder():
+        return "the working directory no longer exists; change to another one", PreflightError.exit_code
     if is_no_permission(error):
         message = f"{error.filename}: {error.strerror}; if it belongs to the results, {SET_BASE_DIR}"
         return message, PreflightError.exit_code
     return None
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class _StopSignals:

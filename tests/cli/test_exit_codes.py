@@ -65,6 +65,15 @@ def test_each_kind_of_error_has_its_exit_code(fail_with, error, code):
     assert fail_with(error) == code
 
 
+def test_a_deleted_working_directory_is_named(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert run_command(lambda: print(Path("recipe.yaml").resolve())) == 3
+    assert capsys.readouterr().err == "error: the working directory no longer exists; change to another one\n"
+
+
 def test_a_bug_prints_one_sentence_and_the_name_of_a_traceback_file(fail_with, capsys, tmp_path):
     fail_with(ZeroDivisionError("surprise"))
     message = capsys.readouterr().err
