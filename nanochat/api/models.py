@@ -70,6 +70,8 @@ class Model:
     ) -> str:
         """Return the answer to a message. The same seed gives the same answer.
 
+        A RuntimeWarning says what of the conversation the model did not read, because the context has no room for it.
+
         Args:
             message: a question, or a conversation as `[{"role": "user", "content": ...}, {"role": "assistant", ...},
                 ...]` whose last message is the user's.
@@ -157,7 +159,9 @@ class Model:
         return ChatSession(self._engine, system=system, settings=ChatSettings(*settings), is_raw=is_raw)
 
 
-def load(model: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto", base_dir: Path | None = None) -> Model:
+def load(
+    model: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto", base_dir: str | Path | None = None
+) -> Model:
     """Return a trained model.
 
     Call it before anything else imports MLX: on a Linux CPU, MLX takes the fast matrix products that are set up here.
@@ -174,7 +178,7 @@ def load(model: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto", b
     from nanochat.runner.store.run_catalog import resolve_model
     from nanochat.runner.store.verification import check_model
 
-    folder = resolve_model(str(model), base_dir or runtime.base_dir())
+    folder = resolve_model(str(model), runtime.base_dir(base_dir))
     check_model(folder)
     is_late = "mlx.core" in sys.modules and not runtime.is_prepared()
     chosen = runtime.prepare(device=device)
@@ -222,4 +226,6 @@ def _collect(session: ChatSession, text: str, on_text: Callable[[str], None] | N
         pieces.append(piece)
         if on_text is not None:
             on_text(piece)
+    for note in session.unread:
+        warnings.warn(note, RuntimeWarning, 3)
     return "".join(pieces)

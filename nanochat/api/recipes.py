@@ -79,7 +79,7 @@ def load_recipe(recipe: str | Path, overrides: Overrides = ()) -> LoadedRecipe:
     return load.load_recipe(Path(recipe), _settings(overrides))
 
 
-def plan(recipe: str | Path | LoadedRecipe, overrides: Overrides = (), *, base_dir: Path | None = None) -> Plan:
+def plan(recipe: str | Path | LoadedRecipe, overrides: Overrides = (), *, base_dir: str | Path | None = None) -> Plan:
     """Return what a run of a recipe would do, and what it would cost. Nothing is computed or downloaded.
 
     Args:
@@ -94,7 +94,7 @@ def plan(recipe: str | Path | LoadedRecipe, overrides: Overrides = (), *, base_d
     from nanochat.runner.preflight.plan_report import plan_report_text
     from nanochat.runner.preflight.prepare import prepare, select_stages
 
-    prepared = prepare(_load_one(recipe, overrides), base_dir or runtime.base_dir())
+    prepared = prepare(_load_one(recipe, overrides), runtime.base_dir(base_dir))
     lookups, checks = prepared.look_up_cache(), check_plan(prepared)
     stages = [
         PlannedStage(
@@ -127,7 +127,7 @@ def run(
     force: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     on_line: Callable[[str], None] | None = print,
-    base_dir: Path | None = None,
+    base_dir: str | Path | None = None,
 ) -> Run:
     """Run the stages of a recipe that are not finished yet, each in a process of its own, and return the run.
 
@@ -151,7 +151,7 @@ def run(
     from nanochat.runner import pipeline
     from nanochat.runner.preflight.run_context import RunRequest
 
-    loaded, base = _load_one(recipe, overrides), base_dir or runtime.base_dir()
+    loaded, base = _load_one(recipe, overrides), runtime.base_dir(base_dir)
     runtime.disable_telemetry()
     request = RunRequest(
         recipe=Path(loaded.reference),
@@ -202,7 +202,21 @@ def _settings(overrides: Overrides) -> tuple[str, ...]:
     if isinstance(overrides, str):
         raise TypeError(f"overrides are a mapping or a list of texts KEY=VALUE, not the text {overrides!r}")
     if isinstance(overrides, Mapping):
-        return tuple(
-            f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
-        )
+        return tuple(f"{key}={_as_yaml(key, value)}" for key, value in overrides.items())
     return tuple(overrides)
+
+
+def _as_yaml(key: str, value: object) -> str:
+    """Return a value as `--set` takes it. Numbers and arrays of numpy are numbers and lists, and paths are texts."""
+
+    def plain(inner: object) -> object:
+        if hasattr(inner, "tolist"):
+            return inner.tolist()
+        if isinstance(inner, Path):
+            return str(inner)
+        kind = type(inner).__name__
+        raise RecipeError(
+            f"`{key}`: {inner!r} is a `{kind}`; give a number, a text, true, false, null, or lists of them"
+        )
+
+    return value if isinstance(value, str) else json.dumps(value, default=plain)

@@ -87,7 +87,7 @@ class Run:
         return f"<nanochat.Run {self.reference}: {self.status}>"
 
 
-def find_run(run: str | Path, *, base_dir: Path | None = None) -> Run:
+def find_run(run: str | Path, *, base_dir: str | Path | None = None) -> Run:
     """Return a run of this machine.
 
     Args:
@@ -99,5 +99,5 @@ def find_run(run: str | Path, *, base_dir: Path | None = None) -> Run:
     """
     from nanochat.runner.store import run_catalog
 
-    base = base_dir or runtime.base_dir()
+    base = runtime.base_dir(base_dir)
     return Run(run_catalog.find_run(str(run), base), base)

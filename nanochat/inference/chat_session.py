@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nanochat.errors import RecipeError
 from nanochat.inference.answer_text import AnswerDecoder, parse_answer
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
@@ -26,6 +27,10 @@ class ChatSettings:
     top_p: float = 1.0
     max_tokens: int = 256
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}: give a whole number of at least 0")
 
 
 class ChatSession:
@@ -49,8 +54,10 @@ class ChatSession:
         self.settings = settings if settings is not None else ChatSettings()
         """How later answers are sampled; may be replaced as well."""
         self.turns: tuple[Message, ...] = ()
+        self.unread: tuple[str, ...] = ()
+        """Sentences about old messages, and the beginning of the question, that the model did not read."""
         self.notes: tuple[str, ...] = ()
-        """Sentences about what did not fit in the last turn: old messages, the question, or the rest of the answer."""
+        """These, and a sentence about the rest of the answer if it did not fit."""
 
     def reset(self) -> None:
         """Forget all turns but keep the system prompt and the settings."""
@@ -76,9 +83,9 @@ class ChatSession:
         settings = self.settings
         turn = len(self.turns) // 2
         seed = int(np.random.SeedSequence(settings.seed, spawn_key=(turn,)).generate_state(1, np.uint32)[0])
-        self.notes = ()
+        self.notes = self.unread = ()
         prompt = self.prompt(text)
-        self.notes = tuple(self._notes_on(prompt))
+        self.notes = self.unread = tuple(self._notes_on(prompt))
         tokens = self.engine.generate(
             prompt.ids,
             max_tokens=settings.max_tokens,

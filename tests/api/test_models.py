@@ -95,6 +95,23 @@ def test_a_score_of_nothing_is_refused(model):
         model.score("x" * 500)
 
 
+def test_what_the_model_did_not_read_is_a_warning(model):
+    """The context has 64 tokens in each case, and the oldest text is dropped."""
+    long = "x y z " * 100
+    with pytest.warns(RuntimeWarning, match="did not read the first .* tokens of your message"):
+        model.chat(long, max_tokens=4)
+    with pytest.warns(RuntimeWarning, match="did not read the first .* tokens"):
+        model.complete(long, max_tokens=4)
+    earlier = [{"role": "user", "content": long}, {"role": "assistant", "content": "a"}]
+    with pytest.warns(RuntimeWarning, match="did not read the first 2 messages of this chat"):
+        model.chat([*earlier, {"role": "user", "content": "b"}], max_tokens=4)
+
+
+def test_a_negative_seed_is_refused(model):
+    with pytest.raises(RecipeError, match="seed is -1: give a whole number"):
+        model.chat("hello", seed=-1, max_tokens=4)
+
+
 def test_a_late_load_warns_that_products_are_slow(model_folder, monkeypatch):
     monkeypatch.setattr("nanochat.runtime._prepared", {})
     monkeypatch.setattr("sys.platform", "linux")

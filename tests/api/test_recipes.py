@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import nanochat
@@ -16,6 +17,26 @@ def test_overrides_are_a_mapping_or_texts_as_for_set():
     assert by_name.recipe.pretrain.horizon.tokens == 3_000_000 and by_name.recipe.expect == {}
     with pytest.raises(TypeError, match="not the text"):
         nanochat.load_recipe("quickstart", "seed=7")
+
+
+def test_overrides_may_be_values_of_numpy_and_paths(tmp_path):
+    changes = {
+        "seed": np.int64(7),
+        "pretrain.optimizer.matrix_lr": np.float32(0.5),
+        "base_eval.samples": np.array(["a", "b"]),
+        "sources.stdlib": {"path": tmp_path},
+    }
+    recipe = nanochat.load_recipe("quickstart", changes).recipe
+    assert (recipe.seed, recipe.pretrain.optimizer.matrix_lr) == (7, 0.5)
+    assert list(recipe.base_eval.samples) == ["a", "b"]
+    with pytest.raises(RecipeError, match=r"`seed`: .* is a `object`; give a number"):
+        nanochat.load_recipe("quickstart", {"seed": object()})
+
+
+def test_a_base_folder_may_be_a_text(tmp_path):
+    assert nanochat.plan("quickstart", base_dir=str(tmp_path)).text == nanochat.plan("quickstart").text
+    with pytest.raises(RecipeError, match=f"there are none under {tmp_path}"):
+        nanochat.find_run("nothing", base_dir=str(tmp_path))
 
 
 def test_a_plan_is_that_of_the_command(tmp_path, capsys):
