@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from nanochat.errors import BUG, OK, InterruptedRun, NanochatError, PreflightError, StageError
@@ -89,7 +90,7 @@ def _explain(error: OSError) -> tuple[str, int] | None:
 
 def _has_working_folder() -> bool:
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError:
         return False
     return True

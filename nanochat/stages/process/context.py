@@ -194,7 +194,7 @@ class StageContext:
             sys.stdout.flush()
 
     def notify_user(self, text: str) -> None:
-        """Write a line to the log that the parent also shows to the user. Line ends, as in a file's name, are escaped."""
+        """Write a line to the log that the parent also shows to the user. Line ends in file names are escaped."""
         self.log_line(NOTE_PREFIX + "\\n".join(printable(text).splitlines()))
 
 
