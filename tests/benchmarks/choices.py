@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from measuring import describe_machine, median_and_range, option_parser, seconds
+from parts.measuring import describe_machine, median_and_range, option_parser, seconds
 
 from nanochat import runtime
 

@@ -5,7 +5,7 @@
 All train a model of the quickstart's size in alternation, each on one thread: 4 layers, width 128, vocabulary 2,048,
 16 rows of 256 random tokens. Prints, for each, tokens per CPU second (median and range over the rounds) and the ratio
 of the forms for the CPU to it within each round; then the peak memory of this process. FOLDER holds a copy of
-karpathy/nanochat, and PYTHON is an interpreter that has PyTorch (`training/cpu_peer.py`); its model runs as it is and
+karpathy/nanochat, and PYTHON is an interpreter that has PyTorch (`parts/cpu_peer.py`); its model runs as it is and
 with `torch.compile`.
 """
 
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-from measuring import describe_machine, median_and_range, option_parser, seconds, training_step
+from parts.measuring import describe_machine, median_and_range, option_parser, seconds, training_step
 
 from nanochat import runtime
 
@@ -68,7 +68,7 @@ class Peer:
     def __init__(self, python: str, folder: str, form: str) -> None:
         fields = ("n_layer", "n_embd", "n_head", "n_kv_head", "vocab_size", "sequence_len", "window_pattern")
         shape = json.dumps({name: getattr(CONFIG, name) for name in fields})
-        command = [python, str(Path(__file__).parent / "training" / "cpu_peer.py"), folder, form, shape, str(ROWS)]
+        command = [python, str(Path(__file__).parent / "parts" / "cpu_peer.py"), folder, form, shape, str(ROWS)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it when it is imported
 
 import numpy as np
-from measuring import describe_machine, median_and_range, option_parser
+from parts.measuring import describe_machine, median_and_range, option_parser
 
 from nanochat import runtime
 from nanochat.model.config import VARIANTS, Architecture, GPTConfig

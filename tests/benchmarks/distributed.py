@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import describe_machine, option_parser, training_step
+from parts.measuring import describe_machine, option_parser, training_step
 
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch

@@ -9,7 +9,7 @@ the first step, and time and memory of each part of a step alone. A step has `--
 
 With `--peer`, a folder of karpathy/nanochat, PyTorch nanochat trains on the same GPU in a process of its own, in turns
 with this, `--rounds` times, and the ratio is printed. With `--text`, a folder of parquet shards, the losses of the
-kernels in bfloat16 are compared with those of the plain forms in float32 (see `training/gpu_losses.py`); the script
+kernels in bfloat16 are compared with those of the plain forms in float32 (see `parts/gpu_losses.py`); the script
 exits with 1 if they differ by more than the rounding of bfloat16 explains.
 """
 
@@ -39,9 +39,9 @@ CHOSEN = runtime.prepare(trains=True)
 runtime.set_environment("MLX_ENABLE_TF32", "0")  # for the comparison in float32; bfloat16 does not use it
 
 import mlx.core as mx  # noqa: E402
-from measuring import describe_machine, median_and_range, option_parser, seconds, training_step  # noqa: E402
-from training import gpu_losses  # noqa: E402
-from training.step_parts import measure_parts  # noqa: E402
+from parts import gpu_losses  # noqa: E402
+from parts.measuring import describe_machine, median_and_range, option_parser, seconds, training_step  # noqa: E402
+from parts.step_parts import measure_parts  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model import device  # noqa: E402
@@ -108,7 +108,7 @@ class Peer:
     """PyTorch nanochat in a process of its own, which compiles its model while this process does other work."""
 
     def __init__(self, pattern: str, options: argparse.Namespace) -> None:
-        script = Path(__file__).parent / "training" / "peer_speed.py"
+        script = Path(__file__).parent / "parts" / "peer_speed.py"
         numbers = map(str, (options.rows, options.micro_batches, options.steps))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(options.peer.resolve()), *sys.path[1:]])}
         command = [sys.executable, str(script), pattern, *numbers]

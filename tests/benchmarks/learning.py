@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from measuring import option_parser, training_step
+from parts.measuring import option_parser, training_step
 
 from nanochat import runtime
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import median_and_range, seconds
+from parts.measuring import median_and_range, option_parser, seconds
 
 from nanochat.data.packing.documents import BufferedDocument, DocumentPacker
 from nanochat.data.places.builtin import stdlib_corpus
@@ -94,6 +94,7 @@ def cached(texts: list[str], tokenizer: bpe.Tokenizer, folder: Path) -> CachedSt
 
 
 def main() -> None:
+    option_parser(__doc__).parse_args()
     tokenizer = bpe.train(stdlib_corpus.documents("train"), vocab_size=8192, max_chars=10**7, max_document_chars=10**4)
     texts = make_texts(tokenizer)
     arrays = tokenizer.encode_batch(texts)

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import requests
-from measuring import option_parser
+from parts.measuring import option_parser
 
 
 def start(run: str) -> tuple[subprocess.Popen[str], str]:

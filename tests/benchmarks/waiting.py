@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measuring import describe_machine, option_parser, training_step
+from parts.measuring import describe_machine, option_parser, training_step
 
 from nanochat import runtime
 

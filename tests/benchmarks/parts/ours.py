@@ -6,14 +6,14 @@ import math
 import time
 from dataclasses import replace
 
-from training.run import Result, Run
+from parts.run import Result, Run
 
 from nanochat import runtime
 
 CHOSEN = runtime.prepare(trains=True)
 
 import mlx.core as mx  # noqa: E402
-from measuring import training_step  # noqa: E402
+from parts.measuring import training_step  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.evals.bits_per_byte import evaluate_bpb  # noqa: E402

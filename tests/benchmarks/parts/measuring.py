@@ -1,4 +1,4 @@
-"""What several benchmarks need: options, the machine's description, medians with their ranges, and a training step.
+"""What the benchmarks share: options, the machine's description, medians with their ranges, and a training step.
 
 MLX is imported inside the functions, because `runtime.prepare` comes before it.
 """

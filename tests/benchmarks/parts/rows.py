@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from training.run import HELD_OUT_FILE, ROWS_FILE, Ints
+from parts.run import HELD_OUT_FILE, ROWS_FILE, Ints
 
 from nanochat.data.documents import DocumentStream, single_pass
 from nanochat.data.loaders.document_rows import DocumentRows

@@ -21,7 +21,7 @@ from unittest import mock
 
 import mlx.core as mx
 import numpy as np
-from measuring import training_step
+from parts.measuring import training_step
 
 from nanochat.data.loaders.batches import Batch
 from nanochat.model import dispatch, fused_attention
