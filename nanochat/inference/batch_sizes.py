@@ -4,7 +4,7 @@ GENERATED_ROWS = 32
 """Rows that are generated together."""
 CPU_ROLLOUT_ROWS, GPU_ROLLOUT_ROWS = 128, 32
 """Answers that are sampled together for training. On a GPU these are the rows that its decoding kernels take: the first
-step with 128 rows took 100 seconds (`tests/benchmarks/README.md`)."""
+step with 128 rows took 94 seconds (`tests/benchmarks/results/reinforcement.md`)."""
 PROMPT_CHUNK_TOKENS = 512
 """Positions of a prompt per forward pass: this bounds the attention scores alive at once."""
 PROMPT_TOKENS = 8192

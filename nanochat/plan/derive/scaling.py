@@ -34,7 +34,7 @@ MAX_SHRINK = 0.3
 """Largest share of a weight that one step of `current` may remove: the peak learning rate times the weight decay.
 
 The law reaches it at 47 steps. Up to this share it was as good as a limit of 2 or better, within the spread of seeds.
-At twice this share it harmed a run of 25 steps (`tests/benchmarks/README.md`).
+At twice this share it harmed a run of 25 steps (`tests/benchmarks/results/equal_tokens.md`).
 """
 PLAIN_WEIGHT_DECAY = 0.1
 """Muon's weight decay of the plain optimizer, from the golden training run. It does not scale."""

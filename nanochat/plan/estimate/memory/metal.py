@@ -1,6 +1,6 @@
 """Peak memory of a training step on a Mac's GPU: the size of MLX's arrays.
 
-Fitted to peaks of Metal's path on other devices: see the benchmarks' README.
+Fitted to peaks of Metal's path on other devices: see `tests/benchmarks/results/metal.md`.
 """
 
 from __future__ import annotations
