@@ -33,6 +33,7 @@ import numpy as np  # noqa: E402
 
 from nanochat.data.loaders.batches import Batch  # noqa: E402
 from nanochat.model.config import GPTConfig  # noqa: E402
+from nanochat.model.device import select_device  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.model.gpt import GPT  # noqa: E402
 from nanochat.model.low_memory.loss import plain_losses  # noqa: E402
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--peer")
     parser.add_argument("--peer-python", default=sys.executable)
     options = parser.parse_args()
+    select_device(CHOSEN.backend)
     print(f"{describe_machine(CHOSEN)}; {CONFIG.num_parameters():,} parameters")
     plain, fast = (training_step(model, rows=ROWS) for model in (GPT(CONFIG), FastGPT(CONFIG)))
     measure: dict[str, Callable[[int], float]] = {"plain": partial(plain_rate, plain), "fast": partial(rate, fast)}

@@ -50,6 +50,7 @@ from nanochat.data.loaders.batches import BatchLoader  # noqa: E402
 from nanochat.data.loaders.document_rows import Document, DocumentRows, DocumentRowsState  # noqa: E402
 from nanochat.data.loaders.mixture import Stream  # noqa: E402
 from nanochat.data.token_cache.cache import cached_stream  # noqa: E402
+from nanochat.model.device import select_device  # noqa: E402
 from nanochat.model.dispatch import FastGPT  # noqa: E402
 from nanochat.plan.compile import compile_plan  # noqa: E402
 from nanochat.plan.specs.training import PretrainSpec, TokenizerSpec  # noqa: E402
@@ -146,6 +147,7 @@ def run_loaders(base: Path) -> None:
 
 
 def main() -> None:
+    select_device(CHOSEN.backend)
     plan = compile_plan(load_recipe(OPTIONS.recipe, OPTIONS.settings))
     spec, tokenizer_spec = plan.stage("pretrain").spec, plan.stage("tokenizer").spec
     assert isinstance(spec, PretrainSpec) and isinstance(tokenizer_spec, TokenizerSpec)

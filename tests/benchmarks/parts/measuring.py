@@ -33,7 +33,12 @@ def option_parser(doc: str | None, **numbers: int) -> argparse.ArgumentParser:
 
 def describe_machine(chosen: Runtime) -> str:
     """Return the date, the device, and the versions that a measurement belongs to."""
+    import mlx.core as mx
+
     from nanochat.model.device import device_name
+
+    computes_on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    assert computes_on_cpu == (chosen.backend == "cpu"), "MLX computes on another device: call `select_device` first"
 
     name = "CPU" if chosen.backend == "cpu" else device_name()
     return f"{datetime.date.today().isoformat()}; {name}; MLX {version('mlx')}; {chosen.describe()}"
