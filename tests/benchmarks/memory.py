@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
-from parts.measuring import option_parser, training_step
+from measuring import option_parser, training_step
 
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
