@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from nanochat.storage.locking import lock_file
+from nanochat.storage.locking import waiting_lock
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SCRATCH_PREFIX = ".writing-"
@@ -112,9 +112,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 def exclusive(folder: Path) -> Iterator[None]:
     """Create a folder, and keep other processes that also call this from working in it at the same time."""
     make_folder(folder)
-    path = folder / ".lock"
-    with path.open("w") as file:
-        lock_file(file.fileno(), path)
+    with waiting_lock(folder / ".lock"):
         yield
 
 

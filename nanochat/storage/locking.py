@@ -36,6 +36,14 @@ def lock_file(descriptor: int, path: Path, *, shared: bool = False, wait: bool =
 
 
 @contextmanager
+def waiting_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, which is created, and wait for it. See `lock_file`."""
+    with path.open("a") as file:
+        lock_file(file.fileno(), path, shared=shared)
+        yield
+
+
+@contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder, waiting for it, without a file for it. The folder is created.
 

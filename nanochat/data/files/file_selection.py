@@ -135,11 +135,13 @@ def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:
     names: dict[str, list[str]] = {}
     for path, reason in left_out:
         names.setdefault(reason, []).append(path.name)
-    parts = []
-    for reason, files in names.items():
-        more = f" and {len(files) - _SHOWN_NAMES:,} more" if len(files) > _SHOWN_NAMES else ""
-        parts.append(f"{', '.join(files[:_SHOWN_NAMES])}{more} ({reason})")
-    return "; ".join(parts)
+    return "; ".join(f"{list_names(files)} ({reason})" for reason, files in names.items())
+
+
+def list_names(names: Sequence[str], *, most: int = _SHOWN_NAMES) -> str:
+    """Return the first names on one line, with the number of the others: `a.md, b.md, c.md and 7 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def tells_kind(pattern: str, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from nanochat.data.files.file_selection import FileChoice, FileSelection
+from nanochat.data.files.file_selection import FileChoice, FileSelection, list_names
 from nanochat.data.hub.hub_source import DEFAULT_REVISION, HubSource
 from nanochat.data.hub.listing import Listing, RemoteFile, RevisionMissingError, list_files
 from nanochat.data.hub.shared_cache import cache_folder, find_cached_file, list_cached_files
@@ -44,8 +44,7 @@ def find_wanted_files(source: HubSource, selection: FileSelection, *, offline: b
         wanted, advice = _parquet_copy(source, selection, _wanted(listing, choice), offline=offline)
     if not wanted.files:
         names = [file.path for file in listing.files]
-        more = f" and {len(names) - _SHOWN_FILES:,} more" if len(names) > _SHOWN_FILES else ""
-        known = (", ".join(names[:_SHOWN_FILES]) or "none") + more
+        known = list_names(names, most=_SHOWN_FILES) or "none"
         raise PreflightError(f"{source.describe()}: no data file matches; files there are: {known}{advice}")
     return wanted
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from nanochat.data.files.content_checks import has_rows, why_without_text
 from nanochat.data.files.file_kinds import reader_of
-from nanochat.data.files.file_selection import EMPTY, FileChoice, list_reasons
+from nanochat.data.files.file_selection import EMPTY, FileChoice, list_names, list_reasons
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
 from nanochat.data.ingest.store import readable_files
@@ -22,7 +24,6 @@ from nanochat.plan.specs.suites import BpbSuiteSpec, ChoiceSuiteSpec, CoreSuiteS
 from nanochat.plurals import several
 from nanochat.tasks.table import TASKS
 
-_SHOWN_NAMES = 3
 _COUNTED_BYTES = 1 << 28
 """Documents of larger text files are not counted, because that would take more than seconds."""
 
@@ -47,6 +48,14 @@ class SourceUse:
     def size(self) -> int:
         """The size of the files read, in bytes."""
         return sum(file.size for file in self.files.used)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the files as JSON values."""
+        return {
+            "bytes": self.size,
+            "left_out": {str(path): reason for path, reason in self.files.left_out},
+            "notes": list(self.files.notes),
+        }
 
     def describe(self) -> str:
         """Return, for example, `docs: 1 of 2 files, 60 KiB; left out: c.md (not .txt)`."""
@@ -107,9 +116,8 @@ def _with_validation(files: DocumentFiles) -> FileChoice[Path]:
     """Return the files of a source of documents with a note that names those of the validation."""
     if not files.validation:
         return files.choice
-    names = ", ".join(file.path.name for file in files.validation[:_SHOWN_NAMES])
-    more = f" and {len(files.validation) - _SHOWN_NAMES:,} more" if len(files.validation) > _SHOWN_NAMES else ""
-    return replace(files.choice, notes=(*files.choice.notes, f"validation: {names}{more}"))
+    names = list_names([file.path.name for file in files.validation])
+    return replace(files.choice, notes=(*files.choice.notes, f"validation: {names}"))
 
 
 def _join(a: SourceUse, b: SourceUse) -> SourceUse:

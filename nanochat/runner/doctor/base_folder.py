@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat import runtime
+from nanochat.data.files.file_selection import list_names
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
 from nanochat.plurals import several
@@ -21,7 +22,6 @@ from nanochat.storage.layout import RunFolder, StageFolder, run_folders, stage_f
 from nanochat.storage.locking import lock_file
 
 _CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas", "kernels")
-_SHOWN = 3
 
 
 def examine_base_folder(base: Path) -> Iterator[Diagnosis]:
@@ -76,7 +76,7 @@ def _runs(base: Path) -> Iterator[Diagnosis]:
     active = [run for run in runs if run.state.status == "running" and is_locked(run.folder)]
     text = f"{several(len(runs), 'run')}, {len(active)} in progress"
     if damaged:
-        names = ", ".join(str(folder.path) for folder in damaged[:_SHOWN])
+        names = list_names([str(folder.path) for folder in damaged])
         remedy = "delete their folders if you do not need them"
         yield Diagnosis("runs", f"{text}, {len(damaged)} damaged: {names}", "warning", remedy)
     else:
@@ -89,11 +89,10 @@ def _locks(base: Path) -> Iterator[Diagnosis]:
     folders: list[StageFolder | RunFolder] = [*stage_folders(base), *run_folders(base)]
     for folder in folders:
         with contextlib.suppress(OSError):
-            if (owner := read_owner(folder)) is not None and not is_locked(folder):
+            if (owner := read_owner(folder.lock)) is not None and not is_locked(folder):
                 stale.append(f"{folder.path.relative_to(base)} (process {owner.pid} on {owner.host})")
     if stale:
-        more = f" and {len(stale) - _SHOWN} more" if len(stale) > _SHOWN else ""
         remedy = "nothing has to be done: the command that was killed continues when you type it again"
-        yield Diagnosis("locks", f"left by killed processes: {', '.join(stale[:_SHOWN])}{more}", "hint", remedy)
+        yield Diagnosis("locks", f"left by killed processes: {list_names(stale)}", "hint", remedy)
     else:
         yield Diagnosis("locks", "none was left by a killed process")

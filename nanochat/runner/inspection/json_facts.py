@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from pydantic import JsonValue
 
 from nanochat.runner.inspection.inspect import SourceReport
-from nanochat.runner.inspection.report import SHOWN_CHARS, Run, SplitReport
-from nanochat.runner.inspection.survey import QUANTILES, quantiles
+from nanochat.runner.inspection.report import QUANTILES, SHOWN_CHARS, Run, SplitReport, quantiles
 
 
 def source_to_json(source: SourceReport) -> dict[str, JsonValue]:
@@ -16,27 +16,9 @@ def source_to_json(source: SourceReport) -> dict[str, JsonValue]:
     return {
         "source": source.name,
         "origin": source.heading,
-        "files": [
-            {
-                "paths": [str(path) for path in use.files.paths],
-                "bytes": use.size,
-                "left_out": {str(path): reason for path, reason in use.files.left_out},
-                "notes": list(use.files.notes),
-            }
-            for use in source.uses
-        ],
+        "files": [{"paths": [str(path) for path in use.files.paths], **use.to_json()} for use in source.uses],
         "remarks": list(source.remarks),
-        "previews": [
-            {
-                "path": str(preview.path),
-                "columns": list(preview.columns),
-                "rows": [list(row) for row in preview.rows],
-                "rows_in_head": preview.rows_in_head,
-                "is_whole": preview.is_whole,
-                "problem": preview.problem,
-            }
-            for preview in source.previews
-        ],
+        "previews": [{**asdict(preview), "path": str(preview.path)} for preview in source.previews],
         "splits": [_split_to_json(split) for split in source.splits],
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
+from nanochat.data.files.file_selection import list_names
 from nanochat.data.ingest.pending import Conversion, plan_conversions
 from nanochat.data.ingest.store import FOLDER
 from nanochat.plan.quantities import show_bytes
@@ -17,8 +18,6 @@ from nanochat.runner.preflight.prepare import Prepared
 from nanochat.runner.report.results import time_remark
 from nanochat.runner.store import stage_cache
 from nanochat.runner.store.stage_cache import CacheLookup, ResolvedStage, UnresolvedStage
-
-_SHOWN_NAMES = 3
 
 
 def _statuses(lookups: Sequence[CacheLookup], selected: Collection[str]) -> dict[StageName, StageStatus]:
@@ -81,13 +80,7 @@ def plan_report_json(
         for x in _conversions(prepared, lookups, selected)
     ]
     content["data"] = [
-        {
-            "source": use.source,
-            "files": [str(path) for path in use.files.paths],
-            "bytes": use.size,
-            "left_out": {str(path): reason for path, reason in use.files.left_out},
-            "notes": list(use.files.notes),
-        }
+        {"source": use.source, "files": [str(path) for path in use.files.paths], **use.to_json()}
         for use in _source_uses(prepared)
     ]
     content["missing"] = list(prepared.problems)
@@ -101,9 +94,8 @@ def _conversions(prepared: Prepared, lookups: Sequence[CacheLookup], selected: C
 
 
 def _conversion_line(conversion: Conversion) -> str:
-    names = ", ".join(path.name for path in conversion.files[:_SHOWN_NAMES])
-    more = f" and {len(conversion.files) - _SHOWN_NAMES:,} more" if len(conversion.files) > _SHOWN_NAMES else ""
-    return f"source `{conversion.source}`: {names}{more}, about {show_bytes(conversion.disk_bytes)} of disk"
+    names = list_names([path.name for path in conversion.files])
+    return f"source `{conversion.source}`: {names}, about {show_bytes(conversion.disk_bytes)} of disk"
 
 
 def explain_stage_text(explanation: dict[str, JsonValue]) -> str:

@@ -25,9 +25,8 @@ from nanochat.plan.quantities import show_bytes, show_duration
 from nanochat.plan.specs.evaluation import ExportSpec
 from nanochat.plan.text.estimate_notes import need_less
 from nanochat.runner.preflight.data_checks import check_inputs
-from nanochat.runner.preflight.lm_eval_checks import find_lm_eval_problems
 from nanochat.runner.preflight.prepare import Prepared
-from nanochat.runner.preflight.program_checks import find_program_problems
+from nanochat.runner.preflight.suite_checks import find_suite_problems
 from nanochat.runner.preflight.tracking_checks import find_tracking_problems
 from nanochat.runner.process.hosts import find_launch_problems
 from nanochat.runner.store.run_state import RunTracking
@@ -60,9 +59,8 @@ def find_problems(prepared: Prepared, stages: Sequence[StagePlan], *, tracking: 
         *_check_distributed(prepared, stages),
         *_check_memory(prepared, stages),
         *_check_time(prepared, stages),
-        *find_program_problems(prepared, stages),
+        *find_suite_problems(prepared, stages),
         *_check_packages(stages),
-        *find_lm_eval_problems(prepared, stages),
         *find_tracking_problems(prepared.loaded.recipe.tracking, tracking),
     ]
 

@@ -18,9 +18,8 @@ from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.runner.display import Display
 from nanochat.runner.process.child import COMMAND, LAUNCHER, ChildExit, Progress, run_child
-from nanochat.runner.process.exit_status import raise_for_exit
+from nanochat.runner.process.exit_status import describe_halving, halve_batch, raise_for_exit
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.process.smaller_batch import describe_halving, halve_batch, memory_advice
 from nanochat.runner.store import record as records
 from nanochat.runner.store.cleanup.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.last_batch import last_halvings
@@ -79,8 +78,7 @@ def execute_stage(attempt: StageAttempt, lock: StageLock, *, interrupts: Interru
     started = time.time()
     with measuring_system(folder.system, attempt.system_metrics_every_seconds):
         child_exit = _run_with_batch_that_fits(attempt, lock, interrupts=interrupts, display=display)
-    advice = memory_advice(stage, child_exit)
-    raise_for_exit(child_exit, folder, planned_bytes=stage.estimate.peak_memory_bytes, remedy=advice)
+    raise_for_exit(child_exit, stage, folder)
     record = _record(attempt, child_exit, started=started, commits=commits)
     record.write(folder.record)
     delete_checkpoints(folder)

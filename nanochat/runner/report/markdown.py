@@ -38,6 +38,11 @@ def paragraphs(text: str) -> str:
     return re.sub(r"(?<=\S)\n(?=\S)", "  \n", "\n".join(map(escape, printable(text).splitlines())))
 
 
+def join_parts(parts: Iterable[str]) -> str:
+    """Return markdown of these parts, without the empty ones."""
+    return "\n\n".join(part for part in parts if part)
+
+
 def code_span(text: str) -> str:
     """Return markdown that shows a text on one line, as code. An empty text gives an empty text."""
     line = " ".join(printable(text).split())

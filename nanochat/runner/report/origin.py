@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nanochat.errors import RecipeError
 from nanochat.plan.quantities import show_value
-from nanochat.runner.report.markdown import escape, markdown_table, paragraphs
+from nanochat.runner.report.markdown import escape, join_parts, markdown_table, paragraphs
 from nanochat.runner.report.scores import list_suites, uncertainty_cells
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_catalog import latest_with_model
@@ -40,9 +40,8 @@ class Origin:
 def describe_origin(origin: Origin) -> str:
     """Return the origin as Markdown."""
     records = origin.records
-    return "\n\n".join(
-        part
-        for part in (
+    return join_parts(
+        [
             f"The run {escape(origin.name)} made this model with nanochat.",
             paragraphs(origin.description),
             *_scores(records),
@@ -52,8 +51,7 @@ def describe_origin(origin: Origin) -> str:
             _stages(records),
             "## Recipe",
             indented(origin.recipe),
-        )
-        if part
+        ]
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat.plan.quantities import show_bytes, show_duration, show_value
 from nanochat.runner.report.html import render_html
-from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
+from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs
 from nanochat.runner.report.plots import REWARD_PLOT, SCORES_PLOT, draw_curves, draw_scores
 from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name
 from nanochat.runner.report.scores import SCORE_LEGEND, describe_stages, list_suites, uncertainty_cells
@@ -83,7 +83,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         *([_FINGERPRINT_INTRO, _fingerprint_table(records)] if records else ()),
         *(["## All results", _results_table(records)] if records else ()),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return join_parts(parts) + "\n"
 
 
 def _draw(run: Run, base: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from nanochat.errors import LockError, PreflightError
 from nanochat.runner.store.provenance import host_name, is_alive, machine_id, process_started
 from nanochat.storage.layout import RunFolder, StageFolder, SweepFolder
-from nanochat.storage.locking import lock_file
+from nanochat.storage.locking import lock_file, waiting_lock
 
 _POLL_SECONDS = 0.1
 ORPHAN_WAIT_SECONDS = 30.0
@@ -81,16 +81,8 @@ def sweep_lock(folder: SweepFolder, *, is_shared: bool) -> Iterator[None]:
 
     See `run_lock`.
     """
-    if not is_shared:
-        with _hold(folder.lock, f"the sweep {folder.path}", 0):
-            yield
-        return
-    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock_file(descriptor, folder.lock, shared=True)
+    with waiting_lock(folder.lock, shared=True) if is_shared else _hold(folder.lock, f"the sweep {folder.path}", 0):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def is_locked(folder: StageFolder | RunFolder | SweepFolder) -> bool:
@@ -102,15 +94,18 @@ def is_locked(folder: StageFolder | RunFolder | SweepFolder) -> bool:
     try:
         return not lock_file(descriptor, folder.lock, shared=not isinstance(folder, SweepFolder), wait=False)
     except PreflightError:  # without locks there is only what the file says
-        owner = _read_owner(folder.lock)
+        owner = read_owner(folder.lock)
         return owner is not None and not _has_ended(owner)
     finally:
         os.close(descriptor)
 
 
-def read_owner(folder: StageFolder | RunFolder) -> Owner | None:
-    """Return the process that holds the lock of a folder, or died while holding it. None if no process did."""
-    return _read_owner(folder.lock)
+def read_owner(path: Path) -> Owner | None:
+    """Return the process that holds the lock on a file, or died while holding it. None if no process did."""
+    try:
+        return Owner.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 @contextmanager
@@ -120,20 +115,15 @@ def claims(base: Path, *, to_delete: bool = False) -> Iterator[None]:
     Runs share this lock; with `to_delete`, `gc` holds it exclusively.
     """
     base.mkdir(parents=True, exist_ok=True)
-    path = base / "claims.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock_file(descriptor, path, shared=not to_delete)
+    with waiting_lock(base / "claims.lock", shared=not to_delete):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def _hold(path: Path, what: str, orphan_wait_seconds: float) -> Iterator[StageLock]:
     descriptor = _acquire(path, what, orphan_wait_seconds)
     try:
-        previous = _read_owner(path)
+        previous = read_owner(path)
         _write_owner(descriptor, None)
         yield StageLock(descriptor, previous)
     finally:
@@ -152,7 +142,7 @@ def _acquire(path: Path, what: str, orphan_wait_seconds: float) -> int:
             os.close(descriptor)
             continue
         os.close(descriptor)
-        owner = _read_owner(path)
+        owner = read_owner(path)
         _wake_orphan(owner)
         if time.monotonic() - began >= _wait_seconds(owner, orphan_wait_seconds):
             raise _held_by(what, owner)
@@ -192,13 +182,6 @@ def _held_by(what: str, owner: Owner | None) -> LockError:
         pid = owner.child_pid if _has_ended(owner) and owner.child_pid else owner.pid
         what += f": host {owner.host}, pid {pid}"
     return LockError(f"another command holds {what}; wait for it to end, then run the same command")
-
-
-def _read_owner(path: Path) -> Owner | None:
-    try:
-        return Owner.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
 
 
 def _write_owner(descriptor: int, child_pid: int | None) -> None:

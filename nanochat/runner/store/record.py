@@ -147,7 +147,7 @@ def read_stored(path: Path, model: type[_T]) -> _T | None:
     """Return what a file holds, or None if it is damaged or missing."""
     try:
         return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
         return None
 
 

@@ -97,10 +97,7 @@ class RunState(Stored):
 
 def read_run(folder: RunFolder) -> RunState | None:
     """Return the state of a run, or None if it is damaged or missing."""
-    try:
-        return read_stored(folder.state, RunState)
-    except IsADirectoryError:
-        return None
+    return read_stored(folder.state, RunState)
 
 
 def entries_of(plan: Plan, init_models: Mapping[str, Path], base: Path) -> tuple[StageEntry, ...]:

@@ -134,7 +134,7 @@ def look_up_plan(
 
 
 def _holder(folder: StageFolder) -> str:
-    owner = read_owner(folder)
+    owner = read_owner(folder.lock)
     return "another process" if owner is None else f"process {owner.pid} on {owner.host}"
 
 

@@ -1,4 +1,4 @@
-"""`sweep.json`: which runs belong to a sweep. What they computed, and how far they are, stands in their own folders.
+"""`sweep.json`: which runs belong to a sweep. Their own folders hold what they computed, and how far they are.
 
 The file is written whole before the first cell starts, so that a sweep that is killed at any time is found again.
 """
@@ -7,21 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from nanochat.recipe.schema.sweep_section import Sweep
+from nanochat.runner.store.record import Stored, read_stored
 from nanochat.runner.store.run_state import RunState, RunTracking
-from nanochat.storage.files import write_text
 from nanochat.storage.layout import SweepFolder, sweeps_folder
 
 
-class _Stored(BaseModel):
-    """Base class of what is stored as JSON. Unknown keys, written by a later version, are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class CellEntry(_Stored):
+class CellEntry(Stored):
     """A cell of a sweep, and the run that computes it."""
 
     number: int
@@ -36,7 +28,7 @@ class CellEntry(_Stored):
     """The flags that make the cell's recipe out of the sweep's."""
 
 
-class SweepState(_Stored):
+class SweepState(Stored):
     """A sweep: what was asked for, and its cells."""
 
     format: int = 1
@@ -66,17 +58,10 @@ class SweepState(_Stored):
             return len(self.cells)
         return search.trials * (1 if seeds is None else seeds if isinstance(seeds, int) else len(seeds))
 
-    def write(self, folder: SweepFolder) -> None:
-        """Write this as JSON."""
-        write_text(folder.state, self.model_dump_json(indent=1))
-
 
 def read_sweep(folder: SweepFolder) -> SweepState | None:
     """Return the state of a sweep, or None if it is damaged or missing."""
-    try:
-        return SweepState.model_validate_json(folder.state.read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return read_stored(folder.state, SweepState)
 
 
 def is_pruned(run: RunState, base: Path) -> bool:

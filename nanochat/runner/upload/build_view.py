@@ -8,7 +8,7 @@ from pathlib import Path
 from nanochat.plan.describe import describe_choice
 from nanochat.plan.quantities import show_bytes, show_duration, show_score
 from nanochat.plan.stages import STAGES
-from nanochat.runner.report.markdown import code_span, escape, paragraphs
+from nanochat.runner.report.markdown import code_span, escape, join_parts, paragraphs
 from nanochat.runner.report.results import result_line
 from nanochat.runner.report.scores import SCORE_LEGEND, list_suites
 from nanochat.runner.store.record import StageRecord, read_record
@@ -179,7 +179,7 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
     scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if STAGES[stage].evaluates]
     headline = f"**{escape('; '.join(scores))}**" if scores else paragraphs(state.message) or state.status
     cached = [entry.title for entry in state.stages if entry.status == "cached"]
-    return _paragraphs(
+    parts = [
         headline,
         paragraphs(state.description),
         "Learning curves, samples and costs: open `report.html` under Artifacts." if records else "",
@@ -188,14 +188,15 @@ def _describe_run(state: RunState, records: dict[str, StageRecord]) -> str:
         f"Command: {code_span(state.command)}",
         f"Stages taken from the cache: {escape(', '.join(cached))}." if cached else "",
         paragraphs(state.message) if scores else "",
-    )
+    ]
+    return join_parts(parts)
 
 
 def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | None) -> str:
     if record is None:
         return f"{entry.status}: {paragraphs(entry.reason or state.message)}"
     results = result_line(record).removeprefix(": ")
-    return _paragraphs(
+    parts = [
         f"**{escape(results)}**" if results else "",
         "The model's answer to every problem: open `tables` under Artifacts." if STAGES[entry.stage].evaluates else "",
         _list_scores({entry.stage: record}),
@@ -205,11 +206,8 @@ def _describe_stage(state: RunState, entry: StageEntry, record: StageRecord | No
         f"(planned {show_bytes(record.planned.peak_memory_bytes)}), on {escape(record.device)}.",
         f"Why it ran: {escape(entry.reason)}." if entry.reason else "",
         *time_tags([record]).values(),
-    )
-
-
-def _paragraphs(*texts: str) -> str:
-    return "\n\n".join(text for text in texts if text)
+    ]
+    return join_parts(parts)
 
 
 def _list_scores(records: dict[str, StageRecord]) -> str:
@@ -220,4 +218,4 @@ def _list_scores(records: dict[str, StageRecord]) -> str:
         task = f" (task: {suite.asks})" if suite.asks else ""
         score = show_score(suite.value, suite.stderr, remark=suite.cuts)
         lines.append(f"- {escape(f'{suite.stage} {suite.name} {score}{reading}{task}')}")
-    return _paragraphs("\n".join(lines), SCORE_LEGEND) if lines else ""
+    return join_parts(["\n".join(lines), SCORE_LEGEND]) if lines else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nanochat.plan.stages import STAGES, training_stages
-from nanochat.runner.report.markdown import code_span, escape, paragraphs
+from nanochat.runner.report.markdown import code_span, escape, join_parts, paragraphs
 from nanochat.runner.report.results import check_expectations, list_results, metrics_by_name, result_line
 from nanochat.runner.store.record import StageRecord
 from nanochat.runner.store.run_state import RunState
@@ -150,4 +150,4 @@ def _only_dataset(state: RunState, stage: str, record: StageRecord) -> Dataset |
 def _describe(state: RunState, records: Records) -> str:
     scores = [f"{stage}{result_line(record)}" for stage, record in records.items() if STAGES[stage].evaluates]
     parts = [escape("; ".join(scores)), paragraphs(state.description), f"Command: {code_span(state.command)}"]
-    return "\n\n".join(part for part in parts if part)
+    return join_parts(parts)

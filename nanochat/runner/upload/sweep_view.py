@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanochat.recipe.sweeps.cells import show_value
 from nanochat.recipe.sweeps.labels import SEED, short_names
-from nanochat.runner.report.markdown import code_span, paragraphs
+from nanochat.runner.report.markdown import code_span, join_parts, paragraphs
 from nanochat.runner.store.run_state import RunState
 from nanochat.runner.store.sweep_state import SweepState, reference, sweep_of
 from nanochat.storage.layout import SweepFolder
@@ -93,4 +93,4 @@ def _describe(folder: SweepFolder, state: SweepState, headline: str) -> str:
         "Ranking, effects and learning curves: open `report.html` under Artifacts.",
         f"Command: {code_span(state.command)}",
     ]
-    return "\n\n".join(part for part in parts if part)
+    return join_parts(parts)

@@ -8,8 +8,8 @@ import pytest
 
 from nanochat.errors import PreflightError, RecipeError
 from nanochat.runner.inspection.inspect import inspect_sources
-from nanochat.runner.inspection.loss_marks import marked_runs
-from nanochat.runner.inspection.survey import Survey, quantiles
+from nanochat.runner.inspection.readings import marked_runs
+from nanochat.runner.inspection.report import Survey, quantiles
 from nanochat.tokenizer import bpe
 from nanochat.tokenizer.chat_format import Conversation, Message, Part, render
 

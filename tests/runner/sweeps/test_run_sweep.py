@@ -17,7 +17,7 @@ from nanochat.errors import ExpectationError, InterruptedRun, LockError, Nanocha
 from nanochat.runner.store.locks import is_locked, run_lock, sweep_lock
 from nanochat.runner.store.run_catalog import list_runs
 from nanochat.runner.sweeps.running import cell_runner
-from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
+from nanochat.runner.sweeps.running.cell_runner import CellFailure, raise_worst
 from nanochat.storage.layout import sweep_folders
 
 CELL = ["pretrain", "base_eval"]

@@ -77,7 +77,7 @@ def test_a_search_that_was_killed_between_two_trials_is_interrupted_and_chooses_
     assert len(sweep.state().cells) == 4
     calls()
     state, (folder,) = sweep.state(), sweep_folders(sweep.bench.base)
-    state.model_copy(update={"cells": state.cells[:2]}).write(folder)  # as after a kill
+    state.model_copy(update={"cells": state.cells[:2]}).write(folder.state)  # as after a kill
     (summary,) = list_sweeps(sweep.bench.base)
     assert summary.status == "interrupted" and summary.headline().startswith("sweep of 4 cells, 2 chosen so far; best")
     assert take_sweep_snapshot(folder, sweep.state(), sweep.bench.base).exit_code == InterruptedRun.exit_code

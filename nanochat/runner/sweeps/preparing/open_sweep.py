@@ -47,7 +47,7 @@ def open_sweep(sweep: PreparedSweep, *, base: Path, tracking: RunTracking) -> tu
         )
         write_bytes(latest.recipe, sweep.loaded.path.read_bytes())
         write_text(latest.resolved, resolved_yaml(sweep.loaded))
-        state.write(latest)  # last: the folder counts as a sweep from here on
+        state.write(latest.state)  # last: the folder counts as a sweep from here on
     return latest, state
 
 

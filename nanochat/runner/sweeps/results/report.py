@@ -9,7 +9,7 @@ from nanochat.plan.quantities import show_value
 from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names, show_swept
 from nanochat.runner.report.html import render_html
-from nanochat.runner.report.markdown import code_span, escape, markdown_table, paragraphs
+from nanochat.runner.report.markdown import code_span, escape, join_parts, markdown_table, paragraphs
 from nanochat.runner.scaling_laws.analysis import describe
 from nanochat.runner.scaling_laws.pictures import draw_scaling
 from nanochat.runner.store.sweep_state import SweepState
@@ -68,7 +68,7 @@ def sweep_report(state: SweepState, results: Sequence[CellResult], *, plots: Seq
         f"Command: {code_span(state.command)}",
         _run_table(results),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return join_parts(parts) + "\n"
 
 
 def _main_metric(state: SweepState, results: Sequence[CellResult]) -> str:

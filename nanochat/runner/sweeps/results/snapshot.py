@@ -10,7 +10,7 @@ from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
 from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
 from nanochat.runner.sweeps.results.summary import SweepSummary
-from nanochat.runner.watch.snapshot import Snapshot, exit_code_of, take_snapshot
+from nanochat.runner.watch import Snapshot, exit_code_of, take_snapshot
 from nanochat.storage.layout import SweepFolder
 
 

@@ -11,7 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.errors import InterruptedRun, NanochatError
+from nanochat.errors import InterruptedRun, NanochatError, worst
+from nanochat.plurals import several
 from nanochat.recipe.merge.tree import Plain
 from nanochat.runner.pipeline import run_loaded
 from nanochat.runner.preflight.run_context import RunRequest
@@ -22,7 +23,6 @@ from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell
 from nanochat.runner.sweeps.results.cell_results import read_result
 from nanochat.runner.sweeps.running.display import SweepDisplay
-from nanochat.runner.sweeps.running.outcome import CellFailure
 from nanochat.runner.sweeps.running.pruning import Losses, losses_of, watching
 from nanochat.runner.sweeps.running.remote import run_on_host
 from nanochat.runner.sweeps.running.slots import Slot
@@ -175,3 +175,25 @@ def _wait(pending: set[Future[None]], interrupts: Interrupts) -> None:
     except BaseException:
         interrupts.count += 1
         raise
+
+
+@dataclass(frozen=True)
+class CellFailure:
+    """A cell that did not succeed, and why."""
+
+    number: int
+    error: NanochatError
+
+    def __str__(self) -> str:
+        return f"cell {self.number}: {str(self.error).splitlines()[0]}"
+
+
+def raise_worst(failures: Iterable[CellFailure], count: int) -> None:
+    """Raise an error of the worst kind among the failures of `count` cells, with a line for each; none if there are
+    none."""
+    failed = sorted(failures, key=lambda failure: failure.number)
+    kind = worst(failure.error.exit_code for failure in failed)
+    if kind is not None:
+        heading = f"{len(failed)} of {several(count, 'cell')} did not succeed"
+        raise kind("\n".join([f"{heading}; the results of the others are kept:", *(f"  {x}" for x in failed)]))
+    assert not failed, "every error of a cell is of one of these kinds"

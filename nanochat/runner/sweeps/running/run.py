@@ -6,25 +6,27 @@ Cells that fail leave the others alone, and the command ends with the exit code 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from nanochat.errors import RecipeError
+from nanochat.plan.sweeps import total_cost
 from nanochat.plurals import several
 from nanochat.recipe.load import LoadedRecipe
 from nanochat.runner.display import Display
 from nanochat.runner.preflight.hub_pins import pin_sources
+from nanochat.runner.preflight.run_checks import find_lack_of_disk, find_problems, refuse
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store.locks import sweep_lock
+from nanochat.runner.store.run_state import RunTracking
 from nanochat.runner.store.sweep_state import SweepState, read_sweep
-from nanochat.runner.sweeps.preparing.checks import check_sweep_run
 from nanochat.runner.sweeps.preparing.open_sweep import open_sweep
 from nanochat.runner.sweeps.preparing.plan_report import sweep_report_text
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell, PreparedSweep, prepare_sweep
 from nanochat.runner.sweeps.results.cell_results import count_statuses, read_results
 from nanochat.runner.sweeps.results.report import write_sweep_report
 from nanochat.runner.sweeps.results.table import ranking, result_table, result_text
-from nanochat.runner.sweeps.running.cell_runner import CellRunner, SweepRequest
+from nanochat.runner.sweeps.running.cell_runner import CellFailure, CellRunner, SweepRequest, raise_worst
 from nanochat.runner.sweeps.running.display import SweepDisplay
-from nanochat.runner.sweeps.running.outcome import CellFailure, raise_worst
 from nanochat.runner.sweeps.running.search import check_engine, run_search
 from nanochat.runner.sweeps.running.slots import Slot, cell_count, choose_slots
 from nanochat.runner.sweeps.running.upload_sweep import uploading_sweep
@@ -109,3 +111,16 @@ def _run(
         write_sweep_report(folder, state, request.base, with_plots=not interrupts.count)  # the user is waiting
     runner.raise_if_stopped(count_statuses(read_results(state, request.base)))
     return runner.failures
+
+
+def check_sweep_run(sweep: PreparedSweep, base: Path, tracking: RunTracking) -> None:
+    """Check what the stages need that will run. The message of the PreflightError lists every problem of any cell."""
+    to_run = sweep.stages_to_run()
+    problems = list(sweep.problems)
+    for x in sweep.cells:
+        own = [shared.stage.name for shared in to_run if shared.cells[0] == x.cell.number]
+        stages = [stage for stage in x.prepared.plan.stages if stage.name in own]
+        if stages:
+            problems += find_problems(x.prepared, stages, tracking=tracking)
+    kept = total_cost(to_run).kept_disk_bytes or 0
+    refuse([*problems, *find_lack_of_disk(kept, base, whose="sweep")])

@@ -175,7 +175,7 @@ def run_search(
                 return state
             new = _prepare(loaded, proposals, first=first, base=base)
             state = state.model_copy(update={"cells": (*state.cells, *map(cell_entry, new))})
-        state.write(folder)
+        state.write(folder.state)
 
 
 def _prepare(

@@ -1,4 +1,4 @@
-"""How far a run is at this moment, as its files say."""
+"""Shows how far a run is, from another process: the state of its stages, and the curve of one metric so far."""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""Follows a run from another process: how far it is, and its curve so far."""
