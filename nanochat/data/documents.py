@@ -12,13 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from nanochat.data.files.bad_rows import RowProblems, allowed_bad_rows, shown
-from nanochat.data.files.chunking import chunk_text
 from nanochat.data.files.cursors import START, Cursor, DocumentPosition, next_file
 from nanochat.data.files.digests import SeenTexts
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.file_sizes import estimate_rows
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.held_out import HeldOutRule, choose_rule
+from nanochat.data.files.held_out import HeldOutRule, choose_rule, chunk_text
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS, read_texts
 from nanochat.data.ingest.store import readable_files
 from nanochat.data.places.builtin import stdlib_corpus

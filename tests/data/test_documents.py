@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.documents import DocumentStream, single_pass
-from nanochat.data.files.chunking import chunk_text, cut_lines
 from nanochat.data.files.formats.readable_file import ReadableFile
+from nanochat.data.files.held_out import chunk_text, cut_lines
 from nanochat.data.files.readers import read_texts
 from nanochat.data.loaders.mixture import Mixture
 from nanochat.data.sources import SourceSpec

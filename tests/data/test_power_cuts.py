@@ -12,10 +12,10 @@ import zipfile
 
 import pytest
 
-from nanochat.data.hub import lock_file
 from nanochat.data.ingest import convert
 from nanochat.data.places import manifest
 from nanochat.data.sources import SourceSpec, fetch
+from nanochat.runner.preflight.hub_pins import write_lock
 
 LINES = b"".join(b'{"text": "line %d"}\n' % i for i in range(30))
 
@@ -106,5 +106,5 @@ def test_copy_of_a_file_is_complete_after_its_parts_are_flushed(files, base, dis
 
 
 def test_lock_file_is_flushed(disk, tmp_path):
-    lock_file.write_lock(tmp_path / "tiny.lock", {"hf://datasets/a/b@main": "c" * 40}, recipe=tmp_path / "tiny.yaml")
+    write_lock(tmp_path / "tiny.lock", {"hf://datasets/a/b@main": "c" * 40}, recipe=tmp_path / "tiny.yaml")
     assert disk.lost(tmp_path / "tiny.lock", tmp_path) == []

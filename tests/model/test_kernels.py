@@ -13,9 +13,10 @@ import pytest
 from nanochat.inference.kv_cache import DecodingCache, PromptCache, PromptCopy, empty_buffers, from_prompts
 from nanochat.model import layers
 from nanochat.model.config import SOFTCAP, GPTConfig
-from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu, windows
+from nanochat.model.cuda import embedding, qkv, residual, softcap_loss, squared_relu
 from nanochat.model.device import runs_kernels
 from nanochat.model.dispatch import FastGPT, attention, summed_loss, token_losses
+from nanochat.model.fused_attention import overlapping_windows
 from nanochat.model.layers import norm, rotate
 from nanochat.model.low_memory.loss import plain_losses
 
@@ -221,7 +222,7 @@ def test_overlapping_windows(dtype):
     """The gradient of a position is the sum over the windows that contain it."""
     cut = ((0, 4), (2, 6), (4, 8))
     plain = lambda x: tuple(x[:, first:end] for first, end in cut)  # noqa: E731
-    assert_same(lambda x: windows.overlapping_windows(x, cut), plain, [draw(3, 8, 2, 32)], dtype)
+    assert_same(lambda x: overlapping_windows(x, cut), plain, [draw(3, 8, 2, 32)], dtype)
 
 
 def test_the_real_shape_runs():

@@ -10,8 +10,15 @@ import pytest
 
 from nanochat.data.sources import SourceSpec
 from nanochat.errors import PreflightError, StageError
-from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, parse_item, read_bundle, read_items
-from nanochat.tasks.core.prompts import fewshot_indices, render_prompts
+from nanochat.tasks.core.bundle import (
+    build_core_prompts,
+    bundle_folder,
+    fewshot_indices,
+    parse_item,
+    read_bundle,
+    read_items,
+    render_prompts,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "core_prompts.json").read_text())
 YAML = """

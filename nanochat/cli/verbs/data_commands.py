@@ -59,7 +59,7 @@ def data(options: argparse.Namespace) -> None:
 
 def _print_json(sources: Iterable[SourceReport]) -> None:
     """Print all sources as one document. Raises PreflightError at the end if some data cannot be read."""
-    from nanochat.runner.inspection.json_facts import source_to_json
+    from nanochat.runner.inspection.inspect import source_to_json
 
     shown = [source_to_json(source) for source in sources]
     print_json({"sources": list(shown)})

@@ -23,13 +23,13 @@ from nanochat.runner.store.sweep_state import describe_damage as describe_damage
 from nanochat.runner.store.sweep_state import reference
 from nanochat.runner.sweeps.results.catalog import look_for_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
-from nanochat.runner.sweeps.results.json_results import sweep_to_json
 from nanochat.runner.sweeps.results.report import write_sweep_report
 from nanochat.runner.sweeps.results.summary import (
     SweepSummary,
     list_damaged_sweeps,
     list_sweeps,
     summary_to_json,
+    sweep_to_json,
 )
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import RunFolder, runs_folder

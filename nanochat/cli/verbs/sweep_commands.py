@@ -50,7 +50,7 @@ def run_cells(options: argparse.Namespace, loaded: LoadedRecipe, *, cell: int | 
 
 
 def _emit(options: argparse.Namespace, loaded: LoadedRecipe) -> None:
-    from nanochat.runner.sweeps.running.slurm import slurm_script
+    from nanochat.runner.sweeps.running.remote import slurm_script
 
     if search := loaded.recipe.sweep and loaded.recipe.sweep.search:
         raise RecipeError(f"a search with {search.engine} chooses its cells one after another; it has no job array")

@@ -13,8 +13,7 @@ from nanochat.data.files.file_selection import EMPTY, NO_USABLE_ROW
 from nanochat.data.files.formats.json_lines import JsonLine, json_lines, parse_line
 from nanochat.data.files.formats.parquet_batches import open_parquet
 from nanochat.data.files.formats.readable_file import ReadableFile
-from nanochat.data.files.readers import read_texts
-from nanochat.data.files.texts.plain_texts import decode_line
+from nanochat.data.files.readers import decode_line, read_texts
 from nanochat.errors import PreflightError, StageError
 
 _MAX_POINTER_BYTES = 1024

@@ -6,7 +6,8 @@ and the line or row if there is one. Not here: whether a file has content (`cont
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nanochat.data.files.bad_rows import RowProblems
@@ -17,14 +18,14 @@ from nanochat.data.files.formats.html_text import html_text
 from nanochat.data.files.formats.json_lines import found_type, json_lines
 from nanochat.data.files.formats.parquet_batches import parquet_rows
 from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
-from nanochat.data.files.formats.streams import read_before
+from nanochat.data.files.formats.streams import encoding_problem, raw_lines, read_before, read_whole
 from nanochat.data.files.formats.xml_text import xml_text
-from nanochat.data.files.texts.json_texts import json_texts
-from nanochat.data.files.texts.parquet_texts import parquet_texts
-from nanochat.data.files.texts.plain_texts import page_texts, plain_texts
+from nanochat.data.files.parquet_texts import parquet_texts
+from nanochat.data.splits import held_out_by
 from nanochat.errors import PreflightError, StageError
 
 TXT_DOCUMENT_CHARS = 16_000
+_MAX_PAGE_BYTES = 1 << 26
 
 
 def read_texts(
@@ -109,3 +110,97 @@ def read_rows(file: ReadableFile) -> Iterator[tuple[str, dict[str, object]]]:
         if not isinstance(row.value, dict):
             raise StageError(f"{row.where}: expected an object, found {found_type(row.value)}")
         yield row.where, row.value
+
+
+def json_texts(
+    path: Path, column: str, cursor: Cursor, problems: RowProblems, *, keeps_held_out: bool
+) -> Iterator[tuple[str, Cursor]]:
+    """Yield the texts of a jsonl file, as `readers.read_texts` does."""
+    bad = counted = cursor[2]
+    end = cursor
+    for line in json_lines(path, cursor):
+        try:
+            text = line.text_in(column)
+        except ValueError as error:
+            bad += 1
+            end = (line.next_byte, line.line, bad)
+            problems.add_bad(f"{line.where()}: {error}", bad)
+            continue
+        if not keeps_held_out and isinstance(line.value, dict) and (reason := held_out_by(line.value)) is not None:
+            problems.add_held_out(reason, line.where)
+            continue
+        if text and not text.isspace():
+            yield text, (line.next_byte, line.line, bad)
+            counted = bad
+        else:
+            problems.add_empty(line.where)
+    if bad > counted:
+        yield "", end
+
+
+def plain_texts(path: Path, cursor: Cursor, max_chars: int, problems: RowProblems) -> Iterator[tuple[str, Cursor]]:
+    """Yield the texts of a text file, as `readers.read_texts` does. A file that is not text is one bad row."""
+    offset, number, bad = cursor
+    if not offset and (problem := encoding_problem(path)) is not None:
+        if not number:
+            problems.add_bad_file(f"{path}: {problem}", bad + 1)
+            yield "", (0, 1, bad + 1)
+        return
+    yield from _line_texts(path, raw_lines(path, offset), cursor, max_chars, problems)
+
+
+def page_texts(
+    path: Path, text_of: Callable[[bytes], str], cursor: Cursor, max_chars: int, problems: RowProblems
+) -> Iterator[tuple[str, Cursor]]:
+    """Yield the text that `text_of` finds in a page, as that of a text file.
+
+    A page for which it raises a ValueError is one bad row.
+    """
+    offset, number, bad = cursor
+    if number and not offset:  # the page was bad
+        return
+    try:
+        text = text_of(read_whole(path, _MAX_PAGE_BYTES))
+    except ValueError as error:
+        problems.add_bad_file(f"{path}: {error}", bad + 1)
+        yield "", (0, 1, bad + 1)
+        return
+    lines = io.BytesIO(text.encode())
+    lines.seek(offset)
+    yield from _line_texts(path, lines, cursor, max_chars, problems)
+
+
+def _line_texts(
+    path: Path, lines: Iterable[bytes], cursor: Cursor, max_chars: int, problems: RowProblems
+) -> Iterator[tuple[str, Cursor]]:
+    """Yield consecutive lines joined to texts of at most `max_chars`; a longer line is a text of its own."""
+    offset, number, bad = cursor
+    held: list[str] = []
+    held_chars, has_content, counted = 0, False, bad
+    held_end = cursor
+    for raw in lines:
+        line, problem = decode_line(raw, is_first=offset == 0)
+        if held and held_chars + len(line) > max_chars:
+            if has_content:
+                yield "".join(held), held_end
+                counted = held_end[2]
+            held, held_chars, has_content = [], 0, False
+        offset += len(raw)
+        number += 1
+        if problem is not None:
+            bad += 1
+            problems.add_bad(f"{path}:{number}: {problem}", bad)
+        held.append(line)
+        held_chars += len(line)
+        has_content = has_content or not (line == "" or line.isspace())
+        held_end = (offset, number, bad)
+    if has_content or bad > counted:
+        yield "".join(held) if has_content else "", held_end
+
+
+def decode_line(raw: bytes, *, is_first: bool) -> tuple[str, str | None]:
+    """Return the text of a line, or an empty text and what is wrong with the line."""
+    try:
+        return raw.decode("utf-8-sig" if is_first else "utf-8"), None
+    except UnicodeDecodeError as error:
+        return "", f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8"

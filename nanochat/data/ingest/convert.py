@@ -1,6 +1,7 @@
 """Converts one data file into parquet files, a part at a time, so that a killed conversion is resumed.
 
 The parts are written to an unfinished copy. Only when all are on disk does it get the name under which it is found.
+`datasets` reads arrow and feather files. No text becomes a number, a date or a null.
 """
 
 from __future__ import annotations
@@ -17,9 +18,19 @@ from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import blocks
 from nanochat.data.ingest.row_tables import UnreadableFileError
 from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
-from nanochat.data.ingest.table_readers import read_tables
 from nanochat.errors import PreflightError, StageError
 from nanochat.storage.files import atomic_write, make_folder, move_into_place, sha256_of_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+import tempfile
+from typing import TYPE_CHECKING
+
+from nanochat.data.ingest.csv_rows import csv_rows
+from nanochat.data.ingest.json_values import json_rows
+from nanochat.data.ingest.row_tables import TABLE_ROWS, row_tables, with_places
+from nanochat.data.ingest.tar_rows import tar_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -169,3 +180,38 @@ def _decompress(path: Path, target: Path) -> Path:
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def read_tables(path: Path, file_format: str, *, first_row: int) -> Iterator[pa.Table]:
+    """Yield the rows of a file that is not compressed, from a row on, with their places and problems.
+
+    `file_format` is the suffix of the format.
+
+    Raises:
+        UnreadableFileError: the file is damaged; the message begins with the place in it.
+        ValueError, OSError, ...: as the libraries raise them.
+    """
+    match file_format:
+        case ".json":
+            yield from row_tables(json_rows(path), first_row)
+        case ".csv" | ".tsv":
+            yield from row_tables(csv_rows(path, file_format), first_row)
+        case ".tar":
+            yield from row_tables(tar_rows(path), first_row)
+        case _:
+            yield from _arrow_tables(path, first_row)
+
+
+def _arrow_tables(path: Path, first_row: int) -> Iterator[pa.Table]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as scratch:
+        link = Path(scratch) / "input.arrow"  # the library gives a meaning to `[`, `*` and `::` in paths
+        link.symlink_to(path.absolute())
+        rows = datasets.load_dataset("arrow", data_files=str(link), split="train", streaming=True, cache_dir=scratch)
+        for table in rows.skip(first_row).with_format("arrow").iter(batch_size=TABLE_ROWS):
+            places = [f" row {first_row + number}" for number in range(1, table.num_rows + 1)]
+            first_row += table.num_rows
+            yield with_places(table.replace_schema_metadata(None), places)

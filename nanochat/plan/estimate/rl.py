@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.plan.estimate import dataset_sizes
-from nanochat.plan.estimate.device_rates import RATES, STARTUP_SECONDS, decode_seconds
+from nanochat.plan.estimate.devices import RATES, STARTUP_SECONDS, decode_seconds
 from nanochat.plan.estimate.estimate import Estimate, Setting, reader_bytes
 from nanochat.plan.estimate.memory import evaluation, sizes, training
 from nanochat.plan.estimate.training import planned_micro_batch, saved_bytes

@@ -6,7 +6,7 @@ import sys
 
 from nanochat.plan.derive.scaling import steps_for_tokens
 from nanochat.plan.estimate import dataset_sizes
-from nanochat.plan.estimate.device_rates import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND
+from nanochat.plan.estimate.devices import RATES, STARTUP_SECONDS, TOKENIZER_CHARS_PER_SECOND
 from nanochat.plan.estimate.estimate import Estimate, Setting, reader_bytes
 from nanochat.plan.estimate.memory import sizes, training
 from nanochat.plan.estimate.suite_costs import monitored_peak, monitoring_seconds

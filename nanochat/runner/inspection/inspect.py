@@ -1,9 +1,11 @@
-"""Looks at a source of a recipe: its files, and what each split of it holds."""
+"""Looks at a source of a recipe: its files, and what each split of it holds. Also as JSON values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+
+from pydantic import JsonValue
 
 from nanochat.data.ingest.pending import files_to_convert
 from nanochat.data.ingest.preview import FilePreview, preview
@@ -13,7 +15,7 @@ from nanochat.errors import RecipeError
 from nanochat.plan.text.source_files import SourceUse, source_uses
 from nanochat.runner.inspection.inputs import SourceInputs, chat_context, existing_tokenizer, source_inputs
 from nanochat.runner.inspection.readings import look_at_documents, look_at_task
-from nanochat.runner.inspection.report import SplitReport, describe_preview
+from nanochat.runner.inspection.report import QUANTILES, SHOWN_CHARS, Run, SplitReport, describe_preview, quantiles
 from nanochat.runner.preflight.prepare import Prepared
 
 SAMPLES = 3
@@ -101,3 +103,53 @@ def _splits(prepared: Prepared, inputs: SourceInputs, limit: int) -> Iterator[Sp
         yield look_at_task(
             task, inputs.source, base=base, tokenizer=tokenizer, context=context, limit=limit, samples=SAMPLES
         )
+
+
+def source_to_json(source: SourceReport) -> dict[str, JsonValue]:
+    """Return a source and its splits as JSON values, after reading all of its splits."""
+    return {
+        "source": source.name,
+        "origin": source.heading,
+        "files": [{"paths": [str(path) for path in use.files.paths], **use.to_json()} for use in source.uses],
+        "remarks": list(source.remarks),
+        "previews": [{**asdict(preview), "path": str(preview.path)} for preview in source.previews],
+        "splits": [_split_to_json(split) for split in source.splits],
+    }
+
+
+def _split_to_json(split: SplitReport) -> dict[str, JsonValue]:
+    survey = split.survey
+    return {
+        "split": split.title,
+        "unit": split.unit,
+        "count": len(survey.lengths),
+        "is_whole": split.is_whole,
+        "bytes": survey.size_bytes,
+        "characters": _quantiles_to_json(survey.lengths),
+        "tokens": _quantiles_to_json(survey.token_lengths),
+        "scripts": dict(survey.scripts()),
+        "duplicates": survey.duplicates,
+        "notes": list(split.notes),
+        "documents": [text[:SHOWN_CHARS] for text in split.texts],
+        "conversations": [_runs_to_json(runs) for runs in split.chats],
+        "error": None if split.error is None else str(split.error),
+    }
+
+
+def _quantiles_to_json(values: Sequence[int]) -> JsonValue:
+    """Return the sum of some lengths and their quantiles, by share in percent. None without any."""
+    if not values:
+        return None
+    shares = {f"{share:.0%}": value for share, value in zip(QUANTILES, quantiles(values), strict=True)}
+    return {"sum": sum(values), "quantiles": dict(shares)}
+
+
+def _runs_to_json(runs: Iterable[Run]) -> list[JsonValue]:
+    """Return the start of a conversation in runs of text."""
+    shown: list[JsonValue] = []
+    left = SHOWN_CHARS
+    for text, is_trained in runs:
+        if left > 0:
+            shown.append({"text": text[:left], "is_trained": is_trained})
+        left -= len(text)
+    return shown

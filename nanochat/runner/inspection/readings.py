@@ -1,4 +1,7 @@
-"""Reads the documents of a source, or the conversations of a task, for a survey."""
+"""Reads the documents of a source, or the conversations of a task, for a survey.
+
+Conversations are shown in runs of text, each with whether the model is trained on it.
+"""
 
 from __future__ import annotations
 

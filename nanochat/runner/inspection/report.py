@@ -1,4 +1,7 @@
-"""What `nanochat-run data` prints about a split of a source, and about a table, as lines of text."""
+"""What `nanochat-run data` prints about a split of a source, and about a table, as lines of text.
+
+The survey of a split counts over its texts or conversations: sizes, scripts and duplicates.
+"""
 
 from __future__ import annotations
 

@@ -16,9 +16,8 @@ from nanochat.data.sources import SourceSpec, check_source
 from nanochat.errors import PreflightError
 from nanochat.export.trial import missing_packages
 from nanochat.plan.compile import device_class_of
-from nanochat.plan.estimate.device_rates import DeviceClass
+from nanochat.plan.estimate.devices import DeviceClass, mac_gpu_bytes
 from nanochat.plan.estimate.estimate import total
-from nanochat.plan.estimate.limits import mac_gpu_bytes
 from nanochat.plan.fitting import is_shared, rows_that_fit, uneven_shares
 from nanochat.plan.plan import StagePlan
 from nanochat.plan.quantities import show_bytes, show_duration

@@ -1,4 +1,4 @@
-"""Prepares the suites of base_eval: bits per byte, multiple choice by log-probability, and CORE."""
+"""Prepares the suites of base_eval: bits per byte, multiple choice, CORE, and tasks of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from nanochat.evals.continuations import tokens_per_batch
 from nanochat.evals.core_tasks import evaluate_core_task
 from nanochat.evals.metrics import Score, composite
 from nanochat.evals.task_result import ExampleRecord
-from nanochat.inference.batch_sizes import BPB_TOKENS
+from nanochat.inference.batch_sizes import BPB_TOKENS, GENERATED_ROWS
+from nanochat.inference.engine import Engine
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.specs.suites import (
     BaseSuiteSpec,
@@ -25,7 +26,6 @@ from nanochat.plan.specs.suites import (
 )
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.suites.held_out_text import held_out_batches
-from nanochat.stages.suites.lm_eval_suite import prepare_lm_eval
 from nanochat.stages.suites.suite_runner import Suite, SuiteResult, Tick, suite_result
 from nanochat.tasks.core.bundle import build_core_prompts, bundle_folder, read_bundle
 from nanochat.tasks.custom.questions import read_choice_items
@@ -144,3 +144,33 @@ def _prepare_core(
 
 def _tick_from(start: int, tick: Tick, amount: int) -> None:
     tick(start + amount)
+
+
+def prepare_lm_eval(
+    name: str, suite: LmEvalSuiteSpec, model: FastGPT, tokenizer: Tokenizer, context: StageContext
+) -> Suite:
+    """Load the task and return the suite, ready to run. Raises a StageError if the library cannot load it.
+
+    Metrics: those of `suite_result` for the main metric, and every metric of the library as `NAME.METRIC`. A main
+    metric that is not a share of right answers, such as a perplexity, has no error and no part in `base_core`.
+    """
+    from nanochat.evals.harness.language_model import HarnessModel
+    from nanochat.evals.harness.run_tasks import load_tasks, run_tasks
+
+    tasks = load_tasks(suite.name, num_fewshot=suite.num_fewshot, max_problems=suite.max_problems)
+
+    def compute(tick: Tick) -> SuiteResult:
+        harness_model = HarnessModel(
+            Engine(model, tokenizer),
+            max_tokens_per_batch=context.shrink_batch(tokens_per_batch()),
+            max_rows=context.shrink_batch(GENERATED_ROWS),
+            on_scored=tick,
+        )
+        measured = run_tasks(tasks, harness_model, metric=suite.metric)
+        metrics = {f"{name}.{key}": value for key, value in measured.metrics.items()}
+        if measured.result is None:
+            return SuiteResult({name: measured.main, **metrics}, records=measured.records)
+        result = suite_result(name, measured.result)
+        return SuiteResult(metrics | result.metrics, result.score, result.records)
+
+    return Suite(name, compute, len(tasks))

@@ -151,7 +151,7 @@ def test_bad_sample_of_a_tar_is_skipped_and_named(files, base):
 
 
 def test_rows_of_an_arrow_file_are_named_by_their_number(files, base, monkeypatch):
-    monkeypatch.setattr("nanochat.data.ingest.table_readers.TABLE_ROWS", 2)
+    monkeypatch.setattr("nanochat.data.ingest.convert.TABLE_ROWS", 2)
     path = files.folder / "a.arrow"
     table = pa.table({"text": ["one", "two", "three", None, "five"]})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:

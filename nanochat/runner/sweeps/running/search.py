@@ -171,7 +171,7 @@ def run_search(
             proposals = propose(state.section, tried, count, seed=loaded.recipe.seed, losses=losses)
             if not proposals:
                 state = state.model_copy(update={"is_exhausted": True})
-                state.write(folder)
+                state.write(folder.state)
                 return state
             new = _prepare(loaded, proposals, first=first, base=base)
             state = state.model_copy(update={"cells": (*state.cells, *map(cell_entry, new))})

@@ -15,7 +15,7 @@ import psutil
 from nanochat import runtime
 from nanochat.errors import PreflightError
 from nanochat.plan.compile import device_class_of
-from nanochat.plan.estimate.limits import usable_bytes
+from nanochat.plan.estimate.devices import usable_bytes
 from nanochat.plan.quantities import show_bytes
 from nanochat.plan.sweeps import total_cost
 from nanochat.recipe.check.validation import FieldProblem

@@ -1,4 +1,4 @@
-"""The assumed speed of each class of device: FLOPs and bytes per second, and the time to start."""
+"""The assumed speed of each class of device, its time to start, and how much of its memory a stage may use."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ TOKENIZER_CHARS_PER_SECOND = 6.4e6
 """SentencePiece BPE training, 32 MB in 5 s on one core."""
 STARTUP_SECONDS: dict[DeviceClass, float] = {"cpu": 1.0, "metal": 3.0, "cuda": 20.0}
 """From the start of a child process to its first step: imports, weights, compiled kernels."""
+_SHARE = 0.8
+"""Share of the memory that `micro_batch_size: auto` plans to use. The allocator's slack needs the rest."""
+_METAL_SHARE = 0.9
+"""Share of the memory that macOS recommends for the GPU, beyond which a process may be aborted."""
+_LARGE_MAC_BYTES = 36 * 2**30
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,21 @@ def decode_seconds(config: GPTConfig, tokens: int, rows: int, dtype: Dtype, devi
     weights = config.num_scaling_parameters() * VALUE_BYTES[dtype]
     overhead = 2e-4 * config.n_layer
     return tokens / rows * (overhead + weights / RATES[device].bytes_per_second)
+
+
+def usable_bytes(device: DeviceClass, memory_bytes: int, *, recommended_bytes: int | None = None) -> int:
+    """Return how many of `memory_bytes`, a device's memory, `auto` plans to use.
+
+    `recommended_bytes` is what Metal recommends for the GPU, if that is known.
+    """
+    if device != "metal":
+        return int(_SHARE * memory_bytes)
+    return int(_METAL_SHARE * (recommended_bytes or mac_gpu_bytes(memory_bytes)))
+
+
+def mac_gpu_bytes(memory_bytes: int) -> int:
+    """Return how much memory macOS recommends for the GPU of a Mac: two thirds, or three quarters from 36 GiB on.
+
+    Metal calls it `recommendedMaxWorkingSetSize`; 16, 32 and 64 GiB have 10.67, 21.33 and 48.
+    """
+    return memory_bytes * 3 // 4 if memory_bytes >= _LARGE_MAC_BYTES else memory_bytes * 2 // 3
