@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save
 
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import StageError
-from nanochat.storage.checked_json import is_digest_expected, read_checked
 from nanochat.storage.files import new_folder, write_bytes, write_text
 from nanochat.storage.integrity import MANIFEST_FILE, find_change, read_manifest, write_manifest
 from nanochat.storage.layout import checkpoint_folder, list_checkpoints
@@ -141,10 +140,10 @@ def open_checkpoint(root: Path, step: int) -> CheckpointView:
 
 
 def _refuse_later_format(path: Path) -> None:
-    written = _format_of(path)
-    if written is not None and written > FORMAT:
+    manifest = read_manifest(path)
+    if manifest is not None and manifest.format > FORMAT:
         raise StageError(
-            f"checkpoint {path} has format {written} and this version reads up to {FORMAT}: a later version of "
+            f"checkpoint {path} has format {manifest.format} and this version reads up to {FORMAT}: a later version of "
             "nanochat wrote it\n"
             "  use that version, or delete this folder to continue from the checkpoint before it"
         )
@@ -153,23 +152,13 @@ def _refuse_later_format(path: Path) -> None:
 def find_damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None if every file matches the manifest."""
     manifest = read_manifest(path)
-    if (written := _format_of(path)) not in (None, FORMAT):
-        return f"format {written}, this version reads {FORMAT}"
     if manifest is None:
         return f"{MANIFEST_FILE} {'cannot be read' if (path / MANIFEST_FILE).exists() else 'is missing'}"
+    if manifest.format != FORMAT:
+        return f"format {manifest.format}, this version reads {FORMAT}"
     if "state.json" not in manifest.files:
         return "the manifest lacks state.json"
     for name, expected in manifest.files.items():
         if (change := find_change(path / name, expected)) is not None:
             return f"{name} {change}"
     return None
-
-
-def _format_of(path: Path) -> int | None:
-    """Return the format that a manifest states, None if it cannot be read. Manifests of format 1 hold no digest."""
-    try:
-        written = json.loads((path / MANIFEST_FILE).read_bytes())["format"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    is_whole = read_checked(path / MANIFEST_FILE) is not None or not is_digest_expected(path / MANIFEST_FILE)
-    return written if is_whole and isinstance(written, int) else None

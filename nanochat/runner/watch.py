@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.errors import OK, InterruptedRun, StageError
+from nanochat.errors import InterruptedRun
 from nanochat.runner.process.child import read_progress
 from nanochat.runner.report.plots import Curve, read_curves
 from nanochat.runner.report.run_summary import status_of
@@ -74,8 +74,5 @@ def take_snapshot(run: Run, base: Path) -> Snapshot:
 
 
 def exit_code_of(run: RunState) -> int:
-    """Return the exit code of the last command that worked on a run, as far as its state says so."""
-    if run.exit_code is not None:
-        return run.exit_code
-    codes = {"finished": OK, "failed": StageError.exit_code}  # of a version that did not store it
-    return codes.get(run.status, InterruptedRun.exit_code)
+    """Return the exit code of the last command that worked on a run: that of an interruption if its process died."""
+    return InterruptedRun.exit_code if run.exit_code is None else run.exit_code

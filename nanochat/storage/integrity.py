@@ -28,7 +28,7 @@ class FileDigest(BaseModel):
 
     sha256: str
     size_bytes: int | None = None
-    """None in records of an earlier format."""
+    """None if only the content is compared."""
     modified_ns: int | None = None
     """When the file was last written. None if only its content matters, as for a file that travels."""
     pieces: tuple[str, ...] = ()

@@ -16,9 +16,8 @@ from nanochat.data.files.bad_rows import SHOWN, allowed_bad_rows
 from nanochat.data.files.content_checks import check_file
 from nanochat.data.files.digests import LineFilter, SeenTexts
 from nanochat.data.files.file_kinds import kind_of, reader_of
-from nanochat.data.files.formats.json_lines import json_lines, parse_line
+from nanochat.data.files.formats.json_lines import parse_line
 from nanochat.data.files.formats.parquet_batches import column_is_nested
-from nanochat.data.files.formats.parquet_footer import column_paths
 from nanochat.data.files.formats.readable_file import FileRow, ReadableFile
 from nanochat.data.files.readers import read_values
 from nanochat.data.ingest.store import readable_files
@@ -30,7 +29,7 @@ from nanochat.errors import StageError
 from nanochat.plurals import several
 from nanochat.tasks.base import Example
 from nanochat.tasks.chat_forms.keys import BadConversation, UntrainedRow
-from nanochat.tasks.chat_forms.names import example_row, form_name
+from nanochat.tasks.chat_forms.names import form_name
 from nanochat.tasks.chat_forms.rows import is_needed, parse_row
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
@@ -138,11 +137,10 @@ def conversation_lines(source: SourceSpec) -> LineFilter:
 def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_planning: bool) -> str | None:
     """Return the names of the forms of the chats in the first few files, each judged by its first row that is JSON.
 
-    Parquet files and converted copies are judged by the columns in their footer. None if there is no row. When
-    planning, which must not import pyarrow, compressed files are not judged.
+    None if there is no row. When planning, which must not import pyarrow, only uncompressed jsonl files are judged.
 
     Raises:
-        PreflightError, ValueError, OSError: one of these files is damaged or not converted yet.
+        PreflightError, StageError: one of these files is damaged or not converted yet.
     """
     if source.chat_map:
         return form_name(None, chat_map=source.chat_map)
@@ -153,11 +151,9 @@ def chat_form(source: SourceSpec, paths: Sequence[Path], *, base: Path, is_plann
 
 def _form_of_file(file: ReadableFile, column: str, *, is_planning: bool) -> str | None:
     kind = kind_of(file.path)
-    if kind is None or (is_planning and kind.compression is not None):
+    if kind is None or (is_planning and kind.needs_pyarrow):
         return None
-    if kind.reader == "parquet":
-        return form_name(example_row(column_paths(file.path)), column=column)
-    first = next((line for line in json_lines(file.path) if line.problem is None), None)
+    first = next((row for row in read_values(file) if row.problem is None), None)
     return None if first is None else form_name(first.value, column=column)
 
 

@@ -111,10 +111,9 @@ def set_format(path, number):
 
 
 def drop_digest(path):
-    """Write the manifest as format 1 did."""
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["content_sha256"]
-    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 DAMAGES = {
@@ -126,7 +125,7 @@ DAMAGES = {
     "file missing": lambda path: (path / "loader.safetensors").unlink(),
     "manifest missing": lambda path: (path / "manifest.json").unlink(),
     "empty folder": empty,
-    "an earlier format": drop_digest,
+    "manifest without its digest": drop_digest,
 }
 
 

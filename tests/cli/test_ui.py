@@ -91,10 +91,10 @@ def test_port_that_does_not_exist_is_wrong_usage(ui, port):
 def test_address_that_can_never_work_is_refused_with_the_right_one(ui, monkeypatch):
     """A wrong option is wrong usage; the environment is not."""
     code, text = ui("--uri", "./mlruns")
-    assert code == 2 and "write `--uri sqlite:///mlruns/mlflow.db`" in text
+    assert code == 2 and "--uri ./mlruns: MLflow keeps runs on a server or in a database" in text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
     code, text = ui()
-    assert code == 3 and "set MLFLOW_TRACKING_URI=http://localhost:5000" in text
+    assert code == 3 and "MLFLOW_TRACKING_URI is `localhost:5000`: MLflow keeps runs on a server" in text
 
 
 def test_taken_port_is_replaced_by_a_free_one_or_one_is_named(ui, port, monkeypatch, fresh_database):

@@ -24,8 +24,8 @@ def ui(options: argparse.Namespace) -> None:
     uri = resolve_uri(options.uri, Path.cwd())
     if (wrong := find_wrong_address(uri)) is not None:
         if options.uri:
-            raise RecipeError(f"--uri {options.uri}: {wrong.reason}; write `--uri {wrong.instead}`")
-        raise PreflightError(f"MLFLOW_TRACKING_URI is `{uri}`: {wrong.reason}; set MLFLOW_TRACKING_URI={wrong.instead}")
+            raise RecipeError(f"--uri {options.uri}: {wrong}")
+        raise PreflightError(f"MLFLOW_TRACKING_URI is `{uri}`: {wrong}")
     if (page := page_on_server(uri)) is not None:
         print(f"the results are on a server: open {page}")
         return

@@ -139,7 +139,7 @@ def _name_form(use: SourceUse, source: SourceSpec, base: Path, *, is_planning: b
 
     try:
         form = chat_form(source, use.files.paths, base=base, is_planning=is_planning)
-    except (PreflightError, StageError, ValueError, OSError):
+    except (PreflightError, StageError):
         return use  # a damaged file, which the checks before a run report
     return use if form is None else replace(use, files=replace(use.files, notes=(*use.files.notes, f"chats: {form}")))
 

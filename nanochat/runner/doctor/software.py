@@ -89,8 +89,7 @@ def _mlflow(folder: Path) -> Diagnosis:
     except PreflightError as error:
         return Diagnosis("mlflow", f"{version}; {error}", "warning")
     if (wrong := find_wrong_address(uri)) is not None:
-        remedy = f"set MLFLOW_TRACKING_URI={wrong.instead}"
-        return Diagnosis("mlflow", f"{version}, logging to {uri}: {wrong.reason}", "warning", remedy)
+        return Diagnosis("mlflow", f"{version}, but MLFLOW_TRACKING_URI is `{uri}`", "warning", wrong)
     return Diagnosis("mlflow", f"{version}, logging to {uri}")
 
 

@@ -52,8 +52,7 @@ def _check_address(uri: str, section: Tracking) -> Iterator[str]:
     plugins = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if (wrong := find_wrong_address(uri, plugins=plugins)) is not None:
-        remedy = f"write `tracking: {{uri: {wrong.instead}}}`" if section.uri else f"set {given}={wrong.instead}"
-        yield f"tracking: {given} is `{uri}`: {wrong.reason}; {remedy}"
+        yield f"tracking: {given} is `{uri}`: {wrong}"
     elif (path := database_path(uri)) is not None:
         yield from _check_database(path, uri)
     elif scheme in _DRIVERS and importlib.util.find_spec(_DRIVERS[scheme][0]) is None:

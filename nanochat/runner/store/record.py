@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field
 
 from nanochat.plan.fingerprint import fingerprint_document
 from nanochat.plan.stages import training_stages
@@ -100,10 +100,10 @@ class StageIdentity(Stored):
 class StageRecord(StageIdentity):
     """A finished stage."""
 
-    format: Literal[1, 2] = 2
+    format: Literal[2] = 2
     output_digest: str
     files: dict[str, FileDigest]
-    """What the stage's files were like, by their path in its folder. Format 1 knows only the sha256 of the output."""
+    """What the stage's files were like, by their path in its folder."""
     metrics: dict[str, float]
     provenance: Provenance
     device: str
@@ -115,14 +115,6 @@ class StageRecord(StageIdentity):
     measured: Cost
     tracking_uri: str | None = None
     mlflow_run_id: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_format_1(cls, content: object) -> object:
-        if isinstance(content, dict) and content.get("format") == 1:
-            files = content.get("output_files", {}).items()
-            return {**content, "files": {_OUT + path: FileDigest(sha256=digest) for path, digest in files}}
-        return content
 
     @computed_field  # type: ignore[prop-decorator]  # mypy does not support decorated properties
     @property
@@ -157,9 +149,7 @@ def read_record(folder: StageFolder, *, is_renamed: bool = False) -> StageRecord
     A damaged record counts as missing. So does that of a folder with a different name, unless this one `is_renamed`.
     """
     record = read_stored(folder.record, StageRecord)
-    if record is None or (
-        record.format > 1 and read_checked(folder.record) is None
-    ):  # format 1 has no digest of itself
+    if record is None or read_checked(folder.record) is None:
         return None
     return record if is_renamed or record.belongs_to(folder) else None
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from nanochat.tasks.chat_forms.mapping import ChatMap, mapped_keys
 from nanochat.tasks.chat_forms.rows import DEFAULT_COLUMN, MESSAGE_KEYS, PAIR_KEYS
-
-_LIST_LEVELS = ("list", "element", "item", "array", "bag")
-"""Names of the levels that parquet files have between a list and its items."""
 
 
 def form_name(value: object, *, column: str = DEFAULT_COLUMN, chat_map: ChatMap = ()) -> str:
@@ -32,21 +27,6 @@ def form_name(value: object, *, column: str = DEFAULT_COLUMN, chat_map: ChatMap 
     extra = [key for key in ("context", "input", "history") if key in value]
     kind = "Alpaca" if keys == ("instruction", "output") else "question and answer"
     return f"{kind} ({', '.join(f'`{key}`' for key in (keys[0], *extra, keys[1]))})"
-
-
-def example_row(column_paths: Iterable[Sequence[str]]) -> dict[str, object]:
-    """Return a row as `form_name` needs it, made from the paths of the leaf columns of a parquet file."""
-    row: dict[str, object] = {}
-    for path in column_paths:
-        key, *inner = path
-        names = [name for name in inner if name not in _LIST_LEVELS]
-        if not inner:
-            row[key] = "text"
-            continue
-        message = row.setdefault(key, [{}])
-        if names and isinstance(message, list):
-            message[0][names[0]] = "text" if len(names) == 1 else [{}]
-    return row
 
 
 def _messages_name(where: str, messages: object) -> str:

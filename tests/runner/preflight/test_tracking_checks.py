@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
 
@@ -23,12 +22,12 @@ def refusal(bench, *overrides) -> str:
     return str(caught.value)
 
 
-def test_wrong_address_in_the_environment_is_refused_with_the_command_that_corrects_it(tracked, monkeypatch):
+def test_wrong_address_in_the_environment_is_refused(tracked, monkeypatch):
     """The recipe's own addresses are checked with the recipe."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
     text = refusal(tracked)
     assert "tracking: MLFLOW_TRACKING_URI is `localhost:5000`: " in text
-    assert shlex.split(text)[-2:] == ["set", "MLFLOW_TRACKING_URI=http://localhost:5000"]
+    assert "write `http://HOST:PORT`" in text
 
 
 def test_wrong_address_is_shown_without_its_password(tracked, monkeypatch):
@@ -39,7 +38,7 @@ def test_wrong_address_is_shown_without_its_password(tracked, monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "remedy"),
     [
-        ("htp://host:5000", r"write `tracking: \{uri: http://host:5000\}`"),
+        ("htp://host:5000", r"tracking.uri is `htp://host:5000`: MLflow keeps runs on a server or in a database"),
         ("mysql://host/runs", r"pip install 'mysqlclient'"),
     ],
 )

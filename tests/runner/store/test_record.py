@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 
 import pytest
@@ -47,27 +46,6 @@ def test_damaged_record_or_identity_of_another_stage_counts_as_missing(bench):
     assert read_identity(tokenizer) is None
     tokenizer.record.write_bytes(whole)
     assert read_identity(tokenizer).stage == "tokenizer"
-
-
-def as_format_1(folder):
-    """Rewrite a record as earlier versions wrote it: with the sha256 of the output alone, and no digest of itself."""
-    record = json.loads(folder.record.read_text())
-    files = {name.removeprefix("out/"): file["sha256"] for name, file in record.pop("files").items() if "out/" in name}
-    del record["content_sha256"], files["timings.json"]
-    folder.record.write_text(json.dumps({**record, "format": 1, "output_files": files}))
-
-
-def test_record_of_format_1_is_read_and_its_files_are_checked_before_they_are_loaded(bench):
-    bench.run(last="pretrain")
-    folder = bench.stage_folder("pretrain")
-    before = read_record(folder)
-    as_format_1(folder)
-    assert read_record(folder).output_files == before.output_files
-    bench.calls()
-    (folder.model / "model.safetensors").write_text("damaged")
-    bench.run(last="base_eval")
-    assert bench.calls() == ["pretrain", "base_eval"]
-    assert read_record(folder).output_files == before.output_files
 
 
 @pytest.mark.parametrize("key", ["format", "files", "content_sha256"])
