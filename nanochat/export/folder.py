@@ -3,6 +3,9 @@
 mlx-lm and transformers get config.json, model.safetensors, the tokenizer with its chat template, and a file with the
 model's code if the library has no such model. PyTorch nanochat gets our names, its configuration and our tokenizer.
 Every folder has a model card. Not here: what the card says about the origin of the model, and running it.
+
+The model card says how to load the folder, what was measured, and where the model comes from. The runner writes its
+sections about the model's origin.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from typing import Any
 
 from nanochat.checkpoint.arrays import write_arrays
 from nanochat.errors import PreflightError
-from nanochat.export.card import card_text
 from nanochat.export.model_config import Format, library_config, needs_code
 from nanochat.export.tokenizer_files import PAD_ID, ending_ids, write_tokenizer_files
 from nanochat.export.weights import Quantization, library_weights, quantized
@@ -30,6 +32,21 @@ _CODE_FILES: dict[Format, tuple[str, ...]] = {
 }
 _SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
 """The defaults of our own chat."""
+_LIBRARY = {"mlx": "mlx", "hf": "transformers", "torch": "pytorch"}
+_MLX = """\
+    mlx_lm.generate --model FOLDER{trust} --prompt "Hello" --max-tokens 64
+    mlx_lm.server --model FOLDER{trust}"""
+_HF = """\
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+    model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust})
+    messages = [{{"role": "user", "content": "Hello"}}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))"""
+_TORCH = """\
+The weights have the names of PyTorch nanochat, whose `load_state_dict` accepts them. `model.json` has the
+configuration, and `tokenizer.model` is a SentencePiece model. `nanochat-run import FOLDER/model.safetensors NEW
+--tokenizer FOLDER` makes a model folder of nanochat again."""
 
 
 def write_export(
@@ -100,3 +117,29 @@ def _code_files(model: GPT, form: Format) -> tuple[str, ...]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n", durable=False)
+
+
+def card_text(form: Format, origin: str, *, quantization: Quantization | None, has_code: bool) -> str:
+    """Return the card as Markdown. `origin` is Markdown too."""
+    parts = [
+        f"---\nlibrary_name: {_LIBRARY[form]}\npipeline_tag: text-generation\ntags: [nanochat]\n---",
+        "# A nanochat model",
+        _usage(form, has_code=has_code),
+    ]
+    if quantization is not None:
+        parts.append(
+            f"The matrices are rounded to {quantization.bits} bits in groups of {quantization.group_size}, so its "
+            "answers differ from those of the original model."
+        )
+    return "\n\n".join(part for part in (*parts, origin.strip()) if part) + "\n"
+
+
+def _usage(form: Format, *, has_code: bool) -> str:
+    if form == "torch":
+        return _TORCH
+    if form == "mlx":
+        usage = _MLX.format(trust=" --trust-remote-code" if has_code else "")
+    else:
+        usage = _HF.format(trust=", trust_remote_code=True" if has_code else "")
+    note = "\n\nThe folder contains the code of the model, which the library runs." if has_code else ""
+    return f"{usage}{note}"

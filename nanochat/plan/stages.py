@@ -15,8 +15,7 @@ from pydantic import JsonValue
 from nanochat.model.config import GPTConfig
 from nanochat.plan import describe
 from nanochat.plan.derive.derivation import Derivation
-from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval
-from nanochat.plan.derive.export import derive_export
+from nanochat.plan.derive.evals import derive_base_eval, derive_chat_eval, derive_export
 from nanochat.plan.derive.identity import (
     base_eval_identity,
     chat_eval_identity,
@@ -31,8 +30,7 @@ from nanochat.plan.derive.sft import derive_sft
 from nanochat.plan.estimate.devices import DeviceClass
 from nanochat.plan.estimate.estimate import Estimate, Setting
 from nanochat.plan.estimate.evaluation import estimate_base_eval, estimate_chat_eval, estimate_export
-from nanochat.plan.estimate.rl import estimate_rl
-from nanochat.plan.estimate.training import estimate_pretrain, estimate_sft, estimate_tokenizer
+from nanochat.plan.estimate.training import estimate_pretrain, estimate_rl, estimate_sft, estimate_tokenizer
 from nanochat.plan.specs.base import Spec, StageName
 from nanochat.plan.specs.evaluation import BaseEvalSpec, ChatEvalSpec, ExportSpec
 from nanochat.plan.specs.execution import ExecutionSpec

@@ -20,8 +20,14 @@ from nanochat.recipe.merge.variables import escape
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.parsing.flow import flow_text
 from nanochat.recipe.parsing.nodes import Node
-from nanochat.recipe.sweeps.settings import Setting, changes_of, list_seeds, list_settings, written_values
-from nanochat.recipe.sweeps.space import corner_settings
+from nanochat.recipe.sweeps.settings import (
+    Setting,
+    changes_of,
+    corner_settings,
+    list_seeds,
+    list_settings,
+    written_values,
+)
 
 _NAME_CHARS = 64
 _DIGEST_CHARS = 8

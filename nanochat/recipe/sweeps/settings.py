@@ -1,7 +1,6 @@
 """The combinations of values that a sweep runs: the grid, the lists that change together, and the conditions.
 
-Not here: what a combination does to the recipe (`cells`).
-"""
+Not here: what a combination does to the recipe (`cells`)."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from nanochat.recipe.merge.tree import KeyPath, Plain, merge, plain, resolve_pat
 from nanochat.recipe.merge.variables import substitute
 from nanochat.recipe.parsing.diagnostics import Diagnostic, LocatedRecipeError, Origin
 from nanochat.recipe.parsing.nodes import Entry, Node
-from nanochat.recipe.schema.sweep_section import SWEPT_SECTIONS, Sweep
+from nanochat.recipe.parsing.scalars import Scalar
+from nanochat.recipe.schema.sweep_section import SWEPT_SECTIONS, Space, Sweep
 
 MAX_CELLS = 1000
 """More cells than this need `--yes`: they are usually a mistake."""
@@ -141,3 +141,27 @@ def written_values(loaded: LoadedRecipe, setting: Setting) -> dict[str, Plain]:
 def _at(loaded: LoadedRecipe, path: KeyPath, code: str, message: str, help: str = "") -> Diagnostic:  # noqa: A002
     origin = loaded.origins.get(path) or loaded.key_origins.get(path) or loaded.key_origins["sweep",]
     return Diagnostic(code, message, origin, help)
+
+
+def setting_of(loaded: LoadedRecipe, values: Mapping[str, Scalar]) -> Setting:
+    """Return a setting with some values of a search, whose place is that of the field in `search.space`."""
+    places = {path: loaded.key_origins["sweep", "search", "space", path] for path in values}
+    return {path: SweptValue(Node(value, places[path]), places[path]) for path, value in values.items()}
+
+
+def corner_settings(loaded: LoadedRecipe) -> list[Setting]:
+    """Return the settings in which one field has its smallest, its largest, or any of its choices, and the others
+    their first. Each setting is returned once."""
+    sweep = loaded.recipe.sweep
+    assert sweep is not None and sweep.search is not None, "the recipe has a search"
+    ends = {path: _ends(space) for path, space in sweep.search.space.items()}
+    first = {path: values[0] for path, values in ends.items()}
+    corners = [first, *({**first, path: value} for path, values in ends.items() for value in values[1:])]
+    return [setting_of(loaded, corner) for corner in corners]
+
+
+def _ends(space: Space) -> list[Scalar]:
+    if space.choices is not None:
+        return list(dict.fromkeys(space.choices))
+    assert space.min is not None and space.max is not None, "the recipe is valid"
+    return [space.min, space.max]

@@ -1,4 +1,4 @@
-"""The machine: Python, processors, memory, disk, and whether programs of a model can be isolated."""
+"""The machine and its network, and what `nanochat-run doctor` says about each thing: a `Diagnosis`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,40 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nanochat import runtime
+from nanochat.data.hub.access import endpoint, read_token
+from nanochat.data.places.attempts import StatusError, TemporaryError
+from nanochat.data.places.connection import Place, is_offline, open_place
 from nanochat.errors import PreflightError
 from nanochat.plan.quantities import show_bytes
-from nanochat.runner.doctor.diagnosis import Diagnosis
 from nanochat.runner.store.provenance import describe_version
 from nanochat.tools.sandbox.run import find_isolation
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _LOW_MEMORY_BYTES, _LOW_DISK_BYTES = 2**30, 2 * 2**30
 """The quickstart needs half of this memory, and a tenth of this disk space."""
+Level = Literal["ok", "hint", "warning", "failure"]
+_UNREACHABLE = (
+    "recipes that download data need it: check the network and HTTPS_PROXY, or use `--offline` with data from"
+    " `nanochat-run fetch`; the quickstart needs no network"
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A thing of this machine, and what to do about it if something is not as it should be."""
+
+    name: str
+    text: str
+    level: Level = "ok"
+    """`hint`: something would be faster. `warning`: some recipes cannot run. `failure`: none can."""
+    remedy: str = ""
 
 
 def examine_machine(base: Path) -> Iterator[Diagnosis]:
@@ -81,3 +102,28 @@ def _isolation() -> Diagnosis:
             "recipes with HumanEval are refused; leave it out, or accept the risk with `run.accept_unisolated_programs`"
         )
         return Diagnosis("sandbox", str(error), "warning", remedy)
+
+
+def examine_network() -> Iterator[Diagnosis]:
+    """Yield whether the hub can be reached, unless the user has forbidden connections."""
+    address = endpoint()
+    if is_offline():
+        yield Diagnosis("hub", "not asked: HF_HUB_OFFLINE is set, so only downloaded data are used")
+        return
+    began = time.perf_counter()
+    try:
+        with open_place(Place(address, None), method="HEAD", leaves=False):
+            pass
+    except StatusError as error:
+        yield Diagnosis("hub", f"{address} answers with status {error.status}", "warning", _UNREACHABLE)
+        return
+    except (TemporaryError, PreflightError) as error:
+        yield Diagnosis("hub", f"{address} cannot be reached: {error}", "warning", _UNREACHABLE)
+        return
+    milliseconds = 1000 * (time.perf_counter() - began)
+    try:
+        login = "logged in" if read_token() else "not logged in, which only private and gated data sets need"
+    except PreflightError as error:
+        yield Diagnosis("hub", f"{address} answers", "warning", str(error))
+        return
+    yield Diagnosis("hub", f"{address} answers in {milliseconds:.0f} ms; {login}")

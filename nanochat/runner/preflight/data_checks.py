@@ -32,7 +32,7 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.convert_sources import convert_files
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.tasks.build import check_task
-from nanochat.tasks.core.bundle import check_bundle
+from nanochat.tasks.core import check_bundle
 from nanochat.tasks.custom.questions import check_questions
 from nanochat.tasks.multiple_choice.base_models import check_choices
 

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from nanochat.cli.run import main
-from nanochat.runner.doctor import base_folder, machine, network, software
+from nanochat.runner.doctor import base_folder, machine, software
 from nanochat.runner.doctor.probe import Probe
 from nanochat.runner.store.locks import stage_lock
 from nanochat.storage.layout import RunFolder, stage_folder
@@ -159,8 +159,8 @@ def test_little_memory_is_a_warning(monkeypatch):
 
 def test_the_hub_answers_or_not(fake_hub, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    (diagnosis,) = network.examine_network()
+    (diagnosis,) = machine.examine_network()
     assert diagnosis.level in ("ok", "warning") and os.environ["HF_ENDPOINT"] in diagnosis.text
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    (diagnosis,) = network.examine_network()
+    (diagnosis,) = machine.examine_network()
     assert diagnosis.level == "warning" and "http://127.0.0.1:9 cannot be reached" in diagnosis.text

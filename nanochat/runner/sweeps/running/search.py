@@ -17,8 +17,7 @@ from nanochat.recipe.parsing.scalars import Scalar
 from nanochat.recipe.schema.sweep_section import Search, Space, Sweep
 from nanochat.recipe.schema.values import number_of
 from nanochat.recipe.sweeps.cells import make_cells
-from nanochat.recipe.sweeps.settings import list_seeds
-from nanochat.recipe.sweeps.space import setting_of
+from nanochat.recipe.sweeps.settings import list_seeds, setting_of
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.preparing.open_sweep import cell_entry

@@ -1,1 +1,0 @@
-"""The DCLM CORE benchmark: its bundle and its prompts."""
