@@ -60,6 +60,6 @@ _WORST_FIRST = (NanochatError, StageError, RecipeError, PreflightError, LockErro
 
 
 def worst(exit_codes: Iterable[int]) -> type[NanochatError] | None:
-    """Return the class of the worst of these exit codes, or None if none of them is that of an error."""
+    """Return the class of the worst of these exit codes, or None if there is no error among them."""
     codes = set(exit_codes)
     return next((kind for kind in _WORST_FIRST if kind.exit_code in codes), None)

@@ -168,7 +168,7 @@ def run(
 
 
 class _Callbacks:
-    """The display of a run that somebody else shows."""
+    """A display that passes lines and progress to the callbacks of the caller."""
 
     def __init__(self, on_line: Callable[[str], None] | None, on_progress: Callable[[Progress], None] | None) -> None:
         self._on_line, self._on_progress = on_line, on_progress

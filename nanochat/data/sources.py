@@ -73,7 +73,7 @@ def validation_frac(spec: SourceSpec) -> float:
 def list_files(spec: SourceSpec, *, base: Path) -> FileChoice[Path]:
     """Return the files of a source that are read, in their fixed order, and those left out; none for a built-in one.
 
-    The files of a hub data set are those of the downloaded copy. Which files a split has is decided in `source_splits`.
+    For a hub data set, these are files of the downloaded copy. `source_splits` decides which files a split has.
 
     Raises:
         PreflightError: a path or pattern names nothing, no file has content, or the hub data set is not downloaded.

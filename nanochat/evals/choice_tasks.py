@@ -32,8 +32,8 @@ def evaluate_choices(
     """Return accuracy and records of `items`, of which a guess gets the share `chance` right.
 
     The model's choice is the option with the largest mean log-probability per token, as in CORE; the first one wins a
-    tie. A row longer than the model's context loses its first tokens. `max_tokens_per_batch` is that of
-    `score_continuations`, and `on_scored` is called with the number of items scored so far.
+    tie. A row longer than the model's context loses its first tokens. `max_tokens_per_batch`
+    as in `score_continuations`; `on_scored` is called with the number of items scored so far.
     """
     longest = model.config.sequence_len
     groups = [option_continuations(tokenizer, item, max_tokens=longest) for item in items]

@@ -64,7 +64,7 @@ def evaluate_core_task(
 ) -> TaskResult:
     """Return accuracy and records of one CORE task. `on_scored` gets the number of problems scored so far.
 
-    `max_tokens_per_batch` is that of `score_continuations`.
+    `max_tokens_per_batch` as in `score_continuations`.
     """
     groups = []
     for problem in problems:

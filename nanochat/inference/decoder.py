@@ -56,7 +56,7 @@ class Decoder:
     """The batch of one model. A slot is the index of a row in the batch."""
 
     def __init__(self, model: FastGPT, steps: Steps) -> None:
-        """Decode with a model, whose weights do not change meanwhile, and its steps."""
+        """Decode with a model and its steps. The model's weights must not change while this object is used."""
         self._model, self._steps = model, steps
         self._rows: list[_Row | None] = []
         self._lengths: list[int] = []

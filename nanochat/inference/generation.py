@@ -51,7 +51,7 @@ class Completion:
         """Why it ended: the model ended it, or it reached `limit`. None while it is unfinished."""
         self.limit = limit
         self.forced: deque[int] = deque()
-        """Tokens of the calculator's output that come next, whatever the model draws."""
+        """Tokens of the calculator's output that come next, instead of tokens that the model draws."""
         self._code: list[int] | None = None
         """The tokens since the Python start marker; None outside of Python code."""
 

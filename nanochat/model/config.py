@@ -192,7 +192,7 @@ class GPTConfig:
 
     def find_misfit(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         """Return why weights of these names and shapes are not those of this model, or None if they are."""
-        if self.n_layer > len(shapes):  # listing the names of so many layers could take all memory
+        if self.n_layer > len(shapes):  # listing the names of that many layers could take all memory
             return f"the model has {self.n_layer:,} layers, but only {several(len(shapes), 'weight')}"
         expected = self.parameter_shapes()
         missing = [name for name in expected if name not in shapes]

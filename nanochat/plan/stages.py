@@ -207,7 +207,7 @@ def estimate_stage(
 ) -> Estimate:
     """Return the estimate of one stage.
 
-    `config` is its model, or None if only the starting weights know it. `chars` are those of `Setting`.
+    `config` is its model, or None if only the starting weights know it. `chars` as in `Setting`.
     """
     stage = STAGES[spec.stage]
     if config is None and stage.has_model:

@@ -69,7 +69,7 @@ def run_loaded(
         interrupts=interrupts,
     )
     tracking = tracking_of(prepared.loaded.recipe.tracking, request.folder)
-    if prepared.problems:  # raises, together with whatever else is wrong: without its inputs nothing can run
+    if prepared.problems:  # raises, and lists all other problems too: without its inputs no stage can run
         check_all(prepared, context.to_run, tracking=tracking)
     _check_selection(context)
     if context.to_run:

@@ -37,7 +37,7 @@ class Snapshot:
     """The stage that is computed now, or was when the run stopped. None if there is none."""
     fraction: float
     text: str
-    """What the stage says about its progress."""
+    """The stage's own line about its progress."""
     curve_name: str | None
     """The stage and the metric of `curve`: of the last stage that has a curve."""
     curve: Curve

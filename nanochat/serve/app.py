@@ -188,7 +188,7 @@ class Api:
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the client has gone
             return await answer
         finally:
             for task in (answer, gone):

@@ -1,9 +1,9 @@
 """Locks on open files. The operating system frees a lock when the processes that hold it end, however they end.
 
-So a lock says what a process id cannot: whether somebody works in a folder that other containers or machines share, and
-whatever they are called. On a network file system that depends on the server: NFS passes locks on to the other machines
-(unless it is mounted with `nolock`) and frees those of a machine that crashed when it misses it. A file system without
-locks is refused, because two runs could damage each other's files there.
+A lock shows whether a process works in a folder that other containers or machines share, which a process id cannot. On
+a network file system that depends on the server: NFS passes locks on to the other machines (unless it is mounted with
+`nolock`) and frees those of a machine that crashed when it misses it. A file system without locks is refused, because
+two runs could damage each other's files there.
 """
 
 from __future__ import annotations

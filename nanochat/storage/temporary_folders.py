@@ -53,7 +53,7 @@ def delete_dead_folders() -> None:
 
 
 def _is_free(folder: Path) -> bool:
-    """Return whether a folder is this user's, and nobody locks it: its process may run in another container."""
+    """Return whether a folder is this user's and is not locked. Its process may run in another container."""
     try:
         if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
             return False

@@ -37,7 +37,7 @@ from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Part
 
 _JUDGED_FILES = 10
-"""A plan names the forms of the chats in so many files at most, because it opens each of them."""
+"""A plan names the forms of the chats in at most this number of files, because it opens each file."""
 _UNTRAINED = "untrained"
 """Stands for the role of an assistant's message that is not trained on, in packed conversations."""
 

@@ -101,10 +101,10 @@ TASKS: Mapping[str, TaskFacts] = {
         "generative", "words", "spell a word letter by letter",
         train_examples=10_000, eval_examples=256, example_tokens=40,
     ),
-    "questions": TaskFacts("generative", "rows", "answer questions of one's own", example_tokens=100),
+    "questions": TaskFacts("generative", "rows", "answer your own questions", example_tokens=100),
     "lm_eval": TaskFacts("choices", "nothing", "a task of lm-evaluation-harness", example_tokens=100),
     "python": TaskFacts(
-        "generative", "nothing", "what a class of one's own asks", example_tokens=100, runs_programs=True,
+        "generative", "nothing", "what your own class asks", example_tokens=100, runs_programs=True,
     ),
 }
 # fmt: on

@@ -1,1 +1,1 @@
-"""What a program shows on a terminal, and the signals that a terminal sends."""
+"""Output on a terminal, and the signals that a terminal sends."""

@@ -53,7 +53,7 @@ class Output(io.TextIOWrapper):
 
     @property
     def has_reader(self) -> bool:
-        """Whether somebody may still read: the pipe or the terminal is not closed."""
+        """Whether the pipe or the terminal is still open for reading."""
         return self.sink.has_reader
 
     @property
@@ -99,7 +99,7 @@ def allow_loss() -> None:
 
 
 def is_read() -> bool:
-    """Return whether somebody may still read the standard output. If not, commands that only print stop early."""
+    """Return whether the standard output is still read. If not, commands that only print stop early."""
     return not isinstance(sys.stdout, Output) or sys.stdout.has_reader
 
 

@@ -21,7 +21,7 @@ LOCK_SECONDS = 3.0
 ARTIFACTS_FOLDER = "mlartifacts"
 """The folder beside the database in which the files of runs are kept."""
 _DEFAULT_FOLDER = "mlruns"
-"""Where MLflow keeps files if it is not told otherwise: in the working directory, by the number of the experiment."""
+"""Where MLflow keeps files by default: in the working directory, by the number of the experiment."""
 _PROXIED = "mlflow-artifacts:"
 """Starts the address of files that a server passes on. They cannot be reached without the server."""
 _FOLDER_NAME_BYTES = 200
@@ -41,7 +41,7 @@ def holds_runs(database: Path, run_ids: Collection[str]) -> bool:
 
 
 def artifact_folder(database: Path, experiment: str) -> Path:
-    """Return the folder for the files of an experiment, beside the database whatever the working directory is."""
+    """Return the folder for the files of an experiment, which is beside the database in any working directory."""
     name = re.sub(r"[^\w.-]", "_", experiment)
     if name in (".", "..") or len(name.encode()) > _FOLDER_NAME_BYTES:
         name = f"experiment-{hashlib.sha256(experiment.encode()).hexdigest()[:16]}"

@@ -16,7 +16,7 @@ class Point:
     name: str
     value: float
     time: float | None = None
-    """When it was measured, in seconds since the epoch. None if nobody wrote that down."""
+    """When it was measured, in seconds since the epoch. None if that is not recorded."""
 
 
 class Tail:

@@ -56,7 +56,8 @@ class Sender:
     def send(self, view: RunView) -> Link:
         """Upload what is new in a run and its stages, and return the run's link. Raises TrackingOutageError.
 
-        What the store refuses is left out, see `refusals`. A run that a user deletes meanwhile is uploaded again.
+        What the store refuses is left out, see `refusals`. If a user deletes the run during the upload, it is uploaded
+        again.
         """
         try:
             probe(self._store.uri)

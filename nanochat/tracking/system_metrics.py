@@ -1,6 +1,6 @@
 """Measure how busy this machine is while a stage runs, with MLflow's collectors, and write it to a local series.
 
-The values are uploaded like any other series, so an outage of MLflow loses none. They are those of the whole machine
+The values are uploaded like any other series, so an outage of MLflow loses none. They describe the whole machine
 (of the runner's host, if a stage runs on several), as MLflow itself measures them.
 """
 
@@ -32,7 +32,7 @@ _CANNOT_MEASURE = (ImportError, RuntimeError, AttributeError, OSError, psutil.Er
 def measuring_system(path: Path, every_seconds: float | None) -> Iterator[None]:
     """Append to the series at `path` while the block runs, and once more at its end. With None, do nothing.
 
-    A thread measures, since importing MLflow takes seconds. Nothing is written after the block, whatever it is doing.
+    A thread measures, since importing MLflow takes seconds. It writes nothing after the block.
     """
     if every_seconds is None:
         yield

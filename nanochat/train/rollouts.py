@@ -1,6 +1,6 @@
 """Samples answers to prompts and rewards them.
 
-Each answer is drawn with a key of its own, so the same seed gives the same answers whatever else is drawn beside them.
+Each answer is drawn with a key of its own, so the same seed gives the same answers in any batch.
 Not here: which prompts a step has, and how rewards become gradients (`policy_gradient`, `policy_step`).
 """
 

@@ -33,7 +33,7 @@ class TimeBudget:
         return self._agreed >= self.seconds
 
     def resume(self, used: float, *, steps: int) -> None:
-        """Continue after a restart, when `steps` steps had used so many seconds."""
+        """Continue after a restart, when `steps` steps had used this number of seconds."""
         self.used = self._agreed = used
         self._mean_step = used / max(1, steps)
 

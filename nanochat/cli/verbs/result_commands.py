@@ -136,7 +136,7 @@ def _run_row(summary: RunSummary) -> tuple[str, str, str, str]:
 
 
 def _sweep_row(summary: SweepSummary) -> tuple[str, str, str, str]:
-    """Return the row of a sweep, which stands above those of its cells."""
+    """Return the row of a sweep, which is listed above its cells."""
     return reference(summary.folder), summary.status, "-", summary.headline()
 
 

@@ -70,7 +70,7 @@ def _print_page(snapshot: Snapshot, console: TerminalConsole, width: int) -> Non
 
 
 def _snapshots(reference: str) -> Iterator[Snapshot]:
-    """Yield how far a run is, every `_SECONDS`, until it has ended or nobody reads the output."""
+    """Yield how far a run is, every `_SECONDS`, until it has ended or the output is closed."""
     base = runtime.base_dir()
     sweep = look_for_sweep(reference, base)
     take = partial(take_snapshot, find_run(reference, base)) if sweep is None else partial(take_sweep_snapshot, *sweep)
@@ -92,7 +92,7 @@ def _page(snapshot: Snapshot, width: int) -> list[str]:
 
 
 def _line(snapshot: Snapshot) -> str:
-    """Return the line about the present stage or, if nobody works on the run, about its end."""
+    """Return the line about the present stage or, if no process works on the run, about its end."""
     if not snapshot.is_active:
         return f"{snapshot.status}" + (f": {snapshot.message}" if snapshot.message else "")
     if snapshot.title is None:

@@ -42,12 +42,12 @@ def check_file(path: Path) -> None:
 
 
 def _has_text(file: ReadableFile, column: str, problems: RowProblems | None = None) -> bool:
-    """Return whether a file holds a text that is not blank. Errors are those of `read_texts`."""
+    """Return whether a file holds a text that is not blank. Raises as `read_texts`."""
     return any(text for text, _ in read_texts(file, column, START, max_chars=None, problems=problems))
 
 
 def why_without_text(files: Iterable[ReadableFile], column: str, problems: RowProblems | None = None) -> str | None:
-    """Return why files hold no text, or None if one of them does. Errors are those of `read_texts`."""
+    """Return why files hold no text, or None if at least one does. Raises as `read_texts`."""
     problems = problems or RowProblems()
     bad_before, problems.bad = problems.bad, 0
     if any(_has_text(file, column, problems) for file in files):

@@ -3,7 +3,7 @@
 <base>/ingest/<key>/           a complete copy: parquet files, and the list of them with their digests
 <base>/ingest/<key>.partial/   an unfinished copy, which the next conversion resumes
 
-The key is a digest of the file's content and format, so a file is converted once, whatever it is called. Planning a
+The key is a digest of the file's content and format, so a file is converted once, under any name. Planning a
 run imports this module, so it imports nothing heavy. Not here: the conversion.
 """
 

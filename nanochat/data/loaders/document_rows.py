@@ -36,7 +36,7 @@ class BatchTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class DocumentRowsState:
-    """The state after a row. The document arrays are shared with the packer; nobody changes them.
+    """The state after a row. The document arrays are shared with the packer and never change.
 
     Attributes:
         buffer: the documents that wait in the packing buffer.

@@ -44,7 +44,7 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 
 
 def is_archive(name: str) -> bool:
-    """Return whether the name of a file is that of an archive that `unpack` reads."""
+    """Return whether a file is an archive that `unpack` reads, by its name."""
     return name.lower().endswith((".zip", *_TAR_COMPRESSIONS))
 
 

@@ -50,7 +50,7 @@ def import_weights(tensors: dict[str, mx.array], config: GPTConfig) -> dict[str,
     """
     named = {name.removeprefix(_COMPILED_PREFIX): tensor for name, tensor in tensors.items()}
     named = {name: tensor for name, tensor in named.items() if name not in _BUFFERS}
-    if config.n_layer > len(named):  # listing the names of so many layers could take all memory
+    if config.n_layer > len(named):  # listing the names of that many layers could take all memory
         raise PreflightError(f"the model has {config.n_layer:,} layers, but only {several(len(named), 'weight')}")
     expected = config.parameter_shapes()
     missing, unknown = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())

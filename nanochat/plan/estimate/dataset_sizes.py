@@ -22,12 +22,12 @@ from nanochat.plan.specs.training import RlItem
 from nanochat.tasks.table import TASKS, mixture_counts
 
 TextChars = Callable[[SourceSpec], int | None]
-"""Returns about how many characters of training text a source has, or None if only reading it would tell."""
+"""Returns about how many characters of training text a source has, or None if that is unknown without reading it."""
 _CONVERSATIONS = {"smol-smoltalk": 460_341}
 _CORE_TASKS, _CORE_PROBLEMS_PER_TASK, _CORE_TOKENS_PER_PROBLEM = 22, 4_000, 1_500
 _CHOICES = 4
 _OWN_PROBLEMS = 200
-"""The size of a task of the user's own, as long as nobody has read it."""
+"""The assumed size of a task of the user's own, before it is read."""
 _STDLIB_CHARS = 11_800_000
 _STDLIB_FILES = 640
 
@@ -46,7 +46,7 @@ def bytes_per_token(vocab_size: int) -> float:
 
 
 def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
-    """Return about how many tokens one epoch of a mixture has, or None if only reading the data would tell."""
+    """Return about how many tokens one epoch of a mixture has, or None if that is unknown without reading the data."""
     counts = _mixture_counts(items)
     if counts is None:
         return None
@@ -54,7 +54,7 @@ def sft_mixture_tokens(items: Sequence[SftItem]) -> int | None:
 
 
 def practice_questions(items: Sequence[RlItem]) -> int | None:
-    """Return about how many questions an epoch of practice has, or None if only reading the data would tell."""
+    """Return about how many questions an epoch of practice has, or None if that is unknown without reading the data."""
     available: list[int] = []
     for item in items:
         known = TASKS[item.suite.task].train_examples

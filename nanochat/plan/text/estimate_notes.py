@@ -55,7 +55,7 @@ def memory_notes(
 ) -> list[str]:
     """Return, for each stage that trains, how many rows fit and the memory they leave, and which others do not fit.
 
-    `available_bytes` are those of the device's `memory_bytes` that training may use. `run.limits.memory` may allow
+    `available_bytes` is the part of the device's `memory_bytes` that training may use. `run.limits.memory` may allow
     less, or more: it decides the number of rows. The other stages may use all that the check before a run allows.
     """
     allowed = mac_gpu_bytes(memory_bytes) if device == "metal" else memory_bytes

@@ -144,7 +144,7 @@ def _at(loaded: LoadedRecipe, path: KeyPath, code: str, message: str, help: str 
 
 
 def setting_of(loaded: LoadedRecipe, values: Mapping[str, Scalar]) -> Setting:
-    """Return a setting with some values of a search, whose place is that of the field in `search.space`."""
+    """Return a setting with some values of a search. Errors in it point at the field in `search.space`."""
     places = {path: loaded.key_origins["sweep", "search", "space", path] for path in values}
     return {path: SweptValue(Node(value, places[path]), places[path]) for path, value in values.items()}
 

@@ -41,7 +41,7 @@ class SourceReport:
 
     @property
     def facts(self) -> list[str]:
-        """What is known of the source as a whole, as lines of text."""
+        """The files, remarks and previews of the source, as lines of text."""
         previews = [line for preview in self.previews for line in describe_preview(preview)]
         return [*(use.describe() for use in self.uses), *self.remarks, *previews]
 

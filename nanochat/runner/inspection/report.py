@@ -30,7 +30,7 @@ _SCRIPT_NAMES = {"CJK": "Han", "IDEOGRAPHIC": "Han"}
 
 @dataclass
 class Survey:
-    """What was found in the texts that were added.
+    """Counts over the texts that were added.
 
     Attributes:
         lengths: the characters of each text.
@@ -68,7 +68,7 @@ class Survey:
 
 @dataclass
 class SplitReport:
-    """What a split of a source is like.
+    """The counts, the first texts and the notes of a split of a source.
 
     Attributes:
         title: the split, and the task if there is one.

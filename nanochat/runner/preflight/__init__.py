@@ -1,1 +1,1 @@
-"""What happens before the first stage: pin hub data, compile the plan, check data, memory, disk and MLflow."""
+"""Before the first stage: pin hub data, compile the plan, check data, memory, disk and MLflow."""

@@ -1,7 +1,7 @@
 """Estimate how much text `pretrain.long_documents: crop` throws away, from a sample of the documents.
 
-The share that a run really threw away is in its report. What reads and packs documents is imported only if a recipe
-crops, so that the plan of any other recipe is quick.
+The report of a run shows the share that it really threw away. The modules that read and pack documents are imported
+only if a recipe crops, so that the plan of any other recipe is quick.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ Check = tuple[SourceSpec, Callable[[], None]]
 
 
 def check_inputs(stages: Sequence[StagePlan], base: Path, *, without: Collection[str] = ()) -> list[str]:
-    """Return the problems with the data that the stages read, each one once.
+    """Return the problems with the data that the stages read, without repetitions.
 
     Sources that are not downloaded or converted yet, and those named in `without`, are not checked.
     """

@@ -20,7 +20,7 @@ from nanochat.runner.preflight.prepare import Prepared
 
 @dataclass(frozen=True)
 class PlanChecks:
-    """What a plan found out about the data.
+    """Problems that a plan found in the data, and the data that it did not check.
 
     Attributes:
         problems: reasons why a run would be refused, besides the inputs that are missing.

@@ -43,7 +43,7 @@ class Prepared:
     init_models: dict[str, Path] = field(default_factory=dict)
     """The folder with the initial weights of each stage that has `init_from`."""
     init_files: dict[str, ModelFiles] = field(default_factory=dict)
-    """What the files in these folders are like."""
+    """The size, time and digest of each file in these folders."""
     problems: tuple[str, ...] = ()
     """Inputs that are missing. While there are any, the state of the cache is unknown."""
 
@@ -68,8 +68,8 @@ class Prepared:
 def prepare(loaded: LoadedRecipe, base: Path, *, mac_bytes: int | None = None) -> Prepared:
     """Return the compiled plan of a recipe, with the digests of its sources and the initial weights of its stages.
 
-    With `mac_bytes`, time and memory are those of a Mac with this much memory, whatever this machine is. Inputs that
-    are missing are listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and PreflightError if
+    With `mac_bytes`, the plan estimates time and memory for a Mac with this much memory. Inputs that are missing are
+    listed in `problems`. Raises RecipeError if no plan can be made of the recipe, and PreflightError if
     its lock file cannot be read.
     """
     loaded = with_pins(loaded, base)
@@ -174,7 +174,7 @@ def _preferred_models(stage: str) -> list[str]:
 
 
 def _text_chars(source: SourceSpec, base: Path) -> int | None:
-    """Return about how many characters of training text a source has, None if only reading it would tell."""
+    """Return about how many characters of training text a source has, None if that is unknown without reading it."""
     if source.path is None:
         return builtin_chars(source)
     try:

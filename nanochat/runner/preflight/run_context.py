@@ -1,4 +1,4 @@
-"""What a run was asked to do, and what is known about it before its first stage."""
+"""The request for a run, and its state before the first stage: the plan, the cache and the selected stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows when the process of a stage has ended: an error with advice, or another attempt with a smaller batch."""
+"""After the process of a stage has ended: raise an error with advice, or halve the batch for another attempt."""
 
 from __future__ import annotations
 

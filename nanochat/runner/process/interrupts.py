@@ -62,7 +62,7 @@ class Interrupts:
 
 
 def _stop_descendants() -> list[psutil.Process]:
-    """Stop and return all descendants. Those that they started meanwhile are found in the next round."""
+    """Stop and return all descendants. A second round finds the processes that they started in the meantime."""
     stopped: list[psutil.Process] = []
     while new := [process for process in psutil.Process().children(recursive=True) if process not in stopped]:
         for process in new:

@@ -2,7 +2,7 @@
 
 Linux counts the processes that its kernel kills for want of memory. Metal, and C++ code in a thread of its own, abort
 the process after writing the reason to its log. Without either sign, a killed process is not taken to be one that ran
-out of memory: somebody else may have ended it.
+out of memory: a user or another program may have ended it.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class StageAttempt:
     init_model: Path | None
     """The folder with the initial weights, if the stage has `init_from`."""
     inputs: Mapping[Path, FileDigest]
-    """What the files that the stage loads must be like."""
+    """The expected size, time and digest of each file that the stage loads."""
     origin: str
     """Where the model comes from, for its card; empty unless the stage exports it."""
     is_forced: bool

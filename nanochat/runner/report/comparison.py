@@ -21,7 +21,7 @@ from nanochat.runner.store.run_catalog import Run
 
 _CELL_CHARS = 24
 _MISSING = "missing"
-"""The cell of a value that only a lost result would tell."""
+"""The cell of a value that is only known from a result that was lost."""
 _MAP_ENTRY = re.compile(r"\w+\.(?:suites|data)\.[^.]+\.")
 """The part of a field's path that names a suite or a data set."""
 

@@ -27,7 +27,7 @@ _STAGES_INTRO = (
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known of the run that made a model."""
+    """The run that made a model, as far as it is known."""
 
     name: str
     description: str
@@ -56,7 +56,7 @@ def describe_origin(origin: Origin) -> str:
 
 
 def origin_of_model(model: Path, reference: str, base: Path) -> str:
-    """Return the origin of a model as Markdown. Nothing is known of one that is not that of the run `reference`."""
+    """Return the origin of a model as Markdown: empty unless the run `reference` made it."""
     try:
         run = latest_with_model(reference, base)
     except RecipeError:

@@ -26,7 +26,7 @@ class ShownReport:
 def refresh_report(run: Run, base: Path) -> ShownReport:
     """Write the report of a run again from its current records, if they hold all that it showed, and return it.
 
-    A report that cannot be written, because the run belongs to somebody else, is only returned.
+    If the report cannot be written, because the run belongs to another user, it is only returned.
     """
     path = run.folder.report
     if path.is_file() and (missing := list(_missing(run, base))):

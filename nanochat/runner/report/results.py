@@ -47,14 +47,14 @@ class Result:
     chance: float | None = None
     """The score of a guess."""
     cuts: str | None = None
-    """What was cut, in words: empty if nothing was. None for a result that does not count it."""
+    """Counts of cut prompts and answers, as text: empty if nothing was cut, None if the result does not count them."""
 
     def __str__(self) -> str:
         return f"{self.metric} {show_score(self.value, self.stderr, self.count, remark=self.cuts)}"
 
 
 def list_results(records: Mapping[str, StageRecord]) -> list[Result]:
-    """Return every result of the finished stages. Those that tell how good the stage's output is come first."""
+    """Return every result of the finished stages. Those that measure the quality of the stage's output come first."""
     results = []
     for stage, record in records.items():
         metrics = record.metrics

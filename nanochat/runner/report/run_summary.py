@@ -1,4 +1,4 @@
-"""What is known about a run, for the list of runs and for other programs: status, stages, costs and results."""
+"""The status, stages, costs and results of a run, for the list of runs and for other programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunSummary:
     run: Run
     base: Path
     status: str
-    """That of its state, `DIED` or `PRUNED`."""
+    """The status in its state, `DIED` or `PRUNED`."""
     records: Mapping[str, StageRecord]
     lost: Mapping[str, str]
     """Stages whose results are not here, with the reason."""
@@ -53,7 +53,7 @@ class RunSummary:
 
     @property
     def time_remarks(self) -> dict[str, str]:
-        """What marks each stage with a horizon in wall time as not reproducible."""
+        """A remark for each stage with a horizon in wall time, which says that it is not reproducible."""
         remarks = {stage: time_remark(record) for stage, record in self.records.items()}
         return {stage: remark for stage, remark in remarks.items() if remark is not None}
 

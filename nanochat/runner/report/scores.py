@@ -34,11 +34,11 @@ class Suite:
     passes: Mapping[int, float] = field(default_factory=dict)
     """The share of problems that at least one of k answers solves, by k."""
     cuts: str | None = None
-    """What was cut, in words: empty if nothing was, None if that was not counted."""
+    """Counts of cut prompts and answers, as text: empty if nothing was cut, None if they were not counted."""
 
     @property
     def cut(self) -> str:
-        """What was cut, for a table. Evaluations by earlier versions did not count it."""
+        """The counts of cut prompts and answers for a table."""
         has_records = self.task not in TASKS or TASKS[self.task].kind != "bpb"
         return "not counted" if self.cuts is None and has_records else self.cuts or ""
 

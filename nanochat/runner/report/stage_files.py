@@ -1,4 +1,4 @@
-"""What a report shows of the files in the folders of a run's stages: notes, data and samples, but nothing damaged."""
+"""Reads the notes, data and samples for a report from the folders of a run's stages, without damaged files."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ LARGER_BUDGET = 10
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingAnalysis:
-    """What was fitted to the results, and why the rest was not."""
+    """The fits of the results, and the reasons why others are missing."""
 
     points: tuple[TrainedModel, ...]
     isoflop: IsoflopFit | None

@@ -59,7 +59,7 @@ class LossLaw:
         return float(np.median(np.abs(predicted / self.settings.losses[0] - 1)))
 
     def predict(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Return the loss (1 + draws, points) of models of these sizes after so many tokens."""
+        """Return the loss (1 + draws, points) of models of these sizes after these numbers of tokens."""
         return self.terms.predict(np.stack([params, tokens], axis=-1))
 
     def tokens_for(self, params: np.ndarray, flops: float) -> np.ndarray:

@@ -59,7 +59,7 @@ class Optimum:
     loss: Uncertain | None
     """None if the fit does not predict it."""
     is_extrapolated: bool
-    """Whether no run that was fitted used so many, or so few, FLOPs."""
+    """Whether the number of FLOPs is outside of the range of the fitted runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

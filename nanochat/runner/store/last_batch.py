@@ -1,4 +1,4 @@
-"""What an unfinished stage learned about its batch: how often it was halved, because memory ran out.
+"""How often an earlier attempt at a stage halved its batch, because memory ran out.
 
 The job file of the last attempt holds the number. A changed device or memory setting makes it void, and a recipe that
 fixes `run.micro_batch_size` decides the rows of a training stage itself.

@@ -103,7 +103,7 @@ class StageRecord(StageIdentity):
     format: Literal[2] = 2
     output_digest: str
     files: dict[str, FileDigest]
-    """What the stage's files were like, by their path in its folder."""
+    """The size, time and digest of each of the stage's files, by its path in the folder."""
     metrics: dict[str, float]
     provenance: Provenance
     device: str

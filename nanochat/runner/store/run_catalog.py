@@ -151,7 +151,7 @@ def resolve_model(reference: str, base: Path, *, prefer: Sequence[str] | None = 
     path = Path(reference).expanduser()
     for candidate in (path, path / MODEL_FOLDER, StageFolder(path).model):
         is_whole = all((candidate / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
-        if is_whole or StageFolder(candidate.parent.parent).record.is_file():  # whoever loads it names what is missing
+        if is_whole or StageFolder(candidate.parent.parent).record.is_file():  # loading it reports the missing file
             return candidate.resolve()
     run = latest_with_model(reference, base)
     records, folders, lost = run.records(base), run.folders(base), run.lost(base)

@@ -29,7 +29,7 @@ class StageEntry(Stored):
     folder: str | None = None
     """Relative to the base folder."""
     output_digest: str | None = None
-    """That of the result, to notice that the stage was computed again since. None until it is finished."""
+    """The digest of the result, to notice that the stage was computed again since. None until it is finished."""
     init_from: str | None = None
     """The stage folder with the initial weights, relative to the base folder. None if there is none under it."""
     reason: str = ""
@@ -71,7 +71,7 @@ class RunState(Stored):
     message: str = ""
     """How it ended, as text for the user."""
     exit_code: int | None = None
-    """That of its command; None until it has ended, or if its process died."""
+    """The exit code of its command; None until it has ended, or if its process died."""
     host: str
     machine: str = ""
     """See `provenance.machine_id`."""

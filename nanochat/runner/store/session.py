@@ -175,7 +175,7 @@ def find_resumable_run(name: str, digest: str, base: Path) -> Run | None:
 
 
 def is_in_progress(run: Run) -> bool:
-    """Return whether a process is working on the run, on whatever machine: it holds the run's lock."""
+    """Return whether a process of any machine is working on the run. It holds the run's lock."""
     return run.state.status == "running" and is_locked(run.folder)
 
 

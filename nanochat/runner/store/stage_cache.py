@@ -65,7 +65,7 @@ def look_up_stage(
 ) -> ResolvedStage:
     """Look up a stage whose inputs are all known. A forced stage runs even if a result is cached.
 
-    With `is_held`, the caller holds the stage's lock, so nobody else computes it.
+    With `is_held`, the caller holds the stage's lock, so no other process computes it.
 
     A result counts only if its files are as they were written. If a later stage is about to load it (`is_loaded`),
     their content is compared, else only their size and time.

@@ -23,7 +23,7 @@ class CellEntry(Stored):
     run: str
     """The name of the run."""
     plan_digest: str
-    """That of the run. Runs of the same name that compute something else do not belong to the cell."""
+    """The plan digest of the run. A run of the same name with another digest does not belong to the cell."""
     overrides: tuple[str, ...]
     """The flags that make the cell's recipe out of the sweep's."""
 
@@ -65,7 +65,7 @@ def read_sweep(folder: SweepFolder) -> SweepState | None:
 
 
 def is_pruned(run: RunState, base: Path) -> bool:
-    """Return whether a run is that of a cell which a search stopped early, and nobody continued it to its end."""
+    """Return whether a search stopped the cell of this run early, and no command has continued it since."""
     found = sweep_of(run.sweep, base) if run.status == "interrupted" else None
     if found is None:
         return False

@@ -63,7 +63,7 @@ def files_to_load(record: StageRecord, reader: str) -> dict[str, FileDigest]:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What the files of a model must be like.
+    """The expected size, time and digest of each file of a model.
 
     Attributes:
         files: the description of each file by its path.

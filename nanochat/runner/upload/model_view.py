@@ -28,7 +28,7 @@ _DIGEST_CHARS = 12
 
 
 def model_views(state: RunState, base: Path, records: Records, *, tags: Mapping[str, str]) -> tuple[ModelView, ...]:
-    """Return the model of each finished training stage. `tags` are those of all runs of this process."""
+    """Return the model of each finished training stage. `tags` are the tags of all runs of this process."""
     stages = (stage for stage in training_stages() if stage in records)
     views = (_model_view(state, base, stage, records[stage], tags) for stage in stages)
     return tuple(view for view in views if view is not None)

@@ -95,7 +95,7 @@ def page_server(uri: str, port: int | None, base: Path) -> PageServer:
     options = ["--port", str(chosen), "--workers", "1"]
     environment, folder = {**_SMALL_SERVER, "MLFLOW_BACKEND_STORE_URI": with_credentials(uri)}, Path.cwd()
     if database is not None:
-        # A path relative to the folder works whatever the folder is called.
+        # A relative path works with any name of the folder.
         is_plain = url_for_mlflow(Path(database.name)) == f"{SQLITE}{database.name}"
         environment["MLFLOW_BACKEND_STORE_URI"] = f"{SQLITE}{database.name}" if is_plain else url_for_mlflow(database)
         options += ["--artifacts-destination", f"./{ARTIFACTS_FOLDER}"]

@@ -34,7 +34,7 @@ NOTE_PREFIX = "note: "
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage measured. `metrics` repeat exactly when the same code runs again; `timings` do not."""
+    """The measurements of a stage. `metrics` repeat exactly when the same code runs again; `timings` do not."""
 
     metrics: dict[str, float]
     timings: dict[str, float] = field(default_factory=dict)

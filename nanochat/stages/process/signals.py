@@ -62,7 +62,7 @@ def _do_nothing(_number: int, _frame: object) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """End the process once its parent is gone: nobody would record the result, and a new run may use the folder."""
+    """End the process once its parent has ended: its result would not be recorded, and a new run may use the folder."""
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_SECONDS)
     os._exit(InterruptedRun.exit_code)

@@ -27,7 +27,7 @@ from nanochat.train.rollouts import Answer, Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class SampledStep:
-    """What was measured of a step's answers, of all processes."""
+    """Measurements of a step's answers, over all processes."""
 
     reward: float
     grade: float

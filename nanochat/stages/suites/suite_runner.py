@@ -38,7 +38,7 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What one suite measured."""
+    """The results of one suite."""
 
     metrics: dict[str, float]
     score: Score | None = None

@@ -27,7 +27,7 @@ SUITE_SECONDS = "train/suite_seconds"
 
 @dataclass
 class MonitoredSuites:
-    """The suites of a stage's execution. `seed` is that of the stage."""
+    """The suites of a stage's execution. `seed` is the stage's seed."""
 
     context: StageContext
     model: FastGPT

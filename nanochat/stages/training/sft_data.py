@@ -1,6 +1,6 @@
 """The conversations that fine-tuning trains on, and those that it holds out for validation.
 
-A conversation that equals a held-out one of any task is never trained on, wherever it comes from.
+A conversation that equals a held-out one of any task is never trained on, whichever task it belongs to.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class StepSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What a stage measured of a step, besides what every training stage logs."""
+    """Measurements of a step that a stage logs in addition to those of every training stage."""
 
     tokens: int
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -139,7 +139,7 @@ def _limit(limits: Limits, threads_before: int) -> None:
 def _threads_of(user: int) -> int:
     count = 0
     for entry in os.scandir("/proc"):
-        with contextlib.suppress(OSError):  # a process may end meanwhile
+        with contextlib.suppress(OSError):  # a process may end in between
             if entry.name.isdigit() and entry.stat().st_uid == user:
                 count += len(os.listdir(f"/proc/{entry.name}/task"))  # noqa: PTH208
     return count

@@ -72,7 +72,7 @@ def judge(request: Request, calls: int, replies: int) -> Verdict:
 
 
 class _Remote:
-    """The program, as the tests see it. `failure` is set once it has broken off, whatever the tests make of that."""
+    """The program, as the tests see it. `failure` is set once it has broken off, even if the tests catch that."""
 
     def __init__(self, calls: int, replies: int) -> None:
         self.failure: _ProgramEndedError | None = None

@@ -41,7 +41,7 @@ def xml_text(content: bytes) -> str:
     parser.CharacterDataHandler = reader.add
     parser.StartCdataSectionHandler = reader.start_verbatim
     parser.EndCdataSectionHandler = reader.end_verbatim
-    parser.UseForeignDTD(True)  # so that entities that nobody declares are not errors
+    parser.UseForeignDTD(True)  # so that undeclared entities are not errors
     parser.SkippedEntityHandler = reader.add_entity
     try:
         parser.Parse(content, True)

@@ -4,7 +4,7 @@ Decoding a token is limited by the number of kernels, not by what they compute, 
 attention, and three more products that also do whatever lies between. The residual stream stays in float32.
 
 Keys and values are written into the buffers in place. The rules that make this sound:
-- The arrays of the buffers belong to the caller, who shares them with nobody and evaluates every step before it does
+- The arrays of the buffers belong to the caller, who does not share them and evaluates every step before it does
   anything else with them; MLX then runs what it gets in order.
 - A kernel that reads a buffer also writes it, and only at the index of the new position, which no thread reads.
 - Each kernel takes a result of the one before, so kernels of a step, and steps, run one after the other.
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 
 
 def applies(config: GPTConfig, rows: int) -> bool:
-    """Return whether this device runs the kernels, and they support the model's shape and so many rows."""
+    """Return whether this device runs the kernels, and they support the model's shape and this number of rows."""
     has_backout = config.variant.has_backout
     fits = config.n_embd % (2 * TILE) == 0 and rows <= MAX_ROWS and not (has_backout and config.n_layer < 3)
     return fits and forward.applies(config)

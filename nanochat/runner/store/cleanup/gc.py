@@ -1,7 +1,7 @@
 """Delete what no run refers to: stages, token caches, downloads, converted copies, and what killed processes left.
 
-A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. Which
-data it needs is in its list of data. A stage folder is kept while somebody holds its lock, and a token cache or a
+A run refers to the stages that it computed or took from the cache, and to those whose weights `init_from` names. Its
+list of data names the data that it needs. A stage folder is kept while a process holds its lock, and a token cache or a
 download while it is being written. A stage folder is renamed before it is deleted. If the deletion is killed, the next
 one removes the renamed folder, so a half-deleted stage never looks finished.
 """
@@ -41,7 +41,7 @@ class Unreferenced:
 
 
 def find_unreferenced_stages(base: Path) -> list[Unreferenced]:
-    """Return the stage folders that no run refers to and nobody is working in.
+    """Return the stage folders that no run refers to and no process is working in.
 
     Raises PreflightError if a `run.json` cannot be read, since it is unknown what that run refers to.
     """

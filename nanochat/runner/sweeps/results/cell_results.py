@@ -79,7 +79,7 @@ def rank(settings: Sequence[Setting], metric: str, order: Literal["min", "max"])
 
 
 def read_result(entry: CellEntry, base: Path, *, is_pruned: bool = False) -> CellResult:
-    """Return the result of a cell. One that was pruned has its own status until somebody continues it."""
+    """Return the result of a cell. A pruned cell has its own status until a command continues it."""
     runs = [run for run in list_runs(base, entry.run) if run.state.plan_digest == entry.plan_digest]
     if not runs:
         return CellResult(entry=entry, run=None, status="pruned" if is_pruned else "waiting", metrics={}, message="")

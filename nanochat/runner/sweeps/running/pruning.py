@@ -1,8 +1,8 @@
 """Stop trials of a search that are clearly worse than the earlier ones, by their training loss.
 
-A trial is judged after fixed shares of the steps of each stage that trains, by `optuna`. What it is compared with does
-not depend on the time, so a search that was killed prunes the same trials again. A stage that trains for a wall time or
-for a number of epochs is not judged.
+A trial is judged after fixed shares of the steps of each stage that trains, by `optuna`. The trials that it is compared
+with do not depend on the time, so a search that was killed prunes the same trials again. A stage that trains for a wall
+time or for a number of epochs is not judged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nanochat.tracking.points import read_points
 SHARES = (0.25, 0.5, 0.75)
 """The shares of a stage's steps after which a trial is judged."""
 LEAST_TRIALS = 4
-"""No trial is stopped before so many have finished."""
+"""No trial is stopped before this number of trials have finished."""
 _WINDOW = 0.1
 """The loss at a milestone is the mean over this share of the steps, those before it."""
 _POLL_SECONDS = 0.2

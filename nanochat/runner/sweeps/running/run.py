@@ -66,7 +66,7 @@ def run_sweep(loaded: LoadedRecipe, request: SweepRequest, display: Display) -> 
 def run_one_cell(loaded: LoadedRecipe, request: SweepRequest, display: Display, number: int) -> SweepFolder:
     """Run the cell of a sweep with this number, and return the folder of the sweep, which it shares with others.
 
-    Raises RecipeError if there is no such cell, and whatever the cell itself ends with.
+    Raises RecipeError if there is no such cell, and the error with which the cell ends.
     """
     if pinned := pin_sources(loaded, request.base):
         display.log_line(pinned)

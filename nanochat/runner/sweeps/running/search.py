@@ -53,8 +53,8 @@ def propose(
 ) -> list[dict[str, Scalar]]:
     """Return up to `count` settings to try next, fewer if the space is exhausted.
 
-    `tried` are all settings so far, with their results as far as their cells have any. `losses` are those of pruned
-    cells by number.
+    `tried` are all settings so far, with their results as far as their cells have any. `losses` holds the losses of
+    pruned cells by number.
     """
     import optuna
 

@@ -42,7 +42,7 @@ class Slot:
 def choose_slots(sweep: PreparedSweep) -> list[Slot]:
     """Return the places where cells run.
 
-    A PreflightError says that the hostfile cannot be read, or that so many cells do not fit on this machine.
+    A PreflightError says that the hostfile cannot be read, or that the cells do not fit on this machine together.
     """
     section = sweep.section
     if section.hostfile is not None:
