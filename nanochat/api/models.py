@@ -175,11 +175,9 @@ def load(
         RecipeError: there is no such model.
         PreflightError: a file of the model is missing or damaged, or there is no such device.
     """
-    from nanochat.runner.store.run_catalog import resolve_model
-    from nanochat.runner.store.verification import check_model
+    from nanochat.runner.store.verification import find_model
 
-    folder = resolve_model(str(model), runtime.base_dir(base_dir))
-    check_model(folder)
+    folder = find_model(str(model), runtime.base_dir(base_dir))
     is_late = "mlx.core" in sys.modules and not runtime.is_prepared()
     chosen = runtime.prepare(device=device)
     if is_late and sys.platform == "linux" and chosen.backend == "cpu":

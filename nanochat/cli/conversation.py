@@ -116,11 +116,9 @@ def _read_input() -> str:
 def _open_session(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
     from nanochat.inference.chat_session import ChatSession, ChatSettings
-    from nanochat.runner.store.run_catalog import resolve_model
-    from nanochat.runner.store.verification import check_model
+    from nanochat.runner.store.verification import find_model
 
-    folder = resolve_model(options.model, runtime.base_dir())
-    check_model(folder)
+    folder = find_model(options.model, runtime.base_dir())
     names = ("temperature", "top_k", "top_p", "max_tokens", "seed")
     settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
     return ChatSession(open_engine(folder, chosen), system=options.system, settings=settings, is_raw=options.raw)

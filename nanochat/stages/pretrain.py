@@ -204,13 +204,5 @@ def _make_validation(
 def _make_result(
     position: TrainingPosition, training: Training, validation: Mapping[str, float], *, cropped_frac: float
 ) -> StageResult:
-    metrics = {
-        "steps": float(position.step),
-        "skipped_steps": float(position.skipped_steps),
-        "tokens": float(position.valid_tokens),
-        "cropped_frac": cropped_frac,
-        "parameters": float(training.model.config.num_parameters()),
-    }
-    if position.loss is not None:
-        metrics["loss"] = position.loss
-    return StageResult({**metrics, **validation}, training.timings())
+    metrics = {"cropped_frac": cropped_frac, "parameters": float(training.model.config.num_parameters())}
+    return StageResult({**position.metrics(), **metrics, **validation}, training.timings())

@@ -181,10 +181,8 @@ def _describe_conversations(stats: ConversationStats, data: SftData, sequence_le
 
 def _metrics(position: TrainingPosition, data: ConversationRowsState, *, has_moments: bool) -> dict[str, float]:
     stats = data.stats
-    metrics = {
-        "steps": float(position.step),
-        "skipped_steps": float(position.skipped_steps),
-        "tokens": float(position.valid_tokens),
+    return {
+        **position.metrics(),
         "epochs": data.epochs_done,
         "conversations": float(stats.placed_conversations),
         "cut_conversations": float(stats.cut_conversations),
@@ -192,4 +190,3 @@ def _metrics(position: TrainingPosition, data: ConversationRowsState, *, has_mom
         "padding_frac": stats.padding_frac,
         "has_moments": float(has_moments),
     }
-    return metrics if position.loss is None else {**metrics, "loss": position.loss}

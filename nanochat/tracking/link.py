@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,10 +12,27 @@ from nanochat.storage.files import write_text
 from nanochat.tracking.run_view import Status
 
 
-class Link(BaseModel):
-    """The MLflow run of a folder. `artifacts` maps the name of each uploaded file to its size and modification time."""
+class _Stored(BaseModel):
+    """Base class of the two links, which are stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def save(self, path: Path) -> Self:
+        """Write the link and return it."""
+        write_text(path, self.model_dump_json(indent=1))
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Return the link that was saved, or None if there is none or it cannot be read."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+
+class Link(_Stored):
+    """The MLflow run of a folder. `artifacts` maps the name of each uploaded file to its size and modification time."""
 
     key: str = ""
     """A tag of the MLflow run by which it is found again if its id is lost."""
@@ -35,20 +53,13 @@ class Link(BaseModel):
     """A digest of the models, their metrics and the registration that were uploaded."""
     is_complete: bool = False
 
-    def save(self, path: Path) -> Link:
-        """Write the link and return it."""
-        write_text(path, self.model_dump_json(indent=1))
-        return self
-
     def change(self, path: Path, **changes: object) -> Link:
         """Write the link with some fields changed, and return it."""
         return self.model_copy(update=changes).save(path)
 
 
-class ModelLink(BaseModel):
+class ModelLink(_Stored):
     """The logged model of a stage. `files` maps the name of each uploaded file to a digest of its content."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     key: str
     """A tag of the model by which it is found again if its id is lost."""
@@ -56,39 +67,19 @@ class ModelLink(BaseModel):
     """Empty while the model is being created."""
     files: dict[str, str] = {}
 
-    def save(self, path: Path) -> ModelLink:
-        """Write the link and return it."""
-        write_text(path, self.model_dump_json(indent=1))
-        return self
-
-
-def read_model_link(path: Path) -> ModelLink | None:
-    """Return the link of a model, or None if it was never uploaded."""
-    try:
-        return ModelLink.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-
 
 def read_link(path: Path) -> Link | None:
     """Return the link, or None if nothing has been uploaded yet."""
-    link = _read(path)
+    link = Link.read(path)
     return link if link is not None and link.run_id else None
 
 
 def read_key(path: Path) -> str:
     """Return the key of the folder's MLflow run, or an empty text if none was ever created."""
-    link = _read(path)
+    link = Link.read(path)
     return "" if link is None else link.key
 
 
 def reserve_key(path: Path) -> str:
     """Return a new key, which is on disk before the run is created, so that a kill does not lose it."""
     return Link(key=uuid.uuid4().hex).save(path).key
-
-
-def _read(path: Path) -> Link | None:
-    try:
-        return Link.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None

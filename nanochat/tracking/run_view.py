@@ -92,12 +92,16 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """A condition of the recipe, and the result that it is about."""
+    """A condition of the recipe on a result, and whether it is met. `value` is None if no stage reported the metric."""
 
     metric: str
     condition: str
     value: float | None
     is_met: bool
+
+    def __str__(self) -> str:
+        value = "not measured" if self.value is None else f"{self.value:.4f}"
+        return f"{self.metric} {self.condition}: {value}, {'met' if self.is_met else 'NOT MET'}"
 
 
 @dataclass(frozen=True, kw_only=True)

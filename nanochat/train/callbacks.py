@@ -34,6 +34,12 @@ class TrainingPosition:
             return replace(self, loss=float(result.loss), nonfinite_streak=0)
         return replace(self, skipped_steps=self.skipped_steps + 1, nonfinite_streak=self.nonfinite_streak + 1)
 
+    def metrics(self) -> dict[str, float]:
+        """Return the results that every stage that trains reports, `loss` only if a step was applied."""
+        counts = {"steps": self.step, "skipped_steps": self.skipped_steps, "tokens": self.valid_tokens}
+        known = counts if self.loss is None else {**counts, "loss": self.loss}
+        return {name: float(value) for name, value in known.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:

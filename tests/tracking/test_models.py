@@ -8,7 +8,7 @@ import pytest
 
 import nanochat
 from nanochat.storage.layout import MODEL_FILES
-from nanochat.tracking.link import ModelLink, read_link, read_model_link
+from nanochat.tracking.link import ModelLink, read_link
 from nanochat.tracking.mlflow_store import TrackingOutageError, open_store
 from nanochat.tracking.models.logged_models import ModelWriter
 from nanochat.tracking.sync import Sender
@@ -39,7 +39,7 @@ def test_model_is_logged_once_with_its_run_metrics_and_data_sets(store, shelf):
     """Also if the process was killed before it knew the id, and with a second sender."""
     sender = Sender(store)
     sender.send(shelf.view())
-    link = read_model_link(shelf.model.link)
+    link = ModelLink.read(shelf.model.link)
     ModelLink(key=link.key).save(shelf.model.link)
     run = shelf.folder / "run.json"
     read_link(run).change(run, models_digest="", is_complete=False)
@@ -72,7 +72,7 @@ def test_logged_model_answers_as_the_model_does(store, shelf, load_model, is_upl
     assert loaded.predict(prompts, params=ANSWER) == answers
     assert loaded.predict({"messages": messages}, params=ANSWER) == answers[:1]
     assert loaded.predict(messages, params=ANSWER) == answers[:1]
-    location = store.client.get_logged_model(read_model_link(shelf.model.link).model_id).artifact_location
+    location = store.client.get_logged_model(ModelLink.read(shelf.model.link).model_id).artifact_location
     folder = shelf.folder.parent / "store" / location.partition("/store/")[2] / "model"
     assert folder.is_dir() == is_uploaded
     for name in MODEL_FILES if is_uploaded else ():

@@ -22,12 +22,10 @@ def export_model(options: argparse.Namespace) -> None:
     from nanochat.export.folder import write_export
     from nanochat.export.weights import Quantization
     from nanochat.runner.report.origin import origin_of_model
-    from nanochat.runner.store.run_catalog import resolve_model
-    from nanochat.runner.store.verification import check_model
+    from nanochat.runner.store.verification import find_model
 
     base = runtime.base_dir()
-    model_folder = resolve_model(options.model, base)
-    check_model(model_folder)
+    model_folder = find_model(options.model, base)
     quantization = None
     if options.quantize_bits is not None:
         quantization = Quantization(bits=options.quantize_bits, group_size=options.group_size)

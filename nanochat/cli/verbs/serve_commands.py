@@ -10,8 +10,8 @@ from nanochat import runtime
 from nanochat.api.models import open_engine
 from nanochat.errors import RecipeError
 from nanochat.runner.report.results import list_results
-from nanochat.runner.store.run_catalog import find_run, resolve_model
-from nanochat.runner.store.verification import check_model
+from nanochat.runner.store.run_catalog import find_run
+from nanochat.runner.store.verification import find_model
 from nanochat.storage.layout import CONFIG_FILE
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
@@ -22,8 +22,7 @@ if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
 def serve(options: argparse.Namespace) -> None:
     """Serve a run's model until interrupted."""
     base = runtime.base_dir()
-    folder = resolve_model(options.model, base)
-    check_model(folder)
+    folder = find_model(options.model, base)
     chosen = runtime.prepare(device=options.device)
     from nanochat.serve import server
 

@@ -6,15 +6,8 @@ from typing import Literal
 
 from nanochat.export.model_config import Format
 from nanochat.plan.specs.base import Spec
-from nanochat.plan.specs.inputs import Input
-from nanochat.plan.specs.suites import (
-    AnyChatSuiteSpec,
-    BaseSuiteSpec,
-    ChatQuestionsSpec,
-    ChatSuiteSpec,
-    LmEvalSuiteSpec,
-    PythonSuiteSpec,
-)
+from nanochat.plan.specs.inputs import Input, inputs_of
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec, ChatQuestionsSpec, ChatSuiteSpec
 
 
 class BaseEvalSpec(Spec):
@@ -29,7 +22,7 @@ class BaseEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return tuple(suite for suite in self.suites.values() if not isinstance(suite, LmEvalSuiteSpec))
+        return inputs_of(self.suites.values())
 
 
 class ChatEvalSpec(Spec):
@@ -42,7 +35,7 @@ class ChatEvalSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return tuple(suite for suite in self.suites.values() if not isinstance(suite, PythonSuiteSpec))
+        return inputs_of(self.suites.values())
 
 
 class ExportSpec(Spec):

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from nanochat.plan.specs.base import Spec
-from nanochat.plan.specs.inputs import Input
-from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec, LmEvalSuiteSpec, PythonSuiteSpec
+from nanochat.plan.specs.inputs import Input, inputs_of
+from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec
 
 
 class ExecutionSpec(Spec):
@@ -48,9 +48,7 @@ class ExecutionSpec(Spec):
     @property
     def inputs(self) -> tuple[Input, ...]:
         """What is read to monitor the stage, besides what the stage itself reads."""
-        chats = (suite for suite in self.chat_suites.values() if not isinstance(suite, PythonSuiteSpec))
-        suites = (suite for suite in self.suites.values() if not isinstance(suite, LmEvalSuiteSpec))
-        return (*suites, *chats)
+        return inputs_of((*self.suites.values(), *self.chat_suites.values()))
 
     @property
     def has_suites(self) -> bool:

@@ -7,11 +7,15 @@ from collections.abc import Iterable
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.specs.base import Spec
 from nanochat.plan.specs.suites import (
+    AnyChatSuiteSpec,
+    BaseSuiteSpec,
     BpbSuiteSpec,
     ChatQuestionsSpec,
     ChatSuiteSpec,
     ChoiceSuiteSpec,
     CoreSuiteSpec,
+    LmEvalSuiteSpec,
+    PythonSuiteSpec,
     QuestionsSuiteSpec,
 )
 
@@ -59,6 +63,11 @@ Input = (
     | ChatQuestionsSpec
 )  # fmt: skip
 """One thing that a stage reads: a source, and what is read from it."""
+
+
+def inputs_of(suites: Iterable[BaseSuiteSpec | AnyChatSuiteSpec]) -> tuple[Input, ...]:
+    """Return the suites that read a source."""
+    return tuple(suite for suite in suites if not isinstance(suite, LmEvalSuiteSpec | PythonSuiteSpec))
 
 
 def sources_of(inputs: Iterable[Input]) -> tuple[SourceSpec, ...]:

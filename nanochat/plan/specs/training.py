@@ -9,8 +9,8 @@ from nanochat.model.config import GPTConfig
 from nanochat.optim.groups import OptimizerConfig
 from nanochat.optim.schedules import ScheduleConfig
 from nanochat.plan.specs.base import Spec
-from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource
-from nanochat.plan.specs.suites import AnyChatSuiteSpec, PythonSuiteSpec
+from nanochat.plan.specs.inputs import Input, SftItem, WeightedSource, inputs_of
+from nanochat.plan.specs.suites import AnyChatSuiteSpec
 
 HandOn = Literal["last", "best"]
 """Which model a training stage passes on: that of the last step, or the one with the lowest validation loss."""
@@ -135,7 +135,7 @@ class RlSpec(Spec):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return tuple(suite for suite in self.suites.values() if not isinstance(suite, PythonSuiteSpec))
+        return inputs_of(self.suites.values())
 
     @property
     def suites(self) -> dict[tuple[str, str], AnyChatSuiteSpec]:

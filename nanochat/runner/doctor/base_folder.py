@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,9 @@ from nanochat.plan.quantities import show_bytes
 from nanochat.plurals import several
 from nanochat.runner.doctor.machine import Diagnosis, existing_folder
 from nanochat.runner.store.cleanup import gc
-from nanochat.runner.store.locks import is_locked, read_owner
+from nanochat.runner.store.locks import is_locked
 from nanochat.runner.store.run_catalog import list_damaged_runs, list_runs
 from nanochat.storage.files import find_write_problem, folder_bytes
-from nanochat.storage.layout import RunFolder, StageFolder, run_folders, stage_folders
 from nanochat.storage.locking import lock_file
 
 _CONTENTS = ("stages", "runs", "hub", "ingest", "tokens", "blas", "kernels")
@@ -37,7 +35,6 @@ def examine_base_folder(base: Path) -> Iterator[Diagnosis]:
     if base.is_dir():
         yield _contents(base)
         yield from _runs(base)
-        yield from _locks(base)
 
 
 def _find_lock_problem(folder: Path) -> str | None:
@@ -80,18 +77,3 @@ def _runs(base: Path) -> Iterator[Diagnosis]:
         yield Diagnosis("runs", f"{text}, {len(damaged)} damaged: {names}", "warning", remedy)
     else:
         yield Diagnosis("runs", text)
-
-
-def _locks(base: Path) -> Iterator[Diagnosis]:
-    """Yield the locks that a process left when it was killed. The system has freed them."""
-    stale = []
-    folders: list[StageFolder | RunFolder] = [*stage_folders(base), *run_folders(base)]
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            if (owner := read_owner(folder.lock)) is not None and not is_locked(folder):
-                stale.append(f"{folder.path.relative_to(base)} (process {owner.pid} on {owner.host})")
-    if stale:
-        remedy = "nothing has to be done: the command that was killed continues when you type it again"
-        yield Diagnosis("locks", f"left by killed processes: {list_names(stale)}", "hint", remedy)
-    else:
-        yield Diagnosis("locks", "none was left by a killed process")

@@ -11,6 +11,7 @@ from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import evaluation_stages
 from nanochat.plurals import several
 from nanochat.runner.store.record import StageIdentity, StageRecord
+from nanochat.tracking.run_view import Expectation
 
 _LINE_METRICS = 6
 """How many metrics the line of a stage shows that is not an evaluation."""
@@ -116,21 +117,7 @@ def _cuts(name: str, metrics: Mapping[str, float]) -> str | None:
     return ", ".join(f"{n:,} {_CUTS[kind][n != 1]}" for kind, n in counts.items() if n) if counts else None
 
 
-@dataclass(frozen=True)
-class CheckedExpectation:
-    """A condition and whether it is met. `value` is None if no stage reported the metric."""
-
-    metric: str
-    condition: str
-    value: float | None
-    is_met: bool
-
-    def __str__(self) -> str:
-        value = "not measured" if self.value is None else f"{self.value:.4f}"
-        return f"{self.metric} {self.condition.strip()}: {value}, {'met' if self.is_met else 'NOT MET'}"
-
-
-def check_expectations(expect: Mapping[str, str], metrics: Mapping[str, float]) -> list[CheckedExpectation]:
+def check_expectations(expect: Mapping[str, str], metrics: Mapping[str, float]) -> list[Expectation]:
     """Return each condition with its outcome. The keys of both mappings are `stage.metric`.
 
     A condition on a metric that is missing or NaN is not met.
@@ -141,5 +128,5 @@ def check_expectations(expect: Mapping[str, str], metrics: Mapping[str, float]) 
         assert match is not None, f"the recipe schema accepted the condition {condition!r}"
         value = metrics.get(metric)
         is_met = value is not None and _COMPARE[match[1]](value, float(match[2]))
-        checked.append(CheckedExpectation(metric, condition, value, is_met))
+        checked.append(Expectation(metric=metric, condition=condition.strip(), value=value, is_met=is_met))
     return checked

@@ -15,6 +15,7 @@ from nanochat.data.files.digests import MEMORY_FILE, remembered_digests
 from nanochat.errors import PreflightError
 from nanochat.plan.stages import STAGES
 from nanochat.runner.store.record import StageRecord, files_for_downstream, output_digest, read_record
+from nanochat.runner.store.run_catalog import resolve_model
 from nanochat.storage.checked_json import is_digest_expected
 from nanochat.storage.integrity import MANIFEST_FILE, FileDigest, find_change, read_manifest
 from nanochat.storage.layout import MODEL_FILES, OPTIMIZER_FILE, StageFolder
@@ -141,6 +142,13 @@ def check_model(folder: Path) -> None:
     """
     if (known := _recorded_model(folder)) is not None:
         known.check()
+
+
+def find_model(reference: str, base: Path) -> Path:
+    """Return the folder of the model that a reference names, after `check_model`. Raises as `resolve_model`."""
+    folder = resolve_model(reference, base)
+    check_model(folder)
+    return folder
 
 
 def _model_paths(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.upload.run_tags import datasets_of_stage
 from nanochat.storage.files import sha256_of_file
 from nanochat.storage.layout import MODEL_FILES, MODEL_FOLDER, RunFolder, StageFolder
-from nanochat.tracking.run_view import Dataset, Expectation, Measurement, ModelView, Registration
+from nanochat.tracking.run_view import Dataset, Measurement, ModelView, Registration
 
 Records = Mapping[str, StageRecord]
 _BASE_MODEL_STAGES = ("pretrain",)
@@ -49,7 +49,6 @@ def registration(
     model = _model_view(state, base, stages[-1], records[stages[-1]], tags)
     if model is None:
         return None
-    checked = check_expectations(state.expectations, metrics_by_name(records))
     return Registration(
         name=name,
         model=model,
@@ -59,9 +58,7 @@ def registration(
             **{tag: model.tags[tag] for tag in ("git_commit", "stage", "fingerprint", "weights_digest")},
         },
         description=_describe(state, records),
-        expectations=tuple(
-            Expectation(metric=x.metric, condition=x.condition.strip(), value=x.value, is_met=x.is_met) for x in checked
-        ),
+        expectations=tuple(check_expectations(state.expectations, metrics_by_name(records))),
     )
 
 

@@ -192,15 +192,12 @@ def _warn_of_equal_rewards(context: StageContext, spec: RlSpec, held_out: HeldOu
 
 def _metrics(spec: RlSpec, position: TrainingPosition, held_out: HeldOut, questions: Questions) -> dict[str, float]:
     prompts = position.step * spec.prompts_per_step
-    metrics = {
+    return {
+        **position.metrics(),
         **{f"{name}_before": value for name, value in held_out.scores(0).items()},
         **held_out.measured,
         "reward": held_out.logged("train/reward")[-1],
-        "steps": float(position.step),
-        "skipped_steps": float(position.skipped_steps),
         "prompts": float(prompts),
         "answers": float(prompts * spec.samples_per_prompt),
-        "tokens": float(position.valid_tokens),
         "epochs": prompts / len(questions),
     }
-    return metrics if position.loss is None else {**metrics, "loss": position.loss}

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from nanochat.plan.quantities import show_bytes
 from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.storage.locking import folder_lock
-from nanochat.tracking.link import ModelLink, read_link, read_model_link
+from nanochat.tracking.link import ModelLink, read_link
 from nanochat.tracking.mlflow_store import Store
 from nanochat.tracking.models.model_files import write_model_files
 from nanochat.tracking.models.registry import register
@@ -56,7 +56,7 @@ class ModelWriter:
         for measurement in view.measurements:
             self._attach(measurement)
         if view.registration is not None:
-            link = read_model_link(view.registration.model.link)
+            link = ModelLink.read(view.registration.model.link)
             assert link is not None, "the model was sent"
             run = read_link(view.registration.model.run_link)
             source_run = run.run_id if run is not None and self._is_here(run.uri) else run_id
@@ -65,7 +65,7 @@ class ModelWriter:
     def _send_model(self, model: ModelView, run_id: str) -> None:
         run = read_link(model.run_link)
         source_run = run.run_id if run is not None and self._is_here(run.uri) else run_id
-        link = read_model_link(model.link) or ModelLink(key=uuid.uuid4().hex).save(model.link)
+        link = ModelLink.read(model.link) or ModelLink(key=uuid.uuid4().hex).save(model.link)
         logged = self._find(link) or self._create(model, link.key, source_run)
         if logged.model_id != link.model_id:  # it is not known what of it was uploaded
             link = ModelLink(key=link.key, model_id=logged.model_id).save(model.link)
@@ -138,7 +138,7 @@ class ModelWriter:
         """Write the metrics that a run has to the model as well, with the times that they have there."""
         from mlflow.entities import LoggedModelInput, Metric
 
-        run, model = read_link(measurement.run_link), read_model_link(measurement.model_link)
+        run, model = read_link(measurement.run_link), ModelLink.read(measurement.model_link)
         if run is None or model is None or not model.model_id or not self._is_here(run.uri):
             return
         logged = self._client.get_logged_model(model.model_id)

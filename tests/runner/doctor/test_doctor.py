@@ -15,7 +15,6 @@ import pytest
 from nanochat.cli.run import main
 from nanochat.runner.doctor import base_folder, machine, software
 from nanochat.runner.doctor.probe import Probe
-from nanochat.runner.store.locks import stage_lock
 from nanochat.storage.layout import RunFolder, stage_folder
 
 PROBE = {
@@ -88,19 +87,6 @@ def test_a_file_system_without_locks_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse)
     diagnosis = found(base_folder.examine_base_folder(tmp_path / "base"))["base folder"]
     assert diagnosis.level == "failure" and "must support `flock`" in diagnosis.text
-
-
-def test_a_lock_of_a_killed_process_is_named_and_a_held_one_is_not(tmp_path):
-    held, left = stage_folder(tmp_path, "pretrain", "a" * 12), stage_folder(tmp_path, "sft", "b" * 12)
-    left.path.mkdir(parents=True)
-    owner = {"host": "laptop", "pid": 4242, "started": 1.0, "machine": "gone"}
-    left.lock.write_text(json.dumps(owner))
-    with stage_lock(held):
-        diagnosis = found(base_folder.examine_base_folder(tmp_path))["locks"]
-    assert diagnosis.level == "hint" and "type it again" in diagnosis.remedy
-    assert "sft/bbbbbbbbbbbb (process 4242 on laptop)" in diagnosis.text and "pretrain" not in diagnosis.text
-    left.lock.write_text("")
-    assert found(base_folder.examine_base_folder(tmp_path))["locks"].level == "ok"
 
 
 def test_contents_that_no_run_uses_and_damaged_runs_are_named(tmp_path):
