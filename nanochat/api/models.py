@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nanochat import runtime
 from nanochat.errors import RecipeError
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.plurals import several
 
 if TYPE_CHECKING:  # MLX is imported after `runtime.prepare`
@@ -61,11 +62,11 @@ class Model:
         message: str | Messages,
         *,
         system: str | None = None,
-        temperature: float = 0.8,
-        top_k: int | None = 50,
-        top_p: float = 1.0,
-        max_tokens: int = 256,
-        seed: int = 42,
+        temperature: float = ChatSettings.temperature,
+        top_k: int | None = ChatSettings.top_k,
+        top_p: float = ChatSettings.top_p,
+        max_tokens: int = ChatSettings.max_tokens,
+        seed: int = ChatSettings.seed,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """Return the answer to a message. The same seed gives the same answer.
@@ -86,7 +87,7 @@ class Model:
         Raises:
             RecipeError: a setting is wrong, or the conversation is not one.
         """
-        settings = (temperature, top_k, top_p, max_tokens, seed)
+        settings = ChatSettings(temperature, top_k, top_p, max_tokens, seed)
         session = self._session(settings, system=system, is_raw=False)
         question = message if isinstance(message, str) else _continue_conversation(session, message)
         return _collect(session, question, on_text)
@@ -95,15 +96,16 @@ class Model:
         self,
         text: str,
         *,
-        temperature: float = 0.8,
-        top_k: int | None = 50,
-        top_p: float = 1.0,
-        max_tokens: int = 256,
-        seed: int = 42,
+        temperature: float = ChatSettings.temperature,
+        top_k: int | None = ChatSettings.top_k,
+        top_p: float = ChatSettings.top_p,
+        max_tokens: int = ChatSettings.max_tokens,
+        seed: int = ChatSettings.seed,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """Return a continuation of a text, as a base model writes it, without the text. Arguments as for `chat`."""
-        session = self._session((temperature, top_k, top_p, max_tokens, seed), system=None, is_raw=True)
+        settings = ChatSettings(temperature, top_k, top_p, max_tokens, seed)
+        session = self._session(settings, system=None, is_raw=True)
         return _collect(session, text, on_text)
 
     def logits(self, text: str | Sequence[int]) -> npt.NDArray[np.float32]:
@@ -151,12 +153,10 @@ class Model:
         config = self._engine.model.config
         return f"<nanochat.Model {config.architecture}, {config.num_parameters():,} parameters, {self.folder}>"
 
-    def _session(
-        self, settings: tuple[float, int | None, float, int, int], *, system: str | None, is_raw: bool
-    ) -> ChatSession:
-        from nanochat.inference.chat_session import ChatSession, ChatSettings
+    def _session(self, settings: ChatSettings, *, system: str | None, is_raw: bool) -> ChatSession:
+        from nanochat.inference.chat_session import ChatSession
 
-        return ChatSession(self._engine, system=system, settings=ChatSettings(*settings), is_raw=is_raw)
+        return ChatSession(self._engine, system=system, settings=settings, is_raw=is_raw)
 
 
 def load(

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, assert_never
 
 from nanochat import runtime
 from nanochat.api.models import open_engine
 from nanochat.cli import slash_commands
-from nanochat.cli.arguments.parser import Parser, add_device, add_version
+from nanochat.cli.arguments.parser import Parser, add_device, add_version, count, positive
 from nanochat.cli.slash_commands import Action, ChangeSettings, Invalid, SetSystem, UserMessage
 from nanochat.errors import NanochatError, PreflightError, RecipeError
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.plurals import several
 from nanochat.terminal.output import is_read
 
@@ -61,11 +63,15 @@ def make_parser() -> Parser:
         "--raw", action="store_true", help="continue the text instead of answering, as a base model does"
     )
     parser.add_argument("--system", type=_text, help="system prompt")
-    parser.add_argument("--temperature", type=_temperature, help="sampling temperature; 0 is greedy (default: 0.8)")
-    parser.add_argument("--top-k", type=_count, help="sample from the K most likely tokens (default: 50)")
-    parser.add_argument("--top-p", type=_share, help="sample from the most likely tokens that reach this probability")
-    parser.add_argument("--max-tokens", type=_count, help="maximum length of an answer, in tokens (default: 256)")
-    parser.add_argument("--seed", type=_seed, help="random seed; the same seed gives the same answers (default: 42)")
+    for flag, parse, meaning in (
+        ("--temperature", _temperature, "sampling temperature; 0 is greedy"),
+        ("--top-k", positive, "sample from the K most likely tokens"),
+        ("--top-p", _share, "sample from the most likely tokens that reach this probability"),
+        ("--max-tokens", positive, "maximum length of an answer, in tokens"),
+        ("--seed", count, "random seed; the same seed gives the same answers"),
+    ):
+        parser.add_argument(flag, type=parse, help=f"{meaning} (default: %(default)s)")
+    parser.set_defaults(**asdict(ChatSettings()))
     add_device(parser)
     add_version(parser)
     return parser
@@ -78,31 +84,25 @@ def _text(text: str) -> str:
 
 
 def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of at least 0")
     return value
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number above 0 and at most 1")
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return value
+def _number(text: str) -> float:
+    """Return the number in a text, or NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _read_input() -> str:
@@ -115,12 +115,11 @@ def _read_input() -> str:
 
 def _open_session(options: argparse.Namespace) -> ChatSession:
     chosen = runtime.prepare(device=options.device)
-    from nanochat.inference.chat_session import ChatSession, ChatSettings
+    from nanochat.inference.chat_session import ChatSession
     from nanochat.runner.store.verification import find_model
 
     folder = find_model(options.model, runtime.base_dir())
-    names = ("temperature", "top_k", "top_p", "max_tokens", "seed")
-    settings = ChatSettings(**{name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    settings = ChatSettings(**{field.name: getattr(options, field.name) for field in fields(ChatSettings)})
     return ChatSession(open_engine(folder, chosen), system=options.system, settings=settings, is_raw=options.raw)
 
 

@@ -20,6 +20,7 @@ from nanochat.errors import PreflightError
 from nanochat.export.model_config import Format, library_config, needs_code
 from nanochat.export.tokenizer_files import PAD_ID, ending_ids, write_tokenizer_files
 from nanochat.export.weights import Quantization, library_weights, quantized
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.model.gpt import GPT
 from nanochat.storage.files import write_text
 from nanochat.storage.layout import CONFIG_FILE, WEIGHTS_FILE
@@ -30,8 +31,7 @@ _CODE_FILES: dict[Format, tuple[str, ...]] = {
     "mlx": ("nanochat_mlx.py",),
     "hf": ("configuration_nanochat.py", "modeling_nanochat.py"),
 }
-_SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
-"""The defaults of our own chat."""
+_SAMPLING = {"do_sample": True, "temperature": ChatSettings.temperature, "top_k": ChatSettings.top_k}
 _LIBRARY = {"mlx": "mlx", "hf": "transformers", "torch": "pytorch"}
 _MLX = """\
     mlx_lm.generate --model FOLDER{trust} --prompt "Hello" --max-tokens 64

@@ -6,31 +6,15 @@ Not here: slash commands and the terminal (`nanochat.cli`).
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from nanochat.errors import RecipeError
 from nanochat.inference.answer_text import AnswerDecoder, parse_answer
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.inference.sampling import Sampling
 from nanochat.plurals import several
 from nanochat.tokenizer.chat_format import Conversation, FittedPrompt, Message, fit_for_completion
-
-
-@dataclass(frozen=True)
-class ChatSettings:
-    """How answers are sampled."""
-
-    temperature: float = 0.8
-    top_k: int | None = 50
-    top_p: float = 1.0
-    max_tokens: int = 256
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}: give a whole number of at least 0")
 
 
 class ChatSession:

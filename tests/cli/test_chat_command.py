@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from nanochat.checkpoint.model_folder import load_model, load_tokenizer
 from nanochat.cli import chat
+from nanochat.cli.conversation import make_parser
 from nanochat.inference.answer_text import AnswerDecoder
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.inference.engine import Engine
 from nanochat.runner.store.record import Provenance
 from nanochat.runner.store.run_state import RunState, RunTracking
@@ -146,6 +150,7 @@ def test_top_p_of_almost_nothing_is_greedy(model_folder, capsys):
     "option",
     [
         ("--temperature", "-1"),
+        ("--temperature", "x"),
         ("--top-p", "0"),
         ("--top-p", "1.1"),
         ("--top-k", "0"),
@@ -158,6 +163,12 @@ def test_wrong_options_exit_2(capsys, option):
     code, _, err = run(capsys, "model", *option)
     assert code == 2
     assert option[0] in err and "usage: nanochat-chat" in err
+    assert "is not " in err and " value: " not in err, "the message names the rule, not our function"
+
+
+def test_help_names_the_default_settings():
+    shown = re.findall(r"\(default:\s+([\d.]+)\)", make_parser().format_help())
+    assert shown == [str(value) for value in asdict(ChatSettings()).values()]
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(model_folder, capsys, monkeypatch):

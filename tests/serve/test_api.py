@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from nanochat.inference.answer_text import AnswerDecoder
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.inference.engine import Batch
 from nanochat.inference.sampling import Sampling
 from nanochat.serve import request_checks
@@ -289,6 +291,13 @@ def test_page_asks_no_other_host(server):
         content = server.get(path).text
         assert "//" not in content.replace("// ", "").replace("//\n", "")
     assert server.get("/page/no.js").status_code == 404
+
+
+def test_page_begins_with_the_settings_of_every_chat(server):
+    fields = dict(re.findall(r'<input id="(temperature|length)" [^>]*value="([^"]+)"', server.get("/").text))
+    assert fields == {"temperature": str(ChatSettings.temperature), "length": str(ChatSettings.max_tokens)}
+    script = server.get("/page/page.js").text
+    assert not any(value in script for value in fields.values()), "the script reads them from the page"
 
 
 def test_sampling_settings_reach_the_engine(server, monkeypatch):

@@ -3,11 +3,12 @@
 "use strict";
 
 const STORED = "nanochat";
+const SETTINGS = ["system", "temperature", "length"]; // their defaults are in the page
 const element = (id) => document.getElementById(id);
 const [chat, question, send, stop, settings] = ["chat", "question", "send", "stop", "settings"].map(element);
 
 /** turns: [{role, pieces: [{kind, text}], note, failed}]; a piece of an answer is text, python or python_output. */
-let state = { turns: [], system: "", temperature: "0.8", length: "256" };
+let state = { turns: [], ...Object.fromEntries(SETTINGS.map((name) => [name, element(name).value])) };
 let running = null; // the AbortController of the answer that is being written
 
 function textOf(turn) {
@@ -217,7 +218,7 @@ async function describe() {
 }
 
 function connectSettings() {
-  for (const name of ["system", "temperature", "length"]) {
+  for (const name of SETTINGS) {
     const field = element(name);
     field.value = state[name];
     field.addEventListener("input", () => {

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from nanochat import __version__
+from nanochat.inference.chat_settings import ChatSettings
 from nanochat.storage.files import write_text
 from nanochat.tracking.run_view import ModelView
 
@@ -23,7 +24,11 @@ _EXAMPLE, _SERVING_EXAMPLE = "input_example.json", "serving_input_example.json"
 _TEXT = {"type": "string", "required": True}
 _MESSAGE = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}}
 _CHAT_INPUT = [{"type": "array", "items": _MESSAGE, "name": "messages", "required": True}]
-_PARAMS = (("temperature", "double", 0.8), ("max_tokens", "long", 256), ("seed", "long", 42))
+_PARAMS = (
+    ("temperature", "double", ChatSettings.temperature),
+    ("max_tokens", "long", ChatSettings.max_tokens),
+    ("seed", "long", ChatSettings.seed),
+)
 
 
 def write_model_files(folder: Path, model: ModelView, *, model_id: str, run_id: str) -> None:
