@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from nanochat.tokenizer.bpe import StreamDecoder, Tokenizer
-from nanochat.tokenizer.chat_format import Part
-
-PartKind = Literal["text", "python", "python_output"]
+from nanochat.tokenizer.chat_format import Part, PartKind
 
 _OPENS: dict[str, PartKind] = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
 _CLOSES = ("<|python_end|>", "<|output_end|>")

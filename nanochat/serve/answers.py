@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from nanochat.inference.answer_text import AnswerDecoder, PartKind, Piece, StopStrings
+from nanochat.inference.answer_text import AnswerDecoder, Piece, StopStrings
 from nanochat.inference.generation import Request
 from nanochat.serve.generator import Generator, Job, Tokens
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat_format import PartKind
 
 
 @dataclass(frozen=True)

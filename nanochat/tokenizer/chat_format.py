@@ -38,11 +38,14 @@ class ChatTokenizer(Protocol):
         """Return the ids of a text."""
 
 
+PartKind = Literal["text", "python", "python_output"]
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of an assistant message: text, Python code that it runs, or the output of that code."""
 
-    kind: Literal["text", "python", "python_output"]
+    kind: PartKind
     text: str
 
 

@@ -10,6 +10,8 @@ from nanochat import runtime
 
 SQLITE = "sqlite:///"
 """Starts the address of a database file. The path follows as it is: nothing in it is escaped."""
+DATABASE_FILE = "mlflow.db"
+DEFAULT_EXPERIMENT = "nanochat"
 SERVER_PORTS = {"http": 80, "https": 443}
 _SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 """URI parameters with such a name are secret."""
@@ -22,7 +24,7 @@ def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
     """
     given = recipe_uri or runtime.environment("MLFLOW_TRACKING_URI")
     if not given:
-        return sqlite_uri(folder / "mlflow.db")
+        return sqlite_uri(folder / DATABASE_FILE)
     if given.startswith(SQLITE) and (path := given.removeprefix(SQLITE)) not in ("", ":memory:"):
         return sqlite_uri(folder / path)
     return show_uri(given)
@@ -30,7 +32,7 @@ def resolve_uri(recipe_uri: str | None, folder: Path) -> str:
 
 def resolve_experiment(recipe_experiment: str | None) -> str:
     """Return the name of the experiment: the recipe's, else MLFLOW_EXPERIMENT_NAME, else `nanochat`."""
-    return recipe_experiment or runtime.environment("MLFLOW_EXPERIMENT_NAME") or "nanochat"
+    return recipe_experiment or runtime.environment("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
 
 
 def sqlite_uri(database: Path) -> str:

@@ -137,9 +137,10 @@ def schema(options: argparse.Namespace) -> None:
     """Print the JSON Schema of recipes; or write it and the reference page, or check that both are up to date."""
     from nanochat.recipe.json_schema import schema_text
     from nanochat.recipe.schema_docs import reference_text
+    from nanochat.recipe.shipped import SCHEMA_FILE
     from nanochat.storage.files import write_text
 
-    files = {"recipe.schema.json": schema_text, "README.md": reference_text}
+    files = {SCHEMA_FILE: schema_text, "README.md": reference_text}
     if options.write:
         options.folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

@@ -16,7 +16,7 @@ from nanochat.recipe.check.tracking_values import EXPERIMENT_CHARS, find_wrong_a
 from nanochat.recipe.schema.execution_sections import Tracking
 from nanochat.runner.store.run_state import RunTracking
 from nanochat.tracking.run_view import CACHED_TAG_PREFIX, OWN_TAGS
-from nanochat.tracking.store_address import database_path
+from nanochat.tracking.store_address import DATABASE_FILE, database_path
 
 _DRIVERS = {
     "postgresql": ("psycopg2", "psycopg2-binary"),
@@ -63,7 +63,7 @@ def _check_address(uri: str, section: Tracking) -> Iterator[str]:
 def _check_database(path: Path, uri: str) -> Iterator[str]:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if path.is_dir():
-        yield f"tracking: {path} is a folder; write `{uri.rstrip('/')}/mlflow.db` for a database in it"
+        yield f"tracking: {path} is a folder; write `{uri.rstrip('/')}/{DATABASE_FILE}` for a database in it"
     elif existing != path and not existing.is_dir():
         yield f"tracking: {uri} cannot be created, because {existing} is a file; {_OTHERWISE}"
     elif path.exists() and not _is_sqlite(path):

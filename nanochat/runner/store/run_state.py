@@ -15,6 +15,7 @@ from nanochat.plan.stages import STAGES
 from nanochat.recipe.schema.values import Condition
 from nanochat.runner.store.record import Cost, Provenance, Stored, read_stored
 from nanochat.storage.layout import RunFolder, StageFolder, stages_folder
+from nanochat.tracking.store_address import DEFAULT_EXPERIMENT
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]
@@ -48,7 +49,7 @@ class RunTracking(Stored):
 
     kind: Literal["mlflow", "none"]
     uri: str | None = None
-    experiment: str = "nanochat"
+    experiment: str = DEFAULT_EXPERIMENT
     tags: dict[str, str] = Field(default={})
     registered_name: str | None = None
     """The registered model that the run's last model becomes a version of."""

@@ -23,6 +23,7 @@ from nanochat.tracking.link import Link
 from nanochat.tracking.mlflow_store import TrackingOutageError, probe
 from nanochat.tracking.run_view import SWEEP_TAG, metric_name
 from nanochat.tracking.store_address import (
+    DATABASE_FILE,
     SERVER_PORTS,
     SQLITE,
     database_path,
@@ -73,8 +74,8 @@ def page_on_server(uri: str) -> str | None:
     except TrackingOutageError as error:
         remedy = "the results of a run are also in its report: `nanochat-run report RUN`"
         if parts.hostname in _LOCAL_HOSTS:
-            port, has_database = parts.port or SERVER_PORTS[parts.scheme], Path("mlflow.db").exists()
-            command = "nanochat-run ui --uri sqlite:///mlflow.db" if has_database else "mlflow server"
+            port, has_database = parts.port or SERVER_PORTS[parts.scheme], Path(DATABASE_FILE).exists()
+            command = f"nanochat-run ui --uri {SQLITE}{DATABASE_FILE}" if has_database else "mlflow server"
             remedy = f"start it in another terminal, for example with `{command} --port {port}`; {remedy}"
         raise PreflightError(f"the results are on a server that does not answer: {error}; {remedy}") from error
     return f"{show_uri(uri).rstrip('/')}/{_VIEW}"
