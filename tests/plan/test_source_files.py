@@ -61,6 +61,14 @@ def test_source_uses_name_the_files_of_the_validation(tmp_path: Path) -> None:
     assert _lines(_documents(tmp_path)) == ["docs: 2 files, 2.00 KiB; validation: valid.txt"]
 
 
+def test_source_uses_tell_files_of_one_name_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("train/a/x.jsonl", "test/a/x.jsonl", "test/b/y.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}\n")
+    item, _ = _chat_inputs(tmp_path)
+    assert _lines(item) == ["quiz: 1 of 3 files, 3 B; left out: test/a/x.jsonl, y.jsonl (another split)"]
+
+
 def test_source_uses_join_the_splits_that_stages_read(tmp_path: Path) -> None:
     for name in ("train", "test", "dev"):
         (tmp_path / f"{name}.jsonl").write_text("{}\n" * 3)

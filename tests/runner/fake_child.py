@@ -125,7 +125,7 @@ metrics: dict[str, float] = {
     "tokenizer": {},
     "base_eval": {"bpb": 1.5},
     "pretrain": {"val/bpb": 1.25 if job["execution"]["validate_tokens"] == 64 else 1.5},
-    "sft": {"train/loss": 2.0},
+    "sft": {"train/loss": 2.0, "skipped_steps": 0.0},
     "chat_eval": {"spelling": 0.75, "spelling.stderr": 0.125, "spelling.centred": 0.5, "spelling.n": 12.0},
     "export": {},
 }[stage]

@@ -16,6 +16,7 @@ from nanochat.plan.stages import evaluation_stages, training_stages
 from nanochat.plurals import several
 from nanochat.runner.report.comparison import compare_runs, comparison_to_json, render_comparison
 from nanochat.runner.report.refresh import refresh_report
+from nanochat.runner.report.results import SKIPPED_METRICS
 from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_to_json, summarise
 from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
@@ -151,8 +152,12 @@ def _headline(summary: RunSummary) -> str:
     for stage in (*reversed(evaluation_stages()), *reversed(training_stages())):
         if stage in summary.records:
             # Metrics with a dot, such as `bpb.bytes`, only explain the result that is their beginning.
-            results = [result for result in summary.results if result.stage == stage and "." not in result.metric][:3]
-            return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results) + mark
+            results = [
+                result
+                for result in summary.results
+                if result.stage == stage and "." not in result.metric and result.metric not in SKIPPED_METRICS
+            ]
+            return ", ".join(f"{stage}.{result.metric} {show_value(result.value)}" for result in results[:3]) + mark
     if summary.lost:
         return f"the results of {', '.join(summary.lost)} are not here"
     return datetime.fromtimestamp(summary.run.state.created).strftime("%Y-%m-%d %H:%M")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -130,12 +132,23 @@ def _with_twin_splits(files: Iterable[DataFile[AnyPath]]) -> list[DataFile[AnyPa
     return [replace(file, twin_split=split) if (split := splits.get(str(file.name))) else file for file in in_order]
 
 
-def list_reasons(left_out: Iterable[tuple[PurePath, str]]) -> str:
+def list_reasons(left_out: Iterable[tuple[AnyPath, str]], used: Iterable[AnyPath] = ()) -> str:
     """Return the names of files left out, the first ones of each reason: `a.md, b.md and 7 more (not .txt)`."""
-    names: dict[str, list[str]] = {}
+    reasons: dict[str, list[AnyPath]] = {}
     for path, reason in left_out:
-        names.setdefault(reason, []).append(path.name)
-    return "; ".join(f"{list_names(files)} ({reason})" for reason, files in names.items())
+        reasons.setdefault(reason, []).append(path)
+    beside = [*itertools.chain(*reasons.values()), *used]
+    return "; ".join(f"{list_names(short_names(paths, beside))} ({reason})" for reason, paths in reasons.items())
+
+
+def short_names(paths: Sequence[AnyPath], beside: Iterable[AnyPath] = ()) -> list[str]:
+    """Return the names of files, with their folders where others, those in `beside` included, have the same name."""
+    same_name: dict[str, set[str]] = {path.name: set() for path in paths}
+    for path in itertools.chain(paths, beside):
+        if path.name in same_name:
+            same_name[path.name].add(str(path))
+    common = {name: os.path.commonpath(same) for name, same in same_name.items() if len(same) > 1}
+    return [str(path.relative_to(common[path.name])) if path.name in common else path.name for path in paths]
 
 
 def list_names(names: Sequence[str], *, most: int = _SHOWN_NAMES) -> str:

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from nanochat.data.files.content_checks import has_rows, why_without_text
 from nanochat.data.files.file_kinds import reader_of
-from nanochat.data.files.file_selection import EMPTY, FileChoice, list_names, list_reasons
+from nanochat.data.files.file_selection import EMPTY, FileChoice, list_names, list_reasons, short_names
 from nanochat.data.files.file_sizes import count_texts
 from nanochat.data.files.readers import TXT_DOCUMENT_CHARS
 from nanochat.data.ingest.store import readable_files
@@ -62,7 +62,7 @@ class SourceUse:
         used, found = len(self.files.used), self.files.found
         parts = [several(found, "file") if used == found else f"{used:,} of {several(found, 'file')}"]
         parts += [several(self.rows, self.unit)] if self.rows is not None else []
-        left_out = f"; left out: {list_reasons(self.files.left_out)}" if self.files.left_out else ""
+        left_out = f"; left out: {list_reasons(self.files.left_out, self.files.paths)}" if self.files.left_out else ""
         notes = "".join(f"; {note}" for note in self.files.notes)
         return f"{self.source}: {', '.join([*parts, show_bytes(self.size)])}{left_out}{notes}"
 
@@ -116,7 +116,7 @@ def _with_validation(files: DocumentFiles) -> FileChoice[Path]:
     """Return the files of a source of documents with a note that names those of the validation."""
     if not files.validation:
         return files.choice
-    names = list_names([file.path.name for file in files.validation])
+    names = list_names(short_names([file.path for file in files.validation], files.choice.paths))
     return replace(files.choice, notes=(*files.choice.notes, f"validation: {names}"))
 
 

@@ -19,7 +19,7 @@ _COMPANION = re.compile(r"^(?P<metric>.+)\.(?:stderr|n|centred|prompts_cut|examp
 """Metrics that qualify another one. They are shown beside it, not as results of their own."""
 _QUALITY = re.compile(r"loss|bpb|bytes_per_token|score|reward")
 """Metrics that measure the output of a tokenizer or training stage. They are shown first."""
-_SKIPPED = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
+SKIPPED_METRICS = ("skipped_steps", "refused_conversations", "dropped_conversations", "cut_conversations")
 """Metrics that count what was left out. They are shown last, if they are not 0."""
 
 
@@ -81,12 +81,12 @@ def time_remark(record: StageIdentity) -> str | None:
 def result_line(record: StageRecord) -> str:
     """Return the most important results of a stage as the end of a line, starting with a colon."""
     results = list_results({record.stage: record})
-    main = [result for result in results if result.metric not in _SKIPPED]
+    main = [result for result in results if result.metric not in SKIPPED_METRICS]
     if record.stage in evaluation_stages():  # all scores, but not how much text was evaluated
         main = [result for result in main if not result.metric.endswith((".bytes", ".tokens"))]
     else:
         main = main[:_LINE_METRICS]
-    skipped = [result for result in results if result.metric in _SKIPPED and result.value > 0]
+    skipped = [result for result in results if result.metric in SKIPPED_METRICS and result.value > 0]
     return f": {', '.join(map(str, [*main, *skipped]))}" if main or skipped else ""
 
 

@@ -30,6 +30,12 @@ def test_find_run_accepts_name_time_and_folder(finished):
         find_run("tny", finished.base)
 
 
+def test_ls_lists_no_count_of_what_was_skipped_as_a_result(bench, capsys):
+    bench.run("base_eval=null", last="sft")
+    assert main(["ls"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("  sft.train/loss 2")
+
+
 def test_resolve_model_says_that_a_sweep_is_not_one_model(bench):
     bench.run(last="tokenizer")
     (bench.base / "sweeps/rates/20260101-000000").mkdir(parents=True)
