@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_project_trains_on_its_own_documentation_with_the_command_in_the_readme(tmp_path, monkeypatch, capfd):
-    """The run is shortened to three steps, so its expectation is removed."""
+    """The run ends with 0 only if the model meets the recipe's expectation, which half of the steps do not."""
     (command,) = re.findall(r"^nanochat-run (own_docs .*)$", (ROOT / "README.md").read_text(), re.M)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.chdir(ROOT)
@@ -28,11 +28,8 @@ def test_the_project_trains_on_its_own_documentation_with_the_command_in_the_rea
         raise AssertionError(f"a connection to {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    short = ["pretrain.horizon.steps=3", "base_eval.samples=[]", "expect=null", "tracking.kind=none"]
-    flags = [word for value in short for word in ("--set", value)]
-    assert main([*shlex.split(command), *flags]) == 0
-    shown = capfd.readouterr().out
-    assert re.search(r"pretrain: done: .*steps 3,", shown) and "base_eval: done: bpb" in shown
+    assert main([*shlex.split(command), "--set", "tracking.kind=none"]) == 0
+    assert re.search(r"expected base_eval\.bpb < [\d.]+: [\d.]+, met", capfd.readouterr().out)
 
 
 def test_the_recipe_reads_every_page_of_the_documentation():
