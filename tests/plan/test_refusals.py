@@ -19,12 +19,6 @@ SFT = "  horizon: {tokens: 400_000}\n"
 RL = "rl:\n  data: {spelling: {task: simple_spelling, source: words}}\n"
 MONITOR = "run: {monitor: {evaluate: "
 SPELL = "{task: simple_spelling, source: words}"
-ALL_SFT = """\
-sft:
-  data:
-    spelling: {task: simple_spelling, source: words, max_examples: 1000}
-  horizon: {tokens: 400_000}
-"""
 WITHOUT_PRETRAINING = [f"{name}=null" for name in ("tokenizer", "model", "pretrain", "base_eval", "expect")]
 
 
@@ -47,13 +41,10 @@ REFUSED = {
         f"{PRETRAIN}  hand_on: best\nrun: {{monitor: {{validate_every_steps: null}}}}\n",
     ),
     "the best chat model without held-out chats": (SFT, f"{SFT}  hand_on: best\n"),
-    "reinforcement learning without an effect": (SFT, f"{SFT}{RL}  clip: 0.2\n  samples_per_prompt: 1\n"),
-    "a reward for a form that is not given": (SFT, f"{SFT}{RL}  max_tokens: 64\n  reward: {{form_reward: 0.2}}\n"),
-    "a form without a reward": (SFT, f"{SFT}{RL}  max_tokens: 64\n  reward: {{form: '#', form_reward: 0}}\n"),
-    "a spread of one answer, and the end of a constant schedule": (
+    "a group of one answer": (SFT, f"{SFT}{RL}  samples_per_prompt: 1\n"),
+    "a spread of one answer": (
         SFT,
-        f"{SFT}{RL}  max_tokens: 64\n  samples_per_prompt: 1\n  advantage: {{centre: none, scale: std}}\n"
-        "  schedule: {constant_frac: 1, final_frac: 0.1}\n",
+        f"{SFT}{RL}  max_tokens: 64\n  samples_per_prompt: 1\n  advantage: {{centre: none, scale: std}}\n",
     ),
     "answers longer than the context": (SFT, f"{SFT}{RL}  max_tokens: 300\n  reward: {{form: '('}}\n"),
     "processes that cannot share the questions": (
@@ -64,8 +55,6 @@ REFUSED = {
         SFT,
         f"{SFT}{MONITOR}{{suites: {{a: {{task: bpb}}}}, chat_suites: {{a: {SPELL}}}}}}}}}\n",
     ),
-    "suites of chats without fine-tuning": (ALL_SFT, f"{MONITOR}{{chat_suites: {{a: {SPELL}}}}}}}}}\n"),
-    "a number of steps between suites that are not there": (SFT, f"{SFT}{MONITOR}{{every_steps: 10}}}}}}\n"),
     "RDMA without a hostfile": (SFT, f"{SFT}run: {{distributed: {{processes: 2, backend: jaccl}}}}\n"),
 }
 

@@ -34,6 +34,11 @@ export: {formats: {hf: {}}, check: {prompts: [Hello]}}
 """
 
 
+SPELL = "{task: simple_spelling, source: words}"
+RL = f"{{data: {{a: {SPELL}}}, held_out: {{b: {SPELL}}}, horizon: {{steps: 5}}, max_tokens: 9}}"
+NO_SFT = ["sft=null", "chat_eval=null", "export.check=null"]
+
+
 def warnings(tmp_path: Path, *overrides: str) -> list[str]:
     recipe = tmp_path / "all.yaml"
     recipe.write_text(RECIPE)
@@ -53,9 +58,30 @@ def warnings(tmp_path: Path, *overrides: str) -> list[str]:
         (["model.depth=4"], "`model.depth` has no effect beside `n_layer`, `n_embd` and `n_head`"),
         (["pretrain.schedule={kind: constant, final_frac: 0.1}"], "`pretrain.schedule.final_frac` has no effect"),
         (["model.architecture=portable", "pretrain.optimizer.x0_lr=0.1"], "`pretrain.optimizer.x0_lr` has no effect"),
+        (["sft.schedule={constant_frac: 1.0, final_frac: 0.1}"], "`sft.schedule.final_frac` has no effect"),
+        ([f"rl={RL}", "rl.clip=0.2"], "`rl.clip` has no effect with one update per step"),
+        ([f"rl={RL}", "rl.schedule={constant_frac: 1.0, final_frac: 0.1}"], "`rl.schedule.final_frac` has no effect"),
+        ([f"rl={RL}", "rl.reward.form_reward=0.2"], "`rl.reward.form_reward` has no effect without `form`"),
+        ([f"rl={RL}", "rl.reward={form: '#', form_reward: 0}"], "`rl.reward.form` has no effect with `form_reward: 0`"),
+        (["run.monitor.evaluate.every_steps=9"], "`run.monitor.evaluate.every_steps` has no effect without `suites`"),
+        ([*NO_SFT, f"run.monitor.evaluate.chat_suites.a={SPELL}"], "has no effect without `sft`"),
+        (
+            [
+                *NO_SFT,
+                "pretrain=null",
+                "base_eval.init_from=x",
+                "export.init_from=x",
+                "run.monitor.evaluate.suites.a={task: bpb}",
+            ],
+            "`run.monitor.evaluate.suites` has no effect without `pretrain` and `sft`",
+        ),
         (["base_eval.sample_tokens=9"], "`base_eval.sample_tokens` has no effect without `samples`"),
         (["base_eval.suites.asked.fewshot_split=test"], "`base_eval.suites.asked.fewshot_split` has no effect"),
         (["run.monitor.evaluate.suites.q={task: questions, source: rows, fewshot_split: test}"], "suites.q.fewshot"),
+        (
+            ["chat_eval.suites.q={task: questions, source: rows, grade: exact, program: grade.py}"],
+            "`chat_eval.suites.q.program` has no effect beside `grade: exact`",
+        ),
         (["chat_eval.suites.letters.max_tokens=9"], "beside `task: mmlu`, whose answers are not generated"),
         (["chat_eval.suites.spelling.top_k=5"], "which always takes the likeliest token"),
         (["chat_eval.suites.spelling.num_samples=5"], "`chat_eval.suites.spelling.num_samples` has no effect"),
@@ -78,11 +104,25 @@ def test_field_without_an_effect_is_named(overrides: list[str], message: str, tm
         ["run.distributed={processes: 2, backend: ring}", "tracking.register=speller"],
         ["sources.text={column: body, validation: {hash_frac: 0.1}, max_document_chars: 99}"],
         ["model={n_layer: null, depth: 4}", "pretrain.optimizer.x0_lr=0.1", "pretrain.schedule.final_frac=0.1"],
+        [f"rl={RL}", "rl={clip: 0.2, updates_per_step: 2, reward: {form: '#', form_reward: 0.2}}"],
+        [f"rl={RL}", "rl.schedule={constant_frac: 0.5, final_frac: 0.1}", "sft.schedule.final_frac=0.1"],
+        [f"run.monitor.evaluate={{every_steps: 9, chat_suites: {{a: {SPELL}}}}}"],
         ["chat_eval.suites.spelling={temperature: 1, top_k: 5, num_samples: 5}", "base_eval.samples=[Once]"],
     ],
 )
 def test_fields_with_an_effect_are_not_named(overrides: list[str], tmp_path: Path) -> None:
     assert warnings(tmp_path, *overrides) == []
+
+
+def test_idle_values_of_rl_are_not_computed_with(tmp_path: Path) -> None:
+    """A clip, for example, costs a forward pass, although a single update never clips."""
+    (tmp_path / "all.yaml").write_text(RECIPE)
+    idle = ["clip=0.2", "schedule.final_frac=0.1", "reward={form: '#', form_reward: 0}"]
+    plans = [
+        compile_plan(load_recipe(tmp_path / "all.yaml", [f"rl={RL}", "rl.schedule.constant_frac=1.0", *changes]))
+        for changes in ([], [f"rl.{change}" for change in idle])
+    ]
+    assert plans[0].stage("rl").spec == plans[1].stage("rl").spec
 
 
 def test_check_prints_warnings_with_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,7 +212,7 @@ def test_map_of_a_recipe_becomes_texts_by_role(tmp_path):
         ({"map": {"user": "{q", "assistant": "a"}}, "sources.chats.map.user"),
         ({"map": {"user": "{{q}}", "assistant": "a"}}, "sources.chats.map.user"),
         ({"map": {"human": "q", "user": "q", "assistant": "a"}}, "human"),
-        ({"map": MAP, "column": "x"}, "`column` has no effect beside `map`"),
+        ({"map": MAP, "column": "x"}, "`column` cannot be combined with `map`"),
     ],
 )
 def test_map_of_a_recipe_is_checked(tmp_path, source, problem):

@@ -104,7 +104,7 @@ def derive_chat_suite(suite: schema.AnyChatSuite, given: Derivation, path: tuple
     match suite:
         case schema.ChatQuestionsSuite():
             program = None
-            if suite.program is not None:
+            if suite.program is not None and suite.grade == "program":
                 program = _read_python(python_files.read_function, suite.program, given, (*path, "program"))
                 if program is None:
                     return None

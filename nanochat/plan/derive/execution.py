@@ -8,7 +8,7 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_base_suites, derive_chat_suites
 from nanochat.plan.specs.execution import ExecutionSpec
 from nanochat.plan.specs.suites import AnyChatSuiteSpec, BaseSuiteSpec
-from nanochat.recipe.schema.execution_sections import Evaluate, Run
+from nanochat.recipe.schema.execution_sections import Run
 
 _PATH = ("run", "monitor", "evaluate")
 _SAME_IN_SPEC = {"device", "dtype", "activation_checkpointing", "threads", "offline", "accept_unisolated_programs"}
@@ -38,16 +38,6 @@ def derive_monitored(execution: ExecutionSpec, given: Derivation) -> Mapping[str
     for name in suites.keys() & chat_suites.keys():
         message = f"`{name}` is also the name of one of `suites`, and both are logged as `eval/{name}`"
         given.issues.refuse((*_PATH, "chat_suites", name), "duplicate-name", message, advice="choose another name")
-    is_default = section.every_steps == Evaluate().every_steps  # which a resolved recipe also gives
-    if not is_default and not section.suites and not section.chat_suites:
-        message = "`every_steps` has no effect without `suites` or `chat_suites`"
-        given.issues.refuse((*_PATH, "every_steps"), "no-effect", message, advice="remove it, or add suites")
-    if chat_suites and given.recipe.sft is None:
-        message = "`chat_suites` run during `sft`, which this recipe does not have"
-        given.issues.refuse((*_PATH, "chat_suites"), "no-effect", message, advice="remove them, or add `sft`")
-    if suites and given.recipe.sft is None and given.recipe.pretrain is None:
-        message = "`suites` run during `pretrain` and `sft`, and this recipe has neither"
-        given.issues.refuse((*_PATH, "suites"), "no-effect", message, advice="remove them, or use `base_eval`")
 
     def with_suites(chats: dict[str, AnyChatSuiteSpec]) -> ExecutionSpec:
         fields: dict[str, dict[str, BaseSuiteSpec] | dict[str, AnyChatSuiteSpec] | int] = {

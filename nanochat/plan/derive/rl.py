@@ -11,15 +11,16 @@ from nanochat.plan.derive.derivation import Derivation
 from nanochat.plan.derive.evals import derive_chat_suites
 from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
 from nanochat.recipe.schema import recipe as schema
-from nanochat.recipe.schema.rl_section import AnyRlData, RlData, RlPython, RlQuestions, RlReward
+from nanochat.recipe.schema.rl_section import AnyRlData, RlData, RlPython, RlQuestions
 
 
 def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
-    """Return the specification of the rl stage."""
+    """Return the specification of the rl stage, the same with and without idle values of the section."""
     _check(section, given)
     optimizer = given.pretrain.optimizer if given.pretrain else OptimizerConfig()
-    reward = section.reward
-    same = ("prompts_per_step", "samples_per_prompt", "max_tokens", "temperature", "top_k", "clip", "kl", "init_from")
+    reward, schedule = section.reward, section.schedule
+    has_form = reward.form is not None and reward.form_reward > 0
+    same = ("prompts_per_step", "samples_per_prompt", "max_tokens", "temperature", "top_k", "kl", "init_from")
     return RlSpec(
         data=_derive_data(section, given),
         held_out=derive_chat_suites(section.held_out, ("rl", "held_out"), given),
@@ -28,12 +29,15 @@ def derive_rl(section: schema.Rl, given: Derivation) -> RlSpec:
         centre=section.advantage.centre,
         scale=section.advantage.scale,
         reward=RewardSpec(
-            length=reward.length, form=reward.form, form_reward=reward.form_reward if reward.form is not None else 0.0
+            length=reward.length,
+            form=reward.form if has_form else None,
+            form_reward=reward.form_reward if has_form else 0.0,
         ),
+        clip=section.clip if section.updates_per_step > 1 else None,
         updates_per_step=section.updates_per_step,
         optimizer=replace(optimizer, lr_scale=optimizer.lr_scale * section.lr_scale),
-        constant_frac=section.schedule.constant_frac,
-        final_frac=section.schedule.final_frac,
+        constant_frac=schedule.constant_frac,
+        final_frac=schedule.final_frac if schedule.constant_frac < 1 else 0.0,
         seed=given.recipe.seed,
         **{name: getattr(section, name) for name in same},
     )
@@ -59,10 +63,7 @@ def _as_suite(item: AnyRlData) -> schema.AnyChatSuite:
 
 
 def _check(section: schema.Rl, given: Derivation) -> None:
-    """Refuse settings without an effect, and an expression that is none."""
-    if section.clip is not None and section.updates_per_step == 1:
-        message = "`clip` has no effect with one update per step: the model that is updated is the one that answered"
-        given.issues.refuse(("rl", "clip"), "conflict", message, advice="remove it, or raise `updates_per_step`")
+    """Refuse settings that contradict each other, and an expression that is none."""
     if section.advantage.centre == "group" and section.samples_per_prompt == 1:
         message = "with one answer per question, every answer has the mean reward of its group, and nothing is learned"
         advice = "raise `samples_per_prompt`, or use `advantage: {centre: none}`"
@@ -70,27 +71,12 @@ def _check(section: schema.Rl, given: Derivation) -> None:
     if section.advantage.scale == "std" and section.samples_per_prompt == 1:
         message = "one answer per question has no standard deviation to divide by"
         given.issues.refuse(("rl", "advantage", "scale"), "conflict", message, advice="raise `samples_per_prompt`")
-    if section.schedule.constant_frac == 1 and section.schedule.final_frac > 0:
-        message = "`final_frac` has no effect with `constant_frac: 1`: the learning rate never falls"
-        given.issues.refuse(("rl", "schedule", "final_frac"), "conflict", message, advice="remove one of them")
-    _check_form(section.reward, given)
+    try:
+        re.compile(section.reward.form or "")
+    except re.error as error:
+        message = f"`form` is not a regular expression: {error}"
+        given.issues.refuse(("rl", "reward", "form"), "bad-format", message)
     context = given.config.sequence_len if given.config is not None else None
     if context is not None and section.max_tokens >= context:
         message = f"answers of {section.max_tokens:,} tokens leave no room for questions in a context of {context:,}"
         given.issues.refuse(("rl", "max_tokens"), "sequence-too-long", message, advice=f"at most {context // 2}")
-
-
-def _check_form(reward: RlReward, given: Derivation) -> None:
-    if reward.form is None:
-        if reward.form_reward != RlReward().form_reward:
-            message = "`form_reward` has no effect without `form`"
-            given.issues.refuse(("rl", "reward", "form_reward"), "conflict", message, advice="add `form`, or remove it")
-        return
-    if reward.form_reward == 0:
-        message = "`form` has no effect with `form_reward: 0`"
-        given.issues.refuse(("rl", "reward", "form"), "conflict", message, advice="remove it, or raise `form_reward`")
-    try:
-        re.compile(reward.form)
-    except re.error as error:
-        message = f"`form` is not a regular expression: {error}"
-        given.issues.refuse(("rl", "reward", "form"), "bad-format", message)

@@ -85,7 +85,7 @@ def _check_sources(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
     without_effect = (None, Source.model_fields["column"].default)  # a resolved recipe gives all defaults
     for name, source in sources.items():
         if isinstance(source, dict) and source.get("map") is not None and source.get("column") not in without_effect:
-            message = "`column` has no effect beside `map`"
+            message = "`column` cannot be combined with `map`, which names the columns itself"
             yield FieldProblem(("sources", name, "column"), "exactly-one", message, "remove one of them")
     for path, name, at_key in _source_names(data):
         if name not in sources:
@@ -171,9 +171,6 @@ def _check_grading(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
         if rule == "program" and fields.get("program") is None:
             help_ = "add `program: FILE.py:FUNCTION`"
             yield FieldProblem((*path, "grade"), "missing-field", "`grade: program` needs the field `program`", help_)
-        if rule is not None and rule != "program" and fields.get("program") is not None:
-            message = f"`program` has no effect beside `grade: {rule}`"
-            yield FieldProblem((*path, "program"), "conflict", message, "write `grade: program`, or remove it")
         if rule == "regex" and shots:
             message = "solved examples need answers, but with `grade: regex` the data has patterns"
             yield FieldProblem((*path, "num_fewshot"), "conflict", message, "remove it, or grade in another way")

@@ -1,7 +1,9 @@
-"""Finds values that have no effect beside the other fields of a recipe, so that a plan can warn of them.
+"""Finds idle values, which have no effect beside the other fields of a recipe, so that a plan can warn of them.
 
-They are no errors, because a sweep or a `--set` flag may change the other field. Not here: what `cross_references` and
-`plan.derive` refuse, which are fields that contradict each other and a few without an effect, such as `rl.clip`.
+A value is idle if it belongs to something that the recipe does not do as it stands, such as `tracking.register` beside
+`kind: none`. A sweep, a `--set` flag or a recipe that extends this one may switch that on or off, so an idle value is
+no error. Not here: contradictions, which are two statements that cannot both be followed, such as `column` beside
+`map`, or `scale: std` of a single answer. `Section.conflict`, `cross_references` and `plan.derive` refuse those.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from pydantic import BaseModel
 from nanochat.model.config import VARIANTS
 from nanochat.recipe.check.validation import FieldProblem
 from nanochat.recipe.merge.tree import KeyPath
-from nanochat.recipe.schema.evaluation_sections import BpbSuite, Generation, QuestionsSuite
+from nanochat.recipe.schema.evaluation_sections import BpbSuite, Generation, QuestionProblems, QuestionsSuite
 from nanochat.recipe.schema.export_section import Export
 from nanochat.recipe.schema.recipe import Recipe
+from nanochat.recipe.schema.rl_section import Rl
 from nanochat.recipe.schema.training_sections import Model, Pretrain
 from nanochat.tasks.table import TASKS
 
+_IS_CONSTANT, _LOWER = "with `constant_frac: 1`: the learning rate never falls", "lower `constant_frac`"
+
 
 class _Idle(NamedTuple):
-    """Fields of a section that have no effect."""
+    """Fields of a section that are idle."""
 
     path: KeyPath
     section: BaseModel
@@ -61,12 +66,41 @@ def _idle_fields(recipe: Recipe, *, has_no_samples: bool) -> Iterator[_Idle]:
     if recipe.base_eval is not None and not recipe.base_eval.samples:
         yield _Idle(("base_eval",), recipe.base_eval, ("sample_tokens",), "without `samples`", "add some")
     yield from _in_sources(recipe)
+    yield from _in_monitored(recipe)
     yield from _in_model(recipe.model, recipe.pretrain)
+    if recipe.sft is not None and recipe.sft.schedule.constant_frac == 1:
+        yield _Idle(("sft", "schedule"), recipe.sft.schedule, ("final_frac",), _IS_CONSTANT, _LOWER)
+    if recipe.rl is not None:
+        yield from _in_rl(recipe.rl)
     if recipe.export is not None:
         yield from _in_export(recipe.export)
     for path, suites in _suites(recipe):
         for name, suite in suites.items():
             yield from _in_suite((*path, name), suite)
+
+
+def _in_monitored(recipe: Recipe) -> Iterator[_Idle]:
+    path, evaluate = ("run", "monitor", "evaluate"), recipe.run.monitor.evaluate
+    if not evaluate.suites and not evaluate.chat_suites:
+        yield _Idle(path, evaluate, ("every_steps",), "without `suites` or `chat_suites`", "add some")
+    if recipe.sft is None:
+        yield _Idle(path, evaluate, ("chat_suites",), "without `sft`, during which they run", "add that stage")
+    if recipe.sft is None and recipe.pretrain is None:
+        beside = "without `pretrain` and `sft`, during which they run"
+        yield _Idle(path, evaluate, ("suites",), beside, "use `base_eval.suites`")
+
+
+def _in_rl(rl: Rl) -> Iterator[_Idle]:
+    if rl.updates_per_step == 1:
+        beside = "with one update per step: the model that is updated is the one that answered"
+        yield _Idle(("rl",), rl, ("clip",), beside, "raise `updates_per_step`")
+    if rl.schedule.constant_frac == 1:
+        yield _Idle(("rl", "schedule"), rl.schedule, ("final_frac",), _IS_CONSTANT, _LOWER)
+    path = ("rl", "reward")
+    if rl.reward.form is None:
+        yield _Idle(path, rl.reward, ("form_reward",), "without `form`", "set that field")
+    elif rl.reward.form_reward == 0:
+        yield _Idle(path, rl.reward, ("form",), "with `form_reward: 0`", "raise it")
 
 
 def _in_sources(recipe: Recipe) -> Iterator[_Idle]:
@@ -116,6 +150,8 @@ def _in_suite(path: KeyPath, suite: BaseModel) -> Iterator[_Idle]:
     if isinstance(suite, QuestionsSuite) and suite.num_fewshot == 0:
         beside = "without `num_fewshot`, the number of solved examples"
         yield _Idle(path, suite, ("fewshot_split",), beside, "set that field")
+    if isinstance(suite, QuestionProblems) and suite.grade != "program":
+        yield _Idle(path, suite, ("program",), f"beside `grade: {suite.grade}`", "write `grade: program`")
     if not isinstance(suite, Generation):
         return
     task = getattr(suite, "task", None)
