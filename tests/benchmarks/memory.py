@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
-from measuring import option_parser, training_step
+from parts.measuring import option_parser, training_step
 
 from nanochat import runtime
 from nanochat.data.loaders.batches import Batch
@@ -78,6 +78,7 @@ SHAPES = {
     "d12, windows L (286M)": GPTConfig(window_pattern="L"),
 }
 QUICK, D4, REAL, LONG = SHAPES
+ANSWERS = ("generate", "long answers")
 CASES = (
     Case(shape=QUICK, work="pretrain", rows=16),
     Case(shape=QUICK, work="pretrain", rows=4, accumulated=4),
@@ -93,7 +94,8 @@ CASES = (
     Case(shape=D4, work="bpb", rows=2),
     Case(shape=D4, work="choices", rows=1, devices=("cpu",)),
     Case(shape=D4, work="choices", rows=4, devices=("gpu",)),
-    Case(shape=D4, work="generate", rows=32),
+    Case(shape=D4, work="generate", rows=32, devices=("cpu", "gpu", "metal")),
+    Case(shape=D4, work="long answers", rows=32, devices=("gpu", "metal")),
     Case(shape=D4, work="pretrain", rows=16, devices=("gpu",)),
     Case(shape=REAL, work="pretrain", rows=16, devices=("gpu",)),
     Case(shape=REAL, work="pretrain", rows=8, accumulated=2, devices=("gpu",)),
@@ -102,6 +104,7 @@ CASES = (
     Case(shape=REAL, work="bpb", rows=2, devices=("gpu",)),
     Case(shape=REAL, work="choices", rows=4, devices=("gpu",)),
     Case(shape=REAL, work="generate", rows=32, devices=("gpu",)),
+    Case(shape=REAL, work="long answers", rows=32, devices=("gpu",)),
     *(
         Case(shape=shape, work="pretrain", rows=rows, recompute=recompute, devices=("metal",))
         for rows in (1, 2, 8)
@@ -123,7 +126,7 @@ def planned_bytes(case: Case, dtype: Dtype) -> int:
             on_metal=runtime.uses_only_mlx(),
         )
         return step.peak(case.rows, accumulates=case.accumulated > 1)
-    if case.work == "generate":
+    if case.work in ANSWERS:
         return evaluation.decoding_bytes(config, rows=case.rows, tokens=length, dtype=dtype)
     tokens = case.rows * length
     return evaluation.scoring_bytes(config, tokens=tokens, gathers=case.work == "choices", dtype=dtype)
@@ -145,7 +148,7 @@ def run(case: Case, dtype: Dtype, steps: int) -> None:
     model.cast_matrices(chosen)
     mx.eval(model.named_parameters())
     reset_gpu_peak()
-    {"bpb": measure_bpb, "choices": choose, "generate": generate}[case.work](case, model)
+    {"bpb": measure_bpb, "choices": choose, **dict.fromkeys(ANSWERS, generate)}[case.work](case, model)
 
 
 def reset_gpu_peak() -> None:
@@ -194,14 +197,19 @@ def choose(case: Case, model: FastGPT) -> None:
 
 
 def generate(case: Case, model: FastGPT) -> None:
-    """Answer prompts that fill all but 16 tokens of the context."""
+    """Answer prompts that fill all but 16 tokens of the context, or prompts of 16 tokens for long answers.
+
+    The buffers of long answers grow while they are decoded, until the context is full.
+    """
     from nanochat.inference.engine import Engine
     from nanochat.tokenizer import bpe
 
     text = ["abc abd 0123456789 +-*/"]
     tokenizer = bpe.train(text, vocab_size=300, max_chars=1000, max_document_chars=1000)
-    draw, new_tokens = np.random.default_rng(0), 16
-    length = case.config.sequence_len - new_tokens
+    draw, length = np.random.default_rng(0), 16
+    new_tokens = case.config.sequence_len - length
+    if case.work == "generate":
+        length, new_tokens = new_tokens, length
     prompts = draw.integers(10, tokenizer.vocab_size, (case.rows, length)).tolist()
     Engine(model, tokenizer).complete(prompts, max_tokens=new_tokens, max_rows=case.rows)
 

@@ -24,8 +24,6 @@ _CACHED_WIDTHS = 7
 """Widths per token while attention reads a cache: residual, embedding, norm, q, k, v."""
 _CPU_SCORED_QUERIES = 64
 """Queries whose scores exist at a time on a CPU (`model.cpu.attention`)."""
-_CACHE_COPIES: dict[Dtype, int] = {"float32": 1, "bfloat16": 3}
-"""Copies of the cache while it grows: on a GPU the previous step still reads its own."""
 _SAMPLE_PROMPT_TOKENS = 64
 
 
@@ -47,7 +45,7 @@ def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -
     read together, the buffers for decoding exist only afterwards.
     """
     rows_read = max(1, min(rows, batch_sizes.PROMPT_TOKENS // tokens))
-    position = _CACHE_COPIES[dtype] * _cache_bytes_per_position(config, dtype)
+    position = _cache_bytes_per_position(config, dtype)
     prompts = position * rows_read * tokens * config.n_layer
     buffers = position * rows * sum(batch_sizes.buffer_size(window, tokens) for window in config.windows)
     chunk = min(batch_sizes.PROMPT_CHUNK_TOKENS, tokens)
