@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from nanochat.tracking.store_address import SQLITE
+from nanochat.recipe.check.tracking_values import SQLITE
 
 LOCK_SECONDS = 3.0
 """How long to wait for another process that is writing to the database."""

@@ -7,10 +7,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from nanochat import runtime
+from nanochat.recipe.check.tracking_values import DATABASE_FILE, SQLITE
 
-SQLITE = "sqlite:///"
-"""Starts the address of a database file. The path follows as it is: nothing in it is escaped."""
-DATABASE_FILE = "mlflow.db"
 DEFAULT_EXPERIMENT = "nanochat"
 SERVER_PORTS = {"http": 80, "https": 443}
 _SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)

@@ -11,12 +11,6 @@ from nanochat.recipe.check.tracking_values import acceptable_key, check_tracking
     "uri",
     [
         "uri",
-        "./mlruns",
-        "mlruns",
-        "/data/mlruns/",
-        "file:///data/mlruns",
-        "file:mlruns",
-        "runs.db",
         "sqlite:runs.db",
         "sqlite://runs.db",
         "sqlite:/data/runs.db",
@@ -24,10 +18,8 @@ from nanochat.recipe.check.tracking_values import acceptable_key, check_tracking
         "sqlite:///runs/",
         "sqlite://",
         "sqlite:///:memory:",
-        "localhost:5000",
         "localhost",
         "tracking.example.com/mlflow",
-        "[::1]:5000",
         "http:/x",
         "http:x:5000",
         "http://",
@@ -42,6 +34,26 @@ from nanochat.recipe.check.tracking_values import acceptable_key, check_tracking
 def test_address_that_can_never_work_is_found(uri):
     wrong = find_wrong_address(uri)
     assert wrong is not None and "write `http://HOST:PORT`, `sqlite:///FILE.db`" in wrong
+
+
+@pytest.mark.parametrize(
+    ("uri", "right"),
+    [
+        ("./mlruns", "sqlite:///mlruns/mlflow.db"),
+        ("mlruns/", "sqlite:///mlruns/mlflow.db"),
+        ("../runs", "sqlite:///../runs/mlflow.db"),
+        ("/data/mlruns", "sqlite:////data/mlruns/mlflow.db"),
+        ("file:///data/mlruns", "sqlite:////data/mlruns/mlflow.db"),
+        ("/data/runs.db", "sqlite:////data/runs.db"),
+        ("runs.db", "sqlite:///runs.db"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("[::1]:5000/x", "http://[::1]:5000/x"),
+        (" localhost:5000 ", "http://localhost:5000"),
+    ],
+)
+def test_right_address_is_named_where_the_wrong_one_shows_it(uri, right):
+    assert str(find_wrong_address(uri)).endswith(f": write `{right}`")
+    assert find_wrong_address(right, plugins=()) is None
 
 
 @pytest.mark.parametrize("uri", ["htp://host:5000", "postgres://host/runs", "sqlite3:///runs.db", "s3://bucket/runs"])

@@ -67,11 +67,14 @@ class SourceUse:
         return f"{self.source}: {', '.join([*parts, show_bytes(self.size)])}{left_out}{notes}"
 
 
-def source_uses(inputs: Iterable[Input], *, base: Path, look_inside: bool = False) -> list[SourceUse]:
+def source_uses(
+    inputs: Iterable[Input], *, base: Path, look_inside: bool = False, with_pyarrow: bool = False
+) -> list[SourceUse]:
     """Return what is read from each source with files, in the order of the inputs.
 
     Files that are missing or not downloaded yet are skipped; the checks before a run report them. With `look_inside`,
-    files are opened to leave out those without content and to count documents and rows.
+    files are opened to leave out those without content and to count documents and rows. `with_pyarrow`, which a plan
+    alone must not import, the form of chats in parquet and compressed files is named, too.
     """
     uses: dict[str, SourceUse] = {}
     for item in inputs:
@@ -82,7 +85,7 @@ def source_uses(inputs: Iterable[Input], *, base: Path, look_inside: bool = Fals
             if look_inside:
                 use = _look_inside(use, item, base)
             if getattr(item, "task", "bpb") == "conversations":
-                use = _name_form(use, item.source, base, is_planning=not look_inside)
+                use = _name_form(use, item.source, base, is_planning=not (look_inside or with_pyarrow))
         except (PreflightError, StageError):
             continue
         known = uses.get(use.source)

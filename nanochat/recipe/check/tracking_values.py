@@ -23,6 +23,9 @@ MLFLOW_PREFIX = "mlflow."
 """Tags with this prefix belong to MLflow: they name, nest, describe and hide its runs."""
 MLFLOW_PORT, LAST_PORT = 5000, 65535
 """Where MLflow's server listens by default, and the last port that exists."""
+SQLITE = "sqlite:///"
+"""Starts the address of a database file. The path follows as it is: nothing in it is escaped."""
+DATABASE_FILE = "mlflow.db"
 ADDRESS_FORMS = "write `http://HOST:PORT`, `sqlite:///FILE.db`, `postgresql://HOST/NAME` or `databricks`"
 """The usual forms of an address."""
 
@@ -34,6 +37,8 @@ _NO_PLUGINS = {"file", "uc", "databricks-uc", "sqlite", *_SERVERS, *_DATABASES}
 """Schemes that no plugin takes over. In lower case, MLflow knows some of them itself."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+")
 _HOST_AND_PORT = re.compile(r"([\w.\-]+|\[[0-9a-fA-F:.]+\]):\d+(/.*)?")
+_LOCAL_PATH = re.compile(r"(file:(//)?)?(?P<path>\.{0,2}/.*|mlruns/?|[^/:]+\.db)", re.DOTALL)
+"""A folder, such as those to which MLflow logged by default until version 3, or a database without `sqlite:///`."""
 
 
 def check_tracking(data: Mapping[str, Plain]) -> Iterator[FieldProblem]:
@@ -108,7 +113,18 @@ def find_wrong_address(uri: str, *, plugins: Collection[str] | None = None) -> s
         is_right = is_scheme and kind.lower() not in _NO_PLUGINS and (plugins is None or scheme.lower() in plugins)
     if is_right and uri == uri.strip():
         return None
-    return f"MLflow keeps runs on a server or in a database: {ADDRESS_FORMS}"
+    meant = _address_meant(uri.strip())
+    return f"MLflow keeps runs on a server or in a database: {ADDRESS_FORMS if meant is None else f'write `{meant}`'}"
+
+
+def _address_meant(uri: str) -> str | None:
+    """Return the right address for the most frequent mistakes: a server without `http://`, and a folder or a file."""
+    if _HOST_AND_PORT.fullmatch(uri):
+        return f"http://{uri}"
+    if (match := _LOCAL_PATH.fullmatch(uri)) is None:
+        return None
+    path = posixpath.normpath(match["path"])
+    return SQLITE + (path if path.endswith(".db") else posixpath.join(path, DATABASE_FILE))
 
 
 def _is_server(uri: str) -> bool:

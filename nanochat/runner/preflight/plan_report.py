@@ -38,11 +38,14 @@ def plan_report_text(
     prepared: Prepared,
     lookups: Sequence[CacheLookup],
     selected: Collection[str],
-    checks: PlanChecks = PlanChecks(),  # noqa: B008 -- frozen
+    checks: PlanChecks | None = None,
 ) -> str:
-    """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them."""
+    """Return the plan as `nanochat-run plan` prints it. A run leaves out `checks`: it has made all of them.
+
+    Having read the data for that, a run also names the form of chats in parquet and compressed files.
+    """
     text = render_plan(prepared.plan, _statuses(lookups, selected))
-    if uses := _source_uses(prepared):
+    if uses := _source_uses(prepared, is_run=checks is None):
         text += f"\n{titled_lines('data', (use.describe() for use in uses))}\n"
     if conversions := _conversions(prepared, lookups, selected):
         title = f"to convert before the first stage (under {prepared.base / FOLDER})"
@@ -50,24 +53,24 @@ def plan_report_text(
     if prepared.problems:
         missing = "\n".join(f"  - {problem}" for problem in prepared.problems)
         text += f"\nmissing inputs (the plan is valid, but the cache cannot be checked without them)\n{missing}\n"
-    if checks.unchecked:
+    if checks is not None and checks.unchecked:
         text += f"\n{titled_lines('data that only the run checks', checks.unchecked)}\n"
-    if checks.problems:
+    if checks is not None and checks.problems:
         problems = "\n".join(f"  - {problem}" for problem in checks.problems)
         text += f"\nproblems to fix before the run can start\n{problems}\n"
     return text
 
 
-def _source_uses(prepared: Prepared) -> list[SourceUse]:
+def _source_uses(prepared: Prepared, *, is_run: bool) -> list[SourceUse]:
     inputs = [item for stage in prepared.plan.stages for item in stage.inputs]
-    return source_uses(inputs, base=prepared.base)
+    return source_uses(inputs, base=prepared.base, with_pyarrow=is_run)
 
 
 def plan_report_json(
     prepared: Prepared,
     lookups: Sequence[CacheLookup],
     selected: Collection[str],
-    checks: PlanChecks = PlanChecks(),  # noqa: B008 -- frozen
+    checks: PlanChecks | None = None,
 ) -> dict[str, JsonValue]:
     """Return the plan as JSON values, with the fingerprint of each stage, null if it is not known yet."""
     content = plan_to_json(prepared.plan, _statuses(lookups, selected))
@@ -81,10 +84,11 @@ def plan_report_json(
     ]
     content["data"] = [
         {"source": use.source, "files": [str(path) for path in use.files.paths], **use.to_json()}
-        for use in _source_uses(prepared)
+        for use in _source_uses(prepared, is_run=checks is None)
     ]
     content["missing"] = list(prepared.problems)
-    content["problems"], content["unchecked"] = list(checks.problems), list(checks.unchecked)
+    content["problems"] = [] if checks is None else list(checks.problems)
+    content["unchecked"] = [] if checks is None else list(checks.unchecked)
     return content
 
 

@@ -12,11 +12,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nanochat.recipe.check.tracking_values import EXPERIMENT_CHARS, find_wrong_address
+from nanochat.recipe.check.tracking_values import DATABASE_FILE, EXPERIMENT_CHARS, find_wrong_address
 from nanochat.recipe.schema.execution_sections import Tracking
 from nanochat.runner.store.run_state import RunTracking
 from nanochat.tracking.run_view import CACHED_TAG_PREFIX, OWN_TAGS
-from nanochat.tracking.store_address import DATABASE_FILE, database_path
+from nanochat.tracking.store_address import database_path
 
 _DRIVERS = {
     "postgresql": ("psycopg2", "psycopg2-binary"),

@@ -16,16 +16,14 @@ from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 from nanochat.errors import PreflightError
-from nanochat.recipe.check.tracking_values import LAST_PORT, MLFLOW_PORT
+from nanochat.recipe.check.tracking_values import DATABASE_FILE, LAST_PORT, MLFLOW_PORT, SQLITE
 from nanochat.runner.store.run_catalog import Run, list_runs
 from nanochat.tracking.database import ARTIFACTS_FOLDER, find_moved_artifacts, url_for_mlflow
 from nanochat.tracking.link import Link
 from nanochat.tracking.mlflow_store import TrackingOutageError, probe
 from nanochat.tracking.run_view import SWEEP_TAG, metric_name
 from nanochat.tracking.store_address import (
-    DATABASE_FILE,
     SERVER_PORTS,
-    SQLITE,
     database_path,
     resolve_uri,
     show_uri,

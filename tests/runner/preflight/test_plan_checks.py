@@ -11,6 +11,7 @@ import pytest
 from nanochat.cli.run import main
 from nanochat.errors import PreflightError
 from nanochat.runner.preflight.plan_checks import PlanChecks, check_plan
+from nanochat.runner.preflight.plan_report import plan_report_json, plan_report_text
 
 
 def test_plan_of_a_good_recipe_has_no_problems(bench):
@@ -49,6 +50,15 @@ def test_plan_names_the_data_that_only_the_run_checks(bench, capsys):
     assert "data that only the run checks\n  - parquet: text\n" in capsys.readouterr().out
     hub = "sources.chats={uri: hf://datasets/owner/name}"
     assert check_plan(bench.prepare(hub)).unchecked == ("not downloaded: chats",)
+
+
+def test_run_names_the_form_of_chats_that_a_plan_does_not_read(bench):
+    pq.write_table(pa.table({"prompt": ["hello"], "completion": ["world"]}), bench.folder / "chats.parquet")
+    prepared = bench.prepare(f"sources.chats.path={bench.folder / 'chats.parquet'}")
+    shown = (prepared, prepared.look_up_cache(), ["sft"])
+    form = "chats: question and answer (`prompt`, `completion`)"
+    assert form in plan_report_text(*shown) and form not in plan_report_text(*shown, PlanChecks())
+    assert form in str(plan_report_json(*shown)["data"])
 
 
 def test_plan_reads_no_more_text_than_a_run_reads_of_one_source(bench, monkeypatch):

@@ -27,7 +27,7 @@ def test_wrong_address_in_the_environment_is_refused(tracked, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
     text = refusal(tracked)
     assert "tracking: MLFLOW_TRACKING_URI is `localhost:5000`: " in text
-    assert "write `http://HOST:PORT`" in text
+    assert "write `http://localhost:5000`" in text
 
 
 def test_wrong_address_is_shown_without_its_password(tracked, monkeypatch):
