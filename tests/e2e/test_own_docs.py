@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_project_trains_on_its_own_documentation_with_the_command_in_the_readme(tmp_path, monkeypatch, capfd):
-    """The run ends with 0 only if the model meets the recipe's expectation, which half of the steps do not."""
+    """The run ends with 0 only if the model meets the recipe's expectation."""
     (command,) = re.findall(r"^nanochat-run (own_docs .*)$", (ROOT / "README.md").read_text(), re.M)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.chdir(ROOT)
