@@ -99,7 +99,7 @@ TASKS: Mapping[str, TaskFacts] = {
     ),
     "simple_spelling": TaskFacts(
         "generative", "words", "spell a word letter by letter",
-        train_examples=10_000, eval_examples=256, example_tokens=40,
+        train_examples=10_000, eval_examples=256, example_tokens=32,
     ),
     "questions": TaskFacts("generative", "rows", "answer your own questions", example_tokens=100),
     "lm_eval": TaskFacts("choices", "nothing", "a task of lm-evaluation-harness", example_tokens=100),

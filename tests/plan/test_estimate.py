@@ -235,7 +235,7 @@ def test_pretraining_from_weights_is_estimated_with_their_vocabulary(compiled: C
 
 
 @pytest.mark.parametrize(
-    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 154, 131, 219), (DEPTH_4, 392, 303, 790)]
+    ("config", "bpb_mib", "choices_mib", "decoding_mib"), [(QUICK, 180, 159, 260), (DEPTH_4, 427, 333, 743)]
 )
 def test_evaluation_memory_matches_measured_cpu_processes(
     config: GPTConfig, bpb_mib: int, choices_mib: int, decoding_mib: int
@@ -247,7 +247,7 @@ def test_evaluation_memory_matches_measured_cpu_processes(
         evaluation.decoding_bytes(config, rows=32, tokens=config.sequence_len, dtype="float32"),
     )
     for one, measured_mib in zip(planned, (bpb_mib, choices_mib, decoding_mib), strict=True):
-        assert 0.95 < one / MIB / measured_mib < 1.16
+        assert 0.91 < one / MIB / measured_mib < 1.11
 
 
 @pytest.mark.parametrize(
@@ -413,8 +413,14 @@ def test_estimate_of_an_evaluation_counts_the_forward_pass(compiled: Compile) ->
 
 
 def test_estimate_knows_the_epochs_of_generated_examples(compiled: Compile) -> None:
-    """1,000 words of about 40 tokens are ceil(40,000 / 4096) = 10 steps."""
-    assert compiled("sft.horizon={epochs: 1}").stage("sft").estimate.tokens == 10 * 4096
+    """1,000 words of about 32 tokens are ceil(32,000 / 4096) = 8 steps."""
+    assert compiled("sft.horizon={epochs: 1}").stage("sft").estimate.tokens == 8 * 4096
+
+
+def test_estimate_of_reinforcement_learning_is_near_the_measured_time() -> None:
+    """Three seeds of the recipe took 270, 320 and 321 s of CPU on quiet cores, evaluations included."""
+    plan = compile_plan(load_recipe(RECIPES / "rl_spelling.yaml"), device_class="cpu", start_models={"rl": QUICK})
+    assert 270 < (plan.totals.seconds or 0) < 321
 
 
 def test_estimate_does_not_know_the_epochs_of_unread_conversations(compiled: Compile) -> None:

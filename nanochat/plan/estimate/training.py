@@ -161,9 +161,9 @@ def estimate_rl(spec: RlSpec, setting: Setting) -> Estimate:
 
 
 def _tokens(spec: RlSpec) -> tuple[int, int]:
-    """Return about how many tokens a prompt and an answer have: those of the longest task."""
+    """Return about how many tokens a prompt and an answer have: each half of an example of the longest task."""
     usual = max(TASKS[item.suite.task].example_tokens for item in spec.data.values())
-    return max(1, usual // 2), min(spec.max_tokens, usual)
+    return max(1, usual // 2), min(spec.max_tokens, max(1, usual // 2))
 
 
 def _steps_of_epochs(spec: RlSpec) -> int | None:

@@ -14,9 +14,9 @@ from nanochat.plan.specs.training import RlSpec
 
 _CPU_SCORING_VALUES = 64 * 3
 """On a CPU: queries of an attention block, times the copies of its weights that exist in a forward pass."""
-_FORWARD_WIDTHS = 17.5
+_FORWARD_WIDTHS: dict[Dtype, float] = {"float32": 21, "bfloat16": 17.5}
 """Peak of a forward pass in widths per token: residual, embedding, norm; the MLP's hidden layer before and after relu
-and square."""
+and square. On a CPU the arrays were counted by MLX at four sizes: 20.7 to 21.7 beside attention and logits."""
 _GATHERED_WIDTHS: dict[Dtype, int] = {"float32": 6, "bfloat16": 70}
 """Widths per token that queries, keys and values add in scoring, where rows have no padding (`model.ragged`). A GPU
 copies them in float32 once for each row that reads them, padded, for two blocks at once. Fitted to three peaks."""
@@ -30,7 +30,7 @@ _SAMPLE_PROMPT_TOKENS = 64
 def scoring_bytes(config: GPTConfig, *, tokens: int, gathers: bool = False, dtype: Dtype) -> int:
     """Return the peak of a forward pass on `tokens` tokens, in whole rows or without padding (`gathers`)."""
     attention = _CPU_SCORING_VALUES * config.n_head * 4 if dtype == "float32" else 0
-    widths = _FORWARD_WIDTHS + (_GATHERED_WIDTHS[dtype] if gathers else 0)
+    widths = _FORWARD_WIDTHS[dtype] + (_GATHERED_WIDTHS[dtype] if gathers else 0)
     forward = tokens * round(widths * config.n_embd * VALUE_BYTES[dtype] + attention)
     at_once = LOGIT_VALUES if dtype == "float32" else batch_sizes.GPU_SCORED_ROWS * config.padded_vocab_size
     logits = 3 * 4 * min(at_once, tokens * config.padded_vocab_size)
@@ -52,7 +52,7 @@ def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -
     widths = rows_read * chunk * config.n_embd * VALUE_BYTES[dtype]
     queries, copies = (min(chunk, _CPU_SCORED_QUERIES), 2) if dtype == "float32" else (chunk, 4)
     scores = copies * rows_read * config.n_head * queries * tokens * VALUE_BYTES[dtype]
-    reading = max(round(_FORWARD_WIDTHS * widths), _CACHED_WIDTHS * widths + scores)
+    reading = max(round(_FORWARD_WIDTHS[dtype] * widths), _CACHED_WIDTHS * widths + scores)
     held = max(reading, buffers) if rows_read == rows else reading + buffers
     logits = 2 * 4 * rows * config.padded_vocab_size
     return process_peak(_inference_weights(config, dtype) + prompts + held + logits, dtype)
