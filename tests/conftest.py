@@ -5,8 +5,11 @@ NANOCHAT_TEST_DEVICE=gpu runs the tests on the GPU, in float32.
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +29,9 @@ if TYPE_CHECKING:  # MLX is imported once its device is chosen, below
 # A busy machine must not fail a test: none is judged by its time. Half of the library's examples take half of its time.
 hypothesis.settings.register_profile("any speed", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any speed")
+
+# The libraries leave so many objects that looking through them for garbage takes 5 to 10 % of the time.
+gc.set_threshold(50_000)
 
 # No test uses the developer's login or downloads. `huggingface_hub` reads these variables when it is imported.
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "nanochat-tests-hf-home")
@@ -47,8 +53,8 @@ _WITH_MLFLOW = (
     "tests/runner/test_upload.py",
     "tests/cli/test_ui.py",
 )
-_FIRST = ("mlflow", "tests/e2e/test_dry_run.py")
-"""Files with few tests that take long."""
+_FIRST = ("mlflow", "tests/e2e/", "tests/runner/", "tests/stages/", "tests/package/", "tests/plan/test_new_stage.py")
+"""Groups whose tests take long. If they came last, one process would wait for the other."""
 _chosen = runtime.prepare(device=runtime.environment("NANOCHAT_TEST_DEVICE") or "cpu", dtype="float32")
 
 
@@ -117,6 +123,11 @@ def process_group(nodeid: str) -> str:
     return "mlflow" if nodeid.startswith(_WITH_MLFLOW) else nodeid.partition("::")[0]
 
 
+def _turn(group: str) -> int:
+    """Return when a group starts. Of those with the same turn, the one with the most tests starts first."""
+    return next((turn for turn, name in enumerate(_FIRST) if group.startswith(name)), len(_FIRST))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each process of pytest-xdist whole groups of tests. Under pytest 9.2, its own marks group nothing."""
@@ -127,10 +138,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return process_group(nodeid)
 
         def _assign_work_unit(self, node: Any) -> None:
-            for name in _FIRST:
-                if name in self.workqueue:
-                    self.workqueue.move_to_end(name, last=False)
-                    break
+            self.workqueue.move_to_end(min(self.workqueue, key=_turn), last=False)
             super()._assign_work_unit(node)
 
     return GroupScheduling(config, log)
@@ -146,11 +154,42 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 @pytest.fixture(scope="session")
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with the schema in it: creating one takes seconds, copying it none."""
+    import sqlalchemy.engine
+    import sqlalchemy.event
+
     from nanochat.tracking.mlflow_store import open_store
 
+    # SQLite waits for the disk by itself, see `_quick_disk`.
+    sqlalchemy.event.listen(
+        sqlalchemy.engine.Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF")
+    )
     path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
     open_store(f"sqlite:///{path}", "unused")
     return path
+
+
+@pytest.fixture
+def start_ring(tmp_path: Path) -> Iterator[Callable[..., list[subprocess.Popen[bytes]]]]:
+    """A function that starts a process for each command, in a ring of MLX.
+
+    `mlx.launch` does the same, but it would use a core while it waits for them.
+    """
+    from nanochat.runner.process.hosts import free_ports
+
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*commands: list[str]) -> list[subprocess.Popen[bytes]]:
+        port, hosts = free_ports(len(commands)), tmp_path / "hosts.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port + rank}"] for rank in range(len(commands))]))
+        for rank, command in enumerate(commands):
+            environment = {**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)}
+            started.append(subprocess.Popen(command, env=environment))
+        return started
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 class RecordingDisplay:

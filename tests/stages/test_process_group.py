@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -21,7 +20,6 @@ from nanochat.optim.groups import OptimizerConfig
 from nanochat.plan.specs.inputs import SftItem
 from nanochat.plan.specs.suites import ChatSuiteSpec
 from nanochat.plan.specs.training import RewardSpec, RlItem, RlSpec
-from nanochat.runner.process.hosts import free_ports
 from nanochat.stages import pretrain, sft
 from nanochat.stages.rl import stage as rl
 from nanochat.storage.layout import list_checkpoints
@@ -218,19 +216,17 @@ def test_processes_end_when_their_launcher_is_killed(endless_job):
     assert (len(gone), alive) == (2, [])
 
 
-def test_preflight_error_names_the_process_that_does_not_see_the_folder(make_context, pretrain_spec, tmp_path):
+def test_preflight_error_names_the_process_that_does_not_see_the_folder(
+    make_context, pretrain_spec, tmp_path, start_ring
+):
     """The second process looks for the job in a missing folder, as on two hosts without a shared file system."""
     context = make_context(pretrain_spec, device="cpu")
     path = context.folder.job
     context.folder.exit_codes.mkdir()
     path.write_text(context.job.model_copy(update={"execution": context.job.execution}).model_dump_json())
-    script = tmp_path / "rank.sh"
-    script.write_text(
-        f'if [ "$MLX_RANK" = 1 ]; then job={tmp_path}/elsewhere/job.json; else job={path}; fi\n'
-        f'exec {sys.executable} -m nanochat.stages "$job" --join ring\n'
-    )
-    launch = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--backend", "ring"]
-    command = [*launch, "--starting-port", str(free_ports(2)), "--", "bash", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    assert "process 1 of 2 (counted from 0) do not see the stage's folder" in error_message(context), done.stderr
+    command = [sys.executable, "-m", "nanochat.stages"]
+    jobs = (path, tmp_path / "elsewhere" / "job.json")
+    processes = start_ring(*([*command, str(job), "--join", "ring"] for job in jobs))
+    codes = [process.wait(timeout=120) for process in processes]
+    assert "process 1 of 2 (counted from 0) do not see the stage's folder" in error_message(context), codes
     assert [ending.read_text() for ending in context.folder.exit_codes.iterdir()] == ["3\n"]

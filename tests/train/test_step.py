@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from nanochat.model.device import runs_kernels, runs_on_cpu
 from nanochat.model.dispatch import FastGPT, working_parameters
 from nanochat.optim.groups import OptimizerConfig, build_groups
 from nanochat.optim.optimizer import Optimizer
-from nanochat.runner.process.hosts import free_ports
 from nanochat.train.step import Rates, TrainStep
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -175,18 +173,14 @@ np.savez({out!r} + str(world.rank()), loss=np.array(result.loss), tokens=result.
 """
 
 
-def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path):
+def test_two_processes_compute_the_step_of_one(fakes, config, tmp_path, start_ring):
     """Two ranks with unequal numbers of valid tokens compute the loss, token count and gradients of the whole step.
 
     Their votes are counted, and Muon's iteration of an odd stack, divided between the two, gives the same result.
     """
-    script = tmp_path / "rank.py"
     names = {"tests": str(Path(__file__).parent), "config": config.to_dict(), "out": str(tmp_path / "rank")}
-    script.write_text(TWO_PROCESSES.format(**names))
-    launcher = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--backend", "ring"]
-    command = [*launcher, "--starting-port", str(free_ports(2)), "--python", sys.executable, str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", TWO_PROCESSES.format(**names)]
+    assert [process.wait(timeout=120) for process in start_ring(command, command)] == [0, 0]
     whole = fakes["optimizer"]()
     full = TrainStep(fakes["model"](config), whole, micro_batch_size=6).run(fakes["batch"](config, 6), rates=RATES)
     for rank in (0, 1):
