@@ -106,6 +106,7 @@ def test_files_that_a_server_stored_beside_the_database_are_used_without_it(proj
     assert project.locations()["served"] == (folder.as_uri() if has_files else "mlflow-artifacts:/7")
 
 
+@pytest.mark.usefixtures("quick_creation")
 @pytest.mark.parametrize("name", ["a b", "ü", "100%20x", "q?mode=ro", "h#y", "[x]", "p%zz"])
 def test_folder_may_have_any_name(tmp_path, fresh_database, name):
     """The database is created in it, too."""

@@ -76,6 +76,7 @@ def test_credentials_from_the_environment_are_used_but_never_stored_or_shown(tmp
     assert "hunter2" not in str(caught.value) + shown.out + shown.err
 
 
+@pytest.mark.usefixtures("quick_creation")
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_database_whose_creation_was_killed_is_created_again(tmp_path, monkeypatch):
     """MLflow itself cannot open a database with only some of its tables."""
