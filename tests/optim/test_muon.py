@@ -52,7 +52,7 @@ def test_three_steps(name, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     ("shape", "tolerance"),
-    [((768, 768), 0.01), ((3072, 768), 0.01), ((768, 3072), 0.01), ((512, 128), 0.03), ((6, 32), 0.03)],
+    [((768, 768), 0.01), ((3072, 768), 0.01), ((128, 512), 0.03), ((512, 128), 0.03), ((6, 32), 0.03)],
 )
 def test_size_of_a_step(shape, tolerance, variant):
     """RMS(update) / lr = sqrt(max(1, r/c)) * sqrt(min(r, c) / (r c)) at the first step from a random gradient.

@@ -128,7 +128,8 @@ def test_sft_passes_on_exactly_the_best_step_of_a_model_that_overfits(runs, make
 def test_sft_stopped_around_its_best_step_passes_on_the_same_bits(runs, make_spec):
     """A step asks three times whether to stop: after it, and in its validation of two batches. Step 5 is the best."""
     runs.options["checkpoint_keep"] = 1
-    runs.check_stopped(make_spec(hand_on="best"), (13, 14, 16))
+    spec = make_spec(hand_on="best")
+    runs.check_stopped(spec, (13, 14, 16), runs.run(spec))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -47,11 +48,26 @@ def runs(make_runs, upstream):
     return make_runs(stage, upstream=upstream, **MONITOR)
 
 
-def test_pretrain_reports_the_loss_and_bpb_of_the_saved_model(runs, spec, documents, tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where the first test that needs a whole run leaves a copy of its folder."""
+    return tmp_path_factory.mktemp("finished") / "stage"
+
+
+@pytest.fixture
+def undisturbed(runs, spec, finished):
+    """The context of a whole run, in a folder of the test's own."""
+    if not finished.exists():
+        shutil.copytree(runs.run(spec, "undisturbed").folder.path, finished)
+    context = runs.make_context(spec, name="undisturbed", **runs.options)
+    shutil.copytree(finished, context.folder.path, dirs_exist_ok=True)
+    return context
+
+
+def test_pretrain_reports_the_loss_and_bpb_of_the_saved_model(runs, undisturbed, documents, tmp_path):
     """The test recomputes bpb and loss from the saved model, token by token in float64."""
-    context = runs.run(spec)
-    metrics = runs.metrics(context)
-    model, tokenizer = load_model(context.out / "model"), load_tokenizer(context.out / "model")
+    metrics, folder = runs.metrics(undisturbed), undisturbed.out / "model"
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert model.config.vocab_size == tokenizer.vocab_size
     assert metrics["parameters"] == sum(value.size for value in model.named_parameters().values())
     assert (metrics["steps"], metrics["tokens"], metrics["skipped_steps"]) == (STEPS, STEPS * 64, 0)
@@ -67,7 +83,7 @@ def test_pretrain_reports_the_loss_and_bpb_of_the_saved_model(runs, spec, docume
         byte_count += sum(sizes)
     assert metrics["bpb"] == pytest.approx(nats / math.log(2) / byte_count, rel=1e-5)
 
-    logged = runs.series(context)
+    logged = runs.series(undisturbed)
     losses = [line["metrics"]["train/loss"] for line in logged if "train/loss" in line["metrics"]]
     assert len(losses) == STEPS
     assert losses[0] == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02), "an untrained model must guess"
@@ -76,35 +92,34 @@ def test_pretrain_reports_the_loss_and_bpb_of_the_saved_model(runs, spec, docume
     assert [line["step"] for line in logged if "val/bpb" in line["metrics"]] == [4, 8, 10]
 
 
-def test_logged_rates_follow_the_schedule(runs, spec):
+def test_logged_rates_follow_the_schedule(runs, undisturbed):
     """The rate rises over 2 steps to Muon's 0.02 and falls by half a cosine over the last 4 (computed by hand)."""
-    logged = [line["metrics"] for line in runs.series(runs.run(spec))]
+    logged = [line["metrics"] for line in runs.series(undisturbed)]
     rates = [metrics["train/lr"] for metrics in logged if "train/lr" in metrics]
     expected = [0.5, 1, 1, 1, 1, 1, 1, 0.853553, 0.5, 0.146447]
     assert rates == pytest.approx([0.02 * value for value in expected], rel=1e-5)
 
 
-def test_timings_are_logged_apart_from_reproducible_metrics(runs, spec):
-    timings = runs.series(runs.run(spec), "timings.jsonl")
+def test_timings_are_logged_apart_from_reproducible_metrics(runs, undisturbed):
+    timings = runs.series(undisturbed, "timings.jsonl")
     assert [line["step"] for line in timings] == list(range(1, STEPS + 1))
     assert set(timings[0]["metrics"]) == {"train/tokens_per_second", "train/step_seconds", "train/peak_memory_bytes"}
     values = timings[0]["metrics"]
     assert values["train/tokens_per_second"] == pytest.approx(64 / values["train/step_seconds"])
 
 
-def test_pretrain_stopped_anywhere_ends_like_an_undisturbed_run(runs, spec):
+def test_pretrain_stopped_anywhere_ends_like_an_undisturbed_run(runs, spec, undisturbed):
     """Weights, moments, metrics and samples have the same bits. Calls 5 and 14 stop inside a validation."""
-    runs.check_stopped(spec, (1, 5, 9, 14))
+    runs.check_stopped(spec, (1, 5, 9, 14), undisturbed)
 
 
 @pytest.mark.cpu
 @pytest.mark.usefixtures("metal_path")
 def test_pretrain_stopped_on_the_path_of_metal_ends_like_an_undisturbed_run(runs, spec):
-    runs.check_stopped(spec, (9,))
+    runs.check_stopped(spec, (9,), runs.run(spec))
 
 
-def test_pretrain_resumes_before_a_damaged_checkpoint_with_the_same_result(runs, spec, capsys):
-    undisturbed = runs.run(spec, "undisturbed")
+def test_pretrain_resumes_before_a_damaged_checkpoint_with_the_same_result(runs, spec, undisturbed, capsys):
     stopped = runs.stop(spec, "stopped", 9)
     newest = max(list_checkpoints(stopped.folder.checkpoints).items())[1]
     os.truncate(newest / "optimizer.safetensors", 100)
@@ -114,8 +129,7 @@ def test_pretrain_resumes_before_a_damaged_checkpoint_with_the_same_result(runs,
     assert runs.contents(stopped) == runs.contents(undisturbed)
 
 
-def test_pretrain_resumes_with_the_metrics_and_samples_of_the_checkpoint_if_they_are_damaged(runs, spec):
-    undisturbed = runs.run(spec, "undisturbed")
+def test_pretrain_resumes_with_the_metrics_and_samples_of_the_checkpoint_if_they_are_damaged(runs, spec, undisturbed):
     stopped = runs.stop(spec, "stopped", 9)
     first = stopped.folder.metrics.read_text()
     stopped.folder.metrics.write_text(first.replace("1", "2"))
@@ -163,20 +177,19 @@ def test_pretrain_seed_changes_the_model(runs, make_pretrain_spec):
     assert losses[0] != losses[1]
 
 
-def test_pretrain_starts_from_a_given_model(runs, make_pretrain_spec, spec):
-    first = runs.run(spec, "first")
+def test_pretrain_starts_from_a_given_model(runs, make_pretrain_spec, undisturbed):
+    given = undisturbed.out / "model"
     frozen = OptimizerConfig(lr_scale=1e-30)
-    second_spec = make_pretrain_spec(steps=1, optimizer=frozen, init_from=str(first.out / "model"))
+    second_spec = make_pretrain_spec(steps=1, optimizer=frozen, init_from=str(given))
     second = runs.run(second_spec, "second", upstream={})
-    before, after = load_model(first.out / "model"), load_model(second.out / "model")
+    before, after = load_model(given), load_model(second.out / "model")
     for name, value in before.named_parameters().items():
         np.testing.assert_allclose(np.array(after.named_parameters()[name]), np.array(value), atol=1e-20, err_msg=name)
 
 
-def test_pretrain_refuses_a_model_of_a_different_shape_with_the_difference(runs, make_pretrain_spec, spec):
-    first = runs.run(spec, "first")
+def test_pretrain_refuses_a_model_of_a_different_shape_with_the_difference(runs, make_pretrain_spec, spec, undisturbed):
     other = GPTConfig.from_dict({**spec.model.to_dict(), "n_layer": 3})
-    second = make_pretrain_spec(steps=1, model=other, init_from=str(first.out / "model"))
+    second = make_pretrain_spec(steps=1, model=other, init_from=str(undisturbed.out / "model"))
     with pytest.raises(StageError, match="n_layer 2 there, 3 here"):
         runs.run(second, "second", upstream={})
 
@@ -192,17 +205,16 @@ def test_pretrain_killed_at_random_moments_ends_like_an_undisturbed_run(make_run
     runs.check_killed(spec, sorted(random.Random(7).sample(range(1, 28), 2)))
 
 
-def test_pretrain_results_do_not_depend_on_the_token_cache(runs, spec):
+def test_pretrain_results_do_not_depend_on_the_token_cache(runs, spec, undisturbed):
     """A run that was stopped and resumed with a token cache has the same bits; it writes the cache only once."""
-    plain = runs.run(spec, "plain")
-    saved = plain.folder.path.parent / "cached" / "checkpoints"
+    saved = undisturbed.folder.path.parent / "cached" / "checkpoints"
     with pytest.raises(InterruptedRun):
         runs.run(spec, "cached", token_cache=True, should_stop=lambda: bool(list_checkpoints(saved)))
-    (folder,) = (plain.base / "tokens").iterdir()
+    (folder,) = (undisturbed.base / "tokens").iterdir()
     made = (folder / "parts.json").stat().st_mtime_ns
     resumed = runs.run(spec, "cached", token_cache=True)
     assert (folder / "parts.json").stat().st_mtime_ns == made
-    assert runs.contents(resumed) == runs.contents(plain)
+    assert runs.contents(resumed) == runs.contents(undisturbed)
 
 
 def test_pretrain_with_a_horizon_in_minutes_follows_the_clock_and_resumes_with_the_time_that_is_left(

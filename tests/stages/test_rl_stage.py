@@ -113,7 +113,8 @@ def test_rl_earns_a_higher_reward_and_shows_answers_before_and_after(runs, make_
 
 
 def test_rl_stopped_anywhere_ends_like_an_undisturbed_run(runs, make_spec):
-    runs.check_stopped(make_spec(steps=4), (3,))
+    spec = make_spec(steps=4)
+    runs.check_stopped(spec, (3,), runs.run(spec))
 
 
 def test_rl_warns_of_held_out_questions_that_are_practised(runs, make_spec, capsys, tmp_path):
@@ -171,9 +172,13 @@ def test_rl_samples_the_tasks_in_their_weights(runs, make_spec):
     """Three quarters of the questions are to spell, as far as forty words allow, and each is asked once per epoch."""
     data = {"count": practice("spelling_bee", weight=1.0), "spell": practice("simple_spelling", weight=3.0)}
     metrics = runs.metrics(
-        runs.run(make_spec(data=data, steps=None, epochs=1.0, samples_per_prompt=2, max_tokens=2, held_out={}))
+        runs.run(
+            make_spec(
+                data=data, steps=None, epochs=1.0, prompts_per_step=13, samples_per_prompt=2, max_tokens=2, held_out={}
+            )
+        )
     )
-    assert (metrics["prompts"], metrics["steps"]) == (52, 13)  # 40 + 40 / 3, of which 53 fill 13 steps of 4
+    assert (metrics["prompts"], metrics["steps"]) == (52, 4)  # 40 + 40 / 3, of which 53 fill 4 steps of 13
 
 
 def test_rl_reward_that_is_not_a_number_ends_the_stage_with_its_place(runs, make_spec, monkeypatch):

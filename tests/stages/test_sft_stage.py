@@ -99,9 +99,10 @@ def test_sft_starts_with_the_moments_of_pretraining(runs, spec, tmp_path):
 
 
 def test_sft_stopped_anywhere_ends_like_an_undisturbed_run(runs, spec):
-    steps = int(runs.metrics(runs.run(spec))["steps"])
+    undisturbed = runs.run(spec)
+    steps = int(runs.metrics(undisturbed)["steps"])
     assert steps >= 8
-    runs.check_stopped(spec, (1, steps - 3, steps))
+    runs.check_stopped(spec, (1, steps - 3, steps), undisturbed)
 
 
 def spelling_item(**fields):
