@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from nanochat.cli.arguments.parser import Parser, Verb, add_device, add_model, port, positive
 from nanochat.inference.batch_sizes import GENERATED_ROWS
@@ -14,14 +15,14 @@ def _serve(parser: Parser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1, this machine alone; any other needs NANOCHAT_SERVE_KEY)",
+        help="address to listen on (default: %(default)s, this machine alone; any other needs NANOCHAT_SERVE_KEY)",
     )
     parser.add_argument("--port", type=port, help="port to listen on (default: the first free one from 8000)")
     parser.add_argument(
         "--rows",
         type=positive,
         default=GENERATED_ROWS,
-        help=f"answers generated at a time (default: {GENERATED_ROWS})",
+        help="answers generated at a time (default: %(default)s)",
     )
     add_device(parser)
 
@@ -53,16 +54,26 @@ def _import(parser: Parser) -> None:
 
 
 def _export(parser: Parser) -> None:
+    from nanochat.export.model_config import Format
+    from nanochat.recipe.schema.export_section import GroupSize, Quantize, QuantizedBits
+
     add_model(parser)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
     parser.add_argument(
-        "--format", choices=("mlx", "hf", "torch"), required=True, help="mlx-lm, transformers or PyTorch nanochat"
+        "--format", choices=get_args(Format), required=True, help="mlx-lm, transformers or PyTorch nanochat"
     )
     parser.add_argument(
-        "--quantize-bits", type=int, choices=(2, 3, 4, 5, 6, 8), help="round the matrices to this size (mlx only)"
+        "--quantize-bits",
+        type=int,
+        choices=get_args(QuantizedBits),
+        help="round the matrices to this size (mlx only)",
     )
     parser.add_argument(
-        "--group-size", type=int, choices=(32, 64, 128), default=64, help="numbers that share a scale (default: 64)"
+        "--group-size",
+        type=int,
+        choices=get_args(GroupSize),
+        default=Quantize.model_fields["group_size"].default,
+        help="numbers that share a scale (default: %(default)s)",
     )
 
 

@@ -85,7 +85,7 @@ def _data(parser: Parser) -> None:
         metavar="N",
         type=count,
         default=10_000,
-        help="documents or conversations to read of each split (default: 10000; 0 for all)",
+        help="documents or conversations to read of each split (default: %(default)s; 0 for all)",
     )
     add_json(parser)
 

@@ -10,13 +10,16 @@ from pydantic import Field
 from nanochat.recipe.schema.section import Conflict, Section, StageSection
 from nanochat.recipe.schema.values import InitFrom, Name
 
+QuantizedBits = Literal[2, 3, 4, 5, 6, 8]
+GroupSize = Literal[32, 64, 128]
+
 
 class Quantize(Section):
     """How matrices and tables are rounded."""
 
-    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    bits: QuantizedBits = 4
     """Bits per number."""
-    group_size: Literal[32, 64, 128] = 64
+    group_size: GroupSize = 64
     """Numbers that share a scale and an offset."""
 
 

@@ -28,7 +28,7 @@ function restore() {
     const stored = JSON.parse(sessionStorage.getItem(STORED));
     if (stored && Array.isArray(stored.turns)) state = { ...state, ...stored };
   } catch {
-    // Stored by another version, or no storage: begin anew.
+    // Stored by another version, or no storage: start with an empty chat.
   }
 }
 
