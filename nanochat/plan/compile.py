@@ -56,23 +56,20 @@ def compile_plan(
     """
     recipe = loaded.recipe
     specs, executions, notes = _derive(loaded, start_models)
-    digest_by_source = _read_digests(specs, digests)
     device = device_class_of(recipe.run.device, device_class)
     execution = execution_spec(recipe.run)
     available_bytes = None if memory_bytes is None else _share_of_memory(execution, device, memory_bytes)
-    chars = _read_chars(specs, text_chars)
+    source_digests, chars = _read_digests(specs, digests), _read_chars(specs, text_chars)
     models = _stage_models(specs, start_models)
     estimates_on = partial(_estimate, specs, executions, models, chars)
     estimates = estimates_on(device, execution.memory_limit_bytes or available_bytes)
     stages = tuple(
-        _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], digest_by_source, estimate)
+        _plan_stage(recipe, spec, specs, models[spec.stage], executions[spec.stage], source_digests, estimate)
         for spec, estimate in zip(specs, estimates, strict=True)
     )
-    totals = {
-        name: total(estimates if name == device else estimates_on(name, execution.memory_limit_bytes))
-        for name in RATES
-        if name == device or recipe.run.device != "cpu"
-    }
+    others = [name for name in RATES if name != device and recipe.run.device != "cpu"]
+    totals = {name: total(estimates_on(name, execution.memory_limit_bytes)) for name in others}
+    totals[device] = total(estimates)
     return Plan(
         recipe_name=recipe.name,
         description=recipe.description,

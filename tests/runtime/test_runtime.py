@@ -11,6 +11,7 @@ import pytest
 
 from nanochat import runtime
 from nanochat.errors import PreflightError
+from nanochat.openblas import renamed_openblas
 
 
 def test_base_dir_follows_the_environment(monkeypatch, tmp_path):
@@ -102,10 +103,9 @@ def test_damaged_copy_of_the_blas_is_made_again(tmp_path, monkeypatch, damage):
         made.append(arguments)
         Path(arguments[arguments.index("--output") + 1]).write_bytes(b"library" * 100)
 
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", fake_patchelf)
-    library = runtime._renamed_openblas()
-    assert runtime._renamed_openblas() == library and len(made) == 1
+    library = renamed_openblas(lambda: tmp_path)
+    assert renamed_openblas(lambda: tmp_path) == library and len(made) == 1
     description = library.with_name(f"{library.name}.json")
     stamp = library.stat().st_mtime_ns
     match damage:
@@ -120,6 +120,6 @@ def test_damaged_copy_of_the_blas_is_made_again(tmp_path, monkeypatch, damage):
             description.unlink()
         case "description flipped":
             description.write_bytes(description.read_bytes().replace(b"700", b"600"))
-    assert runtime._renamed_openblas() == library and len(made) == 2
+    assert renamed_openblas(lambda: tmp_path) == library and len(made) == 2
     assert library.read_bytes() == b"library" * 100
-    assert runtime._renamed_openblas() == library and len(made) == 2
+    assert renamed_openblas(lambda: tmp_path) == library and len(made) == 2

@@ -22,6 +22,7 @@ MAX_BYTES = 2**18
 MAX_DEPTH = 64
 MAX_NODES = 5_000
 _MAX_DIGITS = 40
+_TOO_DEEP = f"the recipe is nested more than {MAX_DEPTH} levels deep"
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _NEVER_IN_A_VALUE = re.compile("[\x00\ud800-\udfff]")
@@ -83,8 +84,8 @@ class _Builder:
             raise refusal("empty", "the recipe is empty", Origin(self._text, 1, 1))
         assert isinstance(event, yaml.DocumentStartEvent)
         if event.version is not None and event.version != (1, 2):
-            message = "recipes are written in YAML 1.2"
-            raise refusal("yaml-syntax", message, self._origin(event), "remove the %YAML line")
+            origin = self._origin(event)
+            raise refusal("yaml-syntax", "recipes are written in YAML 1.2", origin, "remove the %YAML line")
         node = self._node(next(self._events), 0)
         next(self._events)
         event = next(self._events)
@@ -98,7 +99,7 @@ class _Builder:
         try:
             yield from yaml.parse(self._text.content[self._skip :], Loader=_Loader)
         except _TooDeepError as error:
-            raise self._too_deep(self._at(error.mark.line, error.mark.column)) from None
+            raise refusal("too-deep", _TOO_DEEP, self._at(error.mark.line, error.mark.column)) from None
         except yaml.MarkedYAMLError as error:
             mark, message, help_ = explain_syntax_error(error, self._line_at)
             raise refusal("yaml-syntax", message, self._at(mark.line, mark.column), help_) from None
@@ -201,11 +202,10 @@ class _Builder:
             message = f"the recipe has more than {MAX_NODES} values, counting expanded aliases"
             raise refusal("too-large", message, self._origin(event))
         if depth > MAX_DEPTH:
-            raise self._too_deep(self._origin(event))
+            raise refusal("too-deep", _TOO_DEEP, self._origin(event))
 
     def _refuse_tag(self, event: yaml.NodeEvent) -> None:
-        tag = getattr(event, "tag", None)
-        if tag is not None:
+        if (tag := getattr(event, "tag", None)) is not None:
             tag = tag.replace("tag:yaml.org,2002:", "!!")
             help_ = "remove the tag; put text that looks like a number in quotes"
             self._report("yaml-feature", f"tags (here `{tag}`) are not allowed in recipes", self._origin(event), help_)
@@ -238,9 +238,6 @@ class _Builder:
         origin = self._at(mark.line, mark.column)
         line = self._text.line(origin.line)
         return line[: origin.column - 1], line[origin.column - 1 :]
-
-    def _too_deep(self, origin: Origin) -> LocatedRecipeError:
-        return refusal("too-deep", f"the recipe is nested more than {MAX_DEPTH} levels deep", origin)
 
     def _report(self, code: str, message: str, origin: Origin, help_: str = "") -> None:
         self.diagnostics.append(Diagnostic(code, message, origin, help_))

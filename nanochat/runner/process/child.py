@@ -83,17 +83,8 @@ def run_child(
     folder.progress.unlink(missing_ok=True)
     folder.error.unlink(missing_ok=True)
     evidence = MemoryEvidence(folder.log)
-    with folder.log.open("ab") as log:
-        notes = _Notes(folder.log, log.tell())
-        process = subprocess.Popen(
-            [*command, str(folder.job)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment},
-            pass_fds=(lock_descriptor,),
-        )
+    notes = _Notes(folder.log, folder.log.stat().st_size if folder.log.exists() else 0)
+    process = _start([*command, str(folder.job)], folder.log, lock_descriptor, {**os.environ, **environment})
     on_start(process.pid)
 
     def tick() -> Progress:
@@ -112,6 +103,22 @@ def run_child(
         ran_out_of_memory=_ran_out_of_memory(process.returncode, evidence),
         micro_batch_size=last.micro_batch_size,
     )
+
+
+def _start(
+    command: Sequence[str], log_file: Path, lock_descriptor: int, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start the child in a session of its own. It appends its output to the log and inherits the open lock file."""
+    with log_file.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+            pass_fds=(lock_descriptor,),
+        )
 
 
 def _ran_out_of_memory(exit_code: int, evidence: MemoryEvidence) -> bool:

@@ -201,12 +201,10 @@ def contract(
 ) -> list[mx.array]:
     """Return the stream that the mix makes of x = stream + inputs W^T and, if `saves`, x itself, (B, C) float32."""
     (rows, k), width = inputs.shape, weight.shape[0]
-    arrays = [weight, inputs, stream]
-    if mix is not None:
-        arrays += [*([] if mix.residual is None else [mix.residual]), mix.factors, mix.other]
+    mixed = [] if mix is None else [x for x in (mix.residual, mix.factors, mix.other) if x is not None]
     return _launch(
         _contract(mix is not None, mix is not None and mix.residual is not None, saves),
-        arrays,
+        [weight, inputs, stream, *mixed],
         [rows, mix.at if mix else 0],
         [stream.shape, *([(rows, width)] * saves)],
         [mx.float32] * (1 + saves),
