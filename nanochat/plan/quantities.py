@@ -52,6 +52,11 @@ def show_score(
     return show_value(value, digits=digits) + error + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
+def shorten(text: str, most_chars: int) -> str:
+    """Return a text, without its end if it is longer."""
+    return text if len(text) <= most_chars else f"{text[: most_chars - 1]}…"
+
+
 def _scaled(value: float, units: tuple[tuple[float, str], ...], blank: str) -> str:
     size, unit = next((entry for entry in units if value >= entry[0]), units[-1])
     number = value / size

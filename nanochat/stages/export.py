@@ -25,7 +25,7 @@ from nanochat.plan.specs.job import Job
 from nanochat.plan.stages import STAGES
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, indented
-from nanochat.stages.suites.suite_tasks import build_suite_task
+from nanochat.stages.suites.chat_suites import build_suite_task
 from nanochat.storage.files import folder_bytes, new_folder, write_text
 from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.tasks.base import Task, grade_completions
@@ -75,8 +75,8 @@ def _quantization(spec: ExportSpec, form: Format) -> Quantization | None:
 
 def _try_out(context: StageContext, spec: ExportSpec, engine: Engine) -> dict[str, float]:
     """Run every format that can be run; write the samples, and what was measured to the cards; return the metrics."""
-    tasks = {name: _task(context, spec, name) for name in spec.suites}
-    prompts = [_prompt(spec, text) for text in spec.prompts]
+    tasks = {name: build_suite_task(suite, context, seed=spec.seed) for name, suite in spec.suites.items()}
+    prompts = [Conversation((Message("user", text),)) if spec.is_chat else text for text in spec.prompts]
     questions = [Question(prompt=prompt, max_tokens=spec.max_tokens) for prompt in prompts]
     for name, task in tasks.items():
         questions += [_suite_question(engine, task, i, spec.suites[name].max_tokens) for i in range(len(task))]
@@ -97,14 +97,6 @@ def _try_out(context: StageContext, spec: ExportSpec, engine: Engine) -> dict[st
         card = context.out / form / CARD_FILE
         write_text(card, f"{card.read_text(encoding='utf-8')}\n{_measured(form, same, scores)}")
     return same | {name.removeprefix("nanochat."): value for name, value in scores.items()}
-
-
-def _prompt(spec: ExportSpec, text: str) -> Conversation | str:
-    return Conversation((Message("user", text),)) if spec.is_chat else text
-
-
-def _task(context: StageContext, spec: ExportSpec, name: str) -> Task:
-    return build_suite_task(spec.suites[name], context, seed=spec.seed)
 
 
 def _suite_question(engine: Engine, task: Task, index: int, max_tokens: int) -> Question:

@@ -134,6 +134,11 @@ class _ReportFolder:
     plots = _Entry("plots")  # the report's pictures
     link = _Entry("tracking.json")  # the MLflow run that shows this run or sweep
 
+    @property
+    def reference(self) -> str:
+        """NAME/TIME, by which commands find the run or the sweep."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
 
 @dataclass(frozen=True)
 class RunFolder(_ReportFolder):

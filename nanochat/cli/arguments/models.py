@@ -95,7 +95,7 @@ MODELS = (
     Verb(
         "export",
         "write a model for mlx-lm, transformers or PyTorch nanochat",
-        "export_commands.export_model",
+        "model_commands.export_model",
         ("export quickstart out/quickstart --format mlx --quantize-bits 4",),
         _export,
     ),

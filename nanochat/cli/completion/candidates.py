@@ -122,7 +122,7 @@ def _runs(current: str) -> Iterator[Candidate]:
     except (OSError, PreflightError):
         return
     if "/" in current:
-        yield from (Candidate(f"{folder.path.parent.name}/{folder.path.name}") for folder in folders)
+        yield from (Candidate(folder.reference) for folder in folders)
     else:
         yield from (Candidate(name) for name in sorted({folder.path.parent.name for folder in folders}))
 

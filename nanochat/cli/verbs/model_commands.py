@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from nanochat import runtime
-from nanochat.errors import PreflightError
+from nanochat.errors import PreflightError, RecipeError
 from nanochat.recipe.merge.variables import escape
 from nanochat.storage.files import new_folder
 from nanochat.storage.integrity import write_manifest
@@ -56,3 +56,28 @@ def _evaluation_command(model: Path) -> str:
     value = folder if re.fullmatch(r"[\w./-]*[^\W\d][\w./-]*", folder) else json.dumps(folder, ensure_ascii=False)
     flags = (word for stage in ("base_eval", "chat_eval") for word in ("--set", f"{stage}.init_from={value}"))
     return shlex.join(["nanochat-run", "eval_only", *flags])
+
+
+def export_model(options: argparse.Namespace) -> None:
+    """Write a model as a folder for mlx-lm, transformers or PyTorch nanochat."""
+    folder: Path = options.folder
+    check_new_folder(folder)
+    if options.quantize_bits is not None and options.format != "mlx":
+        raise RecipeError(f"--quantize-bits goes with --format mlx only, not {options.format}")
+    runtime.prepare(device="cpu")
+    from nanochat.checkpoint.model_folder import load_model_and_tokenizer
+    from nanochat.export.folder import write_export
+    from nanochat.export.weights import Quantization
+    from nanochat.runner.report.origin import origin_of_model
+    from nanochat.runner.store.verification import find_model
+
+    base = runtime.base_dir()
+    model_folder = find_model(options.model, base)
+    quantization = None
+    if options.quantize_bits is not None:
+        quantization = Quantization(bits=options.quantize_bits, group_size=options.group_size)
+    model, tokenizer = load_model_and_tokenizer(model_folder)
+    origin = origin_of_model(model_folder, options.model, base)
+    with new_folder(folder) as scratch:
+        write_export(scratch, model, tokenizer, options.format, quantization=quantization, origin=origin)
+    print(f"wrote {folder}; its README.md says how to use it")

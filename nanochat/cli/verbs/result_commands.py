@@ -21,27 +21,25 @@ from nanochat.runner.report.run_summary import RunSummary, report_to_json, run_t
 from nanochat.runner.store.cleanup import gc as collector
 from nanochat.runner.store.run_catalog import Run, describe_damage, find_run, list_damaged_runs, list_runs
 from nanochat.runner.store.sweep_state import describe_damage as describe_damaged_sweep
-from nanochat.runner.store.sweep_state import reference
 from nanochat.runner.sweeps.results.catalog import look_for_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.report import write_sweep_report
 from nanochat.runner.sweeps.results.summary import (
-    SweepSummary,
     list_damaged_sweeps,
     list_sweeps,
     summary_to_json,
     sweep_to_json,
 )
 from nanochat.storage.files import write_text
-from nanochat.storage.layout import RunFolder, runs_folder
+from nanochat.storage.layout import runs_folder
 
 
 def ls(options: argparse.Namespace) -> None:
     """List the runs and sweeps of this machine, the damaged ones first and the newest last."""
     base = runtime.base_dir()
     runs, sweeps = [summarise(run, base) for run in list_runs(base)], list_sweeps(base)
-    damaged = {_name(folder): describe_damage(folder) for folder in list_damaged_runs(base)}
-    damaged_sweeps = {reference(folder): describe_damaged_sweep(folder) for folder in list_damaged_sweeps(base)}
+    damaged = {folder.reference: describe_damage(folder) for folder in list_damaged_runs(base)}
+    damaged_sweeps = {folder.reference: describe_damaged_sweep(folder) for folder in list_damaged_sweeps(base)}
     if options.json:
         broken: list[JsonValue] = [{"run": name, "problem": problem} for name, problem in damaged.items()]
         broken += [{"sweep": name, "problem": problem} for name, problem in damaged_sweeps.items()]
@@ -53,8 +51,8 @@ def ls(options: argparse.Namespace) -> None:
         return
     rows = [("run", "status", "stages", "results")]
     rows += [(name, "damaged", "-", problem) for name, problem in (*damaged.items(), *damaged_sweeps.items())]
-    lines = [(summary.run.state.created, _run_row(summary)) for summary in runs]
-    lines += [(summary.state.created, _sweep_row(summary)) for summary in sweeps]
+    lines = [(x.run.state.created, (x.run.reference, x.status, _stages(x), _headline(x))) for x in runs]
+    lines += [(x.state.created, (x.folder.reference, x.status, "-", x.headline())) for x in sweeps]
     rows += [row for _, row in sorted(lines, key=lambda line: line[0])]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
@@ -126,19 +124,6 @@ def gc(options: argparse.Namespace) -> None:
     counts = [several(len(kind), what) for what, kind in found.items() if kind or what == "stage output"]
     action = "would delete" if options.dry_run else "deleted"
     print(f"{action} {' and '.join(counts)}: {show_bytes(sum(folder.size_bytes for folder in folders))}")
-
-
-def _name(folder: RunFolder) -> str:
-    return f"{folder.path.parent.name}/{folder.path.name}"
-
-
-def _run_row(summary: RunSummary) -> tuple[str, str, str, str]:
-    return summary.run.reference, summary.status, _stages(summary), _headline(summary)
-
-
-def _sweep_row(summary: SweepSummary) -> tuple[str, str, str, str]:
-    """Return the row of a sweep, which is listed above its cells."""
-    return reference(summary.folder), summary.status, "-", summary.headline()
 
 
 def _stages(summary: RunSummary) -> str:

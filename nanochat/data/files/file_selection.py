@@ -97,7 +97,7 @@ class FileSelection:
     ) -> FileChoice[AnyPath]:
         """Return the data files with content, each text in one format only, in the order of their paths."""
         choice = FileChoice(tuple(_with_twin_splits(files)), tuple(left_out))
-        choice = choice.keep([file for file in choice.used if _is_readable(file)], UNREAD_KIND)
+        choice = choice.keep([file for file in choice.used if file.is_named or file.kind is not None], UNREAD_KIND)
         choice = choice.keep([file for file in choice.used if file.size > 0], EMPTY)
         choice = choice.keep(_without_descriptions(choice.used), DESCRIPTION)
         choice = choice.keep(_of_first_group(choice.used), OTHER_GROUP)
@@ -161,10 +161,6 @@ def tells_kind(pattern: str, name: str) -> bool:
     """Return whether a pattern contains the suffix of the file it matches, as `*.md` does and `notes*` does not."""
     kind = kind_of(pattern)
     return kind is not None and kind == kind_of(name)
-
-
-def _is_readable(file: DataFile[AnyPath]) -> bool:
-    return file.is_named or file.kind is not None
 
 
 def _without_descriptions(files: Sequence[DataFile[AnyPath]]) -> list[DataFile[AnyPath]]:

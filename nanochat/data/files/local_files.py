@@ -214,14 +214,10 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
-def _is_short(path: Path) -> bool:
-    return all(len(os.fsencode(part)) <= _MAX_NAME_BYTES for part in path.parts)
-
-
 def _hint(path: Path) -> str:
     """Return what the user may have meant by a path that does not exist."""
     text = str(path)
-    if not _is_short(path):
+    if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
         return f"; a name in it is longer than {_MAX_NAME_BYTES} bytes"
     if (match := re.search("/hf:/+(.*)", text)) is not None:
         return f"; write a data set of the Hugging Face hub as `uri: hf://{match[1]}`"

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -44,7 +45,7 @@ def download(
     Raises:
         PreflightError: a file cannot be downloaded or is damaged at every attempt; what was received is kept.
     """
-    job = _Job(parts, base_url, token, files, progress, find_copy)
+    job = _Job(parts, base_url, token, sum(file.size for file in files), progress, find_copy)
     with ThreadPoolExecutor(_WORKERS) as pool:
         futures = {file.path: pool.submit(_fetch, job, file, folder / file.path) for file in files}
         try:
@@ -55,34 +56,26 @@ def download(
             raise
 
 
+@dataclass
 class _Job:
     """What the workers share: address, token, bytes received so far, and whether to stop."""
 
-    def __init__(
-        self,
-        parts: Path,
-        base_url: str | None,
-        token: str | None,
-        files: Sequence[RemoteFile],
-        progress: Progress | None,
-        find_copy: Callable[[RemoteFile], Path | None],
-    ) -> None:
-        self.parts = parts
-        self.base_url = base_url
-        self.find_copy = find_copy
-        self.token = token
-        self.stopped = threading.Event()
-        self._total = sum(file.size for file in files)
-        self._received: dict[str, int] = {}
-        self._progress = progress
-        self._lock = threading.Lock()
+    parts: Path
+    base_url: str | None
+    token: str | None
+    total_bytes: int
+    progress: Progress | None
+    find_copy: Callable[[RemoteFile], Path | None]
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _received: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self, file: RemoteFile, size: int) -> None:
         """Report that the first `size` bytes of a file have been received."""
         with self._lock:
             self._received[file.path] = size
-            if self._progress is not None:
-                self._progress(sum(self._received.values()), self._total)
+            if self.progress is not None:
+                self.progress(sum(self._received.values()), self.total_bytes)
 
 
 def _fetch(job: _Job, file: RemoteFile, target: Path) -> str:

@@ -31,8 +31,9 @@ def parts_folder(commit_folder: Path) -> Path:
 
 def stored_commits(base: Path) -> list[Path]:
     """Return the folders of all commits of which there are files, perhaps only incomplete ones, sorted by path."""
-    found = [*_root(base).glob("*/*/*"), *_root(base).glob(f"*/*/{PARTS}/*")]
-    return sorted({_repository_of(path) / path.name for path in found if path.is_dir() and is_commit(path.name)})
+    found = [*_root(base).glob("*/*/*")]
+    found += [path.parent.with_name(path.name) for path in _root(base).glob(f"*/*/{PARTS}/*") if path.is_dir()]
+    return sorted({path for path in found if is_commit(path.name) and (path.is_dir() or parts_folder(path).is_dir())})
 
 
 def commit_bytes(folder: Path) -> int:
@@ -70,7 +71,3 @@ def delete_dead_scratch(base: Path) -> None:
 
 def _root(base: Path) -> Path:
     return base / "hub" / "datasets"
-
-
-def _repository_of(path: Path) -> Path:
-    return path.parent.parent if path.parent.name == PARTS else path.parent

@@ -193,9 +193,10 @@ def _append(download: Download, answer: Answer, hashes: _Hashes) -> None:
         for block in answer.blocks():
             if hashes.size + len(block) > limit:
                 part.unlink()
-                raise PreflightError(
-                    f"{url}: the server sends more than {limit:,} bytes{_limit_reason(total)}; refused"
+                reason = (
+                    "the most that a file without an announced size may have" if total is None else "the announced size"
                 )
+                raise PreflightError(f"{url}: the server sends more than {limit:,} bytes, {reason}; refused")
             if total is None:
                 check_room(url, part.parent, len(block))
             out.write(block)
@@ -219,10 +220,6 @@ def _announced_size(download: Download, answer: Answer, have: int) -> int | None
         problem = f"the server sends {announced:,} bytes{how}, but the file should have {known:,}; refused"
         raise PreflightError(f"{download.place.url}: {problem}")
     return announced if known is None else known
-
-
-def _limit_reason(total: int | None) -> str:
-    return ", the most that a file without an announced size may have" if total is None else ", the announced size"
 
 
 def _start_again(download: Download, problem: str) -> TemporaryError:

@@ -20,8 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from nanochat.errors import NanochatError, StageError
 from nanochat.evals.harness.language_model import HarnessModel
-from nanochat.evals.metrics import score_problems
-from nanochat.evals.task_result import ExampleRecord, TaskResult
+from nanochat.evals.task_result import ExampleRecord, TaskResult, score_problems
 from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
 
 _FEWSHOT_SEED = 1234

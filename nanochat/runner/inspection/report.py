@@ -15,7 +15,7 @@ from functools import cache
 from nanochat.data.files.digests import SeenTexts
 from nanochat.data.ingest.preview import FilePreview
 from nanochat.errors import PreflightError
-from nanochat.plan.quantities import show_bytes
+from nanochat.plan.quantities import shorten, show_bytes
 from nanochat.plurals import several
 
 SHOWN_CHARS = 600
@@ -124,7 +124,7 @@ def describe_preview(preview: FilePreview) -> list[str]:
         lines.append(f"{name}: {which}{rows} with the columns {', '.join(preview.columns)}; the first ones:")
     for row in preview.rows:
         cells = (
-            f"{column} {json.dumps(_shorten(value), ensure_ascii=False)}"
+            f"{column} {json.dumps(shorten(value, _SHOWN_CELL_CHARS), ensure_ascii=False)}"
             for column, value in zip(preview.columns, row, strict=True)
             if value is not None
         )
@@ -136,10 +136,6 @@ def _show_quantiles(values: list[int]) -> str:
     names = {0.0: "least", 0.5: "median", 1.0: "most"}
     shown = zip(QUANTILES, quantiles(values), strict=True)
     return ", ".join(f"{names.get(share, f'{share:.0%}')} {value:,}" for share, value in shown)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _SHOWN_CELL_CHARS else f"{text[: _SHOWN_CELL_CHARS - 1]}…"
 
 
 def quantiles(values: Sequence[int]) -> list[int]:

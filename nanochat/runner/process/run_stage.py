@@ -25,8 +25,7 @@ from nanochat.runner.store.cleanup.checkpoint_cleanup import delete_checkpoints
 from nanochat.runner.store.last_batch import last_halvings
 from nanochat.runner.store.locks import StageLock
 from nanochat.runner.store.record import Cost, Provenance, StageRecord
-from nanochat.runner.store.stage_cache import ResolvedStage, newest_step
-from nanochat.runner.store.suite_reuse import reuse_suites
+from nanochat.runner.store.stage_cache import ResolvedStage, newest_step, reuse_suites
 from nanochat.runtime import BASE_DIR
 from nanochat.storage.files import folder_bytes, write_text
 from nanochat.storage.integrity import FileDigest

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from nanochat.errors import RecipeError
 from nanochat.plan.compile import compile_plan
-from nanochat.plan.quantities import show_score
+from nanochat.plan.quantities import shorten, show_score
 from nanochat.recipe.load import load_recipe
 from nanochat.runner.report.markdown import markdown_table
 from nanochat.runner.report.results import Result
@@ -81,7 +81,7 @@ def compare_runs(runs: Sequence[Run], base: Path) -> Comparison:
 def render_comparison(comparison: Comparison) -> str:
     """Return markdown tables of the results and of the differing recipe values, and the remarks below them."""
     results = {name: [_show(cell) for cell in cells] for name, cells in comparison.results.items()}
-    recipe = {name: [_shorten(cell) for cell in cells] for name, cells in comparison.recipe.items()}
+    recipe = {name: [shorten(cell, _CELL_CHARS) for cell in cells] for name, cells in comparison.recipe.items()}
     tables = [_table("result", comparison.runs, results)]
     tables += [_table("recipe", comparison.runs, recipe)] if recipe else []
     return "\n".join([*tables, *(f"{remark}\n" for remark in comparison.remarks)])
@@ -181,14 +181,9 @@ def _has_entry(name: str, values: Mapping[str, str]) -> bool:
 
 
 def _table(heading: str, runs: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    return (
-        markdown_table([heading, *runs], "l" + "r" * len(runs), [(name, *cells) for name, cells in rows.items()]) + "\n"
-    )
+    table = markdown_table([heading, *runs], "l" + "r" * len(runs), [(name, *cells) for name, cells in rows.items()])
+    return f"{table}\n"
 
 
 def _all_names(tables: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for table in tables for name in table))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _CELL_CHARS else f"{text[: _CELL_CHARS - 1]}…"

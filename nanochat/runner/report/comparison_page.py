@@ -8,10 +8,9 @@ from pathlib import Path
 
 from nanochat.plurals import several
 from nanochat.runner.report.comparison import compare_runs, render_comparison
-from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.html import render_html
 from nanochat.runner.report.markdown import escape
-from nanochat.runner.report.plots import Curve, read_curves, smooth
+from nanochat.runner.report.plots import Curve, new_figure, read_curves, save_figure, smooth
 from nanochat.runner.store.run_catalog import Run
 
 _CURVES = ("loss", "bpb")
@@ -51,8 +50,7 @@ def _curves(run: Run, base: Path) -> dict[str, Curve]:
 def _draw(path: Path, name: str, curves: Mapping[str, Curve | None]) -> None:
     figure = new_figure(9, 4, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(name)
-    axes.set_xlabel("step")
+    axes.set(title=name, xlabel="step")
     axes.grid(alpha=0.3)
     for number, (reference, curve) in enumerate(curves.items()):
         if curve is None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from nanochat.runner.report.figures import new_figure, save_figure
 from nanochat.runner.report.scores import Suite
+from nanochat.storage.files import atomic_write
 from nanochat.storage.series import SUITE_PREFIX
 from nanochat.tracking.points import read_points
+
+if TYPE_CHECKING:  # imported only when something is drawn, because it takes long
+    from matplotlib.figure import Figure
 
 SCORES_PLOT = "scores.png"
 REWARD_PLOT = "reward.png"
@@ -18,6 +22,24 @@ _REWARD = "train/reward"
 Curve = tuple[list[int], list[float]]
 _SMOOTHING_SHARE = 50
 """Curves are averaged over this fraction (one fiftieth) of their points."""
+_DPI = 110
+
+
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = None) -> Figure:
+    """Return an empty figure of this size in inches."""
+    # Unlike pyplot, the object interface does not choose a backend that may need a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG file, whole or not at all. The same figure always gives the same file."""
+    with atomic_write(path) as scratch:
+        figure.savefig(scratch, dpi=_DPI, metadata={"Software": None})
 
 
 def draw_curves(streams: Mapping[str, Path], folder: Path) -> list[Path]:
@@ -88,8 +110,7 @@ def _draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Curve]]) -> 
     figure.subplots_adjust(left=0.6 / width, right=1 - 0.2 / width, bottom=0.14, top=0.85, wspace=0.15)
     for number, (stage, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), number)
-        axes.set_title(stage)
-        axes.set_xlabel("step")
+        axes.set(title=stage, xlabel="step")
         axes.grid(alpha=0.3)
         for name, (steps, values) in curves.items():
             if (averages := smooth(values)) is not None:

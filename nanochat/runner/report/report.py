@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
     missing = [run.describe_lost(base, lost)] if lost else []
     missing += [f"{path} {damage}, so it is not shown. Run the recipe again." for path, damage in damaged.items()]
     curves = [_image(name) for name in plots if name != SCORES_PLOT]
+    reward_intro = [_REWARD_INTRO] if REWARD_PLOT in plots else []
     parts = [
         f"# {escape(state.name)}",
         paragraphs(state.description),
@@ -72,7 +73,7 @@ def report_text(run: Run, base: Path, *, plots: Sequence[str]) -> str:
         *_scores(records, has_plot=SCORES_PLOT in plots),
         *_expectations(run, records),
         *(["## Data", indented("\n".join(sources))] if sources else ()),
-        *(["## Learning curves", *_curve_intros(plots), *curves] if curves else ()),
+        *(["## Learning curves", _CURVES_INTRO, *reward_intro, *curves] if curves else ()),
         *(["## Samples", _SAMPLES_INTRO, *map(_sample_section, samples.values())] if samples else ()),
         "## Time and memory",
         _COST_INTRO,
@@ -92,10 +93,6 @@ def _draw(run: Run, base: Path) -> list[Path]:
     existing = {stage: path for stage, path in series.items() if path.is_file() and path not in damaged}
     suites = list_suites(run.records(base))
     return [*draw_scores(suites, run.folder.plots), *draw_curves(existing, run.folder.plots)]
-
-
-def _curve_intros(plots: Collection[str]) -> list[str]:
-    return [_CURVES_INTRO, *([_REWARD_INTRO] if REWARD_PLOT in plots else ())]
 
 
 def _image(name: str) -> str:

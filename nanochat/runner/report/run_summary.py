@@ -98,7 +98,7 @@ def run_to_json(summary: RunSummary) -> dict[str, JsonValue]:
         "name": state.name,
         "folder": str(run.folder.path),
         "status": summary.status,
-        "created": _time(state.created),
+        "created": datetime.fromtimestamp(state.created, UTC).isoformat(timespec="seconds"),
         "seed": state.seed,
         "command": state.command,
         "message": state.message,
@@ -152,7 +152,3 @@ def _stages_to_json(summary: RunSummary) -> list[JsonValue]:
             }
         )
     return stages
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

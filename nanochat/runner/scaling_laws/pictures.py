@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanochat.plan.quantities import show_count
-from nanochat.runner.report.figures import new_figure, save_figure
+from nanochat.runner.report.plots import new_figure, save_figure
 from nanochat.runner.scaling_laws.analysis import ScalingAnalysis
 from nanochat.runner.scaling_laws.isoflop import IsoflopCurve
 from nanochat.runner.scaling_laws.loss_law import LossLaw

@@ -33,8 +33,7 @@ class Run:
     @property
     def reference(self) -> str:
         """NAME/TIME, or the path of a folder that does not lie among the runs of a base folder."""
-        path = self.folder.path
-        return f"{path.parent.name}/{path.name}" if self._own_base is not None else str(path)
+        return self.folder.reference if self._own_base is not None else str(self.folder.path)
 
     @property
     def _own_base(self) -> Path | None:

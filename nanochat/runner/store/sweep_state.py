@@ -83,8 +83,3 @@ def sweep_of(run_sweep: str, base: Path) -> tuple[SweepFolder, SweepState] | Non
     folder = SweepFolder(sweeps_folder(base) / run_sweep)
     state = read_sweep(folder) if run_sweep else None
     return None if state is None else (folder, state)
-
-
-def reference(folder: SweepFolder) -> str:
-    """Return NAME/TIME."""
-    return f"{folder.path.parent.name}/{folder.path.name}"

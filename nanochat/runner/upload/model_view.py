@@ -70,7 +70,9 @@ def _model_view(
     prefix = f"out/{MODEL_FOLDER}/"
     files = {name: record.files[prefix + name].sha256 for name in MODEL_FILES if prefix + name in record.files}
     is_uploaded = _is_uploaded(state, stage)
-    if len(files) < len(MODEL_FILES) or (is_uploaded and _is_damaged(folder, record)):
+    if len(files) < len(MODEL_FILES):
+        return None
+    if is_uploaded and any(damage_to_read(folder, record, folder.model / name) for name in MODEL_FILES):
         return None
     return ModelView(
         name=f"{state.name}-{stage}",
@@ -100,10 +102,6 @@ def _is_uploaded(state: RunState, stage: str) -> bool:
     is_last = stage == [entry.stage for entry in state.stages if STAGES[entry.stage].trains][-1]
     is_registered = is_last and state.tracking.registered_name is not None
     return wanted == "all" or (wanted == "registered" and is_registered)
-
-
-def _is_damaged(folder: StageFolder, record: StageRecord) -> bool:
-    return any(damage_to_read(folder, record, folder.model / name) is not None for name in MODEL_FILES)
 
 
 def _measurements(state: RunState, base: Path, records: Records, run_link: Path) -> Iterator[Measurement]:

@@ -10,7 +10,7 @@ from nanochat.recipe.sweeps.cells import show_value
 from nanochat.recipe.sweeps.labels import SEED, short_names
 from nanochat.runner.report.markdown import code_span, join_parts, paragraphs
 from nanochat.runner.store.run_state import RunState
-from nanochat.runner.store.sweep_state import SweepState, reference, sweep_of
+from nanochat.runner.store.sweep_state import SweepState, sweep_of
 from nanochat.storage.layout import SweepFolder
 from nanochat.tracking.run_view import SWEEP_TAG, Artifact, RunView, Status, metric_name
 
@@ -74,18 +74,15 @@ def as_cell(view: RunView, run: RunState, base: Path, *, tags: Mapping[str, str]
 
 
 def _section_params(state: SweepState) -> dict[str, str]:
-    values = {path: sorted({show_value(cell.values[path]) for cell in state.cells}) for path in _paths(state)}
+    paths = list(state.cells[0].values) if state.cells else []
+    values = {path: sorted({show_value(cell.values[path]) for cell in state.cells}) for path in paths}
     ranking = " ".join(f"{metric} {order}" for metric, order in (state.section.rank_by or {}).items())
     shown = {f"sweep.{path}": " | ".join(words) for path, words in values.items()}
     return shown | ({"rank_by": ranking} if ranking else {})
 
 
-def _paths(state: SweepState) -> list[str]:
-    return list(state.cells[0].values) if state.cells else []
-
-
 def _describe(folder: SweepFolder, state: SweepState, headline: str) -> str:
-    search = f'tags.{SWEEP_TAG} = "{reference(folder)}"'
+    search = f'tags.{SWEEP_TAG} = "{folder.reference}"'
     parts = [
         headline,
         paragraphs(state.description),

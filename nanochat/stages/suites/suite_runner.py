@@ -18,8 +18,7 @@ import mlx.core as mx
 
 from nanochat.checkpoint.model_folder import load_model_and_tokenizer
 from nanochat.errors import InterruptedRun
-from nanochat.evals.metrics import Score, composite
-from nanochat.evals.task_result import Cuts, ExampleRecord, TaskResult, count_cuts
+from nanochat.evals.task_result import Cuts, ExampleRecord, Score, TaskResult, composite, count_cuts
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
 from nanochat.plan.stages import STAGES

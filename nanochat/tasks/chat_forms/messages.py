@@ -145,14 +145,12 @@ def _message(value: object, number: int, ignored: set[str], is_trained: bool) ->
 def _content(role: Role, content: object, key: str, where: str) -> str | tuple[Part, ...]:
     if not isinstance(content, list):
         return text_of(content, key, where)
-    parts = tuple(_part(part, number, role, f"{where}part {number} of `{key}` ") for number, part in _numbered(content))
+    parts = tuple(
+        _part(part, number, role, f"{where}part {number} of `{key}` ") for number, part in enumerate(content, start=1)
+    )
     if role == "assistant":
         return parts
     return "".join(part.text for part in parts)
-
-
-def _numbered(content: list[object]) -> list[tuple[int, object]]:
-    return list(enumerate(content, start=1))
 
 
 def _part(value: object, number: int, role: Role, where: str) -> Part:

@@ -45,7 +45,8 @@ def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -
     read together, the buffers for decoding exist only afterwards.
     """
     rows_read = max(1, min(rows, batch_sizes.PROMPT_TOKENS // tokens))
-    position = _cache_bytes_per_position(config, dtype)
+    # The keys and values of a position in a layer.
+    position = 2 * config.n_kv_head * config.head_dim * VALUE_BYTES[dtype]
     prompts = position * rows_read * tokens * config.n_layer
     buffers = position * rows * sum(batch_sizes.buffer_size(window, tokens) for window in config.windows)
     chunk = min(batch_sizes.PROMPT_CHUNK_TOKENS, tokens)
@@ -61,11 +62,6 @@ def decoding_bytes(config: GPTConfig, *, rows: int, tokens: int, dtype: Dtype) -
 def _inference_weights(config: GPTConfig, dtype: Dtype) -> int:
     """Return the bytes of the weights, including those that a cast starts from."""
     return config.num_parameters() * (4 if dtype == "float32" else 4 + VALUE_BYTES[dtype])
-
-
-def _cache_bytes_per_position(config: GPTConfig, dtype: Dtype) -> int:
-    """Return the bytes of the keys and values of one position in one layer."""
-    return 2 * config.n_kv_head * config.head_dim * VALUE_BYTES[dtype]
 
 
 def base_eval_peak(spec: BaseEvalSpec, config: GPTConfig, dtype: Dtype, *, on_cpu: bool) -> int:

@@ -10,7 +10,7 @@ from nanochat.recipe.load import load_recipe
 from nanochat.recipe.schema.suggestions import did_you_mean
 from nanochat.recipe.show import resolved_yaml
 from nanochat.recipe.sweeps.labels import short_names
-from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep, reference
+from nanochat.runner.store.sweep_state import SweepState, describe_damage, read_sweep
 from nanochat.runner.sweeps.results.cell_results import group_by_setting, rank, read_results
 from nanochat.runner.sweeps.results.table import describe_setting, show_mean
 from nanochat.storage.layout import SweepFolder, sweep_folders, sweeps_folder
@@ -24,7 +24,9 @@ def find_sweep(name: str, base: Path) -> tuple[SweepFolder, SweepState]:
     wanted = name.strip("/").partition("/")[0]
     same_name = [folder for folder in sweep_folders(base) if folder.path.parent.name == wanted]
     if same_name:
-        raise RecipeError(f"no sweep `{name}`; those of this name are {', '.join(map(reference, same_name))}")
+        raise RecipeError(
+            f"no sweep `{name}`; those of this name are {', '.join(folder.reference for folder in same_name)}"
+        )
     names = sorted({folder.path.parent.name for folder in sweep_folders(base)})
     where = f"under {sweeps_folder(base)}"
     help_ = did_you_mean(wanted, names) if names else "run a recipe that has a section `sweep`"
@@ -53,13 +55,13 @@ def best_recipe(name: str, base: Path) -> str:
     folder, state = find_sweep(name, base)
     ranking = state.section.rank_by
     if ranking is None:
-        raise RecipeError(f"the sweep {reference(folder)} does not rank its cells; add `sweep.rank_by` to its recipe")
+        raise RecipeError(f"the sweep {folder.reference} does not rank its cells; add `sweep.rank_by` to its recipe")
     ((metric, order),) = ranking.items()
     settings = group_by_setting(read_results(state, base))
     ranked = rank(settings, metric, order)
     if not ranked:
         raise PreflightError(
-            f"no setting of the sweep {reference(folder)} has `{metric}` for all of its seeds yet; "
+            f"no setting of the sweep {folder.reference} has `{metric}` for all of its seeds yet; "
             f"continue it with `{state.command}`"
         )
     winner = ranked[0]
@@ -70,6 +72,6 @@ def best_recipe(name: str, base: Path) -> str:
     unranked = len(settings) - len(ranked)
     missing = f" ({unranked} more without a result)" if unranked else ""
     return (
-        f"# The best of {several(len(ranked), 'setting')}{missing} of the sweep {reference(folder)}, by {metric} "
+        f"# The best of {several(len(ranked), 'setting')}{missing} of the sweep {folder.reference}, by {metric} "
         f"({order}): {show_mean(winner, metric)}\n# {described or 'the seed'}\n{resolved_yaml(loaded)}"
     )

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from nanochat.plan.stages import training_stages
 from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names
-from nanochat.runner.report.figures import new_figure, save_figure
-from nanochat.runner.report.plots import smooth
+from nanochat.runner.report.plots import new_figure, save_figure, smooth
 from nanochat.runner.store.verification import damage_to_read
 from nanochat.runner.sweeps.results.cell_results import CellResult
 from nanochat.runner.sweeps.results.effects import Effect
@@ -49,9 +48,7 @@ def draw_curves(
     axes.set_title(
         f"training loss of {several(len(curves), 'cell')}, from the best {metric} (dark) to the worst (light)"
     )
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.set_xscale("log")
+    axes.set(xlabel="step", ylabel="loss (nats per token)", xscale="log")
     axes.grid(alpha=0.3)
     if len(curves) <= _MAX_LEGEND:
         axes.legend(fontsize=8)
@@ -70,8 +67,7 @@ def draw_effects(effects: Sequence[Effect], folder: Path, *, metric: str) -> lis
     for number, effect in enumerate(effects, start=1):
         axes = figure.add_subplot(rows, columns, number)
         _draw_effect(axes, effect)
-        axes.set_xlabel(", ".join(names[path] for path in effect.paths))
-        axes.set_ylabel(metric)
+        axes.set(xlabel=", ".join(names[path] for path in effect.paths), ylabel=metric)
         axes.grid(alpha=0.3)
     save_figure(figure, folder / EFFECTS_PICTURE)
     return [folder / EFFECTS_PICTURE]

@@ -16,7 +16,7 @@ from nanochat.plurals import several
 from nanochat.recipe.sweeps.labels import short_names
 from nanochat.runner.scaling_laws.analysis import analysis_to_json
 from nanochat.runner.store.locks import is_locked
-from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
+from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.results.cell_results import (
     CellResult,
     Setting,
@@ -93,7 +93,7 @@ def summary_to_json(summary: SweepSummary) -> JsonValue:
     """Return a sweep as JSON values, as `ls` lists it."""
     best = summary.best
     return {
-        "sweep": reference(summary.folder),
+        "sweep": summary.folder.reference,
         "name": summary.state.name,
         "folder": str(summary.folder.path),
         "status": summary.status,
@@ -109,7 +109,7 @@ def sweep_to_json(folder: SweepFolder, state: SweepState, results: Sequence[Cell
     """Return the facts that the report of a sweep is made from. Not here: the effect of each field, and pictures."""
     law = fit_law(state, results)
     return {
-        "sweep": reference(folder),
+        "sweep": folder.reference,
         "name": state.name,
         "folder": str(folder.path),
         "description": state.description,
@@ -166,14 +166,14 @@ def take_sweep_snapshot(folder: SweepFolder, state: SweepState, base: Path) -> S
     running = [x for x in summary.results if x.status == "running" and x.run is not None]
     if not running or running[-1].run is None:
         return Snapshot(
-            reference=reference(folder), status=summary.status, message=summary.headline(),
+            reference=folder.reference, status=summary.status, message=summary.headline(),
             exit_code=OK if is_active else _exit_code(summary), is_active=is_active, stages=counts,
             title=None, fraction=0.0, text="", curve_name=None, curve=([], []),
         )  # fmt: skip
     cell, number = take_snapshot(running[-1].run, base), f"cell {running[-1].entry.number}/{state.final_cell_count}"
     return replace(
         cell,
-        reference=reference(folder),
+        reference=folder.reference,
         exit_code=OK,
         is_active=True,
         stages=counts,

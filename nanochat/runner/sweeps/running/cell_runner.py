@@ -18,7 +18,7 @@ from nanochat.runner.pipeline import run_loaded
 from nanochat.runner.preflight.run_context import RunRequest
 from nanochat.runner.process.child import COMMAND
 from nanochat.runner.process.interrupts import Interrupts
-from nanochat.runner.store.sweep_state import SweepState, reference
+from nanochat.runner.store.sweep_state import SweepState
 from nanochat.runner.sweeps.preparing.open_sweep import cell_entry
 from nanochat.runner.sweeps.preparing.prepared import PreparedCell
 from nanochat.runner.sweeps.results.cell_results import read_result
@@ -51,7 +51,7 @@ class CellRunner:
 
     def __init__(self, request: SweepRequest, folder: SweepFolder, state: SweepState, display: SweepDisplay) -> None:
         self._request, self._state, self._display = request, state, display
-        self._reference = reference(folder)
+        self._reference = folder.reference
         self.failures: list[CellFailure] = []
         """The cells that failed, and why."""
         self.pruned: set[int] = set()

@@ -11,7 +11,7 @@ from nanochat.runner.display import Display
 from nanochat.runner.process.interrupts import Interrupts
 from nanochat.runner.report.markdown import escape
 from nanochat.runner.store import provenance
-from nanochat.runner.store.sweep_state import SweepState, read_sweep, reference
+from nanochat.runner.store.sweep_state import SweepState, read_sweep
 from nanochat.runner.sweeps.results.cell_results import read_results
 from nanochat.runner.sweeps.results.summary import SweepSummary
 from nanochat.runner.upload.build_view import RUN_STATUS
@@ -33,7 +33,7 @@ def uploading_sweep(
         yield
         return
     has_ended = False
-    cells = cells_query(reference(folder), state.section.rank_by or {})
+    cells = cells_query(folder.reference, state.section.rank_by or {})
     with uploading_views(
         tracking,
         folder.link,
