@@ -68,13 +68,14 @@ def run(job: Job, context: StageContext) -> StageResult:
     )
     validation = _make_validation(spec, context, training, rows_per_batch=micro_batch_size)
 
-    def sample() -> list[str]:
-        return sample_continuations(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+    def sample(position: TrainingPosition) -> None:
+        texts = sample_continuations(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+        write_samples(context, position.step, texts)
 
     position = training.run(
         evaluate=validation.evaluate,
         suites=MonitoredSuites(context, model, tokenizer, schedule, spec.seed),
-        sample=lambda position: write_samples(context, position.step, sample()),
+        sample=sample,
     )
     passed_on = training.checkpoints.choose_model(position)
     training.write_output()
@@ -198,7 +199,7 @@ def _make_validation(
             )
         ]
 
-    return Validation(context, training.model, training.tokenizer, training.schedule, read, "held-out tokens")
+    return Validation(training, read, "held-out tokens")
 
 
 def _make_result(

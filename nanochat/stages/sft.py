@@ -72,13 +72,14 @@ def run(job: Job, context: StageContext) -> StageResult:
         data, context, training, sequence_len=sequence_len, tokens_per_batch=micro_batch_size * sequence_len
     )
 
-    def sample() -> list[str]:
-        return sample_answers(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+    def sample(position: TrainingPosition) -> None:
+        texts = sample_answers(Engine(model, tokenizer), context.job.execution.prompts, max_tokens=SAMPLE_TOKENS)
+        write_samples(context, position.step, texts)
 
     position = training.run(
         evaluate=validation.evaluate if data.held_out else None,
         suites=MonitoredSuites(context, model, tokenizer, training.schedule, spec.seed),
-        sample=lambda position: write_samples(context, position.step, sample()),
+        sample=sample,
     )
     passed_on = training.checkpoints.choose_model(position)
     training.write_output()
@@ -168,8 +169,7 @@ def _make_validation(
             tokens_per_batch=tokens_per_batch,
         )
 
-    unit = "tokens of held-out answers"
-    return Validation(context, training.model, training.tokenizer, training.schedule, read, unit, counts_specials=True)
+    return Validation(training, read, "tokens of held-out answers", counts_specials=True)
 
 
 def _describe_conversations(stats: ConversationStats, data: SftData, sequence_len: int) -> str:

@@ -31,7 +31,7 @@ def _completion(parser: Parser) -> None:
         "words",
         metavar="WORD",
         nargs=argparse.REMAINDER,
-        help="a command line: print what its last word may be (the script calls this)",
+        help="a command line: print possible completions of its last word (the script calls this)",
     )
 
 

@@ -48,7 +48,7 @@ class Verb:
     add_arguments: Callable[[Parser], None] = lambda parser: None
 
     def parser(self) -> Parser:
-        """Return the parser of what follows the verb."""
+        """Return the parser of the words after the name of the command."""
         lines = [f"  nanochat-run {example}" for example in self.examples]
         parser = Parser(
             prog=f"nanochat-run {self.name}",

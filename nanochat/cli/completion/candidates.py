@@ -1,4 +1,4 @@
-"""What may come next in a command line: a command, an option, a recipe, a run, a stage, a value.
+"""Finds what may come next in a command line: a command, an option, a recipe, a run, a stage, a value.
 
 A shell asks this whenever the Tab key is pressed, so nothing here may need a slow import.
 """
@@ -55,15 +55,15 @@ class _Line:
 
     @property
     def recipe(self) -> str | None:
-        """The recipe that the line names, as far as it does."""
+        """The recipe that the line names, or None."""
         takes_recipe = any(action.metavar == "RECIPE" for action in self.parser.positionals())
         return self.positionals[0] if takes_recipe and self.positionals else None
 
 
 def complete(program: str, words: Sequence[str]) -> Iterator[Candidate | str]:
-    """Yield what the last of the words after the program's name may be, and whether files may be it.
+    """Yield the words that the last one on a command line may become, and which files it may name.
 
-    The text after `=` in such a word belongs to it.
+    `words` are those after the program's name. The text after `=` in such a word belongs to it.
     """
     *before, current = words or [""]
     if Path(program).name == CHAT:
@@ -93,7 +93,7 @@ def complete(program: str, words: Sequence[str]) -> Iterator[Candidate | str]:
 
 
 def _values(action: argparse.Action, current: str, line: _Line) -> Iterator[Candidate | str]:
-    """Yield what the value of an option or an argument may be."""
+    """Yield the possible values of an option or an argument."""
     if action.choices is not None:
         yield from _starting(current, (Candidate(str(choice)) for choice in action.choices))
     match action.metavar:

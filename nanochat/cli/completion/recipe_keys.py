@@ -63,7 +63,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _expand(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the schemas with references and alternatives replaced by what they stand for."""
+    """Return the schemas and, for references and alternatives, the schemas that they name."""
     expanded = []
     for node in nodes:
         parts = [part for kind in ("anyOf", "oneOf", "allOf") for part in node.get(kind, ()) if "required" not in part]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 from nanochat.cli.completion.candidates import complete
 from nanochat.cli.completion.scripts import SCRIPTS
@@ -22,7 +23,8 @@ def completion(options: argparse.Namespace) -> None:
         elif options.shell == "bash":  # it replaces only what follows `=`
             print(candidate.value.partition("=")[2] if "=" in words[-1] else candidate.value)
         else:
-            print(f"{candidate.value}\t{_shorten(candidate.meaning)}".rstrip())
+            meaning, _, _ = candidate.meaning.partition("\n")
+            print(f"{candidate.value}\t{textwrap.shorten(meaning, _MAX_MEANING_CHARS, placeholder='...')}".rstrip())
 
 
 def _join_settings(words: list[str]) -> list[str]:
@@ -34,8 +36,3 @@ def _join_settings(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _shorten(text: str) -> str:
-    line, *_ = text.splitlines() or [""]
-    return line if len(line) <= _MAX_MEANING_CHARS else f"{line[: _MAX_MEANING_CHARS - 3]}..."

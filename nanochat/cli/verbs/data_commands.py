@@ -25,7 +25,7 @@ _TRAINED_STYLE, _CONTEXT_STYLE = "bold green", "dim"
 
 
 def data(options: argparse.Namespace) -> None:
-    """Print what the data of a recipe, or of one of its sources, are like.
+    """Print the size, the kind and the first items of the data of a recipe, or of one of its sources.
 
     Raises:
         RecipeError: the recipe is not valid, or has no such source.

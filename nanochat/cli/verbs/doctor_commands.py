@@ -19,7 +19,7 @@ _MARKS = {"ok": "ok", "hint": "hint", "warning": "WARN", "failure": "FAIL"}
 
 
 def doctor(_options: argparse.Namespace) -> None:
-    """Print what this machine and the installation are like, and what to do about what is wrong.
+    """Print the state of this machine and of the installation, with a remedy for each problem.
 
     Raises PreflightError at the end if no recipe could run.
     """

@@ -13,6 +13,7 @@ from nanochat import runtime
 from nanochat.cli.json_output import print_json
 from nanochat.data.places.connection import is_offline
 from nanochat.errors import PreflightError, RecipeError
+from nanochat.plurals import several
 from nanochat.recipe.load import load_recipe
 
 _CACHED_HERE = (
@@ -92,7 +93,7 @@ def plan(options: argparse.Namespace) -> None:
     else:
         print(plan_report_text(prepared, lookups, selected, checks), end="")
     if count := len(prepared.problems) + len(checks.problems):
-        raise PreflightError(f"{count} problem{'s' if count > 1 else ''} to fix before the run can start, listed above")
+        raise PreflightError(f"{several(count, 'problem')} to fix before the run can start, listed above")
 
 
 def check(options: argparse.Namespace) -> None:

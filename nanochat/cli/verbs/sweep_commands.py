@@ -1,4 +1,4 @@
-"""What the verbs of `nanochat-run` do with a recipe that has a sweep."""
+"""The verbs of `nanochat-run` about sweeps: sweep and best; and the parts of run and plan for recipes with a sweep."""
 
 from __future__ import annotations
 

@@ -10,27 +10,20 @@ import itertools
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.data.files.file_kinds import kind_of
 from nanochat.data.files.formats.streams import blocks
-from nanochat.data.ingest.row_tables import UnreadableFileError
-from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
-from nanochat.errors import PreflightError, StageError
-from nanochat.storage.files import atomic_write, make_folder, move_into_place, sha256_of_file
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-import tempfile
-from typing import TYPE_CHECKING
-
 from nanochat.data.ingest.csv_rows import csv_rows
 from nanochat.data.ingest.json_values import json_rows
-from nanochat.data.ingest.row_tables import TABLE_ROWS, row_tables, with_places
+from nanochat.data.ingest.row_tables import TABLE_ROWS, UnreadableFileError, row_tables, with_places
+from nanochat.data.ingest.store import PARTIAL_SUFFIX, Part, copy_folder, read_parts, write_parts
 from nanochat.data.ingest.tar_rows import tar_rows
+from nanochat.errors import PreflightError, StageError
+from nanochat.storage.files import atomic_write, make_folder, move_into_place, sha256_of_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

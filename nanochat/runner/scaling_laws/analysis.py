@@ -72,30 +72,34 @@ def describe(analysis: ScalingAnalysis) -> list[str]:
 
 def analysis_to_json(analysis: ScalingAnalysis) -> dict[str, JsonValue]:
     """Return the analysis as JSON values. An interval is null if no setting was repeated."""
-    isoflop, law = analysis.isoflop, analysis.law
-    growth = isoflop.growth if isoflop is not None else None
-    return {
+    document: dict[str, JsonValue] = {
         "interval": INTERVAL,
         "points": [asdict(point) for point in analysis.points],
-        "isoflop": None
-        if isoflop is None
-        else [
-            {"flops": curve.flops, "best": _optimum_to_json(curve.best), "problem": curve.problem}
-            for curve in isoflop.curves
-        ],
-        "growth": None
-        if growth is None
-        else dict(zip(("params", "tokens"), map(_to_json, growth.exponents), strict=True))
-        | {"larger": _optimum_to_json(growth.optimum(analysis.larger_budget))},
-        "law": None
-        if law is None
-        else {
-            "coefficients": {name: _to_json(value) for name, value in law.coefficients.items()},
-            "misfit": law.misfit,
-            "larger": _optimum_to_json(law.optimum(analysis.larger_budget)),
-        },
+        "isoflop": None,
+        "growth": None,
+        "law": None,
         "problems": list(analysis.problems),
     }
+    if (isoflop := analysis.isoflop) is not None:
+        document["isoflop"] = [
+            {
+                "flops": curve.flops,
+                "best": None if curve.best is None else asdict(curve.best),
+                "problem": curve.problem,
+            }
+            for curve in isoflop.curves
+        ]
+        if (growth := isoflop.growth) is not None:
+            params, tokens = map(asdict, growth.exponents)
+            larger = asdict(growth.optimum(analysis.larger_budget))
+            document["growth"] = {"params": params, "tokens": tokens, "larger": larger}
+    if (law := analysis.law) is not None:
+        document["law"] = {
+            "coefficients": {name: asdict(value) for name, value in law.coefficients.items()},
+            "misfit": law.misfit,
+            "larger": asdict(law.optimum(analysis.larger_budget)),
+        }
+    return document
 
 
 def _describe_curve(curve: IsoflopCurve) -> str:
@@ -134,24 +138,7 @@ def _describe_best(best: Optimum) -> str:
 
 
 def _show(value: Uncertain, show: Callable[[float], str]) -> str:
-    if value.low is None or value.high is None:
+    if value.interval is None:
         return show(value.value)
-    return f"{show(value.value)} [{show(value.low)}, {show(value.high)}]"
-
-
-def _optimum_to_json(best: Optimum | None) -> JsonValue:
-    if best is None:
-        return None
-    return {
-        "flops": best.flops,
-        "params": _to_json(best.params),
-        "tokens": _to_json(best.tokens),
-        "tokens_per_param": _to_json(best.tokens_per_param),
-        "loss": None if best.loss is None else _to_json(best.loss),
-        "is_extrapolated": best.is_extrapolated,
-    }
-
-
-def _to_json(value: Uncertain) -> JsonValue:
-    interval: JsonValue = None if value.low is None else [value.low, value.high]
-    return {"value": value.value, "interval": interval}
+    low, high = value.interval
+    return f"{show(value.value)} [{show(low)}, {show(high)}]"

@@ -112,7 +112,7 @@ def _law_of_size(law: LossLaw, size: float, points: Sequence[TrainedModel]) -> t
 
 def _plot_band(axes: Axes, x: Sequence[float], values: Sequence[Uncertain], *, label: str) -> None:
     axes.plot(x, [value.value for value in values], color=_BLUE, label=label)
-    edges = [(value.low, value.high) for value in values if value.low is not None and value.high is not None]
+    edges = [value.interval for value in values if value.interval is not None]
     if len(edges) == len(x):
         low, high = np.array(edges).T
         axes.fill_between(x, low, high, color=_BLUE, alpha=0.15, linewidth=0, label=f"its {INTERVAL:.0%} interval")
@@ -126,9 +126,10 @@ def _budgets(analysis: ScalingAnalysis, *, to: float) -> list[float]:
 
 def _bars(value: Uncertain) -> list[list[float]] | None:
     """Return the lengths of error bars. The value itself may lie outside of the interval."""
-    if value.low is None or value.high is None:
+    if value.interval is None:
         return None
-    return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+    low, high = value.interval
+    return [[max(0.0, value.value - low)], [max(0.0, high - value.value)]]
 
 
 def _new_axes(title: str, x_label: str, y_label: str) -> Axes:

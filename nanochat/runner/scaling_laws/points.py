@@ -41,11 +41,10 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """A number and its interval. `low` and `high` are None if no setting was repeated with another seed."""
+    """A number and the ends of its interval, which is None if no setting was repeated with another seed."""
 
     value: float
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,4 +136,4 @@ def with_interval(values: np.ndarray) -> Uncertain:
     if not len(drawn) or np.isnan(drawn).mean() > _FAILED_SHARE:
         return Uncertain(value)
     low, high = np.nanpercentile(drawn, (100 * (1 - INTERVAL) / 2, 100 * (1 + INTERVAL) / 2))
-    return Uncertain(value, float(low), float(high))
+    return Uncertain(value, (float(low), float(high)))

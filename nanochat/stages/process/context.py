@@ -41,7 +41,7 @@ class StageResult:
 
 
 class StageContext:
-    """A stage's folders, and how it reports to the parent process.
+    """The folders of a stage, and the ways in which it reports to the parent process.
 
     `should_stop` returns true once a signal has asked the stage to save and stop. `clock` returns seconds, of which
     only differences count.

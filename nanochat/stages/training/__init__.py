@@ -1,1 +1,1 @@
-"""What the stages that train share: the loop in its folder, rows of a step, rates, validation and samples."""
+"""The common parts of the stages that train: the loop in its folder, rows of a step, rates, validation and samples."""

@@ -104,7 +104,7 @@ class TrainingCheckpoints:
         )
 
     def choose_model(self, position: TrainingPosition) -> int:
-        """Return the step whose model and moments the stage passes on, and load them if training went on after it.
+        """Return the step whose model and moments the stage passes on, and load them if training continued after it.
 
         Raises:
             StageError: the checkpoint of the best step is damaged.

@@ -1,4 +1,4 @@
-"""Runs suites on the model while it trains, and logs their scores. They change nothing: they read the weights alone.
+"""Runs suites on the model while it trains, and logs their scores. They only read the weights, so nothing changes.
 
 A suite is prepared once and computes what the stages base_eval and chat_eval compute, with the current weights.
 """

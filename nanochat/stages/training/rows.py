@@ -16,8 +16,8 @@ from nanochat.stages.process.context import StageContext
 def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len: int, rows: int) -> int:
     """Return the rows per forward pass, given this process's rows of a step. At least one must fit in memory.
 
-    All processes use the same number, the smallest that one of them chose. The parent process learns it, and what it
-    was if an earlier attempt ran out of memory.
+    All processes use the same number, the smallest that one of them chose. It is reported to the parent process. If an
+    earlier attempt ran out of memory, it is smaller than usual, and the user is notified.
     """
     execution, runtime = context.job.execution, context.runtime
     # A GPU has memory of its own. Processes on one CPU or one Mac share the machine's.
@@ -62,7 +62,7 @@ def choose_micro_batch(context: StageContext, config: GPTConfig, *, sequence_len
 
 
 def _halve(size: int, rows: int, times: int) -> int:
-    """Return a divisor of `rows` that is at most half of the one before, `times` times, but at least 1."""
+    """Return `size` reduced `times` times, each time to the largest divisor of `rows` that is at most half of it."""
     for _ in range(times):
         size = next((fewer for fewer in range(size // 2, 1, -1) if rows % fewer == 0), 1)
     return size

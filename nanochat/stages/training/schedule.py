@@ -6,14 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nanochat.plan.quantities import show_clock
-from nanochat.plan.specs.base import StageName
 from nanochat.train.step import Rates
 from nanochat.train.time_budget import TimeBudget
-
-
-def lr_field(stage: StageName) -> str:
-    """Return the recipe's field that scales the learning rates of a stage."""
-    return "pretrain.optimizer.lr_scale" if stage == "pretrain" else f"{stage}.lr_scale"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,7 @@ def _without_held_out(
 
 
 def _canonical(conversation: Conversation) -> str:
-    """Return a conversation as text that is the same for equal conversations alone, in every version of Python."""
+    """Return a text that equal conversations have in common, and different ones do not, in every version of Python."""
     messages = [
         [m.role, m.content if isinstance(m.content, str) else [[p.kind, p.text] for p in m.content], m.is_trained]
         for m in conversation.messages

@@ -23,7 +23,7 @@ from nanochat.plan.specs.training import HandOn
 from nanochat.stages.process.context import StageContext
 from nanochat.stages.training.checkpoints import TrainingCheckpoints, split_state
 from nanochat.stages.training.monitored_suites import MonitoredSuites
-from nanochat.stages.training.schedule import TrainingSchedule, lr_field
+from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import Observed, StepSource
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import Intervals, LoopCallbacks, StepReport, TrainingPosition
@@ -67,7 +67,9 @@ class Training:
         if on_gpu and self.peak_flops is None and "pretrain" not in context.job.upstream:  # once in a run
             context.notify_user(f"the peak rate of {device_name()} is not known, so no `train/mfu` is logged")
         self.peak_lr = next(group.lr for group in optimizer.groups if isinstance(group, MuonGroup))
-        self.lr_field = lr_field(context.job.spec.stage)
+        stage = context.job.spec.stage
+        self.lr_field = "pretrain.optimizer.lr_scale" if stage == "pretrain" else f"{stage}.lr_scale"
+        """The recipe's field that scales the learning rates."""
         self.tokens_per_second: float | None = None
         self._suites: MonitoredSuites | None = None
 

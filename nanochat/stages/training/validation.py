@@ -9,13 +9,10 @@ from pathlib import Path
 
 from nanochat.errors import InterruptedRun, StageError
 from nanochat.evals.bits_per_byte import BpbResult, evaluate_bpb
-from nanochat.model.dispatch import FastGPT
 from nanochat.stages.process.context import StageContext, indented
 from nanochat.stages.suites.held_out_text import HeldOutBatch
-from nanochat.stages.training.schedule import TrainingSchedule, lr_field
 from nanochat.stages.training.training import Training
 from nanochat.storage.files import write_text
-from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
 
 VAL_LOSS, VAL_BPB = "val/loss", "val/bpb"
@@ -30,10 +27,7 @@ class Validation:
     text. Bits per byte always count targets with text.
     """
 
-    context: StageContext
-    model: FastGPT
-    tokenizer: Tokenizer
-    schedule: TrainingSchedule
+    training: Training
     read: Callable[[], Sequence[HeldOutBatch]]
     unit: str
     """What is counted, for the log: `held-out tokens`."""
@@ -45,23 +39,25 @@ class Validation:
 
     def evaluate(self, position: TrainingPosition) -> float:
         """Return the validation loss in nats per token, and log it with the bits per byte."""
-        step = f"{self.schedule.describe_step(position.step)} · validating"
-        fraction = self.schedule.fraction(position.step)
+        context, schedule = self.training.context, self.training.schedule
+        step = f"{schedule.describe_step(position.step)} · validating"
+        fraction = schedule.fraction(position.step)
 
         def on_batch(tokens: int) -> None:
-            if self.context.should_stop():
+            if context.should_stop():
                 raise InterruptedRun(f"stopped while validating at step {position.step:,}, saved")
-            self.context.report_progress(fraction, f"{step} · {tokens:,} tokens")
+            context.report_progress(fraction, f"{step} · {tokens:,} tokens")
 
-        result = evaluate_bpb(self.model, self.batches, self.tokenizer.token_bytes, on_batch=on_batch)
+        token_bytes = self.training.tokenizer.token_bytes
+        result = evaluate_bpb(self.training.model, self.batches, token_bytes, on_batch=on_batch)
         if result.problem is not None:
             raise StageError(
                 f"no val/bpb after step {position.step:,}: {result.problem}\n"
-                f"  lower the learning rate (`{lr_field(self.context.job.spec.stage)}`), or look at the held-out text"
+                f"  lower the learning rate (`{self.training.lr_field}`), or look at the held-out text"
             )
         loss, tokens = self._loss(result)
-        self.context.log_metrics(position.step, {VAL_BPB: result.bpb, VAL_LOSS: loss})
-        self.context.log_line(
+        context.log_metrics(position.step, {VAL_BPB: result.bpb, VAL_LOSS: loss})
+        context.log_line(
             f"step {position.step:,}: validation loss {loss:.4f}, {result.bpb:.4f} bits per byte "
             f"on {tokens:,} {self.unit}"
         )
@@ -74,7 +70,7 @@ class Validation:
 
 
 def validation_metrics(training: Training, position: TrainingPosition, passed_on: int) -> dict[str, float]:
-    """Return what validation measured of the model that is passed on, and of the last one if that is another.
+    """Return the validation's measurements of the model that is passed on, and of the last model if it is another one.
 
     Metrics: `bpb`, `val_loss`; with `hand_on: best` also `handed_on_step` and `last_val_loss`. Empty if the stage does
     not validate, and in processes that log nothing.

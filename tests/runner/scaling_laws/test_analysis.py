@@ -45,7 +45,7 @@ def test_analysis_to_json_has_the_numbers_of_the_fits(results):
     found = json.loads(json.dumps(analysis_to_json(analysis), allow_nan=False))
     assert analysis.law is not None
     energy = analysis.law.coefficients["E"]
-    assert found["law"]["coefficients"]["E"] == {"value": energy.value, "interval": [energy.low, energy.high]}
+    assert found["law"]["coefficients"]["E"] == {"value": energy.value, "interval": list(energy.interval)}
     assert [item["best"]["flops"] for item in found["isoflop"]] == pytest.approx([1e16, 1e17, 1e18])
     assert len(found["points"]) == 30
 

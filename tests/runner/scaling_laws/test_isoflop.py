@@ -57,8 +57,8 @@ def test_isoflop_intervals_hold_the_minimum_in_nine_of_ten_experiments(results):
     for _ in range(40):
         for curve in fit_isoflop(results(noise=0.004, seeds=3, rng=rng)).curves:
             assert curve.best is not None
-            low, high = curve.best.params.low, curve.best.params.high
-            assert low is not None and high is not None
+            assert curve.best.params.interval is not None
+            low, high = curve.best.params.interval
             hits.append(low <= nearest(exact, curve.flops) <= high)
     # 120 intervals that hold the truth in 90 % of cases: three standard deviations are 0.08.
     assert np.mean(hits) == pytest.approx(0.9, abs=0.08)
@@ -109,4 +109,4 @@ def test_isoflop_minimum_has_no_interval_if_other_seeds_would_often_have_no_mini
     best = fit_isoflop(points).curves[0].best
     assert best is not None
     assert best.params.value == pytest.approx(10e6, rel=0.01)
-    assert (best.params.low, best.params.high) == (None, None)
+    assert best.params.interval is None
