@@ -8,7 +8,6 @@ and without the calculator, which other programs do not have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import mlx.core as mx
@@ -22,12 +21,10 @@ from nanochat.export.weights import Quantization
 from nanochat.inference.engine import Engine, answer_limit, prompt_limit
 from nanochat.plan.specs.evaluation import ExportSpec
 from nanochat.plan.specs.job import Job
-from nanochat.plan.stages import STAGES
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.stages.suites.chat_suites import build_suite_task
 from nanochat.storage.files import folder_bytes, new_folder, write_text
-from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.tasks.base import Task, grade_completions
 from nanochat.tokenizer.chat_format import Conversation, Message, fit_for_completion
 
@@ -45,8 +42,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, ExportSpec), f"export got the job of {spec.stage}"
-    folder = _model_folder(context, spec)
-    engine = Engine(*load_model_and_tokenizer(folder, mx.float32))
+    engine = Engine(*load_model_and_tokenizer(context.model_to_start_from(spec.init_from), mx.float32))
     metrics = {}
     for done, form in enumerate(spec.formats):
         context.report_progress(done / (2 * len(spec.formats)), f"writing {form}")
@@ -58,13 +54,6 @@ def run(job: Job, context: StageContext) -> StageResult:
     if spec.is_checked:
         metrics |= _try_out(context, spec, engine)
     return StageResult(metrics)
-
-
-def _model_folder(context: StageContext, spec: ExportSpec) -> Path:
-    if spec.init_from is not None:
-        return context.model_to_start_from(spec.init_from)
-    stages = STAGES["export"].upstream
-    return (context.upstream(*stages) or context.require_upstream(stages[-1])) / MODEL_FOLDER
 
 
 def _quantization(spec: ExportSpec, form: Format) -> Quantization | None:

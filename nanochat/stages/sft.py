@@ -27,7 +27,7 @@ from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.sft_data import RenderedConversations, SftData, held_out_chats, read_sft_data
 from nanochat.stages.training.training import Training
 from nanochat.stages.training.validation import Validation, validation_metrics, write_samples
-from nanochat.storage.layout import MODEL_FOLDER, OPTIMIZER_FILE
+from nanochat.storage.layout import OPTIMIZER_FILE
 from nanochat.tasks.mixture import TaskMixture
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.train.callbacks import TrainingPosition
@@ -47,10 +47,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, SftSpec), f"sft got the job of {spec.stage}"
-    if spec.init_from is not None:
-        folder = context.model_to_start_from(spec.init_from)
-    else:
-        folder = context.require_upstream("pretrain") / MODEL_FOLDER
+    folder = context.model_to_start_from(spec.init_from)
     model, tokenizer = load_model_and_tokenizer(folder)
     optimizer, has_moments = _make_optimizer(spec, context, model, folder)
     sequence_len = _sequence_len(spec, model)

@@ -42,6 +42,14 @@ def take_slice(task: Task, start: int | None = None, stop: int | None = None) ->
     return TaskSubset(task, range(len(task))[start:stop])
 
 
+def choose_problems(total: int, max_problems: int | None) -> list[int]:
+    """Return the indices of all problems in order, or of `max_problems` of them, chosen by a fixed shuffle."""
+    order = list(range(total))
+    if max_problems is not None:
+        random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
+    return order[:max_problems]
+
+
 def take_shuffled(task: Task, count: int, *, seed: int) -> TaskSubset:
     """Return the first `count` examples, or all, of an order shuffled with `seed`. A larger `count` only appends."""
     order = list(range(len(task)))

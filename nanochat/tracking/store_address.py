@@ -7,9 +7,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from nanochat import runtime
-from nanochat.recipe.check.tracking_values import DATABASE_FILE, SQLITE
+from nanochat.recipe.check.tracking_values import DATABASE_FILE, DEFAULT_EXPERIMENT, SQLITE
 
-DEFAULT_EXPERIMENT = "nanochat"
 SERVER_PORTS = {"http": 80, "https": 443}
 _SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 """URI parameters with such a name are secret."""

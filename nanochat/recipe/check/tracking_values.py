@@ -26,6 +26,7 @@ MLFLOW_PORT, LAST_PORT = 5000, 65535
 SQLITE = "sqlite:///"
 """Starts the address of a database file. The path follows as it is: nothing in it is escaped."""
 DATABASE_FILE = "mlflow.db"
+DEFAULT_EXPERIMENT = "nanochat"
 ADDRESS_FORMS = "write `http://HOST:PORT`, `sqlite:///FILE.db`, `postgresql://HOST/NAME` or `databricks`"
 """The usual forms of an address."""
 

@@ -12,10 +12,10 @@ from nanochat.data.files.local_files import literal_path
 from nanochat.data.sources import SourceSpec
 from nanochat.plan.plan import Plan, StagePlan
 from nanochat.plan.stages import STAGES
+from nanochat.recipe.check.tracking_values import DEFAULT_EXPERIMENT
 from nanochat.recipe.schema.values import Condition
 from nanochat.runner.store.record import Cost, Provenance, Stored, read_stored
 from nanochat.storage.layout import RunFolder, StageFolder, stages_folder
-from nanochat.tracking.store_address import DEFAULT_EXPERIMENT
 
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 StageStatus = Literal["waiting", "running", "finished", "cached", "failed", "interrupted"]

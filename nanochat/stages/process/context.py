@@ -19,11 +19,12 @@ from pathlib import Path
 from nanochat.errors import StageError
 from nanochat.plan.specs.base import StageName
 from nanochat.plan.specs.job import Job
+from nanochat.plan.stages import STAGES
 from nanochat.runtime import Runtime
 from nanochat.stages.process.process_group import ProcessGroup
 from nanochat.storage.files import write_bytes, write_text
 from nanochat.storage.integrity import find_change
-from nanochat.storage.layout import ANSWERS_TABLE, StageFolder
+from nanochat.storage.layout import ANSWERS_TABLE, MODEL_FOLDER, StageFolder
 from nanochat.storage.series import Series
 from nanochat.terminal.output import printable
 
@@ -99,8 +100,15 @@ class StageContext:
             raise StageError(f"{self.job.spec.stage} needs the output of {stage}, but the job names no folder for it")
         return folder
 
-    def model_to_start_from(self, init_from: str) -> Path:
-        """Return the model folder of `init_from`. Raises a StageError if a file is not as it was when the run began."""
+    def model_to_start_from(self, init_from: str | None) -> Path:
+        """Return the model folder of `init_from`, or else of the first upstream stage that the job names.
+
+        Raises:
+            StageError: a file is not as it was when the run began, or the job names no such stage.
+        """
+        if init_from is None:
+            stages = STAGES[self.job.spec.stage].upstream
+            return (self.upstream(*stages) or self.require_upstream(stages[-1])) / MODEL_FOLDER
         self._check_inputs(Path(init_from))
         return Path(init_from)
 
@@ -136,6 +144,10 @@ class StageContext:
     def logged_metrics(self, step: int) -> dict[str, float]:
         """Return the metrics that were logged at a step; none in a process that logs nothing."""
         return self._metrics.at(step) if self.process_group.is_writer else {}
+
+    def logged_values(self, name: str) -> list[float]:
+        """Return all logged values of a metric, in order; none in a process that logs nothing."""
+        return self._metrics.values(name) if self.process_group.is_writer else []
 
     def logged_timings(self, name: str) -> list[float]:
         """Return all logged values of a timing, in order; none in a process that logs nothing."""

@@ -82,16 +82,10 @@ class HeldOut:
             self._write_answers(step, lines)
         return -self.measured.get("score", 0.0)
 
-    def logged(self, metric: str) -> list[float]:
-        """Return the values of a metric in the stage's series, in order. Only rank 0 may call this."""
-        lines = self.context.folder.metrics.read_text(encoding="utf-8").splitlines()
-        metrics = [json.loads(line)["metrics"] for line in lines]
-        return [values[metric] for values in metrics if metric in values]
-
     def scores(self, evaluation: int) -> dict[str, float]:
-        """Return the score of each suite at evaluation number `evaluation`, and their mean as `score`."""
+        """Return the suites' scores at evaluation number `evaluation`, and their mean `score`. For rank 0 only."""
         names = [*self._suites, "score"] if self._suites else []
-        return {name: self.logged(f"held_out/{name}")[evaluation] for name in names}
+        return {name: self.context.logged_values(f"held_out/{name}")[evaluation] for name in names}
 
     def _progress(self, name: str, suite: Suite, step: int) -> Callable[[int], None]:
         def tick(amount: int) -> None:

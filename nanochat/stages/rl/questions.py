@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from nanochat.errors import StageError
 from nanochat.inference.engine import prompt_limit
 from nanochat.plan.specs.training import RlSpec
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, derive_seed
-from nanochat.stages.suites.chat_suites import build_suite_task
+from nanochat.stages.suites.chat_suites import build_suite_task, open_suite_task
 from nanochat.tasks.base import Task
 from nanochat.tasks.mixture import TaskMixture
 from nanochat.tasks.table import mixture_counts
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat_format import fit_for_completion
-from nanochat.tools.sandbox.run import find_isolation
 from nanochat.train.rollouts import Prompt
 
 
@@ -42,15 +40,11 @@ class Questions:
 
 def read_questions(spec: RlSpec, context: StageContext, tokenizer: Tokenizer, *, context_len: int) -> Questions:
     """Read the data of the recipe's tasks and return their questions."""
-    tasks, accept_unisolated = [], context.job.execution.accept_unisolated_programs
+    tasks = []
     for name, item in spec.data.items():
         context.report_progress(0.0, f"reading {name}")
-        task = build_suite_task(item.suite, context, seed=derive_seed(spec.seed, "rl", name))
-        if len(task) == 0:
-            raise StageError(f"rl.data.{name}: {item.suite.task} has no question")
-        if item.suite.runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
-            context.notify_user(f"{name}: this machine cannot isolate programs; the recipe accepts that")
-        tasks.append(task)
+        seed = derive_seed(spec.seed, "rl", name)
+        tasks.append(open_suite_task(item.suite, context, name, section="rl.data", seed=seed))
     counts = mixture_counts([len(task) for task in tasks], [item.weight for item in spec.data.values()])
     parts = ", ".join(f"{count:,} of {name}" for count, name in zip(counts, spec.data, strict=True))
     context.log_line(f"an epoch has {several(sum(counts), 'question')}: {parts}")

@@ -30,7 +30,6 @@ from nanochat.stages.training.rows import choose_micro_batch
 from nanochat.stages.training.schedule import TrainingSchedule
 from nanochat.stages.training.steps import Observed
 from nanochat.stages.training.training import Training
-from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.train.callbacks import TrainingPosition
 from nanochat.train.policy_gradient import Objective
 from nanochat.train.policy_step import PolicyStep
@@ -47,7 +46,7 @@ def run(job: Job, context: StageContext) -> StageResult:
     """
     spec = job.spec
     assert isinstance(spec, RlSpec), f"rl got the job of {spec.stage}"
-    folder = _model_folder(spec, context)
+    folder = context.model_to_start_from(spec.init_from)
     model, tokenizer = load_model_and_tokenizer(folder)
     questions = read_questions(spec, context, tokenizer, context_len=model.config.sequence_len)
     objective = Objective(centre=spec.centre, scale=spec.scale, clip=spec.clip, kl=spec.kl)
@@ -86,14 +85,8 @@ def run(job: Job, context: StageContext) -> StageResult:
     training.write_output()
     if not world.is_writer:
         return StageResult({})
-    _warn_of_equal_rewards(context, spec, held_out)
-    return StageResult(_metrics(spec, position, held_out, questions), training.timings())
-
-
-def _model_folder(spec: RlSpec, context: StageContext) -> Path:
-    if spec.init_from is not None:
-        return context.model_to_start_from(spec.init_from)
-    return context.require_upstream("sft") / MODEL_FOLDER
+    _warn_of_equal_rewards(context, spec)
+    return StageResult(_metrics(context, spec, position, held_out, questions), training.timings())
 
 
 def _load_start(folder: Path, context: StageContext) -> FastGPT:
@@ -176,12 +169,12 @@ def _observe(steps: AnsweredSteps, step: PolicyStep) -> Observed:
     )
 
 
-def _warn_of_equal_rewards(context: StageContext, spec: RlSpec, held_out: HeldOut) -> None:
+def _warn_of_equal_rewards(context: StageContext, spec: RlSpec) -> None:
     """Warn the user if no step changed the model: answers with an advantage of 0 have no gradient."""
     reason = None
-    if spec.centre == "none" and not any(held_out.logged("train/reward")):
+    if spec.centre == "none" and not any(context.logged_values("train/reward")):
         reason = "all answers earned a reward of 0"
-    if spec.centre == "group" and min(held_out.logged("train/no_signal_frac")) == 1:
+    if spec.centre == "group" and min(context.logged_values("train/no_signal_frac")) == 1:
         reason = "all answers to a question earned the same reward"
     if reason is not None:
         context.notify_user(
@@ -190,13 +183,15 @@ def _warn_of_equal_rewards(context: StageContext, spec: RlSpec, held_out: HeldOu
         )
 
 
-def _metrics(spec: RlSpec, position: TrainingPosition, held_out: HeldOut, questions: Questions) -> dict[str, float]:
+def _metrics(
+    context: StageContext, spec: RlSpec, position: TrainingPosition, held_out: HeldOut, questions: Questions
+) -> dict[str, float]:
     prompts = position.step * spec.prompts_per_step
     return {
         **position.metrics(),
         **{f"{name}_before": value for name, value in held_out.scores(0).items()},
         **held_out.measured,
-        "reward": held_out.logged("train/reward")[-1],
+        "reward": context.logged_values("train/reward")[-1],
         "prompts": float(prompts),
         "answers": float(prompts * spec.samples_per_prompt),
         "epochs": prompts / len(questions),

@@ -51,17 +51,25 @@ def build_suite_task(suite: AnyChatSuiteSpec, context: StageContext, *, seed: in
             assert_never(suite)
 
 
+def open_suite_task(suite: AnyChatSuiteSpec, context: StageContext, name: str, *, section: str, seed: int) -> Task:
+    """Return the problems of the suite `name` in a section of the recipe, and notify the user if it is not isolated.
+
+    Raises as `build_suite_task`, and a StageError if there is no problem.
+    """
+    task = build_suite_task(suite, context, seed=seed)
+    if len(task) == 0:
+        raise StageError(f"{section}.{name}: {suite.task} has no problem")
+    accept_unisolated = context.job.execution.accept_unisolated_programs
+    if suite.runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
+        context.notify_user(f"{name}: this machine cannot isolate the model's programs; the recipe accepts that")
+    return task
+
+
 def prepare_chat_suite(
     context: StageContext, engine: Engine, name: str, suite: AnyChatSuiteSpec, *, seed: int
 ) -> Suite:
     """Read the suite's data and return the suite, ready to run; raise an error if it is missing, broken or empty."""
-    accept_unisolated = context.job.execution.accept_unisolated_programs
-    task = build_suite_task(suite, context, seed=seed)
-    if len(task) == 0:
-        raise StageError(f"chat_eval.suites.{name}: {suite.task} has no problem")
-
-    if suite.runs_programs and find_isolation(accept_none=accept_unisolated) == "none":
-        context.notify_user(f"{name}: this machine cannot isolate the model's programs; the recipe accepts that")
+    task = open_suite_task(suite, context, name, section="chat_eval.suites", seed=seed)
 
     def compute(tick: Tick) -> SuiteResult:
         suite_seed = derive_seed(seed, "chat_eval", name)

@@ -21,11 +21,9 @@ from nanochat.errors import InterruptedRun
 from nanochat.evals.task_result import Cuts, ExampleRecord, Score, TaskResult, composite, count_cuts
 from nanochat.model.dispatch import FastGPT
 from nanochat.plan.quantities import show_score
-from nanochat.plan.stages import STAGES
 from nanochat.plurals import several
 from nanochat.stages.process.context import StageContext, StageResult, indented
 from nanochat.storage.files import write_text
-from nanochat.storage.layout import MODEL_FOLDER
 from nanochat.storage.suite_files import read_suite, write_suite
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -156,13 +154,8 @@ def _summarise(name: str, result: SuiteResult) -> str:
 
 def load_model_to_evaluate(context: StageContext, *, init_from: str | None) -> tuple[FastGPT, Tokenizer]:
     """Return the model and tokenizer to evaluate: those of `init_from`, or else of the first upstream stage."""
-    if init_from is not None:
-        folder = context.model_to_start_from(init_from)
-    else:
-        stages = STAGES[context.job.spec.stage].upstream
-        folder = (context.upstream(*stages) or context.require_upstream(stages[-1])) / MODEL_FOLDER
     dtype = mx.bfloat16 if context.runtime.dtype == "bfloat16" else mx.float32
-    return load_model_and_tokenizer(folder, dtype)
+    return load_model_and_tokenizer(context.model_to_start_from(init_from), dtype)
 
 
 def sample_section(context: StageContext, name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from nanochat.tasks.base import GradingError
 from nanochat.tasks.custom.python_files import PythonFile
@@ -73,10 +74,13 @@ def line_of(outcome: Outcome, file: PythonFile) -> int | None:
 
 def read_score(text: str) -> float | None:
     """Return the value of a literal that is a truth value or a number from 0 to 1, or None for any other text."""
+    value = read_literal(text)
+    return float(value) if type(value) in (bool, int, float) and 0 <= value <= 1 else None
+
+
+def read_literal(text: str) -> Any:
+    """Return the value of a Python literal, or None for any other text, such as `nan`."""
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # such as nan
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
-    if type(value) not in (bool, int, float) or not 0 <= value <= 1:
-        return None
-    return float(value)

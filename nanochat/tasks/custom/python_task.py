@@ -7,18 +7,16 @@ cross between processes as plain data, so `evaluate` receives a copy. A new proc
 
 from __future__ import annotations
 
-import ast
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nanochat.errors import PreflightError, StageError
 from nanochat.tasks.base import Example, GradingError, gold_text
-from nanochat.tasks.custom.programs import line_of, read_score, reason_of
+from nanochat.tasks.custom.programs import line_of, read_literal, read_score, reason_of
 from nanochat.tasks.custom.python_files import PythonFile
-from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.mixture import choose_problems
 from nanochat.tasks.parsing import strip_special_tokens
 from nanochat.tasks.table import TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message, Role
@@ -95,16 +93,13 @@ def read_python_task(file: PythonFile, *, max_problems: int | None, accept_uniso
     limits = READING_LIMITS
     outcome = _run(file, "REPORT = ascii(_nanochat_size())", limits, accept_unisolated=accept_unisolated)
     _raise_if_failed(outcome, file)
-    count = _literal(outcome.report)
+    count = read_literal(outcome.report)
     if type(count) is not int or not 1 <= count <= _MAX_EXAMPLES:
         raise StageError(
             f"{file.path}: {file.name}.num_examples returned {outcome.report[:80]}; "
             f"it must return a whole number from 1 to {_MAX_EXAMPLES:,}"
         )
-    order = list(range(count))
-    if max_problems is not None:
-        random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
-    order = order[:max_problems]
+    order = choose_problems(count, max_problems)
     tests = f"import json\nREPORT = json.dumps([_nanochat_example(index) for index in {order}])"
     outcome = _run(file, tests, limits, accept_unisolated=accept_unisolated)
     _raise_if_failed(outcome, file)
@@ -138,13 +133,6 @@ def _raise_if_failed(outcome: Outcome, file: PythonFile) -> None:
         line = line_of(outcome, file)
         place = file.path if line is None else f"{file.path}:{line}"
         raise StageError(f"{place}: {file.name}: {reason_of(outcome)}")
-
-
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
 
 
 def _check_example(file: PythonFile, index: int, example: object) -> None:

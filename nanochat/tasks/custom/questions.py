@@ -22,7 +22,7 @@ from nanochat.tasks.custom.graders import grade_text
 from nanochat.tasks.custom.programs import grade_with_program
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser
-from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.mixture import choose_problems
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 from nanochat.tasks.multiple_choice.chat_models import Question, render_question
 from nanochat.tasks.parsing import read_rows
@@ -164,10 +164,7 @@ def _read(
 ) -> list[tuple[QuestionRow, tuple[QuestionRow, ...]]]:
     """Return the chosen questions, each with its solved examples."""
     rows = _read_split(selection.source, selection.split, rule, base=base)
-    order = list(range(len(rows)))
-    if selection.max_problems is not None:
-        random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
-    order = order[: selection.max_problems]
+    order = choose_problems(len(rows), selection.max_problems)
     if not selection.num_fewshot:
         return [(rows[number], ()) for number in order]
     shots = _read_split(selection.source, selection.fewshot_split, rule, base=base)
