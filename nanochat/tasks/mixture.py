@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import TypeVar
 
 from nanochat.tasks.base import Example, Task, check_index
 
 PROBLEM_SHUFFLE_SEED = 1337
 """Seed of the shuffle that chooses problems to evaluate on. It is the same for every recipe and model."""
+
+FEWSHOT_SEED = 1234
+"""Begins the seeds with which solved examples are drawn."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ def choose_problems(total: int, max_problems: int | None) -> list[int]:
     if max_problems is not None:
         random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
     return order[:max_problems]
+
+
+def draw_examples(pool: Sequence[T], count: int, *, number: int) -> list[T]:
+    """Return the solved examples that precede problem `number`, drawn from a pool without that problem."""
+    return random.Random(FEWSHOT_SEED + number).sample(pool, count)
 
 
 def take_shuffled(task: Task, count: int, *, seed: int) -> TaskSubset:

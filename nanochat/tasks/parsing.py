@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from nanochat.data.sources import SourceSpec, describe
+from nanochat.data.splits import parse_split
 from nanochat.data.task_rows import iter_rows
-from nanochat.errors import StageError
+from nanochat.errors import PreflightError, StageError
 from nanochat.tokenizer.pieces import SPECIAL_TOKENS
 from nanochat.tools.calculator import read_number
 
@@ -26,17 +27,25 @@ RowParser = Callable[[dict[str, object]], _Problem]
 def read_rows(
     parse: RowParser[_Problem], source: SourceSpec, split: str, *, base: Path, max_rows: int | None = None
 ) -> list[_Problem]:
-    """Return the problems in the rows of a split, in order, at most `max_rows`.
+    """Return the problems in the rows of a split, or of a part of one such as `test[:100]`, in order.
+
+    `max_rows` limits how many rows of the whole split are read.
 
     Raises:
-        PreflightError: the source or the split is missing.
+        PreflightError: the source or the split is missing, or its part has no rows.
         StageError: `parse` refuses a row; the message names the source, the split, and the row's place.
     """
-    rows = islice(iter_rows(source, split, base=base), max_rows)
+    name, bounds = parse_split(split)
+    rows = islice(iter_rows(source, name, base=base), max_rows)
     try:
-        return [row.parse(parse) for row in rows]
+        problems = [row.parse(parse) for row in rows]
     except StageError as error:
-        raise StageError(f"{describe(source)}, split `{split}`: {error}") from error
+        raise StageError(f"{describe(source)}, split `{name}`: {error}") from error
+    if bounds is None:
+        return problems
+    if not problems[bounds]:
+        raise PreflightError(f"{describe(source)}: no rows in `{split}`")
+    return problems[bounds]
 
 
 def row_error(task: str, row: dict[str, object], expected: str) -> StageError:

@@ -7,7 +7,6 @@ folder. The library's own functions, and Python functions that a YAML file names
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from nanochat.errors import NanochatError, StageError
 from nanochat.evals.harness.language_model import HarnessModel
 from nanochat.evals.task_result import ExampleRecord, TaskResult, score_problems
-from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.mixture import FEWSHOT_SEED, choose_problems
 
-_FEWSHOT_SEED = 1234
 """The library's default."""
 _NOT_METRICS = ("alias", "name", "sample_len")
 
@@ -73,8 +71,9 @@ def load_tasks(name: str, *, num_fewshot: int | None, max_problems: int | None) 
                 task.set_config(key="num_fewshot", value=num_fewshot)
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
-            task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-            chosen[task_name] = _choose(len(task.eval_docs), max_problems)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            # The library numbers the examples that it asks in ascending order.
+            chosen[task_name] = sorted(choose_problems(len(task.eval_docs), max_problems))
     except NanochatError:
         raise
     except Exception as error:
@@ -137,13 +136,6 @@ def _below(value: object, folder: Path) -> Any:
         case dict():
             return {key: _below(item, folder) for key, item in value.items()}
     return value
-
-
-def _choose(count: int, max_problems: int | None) -> list[int]:
-    order = list(range(count))
-    if max_problems is not None:
-        random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
-    return sorted(order[:max_problems])  # the library numbers the examples that it asks in ascending order
 
 
 def _main_metric(samples: Sequence[Mapping[str, Any]], metric: str | None, task: str) -> tuple[str, str]:

@@ -83,8 +83,11 @@ def with_pins(loaded: LoadedRecipe, base: Path) -> LoadedRecipe:
 
 
 def _pins_path(loaded: LoadedRecipe, base: Path) -> Path:
-    """Return the recipe's lock file. That of a recipe inside the installed package is in the base folder."""
-    return lock_path(base / "pins" / loaded.path.name if is_installed(loaded.path) else loaded.path)
+    """Return the recipe's lock file, such as `speedrun.lock` beside `speedrun.yaml`.
+
+    That of a recipe inside the installed package is in the base folder.
+    """
+    return (base / "pins" / loaded.path.name if is_installed(loaded.path) else loaded.path).with_suffix(SUFFIX)
 
 
 def _unpinned(loaded: LoadedRecipe) -> dict[str, HubSource]:
@@ -116,11 +119,6 @@ def _look_up_commit(source: HubSource, base: Path, notes: list[str], *, offline:
     if commit is not None:
         hub.record_commit(source, commit, base=base)
     return commit
-
-
-def lock_path(recipe: Path) -> Path:
-    """Return the lock file's path: `recipes/speedrun.lock` for `recipes/speedrun.yaml`."""
-    return recipe.with_suffix(SUFFIX)
 
 
 def lock_key(source: HubSource) -> str:

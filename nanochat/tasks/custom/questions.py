@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,12 @@ from nanochat.tasks.custom.graders import grade_text
 from nanochat.tasks.custom.programs import grade_with_program
 from nanochat.tasks.custom.python_files import PythonFile
 from nanochat.tasks.custom.question_rows import QuestionRow, row_parser
-from nanochat.tasks.mixture import choose_problems
+from nanochat.tasks.mixture import choose_problems, draw_examples
 from nanochat.tasks.multiple_choice.base_models import ChoiceItem
 from nanochat.tasks.multiple_choice.chat_models import Question, render_question
 from nanochat.tasks.parsing import read_rows
 from nanochat.tasks.table import GradeRule, TaskName
 from nanochat.tokenizer.chat_format import Conversation, Message
-
-_FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,14 +173,12 @@ def _read(
                 f"{describe(selection.source)}: `num_fewshot: {selection.num_fewshot}` needs as many other questions "
                 f"with answers; `{selection.fewshot_split}` has {sum(bool(shot.answers) for shot in pool):,}"
             )
-        chosen.append((rows[number], tuple(random.Random(_FEWSHOT_SEED + number).sample(pool, selection.num_fewshot))))
+        chosen.append((rows[number], tuple(draw_examples(pool, selection.num_fewshot, number=number))))
     return chosen
 
 
 def _read_split(source: SourceSpec, split: str, rule: GradeRule | None, *, base: Path) -> list[QuestionRow]:
-    name, bounds = parse_split(split)
-    rows = read_rows(row_parser(source.question_map, rule), source, name, base=base)
-    rows = rows if bounds is None else rows[bounds]
+    rows = read_rows(row_parser(source.question_map, rule), source, split, base=base)
     if not rows:
         raise PreflightError(f"{describe(source)}: no rows in `{split}`")
     return rows

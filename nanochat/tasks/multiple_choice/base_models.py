@@ -8,7 +8,6 @@ asks for them, precede the question, each followed by an empty line.
 from __future__ import annotations
 
 import itertools
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,13 @@ from pathlib import Path
 
 from nanochat.data.source_checks import check_rows
 from nanochat.data.source_splits import has_split
-from nanochat.data.sources import SourceSpec, as_preflight_error, describe
+from nanochat.data.sources import SourceSpec, as_preflight_error
 from nanochat.data.splits import parse_split
-from nanochat.errors import PreflightError
-from nanochat.tasks.mixture import PROBLEM_SHUFFLE_SEED
+from nanochat.tasks.mixture import choose_problems, draw_examples
 from nanochat.tasks.multiple_choice.chat_models import QUESTION_PARSERS, Question
 from nanochat.tasks.parsing import RowParser, read_rows, row_error
 from nanochat.tasks.table import TASKS, ChoiceTask
 
-_FEWSHOT_SEED = 1234
 _BRACKETED = re.compile(r"\[.*?\]")
 
 
@@ -66,21 +63,13 @@ def build_choice_items(
         StageError: a row does not have the task's form.
     """
     split = split or TASKS[task].eval_split
-    split_name, bounds = parse_split(split)
     parse = _parser(task)
-    problems = read_rows(parse, source, split_name, base=base)
-    if bounds is not None:
-        problems = problems[bounds]
-        if not problems:
-            raise PreflightError(f"{describe(source)}: no rows in `{split}`")
-    order = list(range(len(problems)))
-    if max_problems is not None:
-        random.Random(PROBLEM_SHUFFLE_SEED).shuffle(order)
-    order = order[:max_problems]
+    problems = read_rows(parse, source, split, base=base)
+    order = choose_problems(len(problems), max_problems)
     if num_fewshot == 0:
         return tuple(problems[number] for number in order)
     shot_split = TASKS[task].fewshot_split
-    is_separate = split_name != shot_split and has_split(source, shot_split, base=base)
+    is_separate = parse_split(split)[0] != shot_split and has_split(source, shot_split, base=base)
     shots = read_rows(parse, source, shot_split, base=base) if is_separate else problems
     return _add_fewshot(problems, order, shots, num_fewshot, is_separate=is_separate)
 
@@ -101,7 +90,7 @@ def _add_fewshot(
     for number in order:
         problem = problems[number]
         pool = [other for other in by_subject.get(problem.subject, ()) if is_separate or other != number]
-        drawn = random.Random(_FEWSHOT_SEED + number).sample(pool, min(num_fewshot, len(pool)))
+        drawn = draw_examples(pool, min(num_fewshot, len(pool)), number=number)
         solved = [shots[other].solved for other in drawn]
         starts = tuple(itertools.accumulate(map(len, solved), initial=0))[: len(solved)]
         context = "".join(solved) + problem.context
